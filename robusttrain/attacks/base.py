@@ -1,0 +1,79 @@
+"""The noun ``Attack`` and what every attack promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.prepare import prepared
+from robusttrain.attacks.threats import Threat
+from robusttrain.errors import UserError
+from robusttrain.rng import Rng
+
+
+class Cost(NamedTuple):
+    """What an attack asks of its source, per image.
+
+    Args:
+        gradients: gradient evaluations, each one forward and one backward pass.
+        queries: forward passes alone.
+    """
+
+    gradients: int
+    queries: int
+
+
+def check_images(images: Tensor) -> None:
+    """Raise UserError unless images are a float tensor (B, C, H, W) with values in [0, 1]."""
+    if images.dim() != 4 or not images.is_floating_point():
+        raise UserError(f"images: expected floats (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    if not len(images):
+        return
+    low, high = torch.aminmax(images)
+    if not (low >= 0 and high <= 1):
+        raise UserError(
+            f"images: values must lie in [0, 1], got [{low.item():.3g}, {high.item():.3g}]; "
+            "normalise inside the model, and divide 8-bit images by 255"
+        )
+
+
+class Attack(ABC):
+    """Finds adversarial images. Subclasses are frozen dataclasses that write ``run`` and ``cost``."""
+
+    threat: Threat
+
+    def __call__(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng | None = None) -> Tensor:
+        """Adversarial images inside the threat.
+
+        Args:
+            source: what the attacker differentiates: images in [0, 1] to logits (B, K). Any ``nn.Module``; it is
+                put into evaluation mode meanwhile and left as it was.
+            images: (B, C, H, W), pixel values in [0, 1].
+            labels: (B,) int64, true classes.
+            rng: streams of the images, (B,); None takes keys from torch's global generator.
+
+        Returns:
+            (B, C, H, W), detached.
+
+        Raises:
+            UserError: images outside [0, 1] or of another shape, labels of another length, no gradient to follow.
+        """
+        check_images(images)
+        if labels.shape != images.shape[:1]:
+            raise UserError(f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}")
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        with prepared(source):
+            # Inference tensors can never enter autograd; a clone made outside inference mode can.
+            images, labels = images.clone(), labels.clone()
+            return self.run(source, images, labels, rng).detach()
+
+    @abstractmethod
+    def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """The algorithm, on a prepared source; arguments as for ``__call__``."""
+
+    @abstractmethod
+    def cost(self) -> Cost:
+        """What ``run`` asks of the source, per image."""

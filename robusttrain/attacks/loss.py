@@ -1,0 +1,53 @@
+"""The function of the image that an attack climbs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from robusttrain.rng import Rng
+
+if TYPE_CHECKING:
+    from robusttrain.attacks.objectives import Objective
+
+
+def call_model(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
+    """``model(images, rng)`` for models that take their randomness from outside, ``model(images)`` for all others.
+
+    Ours say so by ``takes_rng = True``; any other ``nn.Module`` is called as torch calls it.
+    """
+    logits: Tensor = model(images, rng) if getattr(model, "takes_rng", False) else model(images)
+    return logits
+
+
+class LossFn(Protocol):
+    """From images to one loss per image, never reduced over the batch.
+
+    An estimator may stack copies of the batch to evaluate them at once: images (n * B, C, H, W), streams (n * B,),
+    result (n * B,), copy after copy in the order of the batch.
+    """
+
+    def __call__(self, images: Tensor, rng: Rng) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Loss:
+    """objective(model(images), goal): the loss that most attacks climb.
+
+    Args:
+        model: images (n * B, C, H, W) in [0, 1] to logits (n * B, K).
+        objective: what to maximise.
+        goal: (B, ...), what ``objective.aim`` returned for the batch; repeated for stacked copies.
+    """
+
+    model: nn.Module
+    objective: Objective
+    goal: Tensor
+
+    def __call__(self, images: Tensor, rng: Rng) -> Tensor:
+        logits = call_model(self.model, images, rng).float()
+        copies = len(images) // len(self.goal)
+        goal = self.goal if copies == 1 else self.goal.repeat(copies, *[1] * (self.goal.dim() - 1))
+        return self.objective(logits, goal)

@@ -1,0 +1,104 @@
+"""Threat models: where an adversarial image may go.
+
+A threat is a ball around the image, in a norm over all pixels and channels, and the box [0, 1]. It knows how to
+draw a random start in the ball and how to project back into it. Both are pure functions of images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robusttrain.errors import at_least
+from robusttrain.rng import Rng
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(B,) to (B, 1, 1, 1), to scale images with one number each."""
+    return values.view(-1, 1, 1, 1)
+
+
+class Threat(ABC):
+    """A ball of radius ``epsilon``, in units of pixel values in [0, 1]."""
+
+    norm: ClassVar[str]
+    epsilon: float
+
+    @abstractmethod
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
+        """(B, C, H, W): one point of the ball around each image, uniformly distributed before the box clips it."""
+
+    @abstractmethod
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """(B, C, H, W): ``adversarial`` moved into the ball around ``images`` and into the box."""
+
+    @abstractmethod
+    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """(B,): how far each adversarial image lies from its image, in this norm."""
+
+
+@dataclass(frozen=True)
+class Linf(Threat):
+    """Every pixel may change by at most epsilon.
+
+    Args:
+        epsilon: largest change of a pixel value, for images in [0, 1].
+        clip: whether images must stay in [0, 1] (an attacker's must; the transformation of [P1 eq. 3] need not).
+    """
+
+    epsilon: float = 0.031
+    clip: bool = True
+    norm: ClassVar[str] = "linf"
+
+    def __post_init__(self) -> None:
+        at_least("epsilon", self.epsilon, 0)
+
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
+        noise = rng.uniform(images.shape[1:], -self.epsilon, self.epsilon)
+        return self.project(images + noise, images)
+
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        projected = (adversarial - images).clamp_(-self.epsilon, self.epsilon).add_(images)
+        return projected.clamp_(0, 1) if self.clip else projected
+
+    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        return (adversarial - images).abs().amax(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True)
+class L2(Threat):
+    """The Euclidean length of the change is at most epsilon.
+
+    Args:
+        epsilon: largest Euclidean norm of the change of an image, for images in [0, 1].
+        clip: whether images must stay in [0, 1].
+    """
+
+    epsilon: float = 0.5
+    clip: bool = True
+    norm: ClassVar[str] = "l2"
+
+    def __post_init__(self) -> None:
+        at_least("epsilon", self.epsilon, 0)
+
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
+        direction = rng.normal(images.shape[1:])
+        # The share of the ball within radius r grows with r to the power of the dimension.
+        radius = rng.uniform((1,)).view(-1) ** (1 / direction[0].numel())
+        length = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        return self.project(images + direction * per_image(self.epsilon * radius / length), images)
+
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        change = adversarial - images
+        length = change.flatten(1).norm(dim=1)
+        shrink = self.epsilon / length.clamp_min(max(self.epsilon, torch.finfo(torch.float32).tiny))
+        # The box is convex and holds the image, so clipping afterwards never leaves the ball.
+        projected = change.mul_(per_image(shrink)).add_(images)
+        return projected.clamp_(0, 1) if self.clip else projected
+
+    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        return (adversarial - images).flatten(1).norm(dim=1)

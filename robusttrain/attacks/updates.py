@@ -1,0 +1,72 @@
+"""Update rules: how a gradient becomes a step.
+
+A rule returns steps of unit size; the algorithm scales them. What must be remembered between steps is passed around
+as ``state``, so a rule itself never changes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robusttrain.attacks.threats import per_image
+from robusttrain.errors import at_least
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class UpdateRule(ABC):
+    """From gradient (B, C, H, W) to step (B, C, H, W)."""
+
+    def init(self, images: Tensor) -> Any:
+        """The state before the first step; None for rules without memory."""
+        return None
+
+    @abstractmethod
+    def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The step to take along ``gradient``, and the state for the next one."""
+
+
+@dataclass(frozen=True)
+class Sign(UpdateRule):
+    """Steepest ascent in the L-infinity norm: the sign of the gradient (Goodfellow et al. 2015)."""
+
+    def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return gradient.sign(), state
+
+
+@dataclass(frozen=True)
+class MomentumSign(UpdateRule):
+    """Sign of an accumulated gradient: m = mu m + grad / |grad|_1, step sign(m) (Dong et al. 2018, [P2 eq. 4, 5]).
+
+    Args:
+        decay: mu; 0 gives the sign of the gradient alone, 1 the papers' momentum.
+    """
+
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("decay", self.decay, 0)
+
+    def init(self, images: Tensor) -> Tensor:
+        return torch.zeros_like(images)
+
+    def step(self, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        # A gradient that is exactly zero, or NaN, must not poison the memory: it adds nothing.
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        length = gradient.abs().sum(dim=(1, 2, 3)).clamp_min(_TINY)
+        momentum = self.decay * state + gradient / per_image(length)
+        return momentum.sign(), momentum
+
+
+@dataclass(frozen=True)
+class Normalized(UpdateRule):
+    """Steepest ascent in the L2 norm: the gradient divided by its Euclidean length."""
+
+    def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        length = gradient.flatten(1).norm(dim=1).clamp_min(_TINY)
+        return gradient / per_image(length), state

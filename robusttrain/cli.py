@@ -1,0 +1,282 @@
+"""The command line that train.py and evaluate.py share: presets by name on top of jsonargparse.
+
+A preset is a partial configuration. ``--defense advtransform`` becomes ``--config configs/defense/advtransform.yaml``,
+put before everything else, so that ``--defense.radius 0.1`` overrides a value inside wherever it stands on the line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import jsonargparse
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from robusttrain import presets
+from robusttrain.allocator import keep_freed_memory
+from robusttrain.attacks import Attack, Source
+from robusttrain.build import build
+from robusttrain.errors import OptionError, UserError
+from robusttrain.evaluation import Scenario
+
+console = Console(stderr=True)
+
+#: Trainer options that this framework sets itself.
+OWN_TRAINER_OPTIONS = {"logger", "callbacks", "use_distributed_sampler", "enable_checkpointing", "inference_mode"}
+
+
+def main(command: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command: its errors become one line each and exit code 2, an interruption exit code 130."""
+    arguments = sys.argv[1:]
+    try:
+        if "--list" in arguments:
+            print_presets()
+        else:
+            keep_freed_memory()
+            command(arguments)
+    except UserError as error:
+        one_line = " ".join(str(error).split())
+        sys.stderr.write(f"{sys.argv[0].rpartition('/')[2]}: error: {one_line}\n")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"{sys.argv[0].rpartition('/')[2]}: error: the disk is full; what was finished is kept\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def print_presets() -> None:
+    """All presets with their first comment, by kind."""
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("option")
+    shown.add_column("preset", style="bold")
+    shown.add_column("what it is")
+    for kind in presets.KINDS:
+        for name, path in presets.names(kind).items():
+            shown.add_row(f"--{kind}", name, presets.about(path))
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def new_parser(**options: Any) -> ArgumentParser:
+    """A parser that raises, with the options that every command has."""
+    parser = ArgumentParser(exit_on_error=False, **options)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; repeatable")
+    parser.add_argument("--list", action="store_true", help="list all presets and exit")
+    return parser
+
+
+def read(
+    parser: ArgumentParser, arguments: Sequence[str], kinds: Sequence[str], first: Sequence[dict[str, Any]] = ()
+) -> Namespace:
+    """Parse a command line, presets of ``kinds`` expanded.
+
+    Args:
+        parser: of the command.
+        arguments: the command line.
+        kinds: options whose value may be a preset's name.
+        first: configurations that come before all presets.
+
+    Raises:
+        UserError: in one line, the option, its value and the fix.
+    """
+    configs, rest = expand(arguments, kinds)
+    # jsonargparse takes a configuration as text in place of a path.
+    early = [f"--config={yaml.safe_dump(config)}" for config in first] + [f"--config={path}" for path in configs]
+    try:
+        found: Namespace = parser.parse_args([*early, *rest])
+    except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
+        raise UserError(short(str(error), parser)) from error
+    return found
+
+
+def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the presets out of a command line: their files, and what is left of the line.
+
+    A value with a dot that is no YAML file is a class path and stays as it is.
+    """
+    configs, rest = [], []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        option, has_value, value = argument.partition("=")
+        kind = option.removeprefix("--")
+        if not option.startswith("--") or kind not in kinds:
+            rest.append(argument)
+            continue
+        if not has_value:
+            if not waiting:
+                raise UserError(f"{option}: give the name of a preset (--list shows all) or a path to a YAML file")
+            value = waiting.pop(0)
+        if re.fullmatch(r"\w+(\.\w+)+", value) and not value.endswith((".yaml", ".yml")):
+            rest.append(f"{option}={value}")
+        else:
+            configs.append(str(presets.find(kind, value)))
+    return configs, rest
+
+
+def short(message: str, parser: ArgumentParser | None = None) -> str:
+    """jsonargparse's message of many lines as one: the option's full name, then what is wrong with it."""
+    keys, reason = [], ""
+    for line in message.splitlines():
+        text = line.strip().lstrip("- ")
+        key = re.match(r'(?:Parser key|Key) "?([^":]+)"?:(.*)', text)
+        if key:
+            keys.append(key[1])
+            text = key[2].strip()
+        skip = ("Does not validate", "Subtypes:", "Errors:", "Problem with given class_path", "Given value")
+        if text and not text.startswith(skip):
+            reason = text
+            break
+    option = ".".join(keys).replace(".init_args.", ".")
+    unknown = re.search(r"(?:Unrecognized arguments?: -*|Option '|Key ')([\w.-]+)", message)
+    hint = ""
+    if unknown and parser is not None:
+        known = [action.dest for action in parser._actions]
+        near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
+        hint = f"; did you mean --{near[0]}?" if near else "; --help lists the options"
+    return f"--{option}: {reason}{hint}" if option else f"{reason or message}{hint}"
+
+
+def split_attacks(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """Take ``--attack NAME``, ``--suite NAME`` and ``--attack.KEY VALUE`` out of a command line.
+
+    Returns:
+        Names of attacks in their order, overrides as (key, value), and what is left of the line.
+    """
+    names: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    rest: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        option, has_value, value = argument.partition("=")
+        if option not in ("--attack", "--suite") and not option.startswith("--attack."):
+            rest.append(argument)
+            continue
+        if not has_value:
+            if not waiting:
+                raise UserError(f"{option}: a value is missing")
+            value = waiting.pop(0)
+        if option == "--attack":
+            names.append(value)
+        elif option == "--suite":
+            listed = presets.read("suite", value).get("attacks")
+            if not isinstance(listed, list) or not listed:
+                raise UserError(f"--suite {value}: the file must hold a list of presets under 'attacks'")
+            names.extend(str(name) for name in listed)
+        else:
+            overrides.append((option.removeprefix("--attack."), value))
+    return list(dict.fromkeys(names)), overrides, rest
+
+
+_PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
+
+
+def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a value deep inside a preset; ``init_args`` need not be named."""
+    key, *deeper = path
+    if "class_path" in node and key not in _PLAIN_KEYS:
+        node = node.setdefault("init_args", {})
+    if not deeper:
+        # A new class for a part takes its own arguments, not those of the old one.
+        if key == "class_path" and node.get("class_path") != value:
+            node.pop("init_args", None)
+        node[key] = value
+        return
+    if not isinstance(node.get(key), dict):
+        node[key] = {}
+    _override(node[key], deeper, value)
+
+
+def scenarios(
+    names: Sequence[str], overrides: Sequence[tuple[str, str]] = (), epsilon: float | None = None
+) -> dict[str, Scenario]:
+    """Attacks by name, from presets.
+
+    Args:
+        names: presets' names, or paths to YAML files (known by the file's name then).
+        overrides: (key, value): "steps" for every attack, "bpda-eot.steps" for one of them.
+        epsilon: radius of the threat for every attack; None leaves each preset's own.
+
+    Raises:
+        UserError: unknown preset or option, or a value of the wrong type or range.
+    """
+    nodes = {name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"): name for name in names}
+    built = {}
+    for name, file in nodes.items():
+        node = presets.read("attack", file)
+        for key, text in overrides:
+            owner, _, inner = key.partition(".")
+            if owner in nodes and inner:
+                if owner != name:
+                    continue
+                key = inner
+            _override(node, key.split("."), yaml.safe_load(text))
+        if epsilon is not None:
+            _override(node, ["threat", "epsilon"], epsilon)
+        built[name] = scenario(node, name)
+    return built
+
+
+def scenario(node: dict[str, Any], name: str) -> Scenario:
+    """One attack from the content of its preset."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Attack, "attack", required=True)
+    parser.add_subclass_arguments(Source, "source", required=True)
+    node = dict(node)
+    knows = node.pop("knows", "")
+    source = node.pop("source", {"class_path": "robusttrain.attacks.Target"})
+    try:
+        checked = parser.parse_object({"attack": node, "source": source}).as_dict()
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise UserError(f"attack {name}: {short(str(error)).replace('--attack.', '--attack.' + name + '.')}") from error
+    try:
+        return Scenario(build(checked["attack"], kind=Attack), build(checked["source"], "source", kind=Source), knows)
+    except OptionError as error:
+        raise error.under(f"--attack.{name}") from error
+
+
+def add_trainer(parser: ArgumentParser, defaults: dict[str, Any]) -> None:
+    """Add ``--trainer.*``: Lightning's Trainer, but for what this framework sets itself."""
+    from pytorch_lightning import Trainer
+
+    parser.add_class_arguments(Trainer, "trainer", skip=OWN_TRAINER_OPTIONS, instantiate=False)
+    parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
+
+
+def trainer_from(settings: dict[str, Any], **own: Any) -> Any:
+    """Lightning's Trainer from ``--trainer.*`` options and ours; what it refuses becomes one line."""
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    bar: list[Any] = []
+    if settings.get("enable_progress_bar") is not False:
+        # Into a file, a line every hundred batches; on a terminal, a bar.
+        bar = [RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=100)]
+    own["callbacks"] = [*own.get("callbacks", []), *bar]
+    try:
+        return Trainer(**settings, **own, use_distributed_sampler=False)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"--trainer: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """A parsed configuration as dicts, lists, numbers and text alone."""
+    if isinstance(value, Namespace):
+        return {key: plain(item) for key, item in value.as_dict().items()}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

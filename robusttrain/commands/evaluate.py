@@ -1,0 +1,190 @@
+"""What ``python evaluate.py`` does: parse, build, attack, report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
+
+from robusttrain.build import build, build_defended, fit_to_data
+from robusttrain.checkpoints import load, newest, read_recipe
+from robusttrain.cli import add_trainer, console, new_parser, plain, read, scenarios, split_attacks, trainer_from
+from robusttrain.commands.f_b import provide_f_b
+from robusttrain.data import ImageData
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import Defense
+from robusttrain.errors import UserError, at_least
+from robusttrain.evaluation import Engine, Evaluation, check_classes, table, writable, write_json
+from robusttrain.weights import load_weights, save_tensors
+
+KINDS = ("data", "model", "defense")
+
+
+def parser() -> ArgumentParser:
+    """The options of evaluate.py."""
+    options = new_parser(
+        prog="evaluate.py",
+        description="Attack a classifier and report what is left of it. Without --checkpoint or --model: the newest "
+        "checkpoint. --attack NAME and --suite NAME are repeatable; --attack.KEY VALUE overrides a value in every "
+        "attack, --attack.NAME.KEY VALUE in one. --list shows all presets.",
+    )
+    options.add_argument("--checkpoint", type=str | None, default=None, help="file that train.py left")
+    options.add_argument("--checkpoints", type=str, default="checkpoints", help="folder where the newest is looked for")
+    options.add_argument("--trust", type=list[str], default=[], help="packages whose classes a checkpoint may name")
+    options.add_subclass_arguments(nn.Module, "model", help="a network instead: a preset, YAML file or class path")
+    options.add_argument("--weights", type=str | None, default=None, help="its weights: safetensors or state dict")
+    options.add_argument("--defense", type=Defense | None, default=None, help="what stands before it; or 'none'")
+    options.add_subclass_arguments(ImageData, "data", help="data set; default: the checkpoint's own")
+    options.add_argument("--attack", type=str, help="attack preset or YAML file, repeatable")
+    options.add_argument("--suite", type=str, help="suite preset: several attacks, repeatable")
+    options.add_argument("--epsilon", type=float | None, default=None, help="radius of the threat, for every attack")
+    options.add_argument("--images", type=int | None, default=None, help="seeded subset of the test images; all")
+    options.add_argument("--draws", type=int, default=10, help="fresh draws of a random defense that score an image")
+    options.add_argument("--precision", type=str, default="float32", help="in which attacks differentiate: bfloat16")
+    options.add_argument("--seed", type=int, default=0, help="of every random number")
+    options.add_argument("--output", type=str, default="results/newest", help="folder for results.json")
+    options.add_argument("--save_images", type=bool, default=False, help="keep adversarial images (safetensors)")
+    options.add_argument("--save_verdicts", type=bool, default=False, help="keep each image's verdicts (safetensors)")
+    add_trainer(options, {})
+    return options
+
+
+def run(arguments: list[str]) -> None:
+    """Attack as the command line says."""
+    names, overrides, rest = split_attacks(arguments)
+    config, path = configure(rest)
+    at_least("--draws", config.draws, 1)
+    if config.precision not in ("float32", "bfloat16"):
+        raise UserError(f"--precision {config.precision}: must be float32 or bfloat16")
+    attacks = scenarios(names or ["pgd"], overrides, config.epsilon)
+    output = writable(Path(config.output), "--output")
+    data: ImageData = build(plain(config.data), "data", kind=ImageData)
+    if config.images is not None:
+        data.limit_test(config.images, config.seed)
+    target, told = build_target(config, data, path)
+    target.eval()
+    data.prepare_data()
+    data.setup("test")
+
+    engine = Engine(target, attacks, config.seed, config.draws, getattr(torch, config.precision), config.save_images)
+    evaluation = Evaluation(engine)
+    trainer = trainer_from(
+        {**plain(config.trainer), "enable_model_summary": False}, logger=False, enable_checkpointing=False
+    )
+    announce(engine, data)
+    trainer.test(evaluation, datamodule=data, verbose=False)
+    if not trainer.is_global_zero:
+        return
+    found = {"target": told, "data": data_name(config), **evaluation.found}
+    found["precision"] = config.precision
+    write_json(found, output / "results.json")
+    keep(evaluation, output, config)
+    console.print(table(found))
+    console.print(f"written: {output / 'results.json'}", soft_wrap=True)
+
+
+def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
+    """The configuration, and the checkpoint that it started from, if any."""
+    options = parser()
+    named = [argument.partition("=")[0] for argument in arguments]
+    if "--model" in named or any(option.startswith("--model.") for option in named):
+        if "--checkpoint" in named:
+            raise UserError("--checkpoint and --model exclude each other: a checkpoint names its own model")
+        config = read(options, ["--data=digits", *arguments], KINDS)
+        return config, None
+    if "--weights" in named:
+        raise UserError("--weights: name the network that they belong to with --model NAME")
+    if "--defense" in named:
+        raise UserError("--defense: a checkpoint has its own; change its values (--defense.radius 0.1) or use --model")
+    # A first look for these two alone; the full check follows once the checkpoint's own options are known.
+    look = new_parser()
+    look.add_argument("--checkpoint", type=str | None, default=None)
+    look.add_argument("--checkpoints", type=str, default="checkpoints")
+    early, _ = look.parse_known_args([a for a in _only(arguments, ("--checkpoint", "--checkpoints"))])
+    path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
+    recipe = read_recipe(path)
+    first: dict[str, Any] = {key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)}
+    return read(options, arguments, KINDS, [first]), path
+
+
+def _only(arguments: list[str], wanted: tuple[str, ...]) -> list[str]:
+    """Some options of a command line, with their values."""
+    found = []
+    for position, argument in enumerate(arguments):
+        option, has_value, _ = argument.partition("=")
+        if option in wanted:
+            found += [argument] if has_value else arguments[position : position + 2]
+    return found
+
+
+def build_target(config: Namespace, data: ImageData, path: Path | None) -> tuple[DefendedClassifier, str]:
+    """The target, and how the report names it."""
+    model, defense = plain(config.model), plain(config.defense)
+    facts = data.facts()
+    if path is not None:
+        recipe = {**read_recipe(path), "model": model, "defense": defense}
+        classes = (model.get("init_args") or {}).get("num_classes", facts.num_classes)
+        if classes != facts.num_classes:
+            raise UserError(f"{path} has {classes} classes, the data set {facts.num_classes}: change --data")
+        return load(path, config.trust, recipe), str(path)
+    fit_to_data(model, facts, "model")
+    fit_to_data(defense, facts, "defense")
+    if defense is not None:
+        provide_f_b(
+            defense, data, "f_b", Path(config.checkpoints) / "f_b", plain(config.trainer), config.seed, train=False
+        )
+    target = build_defended(model, defense)
+    if config.weights is None:
+        raise UserError("--model: give its weights with --weights FILE; untrained networks are not evaluated")
+    load_weights(target.classifier, config.weights)
+    return target, f"{model['class_path'].rpartition('.')[2]} {config.weights}"
+
+
+def data_name(config: Namespace) -> str:
+    """The data set's name in the report: its class, and its folder where it has one."""
+    node = plain(config.data)
+    root = (node.get("init_args") or {}).get("root")
+    return node["class_path"].rpartition(".")[2] + (f" {root}" if root else "")
+
+
+@rank_zero_only
+def announce(engine: Engine, data: ImageData) -> None:
+    """Say what the evaluation will cost before it starts."""
+    loader = data.test_dataloader()
+    total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
+    first = next(iter(loader))
+    batch = data.on_after_batch_transfer(first, 0)
+    check_classes(engine.target, batch.images, batch.labels)
+    expected = engine.measure(batch.images, batch.labels)
+    for name, scenario in engine.scenarios.items():
+        cost = scenario.attack.cost()
+        told = f"{cost.gradients} gradient evaluations" + (f" and {cost.queries} queries" if cost.queries else "")
+        console.print(
+            f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient evaluations, about "
+            f"{_duration(expected[name] * total)} here",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _duration(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def keep(evaluation: Evaluation, output: Path, config: Namespace) -> None:
+    """Write images and verdicts on request."""
+    records = evaluation.records
+    shared = {"index": records["index"], "label": records["label"]}
+    if config.save_verdicts:
+        save_tensors(
+            {name: values for name, values in records.items() if not name.endswith("/images")},
+            output / "verdicts.safetensors",
+        )
+    if config.save_images:
+        for name in evaluation.engine.scenarios:
+            save_tensors({**shared, "images": records[f"{name}/images"]}, output / f"{name}.safetensors")

@@ -1,0 +1,199 @@
+"""What ``python train.py`` does: parse, build, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import nn
+
+from robusttrain.build import build, build_defended, fit_to_data
+from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
+from robusttrain.checkpoints import read_recipe, recipe_of
+from robusttrain.cli import add_trainer, console, new_parser, plain, read, scenarios, trainer_from
+from robusttrain.commands.f_b import provide_f_b
+from robusttrain.data import ImageData
+from robusttrain.defenses import Defense
+from robusttrain.errors import OptionError, UserError, at_least, within
+from robusttrain.evaluation import check_classes, writable
+from robusttrain.training import RobustTraining
+
+KINDS = ("data", "model", "defense", "training")
+DEFAULTS = ["--data=digits", "--model=resnet_small", "--training=standard"]
+#: Where data lie and how they are loaded: a resumed run may change these.
+PLACES = ("root", "download", "workers", "memory_limit_gib")
+
+
+def parser() -> ArgumentParser:
+    """The options of train.py."""
+    options = new_parser(prog="train.py", description="Train a robust classifier. Presets by name: --list shows all.")
+    options.add_subclass_arguments(ImageData, "data", help="data set: a preset, YAML file or class path")
+    options.add_subclass_arguments(nn.Module, "model", help="network f_a: a preset, YAML file or class path")
+    options.add_argument("--defense", type=Defense | None, default=None, help="what stands before it: likewise")
+    options.add_class_arguments(
+        RobustTraining, "training", skip={"model", "num_classes", "seed"}, instantiate=False, help="how it is trained"
+    )
+    add_trainer(
+        options, {"max_epochs": 30, "num_sanity_val_steps": 0, "enable_model_summary": False, "log_every_n_steps": 20}
+    )
+    options.add_argument("--seed", type=int, default=0, help="of every random number")
+    options.add_argument("--name", type=str | None, default=None, help="of the run; default: data-defense-model")
+    options.add_argument("--checkpoints", type=str, default="checkpoints", help="folder for checkpoints")
+    options.add_argument("--logs", type=str, default="logs", help="folder for TensorBoard")
+    options.add_argument("--ckpt_path", type=str | None, default=None, help="resume from a file; 'last': newest run")
+    options.add_argument("--ema", type=float, default=0.0, help="decay of averaged weights (0.999 say); 0 for none")
+    options.add_argument("--monitor", type=str, default="val/accuracy", help="what 'best' means; or robust/<attack>")
+    options.add_argument("--early_stopping", type=int, default=0, help="epochs without a better --monitor; 0: never")
+    options.add_argument(
+        "--robust.attacks",
+        type=list[str] | None,
+        default=None,
+        help="presets run at validation; default: bpda-i-quick or pgd-quick",
+    )
+    options.add_argument("--robust.epsilon", type=float | None, default=None, help="radius of their threat")
+    options.add_argument("--robust.every", type=int, default=1, help="epochs between two such evaluations; 0: never")
+    options.add_argument("--robust.images", type=int, default=128, help="validation images that are attacked")
+    options.add_argument("--robust.draws", type=int, default=3, help="draws of a random defense that score an image")
+    options.add_argument("--pictures.images", type=int, default=4, help="images of the picture panel; 0: no pictures")
+    options.add_argument("--pictures.every", type=int, default=5, help="epochs between two picture panels")
+    options.add_argument("--f_b_training", type=str, default="f_b", help="training preset for an f_b, if one is needed")
+    return options
+
+
+def run(arguments: list[str]) -> None:
+    """Train as the command line says."""
+    config = read(parser(), [*DEFAULTS, *arguments], KINDS)
+    within("--ema", config.ema, 0, 1)
+    at_least("--early_stopping", config.early_stopping, 0)
+    at_least("--seed", config.seed, 0)
+    data: ImageData = build(plain(config.data), "data", kind=ImageData)
+    facts = data.facts()
+    model, defense = plain(config.model), plain(config.defense)
+    fit_to_data(model, facts, "model")
+    fit_to_data(defense, facts, "defense")
+    checkpoints = writable(Path(config.checkpoints), "--checkpoints")
+    writable(Path(config.logs), "--logs")
+    watching = watchers(config, defended=defense is not None)
+
+    if defense is not None:
+        provide_f_b(defense, data, config.f_b_training, checkpoints / "f_b", plain(config.trainer), config.seed)
+    pl.seed_everything(config.seed, verbose=False)  # the same initial weights whether or not an f_b was trained first
+    defended = build_defended(model, defense)
+    training = build(
+        {
+            "class_path": "robusttrain.training.RobustTraining",
+            "init_args": {**plain(config.training), "seed": config.seed},
+        },
+        "training",
+        given={"model": defended, "num_classes": facts.num_classes},
+    )
+    name = config.name or "-".join(short_name(node) for node in (plain(config.data), defense, model) if node)
+    recipe = recipe_of(model, defense, plain(config.data))
+    training.recipe = recipe
+    resume = resumed(config.ckpt_path, checkpoints / name, {**recipe, "training": plain(config.training)})
+    recipe["training"] = plain(config.training)
+    version = resume.parent.name if resume else next_version(checkpoints / name)
+    folder = writable(checkpoints / name / version, "--checkpoints")
+
+    trainer = trainer_from(
+        plain(config.trainer),
+        logger=TensorBoardLogger(config.logs, name=name, version=version, default_hp_metric=False),
+        callbacks=[*watching, *keepers(config, folder), Dashboard(flat({**recipe, "seed": config.seed}))],
+    )
+    data.prepare_data()
+    data.setup("fit")
+    check_classes(defended, data.validation_images(1).images, torch.tensor([facts.num_classes - 1]))
+    trainable = sum(parameter.numel() for parameter in defended.parameters() if parameter.requires_grad)
+    console.print(f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True)
+    trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+    told = {key: f"{float(value):.3f}" for key, value in trainer.callback_metrics.items() if "/" in key}
+    console.print(f"done: {told}", soft_wrap=True)
+    console.print(f"kept {folder}/best.ckpt and last.ckpt; attack them with python evaluate.py", soft_wrap=True)
+
+
+def watchers(config: Namespace, defended: bool) -> list[Callback]:
+    """Callbacks that attack during validation."""
+    at_least("--robust.every", config.robust.every, 0)
+    names = config.robust.attacks or ["bpda-i-quick" if defended else "pgd-quick"]
+    attacks = scenarios(names, epsilon=config.robust.epsilon)
+    allowed = ["val/accuracy", "val/loss"]
+    if config.robust.every == 1:
+        allowed += [f"robust/{name}" for name in (*attacks, "worst_case")]
+    if config.monitor not in allowed:
+        raise OptionError("--monitor", config.monitor, f"must be logged in every epoch: one of {', '.join(allowed)}")
+    first = next(iter(attacks))
+    found: list[Callback] = [
+        Pictures(attacks[first], first, config.pictures.images, config.pictures.every, seed=config.seed)
+    ]
+    if config.robust.every:
+        watch = RobustAccuracy(attacks, config.robust.every, config.robust.images, config.robust.draws, config.seed)
+        found.append(watch)
+    return found
+
+
+def keepers(config: Namespace, folder: Path) -> list[Callback]:
+    """Callbacks that keep weights."""
+    better = "min" if config.monitor.endswith("loss") else "max"
+    found: list[Callback] = [LearningRateMonitor()]
+    if config.early_stopping:
+        found.append(EarlyStopping(config.monitor, patience=config.early_stopping, mode=better))
+    if config.ema:
+        # After the callbacks that attack: they must see the averaged weights, which this one swaps in and out.
+        found.append(EMAWeightAveraging(decay=config.ema))
+    best = ModelCheckpoint(folder, filename="best", monitor=config.monitor, mode=better, enable_version_counter=False)
+    last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    return [*found, best, last]
+
+
+def short_name(node: dict[str, Any]) -> str:
+    """A part's name in the name of a run."""
+    arguments = node.get("init_args") or {}
+    return str(arguments.get("name") or node["class_path"].rpartition(".")[2]).lower()
+
+
+def next_version(folder: Path) -> str:
+    """The name of a new run's folder: no run overwrites another one's checkpoints."""
+    taken = [int(path.name.removeprefix("version_")) for path in folder.glob("version_*") if path.name[8:].isdigit()]
+    return f"version_{max(taken, default=-1) + 1}"
+
+
+def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from, None for a new run.
+
+    Raises:
+        UserError: there is none, or it belongs to a run that was configured differently; what differs is named.
+    """
+    if ckpt_path is None:
+        return None
+    if ckpt_path == "last":
+        found = sorted(folder.glob("version_*/last.ckpt"), key=lambda path: int(path.parent.name[8:]))
+        if not found:
+            raise UserError(f"--ckpt_path last: no last.ckpt of this run under {folder}; leave the option out to start")
+        path = found[-1]
+    else:
+        path = Path(ckpt_path)
+    before, now = flat(_without_places(read_recipe(path))), flat(_without_places(recipe))
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"--ckpt_path {path}: that run had {name} = {before.get(name)!r}, this one {now.get(name)!r}; "
+                "give the same options, or start a new run without --ckpt_path"
+            )
+    return path
+
+
+def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    data = recipe["data"]
+    kept = {key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES}
+    return {**recipe, "data": {**data, "init_args": kept}}

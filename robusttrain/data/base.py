@@ -1,0 +1,172 @@
+"""The data module that all data sets share: splits, loaders, and what happens to a batch on the device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from robusttrain.data.augment import crop_and_flip
+from robusttrain.data.batches import Batch, EpochBatches, Split, loader, seeded_order
+from robusttrain.data.image_files import ImageFiles
+from robusttrain.errors import OptionError, UserError, at_least, within
+from robusttrain.rng import Rng
+
+__all__ = ["Batch", "Facts", "ImageData", "SplitName", "as_float", "fetch", "missing_data"]
+
+SplitName = Literal["train", "test"]
+
+
+class Facts(NamedTuple):
+    """What a model must know of its data. ``image_size`` is height and width in pixels."""
+
+    num_classes: int
+    channels: int
+    image_size: int
+
+
+def missing_data(what: str, root: Path, looked_for: str, fix: str) -> UserError:
+    """The error for data that are not there: what was looked for, where, and what to do."""
+    return UserError(f"no {what} in {root.absolute()} (looked for {looked_for}): {fix}")
+
+
+def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
+    """Run ``download``; a UserError if it fails."""
+    try:
+        download()
+    except (OSError, RuntimeError, HTTPException) as error:
+        fix = "give the folder that has it with --data.root DIR --data.download false"
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot download {what} to {root.absolute()} ({reason}): {fix}") from error
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1], channels last in memory."""
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+class ImageData(LightningDataModule, ABC):
+    """Images in memory, for training, validation and test.
+
+    Training and validation images come from the train split alone; the test split is read for ``setup("test")`` only.
+    After ``setup``, ``num_classes``, ``channels``, ``image_size`` (pixels) and ``class_names`` are there.
+
+    Args:
+        root: folder with the data.
+        batch_size: images of a batch, in each process.
+        validation: share of the train split that is held out for validation.
+        crop: width in pixels of the border of zeros for random crops in training; 0 for none.
+        flip: whether to mirror half of the images in training.
+        seed: seed of the validation split, of the order and of the augmentation.
+        workers: processes that load batches; 0 loads them in the main process.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+    class_names: list[str]
+
+    def __init__(
+        self, root: str, batch_size: int, validation: float, crop: int, flip: bool, seed: int, workers: int
+    ) -> None:
+        super().__init__()
+        at_least("batch_size", batch_size, 1)
+        within("validation", validation, 0, 0.9)
+        at_least("crop", crop, 0)
+        at_least("workers", workers, 0)
+        self.root = Path(root).expanduser()
+        self.batch_size, self.validation, self.seed, self.workers = batch_size, validation, seed, workers
+        self.crop, self.flip = crop, flip
+        self._train: Split | None = None
+        self._validation: Split | None = None
+        self._test: Split | None = None
+        self._test_limit: tuple[int, int] | None = None
+
+    @abstractmethod
+    def facts(self) -> Facts:
+        """Classes, channels and image size, without reading the images; a UserError if the data are missing."""
+
+    @abstractmethod
+    def _read(self, split: SplitName) -> tuple[Tensor | ImageFiles, Tensor, list[str]]:
+        """Images (N, C, H, W) uint8, labels (N,) int64 and class names of one split."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what ``stage`` needs and is not there yet: "fit", "validate", "test", or None for all."""
+        self.num_classes, self.channels, self.image_size = self.facts()
+        if stage in (None, "fit", "validate") and self._train is None:
+            images, labels, self.class_names = self._read("train")
+            # At least one image on either side, as far as there are two.
+            held_out = min(max(round(self.validation * len(labels)), self.validation > 0), len(labels) - 1)
+            order = seeded_order(len(labels), self.seed, "validation")
+            self._validation = Split(images, labels, order[:held_out].sort().values)
+            self._train = self._validation.only(order[held_out:].sort().values)
+        if stage in (None, "test") and self._test is None:
+            images, labels, self.class_names = self._read("test")
+            self._test = Split(images, labels)
+            self._limited_test()
+
+    def limit_test(self, count: int, seed: int) -> None:
+        """Restrict the test loader to ``count`` images, chosen by ``seed``; a larger choice contains the smaller."""
+        at_least("images", count, 1)
+        self._test_limit = (count, seed)
+        if self._test is not None:
+            self._limited_test()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Full batches in a new order every epoch."""
+        # Lightning's overfit_batches asks for the same few batches in every epoch.
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0
+        return self._loader(_ready(self._train, "fit"), shuffle=not overfit, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every validation image once."""
+        return self._loader(_ready(self._validation, "fit"))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Every test image once, or those of ``limit_test``."""
+        return self._loader(self._limited_test())
+
+    def validation_images(self, count: int) -> Batch:
+        """``count`` validation images chosen by the seed, as float32 in [0, 1]; all of them where there are fewer."""
+        at_least("count", count, 1)
+        split = _ready(self._validation, "fit")
+        if not len(split):
+            raise OptionError("validation", self.validation, "must be above 0 where validation images are needed")
+        batch = split[seeded_order(len(split), self.seed, "validation images")[:count]]
+        return batch._replace(images=as_float(batch.images))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Float images in [0, 1] on the device, augmented in training."""
+        images = batch.images
+        if self.trainer is not None and self.trainer.training:
+            rng = Rng.for_images(self.seed, batch.indices).fold("augment").fold(self.trainer.current_epoch)
+            images = crop_and_flip(images, rng, self.crop, self.flip)
+        return batch._replace(images=as_float(images))
+
+    def _limited_test(self) -> Split:
+        test = _ready(self._test, "test")
+        if self._test_limit is None:
+            return test
+        count, seed = self._test_limit
+        if count > len(test):
+            raise OptionError("images", count, f"the test split has {len(test)} images")
+        return test.only(seeded_order(len(test), seed, "test images")[:count].sort().values)
+
+    def _loader(self, split: Split, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Batch]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        batches = EpochBatches(len(split), self.batch_size, shuffle, self.seed, rank, world, drop_last)
+        return loader(split, batches, self.workers)
+
+
+def _ready(split: Split | None, stage: str) -> Split:
+    if split is None:
+        raise RuntimeError(f'call setup("{stage}") first')
+    return split

@@ -1,0 +1,131 @@
+"""Whole batches by indexing: what a batch is, the images of a split, and which of them come when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+
+from robusttrain.data.image_files import ImageFiles
+from robusttrain.rng import Rng
+
+
+class Batch(NamedTuple):
+    """Some images of a split.
+
+    Attributes:
+        images: (B, C, H, W), uint8 as they leave the loader, float32 in [0, 1] once they are on the device.
+        labels: (B,) int64.
+        indices: (B,) int64, the index of each image in its split as it was read. It stays with the image: validation
+            images keep their index in the train split, a subset of the test split keeps the test indices.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+def seeded_order(count: int, seed: int, purpose: str, epoch: int = 0) -> Tensor:
+    """(count,) int64: a permutation of 0..count-1, a function of the arguments and of no global state."""
+    # The keys of a stream are distinct 64-bit numbers, hence sorting them is a permutation without ties.
+    return Rng.for_images(seed, torch.arange(count)).fold(purpose).fold(epoch).keys.argsort()
+
+
+class Split(Dataset[Batch]):
+    """Images of one split, or a subset of them, of which positions give a whole batch.
+
+    Args:
+        images: (N, C, H, W) uint8, or files that are decoded when they are indexed.
+        labels: (N,) int64.
+        subset: (M,) int64, the indices that belong to it; all by default. The images are shared, not copied.
+    """
+
+    def __init__(self, images: Tensor | ImageFiles, labels: Tensor, subset: Tensor | None = None) -> None:
+        self.images, self.labels = images, labels
+        self.subset = torch.arange(len(labels)) if subset is None else subset
+
+    def __len__(self) -> int:
+        return len(self.subset)
+
+    def __getitem__(self, positions: Tensor | list[int] | int) -> Batch:
+        indices = self.subset[torch.as_tensor(positions).reshape(-1)]
+        return Batch(self.images[indices], self.labels[indices], indices)
+
+    def only(self, subset: Tensor) -> Split:
+        """The same images, restricted to those with the indices ``subset``."""
+        return Split(self.images, self.labels, subset)
+
+
+class EpochBatches(SequentialSampler):
+    """The positions of each batch of an epoch, for one of several processes.
+
+    The order depends on (seed, epoch) alone: a killed and resumed run sees the same batches, and torch's global
+    generator is left as it is. All processes get the same number of batches, since they wait for each other at
+    each one. (It is a SequentialSampler because Lightning's ``overfit_batches`` replaces samplers of other types by
+    one that gives single images.)
+
+    Args:
+        count: size of the data set.
+        batch_size: images of a full batch in each process.
+        shuffle: a new order every epoch, instead of 0..count-1.
+        seed: seed of the order.
+        rank: number of this process.
+        world: number of processes.
+        drop_last: True gives full batches only, and leaves out the images that do not fill one (in a set smaller
+            than one batch, a single smaller batch). False gives every image exactly once over all processes, in
+            batches whose sizes differ by at most one (with more processes than images, some are empty).
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
+        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning says here which epoch comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        together = self.batch_size * self.world
+        if self.drop_last:
+            return max(self.count // together, min(self.count, 1))
+        return -(-self.count // together)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = seeded_order(self.count, self.seed, "order", self.epoch) if self.shuffle else torch.arange(self.count)
+        pieces = len(self) * self.world
+        if self.drop_last:
+            # Below one image a process, processes share images rather than stay without.
+            size = min(self.batch_size, max(self.count // self.world, 1))
+            bounds = [(piece * size, (piece + 1) * size) for piece in range(pieces)]
+            order = order.repeat(-(-pieces * size // max(self.count, 1)))
+        else:
+            bounds = [(piece * self.count // pieces, (piece + 1) * self.count // pieces) for piece in range(pieces)]
+        for start, stop in bounds[self.rank :: self.world]:
+            yield order[start:stop]
+
+
+def loader(split: Split, batches: EpochBatches, workers: int) -> DataLoader[Batch]:
+    """A DataLoader of whole batches, in the order of ``batches``."""
+    return DataLoader(
+        split,
+        sampler=batches,
+        batch_size=None,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Without one of its own, each epoch of a DataLoader draws a seed from torch's global generator.
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,56 @@
+"""The 1,797 handwritten digits that come with scikit-learn: real images that need no download."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robusttrain.data.base import Facts, ImageData, SplitName
+from robusttrain.data.batches import seeded_order
+from robusttrain.errors import at_least
+
+_TEST_IMAGES = 297
+
+
+class Digits(ImageData):
+    """Grey digits of 8 x 8 pixels, enlarged; 1,500 to train and 297 to test, always the same ones.
+
+    Args:
+        batch_size: images of a batch, in each process.
+        validation: share of the train split that is held out for validation.
+        crop: width in pixels of the border of zeros for random crops in training; 0 for none.
+        image_size: height and width in pixels, at least 8, reached by bilinear interpolation.
+        seed: seed of the validation split, of the order and of the augmentation.
+        workers: processes that load batches; 0 loads them in the main process.
+    """
+
+    name = "digits"
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        validation: float = 0.1,
+        crop: int = 1,
+        image_size: int = 16,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        super().__init__("", batch_size, validation, crop, flip=False, seed=seed, workers=workers)
+        at_least("image_size", image_size, 8)
+        self.image_size = image_size
+
+    def facts(self) -> Facts:
+        """Ten grey digits."""
+        return Facts(10, 1, self.image_size)
+
+    def _read(self, split: SplitName) -> tuple[Tensor, Tensor, list[str]]:
+        from sklearn.datasets import load_digits  # here, because importing it takes a second
+
+        digits = load_digits()
+        order = seeded_order(len(digits.target), 0, "digits")
+        chosen = (order[:_TEST_IMAGES] if split == "test" else order[_TEST_IMAGES:]).sort().values
+        images = torch.from_numpy(digits.images).float()[chosen, None] * (255 / 16)
+        images = F.interpolate(images, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False)
+        labels = torch.from_numpy(digits.target).long()[chosen]
+        return images.round_().to(torch.uint8), labels, [str(digit) for digit in range(10)]

@@ -1,0 +1,12 @@
+"""Defenses: input transformations that stand before a classifier.
+
+A defense is an ``nn.Module`` from images (B, C, H, W) to images, with its randomness passed in. A new one is one
+file here that subclasses ``Defense``, and one YAML in ``configs/defense/``.
+"""
+
+from robusttrain.defenses.adversarial_transform import AdversarialTransform
+from robusttrain.defenses.base import Defense
+from robusttrain.defenses.chain import Chain
+from robusttrain.defenses.random_resize_pad import RandomResizePad
+
+__all__ = ["AdversarialTransform", "Chain", "Defense", "RandomResizePad"]

@@ -1,0 +1,96 @@
+"""The defense of Xiao & Zheng (CVPR 2020): a strong adversarial example on another model, before classifying."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.objectives import AwayFromPrediction, TargetedCrossEntropy
+from robusttrain.attacks.projected_gradient import ProjectedGradient
+from robusttrain.attacks.threats import Linf
+from robusttrain.defenses.base import Defense
+from robusttrain.errors import above, at_least, one_of
+from robusttrain.frozen import Frozen
+from robusttrain.models import fast_copy
+from robusttrain.rng import Rng
+from robusttrain.weights import load_weights
+
+
+class AdversarialTransform(Defense):
+    """g(x): least-likely-class PGD on a fixed, simpler, adversarially trained model f_b [P1 eq. 3].
+
+        x'_0 = x + U(-Delta, Delta)
+        x'_t = Proj(x'_{t-1} - eps sign grad loss(f_b(x'_{t-1}), y_L)),  t = 1..N,
+
+    with y_L the least likely class of f_b at x and Proj the projection onto |x' - x|_inf <= Delta.
+
+    Automatic differentiation through g gives the identity: that is the derivative of the update rule almost
+    everywhere (sign' = 0; the projection and x'_0 move along with x), and so what an attacker who differentiates
+    through g naively would find: BPDA-I. Smoothed derivatives are a matter for attack sources.
+
+    Args:
+        model: f_b, images in [0, 1] to logits; taken over: put into evaluation mode and frozen for good.
+        weights: file with f_b's weights (.safetensors, or a state dict saved by torch), None for those it has.
+        radius: Delta, in pixel values.
+        steps: N.
+        step_size: eps, in pixel values; None for Delta / 6 as in the paper.
+        target: "least_likely", or "predicted": away from f_b's predicted class, as in the authors' published notebook.
+        random_start: whether x'_0 is random (else x itself; then g is deterministic).
+        clip: whether g(x) is clipped to [0, 1]; the paper's ball is not.
+        precision: in which f_b is differentiated; g is always computed with f_b's batch norm folded.
+    """
+
+    differentiable = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: str | None = None,
+        radius: float = 0.2,
+        steps: int = 13,
+        step_size: float | None = None,
+        target: Literal["least_likely", "predicted"] = "least_likely",
+        random_start: bool = True,
+        clip: bool = False,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        super().__init__()
+        at_least("radius", radius, 0)
+        at_least("steps", steps, 0)
+        above("step_size", 1.0 if step_size is None else step_size, 0)
+        one_of("target", target, ("least_likely", "predicted"))
+        one_of("precision", precision, ("float32", "bfloat16"))
+        if weights is not None:
+            load_weights(model, weights)
+        self.f_b = Frozen(model)
+        self.precision = precision
+        self.attack = ProjectedGradient(
+            steps=steps,
+            # With radius 0 the ball is a point: any positive step size gives g(x) = x.
+            step_size=step_size or radius / 6 or 1.0,
+            random_start=random_start,
+            threat=Linf(radius, clip=clip),
+            objective=TargetedCrossEntropy("least_likely") if target == "least_likely" else AwayFromPrediction(),
+        )
+
+    @property
+    def random(self) -> bool:  # type: ignore[override]
+        return self.attack.random_start and self.attack.threat.epsilon > 0
+
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        # g differentiates f_b, so it must work where its caller has switched gradients off, in Lightning's inference
+        # mode, and in float32 under somebody else's autocast.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(images.device.type, enabled=False),
+        ):
+            dtype = getattr(torch, self.precision)
+            f_b = self.f_b.derived(dtype, lambda model: fast_copy(model, dtype))
+            start = images.detach().float().clone(memory_format=torch.channels_last)
+            # Nobody knows the labels here: y_L comes from f_b alone.
+            transformed = self.attack.run(f_b, start, None, rng)  # type: ignore[arg-type]
+        # Exactly g(x) in value; the identity in derivative.
+        return transformed + (images - images.detach()) if images.requires_grad else transformed

@@ -1,0 +1,39 @@
+"""The noun ``Defense``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from robusttrain.rng import Rng
+
+
+class Defense(nn.Module, ABC):
+    """An input transformation g: images to images.
+
+    Class attributes say what an evaluation must know to attack it properly.
+    """
+
+    #: Whether two passes over one image may differ: then attacks need EOT, and scores need several draws.
+    random: ClassVar[bool] | property = False
+    #: Whether automatic differentiation through g gives the gradient of g (not that of a surrogate).
+    differentiable: ClassVar[bool] | property = True
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """g(images).
+
+        Args:
+            images: (B, C, H, W), pixel values in [0, 1].
+            rng: streams of the images, (B,); None takes keys from torch's global generator, so that attack libraries
+                that know nothing of streams can call a defended classifier as a plain module.
+
+        Returns:
+            (B, C, H', W').
+        """
+        return self.transform(images, Rng.from_global(len(images), images.device) if rng is None else rng)
+
+    @abstractmethod
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        """g(images) with the randomness of ``rng``; shapes as for ``forward``."""

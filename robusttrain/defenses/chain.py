@@ -1,0 +1,36 @@
+"""Several defenses, one after the other."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from robusttrain.defenses.base import Defense
+from robusttrain.errors import OptionError
+from robusttrain.rng import Rng
+
+
+class Chain(Defense):
+    """g_n(...g_2(g_1(x))), each with streams of its own.
+
+    Args:
+        defenses: the defenses, the first one nearest to the image.
+    """
+
+    def __init__(self, defenses: list[Defense]) -> None:
+        super().__init__()
+        if not defenses:
+            raise OptionError("defenses", [], "name at least one defense")
+        self.defenses = nn.ModuleList(defenses)
+
+    @property
+    def random(self) -> bool:  # type: ignore[override]
+        return any(defense.random for defense in self.defenses)
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return all(defense.differentiable for defense in self.defenses)
+
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        for number, defense in enumerate(self.defenses):
+            images = defense(images, rng.fold(number))
+        return images

@@ -1,0 +1,41 @@
+"""Randomization layers: random resizing, then random padding [P4 section 3.1]."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from robusttrain.defenses.base import Defense
+from robusttrain.errors import OptionError, at_least, one_of
+from robusttrain.resize import resize_and_pad
+from robusttrain.rng import Rng
+
+
+class RandomResizePad(Defense):
+    """Resize to r x r, r uniform in [low, canvas), and pad with zeros to canvas x canvas at a random place.
+
+    Every image of the batch has its own size and place, in one batched operation that equals ``interpolate`` and
+    ``pad``. The paper's 299 -> [299, 331) gives sum over r of (331 - r + 1)^2 = 12,528 patterns.
+
+    Args:
+        low: least side after resizing, in pixels.
+        canvas: side of the result, in pixels: the classifier must take images of this size.
+        mode: "bilinear" or "nearest".
+    """
+
+    random = True
+
+    def __init__(self, low: int = 299, canvas: int = 331, mode: Literal["bilinear", "nearest"] = "bilinear") -> None:
+        super().__init__()
+        at_least("low", low, 1)
+        if canvas <= low:
+            raise OptionError("canvas", canvas, f"must be greater than low = {low}")
+        one_of("mode", mode, ("bilinear", "nearest"))
+        self.low, self.canvas, self.mode = low, canvas, mode
+
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        sizes = rng.integers((), self.low, self.canvas)
+        top = rng.integers((), 0, self.canvas - sizes + 1)
+        left = rng.integers((), 0, self.canvas - sizes + 1)
+        return resize_and_pad(images, sizes, top, left, self.canvas, self.mode)

@@ -1,0 +1,57 @@
+"""Errors that a user can mend: one line that names the option, its value and the fix."""
+
+from __future__ import annotations
+
+import math
+
+
+class UserError(Exception):
+    """Something the user gave cannot work. The command line prints its one line and exits with code 2."""
+
+
+class OptionError(UserError, ValueError):
+    """An option has a value that cannot work.
+
+    The constructor that finds the mistake knows only its own argument; whoever builds the object from a
+    configuration prepends where it stands (``defense.``), so that the line names what the user typed.
+
+    Args:
+        option: name of the option, relative to the object that raises.
+        value: what was given.
+        fix: what to give instead, as the end of a sentence ("must be at least 0").
+    """
+
+    def __init__(self, option: str, value: object, fix: str) -> None:
+        super().__init__(option, value, fix)
+        self.option, self.value, self.fix = option, value, fix
+
+    def __str__(self) -> str:
+        return f"{self.option} = {self.value!r}: {self.fix}"
+
+    def under(self, prefix: str) -> OptionError:
+        """The same error with ``prefix`` before the option's name."""
+        return OptionError(f"{prefix}.{self.option}" if prefix else self.option, self.value, self.fix)
+
+
+def at_least(option: str, value: float, lowest: float) -> None:
+    """Raise OptionError unless ``value`` is a finite number that is at least ``lowest``."""
+    if not (math.isfinite(value) and value >= lowest):
+        raise OptionError(option, value, f"must be at least {lowest:g}")
+
+
+def above(option: str, value: float, bound: float) -> None:
+    """Raise OptionError unless ``value`` is a finite number greater than ``bound``."""
+    if not (math.isfinite(value) and value > bound):
+        raise OptionError(option, value, f"must be greater than {bound:g}")
+
+
+def within(option: str, value: float, lowest: float, highest: float) -> None:
+    """Raise OptionError unless ``value`` lies in [lowest, highest]."""
+    if not lowest <= value <= highest:
+        raise OptionError(option, value, f"must lie between {lowest:g} and {highest:g}")
+
+
+def one_of(option: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise OptionError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise OptionError(option, value, "must be one of " + ", ".join(choices))

@@ -1,0 +1,26 @@
+"""Evaluation: runs attacks over data, scores with fresh draws, and reports the worst case.
+
+One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's Trainer, and the validation callback.
+"""
+
+from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes
+from robusttrain.evaluation.module import Evaluation, gather
+from robusttrain.evaluation.results import merge, results, table, writable, write_json
+from robusttrain.evaluation.scoring import verdicts, wilson, worst_case
+
+__all__ = [
+    "Engine",
+    "Evaluation",
+    "Records",
+    "Scenario",
+    "check_classes",
+    "gather",
+    "merge",
+    "results",
+    "table",
+    "verdicts",
+    "wilson",
+    "worst_case",
+    "writable",
+    "write_json",
+]

@@ -1,0 +1,208 @@
+"""The engine: runs attacks over batches and keeps the verdicts of every image.
+
+``evaluate.py`` and the validation callback are two callers of it. It knows nothing of how an attack works, and the
+images may come from anywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks import Attack, Source, call_model, prepared
+from robusttrain.attacks.base import check_images
+from robusttrain.defended import DefendedClassifier
+from robusttrain.errors import UserError
+from robusttrain.evaluation.scoring import verdicts
+from robusttrain.rng import Rng
+
+#: Per-image tensors by name, first dimension the images: "index", "label", "clean/select", "clean/score", and for each
+#: attack "NAME/select", "NAME/score", "NAME/distance", "NAME/gradients", "NAME/queries", "NAME/attacked".
+Records = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One attack, ready to run: the algorithm, and what it differentiates.
+
+    Args:
+        attack: the algorithm.
+        source: builds, from the target, what the attacker differentiates.
+        knows: what the attacker must know, in words; printed beside every figure.
+    """
+
+    attack: Attack
+    source: Source
+    knows: str = ""
+
+    @property
+    def knowledge(self) -> str:
+        return self.knows or self.source.knows
+
+
+class _Counted(nn.Module):
+    """Counts what an attack asks of its source."""
+
+    takes_rng = True
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.gradients = self.queries = 0
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        if torch.is_grad_enabled() and images.requires_grad:
+            self.gradients += len(images)
+        else:
+            self.queries += len(images)
+        return call_model(self.model, images, rng)
+
+
+def check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Raise UserError unless the model takes these images and answers with enough classes for these labels."""
+    check_images(images)
+    try:
+        with prepared(model), torch.no_grad():
+            logits = call_model(model, images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device)))
+    except RuntimeError as error:
+        shape = tuple(images.shape[1:])
+        raise UserError(f"the model cannot take images of {shape}: {str(error).splitlines()[0]}") from error
+    if labels.max() >= logits.shape[1]:
+        raise UserError(
+            f"the data set has a label {int(labels.max())}, but the model answers with {logits.shape[1]} classes only"
+        )
+
+
+class Engine:
+    """Evaluates one target under several attacks.
+
+    Args:
+        target: the model under attack; verdicts are float32 forward passes of it.
+        scenarios: attacks by name.
+        seed: of every random number; one seed, one result.
+        draws: fresh draws of a random target's randomness that score each image (and as many that select).
+        precision: in which attacks differentiate the classifier.
+        keep_images: whether records hold the adversarial images, as "NAME/images".
+
+    Raises:
+        UserError: a source that does not fit the target, or threats that differ between attacks.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module,
+        scenarios: Mapping[str, Scenario],
+        seed: int = 0,
+        draws: int = 10,
+        precision: torch.dtype = torch.float32,
+        keep_images: bool = False,
+    ) -> None:
+        self.target = target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
+        self.scenarios = dict(scenarios)
+        self.seed, self.keep_images = seed, keep_images
+        self.random = self.target.random
+        self.draws = draws if self.random else 1
+        threats = {name: scenario.attack.threat for name, scenario in self.scenarios.items()}
+        different = {(threat.norm, threat.epsilon): name for name, threat in threats.items()}
+        if len(different) > 1:
+            told = ", ".join(f"{name}: {norm} {epsilon:g}" for (norm, epsilon), name in different.items())
+            raise UserError(f"attacks of different threats have no common worst case ({told}): give --epsilon E")
+        attacked = self.target.fast(precision)
+        self.sources = {}
+        for name, scenario in self.scenarios.items():
+            try:
+                self.sources[name] = _Counted(scenario.source(attacked))
+            except UserError as error:
+                raise UserError(f"attack {name}: {error}") from error
+
+    def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Seconds per image that each attack will take, extrapolated from one gradient evaluation on a few images."""
+        expected = {}
+        images, labels = images[:16].clone(), labels[:16].clone()
+        rng = Rng.for_images(self.seed, torch.arange(len(images), device=images.device)).fold("measure")
+        for name, source in self.sources.items():
+            seconds = []
+            for _ in range(3):  # the first one warms up
+                start = time.perf_counter()
+                with torch.inference_mode(False), torch.enable_grad():
+                    point = images.clone().requires_grad_()
+                    loss = source(point, rng).logsumexp(dim=1).sum()
+                    if loss.requires_grad:
+                        torch.autograd.grad(loss, point, allow_unused=True)
+                seconds.append((time.perf_counter() - start) / len(images))
+            cost = self.scenarios[name].attack.cost()
+            expected[name] = min(seconds[1:]) * (cost.gradients + cost.queries)
+            source.gradients = source.queries = 0
+        return expected
+
+    def run(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Records, dict[str, float]]:
+        """Attack one batch.
+
+        Args:
+            images: (B, C, H, W), pixel values in [0, 1].
+            labels: (B,) int64.
+            indices: (B,) int64, each image's index in its data set: its random streams depend on nothing else.
+
+        Returns:
+            Records of the batch on the CPU, and seconds by attack.
+        """
+        rng = Rng.for_images(self.seed, indices)
+        records: Records = {"index": indices.cpu(), "label": labels.cpu()}
+        self._judge(records, "clean", images, labels, rng)
+        # A deterministic model that is wrong already stays wrong: no attack can make the verdict worse.
+        keep = torch.arange(len(images), device=images.device)
+        if not self.random:
+            keep = records["clean/score"].any(dim=1).nonzero().squeeze(1).to(images.device)
+        seconds = {}
+        for name, scenario in self.scenarios.items():
+            source = self.sources[name]
+            source.gradients = source.queries = 0
+            start = time.perf_counter()
+            adversarial = images.clone()
+            if len(keep):
+                found = scenario.attack(source, images[keep], labels[keep], rng[keep].fold("attack").fold(name))
+                adversarial[keep] = found.to(adversarial.dtype)
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
+            seconds[name] = time.perf_counter() - start
+            self._check(name, scenario, adversarial, images)
+            self._judge(records, name, adversarial, labels, rng)
+            attacked = torch.zeros(len(images), dtype=torch.bool)
+            attacked[keep.cpu()] = True
+            records[f"{name}/attacked"] = attacked
+            records[f"{name}/distance"] = scenario.attack.threat.distance(adversarial, images).cpu()
+            for kind in ("gradients", "queries"):
+                share = getattr(source, kind) / max(1, len(keep))
+                records[f"{name}/{kind}"] = torch.where(attacked, share, 0.0)
+            if self.keep_images:
+                records[f"{name}/images"] = adversarial.cpu()
+        return records, seconds
+
+    def _judge(self, records: Records, name: str, images: Tensor, labels: Tensor, rng: Rng) -> None:
+        """Write the verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
+
+        Clean and adversarial images are scored with the same draws: none of the attacks has seen them, and an attack
+        that changes nothing then scores exactly as no attack.
+        """
+        score = verdicts(self.target, images, labels, rng.fold("score"), self.draws)
+        select = verdicts(self.target, images, labels, rng.fold("select"), self.draws) if self.random else score
+        records[f"{name}/score"], records[f"{name}/select"] = score, select
+
+    @staticmethod
+    def _check(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:
+        """Raise UserError if an attack broke the rules: nothing that it returned may be scored then."""
+        if not len(images):
+            return
+        threat = scenario.attack.threat
+        farthest = float(threat.distance(adversarial, images).max())
+        low, high = (float(value) for value in torch.aminmax(adversarial))
+        # Rounding of x + epsilon and of the difference, each half a unit in the last place of a number up to 1.
+        if not (farthest <= threat.epsilon + 1e-6 and low >= 0 and high <= 1):
+            raise UserError(
+                f"attack {name} left its threat: distance {farthest:.6g} (epsilon {threat.epsilon:g}), pixel values "
+                f"in [{low:.6g}, {high:.6g}]; its figures would be worth nothing"
+            )

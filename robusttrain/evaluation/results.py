@@ -1,0 +1,138 @@
+"""Results: what is computed from the records of all images, and how it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from robusttrain.errors import UserError
+from robusttrain.evaluation.engine import Engine, Records
+from robusttrain.evaluation.scoring import wilson, worst_case
+
+
+def merge(parts: Sequence[Records]) -> Records:
+    """Records of all batches of all processes, sorted by image, each image once."""
+    filled = [part for part in parts if len(part["index"])]
+    merged = {name: torch.cat([part[name] for part in filled]) for name in filled[0]}
+    order = merged["index"].argsort(stable=True)
+    merged = {name: values[order] for name, values in merged.items()}
+    index = merged["index"]
+    first = torch.ones(len(index), dtype=torch.bool)
+    first[1:] = index[1:] != index[:-1]
+    return {name: values[first] for name, values in merged.items()}
+
+
+def _figure(scores: Tensor, name: str = "robust_accuracy") -> dict[str, Any]:
+    mean = scores.double().mean().item()
+    return {name: round(mean, 6), "ci95": [round(end, 6) for end in wilson(mean, len(scores))]}
+
+
+def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The figures of an evaluation, in the order of results.json.
+
+    Args:
+        records: of all images.
+        engine: what produced them.
+        seconds: spent by attack, over all processes.
+    """
+    score = {name: records[f"{name}/score"].double().mean(dim=1) for name in ("clean", *engine.scenarios)}
+    select = {name: records[f"{name}/select"].double().mean(dim=1) for name in ("clean", *engine.scenarios)}
+    right = select["clean"] > 0.5  # images that were right before the attack, on draws that score nothing
+    attacks = {}
+    for name, scenario in engine.scenarios.items():
+        attacked = records[f"{name}/attacked"]
+        cost = {kind: records[f"{name}/{kind}"][attacked].double() for kind in ("gradients", "queries")}
+        per_image = {kind: round(values.mean().item(), 3) if len(values) else 0.0 for kind, values in cost.items()}
+        attacks[name] = {
+            **_figure(score[name]),
+            "success_rate": round(1 - score[name][right].mean().item(), 6) if right.any() else None,
+            "success_rate_of": int(right.sum()),
+            "largest_perturbation": round(records[f"{name}/distance"].max().item(), 6),
+            "gradient_evaluations_per_image": per_image["gradients"],
+            "queries_per_image": per_image["queries"],
+            "seconds": round(seconds.get(name, 0.0), 2),
+            "knows": scenario.knowledge,
+        }
+    worst = worst_case(torch.stack(list(select.values())), torch.stack(list(score.values())))
+    threats = [scenario.attack.threat for scenario in engine.scenarios.values()]
+    return {
+        "threat": {"norm": threats[0].norm, "epsilon": threats[0].epsilon} if threats else None,
+        "seed": engine.seed,
+        "images": len(records["index"]),
+        "draws": engine.draws,
+        "random": engine.random,
+        "clean": _figure(score["clean"], "accuracy"),
+        "attacks": attacks,
+        "worst_case": _figure(worst),
+        "audit": [],
+    }
+
+
+def table(found: Mapping[str, Any]) -> Table:
+    """The results as a table for the terminal."""
+    threat = found["threat"]
+    told = f"{threat['norm']} {threat['epsilon']:g}" if threat else "no threat"
+    draws = f", mean of {found['draws']} draws" if found["random"] else ""
+    shown = Table(title=f"{found.get('target', 'model')} on {found['images']} images, {told}{draws}")
+    shown.add_column("attack")
+    shown.add_column("accuracy", justify="right")
+    shown.add_column("95 % interval", justify="right")
+    shown.add_column("success", justify="right")
+    shown.add_column("gradients\nper image", justify="right")
+    shown.add_column("seconds", justify="right")
+    shown.add_column("attacker knows")
+
+    def interval(row: Mapping[str, Any]) -> str:
+        return f"{100 * row['ci95'][0]:.1f} - {100 * row['ci95'][1]:.1f}"
+
+    clean, worst = found["clean"], found["worst_case"]
+    shown.add_row("none (clean)", f"{100 * clean['accuracy']:.1f} %", interval(clean), "", "", "", "")
+    for name, row in found["attacks"].items():
+        success = "-" if row["success_rate"] is None else f"{100 * row['success_rate']:.1f} %"
+        shown.add_row(
+            name,
+            f"{100 * row['robust_accuracy']:.1f} %",
+            interval(row),
+            f"{success} of {row['success_rate_of']}",
+            f"{row['gradient_evaluations_per_image']:g}",
+            f"{row['seconds']:.1f}",
+            row["knows"],
+        )
+    shown.add_section()
+    shown.add_row("worst case", f"{100 * worst['robust_accuracy']:.1f} %", interval(worst), "", "", "", "")
+    return shown
+
+
+def write_json(found: Mapping[str, Any], path: Path) -> None:
+    """Write results so that a reader finds the old file or the new one, never half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "w") as file:
+        json.dump(found, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+
+
+def writable(folder: Path, option: str) -> Path:
+    """Make the folder, and prove that files can be written there before hours are spent.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot be written to ({error.strerror}): name another folder") from error
+    return folder

@@ -1,0 +1,80 @@
+"""From verdicts to accuracies that can be believed.
+
+A verdict is "correct" or not, for one image and one draw of the model's randomness. An image's score is the mean of
+its verdicts over draws; an accuracy is the mean of scores over images, with an interval over images.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks import call_model, prepared
+from robusttrain.rng import Rng
+
+
+def wilson(mean: float, count: int) -> list[float]:
+    """The 95 % interval of a mean of ``count`` values in [0, 1] (Wilson 1927).
+
+    Exact in spirit for verdicts; for scores between 0 and 1 it is wider than need be, because no variable in [0, 1]
+    varies more than a verdict of the same mean.
+    """
+    if count == 0:
+        return [0.0, 1.0]
+    z = 1.959964
+    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
+    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def seed_globals(rng: Rng) -> None:
+    """Seed torch's global generators from the streams, for models that draw from there. Call inside ``prepared``."""
+    if len(rng):
+        torch.manual_seed(int(rng.keys[0]) & (2**63 - 1))
+
+
+def verdicts(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, draws: int) -> Tensor:
+    """Whether the model is right, in a float32 forward pass: (B, draws) bool.
+
+    Args:
+        model: images to logits; put into evaluation mode meanwhile.
+        images: (B, C, H, W), pixel values in [0, 1].
+        labels: (B,) int64.
+        rng: streams of the images; draw k takes ``rng.fold(k)``.
+        draws: draws of the model's randomness; 1 for a deterministic model.
+
+    A logit that is not finite is no right answer.
+    """
+    batch = len(images)
+    if not batch:
+        return torch.zeros(0, draws, dtype=torch.bool)
+    chunk = max(1, 256 // batch)
+    right = []
+    with prepared(model), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        images, labels = images.clone().float(), labels.clone()
+        for start in range(0, draws, chunk):
+            numbers = range(start, min(start + chunk, draws))
+            streams = rng.tile(numbers)
+            seed_globals(streams)
+            logits = call_model(model, images.repeat(len(numbers), 1, 1, 1), streams).float()
+            correct = (logits.argmax(dim=1) == labels.repeat(len(numbers))) & logits.isfinite().all(dim=1)
+            right.append(correct.view(len(numbers), batch))
+    return torch.cat(right).T.cpu()
+
+
+def worst_case(selection: Tensor, score: Tensor) -> Tensor:
+    """Each image's score under the attack that is worst for it: (n,).
+
+    The attack is chosen by one set of draws and scored by another: choosing and scoring by the same draws would
+    report the luck of the draw as success of the attack.
+
+    Args:
+        selection: (A, n) mean verdicts on the draws that choose, one row per attack (and one for no attack).
+        score: (A, n) mean verdicts on the draws that score.
+    """
+    # Of attacks that look equally bad for an image, the one that is worse for all images together.
+    strongest_first = selection.mean(dim=1).argsort(stable=True)
+    worst = strongest_first[selection[strongest_first].argmin(dim=0)]
+    return score.gather(0, worst[None]).squeeze(0)

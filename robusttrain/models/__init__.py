@@ -1,0 +1,24 @@
+"""Classifiers: plain modules from images to logits.
+
+Every classifier takes images (B, C, H, W) in [0, 1] and returns logits (B, K). Its normalisation is its first layer
+(`Normalize`), so that attacks, budgets and pictures all speak of the same images.
+
+- `VGGSmall`: the paper's ``f_b``, small and fast; loads the file its authors released.
+- `CifarResNet`: ResNets with a 3x3 stem; the default is ResNet-18.
+- `TimmClassifier`: anything from timm, by name.
+- `fast_copy`: an evaluation-only copy with batch norm folded, for attacks.
+
+To add a model, write one file with one ``nn.Module``. Take ``num_classes: int = 10``, ``in_channels: int = 3`` and
+``image_size: int = 32`` where they matter: values left at these defaults are filled from the data set. Keep all three
+as attributes (``image_size`` is None where any size works), raise `OptionError` for values that cannot work, and
+add a preset ``configs/model/NAME.yaml`` with the class path. Nothing has to be registered: a class of your own
+package works by its class path. `robusttrain.weights` reads and writes its weights.
+"""
+
+from robusttrain.models.fast import FastModel, fast_copy
+from robusttrain.models.normalize import Normalize
+from robusttrain.models.resnet import BasicBlock, CifarResNet
+from robusttrain.models.timm_classifier import TimmClassifier
+from robusttrain.models.vgg_small import VGGSmall
+
+__all__ = ["BasicBlock", "CifarResNet", "FastModel", "Normalize", "TimmClassifier", "VGGSmall", "fast_copy"]

@@ -1,0 +1,200 @@
+"""Fast copies of a classifier for attacks, which need only gradients with respect to the input.
+
+Batch norm in evaluation mode is an affine map, so it is folded into the convolution before it; max pooling goes before
+ReLU; weights and images are channels_last, and may be bfloat16.
+
+torch.fx only *finds* what follows what. The copy keeps the model's own Python code and gets other submodules, so that
+shape checks, flags and random draws in ``forward`` behave as before; nothing is baked in by tracing.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+logger = logging.getLogger(__name__)
+
+# Exact classes: a subclass may compute its weight (weight standardisation, parametrizations). Conv2dSame only pads.
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
+TOLERANCE = 1e-3
+
+
+class FastModel(nn.Module):
+    """An evaluation-only model in another dtype: images (B, C, H, W) of any float dtype to float32 logits (B, K).
+
+    It stays in evaluation mode whatever `train` is told.
+
+    Args:
+        network: the prepared copy.
+        dtype: of the computation.
+        autocast: leave the weights as they are and compute under autocast.
+
+    Attributes:
+        folded: number of batch norms folded into convolutions.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype, autocast: bool, folded: int) -> None:
+        super().__init__()
+        self.network, self.dtype, self.autocast, self.folded = network, dtype, autocast, folded
+        for name in ("num_classes", "in_channels", "image_size"):
+            if hasattr(network, name):
+                setattr(self, name, getattr(network, name))
+        self.eval()
+
+    def train(self, mode: bool = True) -> FastModel:
+        """Stay in evaluation mode: folded batch norm has no other."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] to float32 logits (B, K), differentiable twice."""
+        layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
+        if self.autocast:
+            with torch.autocast(images.device.type, self.dtype):
+                return self.network(images.to(torch.float32, memory_format=layout)).float()
+        return self.network(images.to(self.dtype, memory_format=layout)).float()
+
+
+def fast_copy(model: nn.Module, dtype: torch.dtype = torch.float32, example: Tensor | None = None) -> FastModel:
+    """A deep copy of ``model`` for attacks: evaluation mode, parameters frozen, batch norm folded, channels_last.
+
+    The model itself is left as it is: mode, ``requires_grad``, memory format, weights. The copy knows nothing of later
+    changes of its weights. The rewriting is checked against a plain copy on ``example``; where the logits differ by
+    more than 1e-3 of the largest one, or nothing can be checked, the plain copy is taken.
+
+    Args:
+        model: a classifier.
+        dtype: of the computation. With a half type, models that keep a batch norm (it could not be folded) or insist
+            on float32 somewhere run under autocast instead of with cast weights.
+        example: images (B, C, H, W) for the check; None draws two of the model's ``in_channels`` and ``image_size``
+            (32 where it is None).
+    """
+    cuda = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    # Parameters made in inference mode could never be attacked; tracing and checking may draw random numbers.
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=cuda):
+        plain, network = _prepared(model), _prepared(model)
+        folded, changed = _rewrite(network, _pairs(_prepared(model)))
+        if example is None:
+            example = _example(plain)
+        if changed and not _agree(plain, network, example):
+            logger.info("%s: folding batch norm could not be verified, so it is not folded", type(model).__name__)
+            network, folded = plain, 0
+        autocast = dtype in (torch.bfloat16, torch.float16) and (
+            any(isinstance(module, _BatchNorm) for module in network.modules()) or not _runs_in(network, dtype, example)
+        )
+        return FastModel(network if autocast else network.to(dtype), dtype, autocast, folded)
+
+
+def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, bool]:
+    """Change ``network`` in place where a pair of layers has a faster equivalent.
+
+    Args:
+        network: in evaluation mode.
+        pairs: names of layers of which the second is the only one to see the first's output.
+
+    Returns:
+        number of batch norms folded; whether anything changed.
+    """
+    folded, changed = 0, False
+    for names in pairs:
+        first, second = (network.get_submodule(name) for name in names)
+        if type(first) in CONVOLUTIONS and type(second) in BATCH_NORMS and second.running_mean is not None:
+            # timm's batch norm brings its activation along.
+            rest = nn.Sequential(second.drop, second.act) if isinstance(second, BatchNormAct2d) else nn.Identity()
+            replacements = (fuse_conv_bn_eval(first, second), rest)
+            folded += 1
+        elif type(first) is nn.ReLU and type(second) is nn.MaxPool2d and not second.return_indices:
+            # They commute, values and gradients alike, and after pooling the ReLU has a quarter of the work.
+            replacements = (second, first)
+        else:
+            continue
+        changed = True
+        for name, module in zip(names, replacements, strict=True):
+            network.set_submodule(name, module)
+    return folded, changed
+
+
+def _pairs(scratch: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
+    """Names of layers (a, b) such that b alone sees what a returns, each called once and without hooks.
+
+    Where the module cannot be traced as a whole, its children are tried one by one.
+
+    Args:
+        scratch: a copy that nobody else uses (tracing may leave proxies in its attributes).
+        prefix: put before the names.
+    """
+    try:
+        graph = _Tracer().trace(scratch)
+    except Exception:  # noqa: BLE001 - forward is any code: whatever cannot be done with a proxy ends up here
+        return [pair for name, child in scratch.named_children() for pair in _pairs(child, f"{prefix}{name}.")]
+
+    layers = {node: scratch.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
+    calls = Counter(id(layer) for layer in layers.values())
+    plain = {node for node, layer in layers.items() if calls[id(layer)] == 1 and not _hooked(layer)}
+    return [
+        (prefix + node.args[0].target, prefix + node.target)
+        for node in layers
+        if node in plain and node.args and node.args[0] in plain and len(node.args[0].users) == 1
+    ]
+
+
+class _Tracer(fx.Tracer):
+    """Follows a forward pass down to the layers that can be folded, timm's own among them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (*CONVOLUTIONS, _BatchNorm)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _prepared(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, frozen, channels_last, in float32 (where the folding is done and checked)."""
+    twin = copy.deepcopy(model).eval().requires_grad_(False).float()
+    for parameter in twin.parameters():
+        parameter.grad = None
+        if parameter.dim() == 4:  # Module.to would stumble over the five dimensions of a Conv3d
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return twin
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether someone looks at or changes what goes in or out of this very layer."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _example(model: nn.Module) -> Tensor | None:
+    """Two random images of the shape that the model says it takes, None where it does not say."""
+    channels, size = getattr(model, "in_channels", None), getattr(model, "image_size", None) or 32
+    parameter = next(model.parameters(), None)
+    if not isinstance(channels, int) or parameter is None:
+        return None
+    rng = torch.Generator().manual_seed(0)
+    return torch.rand(2, channels, size, size, generator=rng).to(parameter.device)
+
+
+def _agree(plain: nn.Module, folded: nn.Module, example: Tensor | None) -> bool:
+    """Whether both give the same logits on ``example``, with the same random numbers if they draw any."""
+    try:
+        expected, actual = (_seeded(network, example.float()) for network in (plain, folded))
+    except Exception:  # noqa: BLE001 - no example, or one that the model does not take: nothing is verified
+        return False
+    return bool((actual - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+def _runs_in(model: nn.Module, dtype: torch.dtype, example: Tensor | None) -> bool:
+    """Whether the model computes in ``dtype`` throughout, tried on a cast copy."""
+    try:
+        return bool(_seeded(copy.deepcopy(model).to(dtype), example.to(dtype)).isfinite().all())
+    except Exception:  # noqa: BLE001 - no example, or a layer that insists on another dtype
+        return False
+
+
+def _seeded(network: nn.Module, images: Tensor) -> Tensor:
+    """One forward pass whose random numbers, if it draws any, are the same each time."""
+    torch.manual_seed(0)
+    return network(images)

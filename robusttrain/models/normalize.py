@@ -1,0 +1,42 @@
+"""Normalisation as the first layer of a classifier, so that attacks work on images in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.errors import OptionError
+
+
+class Normalize(nn.Module):
+    """``(images - mean) / std``, channel by channel.
+
+    The constants are buffers that a state dict leaves out: they belong to the architecture's options, and released
+    files, which never hold them, load as they are.
+
+    Args:
+        mean: one value a channel, in units of images in [0, 1].
+        std: one value a channel, greater than 0, in the same units.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise OptionError("std", list(std), f"needs as many values as mean, which has {len(mean)}")
+        if not all(value > 0 for value in std):
+            raise OptionError("std", list(std), "must be greater than 0 in every channel")
+        # (1, C, 1, 1) against images (B, C, H, W).
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] to the same shape, centred and scaled."""
+        return (images - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"

@@ -1,0 +1,88 @@
+"""Any image classifier of timm, with its own normalisation inside."""
+
+from __future__ import annotations
+
+import difflib
+
+import timm
+from torch import Tensor, nn
+
+from robusttrain.errors import OptionError, UserError, at_least
+from robusttrain.models.normalize import Normalize
+
+
+class TimmClassifier(nn.Module):
+    """A timm model that takes images in [0, 1].
+
+    Mean, std and input size are those of the model's ``pretrained_cfg``. Images are not resized: convolutional
+    networks take any size, vision transformers only the size they were built for.
+
+    Args:
+        name: timm's name, with or without a tag (``resnet18``, ``vit_tiny_patch16_224.augreg_in21k``).
+        num_classes: number of logits K; with ``pretrained``, a K other than the file's gives a new, untrained head.
+        pretrained: download timm's weights.
+        image_size: height and width of the images in pixels; None takes the model's own (``pretrained_cfg``).
+        in_channels: channels C of the images; timm sums or repeats the first layer's weights when it is not 3.
+
+    Attributes:
+        image_size: the given size, or the model's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 10,
+        pretrained: bool = False,
+        image_size: int | None = None,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        at_least("num_classes", num_classes, 1)
+        at_least("in_channels", in_channels, 1)
+        if image_size is not None:
+            at_least("image_size", image_size, 1)
+        self.name, self.num_classes, self.in_channels = name, num_classes, in_channels
+        self.network = _create(name, num_classes, pretrained, image_size, in_channels)
+
+        config = timm.data.resolve_model_data_config(self.network)
+        mean, std = list(config["mean"]), list(config["std"])
+        if len(mean) != in_channels:  # the constants of RGB say nothing about other channels, their average does
+            mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
+        self.normalize = Normalize(mean, std)
+        self.image_size = config["input_size"][-1] if image_size is None else image_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""
+        return self.network(self.normalize(images))
+
+
+def _create(name: str, num_classes: int, pretrained: bool, image_size: int | None, in_channels: int) -> nn.Module:
+    """timm.create_model with errors that a user can mend."""
+    architecture = name.partition(".")[0]
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = "the nearest are " + ", ".join(near) if near else "timm.list_models() lists all"
+        raise OptionError("name", name, f"timm has no such model; {hint}")
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tagged = timm.list_pretrained(f"{architecture}.*")
+        near = difflib.get_close_matches(name, tagged, n=3) or tagged[:3]
+        raise OptionError("name", name, f"timm has no such tag; the nearest are {', '.join(near)}") from error
+
+    # Only models built for one size (their configuration says so) know the argument img_size; the others take any.
+    sized = {"img_size": image_size} if image_size is not None and config and config.fixed_input_size else {}
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **sized)
+    except Exception as error:  # a failed download comes in a dozen classes of three libraries
+        if not pretrained:
+            raise
+        raise UserError(
+            f"pretrained = True: the weights of {name} could not be had ({_line(error)}): "
+            "check the network, or set pretrained to false"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, short enough for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,58 @@
+"""The small VGG that the adversarial transformation uses as its fixed model ``f_b``."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from robusttrain.errors import OptionError, at_least
+
+# Output channels of each 3x3 convolution; "M" halves height and width.
+LAYERS: tuple[int | str, ...] = (64, "M", 128, "M", 64, 64, "M", 128, 128, "M")
+HIDDEN = 512
+
+
+class VGGSmall(nn.Module):
+    """VGG with six 3x3 convolutions, batch norm and three linear layers (0.94 M parameters at 32 x 32).
+
+    Channels 64-M-128-M-64-64-M-128-128-M, then 512-512-classes. The layers stand at the positions of the authors'
+    ``nn.Sequential``, so that the file they released (keys ``features.N.*``, ``classifier.N.*``) loads strictly.
+    There is no normalisation: theirs takes images in [0, 1] directly.
+
+    Source: the paper of the adversarial transformation (P1 in docs), ``f_b`` of its experiments.
+
+    Args:
+        num_classes: number of logits K.
+        in_channels: channels C of the images.
+        image_size: height and width of the images in pixels, a multiple of 16 (four poolings halve it).
+    """
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> None:
+        super().__init__()
+        at_least("num_classes", num_classes, 1)
+        at_least("in_channels", in_channels, 1)
+        if image_size < 16 or image_size % 16:
+            raise OptionError("image_size", image_size, "must be a multiple of 16, as four poolings halve the image")
+        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
+
+        features: list[nn.Module] = []
+        channels = in_channels
+        for layer in LAYERS:
+            if isinstance(layer, str):
+                features.append(nn.MaxPool2d(2))
+                continue
+            features += [nn.Conv2d(channels, layer, 3, padding=1), nn.BatchNorm2d(layer), nn.ReLU(inplace=True)]
+            channels = layer
+        self.features = nn.Sequential(*features)
+        self.classifier = nn.Sequential(
+            nn.Dropout(),
+            nn.Linear(channels * (image_size // 16) ** 2, HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Linear(HIDDEN, num_classes),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""
+        return self.classifier(self.features(images).flatten(1))

@@ -1,0 +1,112 @@
+"""Randomness that belongs to the image.
+
+Every random number here is a pure function of a 64-bit key and a counter, and every image of a batch has a key
+of its own. Keys are derived, never drawn: ``Rng.for_images(seed, indices).fold("score").fold(draw)``. Hence batch
+size, order, device, number of processes and a resumed run change nothing, and images may leave a batch
+(``rng[keep]``) without disturbing those that stay.
+
+The generator is SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): number ``n`` of a stream is ``mix(key + n * GAMMA)``,
+where ``mix`` is a bijection of 64-bit integers. It runs as a handful of int64 tensor operations on whole batches.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_WORD = 1 << 64
+
+
+def _signed(value: int) -> int:
+    """A 64-bit pattern as the Python integer that an int64 tensor holds for it."""
+    value %= _WORD
+    return value - _WORD if value >= _WORD >> 1 else value
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's output function, in place. torch shifts int64 arithmetically: the masks make the shifts logical."""
+    z.bitwise_xor_((z >> 30).bitwise_and_((1 << 34) - 1)).mul_(_MIX_1)
+    z.bitwise_xor_((z >> 27).bitwise_and_((1 << 37) - 1)).mul_(_MIX_2)
+    return z.bitwise_xor_((z >> 31).bitwise_and_((1 << 33) - 1))
+
+
+class Rng:
+    """One random stream per image of a batch.
+
+    Args:
+        keys: (B,) int64, one key per image, on the device where the numbers are needed.
+
+    Drawing advances the streams of all images alike; ``fold``, ``tile`` and indexing give new streams and leave
+    this one as it is.
+    """
+
+    def __init__(self, keys: Tensor, position: int = 0) -> None:
+        self.keys = keys
+        self.position = position
+
+    @classmethod
+    def for_images(cls, seed: int, indices: Tensor) -> Rng:
+        """Streams that depend on ``seed`` and on each image's index in its data set, (B,) int64, alone."""
+        return cls(_mix(indices.to(torch.int64) * _GAMMA)).fold(seed)
+
+    @classmethod
+    def from_global(cls, batch: int, device: torch.device | str) -> Rng:
+        """Streams with keys from torch's global generator, for callers that know of no other."""
+        keys = torch.randint(-(2**63), 2**63 - 1, (batch,), dtype=torch.int64)
+        return cls(keys.to(device))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, which: Tensor | slice) -> Rng:
+        """The streams of some of the images, at the position of this one."""
+        return Rng(self.keys[which], self.position)
+
+    def fold(self, tag: int | str) -> Rng:
+        """New, independent streams: one for each ``tag`` (a step, a draw, the name of a purpose)."""
+        number = zlib.crc32(tag.encode()) | 1 << 32 if isinstance(tag, str) else tag
+        # Two rounds of mixing: keys that differ in one bit and tags that differ by one end up unrelated.
+        return Rng(_mix(_mix(self.keys + _signed(number * _GAMMA)) + _GAMMA))
+
+    def tile(self, copies: int | range) -> Rng:
+        """Streams for ``copies`` stacked copies of the batch, copy ``k`` being ``fold(k)``: (copies * B,) in all."""
+        numbers = range(copies) if isinstance(copies, int) else copies
+        return Rng(torch.cat([self.fold(number).keys for number in numbers]))
+
+    def _bits(self, shape: Sequence[int]) -> Tensor:
+        count = math.prod(shape)
+        counters = torch.arange(self.position + 1, self.position + 1 + count, device=self.keys.device)
+        self.position += count
+        return _mix(self.keys[:, None] + counters.mul_(_GAMMA)).view(len(self), *shape)
+
+    def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(B, *shape) float32, uniform in [low, high)."""
+        # The top 24 bits are as many as a float32 in [0, 1) holds exactly.
+        bits = self._bits(shape).bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
+        return bits.to(torch.float32).mul_((high - low) * 2.0**-24).add_(low)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) float32, standard normal, by Box and Muller's transform."""
+        # Shifted by half a step, so that the logarithm never sees zero.
+        radius = self.uniform(shape).add_(2.0**-25).log_().mul_(-2.0).sqrt_()
+        return self.uniform(shape, high=2 * math.pi).cos_().mul_(radius)
+
+    def integers(self, shape: Sequence[int], low: Tensor | int, high: Tensor | int) -> Tensor:
+        """(B, *shape) int64, uniform in [low, high); bounds may be tensors that broadcast against the result."""
+        span = torch.as_tensor(high - low, device=self.keys.device)
+        # 31 random bits times a span below 2^31 fit in 63: no float rounding, and a bias below span / 2^31.
+        bits = self._bits(shape).bitwise_right_shift_(33).bitwise_and_((1 << 31) - 1)
+        return (bits * span >> 31) + low
+
+    def permutation(self, count: int) -> Tensor:
+        """(B, count) int64: one permutation of 0..count-1 per image."""
+        return self.uniform((count,)).argsort(dim=1)

@@ -1,0 +1,135 @@
+"""The LightningModule that trains a defended classifier."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from robusttrain.data import Batch
+from robusttrain.defended import DefendedClassifier
+from robusttrain.errors import OptionError, UserError, above, at_least, one_of, within
+from robusttrain.rng import Rng
+from robusttrain.training.objectives import Standard, TrainingObjective
+
+Schedule = Literal["constant", "cosine", "one_cycle", "piecewise"]
+
+
+class RobustTraining(pl.LightningModule):
+    """Trains f_a by SGD with momentum; the defense before it stays as it is.
+
+    Every random number belongs to (seed, epoch, image), so a run that is killed and resumed sees the same ones.
+
+    Args:
+        model: the defended classifier.
+        num_classes: K, for the metrics.
+        objective: what the weights minimise.
+        learning_rate: SGD's, at its highest.
+        momentum: SGD's.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: SGD's, on all trainable parameters.
+        schedule: of the learning rate over the run: constant; cosine to zero; one_cycle: linear warm-up for the first
+            ``warmup`` of the run, then cosine to zero; piecewise: a tenth after each of ``milestones``.
+        milestones: epochs after which a piecewise schedule drops.
+        warmup: share of the run in which a one_cycle schedule rises.
+        seed: of all randomness in training.
+    """
+
+    def __init__(
+        self,
+        model: DefendedClassifier,
+        num_classes: int,
+        objective: TrainingObjective | None = None,
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 5e-4,
+        schedule: Schedule = "one_cycle",
+        milestones: list[int] | None = None,
+        warmup: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        above("learning_rate", learning_rate, 0)
+        within("momentum", momentum, 0, 1)
+        at_least("weight_decay", weight_decay, 0)
+        one_of("schedule", schedule, ("constant", "cosine", "one_cycle", "piecewise"))
+        within("warmup", warmup, 0, 1)
+        if nesterov and momentum == 0:
+            raise OptionError("nesterov", True, "needs a momentum above 0")
+        if (schedule == "piecewise") != bool(milestones):
+            raise OptionError("milestones", milestones, "go with schedule = piecewise, and only with it")
+        self.model = model
+        self.objective = objective or Standard()
+        self.sgd = {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        self.schedule, self.milestones, self.warmup, self.seed = schedule, milestones or [], warmup, seed
+        accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.train_accuracy, self.val_accuracy = accuracy, accuracy.clone()
+        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        #: What ``on_save_checkpoint`` stores to rebuild the model; set by whoever built it from a configuration.
+        self.recipe: dict[str, Any] = {}
+
+    def configure_optimizers(self) -> Any:
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(trainable, **self.sgd)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler: LRScheduler
+        if self.schedule == "cosine":
+            scheduler = CosineAnnealingLR(optimizer, T_max=steps)
+        elif self.schedule == "one_cycle":
+            scheduler = OneCycleLR(
+                optimizer,
+                max_lr=self.sgd["lr"],
+                total_steps=steps,
+                pct_start=self.warmup,
+                cycle_momentum=False,
+            )
+        elif self.schedule == "piecewise":
+            per_epoch = steps / max(1, self.trainer.max_epochs or 1)
+            scheduler = MultiStepLR(optimizer, [round(epoch * per_epoch) for epoch in self.milestones])
+        else:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        # f_a alone: the format that convolutions run fastest in, on CPUs as on GPUs.
+        self.model.to(memory_format=torch.channels_last)
+
+    def on_train_epoch_start(self) -> None:
+        # Layers that draw from torch's global generator (dropout, stochastic depth in timm's networks) draw the same
+        # numbers in a resumed epoch as in an uninterrupted one.
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_000 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        rng = Rng.for_images(self.seed, batch.indices).fold("train").fold(self.current_epoch)
+        losses, logits = self.objective(self.model, batch.images, batch.labels, rng)
+        loss = losses.mean()
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"training: the loss became {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}; the "
+                "checkpoints of the epochs before are kept: lower --training.learning_rate and resume or restart"
+            )
+        self.train_loss(losses.detach())
+        self.train_accuracy(logits.detach(), batch.labels)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
+        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if not len(batch.images):  # a share of the last batch may be empty where there are more processes than images
+            return
+        rng = Rng.for_images(self.seed, batch.indices).fold("validation")
+        logits = self.model(batch.images, rng)
+        self.val_loss(F.cross_entropy(logits, batch.labels, reduction="none"))
+        self.val_accuracy(logits, batch.labels)
+        self.log("val/loss", self.val_loss, prog_bar=True)
+        self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["robusttrain"] = self.recipe
