@@ -10,7 +10,8 @@ import difflib
 import errno
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -76,7 +77,7 @@ def new_parser(**options: Any) -> ArgumentParser:
 
 
 def read(
-    parser: ArgumentParser, arguments: Sequence[str], kinds: Sequence[str], first: Sequence[dict[str, Any]] = ()
+    parser: ArgumentParser, arguments: Sequence[str], kinds: Sequence[str], defaults: Mapping[str, str | dict[str, Any]]
 ) -> Namespace:
     """Parse a command line, presets of ``kinds`` expanded.
 
@@ -84,19 +85,41 @@ def read(
         parser: of the command.
         arguments: the command line.
         kinds: options whose value may be a preset's name.
-        first: configurations that come before all presets.
+        defaults: by kind, the name of a preset or a configuration node, for kinds that the command line does not choose
+            itself. A choice replaces its default whole: jsonargparse would carry over arguments of the same name.
 
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
     configs, rest = expand(arguments, kinds)
-    # jsonargparse takes a configuration as text in place of a path.
-    early = [f"--config={yaml.safe_dump(config)}" for config in first] + [f"--config={path}" for path in configs]
+    chosen = _chosen(configs, rest)
+    early = []
+    for kind, default in defaults.items():
+        if kind not in chosen:
+            # jsonargparse takes a configuration as text in place of a path.
+            named = presets.find(kind, default) if isinstance(default, str) else yaml.safe_dump({kind: default})
+            early.append(f"--config={named}")
     try:
-        found: Namespace = parser.parse_args([*early, *rest])
+        found: Namespace = parser.parse_args([*early, *(f"--config={path}" for path in configs), *rest])
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(short(str(error), parser)) from error
     return found
+
+
+def _chosen(configs: Sequence[str], rest: Sequence[str]) -> set[str]:
+    """The top-level options that presets, ``--config`` files or class paths on the command line choose."""
+    files, chosen = list(configs), set()
+    for position, argument in enumerate(rest):
+        option, has_value, value = argument.partition("=")
+        if option == "--config":
+            files += [value] if has_value else rest[position + 1 : position + 2]
+        elif option.startswith("--") and "." not in option:
+            chosen.add(option.removeprefix("--"))
+    for file in files:
+        if Path(file).is_file():
+            content = yaml.safe_load(Path(file).read_text())
+            chosen |= set(content) if isinstance(content, dict) else set()
+    return chosen
 
 
 def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -74,7 +74,8 @@ def _mean_over_copies(
         gradients = gradients.view(len(numbers), batch, *gradients.shape[1:]).sum(dim=0)
         loss = losses if loss is None else loss + losses
         gradient = gradients if gradient is None else gradient.add_(gradients)
-    assert loss is not None and gradient is not None  # copies is at least 1
+    assert loss is not None  # copies is at least 1
+    assert gradient is not None
     return loss / copies, gradient / copies
 
 

@@ -95,7 +95,7 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     if "--model" in named or any(option.startswith("--model.") for option in named):
         if "--checkpoint" in named:
             raise UserError("--checkpoint and --model exclude each other: a checkpoint names its own model")
-        config = read(options, ["--data=digits", *arguments], KINDS)
+        config = read(options, arguments, KINDS, {"data": "digits"})
         return config, None
     if "--weights" in named:
         raise UserError("--weights: name the network that they belong to with --model NAME")
@@ -105,11 +105,11 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     look = new_parser()
     look.add_argument("--checkpoint", type=str | None, default=None)
     look.add_argument("--checkpoints", type=str, default="checkpoints")
-    early, _ = look.parse_known_args([a for a in _only(arguments, ("--checkpoint", "--checkpoints"))])
+    early, _ = look.parse_known_args(_only(arguments, ("--checkpoint", "--checkpoints")))
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
     recipe = read_recipe(path)
     first: dict[str, Any] = {key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)}
-    return read(options, arguments, KINDS, [first]), path
+    return read(options, arguments, KINDS, first), path
 
 
 def _only(arguments: list[str], wanted: tuple[str, ...]) -> list[str]:

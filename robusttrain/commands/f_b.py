@@ -81,7 +81,7 @@ def _training(preset: str) -> dict[str, Any]:
     parser = new_parser()
     parser.add_class_arguments(RobustTraining, "training", skip={"model", "num_classes", "seed"}, instantiate=False)
     parser.add_argument("--trainer.max_epochs", type=int, default=20)
-    parsed = read(parser, [f"--config={presets.find('training', preset)}"], ())
+    parsed = read(parser, [f"--config={presets.find('training', preset)}"], (), {})
     return {"training": plain(parsed.training), "epochs": parsed.trainer.max_epochs}
 
 

@@ -30,7 +30,7 @@ from robusttrain.evaluation import check_classes, writable
 from robusttrain.training import RobustTraining
 
 KINDS = ("data", "model", "defense", "training")
-DEFAULTS = ["--data=digits", "--model=resnet_small", "--training=standard"]
+DEFAULTS = {"data": "digits", "model": "resnet_small", "training": "standard"}
 #: Where data lie and how they are loaded: a resumed run may change these.
 PLACES = ("root", "download", "workers", "memory_limit_gib")
 
@@ -73,7 +73,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: list[str]) -> None:
     """Train as the command line says."""
-    config = read(parser(), [*DEFAULTS, *arguments], KINDS)
+    config = read(parser(), arguments, KINDS, DEFAULTS)
     within("--ema", config.ema, 0, 1)
     at_least("--early_stopping", config.early_stopping, 0)
     at_least("--seed", config.seed, 0)
