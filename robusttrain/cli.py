@@ -27,7 +27,8 @@ from robusttrain.build import build
 from robusttrain.errors import OptionError, UserError
 from robusttrain.evaluation import Scenario
 
-console = Console(stderr=True)
+#: Messages and tables; files and pipes get the width that tables need.
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 
 #: Trainer options that this framework sets itself.
 OWN_TRAINER_OPTIONS = {"logger", "callbacks", "use_distributed_sampler", "enable_checkpointing", "inference_mode"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
+from torch import nn
 
 from robusttrain.callbacks.images import my_validation_images
 from robusttrain.errors import at_least
@@ -45,7 +46,7 @@ class RobustAccuracy(pl.Callback):
     def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The results on the chosen validation images, as in results.json."""
         # A fresh engine each time: it attacks a folded copy of the weights, which have changed since.
-        engine = Engine(pl_module.model, self.scenarios, self.seed, self.draws)
+        engine = Engine(cast(nn.Module, pl_module.model), self.scenarios, self.seed, self.draws)
         batch = my_validation_images(trainer, pl_module, self.images)
         size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         parts, seconds = [], dict.fromkeys(self.scenarios, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.utilities import rank_zero_only
+from rich.progress import Progress
 from torch import nn
 
 from robusttrain.build import build, build_defended, fit_to_data
@@ -74,10 +76,15 @@ def run(arguments: list[str]) -> None:
     engine = Engine(target, attacks, config.seed, config.draws, getattr(torch, config.precision), config.save_images)
     evaluation = Evaluation(engine)
     trainer = trainer_from(
-        {**plain(config.trainer), "enable_model_summary": False}, logger=False, enable_checkpointing=False
+        {**plain(config.trainer), "enable_model_summary": False, "enable_progress_bar": False},
+        logger=False,
+        enable_checkpointing=False,
     )
-    announce(engine, data)
-    trainer.test(evaluation, datamodule=data, verbose=False)
+    total = announce(engine, data)
+    with Progress(console=console, disable=not sys.stderr.isatty() or total is None) as progress:
+        task = progress.add_task("attacking", total=(total or 0) / trainer.world_size)
+        engine.advance = lambda count: progress.advance(task, count)
+        trainer.test(evaluation, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return
     found = {"target": told, "data": data_name(config), **evaluation.found}
@@ -105,7 +112,7 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     look = new_parser()
     look.add_argument("--checkpoint", type=str | None, default=None)
     look.add_argument("--checkpoints", type=str, default="checkpoints")
-    early, _ = look.parse_known_args(_only(arguments, ("--checkpoint", "--checkpoints")))
+    early = look.parse_args(_only(arguments, ("--checkpoint", "--checkpoints")))
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
     recipe = read_recipe(path)
     first: dict[str, Any] = {key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)}
@@ -153,14 +160,18 @@ def data_name(config: Namespace) -> str:
 
 
 @rank_zero_only
-def announce(engine: Engine, data: ImageData) -> None:
-    """Say what the evaluation will cost before it starts."""
+def announce(engine: Engine, data: ImageData) -> int:
+    """Say what the evaluation will cost before it starts; returns the number of evaluations of images in all."""
     loader = data.test_dataloader()
     total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
     first = next(iter(loader))
     batch = data.on_after_batch_transfer(first, 0)
-    check_classes(engine.target, batch.images, batch.labels)
+    classes = data.facts().num_classes
+    check_classes(engine.target, batch.images, classes)
+    for name, source in engine.sources.items():
+        check_classes(source, batch.images, classes, f"the source of attack {name}")
     expected = engine.measure(batch.images, batch.labels)
+    evaluations = engine.verdicts_per_image
     for name, scenario in engine.scenarios.items():
         cost = scenario.attack.cost()
         told = f"{cost.gradients} gradient evaluations" + (f" and {cost.queries} queries" if cost.queries else "")
@@ -170,6 +181,14 @@ def announce(engine: Engine, data: ImageData) -> None:
             soft_wrap=True,
             highlight=False,
         )
+        evaluations += cost.gradients + cost.queries
+    judged = engine.verdicts_per_image * total
+    console.print(
+        f"scoring: {judged:,} forward passes, about {_duration(expected['scoring'] * total)} here",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return evaluations * total
 
 
 def _duration(seconds: float) -> str:

@@ -99,7 +99,9 @@ def _train(
         "f_b_training",
         given={"model": DefendedClassifier(None, f_b), "num_classes": classes},
     )
-    taken = {name: trainer[name] for name in ("accelerator", "precision", "enable_progress_bar") if name in trainer}
+    taken: dict[str, Any] = {
+        name: trainer[name] for name in ("accelerator", "precision", "enable_progress_bar") if name in trainer
+    }
     data.prepare_data()
     runner = trainer_from(
         {**taken, "devices": 1, "max_epochs": config["epochs"], "enable_model_summary": False},

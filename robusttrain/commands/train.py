@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.callbacks import (
     Callback,
@@ -113,7 +112,7 @@ def run(arguments: list[str]) -> None:
     )
     data.prepare_data()
     data.setup("fit")
-    check_classes(defended, data.validation_images(1).images, torch.tensor([facts.num_classes - 1]))
+    check_classes(defended, data.validation_images(1).images, facts.num_classes)
     trainable = sum(parameter.numel() for parameter in defended.parameters() if parameter.requires_grad)
     console.print(f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True)
     trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)

@@ -123,7 +123,7 @@ class ImageData(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Full batches in a new order every epoch."""
         # Lightning's overfit_batches asks for the same few batches in every epoch.
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0
+        overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
         return self._loader(_ready(self._train, "fit"), shuffle=not overfit, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:

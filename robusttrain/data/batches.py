@@ -103,7 +103,7 @@ class EpochBatches(SequentialSampler):
             return max(self.count // together, min(self.count, 1))
         return -(-self.count // together)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
         order = seeded_order(self.count, self.seed, "order", self.epoch) if self.shuffle else torch.arange(self.count)
         pieces = len(self) * self.world
         if self.drop_last:

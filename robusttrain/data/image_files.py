@@ -100,8 +100,8 @@ class ImageFiles:
     def _decode(self, path: str) -> np.ndarray:
         """(S, S, C) uint8."""
         try:
-            with Image.open(path) as image:
-                image = image.convert("RGB" if self.channels == 3 else "L")
+            with Image.open(path) as file:
+                image: Image.Image = file.convert("RGB" if self.channels == 3 else "L")
                 if self.resize:
                     image = _resized(image, self.size)
         except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
@@ -122,7 +122,7 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
 
 def _shown(chunks: Iterator[None], images: int, count: int) -> Iterator[None]:
     """``chunks`` with a progress bar where there is time to look at one, in the first process only."""
-    silent = images < _WORTH_A_BAR or rank_zero_only.rank > 0
+    silent = images < _WORTH_A_BAR or getattr(rank_zero_only, "rank", 0) > 0
     console = Console(stderr=True)
     yield from track(chunks, f"Reading {images:,} images", count, console=console, transient=True, disable=silent)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,9 +16,9 @@ class Defense(nn.Module, ABC):
     """
 
     #: Whether two passes over one image may differ: then attacks need EOT, and scores need several draws.
-    random: ClassVar[bool] | property = False
+    random: bool = False
     #: Whether automatic differentiation through g gives the gradient of g (not that of a surrogate).
-    differentiable: ClassVar[bool] | property = True
+    differentiable: bool = True
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """g(images).

@@ -7,7 +7,7 @@ images may come from anywhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,31 +49,33 @@ class _Counted(nn.Module):
 
     takes_rng = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, advance: Callable[[int], None]) -> None:
         super().__init__()
         self.model = model
         self.gradients = self.queries = 0
+        self.advance = advance
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         if torch.is_grad_enabled() and images.requires_grad:
             self.gradients += len(images)
         else:
             self.queries += len(images)
+        self.advance(len(images))
         return call_model(self.model, images, rng)
 
 
-def check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Raise UserError unless the model takes these images and answers with enough classes for these labels."""
+def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "the model") -> None:
+    """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this number of classes."""
     check_images(images)
     try:
         with prepared(model), torch.no_grad():
             logits = call_model(model, images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device)))
     except RuntimeError as error:
         shape = tuple(images.shape[1:])
-        raise UserError(f"the model cannot take images of {shape}: {str(error).splitlines()[0]}") from error
-    if labels.max() >= logits.shape[1]:
+        raise UserError(f"{what} cannot take images of {shape}: {str(error).splitlines()[0]}") from error
+    if logits.shape != (1, classes):
         raise UserError(
-            f"the data set has a label {int(labels.max())}, but the model answers with {logits.shape[1]} classes only"
+            f"{what} answers with {logits.shape[-1]} classes, but the data set has {classes}: change one of them"
         )
 
 
@@ -87,6 +89,7 @@ class Engine:
         draws: fresh draws of a random target's randomness that score each image (and as many that select).
         precision: in which attacks differentiate the classifier.
         keep_images: whether records hold the adversarial images, as "NAME/images".
+        advance: called with the number of images of every evaluation of a source, for progress bars.
 
     Raises:
         UserError: a source that does not fit the target, or threats that differ between attacks.
@@ -100,10 +103,11 @@ class Engine:
         draws: int = 10,
         precision: torch.dtype = torch.float32,
         keep_images: bool = False,
+        advance: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.target = target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
         self.scenarios = dict(scenarios)
-        self.seed, self.keep_images = seed, keep_images
+        self.seed, self.keep_images, self.advance = seed, keep_images, advance
         self.random = self.target.random
         self.draws = draws if self.random else 1
         threats = {name: scenario.attack.threat for name, scenario in self.scenarios.items()}
@@ -115,15 +119,15 @@ class Engine:
         self.sources = {}
         for name, scenario in self.scenarios.items():
             try:
-                self.sources[name] = _Counted(scenario.source(attacked))
+                self.sources[name] = _Counted(scenario.source(attacked), lambda count: self.advance(count))
             except UserError as error:
                 raise UserError(f"attack {name}: {error}") from error
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Seconds per image that each attack will take, extrapolated from one gradient evaluation on a few images."""
-        expected = {}
+        """Seconds per image that each attack, and "scoring", will take: extrapolated from a few evaluations."""
         images, labels = images[:16].clone(), labels[:16].clone()
         rng = Rng.for_images(self.seed, torch.arange(len(images), device=images.device)).fold("measure")
+        expected: dict[str, float] = {}
         for name, source in self.sources.items():
             seconds = []
             for _ in range(3):  # the first one warms up
@@ -137,7 +141,15 @@ class Engine:
             cost = self.scenarios[name].attack.cost()
             expected[name] = min(seconds[1:]) * (cost.gradients + cost.queries)
             source.gradients = source.queries = 0
+        start = time.perf_counter()
+        verdicts(self.target, images, labels, rng, draws=1)
+        expected["scoring"] = (time.perf_counter() - start) / len(images) * self.verdicts_per_image
         return expected
+
+    @property
+    def verdicts_per_image(self) -> int:
+        """Forward passes of the target that judge one image, over all attacks and none."""
+        return (len(self.scenarios) + 1) * self.draws * (2 if self.random else 1)
 
     def run(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Records, dict[str, float]]:
         """Attack one batch.
@@ -191,6 +203,7 @@ class Engine:
         score = verdicts(self.target, images, labels, rng.fold("score"), self.draws)
         select = verdicts(self.target, images, labels, rng.fold("select"), self.draws) if self.random else score
         records[f"{name}/score"], records[f"{name}/select"] = score, select
+        self.advance(len(images) * self.draws * (2 if self.random else 1))
 
     @staticmethod
     def _check(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:

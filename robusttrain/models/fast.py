@@ -108,11 +108,11 @@ def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, boo
         if type(first) in CONVOLUTIONS and type(second) in BATCH_NORMS and second.running_mean is not None:
             # timm's batch norm brings its activation along.
             rest = nn.Sequential(second.drop, second.act) if isinstance(second, BatchNormAct2d) else nn.Identity()
-            replacements = (fuse_conv_bn_eval(first, second), rest)
+            replacements = (fuse_conv_bn_eval(first, second), rest)  # type: ignore[type-var, arg-type]
             folded += 1
         elif type(first) is nn.ReLU and type(second) is nn.MaxPool2d and not second.return_indices:
             # They commute, values and gradients alike, and after pooling the ReLU has a quarter of the work.
-            replacements = (second, first)
+            replacements = (second, first)  # type: ignore[assignment]
         else:
             continue
         changed = True
@@ -179,18 +179,22 @@ def _example(model: nn.Module) -> Tensor | None:
 
 def _agree(plain: nn.Module, folded: nn.Module, example: Tensor | None) -> bool:
     """Whether both give the same logits on ``example``, with the same random numbers if they draw any."""
+    if example is None:
+        return False
     try:
         expected, actual = (_seeded(network, example.float()) for network in (plain, folded))
-    except Exception:  # noqa: BLE001 - no example, or one that the model does not take: nothing is verified
+    except Exception:  # noqa: BLE001 - an example that the model does not take: nothing is verified
         return False
     return bool((actual - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def _runs_in(model: nn.Module, dtype: torch.dtype, example: Tensor | None) -> bool:
     """Whether the model computes in ``dtype`` throughout, tried on a cast copy."""
+    if example is None:
+        return False
     try:
         return bool(_seeded(copy.deepcopy(model).to(dtype), example.to(dtype)).isfinite().all())
-    except Exception:  # noqa: BLE001 - no example, or a layer that insists on another dtype
+    except Exception:  # noqa: BLE001 - a layer that insists on another dtype
         return False
 
 

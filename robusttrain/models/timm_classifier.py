@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -71,7 +72,9 @@ def _create(name: str, num_classes: int, pretrained: bool, image_size: int | Non
         raise OptionError("name", name, f"timm has no such tag; the nearest are {', '.join(near)}") from error
 
     # Only models built for one size (their configuration says so) know the argument img_size; the others take any.
-    sized = {"img_size": image_size} if image_size is not None and config and config.fixed_input_size else {}
+    sized: dict[str, Any] = (
+        {"img_size": image_size} if image_size is not None and config and config.fixed_input_size else {}
+    )
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **sized)
     except Exception as error:  # a failed download comes in a dozen classes of three libraries

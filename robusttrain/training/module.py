@@ -67,7 +67,12 @@ class RobustTraining(pl.LightningModule):
             raise OptionError("milestones", milestones, "go with schedule = piecewise, and only with it")
         self.model = model
         self.objective = objective or Standard()
-        self.sgd = {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        self.sgd: dict[str, Any] = {
+            "lr": learning_rate,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+        }
         self.schedule, self.milestones, self.warmup, self.seed = schedule, milestones or [], warmup, seed
         accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.train_accuracy, self.val_accuracy = accuracy, accuracy.clone()

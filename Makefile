@@ -1,0 +1,39 @@
+# make demo: the main job on the embedded data set.  make test: all tests.  Both set everything up first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint format clean
+
+demo: $(INSTALLED)
+	$(BIN)/python train.py --defense advtransform --trainer.max_epochs 12
+	$(BIN)/python evaluate.py --attack bpda-eot --images 100 --output results/demo
+	@echo "dashboard: $(BIN)/tensorboard --logdir logs"
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/pre-commit run --all-files
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torchattacks pins old versions of requests and tqdm that it does not need for what is compared here, hence --no-deps.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
+	$(BIN)/python -m pip install --quiet --no-deps "torchattacks>=3.5.1"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,130 @@
+"""Models with known answers, and images to run them on."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robusttrain.rng import Rng
+
+
+def make_images(count: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> Tensor:
+    """Seeded images (B, C, H, W), uniform in [0.2, 0.8]: small perturbations never meet the box."""
+    return 0.2 + 0.6 * torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+class Linear(nn.Module):
+    """z = W x + b: every best perturbation is known."""
+
+    def __init__(self, classes: int = 3, channels: int = 3, side: int = 8, seed: int = 0, scale: float = 0.2) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(scale * torch.randn(classes, channels * side * side, generator=rng))
+        self.bias = nn.Parameter(scale * torch.randn(classes, generator=rng))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight.T + self.bias
+
+
+class RandomLinear(Linear):
+    """A linear model on images with noise of their own: takes streams, as defended classifiers do."""
+
+    takes_rng = True
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        return super().forward(images * rng.uniform((1, 1, 1), 0.2, 1.8))
+
+
+class Curved(nn.Module):
+    """A small smooth network without batch norm: its gradient differs from point to point."""
+
+    def __init__(self, classes: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(seed)
+        pixels = channels * side * side
+        self.first = nn.Parameter(3 * torch.randn(16, pixels, generator=rng) / pixels**0.5)
+        self.second = nn.Parameter(torch.randn(classes, 16, generator=rng))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh((images.flatten(1) - 0.5) @ self.first.T) @ self.second.T
+
+
+class Counting(nn.Module):
+    """Counts the images that pass with and without a gradient, and keeps the streams' keys."""
+
+    takes_rng = True
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.gradients = self.queries = 0
+        self.keys: list[int] = []
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        if torch.is_grad_enabled() and images.requires_grad:
+            self.gradients += len(images)
+        else:
+            self.queries += len(images)
+        if rng is not None:
+            self.keys += rng.keys.tolist()
+        return self.model(images, rng) if getattr(self.model, "takes_rng", False) else self.model(images)
+
+
+def make_convnet(classes: int = 3, channels: int = 3, seed: int = 0) -> nn.Sequential:
+    """Convolution, batch norm with statistics of its own, dropout, and a linear layer; for images of any size."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(32, classes),
+    )
+    with torch.no_grad():
+        network.train()(torch.rand(16, channels, 8, 8))
+    network.in_channels = channels  # lets fast_copy verify that it may fold batch norm
+    return network.eval()
+
+
+def make_streams(count: int = 4, seed: int = 0) -> Rng:
+    return Rng.for_images(seed, torch.arange(count))
+
+
+@pytest.fixture
+def images():
+    return make_images
+
+
+@pytest.fixture
+def streams():
+    return make_streams
+
+
+@pytest.fixture
+def linear():
+    return Linear
+
+
+@pytest.fixture
+def random_linear():
+    return RandomLinear
+
+
+@pytest.fixture
+def curved():
+    return Curved
+
+
+@pytest.fixture
+def counting():
+    return Counting
+
+
+@pytest.fixture
+def convnet():
+    return make_convnet
