@@ -16,7 +16,7 @@ from torch import nn
 
 from robusttrain.data import Facts
 from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, UserError
+from robusttrain.errors import OptionError, UserError, under
 
 Node = dict[str, Any]
 
@@ -34,10 +34,7 @@ def resolve(class_path: str, trust: Sequence[str] | None = None) -> type:
         trust: packages from which classes may come; None trusts every importable one.
     """
     if trust is not None and class_path.split(".")[0] not in trust:
-        raise UserError(
-            f"class {class_path!r} comes from a package that is not trusted; if you know it, name the package: "
-            f"--trust {class_path.split('.')[0]} (robusttrain.load(..., trust=[...]))"
-        )
+        raise _untrusted(class_path)
     module_name, _, name = class_path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
@@ -83,11 +80,29 @@ def build(
         for key, value in (node.get("init_args") or {}).items()
     }
     try:
-        return found(**arguments, **(given or {}))
-    except OptionError as error:
-        raise error.under(where) from error
+        with under(where):
+            return found(**arguments, **(given or {}))
     except TypeError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def check_trust(node: Any, trust: Sequence[str]) -> None:
+    """Raise UserError if a class anywhere under ``node`` is not of a trusted package; nothing is imported."""
+    if isinstance(node, dict):
+        if "class_path" in node and str(node["class_path"]).split(".")[0] not in trust:
+            raise _untrusted(node["class_path"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            check_trust(item, trust)
+
+
+def _untrusted(class_path: str) -> UserError:
+    package = str(class_path).split(".")[0]
+    return UserError(
+        f"class {class_path!r} comes from a package that is not trusted; if you know it, name the package: "
+        f"--trust {package} (robusttrain.load(..., trust=[...]))"
+    )
 
 
 def _is_part(found: type) -> bool:

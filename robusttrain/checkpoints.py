@@ -6,6 +6,7 @@ plain dicts. It is read with ``weights_only=True``, and its class paths may not 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,13 +53,40 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _recipe(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     recipe = content.get("robusttrain") if isinstance(content, dict) else None
-    if not isinstance(recipe, dict) or not is_node(recipe.get("model")):
+    if not isinstance(recipe, dict) or not _well_formed(recipe):
         raise UserError(
             f"{path} is no checkpoint of robusttrain; for weights alone name the model: --model NAME --weights {path}"
         )
     if recipe.get("format") != FORMAT:
         raise UserError(f"{path} has checkpoint format {recipe.get('format')!r}; this version reads {FORMAT}")
-    return recipe
+    return {**recipe, "model": self_contained(recipe["model"]), "defense": self_contained(recipe["defense"])}
+
+
+def _well_formed(recipe: dict[str, Any]) -> bool:
+    """Whether it is what ``recipe_of`` made: plain values, and nodes where nodes belong."""
+    try:
+        json.dumps(recipe, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    if not {"model", "defense", "data"} <= set(recipe):
+        return False
+    return all(
+        _is_clean(recipe[name]) and (is_node(recipe[name]) or (name == "defense" and recipe[name] is None))
+        for name in ("model", "defense", "data")
+    )
+
+
+def _is_clean(value: Any) -> bool:
+    """Whether every node under ``value`` has a name for a class, and a mapping for its arguments."""
+    if isinstance(value, list):
+        return all(_is_clean(item) for item in value)
+    if not isinstance(value, dict):
+        return True
+    if is_node(value):
+        named = isinstance(value["class_path"], str) and isinstance(value.get("init_args") or {}, dict)
+        if not named:
+            return False
+    return all(_is_clean(item) for item in value.values())
 
 
 def load(

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import inspect
+import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,8 +26,8 @@ from rich.table import Table
 from robusttrain import presets
 from robusttrain.allocator import keep_freed_memory
 from robusttrain.attacks import Attack, Source
-from robusttrain.build import build
-from robusttrain.errors import OptionError, UserError
+from robusttrain.build import build, resolve
+from robusttrain.errors import OptionError, UserError, at_least, under
 from robusttrain.evaluation import Scenario
 
 #: Messages and tables; files and pipes get the width that tables need.
@@ -42,9 +45,14 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             print_presets()
         else:
             keep_freed_memory()
+            # Lightning's advice about its own products is no news of this run.
+            logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+            warnings.filterwarnings("ignore", message=r".*(does not have many workers|isinstance\(treespec).*")
             command(arguments)
     except UserError as error:
-        one_line = " ".join(str(error).split())
+        # Builders name options without the dashes that a user types.
+        dashes = "--" if isinstance(error, OptionError) and not error.option.startswith("--") else ""
+        one_line = dashes + " ".join(str(error).split())
         sys.stderr.write(f"{sys.argv[0].rpartition('/')[2]}: error: {one_line}\n")
         sys.exit(2)
     except OSError as error:
@@ -118,8 +126,7 @@ def _chosen(configs: Sequence[str], rest: Sequence[str]) -> set[str]:
             chosen.add(option.removeprefix("--"))
     for file in files:
         if Path(file).is_file():
-            content = yaml.safe_load(Path(file).read_text())
-            chosen |= set(content) if isinstance(content, dict) else set()
+            chosen |= set(presets.read_yaml(Path(file), "--config"))
     return chosen
 
 
@@ -150,24 +157,29 @@ def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], l
 
 def short(message: str, parser: ArgumentParser | None = None) -> str:
     """jsonargparse's message of many lines as one: the option's full name, then what is wrong with it."""
-    keys, reason = [], ""
+    keys, reason, class_path = [], "", ""
     for line in message.splitlines():
         text = line.strip().lstrip("- ")
-        key = re.match(r'(?:Parser key|Key) "?([^":]+)"?:(.*)', text)
-        if key:
+        if key := re.match(r'(?:Parser key|Key) "?([^":]+)"?:(.*)', text):
             keys.append(key[1])
             text = key[2].strip()
+        if given := re.match(r"Problem with given class_path '([\w.]+)'", text):
+            class_path = given[1]
         skip = ("Does not validate", "Subtypes:", "Errors:", "Problem with given class_path", "Given value")
         if text and not text.startswith(skip):
             reason = text
             break
+    if reason.startswith("Expected a ") and (choices := re.findall(r"Literal\[(.*?)\]", message)):
+        named = ", ".join(dict.fromkeys(choice.strip("' ") for choice in ", ".join(choices).split(",")))
+        value = re.search(r"Got value: (.*)", message)
+        reason = f"{value[1] + ': ' if value else ''}must be one of {named}"
     option = ".".join(keys).replace(".init_args.", ".")
-    unknown = re.search(r"(?:Unrecognized arguments?: -*|Option '|Key ')([\w.-]+)", message)
     hint = ""
-    if unknown and parser is not None:
-        known = [action.dest for action in parser._actions]
+    if unknown := re.search(r"(?:unrecognized arguments?: -*|Option '|Key ')([\w.-]+)", message, re.IGNORECASE):
+        known = list(inspect.signature(resolve(class_path)).parameters) if class_path else []
+        known = known or [action.dest for action in (parser._actions if parser else [])]
         near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
-        hint = f"; did you mean --{near[0]}?" if near else "; --help lists the options"
+        hint = f"; did you mean {'' if class_path else '--'}{near[0]}?" if near else "; --help lists the options"
     return f"--{option}: {reason}{hint}" if option else f"{reason or message}{hint}"
 
 
@@ -223,7 +235,10 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def scenarios(
-    names: Sequence[str], overrides: Sequence[tuple[str, str]] = (), epsilon: float | None = None
+    names: Sequence[str],
+    overrides: Sequence[tuple[str, str]] = (),
+    epsilon: float | None = None,
+    option: str = "--attack",
 ) -> dict[str, Scenario]:
     """Attacks by name, from presets.
 
@@ -231,6 +246,7 @@ def scenarios(
         names: presets' names, or paths to YAML files (known by the file's name then).
         overrides: (key, value): "steps" for every attack, "bpda-eot.steps" for one of them.
         epsilon: radius of the threat for every attack; None leaves each preset's own.
+        option: what the user typed to name them, for error messages.
 
     Raises:
         UserError: unknown preset or option, or a value of the wrong type or range.
@@ -238,22 +254,27 @@ def scenarios(
     nodes = {name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"): name for name in names}
     built = {}
     for name, file in nodes.items():
-        node = presets.read("attack", file)
+        node = presets.read("attack", file, option)
         for key, text in overrides:
             owner, _, inner = key.partition(".")
             if owner in nodes and inner:
                 if owner != name:
                     continue
                 key = inner
-            _override(node, key.split("."), yaml.safe_load(text))
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise UserError(f"{option}.{key} {text}: cannot be read as YAML") from error
+            _override(node, key.split("."), value)
         if epsilon is not None:
+            at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
             _override(node, ["threat", "epsilon"], epsilon)
-        built[name] = scenario(node, name)
+        built[name] = scenario(node, name, option)
     return built
 
 
-def scenario(node: dict[str, Any], name: str) -> Scenario:
-    """One attack from the content of its preset."""
+def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:
+    """One attack from the content of its preset; ``option`` is what the user typed to name it."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Attack, "attack", required=True)
     parser.add_subclass_arguments(Source, "source", required=True)
@@ -263,11 +284,15 @@ def scenario(node: dict[str, Any], name: str) -> Scenario:
     try:
         checked = parser.parse_object({"attack": node, "source": source}).as_dict()
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise UserError(f"attack {name}: {short(str(error)).replace('--attack.', '--attack.' + name + '.')}") from error
-    try:
+        told = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
+        raise UserError(f"{option}.{name}.{told}" if ": " in told else f"{option} {name}: {told}") from error
+    with under(f"{option}.{name}"):
         return Scenario(build(checked["attack"], kind=Attack), build(checked["source"], "source", kind=Source), knows)
-    except OptionError as error:
-        raise error.under(f"--attack.{name}") from error
+
+
+def listed(value: str | list[str] | None) -> list[str]:
+    """An option that takes one name or a list of them."""
+    return [] if value is None else [value] if isinstance(value, str) else value
 
 
 def add_trainer(parser: ArgumentParser, defaults: dict[str, Any]) -> None:

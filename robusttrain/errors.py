@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -31,6 +33,15 @@ class OptionError(UserError, ValueError):
     def under(self, prefix: str) -> OptionError:
         """The same error with ``prefix`` before the option's name."""
         return OptionError(f"{prefix}.{self.option}" if prefix else self.option, self.value, self.fix)
+
+
+@contextmanager
+def under(prefix: str) -> Iterator[None]:
+    """Put ``prefix`` before the option's name in every OptionError raised inside."""
+    try:
+        yield
+    except OptionError as error:
+        raise error.under(prefix) from error
 
 
 def at_least(option: str, value: float, lowest: float) -> None:

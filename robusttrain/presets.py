@@ -34,37 +34,46 @@ def names(kind: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def find(kind: str, name: str) -> Path:
-    """The file of a preset's name, or of a path to a YAML file.
+def find(kind: str, name: str, option: str | None = None) -> Path:
+    """The file of a preset's name, or of a path to a YAML file; ``option`` is what the user typed, if not --kind.
 
     Raises:
         UserError: there is none; the nearest names are suggested.
     """
+    option = option or f"--{kind}"
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
-            raise UserError(f"--{kind} {name}: no such file")
+            raise UserError(f"{option} {name}: no such file")
         return Path(name)
     known = names(kind)
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
-    raise UserError(f"--{kind} {name}: no such preset; {hint} (--list shows all; a path to a YAML file works too)")
+    raise UserError(f"{option} {name}: no such preset; {hint} (--list shows all; a path to a YAML file works too)")
 
 
-def read(kind: str, name: str) -> dict[str, Any]:
-    """The content of a preset.
+def read(kind: str, name: str, option: str | None = None) -> dict[str, Any]:
+    """The content of a preset; arguments as for ``find``.
 
     Raises:
         UserError: no such preset, or a file that is no YAML mapping.
     """
-    path = find(kind, name)
+    return read_yaml(find(kind, name, option), f"{option or '--' + kind} {name}")
+
+
+def read_yaml(path: Path, option: str) -> dict[str, Any]:
+    """The content of a YAML file that ``option`` named.
+
+    Raises:
+        UserError: it cannot be read, or is no mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"--{kind} {name}: {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{option}: {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"--{kind} {name}: {path} must be a mapping of options to values")
+        raise UserError(f"{option}: {path} must be a mapping of options to values")
     return content
 
 

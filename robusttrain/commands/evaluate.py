@@ -13,9 +13,19 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import Progress
 from torch import nn
 
-from robusttrain.build import build, build_defended, fit_to_data
+from robusttrain.build import build, build_defended, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
-from robusttrain.cli import add_trainer, console, new_parser, plain, read, scenarios, split_attacks, trainer_from
+from robusttrain.cli import (
+    add_trainer,
+    console,
+    listed,
+    new_parser,
+    plain,
+    read,
+    scenarios,
+    split_attacks,
+    trainer_from,
+)
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
@@ -37,7 +47,7 @@ def parser() -> ArgumentParser:
     )
     options.add_argument("--checkpoint", type=str | None, default=None, help="file that train.py left")
     options.add_argument("--checkpoints", type=str, default="checkpoints", help="folder where the newest is looked for")
-    options.add_argument("--trust", type=list[str], default=[], help="packages whose classes a checkpoint may name")
+    options.add_argument("--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name")
     options.add_subclass_arguments(nn.Module, "model", help="a network instead: a preset, YAML file or class path")
     options.add_argument("--weights", type=str | None, default=None, help="its weights: safetensors or state dict")
     options.add_argument("--defense", type=Defense | None, default=None, help="what stands before it; or 'none'")
@@ -109,12 +119,19 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     if "--defense" in named:
         raise UserError("--defense: a checkpoint has its own; change its values (--defense.radius 0.1) or use --model")
     # A first look for these two alone; the full check follows once the checkpoint's own options are known.
+    if "--help" in named or "-h" in named:
+        options.parse_args(["--help"])
+    if "--defense.weights" in named:
+        raise UserError("--defense.weights: a checkpoint holds its own f_b; to exchange it, use --model and --weights")
     look = new_parser()
     look.add_argument("--checkpoint", type=str | None, default=None)
     look.add_argument("--checkpoints", type=str, default="checkpoints")
-    early = look.parse_args(_only(arguments, ("--checkpoint", "--checkpoints")))
+    look.add_argument("--trust", type=list[str] | str, default=[])
+    early = read(look, _only(arguments, ("--checkpoint", "--checkpoints", "--trust")), (), {})
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
     recipe = read_recipe(path)
+    # Before jsonargparse imports a class that the file names.
+    check_trust([recipe["model"], recipe["defense"], recipe["data"]], ["robusttrain", *listed(early.trust)])
     first: dict[str, Any] = {key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)}
     return read(options, arguments, KINDS, first), path
 
@@ -138,7 +155,7 @@ def build_target(config: Namespace, data: ImageData, path: Path | None) -> tuple
         classes = (model.get("init_args") or {}).get("num_classes", facts.num_classes)
         if classes != facts.num_classes:
             raise UserError(f"{path} has {classes} classes, the data set {facts.num_classes}: change --data")
-        return load(path, config.trust, recipe), str(path)
+        return load(path, listed(config.trust), recipe), str(path)
     fit_to_data(model, facts, "model")
     fit_to_data(defense, facts, "defense")
     if defense is not None:

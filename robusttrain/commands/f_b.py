@@ -60,7 +60,15 @@ def provide_f_b(
         config = _training(preset)
         about = {
             "model": arguments["model"],
-            "data": [type(data).__name__, *data.facts(), data.validation, data.crop, data.flip, data.seed],
+            "data": [
+                type(data).__name__,
+                str(data.root.resolve()),
+                *data.facts(),
+                data.validation,
+                data.crop,
+                data.flip,
+                data.seed,
+            ],
             "training": config,
             "seed": seed,
         }

@@ -20,11 +20,11 @@ from torch import nn
 from robusttrain.build import build, build_defended, fit_to_data
 from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
 from robusttrain.checkpoints import read_recipe, recipe_of
-from robusttrain.cli import add_trainer, console, new_parser, plain, read, scenarios, trainer_from
+from robusttrain.cli import add_trainer, console, listed, new_parser, plain, read, scenarios, trainer_from
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
-from robusttrain.errors import OptionError, UserError, at_least, within
+from robusttrain.errors import OptionError, UserError, at_least, under, within
 from robusttrain.evaluation import check_classes, writable
 from robusttrain.training import RobustTraining
 
@@ -56,7 +56,7 @@ def parser() -> ArgumentParser:
     options.add_argument("--early_stopping", type=int, default=0, help="epochs without a better --monitor; 0: never")
     options.add_argument(
         "--robust.attacks",
-        type=list[str] | None,
+        type=list[str] | str | None,
         default=None,
         help="presets run at validation; default: bpda-i-quick or pgd-quick",
     )
@@ -84,36 +84,31 @@ def run(arguments: list[str]) -> None:
     checkpoints = writable(Path(config.checkpoints), "--checkpoints")
     writable(Path(config.logs), "--logs")
     watching = watchers(config, defended=defense is not None)
-
-    if defense is not None:
-        provide_f_b(defense, data, config.f_b_training, checkpoints / "f_b", plain(config.trainer), config.seed)
-    pl.seed_everything(config.seed, verbose=False)  # the same initial weights whether or not an f_b was trained first
-    defended = build_defended(model, defense)
-    training = build(
-        {
-            "class_path": "robusttrain.training.RobustTraining",
-            "init_args": {**plain(config.training), "seed": config.seed},
-        },
-        "training",
-        given={"model": defended, "num_classes": facts.num_classes},
-    )
+    settings = plain(config.training)
     name = config.name or "-".join(short_name(node) for node in (plain(config.data), defense, model) if node)
     recipe = recipe_of(model, defense, plain(config.data))
-    training.recipe = recipe
-    resume = resumed(config.ckpt_path, checkpoints / name, {**recipe, "training": plain(config.training)})
-    recipe["training"] = plain(config.training)
+    recipe |= {"training": settings, "run": {"seed": config.seed, "ema": config.ema}}
+    if settings["schedule"] in ("cosine", "one_cycle"):
+        recipe["run"]["max_epochs"] = config.trainer.max_epochs  # the schedule depends on it
+    resume = resumed(config.ckpt_path, checkpoints / name, recipe)
     version = resume.parent.name if resume else next_version(checkpoints / name)
     folder = writable(checkpoints / name / version, "--checkpoints")
-
     trainer = trainer_from(
         plain(config.trainer),
         logger=TensorBoardLogger(config.logs, name=name, version=version, default_hp_metric=False),
-        callbacks=[*watching, *keepers(config, folder), Dashboard(flat({**recipe, "seed": config.seed}))],
+        callbacks=[*watching, *keepers(config, folder), Dashboard(flat(recipe))],
     )
+    build_training(model, defense, settings, config.seed, facts.num_classes)  # finds mistakes before f_b is trained
+    if defense is not None:
+        provide_f_b(defense, data, config.f_b_training, checkpoints / "f_b", plain(config.trainer), config.seed)
+    training = build_training(model, defense, settings, config.seed, facts.num_classes)
+    training.recipe = recipe
+
     data.prepare_data()
     data.setup("fit")
-    check_classes(defended, data.validation_images(1).images, facts.num_classes)
-    trainable = sum(parameter.numel() for parameter in defended.parameters() if parameter.requires_grad)
+    with under("--data"):
+        check_classes(training.model, data.validation_images(1).images, facts.num_classes)
+    trainable = sum(parameter.numel() for parameter in training.model.parameters())
     console.print(f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True)
     trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
     told = {key: f"{float(value):.3f}" for key, value in trainer.callback_metrics.items() if "/" in key}
@@ -121,23 +116,36 @@ def run(arguments: list[str]) -> None:
     console.print(f"kept {folder}/best.ckpt and last.ckpt; attack them with python evaluate.py", soft_wrap=True)
 
 
+def build_training(
+    model: dict[str, Any], defense: dict[str, Any] | None, settings: dict[str, Any], seed: int, classes: int
+) -> RobustTraining:
+    """The LightningModule; the same seed gives the same initial weights."""
+    pl.seed_everything(seed, verbose=False)
+    defended = build_defended(model, defense)
+    node = {"class_path": "robusttrain.training.RobustTraining", "init_args": {**settings, "seed": seed}}
+    built: RobustTraining = build(node, "training", given={"model": defended, "num_classes": classes})
+    return built
+
+
 def watchers(config: Namespace, defended: bool) -> list[Callback]:
     """Callbacks that attack during validation."""
     at_least("--robust.every", config.robust.every, 0)
-    names = config.robust.attacks or ["bpda-i-quick" if defended else "pgd-quick"]
-    attacks = scenarios(names, epsilon=config.robust.epsilon)
+    names = listed(config.robust.attacks) or ["bpda-i-quick" if defended else "pgd-quick"]
+    attacks = scenarios(names, epsilon=config.robust.epsilon, option="--robust.attacks")
     allowed = ["val/accuracy", "val/loss"]
     if config.robust.every == 1:
         allowed += [f"robust/{name}" for name in (*attacks, "worst_case")]
     if config.monitor not in allowed:
         raise OptionError("--monitor", config.monitor, f"must be logged in every epoch: one of {', '.join(allowed)}")
     first = next(iter(attacks))
-    found: list[Callback] = [
-        Pictures(attacks[first], first, config.pictures.images, config.pictures.every, seed=config.seed)
-    ]
+    with under("--pictures"):
+        found: list[Callback] = [
+            Pictures(attacks[first], first, config.pictures.images, config.pictures.every, seed=config.seed)
+        ]
     if config.robust.every:
-        watch = RobustAccuracy(attacks, config.robust.every, config.robust.images, config.robust.draws, config.seed)
-        found.append(watch)
+        settings = plain(config.robust)
+        with under("--robust"):
+            found.append(RobustAccuracy(attacks, settings["every"], settings["images"], settings["draws"], config.seed))
     return found
 
 

@@ -31,7 +31,9 @@ class Defense(nn.Module, ABC):
         Returns:
             (B, C, H', W').
         """
-        return self.transform(images, Rng.from_global(len(images), images.device) if rng is None else rng)
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        # A stream of its own, so that drawing here leaves the caller's as it is: same streams, same g.
+        return self.transform(images, rng.fold("defense"))
 
     @abstractmethod
     def transform(self, images: Tensor, rng: Rng) -> Tensor:

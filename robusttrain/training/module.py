@@ -34,8 +34,9 @@ class RobustTraining(pl.LightningModule):
         momentum: SGD's.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: SGD's, on all trainable parameters.
-        schedule: of the learning rate over the run: constant; cosine to zero; one_cycle: linear warm-up for the first
-            ``warmup`` of the run, then cosine to zero; piecewise: a tenth after each of ``milestones``.
+        schedule: of the learning rate over the run: constant; cosine to zero; one_cycle: cosine warm-up for the first
+            ``warmup`` of the run, then cosine to zero (torch's OneCycleLR); piecewise: a tenth after each of
+            ``milestones``.
         milestones: epochs after which a piecewise schedule drops.
         warmup: share of the run in which a one_cycle schedule rises.
         seed: of all randomness in training.
@@ -125,6 +126,21 @@ class RobustTraining(pl.LightningModule):
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
+
+    def on_validation_start(self) -> None:
+        self._refuse_broken_weights()
+
+    def on_train_epoch_end(self) -> None:
+        self._refuse_broken_weights()
+
+    def _refuse_broken_weights(self) -> None:
+        """Stop before a checkpoint of weights that are not finite could replace a good one."""
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise UserError(
+                    f"training: {name} became NaN or infinite in epoch {self.current_epoch}; the checkpoints of the "
+                    "epochs before are kept: lower --training.learning_rate and resume or restart"
+                )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if not len(batch.images):  # a share of the last batch may be empty where there are more processes than images

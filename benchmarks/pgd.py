@@ -1,0 +1,108 @@
+"""PGD beside torchattacks, Foolbox and the bare limit, on the same model, images and budget.
+
+    python -m benchmarks.pgd --root data/cifar10-jpeg --model vgg_small --weights FILE --output pgd.json
+
+The limit is what no implementation of these steps can beat with this network: for each step, one forward pass and one
+backward pass to the input, nothing else, in the same dtype and memory format as ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import foolbox
+import torch
+import torch.nn.functional as F
+import torchattacks
+from torch import Tensor, nn
+
+from benchmarks.timing import interleave, machine, network, test_images, write
+from robusttrain import Rng, fast_copy
+from robusttrain.allocator import keep_freed_memory
+from robusttrain.attacks import Linf, ProjectedGradient
+from robusttrain.evaluation import verdicts
+
+
+def limit(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Tensor:
+    """``steps`` times one forward and one input-gradient pass."""
+    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    for _ in range(steps):
+        loss = F.cross_entropy(model(images), labels, reduction="none")
+        torch.autograd.grad(loss.sum(), images)
+    return images.detach()
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One report: seconds relative to ours in float32, and robust accuracy, by contender."""
+    data, images, labels = test_images(arguments.root, arguments.images)
+    model = network(arguments.model, arguments.weights, data)
+    for parameter in model.parameters():  # as a user of the peers would, who wants gradients of images alone
+        parameter.requires_grad_(arguments.peers_keep_parameter_gradients)
+    steps, epsilon, step_size = arguments.steps, arguments.epsilon, arguments.epsilon / 4
+    ours = ProjectedGradient(steps=steps, step_size=step_size, threat=Linf(epsilon))
+    fast = {dtype: fast_copy(model, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    rng = Rng.for_images(0, torch.arange(len(images)))
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    theirs = torchattacks.PGD(model, eps=epsilon, alpha=step_size, steps=steps, random_start=True)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    linf_pgd = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=True)
+    seconds, adversarial = interleave(
+        {
+            "ours float32": lambda: ours(fast[torch.float32], channels_last, labels, rng),
+            "limit float32": lambda: limit(fast[torch.float32], channels_last, labels, steps),
+            "ours bfloat16": lambda: ours(fast[torch.bfloat16], channels_last, labels, rng),
+            "limit bfloat16": lambda: limit(fast[torch.bfloat16], channels_last, labels, steps),
+            "torchattacks": lambda: theirs(images, labels),
+            "foolbox": lambda: linf_pgd(wrapped, images, labels, epsilons=epsilon)[1],
+        },
+        arguments.rounds,
+    )
+    right = {name: verdicts(model, found, labels, rng, 1).float().mean().item() for name, found in adversarial.items()}
+    return {
+        "command": "python -m benchmarks.pgd " + " ".join(arguments.command),
+        "machine": machine(),
+        "model": arguments.model,
+        "images": len(images),
+        "steps": steps,
+        "epsilon": epsilon,
+        "rounds": arguments.rounds,
+        "time_relative_to_torchattacks": {name: round(s / seconds["torchattacks"], 3) for name, s in seconds.items()},
+        "throughput_relative_to_torchattacks": {
+            name: round(seconds["torchattacks"] / s, 2) for name, s in seconds.items() if "limit" not in name
+        },
+        "time_relative_to_limit": {
+            dtype: round(seconds[f"ours {dtype}"] / seconds[f"limit {dtype}"], 3) for dtype in ("float32", "bfloat16")
+        },
+        "accuracy": {
+            "clean": round(right["limit float32"], 4),
+            **{name: round(share, 4) for name, share in right.items() if "limit" not in name},
+        },
+    }
+
+
+def main() -> None:
+    """Parse, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="image folder with test/ or val/")
+    parser.add_argument("--model", default="vgg_small", help="model preset")
+    parser.add_argument("--weights", help="its weights")
+    parser.add_argument("--images", type=int, default=128, help="one batch of this many images")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--epsilon", type=float, default=0.031)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--keep_freed_memory", action="store_true", help="for all contenders, as our commands do")
+    parser.add_argument(
+        "--peers_keep_parameter_gradients", action="store_true", help="leave requires_grad on, as most callers do"
+    )
+    parser.add_argument("--output", default="results/benchmarks/pgd.json")
+    arguments = parser.parse_args()
+    arguments.command = sys.argv[1:]
+    if arguments.keep_freed_memory:
+        keep_freed_memory()
+    write(compare(arguments), arguments.output)
+
+
+if __name__ == "__main__":
+    main()

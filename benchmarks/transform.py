@@ -1,0 +1,95 @@
+"""The adversarial transformation beside the straightforward loop.
+
+    python -m benchmarks.transform --root data/cifar10-jpeg --weights FILE --output transform.json
+
+The loop is how g is usually written: float32, the model as it was trained, ``backward()`` at every step (which computes
+the gradients of all weights as well), the step and the projection written out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.timing import interleave, machine, network, test_images, write
+from robusttrain import Rng
+from robusttrain.allocator import keep_freed_memory
+from robusttrain.defenses import AdversarialTransform
+
+
+def straightforward(f_b: nn.Module, images: Tensor, radius: float, steps: int) -> Tensor:
+    """g(x) by [P1 eq. 3] with ``backward()``; (B, C, H, W)."""
+    with torch.no_grad():
+        least_likely = f_b(images).argmin(dim=1)
+    found = images + torch.empty_like(images).uniform_(-radius, radius)
+    for _ in range(steps):
+        found = found.detach().requires_grad_()
+        loss = F.cross_entropy(f_b(found), least_likely, reduction="sum")
+        f_b.zero_grad()
+        loss.backward()
+        assert found.grad is not None
+        moved = found.detach() - radius / 6 * found.grad.sign()
+        found = torch.min(torch.max(moved, images - radius), images + radius)
+    return found
+
+
+def main() -> None:
+    """Parse, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="image folder with test/ or val/")
+    parser.add_argument("--weights", required=True, help="of f_b, a vgg_small")
+    parser.add_argument("--images", type=int, default=128, help="one batch of this many images")
+    parser.add_argument("--steps", type=int, default=13)
+    parser.add_argument("--radius", type=float, default=0.2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--keep_freed_memory", action="store_true", help="for all contenders, as our commands do")
+    parser.add_argument("--output", default="results/benchmarks/transform.json")
+    arguments = parser.parse_args()
+    if arguments.keep_freed_memory:
+        keep_freed_memory()
+    data, images, _ = test_images(arguments.root, arguments.images)
+    loop_f_b = network("vgg_small", arguments.weights, data)
+    ours = {
+        precision: AdversarialTransform(
+            network("vgg_small", arguments.weights, data),
+            radius=arguments.radius,
+            steps=arguments.steps,
+            precision=precision,
+        )
+        for precision in ("float32", "bfloat16")
+    }
+    rng = Rng.for_images(0, torch.arange(len(images)))
+    seconds, found = interleave(
+        {
+            "straightforward": lambda: straightforward(loop_f_b, images, arguments.radius, arguments.steps),
+            "ours float32": lambda: ours["float32"](images, rng),
+            "ours bfloat16": lambda: ours["bfloat16"](images, rng),
+        },
+        arguments.rounds,
+    )
+    with torch.no_grad():
+        least_likely = loop_f_b(images).argmin(dim=1)
+        reached = {
+            name: F.cross_entropy(loop_f_b(transformed), least_likely).item() for name, transformed in found.items()
+        }
+    report = {
+        "command": "python -m benchmarks.transform " + " ".join(sys.argv[1:]),
+        "machine": machine(),
+        "images": len(images),
+        "steps": arguments.steps,
+        "radius": arguments.radius,
+        "rounds": arguments.rounds,
+        "throughput_relative_to_straightforward": {
+            name: round(seconds["straightforward"] / s, 2) for name, s in seconds.items()
+        },
+        "loss_towards_least_likely_class_reached": {name: round(loss, 4) for name, loss in reached.items()},
+    }
+    write(report, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
