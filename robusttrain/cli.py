@@ -77,9 +77,24 @@ def print_presets() -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
+class _Parser(ArgumentParser):
+    """jsonargparse's parser, whose help names our own classes, not every module of torch and timm."""
+
+    def format_help(self, *arguments: Any, **options: Any) -> str:
+        def ours(match: re.Match[str]) -> str:
+            known = re.sub(r"\s", "", match[1]).split(",")
+            named = [
+                name for name in known if re.match(r"robusttrain\.(?!evaluation|training|frozen|Def)", name)
+            ] or known[:8]
+            indent = "\n" + 24 * " "
+            return f"known subclasses:{indent}{(',' + indent).join(named)})"
+
+        return re.sub(r"known\s+subclasses:\s+([^()]*)\)", ours, super().format_help(*arguments, **options))
+
+
 def new_parser(**options: Any) -> ArgumentParser:
     """A parser that raises, with the options that every command has."""
-    parser = ArgumentParser(exit_on_error=False, **options)
+    parser = _Parser(exit_on_error=False, **options)
     parser.add_argument("--config", action="config", help="YAML file with any of these options; repeatable")
     parser.add_argument("--list", action="store_true", help="list all presets and exit")
     return parser
@@ -295,11 +310,13 @@ def listed(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
-def add_trainer(parser: ArgumentParser, defaults: dict[str, Any]) -> None:
-    """Add ``--trainer.*``: Lightning's Trainer, but for what this framework sets itself."""
+def add_trainer(parser: ArgumentParser, defaults: dict[str, Any], only: set[str] | None = None) -> None:
+    """Add ``--trainer.*``: Lightning's Trainer, but for what this framework sets itself; or ``only`` some of it."""
     from pytorch_lightning import Trainer
 
-    parser.add_class_arguments(Trainer, "trainer", skip=OWN_TRAINER_OPTIONS, instantiate=False)
+    everything = set(inspect.signature(Trainer).parameters)
+    skip: set[str | int] = {*OWN_TRAINER_OPTIONS} if only is None else {*(everything - only)}
+    parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False)
     parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
 

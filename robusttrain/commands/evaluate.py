@@ -55,14 +55,17 @@ def parser() -> ArgumentParser:
     options.add_argument("--attack", type=str, help="attack preset or YAML file, repeatable")
     options.add_argument("--suite", type=str, help="suite preset: several attacks, repeatable")
     options.add_argument("--epsilon", type=float | None, default=None, help="radius of the threat, for every attack")
-    options.add_argument("--images", type=int | None, default=None, help="seeded subset of the test images; all")
+    options.add_argument("--images", type=int | None, default=None, help="size of a seeded subset of the test images")
     options.add_argument("--draws", type=int, default=10, help="fresh draws of a random defense that score an image")
-    options.add_argument("--precision", type=str, default="float32", help="in which attacks differentiate: bfloat16")
+    options.add_argument(
+        "--precision", type=str, default="float32", help="in which attacks differentiate: float32 or bfloat16"
+    )
     options.add_argument("--seed", type=int, default=0, help="of every random number")
     options.add_argument("--output", type=str, default="results/newest", help="folder for results.json")
     options.add_argument("--save_images", type=bool, default=False, help="keep adversarial images (safetensors)")
     options.add_argument("--save_verdicts", type=bool, default=False, help="keep each image's verdicts (safetensors)")
-    add_trainer(options, {})
+    where = {"accelerator", "strategy", "devices", "num_nodes", "limit_test_batches", "fast_dev_run", "plugins"}
+    add_trainer(options, {}, only=where)
     return options
 
 
