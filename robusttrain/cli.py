@@ -270,7 +270,8 @@ def scenarios(
     built = {}
     for name, file in nodes.items():
         node = presets.read("attack", file, option)
-        for key, text in overrides:
+        # Classes first: an argument may be meant for the part that replaces another.
+        for key, text in sorted(overrides, key=lambda override: not override[0].endswith("class_path")):
             owner, _, inner = key.partition(".")
             if owner in nodes and inner:
                 if owner != name:
@@ -293,7 +294,7 @@ def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scena
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Attack, "attack", required=True)
     parser.add_subclass_arguments(Source, "source", required=True)
-    node = dict(node)
+    node = _with_own_defaults(node)
     knows = node.pop("knows", "")
     source = node.pop("source", {"class_path": "robusttrain.attacks.Target"})
     try:
@@ -308,6 +309,25 @@ def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scena
 def listed(value: str | list[str] | None) -> list[str]:
     """An option that takes one name or a list of them."""
     return [] if value is None else [value] if isinstance(value, str) else value
+
+
+def _with_own_defaults(node: Any) -> Any:
+    """Nodes with the plain defaults of their own classes spelt out.
+
+    jsonargparse would carry arguments over from the class that a part has by default: L2 with the radius of Linf.
+    """
+    if not isinstance(node, dict):
+        return node
+    filled = {key: _with_own_defaults(value) for key, value in node.items()}
+    if not isinstance(filled.get("class_path"), str):
+        return filled
+    given = filled.get("init_args") or {}
+    try:
+        parameters = inspect.signature(resolve(filled["class_path"])).parameters.values()
+    except UserError:
+        return filled  # jsonargparse says what is wrong with the class
+    defaults = {item.name: item.default for item in parameters if isinstance(item.default, int | float | str | bool)}
+    return {**filled, "init_args": {**defaults, **{key: _with_own_defaults(value) for key, value in given.items()}}}
 
 
 def add_trainer(parser: ArgumentParser, defaults: dict[str, Any], only: set[str] | None = None) -> None:

@@ -47,7 +47,7 @@ def under(prefix: str) -> Iterator[None]:
 def at_least(option: str, value: float, lowest: float) -> None:
     """Raise OptionError unless ``value`` is a finite number that is at least ``lowest``."""
     if not (math.isfinite(value) and value >= lowest):
-        raise OptionError(option, value, f"must be at least {lowest:g}")
+        raise OptionError(option, value, f"must be at least {lowest:g}" + (", and finite" if math.isinf(value) else ""))
 
 
 def above(option: str, value: float, bound: float) -> None:

@@ -57,6 +57,7 @@ class Frozen(nn.Module):
         error_msgs: list[str],
     ) -> None:
         own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        self._derived.clear()
         # The caller reports what does not fit, together with its own; so nothing may raise here but a wrong shape.
         try:
             result = self.module.load_state_dict(own, strict=False)
@@ -65,7 +66,6 @@ class Frozen(nn.Module):
             return
         missing_keys.extend(prefix + key for key in result.missing_keys)
         unexpected_keys.extend(prefix + key for key in result.unexpected_keys)
-        self._derived.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
         copy = Frozen(deepcopy(self.module, memo))

@@ -18,7 +18,9 @@ def _matrix(side: int, sizes: Tensor, offsets: Tensor, canvas: int, mode: str) -
     scale = side / sizes.double()[:, None]
     pixels = torch.arange(side, device=sizes.device)
     if mode == "nearest":
-        nearest = (place.double() * scale).floor().clamp(0, side - 1).long()
+        # In float32 as torch's interpolate, to pick the same pixel where a product falls between two.
+        ratio = torch.full_like(scale, side, dtype=torch.float32) / sizes.float()[:, None]
+        nearest = (place.float() * ratio).floor().clamp(0, side - 1).long()
         weights = (nearest[..., None] == pixels).float()
     else:
         # Half-pixel centres, as torch's interpolate(align_corners=False); sources beyond the edge repeat the edge.
@@ -43,5 +45,6 @@ def resize_and_pad(images: Tensor, sizes: Tensor, top: Tensor, left: Tensor, can
     """
     rows = _matrix(images.shape[-2], sizes, top, canvas, mode)
     columns = _matrix(images.shape[-1], sizes, left, canvas, mode)
-    resized = torch.einsum("bih,bchw,bjw->bcij", rows, images.float(), columns)
+    with torch.autocast(images.device.type, enabled=False):  # pixels are no activations: bfloat16 would round them
+        resized = torch.einsum("bih,bchw,bjw->bcij", rows, images.float(), columns)
     return resized.contiguous(memory_format=torch.channels_last)

@@ -56,7 +56,8 @@ class Rng:
     @classmethod
     def for_images(cls, seed: int, indices: Tensor) -> Rng:
         """Streams that depend on ``seed`` and on each image's index in its data set, (B,) int64, alone."""
-        return cls(_mix(indices.to(torch.int64) * _GAMMA)).fold(seed)
+        # From 1: mix(0) is 0, and image 0 would share streams with others.
+        return cls(_mix((indices.to(torch.int64) + 1) * _GAMMA)).fold(seed)
 
     @classmethod
     def from_global(cls, batch: int, device: torch.device | str) -> Rng:

@@ -65,7 +65,7 @@ def _mean_over_copies(
 
     ``estimate(numbers)`` evaluates copies ``numbers``, stacked. Memory grows with the chunk, not with the copies.
     """
-    chunk = chunk or max(1, 256 // batch)
+    chunk = chunk or max(1, 256 // max(1, batch))
     loss = gradient = None
     for start in range(0, copies, chunk):
         numbers = range(start, min(start + chunk, copies))
@@ -178,6 +178,8 @@ class Diverse(GradientEstimator):
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         """T(x; p): each image resized and padded with probability p, (B, C, S, S) to (B, C, S, S)."""
         side = images.shape[-1]
+        if images.shape[-2] != side:
+            raise UserError(f"input diversity needs square images, got {tuple(images.shape[-2:])} pixels")
         lowest = min(round(self.smallest * side), side - 1)
         sizes = rng.integers((), lowest, side)
         top = rng.integers((), 0, side - sizes + 1)

@@ -48,6 +48,6 @@ class Loss:
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor:
         logits = call_model(self.model, images, rng).float()
-        copies = len(images) // len(self.goal)
-        goal = self.goal if copies == 1 else self.goal.repeat(copies, *[1] * (self.goal.dim() - 1))
+        copies = len(images) // max(1, len(self.goal))
+        goal = self.goal if copies <= 1 else self.goal.repeat(copies, *[1] * (self.goal.dim() - 1))
         return self.objective(logits, goal)

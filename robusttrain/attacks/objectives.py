@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robusttrain.attacks.loss import call_model
-from robusttrain.errors import one_of
+from robusttrain.errors import UserError, one_of
 from robusttrain.rng import Rng
 
 TargetChoice = Literal["least_likely", "second", "random"]
@@ -52,6 +52,11 @@ def _of(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None]).squeeze(1)
 
 
+def _need_classes(logits: Tensor, least: int, name: str) -> None:
+    if logits.shape[1] < least:
+        raise UserError(f"objective {name} needs at least {least} classes, the model has {logits.shape[1]}")
+
+
 @dataclass(frozen=True)
 class CrossEntropy(Objective):
     """-log softmax(z)_y: away from the true class."""
@@ -76,6 +81,7 @@ class DLR(Objective):
     """
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        _need_classes(logits, 3, "DLR")
         top = logits.topk(3, dim=1).values
         return (_others(logits, goal) - _of(logits, goal)) / (top[:, 0] - top[:, 2] + 1e-12)
 
@@ -178,6 +184,7 @@ class TargetedDLR(Objective):
         return torch.stack([labels, targets], dim=1)
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        _need_classes(logits, 4, "TargetedDLR")
         top = logits.topk(4, dim=1).values
         spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
         return (_of(logits, goal[:, 1]) - _of(logits, goal[:, 0])) / (spread + 1e-12)

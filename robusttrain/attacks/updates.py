@@ -68,5 +68,8 @@ class Normalized(UpdateRule):
     """Steepest ascent in the L2 norm: the gradient divided by its Euclidean length."""
 
     def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        # Scaled before squaring: gradients of saturated models underflow, others overflow. NaN adds nothing.
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        gradient = gradient / per_image(gradient.abs().amax(dim=(1, 2, 3)).clamp_min(_TINY))
         length = gradient.flatten(1).norm(dim=1).clamp_min(_TINY)
         return gradient / per_image(length), state
