@@ -1,7 +1,9 @@
 """The command line that train.py and evaluate.py share: presets by name on top of jsonargparse.
 
-A preset is a partial configuration. ``--defense advtransform`` becomes ``--config configs/defense/advtransform.yaml``,
-put before everything else, so that ``--defense.radius 0.1`` overrides a value inside wherever it stands on the line.
+A preset is a partial configuration. What is in force: defaults, then ``--config`` files, then presets, then single
+values; so ``--defense.radius 0.1`` overrides a value of ``--defense advtransform`` wherever it stands on the line. A
+preset replaces whole what a file or a default says of the same part: jsonargparse would carry over arguments of the same
+name.
 """
 
 from __future__ import annotations
@@ -94,7 +96,8 @@ class _Parser(ArgumentParser):
 
 def new_parser(**options: Any) -> ArgumentParser:
     """A parser that raises, with the options that every command has."""
-    parser = _Parser(exit_on_error=False, **options)
+    # Abbreviations would slip past the checks of which options go together.
+    parser = _Parser(exit_on_error=False, allow_abbrev=False, **options)
     parser.add_argument("--config", action="config", help="YAML file with any of these options; repeatable")
     parser.add_argument("--list", action="store_true", help="list all presets and exit")
     return parser
@@ -109,48 +112,55 @@ def read(
         parser: of the command.
         arguments: the command line.
         kinds: options whose value may be a preset's name.
-        defaults: by kind, the name of a preset or a configuration node, for kinds that the command line does not choose
-            itself. A choice replaces its default whole: jsonargparse would carry over arguments of the same name.
+        defaults: by kind, the name of a preset or a configuration node, for kinds that nobody else chooses.
 
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
-    configs, rest = expand(arguments, kinds)
-    chosen = _chosen(configs, rest)
-    early = []
+    presets_chosen, rest = expand(arguments, kinds)
+    files, rest = _config_files(rest)
+    nodes = [presets.read_yaml(path, "--config") for path in files]
+    chosen = {option[2:].partition("=")[0] for option in rest if option.startswith("--") and "." not in option}
+    chosen |= presets_chosen.keys()
+    configs: list[dict[str, Any]] = []
     for kind, default in defaults.items():
-        if kind not in chosen:
-            # jsonargparse takes a configuration as text in place of a path.
-            named = presets.find(kind, default) if isinstance(default, str) else yaml.safe_dump({kind: default})
-            early.append(f"--config={named}")
+        if kind not in chosen and not any(kind in node for node in nodes):
+            configs.append(presets.read(kind, default) if isinstance(default, str) else {kind: default})
+    configs += [{key: value for key, value in node.items() if key not in presets_chosen} for node in nodes]
+    configs += [presets.read_yaml(path, f"--{kind}") for kind, path in presets_chosen.items()]
     try:
-        found: Namespace = parser.parse_args([*early, *(f"--config={path}" for path in configs), *rest])
+        # jsonargparse takes a configuration as text in place of a path.
+        found: Namespace = parser.parse_args([*(f"--config={yaml.safe_dump(config)}" for config in configs), *rest])
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(short(str(error), parser)) from error
     return found
 
 
-def _chosen(configs: Sequence[str], rest: Sequence[str]) -> set[str]:
-    """The top-level options that presets, ``--config`` files or class paths on the command line choose."""
-    files, chosen = list(configs), set()
-    for position, argument in enumerate(rest):
+def _config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Take the ``--config`` files out of a command line; text in place of a path stays."""
+    files, rest = [], []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
         option, has_value, value = argument.partition("=")
-        if option == "--config":
-            files += [value] if has_value else rest[position + 1 : position + 2]
-        elif option.startswith("--") and "." not in option:
-            chosen.add(option.removeprefix("--"))
-    for file in files:
-        if Path(file).is_file():
-            chosen |= set(presets.read_yaml(Path(file), "--config"))
-    return chosen
+        if option != "--config":
+            rest.append(argument)
+            continue
+        if not has_value:
+            if not waiting:
+                raise UserError("--config: give a YAML file")
+            value = waiting.pop(0)
+        files.append(Path(value))
+    return files, rest
 
 
-def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take the presets out of a command line: their files, and what is left of the line.
+def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """Take the presets out of a command line: their files by kind, and what is left of the line.
 
     A value with a dot that is no YAML file is a class path and stays as it is.
     """
-    configs, rest = [], []
+    found: dict[str, Path] = {}
+    rest = []
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
@@ -166,8 +176,8 @@ def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[list[str], l
         if re.fullmatch(r"\w+(\.\w+)+", value) and not value.endswith((".yaml", ".yml")):
             rest.append(f"{option}={value}")
         else:
-            configs.append(str(presets.find(kind, value)))
-    return configs, rest
+            found[kind] = presets.find(kind, value)
+    return found, rest
 
 
 def short(message: str, parser: ArgumentParser | None = None) -> str:

@@ -25,7 +25,7 @@ from robusttrain.commands.f_b import provide_f_b
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.errors import OptionError, UserError, at_least, under, within
-from robusttrain.evaluation import check_classes, writable
+from robusttrain.evaluation import Engine, check_classes, writable
 from robusttrain.training import RobustTraining
 
 KINDS = ("data", "model", "defense", "training")
@@ -98,7 +98,11 @@ def run(arguments: list[str]) -> None:
         logger=TensorBoardLogger(config.logs, name=name, version=version, default_hp_metric=False),
         callbacks=[*watching, *keepers(config, folder), Dashboard(flat(recipe))],
     )
-    build_training(model, defense, settings, config.seed, facts.num_classes)  # finds mistakes before f_b is trained
+    # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not fit it.
+    first_look = build_training(model, defense, settings, config.seed, facts.num_classes)
+    for watch in watching:
+        if isinstance(watch, RobustAccuracy):
+            Engine(first_look.model, watch.scenarios)
     if defense is not None:
         provide_f_b(defense, data, config.f_b_training, checkpoints / "f_b", plain(config.trainer), config.seed)
     training = build_training(model, defense, settings, config.seed, facts.num_classes)

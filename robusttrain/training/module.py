@@ -135,8 +135,8 @@ class RobustTraining(pl.LightningModule):
 
     def _refuse_broken_weights(self) -> None:
         """Stop before a checkpoint of weights that are not finite could replace a good one."""
-        for name, parameter in self.model.named_parameters():
-            if not parameter.isfinite().all():
+        for name, values in (*self.model.named_parameters(), *self.model.named_buffers()):
+            if not values.isfinite().all():
                 raise UserError(
                     f"training: {name} became NaN or infinite in epoch {self.current_epoch}; the checkpoints of the "
                     "epochs before are kept: lower --training.learning_rate and resume or restart"

@@ -1,0 +1,42 @@
+"""How many images get another verdict in another run of the same evaluation?
+
+    python -m benchmarks.same_verdicts RUN RUN... --output same.json
+
+Each RUN is an output folder of ``evaluate.py --save_verdicts true``; all are compared with the first one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.timing import write
+from robusttrain.errors import UserError
+from robusttrain.weights import read_tensors
+
+
+def main() -> None:
+    """Parse, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="output folders; the first one is the reference")
+    parser.add_argument("--output", default="results/benchmarks/same_verdicts.json")
+    arguments = parser.parse_args()
+    first, *others = (read_tensors(Path(run) / "verdicts.safetensors") for run in arguments.runs)
+    compared = {}
+    for run, other in zip(arguments.runs[1:], others, strict=True):
+        if not first["index"].equal(other["index"]):
+            raise UserError(f"{run} holds other images than {arguments.runs[0]}")
+        compared[run] = {
+            name.removesuffix("/score"): {
+                "images_with_another_verdict": int((values != other[name]).any(dim=1).sum()),
+                "verdicts_that_differ": int((values != other[name]).sum()),
+                "verdicts": values.numel(),
+            }
+            for name, values in first.items()
+            if name.endswith("/score")
+        }
+    write({"reference": arguments.runs[0], "images": len(first["index"]), "differences": compared}, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
