@@ -2,8 +2,8 @@
 
 A preset is a partial configuration. What is in force: defaults, then ``--config`` files, then presets, then single
 values; so ``--defense.radius 0.1`` overrides a value of ``--defense advtransform`` wherever it stands on the line. A
-preset replaces whole what a file or a default says of the same part: jsonargparse would carry over arguments of the same
-name.
+preset replaces whole what a file or a default says of the same part: jsonargparse would carry over arguments of the
+same name.
 """
 
 from __future__ import annotations
