@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -32,8 +33,15 @@ from robusttrain.build import build, resolve
 from robusttrain.errors import OptionError, UserError, at_least, under
 from robusttrain.evaluation import Scenario
 
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of several."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 #: Messages and tables; files and pipes get the width that tables need.
-console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
+#: The first of several processes speaks for all.
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 140, quiet=not first_process())
 
 #: Trainer options that this framework sets itself.
 OWN_TRAINER_OPTIONS = {"logger", "callbacks", "use_distributed_sampler", "enable_checkpointing", "inference_mode"}

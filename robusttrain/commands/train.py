@@ -20,7 +20,17 @@ from torch import nn
 from robusttrain.build import build, build_defended, fit_to_data
 from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
 from robusttrain.checkpoints import read_recipe, recipe_of
-from robusttrain.cli import add_trainer, console, listed, new_parser, plain, read, scenarios, trainer_from
+from robusttrain.cli import (
+    add_trainer,
+    console,
+    first_process,
+    listed,
+    new_parser,
+    plain,
+    read,
+    scenarios,
+    trainer_from,
+)
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
@@ -92,7 +102,7 @@ def run(arguments: list[str]) -> None:
         recipe["run"]["max_epochs"] = config.trainer.max_epochs  # the schedule depends on it
     resume = resumed(config.ckpt_path, checkpoints / name, recipe)
     version = resume.parent.name if resume else next_version(checkpoints / name)
-    folder = writable(checkpoints / name / version, "--checkpoints")
+    folder = checkpoints / name / version
     trainer = trainer_from(
         plain(config.trainer),
         logger=TensorBoardLogger(config.logs, name=name, version=version, default_hp_metric=False),
@@ -114,6 +124,8 @@ def run(arguments: list[str]) -> None:
         check_classes(training.model, data.validation_images(1).images, facts.num_classes)
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
     console.print(f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True)
+    if first_process():  # the others save where the first one does: Lightning tells them
+        writable(folder, "--checkpoints")
     trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
     told = {key: f"{float(value):.3f}" for key, value in trainer.callback_metrics.items() if "/" in key}
     console.print(f"done: {told}", soft_wrap=True)
