@@ -1,9 +1,17 @@
 """Models with known answers, and images to run them on."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from robusttrain.cli import main
+from robusttrain.commands import evaluate, train
 from robusttrain.rng import Rng
 
 
@@ -128,3 +136,71 @@ def counting():
 @pytest.fixture
 def convnet():
     return make_convnet
+
+
+# The command line: as a process of its own, and in this process (a few seconds cheaper).
+
+# Networks this small gain nothing from threads, and lose much where the cores are busy.
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "tests" / "conf"
+COMMANDS = {"train.py": train.run, "evaluate.py": evaluate.run}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Runs ``python SCRIPT ...`` from the repository's root: (code, out, err)."""
+
+    def run(script, *arguments, timeout=600):
+        done = subprocess.run(
+            [sys.executable, script, *map(str, arguments)],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start_script():
+    """Starts ``python SCRIPT ...`` from the repository's root and leaves it running; the caller ends it."""
+
+    def start(script, *arguments):
+        command = [sys.executable, script, *map(str, arguments)]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **silent)
+
+    return start
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs what ``python SCRIPT ...`` runs, in this process: (code, out, err)."""
+    monkeypatch.chdir(ROOT)
+
+    def run(script, *arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main(COMMANDS[script])
+        found = capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code, out=found.out, err=found.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(run_script, tmp_path_factory):
+    """One run of train.py, digits behind the adversarial transformation: folder, best and last checkpoint, output."""
+    folder = tmp_path_factory.mktemp("trained")
+    places = ["--checkpoints", folder / "checkpoints", "--logs", folder / "logs"]
+    done = run_script("train.py", "--config", CONF / "advtransform.yaml", *places)
+    assert done.code == 0, done.err
+    (best,) = (folder / "checkpoints").rglob("best.ckpt")
+    return SimpleNamespace(folder=folder, best=best, last=best.with_name("last.ckpt"), out=done.out, err=done.err)

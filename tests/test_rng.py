@@ -61,7 +61,7 @@ def test_fold_is_two_rounds_of_mixing(tag):
 def test_keys_of_images_depend_on_seed_and_index_alone():
     indices = torch.tensor([0, 5, 10**6])
     keys = Rng.for_images(7, indices).keys
-    assert keys.tolist() == [signed(folded(mix(index * GAMMA % WORD), 7)) for index in indices.tolist()]
+    assert keys.tolist() == [signed(folded(mix((index + 1) * GAMMA % WORD), 7)) for index in indices.tolist()]
     assert indices.tolist() == [0, 5, 10**6]  # not mixed in place
     assert not set(keys.tolist()) & set(Rng.for_images(8, indices).keys.tolist())
 

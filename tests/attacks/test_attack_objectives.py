@@ -1,0 +1,177 @@
+"""Objectives: values by hand, what they are blind to, and what targeted ones aim at."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from robusttrain.attacks import (
+    DLR,
+    AwayFromPrediction,
+    CrossEntropy,
+    KLDivergence,
+    Margin,
+    TargetedCrossEntropy,
+    TargetedDLR,
+    TargetedMargin,
+)
+from robusttrain.attacks.objectives import choose_targets
+from robusttrain.rng import Rng
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+LOG_SUM = math.log(math.exp(2) + math.exp(1) + 1 + math.exp(-1))
+SOFTMAX = [math.exp(value - LOG_SUM) for value in (2, 1, 0, -1)]
+
+
+def several(count: int = 50, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(count, 5, generator=rng), torch.randint(5, (count,), generator=rng)
+
+
+class Fixed(nn.Module):
+    """Answers with the same logits whatever the images are."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images):
+        return self.logits
+
+
+@pytest.mark.parametrize(
+    ("objective", "goal", "value"),
+    [
+        (CrossEntropy(), 0, LOG_SUM - 2),
+        (CrossEntropy(), 3, LOG_SUM + 1),
+        (AwayFromPrediction(), 1, LOG_SUM - 1),
+        (Margin(), 0, 1 - 2),
+        (Margin(), 2, 2 - 0),
+        (DLR(), 0, (1 - 2) / (2 - 0)),
+        (DLR(), 3, (2 + 1) / (2 - 0)),
+        (TargetedCrossEntropy(), 3, -1 - LOG_SUM),
+        (TargetedMargin(), 3, -1 - 2),
+        (TargetedMargin(), 0, 2 - 1),
+        (TargetedDLR(), [0, 1], (1 - 2) / (2 - (0 - 1) / 2)),
+        (TargetedDLR(), [2, 0], (2 - 0) / (2 - (0 - 1) / 2)),
+        (KLDivergence(), SOFTMAX, 0.0),
+        (KLDivergence(), [1.0, 0.0, 0.0, 0.0], LOG_SUM - 2),
+        (KLDivergence(), [0.25] * 4, sum(0.25 * (math.log(0.25) - math.log(p)) for p in SOFTMAX)),
+    ],
+)
+def test_values_by_hand(objective, goal, value):
+    result = objective(LOGITS, torch.tensor([goal]))
+    torch.testing.assert_close(result, torch.tensor([value], dtype=torch.float32), rtol=1e-5, atol=1e-6)
+
+
+OBJECTIVES = [
+    CrossEntropy(),
+    Margin(),
+    DLR(),
+    AwayFromPrediction(),
+    KLDivergence(),
+    TargetedCrossEntropy(),
+    TargetedMargin(),
+    TargetedDLR(),
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
+def test_one_number_per_image_that_the_other_images_do_not_change(objective, streams):
+    logits, labels = several(6)
+    goal = objective.aim(Fixed(logits), torch.zeros(6, 1, 1, 1), labels, streams(6))
+    assert len(goal) == 6
+    moved = logits + several(6, seed=1)[0]
+    values = objective(moved, goal)
+    assert values.shape == (6,)
+    one_by_one = torch.cat([objective(moved[n : n + 1], goal[n : n + 1]) for n in range(6)])
+    torch.testing.assert_close(values, one_by_one, rtol=1e-6, atol=1e-6)
+    weights = torch.autograd.functional.jacobian(lambda z: objective(z, goal), moved)
+    assert not (weights.abs().sum(dim=2) * (1 - torch.eye(6))).any()
+
+
+@pytest.mark.parametrize("objective", [DLR(), TargetedDLR()], ids=["DLR", "TargetedDLR"])
+def test_dlr_is_blind_to_scale_and_shift(objective):
+    logits, labels = several()
+    goal = labels if isinstance(objective, DLR) else torch.stack([labels, (labels + 1) % 5], dim=1)
+    changed = 7.5 * logits + torch.linspace(-4, 4, 50)[:, None]
+    torch.testing.assert_close(objective(changed, goal), objective(logits, goal), rtol=1e-4, atol=1e-5)
+
+
+def test_dlr_is_finite_where_all_logits_are_equal():
+    assert DLR()(torch.zeros(1, 4), torch.tensor([0])).tolist() == [0]
+    assert TargetedDLR()(torch.zeros(1, 4), torch.tensor([[0, 1]])).tolist() == [0]
+
+
+@pytest.mark.parametrize("objective", [Margin(), DLR()], ids=["Margin", "DLR"])
+def test_sign_says_misclassified(objective):
+    logits, labels = several()
+    wrong = logits.argmax(1) != labels
+    assert 0 < wrong.sum() < 50
+    assert torch.equal(objective(logits, labels) > 0, wrong)
+
+
+def test_targeted_margin_is_positive_at_the_target():
+    logits, labels = several()
+    assert torch.equal(TargetedMargin()(logits, labels) > 0, logits.argmax(1) == labels)
+
+
+def test_kl_is_zero_at_the_clean_image_and_positive_elsewhere(streams):
+    logits, labels = several()
+    objective = KLDivergence()
+    goal = objective.aim(Fixed(logits), torch.zeros(50, 1, 1, 1), labels, streams(50))
+    assert objective(logits, goal).abs().max() < 1e-6
+    assert (objective(logits + several(seed=1)[0], goal) > 1e-4).all()
+
+
+def test_away_from_prediction_needs_no_labels(streams):
+    logits, labels = several()
+    goal = AwayFromPrediction().aim(Fixed(logits), torch.zeros(50, 1, 1, 1), labels, streams(50))
+    assert torch.equal(goal, logits.argmax(1))
+
+
+def test_untargeted_objectives_aim_at_the_labels_and_do_not_ask(streams):
+    labels = several()[1]
+    for objective in (CrossEntropy(), Margin(), DLR()):
+        assert not objective.asks
+        assert torch.equal(objective.aim(nn.Identity(), torch.zeros(50, 1), labels, streams(50)), labels)
+
+
+@pytest.mark.parametrize("choice", ["least_likely", "second", "random"])
+@pytest.mark.parametrize("objective", [TargetedCrossEntropy, TargetedMargin, TargetedDLR])
+def test_targets_are_those_asked_for_and_never_the_true_class(objective, choice, streams):
+    logits, labels = several()
+    labels[:10] = logits[:10].argmin(1)  # the true class is the least likely one
+    labels[10:20] = logits[10:20].argmax(1)
+    goal = objective(choice).aim(Fixed(logits), torch.zeros(50, 1, 1, 1), labels, streams(50))
+    if objective is TargetedDLR:
+        assert torch.equal(goal[:, 0], labels)
+        goal = goal[:, 1]
+    assert not (goal == labels).any()
+    ranked = logits.argsort(dim=1).tolist()
+    wrong = [[rank for rank in row if rank != label] for row, label in zip(ranked, labels.tolist(), strict=True)]
+    if choice == "random":
+        assert len(set(goal.tolist())) == 5
+    else:
+        assert goal.tolist() == [row[0 if choice == "least_likely" else -1] for row in wrong]
+
+
+def test_random_targets_are_uniform_among_wrong_classes(streams):
+    labels = torch.full((4000,), 2)
+    goal = choose_targets(torch.zeros(4000, 5), labels, Rng.for_images(0, torch.arange(4000)), "random")
+    counts = torch.bincount(goal, minlength=5)
+    assert counts[2] == 0
+    assert (counts[[0, 1, 3, 4]] - 1000).abs().max() < 5 * 750**0.5
+
+
+def test_without_labels_the_least_likely_class_of_all_is_taken(streams):
+    logits = several()[0]
+    assert torch.equal(choose_targets(logits, None, streams(50), "least_likely"), logits.argmin(1))
+    assert torch.equal(choose_targets(logits, None, streams(50), "second"), logits.topk(2).indices[:, 1])
+    assert not (choose_targets(logits, None, streams(50), "random") == logits.argmax(1)).any()
+
+
+def test_an_unknown_target_is_named(streams):
+    with pytest.raises(ValueError, match=r"^target = 'nearest'"):
+        TargetedMargin("nearest").aim(Fixed(LOGITS), torch.zeros(1, 1, 1, 1), torch.tensor([0]), streams(1))

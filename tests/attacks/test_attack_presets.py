@@ -1,0 +1,194 @@
+"""Attack presets: each builds, says where it is from, holds its paper's figures, and can be overridden."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from robusttrain.attacks import (
+    L2,
+    Average,
+    Backprop,
+    ClassifierOnly,
+    CrossEntropy,
+    Diverse,
+    IdentityBackward,
+    Linf,
+    MomentumSign,
+    Normalized,
+    ProjectedGradient,
+    Sign,
+    Smooth,
+    Target,
+)
+from robusttrain.cli import scenarios, split_attacks
+from robusttrain.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PRESETS = sorted((CONFIGS / "attack").glob("*.yaml"))
+PIXEL = 1 / 255
+
+# Steps, step size (relative to epsilon where marked so), random start, estimator, rule, source.
+FIGURES = {
+    "fgsm": (1, "1.0", False, Backprop(), Sign(), Target()),
+    "pgd": (20, "0.1", True, Backprop(), Sign(), Target()),
+    "pgd-quick": (10, "0.25", True, Backprop(), Sign(), Target()),
+    "ifgsm": (18, PIXEL, False, Backprop(), Sign(), Target()),
+    "mifgsm": (18, PIXEL, False, Backprop(), MomentumSign(1.0), Target()),
+    "difgsm": (18, PIXEL, False, Diverse, Sign(), Target()),
+    "mdifgsm": (18, PIXEL, False, Diverse, MomentumSign(1.0), Target()),
+    "nrigsm": (8, 5 * PIXEL, False, Smooth, Sign(), Target()),
+    "wt": (50, 0.002, False, Backprop(), Sign(), ClassifierOnly()),
+    "bpda-i": (50, 0.002, False, Backprop(), Sign(), IdentityBackward()),
+    "bpda-i-quick": (10, "0.25", False, Backprop(), Sign(), IdentityBackward()),
+    "bpda-eot": (20, 0.004, False, Average(10), Sign(), IdentityBackward()),
+    "bpda-eot-paper": (50, 0.002, False, Average(500), Sign(), IdentityBackward()),
+}
+
+
+def one(name, *overrides, epsilon=None):
+    return scenarios([name], overrides, epsilon)[name]
+
+
+def test_every_preset_has_its_figures_here():
+    assert {path.stem for path in PRESETS} == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_preset_holds_its_papers_figures(name):
+    steps, size, random_start, gradient, rule, source = FIGURES[name]
+    scenario = one(name)
+    attack = scenario.attack
+    assert isinstance(attack, ProjectedGradient)
+    assert (attack.steps, attack.random_start, attack.rule) == (steps, random_start, rule)
+    assert (attack.threat, attack.objective, scenario.source) == (Linf(0.031), CrossEntropy(), source)
+    if isinstance(size, str):
+        assert (attack.relative_step_size, attack.step_size) == (float(size), None)
+    else:
+        assert attack.step_size == pytest.approx(size, rel=1e-12)
+    if gradient is Diverse:
+        assert (attack.gradient.probability, attack.gradient.inner) == (0.5, Backprop())
+        assert attack.gradient.smallest == pytest.approx(299 / 330, abs=1e-5)
+    elif gradient is Smooth:
+        assert (attack.gradient.samples, attack.gradient.inner) == (20, Backprop())
+        assert attack.gradient.sigma == pytest.approx(15 / 255, rel=1e-12)
+    else:
+        assert attack.gradient == gradient
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
+    assert preset.read_text().startswith("# ")
+    overrides = [("steps", "1")] + [("gradient.draws", "2")] * ("eot" in preset.stem)
+    attack = one(preset.stem, *overrides).attack
+    x = images()
+    result = attack(curved(), x, curved()(x).argmax(1), streams())
+    assert 0 < attack.threat.distance(result, x).max() <= 0.031 + 1e-6
+
+
+def test_suites_name_presets_that_exist():
+    for suite in (CONFIGS / "suite").glob("*.yaml"):
+        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= set(FIGURES)
+
+
+def test_an_override_reaches_every_attack_or_the_named_one():
+    both = scenarios(["ifgsm", "bpda-eot"], [("steps", "3")])
+    assert [scenario.attack.steps for scenario in both.values()] == [3, 3]
+    both = scenarios(["ifgsm", "bpda-eot"], [("bpda-eot.steps", "3")])
+    assert [scenario.attack.steps for scenario in both.values()] == [18, 3]
+    both = scenarios(["ifgsm", "bpda-eot"], [("steps", "4"), ("bpda-eot.gradient.draws", "7")])
+    assert [scenario.attack.steps for scenario in both.values()] == [4, 4]
+    assert both["bpda-eot"].attack.gradient == Average(7)
+    assert both["ifgsm"].attack == one("ifgsm", ("steps", "4")).attack
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "read", "expected"),
+    [
+        ("fgsm", [("random_start", "true")], lambda found: found.attack.random_start, True),
+        ("fgsm", [("relative_step_size", "0.5")], lambda found: found.attack.alpha, 0.0155),
+        (
+            "ifgsm",
+            [("step_size", "null"), ("relative_step_size", "1")],
+            lambda found: found.attack.alpha,
+            0.031,
+        ),
+        ("ifgsm", [("threat.epsilon", "0.1")], lambda found: found.attack.threat, Linf(0.1)),
+        ("ifgsm", [("threat.clip", "false")], lambda found: found.attack.threat, Linf(0.031, clip=False)),
+        (
+            "ifgsm",
+            [("threat.class_path", "robusttrain.attacks.L2"), ("rule.class_path", "robusttrain.attacks.Normalized")],
+            lambda found: (found.attack.threat, found.attack.rule),
+            (L2(), Normalized()),
+        ),
+        ("mifgsm", [("rule.decay", "0.5")], lambda found: found.attack.rule, MomentumSign(0.5)),
+        ("nrigsm", [("gradient.sigma", "0.2")], lambda found: found.attack.gradient.sigma, 0.2),
+        (
+            "bpda-eot",
+            [("gradient.inner.class_path", "robusttrain.attacks.Smooth"), ("gradient.inner.samples", "3")],
+            lambda found: found.attack.gradient,
+            Average(10, Smooth(3)),
+        ),
+        (
+            "pgd",
+            [("source.class_path", "robusttrain.attacks.ClassifierOnly")],
+            lambda found: found.source,
+            ClassifierOnly(),
+        ),
+        ("pgd", [("knows", "labels")], lambda found: found.knowledge, "labels"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, list) else None,
+)
+def test_overrides_reach_every_part(name, overrides, read, expected):
+    found = read(one(name, *overrides))
+    assert found == (pytest.approx(expected) if isinstance(expected, float) else expected)
+
+
+def test_epsilon_reaches_every_attack():
+    found = scenarios(list(FIGURES), epsilon=0.1)
+    assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1)}
+    assert found["fgsm"].attack.alpha == pytest.approx(0.1)
+
+
+def test_a_preset_of_another_norm_has_that_norms_own_radius(tmp_path):
+    """The default threat is Linf(0.031): its radius must not become that of an L2 ball."""
+    file = tmp_path / "l2.yaml"
+    threat = "threat: {class_path: robusttrain.attacks.L2}"
+    file.write_text(f"class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {{step_size: 0.1, {threat}}}\n")
+    assert scenarios([str(file)])["l2"].attack.threat == L2()
+
+
+def test_epsilon_reaches_an_attack_that_leaves_its_threat_at_the_default(tmp_path):
+    file = tmp_path / "short.yaml"
+    file.write_text("class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {steps: 3, step_size: 0.01}\n")
+    assert scenarios([str(file)])["short"].attack == ProjectedGradient(3, 0.01)
+    assert scenarios([str(file)])["short"].source == Target()
+    assert scenarios([str(file)], epsilon=0.1)["short"].attack == ProjectedGradient(3, 0.01, threat=Linf(0.1))
+
+
+@pytest.mark.parametrize(
+    ("names", "overrides", "words"),
+    [
+        (["pdg"], [], "did you mean pgd"),
+        (["pgd"], [("step", "3")], "pgd"),
+        (["pgd"], [("steps", "many")], r"--attack\.pgd\.steps"),
+        (["pgd"], [("steps", "-1")], r"--attack\.pgd\.steps = -1: must be at least 0"),
+        (["pgd"], [("threat.epsilon", "-1")], r"--attack\.pgd\.threat\.epsilon = -1"),
+        (["bpda-eot"], [("gradient.draws", "0")], r"--attack\.bpda-eot\.gradient\.draws = 0"),
+        (["ifgsm"], [("relative_step_size", "0.1")], "exactly one of step_size and relative_step_size"),
+        (["pgd"], [("rule.class_path", "robusttrain.attacks.Linf")], "rule"),
+        (["nowhere.yaml"], [], "no such file"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_option(names, overrides, words):
+    with pytest.raises(UserError, match=words) as caught:
+        scenarios(names, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_attacks_and_suites_are_taken_out_of_a_command_line():
+    chosen = ["--attack", "pgd", "--attack.steps=5", "--suite", "bpda", "--attack=fgsm", "--attack", "pgd"]
+    names, overrides, rest = split_attacks(["--seed", "3", *chosen, "--attack.wt.steps", "2"])
+    assert names == ["pgd", "bpda-i", "bpda-eot", "wt", "fgsm"]
+    assert overrides == [("steps", "5"), ("wt.steps", "2")]
+    assert rest == ["--seed", "3"]

@@ -1,0 +1,113 @@
+"""Threats: projections in closed form, random starts, and distances."""
+
+import pytest
+import torch
+
+from robusttrain.attacks import L2, Linf
+from robusttrain.errors import OptionError
+from robusttrain.rng import Rng
+
+THREATS = [Linf(0.1), L2(0.5), Linf(0.1, clip=False), L2(0.5, clip=False)]
+
+
+def anywhere(images, spread: float = 0.5):
+    """Points around the images, some far outside the ball, some inside."""
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    return images + noise * torch.logspace(-3, 0, len(images)).view(-1, 1, 1, 1) * spread
+
+
+def extreme(images):
+    """Images with most pixels at the bounds of the box."""
+    return ((images(8) - 0.5) * 2 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=str)
+def test_projection_ends_in_the_ball_and_the_box_and_is_idempotent(threat, images):
+    x = extreme(images)
+    points = anywhere(x)
+    projected = threat.project(points, x)
+    assert threat.distance(projected, x).max() <= threat.epsilon + 1e-6
+    if threat.norm == "linf" or not threat.clip:  # clipping shortens a Euclidean change
+        assert threat.distance(projected, x).max() > threat.epsilon - 1e-6
+    torch.testing.assert_close(threat.project(projected, x), projected, rtol=0, atol=1e-6)
+    inside = projected.min() >= 0 and projected.max() <= 1
+    assert inside == threat.clip
+    assert torch.equal(x, extreme(images))
+    assert torch.equal(points, anywhere(x))
+
+
+def test_linf_projection_in_closed_form(images):
+    x = images(8)
+    points = anywhere(x)
+    torch.testing.assert_close(Linf(0.1).project(points, x), points.clamp(x - 0.1, x + 0.1), rtol=0, atol=1e-6)
+
+
+def test_l2_projection_in_closed_form(images):
+    x = images(8)
+    points = anywhere(x)
+    expected = points.clone()
+    for number in range(8):
+        change = points[number] - x[number]
+        if change.norm() > 0.5:
+            expected[number] = x[number] + 0.5 * change / change.norm()
+    assert 0 < ((points - x).flatten(1).norm(dim=1) > 0.5).sum() < 8
+    torch.testing.assert_close(L2(0.5, clip=False).project(points, x), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(L2(0.5).project(points, x), expected.clamp(0, 1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("threat", [Linf(0), L2(0)], ids=str)
+def test_a_ball_of_radius_zero_is_the_image(threat, images, streams):
+    x = images(8)
+    assert torch.equal(threat.project(anywhere(x), x), x)
+    assert torch.equal(threat.project(x, x), x)
+    assert torch.equal(threat.random_start(x, streams(8)), x)
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=str)
+def test_random_starts_fill_the_ball(threat, images, streams):
+    x = extreme(images)
+    starts = threat.random_start(x, streams(8))
+    assert threat.distance(starts, x).max() <= threat.epsilon + 1e-6
+    assert (threat.distance(starts, x) > 0.5 * threat.epsilon).all()
+    if threat.clip:
+        assert starts.min() >= 0
+        assert starts.max() <= 1
+    order = torch.tensor([6, 2])
+    assert torch.equal(threat.random_start(x[order], streams(8)[order]), starts[order])
+    assert not torch.equal(threat.random_start(x, streams(8, seed=1)), starts)
+
+
+def test_linf_random_start_is_uniform(images, streams):
+    x = images(8, 3, 32)
+    change = ((Linf(0.1).random_start(x, streams(8)) - x) / 0.1).flatten()
+    assert abs(change.mean()) < 5 * (1 / 3 / len(change)) ** 0.5
+    assert abs(change.var() - 1 / 3) < 5 * (4 / 45 / len(change)) ** 0.5
+
+
+def test_l2_random_start_is_uniform_in_the_ball():
+    """In three dimensions the share of the ball within r is r^3, and directions have no preference."""
+    x = torch.full((4000, 3, 1, 1), 0.5)
+    change = L2(0.4).random_start(x, Rng.for_images(0, torch.arange(4000))) - x
+    share = (change.flatten(1).norm(dim=1) / 0.4) ** 3
+    empirical = (torch.arange(4000) + 0.5) / 4000
+    assert (share.sort().values - empirical).abs().max() < 2 / 4000**0.5  # Kolmogorov and Smirnov
+    directions = change.flatten(1) / change.flatten(1).norm(dim=1, keepdim=True)
+    assert directions.mean(0).abs().max() < 5 * (1 / 3 / 4000) ** 0.5
+
+
+def test_distances_by_hand():
+    x = torch.zeros(2, 1, 2, 2)
+    moved = torch.tensor([[[[0.3, -0.4], [0, 0]]], [[[0, 0], [0, 0.1]]]])
+    torch.testing.assert_close(Linf(1).distance(moved, x), torch.tensor([0.4, 0.1]))
+    torch.testing.assert_close(L2(1).distance(moved, x), torch.tensor([0.5, 0.1]))
+
+
+def test_norms_are_named():
+    assert (Linf().norm, L2().norm) == ("linf", "l2")
+
+
+@pytest.mark.parametrize("threat", [Linf, L2])
+@pytest.mark.parametrize("epsilon", [-0.1, float("nan"), float("inf")])
+def test_impossible_radii_are_named(threat, epsilon):
+    with pytest.raises(OptionError, match=r"^epsilon = "):
+        threat(epsilon)

@@ -1,0 +1,113 @@
+"""Update rules: unit steps, memory, and gradients that must not poison it."""
+
+import pytest
+import torch
+
+from robusttrain.attacks import L2, Margin, MomentumSign, Normalized, ProjectedGradient, Sign
+from robusttrain.errors import OptionError
+
+RULES = [Sign(), MomentumSign(0.0), MomentumSign(1.0), Normalized()]
+
+
+def gradients(count: int = 4, seed: int = 0):
+    return torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def follow(rule, *steps):
+    """The steps that a rule takes along a series of gradients."""
+    state, taken = rule.init(steps[0]), []
+    for gradient in steps:
+        step, state = rule.step(gradient, state)
+        taken.append(step)
+    return taken
+
+
+def test_sign():
+    assert Sign().step(torch.tensor([[[[-2.0, 0.0, 1e-30]]]]), None)[0].tolist() == [[[[-1, 0, 1]]]]
+
+
+def test_momentum_by_hand():
+    one, two = torch.tensor([[[[3.0, -1.0]]]]), torch.tensor([[[[-1.0, 1.0]]]])
+    # m_1 = (0.75, -0.25); m_2 = 0.5 m_1 + (-0.5, 0.5) = (-0.125, 0.375); with decay 1: (0.25, 0.25)
+    assert [step.flatten().tolist() for step in follow(MomentumSign(0.5), one, two)] == [[1, -1], [-1, 1]]
+    assert [step.flatten().tolist() for step in follow(MomentumSign(1.0), one, two)] == [[1, -1], [1, 1]]
+    rule = MomentumSign(1.0)
+    _, state = rule.step(one, rule.init(one))
+    assert state.flatten().tolist() == [0.75, -0.25]
+
+
+def test_momentum_without_decay_is_sign():
+    series = [gradients(seed=seed) for seed in range(4)]
+    for momentum, sign in zip(follow(MomentumSign(0.0), *series), follow(Sign(), *series), strict=True):
+        assert torch.equal(momentum, sign)
+
+
+def test_momentum_does_not_depend_on_the_scale_of_a_gradient():
+    series = [gradients(seed=seed) for seed in range(3)]
+    scaled = [gradient * factor for gradient, factor in zip(series, (1e-6, 1e6, 3.0), strict=True)]
+    for one, other in zip(follow(MomentumSign(1.0), *series), follow(MomentumSign(1.0), *scaled), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("poison", [0.0, float("nan"), float("inf")])
+def test_one_bad_gradient_poisons_no_later_step_and_no_other_image(rule, poison):
+    good = gradients()
+    bad = gradients(seed=1)
+    bad[1] = poison
+    steps = follow(rule, good, bad, good)
+    assert all(step.isfinite().all() for step in steps)
+    expected = follow(rule, good, gradients(seed=1), good)
+    others = torch.tensor([0, 2, 3])
+    for step, plain in zip(steps, expected, strict=True):
+        assert torch.equal(step[others], plain[others])
+    assert torch.equal(steps[2][1], follow(rule, good, good)[1][1])  # image 1 moves on as if it had not happened
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_one_nan_pixel_leaves_a_finite_step(rule):
+    gradient = gradients()
+    gradient[1, 0, 0, 0] = float("nan")
+    step = follow(rule, gradient)[0]
+    assert step.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-3, 1.0, 1e15, 1e25])
+def test_normalized_steps_have_unit_length_whatever_the_gradient(scale):
+    step = follow(Normalized(), gradients() * scale)[0]
+    torch.testing.assert_close(step.flatten(1).norm(dim=1), torch.ones(4), rtol=1e-4, atol=0)
+    cosine = torch.cosine_similarity(step.flatten(1), gradients().flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(4), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_a_zero_gradient_is_no_step(rule):
+    assert not follow(rule, torch.zeros(2, 3, 4, 4))[0].any()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_images_do_not_interact(rule):
+    series = [gradients(seed=seed) for seed in range(3)]
+    alone = follow(rule, *(gradient[2:3] for gradient in series))
+    for whole, one in zip(follow(rule, *series), alone, strict=True):
+        torch.testing.assert_close(whole[2:3], one, rtol=1e-6, atol=0)
+
+
+def test_an_l2_attack_on_a_saturated_model_still_moves_by_its_step_size(linear, images, streams):
+    """The margin's gradient is the weights themselves; tiny ones give the same steps as large ones."""
+    labels, ends = torch.tensor([0, 1, 2, 0]), []
+    for scale in (0.2, 0.2e-24):
+        model = linear(scale=scale)
+        attack = ProjectedGradient(
+            steps=1, step_size=0.05, random_start=False, threat=L2(0.5), objective=Margin(), rule=Normalized()
+        )
+        ends.append(attack(model, images(), labels, streams()))
+    distances = [(end - images()).flatten(1).norm(dim=1) for end in ends]
+    torch.testing.assert_close(distances[0], torch.full((4,), 0.05), rtol=1e-4, atol=0)
+    torch.testing.assert_close(distances[1], distances[0], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("decay", [-0.1, float("nan")])
+def test_impossible_decay_is_named(decay):
+    with pytest.raises(OptionError, match=r"^decay = "):
+        MomentumSign(decay)

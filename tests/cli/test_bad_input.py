@@ -1,0 +1,235 @@
+"""Mistakes on the command line: one line that names the option and the fix, exit code 2, nothing started."""
+
+import os
+import re
+import time
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from robusttrain.models import VGGSmall
+
+
+@pytest.fixture
+def refused(command, monkeypatch, tmp_path):
+    """Runs a command that must be refused; the line."""
+    for method in ("fit", "test"):
+        monkeypatch.setattr(pl.Trainer, method, lambda *rest, **more: pytest.fail("started"))
+
+    def run(script, *arguments):
+        folders = {"train.py": ["--checkpoints", "--logs"], "evaluate.py": ["--checkpoints", "--output"]}[script]
+        given = [argument for argument in arguments if argument in folders]
+        places = [part for name in folders if name not in given for part in (name, tmp_path / name.strip("-"))]
+        done = command(script, *places, *arguments)
+        assert done.code == 2, done.err
+        lines = done.err.splitlines()
+        assert len(lines) == 1, done.err
+        assert lines[0].startswith(f"{script}: error: ")
+        return lines[0]
+
+    return run
+
+
+TRAIN = [
+    # Names.
+    (["--defense", "advtransfrom"], "--defense advtransfrom: .*did you mean advtransform"),
+    (["--training", "trade"], "--training trade: .*did you mean trades"),
+    (["--model", "resnet_smal"], "--model resnet_smal: .*did you mean resnet_small"),
+    (["--data=cifar_10"], "--data cifar_10: .*did you mean cifar10"),
+    (["--defense", "nothing.yaml"], "nothing.yaml: no such file"),
+    (["--config", "nothing.yaml"], "nothing.yaml"),
+    (["--robust.attacks", "pdg"], "--robust.attacks pdg: .*did you mean pgd"),
+    (["--robust.attacks", "[fgsm, pdg]"], "--robust.attacks pdg: .*did you mean pgd"),
+    (["--f_b_training", "f-b", "--defense", "advtransform"], "f-b: .*did you mean f_b"),
+    (["--training.learning_rte", "0.1"], "--training.learning_rte.*did you mean --training.learning_rate"),
+    (["--trainer.max_epohcs", "3"], "--trainer.max_epohcs .*did you mean --trainer.max_epochs"),
+    (["--sed", "3"], "--sed .*did you mean --seed"),
+    (["--monitor", "nonsense"], "--monitor = 'nonsense': .*val/accuracy.*robust/pgd-quick"),
+    (["--monitor", "robust/pgd-quick", "--robust.every", "2"], "--monitor"),
+    (["--model", "no.such.Network"], "no.such.Network"),
+    (["--model", "robusttrain.models.Nothing"], "Nothing"),
+    (["--model", "robusttrain.data.Digits"], "Digits"),
+    # Types.
+    (["--training.learning_rate", "abc"], "--training.learning_rate: .*abc"),
+    (["--trainer.max_epochs", "x"], "--trainer.max_epochs: "),
+    (["--data.batch_size", "1.5"], "data.batch_size"),
+    (["--training.schedule", "lin"], "--training.schedule: .*constant.*one_cycle"),
+    (["--trainer.precision", "foo"], "--trainer.precision: .*bf16-mixed"),
+    (["--trainer.accelerator", "abacus"], "--trainer.*accelerator.*abacus"),
+    (["--trainer.strategy", "luck"], "--trainer.*strategy.*luck"),
+    (["--seed", "x"], "--seed: "),
+    (["--ema", "much"], "--ema: .*much"),
+    (["--model.widths", "[4, x]"], "model.*widths"),
+    (["--defense"], "--defense: give the name of a preset"),
+    # Ranges.
+    (["--defense", "advtransform", "--defense.radius", "-1"], r"defense.radius = -1.0: must be at least 0"),
+    (["--defense", "advtransform", "--defense.steps", "-1"], "defense.steps = -1"),
+    (["--defense", "advtransform", "--training.momentum", "2"], "training.momentum = 2.0"),
+    (["--defense", "advtransform", "--trainer.strategy", "luck"], "luck"),
+    (["--data.batch_size", "0"], "data.batch_size = 0: must be at least 1"),
+    (["--data.validation", "0"], "data.validation = 0"),
+    (["--training.momentum", "2"], "training.momentum = 2.0: must lie between 0 and 1"),
+    (["--training.learning_rate", "0"], "training.learning_rate = 0.0: must be greater than 0"),
+    (["--training.learning_rate", "nan"], "training.learning_rate.* nan"),
+    (["--training.schedule", "piecewise"], "training.milestones = None"),
+    (["--training", "trades", "--training.objective.beta", "-1"], "training.objective.beta = -1.0"),
+    (["--training", "adversarial", "--training.objective.attack.threat.epsilon", "-1"], "threat.epsilon = -1.0"),
+    (["--ema", "2"], "--ema = 2.0"),
+    (["--seed", "-1"], "--seed = -1"),
+    (["--early_stopping", "-1"], "--early_stopping = -1"),
+    (["--robust.images", "0"], "--robust.images = 0"),
+    (["--robust.every", "-1"], "--robust.every = -1"),
+    (["--robust.draws", "0"], "--robust.draws = 0"),
+    (["--robust.epsilon", "-1"], "--robust.epsilon = -1.0"),
+    (["--pictures.every", "0"], "--pictures.every = 0"),
+    (["--pictures.images", "-1"], "--pictures.images = -1"),
+    # What does not fit together.
+    (["--model", "vgg_small", "--data.image_size", "28"], "image_size = 28: must be a multiple of 16"),
+    (["--model.num_classes", "7"], "model.num_classes = 7: the data set has 10"),
+    (["--defense", "randomization", "--model", "vgg_small"], r"cannot take images of \(1, 16, 16\)"),
+    (["--robust.attacks", "[fgsm, tests/conf/far.yaml]"], "different threats.*epsilon"),
+    (["--robust.attacks", "wt"], "attack wt: source ClassifierOnly: the target has no defense"),
+    # Files.
+    (["--ckpt_path", "last"], "--ckpt_path last: no last.ckpt of this run"),
+    (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt: there is no such file"),
+    (["--checkpoints", "pyproject.toml/below"], "--checkpoints pyproject.toml/below: cannot be written to"),
+    (["--logs", "pyproject.toml/below"], "--logs pyproject.toml/below: cannot be written to"),
+    (["--data", "imagefolder", "--data.root", "nowhere"], "nowhere"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), TRAIN, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_train(refused, arguments, said):
+    started = time.monotonic()
+    line = refused("train.py", *arguments)
+    assert re.search(said, line), line
+    assert time.monotonic() - started < 10, "found only after an f_b was trained?"
+
+
+NETWORK = ["--model", "vgg_small"]
+EVALUATE = [
+    ([], "no checkpoint under .*train.py"),
+    (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt: there is no such file"),
+    (["--checkpoint", "x.ckpt", *NETWORK], "--checkpoint and --model exclude each other"),
+    (["--weights", "w.pt"], "--weights: .*--model NAME"),
+    (["--defense", "none"], "--defense: "),
+    (NETWORK, "--weights FILE"),
+    (["--model", "vgg_smal"], "--model vgg_smal: .*did you mean vgg_small"),
+    ([*NETWORK, "--attack", "pdg"], "--attack pdg: .*did you mean pgd"),
+    ([*NETWORK, "--suite", "bdpa"], "--suite bdpa: .*did you mean bpda"),
+    ([*NETWORK, "--attacks", "pgd"], "--attacks .*did you mean --attack"),
+    ([*NETWORK, "--attack"], "--attack: a value is missing"),
+    ([*NETWORK, "--attack.stepz", "3"], "stepz.*did you mean.* steps"),
+    ([*NETWORK, "--attack.steps", "x"], "--attack.pgd.steps: .*x"),
+    ([*NETWORK, "--attack.steps", "[1"], r"--attack.steps \[1"),
+    ([*NETWORK, "--attack.steps", "-1"], "--attack.pgd.steps = -1: must be at least 0"),
+    ([*NETWORK, "--attack.fgsm.steps", "3"], "fgsm"),
+    ([*NETWORK, "--epsilon", "-1"], "--epsilon = -1.0: must be at least 0"),
+    ([*NETWORK, "--epsilon", "inf"], "--epsilon"),
+    ([*NETWORK, "--epsilon", "abc"], "--epsilon: "),
+    ([*NETWORK, "--draws", "0"], "--draws = 0"),
+    ([*NETWORK, "--images", "0"], "images = 0: must be at least 1"),
+    ([*NETWORK, "--data.batch_size", "0"], "data.batch_size = 0"),
+    ([*NETWORK, "--precision", "half"], "--precision half: must be float32 or bfloat16"),
+    ([*NETWORK, "--save_images", "maybe"], "--save_images: .*maybe"),
+    ([*NETWORK, "--output", "pyproject.toml/below"], "--output pyproject.toml/below: cannot be written to"),
+    ([*NETWORK, "--attack", "mdifgsm", "--attack.source.class_path", "robusttrain.attacks.Checkpoint"], "path"),
+    ([*NETWORK, "--attack.rule.class_path", "robusttrain.attacks.Linf"], "rule.*Linf"),
+    ([*NETWORK, "--data.image_size", "28", "--weights", "w"], "image_size = 28: must be a multiple of 16"),
+    ([*NETWORK, "--weights", "nowhere.pt"], "nowhere.pt: there is no such file"),
+    ([*NETWORK, "--weights", "w.pt", "--defense", "advtransform"], "--defense.weights FILE"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), EVALUATE, ids=lambda value: " ".join(value) or "alone" if isinstance(value, list) else ""
+)
+def test_evaluate(refused, arguments, said):
+    line = refused("evaluate.py", *arguments)
+    assert re.search(said, line), line
+
+
+@pytest.mark.parametrize("content", ["a: [1", "- 1", "\x00"])
+@pytest.mark.parametrize("option", ["--config", "--defense", "--training"])
+def test_yaml_that_cannot_be_read(refused, tmp_path, option, content):
+    (tmp_path / "broken.yaml").write_text(content)
+    assert "broken.yaml" in refused("train.py", option, tmp_path / "broken.yaml")
+
+
+def folder_of_images(root, classes, side):
+    for split in ("train", "test"):
+        for number in range(classes):
+            folder = root / split / f"class{number}"
+            folder.mkdir(parents=True)
+            for image in range(4):
+                Image.new("L", (side, side), 20 * image).convert("RGB").save(folder / f"{image}.png")
+    return ["--data", "imagefolder", "--data.root", root]
+
+
+@pytest.mark.parametrize(("classes", "side"), [(3, 16), (10, 32)])
+def test_weights_for_other_data_are_refused(refused, tmp_path, classes, side):
+    torch.save(VGGSmall(10, 3, 16).state_dict(), tmp_path / "w.pt")
+    data = folder_of_images(tmp_path / "images", classes, side)
+    line = refused("evaluate.py", *NETWORK, "--weights", tmp_path / "w.pt", *data)
+    assert "does not fit VGGSmall" in line
+    assert "classifier" in line
+
+
+def test_data_of_another_kind_than_the_checkpoints_are_refused(refused, trained, tmp_path):
+    data = folder_of_images(tmp_path / "images", 3, 16)
+    assert "10 classes" in refused("evaluate.py", "--checkpoint", trained.best, *data)
+
+
+def test_more_images_than_there_are(refused, trained):
+    assert "images = 298: the test split has 297" in refused(
+        "evaluate.py", "--checkpoint", trained.best, "--images", 298
+    )
+
+
+def test_differing_threats_are_refused(refused, trained, tmp_path):
+    line = refused("evaluate.py", "--checkpoint", trained.best, "--attack", "fgsm", "--attack", "pgd",
+                   "--attack.fgsm.threat.epsilon", 0.1)  # fmt: skip
+    assert "--epsilon E" in line
+
+
+def test_hostile_and_broken_checkpoints(refused, trained, tmp_path, monkeypatch):
+    path = tmp_path / "a.ckpt"
+    whole = trained.best.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in refused("evaluate.py", "--checkpoint", path)
+    path.write_bytes(b"")
+    assert "is empty" in refused("evaluate.py", "--checkpoint", path)
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    content = torch.load(trained.best, weights_only=True)
+    torch.save({**content, "evil": Evil()}, path)
+    assert "needs code to load" in refused("evaluate.py", "--checkpoint", path)
+    assert "needs code to load" in refused("train.py", "--ckpt_path", path)
+    (tmp_path / "evil_module.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Net: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for part in ("model", "data", "defense"):
+        recipe = {**content["robusttrain"], part: {"class_path": "evil_module.Net", "init_args": {}}}
+        torch.save({**content, "robusttrain": recipe}, path)
+        assert "--trust evil_module" in refused("evaluate.py", "--checkpoint", path)
+    inner = {"class_path": "evil_module.Net"}
+    for source in ({"class_path": "robusttrain.defenses.Chain", "init_args": {"defenses": [inner]}},):
+        torch.save({**content, "robusttrain": {**content["robusttrain"], "defense": source}}, path)
+        assert "not trusted" in refused("evaluate.py", "--checkpoint", path)
+    assert not (tmp_path / "ran").exists(), "code of the checkpoint was run, or a module that it names was imported"
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_as_processes_of_their_own(run_script, tmp_path, script):
+    wrong = {"train.py": ["--training.momentum", "2"], "evaluate.py": ["--model", "vgg_smal"]}[script]
+    done = run_script(script, *wrong, "--checkpoints", tmp_path)
+    assert done.code == 2
+    assert done.out == ""
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith(f"{script}: error: ")

@@ -1,0 +1,231 @@
+"""evaluate.py on a trained checkpoint: the form of what it writes, and every option changes what it promises."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from robusttrain import Rng, load
+from robusttrain.data import Digits
+from robusttrain.defended import DefendedClassifier
+from robusttrain.evaluation import Engine, verdicts
+from robusttrain.models import VGGSmall
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def evaluate(command, trained, tmp_path):
+    """Evaluates the trained checkpoint on 40 images; results.json, and the folder of all that was written."""
+    numbers = iter(range(100))
+
+    def run(*arguments, images=40, draws=2, attack="bpda-i-quick", checkpoint=None):
+        output = tmp_path / str(next(numbers))
+        common = [] if "--model" in arguments else ["--checkpoint", checkpoint or trained.best]
+        for name, value in (("--images", images), ("--draws", draws), ("--attack", attack)):
+            common += [] if value is None or name in arguments else [name, value]
+        done = command("evaluate.py", *common, *arguments, "--output", output, "--trainer.accelerator", "cpu")
+        assert done.code == 0, done.err
+        done.found, done.output = json.loads((output / "results.json").read_text()), output
+        return done
+
+    return run
+
+
+def without_seconds(found):
+    attacks = {name: {**row, "seconds": 0} for name, row in found["attacks"].items()}
+    return {**found, "attacks": attacks}
+
+
+def test_the_newest_checkpoint_as_a_process(run_script, trained, evaluate, tmp_path):
+    """Also: the same command twice gives the same results."""
+    common = ["--images", 40, "--draws", 2, "--attack", "bpda-i-quick", "--trainer.accelerator", "cpu"]
+    done = run_script(
+        "evaluate.py", "--checkpoints", trained.folder / "checkpoints", *common, "--output", tmp_path / "o"
+    )
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "o" / "results.json").read_text())
+    assert found["target"] == str(trained.best)
+    assert found["data"] == "Digits"
+    assert found["threat"] == {"norm": "linf", "epsilon": 0.031}
+    assert (found["seed"], found["images"], found["draws"], found["audit"]) == (0, 40, 2, [])
+    assert set(found["clean"]) == {"accuracy", "ci95"}
+    assert set(found["worst_case"]) == {"robust_accuracy", "ci95"}
+    row = found["attacks"]["bpda-i-quick"]
+    assert row["gradient_evaluations_per_image"] == 10
+    assert row["largest_perturbation"] == pytest.approx(0.031, abs=1e-6)
+    assert row["knows"] == "classifier, defense"
+    assert 0.1 < row["robust_accuracy"] < found["clean"]["accuracy"] < 1
+    assert "bpda-i-quick: 10 gradient evaluations per image, 40 images: 400 gradient evaluations" in done.err
+    assert "worst case" in done.err + done.out
+    assert without_seconds(evaluate().found) == without_seconds(found)
+
+
+def test_pgd_on_all_images_is_the_default(evaluate):
+    found = evaluate("--attack.steps", 1, images=None, attack=None, draws=1).found
+    assert (list(found["attacks"]), found["images"]) == (["pgd"], 297)
+
+
+def test_epsilon(evaluate):
+    rows = []
+    for epsilon in (0, 0.031, 0.5):
+        found = evaluate("--epsilon", epsilon).found
+        assert found["threat"]["epsilon"] == epsilon
+        rows.append(found["attacks"]["bpda-i-quick"])
+        assert rows[-1]["largest_perturbation"] == pytest.approx(epsilon, abs=1e-6)
+    assert rows[0]["robust_accuracy"] == found["clean"]["accuracy"]
+    assert rows[0]["robust_accuracy"] > rows[1]["robust_accuracy"] > rows[2]["robust_accuracy"]
+    assert rows[2]["robust_accuracy"] < 0.15
+
+
+def test_options_of_attacks(evaluate):
+    two = ["--attack", "bpda-i-quick", "--attack", "bpda-eot"]
+    settings = ["--attack.bpda-eot.gradient.init_args.draws", 3]
+
+    def costs(*arguments):
+        attacks = evaluate(*two, *settings, *arguments, images=4).found["attacks"]
+        return [row["gradient_evaluations_per_image"] for row in attacks.values()]
+
+    assert costs() == [10, 20 * 3]
+    assert costs("--attack.steps", 2) == [2, 2 * 3]
+    assert costs("--attack.bpda-eot.steps", 2) == [10, 2 * 3]
+    assert costs("--attack.steps=2", "--attack.bpda-i-quick.steps=1") == [1, 2 * 3]
+    assert costs("--attack.steps", 2, "--attack.threat.class_path", "robusttrain.attacks.L2", "--epsilon", 1) == [2, 6]
+
+
+def test_another_norm(evaluate):
+    arguments = ["--attack.threat.class_path", "robusttrain.attacks.L2", "--attack.threat.epsilon", 0.5]
+    found = evaluate(*arguments, "--attack.rule.class_path", "robusttrain.attacks.Normalized").found
+    assert found["threat"] == {"norm": "l2", "epsilon": 0.5}
+    assert found["attacks"]["bpda-i-quick"]["largest_perturbation"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_suites_and_attacks_together(evaluate, tmp_path):
+    (tmp_path / "mine.yaml").write_text("attacks: [wt, bpda-i]\n")
+    arguments = ["--attack", "bpda-i", "--suite", tmp_path / "mine.yaml", "--attack.steps", 1]
+    found = evaluate(*arguments, images=6, attack=None).found
+    assert list(found["attacks"]) == ["bpda-i", "wt"]
+    assert {row["knows"] for row in found["attacks"].values()} == {"classifier, defense", "classifier"}
+    # Without randomness an image's worst attack is the worst for its score too.
+    found = evaluate(*arguments, "--defense.radius", 0, attack=None).found
+    worst = found["worst_case"]["robust_accuracy"]
+    assert worst <= min(row["robust_accuracy"] for row in found["attacks"].values())
+    assert list(evaluate("--suite", "bpda", "--attack.steps", 0, images=2, attack=None).found["attacks"]) == [
+        "bpda-i",
+        "bpda-eot",
+        "wt",
+    ]
+
+
+def test_draws_images_and_seed_are_those_of_the_verdicts(evaluate):
+    def kept(*arguments, **options):
+        return load_file(
+            evaluate("--save_verdicts", "true", "--attack.steps", 1, *arguments, **options).output
+            / "verdicts.safetensors"
+        )
+
+    first = kept()
+    assert first["clean/score"].shape == first["bpda-i-quick/select"].shape == (40, 2)
+    assert kept(draws=5)["clean/score"].shape == (40, 5)
+    fewer, other = kept(images=10), kept("--seed", 1)
+    assert set(fewer["index"].tolist()) < set(first["index"].tolist())
+    assert set(other["index"].tolist()) != set(first["index"].tolist())
+    common = torch.isin(first["index"], fewer["index"])
+    for name, values in fewer.items():
+        if not name.endswith("distance"):
+            assert torch.equal(values, first[name][common]), name
+    data = Digits()
+    data.setup("test")
+    assert torch.equal(data._test.labels[first["index"]], first["label"])
+
+
+def test_options_of_the_defense(evaluate):
+    usual, bare = evaluate().found, evaluate("--defense.radius", 0.0).found
+    assert (usual["random"], bare["random"], bare["draws"]) == (True, False, 1)
+    far = evaluate("--defense.radius", 0.6).found
+    assert far["clean"]["accuracy"] < usual["clean"]["accuracy"]
+    assert evaluate("--defense.steps", 0).found["clean"] != usual["clean"]
+
+
+@pytest.mark.parametrize("size", [7, 64])
+def test_batch_size(evaluate, monkeypatch, size):
+    sizes = []
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda self, *batch: sizes.append(len(batch[0])) or run(self, *batch))
+    evaluate("--data.batch_size", size, "--attack.steps", 0)
+    assert sum(sizes) == 40
+    assert max(sizes) == min(size, 40)
+
+
+def test_precision(evaluate):
+    assert evaluate("--precision", "bfloat16").found["precision"] == "bfloat16"
+    assert evaluate().found["precision"] == "float32"
+
+
+def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
+    done = evaluate("--save_images", "true", "--save_verdicts", "true", "--attack", "wt", "--attack.steps", 5)
+    kept, judged = (load_file(done.output / name) for name in ("wt.safetensors", "verdicts.safetensors"))
+    data = Digits()
+    data.setup("test")
+    clean = data._test.images[kept["index"]].float() / 255
+    change = (kept["images"] - clean).abs().amax((1, 2, 3))
+    assert (change <= 0.031 + 1e-6).all()
+    assert (change > 0.005).all()
+    assert (kept["images"].min(), kept["images"].max()) >= (0, 0)
+    assert kept["images"].max() <= 1
+    torch.testing.assert_close(change, judged["wt/distance"])
+    again = verdicts(
+        load(trained.best), kept["images"], kept["label"], Rng.for_images(0, kept["index"]).fold("score"), 2
+    )
+    assert torch.equal(again, judged["wt/score"])
+    assert sorted(path.name for path in evaluate().output.iterdir()) == ["results.json"]
+
+
+@pytest.mark.parametrize("source", ["source.class_path", "bpda-i-quick.source.class_path"])
+def test_transfer_from_another_checkpoint(evaluate, trained, source):
+    arguments = [f"--attack.{source}", "robusttrain.attacks.Checkpoint", "--attack.source.path", trained.last]
+    found = evaluate(*arguments).found
+    transfer = found["attacks"]["bpda-i-quick"]
+    assert transfer["knows"] == "another model, labels"
+    assert transfer["gradient_evaluations_per_image"] == 10
+    assert transfer["robust_accuracy"] != evaluate().found["attacks"]["bpda-i-quick"]["robust_accuracy"]
+
+
+def test_a_model_that_was_not_trained_here(evaluate, tmp_path):
+    torch.manual_seed(0)
+    network = VGGSmall(num_classes=10, in_channels=1, image_size=16).eval()
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "w.pt")
+    model = ["--model", "vgg_small", "--weights", tmp_path / "w.pt", "--defense", "none", "--data", "digits"]
+    done = evaluate(*model, "--save_verdicts", "true", attack="fgsm")
+    assert done.found["target"] == f"VGGSmall {tmp_path / 'w.pt'}"
+    assert done.found["random"] is False
+    kept = load_file(done.output / "verdicts.safetensors")
+    data = Digits()
+    data.setup("test")
+    expected = network(data._test.images[kept["index"]].float() / 255).argmax(1) == kept["label"]
+    assert torch.equal(kept["clean/score"][:, 0], expected)
+
+    behind = evaluate(
+        *model[:4], "--defense", "randomization", "--defense.low", 14, "--defense.canvas", 16, attack="wt"
+    )
+    assert behind.found["random"] is True
+
+
+def test_a_network_of_the_users_own_needs_trust(evaluate, command, tmp_path, monkeypatch):
+    (tmp_path / "my_network.py").write_text(
+        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, num_classes=10):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(256, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = {"class_path": "my_network.Net", "init_args": {"num_classes": 10}}
+    recipe = {"format": 1, "model": model, "defense": None, "data": {"class_path": "robusttrain.data.Digits"}}
+    state = DefendedClassifier(None, nn.Sequential(nn.Flatten(), nn.Linear(256, 10))).state_dict()
+    state = {f"model.{name}": value for name, value in state.items()}
+    torch.save({"robusttrain": recipe, "state_dict": state}, tmp_path / "mine.ckpt")
+    refused = command("evaluate.py", "--checkpoint", tmp_path / "mine.ckpt", "--output", tmp_path / "o")
+    assert refused.code == 2
+    assert "--trust my_network" in refused.err
+    found = evaluate("--trust", "my_network", checkpoint=tmp_path / "mine.ckpt", attack="fgsm").found
+    assert found["images"] == 40

@@ -1,0 +1,90 @@
+"""An f_b that was trained is taken again for the same task, and for no other."""
+
+import pytest
+from PIL import Image
+
+from robusttrain.commands import f_b
+from robusttrain.data import Digits, ImageFolder
+from robusttrain.errors import UserError
+
+MODEL = {"class_path": "robusttrain.models.VGGSmall", "init_args": {"in_channels": 1, "image_size": 16}}
+
+
+def transform(**arguments):
+    return {"class_path": "robusttrain.defenses.AdversarialTransform", "init_args": {"model": MODEL, **arguments}}
+
+
+@pytest.fixture
+def provide(monkeypatch, tmp_path):
+    """Fills in weights; how many f_b were trained until now."""
+    trained = []
+
+    def train(model, data, config, trainer, seed, path):
+        trained.append(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    monkeypatch.setattr(f_b, "_train", train)
+
+    def run(defense, data, preset="f_b", seed=0, **options):
+        f_b.provide_f_b(defense, data, preset, tmp_path / "f_b", {}, seed, **options)
+        return len(trained)
+
+    return run
+
+
+def folder_of_images(root):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(root / split / name / "0.png")
+    return ImageFolder(str(root))
+
+
+def test_the_same_task_takes_the_same_f_b(provide):
+    first, second = transform(radius=0.1), transform(radius=0.3, steps=2)
+    assert provide(first, Digits()) == 1
+    assert provide(second, Digits(batch_size=64)) in (1, 2)
+    again = transform(radius=0.1)
+    before = provide(again, Digits())
+    assert provide(transform(), Digits()) == before
+    assert first["init_args"]["weights"] == again["init_args"]["weights"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda provide: provide(transform(), Digits(), seed=1),
+        lambda provide: provide(transform(), Digits(), preset="f_b-paper"),
+        lambda provide: provide(transform(), Digits(seed=1)),
+        lambda provide: provide(transform(), Digits(validation=0.2)),
+        lambda provide: provide(transform(), Digits(image_size=32)),
+    ],
+)
+def test_another_task_trains_another_f_b(provide, other):
+    assert provide(transform(), Digits()) == 1
+    assert other(provide) == 2
+
+
+def test_other_images_train_another_f_b(provide, tmp_path):
+    assert provide(transform(), folder_of_images(tmp_path / "one")) == 1
+    assert provide(transform(), folder_of_images(tmp_path / "two")) == 2
+    assert provide(transform(), ImageFolder(str(tmp_path / "two"))) == 2
+
+
+def test_every_transformation_of_a_chain_is_provided_for_and_given_weights_are_left_alone(provide):
+    mine = transform(weights="mine.safetensors")
+    chain = {"class_path": "robusttrain.defenses.Chain", "init_args": {"defenses": [transform(), mine, transform()]}}
+    assert provide(chain, Digits()) == 1
+    first, second, third = (defense["init_args"]["weights"] for defense in chain["init_args"]["defenses"])
+    assert second == "mine.safetensors"
+    assert first == third != second
+
+
+def test_an_evaluation_trains_none(provide):
+    with pytest.raises(UserError, match="--defense.weights FILE"):
+        provide(transform(), Digits(), train=False)
+    provide(transform(), Digits())
+    defense = transform()
+    assert provide(defense, Digits(), train=False) == 1
+    assert defense["init_args"]["weights"]

@@ -1,0 +1,133 @@
+"""A run that is killed and resumed ends with the same weights, bit for bit, as the run left alone."""
+
+import signal
+import time
+
+import pytest
+import torch
+
+from robusttrain.training import RobustTraining
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def places(folder):
+    return ["--checkpoints", folder / "checkpoints", "--logs", folder / "logs"]
+
+
+def last(folder):
+    (path,) = (folder / "checkpoints").glob("*/version_0/last.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one, other, where=""):
+    """Equal to the last bit, whatever is nested in what."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}[{number}]")
+    else:
+        assert one == other, where
+
+
+PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+
+
+def test_killed_and_resumed(start_script, command, tmp_path):
+    options = ["--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 8, "--trainer.limit_train_batches", 6]
+    process = start_script("train.py", *options, *places(tmp_path / "killed"))
+    try:
+        folder = tmp_path / "killed" / "checkpoints"
+        deadline = time.monotonic() + 600
+        while not list(folder.glob("*/version_0/last.ckpt")):
+            assert process.poll() is None, "the run ended before it kept anything"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert last(tmp_path / "killed")["epoch"] < 7, "the run had ended before it was killed"
+
+    for name, more in (("killed", ["--ckpt_path", "last"]), ("alone", [])):
+        done = command("train.py", *options, *places(tmp_path / name), *more)
+        assert done.code == 0, done.err
+    killed, alone = last(tmp_path / "killed"), last(tmp_path / "alone")
+    for part in (*PARTS, "current_model_state", "averaging_state"):
+        assert_same(killed[part], alone[part], part)
+    assert not (folder / "digits-cifarresnet" / "version_1").exists(), "a resumed run goes on in its own folder"
+
+
+class PowerCut(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("conf", ["dropout", "adversarial_through_g"])
+def test_cut_off_in_the_middle_of_an_epoch_and_resumed(command, monkeypatch, tmp_path, conf):
+    options = ["--config", f"tests/conf/{conf}.yaml", "--trainer.max_epochs", 3]
+    whole = command("train.py", *options, *places(tmp_path / "alone"))
+    assert whole.code == 0, whole.err
+
+    step = RobustTraining.training_step
+
+    def cut(module, batch, batch_idx):
+        if (module.current_epoch, batch_idx) == (1, 1):
+            raise PowerCut
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustTraining, "training_step", cut)
+        with pytest.raises(PowerCut):
+            command("train.py", *options, *places(tmp_path / "cut"))
+    assert last(tmp_path / "cut")["epoch"] == 0
+    resumed = command("train.py", *options, *places(tmp_path / "cut"), "--ckpt_path", "last")
+    assert resumed.code == 0, resumed.err
+    for part in PARTS:
+        assert_same(last(tmp_path / "cut")[part], last(tmp_path / "alone")[part], part)
+
+
+@pytest.fixture(scope="module")
+def finished(run_script, tmp_path_factory):
+    """A run of one epoch."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = run_script("train.py", "--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 1, *places(folder))
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--training.learning_rate", 0.2], "training.learning_rate = 0.1, this one 0.2"),
+        (["--training.objective.beta", 2], "beta = 1.0, this one 2.0"),
+        (["--training.objective.attack.steps", 2], "steps = 1, this one 2"),
+        (["--data.batch_size", 32], "batch_size = 64, this one 32"),
+        (["--model.widths", "[4, 8, 4]"], "widths"),
+        (["--defense", "randomization", "--name", "digits-cifarresnet"], "defense"),
+        (["--seed", 1], "seed = 0, this one 1"),
+        (["--ema", 0.5], "ema = 0.9, this one 0.5"),
+        (["--trainer.max_epochs", 2], "max_epochs = 1, this one 2"),
+    ],
+)
+def test_another_run_is_refused_and_what_differs_is_named(command, finished, arguments, said):
+    options = ["--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 1, "--ckpt_path", "last"]
+    done = command("train.py", *options, *arguments, *places(finished))
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1, done.err
+    assert said in done.err
+
+
+def test_where_data_lie_may_change_and_a_constant_schedule_may_go_on(command, tmp_path):
+    options = ["--config", "tests/conf/trades.yaml", "--training.schedule", "constant", *places(tmp_path)]
+    assert command("train.py", *options, "--trainer.max_epochs", 1).code == 0
+    done = command(
+        "train.py", *options, "--trainer.max_epochs", 2, "--ckpt_path", "last", "--trainer.accelerator", "auto"
+    )
+    assert done.code == 0, done.err
+    assert last(tmp_path)["epoch"] == 1

@@ -1,0 +1,243 @@
+"""train.py from end to end: what a run leaves, and that its options have the effect they promise."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from robusttrain import load
+from robusttrain.callbacks import RobustAccuracy
+from robusttrain.checkpoints import read_recipe
+from robusttrain.cli import read
+from robusttrain.commands.train import DEFAULTS, KINDS, keepers, parser, watchers
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def train(command, tmp_path):
+    """Trains by a YAML of tests/conf; the run and its folder of checkpoints."""
+
+    def run(conf, *arguments, folder=tmp_path, code=0):
+        places = ["--checkpoints", folder / "checkpoints", "--logs", tmp_path / "logs"]
+        done = command("train.py", "--config", f"tests/conf/{conf}.yaml", *places, *arguments)
+        assert done.code == code, done.err
+        kept = re.search(r"into (\S+)$", done.err, re.MULTILINE)
+        done.folder = folder.joinpath(kept[1]) if kept else None
+        return done
+
+    return run
+
+
+def test_a_run_leaves_checkpoints_that_load(trained):
+    assert "training digits-adversarialtransform-cifarresnet" in trained.err
+    assert "done: " in trained.err
+    for path in (trained.best, trained.last):
+        content = torch.load(path, weights_only=True)
+        model = load(path)
+        state = {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        assert model(torch.rand(2, 1, 16, 16)).shape == (2, 10)
+    assert torch.load(trained.last, weights_only=True)["epoch"] == 2
+    assert trained.best.parent.name == "version_0"
+
+
+def test_a_recipe_holds_every_option_that_shaped_the_run(trained):
+    recipe = read_recipe(trained.last)
+    assert (
+        recipe["model"]["init_args"] | {"widths": [8, 16, 16], "num_classes": 10, "in_channels": 1}
+        == recipe["model"]["init_args"]
+    )
+    assert recipe["defense"]["init_args"]["radius"] == 0.1
+    assert recipe["defense"]["init_args"]["weights"] is None, "a checkpoint needs no other file"
+    assert recipe["data"]["init_args"]["batch_size"] == 64
+    assert recipe["training"]["objective"]["init_args"]["label_smoothing"] == 0.1
+
+
+def test_an_f_b_is_trained_once_and_kept(trained, train):
+    (kept,) = (trained.folder / "checkpoints" / "f_b").iterdir()
+    assert f"f_b: none at hand; training one first (tests/conf/f_b.yaml), to be kept as {kept}" in trained.err
+    f_b = load_file(kept)
+    state = torch.load(trained.last, weights_only=True)["state_dict"]
+    assert all(torch.equal(state[f"model.defense.f_b.{name}"], value) for name, value in f_b.items())
+
+    brief = ["--trainer.limit_train_batches", 1, "--trainer.max_epochs", 1, "--robust.every", 0, "--pictures.images", 0]
+    again = train("advtransform", *brief, "--name", "again", folder=trained.folder)
+    assert f"f_b: taking the one trained before, {kept}" in again.err
+    assert "training one first" not in again.err
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    state = torch.load(again.folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(state[f"model.defense.f_b.{name}"], value) for name, value in f_b.items())
+
+
+def test_the_log_of_a_run(trained):
+    (folder,) = (trained.folder / "logs").glob("*/version_0")
+    found = EventAccumulator(str(folder)).Reload()
+    for name in (
+        "train/loss",
+        "train/accuracy",
+        "val/loss",
+        "val/accuracy",
+        "robust/bpda-i-quick",
+        "robust/worst_case",
+    ):
+        assert len(found.Scalars(name)) == 3, name
+    assert len(found.Scalars("final/robust/bpda-i-quick")) == 1
+    assert [event.step for event in found.Images("pictures")] == [21, 63]  # the first epoch and the last
+    rates = [event.value for name in found.Tags()["scalars"] if name.startswith("lr-") for event in found.Scalars(name)]
+    assert max(rates) <= 0.1
+
+
+def test_trades_with_averaged_weights(train):
+    done = train("trades")
+    content = torch.load(done.folder / "last.ckpt", weights_only=True)
+    averaged, own = content["state_dict"], content["current_model_state"]
+    weight = "model.classifier.classifier.weight"
+    assert not torch.equal(averaged[weight], own[weight])
+    assert torch.equal(load(done.folder / "last.ckpt").classifier.classifier.weight, averaged[weight])
+    assert (
+        read_recipe(done.folder / "last.ckpt")["training"]["objective"]["class_path"] == "robusttrain.training.TRADES"
+    )
+    # best is chosen by --monitor.
+    keeper = next(
+        state for name, state in content["callbacks"].items() if "robust/worst_case" in name and "Check" in name
+    )
+    assert keeper["best_model_path"].endswith("best.ckpt")
+
+
+def test_adversarial_training_through_a_random_defense(train):
+    done = train("adversarial_through_g")
+    assert re.search(r"done: .*'robust/bpda-i-quick'.*'robust/wt'.*'robust/worst_case'", done.err)
+    (folder,) = (done.folder.parents[2] / "logs").glob("*/version_0")
+    found = EventAccumulator(str(folder)).Reload()
+    assert len(found.Scalars("robust/wt")) == 1  # every second of two epochs
+    assert len(found.Scalars("val/accuracy")) == 2
+
+
+def test_a_loss_that_is_not_finite(train):
+    done = train("trades", "--training.learning_rate", "1e30", "--ema", 0, code=2)
+    line = done.err.splitlines()[-1]
+    assert re.match(r"train.py: error: training: .*(became|NaN|nan).* epoch 0", line), line
+    assert "Traceback" not in done.err
+    assert list(done.folder.iterdir()) == []
+
+
+def test_runs_do_not_overwrite_each_other_and_one_seed_gives_one_result(train):
+    brief = [
+        "--trainer.max_epochs",
+        1,
+        "--trainer.limit_train_batches",
+        1,
+        "--monitor",
+        "val/loss",
+        "--robust.every",
+        0,
+    ]
+    runs = [train("trades", *brief, "--seed", seed).folder for seed in (0, 0, 1)]
+    assert [folder.name for folder in runs] == ["version_0", "version_1", "version_2"]
+    first, second, other = (load(folder / "last.ckpt").state_dict() for folder in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["classifier.stem.0.weight"], other["classifier.stem.0.weight"])
+
+
+def configured(*arguments):
+    return read(parser(), list(map(str, arguments)), KINDS, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--robust.every", 3], lambda p, r: r.every == 3),
+        (["--robust.images", 17], lambda p, r: r.images == 17),
+        (["--robust.draws", 7], lambda p, r: r.draws == 7),
+        (["--seed", 5], lambda p, r: (r.seed, p.seed) == (5, 5)),
+        (["--robust.attacks", "[fgsm, pgd]"], lambda p, r: list(r.scenarios) == ["fgsm", "pgd"]),
+        (["--robust.attacks", "fgsm"], lambda p, r: (list(r.scenarios), p.name) == (["fgsm"], "fgsm")),
+        (["--robust.epsilon", 0.2], lambda p, r: r.scenarios["pgd-quick"].attack.threat.epsilon == 0.2),
+        (["--pictures.images", 9], lambda p, r: p.images == 9),
+        (["--pictures.every", 8], lambda p, r: p.every == 8),
+    ],
+)  # fmt: skip
+def test_options_reach_the_callbacks(arguments, found):
+    pictures, robust = watchers(configured(*arguments), defended=False)
+    assert isinstance(robust, RobustAccuracy)
+    assert found(pictures, robust)
+
+
+def test_behind_a_defense_the_attack_goes_around_it():
+    _, robust = watchers(configured(), defended=True)
+    assert list(robust.scenarios) == ["bpda-i-quick"]
+    assert len(watchers(configured("--robust.every", 0), defended=True)) == 1
+
+
+def test_what_keeps_weights(tmp_path):
+    options = ["--monitor", "val/loss", "--early_stopping", 4, "--ema", 0.75]
+    _, stopping, _, best, last = keepers(configured(*options), tmp_path)
+    assert (stopping.monitor, stopping.patience, stopping.mode) == ("val/loss", 4, "min")
+    assert (best.monitor, best.mode, last.monitor) == ("val/loss", "min", None)
+    assert len(keepers(configured(), tmp_path)) == 3
+    assert keepers(configured(), tmp_path)[1].mode == "max"
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_help_and_list(command, tmp_path, script):
+    # Also where no checkpoint is at hand.
+    shown = command(script, "--help", "--checkpoints", tmp_path)
+    assert (shown.code, shown.err) == (0, "")
+    assert "--defense" in shown.out
+    listed = command(script, "--list")
+    assert (listed.code, listed.err) == (0, "")
+    for preset in ("advtransform", "bpda-eot-paper", "resnet_small", "digits", "trades", "fast-gradient"):
+        assert preset in listed.out
+
+
+def test_a_printed_configuration_can_be_fed_back(command, tmp_path):
+    arguments = [
+        "--defense",
+        "advtransform",
+        "--defense.radius",
+        0.05,
+        "--training",
+        "trades",
+        "--trainer.max_epochs",
+        3,
+    ]
+    printed = command("train.py", *arguments, "--print_config")
+    assert (printed.code, printed.err) == (0, "")
+    config = yaml.safe_load(printed.out)
+    assert config["defense"]["init_args"]["radius"] == 0.05
+    assert config["trainer"]["max_epochs"] == 3
+    (tmp_path / "all.yaml").write_text(printed.out)
+    again = command("train.py", "--config", tmp_path / "all.yaml", "--print_config")
+    assert again.code == 0, again.err
+    assert yaml.safe_load(again.out) == config
+
+
+def test_a_preset_that_is_chosen_leaves_nothing_of_the_default():
+    config = configured("--training", "adversarial")
+    assert config.training.objective.class_path == "robusttrain.training.Adversarial"
+    assert config.training.nesterov is False  # as in the preset, not as in the default "standard"
+    assert configured("--training.learning_rate", 0.3).training.nesterov is True
+    assert configured("--model", "vgg_small").model.class_path == "robusttrain.models.VGGSmall"
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+def test_a_preset_on_the_command_line_beats_a_configuration_file(tmp_path, file_first):
+    (tmp_path / "all.yaml").write_text(
+        "defense: null\n"
+        "model: {class_path: robusttrain.models.CifarResNet, init_args: {widths: [4, 8]}}\n"
+        "training: {objective: {class_path: robusttrain.training.Standard, init_args: {label_smoothing: 0.5}}}\n"
+        "trainer: {max_epochs: 7}\n"
+    )
+    file = ["--config", tmp_path / "all.yaml"]
+    chosen = ["--defense", "randomization", "--model", "vgg_small", "--training", "adversarial"]
+    config = configured(*(file + chosen if file_first else chosen + file))
+    assert config.defense.class_path == "robusttrain.defenses.RandomResizePad"
+    assert config.model.class_path == "robusttrain.models.VGGSmall"
+    assert config.training.objective.class_path == "robusttrain.training.Adversarial"
+    assert config.training.objective.init_args.label_smoothing == 0
+    assert config.trainer.max_epochs == 7
+    assert configured(*file, "--model.widths", "[4]").model.init_args.widths == [4]

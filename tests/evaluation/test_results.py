@@ -1,0 +1,85 @@
+"""Results: each image once, the form of results.json, and writing it."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from robusttrain.attacks import Linf, ProjectedGradient, Target
+from robusttrain.errors import UserError
+from robusttrain.evaluation import Engine, Scenario, merge, results, table, writable, write_json
+
+
+def part(*indices):
+    index = torch.tensor(indices, dtype=torch.long)
+    return {"index": index, "clean/score": (index[:, None] % 2).bool()}
+
+
+def test_each_image_counts_once_whoever_attacked_it():
+    merged = merge([part(5, 0, 2), part(), part(2, 1), part(0, 7)])
+    assert merged["index"].tolist() == [0, 1, 2, 5, 7]
+    assert merged["clean/score"][:, 0].tolist() == [False, True, False, True, True]
+
+
+@pytest.fixture
+def found(images, linear):
+    model = linear(scale=1.0)
+    scenario = Scenario(ProjectedGradient(steps=2, relative_step_size=0.5, threat=Linf(0.05)), Target())
+    engine = Engine(model, {"pgd": scenario})
+    records, _ = engine.run(images(20), torch.arange(20) % 3, torch.arange(20))
+    return results(records, engine, {"pgd": 1.234})
+
+
+def test_the_form_of_results(found):
+    assert list(found) == [
+        "threat", "seed", "images", "draws", "random", "clean", "attacks", "worst_case", "audit",
+    ]  # fmt: skip
+    assert found["threat"] == {"norm": "linf", "epsilon": 0.05}
+    assert found["images"] == 20
+    assert set(found["clean"]) == {"accuracy", "ci95"}
+    assert set(found["attacks"]["pgd"]) >= {
+        "robust_accuracy",
+        "ci95",
+        "success_rate",
+        "largest_perturbation",
+        "gradient_evaluations_per_image",
+        "queries_per_image",
+        "seconds",
+        "knows",
+    }
+    assert found["attacks"]["pgd"]["seconds"] == 1.23
+    assert json.loads(json.dumps(found)) == found
+    low, high = found["clean"]["ci95"]
+    assert low < found["clean"]["accuracy"] < high
+
+
+def test_no_image_was_right(images, linear):
+    model = linear()
+    engine = Engine(model, {"pgd": Scenario(ProjectedGradient(steps=1, step_size=0.1), Target())})
+    records, seconds = engine.run(images(), (model(images()).argmax(1) + 1) % 3, torch.arange(4))
+    found = results(records, engine, seconds)
+    assert found["attacks"]["pgd"]["success_rate"] is None
+    assert found["attacks"]["pgd"]["gradient_evaluations_per_image"] == 0
+    assert found["worst_case"]["robust_accuracy"] == 0
+    table(found)
+
+
+def test_the_table_names_every_attack_and_the_threat(found):
+    shown = table(found)
+    assert "linf 0.05" in shown.title
+    assert list(shown.columns[0].cells) == ["none (clean)", "pgd", "worst case"]
+
+
+def test_results_are_replaced_whole(found, tmp_path):
+    for seed in (0, 1):
+        write_json({**found, "seed": seed}, tmp_path / "results.json")
+    assert json.loads((tmp_path / "results.json").read_text())["seed"] == 1
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_folders_are_proved_writable(tmp_path):
+    assert writable(tmp_path / "a" / "b", "--output").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^--output .*file/below: cannot be written to \(.+\)"):
+        writable(tmp_path / "file" / "below", "--output")

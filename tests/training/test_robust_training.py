@@ -1,0 +1,236 @@
+"""The LightningModule: rates over a run, what is trained and what is kept, and a loss that is not finite."""
+
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from robusttrain import load
+from robusttrain.checkpoints import recipe_of
+from robusttrain.data import Digits
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import AdversarialTransform
+from robusttrain.errors import OptionError, UserError
+from robusttrain.models import CifarResNet, VGGSmall
+from robusttrain.rng import Rng
+from robusttrain.training import RobustTraining
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+F_A = {"num_classes": 10, "in_channels": 1, "widths": [4, 8], "blocks": 1}
+F_B = {"num_classes": 10, "in_channels": 1, "image_size": 16}
+RECIPE = recipe_of(
+    {"class_path": "robusttrain.models.CifarResNet", "init_args": F_A},
+    {
+        "class_path": "robusttrain.defenses.AdversarialTransform",
+        "init_args": {
+            "model": {"class_path": "robusttrain.models.VGGSmall", "init_args": F_B},
+            "weights": "gone.safetensors",
+            "steps": 1,
+        },
+    },
+    {"class_path": "robusttrain.data.Digits"},
+)
+
+
+def defended(defense=True):
+    torch.manual_seed(0)
+    return DefendedClassifier(AdversarialTransform(VGGSmall(**F_B), steps=1) if defense else None, CifarResNet(**F_A))
+
+
+def fit(module, tmp_path, epochs=1, batches=2, callbacks=(), ckpt_path=None, **data):
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        limit_train_batches=batches,
+        limit_val_batches=1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, Digits(**{"batch_size": 8, **data}), ckpt_path=ckpt_path)
+    return trainer
+
+
+class Rates(pl.Callback):
+    """The learning rate of every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, *rest):
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def rates(tmp_path, **options):
+    callback = Rates()
+    module = RobustTraining(defended(False), 10, learning_rate=0.08, **options)
+    trainer = fit(module, tmp_path, epochs=4, batches=5, callbacks=[callback], validation=0.0)
+    return [*callback.seen, trainer.optimizers[0].param_groups[0]["lr"]]
+
+
+def test_constant_rate(tmp_path):
+    assert rates(tmp_path, schedule="constant") == [0.08] * 21
+
+
+def test_cosine_goes_to_zero(tmp_path):
+    expected = [0.04 * (1 + math.cos(math.pi * step / 20)) for step in range(21)]
+    assert rates(tmp_path, schedule="cosine") == pytest.approx(expected, abs=1e-9)
+
+
+def test_piecewise_drops_to_a_tenth_at_each_milestone(tmp_path):
+    found = rates(tmp_path, schedule="piecewise", milestones=[1, 3])
+    assert found == pytest.approx([0.08] * 5 + [0.008] * 10 + [0.0008] * 6)
+
+
+def test_one_cycle_rises_to_its_rate_and_falls_to_zero(tmp_path):
+    found = rates(tmp_path, schedule="one_cycle", warmup=0.4)[:20]
+    low, high, top = 0.08 / 25, 0.08, 7  # torch's OneCycleLR: 0.4 of 20 steps, counted from 0
+    rise = [low + (high - low) * (1 - math.cos(math.pi * step / top)) / 2 for step in range(top)]
+    fall = [high * (1 + math.cos(math.pi * step / 12)) / 2 for step in range(13)]
+    assert found == pytest.approx(rise + fall, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "arguments"),
+    [
+        ("learning_rate", {"learning_rate": 0.0}),
+        ("learning_rate", {"learning_rate": math.nan}),
+        ("momentum", {"momentum": 2.0}),
+        ("weight_decay", {"weight_decay": -1e-4}),
+        ("schedule", {"schedule": "linear"}),
+        ("warmup", {"warmup": 1.5}),
+        ("nesterov", {"nesterov": True, "momentum": 0.0}),
+        ("milestones", {"schedule": "piecewise"}),
+        ("milestones", {"schedule": "cosine", "milestones": [3]}),
+    ],
+)
+def test_errors_name_the_option(option, arguments):
+    with pytest.raises(OptionError, match=f"^{option} = "):
+        RobustTraining(defended(False), 10, **arguments)
+
+
+def test_options_of_sgd_reach_it(tmp_path):
+    module = RobustTraining(defended(), 10, learning_rate=0.07, momentum=0.8, nesterov=True, weight_decay=0.01)
+    module.schedule = "constant"
+    group = fit(module, tmp_path, batches=1).optimizers[0].param_groups[0]
+    assert [group[name] for name in ("lr", "momentum", "nesterov", "weight_decay")] == [0.07, 0.8, True, 0.01]
+    own = {id(parameter) for parameter in module.model.classifier.parameters()}
+    assert {id(parameter) for parameter in group["params"]} == own
+
+
+def test_f_b_is_kept_and_never_trained(tmp_path):
+    module = RobustTraining(defended(), 10, learning_rate=0.1)
+    module.recipe = RECIPE
+    f_b = module.model.defense.f_b.module
+    before = {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
+    keeper = pl.callbacks.ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
+    fit(module, tmp_path, callbacks=[keeper])
+    module.train()
+    assert not any(layer.training for layer in f_b.modules())
+    after = module.model.state_dict()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert not any(name.startswith("defense.") for name in changed)
+    trainable = {f"classifier.{name}" for name, _ in module.model.classifier.named_parameters()}
+    assert changed >= trainable
+
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert {f"model.{name}" for name in before} <= set(content["state_dict"])
+    restored = load(tmp_path / "last.ckpt")
+    for name, tensor in restored.state_dict().items():
+        assert torch.equal(tensor, after[name]), name
+    images = torch.rand(3, 1, 16, 16)
+    torch.manual_seed(1)
+    expected = module.eval().model(images)
+    torch.manual_seed(1)
+    torch.testing.assert_close(restored(images), expected, rtol=1e-5, atol=1e-5)
+
+
+class Exploding(nn.Module):
+    """Logits that become infinite in a batch of choice."""
+
+    def __init__(self, network, batch):
+        super().__init__()
+        self.network, self.left = network, batch
+
+    def forward(self, images):
+        self.left -= self.training
+        return self.network(images) * (float("inf") if self.left < 0 and self.training else 1.0)
+
+
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_batch(tmp_path):
+    module = RobustTraining(DefendedClassifier(None, Exploding(CifarResNet(**F_A), 2 + 1)), 10)
+    keeper = pl.callbacks.ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
+    with pytest.raises(UserError, match=r"loss became nan in epoch 1, batch 1.*learning_rate"):
+        fit(module, tmp_path, epochs=3, callbacks=[keeper])
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 0
+    assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
+
+
+def test_weights_that_break_in_the_last_batch_do_not_replace_a_good_checkpoint(tmp_path):
+    """The loss of that batch is finite still, and the next loss would come after saving."""
+
+    class Break(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if (trainer.current_epoch, batch_idx) == (1, 1):
+                module.model.classifier.classifier.weight.data.fill_(float("inf"))
+
+    keepers = [
+        pl.callbacks.ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True),
+        pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", "val/accuracy", save_top_k=-1, save_on_train_epoch_end=False),
+    ]
+    module = RobustTraining(defended(), 10)
+    module.recipe = RECIPE
+    with pytest.raises(UserError, match="NaN or infinite in epoch 1"):
+        fit(module, tmp_path, epochs=3, callbacks=[Break(), *keepers])
+    names = sorted(path.name for path in tmp_path.glob("*.ckpt"))
+    assert names == ["epoch=0.ckpt", "last.ckpt"]
+    for name in names:
+        assert torch.load(tmp_path / name, weights_only=True)["epoch"] == 0
+        load(tmp_path / name)
+
+
+def test_images_are_trained_on_in_training_mode_and_metrics_count_every_image(tmp_path):
+    module = RobustTraining(defended(False), 10)
+    trainer = fit(module, tmp_path)
+    found = trainer.callback_metrics
+    assert set(found) == {"train/loss", "train/accuracy", "val/loss", "val/accuracy"}
+    assert float(found["train/accuracy"]) * 16 == pytest.approx(round(float(found["train/accuracy"]) * 16))
+    assert module.training
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_seed_one_result(tmp_path, seed):
+    states = []
+    for _ in range(2):
+        module = RobustTraining(defended(), 10, seed=seed)
+        torch.manual_seed(len(states))  # global state must not matter
+        fit(module, tmp_path)
+        states.append(module.model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_streams_belong_to_seed_epoch_and_image(tmp_path):
+    module, seen = RobustTraining(defended(False), 10, seed=5), []
+    standard = module.objective
+
+    def spy(model, images, labels, rng):
+        seen.append((module.current_epoch, rng.keys.tolist()))
+        return standard(model, images, labels, rng)
+
+    module.objective = spy
+    trainer = fit(module, tmp_path, epochs=2)
+    data = trainer.datamodule
+    for epoch in (0, 1):
+        whole = Rng.for_images(5, torch.arange(1500)).fold("train").fold(epoch).keys[data._train.subset].tolist()
+        drawn = [key for when, keys in seen if when == epoch for key in keys]
+        assert len(drawn) == 16
+        assert set(drawn) <= set(whole)
