@@ -28,10 +28,8 @@ from rich.table import Table
 
 from robusttrain import presets
 from robusttrain.allocator import keep_freed_memory
-from robusttrain.attacks import Attack, Source
-from robusttrain.build import build, resolve
-from robusttrain.errors import OptionError, UserError, at_least, under
-from robusttrain.evaluation import Scenario
+from robusttrain.build import resolve
+from robusttrain.errors import OptionError, UserError
 
 
 def first_process() -> bool:
@@ -126,7 +124,7 @@ def read(
         UserError: in one line, the option, its value and the fix.
     """
     presets_chosen, rest = expand(arguments, kinds)
-    files, rest = _config_files(rest)
+    files, rest = config_files(rest)
     nodes = [presets.read_yaml(path, "--config") for path in files]
     chosen = {option[2:].partition("=")[0] for option in rest if option.startswith("--") and "." not in option}
     chosen |= presets_chosen.keys()
@@ -144,7 +142,7 @@ def read(
     return found
 
 
-def _config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+def config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Take the ``--config`` files out of a command line; text in place of a path stays."""
     files, rest = [], []
     waiting = list(arguments)
@@ -216,136 +214,9 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
     return f"--{option}: {reason}{hint}" if option else f"{reason or message}{hint}"
 
 
-def split_attacks(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """Take ``--attack NAME``, ``--suite NAME`` and ``--attack.KEY VALUE`` out of a command line.
-
-    Returns:
-        Names of attacks in their order, overrides as (key, value), and what is left of the line.
-    """
-    names: list[str] = []
-    overrides: list[tuple[str, str]] = []
-    rest: list[str] = []
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        option, has_value, value = argument.partition("=")
-        if option not in ("--attack", "--suite") and not option.startswith("--attack."):
-            rest.append(argument)
-            continue
-        if not has_value:
-            if not waiting:
-                raise UserError(f"{option}: a value is missing")
-            value = waiting.pop(0)
-        if option == "--attack":
-            names.append(value)
-        elif option == "--suite":
-            listed = presets.read("suite", value).get("attacks")
-            if not isinstance(listed, list) or not listed:
-                raise UserError(f"--suite {value}: the file must hold a list of presets under 'attacks'")
-            names.extend(str(name) for name in listed)
-        else:
-            overrides.append((option.removeprefix("--attack."), value))
-    return list(dict.fromkeys(names)), overrides, rest
-
-
-_PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
-
-
-def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set a value deep inside a preset; ``init_args`` need not be named."""
-    key, *deeper = path
-    if "class_path" in node and key not in _PLAIN_KEYS:
-        node = node.setdefault("init_args", {})
-    if not deeper:
-        # A new class for a part takes its own arguments, not those of the old one.
-        if key == "class_path" and node.get("class_path") != value:
-            node.pop("init_args", None)
-        node[key] = value
-        return
-    if not isinstance(node.get(key), dict):
-        node[key] = {}
-    _override(node[key], deeper, value)
-
-
-def scenarios(
-    names: Sequence[str],
-    overrides: Sequence[tuple[str, str]] = (),
-    epsilon: float | None = None,
-    option: str = "--attack",
-) -> dict[str, Scenario]:
-    """Attacks by name, from presets.
-
-    Args:
-        names: presets' names, or paths to YAML files (known by the file's name then).
-        overrides: (key, value): "steps" for every attack, "bpda-eot.steps" for one of them.
-        epsilon: radius of the threat for every attack; None leaves each preset's own.
-        option: what the user typed to name them, for error messages.
-
-    Raises:
-        UserError: unknown preset or option, or a value of the wrong type or range.
-    """
-    nodes = {name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"): name for name in names}
-    built = {}
-    for name, file in nodes.items():
-        node = presets.read("attack", file, option)
-        # Classes first: an argument may be meant for the part that replaces another.
-        for key, text in sorted(overrides, key=lambda override: not override[0].endswith("class_path")):
-            owner, _, inner = key.partition(".")
-            if owner in nodes and inner:
-                if owner != name:
-                    continue
-                key = inner
-            try:
-                value = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise UserError(f"{option}.{key} {text}: cannot be read as YAML") from error
-            _override(node, key.split("."), value)
-        if epsilon is not None:
-            at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
-            _override(node, ["threat", "epsilon"], epsilon)
-        built[name] = scenario(node, name, option)
-    return built
-
-
-def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:
-    """One attack from the content of its preset; ``option`` is what the user typed to name it."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Attack, "attack", required=True)
-    parser.add_subclass_arguments(Source, "source", required=True)
-    node = _with_own_defaults(node)
-    knows = node.pop("knows", "")
-    source = node.pop("source", {"class_path": "robusttrain.attacks.Target"})
-    try:
-        checked = parser.parse_object({"attack": node, "source": source}).as_dict()
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        told = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
-        raise UserError(f"{option}.{name}.{told}" if ": " in told else f"{option} {name}: {told}") from error
-    with under(f"{option}.{name}"):
-        return Scenario(build(checked["attack"], kind=Attack), build(checked["source"], "source", kind=Source), knows)
-
-
 def listed(value: str | list[str] | None) -> list[str]:
     """An option that takes one name or a list of them."""
     return [] if value is None else [value] if isinstance(value, str) else value
-
-
-def _with_own_defaults(node: Any) -> Any:
-    """Nodes with the plain defaults of their own classes spelt out.
-
-    jsonargparse would carry arguments over from the class that a part has by default: L2 with the radius of Linf.
-    """
-    if not isinstance(node, dict):
-        return node
-    filled = {key: _with_own_defaults(value) for key, value in node.items()}
-    if not isinstance(filled.get("class_path"), str):
-        return filled
-    given = filled.get("init_args") or {}
-    try:
-        parameters = inspect.signature(resolve(filled["class_path"])).parameters.values()
-    except UserError:
-        return filled  # jsonargparse says what is wrong with the class
-    defaults = {item.name: item.default for item in parameters if isinstance(item.default, int | float | str | bool)}
-    return {**filled, "init_args": {**defaults, **{key: _with_own_defaults(value) for key, value in given.items()}}}
 
 
 def add_trainer(parser: ArgumentParser, defaults: dict[str, Any], only: set[str] | None = None) -> None:

@@ -5,8 +5,8 @@ import yaml
 from torch import nn
 
 from robusttrain import presets
+from robusttrain.attack_presets import scenarios
 from robusttrain.build import build, fit_to_data
-from robusttrain.cli import scenarios
 from robusttrain.data import Facts
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError

@@ -13,19 +13,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import Progress
 from torch import nn
 
+from robusttrain import presets
+from robusttrain.attack_presets import scenarios, split_attacks, suite
 from robusttrain.build import build, build_defended, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
-from robusttrain.cli import (
-    add_trainer,
-    console,
-    listed,
-    new_parser,
-    plain,
-    read,
-    scenarios,
-    split_attacks,
-    trainer_from,
-)
+from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, trainer_from
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
@@ -52,8 +44,12 @@ def parser() -> ArgumentParser:
     options.add_argument("--weights", type=str | None, default=None, help="its weights: safetensors or state dict")
     options.add_argument("--defense", type=Defense | None, default=None, help="what stands before it; or 'none'")
     options.add_subclass_arguments(ImageData, "data", help="data set; default: the checkpoint's own")
-    options.add_argument("--attack", type=str, help="attack preset or YAML file, repeatable")
-    options.add_argument("--suite", type=str, help="suite preset: several attacks, repeatable")
+    options.add_argument(
+        "--attack", type=list[str] | str | None, default=None, help="attack preset or file, repeatable"
+    )
+    options.add_argument(
+        "--suite", type=list[str] | str | None, default=None, help="several attacks by one name, repeatable"
+    )
     options.add_argument("--epsilon", type=float | None, default=None, help="radius of the threat, for every attack")
     options.add_argument("--images", type=int | None, default=None, help="size of a seeded subset of the test images")
     options.add_argument("--draws", type=int, default=10, help="fresh draws of a random defense that score an image")
@@ -76,6 +72,8 @@ def run(arguments: list[str]) -> None:
     at_least("--draws", config.draws, 1)
     if config.precision not in ("float32", "bfloat16"):
         raise UserError(f"--precision {config.precision}: must be float32 or bfloat16")
+    if not names:  # a configuration file may name them
+        names = [*listed(config.attack), *(name for preset in listed(config.suite) for name in suite(preset))]
     attacks = scenarios(names or ["pgd"], overrides, config.epsilon)
     output = writable(Path(config.output), "--output")
     data: ImageData = build(plain(config.data), "data", kind=ImageData)
@@ -111,7 +109,10 @@ def run(arguments: list[str]) -> None:
 def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     """The configuration, and the checkpoint that it started from, if any."""
     options = parser()
+    files, _ = config_files(arguments)
+    nodes = [presets.read_yaml(path, "--config") for path in files]
     named = [argument.partition("=")[0] for argument in arguments]
+    named += [f"--{key}" for node in nodes for key in node]
     if "--model" in named or any(option.startswith("--model.") for option in named):
         if "--checkpoint" in named:
             raise UserError("--checkpoint and --model exclude each other: a checkpoint names its own model")
@@ -130,6 +131,10 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     look.add_argument("--checkpoint", type=str | None, default=None)
     look.add_argument("--checkpoints", type=str, default="checkpoints")
     look.add_argument("--trust", type=list[str] | str, default=[])
+    in_files: dict[str, Any] = {
+        key: node[key] for node in nodes for key in ("checkpoint", "checkpoints", "trust") if key in node
+    }
+    look.set_defaults(in_files)
     early = read(look, _only(arguments, ("--checkpoint", "--checkpoints", "--trust")), (), {})
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
     recipe = read_recipe(path)

@@ -17,20 +17,11 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
+from robusttrain.attack_presets import scenarios
 from robusttrain.build import build, build_defended, fit_to_data
 from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
 from robusttrain.checkpoints import read_recipe, recipe_of
-from robusttrain.cli import (
-    add_trainer,
-    console,
-    first_process,
-    listed,
-    new_parser,
-    plain,
-    read,
-    scenarios,
-    trainer_from,
-)
+from robusttrain.cli import add_trainer, console, first_process, listed, new_parser, plain, read, trainer_from
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense

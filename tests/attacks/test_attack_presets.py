@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import (
     L2,
     Average,
@@ -21,7 +22,6 @@ from robusttrain.attacks import (
     Smooth,
     Target,
 )
-from robusttrain.cli import scenarios, split_attacks
 from robusttrain.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

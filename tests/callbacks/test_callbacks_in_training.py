@@ -6,8 +6,8 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from robusttrain.attack_presets import scenarios
 from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
-from robusttrain.cli import scenarios
 from robusttrain.data import Digits
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import AdversarialTransform, RandomResizePad

@@ -229,3 +229,27 @@ def test_a_network_of_the_users_own_needs_trust(evaluate, command, tmp_path, mon
     assert "--trust my_network" in refused.err
     found = evaluate("--trust", "my_network", checkpoint=tmp_path / "mine.ckpt", attack="fgsm").found
     assert found["images"] == 40
+
+
+def test_everything_in_one_file(command, tmp_path):
+    """A model, its weights, data, attacks and threat, named in a YAML of one's own."""
+    torch.manual_seed(0)
+    torch.save(VGGSmall(in_channels=1, image_size=16).state_dict(), tmp_path / "mine.pth")
+    (tmp_path / "mine.yaml").write_text(
+        "model: {class_path: robusttrain.models.VGGSmall}\n"
+        f"weights: {tmp_path / 'mine.pth'}\n"
+        "defense: null\n"
+        "data: {class_path: robusttrain.data.Digits}\n"
+        "attack: [fgsm, ifgsm]\n"
+        "epsilon: 0.07\n"
+        "images: 16\n"
+    )
+    done = command("evaluate.py", "--config", tmp_path / "mine.yaml", "--output", tmp_path, "--attack.ifgsm.steps", 3)
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["threat"]["epsilon"] == 0.07
+    assert found["images"] == 16
+    assert {name: row["gradient_evaluations_per_image"] for name, row in found["attacks"].items()} in (
+        {"fgsm": 1, "ifgsm": 3},
+        {"fgsm": 0, "ifgsm": 0},  # where the untrained network is right about none of the images
+    )

@@ -1,0 +1,154 @@
+"""Attacks by name: from presets and ``--attack`` options to scenarios that are ready to run.
+
+A preset holds the class and arguments of an attack, and beside them its ``source`` and, if the source does not say it
+well enough, what the attacker ``knows``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import jsonargparse
+import yaml
+from jsonargparse import ArgumentParser
+
+from robusttrain import presets
+from robusttrain.attacks import Attack, Source
+from robusttrain.build import build, resolve
+from robusttrain.cli import short
+from robusttrain.errors import UserError, at_least, under
+from robusttrain.evaluation import Scenario
+
+
+def split_attacks(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """Take ``--attack NAME``, ``--suite NAME`` and ``--attack.KEY VALUE`` out of a command line.
+
+    Returns:
+        Names of attacks in their order, overrides as (key, value), and what is left of the line.
+    """
+    names: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    rest: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        option, has_value, value = argument.partition("=")
+        if option not in ("--attack", "--suite") and not option.startswith("--attack."):
+            rest.append(argument)
+            continue
+        if not has_value:
+            if not waiting:
+                raise UserError(f"{option}: a value is missing")
+            value = waiting.pop(0)
+        if option == "--attack":
+            names.append(value)
+        elif option == "--suite":
+            names.extend(suite(value))
+        else:
+            overrides.append((option.removeprefix("--attack."), value))
+    return list(dict.fromkeys(names)), overrides, rest
+
+
+def suite(name: str) -> list[str]:
+    """The attacks of a suite."""
+    attacks = presets.read("suite", name).get("attacks")
+    if not isinstance(attacks, list) or not attacks:
+        raise UserError(f"--suite {name}: the file must hold a list of presets under 'attacks'")
+    return [str(attack) for attack in attacks]
+
+
+_PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
+
+
+def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a value deep inside a preset; ``init_args`` need not be named."""
+    key, *deeper = path
+    if "class_path" in node and key not in _PLAIN_KEYS:
+        node = node.setdefault("init_args", {})
+    if not deeper:
+        # A new class for a part takes its own arguments, not those of the old one.
+        if key == "class_path" and node.get("class_path") != value:
+            node.pop("init_args", None)
+        node[key] = value
+        return
+    if not isinstance(node.get(key), dict):
+        node[key] = {}
+    _override(node[key], deeper, value)
+
+
+def scenarios(
+    names: Sequence[str],
+    overrides: Sequence[tuple[str, str]] = (),
+    epsilon: float | None = None,
+    option: str = "--attack",
+) -> dict[str, Scenario]:
+    """Attacks by name, from presets.
+
+    Args:
+        names: presets' names, or paths to YAML files (known by the file's name then).
+        overrides: (key, value): "steps" for every attack, "bpda-eot.steps" for one of them.
+        epsilon: radius of the threat for every attack; None leaves each preset's own.
+        option: what the user typed to name them, for error messages.
+
+    Raises:
+        UserError: unknown preset or option, or a value of the wrong type or range.
+    """
+    nodes = {name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"): name for name in names}
+    built = {}
+    for name, file in nodes.items():
+        node = presets.read("attack", file, option)
+        # Classes first: an argument may be meant for the part that replaces another.
+        for key, text in sorted(overrides, key=lambda override: not override[0].endswith("class_path")):
+            owner, _, inner = key.partition(".")
+            if owner in nodes and inner:
+                if owner != name:
+                    continue
+                key = inner
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise UserError(f"{option}.{key} {text}: cannot be read as YAML") from error
+            _override(node, key.split("."), value)
+        if epsilon is not None:
+            at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
+            _override(node, ["threat", "epsilon"], epsilon)
+        built[name] = scenario(node, name, option)
+    return built
+
+
+def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:
+    """One attack from the content of its preset; ``option`` is what the user typed to name it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Attack, "attack", required=True)
+    parser.add_subclass_arguments(Source, "source", required=True)
+    node = _with_own_defaults(node)
+    knows = node.pop("knows", "")
+    source = node.pop("source", {"class_path": "robusttrain.attacks.Target"})
+    try:
+        checked = parser.parse_object({"attack": node, "source": source}).as_dict()
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        told = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
+        raise UserError(f"{option}.{name}.{told}" if ": " in told else f"{option} {name}: {told}") from error
+    with under(f"{option}.{name}"):
+        return Scenario(build(checked["attack"], kind=Attack), build(checked["source"], "source", kind=Source), knows)
+
+
+def _with_own_defaults(node: Any) -> Any:
+    """Nodes with the plain defaults of their own classes spelt out.
+
+    jsonargparse would carry arguments over from the class that a part has by default: L2 with the radius of Linf.
+    """
+    if not isinstance(node, dict):
+        return node
+    filled = {key: _with_own_defaults(value) for key, value in node.items()}
+    if not isinstance(filled.get("class_path"), str):
+        return filled
+    given = filled.get("init_args") or {}
+    try:
+        parameters = inspect.signature(resolve(filled["class_path"])).parameters.values()
+    except UserError:
+        return filled  # jsonargparse says what is wrong with the class
+    defaults = {item.name: item.default for item in parameters if isinstance(item.default, int | float | str | bool)}
+    return {**filled, "init_args": {**defaults, **{key: _with_own_defaults(value) for key, value in given.items()}}}
