@@ -1,6 +1,7 @@
 """train.py from end to end: what a run leaves, and that its options have the effect they promise."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -21,12 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def train(command, tmp_path):
     """Trains by a YAML of tests/conf; the run and its folder of checkpoints."""
 
-    def run(conf, *arguments, folder=tmp_path, code=0):
-        places = ["--checkpoints", folder / "checkpoints", "--logs", tmp_path / "logs"]
+    def run(conf, *arguments, code=0):
+        places = ["--checkpoints", tmp_path / "checkpoints", "--logs", tmp_path / "logs"]
         done = command("train.py", "--config", f"tests/conf/{conf}.yaml", *places, *arguments)
         assert done.code == code, done.err
         kept = re.search(r"into (\S+)$", done.err, re.MULTILINE)
-        done.folder = folder.joinpath(kept[1]) if kept else None
+        done.folder = tmp_path.joinpath(kept[1]) if kept else None
         return done
 
     return run
@@ -57,7 +58,7 @@ def test_a_recipe_holds_every_option_that_shaped_the_run(trained):
     assert recipe["training"]["objective"]["init_args"]["label_smoothing"] == 0.1
 
 
-def test_an_f_b_is_trained_once_and_kept(trained, train):
+def test_an_f_b_is_trained_once_and_kept(trained, train, tmp_path):
     (kept,) = (trained.folder / "checkpoints" / "f_b").iterdir()
     assert f"f_b: none at hand; training one first (tests/conf/f_b.yaml), to be kept as {kept}" in trained.err
     f_b = load_file(kept)
@@ -65,10 +66,12 @@ def test_an_f_b_is_trained_once_and_kept(trained, train):
     assert all(torch.equal(state[f"model.defense.f_b.{name}"], value) for name, value in f_b.items())
 
     brief = ["--trainer.limit_train_batches", 1, "--trainer.max_epochs", 1, "--robust.every", 0, "--pictures.images", 0]
-    again = train("advtransform", *brief, "--name", "again", folder=trained.folder)
-    assert f"f_b: taking the one trained before, {kept}" in again.err
+    # Beside a copy of it: others look for the newest checkpoint in the folder of the first run.
+    copy = shutil.copytree(kept.parent, tmp_path / "checkpoints" / "f_b") / kept.name
+    again = train("advtransform", *brief)
+    assert f"f_b: taking the one trained before, {copy}" in again.err
     assert "training one first" not in again.err
-    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    assert [path.name for path in copy.parent.iterdir()] == [kept.name]
     state = torch.load(again.folder / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(state[f"model.defense.f_b.{name}"], value) for name, value in f_b.items())
 
