@@ -8,8 +8,8 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint format clean
 
 demo: $(INSTALLED)
-	$(BIN)/python train.py --defense advtransform --trainer.max_epochs 12
-	$(BIN)/python evaluate.py --attack bpda-eot --images 100 --output results/demo
+	$(BIN)/python train.py --defense advtransform --trainer.max_epochs 8 --robust.every 4 --robust.images 64
+	$(BIN)/python evaluate.py --attack bpda-eot --images 50 --output results/demo
 	@echo "dashboard: $(BIN)/tensorboard --logdir logs"
 
 test: $(INSTALLED)
