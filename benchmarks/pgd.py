@@ -18,9 +18,8 @@ import torch.nn.functional as F
 import torchattacks
 from torch import Tensor, nn
 
-from benchmarks.timing import interleave, machine, network, test_images, write
+from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, machine, network, test_images, write
 from robusttrain import Rng, fast_copy
-from robusttrain.allocator import keep_freed_memory
 from robusttrain.attacks import Linf, ProjectedGradient
 from robusttrain.evaluation import verdicts
 
@@ -34,40 +33,54 @@ def limit(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Tenso
     return images.detach()
 
 
-def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One report: seconds relative to ours in float32, and robust accuracy, by contender."""
+def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
+    """PGD of one side, each a call without arguments that returns adversarial images."""
+    model, images, labels = material(arguments)
+    steps, epsilon, step_size = arguments.steps, arguments.epsilon, arguments.epsilon / 4
+    if side == "peers":
+        theirs = torchattacks.PGD(model, eps=epsilon, alpha=step_size, steps=steps, random_start=True)
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        linf_pgd = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=True)
+        return {
+            "torchattacks": lambda: theirs(images, labels),
+            "foolbox": lambda: linf_pgd(wrapped, images, labels, epsilons=epsilon)[1],
+        }
+    ours = ProjectedGradient(steps=steps, step_size=step_size, threat=Linf(epsilon))
+    f32, bf16 = (fast_copy(model, dtype) for dtype in (torch.float32, torch.bfloat16))
+    rng = Rng.for_images(0, torch.arange(len(images)))
+    images = images.contiguous(memory_format=torch.channels_last)
+    return {
+        "ours float32": lambda: ours(f32, images, labels, rng),
+        "limit float32": lambda: limit(f32, images, labels, steps),
+        "ours bfloat16": lambda: ours(bf16, images, labels, rng),
+        "limit bfloat16": lambda: limit(bf16, images, labels, steps),
+    }
+
+
+def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model, and the images and labels to attack."""
     data, images, labels = test_images(arguments.root, arguments.images)
     model = network(arguments.model, arguments.weights, data)
     for parameter in model.parameters():  # as a user of the peers would, who wants gradients of images alone
         parameter.requires_grad_(arguments.peers_keep_parameter_gradients)
-    steps, epsilon, step_size = arguments.steps, arguments.epsilon, arguments.epsilon / 4
-    ours = ProjectedGradient(steps=steps, step_size=step_size, threat=Linf(epsilon))
-    fast = {dtype: fast_copy(model, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return model, images, labels
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One report: seconds relative to torchattacks' and to the limit's, and robust accuracy, by contender."""
+    seconds, adversarial = interleave(contenders, arguments)
+    model, images, labels = material(arguments)
     rng = Rng.for_images(0, torch.arange(len(images)))
-    channels_last = images.contiguous(memory_format=torch.channels_last)
-    theirs = torchattacks.PGD(model, eps=epsilon, alpha=step_size, steps=steps, random_start=True)
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    linf_pgd = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=True)
-    seconds, adversarial = interleave(
-        {
-            "ours float32": lambda: ours(fast[torch.float32], channels_last, labels, rng),
-            "limit float32": lambda: limit(fast[torch.float32], channels_last, labels, steps),
-            "ours bfloat16": lambda: ours(fast[torch.bfloat16], channels_last, labels, rng),
-            "limit bfloat16": lambda: limit(fast[torch.bfloat16], channels_last, labels, steps),
-            "torchattacks": lambda: theirs(images, labels),
-            "foolbox": lambda: linf_pgd(wrapped, images, labels, epsilons=epsilon)[1],
-        },
-        arguments.rounds,
-    )
     right = {name: verdicts(model, found, labels, rng, 1).float().mean().item() for name, found in adversarial.items()}
     return {
         "command": "python -m benchmarks.pgd " + " ".join(arguments.command),
         "machine": machine(),
         "model": arguments.model,
         "images": len(images),
-        "steps": steps,
-        "epsilon": epsilon,
+        "steps": arguments.steps,
+        "epsilon": arguments.epsilon,
         "rounds": arguments.rounds,
+        "memory": arguments.memory,
         "time_relative_to_torchattacks": {name: round(s / seconds["torchattacks"], 3) for name, s in seconds.items()},
         "throughput_relative_to_torchattacks": {
             name: round(seconds["torchattacks"] / s, 2) for name, s in seconds.items() if "limit" not in name
@@ -92,15 +105,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--epsilon", type=float, default=0.031)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep_freed_memory", action="store_true", help="for all contenders, as our commands do")
+    parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     parser.add_argument(
         "--peers_keep_parameter_gradients", action="store_true", help="leave requires_grad on, as most callers do"
     )
     parser.add_argument("--output", default="results/benchmarks/pgd.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]
-    if arguments.keep_freed_memory:
-        keep_freed_memory()
     write(compare(arguments), arguments.output)
 
 

@@ -1,17 +1,20 @@
 """Side by side in one run: interleaved rounds, medians, ratios.
 
 Absolute times mean nothing on shared machines. Contenders take turns within each round, so that whatever else the
-machine does hits all of them, and what is reported is a ratio of medians.
+machine does hits all of them, and what is reported is a ratio of medians. Each side runs in a process of its own, so
+that each can have its own memory policy; the processes take turns too.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +22,64 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from robusttrain.allocator import keep_freed_memory
 from robusttrain.build import build, fit_to_data
 from robusttrain.data import ImageFolder
 from robusttrain.presets import read
 from robusttrain.weights import load_weights
 
+#: Which side keeps freed memory (`robusttrain.allocator`), by policy.
+MEMORY = {
+    "as-run": {"ours": True, "peers": False},
+    "system": {"ours": False, "peers": False},
+    "kept": {"ours": True, "peers": True},
+}
+MEMORY_HELP = (
+    "who keeps freed memory. as-run: our side, as our commands do, while peers leave it to the system, as their users "
+    "do; system: nobody; kept: everybody"
+)
+Contenders = dict[str, Callable[[], Tensor]]
 
-def interleave(contenders: dict[str, Callable[[], Tensor]], rounds: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Median seconds of each contender, and what it returned last. One round before the first warms up."""
-    spent: dict[str, list[float]] = {name: [] for name in contenders}
+
+def _work(pipe: Connection, make: Callable[..., Contenders], side: str, kept: bool, arguments: Any) -> None:
+    """A process: build one side's contenders, then run whichever is asked for."""
+    if kept:
+        keep_freed_memory()
+    contenders = make(side, arguments)
+    pipe.send(list(contenders))
+    while (name := pipe.recv()) is not None:
+        start = time.perf_counter()
+        result = contenders[name]()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        pipe.send((time.perf_counter() - start, result.cpu().numpy()))
+
+
+def interleave(make: Callable[..., Contenders], arguments: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Median seconds of each contender, and what it returned last. One round before the first warms up.
+
+    Args:
+        make: ``make(side, arguments)`` gives the contenders of side "ours" or "peers"; importable by name.
+        arguments: with ``rounds`` and ``memory``.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    for side, kept in MEMORY[arguments.memory].items():
+        pipes[side], theirs = context.Pipe()
+        context.Process(target=_work, args=(theirs, make, side, kept, arguments), daemon=True).start()
+        theirs.close()  # so that a process that dies ends recv() instead of blocking it
+    names = [(name, pipe) for pipe in pipes.values() for name in pipe.recv()]
+    spent: dict[str, list[float]] = {name: [] for name, _ in names}
     results = {}
-    for number in track(range(rounds + 1), "rounds"):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            results[name] = run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+    for number in track(range(arguments.rounds + 1), "rounds"):
+        for name, pipe in names:
+            pipe.send(name)
+            seconds, found = pipe.recv()
+            results[name] = torch.from_numpy(found)
             if number:
-                spent[name].append(time.perf_counter() - start)
+                spent[name].append(seconds)
+    for pipe in pipes.values():
+        pipe.send(None)
     return {name: statistics.median(times) for name, times in spent.items()}, results
 
 

@@ -9,15 +9,17 @@ the gradients of all weights as well), the step and the projection written out.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import interleave, machine, network, test_images, write
+from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, machine, network, test_images, write
 from robusttrain import Rng
-from robusttrain.allocator import keep_freed_memory
 from robusttrain.defenses import AdversarialTransform
 
 
@@ -37,6 +39,22 @@ def straightforward(f_b: nn.Module, images: Tensor, radius: float, steps: int) -
     return found
 
 
+def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
+    """g of one side, each a call without arguments that returns g(x)."""
+    data, images, _ = test_images(arguments.root, arguments.images)
+    f_b = network("vgg_small", arguments.weights, data)
+    if side == "peers":
+        return {"straightforward": lambda: straightforward(f_b, images, arguments.radius, arguments.steps)}
+    rng = Rng.for_images(0, torch.arange(len(images)))
+
+    def g(precision: Literal["float32", "bfloat16"]) -> Callable[[], Tensor]:
+        twin = copy.deepcopy(f_b)
+        transform = AdversarialTransform(twin, None, arguments.radius, arguments.steps, precision=precision)
+        return lambda: transform(images, rng)
+
+    return {"ours float32": g("float32"), "ours bfloat16": g("bfloat16")}
+
+
 def main() -> None:
     """Parse, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,31 +64,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=13)
     parser.add_argument("--radius", type=float, default=0.2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--keep_freed_memory", action="store_true", help="for all contenders, as our commands do")
+    parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     parser.add_argument("--output", default="results/benchmarks/transform.json")
     arguments = parser.parse_args()
-    if arguments.keep_freed_memory:
-        keep_freed_memory()
+    seconds, found = interleave(contenders, arguments)
     data, images, _ = test_images(arguments.root, arguments.images)
     loop_f_b = network("vgg_small", arguments.weights, data)
-    ours = {
-        precision: AdversarialTransform(
-            network("vgg_small", arguments.weights, data),
-            radius=arguments.radius,
-            steps=arguments.steps,
-            precision=precision,
-        )
-        for precision in ("float32", "bfloat16")
-    }
-    rng = Rng.for_images(0, torch.arange(len(images)))
-    seconds, found = interleave(
-        {
-            "straightforward": lambda: straightforward(loop_f_b, images, arguments.radius, arguments.steps),
-            "ours float32": lambda: ours["float32"](images, rng),
-            "ours bfloat16": lambda: ours["bfloat16"](images, rng),
-        },
-        arguments.rounds,
-    )
     with torch.no_grad():
         least_likely = loop_f_b(images).argmin(dim=1)
         reached = {
@@ -83,6 +82,7 @@ def main() -> None:
         "steps": arguments.steps,
         "radius": arguments.radius,
         "rounds": arguments.rounds,
+        "memory": arguments.memory,
         "throughput_relative_to_straightforward": {
             name: round(seconds["straightforward"] / s, 2) for name, s in seconds.items()
         },

@@ -2,8 +2,11 @@
 
 An attack answers four questions, and each answer is a small part that can be exchanged:
 
-- what does the attacker differentiate?   ``Source``             Target, IdentityBackward, ClassifierOnly, Checkpoint
-- how is the gradient estimated?          ``GradientEstimator``  Backprop, Average (EOT), Smooth (NRG), Diverse (DI)
+- what does the attacker differentiate?   ``Source``             Target, IdentityBackward, UnrolledTransform,
+                                          ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker trained:
+                                          Checkpoint, OwnSurrogate, Reparameterization, Ensemble
+- how is the gradient estimated?          ``GradientEstimator``  Backprop, Average (EOT), AverageLogits, Smooth (NRG),
+                                          Diverse (DI), FiniteDifference
 - how does the image move?                ``UpdateRule``         Sign, MomentumSign, Normalized
 - where may it go?                        ``Threat``             Linf, L2
 
@@ -19,9 +22,12 @@ an estimator. It needs memory between steps: an update rule. It needs both, or n
 file of its own. Nothing in this package knows of Lightning, of data sets or of presets.
 """
 
+from robusttrain.attacks.average_logits import AverageLogits
 from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.finite_difference import FiniteDifference
 from robusttrain.attacks.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
 from robusttrain.attacks.loss import Loss, LossFn, call_model
+from robusttrain.attacks.mean_start import MeanStart, mean_transform
 from robusttrain.attacks.objectives import (
     DLR,
     AwayFromPrediction,
@@ -35,8 +41,10 @@ from robusttrain.attacks.objectives import (
 )
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.projected_gradient import ProjectedGradient
-from robusttrain.attacks.sources import Checkpoint, ClassifierOnly, IdentityBackward, Source, Target
+from robusttrain.attacks.sources import ClassifierOnly, FewerSteps, FixedRandomness, IdentityBackward, Source, Target
+from robusttrain.attacks.surrogates import Checkpoint, Ensemble, OwnSurrogate
 from robusttrain.attacks.threats import L2, Linf, Threat
+from robusttrain.attacks.unrolled import UnrolledTransform
 from robusttrain.attacks.updates import MomentumSign, Normalized, Sign, UpdateRule
 
 __all__ = [
@@ -44,12 +52,17 @@ __all__ = [
     "L2",
     "Attack",
     "Average",
+    "AverageLogits",
     "AwayFromPrediction",
     "Backprop",
     "Checkpoint",
     "ClassifierOnly",
     "Cost",
     "CrossEntropy",
+    "Ensemble",
+    "FewerSteps",
+    "FiniteDifference",
+    "FixedRandomness",
     "Diverse",
     "GradientEstimator",
     "IdentityBackward",
@@ -58,9 +71,11 @@ __all__ = [
     "Loss",
     "LossFn",
     "Margin",
+    "MeanStart",
     "MomentumSign",
     "Normalized",
     "Objective",
+    "OwnSurrogate",
     "ProjectedGradient",
     "Sign",
     "Smooth",
@@ -70,7 +85,9 @@ __all__ = [
     "TargetedDLR",
     "TargetedMargin",
     "Threat",
+    "UnrolledTransform",
     "UpdateRule",
     "call_model",
+    "mean_transform",
     "prepared",
 ]

@@ -74,6 +74,9 @@ class Attack(ABC):
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """The algorithm, on a prepared source; arguments as for ``__call__``."""
 
+    def check(self, source: nn.Module) -> None:  # noqa: B027 - most attacks take any source
+        """Raise UserError if ``source`` lacks what this attack needs; asked before anything runs."""
+
     @abstractmethod
     def cost(self) -> Cost:
         """What ``run`` asks of the source, per image."""

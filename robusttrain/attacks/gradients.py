@@ -29,6 +29,11 @@ class GradientEstimator(ABC):
     def evaluations(self) -> int:
         """Gradient evaluations (one forward and one backward pass) per image and call."""
 
+    @property
+    def queries(self) -> int:
+        """Forward passes alone, per image and call."""
+        return 0
+
     @abstractmethod
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         """Loss (B,) and gradient (B, C, H, W) at ``images`` (B, C, H, W), with randomness from ``rng`` (B,)."""
@@ -58,7 +63,7 @@ class Backprop(GradientEstimator):
         return loss.detach(), gradient
 
 
-def _mean_over_copies(
+def mean_over_copies(
     copies: int, chunk: int | None, batch: int, estimate: Callable[[range], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Mean loss (B,) and gradient (B, C, H, W) over numbered copies of a batch, ``chunk`` copies at a time.
@@ -103,11 +108,15 @@ class Average(GradientEstimator):
     def evaluations(self) -> int:
         return self.draws * self.inner.evaluations
 
+    @property
+    def queries(self) -> int:
+        return self.draws * self.inner.queries
+
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         def estimate(numbers: range) -> tuple[Tensor, Tensor]:
             return self.inner(loss_fn, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
 
-        return _mean_over_copies(self.draws, self.chunk, len(images), estimate)
+        return mean_over_copies(self.draws, self.chunk, len(images), estimate)
 
 
 @dataclass(frozen=True)
@@ -137,13 +146,17 @@ class Smooth(GradientEstimator):
     def evaluations(self) -> int:
         return self.samples * self.inner.evaluations
 
+    @property
+    def queries(self) -> int:
+        return self.samples * self.inner.queries
+
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         def estimate(numbers: range) -> tuple[Tensor, Tensor]:
             streams = rng.tile(numbers)
             noise = streams.fold("noise").normal(images.shape[1:])
             return self.inner(loss_fn, images.repeat(len(numbers), 1, 1, 1) + self.sigma * noise, streams)
 
-        return _mean_over_copies(self.samples, self.chunk, len(images), estimate)
+        return mean_over_copies(self.samples, self.chunk, len(images), estimate)
 
 
 @dataclass(frozen=True)
@@ -174,6 +187,10 @@ class Diverse(GradientEstimator):
     @property
     def evaluations(self) -> int:
         return self.inner.evaluations
+
+    @property
+    def queries(self) -> int:
+        return self.inner.queries
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         """T(x; p): each image resized and padded with probability p, (B, C, S, S) to (B, C, S, S)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from robusttrain.rng import Rng
@@ -47,7 +48,8 @@ class Loss:
     goal: Tensor
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor:
-        logits = call_model(self.model, images, rng).float()
+        logits = call_model(self.model, images, rng)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         copies = len(images) // max(1, len(self.goal))
         goal = self.goal if copies <= 1 else self.goal.repeat(copies, *[1] * (self.goal.dim() - 1))
         return self.objective(logits, goal)

@@ -62,12 +62,20 @@ class ProjectedGradient(Attack):
         return self.relative_step_size * self.threat.epsilon
 
     def cost(self) -> Cost:
-        return Cost(gradients=self.steps * self.gradient.evaluations, queries=int(self.objective.asks))
+        return Cost(
+            gradients=self.steps * self.gradient.evaluations,
+            queries=self.steps * self.gradient.queries + int(self.objective.asks),
+        )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        start = self.threat.random_start(images, rng.fold("start")) if self.random_start else images
+        return self.climb(source, start, images, labels, rng)
+
+    def climb(self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """The loop, from x_0 = ``start`` within the threat around ``images``."""
         goal = self.objective.aim(source, images, labels, rng.fold("aim"))
         loss_fn = Loss(source, self.objective, goal)
-        adversarial = self.threat.random_start(images, rng.fold("start")) if self.random_start else images
+        adversarial = start
         state = self.rule.init(images)
         for t in range(self.steps):
             _, gradient = self.gradient(loss_fn, adversarial, rng.fold(t))

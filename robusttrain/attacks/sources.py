@@ -7,13 +7,15 @@ out is always verified on the target itself, never on the source.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.loss import call_model
 from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import UserError
+from robusttrain.errors import UserError, at_least
 from robusttrain.rng import Rng
 
 
@@ -52,6 +54,21 @@ class Target(Source):
         return target
 
 
+class _ClassifierOnly(nn.Module):
+    def __init__(self, defense: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.defense, self.classifier = defense, classifier
+
+    def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """g(images), for attacks that start there."""
+        transformed: Tensor = self.defense(images, rng)
+        return transformed
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(images)
+        return logits
+
+
 @dataclass(frozen=True)
 class ClassifierOnly(Source):
     """f_a without its defense: white-box transfer ("WT" of [P1 4.2], the vanilla attack of [P4])."""
@@ -59,8 +76,7 @@ class ClassifierOnly(Source):
     knows = "classifier"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        _defense_of(target, self)
-        return target.classifier
+        return _ClassifierOnly(_defense_of(target, self), target.classifier)
 
 
 class _IdentityBackward(nn.Module):
@@ -93,21 +109,71 @@ class IdentityBackward(Source):
         return _IdentityBackward(_defense_of(target, self), target.classifier)
 
 
+class _FixedRandomness(nn.Module):
+    takes_rng = True
+
+    def __init__(self, model: nn.Module, draw: int) -> None:
+        super().__init__()
+        self.model, self.draw = model, draw
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        keys = torch.full((len(images),), self.draw, dtype=torch.int64, device=images.device)
+        return call_model(self.model, images, Rng(keys).fold("fixed"))
+
+
 @dataclass(frozen=True)
-class Checkpoint(Source):
-    """Another model, read from a checkpoint of this framework: black-box transfer.
+class FixedRandomness(Source):
+    """The target with one frozen draw of its randomness, the same in every step and for every image.
+
+    An attacker who cannot break even this has a bad gradient; one who can, but not the target, is held off by
+    randomness alone (Athalye et al. 2018).
 
     Args:
-        path: checkpoint file.
-        defended: whether to differentiate through that model's own defense as well (if it has one).
+        draw: which draw.
+        inner: how the frozen target is differentiated.
     """
 
-    path: str
-    defended: bool = False
-    knows = "another model, labels"
+    draw: int = 0
+    inner: Source = field(default_factory=IdentityBackward)
+    knows = "classifier, defense"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        from robusttrain.checkpoints import load  # a checkpoint holds classes that live above this package
+        if not target.random:
+            raise UserError("source FixedRandomness: the target draws nothing, so there is nothing to fix")
+        return _FixedRandomness(self.inner(target), self.draw)
 
-        surrogate = load(self.path)
-        return surrogate if self.defended else surrogate.classifier
+
+@dataclass(frozen=True)
+class FewerSteps(Source):
+    """The target with a g of fewer steps, forward and backward; verified on the g of all steps [P1 3.3, 4.1].
+
+    Args:
+        steps: N of the attacker's g.
+        inner: how f_a behind that g is differentiated.
+    """
+
+    steps: int = 2
+    inner: Source = field(default_factory=IdentityBackward)
+    knows = "classifier, defense"
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 0)
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        defense: Any = iterative(target, self)
+        return self.inner(DefendedClassifier(defense.with_steps(self.steps), target.classifier))
+
+
+def iterative(target: nn.Module, source: Source) -> nn.Module:
+    """The target's defense, if its steps can be unrolled and counted: projected sign gradient on another model.
+
+    Raises:
+        UserError: the target has no defense, or one of another kind.
+    """
+    defense = _defense_of(target, source)
+    if not (hasattr(defense, "with_steps") and hasattr(defense, "differentiated")):
+        raise UserError(
+            f"source {type(source).__name__}: {type(defense).__name__} is no iterative transformation, so it has no "
+            "steps; use robusttrain.attacks.IdentityBackward"
+        )
+    return defense

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -79,6 +81,17 @@ class AdversarialTransform(Defense):
     def random(self) -> bool:  # type: ignore[override]
         return self.attack.random_start and self.attack.threat.epsilon > 0
 
+    def differentiated(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """f_b as it is differentiated: batch norm folded, in ``dtype`` (None: that of ``precision``)."""
+        chosen: torch.dtype = dtype or getattr(torch, self.precision)
+        return self.f_b.derived(chosen, lambda model: fast_copy(model, chosen))
+
+    def with_steps(self, steps: int) -> AdversarialTransform:
+        """The same transformation, on the same f_b, with another number of steps."""
+        twin = copy.copy(self)
+        twin.attack = replace(self.attack, steps=steps)
+        return twin
+
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         # g differentiates f_b, so it must work where its caller has switched gradients off, in Lightning's inference
         # mode, and in float32 under somebody else's autocast.
@@ -87,10 +100,8 @@ class AdversarialTransform(Defense):
             torch.enable_grad(),
             torch.autocast(images.device.type, enabled=False),
         ):
-            dtype = getattr(torch, self.precision)
-            f_b = self.f_b.derived(dtype, lambda model: fast_copy(model, dtype))
             start = images.detach().float().clone(memory_format=torch.channels_last)
             # Nobody knows the labels here: y_L comes from f_b alone.
-            transformed = self.attack.run(f_b, start, None, rng)  # type: ignore[arg-type]
+            transformed = self.attack.run(self.differentiated(), start, None, rng)  # type: ignore[arg-type]
         # Exactly g(x) in value; the identity in derivative.
         return transformed + (images - images.detach()) if images.requires_grad else transformed

@@ -63,6 +63,13 @@ class _Counted(nn.Module):
         self.advance(len(images))
         return call_model(self.model, images, rng)
 
+    def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """The model's g alone, for attacks that have checked that there is one."""
+        self.queries += len(images)
+        self.advance(len(images))
+        transformed: Tensor = self.model.transform(images, rng)  # type: ignore[operator]
+        return transformed
+
 
 def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "the model") -> None:
     """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this number of classes."""
@@ -119,7 +126,9 @@ class Engine:
         self.sources = {}
         for name, scenario in self.scenarios.items():
             try:
-                self.sources[name] = _Counted(scenario.source(attacked), lambda count: self.advance(count))
+                source = scenario.source(attacked)
+                scenario.attack.check(source)
+                self.sources[name] = _Counted(source, lambda count: self.advance(count))
             except UserError as error:
                 raise UserError(f"attack {name}: {error}") from error
 

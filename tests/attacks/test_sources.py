@@ -39,9 +39,12 @@ def test_target_is_the_target(curved):
     assert Target()(bare) is bare
 
 
-def test_classifier_only_is_the_classifier(curved):
+def test_classifier_only_is_the_classifier(curved, images, streams):
     target = DefendedClassifier(Half(), curved())
-    assert ClassifierOnly()(target) is target.classifier
+    x = images()
+    source = ClassifierOnly()(target)
+    assert torch.equal(source(x), target.classifier(x))
+    assert torch.equal(source.transform(x, streams()), target.defense(x, streams()))
 
 
 @pytest.mark.parametrize("kind", ["half", "threshold", "transform", "chain"])

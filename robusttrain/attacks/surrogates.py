@@ -1,0 +1,114 @@
+"""Sources that the attacker trained: other models, read from files.
+
+What fools them may fool the target; whether it does is verified on the target itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.loss import call_model
+from robusttrain.attacks.sources import IdentityBackward, Source, Target
+from robusttrain.defended import DefendedClassifier
+from robusttrain.errors import OptionError, UserError, one_of
+from robusttrain.rng import Rng
+
+
+def _load(path: str | None, source: Source) -> DefendedClassifier:
+    from robusttrain.checkpoints import load  # a checkpoint holds classes that live above this package
+
+    if not path:
+        raise UserError(f"source {type(source).__name__}: name the attacker's model with path (a checkpoint)")
+    return load(path)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Source):
+    """Another model, read from a checkpoint of this framework: black-box transfer.
+
+    Args:
+        path: checkpoint file.
+        defended: whether to differentiate through that model's own defense as well (if it has one).
+    """
+
+    path: str
+    defended: bool = False
+    knows = "another model, labels"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        surrogate = _load(self.path, self)
+        return surrogate if self.defended else surrogate.classifier
+
+
+@dataclass(frozen=True)
+class OwnSurrogate(Source):
+    """f_a'(g'(x)): the attacker trains a defense of the same kind, attacks it white-box, and transfers.
+
+    With a g' of few steps on the target's own f_b this is the small-N transfer of [P1 4.1].
+
+    Args:
+        path: checkpoint of f_a' with its g' inside.
+        inner: how it is differentiated.
+    """
+
+    path: str
+    inner: Source = field(default_factory=IdentityBackward)
+    knows = "kind of defense, labels"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        surrogate = _load(self.path, self)
+        if surrogate.defense is None:
+            raise UserError(f"source OwnSurrogate: {self.path} has no defense; use robusttrain.attacks.Checkpoint")
+        return self.inner(surrogate)
+
+
+class _Ensemble(nn.Module):
+    takes_rng = True
+
+    def __init__(self, members: list[nn.Module], weights: list[float], fuse: str) -> None:
+        super().__init__()
+        self.members, self.weights, self.fuse = nn.ModuleList(members), weights, fuse
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        fused: Tensor | None = None
+        for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
+            logits = call_model(member, images, rng.fold(number)).float()
+            part = weight * (logits if self.fuse == "logits" else logits.softmax(dim=1))
+            if fused is not None and part.shape != fused.shape:
+                raise UserError(f"source Ensemble: members answer with {fused.shape[1]} and {part.shape[1]} classes")
+            fused = part if fused is None else fused + part
+        assert fused is not None  # at least one member
+        return fused if self.fuse == "logits" else fused.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+@dataclass(frozen=True)
+class Ensemble(Source):
+    """Several sources as one, by a weighted mean of logits [P2 eq. 6] or of probabilities [P3 eq. 8, P5 4].
+
+    Args:
+        members: the sources.
+        weights: one per member, summing to 1; None for equal ones.
+        fuse: "logits" or "probabilities".
+    """
+
+    members: list[Source] = field(default_factory=lambda: [Target()])
+    weights: list[float] | None = None
+    fuse: Literal["logits", "probabilities"] = "logits"
+    knows = "other models, labels"
+
+    def __post_init__(self) -> None:
+        one_of("fuse", self.fuse, ("logits", "probabilities"))
+        if not self.members:
+            raise OptionError("members", [], "name at least one source")
+        given = self.weights
+        if given is not None and (len(given) != len(self.members) or abs(sum(given) - 1) > 1e-6 or min(given) < 0):
+            raise OptionError("weights", given, f"give {len(self.members)} numbers from 0 on that sum to 1")
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        weights = self.weights or [1 / len(self.members)] * len(self.members)
+        return _Ensemble([member(target) for member in self.members], weights, self.fuse)
