@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from robusttrain import presets
 from robusttrain.attacks import Attack, Source
 from robusttrain.build import build, resolve
-from robusttrain.cli import short
+from robusttrain.cli import short, take
 from robusttrain.errors import UserError, at_least, under
 from robusttrain.evaluation import Scenario
 
@@ -30,18 +30,8 @@ def split_attacks(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, 
     """
     names: list[str] = []
     overrides: list[tuple[str, str]] = []
-    rest: list[str] = []
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        option, has_value, value = argument.partition("=")
-        if option not in ("--attack", "--suite") and not option.startswith("--attack."):
-            rest.append(argument)
-            continue
-        if not has_value:
-            if not waiting:
-                raise UserError(f"{option}: a value is missing")
-            value = waiting.pop(0)
+    taken, rest = take(arguments, lambda option: option in ("--attack", "--suite") or option.startswith("--attack."))
+    for option, value in taken:
         if option == "--attack":
             names.append(value)
         elif option == "--suite":

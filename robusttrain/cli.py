@@ -142,48 +142,54 @@ def read(
     return found
 
 
-def config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Take the ``--config`` files out of a command line; text in place of a path stays."""
-    files, rest = [], []
+def take(
+    arguments: Sequence[str], wanted: Callable[[str], bool], missing: str = "a value is missing"
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Take some options out of a command line: (option, value) in their order, and what is left of the line.
+
+    Args:
+        arguments: the command line; values follow their option, or stand behind its "=".
+        wanted: whether an option, dashes and all, is to be taken.
+        missing: what to tell a user who forgot the value.
+    """
+    found: list[tuple[str, str]] = []
+    rest: list[str] = []
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
         option, has_value, value = argument.partition("=")
-        if option != "--config":
+        if not option.startswith("--") or not wanted(option):
             rest.append(argument)
             continue
         if not has_value:
             if not waiting:
-                raise UserError("--config: give a YAML file")
+                raise UserError(f"{option}: {missing}")
             value = waiting.pop(0)
-        files.append(Path(value))
-    return files, rest
+        found.append((option, value))
+    return found, rest
+
+
+def config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Take the ``--config`` files out of a command line."""
+    found, rest = take(arguments, lambda option: option == "--config", "give a YAML file")
+    return [Path(value) for _, value in found], rest
 
 
 def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
     """Take the presets out of a command line: their files by kind, and what is left of the line.
 
-    A value with a dot that is no YAML file is a class path and stays as it is.
+    A value with a dot that is no YAML file is a class path and stays, before what overrides its arguments.
     """
     found: dict[str, Path] = {}
-    rest = []
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        option, has_value, value = argument.partition("=")
-        kind = option.removeprefix("--")
-        if not option.startswith("--") or kind not in kinds:
-            rest.append(argument)
-            continue
-        if not has_value:
-            if not waiting:
-                raise UserError(f"{option}: give the name of a preset (--list shows all) or a path to a YAML file")
-            value = waiting.pop(0)
+    classes = []
+    missing = "give the name of a preset (--list shows all) or a path to a YAML file"
+    chosen, rest = take(arguments, lambda option: option[2:] in kinds, missing)
+    for option, value in chosen:
         if re.fullmatch(r"\w+(\.\w+)+", value) and not value.endswith((".yaml", ".yml")):
-            rest.append(f"{option}={value}")
+            classes.append(f"{option}={value}")
         else:
-            found[kind] = presets.find(kind, value)
-    return found, rest
+            found[option[2:]] = presets.find(option[2:], value)
+    return found, [*classes, *rest]
 
 
 def short(message: str, parser: ArgumentParser | None = None) -> str:

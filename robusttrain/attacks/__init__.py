@@ -42,7 +42,7 @@ from robusttrain.attacks.objectives import (
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.projected_gradient import ProjectedGradient
 from robusttrain.attacks.sources import ClassifierOnly, FewerSteps, FixedRandomness, IdentityBackward, Source, Target
-from robusttrain.attacks.surrogates import Checkpoint, Ensemble, OwnSurrogate
+from robusttrain.attacks.surrogates import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
 from robusttrain.attacks.threats import L2, Linf, Threat
 from robusttrain.attacks.unrolled import UnrolledTransform
 from robusttrain.attacks.updates import MomentumSign, Normalized, Sign, UpdateRule
@@ -77,6 +77,7 @@ __all__ = [
     "Objective",
     "OwnSurrogate",
     "ProjectedGradient",
+    "Reparameterization",
     "Sign",
     "Smooth",
     "Source",

@@ -21,9 +21,16 @@ from robusttrain.rng import Rng
 def _load(path: str | None, source: Source) -> DefendedClassifier:
     from robusttrain.checkpoints import load  # a checkpoint holds classes that live above this package
 
-    if not path:
-        raise UserError(f"source {type(source).__name__}: name the attacker's model with path (a checkpoint)")
-    return load(path)
+    return load(_named(path, source))
+
+
+def _named(path: str | None, source: Source) -> str:
+    if not path or path.startswith("surrogate:"):
+        raise UserError(
+            f"source {type(source).__name__}: path = {path!r}: evaluate.py trains the attacker's model that this "
+            "stands for; here, name a file"
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,35 @@ class OwnSurrogate(Source):
         if surrogate.defense is None:
             raise UserError(f"source OwnSurrogate: {self.path} has no defense; use robusttrain.attacks.Checkpoint")
         return self.inner(surrogate)
+
+
+class _Reparameterized(nn.Module):
+    def __init__(self, network: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.network, self.classifier = network, classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.network(images))
+        return logits
+
+
+@dataclass(frozen=True)
+class Reparameterization(Source):
+    """f_a(h(x)), with a differentiable h that was trained to be close to g [P1 3.3, 4.1].
+
+    Args:
+        path: file with h, from ``train.py --training reparameterization``.
+    """
+
+    path: str
+    knows = "classifier, defense, data"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        from robusttrain.models import FullyConvolutional
+
+        if target.defense is None:
+            raise UserError("source Reparameterization: the target has no defense that h could stand for")
+        return _Reparameterized(FullyConvolutional.load(_named(self.path, self)), target.classifier)
 
 
 class _Ensemble(nn.Module):

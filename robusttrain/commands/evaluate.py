@@ -17,7 +17,7 @@ from robusttrain import presets
 from robusttrain.attack_presets import scenarios, split_attacks, suite
 from robusttrain.build import build, build_defended, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
-from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, trainer_from
+from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, take, trainer_from
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
@@ -135,23 +135,15 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
         key: node[key] for node in nodes for key in ("checkpoint", "checkpoints", "trust") if key in node
     }
     look.set_defaults(in_files)
-    early = read(look, _only(arguments, ("--checkpoint", "--checkpoints", "--trust")), (), {})
+    wanted = ("--checkpoint", "--checkpoints", "--trust")
+    given, _ = take(arguments, lambda option: option in wanted)
+    early = read(look, [f"{option}={value}" for option, value in given], (), {})
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
     recipe = read_recipe(path)
     # Before jsonargparse imports a class that the file names.
     check_trust([recipe["model"], recipe["defense"], recipe["data"]], ["robusttrain", *listed(early.trust)])
     first: dict[str, Any] = {key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)}
     return read(options, arguments, KINDS, first), path
-
-
-def _only(arguments: list[str], wanted: tuple[str, ...]) -> list[str]:
-    """Some options of a command line, with their values."""
-    found = []
-    for position, argument in enumerate(arguments):
-        option, has_value, _ = argument.partition("=")
-        if option in wanted:
-            found += [argument] if has_value else arguments[position : position + 2]
-    return found
 
 
 def build_target(config: Namespace, data: ImageData, path: Path | None) -> tuple[DefendedClassifier, str]:

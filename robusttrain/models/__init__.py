@@ -6,6 +6,7 @@ Every classifier takes images (B, C, H, W) in [0, 1] and returns logits (B, K). 
 - `VGGSmall`: the paper's ``f_b``, small and fast; loads the file its authors released.
 - `CifarResNet`: ResNets with a 3x3 stem; the default is ResNet-18.
 - `TimmClassifier`: anything from timm, by name.
+- `FullyConvolutional`: images to images, for the reparameterization attack.
 - `fast_copy`: an evaluation-only copy with batch norm folded, for attacks.
 
 To add a model, write one file with one ``nn.Module``. Take ``num_classes: int = 10``, ``in_channels: int = 3`` and
@@ -16,9 +17,19 @@ package works by its class path. `robusttrain.weights` reads and writes its weig
 """
 
 from robusttrain.models.fast import FastModel, fast_copy
+from robusttrain.models.fully_convolutional import FullyConvolutional
 from robusttrain.models.normalize import Normalize
 from robusttrain.models.resnet import BasicBlock, CifarResNet
 from robusttrain.models.timm_classifier import TimmClassifier
 from robusttrain.models.vgg_small import VGGSmall
 
-__all__ = ["BasicBlock", "CifarResNet", "FastModel", "Normalize", "TimmClassifier", "VGGSmall", "fast_copy"]
+__all__ = [
+    "BasicBlock",
+    "CifarResNet",
+    "FastModel",
+    "FullyConvolutional",
+    "Normalize",
+    "TimmClassifier",
+    "VGGSmall",
+    "fast_copy",
+]

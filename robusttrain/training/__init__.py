@@ -5,5 +5,6 @@ A new objective is one file here that subclasses ``TrainingObjective``, and one 
 
 from robusttrain.training.module import RobustTraining
 from robusttrain.training.objectives import TRADES, Adversarial, Standard, TrainingObjective
+from robusttrain.training.reparameterization import ReparameterizationTraining
 
-__all__ = ["TRADES", "Adversarial", "RobustTraining", "Standard", "TrainingObjective"]
+__all__ = ["TRADES", "Adversarial", "ReparameterizationTraining", "RobustTraining", "Standard", "TrainingObjective"]

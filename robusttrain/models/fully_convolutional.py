@@ -1,0 +1,73 @@
+"""An image-to-image network: h of the reparameterization attack."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.errors import UserError, above, at_least
+from robusttrain.weights import fit_state, read_metadata, read_tensors, save_tensors
+
+
+class FullyConvolutional(nn.Module):
+    """h(x) = x + radius * tanh(network(x)): images to images of the same size [P1 4.1, "reparameterization"].
+
+    Whatever g reaches within its ball, h can reach, which is not so for a sigmoid over [0, 1] (the authors' code).
+    Dilated 3x3 convolutions with residual connections see far: 1 + 2 * (1 + sum of dilations) pixels across.
+
+    Args:
+        radius: farthest that a pixel may move, in pixel values: g's.
+        channels: C of the images.
+        width: channels inside.
+        depth: residual blocks of one convolution each; dilations 1, 2, 4, 1, 2, 4, ...
+    """
+
+    def __init__(self, radius: float = 0.2, channels: int = 3, width: int = 64, depth: int = 8) -> None:
+        super().__init__()
+        above("radius", radius, 0)
+        at_least("channels", channels, 1)
+        at_least("width", width, 1)
+        at_least("depth", depth, 0)
+        self.options = {"radius": radius, "channels": channels, "width": width, "depth": depth}
+        self.radius = radius
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        dilations = [(1, 2, 4)[number % 3] for number in range(depth)]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=d, dilation=d))
+            for d in dilations
+        )
+        self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] to (B, C, H, W) within ``radius`` of them."""
+        features = self.first(images)
+        for block in self.blocks:
+            features = features + block(features)
+        change: Tensor = self.last(features).tanh()
+        return images + self.radius * change
+
+    def save(self, path: str | os.PathLike[str], about: dict[str, str] | None = None) -> None:
+        """Write weights and options as safetensors."""
+        save_tensors(self, path, {"fully_convolutional": json.dumps(self.options), **(about or {})})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FullyConvolutional:
+        """What ``save`` wrote.
+
+        Raises:
+            UserError: no such file, damaged, or of something else.
+        """
+        told = read_metadata(path).get("fully_convolutional")
+        try:
+            options = json.loads(told or "")
+            with torch.random.fork_rng(devices=[]):
+                network = cls(**{key: options[key] for key in ("radius", "channels", "width", "depth")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is no h of a reparameterization; train one: train.py --training reparameterization"
+            ) from error
+        fit_state(network, read_tensors(path), path)
+        return network.eval()
