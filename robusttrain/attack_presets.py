@@ -36,6 +36,7 @@ def split_attacks(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, 
             names.append(value)
         elif option == "--suite":
             names.extend(suite(value))
+            rest = [*suite_options(value), *rest]
         else:
             overrides.append((option.removeprefix("--attack."), value))
     return list(dict.fromkeys(names)), overrides, rest
@@ -47,6 +48,11 @@ def suite(name: str) -> list[str]:
     if not isinstance(attacks, list) or not attacks:
         raise UserError(f"--suite {name}: the file must hold a list of presets under 'attacks'")
     return [str(attack) for attack in attacks]
+
+
+def suite_options(name: str) -> list[str]:
+    """What a suite sets of evaluate.py's own options; the command line overrides it."""
+    return [f"--{key}={value}" for key, value in presets.read("suite", name).items() if key == "survivors"]
 
 
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
@@ -74,7 +80,18 @@ def scenarios(
     epsilon: float | None = None,
     option: str = "--attack",
 ) -> dict[str, Scenario]:
-    """Attacks by name, from presets.
+    """Attacks by name, ready to run; arguments as for ``attack_nodes``."""
+    nodes = attack_nodes(names, overrides, epsilon, option)
+    return {name: scenario(node, name, option) for name, node in nodes.items()}
+
+
+def attack_nodes(
+    names: Sequence[str],
+    overrides: Sequence[tuple[str, str]] = (),
+    epsilon: float | None = None,
+    option: str = "--attack",
+) -> dict[str, dict[str, Any]]:
+    """The configurations of attacks by name, from presets, overrides applied and not yet checked.
 
     Args:
         names: presets' names, or paths to YAML files (known by the file's name then).
@@ -83,10 +100,10 @@ def scenarios(
         option: what the user typed to name them, for error messages.
 
     Raises:
-        UserError: unknown preset or option, or a value of the wrong type or range.
+        UserError: unknown preset, or a value that is no YAML.
     """
     nodes = {name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"): name for name in names}
-    built = {}
+    read = {}
     for name, file in nodes.items():
         node = presets.read("attack", file, option)
         # Classes first: an argument may be meant for the part that replaces another.
@@ -104,8 +121,8 @@ def scenarios(
         if epsilon is not None:
             at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
             _override(node, ["threat", "epsilon"], epsilon)
-        built[name] = scenario(node, name, option)
-    return built
+        read[name] = node
+    return read
 
 
 def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:
@@ -130,6 +147,8 @@ def _with_own_defaults(node: Any) -> Any:
 
     jsonargparse would carry arguments over from the class that a part has by default: L2 with the radius of Linf.
     """
+    if isinstance(node, list):  # a new one: parsing changes what it is given
+        return [_with_own_defaults(item) for item in node]
     if not isinstance(node, dict):
         return node
     filled = {key: _with_own_defaults(value) for key, value in node.items()}

@@ -20,6 +20,8 @@ from robusttrain.errors import UserError
 from robusttrain.weights import fit_state, read_torch
 
 FORMAT = 1
+#: Folders of models that attackers and studies trained: no user's newest run.
+NOBODYS = {"surrogates", "studies"}
 #: Arguments that say where weights come from: a checkpoint holds them itself.
 ELSEWHERE = {"weights": None, "pretrained": False}
 
@@ -123,7 +125,8 @@ def newest(folder: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = sorted(Path(folder).rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    runs = [path for path in Path(folder).rglob("*.ckpt") if not {*path.relative_to(folder).parts} & NOBODYS]
+    found = sorted(runs, key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(
             f"no checkpoint under {folder}: train one (python train.py --defense advtransform), or give --checkpoint "

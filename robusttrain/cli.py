@@ -41,6 +41,10 @@ def first_process() -> bool:
 #: The first of several processes speaks for all.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 140, quiet=not first_process())
 
+#: Warnings of Lightning's that are no news of a run of ours.
+UNIMPORTANT = (
+    r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\) in eval mode at).*"
+)
 #: Trainer options that this framework sets itself.
 OWN_TRAINER_OPTIONS = {"logger", "callbacks", "use_distributed_sampler", "enable_checkpointing", "inference_mode"}
 
@@ -55,7 +59,7 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             keep_freed_memory()
             # Lightning's advice about its own products is no news of this run.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-            warnings.filterwarnings("ignore", message=r".*(does not have many workers|isinstance\(treespec).*")
+            warnings.filterwarnings("ignore", message=UNIMPORTANT)
             command(arguments)
     except UserError as error:
         # Builders name options without the dashes that a user types.

@@ -14,7 +14,7 @@ import yaml
 
 from robusttrain.errors import UserError
 
-KINDS = ("data", "model", "defense", "training", "attack", "suite")
+KINDS = ("data", "model", "defense", "training", "attack", "suite", "surrogate")
 
 
 def folders() -> list[Path]:

@@ -14,11 +14,12 @@ from rich.progress import Progress
 from torch import nn
 
 from robusttrain import presets
-from robusttrain.attack_presets import scenarios, split_attacks, suite
+from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, suite
 from robusttrain.build import build, build_defended, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
 from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, take, trainer_from
 from robusttrain.commands.f_b import provide_f_b
+from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
@@ -56,6 +57,10 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--precision", type=str, default="float32", help="in which attacks differentiate: float32 or bfloat16"
     )
+    options.add_argument("--survivors", type=bool, default=False, help="attack only images that no attack before broke")
+    options.add_argument(
+        "--surrogate_epochs", type=int | None, default=None, help="epochs of models that an attacker trains first"
+    )
     options.add_argument("--seed", type=int, default=0, help="of every random number")
     options.add_argument("--output", type=str, default="results/newest", help="folder for results.json")
     options.add_argument("--save_images", type=bool, default=False, help="keep adversarial images (safetensors)")
@@ -74,7 +79,8 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"--precision {config.precision}: must be float32 or bfloat16")
     if not names:  # a configuration file may name them
         names = [*listed(config.attack), *(name for preset in listed(config.suite) for name in suite(preset))]
-    attacks = scenarios(names or ["pgd"], overrides, config.epsilon)
+    nodes = attack_nodes(names or ["pgd"], overrides, config.epsilon)
+    attacks = {name: scenario(node, name) for name, node in nodes.items()}
     output = writable(Path(config.output), "--output")
     data: ImageData = build(plain(config.data), "data", kind=ImageData)
     if config.images is not None:
@@ -84,7 +90,14 @@ def run(arguments: list[str]) -> None:
     data.prepare_data()
     data.setup("test")
 
-    engine = Engine(target, attacks, config.seed, config.draws, getattr(torch, config.precision), config.save_images)
+    if needed := surrogates_in(nodes):
+        node, defense = plain(config.data), plain(config.defense)
+        folder = Path(config.checkpoints) / "surrogates"
+        keeper = Keeper(folder, target, data, plain(config.trainer), config.seed, node, defense)
+        paths = keeper.provide(needed, config.surrogate_epochs)
+        attacks = {name: scenario(with_paths(node, paths), name) for name, node in nodes.items()}
+    precision = getattr(torch, config.precision)
+    engine = Engine(target, attacks, config.seed, config.draws, precision, config.survivors, config.save_images)
     evaluation = Evaluation(engine)
     trainer = trainer_from(
         {**plain(config.trainer), "enable_model_summary": False, "enable_progress_bar": False},
@@ -189,8 +202,8 @@ def announce(engine: Engine, data: ImageData) -> int:
         check_classes(source, batch.images, classes, f"the source of attack {name}")
     expected = engine.measure(batch.images, batch.labels)
     evaluations = engine.verdicts_per_image
-    for name, scenario in engine.scenarios.items():
-        cost = scenario.attack.cost()
+    for name, planned in engine.scenarios.items():
+        cost = planned.attack.cost()
         told = f"{cost.gradients} gradient evaluations" + (f" and {cost.queries} queries" if cost.queries else "")
         console.print(
             f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient evaluations, about "

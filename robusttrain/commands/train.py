@@ -22,6 +22,7 @@ from robusttrain.build import build, build_defended, fit_to_data
 from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
 from robusttrain.checkpoints import read_recipe, recipe_of
 from robusttrain.cli import add_trainer, console, first_process, listed, new_parser, plain, read, trainer_from
+from robusttrain.commands import reparameterization
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
@@ -73,6 +74,9 @@ def parser() -> ArgumentParser:
 
 def run(arguments: list[str]) -> None:
     """Train as the command line says."""
+    if reparameterization.chosen(arguments):
+        reparameterization.run(arguments)
+        return
     config = read(parser(), arguments, KINDS, DEFAULTS)
     within("--ema", config.ema, 0, 1)
     at_least("--early_stopping", config.early_stopping, 0)

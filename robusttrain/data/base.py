@@ -143,6 +143,13 @@ class ImageData(LightningDataModule, ABC):
         batch = split[seeded_order(len(split), self.seed, "validation images")[:count]]
         return batch._replace(images=as_float(batch.images))
 
+    def unaugmented(self, split: SplitName, count: int) -> Batch:
+        """``count`` training or test images chosen by the seed, as float32 in [0, 1]; all where there are fewer."""
+        at_least("count", count, 1)
+        chosen = _ready(self._train, "fit") if split == "train" else _ready(self._test, "test")
+        batch = chosen[seeded_order(len(chosen), self.seed, f"{split} images")[:count]]
+        return batch._replace(images=as_float(batch.images))
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Float images in [0, 1] on the device, augmented in training."""
         images = batch.images

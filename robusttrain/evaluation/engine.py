@@ -95,6 +95,7 @@ class Engine:
         seed: of every random number; one seed, one result.
         draws: fresh draws of a random target's randomness that score each image (and as many that select).
         precision: in which attacks differentiate the classifier.
+        survivors: whether an image that an attack broke in every selecting draw is spared those that follow.
         keep_images: whether records hold the adversarial images, as "NAME/images".
         advance: called with the number of images of every evaluation of a source, for progress bars.
 
@@ -109,12 +110,13 @@ class Engine:
         seed: int = 0,
         draws: int = 10,
         precision: torch.dtype = torch.float32,
+        survivors: bool = False,
         keep_images: bool = False,
         advance: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.target = target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
         self.scenarios = dict(scenarios)
-        self.seed, self.keep_images, self.advance = seed, keep_images, advance
+        self.seed, self.survivors, self.keep_images, self.advance = seed, survivors, keep_images, advance
         self.random = self.target.random
         self.draws = draws if self.random else 1
         threats = {name: scenario.attack.threat for name, scenario in self.scenarios.items()}
@@ -174,12 +176,14 @@ class Engine:
         rng = Rng.for_images(self.seed, indices)
         records: Records = {"index": indices.cpu(), "label": labels.cpu()}
         self._judge(records, "clean", images, labels, rng)
-        # A deterministic model that is wrong already stays wrong: no attack can make the verdict worse.
-        keep = torch.arange(len(images), device=images.device)
-        if not self.random:
-            keep = records["clean/score"].any(dim=1).nonzero().squeeze(1).to(images.device)
+        # A deterministic model that is wrong already stays wrong: no attack can make the verdict worse. A random one
+        # that is wrong in every selecting draw is taken for wrong where images are handed on, and attacked elsewhere.
+        alive = torch.ones(len(images), dtype=torch.bool)
+        if self.survivors or not self.random:
+            alive = records["clean/select"].any(dim=1)
         seconds = {}
         for name, scenario in self.scenarios.items():
+            keep = alive.nonzero().squeeze(1).to(images.device)
             source = self.sources[name]
             source.gradients = source.queries = 0
             start = time.perf_counter()
@@ -192,9 +196,11 @@ class Engine:
             seconds[name] = time.perf_counter() - start
             self._check(name, scenario, adversarial, images)
             self._judge(records, name, adversarial, labels, rng)
-            attacked = torch.zeros(len(images), dtype=torch.bool)
-            attacked[keep.cpu()] = True
+            attacked = alive
             records[f"{name}/attacked"] = attacked
+            if self.survivors:
+                # Nothing that follows could be chosen over an attack that no selecting draw survived.
+                alive = alive & records[f"{name}/select"].any(dim=1)
             records[f"{name}/distance"] = scenario.attack.threat.distance(adversarial, images).cpu()
             for kind in ("gradients", "queries"):
                 share = getattr(source, kind) / max(1, len(keep))

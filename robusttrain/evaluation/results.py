@@ -31,6 +31,8 @@ def merge(parts: Sequence[Records]) -> Records:
 
 
 def _figure(scores: Tensor, name: str = "robust_accuracy") -> dict[str, Any]:
+    if not len(scores):
+        return {name: None, "ci95": wilson(0.0, 0)}
     mean = scores.double().mean().item()
     return {name: round(mean, 6), "ci95": [round(end, 6) for end in wilson(mean, len(scores))]}
 
@@ -46,21 +48,29 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
     score = {name: records[f"{name}/score"].double().mean(dim=1) for name in ("clean", *engine.scenarios)}
     select = {name: records[f"{name}/select"].double().mean(dim=1) for name in ("clean", *engine.scenarios)}
     right = select["clean"] > 0.5  # images that were right before the attack, on draws that score nothing
-    attacks = {}
+    attacks: dict[str, Any] = {}
+    so_far = ["clean"]
     for name, scenario in engine.scenarios.items():
         attacked = records[f"{name}/attacked"]
+        so_far.append(name)
+        # Where images are handed on, a figure of an attack speaks of those that reached it, and of no others.
+        judged = attacked if engine.survivors else torch.ones_like(attacked)
+        reached = right & judged
         cost = {kind: records[f"{name}/{kind}"][attacked].double() for kind in ("gradients", "queries")}
         per_image = {kind: round(values.mean().item(), 3) if len(values) else 0.0 for kind, values in cost.items()}
         attacks[name] = {
-            **_figure(score[name]),
-            "success_rate": round(1 - score[name][right].mean().item(), 6) if right.any() else None,
-            "success_rate_of": int(right.sum()),
+            **_figure(score[name][judged]),
+            "success_rate": round(1 - score[name][reached].mean().item(), 6) if reached.any() else None,
+            "success_rate_of": int(reached.sum()),
             "largest_perturbation": round(records[f"{name}/distance"].max().item(), 6),
             "gradient_evaluations_per_image": per_image["gradients"],
             "queries_per_image": per_image["queries"],
             "seconds": round(seconds.get(name, 0.0), 2),
             "knows": scenario.knowledge,
         }
+        if engine.survivors:
+            worst = worst_case(*(torch.stack([kept[each] for each in so_far]) for kept in (select, score)))
+            attacks[name] |= {"images": int(judged.sum()), "worst_case_so_far": _figure(worst)["robust_accuracy"]}
     worst = worst_case(torch.stack(list(select.values())), torch.stack(list(score.values())))
     threats = [scenario.attack.threat for scenario in engine.scenarios.values()]
     return {
@@ -69,6 +79,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
         "images": len(records["index"]),
         "draws": engine.draws,
         "random": engine.random,
+        "survivors": engine.survivors,
         "clean": _figure(score["clean"], "accuracy"),
         "attacks": attacks,
         "worst_case": _figure(worst),
@@ -86,6 +97,9 @@ def table(found: Mapping[str, Any]) -> Table:
     shown.add_column("accuracy", justify="right")
     shown.add_column("95 % interval", justify="right")
     shown.add_column("success", justify="right")
+    if found["survivors"]:
+        shown.add_column("of images", justify="right")
+        shown.add_column("worst case\nso far", justify="right")
     shown.add_column("gradients\nper image", justify="right")
     shown.add_column("seconds", justify="right")
     shown.add_column("attacker knows")
@@ -94,20 +108,22 @@ def table(found: Mapping[str, Any]) -> Table:
         return f"{100 * row['ci95'][0]:.1f} - {100 * row['ci95'][1]:.1f}"
 
     clean, worst = found["clean"], found["worst_case"]
-    shown.add_row("none (clean)", f"{100 * clean['accuracy']:.1f} %", interval(clean), "", "", "", "")
+    handed_on = [""] * (2 if found["survivors"] else 0)
+    shown.add_row("none (clean)", f"{100 * clean['accuracy']:.1f} %", interval(clean), "", *handed_on, "", "", "")
     for name, row in found["attacks"].items():
         success = "-" if row["success_rate"] is None else f"{100 * row['success_rate']:.1f} %"
         shown.add_row(
             name,
-            f"{100 * row['robust_accuracy']:.1f} %",
+            "-" if row["robust_accuracy"] is None else f"{100 * row['robust_accuracy']:.1f} %",
             interval(row),
             f"{success} of {row['success_rate_of']}",
+            *([str(row["images"]), f"{100 * row['worst_case_so_far']:.1f} %"] if handed_on else []),
             f"{row['gradient_evaluations_per_image']:g}",
             f"{row['seconds']:.1f}",
             row["knows"],
         )
     shown.add_section()
-    shown.add_row("worst case", f"{100 * worst['robust_accuracy']:.1f} %", interval(worst), "", "", "", "")
+    shown.add_row("worst case", f"{100 * worst['robust_accuracy']:.1f} %", interval(worst), "", *handed_on, "", "", "")
     return shown
 
 

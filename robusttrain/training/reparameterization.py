@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
-from torchmetrics import MeanMetric
 
 from robusttrain.data import Batch
 from robusttrain.defenses import Defense
@@ -16,18 +15,9 @@ from robusttrain.errors import UserError, above
 from robusttrain.models import FullyConvolutional
 from robusttrain.rng import Rng
 
-METRICS = ("error", "floor", "identity")
-
 
 class ReparameterizationTraining(pl.LightningModule):
     """Minimises E |h(x) - g(x)|^2 over images and draws of g, by Adam with a one-cycle schedule.
-
-    Three errors are reported, all as mean squares per pixel value, on the training and on the test images:
-
-    - ``error``: |h(x) - g(x)|^2, what is minimised.
-    - ``floor``: the variance of g's draws, below which no function of x alone can get. (From pairs of draws:
-      |g_1 - g_2|^2 / 2 estimates it without bias.)
-    - ``identity``: |x - g(x)|^2, what h(x) = x would get: the error of BPDA-I's assumption.
 
     Args:
         defense: g.
@@ -49,9 +39,6 @@ class ReparameterizationTraining(pl.LightningModule):
         above("learning_rate", learning_rate, 0)
         self.defense, self.network = defense.eval().requires_grad_(False), network
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
-        self.means = torch.nn.ModuleDict(
-            {f"{split}_{name}": MeanMetric() for split in ("train", "test") for name in METRICS}
-        )
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -70,19 +57,16 @@ class ReparameterizationTraining(pl.LightningModule):
         self.log("h/training_error", error, prog_bar=True)
         return error
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        split = ("train", "test")[dataloader_idx]
-        rng = Rng.for_images(self.seed, batch.indices).fold(split)
-        with torch.no_grad():
-            first, second = (self.defense(batch.images, rng.fold(draw)) for draw in range(2))
-        figures = {
-            "error": self.network(batch.images) - first,
-            "floor": (first - second) / 2**0.5,
-            "identity": batch.images - first,
-        }
-        for name, difference in figures.items():
-            self.means[f"{split}_{name}"](difference.square().flatten(1).mean(dim=1))
 
-    def found(self) -> dict[str, float]:
-        """The errors by name, "train_error" and so on, after ``test``."""
-        return {name: round(float(mean.compute()), 6) for name, mean in self.means.items()}  # type: ignore[operator]
+def errors(defense: Defense, network: FullyConvolutional, images: Tensor, rng: Rng) -> dict[str, Tensor]:
+    """How close h is to g, as mean squares per pixel value, (B,) each.
+
+    - ``error``: |h(x) - g(x)|^2, what training minimises.
+    - ``floor``: the variance of g's draws, below which no function of x alone can get: |g_1 - g_2|^2 / 2 of two draws
+      estimates it without bias.
+    - ``identity``: |x - g(x)|^2, what h(x) = x would get, the stand-in that BPDA-I takes.
+    """
+    with torch.no_grad():
+        first, second = (defense(images, rng.fold(draw)) for draw in range(2))
+        differences = {"error": network(images) - first, "floor": (first - second) / 2**0.5, "identity": images - first}
+    return {name: difference.square().flatten(1).mean(dim=1) for name, difference in differences.items()}

@@ -5,23 +5,38 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robusttrain import presets
 from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import (
     L2,
     Average,
+    AverageLogits,
     Backprop,
+    Checkpoint,
     ClassifierOnly,
     CrossEntropy,
     Diverse,
+    Ensemble,
+    FewerSteps,
+    FiniteDifference,
+    FixedRandomness,
     IdentityBackward,
     Linf,
+    Margin,
+    MeanStart,
     MomentumSign,
     Normalized,
+    OwnSurrogate,
     ProjectedGradient,
+    Reparameterization,
     Sign,
     Smooth,
     Target,
+    UnrolledTransform,
 )
+from robusttrain.commands.surrogates import surrogates_in
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import AdversarialTransform
 from robusttrain.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -43,7 +58,31 @@ FIGURES = {
     "bpda-i-quick": (10, "0.25", False, Backprop(), Sign(), IdentityBackward()),
     "bpda-eot": (20, 0.004, False, Average(10), Sign(), IdentityBackward()),
     "bpda-eot-paper": (50, 0.002, False, Average(500), Sign(), IdentityBackward()),
+    "bpda-i-momentum": (10, 0.0062, False, Average(10), MomentumSign(0.5), IdentityBackward()),
+    "bpda-i-margin": (20, 0.004, False, Average(10), Sign(), IdentityBackward()),
+    "average-logits": (20, 0.004, False, AverageLogits(10), Sign(), IdentityBackward()),
+    "automatic-differentiation": (50, 0.002, False, Backprop(), Sign(), UnrolledTransform("automatic")),
+    "bpda-softsign": (50, 0.002, False, Backprop(), Sign(), UnrolledTransform("softsign")),
+    "bpda-tanh": (50, 0.002, False, Backprop(), Sign(), UnrolledTransform("tanh")),
+    "fixed-randomness": (50, 0.002, False, Backprop(), Sign(), FixedRandomness(0, IdentityBackward())),
+    "fewer-steps": (50, 0.002, False, Backprop(), Sign(), FewerSteps(2, UnrolledTransform("softsign"))),
+    "finite-differences": (10, 0.0062, False, FiniteDifference(100, 0.01), Sign(), Target()),
+    "reparameterization": (50, 0.002, False, Backprop(), Sign(), Reparameterization("surrogate:reparameterization")),
+    "small-n-transfer": (
+        *(20, 0.004, False, Backprop(), Sign()),
+        OwnSurrogate("surrogate:small-n", UnrolledTransform("softsign")),
+    ),
+    "own-surrogate": (20, 0.004, False, Average(10), Sign(), OwnSurrogate("surrogate:own-defense")),
+    "transfer-standard": (18, PIXEL, False, Diverse, MomentumSign(1.0), Checkpoint("surrogate:standard")),
+    "transfer-adversarial": (18, PIXEL, False, Diverse, MomentumSign(1.0), Checkpoint("surrogate:adversarial")),
+    "transfer-ensemble": (
+        *(18, PIXEL, False, Diverse, MomentumSign(1.0)),
+        Ensemble([Checkpoint("surrogate:standard"), Checkpoint("surrogate:adversarial")]),
+    ),
 }
+OBJECTIVES = {"bpda-i-margin": Margin()}
+# The paper's start over 5,000 draws: within the threat, and moving 0.031 around it as the paper does.
+MEAN_STARTS = {"wt-mean-start": (None, 0.031), "wt-mean-start-unrestricted": (0.031, 0.3)}
 
 
 def one(name, *overrides, epsilon=None):
@@ -51,7 +90,21 @@ def one(name, *overrides, epsilon=None):
 
 
 def test_every_preset_has_its_figures_here():
-    assert {path.stem for path in PRESETS} == set(FIGURES)
+    assert {path.stem for path in PRESETS} == set(FIGURES) | set(MEAN_STARTS)
+
+
+@pytest.mark.parametrize("name", MEAN_STARTS)
+def test_mean_start_presets_hold_the_papers_figures(name):
+    around, epsilon = MEAN_STARTS[name]
+    scenario = one(name)
+    assert scenario.attack == MeanStart(5000, around, 50, 0.002, threat=Linf(epsilon))
+    assert scenario.source == ClassifierOnly()
+
+
+def test_surrogates_have_recipes():
+    for path in PRESETS:
+        for name in surrogates_in(presets.read("attack", path.stem)):
+            assert presets.read("surrogate", name)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -61,7 +114,8 @@ def test_preset_holds_its_papers_figures(name):
     attack = scenario.attack
     assert isinstance(attack, ProjectedGradient)
     assert (attack.steps, attack.random_start, attack.rule) == (steps, random_start, rule)
-    assert (attack.threat, attack.objective, scenario.source) == (Linf(0.031), CrossEntropy(), source)
+    objective = OBJECTIVES.get(name, CrossEntropy())
+    assert (attack.threat, attack.objective, scenario.source) == (Linf(0.031), objective, source)
     if isinstance(size, str):
         assert (attack.relative_step_size, attack.step_size) == (float(size), None)
     else:
@@ -80,15 +134,17 @@ def test_preset_holds_its_papers_figures(name):
 def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
     assert preset.read_text().startswith("# ")
     overrides = [("steps", "1")] + [("gradient.draws", "2")] * ("eot" in preset.stem)
+    overrides += [("draws", "2")] * ("mean-start" in preset.stem)
     attack = one(preset.stem, *overrides).attack
     x = images()
-    result = attack(curved(), x, curved()(x).argmax(1), streams())
-    assert 0 < attack.threat.distance(result, x).max() <= 0.031 + 1e-6
+    source = ClassifierOnly()(DefendedClassifier(AdversarialTransform(curved(seed=1), steps=1), curved()))
+    result = attack(source, x, curved()(x).argmax(1), streams())
+    assert 0 < attack.threat.distance(result, x).max() <= attack.threat.epsilon + 1e-6
 
 
 def test_suites_name_presets_that_exist():
     for suite in (CONFIGS / "suite").glob("*.yaml"):
-        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= set(FIGURES)
+        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= set(FIGURES) | set(MEAN_STARTS)
 
 
 def test_an_override_reaches_every_attack_or_the_named_one():

@@ -1,0 +1,157 @@
+"""What ``python train.py --training reparameterization`` does: train h towards the g of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import ArgumentParser, Namespace
+
+from robusttrain import presets
+from robusttrain.build import build, check_trust
+from robusttrain.checkpoints import load, newest, read_recipe
+from robusttrain.cli import add_trainer, console, listed, new_parser, plain, read, take, trainer_from
+from robusttrain.commands.surrogates import Keeper
+from robusttrain.data import ImageData
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import Defense
+from robusttrain.errors import UserError, under
+from robusttrain.evaluation import writable, write_json
+from robusttrain.models import FullyConvolutional
+from robusttrain.rng import Rng
+from robusttrain.training import ReparameterizationTraining
+from robusttrain.training.reparameterization import errors
+
+#: Of each split, at most this many images measure the errors.
+IMAGES = 1000
+#: The attacker's budget for h; ``--h.KEY`` overrides.
+DEFAULTS: dict[str, Any] = {"width": 64, "depth": 8, "learning_rate": 0.003, "weight_decay": 0.0001}
+
+
+def chosen(arguments: list[str]) -> bool:
+    """Whether a command line of train.py asks for this training."""
+    taken, _ = take(arguments, lambda option: option == "--training")
+    named = [value for _, value in taken if "." not in value or value.endswith((".yaml", ".yml"))]
+    return any("h" in presets.read("training", name) for name in named)
+
+
+def parser() -> ArgumentParser:
+    """The options of this training."""
+    options = new_parser(
+        prog="train.py --training reparameterization",
+        description="Train h, a differentiable stand-in for the g of a trained checkpoint, to attack f_a(h(x)).",
+    )
+    options.add_argument("--checkpoint", type=str | None, default=None, help="file that train.py left; default: newest")
+    options.add_argument("--checkpoints", type=str, default="checkpoints", help="folder for checkpoints")
+    options.add_argument("--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name")
+    options.add_subclass_arguments(ImageData, "data", help="data set; default: the checkpoint's own")
+    options.add_argument("--h.width", type=int, default=DEFAULTS["width"], help="channels inside h")
+    options.add_argument("--h.depth", type=int, default=DEFAULTS["depth"], help="residual blocks of h")
+    options.add_argument(
+        "--h.learning_rate", type=float, default=DEFAULTS["learning_rate"], help="Adam's, at its highest"
+    )
+    options.add_argument("--h.weight_decay", type=float, default=DEFAULTS["weight_decay"], help="Adam's")
+    options.add_argument("--seed", type=int, default=0, help="of every random number")
+    options.add_argument("--output", type=str | None, default=None, help="file for h; default: where evaluate.py looks")
+    add_trainer(options, {"max_epochs": 10})
+    return options
+
+
+def run(arguments: list[str]) -> None:
+    """Train h as the command line says, and keep it where ``evaluate.py --attack reparameterization`` finds it."""
+    config = configure(arguments)
+    path = Path(config.checkpoint) if config.checkpoint else newest(config.checkpoints)
+    target = load(path, listed(config.trust))
+    if target.defense is None:
+        raise UserError(f"--checkpoint {path}: it has no defense that h could stand for")
+    data: ImageData = build(plain(config.data), "data", kind=ImageData)
+    trainer = plain(config.trainer)
+    settings = {"h": plain(config.h), "trainer": {"max_epochs": trainer["max_epochs"]}}
+    keeper = Keeper(
+        Path(config.checkpoints) / "surrogates",
+        target,
+        data,
+        trainer,
+        config.seed,
+        defense=read_recipe(path)["defense"],
+    )
+    kept = Path(config.output) if config.output else keeper.path("reparameterization", settings)
+    if kept.suffix != ".safetensors":
+        raise UserError(f"--output {kept}: must end in .safetensors")
+    train(target, data, settings, trainer, keeper.seed, kept)
+
+
+def configure(arguments: list[str]) -> Namespace:
+    """The configuration; data as the checkpoint's, unless given."""
+    wanted = ("--checkpoint", "--checkpoints", "--trust")
+    taken, _ = take(arguments, lambda option: option in wanted)
+    given = dict(taken)
+    if {"--help", "-h"} & {*arguments}:
+        parser().parse_args(["--help"])
+    path = Path(given["--checkpoint"]) if "--checkpoint" in given else newest(given.get("--checkpoints", "checkpoints"))
+    recipe = read_recipe(path)
+    check_trust([recipe["data"]], ["robusttrain", given.get("--trust", "robusttrain")])
+    return read(parser(), arguments, ("data", "training"), {"data": recipe["data"]})
+
+
+def train(
+    target: DefendedClassifier,
+    data: ImageData,
+    settings: dict[str, Any],
+    trainer: dict[str, Any],
+    seed: int,
+    path: Path,
+) -> dict[str, float]:
+    """Train h towards the target's g and keep it as ``path``; beside it, the errors as JSON.
+
+    Args:
+        target: f_a(g(.)).
+        data: the attacker's images.
+        settings: "h": width, depth, learning_rate, weight_decay; "trainer": max_epochs.
+        trainer: ``--trainer.*`` options.
+        seed: of the training.
+        path: a .safetensors file.
+    """
+    writable(path.parent, "--output")
+    defense = target.defense
+    assert isinstance(defense, Defense)
+    radius = getattr(getattr(getattr(defense, "attack", None), "threat", None), "epsilon", None) or 1.0
+    options = settings["h"]
+    pl.seed_everything(seed, verbose=False)
+    with under("--h"):
+        network = FullyConvolutional(radius, data.facts().channels, options["width"], options["depth"])
+        training = ReparameterizationTraining(
+            defense, network, options["learning_rate"], options["weight_decay"], seed=seed
+        )
+    data.prepare_data()
+    data.setup(None)
+    sample = data.unaugmented("train", 1).images
+    if defense(sample).shape != sample.shape:
+        raise UserError(f"reparameterization: {type(defense).__name__} changes the size of images: h cannot follow")
+    console.print(f"training h, {settings['trainer']['max_epochs']} epochs, into {path}", soft_wrap=True)
+    # One process: what comes out is small, and each process of an evaluation would train its own.
+    runner = trainer_from(
+        {**trainer, **settings["trainer"], "devices": 1, "strategy": "auto", "enable_model_summary": False},
+        logger=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    runner.fit(training, datamodule=data)
+    network.eval()
+    found: dict[str, float] = {}
+    for split in ("train", "test"):
+        batch = data.unaugmented(split, IMAGES)
+        for start in range(0, len(batch.images), 250):
+            part = slice(start, start + 250)
+            rng = Rng.for_images(seed, batch.indices[part]).fold("errors").fold(split)
+            share = len(batch.images[part]) / len(batch.images)
+            for name, values in errors(defense, network, batch.images[part], rng).items():
+                found[f"{split}_{name}"] = found.get(f"{split}_{name}", 0.0) + share * values.mean().item()
+    found = {name: round(value, 6) for name, value in found.items()}
+    network.save(path, {"errors": json.dumps(found)})
+    write_json({**settings, "seed": seed, "images": IMAGES, **found}, path.with_suffix(".json"))
+    console.print(f"h: mean squared error per pixel value: {found}; kept as {path}", soft_wrap=True)
+    return found

@@ -1,0 +1,174 @@
+"""The attacker's own models: found where they were kept, or trained first.
+
+A path of ``surrogate:NAME`` in an attack preset stands for a model that the attacker trains by the recipe
+``configs/surrogate/NAME.yaml``, on the images that the target was trained on. What is trained is kept by all of its
+settings, so that another evaluation, or another attack of the same one, finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robusttrain import presets
+from robusttrain.cli import console
+from robusttrain.data import ImageData
+from robusttrain.defended import DefendedClassifier
+from robusttrain.errors import UserError
+from robusttrain.weights import save_tensors
+
+PREFIX = "surrogate:"
+
+
+def surrogates_in(node: Any) -> list[str]:
+    """The names of all surrogates under a configuration node."""
+    if isinstance(node, str) and node.startswith(PREFIX):
+        return [node.removeprefix(PREFIX)]
+    items = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else []
+    return list(dict.fromkeys(name for item in items for name in surrogates_in(item)))
+
+
+def with_paths(node: Any, paths: Mapping[str, Path]) -> Any:
+    """The node with files in place of ``surrogate:NAME``."""
+    if isinstance(node, str) and node.startswith(PREFIX):
+        return str(paths[node.removeprefix(PREFIX)])
+    if isinstance(node, Mapping):
+        return {key: with_paths(value, paths) for key, value in node.items()}
+    return [with_paths(item, paths) for item in node] if isinstance(node, list) else node
+
+
+class Keeper:
+    """Finds and trains surrogates against one target.
+
+    Args:
+        folder: where they are kept.
+        target: the model under attack; recipes that use its g take it from here.
+        data: the attacker's images; ``node`` is its configuration.
+        trainer: ``--trainer.*`` options of the evaluation: accelerator, precision and progress bar are taken over.
+        seed: of the evaluation; the attacker trains with another one, far from it: it does not know the target's.
+        node: configuration of ``data``.
+        defense: configuration of the target's defense, if it has one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        target: DefendedClassifier,
+        data: ImageData,
+        trainer: dict[str, Any],
+        seed: int,
+        node: dict[str, Any] | None = None,
+        defense: dict[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.target, self.data, self.seed, self.node = folder, target, data, seed + 1000, node
+        self.defense = defense
+        self.trainer: dict[str, Any] = {
+            name: trainer[name] for name in ("accelerator", "precision", "enable_progress_bar") if name in trainer
+        }
+
+    def recipe(self, name: str, epochs: int | None = None) -> dict[str, Any]:
+        """The content of a surrogate's preset, trained for ``epochs`` where given."""
+        content = presets.read("surrogate", name)
+        if epochs is not None:
+            content["trainer"] = {**content.get("trainer", {}), "max_epochs": epochs}
+            content["f_b_epochs"] = epochs
+        return content
+
+    def path(self, name: str, recipe: dict[str, Any]) -> Path:
+        """Where the surrogate of this recipe is kept, trained or not yet."""
+        data = self.data
+        about: dict[str, Any] = {
+            "recipe": recipe,
+            "data": [
+                *(type(data).__name__, str(data.root.resolve()), *data.facts()),
+                *(data.validation, data.crop, data.flip, data.seed, data.batch_size),
+            ],
+            "seed": self.seed,
+        }
+        if "h" in recipe or "defense_of_target" in recipe:  # what is trained depends on the target's g
+            about["g"] = self._g_digest()
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+        return self.folder / f"{data.name}-{name}-{key}{'.safetensors' if 'h' in recipe else '.ckpt'}"
+
+    def provide(self, names: list[str], epochs: int | None = None) -> dict[str, Path]:
+        """The files of these surrogates; what was never trained is trained, and its cost is said first."""
+        recipes = {name: self.recipe(name, epochs) for name in names}
+        paths = {name: self.path(name, recipe) for name, recipe in recipes.items()}
+        missing = [name for name, path in paths.items() if not path.is_file()]
+        for name in names:
+            if name not in missing:
+                console.print(f"surrogate {name}: taking the one trained before, {paths[name]}", soft_wrap=True)
+        if missing:
+            total = sum(recipes[name].get("trainer", {}).get("max_epochs", 30) for name in missing)
+            console.print(
+                f"surrogates: training {', '.join(missing)} first, {total} epochs in all (fewer: --surrogate_epochs N)",
+                soft_wrap=True,
+            )
+        for name in missing:
+            self._train(name, recipes[name], paths[name])
+        return paths
+
+    def _g_digest(self) -> str:
+        defense = self.target.defense
+        if defense is None:
+            raise UserError("this attack imitates the target's g, but the target has no defense")
+        digest = hashlib.sha256(json.dumps(self._defense_node(), sort_keys=True).encode())
+        for name, values in defense.state_dict().items():
+            digest.update(name.encode())
+            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _defense_node(self) -> dict[str, Any]:
+        """The target's defense as options, in so far as they are known."""
+        node = self.defense or {}
+        arguments = {key: value for key, value in (node.get("init_args") or {}).items() if key != "weights"}
+        return {"class_path": node.get("class_path", type(self.target.defense).__name__), "init_args": arguments}
+
+    def _train(self, name: str, recipe: dict[str, Any], path: Path) -> None:
+        from robusttrain.commands import reparameterization, train
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if "h" in recipe:
+            reparameterization.train(self.target, self.data, recipe, self.trainer, self.seed, path)
+            return
+        options = {key: value for key, value in recipe.items() if key not in ("defense_of_target", "f_b_epochs")}
+        if "defense_of_target" in recipe:
+            options["defense"] = self._defense_with(recipe["defense_of_target"])
+        options["data"] = self.node
+        options["trainer"] = {**self.trainer, **recipe.get("trainer", {})}
+        run = path.stem
+        if "f_b_epochs" in recipe:
+            f_b = presets.read("training", options.get("f_b_training", "f_b"))
+            f_b["trainer"] = {**f_b.get("trainer", {}), "max_epochs": recipe["f_b_epochs"]}
+            options["f_b_training"] = str(self.folder / f"{run}-f_b.yaml")
+            Path(options["f_b_training"]).write_text(yaml.safe_dump(f_b))
+        file = self.folder / f"{run}.yaml"
+        file.write_text(yaml.safe_dump(options))
+        arguments = [f"--config={file}", f"--checkpoints={self.folder}", f"--logs={self.folder / 'logs'}"]
+        arguments += [f"--name={run}", f"--seed={self.seed}", "--robust.every=0", "--pictures.images=0"]
+        unfinished = (self.folder / run).glob("version_*/last.ckpt")
+        train.run([*arguments, "--ckpt_path=last"] if any(unfinished) else arguments)
+        best = max((self.folder / run).glob("version_*/best.ckpt"), key=lambda found: found.stat().st_mtime)
+        # Copied under its name only when training is over: a name that is there stands for a finished model.
+        temporary = path.with_suffix(".tmp")
+        shutil.copyfile(best, temporary)
+        os.replace(temporary, path)
+
+    def _defense_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The target's own defense, f_b and all, with some options changed."""
+        defense: Any = self.target.defense
+        if not hasattr(defense, "f_b") or self.defense is None:
+            raise UserError(
+                f"this attack imitates the target's g, but {type(defense).__name__} is no adversarial transformation"
+            )
+        weights = self.folder / f"f_b-{self._g_digest()[:8]}.safetensors"
+        save_tensors(defense.f_b.module, weights)
+        arguments = {**(self.defense.get("init_args") or {}), **changes, "weights": str(weights)}
+        return {"class_path": self.defense["class_path"], "init_args": arguments}
