@@ -74,6 +74,10 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as ended:  # Lightning turns an interruption into exit code 1
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            sys.exit(130)
+        raise
     sys.exit(0)
 
 

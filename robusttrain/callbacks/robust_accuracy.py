@@ -39,9 +39,9 @@ class RobustAccuracy(pl.Callback):
             return
         found = self.evaluate(trainer, pl_module)
         for name, row in found["attacks"].items():
-            # Every process has gathered the same figures already.
-            pl_module.log(f"robust/{name}", row["robust_accuracy"], prog_bar=True, rank_zero_only=False)
-        pl_module.log("robust/worst_case", found["worst_case"]["robust_accuracy"])
+            # Every process has gathered the same figures already: their mean is what each has.
+            pl_module.log(f"robust/{name}", row["robust_accuracy"], prog_bar=True, sync_dist=True)
+        pl_module.log("robust/worst_case", found["worst_case"]["robust_accuracy"], sync_dist=True)
 
     def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The results on the chosen validation images, as in results.json."""

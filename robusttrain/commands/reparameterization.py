@@ -132,12 +132,14 @@ def train(
         raise UserError(f"reparameterization: {type(defense).__name__} changes the size of images: h cannot follow")
     console.print(f"training h, {settings['trainer']['max_epochs']} epochs, into {path}", soft_wrap=True)
     # One process: what comes out is small, and each process of an evaluation would train its own.
+    alone = {
+        **{"devices": 1, "strategy": "auto"},
+        **{"num_sanity_val_steps": 0, "limit_val_batches": 0, "enable_model_summary": False},
+    }
     runner = trainer_from(
-        {**trainer, **settings["trainer"], "devices": 1, "strategy": "auto", "enable_model_summary": False},
+        {**trainer, **settings["trainer"], **alone},
         logger=False,
         enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
     )
     runner.fit(training, datamodule=data)
     network.eval()

@@ -89,11 +89,15 @@ class RobustTraining(pl.LightningModule):
         if self.schedule == "cosine":
             scheduler = CosineAnnealingLR(optimizer, T_max=steps)
         elif self.schedule == "one_cycle":
+            # torch divides by warmup * steps - 1: where that is zero, the rate rises for two steps instead of one.
+            rise = float(self.warmup)
+            if abs(rise * steps - 1) < 1e-6:
+                rise = 2 / steps if steps > 1 else 0.0
             scheduler = OneCycleLR(
                 optimizer,
                 max_lr=self.sgd["lr"],
                 total_steps=steps,
-                pct_start=self.warmup,
+                pct_start=rise,
                 cycle_momentum=False,
             )
         elif self.schedule == "piecewise":
@@ -103,8 +107,8 @@ class RobustTraining(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_fit_start(self) -> None:
-        # f_a alone: the format that convolutions run fastest in, on CPUs as on GPUs.
+    def setup(self, stage: str) -> None:
+        # f_a alone: the format that convolutions run fastest in, on CPUs as on GPUs. Before DDP looks at it.
         self.model.to(memory_format=torch.channels_last)
 
     def on_train_epoch_start(self) -> None:

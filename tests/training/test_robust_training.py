@@ -1,6 +1,7 @@
 """The LightningModule: rates over a run, what is trained and what is kept, and a loss that is not finite."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -88,6 +89,17 @@ def test_cosine_goes_to_zero(tmp_path):
 def test_piecewise_drops_to_a_tenth_at_each_milestone(tmp_path):
     found = rates(tmp_path, schedule="piecewise", milestones=[1, 3])
     assert found == pytest.approx([0.08] * 5 + [0.008] * 10 + [0.0008] * 6)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.1, 0.2, 0.25, 1.0])
+def test_one_cycle_survives_runs_of_any_length(warmup):
+    module = RobustTraining(defended(), 10, schedule="one_cycle", warmup=warmup)
+    for steps in range(1, 21):
+        module._trainer = SimpleNamespace(estimated_stepping_batches=steps)
+        scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]
+        for _ in range(steps - 1):
+            scheduler.step()
+        assert scheduler.get_last_lr()[0] < 0.1 or steps < 3 or warmup == 1
 
 
 def test_one_cycle_rises_to_its_rate_and_falls_to_zero(tmp_path):

@@ -1,0 +1,121 @@
+"""Sources that the attacker trained, on models whose answers are known."""
+
+import pytest
+import torch
+
+from robusttrain import load
+from robusttrain.attacks import (
+    Checkpoint,
+    CrossEntropy,
+    Ensemble,
+    IdentityBackward,
+    OwnSurrogate,
+    Reparameterization,
+    Source,
+    Target,
+    UnrolledTransform,
+    call_model,
+)
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import RandomResizePad
+from robusttrain.errors import OptionError, UserError
+from robusttrain.models import FullyConvolutional
+
+
+class Given(Source):
+    """A source that is this model."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, target):
+        return self.model
+
+
+def gradient(model, x, rng):
+    x = x.clone().requires_grad_()
+    labels = torch.arange(len(x)) % 3
+    (found,) = torch.autograd.grad(CrossEntropy()(call_model(model, x, rng), labels).sum(), x)
+    return found
+
+
+def test_fused_logits_and_probabilities(curved, linear, images, streams):
+    one, two, x = curved(classes=3), linear(), images()
+    mean = call_model(Ensemble([Given(one), Given(two)])(None), x, streams())
+    torch.testing.assert_close(mean, (one(x) + two(x)) / 2)
+    weighted = call_model(Ensemble([Given(one), Given(two)], [0.25, 0.75])(None), x, streams())
+    torch.testing.assert_close(weighted, 0.25 * one(x) + 0.75 * two(x))
+    fused = call_model(Ensemble([Given(one), Given(two)], [0.25, 0.75], "probabilities")(None), x, streams())
+    expected = 0.25 * one(x).softmax(1) + 0.75 * two(x).softmax(1)
+    torch.testing.assert_close(fused.softmax(1), expected)
+    torch.testing.assert_close(fused.exp().sum(1), torch.ones(4))
+
+
+def test_random_members_draw_for_themselves(random_linear, images, streams):
+    model = random_linear()
+    both = Ensemble([Given(model), Given(model)])(None)
+    logits = call_model(both, images(), streams())
+    expected = (model(images(), streams().fold(0)) + model(images(), streams().fold(1))) / 2
+    torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"members": []}, "members"),
+        ({"members": [Target()], "weights": [0.5]}, "weights"),
+        ({"members": [Target(), Target()], "weights": [1.0]}, "weights"),
+        ({"members": [Target(), Target()], "weights": [2.0, -1.0]}, "weights"),
+        ({"fuse": "votes"}, "fuse"),
+    ],
+)
+def test_bad_ensembles_are_named(options, named):
+    with pytest.raises(OptionError, match=named):
+        Ensemble(**options)
+
+
+def test_members_of_other_class_counts_are_refused(curved, linear, images, streams):
+    both = Ensemble([Given(curved(classes=4)), Given(linear())])(None)
+    with pytest.raises(UserError, match="4 and 3 classes"):
+        call_model(both, images(), streams())
+
+
+def test_own_surrogate_is_the_attackers_model_differentiated_as_told(trained, curved, streams):
+    x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = load(trained.best)
+    for inner in (IdentityBackward(), UnrolledTransform("tanh")):
+        source = OwnSurrogate(str(trained.best), inner)(DefendedClassifier(None, curved()))
+        assert torch.equal(gradient(source, x, streams()), gradient(inner(model), x, streams()))
+    bare = Checkpoint(str(trained.best))(None)
+    assert torch.equal(bare(x), model.classifier(x))
+    whole = Checkpoint(str(trained.best), defended=True)(None)
+    assert torch.equal(call_model(whole, x, streams()), model(x, streams()))
+
+
+def test_own_surrogate_needs_a_defense(run_script, trained, tmp_path, monkeypatch):
+    undefended = DefendedClassifier(None, load(trained.best).classifier)
+    monkeypatch.setattr("robusttrain.checkpoints.load", lambda path: undefended)
+    with pytest.raises(UserError, match="no defense; use robusttrain.attacks.Checkpoint"):
+        OwnSurrogate("file.ckpt")(None)
+
+
+@pytest.mark.parametrize("source", [Checkpoint, OwnSurrogate, Reparameterization])
+@pytest.mark.parametrize("path", ["", "surrogate:standard"])
+def test_a_name_without_a_file_is_told(source, path, curved):
+    with pytest.raises(UserError, match="name a file"):
+        source(path)(DefendedClassifier(RandomResizePad(10), curved()))
+
+
+def test_reparameterization_puts_h_in_the_place_of_g(trained, tmp_path, streams):
+    target = load(trained.best)
+    torch.manual_seed(0)
+    h = FullyConvolutional(radius=0.2, channels=1, width=4, depth=2).eval()
+    h.save(tmp_path / "h.safetensors")
+    source = Reparameterization(str(tmp_path / "h.safetensors"))(target)
+    x = torch.rand(3, 1, 16, 16)
+    assert torch.equal(source(x), target.classifier(h(x)))
+    assert (h(x) - x).abs().max() <= 0.2
+    with pytest.raises(UserError, match="no defense that h"):
+        Reparameterization(str(tmp_path / "h.safetensors"))(DefendedClassifier(None, target.classifier))
+    with pytest.raises(UserError, match="no h of a reparameterization"):
+        FullyConvolutional.load(next(trained.folder.rglob("f_b/*.safetensors")))

@@ -1,0 +1,95 @@
+"""The suite that tries everything, end to end, with the models that the attacker trains for it."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from robusttrain import load
+from robusttrain.attack_presets import scenarios, suite
+from robusttrain.attacks import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
+from robusttrain.data import Digits
+from robusttrain.evaluation import Engine, Scenario, results
+from robusttrain.models import FullyConvolutional
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+NAMES = suite("devils-advocate")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = Digits(image_size=16)
+    data.setup("test")
+    return data.unaugmented("test", 24)
+
+
+@pytest.fixture
+def at_hand(trained, tmp_path):
+    """A path for each model of the attacker's: the target itself, which transfers best; and h(x) = x."""
+    h = FullyConvolutional(radius=0.2, channels=1, width=4, depth=0)
+    torch.nn.init.zeros_(h.last[2].weight)
+    torch.nn.init.zeros_(h.last[2].bias)
+    h.save(tmp_path / "h.safetensors")
+    whole = Checkpoint(str(trained.best), defended=True)
+    return {
+        "reparameterization": Reparameterization(str(tmp_path / "h.safetensors")),
+        "transfer-standard": whole,
+        "transfer-adversarial": Checkpoint(str(trained.best)),
+        "transfer-ensemble": Ensemble([whole, Checkpoint(str(trained.best))]),
+        "small-n-transfer": lambda inner: OwnSurrogate(str(trained.best), inner),
+        "own-surrogate": lambda inner: OwnSurrogate(str(trained.best), inner),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_attack_breaks_a_model_on_which_it_must_succeed(name, trained, digits, at_hand):
+    """A weak attack because of a bug would leave this model as it is: a wide ball, and a g that barely moves images."""
+    target = load(trained.best)
+    attack = target.defense.attack
+    object.__setattr__(attack, "steps", 2)
+    object.__setattr__(attack, "step_size", 0.005)
+    overrides = [("steps", "10"), ("step_size", "0.06"), ("draws", "20")][: 3 if "mean-start" in name else 2]
+    overrides += [("gradient.directions", "40")] * (name == "finite-differences")
+    overrides += [("gradient.draws", "4")] * (scenarios([name])[name].attack.cost().gradients > 50)
+    scenario = scenarios([name], overrides, epsilon=0.3)[name]
+    if name in at_hand:
+        source = at_hand[name]
+        source = source(scenario.source.inner) if callable(source) and not hasattr(source, "knows") else source
+        scenario = Scenario(scenario.attack, source)
+    engine = Engine(target, {name: scenario}, draws=3)
+    records, seconds = engine.run(digits.images, digits.labels, digits.indices)
+    found = results(records, engine, seconds)
+    assert found["clean"]["accuracy"] > 0.5
+    assert found["attacks"][name]["robust_accuracy"] < 0.35 * found["clean"]["accuracy"], found
+
+
+def test_the_suite_trains_what_the_attacker_needs_once_and_hands_images_on(command, trained, tmp_path):
+    def run(*arguments):
+        common = ["--checkpoint", trained.best, "--checkpoints", tmp_path, "--suite", "devils-advocate", "--images", 12]
+        common += ["--draws", 2, "--surrogate_epochs", 1, "--attack.steps", 1, "--attack.wt-mean-start.draws", 3]
+        small = ["--attack.finite-differences.gradient.directions", 3, "--epsilon", 0.2, "--trainer.accelerator", "cpu"]
+        done = command("evaluate.py", *common, *small, *arguments, "--output", tmp_path / "out")
+        assert done.code == 0, done.err
+        return done, json.loads((tmp_path / "out" / "results.json").read_text())
+
+    done, found = run()
+    assert "surrogates: training standard, adversarial, reparameterization, small-n, own-defense first" in done.err
+    assert list(found["attacks"]) == NAMES
+    assert found["survivors"] is True
+    rows = list(found["attacks"].values())
+    for before, after in pairwise(rows):
+        assert after["images"] <= before["images"]
+        assert after["worst_case_so_far"] <= before["worst_case_so_far"] + 0.25  # other draws score than choose
+    assert rows[-1]["worst_case_so_far"] == found["worst_case"]["robust_accuracy"]
+    errors = json.loads(next((tmp_path / "surrogates").glob("*-reparameterization-*.json")).read_text())
+    assert errors["test_floor"] < errors["test_error"]
+    assert set(errors) > {"train_error", "train_floor", "train_identity", "test_error", "test_floor", "test_identity"}
+
+    again, same = run()
+    assert "training" not in again.err
+    assert again.err.count("taking the one trained before") == 5
+    for row, other in zip(rows, same["attacks"].values(), strict=True):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+    _, everyone = run("--survivors", "false", "--attack.finite-differences.steps", 0)
+    assert "images" not in everyone["attacks"]["wt"]
