@@ -1,0 +1,200 @@
+"""The three sizes of every study, and the models that several studies share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from robusttrain.errors import UserError
+from studies.parts import Training
+
+#: Radius of the threat in every table and figure of the paper, Linf, pixel values in [0, 1].
+EPSILON = 0.031
+
+Arguments = tuple[str | Path | Training, ...]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a study is.
+
+    Args:
+        name: smoke, small or paper.
+        about: one line for the report.
+        data: options of the data set.
+        model: options of f_a.
+        recipe: training preset for f_a without adversarial examples.
+        f_b_recipe: training preset for an f_b.
+        epochs: of every f_a.
+        f_b_epochs: of the adversarially trained f_b.
+        more: options of every training.
+        short: options that make the epochs of costly trainings shorter.
+        short_images: images of such an epoch.
+        train_images: images of a whole epoch.
+        images: test images of an attack.
+        draws: of g that score an image.
+        steps: N of g.
+        attack: options of every attack.
+        eot: preset of BPDA-I with EOT, and its options.
+        f_b: file with weights of an adversarially trained f_b, None to train one.
+    """
+
+    name: str
+    about: str
+    data: Arguments
+    model: Arguments
+    recipe: str
+    f_b_recipe: str
+    epochs: int
+    f_b_epochs: int
+    more: Arguments
+    short: Arguments
+    short_images: int
+    train_images: int
+    images: int
+    draws: int
+    steps: int
+    attack: Arguments
+    eot: Arguments
+    f_b: Path | None = None
+
+    def training(self, label: str, *arguments: str | Path | Training, seed: int = 0, passes: int = 1) -> Training:
+        """A training of f_a."""
+        seeded = (*self.data, *self.model, *arguments, *self.more, *self.short, "--seed", str(seed))
+        return Training(label, seeded, self.epochs, self.short_images, passes=passes)
+
+    def standard(self, seed: int = 0) -> Training:
+        """f_a alone, without a defense."""
+        return self.training(f"standard-seed-{seed}", "--training", self.recipe, seed=seed)
+
+    def adversarial(self, seed: int = 0) -> Training:
+        """f_a by adversarial training (Madry et al. 2018)."""
+        return self.training(f"adversarial-seed-{seed}", "--training", "adversarial", seed=seed, passes=11)
+
+    def trades(self) -> Training:
+        """f_a by TRADES (Zhang et al. 2019)."""
+        return self.training("trades", "--training", "trades", passes=12)
+
+    def adversarial_f_b(self) -> Path | Training:
+        """The f_b of the defense: weights from a file, or trained adversarially."""
+        if self.f_b is not None:
+            return self.f_b
+        how = ("--model", "vgg_small", "--training", self.f_b_recipe)
+        options = (*self.data, *how, *self.more, *self.short)
+        return Training("f_b-adversarial", options, self.f_b_epochs, self.short_images, passes=21)
+
+    def standard_f_b(self, epochs: int) -> Training:
+        """An f_b by standard training, in whole epochs; untrained for 0."""
+        how = ("--model", "vgg_small", "--training", self.recipe)
+        options = (*self.data, *how, *self.more)
+        return Training(f"f_b-standard-{epochs}-epochs", options, epochs, self.train_images)
+
+    def ours(
+        self, radius: float = 0.2, steps: int | None = None, start: bool = True, f_b: Path | Training | None = None
+    ) -> Training:
+        """f_a trained behind g, by default the g of the paper."""
+        steps = self.steps if steps is None else steps
+        told = f_b.label if isinstance(f_b, Training) else "f_b"
+        label = f"ours-{told}-radius-{radius:g}-steps-{steps}" + ("" if start else "-no-start")
+        options = ("--defense.radius", f"{radius:g}", "--defense.steps", str(steps))
+        started = () if start else ("--defense.random_start", "false")
+        trained = self.training(label, "--training", self.recipe, *self.defense(f_b), *options, *started)
+        return replace(trained, steps=steps)
+
+    def defense(self, f_b: Path | Training | None = None) -> Arguments:
+        """Options of g, but for radius and steps."""
+        precision = ("--defense.precision", "bfloat16") if self.name == "small" else ()
+        return ("--defense", "advtransform", "--defense.weights", f_b or self.adversarial_f_b(), *precision)
+
+    def attacked(self, target: Training, *attacks: str | Path | Training, images: int | None = None) -> Arguments:
+        """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to them."""
+        size = ("--images", str(images or self.images), "--draws", str(self.draws), "--epsilon", f"{EPSILON:g}")
+        root = self.data[2:4] if "--data.root" in self.data else ()
+        return ("--checkpoint", target, *size, *root, *attacks, *self.attack, "--save_verdicts", "true")
+
+
+SILENT = ("--robust.every", "0", "--pictures.images", "0")
+
+SMOKE = Scale(
+    name="smoke",
+    about="a check that everything runs, on digits: its figures mean nothing",
+    data=("--data", "digits", "--data.batch_size", "64"),
+    model=("--model", "resnet_small", "--model.widths", "[8, 16, 16]", "--model.blocks", "1"),
+    recipe="standard",
+    f_b_recipe="f_b",
+    epochs=1,
+    f_b_epochs=1,
+    more=(*SILENT, "--trainer.enable_progress_bar", "false"),
+    short=("--trainer.limit_train_batches", "8"),
+    short_images=512,
+    train_images=1_350,
+    images=16,
+    draws=2,
+    steps=2,
+    attack=("--attack.steps", "2"),
+    eot=("--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "2"),
+)
+
+SMALL = Scale(
+    name="small",
+    about="CIFAR-10 (JPEG), f_a a ResNet of 0.7 M parameters that saw 49,152 training images, f_b in bfloat16 inside g",
+    data=("--data", "imagefolder"),
+    model=("--model", "resnet_small"),
+    recipe="standard",
+    f_b_recipe="f_b",
+    epochs=3,
+    f_b_epochs=3,
+    more=(*SILENT, "--data.validation", "0.02"),
+    short=("--trainer.limit_train_batches", "128"),
+    short_images=128 * 128,
+    train_images=49_000,
+    images=100,
+    draws=4,
+    steps=13,
+    attack=(),
+    eot=("--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "5"),
+)
+
+PAPER = Scale(
+    name="paper",
+    about="the paper's settings: CIFAR-10, ResNet-18, 80 epochs of SGD at a constant rate of 0.1",
+    data=("--data", "cifar10"),
+    model=("--model", "resnet18"),
+    recipe="paper",
+    f_b_recipe="f_b-paper",
+    epochs=80,
+    f_b_epochs=20,
+    more=SILENT,
+    short=(),
+    short_images=45_000,
+    train_images=45_000,
+    images=1_000,
+    draws=10,
+    steps=13,
+    attack=(),
+    eot=("--attack", "bpda-eot-paper"),
+)
+
+SCALES = {scale.name: scale for scale in (SMOKE, SMALL, PAPER)}
+
+
+def placed(scale: Scale, root: str | None, f_b: str | None) -> Scale:
+    """The scale with the user's own files.
+
+    Raises:
+        UserError: a file or folder is not there, missing where it is needed, or given where it means nothing.
+    """
+    for option, value in (("--root", root), ("--f_b", f_b)):
+        if value is not None and scale.name == "smoke":
+            raise UserError(f"{option} {value}: scale smoke makes do with embedded digits; leave it out")
+    if root is None and "imagefolder" in scale.data:
+        raise UserError("--root: scale small needs CIFAR-10 as an image folder, DIR/train/<class> and DIR/test/<class>")
+    if root is not None:
+        if not Path(root).is_dir():
+            raise UserError(f"--root {root}: no such folder")
+        scale = replace(scale, data=(*scale.data, "--data.root", Path(root)))
+    if f_b is not None:
+        if not Path(f_b).is_file():
+            raise UserError(f"--f_b {f_b}: no such file")
+        scale = replace(scale, f_b=Path(f_b))
+    return scale
