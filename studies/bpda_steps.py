@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> None:
         paper = "falls to the attack" if number <= 2 else "robust" if number > 5 else "not said"
         told = [report.robust(point) for point in points.values()]
         rows.append((number, report.clean(first), *told, f"{paper} (values: {report.NOT_AVAILABLE})"))
-    columns = ("N", "clean", "BPDA, soft sign", "BPDA, tanh", "paper, N > 5 robust")
+    columns = ("N", "clean", "BPDA, soft sign", "BPDA, tanh", "paper")
     notes = ("g has no random start here, so it is deterministic and one draw says everything.",)
     report.write(study, found, columns, rows, report.lines(series, "steps N of g"), notes)
 

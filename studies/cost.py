@@ -15,13 +15,17 @@ from studies.models import configuration, initial_network
 from studies.parts import Point, Training
 from studies.scales import Scale
 
+#: Seconds that every training and every point takes to start.
+OVERHEAD = 1.0
+
 
 def seconds(scale: Scale, models: Iterable[Training], points: Iterable[Point]) -> float:
     """Roughly what training ``models`` and measuring ``points`` takes here."""
     data = [str(argument) for argument in scale.data]
     f_a = seconds_per_gradient([*data, *map(str, scale.model)])
     f_b = seconds_per_gradient([*data, "--model", "vgg_small"])
-    total = 0.0
+    models, points = list(models), list(points)
+    total = OVERHEAD * (len(models) + len(points))
     for training in models:
         network = f_b if "vgg_small" in training.arguments else f_a
         # Weights get gradients as well here, which the measurement leaves out: half as much again.
