@@ -24,20 +24,21 @@ def seconds(scale: Scale, models: Iterable[Training], points: Iterable[Point]) -
     data = [str(argument) for argument in scale.data]
     f_a = seconds_per_gradient([*data, *map(str, scale.model)])
     f_b = seconds_per_gradient([*data, "--model", "vgg_small"])
+    inside_g = seconds_per_gradient([*data, "--model", "vgg_small"], scale.precision)
     models, points = list(models), list(points)
     total = OVERHEAD * (len(models) + len(points))
     for training in models:
         network = f_b if "vgg_small" in training.arguments else f_a
         # Weights get gradients as well here, which the measurement leaves out: half as much again.
-        each = 1.5 * network * training.passes + training.steps * f_b
+        each = 1.5 * network * training.passes + training.steps * inside_g
         total += training.epochs * training.images * each
     for point in points:
-        total += point.transforms * scale.steps * f_b if point.measure else _attacking(point, f_a, f_b)
+        total += point.transforms * scale.steps * inside_g if point.measure else _attacking(point, f_a, inside_g)
     return total
 
 
 def _attacking(point: Point, f_a: float, f_b: float) -> float:
-    """Seconds of a point that evaluate.py measures."""
+    """Seconds of a point that evaluate.py measures, from those of a gradient of f_a, and of f_b inside g."""
     # Trained models have no path yet; the attacks' costs do not depend on it.
     arguments = ["model" if isinstance(argument, Training) else str(argument) for argument in point.arguments]
     names, overrides, rest = split_attacks(arguments)
@@ -55,12 +56,12 @@ def _attacking(point: Point, f_a: float, f_b: float) -> float:
     return images * (each + 2 * draws * (1 + len(names)) * through_g)
 
 
-def seconds_per_gradient(arguments: list[str], batch: int = 16) -> float:
+def seconds_per_gradient(arguments: list[str], precision: str = "float32", batch: int = 16) -> float:
     """Seconds of one forward and one backward pass to the image, per image, of a network that train.py would build."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     _, data = configuration(arguments)
     _, channels, size = data.facts()
-    network = fast_copy(initial_network(arguments).eval().to(device))
+    network = fast_copy(initial_network(arguments).eval().to(device), getattr(torch, precision))
     images = torch.rand(batch, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     spent = []

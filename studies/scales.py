@@ -36,6 +36,7 @@ class Scale:
         steps: N of g.
         attack: options of every attack.
         eot: preset of BPDA-I with EOT, and its options.
+        precision: in which f_b is differentiated inside g.
         f_b: file with weights of an adversarially trained f_b, None to train one.
     """
 
@@ -56,6 +57,7 @@ class Scale:
     steps: int
     attack: Arguments
     eot: Arguments
+    precision: str = "float32"
     f_b: Path | None = None
 
     def training(self, label: str, *arguments: str | Path | Training, seed: int = 0, passes: int = 1) -> Training:
@@ -103,8 +105,8 @@ class Scale:
 
     def defense(self, f_b: Path | Training | None = None) -> Arguments:
         """Options of g, but for radius and steps."""
-        precision = ("--defense.precision", "bfloat16") if self.name == "small" else ()
-        return ("--defense", "advtransform", "--defense.weights", f_b or self.adversarial_f_b(), *precision)
+        weights = ("--defense.weights", f_b or self.adversarial_f_b())
+        return ("--defense", "advtransform", *weights, "--defense.precision", self.precision)
 
     def attacked(self, target: Training, *attacks: str | Path | Training, images: int | None = None) -> Arguments:
         """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to them."""
@@ -153,6 +155,7 @@ SMALL = Scale(
     steps=13,
     attack=(),
     eot=("--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "5"),
+    precision="bfloat16",
 )
 
 PAPER = Scale(

@@ -107,7 +107,7 @@ BAD = [
     (["--radius", "3"], "unrecognized arguments: --radius 3"),
     (["--scale", "small"], "--root: scale small needs CIFAR-10 as an image folder"),
     (["--scale", "small", "--root", "nowhere"], "--root nowhere: no such folder"),
-    (["--scale", "small", "--root", "tests"], "(looked for train/<class>/).*--root DIR"),
+    (["--scale", "small", "--root", "tests"], "(looked for train/<class>/.*give --root DIR"),
     (["--scale", "small", "--root", "tests", "--f_b", "nothing.pth"], "--f_b nothing.pth: no such file"),
     (["--root", "tests"], "--root tests: scale smoke makes do with embedded digits"),
     (["--output", "README.md/here"], "--output README.md/here: cannot be written to"),
