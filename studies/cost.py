@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from robusttrain import fast_copy
 from robusttrain.attack_presets import scenarios, split_attacks
-from robusttrain.attacks import Checkpoint, ClassifierOnly
+from robusttrain.attacks import Checkpoint, ClassifierOnly, Ensemble, MeanStart
 from studies.models import configuration, initial_network
-from studies.parts import Point, Training
+from studies.parts import Argument, Point, Training
 from studies.scales import Scale
 
 #: Seconds that every training and every point takes to start.
@@ -40,7 +40,7 @@ def seconds(scale: Scale, models: Iterable[Training], points: Iterable[Point]) -
 def _attacking(point: Point, f_a: float, f_b: float) -> float:
     """Seconds of a point that evaluate.py measures, from those of a gradient of f_a, and of f_b inside g."""
     # Trained models have no path yet; the attacks' costs do not depend on it.
-    arguments = ["model" if isinstance(argument, Training) else str(argument) for argument in point.arguments]
+    arguments = [_typed(argument) for argument in point.arguments]
     names, overrides, rest = split_attacks(arguments)
     options = dict(zip(rest[::2], rest[1::2], strict=False))
     images, draws = int(options["--images"]), int(options["--draws"])
@@ -50,10 +50,16 @@ def _attacking(point: Point, f_a: float, f_b: float) -> float:
     each = 0.0
     for scenario in scenarios(names, overrides).values():
         cost = scenario.attack.cost()
-        source = f_a if isinstance(scenario.source, ClassifierOnly | Checkpoint) else through_g
-        each += (cost.gradients + cost.queries) * source
+        # Other sources go through a g; the start of this attack does so too.
+        source = f_a if isinstance(scenario.source, ClassifierOnly | Checkpoint | Ensemble) else through_g
+        queried = through_g if isinstance(scenario.attack, MeanStart) else source
+        each += cost.gradients * source + cost.queries * queried
     # Scores and the choice of the worst attack each take `draws` verdicts, clean and for every attack.
     return images * (each + 2 * draws * (1 + len(names)) * through_g)
+
+
+def _typed(argument: Argument) -> str:
+    return "model" if isinstance(argument, Training) else getattr(argument, "pattern", str(argument))
 
 
 def seconds_per_gradient(arguments: list[str], precision: str = "float32", batch: int = 16) -> float:

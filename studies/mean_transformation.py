@@ -66,6 +66,7 @@ def run(arguments: list[str]) -> None:
         rows.append((name, *distances, f"{point['mean_distance']:.3f}", report.NOT_AVAILABLE))
     notes = (
         f"The paper's figure prints {LEGIBLE}. E[g(x)] is a mean of {settings.draws:,} draws (paper: 5,000). "
+        "No pixel of g as the text defines it can be farther from x than Delta 0.2. "
         "Differences are scaled to the full range of grey, each by itself.",
     )
     report.write(study, found, columns, rows, pictures(found), notes)

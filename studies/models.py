@@ -17,7 +17,7 @@ from robusttrain.commands import train
 from robusttrain.data import ImageData
 from robusttrain.evaluation import write_json
 from robusttrain.weights import save_tensors
-from studies.parts import Training
+from studies.parts import Arguments, Text, Training
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Models:
         return (self.folder / training.name / "training.json").is_file()
 
     def checkpoint(self, training: Training) -> Path:
-        """What its last epoch left."""
+        """What its last epoch left; h is its weights alone."""
+        if training.is_h:
+            return self.weights(training)
         versions = (self.folder / training.name).glob("version_*/last.ckpt")
         return max(versions, key=lambda path: int(path.parent.name.removeprefix("version_")))
 
@@ -45,13 +47,15 @@ class Models:
         """Its network's weights alone."""
         return self.folder / training.name / "weights.safetensors"
 
-    def command(self, arguments: Sequence[str | Path | Training]) -> list[str]:
+    def command(self, arguments: Arguments) -> list[str]:
         """The arguments as a user types them, with the files that trained models left."""
         typed = []
         for position, argument in enumerate(arguments):
             if isinstance(argument, Training):
                 before = str(arguments[position - 1]) if position else ""
                 argument = self.weights(argument) if before.endswith("weights") else self.checkpoint(argument)
+            if isinstance(argument, Text):
+                argument = argument.pattern % tuple(map(str, map(self.checkpoint, argument.models)))
             typed.append(str(argument))
         return typed
 
@@ -63,13 +67,13 @@ class Models:
             own = self.folder / training.name
             arguments = [*self.command(training.arguments), "--trainer.max_epochs", str(training.epochs)]
             start = time.monotonic()
-            if training.epochs:
+            if training.is_h:
+                arguments += ["--output", str(self.weights(training))]
+                self._run(arguments)
+            elif training.epochs:
                 places = ["--checkpoints", str(self.folder), "--logs", str(self.logs), "--name", training.name]
                 resume = ["--ckpt_path", "last"] if any(own.glob("version_*/last.ckpt")) else []
-                try:
-                    train.run([*arguments, *places, *resume])
-                except SystemExit as stopped:  # Lightning's answer to Ctrl-C
-                    raise KeyboardInterrupt from stopped
+                self._run([*arguments, *places, *resume])
                 save_tensors(robusttrain.load(self.checkpoint(training)).classifier, self.weights(training))
                 arguments += places
             else:
@@ -77,6 +81,12 @@ class Models:
             command = " ".join(["python train.py", *arguments]) if training.epochs else "initial weights, seed 0"
             told = {"label": training.label, "command": command, "seconds": round(time.monotonic() - start, 1)}
             write_json(told, own / "training.json")
+
+    def _run(self, arguments: list[str]) -> None:
+        try:
+            train.run(arguments)
+        except SystemExit as stopped:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stopped
 
     @contextmanager
     def _alone(self, training: Training) -> Iterator[None]:

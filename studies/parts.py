@@ -10,13 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from robusttrain import __version__, presets
+
+#: A command line, with trainings in place of the files that they will have left.
+Argument = Union[str, Path, "Text", "Training"]
+Arguments = tuple[Argument, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """An argument that names several models: their checkpoints stand for each ``%s`` of the pattern."""
+
+    pattern: str
+    models: tuple[Training, ...]
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,8 @@ class Training:
     Args:
         label: short name, for folders and messages; not part of the fingerprint.
         arguments: of train.py, without places. A `Training` among them stands for what it leaves: for its
-            network's weights after an option that ends in ``weights``, for its checkpoint elsewhere.
+            network's weights after an option that ends in ``weights``, for its checkpoint elsewhere. The training
+            preset ``reparameterization`` leaves h alone.
         epochs: of training; 0 for a network with its initial weights.
         passes: gradient evaluations of the model for each image and epoch (11 for adversarial training with 10 steps).
         steps: steps N of the g that it is trained behind, 0 for none.
@@ -34,7 +47,7 @@ class Training:
     """
 
     label: str
-    arguments: tuple[str | Path | Training, ...]
+    arguments: Arguments
     epochs: int
     images: int
     passes: int = 1
@@ -44,6 +57,11 @@ class Training:
     def key(self) -> str:
         """Equal for equal settings."""
         return fingerprint((*self.arguments, "--trainer.max_epochs", str(self.epochs)))
+
+    @property
+    def is_h(self) -> bool:
+        """Whether it is h of the reparameterization attack, which stands in for the g of a checkpoint."""
+        return "reparameterization" in self.arguments
 
     @property
     def name(self) -> str:
@@ -63,7 +81,7 @@ class Point:
     """
 
     label: str
-    arguments: tuple[str | Path | Training, ...]
+    arguments: Arguments
     measure: Callable[[list[str]], dict[str, Any]] | None = None
     transforms: int = 0
 
@@ -85,15 +103,17 @@ class Point:
         return [name for name in self.attacks if not name.endswith(".yaml") and name not in presets.names("attack")]
 
 
-def trainings(arguments: Sequence[str | Path | Training]) -> Iterator[Training]:
+def trainings(arguments: Arguments) -> Iterator[Training]:
     """Every model that the arguments rest on, those first that others need."""
     for argument in arguments:
+        if isinstance(argument, Text):
+            yield from trainings(argument.models)
         if isinstance(argument, Training):
             yield from trainings(argument.arguments)
             yield argument
 
 
-def fingerprint(arguments: Sequence[str | Path | Training]) -> str:
+def fingerprint(arguments: Arguments) -> str:
     """Twelve hexadecimal digits that differ where the settings do."""
     identities: list[Any] = [__version__, *map(_identity, arguments)]
     for option, value in zip(arguments, arguments[1:], strict=False):
@@ -104,9 +124,11 @@ def fingerprint(arguments: Sequence[str | Path | Training]) -> str:
     return hashlib.sha256(json.dumps(identities).encode()).hexdigest()[:12]
 
 
-def _identity(argument: str | Path | Training) -> str:
+def _identity(argument: Argument) -> str:
     if isinstance(argument, Training):
         return argument.key
+    if isinstance(argument, Text):
+        return argument.pattern + " ".join(model.key for model in argument.models)
     if isinstance(argument, Path):
         found = argument.resolve()
         return _content(found, found.stat().st_mtime_ns) if found.is_file() else str(found)

@@ -132,13 +132,14 @@ def lines(
     return drawn(draw)
 
 
-def bars(values: Mapping[str, float], title: str) -> Figure:
-    """A figure with one bar for each accuracy."""
+def bars(values: Mapping[str, float], title: str, label: str = "accuracy") -> Figure:
+    """A figure with one bar for each value."""
 
     def draw(axes: Axes) -> None:
-        axes.barh(list(values)[::-1], [100 * value for value in values.values()][::-1])
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("accuracy in %")
+        axes.barh(list(values)[::-1], list(values.values())[::-1])
+        if label == "accuracy":
+            axes.set_xlim(0, 1)
+        axes.set_xlabel(label)
         axes.set_title(title, fontsize="medium")
 
     return drawn(draw, height=1.5 + 0.3 * len(values))

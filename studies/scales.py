@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robusttrain.errors import UserError
-from studies.parts import Training
+from studies.parts import Argument, Arguments, Training
 
 #: Radius of the threat in every table and figure of the paper, Linf, pixel values in [0, 1].
 EPSILON = 0.031
-
-Arguments = tuple[str | Path | Training, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Scale:
     precision: str = "float32"
     f_b: Path | None = None
 
-    def training(self, label: str, *arguments: str | Path | Training, seed: int = 0, passes: int = 1) -> Training:
+    def training(self, label: str, *arguments: Argument, seed: int = 0, passes: int = 1) -> Training:
         """A training of f_a."""
         seeded = (*self.data, *self.model, *arguments, *self.more, *self.short, "--seed", str(seed))
         return Training(label, seeded, self.epochs, self.short_images, passes=passes)
@@ -77,13 +75,13 @@ class Scale:
         """f_a by TRADES (Zhang et al. 2019)."""
         return self.training("trades", "--training", "trades", passes=12)
 
-    def adversarial_f_b(self) -> Path | Training:
-        """The f_b of the defense: weights from a file, or trained adversarially."""
-        if self.f_b is not None:
+    def adversarial_f_b(self, seed: int = 0) -> Path | Training:
+        """The f_b of the defense: weights from a file, or trained adversarially; of an attacker for another seed."""
+        if self.f_b is not None and seed == 0:
             return self.f_b
-        how = ("--model", "vgg_small", "--training", self.f_b_recipe)
+        how = ("--model", "vgg_small", "--training", self.f_b_recipe, "--seed", str(seed))
         options = (*self.data, *how, *self.more, *self.short)
-        return Training("f_b-adversarial", options, self.f_b_epochs, self.short_images, passes=21)
+        return Training(f"f_b-adversarial-seed-{seed}", options, self.f_b_epochs, self.short_images, passes=21)
 
     def standard_f_b(self, epochs: int) -> Training:
         """An f_b by standard training, in whole epochs; untrained for 0."""
@@ -92,15 +90,21 @@ class Scale:
         return Training(f"f_b-standard-{epochs}-epochs", options, epochs, self.train_images)
 
     def ours(
-        self, radius: float = 0.2, steps: int | None = None, start: bool = True, f_b: Path | Training | None = None
+        self,
+        radius: float = 0.2,
+        steps: int | None = None,
+        start: bool = True,
+        f_b: Path | Training | None = None,
+        seed: int = 0,
     ) -> Training:
         """f_a trained behind g, by default the g of the paper."""
         steps = self.steps if steps is None else steps
         told = f_b.label if isinstance(f_b, Training) else "f_b"
         label = f"ours-{told}-radius-{radius:g}-steps-{steps}" + ("" if start else "-no-start")
+        label += f"-seed-{seed}" if seed else ""
         options = ("--defense.radius", f"{radius:g}", "--defense.steps", str(steps))
         started = () if start else ("--defense.random_start", "false")
-        trained = self.training(label, "--training", self.recipe, *self.defense(f_b), *options, *started)
+        trained = self.training(label, "--training", self.recipe, *self.defense(f_b), *options, *started, seed=seed)
         return replace(trained, steps=steps)
 
     def defense(self, f_b: Path | Training | None = None) -> Arguments:
@@ -108,7 +112,7 @@ class Scale:
         weights = ("--defense.weights", f_b or self.adversarial_f_b())
         return ("--defense", "advtransform", *weights, "--defense.precision", self.precision)
 
-    def attacked(self, target: Training, *attacks: str | Path | Training, images: int | None = None) -> Arguments:
+    def attacked(self, target: Training, *attacks: Argument, images: int | None = None) -> Arguments:
         """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to them."""
         size = ("--images", str(images or self.images), "--draws", str(self.draws), "--epsilon", f"{EPSILON:g}")
         root = self.data[2:4] if "--data.root" in self.data else ()

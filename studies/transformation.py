@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robusttrain import Rng
+from robusttrain.attacks.mean_start import mean_transform
 from robusttrain.build import build
 from robusttrain.defenses import AdversarialTransform
 from studies.models import configuration
@@ -17,10 +18,7 @@ def mean_distance(arguments: list[str]) -> dict[str, Any]:
     """How far E[g(x)] is from x in Linf, for each image; with pictures of x and E[g(x)] of the first three images."""
     (count, draws), options = _numbers(arguments, "--images", "--draws")
     g, images, rng = transformation(options, count)
-    mean = torch.zeros_like(images)
-    for draw in range(draws):
-        mean += g.transform(images, rng.fold(draw))
-    mean /= draws
+    mean = mean_transform(g.transform, images, rng, draws)
     distances = (images - mean).abs().amax(dim=(1, 2, 3))
     shown = {"x": images[:3], "mean": mean[:3]}
     return {

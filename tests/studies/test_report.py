@@ -58,7 +58,9 @@ def test_the_worst_case_is_per_image_over_all_points(tmp_path):
 
 def test_cost_counts_steps_draws_and_images(monkeypatch):
     # f_a takes one second for each gradient, f_b ten.
-    monkeypatch.setattr(cost, "seconds_per_gradient", lambda arguments, *rest: 10.0 if "vgg_small" in arguments else 1.0)
+    monkeypatch.setattr(
+        cost, "seconds_per_gradient", lambda arguments, *rest: 10.0 if "vgg_small" in arguments else 1.0
+    )
     ours = SMOKE.ours(steps=3)  # so 31 seconds through g
     eot = Point("a", SMOKE.attacked(ours, "--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "5"))
     scoring = 16 * 2 * 2 * 2 * 31
