@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,24 +70,18 @@ class Models:
             start = time.monotonic()
             if training.is_h:
                 arguments += ["--output", str(self.weights(training))]
-                self._run(arguments)
+                interruptible(train.run, arguments)
             elif training.epochs:
                 places = ["--checkpoints", str(self.folder), "--logs", str(self.logs), "--name", training.name]
                 resume = ["--ckpt_path", "last"] if any(own.glob("version_*/last.ckpt")) else []
-                self._run([*arguments, *places, *resume])
+                interruptible(train.run, [*arguments, *places, *resume])
                 save_tensors(robusttrain.load(self.checkpoint(training)).classifier, self.weights(training))
                 arguments += places
             else:
                 save_tensors(initial_network(arguments), self.weights(training))
-            command = " ".join(["python train.py", *arguments]) if training.epochs else "initial weights, seed 0"
+            command = shlex.join(["python", "train.py", *arguments]) if training.epochs else "initial weights, seed 0"
             told = {"label": training.label, "command": command, "seconds": round(time.monotonic() - start, 1)}
             write_json(told, own / "training.json")
-
-    def _run(self, arguments: list[str]) -> None:
-        try:
-            train.run(arguments)
-        except SystemExit as stopped:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from stopped
 
     @contextmanager
     def _alone(self, training: Training) -> Iterator[None]:
@@ -99,6 +94,14 @@ class Models:
                 console.print(f"another study trains {training.label}: waiting for it", soft_wrap=True)
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def interruptible(command: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Run a command of train.py or evaluate.py; Lightning's exit on Ctrl-C becomes an interruption again."""
+    try:
+        command(arguments)
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
 
 
 def configuration(arguments: Sequence[str]) -> tuple[dict[str, Any], ImageData]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from robusttrain.errors import UserError
 from robusttrain.evaluation import worst_case, writable, write_json
 from robusttrain.weights import read_tensors
 from studies.cost import seconds
-from studies.models import Models, configuration
+from studies.models import Models, configuration, interruptible
 from studies.parts import Point, Training, trainings
 from studies.scales import SCALES, Scale, placed
 
@@ -53,7 +54,7 @@ class Study:
         options = parser.parse_args(list(arguments))
         self.name = name
         self.title = (about or name).strip().splitlines()[0].rstrip(".")
-        self.command = " ".join(["python -m", f"studies.{name}", *arguments])
+        self.command = shlex.join(["python", "-m", f"studies.{name}", *arguments])
         scale = SCALES[options.scale]
         self.scale: Scale = placed(replace(scale, data=("--data", data)) if data else scale, options.root, options.f_b)
         self.output = writable(Path(options.output or f"results/studies/{name}-{options.scale}"), "--output")
@@ -107,9 +108,9 @@ class Study:
         else:
             folder = self.output / "points" / point.key
             arguments += ["--output", str(folder)]
-            evaluate.run(arguments)
+            interruptible(evaluate.run, arguments)
             found = json.loads((folder / "results.json").read_text())
-            command = " ".join(["python evaluate.py", *arguments])
+            command = shlex.join(["python", "evaluate.py", *arguments])
         told = {"label": point.label, "key": point.key, "command": command}
         write_json({**told, **found, "seconds": round(time.monotonic() - start, 1)}, self._kept(point))
 
