@@ -39,12 +39,15 @@ def write(
         notes: sentences that a reader of the figures must know.
     """
     scale = study.scale
+    images = sorted({point["images"] for point in found.values() if "clean" in point}) or [scale.images]
+    told_images = " or ".join(f"{count:,}" for count in images)
     settings = {
         "about": scale.about,
         "data": " ".join(map(str, scale.data)),
         "f_a": " ".join(map(str, scale.model)),
         "training": f"preset {scale.recipe}, {scale.epochs} epochs of {scale.short_images:,} images, seed 0",
         "f_b": str(scale.f_b) if scale.f_b else f"trained here, preset {scale.f_b_recipe}, {scale.f_b_epochs} epochs",
+        "adversarial training": f"{scale.inner_steps} steps",
         "attack options": " ".join(map(str, scale.attack)) or "those of the presets",
     }
     told = {
@@ -54,7 +57,7 @@ def write(
         "scale": scale.name,
         "settings": settings,
         "threat": {"norm": "linf", "epsilon": EPSILON},
-        "images": scale.images,
+        "images": images,
         "draws": scale.draws,
         "notes": list(notes),
         "table": [dict(zip(columns, map(str, row), strict=True)) for row in rows],
@@ -63,8 +66,8 @@ def write(
     lines = [
         f"## {study.title}",
         "",
-        f"Scale {scale.name}: {scale.about}. Linf, epsilon {EPSILON:g}; {scale.images:,} test images and {scale.draws} "
-        "draws of g for an image's score unless the table says otherwise. "
+        f"Scale {scale.name}: {scale.about}. Linf, epsilon {EPSILON:g}; {told_images} test images, {scale.draws} draws "
+        f"of g for an image's score; adversarial training with {scale.inner_steps} steps. "
         f"Training: {settings['training']}; f_b: {settings['f_b']}.",
         "",
         f"    {study.command}",

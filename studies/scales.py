@@ -1,11 +1,10 @@
-"""The three sizes of every study, and the models that several studies share."""
+"""How large a study is, and the models that several studies share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from robusttrain.errors import UserError
 from studies.parts import Argument, Arguments, Training
 
 #: Radius of the threat in every table and figure of the paper, Linf, pixel values in [0, 1].
@@ -25,6 +24,8 @@ class Scale:
         f_b_recipe: training preset for an f_b.
         epochs: of every f_a.
         f_b_epochs: of the adversarially trained f_b.
+        f_b_steps: of the attack that it is trained with.
+        inner_steps: of the attack in adversarial training and TRADES; 10 are the presets'.
         more: options of every training.
         short: options that make the epochs of costly trainings shorter.
         short_images: images of such an epoch.
@@ -46,6 +47,8 @@ class Scale:
     f_b_recipe: str
     epochs: int
     f_b_epochs: int
+    f_b_steps: int
+    inner_steps: int
     more: Arguments
     short: Arguments
     short_images: int
@@ -69,11 +72,19 @@ class Scale:
 
     def adversarial(self, seed: int = 0) -> Training:
         """f_a by adversarial training (Madry et al. 2018)."""
-        return self.training(f"adversarial-seed-{seed}", "--training", "adversarial", seed=seed, passes=11)
+        how = ("--training", "adversarial", *self.inner())
+        return self.training(f"adversarial-seed-{seed}", *how, seed=seed, passes=1 + self.inner_steps)
 
     def trades(self) -> Training:
         """f_a by TRADES (Zhang et al. 2019)."""
-        return self.training("trades", "--training", "trades", passes=12)
+        return self.training("trades", "--training", "trades", *self.inner(), passes=2 + self.inner_steps)
+
+    def inner(self) -> Arguments:
+        """Options of the attack inside adversarial training; fewer steps are longer, to reach as far."""
+        if self.inner_steps == 10:
+            return ()
+        attack = "--training.objective.attack"
+        return (f"{attack}.steps", str(self.inner_steps), f"{attack}.step_size", f"{0.06 / self.inner_steps:g}")
 
     def adversarial_f_b(self, seed: int = 0) -> Path | Training:
         """The f_b of the defense: weights from a file, or trained adversarially; of an attacker for another seed."""
@@ -81,7 +92,7 @@ class Scale:
             return self.f_b
         how = ("--model", "vgg_small", "--training", self.f_b_recipe, "--seed", str(seed))
         options = (*self.data, *how, *self.more, *self.short)
-        return Training(f"f_b-adversarial-seed-{seed}", options, self.f_b_epochs, self.short_images, passes=21)
+        return Training(f"f_b-adversarial-seed-{seed}", options, self.f_b_epochs, self.short_images, 1 + self.f_b_steps)
 
     def standard_f_b(self, epochs: int) -> Training:
         """An f_b by standard training, in whole epochs; untrained for 0."""
@@ -117,91 +128,3 @@ class Scale:
         size = ("--images", str(images or self.images), "--draws", str(self.draws), "--epsilon", f"{EPSILON:g}")
         root = self.data[2:4] if "--data.root" in self.data else ()
         return ("--checkpoint", target, *size, *root, *attacks, *self.attack, "--save_verdicts", "true")
-
-
-SILENT = ("--robust.every", "0", "--pictures.images", "0")
-
-SMOKE = Scale(
-    name="smoke",
-    about="a check that everything runs, on digits: its figures mean nothing",
-    data=("--data", "digits", "--data.batch_size", "64"),
-    model=("--model", "resnet_small", "--model.widths", "[8, 16, 16]", "--model.blocks", "1"),
-    recipe="standard",
-    f_b_recipe="f_b",
-    epochs=1,
-    f_b_epochs=1,
-    more=(*SILENT, "--trainer.enable_progress_bar", "false"),
-    short=("--trainer.limit_train_batches", "8"),
-    short_images=512,
-    train_images=1_350,
-    images=16,
-    draws=2,
-    steps=2,
-    attack=("--attack.steps", "2"),
-    eot=("--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "2"),
-)
-
-SMALL = Scale(
-    name="small",
-    about="CIFAR-10 (JPEG), f_a a ResNet of 0.7 M parameters that saw 49,152 training images, f_b in bfloat16 inside g",
-    data=("--data", "imagefolder"),
-    model=("--model", "resnet_small"),
-    recipe="standard",
-    f_b_recipe="f_b",
-    epochs=3,
-    f_b_epochs=3,
-    more=(*SILENT, "--data.validation", "0.02"),
-    short=("--trainer.limit_train_batches", "128"),
-    short_images=128 * 128,
-    train_images=49_000,
-    images=100,
-    draws=4,
-    steps=13,
-    attack=(),
-    eot=("--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "5"),
-    precision="bfloat16",
-)
-
-PAPER = Scale(
-    name="paper",
-    about="the paper's settings: CIFAR-10, ResNet-18, 80 epochs of SGD at a constant rate of 0.1",
-    data=("--data", "cifar10"),
-    model=("--model", "resnet18"),
-    recipe="paper",
-    f_b_recipe="f_b-paper",
-    epochs=80,
-    f_b_epochs=20,
-    more=SILENT,
-    short=(),
-    short_images=45_000,
-    train_images=45_000,
-    images=1_000,
-    draws=10,
-    steps=13,
-    attack=(),
-    eot=("--attack", "bpda-eot-paper"),
-)
-
-SCALES = {scale.name: scale for scale in (SMOKE, SMALL, PAPER)}
-
-
-def placed(scale: Scale, root: str | None, f_b: str | None) -> Scale:
-    """The scale with the user's own files.
-
-    Raises:
-        UserError: a file or folder is not there, missing where it is needed, or given where it means nothing.
-    """
-    for option, value in (("--root", root), ("--f_b", f_b)):
-        if value is not None and scale.name == "smoke":
-            raise UserError(f"{option} {value}: scale smoke makes do with embedded digits; leave it out")
-    if root is None and "imagefolder" in scale.data:
-        raise UserError("--root: scale small needs CIFAR-10 as an image folder, DIR/train/<class> and DIR/test/<class>")
-    if root is not None:
-        if not Path(root).is_dir():
-            raise UserError(f"--root {root}: no such folder")
-        scale = replace(scale, data=(*scale.data, "--data.root", Path(root)))
-    if f_b is not None:
-        if not Path(f_b).is_file():
-            raise UserError(f"--f_b {f_b}: no such file")
-        scale = replace(scale, f_b=Path(f_b))
-    return scale

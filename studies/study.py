@@ -21,7 +21,8 @@ from robusttrain.weights import read_tensors
 from studies.cost import seconds
 from studies.models import Models, configuration, interruptible
 from studies.parts import Point, Training, trainings
-from studies.scales import SCALES, Scale, placed
+from studies.scales import Scale
+from studies.sizes import SCALES, placed
 
 
 class _Parser(argparse.ArgumentParser):

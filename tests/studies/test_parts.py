@@ -10,7 +10,7 @@ from robusttrain.commands import train
 from robusttrain.weights import read_tensors
 from studies.models import Models
 from studies.parts import Point, Training, fingerprint, trainings
-from studies.scales import PAPER, SCALES, SMALL, SMOKE, placed
+from studies.sizes import PAPER, SCALES, SMALL, SMOKE, placed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

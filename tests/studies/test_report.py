@@ -8,7 +8,7 @@ import torch
 from robusttrain.weights import save_tensors
 from studies import cost, report
 from studies.parts import Point
-from studies.scales import SMOKE
+from studies.sizes import SMOKE
 from studies.study import Study
 
 
@@ -68,4 +68,4 @@ def test_cost_counts_steps_draws_and_images(monkeypatch):
     wt = Point("a", SMOKE.attacked(ours, "--attack", "wt"))
     assert cost.seconds(SMOKE, [], [wt]) == pytest.approx(16 * 2 * 1 + scoring + cost.OVERHEAD)
     assert cost.seconds(SMOKE, [ours], []) == pytest.approx(512 * (1.5 + 30) + cost.OVERHEAD)
-    assert cost.seconds(SMOKE, [SMOKE.adversarial()], []) == pytest.approx(512 * 1.5 * 11 + cost.OVERHEAD)
+    assert cost.seconds(SMOKE, [SMOKE.adversarial()], []) == pytest.approx(512 * 1.5 * 3 + cost.OVERHEAD)
