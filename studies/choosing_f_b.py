@@ -75,7 +75,15 @@ def run(arguments: list[str]) -> None:
     rows = []
     for name in models:
         once, eot, distance = (found[f"{name} {kind}"] for kind in ("bpda-i", "eot", "distance"))
-        told = "adversarially trained" if name == ADVERSARIAL else f"{name} epochs" if name else "untrained"
+        told = (
+            "adversarially trained"
+            if name == ADVERSARIAL
+            else "1 epoch"
+            if name == 1
+            else f"{name} epochs"
+            if name
+            else "untrained"
+        )
         paper = PAPER[name]
         ours_told = (report.clean(once), report.robust(once), report.robust(eot), f"{distance['mean_distance']:.3f}")
         rows.append((told, *ours_told, report.percent(paper[0]), report.percent(paper[1]), f"{paper[2]:.3f}"))

@@ -45,7 +45,8 @@ def run(arguments: list[str]) -> None:
     study = Study("mean_transformation", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
     models: dict[str, Path | Training] = {
-        f"{epochs} epochs" if epochs else "untrained": scale.standard_f_b(epochs) for epochs in settings.epochs
+        f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "untrained": scale.standard_f_b(epochs)
+        for epochs in settings.epochs
     }
     models["adversarially trained"] = scale.adversarial_f_b()
     size = ("--images", str(settings.images), "--draws", str(settings.draws))
