@@ -1,0 +1,79 @@
+"""What a study will cost, from two short measurements on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+
+from robusttrain import fast_copy
+from robusttrain.attack_presets import scenarios, split_attacks
+from robusttrain.attacks import Checkpoint, ClassifierOnly, Ensemble, MeanStart
+from studies.models import configuration, initial_network
+from studies.parts import Argument, Point, Training
+from studies.scales import Scale
+
+#: Seconds that every training and every point takes to start.
+OVERHEAD = 1.0
+
+
+def seconds(scale: Scale, models: Iterable[Training], points: Iterable[Point]) -> float:
+    """Roughly what training ``models`` and measuring ``points`` takes here."""
+    data = [str(argument) for argument in scale.data]
+    f_a = seconds_per_gradient([*data, *map(str, scale.model)])
+    f_b = seconds_per_gradient([*data, "--model", "vgg_small"])
+    inside_g = seconds_per_gradient([*data, "--model", "vgg_small"], scale.precision)
+    models, points = list(models), list(points)
+    total = OVERHEAD * (len(models) + len(points))
+    for training in models:
+        network = f_b if "vgg_small" in training.arguments else f_a
+        # Weights get gradients as well here, which the measurement leaves out: half as much again.
+        each = 1.5 * network * training.passes + training.steps * inside_g
+        total += training.epochs * training.images * each
+    for point in points:
+        total += point.transforms * scale.steps * inside_g if point.measure else _attacking(point, f_a, inside_g)
+    return total
+
+
+def _attacking(point: Point, f_a: float, f_b: float) -> float:
+    """Seconds of a point that evaluate.py measures, from those of a gradient of f_a, and of f_b inside g."""
+    # Trained models have no path yet; the attacks' costs do not depend on it.
+    arguments = [_typed(argument) for argument in point.arguments]
+    names, overrides, rest = split_attacks(arguments)
+    options = dict(zip(rest[::2], rest[1::2], strict=False))
+    images, draws = int(options["--images"]), int(options["--draws"])
+    target = next(argument for argument in point.arguments if isinstance(argument, Training))
+    steps = int(options.get("--defense.steps", target.steps))
+    through_g = f_a + steps * f_b
+    each = 0.0
+    for scenario in scenarios(names, overrides).values():
+        cost = scenario.attack.cost()
+        # Other sources go through a g; the start of this attack does so too.
+        source = f_a if isinstance(scenario.source, ClassifierOnly | Checkpoint | Ensemble) else through_g
+        queried = through_g if isinstance(scenario.attack, MeanStart) else source
+        each += cost.gradients * source + cost.queries * queried
+    # Scores and the choice of the worst attack each take `draws` verdicts, clean and for every attack.
+    return images * (each + 2 * draws * (1 + len(names)) * through_g)
+
+
+def _typed(argument: Argument) -> str:
+    return "model" if isinstance(argument, Training) else getattr(argument, "pattern", str(argument))
+
+
+def seconds_per_gradient(arguments: list[str], precision: str = "float32", batch: int = 16) -> float:
+    """Seconds of one forward and one backward pass to the image, per image, of a network that train.py would build."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _, data = configuration(arguments)
+    _, channels, size = data.facts()
+    network = fast_copy(initial_network(arguments).eval().to(device), getattr(torch, precision))
+    images = torch.rand(batch, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    spent = []
+    for _ in range(3):
+        start = time.perf_counter()
+        moved = images.clone().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(network(moved), labels), moved)[0].sum().item()
+        spent.append(time.perf_counter() - start)
+    return min(spent) / batch

@@ -1,0 +1,156 @@
+"""What a study leaves: study.json, study.md and study.png."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from robusttrain.cli import console
+from robusttrain.evaluation import write_json
+from studies.scales import EPSILON
+from studies.study import Study
+
+#: Where the paper has only a plot: its values are not invented.
+NOT_AVAILABLE = "read off the plot: not available"
+MISSING = "not run: preset missing"
+
+
+def write(
+    study: Study,
+    found: Mapping[str, Mapping[str, Any]],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    figure: Figure,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write the three files.
+
+    Args:
+        study: that was run.
+        found: its points by label.
+        columns: of the table.
+        rows: of the table, one value for each column.
+        figure: for study.png.
+        notes: sentences that a reader of the figures must know.
+    """
+    scale = study.scale
+    images = sorted({point["images"] for point in found.values() if "clean" in point}) or [scale.images]
+    told_images = " or ".join(f"{count:,}" for count in images)
+    settings = {
+        "about": scale.about,
+        "data": " ".join(map(str, scale.data)),
+        "f_a": " ".join(map(str, scale.model)),
+        "training": f"preset {scale.recipe}, {scale.epochs} epochs of {scale.short_images:,} images, seed 0",
+        "f_b": str(scale.f_b) if scale.f_b else f"trained here, preset {scale.f_b_recipe}, {scale.f_b_epochs} epochs",
+        "adversarial training": f"{scale.inner_steps} steps",
+        "attack options": " ".join(map(str, scale.attack)) or "those of the presets",
+    }
+    told = {
+        "study": study.name,
+        "title": study.title,
+        "command": study.command,
+        "scale": scale.name,
+        "settings": settings,
+        "threat": {"norm": "linf", "epsilon": EPSILON},
+        "images": images,
+        "draws": scale.draws,
+        "notes": list(notes),
+        "table": [dict(zip(columns, map(str, row), strict=True)) for row in rows],
+        "points": {label: _short(point) for label, point in found.items()},
+    }
+    lines = [
+        f"## {study.title}",
+        "",
+        f"Scale {scale.name}: {scale.about}. Linf, epsilon {EPSILON:g}; {told_images} test images, {scale.draws} draws "
+        f"of g for an image's score; adversarial training with {scale.inner_steps} steps. "
+        f"Training: {settings['training']}; f_b: {settings['f_b']}.",
+        "",
+        f"    {study.command}",
+        "",
+        *markdown(columns, rows),
+        "",
+        *notes,
+    ]
+    figure.tight_layout()
+    figure.savefig(study.output / "study.png", dpi=120)
+    (study.output / "study.md").write_text("\n".join(lines).rstrip() + "\n")
+    write_json(told, study.output / "study.json")
+    console.print("\n".join(markdown(columns, rows)), soft_wrap=True, highlight=False, markup=False)
+    console.print(f"written: {Path(study.output)}/study.json, study.md, study.png", soft_wrap=True)
+
+
+def _short(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point without its pictures."""
+    return {name: value for name, value in point.items() if name != "pictures"}
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table's lines."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return lines + ["| " + " | ".join(str(value) for value in row) + " |" for row in rows]
+
+
+def percent(value: float | None, interval: Sequence[float] | None = None) -> str:
+    """An accuracy for the table."""
+    if value is None:
+        return "-"
+    told = f"{100 * value:.1f} %"
+    return told + (f" ({100 * interval[0]:.1f} - {100 * interval[1]:.1f})" if interval else "")
+
+
+def clean(point: Mapping[str, Any] | None) -> str:
+    """The accuracy on clean images of a point, with its 95 % interval."""
+    return percent(point["clean"]["accuracy"], point["clean"]["ci95"]) if point else MISSING
+
+
+def robust(point: Mapping[str, Any] | None, attack: str | None = None) -> str:
+    """The accuracy under an attack (by default the point's only one), with its 95 % interval."""
+    if not point:
+        return MISSING
+    row = point["attacks"][attack or next(iter(point["attacks"]))]
+    return percent(row["robust_accuracy"], row["ci95"])
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str = "accuracy", log: bool = False
+) -> Figure:
+    """A figure with one line for each series of (x, y)."""
+
+    def draw(axes: Axes) -> None:
+        for name, values in series.items():
+            if values:
+                axes.plot(*zip(*sorted(values), strict=True), marker="o", label=name)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if log:
+            axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+
+    return drawn(draw)
+
+
+def bars(values: Mapping[str, float], title: str, label: str = "accuracy") -> Figure:
+    """A figure with one bar for each value."""
+
+    def draw(axes: Axes) -> None:
+        axes.barh(list(values)[::-1], list(values.values())[::-1])
+        if label == "accuracy":
+            axes.set_xlim(0, 1)
+        axes.set_xlabel(label)
+        axes.set_title(title, fontsize="medium")
+
+    return drawn(draw, height=1.5 + 0.3 * len(values))
+
+
+def drawn(draw: Callable[[Axes], None], height: float = 4.0) -> Figure:
+    """A figure of one panel; never on a screen."""
+    figure = Figure(figsize=(7, height))
+    FigureCanvasAgg(figure)
+    draw(figure.subplots())
+    return figure

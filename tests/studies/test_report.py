@@ -1,0 +1,71 @@
+"""Tables, figures and the estimate of the cost."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from robusttrain.weights import save_tensors
+from studies import cost, report
+from studies.parts import Point
+from studies.sizes import SMOKE
+from studies.study import Study
+
+
+def test_markdown():
+    assert report.markdown(("a", "b"), [(1, "x"), (2, "y")]) == [
+        "| a | b |",
+        "|---|---|",
+        "| 1 | x |",
+        "| 2 | y |",
+    ]
+
+
+def test_accuracies():
+    point = {
+        "clean": {"accuracy": 0.5, "ci95": [0.4, 0.6]},
+        "attacks": {"pgd": {"robust_accuracy": 0.25, "ci95": [0.2, 0.3]}},
+    }
+    assert report.clean(point) == "50.0 % (40.0 - 60.0)"
+    assert report.robust(point) == report.robust(point, "pgd") == "25.0 % (20.0 - 30.0)"
+    assert report.clean(None) == report.robust(None) == "not run: preset missing"
+    assert report.percent(None) == "-"
+
+
+def test_lines_are_sorted_and_empty_series_left_out():
+    figure = report.lines({"a": [(2, 0.5), (1, 0.25)], "b": []}, "x")
+    (line,) = figure.axes[0].lines
+    assert line.get_xdata().tolist() == [1, 2]
+    assert line.get_ydata().tolist() == [0.25, 0.5]
+
+
+def test_the_worst_case_is_per_image_over_all_points(tmp_path):
+    """Two attacks that each fool another image leave nothing between them."""
+    for key, right in (("first", [0, 1]), ("second", [1, 0])):
+        verdicts = torch.tensor(right, dtype=torch.bool)[:, None].expand(2, 3)
+        clean = torch.ones(2, 3, dtype=torch.bool)
+        tensors = {
+            f"{name}/{use}": values
+            for name, values in (("pgd", verdicts), ("clean", clean))
+            for use in ("select", "score")
+        }
+        save_tensors(tensors, tmp_path / "points" / key / "verdicts.safetensors")
+    points = [{"key": key, "attacks": {"pgd": {}}} for key in ("first", "second")]
+    study = SimpleNamespace(output=tmp_path)
+    assert Study.worst_case(study, points[:1]) == 0.5
+    assert Study.worst_case(study, points) == 0.0
+
+
+def test_cost_counts_steps_draws_and_images(monkeypatch):
+    # f_a takes one second for each gradient, f_b ten.
+    monkeypatch.setattr(
+        cost, "seconds_per_gradient", lambda arguments, *rest: 10.0 if "vgg_small" in arguments else 1.0
+    )
+    ours = SMOKE.ours(steps=3)  # so 31 seconds through g
+    eot = Point("a", SMOKE.attacked(ours, "--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "5"))
+    scoring = 16 * 2 * 2 * 2 * 31
+    assert cost.seconds(SMOKE, [], [eot]) == pytest.approx(16 * 2 * 5 * 31 + scoring + cost.OVERHEAD)
+    wt = Point("a", SMOKE.attacked(ours, "--attack", "wt"))
+    assert cost.seconds(SMOKE, [], [wt]) == pytest.approx(16 * 2 * 1 + scoring + cost.OVERHEAD)
+    assert cost.seconds(SMOKE, [ours], []) == pytest.approx(512 * (1.5 + 30) + cost.OVERHEAD)
+    assert cost.seconds(SMOKE, [SMOKE.adversarial()], []) == pytest.approx(512 * 1.5 * 3 + cost.OVERHEAD)
