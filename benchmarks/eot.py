@@ -1,0 +1,135 @@
+"""EOT and the unrolled g: what they cost beside the bare evaluation, in time and in memory.
+
+    python -m benchmarks.eot --root data/cifar10-jpeg --weights FILE --output eot.json
+
+Time: one gradient evaluation of BPDA-I with EOT (`bpda-eot-paper` with fewer draws and one step: both only repeat the
+same) beside one plain one: f_a(g(x)) forward and f_a backward on the same batch, interleaved. Memory: the peak of a
+process of its own, above what it held before the attack, with many and with few draws, and of the unrolled g with N = 13
+and 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import sys
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.timing import Contenders, interleave, machine, network, test_images, write
+from robusttrain import Rng
+from robusttrain.attacks import Average, IdentityBackward, ProjectedGradient, UnrolledTransform, call_model
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import AdversarialTransform
+
+
+def material(arguments: argparse.Namespace, steps: int) -> tuple[DefendedClassifier, Tensor, Tensor, Rng]:
+    """f_a(g(.)) with a g of ``steps`` steps, ready for attacks, and a batch with its streams."""
+    data, images, labels = test_images(arguments.root, arguments.images)
+    f_b = network("vgg_small", arguments.weights, data)
+    g = AdversarialTransform(f_b, steps=steps, precision=arguments.precision)
+    target = DefendedClassifier(g, network(arguments.model, None, data)).fast()
+    return target, images, labels, Rng.for_images(0, torch.arange(len(images)))
+
+
+def attack(draws: int) -> ProjectedGradient:
+    """One step of `bpda-eot-paper`, with this many draws."""
+    return ProjectedGradient(1, 0.002, random_start=False, gradient=Average(draws))
+
+
+def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
+    """EOT with ``--timed_draws`` draws on our side; on the other, as many plain evaluations, one after the other."""
+    target, images, labels, rng = material(arguments, 13)
+    source = IdentityBackward()(target)
+
+    def plain() -> Tensor:
+        for draw in range(arguments.timed_draws):
+            points = images.clone().requires_grad_()
+            loss = F.cross_entropy(call_model(source, points, rng.fold(draw)), labels, reduction="sum")
+            torch.autograd.grad(loss, points)
+        return images
+
+    if side == "peers":
+        return {"plain": plain}
+    return {"eot": lambda: attack(arguments.timed_draws)(source, images, labels, rng)}
+
+
+def _peak() -> float:
+    """MiB that this process held at its largest."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _measure(pipe: Connection, case: str, number: int, arguments: argparse.Namespace) -> None:
+    """In a process of its own: the peak of an attack, above what was held before."""
+    target, images, labels, rng = material(arguments, number if case == "unrolled" else 13)
+    with torch.no_grad():
+        call_model(target, images[:1], rng[:1])  # loads what every attack loads
+    before = _peak()
+    if case == "unrolled":
+        ProjectedGradient(1, 0.002, random_start=False)(UnrolledTransform()(target), images, labels, rng)
+    else:
+        attack(number)(IdentityBackward()(target), images, labels, rng)
+    pipe.send(_peak() - before)
+
+
+def peak(case: str, number: int, arguments: argparse.Namespace) -> float:
+    """MiB of one case: "eot" with ``number`` draws, or "unrolled" with N = ``number``."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_measure, args=(theirs, case, number, arguments))
+    process.start()
+    theirs.close()
+    found: float = ours.recv()
+    process.join()
+    return found
+
+
+def main() -> None:
+    """Parse, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="image folder with test/ or val/")
+    parser.add_argument("--weights", required=True, help="of f_b, a vgg_small")
+    parser.add_argument("--model", default="resnet_small", help="model preset of f_a (untrained)")
+    parser.add_argument("--images", type=int, default=100, help="one batch of this many images")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of g")
+    parser.add_argument("--timed_draws", type=int, default=6, help="draws of the timed EOT step")
+    parser.add_argument("--draws", type=int, default=500, help="many draws, for memory")
+    parser.add_argument("--few_draws", type=int, default=20, help="few draws, for memory")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", choices=("kept", "system"), default="kept", help="see benchmarks.pgd; timing only")
+    parser.add_argument("--output", default="results/benchmarks/eot.json")
+    arguments = parser.parse_args()
+    seconds, _ = interleave(contenders, arguments)
+    measured = partial(peak, arguments=arguments)
+    mib: dict[str, dict[str, float]] = {
+        "eot": {str(draws): measured("eot", draws) for draws in (arguments.few_draws, arguments.draws)},
+        "unrolled": {str(steps): measured("unrolled", steps) for steps in (1, 13)},
+    }
+
+    def growth(case: str) -> float:
+        few, many = mib[case].values()
+        return round(many / few, 3)
+
+    report: dict[str, Any] = {
+        "command": "python -m benchmarks.eot " + " ".join(sys.argv[1:]),
+        "machine": machine(),
+        "images": arguments.images,
+        "precision": arguments.precision,
+        "time_of_one_gradient_evaluation_relative_to_plain": round(seconds["eot"] / seconds["plain"], 3),
+        "peak_mib_above_start": {case: {key: round(value) for key, value in row.items()} for case, row in mib.items()},
+        "peak_with_many_draws_relative_to_few": growth("eot"),
+        "peak_of_unrolled_13_steps_relative_to_1": growth("unrolled"),
+    }
+    write(report, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
