@@ -2,10 +2,9 @@
 
     python -m benchmarks.eot --root data/cifar10-jpeg --weights FILE --output eot.json
 
-Time: one gradient evaluation of BPDA-I with EOT (`bpda-eot-paper` with fewer draws and one step: both only repeat the
-same) beside one plain one: f_a(g(x)) forward and f_a backward on the same batch, interleaved. Memory: the peak of a
-process of its own, above what it held before the attack, with many and with few draws, and of the unrolled g with N = 13
-and 1.
+Time: one gradient evaluation of BPDA-I with EOT (`bpda-eot-paper` with fewer draws and one step: both only repeat it)
+beside one plain one: f_a(g(x)) forward and f_a backward on the same batch, interleaved. Memory: the peak of a process
+of its own, above what it held before the attack, with many and with few draws, and of the unrolled g with N = 13 and 1.
 """
 
 from __future__ import annotations

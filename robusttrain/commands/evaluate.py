@@ -91,6 +91,8 @@ def run(arguments: list[str]) -> None:
     data.setup("test")
 
     if needed := surrogates_in(nodes):
+        # What does not fit the target is found before the attacker's models are trained.
+        Engine(target, {name: attacks[name] for name, node in nodes.items() if not surrogates_in(node)})
         node, defense = plain(config.data), plain(config.defense)
         folder = Path(config.checkpoints) / "surrogates"
         keeper = Keeper(folder, target, data, plain(config.trainer), config.seed, node, defense)

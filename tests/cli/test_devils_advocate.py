@@ -93,3 +93,53 @@ def test_the_suite_trains_what_the_attacker_needs_once_and_hands_images_on(comma
         assert {**row, "seconds": 0} == {**other, "seconds": 0}
     _, everyone = run("--survivors", "false", "--attack.finite-differences.steps", 0)
     assert "images" not in everyone["attacks"]["wt"]
+
+
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [
+        ("bpda-softsign", "source UnrolledTransform: the target has no defense"),
+        ("fewer-steps", "source FewerSteps: the target has no defense"),
+        ("fixed-randomness", "source FixedRandomness: the target draws nothing"),
+        ("wt-mean-start", "source ClassifierOnly: the target has no defense"),
+        ("small-n-transfer", "imitates the target's g, but the target has no defense"),
+        ("reparameterization", "imitates the target's g, but the target has no defense"),
+    ],
+)
+def test_what_does_not_fit_an_undefended_target_is_told_before_anything_is_trained(
+    command, trained, tmp_path, attack, told
+):
+    f_b = next(trained.folder.rglob("f_b/*.safetensors"))
+    target = ["--model", "vgg_small", "--weights", f_b, "--defense", "none", "--checkpoints", tmp_path]
+    for what in (["--attack", attack, "--attack", "transfer-standard"], ["--suite", "devils-advocate"]):
+        done = command("evaluate.py", *target, *what, "--images", 4, "--output", tmp_path / "out")
+        assert done.code == 2
+        assert done.err.count("\n") == 1, done.err
+        assert (told if "--attack" in what else "the target has no defense") in done.err
+    assert not (tmp_path / "surrogates").exists()
+
+
+def test_a_defense_without_steps_is_no_iterative_transform(command, trained, tmp_path):
+    f_b = next(trained.folder.rglob("f_b/*.safetensors"))
+    target = ["--model", "vgg_small", "--weights", f_b, "--defense", "randomization", "--checkpoints", tmp_path]
+    for attack in ("bpda-tanh", "fewer-steps"):
+        done = command("evaluate.py", *target, "--attack", attack, "--images", 4, "--output", tmp_path / "out")
+        assert done.code == 2
+        assert "RandomResizePad is no iterative transformation" in done.err
+
+
+def test_training_asks_for_a_file_where_evaluation_would_train_one(command, tmp_path):
+    done = command(
+        *(
+            "train.py",
+            "--robust.attacks",
+            "transfer-standard",
+            "--checkpoints",
+            tmp_path / "c",
+            "--logs",
+            tmp_path / "l",
+        ),
+        *("--trainer.max_epochs", 1),
+    )
+    assert done.code == 2
+    assert "name a file" in done.err
