@@ -52,8 +52,6 @@ CHANGED = {
     },
     "paper": {},
 }
-#: Unrolled steps need much memory, so small batches; no figure depends on them.
-UNROLLED = ("bpda-softsign", "bpda-tanh", "automatic-differentiation", "fewer-steps", "small-n-transfer")
 
 
 def surrogate(attack: str, scale: Scale) -> Arguments:
@@ -88,8 +86,6 @@ def run(arguments: list[str]) -> None:
         if attack in CHANGED[scale.name]:
             key, value = CHANGED[scale.name][attack]
             options += (f"--attack.{attack}.{key}", value)
-        if attack in UNROLLED:
-            options += ("--data.batch_size", "25")
         points.append(Point(attack, scale.attacked(scale.ours(), *options, images=IMAGES[scale.name])))
     found = study.run(points)
 
