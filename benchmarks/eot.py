@@ -61,8 +61,6 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
 
 def _peak() -> float:
     """MiB that this process held at its largest."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -82,14 +82,14 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
 
 
 def print_presets() -> None:
-    """All presets with their first comment, by kind."""
+    """All presets with their first comment, by kind; surrogates are named in attacks, not on the command line."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("option")
     shown.add_column("preset", style="bold")
     shown.add_column("what it is")
     for kind in presets.KINDS:
         for name, path in presets.names(kind).items():
-            shown.add_row(f"--{kind}", name, presets.about(path))
+            shown.add_row("" if kind == "surrogate" else f"--{kind}", name, presets.about(path))
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 

@@ -20,11 +20,9 @@ def run(arguments: list[str]) -> None:
     study = Study("bpda_steps", __doc__, arguments)
     scale, steps = study.scale, STEPS[study.scale.name]
     models = {number: scale.ours(steps=number, start=False) for number in steps}
-    # Unrolled steps need the memory of N networks, so small batches; no figure depends on them.
-    batch = ("--data.batch_size", "25")
     found = study.run(
         [
-            Point(f"{attack} N {number}", scale.attacked(model, "--attack", attack, *batch))
+            Point(f"{attack} N {number}", scale.attacked(model, "--attack", attack))
             for number, model in models.items()
             for attack in ATTACKS
         ]

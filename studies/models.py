@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import robusttrain
 from robusttrain.build import build, fit_to_data
-from robusttrain.cli import console, plain, read
+from robusttrain.cli import plain, read
 from robusttrain.commands import train
 from robusttrain.data import ImageData
 from robusttrain.evaluation import write_json
+from robusttrain.locks import alone
 from robusttrain.weights import save_tensors
 from studies.parts import Arguments, Text, Training
 
@@ -62,7 +61,7 @@ class Models:
 
     def train(self, training: Training) -> None:
         """Train it unless it is there, from where an earlier attempt stopped; what it rests on must be there."""
-        with self._alone(training):
+        with alone(self.folder / training.name, training.label):
             if self.found(training):
                 return
             own = self.folder / training.name
@@ -82,18 +81,6 @@ class Models:
             command = shlex.join(["python", "train.py", *arguments]) if training.epochs else "initial weights, seed 0"
             told = {"label": training.label, "command": command, "seconds": round(time.monotonic() - start, 1)}
             write_json(told, own / "training.json")
-
-    @contextmanager
-    def _alone(self, training: Training) -> Iterator[None]:
-        """Two studies that need the same model at the same time train it once; a killed one holds nobody up."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{training.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.print(f"another study trains {training.label}: waiting for it", soft_wrap=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def interruptible(command: Callable[[list[str]], None], arguments: list[str]) -> None:

@@ -44,7 +44,8 @@ class AverageLogits(GradientEstimator):
         return self.draws
 
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        if not isinstance(loss_fn, Loss):
+        # Inside an estimator that stacks copies, the images are no longer those of the goal.
+        if not isinstance(loss_fn, Loss) or len(images) != len(loss_fn.goal):
             raise UserError("AverageLogits needs the model itself: it cannot stand inside another estimator")
 
         def probabilities(points: Tensor, streams: Rng) -> Tensor:

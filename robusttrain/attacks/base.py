@@ -44,6 +44,8 @@ class Attack(ABC):
     """Finds adversarial images. Subclasses are frozen dataclasses that write ``run`` and ``cost``."""
 
     threat: Threat
+    #: Whether its queries are to the g behind the source, instead of to the source.
+    asks_g = False
 
     def __call__(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng | None = None) -> Tensor:
         """Adversarial images inside the threat.

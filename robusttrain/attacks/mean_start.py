@@ -52,6 +52,7 @@ class MeanStart(Attack):
     objective: Objective = field(default_factory=CrossEntropy)
     gradient: GradientEstimator = field(default_factory=Backprop)
     rule: UpdateRule = field(default_factory=Sign)
+    asks_g = True
 
     def __post_init__(self) -> None:
         at_least("draws", self.draws, 1)
@@ -81,6 +82,11 @@ class MeanStart(Attack):
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         self.check(source)
         mean = mean_transform(source.transform, images, rng.fold("mean"), self.draws)  # type: ignore[arg-type]
+        if mean.shape != images.shape:
+            raise UserError(
+                f"MeanStart: the defense turns images of {tuple(images.shape[1:])} into {tuple(mean.shape[1:])}; their "
+                "mean is no start"
+            )
         if self.around is None:
             return self.ascent(self.threat).climb(source, self.threat.project(mean, images), images, labels, rng)
         centre = mean.clamp(0, 1)

@@ -18,10 +18,10 @@ from robusttrain.errors import OptionError, UserError, one_of
 from robusttrain.rng import Rng
 
 
-def _load(path: str | None, source: Source) -> DefendedClassifier:
+def _load(path: str | None, trust: list[str], source: Source) -> DefendedClassifier:
     from robusttrain.checkpoints import load  # a checkpoint holds classes that live above this package
 
-    return load(_named(path, source))
+    return load(_named(path, source), trust)
 
 
 def _named(path: str | None, source: Source) -> str:
@@ -40,14 +40,16 @@ class Checkpoint(Source):
     Args:
         path: checkpoint file.
         defended: whether to differentiate through that model's own defense as well (if it has one).
+        trust: packages besides robusttrain whose classes the checkpoint may name.
     """
 
     path: str
     defended: bool = False
+    trust: list[str] = field(default_factory=list)
     knows = "another model, labels"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        surrogate = _load(self.path, self)
+        surrogate = _load(self.path, self.trust, self)
         return surrogate if self.defended else surrogate.classifier
 
 
@@ -60,14 +62,16 @@ class OwnSurrogate(Source):
     Args:
         path: checkpoint of f_a' with its g' inside.
         inner: how it is differentiated.
+        trust: packages besides robusttrain whose classes the checkpoint may name.
     """
 
     path: str
     inner: Source = field(default_factory=IdentityBackward)
+    trust: list[str] = field(default_factory=list)
     knows = "kind of defense, labels"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        surrogate = _load(self.path, self)
+        surrogate = _load(self.path, self.trust, self)
         if surrogate.defense is None:
             raise UserError(f"source OwnSurrogate: {self.path} has no defense; use robusttrain.attacks.Checkpoint")
         return self.inner(surrogate)

@@ -70,6 +70,11 @@ class _Unrolling(NamedTuple):
     kind: Derivatives
     smooth: bool
 
+    @property
+    def identity(self) -> bool:
+        """Whether all steps cancel: what the projection takes from the iterate it gives to the centre, sgn' is 0."""
+        return self.kind == "automatic" and not getattr(self.attack.threat, "clip", False)
+
     def step(self, point: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
         """x'' of an iterate ``point``; in value g's own step, unless ``smooth``."""
         threat = self.attack.threat
@@ -122,6 +127,8 @@ class _Unroll(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         images, goal, *iterates = ctx.saved_tensors
         (v,) = gradients
+        if ctx.unrolling.identity:
+            return v, None, None
         v_x = torch.zeros_like(images)
         loss_fn = Loss(ctx.unrolling.smooth_f_b, ctx.unrolling.attack.objective, goal)
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
@@ -160,7 +167,8 @@ class UnrolledTransform(Source):
 
     Args:
         derivatives: what stands for the sign's and the projection's: "softsign" or "tanh" [P1 4.1, eq. 5]; or
-            "automatic", as plain automatic differentiation takes them (the sign has none, the projection 1 or 0).
+            "automatic", as plain automatic differentiation takes them (the sign has none, the projection 1 or 0). For
+            a g that does not clip to [0, 1] that is exactly the identity, and the attack is BPDA-I.
         smooth: whether the smooth functions replace sign and projection in the forward pass, too; then the gradient
             is exact, but of another function than f_a(g(x)).
     """

@@ -56,7 +56,7 @@ class Pictures(pl.Callback):
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
         model: Any = pl_module.model
         rng = Rng.for_images(self.seed, batch.indices).fold("pictures")
-        source = self.scenario.source(model)
+        source = self.scenario.source(model).to(batch.images.device)
         adversarial = self.scenario.attack(source, batch.images, batch.labels, rng.fold("attack"))
         perturbation = adversarial - batch.images
         with prepared(model), torch.no_grad():

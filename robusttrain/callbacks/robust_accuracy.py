@@ -48,6 +48,8 @@ class RobustAccuracy(pl.Callback):
         # A fresh engine each time: it attacks a folded copy of the weights, which have changed since.
         engine = Engine(cast(nn.Module, pl_module.model), self.scenarios, self.seed, self.draws)
         batch = my_validation_images(trainer, pl_module, self.images)
+        for source in engine.sources.values():  # those read from files are on the CPU
+            source.to(batch.images.device)
         size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         parts, seconds = [], dict.fromkeys(self.scenarios, 0.0)
         for start in range(0, len(batch.images), size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ from rich.progress import Progress
 from torch import nn
 
 from robusttrain import presets
-from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, suite
+from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, suite, suite_options
 from robusttrain.build import build, build_defended, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
 from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, take, trainer_from
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
-from robusttrain.data import ImageData
+from robusttrain.commands.train import PLACES
+from robusttrain.data import Batch, ImageData
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, at_least
-from robusttrain.evaluation import Engine, Evaluation, check_classes, table, writable, write_json
+from robusttrain.evaluation import Engine, Evaluation, check_classes, one_threat, table, writable, write_json
 from robusttrain.weights import load_weights, save_tensors
 
 KINDS = ("data", "model", "defense")
@@ -75,10 +75,14 @@ def run(arguments: list[str]) -> None:
     names, overrides, rest = split_attacks(arguments)
     config, path = configure(rest)
     at_least("--draws", config.draws, 1)
+    at_least("--surrogate_epochs", 1 if config.surrogate_epochs is None else config.surrogate_epochs, 1)
     if config.precision not in ("float32", "bfloat16"):
         raise UserError(f"--precision {config.precision}: must be float32 or bfloat16")
     if not names:  # a configuration file may name them
         names = [*listed(config.attack), *(name for preset in listed(config.suite) for name in suite(preset))]
+        named = {option.partition("=")[0] for option in rest}
+        if "--survivors" not in named and any(suite_options(preset) for preset in listed(config.suite)):
+            config.survivors = True
     nodes = attack_nodes(names or ["pgd"], overrides, config.epsilon)
     attacks = {name: scenario(node, name) for name, node in nodes.items()}
     output = writable(Path(config.output), "--output")
@@ -91,11 +95,12 @@ def run(arguments: list[str]) -> None:
     data.setup("test")
 
     if needed := surrogates_in(nodes):
-        # What does not fit the target is found before the attacker's models are trained.
-        Engine(target, {name: attacks[name] for name, node in nodes.items() if not surrogates_in(node)})
-        node, defense = plain(config.data), plain(config.defense)
-        folder = Path(config.checkpoints) / "surrogates"
-        keeper = Keeper(folder, target, data, plain(config.trainer), config.seed, node, defense)
+        # What does not fit is found before the attacker's models are trained.
+        one_threat(attacks)
+        at_hand = {name: attacks[name] for name, node in nodes.items() if not surrogates_in(node)}
+        check_sources(Engine(target, at_hand), data)
+        folder, defense = Path(config.checkpoints) / "surrogates", plain(config.defense)
+        keeper = Keeper(folder, target, training_data(config, path), plain(config.trainer), defense)
         paths = keeper.provide(needed, config.surrogate_epochs)
         attacks = {name: scenario(with_paths(node, paths), name) for name, node in nodes.items()}
     precision = getattr(torch, config.precision)
@@ -184,6 +189,21 @@ def build_target(config: Namespace, data: ImageData, path: Path | None) -> tuple
     return target, f"{model['class_path'].rpartition('.')[2]} {config.weights}"
 
 
+def training_data(config: Namespace, path: Path | None) -> dict[str, Any]:
+    """The configuration of the data that the target was trained on, from where they lie now.
+
+    Batches are those of that training: what an attacker trains must not depend on the batches of an evaluation.
+    """
+    now = plain(config.data)
+    if path is None:
+        return now
+    then = read_recipe(path)["data"]
+    if then["class_path"] != now["class_path"]:
+        return now
+    places = {key: value for key, value in (now.get("init_args") or {}).items() if key in PLACES}
+    return {**then, "init_args": {**(then.get("init_args") or {}), **places}}
+
+
 def data_name(config: Namespace) -> str:
     """The data set's name in the report: its class, and its folder where it has one."""
     node = plain(config.data)
@@ -194,14 +214,8 @@ def data_name(config: Namespace) -> str:
 @rank_zero_only
 def announce(engine: Engine, data: ImageData) -> int:
     """Say what the evaluation will cost before it starts; returns the number of evaluations of images in all."""
-    loader = data.test_dataloader()
+    loader, batch = data.test_dataloader(), check_sources(engine, data)
     total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
-    first = next(iter(loader))
-    batch = data.on_after_batch_transfer(first, 0)
-    classes = data.facts().num_classes
-    check_classes(engine.target, batch.images, classes)
-    for name, source in engine.sources.items():
-        check_classes(source, batch.images, classes, f"the source of attack {name}")
     expected = engine.measure(batch.images, batch.labels)
     evaluations = engine.verdicts_per_image
     for name, planned in engine.scenarios.items():
@@ -223,8 +237,21 @@ def announce(engine: Engine, data: ImageData) -> int:
     return evaluations * total
 
 
+def check_sources(engine: Engine, data: ImageData) -> Batch:
+    """Raise UserError unless target and sources take the data's images and answer with its classes; a first batch."""
+    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    classes = data.facts().num_classes
+    check_classes(engine.target, batch.images, classes)
+    for name, source in engine.sources.items():
+        check_classes(source, batch.images, classes, f"the source of attack {name}")
+    return batch
+
+
 def _duration(seconds: float) -> str:
-    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds >= 60 else f"{seconds:.0f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
 
 
 def keep(evaluation: Evaluation, output: Path, config: Namespace) -> None:

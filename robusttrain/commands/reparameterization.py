@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from robusttrain import presets
-from robusttrain.build import build, check_trust
+from robusttrain.build import check_trust
 from robusttrain.checkpoints import load, newest, read_recipe
-from robusttrain.cli import add_trainer, console, listed, new_parser, plain, read, take, trainer_from
-from robusttrain.commands.surrogates import Keeper
+from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, take, trainer_from
+from robusttrain.commands.surrogates import SEED, Keeper
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, under
-from robusttrain.evaluation import writable, write_json
+from robusttrain.evaluation import check_classes, writable, write_json
 from robusttrain.models import FullyConvolutional
 from robusttrain.rng import Rng
 from robusttrain.training import ReparameterizationTraining
@@ -26,6 +29,8 @@ from robusttrain.training.reparameterization import errors
 
 #: Of each split, at most this many images measure the errors.
 IMAGES = 1000
+#: Options of the trainer that h depends on.
+DEPENDS = ("max_epochs", "precision", "limit_train_batches")
 #: The attacker's budget for h; ``--h.KEY`` overrides.
 DEFAULTS: dict[str, Any] = {"width": 64, "depth": 8, "learning_rate": 0.003, "weight_decay": 0.0001}
 
@@ -53,9 +58,8 @@ def parser() -> ArgumentParser:
         "--h.learning_rate", type=float, default=DEFAULTS["learning_rate"], help="Adam's, at its highest"
     )
     options.add_argument("--h.weight_decay", type=float, default=DEFAULTS["weight_decay"], help="Adam's")
-    options.add_argument("--seed", type=int, default=0, help="of every random number")
     options.add_argument("--output", type=str | None, default=None, help="file for h; default: where evaluate.py looks")
-    add_trainer(options, {"max_epochs": 10})
+    add_trainer(options, {"max_epochs": 10}, only={*DEPENDS, "accelerator", "enable_progress_bar"})
     return options
 
 
@@ -66,33 +70,31 @@ def run(arguments: list[str]) -> None:
     target = load(path, listed(config.trust))
     if target.defense is None:
         raise UserError(f"--checkpoint {path}: it has no defense that h could stand for")
-    data: ImageData = build(plain(config.data), "data", kind=ImageData)
     trainer = plain(config.trainer)
-    settings = {"h": plain(config.h), "trainer": {"max_epochs": trainer["max_epochs"]}}
-    keeper = Keeper(
-        Path(config.checkpoints) / "surrogates",
-        target,
-        data,
-        trainer,
-        config.seed,
-        defense=read_recipe(path)["defense"],
-    )
+    # All that h depends on: a short trial must not be found in place of the real one.
+    settings = {"h": plain(config.h), "trainer": {key: trainer[key] for key in DEPENDS if trainer[key] is not None}}
+    folder = Path(config.checkpoints) / "surrogates"
+    keeper = Keeper(folder, target, plain(config.data), trainer, read_recipe(path)["defense"])
     kept = Path(config.output) if config.output else keeper.path("reparameterization", settings)
     if kept.suffix != ".safetensors":
         raise UserError(f"--output {kept}: must end in .safetensors")
-    train(target, data, settings, trainer, keeper.seed, kept)
+    train(target, keeper.data, settings, trainer, SEED, kept)
 
 
 def configure(arguments: list[str]) -> Namespace:
     """The configuration; data as the checkpoint's, unless given."""
-    wanted = ("--checkpoint", "--checkpoints", "--trust")
-    taken, _ = take(arguments, lambda option: option in wanted)
-    given = dict(taken)
     if {"--help", "-h"} & {*arguments}:
         parser().parse_args(["--help"])
+    wanted = ("--checkpoint", "--checkpoints", "--trust")
+    files, _ = config_files(arguments)
+    given: dict[str, Any] = {}
+    for file in files:
+        node = presets.read_yaml(file, "--config")
+        given |= {f"--{key}": value for key, value in node.items() if f"--{key}" in wanted}
+    given |= dict(take(arguments, lambda option: option in wanted)[0])
     path = Path(given["--checkpoint"]) if "--checkpoint" in given else newest(given.get("--checkpoints", "checkpoints"))
     recipe = read_recipe(path)
-    check_trust([recipe["data"]], ["robusttrain", given.get("--trust", "robusttrain")])
+    check_trust([recipe["data"]], ["robusttrain", *listed(given.get("--trust"))])
     return read(parser(), arguments, ("data", "training"), {"data": recipe["data"]})
 
 
@@ -128,6 +130,7 @@ def train(
     data.prepare_data()
     data.setup(None)
     sample = data.unaugmented("train", 1).images
+    check_classes(target, sample, data.facts().num_classes, "the checkpoint")
     if defense(sample).shape != sample.shape:
         raise UserError(f"reparameterization: {type(defense).__name__} changes the size of images: h cannot follow")
     console.print(f"training h, {settings['trainer']['max_epochs']} epochs, into {path}", soft_wrap=True)
@@ -136,16 +139,18 @@ def train(
         **{"devices": 1, "strategy": "auto"},
         **{"num_sanity_val_steps": 0, "limit_val_batches": 0, "enable_model_summary": False},
     }
-    runner = trainer_from(
-        {**trainer, **settings["trainer"], **alone},
-        logger=False,
-        enable_checkpointing=False,
-    )
-    runner.fit(training, datamodule=data)
+    digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()[:8]
+    unfinished = path.parent / f".{path.stem}-{digest}"
+    last = ModelCheckpoint(unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    runner = trainer_from({**trainer, **settings["trainer"], **alone}, logger=False, callbacks=[last])
+    resume = unfinished / "last.ckpt"
+    runner.fit(training, datamodule=data, ckpt_path=resume if resume.is_file() else None, weights_only=True)
     network.eval()
     found: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for split in ("train", "test"):
         batch = data.unaugmented(split, IMAGES)
+        counts[split] = len(batch.images)
         for start in range(0, len(batch.images), 250):
             part = slice(start, start + 250)
             rng = Rng.for_images(seed, batch.indices[part]).fold("errors").fold(split)
@@ -154,6 +159,7 @@ def train(
                 found[f"{split}_{name}"] = found.get(f"{split}_{name}", 0.0) + share * values.mean().item()
     found = {name: round(value, 6) for name, value in found.items()}
     network.save(path, {"errors": json.dumps(found)})
-    write_json({**settings, "seed": seed, "images": IMAGES, **found}, path.with_suffix(".json"))
+    write_json({**settings, "seed": seed, "images": counts, **found}, path.with_suffix(".json"))
+    shutil.rmtree(unfinished, ignore_errors=True)
     console.print(f"h: mean squared error per pixel value: {found}; kept as {path}", soft_wrap=True)
     return found

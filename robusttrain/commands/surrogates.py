@@ -15,16 +15,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from robusttrain import presets
+from robusttrain.build import build
 from robusttrain.cli import console
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import UserError
+from robusttrain.evaluation import writable
+from robusttrain.locks import alone
 from robusttrain.weights import save_tensors
 
 PREFIX = "surrogate:"
+#: The attacker's. It does not know the target's; and another seed of an evaluation finds what is there.
+SEED = 1000
 
 
 def surrogates_in(node: Any) -> list[str]:
@@ -50,10 +56,8 @@ class Keeper:
     Args:
         folder: where they are kept.
         target: the model under attack; recipes that use its g take it from here.
-        data: the attacker's images; ``node`` is its configuration.
+        node: configuration of the attacker's images: those that the target was trained on, in batches as then.
         trainer: ``--trainer.*`` options of the evaluation: accelerator, precision and progress bar are taken over.
-        seed: of the evaluation; the attacker trains with another one, far from it: it does not know the target's.
-        node: configuration of ``data``.
         defense: configuration of the target's defense, if it has one.
     """
 
@@ -61,24 +65,25 @@ class Keeper:
         self,
         folder: Path,
         target: DefendedClassifier,
-        data: ImageData,
+        node: dict[str, Any],
         trainer: dict[str, Any],
-        seed: int,
-        node: dict[str, Any] | None = None,
         defense: dict[str, Any] | None = None,
     ) -> None:
-        self.folder, self.target, self.data, self.seed, self.node = folder, target, data, seed + 1000, node
-        self.defense = defense
+        self.folder, self.target, self.node, self.defense = folder, target, node, defense
+        self.data: ImageData = build(node, "data", kind=ImageData)
         self.trainer: dict[str, Any] = {
             name: trainer[name] for name in ("accelerator", "precision", "enable_progress_bar") if name in trainer
         }
+        # What is trained must not depend on how many processes evaluate.
+        self.trainer |= {"devices": 1, "strategy": "auto"}
 
     def recipe(self, name: str, epochs: int | None = None) -> dict[str, Any]:
         """The content of a surrogate's preset, trained for ``epochs`` where given."""
         content = presets.read("surrogate", name)
         if epochs is not None:
             content["trainer"] = {**content.get("trainer", {}), "max_epochs": epochs}
-            content["f_b_epochs"] = epochs
+            if "defense" in content:
+                content["f_b_epochs"] = epochs
         return content
 
     def path(self, name: str, recipe: dict[str, Any]) -> Path:
@@ -90,12 +95,12 @@ class Keeper:
                 *(type(data).__name__, str(data.root.resolve()), *data.facts()),
                 *(data.validation, data.crop, data.flip, data.seed, data.batch_size),
             ],
-            "seed": self.seed,
+            "seed": SEED,
         }
         if "h" in recipe or "defense_of_target" in recipe:  # what is trained depends on the target's g
             about["g"] = self._g_digest()
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-        return self.folder / f"{data.name}-{name}-{key}{'.safetensors' if 'h' in recipe else '.ckpt'}"
+        return self.folder / f"{data.name}-{Path(name).stem}-{key}{'.safetensors' if 'h' in recipe else '.ckpt'}"
 
     def provide(self, names: list[str], epochs: int | None = None) -> dict[str, Path]:
         """The files of these surrogates; what was never trained is trained, and its cost is said first."""
@@ -106,14 +111,37 @@ class Keeper:
             if name not in missing:
                 console.print(f"surrogate {name}: taking the one trained before, {paths[name]}", soft_wrap=True)
         if missing:
-            total = sum(recipes[name].get("trainer", {}).get("max_epochs", 30) for name in missing)
+            for name in missing:
+                self._check(name, recipes[name])
+            total = sum(self._epochs(recipes[name]) for name in missing)
             console.print(
                 f"surrogates: training {', '.join(missing)} first, {total} epochs in all (fewer: --surrogate_epochs N)",
                 soft_wrap=True,
             )
         for name in missing:
-            self._train(name, recipes[name], paths[name])
+            with alone(paths[name], f"surrogate {name}"):
+                if not paths[name].is_file():
+                    self._train(recipes[name], paths[name])
         return paths
+
+    def _epochs(self, recipe: dict[str, Any]) -> int:
+        """All epochs that a recipe asks for, those of an f_b of its own among them."""
+        own = recipe.get("trainer", {}).get("max_epochs", 30)
+        f_b = presets.read("training", recipe.get("f_b_training", "f_b")) if "defense" in recipe else {}
+        return int(own + recipe.get("f_b_epochs", f_b.get("trainer", {}).get("max_epochs", 20) if f_b else 0))
+
+    def _check(self, name: str, recipe: dict[str, Any]) -> None:
+        """Raise UserError if the target has no g of the kind that the recipe imitates: before anything is trained."""
+        defense: Any = self.target.defense
+        if "defense_of_target" in recipe and (not hasattr(defense, "f_b") or self.defense is None):
+            kind = type(defense).__name__
+            raise UserError(f"surrogate {name} imitates the target's g, but {kind} is no adversarial transformation")
+        if "h" in recipe:
+            facts = self.data.facts()
+            example = torch.full((1, facts.channels, facts.image_size, facts.image_size), 0.5)
+            if defense(example).shape != example.shape:
+                kind = type(defense).__name__
+                raise UserError(f"surrogate {name}: {kind} changes the size of images: no h can follow it")
 
     def _g_digest(self) -> str:
         defense = self.target.defense
@@ -131,12 +159,12 @@ class Keeper:
         arguments = {key: value for key, value in (node.get("init_args") or {}).items() if key != "weights"}
         return {"class_path": node.get("class_path", type(self.target.defense).__name__), "init_args": arguments}
 
-    def _train(self, name: str, recipe: dict[str, Any], path: Path) -> None:
+    def _train(self, recipe: dict[str, Any], path: Path) -> None:
         from robusttrain.commands import reparameterization, train
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        writable(self.folder, "--checkpoints")
         if "h" in recipe:
-            reparameterization.train(self.target, self.data, recipe, self.trainer, self.seed, path)
+            reparameterization.train(self.target, self.data, recipe, self.trainer, SEED, path)
             return
         options = {key: value for key, value in recipe.items() if key not in ("defense_of_target", "f_b_epochs")}
         if "defense_of_target" in recipe:
@@ -152,22 +180,19 @@ class Keeper:
         file = self.folder / f"{run}.yaml"
         file.write_text(yaml.safe_dump(options))
         arguments = [f"--config={file}", f"--checkpoints={self.folder}", f"--logs={self.folder / 'logs'}"]
-        arguments += [f"--name={run}", f"--seed={self.seed}", "--robust.every=0", "--pictures.images=0"]
+        arguments += [f"--name={run}", f"--seed={SEED}", "--robust.every=0", "--pictures.images=0"]
         unfinished = (self.folder / run).glob("version_*/last.ckpt")
         train.run([*arguments, "--ckpt_path=last"] if any(unfinished) else arguments)
         best = max((self.folder / run).glob("version_*/best.ckpt"), key=lambda found: found.stat().st_mtime)
         # Copied under its name only when training is over: a name that is there stands for a finished model.
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         shutil.copyfile(best, temporary)
         os.replace(temporary, path)
 
     def _defense_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The target's own defense, f_b and all, with some options changed."""
         defense: Any = self.target.defense
-        if not hasattr(defense, "f_b") or self.defense is None:
-            raise UserError(
-                f"this attack imitates the target's g, but {type(defense).__name__} is no adversarial transformation"
-            )
+        assert self.defense is not None  # _check
         weights = self.folder / f"f_b-{self._g_digest()[:8]}.safetensors"
         save_tensors(defense.f_b.module, weights)
         arguments = {**(self.defense.get("init_args") or {}), **changes, "weights": str(weights)}

@@ -3,7 +3,7 @@
 One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's Trainer, and the validation callback.
 """
 
-from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes
+from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes, one_threat
 from robusttrain.evaluation.module import Evaluation, gather
 from robusttrain.evaluation.results import merge, results, table, writable, write_json
 from robusttrain.evaluation.scoring import verdicts, wilson, worst_case
@@ -16,6 +16,7 @@ __all__ = [
     "check_classes",
     "gather",
     "merge",
+    "one_threat",
     "results",
     "table",
     "verdicts",

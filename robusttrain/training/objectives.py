@@ -76,7 +76,7 @@ class Adversarial(TrainingObjective):
         within("label_smoothing", self.label_smoothing, 0, 1)
 
     def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        adversarial = self.attack(self.source(model), images, labels, rng.fold("inner attack"))
+        adversarial = self.attack(self.source(model).to(images.device), images, labels, rng.fold("inner attack"))
         logits = model(adversarial, rng)
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing), logits
 
@@ -109,7 +109,7 @@ class TRADES(TrainingObjective):
             raise OptionError("attack.objective", type(objective).__name__, "TRADES maximises KLDivergence")
 
     def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        adversarial = self.attack(self.source(model), images, labels, rng.fold("inner attack"))
+        adversarial = self.attack(self.source(model).to(images.device), images, labels, rng.fold("inner attack"))
         clean = model(images, rng)
         robust = model(adversarial, rng)
         divergence = F.kl_div(robust.log_softmax(dim=1), clean.softmax(dim=1), reduction="none").sum(dim=1)

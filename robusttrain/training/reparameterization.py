@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from robusttrain.data import Batch
 from robusttrain.defenses import Defense
-from robusttrain.errors import UserError, above
+from robusttrain.errors import UserError, above, at_least
 from robusttrain.models import FullyConvolutional
 from robusttrain.rng import Rng
 
@@ -37,6 +37,7 @@ class ReparameterizationTraining(pl.LightningModule):
     ) -> None:
         super().__init__()
         above("learning_rate", learning_rate, 0)
+        at_least("weight_decay", weight_decay, 0)
         self.defense, self.network = defense.eval().requires_grad_(False), network
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
@@ -53,7 +54,7 @@ class ReparameterizationTraining(pl.LightningModule):
             raise UserError("reparameterization: this defense changes the size of images; h cannot follow")
         error = (self.network(batch.images) - aim).square().mean()
         if not torch.isfinite(error):
-            raise UserError("reparameterization: the error became NaN or infinite: lower --training.learning_rate")
+            raise UserError("reparameterization: the error became NaN or infinite: lower --h.learning_rate")
         self.log("h/training_error", error, prog_bar=True)
         return error
 

@@ -122,9 +122,10 @@ def test_average_logits_is_the_gradient_of_the_mean_prediction(random_linear, im
 
 
 def test_average_logits_must_see_the_model(random_linear, images, streams):
-    attack = ProjectedGradient(1, 0.01, gradient=Diverse(inner=AverageLogits()))
-    with pytest.raises(UserError, match="cannot stand inside another estimator"):
-        attack(random_linear(), images(), LABELS, streams())
+    for outer in (Diverse(inner=AverageLogits()), Average(3, AverageLogits())):
+        attack = ProjectedGradient(1, 0.01, gradient=outer)
+        with pytest.raises(UserError, match="cannot stand inside another estimator"):
+            attack(random_linear(), images(), LABELS, streams())
 
 
 @pytest.mark.parametrize(

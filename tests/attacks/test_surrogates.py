@@ -94,7 +94,7 @@ def test_own_surrogate_is_the_attackers_model_differentiated_as_told(trained, cu
 
 def test_own_surrogate_needs_a_defense(run_script, trained, tmp_path, monkeypatch):
     undefended = DefendedClassifier(None, load(trained.best).classifier)
-    monkeypatch.setattr("robusttrain.checkpoints.load", lambda path: undefended)
+    monkeypatch.setattr("robusttrain.checkpoints.load", lambda path, trust: undefended)
     with pytest.raises(UserError, match="no defense; use robusttrain.attacks.Checkpoint"):
         OwnSurrogate("file.ckpt")(None)
 

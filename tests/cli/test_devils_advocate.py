@@ -12,6 +12,7 @@ from robusttrain.attacks import Checkpoint, Ensemble, OwnSurrogate, Reparameteri
 from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, Scenario, results
 from robusttrain.models import FullyConvolutional
+from robusttrain.weights import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = suite("devils-advocate")
@@ -143,3 +144,53 @@ def test_training_asks_for_a_file_where_evaluation_would_train_one(command, tmp_
     )
     assert done.code == 2
     assert "name a file" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--attack", "small-n-transfer"], "RandomResizePad is no adversarial transformation"),
+        (["--attack", "reparameterization"], "RandomResizePad changes the size of images"),
+        (["--attack", "pgd", "--attack.transfer-standard.threat.epsilon", 0.05], "different threats"),
+        (["--surrogate_epochs", 0], "--surrogate_epochs = 0: must be at least 1"),
+        (["--attack", "wt-mean-start", "--attack.steps", 1, "--attack.wt-mean-start.draws", 2], "MeanStart"),
+    ],
+)
+def test_misfits_are_told_before_surrogates_are_trained(command, trained, tmp_path, options, told):
+    save_tensors(load(trained.best).classifier, tmp_path / "f_a.safetensors")
+    target = ["--model", "resnet_small", "--model.widths", "[8, 16, 16]", "--model.blocks", 1]
+    target += ["--weights", tmp_path / "f_a.safetensors", "--defense", "randomization", "--checkpoints", tmp_path]
+    names = [] if "wt-mean-start" in options else ["--attack", "transfer-standard"]
+    done = command("evaluate.py", *target, *names, *options, "--images", 4, "--output", tmp_path / "out")
+    assert done.code == 2
+    assert told in done.err.splitlines()[-1], done.err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_h_is_trained_by_a_command_of_its_own_and_found_by_the_attack(command, trained, tmp_path):
+    places = ["--checkpoint", trained.best, "--checkpoints", tmp_path, "--trainer.accelerator", "cpu"]
+    small = ["--h.width", 4, "--h.depth", 1, "--trainer.enable_progress_bar", "false"]
+    train = ["train.py", "--training", "reparameterization", *places, *small]
+    for limit in (1, 2):  # a shorter trial is another h
+        done = command(*train, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", limit)
+        assert done.code == 0, done.err
+    h, _ = sorted((tmp_path / "surrogates").glob("*.safetensors"))
+    assert not list((tmp_path / "surrogates").glob(".*-reparameterization-*/last.ckpt"))
+    errors = json.loads(h.with_suffix(".json").read_text())
+    assert errors["images"] == {"train": 1000, "test": 297}
+    evaluate = ["evaluate.py", *places, "--attack", "reparameterization", "--images", 8, "--draws", 1]
+    used = command(*evaluate, "--attack.source.path", h, "--attack.steps", 1, "--output", tmp_path / "out")
+    assert used.code == 0, used.err
+    wrong = command(*train, "--h.weight_decay", -1, "--trainer.max_epochs", 1)
+    assert wrong.code == 2
+    assert "weight_decay" in wrong.err
+
+
+def test_a_suite_in_a_file_sets_its_options_too(command, trained, tmp_path):
+    (tmp_path / "mine.yaml").write_text("survivors: true\nattacks: [wt]\n")
+    (tmp_path / "config.yaml").write_text(f"suite: {tmp_path / 'mine.yaml'}\n")
+    common = ["--checkpoint", trained.best, "--images", 4, "--draws", 1, "--output", tmp_path, "--attack.steps", 1]
+    for options, expected in (([], True), (["--survivors", "false"], False)):
+        done = command("evaluate.py", "--config", tmp_path / "config.yaml", *common, *options)
+        assert done.code == 0, done.err
+        assert json.loads((tmp_path / "results.json").read_text())["survivors"] is expected

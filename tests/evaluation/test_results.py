@@ -33,7 +33,7 @@ def found(images, linear):
 
 def test_the_form_of_results(found):
     assert list(found) == [
-        "threat", "seed", "images", "draws", "random", "clean", "attacks", "worst_case", "audit",
+        "threat", "seed", "images", "draws", "random", "survivors", "clean", "attacks", "worst_case", "audit",
     ]  # fmt: skip
     assert found["threat"] == {"norm": "linf", "epsilon": 0.05}
     assert found["images"] == 20
