@@ -123,8 +123,10 @@ class Scale:
         weights = ("--defense.weights", f_b or self.adversarial_f_b())
         return ("--defense", "advtransform", *weights, "--defense.precision", self.precision)
 
-    def attacked(self, target: Training, *attacks: Argument, images: int | None = None) -> Arguments:
+    def attacked(
+        self, target: Training, *attacks: Argument, images: int | None = None, epsilon: float = EPSILON
+    ) -> Arguments:
         """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to them."""
-        size = ("--images", str(images or self.images), "--draws", str(self.draws), "--epsilon", f"{EPSILON:g}")
+        size = ("--images", str(images or self.images), "--draws", str(self.draws), "--epsilon", f"{epsilon:g}")
         root = self.data[2:4] if "--data.root" in self.data else ()
         return ("--checkpoint", target, *size, *root, *attacks, *self.attack, "--save_verdicts", "true")
