@@ -96,7 +96,9 @@ def run(arguments: list[str]) -> None:
     if settings["schedule"] in ("cosine", "one_cycle"):
         recipe["run"]["max_epochs"] = config.trainer.max_epochs  # the schedule depends on it
     resume = resumed(config.ckpt_path, checkpoints / name, recipe)
-    version = resume.parent.name if resume else next_version(checkpoints / name)
+    # A file that lies elsewhere starts a folder of its own, beside this run's others.
+    at_home = resume is not None and resume.resolve().parent.parent == (checkpoints / name).resolve()
+    version = resume.parent.name if resume and at_home else next_version(checkpoints / name)
     folder = checkpoints / name / version
     trainer = trainer_from(
         plain(config.trainer),

@@ -131,3 +131,21 @@ def test_where_data_lie_may_change_and_a_constant_schedule_may_go_on(command, tm
     )
     assert done.code == 0, done.err
     assert last(tmp_path)["epoch"] == 1
+
+
+def test_a_checkpoint_that_lies_elsewhere_goes_on_in_a_new_folder(command, tmp_path):
+    options = ["--config", "tests/conf/trades.yaml", "--training.schedule", "constant"]
+    options += ["--trainer.limit_train_batches", 2, *places(tmp_path)]
+    first = command("train.py", *options, "--trainer.max_epochs", 1)
+    assert first.code == 0, first.err
+    (kept,) = (tmp_path / "checkpoints").glob("*/version_0/last.ckpt")
+    copy = tmp_path / "elsewhere" / "some.ckpt"
+    copy.parent.mkdir()
+    copy.write_bytes(kept.read_bytes())
+    more = ["--trainer.max_epochs", 2, "--ckpt_path", copy]
+    done = command("train.py", *options, *more)
+    assert done.code == 0, done.err
+    (later,) = (tmp_path / "checkpoints").glob("*/version_1/last.ckpt")
+    assert torch.load(later, weights_only=True)["epoch"] == 1
+    assert torch.load(kept, weights_only=True)["epoch"] == 0
+    assert [path.name for path in copy.parent.iterdir()] == ["some.ckpt"]
