@@ -22,6 +22,7 @@ an estimator. It needs memory between steps: an update rule. It needs both, or n
 file of its own. Nothing in this package knows of Lightning, of data sets or of presets.
 """
 
+from robusttrain.attacks.apgd import APGD
 from robusttrain.attacks.average_logits import AverageLogits
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.finite_difference import FiniteDifference
@@ -48,6 +49,7 @@ from robusttrain.attacks.unrolled import UnrolledTransform
 from robusttrain.attacks.updates import MomentumSign, Normalized, Sign, UpdateRule
 
 __all__ = [
+    "APGD",
     "DLR",
     "L2",
     "Attack",

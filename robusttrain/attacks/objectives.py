@@ -27,10 +27,16 @@ class Objective(ABC):
 
     #: Whether ``aim`` asks the model once before the first step.
     asks: bool = False
+    #: Which class a targeted objective strives for; None for an untargeted one.
+    target: TargetChoice | None = None
 
     def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """What to strive for, decided on the clean images: (B, ...), by default the labels (B,)."""
         return labels
+
+    def toward(self, labels: Tensor, targets: Tensor) -> Tensor:
+        """The goal (B, ...) of a targeted objective for given true classes and target classes, both (B,)."""
+        return targets
 
     @abstractmethod
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor: ...
@@ -132,6 +138,29 @@ def choose_targets(logits: Tensor, labels: Tensor | None, rng: Rng, choice: str)
     return (true + rng.integers((), 1, classes)) % classes
 
 
+def rank_targets(logits: Tensor, labels: Tensor, rng: Rng, choice: str, count: int) -> Tensor:
+    """Several different target classes for each image, in the order of ``choice``, never the true class.
+
+    Args:
+        logits: (B, K) on the clean images.
+        labels: (B,) true classes.
+        rng: streams for ``choice="random"``.
+        choice: as for `choose_targets`, whose choice comes first: "second" goes on with the third likeliest, ...
+        count: how many; there are no more than K - 1.
+
+    Returns:
+        (B, min(count, K - 1)) int64.
+    """
+    one_of("target", choice, get_args(TargetChoice))
+    classes = logits.shape[1]
+    if choice == "random":
+        scores = rng.uniform((classes,))
+    else:
+        scores = (logits if choice == "second" else -logits).nan_to_num()
+    order = scores.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return order[:, : min(count, classes - 1)]
+
+
 @dataclass(frozen=True)
 class TargetedCrossEntropy(Objective):
     """log softmax(z)_t: towards a target class.
@@ -180,7 +209,9 @@ class TargetedDLR(Objective):
     asks = True
 
     def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        targets = choose_targets(_ask(model, images, rng), labels, rng.fold("target"), self.target)
+        return self.toward(labels, choose_targets(_ask(model, images, rng), labels, rng.fold("target"), self.target))
+
+    def toward(self, labels: Tensor, targets: Tensor) -> Tensor:
         return torch.stack([labels, targets], dim=1)
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
