@@ -42,7 +42,9 @@ from robusttrain.attacks.objectives import (
 )
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.projected_gradient import ProjectedGradient
+from robusttrain.attacks.randomness import ask_twice
 from robusttrain.attacks.sources import ClassifierOnly, FewerSteps, FixedRandomness, IdentityBackward, Source, Target
+from robusttrain.attacks.square import Square
 from robusttrain.attacks.surrogates import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
 from robusttrain.attacks.threats import L2, Linf, Threat
 from robusttrain.attacks.unrolled import UnrolledTransform
@@ -83,6 +85,7 @@ __all__ = [
     "Sign",
     "Smooth",
     "Source",
+    "Square",
     "Target",
     "TargetedCrossEntropy",
     "TargetedDLR",
@@ -90,6 +93,7 @@ __all__ = [
     "Threat",
     "UnrolledTransform",
     "UpdateRule",
+    "ask_twice",
     "call_model",
     "mean_transform",
     "prepared",

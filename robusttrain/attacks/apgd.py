@@ -81,9 +81,9 @@ class APGD(Attack):
     the code has "at most", the ceiling in w_j where the code rounds down (no difference at 100 steps), and after going
     back a step is compared with f_max instead of with the loss of the point that was given up.
 
-    What is returned, per image, is the point with the largest loss of all points visited; on a model that repeats itself
-    a misclassified point comes before any other, and an image for which there is one is spared further restarts and
-    targets. On a model that is random (two passes over the clean image tell) one misclassified draw is luck, and so
+    What is returned, per image, is the point with the largest loss of all points visited; on a model that repeats
+    itself a misclassified point comes before any other, and an image for which there is one is spared further restarts
+    and targets. On a model that is random (two passes over the clean image tell) one misclassified draw is luck, and so
     the estimator's loss alone decides: `Average` makes that a mean over draws. It stays the largest of many
     estimates, so its value flatters the attack; fresh draws must score the image, as they do in the engine.
 
@@ -92,7 +92,7 @@ class APGD(Attack):
         restarts: runs from starting points of their own; for a targeted attack, that many for each target.
         targets: for a targeted objective, how many target classes to try, in the order that the objective's ``target``
             says ("second": likeliest wrong class first), at most all wrong classes; None for the objective's one.
-        random_start: whether the first run starts at a random point of the ball, instead of at the image; the others do.
+        random_start: whether the first run, too, starts at a random point of the ball, instead of at the image.
         threat: where adversarial images may go; Linf or L2.
         objective: f. For "APGD-T": `TargetedDLR` and 9 targets.
         gradient: how f and its gradient are estimated.

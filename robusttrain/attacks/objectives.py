@@ -153,10 +153,7 @@ def rank_targets(logits: Tensor, labels: Tensor, rng: Rng, choice: str, count: i
     """
     one_of("target", choice, get_args(TargetChoice))
     classes = logits.shape[1]
-    if choice == "random":
-        scores = rng.uniform((classes,))
-    else:
-        scores = (logits if choice == "second" else -logits).nan_to_num()
+    scores = {"second": logits, "least_likely": -logits, "random": rng.uniform((classes,))}[choice].nan_to_num()
     order = scores.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
     return order[:, : min(count, classes - 1)]
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from robusttrain.attacks import (
+    APGD,
     DLR,
     L2,
     Average,
@@ -38,6 +39,10 @@ ATTACKS = {
     "away": ProjectedGradient(2, step_size=0.01, objective=AwayFromPrediction(), gradient=Average(2)),
     "targeted": ProjectedGradient(2, step_size=0.01, objective=TargetedCrossEntropy("random")),
     "targeted-margin": ProjectedGradient(2, step_size=0.01, objective=TargetedMargin("second")),
+    "apgd": APGD(4),
+    "apgd-l2": APGD(4, threat=L2(0.5), objective=DLR()),
+    "apgd-eot": APGD(3, gradient=Average(2), objective=TargetedDLR()),
+    "apgd-smooth": APGD(3, gradient=Smooth(3, inner=Average(2)), random_start=False),
     "targeted-dlr": ProjectedGradient(2, step_size=0.01, objective=TargetedDLR(), gradient=Average(2)),
 }
 
@@ -128,7 +133,7 @@ def test_the_model_is_in_evaluation_mode_meanwhile(attack, convnet, images, stre
     assert torch.equal(attack(convnet(4).train(), images(8), labels(), streams(8)), expected)
 
 
-@pytest.mark.parametrize("name", ["pgd", "eot"])
+@pytest.mark.parametrize("name", ["pgd", "eot", "apgd", "apgd-eot"])
 def test_no_images_give_no_images(name, curved, images, streams):
     empty = ATTACKS[name](curved(), images(8)[:0], labels()[:0], streams(8)[:0])
     assert empty.shape == (0, 3, 8, 8)
@@ -183,7 +188,7 @@ class Poisoned(nn.Module):
         return self.model(images * torch.where(marked, float("nan"), 1.0))
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd-l2", "mdi"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd-l2", "mdi", "apgd", "apgd-l2"])
 def test_an_image_with_a_nan_gradient_stays_an_image(name, curved, images, streams):
     attack = replace(ATTACKS[name], random_start=False, gradient=Backprop(), objective=CrossEntropy())
     x = images(8)

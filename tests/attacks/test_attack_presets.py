@@ -8,6 +8,8 @@ import yaml
 from robusttrain import presets
 from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import (
+    APGD,
+    DLR,
     L2,
     Average,
     AverageLogits,
@@ -31,7 +33,9 @@ from robusttrain.attacks import (
     Reparameterization,
     Sign,
     Smooth,
+    Square,
     Target,
+    TargetedDLR,
     UnrolledTransform,
 )
 from robusttrain.commands.surrogates import surrogates_in
@@ -83,6 +87,15 @@ FIGURES = {
 OBJECTIVES = {"bpda-i-margin": Margin()}
 # The paper's start over 5,000 draws: within the threat, and moving 0.031 around it as the paper does.
 MEAN_STARTS = {"wt-mean-start": (None, 0.031), "wt-mean-start-unrestricted": (0.031, 0.3)}
+# Croce & Hein 2020, sections 3 and 4; Andriushchenko et al. 2020 as AutoAttack runs it.
+OTHERS = {
+    "apgd-ce": (APGD(steps=100), Target()),
+    "apgd-dlr": (APGD(steps=100, objective=DLR()), Target()),
+    "apgd-t": (APGD(steps=100, targets=9, objective=TargetedDLR("second")), Target()),
+    "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
+    "square": (Square(queries=5000, p=0.8, rescale=False, votes=10), Target()),
+}
+ALL = {*FIGURES, *MEAN_STARTS, *OTHERS}
 
 
 def one(name, *overrides, epsilon=None):
@@ -90,7 +103,14 @@ def one(name, *overrides, epsilon=None):
 
 
 def test_every_preset_has_its_figures_here():
-    assert {path.stem for path in PRESETS} == set(FIGURES) | set(MEAN_STARTS)
+    assert {path.stem for path in PRESETS} == ALL
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_presets_of_other_loops_hold_their_papers_figures(name):
+    scenario = one(name)
+    assert (scenario.attack, scenario.source) == OTHERS[name]
+    assert scenario.attack.threat == Linf(0.031)
 
 
 @pytest.mark.parametrize("name", MEAN_STARTS)
@@ -133,7 +153,8 @@ def test_preset_holds_its_papers_figures(name):
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
     assert preset.read_text().startswith("# ")
-    overrides = [("steps", "1")] + [("gradient.draws", "2")] * ("eot" in preset.stem)
+    overrides = [("queries", "9")] if preset.stem == "square" else [("steps", "1")]
+    overrides += [("gradient.draws", "2")] * ("eot" in preset.stem or preset.stem == "bpda-i-apgd")
     overrides += [("draws", "2")] * ("mean-start" in preset.stem)
     attack = one(preset.stem, *overrides).attack
     x = images()
@@ -144,7 +165,7 @@ def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
 
 def test_suites_name_presets_that_exist():
     for suite in (CONFIGS / "suite").glob("*.yaml"):
-        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= set(FIGURES) | set(MEAN_STARTS)
+        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= ALL
 
 
 def test_an_override_reaches_every_attack_or_the_named_one():
@@ -201,7 +222,7 @@ def test_overrides_reach_every_part(name, overrides, read, expected):
 
 
 def test_epsilon_reaches_every_attack():
-    found = scenarios(list(FIGURES), epsilon=0.1)
+    found = scenarios([*FIGURES, *OTHERS], epsilon=0.1)
     assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1)}
     assert found["fgsm"].attack.alpha == pytest.approx(0.1)
 
