@@ -5,7 +5,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robusttrain.attacks import L2, Linf, MomentumSign, Normalized, ProjectedGradient
+from robusttrain.attacks import (
+    APGD,
+    DLR,
+    L2,
+    CrossEntropy,
+    Linf,
+    MomentumSign,
+    Normalized,
+    ProjectedGradient,
+    Square,
+    TargetedDLR,
+)
+from robusttrain.rng import Rng
 
 EPSILON, ALPHA, STEPS = 0.06, 0.015, 7
 
@@ -112,3 +124,51 @@ def test_robust_accuracy_with_a_random_start_is_the_same(trained):
     assert 0.05 < found < accuracy(*trained) - 0.1
     for result in theirs:
         assert abs(found - accuracy(model, result, labels)) <= 0.01
+
+
+BALLS = [("Linf", Linf(0.03)), ("L2", L2(0.3))]
+
+
+@pytest.fixture(scope="module")
+def right(trained):
+    """The images that are classified correctly, as evaluations attack them, and streams for them."""
+    model, images, labels = trained
+    keep = model(images).argmax(1) == labels
+    return model, images[keep], labels[keep], Rng.for_images(0, torch.arange(int(keep.sum())))
+
+
+@pytest.mark.parametrize(("norm", "threat"), BALLS, ids=["linf", "l2"])
+@pytest.mark.parametrize(("name", "objective"), [("ce", CrossEntropy()), ("dlr", DLR())], ids=["ce", "dlr"])
+def test_apgd_of_torchattacks(name, objective, norm, threat, right):
+    torchattacks = pytest.importorskip("torchattacks")
+    model, images, labels, rng = right
+    theirs = torchattacks.APGD(model, norm=norm, eps=threat.epsilon, steps=30, loss=name)
+    found = APGD(30, threat=threat, objective=objective)(model, images, labels, rng)
+    accurate = accuracy(model, found, labels)
+    assert 0.1 < accurate < 0.9
+    assert abs(accurate - accuracy(model, theirs(images, labels), labels)) <= 0.01
+    # DLR has no bound where three logits meet: a single image must not decide.
+    best = theirs.perturb(images, labels, best_loss=True)[1]
+    reached, ours = (objective(model(points), labels).clamp_max(3).mean() for points in (best, found))
+    assert ours >= reached - 0.01 * reached.abs()
+
+
+@pytest.mark.parametrize(("norm", "threat"), BALLS, ids=["linf", "l2"])
+def test_targeted_apgd_of_torchattacks(norm, threat, right):
+    torchattacks = pytest.importorskip("torchattacks")
+    model, images, labels, rng = right
+    theirs = torchattacks.APGDT(model, norm=norm, eps=threat.epsilon, steps=30, n_classes=4)(images, labels)
+    found = APGD(30, threat=threat, objective=TargetedDLR(), targets=3)(model, images, labels, rng)
+    assert abs(accuracy(model, found, labels) - accuracy(model, theirs, labels)) <= 0.01
+
+
+@pytest.mark.parametrize(("norm", "threat"), [("Linf", Linf(0.04)), ("L2", L2(0.4))], ids=["linf", "l2"])
+def test_square_of_torchattacks(norm, threat, right):
+    """Theirs moves all images' squares to the same place, and never to the last row or column: ours finds no fewer."""
+    torchattacks = pytest.importorskip("torchattacks")
+    model, images, labels, rng = right
+    options = {"eps": threat.epsilon, "n_queries": 300, "resc_schedule": False}
+    theirs = torchattacks.Square(model, norm=norm, **options)(images, labels)
+    found = Square(300, threat=threat)(model, images, labels, rng)
+    assert accuracy(model, found, labels) <= accuracy(model, theirs, labels) + 0.01
+    assert accuracy(model, found, labels) < 0.85

