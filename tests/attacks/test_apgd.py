@@ -124,6 +124,23 @@ def test_three_quarters_of_the_steps_must_rise(losses, then, linear, streams):
     assert visited([*losses, *[0.0] * (STEPS - 5)], linear, streams)[6] == then
 
 
+def test_a_best_that_stands_still_halves_unless_it_was_halved_just_before(linear, streams):
+    """All but one step rise, but never above x^(0): halved at 5, not at 9, where eta is new, and again at 12."""
+    losses = [9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, *[0.0] * (STEPS - 12)]
+    points = visited(losses, linear, streams)
+    assert points[6] == pytest.approx(0.75 * 1.0 - 0.25)
+    assert points[7:13] == [1.0] * 6
+    assert points[13] == pytest.approx(0.75 * 0.5 - 0.25)
+
+
+def test_a_start_whose_loss_is_nan_is_left_behind(linear, streams):
+    script = Scripted((math.nan, 1.0, 2.0, math.nan))
+    x = torch.full((1, 3, 8, 8), 0.5)
+    found = APGD(3, random_start=False, gradient=script)(linear(), x, LABELS[:1], streams(1))
+    assert torch.equal(found, script.asked[2])
+    assert (found - x).amin() > 0.03
+
+
 def reference(attack: APGD, model: nn.Module, image: Tensor, label: Tensor) -> tuple[Tensor, float]:
     """Algorithm 1 for one image, as it is printed: no batch, plain numbers; x_max and f_max."""
 
@@ -419,8 +436,8 @@ def test_a_random_model_is_climbed_on_the_mean_of_its_draws(gradient, targets, r
     assert Linf(0.031).distance(found, x).max() <= 0.031 + 1e-6
 
 
-def test_a_start_without_a_loss_is_left(curved, images, streams):
-    """The loss is NaN at the image and finite elsewhere."""
+def test_a_restart_leaves_a_start_without_loss_and_gradient(curved, images, streams):
+    """Loss and gradient are NaN at the image and finite elsewhere."""
 
     class Hole(nn.Module):
         def forward(self, images):

@@ -121,6 +121,14 @@ def test_l2_steps_spend_the_whole_budget(linear, images, streams):
         torch.testing.assert_close((points - x).flatten(1).norm(dim=1), torch.full((4,), 0.3).double())
 
 
+@pytest.mark.parametrize("side", [2, 3, 4, 8])
+def test_l2_steps_spend_what_clipping_left_unused(side, images, streams):
+    nu = 0.1 * torch.nn.functional.normalize(images().double().flatten(1)).view(4, 3, 8, 8)
+    moved = Square(threat=L2(0.3))._move_budget(nu, side, streams())
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((4,), 0.3).double())
+    assert ((moved != nu).any(dim=1).flatten(1).sum(dim=1) <= 2 * side**2).all()
+
+
 def test_the_bump_by_hand():
     """Side 4: the upper half is eta^(2, 4), centre (1, 2), n = 2: sums of 1, 1/4 and 1/9 from the distance on."""
     tail = [1 + 1 / 4 + 1 / 9, 1 / 4 + 1 / 9, 1 / 9]
@@ -247,12 +255,14 @@ def test_random_and_other_images_in_one_batch(counting, images, streams):
         assert torch.equal(alone[0], found[i])
 
 
-def test_a_nan_answer_is_no_success(images, streams):
+def test_a_nan_answer_is_no_success(counting, images, streams):
     class Broken(nn.Module):
         def forward(self, images):
             return torch.full((len(images), 3), torch.nan)
 
-    found = Square(20)(Broken(), images(), LABELS, streams())
+    model = counting(Broken())
+    found = Square(20)(model, images(), LABELS, streams())
+    assert model.queries == 4 * 20
     assert found.isfinite().all()
     assert Linf(0.031).distance(found, images()).max() <= 0.031 + 1e-6
 
