@@ -19,7 +19,7 @@ reads, in full::
 
 Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations around one point:
 an estimator. It needs memory between steps: an update rule. It needs both, or no gradient at all: an ``Attack`` in a
-file of its own. Nothing in this package knows of Lightning, of data sets or of presets.
+file of its own, as ``APGD`` and ``Square``. Nothing in this package knows of Lightning, of data sets or of presets.
 """
 
 from robusttrain.attacks.apgd import APGD
