@@ -1,0 +1,268 @@
+"""HopSkipJump: to the nearest adversarial image by labels alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.gradients import mean_over_copies
+from robusttrain.attacks.queries import is_random, share_wrong
+from robusttrain.attacks.threats import Linf, Threat, per_image
+from robusttrain.errors import OptionError, above, at_least
+from robusttrain.rng import Rng
+
+
+def blend(images: Tensor, adversarial: Tensor, share: Tensor) -> Tensor:
+    """The point at ``share`` (B,) of the way, 0 the image and 1 the adversarial one."""
+    return torch.lerp(images, adversarial, per_image(share))
+
+
+def clip_around(images: Tensor, adversarial: Tensor, radius: Tensor) -> Tensor:
+    """``adversarial`` with every pixel within ``radius`` (B,) of the image's."""
+    return adversarial.maximum(images - per_image(radius)).minimum(images + per_image(radius))
+
+
+@dataclass(frozen=True)
+class HopSkipJump(Attack):
+    """Decision-based search for the nearest adversarial image (Chen, Jordan & Wainwright 2020, algorithm 2).
+
+    Symbols: x the image, y its label, d its number of pixel values, phi(x') = 1 where x' is misclassified and -1 where
+    not; x_t the point after step t = 1, 2, ..., on the adversarial side of the boundary; u_b random directions of length
+    1, standard normal (L2) or uniform in a cube (Linf) before they are scaled. Each step
+
+    1. estimates the normal of the boundary at x_t from B_t = ``evaluations`` sqrt(t) answers (equations 15 and 16)::
+
+           v = 1/(B_t - 1) sum_b (phi(x_t + delta_t u_b) - mean of phi) u_b
+
+       with delta_t = gamma / d times the distance that step t - 1 reached before its binary search (0.1 in the first
+       step, as in the released code); only its direction counts: v / |v|_2 (L2) or sign v (Linf);
+    2. walks x_t + xi v from xi = |x_t - x| / sqrt(t), halved until adversarial;
+    3. returns to the boundary by a binary search between there and x: along the line (L2), or by clipping to ever
+       smaller cubes (Linf), until within gamma / d^(3/2) (L2) or gamma / d^2 (Linf) of the way.
+
+    The start is uniform noise, blended with x by a binary search. Pixelwise noise tends to look like one class to a
+    network, whose own images would never find a start: each further try takes noise of other coarseness.
+
+    What comes back is the nearest adversarial point found, *projected into the threat*: points farther than epsilon come
+    back as they lie in the ball, and are adversarial there by luck only. For minimal distances, choose a wide threat.
+    An image for which nothing adversarial is found, and one that is misclassified already, come back as they were.
+
+    On a random model (sources that say so, by ``random`` or ``takes_rng``) a verdict is the majority of ``votes`` draws.
+    Three things keep flickering verdicts from misleading the search. A point counts only if a second vote confirms it,
+    else lucky draws would lead the search to the image itself. The estimate of v takes one draw for each direction:
+    averaging over directions averages over draws too, and new directions tell more. And as the nearest points are wrong
+    in every other draw only, the point found competes with its extension to the rim of the ball, in a last vote. With
+    gamma = 1 all u_b lie so close to x_t that the draws drown what they say: take 100 or more. An image that is
+    misclassified already is left alone only where all ``votes`` draws agree.
+
+    Args:
+        steps: number of steps; the paper and its code take 40 to 64. 0 returns the blended noise.
+        evaluations: B_1; step t takes ``evaluations`` sqrt(t).
+        most_evaluations: bound of B_t.
+        gamma: scale of delta_t and of the binary searches' tolerance; 1 in the paper. Low precision and rough models
+            need more.
+        tries: noise images tried for a start.
+        halvings: xi tried in each step; where none is adversarial, x_t stays.
+        search_steps: bound of each binary search; a float32 holds no more than 24 halvings.
+        votes: draws of a random model's randomness behind each verdict; of no use for a deterministic one.
+        until_inside: whether an image leaves as soon as its point lies within the threat. Saves queries where only the
+            verdict within the threat counts; deterministic models only, on random ones it changes nothing.
+        chunk: directions evaluated at once; None for as many as make a batch of 256 images.
+        threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
+    """
+
+    steps: int = 64
+    evaluations: int = 100
+    most_evaluations: int = 10_000
+    gamma: float = 1.0
+    tries: int = 100
+    halvings: int = 20
+    search_steps: int = 24
+    votes: int = 1
+    until_inside: bool = False
+    chunk: int | None = None
+    threat: Threat = field(default_factory=Linf)
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 0)
+        at_least("evaluations", self.evaluations, 2)
+        at_least("most_evaluations", self.most_evaluations, 2)
+        above("gamma", self.gamma, 0)
+        for option in ("tries", "halvings", "search_steps", "votes"):
+            at_least(option, getattr(self, option), 1)
+        at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+        if self.threat.norm not in ("linf", "l2"):
+            raise OptionError("threat", self.threat, "must be Linf or L2")
+
+    def evaluations_at(self, t: int) -> int:
+        """B_t."""
+        return min(int(self.evaluations * math.sqrt(t)), self.most_evaluations)
+
+    def cost(self) -> Cost:
+        """An upper bound: searches end early where they can, and deterministic models need no second vote."""
+        verdicts = 1 + self.tries + 2 * self.search_steps + 1  # the image, noise, two searches, confirmed
+        verdicts += self.steps * (self.halvings + self.search_steps + 1) + 2  # the last vote is between two points
+        return Cost(
+            gradients=0,
+            queries=self.votes * verdicts + sum(self.evaluations_at(t) for t in range(1, self.steps + 1)),
+        )
+
+    def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        result = images.clone()
+        wrong = share_wrong(source, images, labels, rng.fold("clean"), self.votes)
+        keep = (wrong < 1).nonzero().squeeze(1)
+        start, found = self.noise(source, images[keep], labels[keep], rng[keep].fold("noise"))
+        keep, start = keep[found], start[found]
+        if len(keep):
+            x, y, streams = images[keep], labels[keep], rng[keep]
+            result[keep] = self.inside(source, self.minimise(source, start, x, y, streams), x, y, streams)
+        return result
+
+    def verdict(self, source: nn.Module, points: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """(B,) bool: whether a majority of draws is wrong; a tie is no majority."""
+        return share_wrong(source, points, labels, rng, self.votes) > 0.5
+
+    def noise(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Misclassified noise (B, C, H, W), and for which images there is any (B,)."""
+        start, missing = images.clone(), torch.arange(len(images), device=images.device)
+        channels, height, width = images.shape[1:]
+        scales = max(1, min(height, width).bit_length() - 1)
+        for k in range(self.tries):
+            if not len(missing):
+                break
+            cell = 2 ** (k % scales)
+            cells = rng[missing].fold(k).uniform((channels, -(-height // cell), -(-width // cell)))
+            grown = cells.repeat_interleave(cell, dim=2).repeat_interleave(cell, dim=3)
+            points = grown[:, :, :height, :width].to(images.dtype)
+            wrong = self.verdict(source, points, labels[missing], rng[missing].fold(k).fold("draw"))
+            start[missing[wrong]] = points[wrong]
+            missing = missing[~wrong]
+        found = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        found[missing] = False
+        return start, found
+
+    def minimise(self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """The loop, from adversarial ``start`` (B, C, H, W) to the nearest adversarial point that it finds."""
+        random, pixels = is_random(source), images[0].numel()
+        one = images.new_ones(len(images))
+        point = self.search(source, start, images, labels, rng.fold("blend"), blend, one)
+        reach = self.threat.distance(point, images)
+        if self.threat.norm == "linf":
+            point = self.search(source, point, images, labels, rng.fold("clip"), clip_around, reach)
+        if random:
+            # The noise itself remains where the second vote disagrees: no near point, but one that was seen to fool.
+            holds = self.verdict(source, point, labels, rng.fold("confirm"))
+            point = torch.where(per_image(holds), point, start)
+        best, nearest = point.clone(), self.threat.distance(point, images)
+
+        here: Tensor | slice = slice(None)  # the images that are still searched
+        for t in range(1, self.steps + 1):
+            if self.until_inside and not random:
+                here = (nearest > self.threat.epsilon).nonzero().squeeze(1)
+                if not len(here):
+                    break
+            x, y, x_t, streams = images[here], labels[here], point[here], rng[here].fold(t)
+            distance = self.threat.distance(x_t, x)
+            delta = torch.full_like(distance, 0.1) if t == 1 else self.gamma / pixels * reach[here]
+            v = self.normal(source, x_t, y, delta, self.evaluations_at(t), streams.fold("normal"))
+            proposal, moved = self.walk(source, x_t, v, distance / math.sqrt(t), y, streams.fold("walk"))
+            reach[here] = self.threat.distance(proposal, x)
+            if self.threat.norm == "linf":
+                proposal = self.search(source, proposal, x, y, streams.fold("search"), clip_around, reach[here])
+            else:
+                proposal = self.search(source, proposal, x, y, streams.fold("search"), blend, one[here])
+            if random:
+                moved = moved & self.verdict(source, proposal, y, streams.fold("confirm"))
+            point[here] = torch.where(per_image(moved), proposal, x_t)
+            distance = self.threat.distance(proposal, x)
+            closer = moved & (distance < nearest[here])
+            best[here] = torch.where(per_image(closer), proposal, best[here])
+            nearest[here] = torch.where(closer, distance, nearest[here])
+        return best
+
+    def search(
+        self,
+        source: nn.Module,
+        adversarial: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        rng: Rng,
+        between: Callable[[Tensor, Tensor, Tensor], Tensor],
+        high: Tensor,
+    ) -> Tensor:
+        """Binary search from ``adversarial`` = between(.., high) towards the image = between(.., 0), (B, C, H, W).
+
+        Returns the last point that was adversarial, ``adversarial`` itself if none was.
+        """
+        pixels, first = images[0].numel(), high
+        tolerance = self.gamma / pixels ** (1.5 if self.threat.norm == "l2" else 2)
+        low = torch.zeros_like(high)
+        for k in range(min(self.search_steps, max(1, math.ceil(-math.log2(tolerance))))):
+            middle = (low + high) / 2
+            wrong = self.verdict(source, between(images, adversarial, middle), labels, rng.fold(k))
+            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+        # Not between(.., first), which rounding may have moved across the boundary.
+        return torch.where(per_image(high < first), between(images, adversarial, high), adversarial)
+
+    def normal(
+        self, source: nn.Module, points: Tensor, labels: Tensor, delta: Tensor, evaluations: int, rng: Rng
+    ) -> Tensor:
+        """v of step 1, scaled for a step of length 1 in the threat's norm, (B, C, H, W)."""
+        directions, draws = rng.fold("direction"), rng.fold("draw")
+        # Closer than this, float32 pixels no longer tell the points apart.
+        delta = delta.clamp_min(1e-7 * math.sqrt(points[0].numel()))
+
+        def ask(numbers: range) -> tuple[Tensor, Tensor]:
+            copies, streams = len(numbers), directions.tile(numbers)
+            shape = points.shape[1:]
+            noise = streams.normal(shape) if self.threat.norm == "l2" else streams.uniform(shape, -1, 1)
+            u = F.normalize(noise.flatten(1)).view_as(noise)
+            x_t, far = points.repeat(copies, 1, 1, 1), per_image(delta.repeat(copies))
+            asked = (x_t + far * u).clamp(0, 1)
+            u = (asked - x_t) / far  # what the box and rounding left of it
+            phi = 2 * share_wrong(source, asked, labels.repeat(copies), draws.tile(numbers)) - 1
+            return phi, torch.cat([per_image(phi) * u, u], dim=1)
+
+        # The mean of (phi - mean phi) u is the mean of phi u less the product of the means: one pass is enough.
+        baseline, means = mean_over_copies(evaluations, self.chunk, len(points), ask)
+        mean_of_product, mean_of_u = means.chunk(2, dim=1)
+        # Where all answers agree, the baseline would leave nothing.
+        baseline = torch.where(baseline.abs() == 1, 0, baseline)
+        v = mean_of_product - per_image(baseline) * mean_of_u
+        return v.sign() if self.threat.norm == "linf" else F.normalize(v.flatten(1)).view_as(v)
+
+    def walk(
+        self, source: nn.Module, points: Tensor, v: Tensor, length: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        """The first adversarial of x_t + xi v, xi = length, length/2, ...; and for which images there is one, (B,)."""
+        result, left = points.clone(), torch.arange(len(points), device=points.device)
+        for k in range(self.halvings):
+            if not len(left):
+                break
+            proposal = (points[left] + per_image(length[left] / 2**k) * v[left]).clamp(0, 1)
+            wrong = self.verdict(source, proposal, labels[left], rng[left].fold(k))
+            result[left[wrong]] = proposal[wrong]
+            left = left[~wrong]
+        moved = torch.ones(len(points), dtype=torch.bool, device=points.device)
+        moved[left] = False
+        return result, moved
+
+    def inside(self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """``best`` in the threat; on a random model, or else the point beyond it on the rim, if that fools more draws."""
+        projected = self.threat.project(best, images)
+        if not is_random(source):
+            return projected
+        distance = self.threat.distance(best, images)
+        stretch = self.threat.epsilon / distance.clamp_min(torch.finfo(distance.dtype).tiny)
+        beyond = self.threat.project(images + (best - images) * per_image(stretch.clamp(1, 1e6)), images)
+        nearer, farther = (
+            share_wrong(source, point, labels, rng.fold(name), self.votes)
+            for name, point in (("projected", projected), ("beyond", beyond))
+        )
+        return torch.where(per_image(farther >= nearer), beyond, projected)
