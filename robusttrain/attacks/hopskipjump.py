@@ -17,6 +17,11 @@ from robusttrain.attacks.threats import Linf, Threat, per_image
 from robusttrain.errors import OptionError, above, at_least
 from robusttrain.rng import Rng
 
+#: Where on the way from the nearest point (0) to the rim of the ball (1) the result is looked for, farthest first.
+WAYS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0)
+#: "Well within the threat", in units of epsilon.
+WITHIN = 0.95
+
 
 def blend(images: Tensor, adversarial: Tensor, share: Tensor) -> Tensor:
     """The point at ``share`` (B,) of the way, 0 the image and 1 the adversarial one."""
@@ -49,17 +54,19 @@ class HopSkipJump(Attack):
     The start is uniform noise, blended with x by a binary search. Pixelwise noise tends to look like one class to a
     network, whose own images would never find a start: each further try takes noise of other coarseness.
 
-    What comes back is the nearest adversarial point found, *projected into the threat*: points farther than epsilon come
-    back as they lie in the ball, and are adversarial there by luck only. For minimal distances, choose a wide threat.
-    An image for which nothing adversarial is found, and one that is misclassified already, come back as they were.
+    What comes back is the nearest adversarial point found, *projected into the threat*: where it is farther than epsilon,
+    the projection is adversarial by luck only. Where it is nearer, the room that is left is used: the nearest point
+    touches the boundary, and there the next rounding, or the next draw of a random model, decides. So points on the way
+    from it straight on to the rim of the ball are asked about too, and the one that is wrong in most draws comes back, of
+    equals the farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which nothing adversarial
+    is found, and one that is misclassified already, come back as they were.
 
     On a random model (sources that say so, by ``random`` or ``takes_rng``) a verdict is the majority of ``votes`` draws.
-    Three things keep flickering verdicts from misleading the search. A point counts only if a second vote confirms it,
-    else lucky draws would lead the search to the image itself. The estimate of v takes one draw for each direction:
-    averaging over directions averages over draws too, and new directions tell more. And as the nearest points are wrong
-    in every other draw only, the point found competes with its extension to the rim of the ball, in a last vote. With
-    gamma = 1 all u_b lie so close to x_t that the draws drown what they say: take 100 or more. An image that is
-    misclassified already is left alone only where all ``votes`` draws agree.
+    Two things keep flickering verdicts from misleading the search. A point counts only if a second vote confirms it,
+    else lucky draws would lead the search to the image itself. And the estimate of v takes one draw for each direction:
+    averaging over directions averages over draws too, and new directions tell more. With gamma = 1 all u_b lie so close
+    to x_t that the draws drown what they say: take 100 or more. An image that is misclassified already is left alone
+    only where all ``votes`` draws agree.
 
     Args:
         steps: number of steps; the paper and its code take 40 to 64. 0 returns the blended noise.
@@ -71,8 +78,9 @@ class HopSkipJump(Attack):
         halvings: xi tried in each step; where none is adversarial, x_t stays.
         search_steps: bound of each binary search; a float32 holds no more than 24 halvings.
         votes: draws of a random model's randomness behind each verdict; of no use for a deterministic one.
-        until_inside: whether an image leaves as soon as its point lies within the threat. Saves queries where only the
-            verdict within the threat counts; deterministic models only, on random ones it changes nothing.
+        until_inside: whether an image leaves as soon as its point lies well within the threat (95 % of epsilon). Saves
+            queries where only the verdict within the threat counts; on random models it changes nothing.
+        nearest: whether the nearest point comes back as it is.
         chunk: directions evaluated at once; None for as many as make a batch of 256 images.
         threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
     """
@@ -86,6 +94,7 @@ class HopSkipJump(Attack):
     search_steps: int = 24
     votes: int = 1
     until_inside: bool = False
+    nearest: bool = False
     chunk: int | None = None
     threat: Threat = field(default_factory=Linf)
 
@@ -107,7 +116,8 @@ class HopSkipJump(Attack):
     def cost(self) -> Cost:
         """An upper bound: searches end early where they can, and deterministic models need no second vote."""
         verdicts = 1 + self.tries + 2 * self.search_steps + 1  # the image, noise, two searches, confirmed
-        verdicts += self.steps * (self.halvings + self.search_steps + 1) + 2  # the last vote is between two points
+        verdicts += self.steps * (self.halvings + self.search_steps + 1)
+        verdicts += 0 if self.nearest else len(WAYS)
         return Cost(
             gradients=0,
             queries=self.votes * verdicts + sum(self.evaluations_at(t) for t in range(1, self.steps + 1)),
@@ -121,7 +131,8 @@ class HopSkipJump(Attack):
         keep, start = keep[found], start[found]
         if len(keep):
             x, y, streams = images[keep], labels[keep], rng[keep]
-            result[keep] = self.inside(source, self.minimise(source, start, x, y, streams), x, y, streams)
+            best = self.minimise(source, start, x, y, streams)
+            result[keep] = self.settle(source, best, x, y, streams.fold("settle"))
         return result
 
     def verdict(self, source: nn.Module, points: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -164,7 +175,7 @@ class HopSkipJump(Attack):
         here: Tensor | slice = slice(None)  # the images that are still searched
         for t in range(1, self.steps + 1):
             if self.until_inside and not random:
-                here = (nearest > self.threat.epsilon).nonzero().squeeze(1)
+                here = (nearest > WITHIN * self.threat.epsilon).nonzero().squeeze(1)
                 if not len(here):
                     break
             x, y, x_t, streams = images[here], labels[here], point[here], rng[here].fold(t)
@@ -253,16 +264,19 @@ class HopSkipJump(Attack):
         moved[left] = False
         return result, moved
 
-    def inside(self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """``best`` in the threat; on a random model, or else the point beyond it on the rim, if that fools more draws."""
-        projected = self.threat.project(best, images)
-        if not is_random(source):
-            return projected
+    def settle(self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """What comes back for the nearest point found: inside the threat, and clear of the boundary if there is room."""
         distance = self.threat.distance(best, images)
-        stretch = self.threat.epsilon / distance.clamp_min(torch.finfo(distance.dtype).tiny)
-        beyond = self.threat.project(images + (best - images) * per_image(stretch.clamp(1, 1e6)), images)
-        nearer, farther = (
-            share_wrong(source, point, labels, rng.fold(name), self.votes)
-            for name, point in (("projected", projected), ("beyond", beyond))
-        )
-        return torch.where(per_image(farther >= nearer), beyond, projected)
+        # Projection rounds, also where there is nothing to project, and ``best`` touches the boundary.
+        projected = torch.where(per_image(distance > self.threat.epsilon), self.threat.project(best, images), best)
+        if self.nearest:
+            return projected
+        stretch = (self.threat.epsilon / distance.clamp_min(torch.finfo(distance.dtype).tiny)).clamp(1, 1e6)
+        rim = self.threat.project(images + (best - images) * per_image(stretch), images)
+        result, most = rim, torch.full_like(distance, -1)
+        for k, way in enumerate(WAYS):
+            point = torch.lerp(projected, rim, way)
+            wrong = share_wrong(source, point, labels, rng.fold(k), self.votes)
+            result = torch.where(per_image(wrong > most), point, result)
+            most = torch.maximum(most, wrong)
+        return result

@@ -34,7 +34,7 @@ def ask(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
         for start in range(0, votes, chunk):
             numbers = range(start, min(start + chunk, votes))
             logits = call_model(model, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
-            answers.append(logits.view(len(numbers), len(images), -1))
+            answers.append(logits.view(len(numbers), len(images), logits.shape[-1]))
     logits = torch.cat(answers)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
