@@ -29,7 +29,7 @@ class GenAttack(Attack):
     1. is judged by its fitness, log p_t - log sum_{i != t} p_i; the fittest, the elite, goes on as it is;
     2. breeds N - 1 children of two parents each, drawn with probability softmax(fitness / tau); a pixel comes from the
        first parent with probability p_1 / (p_1 + p_2), p_i their chances of having been drawn;
-    3. mutates: each pixel of a child, with probability rho, by U(-alpha epsilon, alpha epsilon); then back into the ball.
+    3. mutates: each pixel of a child, with probability rho, by U(-alpha epsilon, alpha epsilon); back into the ball.
 
     ``adaptive`` starts with more mutation and loses it with each plateau, 100 generations without a new elite (section
     3.3): alpha = max(alpha, 0.4 * 0.9^P), rho = max(rho, 0.5 * 0.9^P).
@@ -38,9 +38,9 @@ class GenAttack(Attack):
     ``classes`` of them. Where nothing succeeds, what comes nearest to success comes back.
 
     On a deterministic model, images leave when one of their population succeeds, those misclassified already at once,
-    and the elite is not asked twice. On a random one (sources that say so, by ``random`` or ``takes_rng``) p is a mean
-    over ``votes`` draws, and nothing is final: no image leaves, every generation is judged by new draws, elite included,
-    so that luck does not keep it alive, and the last elite of each target is judged once more.
+    and the elite is not asked twice. On a random one (sources say so by ``random`` or ``takes_rng``) p is a mean over
+    ``votes`` draws, and nothing is final: no image leaves, every generation is judged by new draws, elite included, so
+    that luck does not keep it alive, and the last elite of each target is judged once more.
 
     Args:
         steps: G, for each target.

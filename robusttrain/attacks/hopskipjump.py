@@ -19,6 +19,8 @@ from robusttrain.rng import Rng
 
 #: Where on the way from the nearest point (0) to the rim of the ball (1) the result is looked for, farthest first.
 WAYS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0)
+#: Where on the way back from the boundary (0) a second vote is taken on random models, until one agrees.
+BACK = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0)
 #: "Well within the threat", in units of epsilon.
 WITHIN = 0.95
 
@@ -38,8 +40,8 @@ class HopSkipJump(Attack):
     """Decision-based search for the nearest adversarial image (Chen, Jordan & Wainwright 2020, algorithm 2).
 
     Symbols: x the image, y its label, d its number of pixel values, phi(x') = 1 where x' is misclassified and -1 where
-    not; x_t the point after step t = 1, 2, ..., on the adversarial side of the boundary; u_b random directions of length
-    1, standard normal (L2) or uniform in a cube (Linf) before they are scaled. Each step
+    not; x_t the point after step t = 1, 2, ..., on the adversarial side of the boundary; u_b random directions of
+    length 1, standard normal (L2) or uniform in a cube (Linf) before they are scaled. Each step
 
     1. estimates the normal of the boundary at x_t from B_t = ``evaluations`` sqrt(t) answers (equations 15 and 16)::
 
@@ -54,26 +56,27 @@ class HopSkipJump(Attack):
     The start is uniform noise, blended with x by a binary search. Pixelwise noise tends to look like one class to a
     network, whose own images would never find a start: each further try takes noise of other coarseness.
 
-    What comes back is the nearest adversarial point found, *projected into the threat*: where it is farther than epsilon,
-    the projection is adversarial by luck only. Where it is nearer, the room that is left is used: the nearest point
-    touches the boundary, and there the next rounding, or the next draw of a random model, decides. So points on the way
-    from it straight on to the rim of the ball are asked about too, and the one that is wrong in most draws comes back, of
-    equals the farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which nothing adversarial
-    is found, and one that is misclassified already, come back as they were.
+    What comes back is the nearest adversarial point found, *projected into the threat*: where it is farther than
+    epsilon, the projection is adversarial by luck only. Where it is nearer, the room that is left is used: the nearest
+    point touches the boundary, and there the next rounding, or the next draw of a random model, decides. So points on
+    the way from it straight on to the rim of the ball are asked about too, and the one that is wrong in most draws comes
+    back, of equals the farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which nothing
+    adversarial is found, and one that is misclassified already, come back as they were.
 
-    On a random model (sources that say so, by ``random`` or ``takes_rng``) a verdict is the majority of ``votes`` draws.
-    Two things keep flickering verdicts from misleading the search. A point counts only if a second vote confirms it,
-    else lucky draws would lead the search to the image itself. And the estimate of v takes one draw for each direction:
-    averaging over directions averages over draws too, and new directions tell more. With gamma = 1 all u_b lie so close
-    to x_t that the draws drown what they say: take 100 or more. An image that is misclassified already is left alone
-    only where all ``votes`` draws agree.
+    On a random model (sources say so by ``random`` or ``takes_rng``) a verdict is the majority of ``votes`` draws. Two
+    things keep flickering verdicts from misleading the search. A point counts only if a second vote confirms it, else
+    lucky draws would lead the search to the image itself; where it does not, points farther back are asked. And the
+    estimate of v takes one draw for each direction: averaging over directions averages over draws too, and new
+    directions tell more. With the paper's gamma = 1 all x_t + delta_t u_b lie so close together that the draws drown
+    what they say; gamma = d, delta_t as large as the distance, is the default there. An image that is misclassified
+    already is left alone only where all ``votes`` draws agree.
 
     Args:
         steps: number of steps; the paper and its code take 40 to 64. 0 returns the blended noise.
         evaluations: B_1; step t takes ``evaluations`` sqrt(t).
         most_evaluations: bound of B_t.
-        gamma: scale of delta_t and of the binary searches' tolerance; 1 in the paper. Low precision and rough models
-            need more.
+        gamma: scale of delta_t and of the binary searches' tolerance; None for the paper's 1, on random models d. Rough
+            models and low precision need more than 1.
         tries: noise images tried for a start.
         halvings: xi tried in each step; where none is adversarial, x_t stays.
         search_steps: bound of each binary search; a float32 holds no more than 24 halvings.
@@ -88,7 +91,7 @@ class HopSkipJump(Attack):
     steps: int = 64
     evaluations: int = 100
     most_evaluations: int = 10_000
-    gamma: float = 1.0
+    gamma: float | None = None
     tries: int = 100
     halvings: int = 20
     search_steps: int = 24
@@ -102,12 +105,18 @@ class HopSkipJump(Attack):
         at_least("steps", self.steps, 0)
         at_least("evaluations", self.evaluations, 2)
         at_least("most_evaluations", self.most_evaluations, 2)
-        above("gamma", self.gamma, 0)
+        above("gamma", 1.0 if self.gamma is None else self.gamma, 0)
         for option in ("tries", "halvings", "search_steps", "votes"):
             at_least(option, getattr(self, option), 1)
         at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
         if self.threat.norm not in ("linf", "l2"):
             raise OptionError("threat", self.threat, "must be Linf or L2")
+
+    def gamma_for(self, source: nn.Module, images: Tensor) -> float:
+        """gamma, also where it is left open."""
+        if self.gamma is not None:
+            return self.gamma
+        return float(images[0].numel()) if is_random(source) else 1.0
 
     def evaluations_at(self, t: int) -> int:
         """B_t."""
@@ -115,8 +124,8 @@ class HopSkipJump(Attack):
 
     def cost(self) -> Cost:
         """An upper bound: searches end early where they can, and deterministic models need no second vote."""
-        verdicts = 1 + self.tries + 2 * self.search_steps + 1  # the image, noise, two searches, confirmed
-        verdicts += self.steps * (self.halvings + self.search_steps + 1)
+        verdicts = 1 + self.tries + 2 * self.search_steps + len(BACK)  # the image, noise, two searches, confirmed
+        verdicts += self.steps * (self.halvings + self.search_steps + len(BACK))
         verdicts += 0 if self.nearest else len(WAYS)
         return Cost(
             gradients=0,
@@ -141,35 +150,28 @@ class HopSkipJump(Attack):
 
     def noise(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         """Misclassified noise (B, C, H, W), and for which images there is any (B,)."""
-        start, missing = images.clone(), torch.arange(len(images), device=images.device)
         channels, height, width = images.shape[1:]
         scales = max(1, min(height, width).bit_length() - 1)
-        for k in range(self.tries):
-            if not len(missing):
-                break
+
+        def propose(k: int, left: Tensor) -> Tensor:
             cell = 2 ** (k % scales)
-            cells = rng[missing].fold(k).uniform((channels, -(-height // cell), -(-width // cell)))
+            cells = rng[left].fold(k).fold("cells").uniform((channels, -(-height // cell), -(-width // cell)))
             grown = cells.repeat_interleave(cell, dim=2).repeat_interleave(cell, dim=3)
-            points = grown[:, :, :height, :width].to(images.dtype)
-            wrong = self.verdict(source, points, labels[missing], rng[missing].fold(k).fold("draw"))
-            start[missing[wrong]] = points[wrong]
-            missing = missing[~wrong]
-        found = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        found[missing] = False
-        return start, found
+            return grown[:, :, :height, :width].to(images.dtype)
+
+        return self.first_adversarial(source, images, propose, self.tries, labels, rng)
 
     def minimise(self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """The loop, from adversarial ``start`` (B, C, H, W) to the nearest adversarial point that it finds."""
         random, pixels = is_random(source), images[0].numel()
-        one = images.new_ones(len(images))
+        gamma, one = self.gamma_for(source, images), images.new_ones(len(images))
         point = self.search(source, start, images, labels, rng.fold("blend"), blend, one)
         reach = self.threat.distance(point, images)
         if self.threat.norm == "linf":
             point = self.search(source, point, images, labels, rng.fold("clip"), clip_around, reach)
         if random:
-            # The noise itself remains where the second vote disagrees: no near point, but one that was seen to fool.
-            holds = self.verdict(source, point, labels, rng.fold("confirm"))
-            point = torch.where(per_image(holds), point, start)
+            # The noise itself remains where no vote agrees: no near point, but one that was seen to fool.
+            point = self.confirm(source, point, start, labels, rng.fold("confirm"))[0]
         best, nearest = point.clone(), self.threat.distance(point, images)
 
         here: Tensor | slice = slice(None)  # the images that are still searched
@@ -180,16 +182,17 @@ class HopSkipJump(Attack):
                     break
             x, y, x_t, streams = images[here], labels[here], point[here], rng[here].fold(t)
             distance = self.threat.distance(x_t, x)
-            delta = torch.full_like(distance, 0.1) if t == 1 else self.gamma / pixels * reach[here]
+            delta = torch.full_like(distance, 0.1) if t == 1 else gamma / pixels * reach[here]
             v = self.normal(source, x_t, y, delta, self.evaluations_at(t), streams.fold("normal"))
             proposal, moved = self.walk(source, x_t, v, distance / math.sqrt(t), y, streams.fold("walk"))
-            reach[here] = self.threat.distance(proposal, x)
+            reach[here], walked = self.threat.distance(proposal, x), proposal
             if self.threat.norm == "linf":
                 proposal = self.search(source, proposal, x, y, streams.fold("search"), clip_around, reach[here])
             else:
                 proposal = self.search(source, proposal, x, y, streams.fold("search"), blend, one[here])
             if random:
-                moved = moved & self.verdict(source, proposal, y, streams.fold("confirm"))
+                proposal, holds = self.confirm(source, proposal, walked, y, streams.fold("confirm"))
+                moved = moved & holds
             point[here] = torch.where(per_image(moved), proposal, x_t)
             distance = self.threat.distance(proposal, x)
             closer = moved & (distance < nearest[here])
@@ -212,7 +215,7 @@ class HopSkipJump(Attack):
         Returns the last point that was adversarial, ``adversarial`` itself if none was.
         """
         pixels, first = images[0].numel(), high
-        tolerance = self.gamma / pixels ** (1.5 if self.threat.norm == "l2" else 2)
+        tolerance = self.gamma_for(source, images) / pixels ** (1.5 if self.threat.norm == "l2" else 2)
         low = torch.zeros_like(high)
         for k in range(min(self.search_steps, max(1, math.ceil(-math.log2(tolerance))))):
             middle = (low + high) / 2
@@ -251,21 +254,54 @@ class HopSkipJump(Attack):
     def walk(
         self, source: nn.Module, points: Tensor, v: Tensor, length: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """The first adversarial of x_t + xi v, xi = length, length/2, ...; and for which images there is one, (B,)."""
-        result, left = points.clone(), torch.arange(len(points), device=points.device)
-        for k in range(self.halvings):
+        """The first adversarial of x_t + xi v, xi = length, length/2, ..., else x_t; and where there is one, (B,)."""
+
+        def propose(k: int, left: Tensor) -> Tensor:
+            return (points[left] + per_image(length[left] / 2**k) * v[left]).clamp(0, 1)
+
+        return self.first_adversarial(source, points, propose, self.halvings, labels, rng)
+
+    def confirm(
+        self, source: nn.Module, found: Tensor, away: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        """The first point that a vote confirms on the way from ``found`` back to ``away``, else ``away``; and where."""
+
+        def propose(k: int, left: Tensor) -> Tensor:
+            return torch.lerp(found[left], away[left], BACK[k])
+
+        return self.first_adversarial(source, away, propose, len(BACK), labels, rng)
+
+    def first_adversarial(
+        self,
+        source: nn.Module,
+        otherwise: Tensor,
+        propose: Callable[[int, Tensor], Tensor],
+        tries: int,
+        labels: Tensor,
+        rng: Rng,
+    ) -> tuple[Tensor, Tensor]:
+        """The first adversarial one of several points for each image, (B, C, H, W), and for which there is one, (B,).
+
+        Args:
+            source, labels, rng: as for `run`.
+            otherwise: (B, C, H, W), for images without.
+            propose: point k of some images: (k, their numbers (n,)) to (n, C, H, W).
+            tries: how many points there are.
+        """
+        result, left = otherwise.clone(), torch.arange(len(otherwise), device=otherwise.device)
+        for k in range(tries):
             if not len(left):
                 break
-            proposal = (points[left] + per_image(length[left] / 2**k) * v[left]).clamp(0, 1)
-            wrong = self.verdict(source, proposal, labels[left], rng[left].fold(k))
-            result[left[wrong]] = proposal[wrong]
+            points = propose(k, left)
+            wrong = self.verdict(source, points, labels[left], rng[left].fold(k))
+            result[left[wrong]] = points[wrong]
             left = left[~wrong]
-        moved = torch.ones(len(points), dtype=torch.bool, device=points.device)
-        moved[left] = False
-        return result, moved
+        found = torch.ones(len(result), dtype=torch.bool, device=result.device)
+        found[left] = False
+        return result, found
 
     def settle(self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """What comes back for the nearest point found: inside the threat, and clear of the boundary if there is room."""
+        """What comes back for the nearest point found: inside the threat, clear of the boundary if there is room."""
         distance = self.threat.distance(best, images)
         # Projection rounds, also where there is nothing to project, and ``best`` touches the boundary.
         projected = torch.where(per_image(distance > self.threat.epsilon), self.threat.project(best, images), best)

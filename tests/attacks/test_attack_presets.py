@@ -87,7 +87,7 @@ OBJECTIVES = {"bpda-i-margin": Margin()}
 MEAN_STARTS = {"wt-mean-start": (None, 0.031), "wt-mean-start-unrestricted": (0.031, 0.3)}
 # Attacks that only ask: the attack, and what it is told.
 QUERIES = {
-    "hopskipjump": (HopSkipJump(64, 100, 10_000, 1.0), "answers (labels)"),
+    "hopskipjump": (HopSkipJump(64, 100, 10_000), "answers (labels)"),
     "genattack": (GenAttack(1000, 4, 0.05, 0.25, 0.3, True, "untargeted", 3), "answers (logits)"),
 }
 NAMES = {*FIGURES, *MEAN_STARTS, *QUERIES}
