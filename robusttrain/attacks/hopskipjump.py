@@ -59,9 +59,9 @@ class HopSkipJump(Attack):
     What comes back is the nearest adversarial point found, *projected into the threat*: where it is farther than
     epsilon, the projection is adversarial by luck only. Where it is nearer, the room that is left is used: the nearest
     point touches the boundary, and there the next rounding, or the next draw of a random model, decides. So points on
-    the way from it straight on to the rim of the ball are asked about too, and the one that is wrong in most draws comes
-    back, of equals the farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which nothing
-    adversarial is found, and one that is misclassified already, come back as they were.
+    the way from it straight on to the rim of the ball are asked about too, and the one that is wrong in most draws
+    comes back, of equals the farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which
+    nothing adversarial is found, and one that is misclassified already, come back as they were.
 
     On a random model (sources say so by ``random`` or ``takes_rng``) a verdict is the majority of ``votes`` draws. Two
     things keep flickering verdicts from misleading the search. A point counts only if a second vote confirms it, else
