@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import L2, GenAttack, Linf
+from robusttrain.attacks import L2, GenAttack, HopSkipJump, Linf, Target, is_random
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import AdversarialTransform
 from robusttrain.errors import OptionError
+from robusttrain.evaluation import Engine, Scenario
 
 SHORT = GenAttack(steps=20, threat=Linf(0.1))
 
@@ -21,8 +24,8 @@ def still(model, counting):
     return counted
 
 
-@pytest.mark.parametrize("share", [0.7, 2.0])
-def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(share, linear, images, streams):
+@pytest.mark.parametrize(("share", "steps"), [(0.7, 100), (2.0, 500)])
+def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(share, steps, linear, images, streams):
     """The boundary is at margin / |w|_1: within twice that, 500 generations get there; within 0.7, nothing does."""
     model, x = linear(classes=2), images()
     y = model(x).argmax(1)
@@ -30,7 +33,7 @@ def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(share, linear,
     distance = (x.flatten(1) @ w + model.bias[0] - model.bias[1]).abs().detach() / w.abs().sum()
     for i in range(len(x)):
         one = slice(i, i + 1)
-        attack = GenAttack(steps=500, threat=Linf(share * distance[i].item()))
+        attack = GenAttack(steps=steps, threat=Linf(share * distance[i].item()))
         found = attack(model, x[one], y[one], streams()[one])
         assert attack.threat.distance(found, x[one]) <= attack.threat.epsilon + 1e-6
         assert (model(found).argmax(1) != y[one]).all() == (share > 1)
@@ -59,7 +62,7 @@ def test_untargeted_tries_the_likeliest_other_classes(images, streams):
             return torch.stack([torch.zeros_like(mean), -0.01 - 0 * mean, 400 * (mean - 0.5) - 3], dim=1)
 
     x, y = 0.5 + 0 * images(), torch.zeros(4, dtype=torch.int64)
-    attack = GenAttack(steps=300, classes=2, threat=Linf(0.05))
+    attack = GenAttack(steps=100, classes=2, threat=Linf(0.05))
     assert (Guarded()(x).argmax(1) == 0).all()
     assert (Guarded()(attack(Guarded(), x, y, streams())).argmax(1) == 2).all()
     assert (Guarded()(replace(attack, classes=1)(Guarded(), x, y, streams())).argmax(1) == 0).all()
@@ -253,6 +256,22 @@ def test_epsilon_zero_and_no_images(curved, images, streams):
     y = curved()(images()).argmax(1)
     assert torch.equal(replace(SHORT, threat=Linf(0))(curved(), images(), y, streams()), images())
     assert SHORT(curved(), images()[:0], y[:0], streams()[:0]).shape == (0, 3, 8, 8)
+
+
+def test_the_engine_tells_whether_the_target_draws(linear, images):
+    """Else nothing would leave: the engine's counter takes streams, whatever it counts."""
+    y = linear()(images()).argmax(1)
+    scenarios = {
+        "genattack": Scenario(SHORT, Target()),
+        "hopskipjump": Scenario(HopSkipJump(2, threat=Linf(0.1)), Target()),
+    }
+    for defense, random in ((None, False), (AdversarialTransform(linear(), steps=1), True)):
+        engine = Engine(DefendedClassifier(defense, linear()), scenarios, draws=2)
+        records, _ = engine.run(images(), y, torch.arange(4))
+        assert [is_random(source) for source in engine.sources.values()] == [random] * 2
+        for name, scenario in scenarios.items():
+            assert (records[f"{name}/queries"] <= scenario.attack.cost().queries).all()
+            assert (records[f"{name}/gradients"] == 0).all()
 
 
 @pytest.mark.parametrize(

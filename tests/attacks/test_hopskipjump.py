@@ -254,7 +254,7 @@ def test_an_image_that_is_misclassified_already_comes_back_as_it_was(linear, cou
     rest = torch.tensor([0, 2, 3])
     torch.testing.assert_close(found[rest], attack(model, x[rest], y[rest], streams()[rest]))
     counted = counting(model)
-    assert torch.equal(attack(counted, x, (y + 1 + (torch.arange(4) == 1)) % 3 * 0 + 5, streams()), x)
+    assert torch.equal(attack(counted, x, (model(x).argmax(1) + 1) % 3, streams()), x)
     assert counted.queries == 4
 
 
@@ -328,17 +328,21 @@ def test_impossible_options_are_named(option, value):
 
 @NORMS
 def test_no_farther_than_foolbox_at_equal_budgets(norm, patterns, counting, streams):
-    """Median distance over 16 images no more than 2 % above Foolbox's, with no more queries."""
+    """Each image's mean distance over two seeds: the median over 24 images no more than 2 % above Foolbox's, with no
+    more queries."""
     foolbox = pytest.importorskip("foolbox")
-    model, x, y = patterns
-    x, y = x[:16], y[:16]
-    counted = counting(model)
-    torch.manual_seed(0)
-    bounded = foolbox.PyTorchModel(counted.eval(), bounds=(0, 1), device="cpu")
-    theirs = foolbox.attacks.HopSkipJumpAttack(steps=8, constraint=norm)(bounded, x, y, epsilons=None)[1]
-    budget, counted = counted.queries, still(model, counting)
-    attack = HopSkipJump(steps=8, nearest=True, threat=WIDE[norm])
-    ours = attack(counted, x, y, streams(16))
-    assert (model(ours).argmax(1) != y).all()
-    assert counted.queries <= budget
-    assert attack.threat.distance(ours, x).median() <= 1.02 * attack.threat.distance(theirs, x).median()
+    model, x, y = patterns[0], patterns[1][:24], patterns[2][:24]
+    attack = HopSkipJump(steps=6, nearest=True, threat=WIDE[norm])
+    theirs, ours = counting(model).eval(), still(model, counting)
+    distances: dict[str, list[Tensor]] = {"theirs": [], "ours": []}
+    for seed in range(2):
+        torch.manual_seed(seed)
+        bounded = foolbox.PyTorchModel(theirs, bounds=(0, 1), device="cpu")
+        found = foolbox.attacks.HopSkipJumpAttack(steps=6, constraint=norm)(bounded, x, y, epsilons=None)[1]
+        distances["theirs"].append(attack.threat.distance(found, x))
+        found = attack(ours, x, y, streams(24, seed))
+        assert (model(found).argmax(1) != y).all()
+        distances["ours"].append(attack.threat.distance(found, x))
+    assert ours.queries <= theirs.queries
+    medians = {name: torch.stack(each).mean(dim=0).median() for name, each in distances.items()}
+    assert medians["ours"] <= 1.02 * medians["theirs"]
