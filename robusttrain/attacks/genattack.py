@@ -15,7 +15,7 @@ from robusttrain.attacks.threats import Linf, Threat, per_image
 from robusttrain.errors import OptionError, above, at_least, one_of, within
 from robusttrain.rng import Rng
 
-#: Generations without a new elite that make a plateau (section 3.3 of the paper).
+#: Generations without a new elite that make a plateau.
 PATIENCE = 100
 
 
@@ -31,8 +31,8 @@ class GenAttack(Attack):
        first parent with probability p_1 / (p_1 + p_2), p_i their chances of having been drawn;
     3. mutates: each pixel of a child, with probability rho, by U(-alpha epsilon, alpha epsilon); back into the ball.
 
-    ``adaptive`` starts with more mutation and loses it with each plateau, 100 generations without a new elite (section
-    3.3): alpha = max(alpha, 0.4 * 0.9^P), rho = max(rho, 0.5 * 0.9^P).
+    ``adaptive`` (the paper's adaptive parameter scaling) starts with more mutation and loses it with each plateau, 100
+    generations without a new elite: alpha = max(alpha, 0.4 * 0.9^P), rho = max(rho, 0.5 * 0.9^P).
 
     Untargeted, any wrong answer is a success, and the likeliest wrong classes are tried as targets one after another,
     ``classes`` of them. Where nothing succeeds, what comes nearest to success comes back.

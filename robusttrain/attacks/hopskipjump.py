@@ -43,7 +43,7 @@ class HopSkipJump(Attack):
     not; x_t the point after step t = 1, 2, ..., on the adversarial side of the boundary; u_b random directions of
     length 1, standard normal (L2) or uniform in a cube (Linf) before they are scaled. Each step
 
-    1. estimates the normal of the boundary at x_t from B_t = ``evaluations`` sqrt(t) answers (equations 15 and 16)::
+    1. estimates the normal of the boundary at x_t from B_t = ``evaluations`` sqrt(t) answers, less their mean::
 
            v = 1/(B_t - 1) sum_b (phi(x_t + delta_t u_b) - mean of phi) u_b
 
@@ -69,7 +69,8 @@ class HopSkipJump(Attack):
     estimate of v takes one draw for each direction: averaging over directions averages over draws too, and new
     directions tell more. With the paper's gamma = 1 all x_t + delta_t u_b lie so close together that the draws drown
     what they say; gamma = d, delta_t as large as the distance, is the default there. An image that is misclassified
-    already is left alone only where all ``votes`` draws agree.
+    already is left alone only where all ``votes`` draws agree. (PopSkipJump, Simon-Gabriel et al. 2021, goes further:
+    it measures the noise and chooses numbers of draws and delta by it.)
 
     Args:
         steps: number of steps; the paper and its code take 40 to 64. 0 returns the blended noise.

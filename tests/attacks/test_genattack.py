@@ -295,6 +295,12 @@ def test_every_other_field_changes_the_outcome(change, curved, images, streams):
     assert (replace(base, **change)(curved(), images(), y, streams()) - plain).abs().max() > 1e-4
 
 
+def test_votes_change_the_outcome_on_random_models(random_linear, images, streams):
+    model, y = random_linear(), torch.arange(4) % 3
+    results = [replace(SHORT, votes=votes)(model, images(), y, streams()) for votes in (1, 5)]
+    assert (results[0] - results[1]).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -293,6 +293,23 @@ def test_until_inside_saves_queries_and_keeps_the_verdicts(linear, counting, ima
     assert queries[1] < 0.8 * queries[0]
 
 
+@pytest.mark.parametrize(("halvings", "reached"), [(3, False), (4, True)])
+def test_steps_are_halved_until_adversarial_and_no_more_often_than_said(halvings, reached, images, streams):
+    """Misclassified where the mean lies above 0.5 and below 0.56: of 0.4, 0.2, 0.1 and 0.05 above 0.5, the last one."""
+
+    class Shell(nn.Module):
+        def forward(self, images):
+            mean = images.mean(dim=(1, 2, 3))
+            wrong = (mean > 0.5) & (mean < 0.56)
+            return torch.stack([~wrong, wrong], dim=1).float()
+
+    x, zeros = torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, dtype=torch.int64)
+    attack = HopSkipJump(halvings=halvings)
+    found, moved = attack.walk(Shell(), x, torch.ones_like(x), torch.full((2,), 0.4), zeros, streams(2))
+    assert moved.tolist() == [reached] * 2
+    torch.testing.assert_close(found, x + 0.05 * reached)
+
+
 PLAIN = HopSkipJump(steps=3, nearest=True, threat=Linf(1.0))
 
 
@@ -315,6 +332,13 @@ def test_every_field_changes_the_outcome(change, curved, images, streams):
     y = model(x).argmax(1)
     plain = PLAIN(model, x, y, streams())
     assert (replace(PLAIN, **change)(model, x, y, streams()) - plain).abs().max() > 1e-4
+
+
+def test_votes_change_the_outcome_on_random_models(random_linear, images, streams):
+    model = random_linear()
+    y = model(images(), streams(seed=9)).argmax(1)
+    results = [replace(PLAIN, votes=votes)(model, images(), y, streams()) for votes in (1, 5)]
+    assert (results[0] - results[1]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(
