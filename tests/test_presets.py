@@ -33,7 +33,7 @@ def test_every_preset_says_what_it_is(kind):
 @pytest.mark.parametrize("name", presets.names("attack"))
 def test_every_attack_preset_is_an_attack(name):
     scenario = scenarios([name])[name]
-    assert scenario.attack.cost().gradients > 0
+    assert max(scenario.attack.cost()) > 0  # some only ask
     assert scenario.attack.threat.epsilon == 0.031
     assert scenario.knowledge
 
