@@ -138,6 +138,35 @@ def convnet():
     return make_convnet
 
 
+@pytest.fixture(scope="session")
+def patterns():
+    """A network that tells four coloured patterns apart, behind enough noise to be attackable; and test images that
+    it gets right."""
+    rng = torch.Generator().manual_seed(0)
+    colours = torch.rand(4, 3, 8, 8, generator=rng)
+    labels = torch.randint(4, (456,), generator=rng)
+    noise = 0.3 * torch.randn(456, 3, 8, 8, generator=rng)
+    images = (0.5 + 0.3 * (colours[labels] - 0.5) + noise).clamp(0, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Tanh(),
+            nn.Conv2d(8, 8, 3, stride=2, padding=1),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(128, 4),
+        )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[:256]), labels[:256]).backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+    right = model(images[256:]).argmax(1) == labels[256:]
+    return model, images[256:][right], labels[256:][right]
+
+
 # The command line: as a process of its own, and in this process (a few seconds cheaper).
 
 # Networks this small gain nothing from threads, and lose much where the cores are busy.

@@ -17,6 +17,8 @@ reads, in full::
     attack = ProjectedGradient(steps=50, step_size=0.002, gradient=Average(draws=500))
     adversarial = attack(source, images, labels, rng)
 
+Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack (scores).
+
 Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations around one point:
 an estimator. It needs memory between steps: an update rule. It needs both, or no gradient at all: an ``Attack`` in a
 file of its own, as ``APGD`` and ``Square``. Nothing in this package knows of Lightning, of data sets or of presets.
@@ -26,7 +28,9 @@ from robusttrain.attacks.apgd import APGD
 from robusttrain.attacks.average_logits import AverageLogits
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.finite_difference import FiniteDifference
+from robusttrain.attacks.genattack import GenAttack
 from robusttrain.attacks.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
+from robusttrain.attacks.hopskipjump import HopSkipJump
 from robusttrain.attacks.loss import Loss, LossFn, call_model
 from robusttrain.attacks.mean_start import MeanStart, mean_transform
 from robusttrain.attacks.objectives import (
@@ -42,6 +46,7 @@ from robusttrain.attacks.objectives import (
 )
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.projected_gradient import ProjectedGradient
+from robusttrain.attacks.queries import is_random
 from robusttrain.attacks.randomness import ask_twice
 from robusttrain.attacks.sources import ClassifierOnly, FewerSteps, FixedRandomness, IdentityBackward, Source, Target
 from robusttrain.attacks.square import Square
@@ -68,7 +73,9 @@ __all__ = [
     "FiniteDifference",
     "FixedRandomness",
     "Diverse",
+    "GenAttack",
     "GradientEstimator",
+    "HopSkipJump",
     "IdentityBackward",
     "KLDivergence",
     "Linf",
@@ -95,6 +102,7 @@ __all__ = [
     "UpdateRule",
     "ask_twice",
     "call_model",
+    "is_random",
     "mean_transform",
     "prepared",
 ]

@@ -85,6 +85,7 @@ class _IdentityBackward(nn.Module):
     def __init__(self, defense: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.defense, self.classifier = defense, classifier
+        self.random = bool(getattr(defense, "random", True))
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         with torch.no_grad():
@@ -111,6 +112,7 @@ class IdentityBackward(Source):
 
 class _FixedRandomness(nn.Module):
     takes_rng = True
+    random = False
 
     def __init__(self, model: nn.Module, draw: int) -> None:
         super().__init__()

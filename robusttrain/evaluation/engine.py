@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Source, call_model, prepared
+from robusttrain.attacks import Attack, Source, call_model, is_random, prepared
 from robusttrain.attacks.base import check_images
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import UserError
@@ -52,6 +52,7 @@ class _Counted(nn.Module):
     def __init__(self, model: nn.Module, advance: Callable[[int], None]) -> None:
         super().__init__()
         self.model = model
+        self.random = is_random(model)  # query attacks let images go where it is not
         self.gradients = self.queries = 0
         self.advance = advance
 

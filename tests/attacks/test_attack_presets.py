@@ -22,6 +22,8 @@ from robusttrain.attacks import (
     FewerSteps,
     FiniteDifference,
     FixedRandomness,
+    GenAttack,
+    HopSkipJump,
     IdentityBackward,
     Linf,
     Margin,
@@ -95,7 +97,12 @@ OTHERS = {
     "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
     "square": (Square(queries=5000, p=0.8, rescale=False, votes=10), Target()),
 }
-ALL = {*FIGURES, *MEAN_STARTS, *OTHERS}
+# Attacks that only ask: the attack, and what it is told.
+QUERIES = {
+    "hopskipjump": (HopSkipJump(64, 100, 10_000), "answers (labels)"),
+    "genattack": (GenAttack(1000, 4, 0.05, 0.25, 0.3, True, "untargeted", 3), "answers (logits)"),
+}
+NAMES = {*FIGURES, *MEAN_STARTS, *OTHERS, *QUERIES}
 
 
 def one(name, *overrides, epsilon=None):
@@ -103,7 +110,7 @@ def one(name, *overrides, epsilon=None):
 
 
 def test_every_preset_has_its_figures_here():
-    assert {path.stem for path in PRESETS} == ALL
+    assert {path.stem for path in PRESETS} == NAMES
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -119,6 +126,13 @@ def test_mean_start_presets_hold_the_papers_figures(name):
     scenario = one(name)
     assert scenario.attack == MeanStart(5000, around, 50, 0.002, threat=Linf(epsilon))
     assert scenario.source == ClassifierOnly()
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_query_presets_hold_the_papers_figures(name):
+    scenario = one(name)
+    assert (scenario.attack, scenario.knowledge) == QUERIES[name]
+    assert (scenario.source, scenario.attack.threat) == (Target(), Linf(0.031))
 
 
 def test_surrogates_have_recipes():
@@ -165,7 +179,7 @@ def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
 
 def test_suites_name_presets_that_exist():
     for suite in (CONFIGS / "suite").glob("*.yaml"):
-        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= ALL
+        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= NAMES
 
 
 def test_an_override_reaches_every_attack_or_the_named_one():
@@ -222,7 +236,7 @@ def test_overrides_reach_every_part(name, overrides, read, expected):
 
 
 def test_epsilon_reaches_every_attack():
-    found = scenarios([*FIGURES, *OTHERS], epsilon=0.1)
+    found = scenarios([*FIGURES, *OTHERS, *QUERIES], epsilon=0.1)
     assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1)}
     assert found["fgsm"].attack.alpha == pytest.approx(0.1)
 

@@ -1,0 +1,58 @@
+"""What an attacker learns who may only ask: answers to stacked images, over several draws of the model's randomness."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.loss import call_model
+from robusttrain.rng import Rng
+
+
+def is_random(model: nn.Module) -> bool:
+    """Whether two answers to one image may differ.
+
+    Models that know say so by ``random``; of others, those that take streams of randomness are taken at their word.
+    """
+    return bool(getattr(model, "random", getattr(model, "takes_rng", False)))
+
+
+def ask(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
+    """Logits of ``votes`` draws of the model's randomness, (votes, n, K) in float32 at least.
+
+    Args:
+        model: images (n, C, H, W) in [0, 1] to logits (n, K).
+        images: (n, C, H, W).
+        rng: streams of the images, (n,); draw k takes ``rng.fold(k)``.
+        votes: draws.
+    """
+    chunk = max(1, 256 // max(1, len(images)))
+    answers = []
+    with torch.no_grad():
+        for start in range(0, votes, chunk):
+            numbers = range(start, min(start + chunk, votes))
+            logits = call_model(model, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
+            answers.append(logits.view(len(numbers), len(images), logits.shape[-1]))
+    logits = torch.cat(answers)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def share_wrong(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, votes: int = 1) -> Tensor:
+    """(n,) in [0, 1]: the share of draws in which the answer is not the label; arguments as for `ask`, labels (n,).
+
+    A logit that is not finite is no right answer: so does scoring see it.
+    """
+    logits = ask(model, images, rng, votes)
+    right = (logits.argmax(dim=2) == labels) & logits.isfinite().all(dim=2)
+    return 1 - right.float().mean(dim=0)
+
+
+def mean_log_probabilities(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
+    """(n, K): log of the probabilities' mean over draws, finite; arguments as for `ask`.
+
+    Computed from logits throughout: probabilities themselves round to 0 and 1 where the model is sure.
+    """
+    log_p = ask(model, images, rng, votes).log_softmax(dim=2).logsumexp(dim=0) - math.log(votes)
+    return log_p.nan_to_num(nan=-1e4, neginf=-1e4)
