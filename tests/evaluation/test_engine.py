@@ -246,3 +246,50 @@ def test_knowledge_is_told(images, linear):
     found, _ = evaluate(DefendedClassifier(Noise(), linear()), scenarios, images(), torch.arange(4) % 3, draws=2)
     knows = [row["knows"] for row in found["attacks"].values()]
     assert knows == ["classifier, defense", "only the weather", "classifier"]
+
+
+class Mostly(Defense):
+    """Blanks the image with probability 0.6: the classifier behind it is right in 40 % of its draws."""
+
+    random = True
+
+    def transform(self, images, rng):
+        return images * (rng.uniform((1, 1, 1)) < 0.4)
+
+
+@dataclass(frozen=True)
+class Dark(Attack):
+    """Returns the black image: ``Bright`` is wrong about it in every draw."""
+
+    threat: Linf = Linf(1.0)  # noqa: RUF009 - frozen
+
+    def run(self, source, images, labels, rng):
+        return torch.zeros_like(images)
+
+    def cost(self):
+        return Cost(0, 0)
+
+
+def test_only_images_that_are_broken_for_good_are_handed_off(images):
+    """Two draws in a row are wrong by luck for every third image: those must still be attacked."""
+    x, labels = images(64), torch.ones(64, dtype=torch.int64)
+    nothing, dark = Scenario(Outside(0.0, Linf(1.0)), Target()), Scenario(Dark(), Target())
+    scenarios = {"nothing": nothing, "dark": dark, "again": dark}
+    target = DefendedClassifier(Mostly(), Bright())
+    found, records = evaluate(target, scenarios, x, labels, draws=2, survivors=True)
+    assert (~records["clean/select"].any(1)).sum() > 10
+    rows = found["attacks"]
+    assert [rows[name]["images"] for name in scenarios] == [64, 64, 0]
+    assert rows["nothing"]["worst_case_so_far"] == pytest.approx(0.4, abs=0.1)
+    assert rows["dark"]["worst_case_so_far"] == found["worst_case"]["robust_accuracy"] == 0
+    assert (rows["again"]["robust_accuracy"], rows["again"]["success_rate_of"]) == (None, 0)
+    everyone, _ = evaluate(target, scenarios, x, labels, draws=2)
+    assert "images" not in everyone["attacks"]["again"]
+
+
+def test_a_deterministic_model_hands_off_what_is_wrong_once(images):
+    x, labels = images(8), torch.tensor([1] * 6 + [0] * 2)
+    nothing, dark = Scenario(Outside(0.0, Linf(1.0)), Target()), Scenario(Dark(), Target())
+    found, _ = evaluate(Bright(), {"nothing": nothing, "dark": dark, "last": nothing}, x, labels, survivors=True)
+    assert [row["images"] for row in found["attacks"].values()] == [6, 6, 0]
+    assert found["worst_case"]["robust_accuracy"] == 0
