@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.gradients import Backprop, GradientEstimator
-from robusttrain.attacks.loss import Loss, call_model
+from robusttrain.attacks.loss import Loss, answers, call_model
 from robusttrain.attacks.objectives import CrossEntropy, Objective, rank_targets
 from robusttrain.attacks.randomness import ask_twice
 from robusttrain.attacks.threats import Linf, Threat, per_image
@@ -55,12 +55,20 @@ class _Watched(nn.Module):
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         logits = call_model(self.source, images, rng)
+        self._note(logits.detach())
+        return logits
+
+    def answers(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
+        """What the loss is made of; of an ensemble, its members' mean logits are noted."""
+        found = answers(self.source, images, rng)
+        self._note(torch.stack([weight * logits.detach() for weight, logits in found]).sum(dim=0))
+        return found
+
+    def _note(self, seen: Tensor) -> None:
         # Estimators stack copies of the batch: (n * B, K). A model that answers NaN has not been fooled.
-        copies = len(images) // max(1, len(self.labels))
-        seen = logits.detach()
+        copies = len(seen) // max(1, len(self.labels))
         wrong = (seen.argmax(dim=1) != self.labels.repeat(copies)) & ~seen.isnan().any(dim=1)
         self.wrong = self.wrong & wrong.view(copies or 1, -1).all(dim=0)
-        return logits
 
 
 @dataclass(frozen=True)

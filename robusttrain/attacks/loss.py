@@ -23,6 +23,12 @@ def call_model(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
     return logits
 
 
+def answers(model: nn.Module, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
+    """Weights and logits (B, K) whose losses add up to the loss: one of each, but for ensembles that fuse losses."""
+    several = getattr(model, "answers", None)
+    return [(1.0, call_model(model, images, rng))] if several is None else several(images, rng)
+
+
 class LossFn(Protocol):
     """From images to one loss per image, never reduced over the batch.
 
@@ -35,7 +41,7 @@ class LossFn(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """objective(model(images), goal): the loss that most attacks climb.
+    """objective(model(images), goal): the loss that most attacks climb; the weighted sum where the model has members.
 
     Args:
         model: images (n * B, C, H, W) in [0, 1] to logits (n * B, K).
@@ -48,8 +54,10 @@ class Loss:
     goal: Tensor
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor:
-        logits = call_model(self.model, images, rng)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         copies = len(images) // max(1, len(self.goal))
         goal = self.goal if copies <= 1 else self.goal.repeat(copies, *[1] * (self.goal.dim() - 1))
-        return self.objective(logits, goal)
+        losses = [
+            weight * self.objective(logits.to(torch.promote_types(logits.dtype, torch.float32)), goal)
+            for weight, logits in answers(self.model, images, rng)
+        ]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum(dim=0)

@@ -113,36 +113,51 @@ class _Ensemble(nn.Module):
         super().__init__()
         self.members, self.weights, self.fuse = nn.ModuleList(members), weights, fuse
 
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+    def each(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
+        """Weight and logits (B, K) of every member."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        fused: Tensor | None = None
-        for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
-            logits = call_model(member, images, rng.fold(number)).float()
-            part = weight * (logits if self.fuse == "logits" else logits.softmax(dim=1))
-            if fused is not None and part.shape != fused.shape:
-                raise UserError(f"source Ensemble: members answer with {fused.shape[1]} and {part.shape[1]} classes")
-            fused = part if fused is None else fused + part
-        assert fused is not None  # at least one member
-        return fused if self.fuse == "logits" else fused.clamp_min(torch.finfo(torch.float32).tiny).log()
+        found = [
+            (weight, call_model(member, images, rng.fold(number)).float())
+            for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True))
+        ]
+        for _, logits in found:
+            if logits.shape != found[0][1].shape:
+                classes = found[0][1].shape[1]
+                raise UserError(f"source Ensemble: members answer with {classes} and {logits.shape[1]} classes")
+        return found
+
+    def answers(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
+        """What an attack's loss is made of: the members one by one, or what they fuse to."""
+        return self.each(images, rng) if self.fuse == "losses" else [(1.0, self(images, rng))]
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        found = self.each(images, rng)
+        if self.fuse == "logits":
+            return torch.stack([weight * logits for weight, logits in found]).sum(dim=0)
+        if self.fuse == "losses":
+            return torch.stack([weight * logits.log_softmax(dim=1) for weight, logits in found]).sum(dim=0)
+        fused = torch.stack([weight * logits.softmax(dim=1) for weight, logits in found]).sum(dim=0)
+        return fused.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 @dataclass(frozen=True)
 class Ensemble(Source):
-    """Several sources as one, by a weighted mean of logits [P2 eq. 6] or of probabilities [P3 eq. 8, P5 4].
+    """Several sources as one, by a weighted mean of logits [P2 eq. 6], probabilities [P3 eq. 8, P5 4] or losses.
 
     Args:
         members: the sources.
         weights: one per member, summing to 1; None for equal ones.
-        fuse: "logits" or "probabilities".
+        fuse: "logits", "probabilities" or "losses"; the last gives an attack the mean of the members' losses, and
+            everybody else the mean of their log-probabilities.
     """
 
     members: list[Source] = field(default_factory=lambda: [Target()])
     weights: list[float] | None = None
-    fuse: Literal["logits", "probabilities"] = "logits"
+    fuse: Literal["logits", "probabilities", "losses"] = "logits"
     knows = "other models, labels"
 
     def __post_init__(self) -> None:
-        one_of("fuse", self.fuse, ("logits", "probabilities"))
+        one_of("fuse", self.fuse, ("logits", "probabilities", "losses"))
         if not self.members:
             raise OptionError("members", [], "name at least one source")
         given = self.weights

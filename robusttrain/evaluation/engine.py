@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Source, call_model, is_random, prepared
+from robusttrain.attacks import Attack, Source, answers, call_model, is_random, prepared
 from robusttrain.attacks.base import check_images
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import UserError
@@ -58,13 +58,21 @@ class _Counted(nn.Module):
         self.gradients = self.queries = 0
         self.advance = advance
 
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+    def _count(self, images: Tensor) -> None:
         if torch.is_grad_enabled() and images.requires_grad:
             self.gradients += len(images)
         else:
             self.queries += len(images)
         self.advance(len(images))
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        self._count(images)
         return call_model(self.model, images, rng)
+
+    def answers(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
+        """What the loss of an attack is made of; counts once, as all members are evaluated together."""
+        self._count(images)
+        return answers(self.model, images, rng)
 
     def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """The model's g alone, for attacks that have checked that there is one."""

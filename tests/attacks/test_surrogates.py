@@ -5,11 +5,15 @@ import torch
 
 from robusttrain import load
 from robusttrain.attacks import (
+    APGD,
     Checkpoint,
     CrossEntropy,
     Ensemble,
     IdentityBackward,
+    Loss,
+    Margin,
     OwnSurrogate,
+    ProjectedGradient,
     Reparameterization,
     Source,
     Target,
@@ -49,6 +53,35 @@ def test_fused_logits_and_probabilities(curved, linear, images, streams):
     expected = 0.25 * one(x).softmax(1) + 0.75 * two(x).softmax(1)
     torch.testing.assert_close(fused.softmax(1), expected)
     torch.testing.assert_close(fused.exp().sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(), Margin()])
+def test_fused_losses_are_the_mean_of_the_members_losses(objective, curved, images, streams):
+    one, two, x = curved(classes=3), curved(classes=3, seed=1), images()
+    labels = torch.arange(4) % 3
+    both = Ensemble([Given(one), Given(two)], [0.25, 0.75], "losses")(None)
+    expected = 0.25 * objective(one(x), labels) + 0.75 * objective(two(x), labels)
+    torch.testing.assert_close(Loss(both, objective, labels)(x, streams()), expected)
+    # Stacked copies, as estimators pass them.
+    torch.testing.assert_close(
+        Loss(both, objective, labels)(x.repeat(2, 1, 1, 1), streams().tile(range(2))), expected.repeat(2)
+    )
+    by_logits = Ensemble([Given(one), Given(two)], [0.25, 0.75])(None)
+    assert not torch.allclose(Loss(by_logits, objective, labels)(x, streams()), expected)
+
+
+@pytest.mark.parametrize("attack", [ProjectedGradient(3, 0.01), APGD(steps=3)])
+def test_every_attack_climbs_fused_losses(attack, curved, images, streams):
+    """Members that answer with opposite confidence: the mean of logits hides the first, the mean of losses does not."""
+    one, two, x = curved(classes=3), curved(classes=3, seed=1), images()
+    labels, members = torch.arange(4) % 3, [Given(one), Given(two)]
+    found = {fuse: attack(Ensemble(members, None, fuse)(None), x, labels, streams()) for fuse in ("logits", "losses")}
+
+    def mean_loss(adversarial):
+        return sum(CrossEntropy()(model(adversarial), labels) for model in (one, two)).mean()
+
+    assert mean_loss(found["losses"]) > mean_loss(x) + 0.01
+    assert not torch.equal(found["losses"], found["logits"])
 
 
 def test_random_members_draw_for_themselves(random_linear, images, streams):

@@ -1,0 +1,169 @@
+"""The journal of a long run: every finished batch of every stage is on disk before the next one starts.
+
+A stage is one attack (or one attack on one source). An entry holds the tensors of one stage for one batch of images, in
+a file of its own that is written whole or not at all. A run that was killed finds its entries again and redoes the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.errors import UserError
+from robusttrain.evaluation.results import write_json
+from robusttrain.weights import read_metadata, read_tensors, save_tensors
+
+Entry = dict[str, Tensor]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that differ where names, kinds, shapes or values do."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        if values.numel():  # as bytes, because numpy knows no bfloat16
+            found.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
+
+
+def weights_of(module: nn.Module) -> str:
+    """`digest` of all that a module was trained to."""
+    return digest(module.state_dict())
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, as "key: there ..., now ..."."""
+    there, here = dict(_flat(before)), dict(_flat(now))
+    missing = "nothing"
+    return [
+        f"{key}: there {there.get(key, missing)}, now {here.get(key, missing)}"
+        for key in dict.fromkeys([*there, *here])
+        if there.get(key, missing) != here.get(key, missing)
+    ]
+
+
+def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested dicts and lists by their dotted names."""
+    if isinstance(node, Mapping | list) and node:
+        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _flat(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+class Journal:
+    """Entries of one run, by stage and batch.
+
+    Args:
+        folder: of this run alone; made as needed.
+        fingerprint: all that the entries depend on, as plain JSON. A finished run of another fingerprint is replaced;
+            an unfinished one is not.
+        fresh: whether to drop what an unfinished run left.
+
+    Raises:
+        UserError: the folder holds an unfinished run of another fingerprint.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], fresh: bool = False) -> None:
+        self.folder = folder
+        self.dropped: list[str] = []
+        now = json.loads(json.dumps(fingerprint))
+        before = self._read()
+        if before is not None and (fresh or before != now):
+            if not fresh and not self.finished:
+                told = differences(before, now)
+                more = f", and {len(told) - 3} more" if len(told) > 3 else ""
+                raise UserError(
+                    f"--output {folder.parent}: an unfinished run lies there that differs in {'; '.join(told[:3])}"
+                    f"{more}: finish it with its own command, name another --output, or drop it with --fresh true"
+                )
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "fingerprint.json").is_file():
+            write_json(now, folder / "fingerprint.json")
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.folder / "fingerprint.json").read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.folder / "finished").is_file()
+
+    def finish(self) -> None:
+        """Note that the run came to its end: another may take its place."""
+        (self.folder / "finished").touch()
+
+    def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
+        """The entry of a stage for a batch, None if there is none; a damaged one is dropped and named in ``dropped``.
+
+        Args:
+            stage: which attack.
+            images: (B, C, H, W), the clean images.
+            labels: (B,) int64.
+            indices: (B,) int64, their places in the data set.
+
+        Raises:
+            UserError: the entry was made from other images or labels with the same indices.
+        """
+        path = self._path(stage, indices)
+        if not path.exists():
+            return None
+        try:
+            entry, kept = read_tensors(path), read_metadata(path)
+        except UserError as error:
+            self._drop(path, str(error))
+            return None
+        if kept.get("content") != digest(entry):
+            self._drop(path, f"{path} does not hold what was written")
+            return None
+        if kept.get("batch") != _batch(images, labels, indices):
+            raise UserError(f"{path} was made from other images: the data set has changed since that run began")
+        return entry
+
+    def put(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry) -> None:
+        """Write an entry, arguments as for ``get``.
+
+        Raises:
+            UserError: the disk is full; all entries so far are kept.
+        """
+        kept = {"content": digest(entry), "batch": _batch(images, labels, indices)}
+        try:
+            save_tensors(entry, self._path(stage, indices), kept)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise UserError(
+                    f"{self.folder}: the disk is full; what was finished is kept: make room and give the same command "
+                    "again"
+                ) from error
+            raise
+
+    def _path(self, stage: str, indices: Tensor) -> Path:
+        first = int(indices[0]) if len(indices) else 0
+        name = f"{first:08d}-{len(indices)}-{digest({'indices': indices})}.safetensors"
+        return self.folder / re.sub(r"[^\w.=-]+", "-", stage) / name
+
+    def _drop(self, path: Path, why: str) -> None:
+        self.dropped.append(f"{why}: dropped, to be done again")
+        path.unlink(missing_ok=True)
+
+
+def _batch(images: Tensor, labels: Tensor, indices: Tensor) -> str:
+    return digest({"images": images, "labels": labels, "indices": indices})
