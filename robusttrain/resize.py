@@ -7,8 +7,14 @@ equals ``interpolate`` followed by ``pad`` up to rounding, is differentiable, an
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
+
+#: Where a resized image may stand in its padding.
+Position = Literal["top-left", "top-right", "bottom-left", "bottom-right", "center"]
+POSITIONS: tuple[Position, ...] = get_args(Position)
 
 
 def _matrix(side: int, sizes: Tensor, offsets: Tensor, canvas: int, mode: str) -> Tensor:

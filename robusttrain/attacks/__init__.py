@@ -44,6 +44,7 @@ from robusttrain.attacks.objectives import (
     TargetedDLR,
     TargetedMargin,
 )
+from robusttrain.attacks.patterns import EnsemblePattern, SinglePattern
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.projected_gradient import ProjectedGradient
 from robusttrain.attacks.queries import is_random
@@ -51,9 +52,9 @@ from robusttrain.attacks.randomness import ask_twice
 from robusttrain.attacks.sources import ClassifierOnly, FewerSteps, FixedRandomness, IdentityBackward, Source, Target
 from robusttrain.attacks.square import Square
 from robusttrain.attacks.surrogates import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
-from robusttrain.attacks.threats import L2, Linf, Threat
+from robusttrain.attacks.threats import L2, RMSD, Linf, Threat
 from robusttrain.attacks.unrolled import UnrolledTransform
-from robusttrain.attacks.updates import MomentumSign, Normalized, Sign, UpdateRule
+from robusttrain.attacks.updates import MomentumSign, Normalized, Sign, UnitRMSD, UpdateRule
 
 __all__ = [
     "APGD",
@@ -69,6 +70,7 @@ __all__ = [
     "Cost",
     "CrossEntropy",
     "Ensemble",
+    "EnsemblePattern",
     "FewerSteps",
     "FiniteDifference",
     "FixedRandomness",
@@ -88,8 +90,10 @@ __all__ = [
     "Objective",
     "OwnSurrogate",
     "ProjectedGradient",
+    "RMSD",
     "Reparameterization",
     "Sign",
+    "SinglePattern",
     "Smooth",
     "Source",
     "Square",
@@ -98,6 +102,7 @@ __all__ = [
     "TargetedDLR",
     "TargetedMargin",
     "Threat",
+    "UnitRMSD",
     "UnrolledTransform",
     "UpdateRule",
     "answers",

@@ -34,7 +34,7 @@ class Source(ABC):
         """
 
 
-def _defense_of(target: nn.Module, source: Source) -> nn.Module:
+def defense_of(target: nn.Module, source: Source) -> nn.Module:
     """The target's defense, or one line that says why the source needs one."""
     defense = getattr(target, "defense", None)
     if defense is None:
@@ -76,7 +76,7 @@ class ClassifierOnly(Source):
     knows = "classifier"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        return _ClassifierOnly(_defense_of(target, self), target.classifier)
+        return _ClassifierOnly(defense_of(target, self), target.classifier)
 
 
 class _IdentityBackward(nn.Module):
@@ -107,7 +107,7 @@ class IdentityBackward(Source):
     knows = "classifier, defense"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        return _IdentityBackward(_defense_of(target, self), target.classifier)
+        return _IdentityBackward(defense_of(target, self), target.classifier)
 
 
 class _FixedRandomness(nn.Module):
@@ -172,7 +172,7 @@ def iterative(target: nn.Module, source: Source) -> nn.Module:
     Raises:
         UserError: the target has no defense, or one of another kind.
     """
-    defense = _defense_of(target, source)
+    defense = defense_of(target, source)
     if not (hasattr(defense, "with_steps") and hasattr(defense, "differentiated")):
         raise UserError(
             f"source {type(source).__name__}: {type(defense).__name__} is no iterative transformation, so it has no "

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from robusttrain.attacks.loss import call_model
 from robusttrain.attacks.sources import IdentityBackward, Source, Target
@@ -117,7 +118,7 @@ class _Ensemble(nn.Module):
         """Weight and logits (B, K) of every member."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         found = [
-            (weight, call_model(member, images, rng.fold(number)).float())
+            (weight, self._ask(member, images, rng.fold(number)).float())
             for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True))
         ]
         for _, logits in found:
@@ -125,6 +126,18 @@ class _Ensemble(nn.Module):
                 classes = found[0][1].shape[1]
                 raise UserError(f"source Ensemble: members answer with {classes} and {logits.shape[1]} classes")
         return found
+
+    def _ask(self, member: nn.Module, images: Tensor, rng: Rng) -> Tensor:
+        """The member's logits; what its backward pass needs is computed anew then, so that memory holds one member's.
+
+        Not where a defense without a derivative stands inside: that costs many times what it would save.
+        """
+        defense = getattr(member, "defense", None)
+        keep = len(self.members) == 1 or not (torch.is_grad_enabled() and images.requires_grad)
+        if keep or not getattr(defense, "differentiable", True):
+            return call_model(member, images, rng)
+        logits: Tensor = checkpoint(call_model, member, images, rng, use_reentrant=False, preserve_rng_state=False)
+        return logits
 
     def answers(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
         """What an attack's loss is made of: the members one by one, or what they fuse to."""
@@ -138,6 +151,11 @@ class _Ensemble(nn.Module):
             return torch.stack([weight * logits.log_softmax(dim=1) for weight, logits in found]).sum(dim=0)
         fused = torch.stack([weight * logits.softmax(dim=1) for weight, logits in found]).sum(dim=0)
         return fused.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> nn.Module:
+    """Several models as one, as `Ensemble` describes it; the gradient's memory does not grow with their number."""
+    return _Ensemble(members, weights or [1 / len(members)] * len(members), fuse)
 
 
 @dataclass(frozen=True)
@@ -165,5 +183,4 @@ class Ensemble(Source):
             raise OptionError("weights", given, f"give {len(self.members)} numbers from 0 on that sum to 1")
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        weights = self.weights or [1 / len(self.members)] * len(self.members)
-        return _Ensemble([member(target) for member in self.members], weights, self.fuse)
+        return fused([member(target) for member in self.members], self.weights, self.fuse)

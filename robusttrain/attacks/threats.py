@@ -6,6 +6,7 @@ draw a random start in the ball and how to project back into it. Both are pure f
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -102,3 +103,34 @@ class L2(Threat):
 
     def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
         return (adversarial - images).flatten(1).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class RMSD(Threat):
+    """The root mean square of the change over pixels and channels is at most epsilon [P5 2.3].
+
+    The ball of `L2` in units that do not depend on the size of the image: its radius is epsilon sqrt(C H W).
+
+    Args:
+        epsilon: largest root mean square of the change, for images in [0, 1]; the papers' 15 is 15 / 255 here.
+        clip: whether images must stay in [0, 1].
+    """
+
+    epsilon: float = 15 / 255
+    clip: bool = True
+    norm: ClassVar[str] = "rmsd"
+
+    def __post_init__(self) -> None:
+        at_least("epsilon", self.epsilon, 0)
+
+    def _l2(self, images: Tensor) -> L2:
+        return L2(self.epsilon * math.sqrt(images[0].numel()), self.clip) if len(images) else L2(self.epsilon)
+
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
+        return self._l2(images).random_start(images, rng)
+
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        return self._l2(images).project(adversarial, images)
+
+    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        return (adversarial - images).square().mean(dim=(1, 2, 3)).sqrt()

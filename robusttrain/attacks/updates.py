@@ -6,6 +6,7 @@ as ``state``, so a rule itself never changes.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -73,3 +74,12 @@ class Normalized(UpdateRule):
         gradient = gradient / per_image(gradient.abs().amax(dim=(1, 2, 3)).clamp_min(_TINY))
         length = gradient.flatten(1).norm(dim=1).clamp_min(_TINY)
         return gradient / per_image(length), state
+
+
+@dataclass(frozen=True)
+class UnitRMSD(UpdateRule):
+    """Steepest ascent in the `RMSD` norm: the gradient divided by the root of its mean square."""
+
+    def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        unit, state = Normalized().step(gradient, state)
+        return unit * math.sqrt(unit[0].numel() if len(unit) else 1), state

@@ -7,6 +7,7 @@ file here that subclasses ``Defense``, and one YAML in ``configs/defense/``.
 from robusttrain.defenses.adversarial_transform import AdversarialTransform
 from robusttrain.defenses.base import Defense
 from robusttrain.defenses.chain import Chain
+from robusttrain.defenses.fixed_pattern import FixedResizePad
 from robusttrain.defenses.random_resize_pad import RandomResizePad
 
-__all__ = ["AdversarialTransform", "Chain", "Defense", "RandomResizePad"]
+__all__ = ["AdversarialTransform", "Chain", "Defense", "FixedResizePad", "RandomResizePad"]

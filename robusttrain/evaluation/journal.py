@@ -1,7 +1,7 @@
 """The journal of a long run: every finished batch of every stage is on disk before the next one starts.
 
 A stage is one attack (or one attack on one source). An entry holds the tensors of one stage for one batch of images, in
-a file of its own that is written whole or not at all. A run that was killed finds its entries again and redoes the rest.
+a file of its own that is written whole or not at all. A run that was killed finds its entries and redoes the rest.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from robusttrain.attacks import (
     APGD,
     DLR,
     L2,
+    RMSD,
     Average,
     AverageLogits,
     Backprop,
@@ -19,6 +20,7 @@ from robusttrain.attacks import (
     CrossEntropy,
     Diverse,
     Ensemble,
+    EnsemblePattern,
     FewerSteps,
     FiniteDifference,
     FixedRandomness,
@@ -34,10 +36,13 @@ from robusttrain.attacks import (
     ProjectedGradient,
     Reparameterization,
     Sign,
+    SinglePattern,
     Smooth,
     Square,
     Target,
+    TargetedCrossEntropy,
     TargetedDLR,
+    UnitRMSD,
     UnrolledTransform,
 )
 from robusttrain.commands.surrogates import surrogates_in
@@ -81,12 +86,26 @@ FIGURES = {
     "own-surrogate": (20, 0.004, False, Average(10), Sign(), OwnSurrogate("surrogate:own-defense")),
     "transfer-standard": (18, PIXEL, False, Diverse, MomentumSign(1.0), Checkpoint("surrogate:standard")),
     "transfer-adversarial": (18, PIXEL, False, Diverse, MomentumSign(1.0), Checkpoint("surrogate:adversarial")),
+    "fgsm-targeted": (1, "1.0", False, Backprop(), Sign(), Target()),
+    "fgm": (1, "1.0", False, Backprop(), UnitRMSD(), Target()),
+    "fgm-targeted": (1, "1.0", False, Backprop(), UnitRMSD(), Target()),
+    "ifgm": (10, 5 * PIXEL, False, Backprop(), UnitRMSD(), Target()),
+    "ifgsm-targeted": (20, "0.75", False, Backprop(), Sign(), Target()),
+    "nrfgsm": (1, "1.0", False, Smooth, Sign(), Target()),
+    "nrfgm": (1, "1.0", False, Smooth, UnitRMSD(), Target()),
+    "nrifgm": (10, 5 * PIXEL, False, Smooth, UnitRMSD(), Target()),
+    "nrigsm-targeted": (20, "0.75", False, Smooth, Sign(), Target()),
+    "single-pattern": (20, "0.1", False, Backprop(), Sign(), SinglePattern()),
+    "ensemble-pattern": (20, "0.1", False, Backprop(), Sign(), EnsemblePattern()),
+    "eot": (20, "0.1", False, Average(30), Sign(), Target()),
     "transfer-ensemble": (
         *(18, PIXEL, False, Diverse, MomentumSign(1.0)),
         Ensemble([Checkpoint("surrogate:standard"), Checkpoint("surrogate:adversarial")]),
     ),
 }
-OBJECTIVES = {"bpda-i-margin": Margin()}
+TARGETED = ("fgsm-targeted", "fgm-targeted", "ifgsm-targeted", "nrigsm-targeted")
+OBJECTIVES = {"bpda-i-margin": Margin(), **dict.fromkeys(TARGETED, TargetedCrossEntropy("random"))}
+THREATS = dict.fromkeys(("fgm", "fgm-targeted", "ifgm", "nrfgm", "nrifgm"), RMSD(0.0588235294117647))
 # The paper's start over 5,000 draws: within the threat, and moving 0.031 around it as the paper does.
 MEAN_STARTS = {"wt-mean-start": (None, 0.031), "wt-mean-start-unrestricted": (0.031, 0.3)}
 # Croce & Hein 2020, sections 3 and 4; Andriushchenko et al. 2020 as AutoAttack runs it.
@@ -149,7 +168,8 @@ def test_preset_holds_its_papers_figures(name):
     assert isinstance(attack, ProjectedGradient)
     assert (attack.steps, attack.random_start, attack.rule) == (steps, random_start, rule)
     objective = OBJECTIVES.get(name, CrossEntropy())
-    assert (attack.threat, attack.objective, scenario.source) == (Linf(0.031), objective, source)
+    threat = THREATS.get(name, Linf(0.031))
+    assert (attack.threat, attack.objective, scenario.source) == (threat, objective, source)
     if isinstance(size, str):
         assert (attack.relative_step_size, attack.step_size) == (float(size), None)
     else:
@@ -237,7 +257,7 @@ def test_overrides_reach_every_part(name, overrides, read, expected):
 
 def test_epsilon_reaches_every_attack():
     found = scenarios([*FIGURES, *OTHERS, *QUERIES], epsilon=0.1)
-    assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1)}
+    assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1), RMSD(0.1)}
     assert found["fgsm"].attack.alpha == pytest.approx(0.1)
 
 

@@ -19,6 +19,7 @@ from robusttrain.attacks import (
     Normalized,
     ProjectedGradient,
     Sign,
+    Smooth,
     TargetedCrossEntropy,
     TargetedMargin,
 )
@@ -93,8 +94,19 @@ def test_the_box_is_respected_on_the_way(linear, streams):
         (replace(IFGSM, steps=1, relative_step_size=1.0), FGSM),
         (replace(IFGSM, relative_step_size=None, step_size=0.3 * 0.031), IFGSM),
         (replace(IFGSM, gradient=Average(3)), IFGSM),
+        (replace(IFGSM, gradient=Smooth(3, 0.0)), IFGSM),
+        (replace(FGSM, gradient=Smooth(3, 0.0)), FGSM),
     ],
-    ids=["mifgsm(0)=ifgsm", "mdifgsm(p=0)=mifgsm", "mdifgsm(0)=difgsm", "ifgsm(1)=fgsm", "alpha", "eot"],
+    ids=[
+        "mifgsm(0)=ifgsm",
+        "mdifgsm(p=0)=mifgsm",
+        "mdifgsm(0)=difgsm",
+        "ifgsm(1)=fgsm",
+        "alpha",
+        "eot",
+        "nr-igsm(sigma=0)=igsm",
+        "nr-fgsm(sigma=0)=fgsm",
+    ],
 )
 def test_identities_of_the_family(one, other, curved, images, streams):
     results = [attack(curved(), images(), LABELS, streams()) for attack in (one, other)]

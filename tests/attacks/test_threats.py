@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from robusttrain.attacks import L2, Linf
+from robusttrain.attacks import L2, RMSD, Linf
 from robusttrain.errors import OptionError
 from robusttrain.rng import Rng
 
-THREATS = [Linf(0.1), L2(0.5), Linf(0.1, clip=False), L2(0.5, clip=False)]
+THREATS = [Linf(0.1), L2(0.5), RMSD(0.05), Linf(0.1, clip=False), L2(0.5, clip=False), RMSD(0.05, clip=False)]
 
 
 def anywhere(images, spread: float = 0.5):
@@ -55,7 +55,7 @@ def test_l2_projection_in_closed_form(images):
     torch.testing.assert_close(L2(0.5).project(points, x), expected.clamp(0, 1), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("threat", [Linf(0), L2(0)], ids=str)
+@pytest.mark.parametrize("threat", [Linf(0), L2(0), RMSD(0)], ids=str)
 def test_a_ball_of_radius_zero_is_the_image(threat, images, streams):
     x = images(8)
     assert torch.equal(threat.project(anywhere(x), x), x)
@@ -111,3 +111,13 @@ def test_norms_are_named():
 def test_impossible_radii_are_named(threat, epsilon):
     with pytest.raises(OptionError, match=r"^epsilon = "):
         threat(epsilon)
+
+
+def test_rmsd_is_l2_in_units_that_do_not_depend_on_the_size(images, streams):
+    for side in (4, 8):
+        x = images(8, side=side)
+        radius = 0.05 * (3 * side * side) ** 0.5
+        points = anywhere(x)
+        torch.testing.assert_close(RMSD(0.05).project(points, x), L2(radius).project(points, x))
+        torch.testing.assert_close(RMSD(0.05).random_start(x, streams(8)), L2(radius).random_start(x, streams(8)))
+        torch.testing.assert_close(RMSD(0.05).distance(x + 0.03, x), torch.full((8,), 0.03))

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from robusttrain.attacks import L2, Margin, MomentumSign, Normalized, ProjectedGradient, Sign
+from robusttrain.attacks import L2, Margin, MomentumSign, Normalized, ProjectedGradient, Sign, UnitRMSD
 from robusttrain.errors import OptionError
 
-RULES = [Sign(), MomentumSign(0.0), MomentumSign(1.0), Normalized()]
+RULES = [Sign(), MomentumSign(0.0), MomentumSign(1.0), Normalized(), UnitRMSD()]
 
 
 def gradients(count: int = 4, seed: int = 0):
@@ -111,3 +111,10 @@ def test_an_l2_attack_on_a_saturated_model_still_moves_by_its_step_size(linear, 
 def test_impossible_decay_is_named(decay):
     with pytest.raises(OptionError, match=r"^decay = "):
         MomentumSign(decay)
+
+
+def test_unit_rmsd_is_the_normalized_gradient_of_root_mean_square_one():
+    (step,) = follow(UnitRMSD(), gradients())
+    torch.testing.assert_close(step.square().mean(dim=(1, 2, 3)), torch.ones(4))
+    (unit,) = follow(Normalized(), gradients())
+    torch.testing.assert_close(step, unit * 48**0.5)
