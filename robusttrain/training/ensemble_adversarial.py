@@ -1,0 +1,77 @@
+"""Ensemble adversarial training: adversarial images from other models as well (Tramer et al. 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robusttrain.attacks import Attack, Checkpoint, ProjectedGradient, Source, Target
+from robusttrain.defended import DefendedClassifier
+from robusttrain.errors import OptionError, within
+from robusttrain.evaluation import check_classes
+from robusttrain.models import fast_copy
+from robusttrain.rng import Rng
+from robusttrain.training.objectives import TrainingObjective
+
+
+def _single_step() -> ProjectedGradient:
+    return ProjectedGradient(steps=1, relative_step_size=1.0, random_start=False)
+
+
+@dataclass(frozen=True)
+class EnsembleAdversarial(TrainingObjective):
+    """a CE(f(x), y) + (1 - a) CE(f(x'), y), x' from another model in each batch (Tramer et al. 2018, section 3.4).
+
+    Models that were trained before and stay as they are take turns with the model in training: adversarial images that
+    do not depend on it keep it from hiding its gradients, as it does under single-step attacks on itself. [P4]'s best
+    entry stands on this training.
+
+    Batch norm is in evaluation mode while the images are crafted and in training mode for the loss.
+
+    Args:
+        models: checkpoints of the static models, files that train.py left.
+        attack: crafts x'.
+        source: what the attack differentiates of the model in training; IdentityBackward behind a defense.
+        clean_share: a, the weight of the clean images.
+        trust: packages besides robusttrain whose classes the checkpoints may name.
+    """
+
+    models: list[str] = field(default_factory=list)
+    attack: Attack = field(default_factory=_single_step)
+    source: Source = field(default_factory=Target)
+    clean_share: float = 0.5
+    trust: list[str] = field(default_factory=list)
+    #: The static models once they are read; no part of what this objective is.
+    _read: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        within("clean_share", self.clean_share, 0, 1)
+        if not self.models:
+            fix = "name checkpoints of other models, each left by a training of its own: '[a.ckpt, b.ckpt]'"
+            raise OptionError("models", self.models, fix)
+
+    def static(self, model: DefendedClassifier, images: Tensor, classes: int) -> list[nn.Module]:
+        """The static models, ready for attacks, where the images are.
+
+        Raises:
+            UserError: a file is no checkpoint, or its model takes other images or knows other classes.
+        """
+        if not self._read:
+            for path in self.models:
+                # Differentiated and never trained: without their own defenses, which the paper's do not have either.
+                classifier = fast_copy(Checkpoint(path, trust=self.trust)(model)).requires_grad_(False)
+                check_classes(classifier.to(images.device), images, classes, f"training.objective.models: {path}")
+                self._read.append(classifier)
+        return self._read
+
+    def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        clean = model(images, rng)
+        static = self.static(model, images, clean.shape[1])
+        # One source for a batch, by the draw of its first image: a resumed run takes the same one.
+        turn = int(rng[:1].fold("source").integers((), 0, len(static) + 1))
+        source = static[turn] if turn < len(static) else self.source(model).to(images.device)
+        adversarial = self.attack(source, images, labels, rng.fold("inner attack"))
+        losses = [F.cross_entropy(logits, labels, reduction="none") for logits in (clean, model(adversarial, rng))]
+        return self.clean_share * losses[0] + (1 - self.clean_share) * losses[1], clean
