@@ -6,7 +6,7 @@ One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's T
 from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes, one_threat
 from robusttrain.evaluation.module import Evaluation, gather
 from robusttrain.evaluation.results import merge, results, table, writable, write_json
-from robusttrain.evaluation.scoring import verdicts, wilson, worst_case
+from robusttrain.evaluation.scoring import top_classes, verdicts, wilson, worst_case
 
 __all__ = [
     "Engine",
@@ -19,6 +19,7 @@ __all__ = [
     "one_threat",
     "results",
     "table",
+    "top_classes",
     "verdicts",
     "wilson",
     "worst_case",

@@ -35,33 +35,47 @@ def seed_globals(rng: Rng) -> None:
         torch.manual_seed(int(rng.keys[0]) & (2**63 - 1))
 
 
-def verdicts(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, draws: int) -> Tensor:
-    """Whether the model is right, in a float32 forward pass: (B, draws) bool.
+def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int = 5) -> Tensor:
+    """The likeliest classes, likeliest first, in a float32 forward pass: (B, draws, min(top, K)) int64.
 
     Args:
-        model: images to logits; put into evaluation mode meanwhile.
+        model: images to logits (B, K); put into evaluation mode meanwhile.
         images: (B, C, H, W), pixel values in [0, 1].
-        labels: (B,) int64.
         rng: streams of the images; draw k takes ``rng.fold(k)``.
         draws: draws of the model's randomness; 1 for a deterministic model.
+        top: how many classes.
 
-    A logit that is not finite is no right answer.
+    Where a logit is not finite the answer is -1 throughout: it is no class, and so never right. Of equal logits the
+    lower class comes first.
     """
     batch = len(images)
     if not batch:
-        return torch.zeros(0, draws, dtype=torch.bool)
+        return torch.zeros(0, draws, top, dtype=torch.int64)
     chunk = max(1, 256 // batch)
-    right = []
+    found = []
     with prepared(model), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        images, labels = images.clone().float(), labels.clone()
+        images = images.clone().float()
         for start in range(0, draws, chunk):
             numbers = range(start, min(start + chunk, draws))
             streams = rng.tile(numbers)
             seed_globals(streams)
             logits = call_model(model, images.repeat(len(numbers), 1, 1, 1), streams).float()
-            correct = (logits.argmax(dim=1) == labels.repeat(len(numbers))) & logits.isfinite().all(dim=1)
-            right.append(correct.view(len(numbers), batch))
-    return torch.cat(right).T.cpu()
+            order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
+            order = order.where(logits.isfinite().all(dim=1, keepdim=True), -1)
+            found.append(order.view(len(numbers), batch, -1))
+    return torch.cat(found).transpose(0, 1).cpu()
+
+
+def verdicts(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, draws: int) -> Tensor:
+    """Whether the model is right, in a float32 forward pass: (B, draws) bool.
+
+    Args:
+        model, images, rng, draws: as for `top_classes`.
+        labels: (B,) int64.
+
+    A logit that is not finite is no right answer.
+    """
+    return top_classes(model, images, rng, draws, top=1)[..., 0] == labels.cpu()[:, None]
 
 
 def worst_case(selection: Tensor, score: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robusttrain.defended import DefendedClassifier
-from robusttrain.evaluation import verdicts, wilson, worst_case
+from robusttrain.evaluation import top_classes, verdicts, wilson, worst_case
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,24 @@ def test_the_model_is_judged_in_evaluation_mode_and_left_as_it_was(images, strea
     assert verdicts(model, x, labels, streams(8), 3).all()
     assert all(module.training for module in model.modules())
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_likeliest_classes_in_order(images, streams):
+    assert (
+        top_classes(Constant([0.0, 3.0, 1.0, 2.0]), images(2), streams(2), 2, top=3).tolist() == [[[1, 3, 2]] * 2] * 2
+    )
+
+
+def test_there_are_no_more_classes_than_the_model_has(images, streams):
+    assert top_classes(Constant([1.0, 0.0]), images(2), streams(2), 1).tolist() == [[[0, 1]]] * 2
+
+
+def test_of_equal_logits_the_first_is_the_answer_as_argmax_has_it(images, streams):
+    assert top_classes(Constant([0.0, 1.0, 1.0, 1.0]), images(1), streams(1), 1, top=2).tolist() == [[[1, 2]]]
+
+
+def test_no_class_where_a_logit_is_not_finite(images, streams):
+    assert (top_classes(Constant([0.0, float("inf"), 0.0]), images(2), streams(2), 1) == -1).all()
 
 
 def test_no_image_no_verdict(images, streams, linear):
