@@ -1,0 +1,64 @@
+"""Measures of transfer: pure functions from answers, images and models to figures with intervals.
+
+- what targets answer, and which images count:  `answers`, `every_model_right`, `target_right`
+- what transfers:      `success_matrix`, `matching_matrix`, `same_mistake`, `challenge_score`
+- how far it goes:     `rmsd`, `l2`, `linf`, `minimal_distortion`, `cumulative`
+- what survives:       `destruction_rate`, `destruction_curve`; `Rotation`, `GaussianNoise`, `GaussianBlur`, `JPEG`
+- why:                 `angle_matrix` of `gradients`, `regions` in a plane
+
+Every figure is an `Estimate`: value, 95 % interval, and the number of images that it is over. Tables of them are a
+`Matrix`, as JSON, Markdown or for the terminal. Pictures: `robusttrain.pictures`.
+"""
+
+from robusttrain.evaluation.transfer.destruction import destruction_curve, destruction_rate
+from robusttrain.evaluation.transfer.distances import l2, linf, rmsd
+from robusttrain.evaluation.transfer.estimates import Estimate, Matrix
+from robusttrain.evaluation.transfer.gradient_angles import angle_matrix, cosines, gradients
+from robusttrain.evaluation.transfer.minimal_distortion import cumulative, least_for, minimal_distortion
+from robusttrain.evaluation.transfer.planes import Regions, orthogonal, regions, rejection, unit
+from robusttrain.evaluation.transfer.predictions import (
+    Denominator,
+    answers,
+    every_model_right,
+    right,
+    target_right,
+    within_top,
+)
+from robusttrain.evaluation.transfer.success import challenge_score, matching_matrix, same_mistake, success_matrix
+from robusttrain.evaluation.transfer.transformations import JPEG, GaussianBlur, GaussianNoise, Rotation, Transformation
+
+__all__ = [
+    "JPEG",
+    "Denominator",
+    "Estimate",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Matrix",
+    "Regions",
+    "Rotation",
+    "Transformation",
+    "angle_matrix",
+    "answers",
+    "challenge_score",
+    "cosines",
+    "cumulative",
+    "destruction_curve",
+    "destruction_rate",
+    "every_model_right",
+    "gradients",
+    "l2",
+    "least_for",
+    "linf",
+    "matching_matrix",
+    "minimal_distortion",
+    "orthogonal",
+    "regions",
+    "rejection",
+    "right",
+    "rmsd",
+    "same_mistake",
+    "success_matrix",
+    "target_right",
+    "unit",
+    "within_top",
+]

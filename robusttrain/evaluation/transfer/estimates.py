@@ -1,0 +1,150 @@
+"""A figure with its interval and its denominator, and tables of such figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from robusttrain.evaluation.scoring import wilson
+
+NOT_AVAILABLE = "n/a"
+#: Factor, decimals and suffix by unit.
+_UNITS = {"%": (100.0, 1, " %"), "1/255": (255.0, 2, ""), "": (1.0, 3, "")}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images and its 95 % interval.
+
+    Args:
+        value: the mean; NaN where there was no image.
+        low: lower end of the interval; NaN where nothing can be said.
+        high: upper end.
+        images: the denominator: how many images the mean is over.
+    """
+
+    value: float
+    low: float
+    high: float
+    images: int
+
+    @classmethod
+    def share(cls, scores: Tensor, among: Tensor | None = None) -> Estimate:
+        """The mean of scores (n,) in [0, 1], bool or float, over the images of ``among`` (n,) bool; Wilson's interval.
+
+        An image's score is its mean over draws of a random model: 0 or 1 for a deterministic one.
+        """
+        chosen = scores.double() if among is None else scores[among].double()
+        if not len(chosen):
+            return cls(math.nan, math.nan, math.nan, 0)
+        # Sums of many 1s and rounding may leave [0, 1] by a unit in the last place, and Wilson takes a square root.
+        mean = min(1.0, max(0.0, chosen.mean().item()))
+        low, high = wilson(mean, len(chosen))
+        return cls(mean, low, high, len(chosen))
+
+    @classmethod
+    def mean(cls, values: Tensor, among: Tensor | None = None) -> Estimate:
+        """The mean of any values (n,) over the images of ``among`` (n,) bool; the normal distribution's interval.
+
+        mean +- 1.96 s / sqrt(n), with s the standard deviation over images: none for a single image.
+        """
+        chosen = values.double() if among is None else values[among].double()
+        count = len(chosen)
+        if not count:
+            return cls(math.nan, math.nan, math.nan, 0)
+        mean = chosen.mean().item()
+        half = 1.959964 * chosen.std().item() / math.sqrt(count) if count > 1 else math.nan
+        return cls(mean, mean - half, mean + half, count)
+
+    def json(self) -> dict[str, Any]:
+        """value, ci95 and images; None in place of NaN, which JSON does not know."""
+        value, low, high = (None if math.isnan(each) else round(each, 6) for each in (self.value, self.low, self.high))
+        return {"value": value, "ci95": None if low is None else [low, high], "images": self.images}
+
+    def told(self, unit: str = "%", interval: bool = True) -> str:
+        """For tables: "63.9 % (59.6 - 68.0)", or "n/a". Units: see `Matrix`."""
+        if math.isnan(self.value):
+            return NOT_AVAILABLE
+        scale, decimals, suffix = _UNITS[unit]
+        told = f"{scale * self.value:.{decimals}f}{suffix}"
+        if not interval or math.isnan(self.low):
+            return told
+        to = "to" if self.low < 0 else "-"
+        return told + f" ({scale * self.low:.{decimals}f} {to} {scale * self.high:.{decimals}f})"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Estimates by row and column.
+
+    Args:
+        title: what is measured.
+        denominator: of which images, in words; empty where all images count.
+        cells: row to column to estimate; every row has the same columns.
+        corner: what rows and columns are, for the first column's head.
+        unit: in which values in [0, 1] are told: "%", "1/255" (pixel values), or "" as they are.
+    """
+
+    title: str
+    denominator: str
+    cells: Mapping[str, Mapping[str, Estimate]]
+    corner: str = "source \\ target"
+    unit: str = "%"
+
+    @property
+    def rows(self) -> list[str]:
+        return list(self.cells)
+
+    @property
+    def columns(self) -> list[str]:
+        return list(next(iter(self.cells.values()), {}))
+
+    def values(self) -> Tensor:
+        """(rows, columns) float64, NaN where there was no image."""
+        return torch.tensor(
+            [[row[column].value for column in self.columns] for row in self.cells.values()], dtype=torch.float64
+        )
+
+    @property
+    def caption(self) -> str:
+        """What is measured, over how many of which images."""
+        counts = {cell.images for row in self.cells.values() for cell in row.values()}
+        if len(counts) != 1:
+            return self.title + (f", of {self.denominator}" if self.denominator else "")
+        (count,) = counts
+        return f"{self.title}, of {count:,} images" + (f" {self.denominator}" if self.denominator else "")
+
+    def json(self) -> dict[str, Any]:
+        cells = {row: {column: cell.json() for column, cell in cells.items()} for row, cells in self.cells.items()}
+        return {"title": self.title, "denominator": self.denominator, "unit": self.unit, "cells": cells}
+
+    def lines(self) -> list[list[str]]:
+        """The rows of the table as text, without the head. Cells of different denominators each tell theirs."""
+        counts = {cell.images for row in self.cells.values() for cell in row.values()}
+
+        def told(cell: Estimate) -> str:
+            return cell.told(self.unit) + (f" of {cell.images:,}" if len(counts) > 1 else "")
+
+        return [[name, *(told(row[column]) for column in self.columns)] for name, row in self.cells.items()]
+
+    def markdown(self) -> str:
+        """Caption and table."""
+        head: Sequence[Sequence[str]] = [[self.corner, *self.columns], *self.lines()]
+        told = ["| " + " | ".join(row) + " |" for row in head]
+        return "\n".join([self.caption, "", told[0], "|---|" + "---:|" * len(self.columns), *told[1:]])
+
+    def table(self) -> Table:
+        """For the terminal."""
+        shown = Table(title=self.caption)
+        shown.add_column(self.corner)
+        for column in self.columns:
+            shown.add_column(column, justify="right")
+        for row in self.lines():
+            shown.add_row(*row)
+        return shown
