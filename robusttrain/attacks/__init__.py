@@ -31,7 +31,7 @@ from robusttrain.attacks.finite_difference import FiniteDifference
 from robusttrain.attacks.genattack import GenAttack
 from robusttrain.attacks.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
 from robusttrain.attacks.hopskipjump import HopSkipJump
-from robusttrain.attacks.loss import Loss, LossFn, answers, call_model
+from robusttrain.attacks.loss import Loss, LossFn, call_model, loss_terms
 from robusttrain.attacks.mean_start import MeanStart, mean_transform
 from robusttrain.attacks.objectives import (
     DLR,
@@ -105,7 +105,7 @@ __all__ = [
     "UnitRMSD",
     "UnrolledTransform",
     "UpdateRule",
-    "answers",
+    "loss_terms",
     "ask_twice",
     "call_model",
     "is_random",

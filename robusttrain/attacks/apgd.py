@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.gradients import Backprop, GradientEstimator
-from robusttrain.attacks.loss import Loss, answers, call_model
+from robusttrain.attacks.loss import Loss, call_model, loss_terms
 from robusttrain.attacks.objectives import CrossEntropy, Objective, rank_targets
 from robusttrain.attacks.randomness import ask_twice
 from robusttrain.attacks.threats import Linf, Threat, per_image
@@ -58,9 +58,9 @@ class _Watched(nn.Module):
         self._note(logits.detach())
         return logits
 
-    def answers(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
+    def loss_terms(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
         """What the loss is made of; of an ensemble, its members' mean logits are noted."""
-        found = answers(self.source, images, rng)
+        found = loss_terms(self.source, images, rng)
         self._note(torch.stack([weight * logits.detach() for weight, logits in found]).sum(dim=0))
         return found
 

@@ -23,9 +23,9 @@ def call_model(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
     return logits
 
 
-def answers(model: nn.Module, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
+def loss_terms(model: nn.Module, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
     """Weights and logits (B, K) whose losses add up to the loss: one of each, but for ensembles that fuse losses."""
-    several = getattr(model, "answers", None)
+    several = getattr(model, "loss_terms", None)
     return [(1.0, call_model(model, images, rng))] if several is None else several(images, rng)
 
 
@@ -58,6 +58,6 @@ class Loss:
         goal = self.goal if copies <= 1 else self.goal.repeat(copies, *[1] * (self.goal.dim() - 1))
         losses = [
             weight * self.objective(logits.to(torch.promote_types(logits.dtype, torch.float32)), goal)
-            for weight, logits in answers(self.model, images, rng)
+            for weight, logits in loss_terms(self.model, images, rng)
         ]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(dim=0)

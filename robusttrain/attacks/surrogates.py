@@ -139,7 +139,7 @@ class _Ensemble(nn.Module):
         logits: Tensor = checkpoint(call_model, member, images, rng, use_reentrant=False, preserve_rng_state=False)
         return logits
 
-    def answers(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
+    def loss_terms(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
         """What an attack's loss is made of: the members one by one, or what they fuse to."""
         return self.each(images, rng) if self.fuse == "losses" else [(1.0, self(images, rng))]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Source, answers, call_model, is_random, prepared
+from robusttrain.attacks import Attack, Source, call_model, is_random, loss_terms, prepared
 from robusttrain.attacks.base import check_images
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import UserError
@@ -69,10 +69,10 @@ class _Counted(nn.Module):
         self._count(images)
         return call_model(self.model, images, rng)
 
-    def answers(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
+    def loss_terms(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
         """What the loss of an attack is made of; counts once, as all members are evaluated together."""
         self._count(images)
-        return answers(self.model, images, rng)
+        return loss_terms(self.model, images, rng)
 
     def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """The model's g alone, for attacks that have checked that there is one."""
