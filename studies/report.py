@@ -76,7 +76,8 @@ def write(
         "",
         *notes,
     ]
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:  # pictures of robusttrain.pictures lay themselves out
+        figure.tight_layout()
     figure.savefig(study.output / "study.png", dpi=120)
     (study.output / "study.md").write_text("\n".join(lines).rstrip() + "\n")
     write_json(told, study.output / "study.json")

@@ -8,12 +8,12 @@ import matplotlib
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from robusttrain.attacks import prepared
 from robusttrain.callbacks.images import my_validation_images
 from robusttrain.errors import at_least
 from robusttrain.evaluation import Scenario
+from robusttrain.pictures import centred, rgb
 from robusttrain.rng import Rng
 
 matplotlib.use("Agg")  # dashboards are written on machines without a screen
@@ -65,14 +65,14 @@ class Pictures(pl.Callback):
                 "x": images,
                 "g(x)": images,
                 f"adversarial ({self.name})": adversarial,
-                "its perturbation, amplified": _centred(perturbation),
+                "its perturbation, amplified": centred(perturbation),
             }
             if model.defense is not None:
                 columns["g(x)"] = model.defense(images, rng.fold("show"))
                 total = sum(model.defense(images, rng.fold("mean").fold(draw)) for draw in range(self.draws))
                 mean = torch.as_tensor(total) / self.draws
                 if mean.shape == images.shape:
-                    columns[f"E[g(x)] - x, |.|inf {float((mean - images).abs().max()):.2f}"] = _centred(mean - images)
+                    columns[f"E[g(x)] - x, |.|inf {float((mean - images).abs().max()):.2f}"] = centred(mean - images)
             said = {
                 "g(x)": model(images, rng.fold("show")).argmax(dim=1),
                 f"adversarial ({self.name})": model(adversarial, rng.fold("verdict")).argmax(dim=1),
@@ -82,7 +82,7 @@ class Pictures(pl.Callback):
             label = int(batch.labels[row])
             for column, (title, shown) in enumerate(columns.items()):
                 axes = figure.add_subplot(len(images), len(columns), row * len(columns) + column + 1)
-                axes.imshow(_rgb(shown[row]))
+                axes.imshow(rgb(shown[row]))
                 axes.set_xticks([])
                 axes.set_yticks([])
                 if row == 0:
@@ -93,14 +93,3 @@ class Pictures(pl.Callback):
                     predicted = int(said[title][row])
                     axes.set_xlabel(names[predicted], fontsize=8, color="green" if predicted == label else "red")
         return figure
-
-
-def _centred(change: Tensor) -> Tensor:
-    """Changes as grey plus or minus: each image's largest change reaches black or white."""
-    largest = change.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
-    return 0.5 + 0.5 * change / largest
-
-
-def _rgb(image: Tensor) -> Any:
-    shown = image.detach().float().cpu().clamp(0, 1)
-    return (shown.expand(3, -1, -1) if len(shown) == 1 else shown).permute(1, 2, 0).numpy()

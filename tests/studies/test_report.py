@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from robusttrain.evaluation.transfer import Regions
+from robusttrain.pictures import decision_regions
 from robusttrain.weights import save_tensors
 from studies import cost, report
 from studies.parts import Point
@@ -69,3 +71,11 @@ def test_cost_counts_steps_draws_and_images(monkeypatch):
     assert cost.seconds(SMOKE, [], [wt]) == pytest.approx(16 * 2 * 1 + scoring + cost.OVERHEAD)
     assert cost.seconds(SMOKE, [ours], []) == pytest.approx(512 * (1.5 + 30) + cost.OVERHEAD)
     assert cost.seconds(SMOKE, [SMOKE.adversarial()], []) == pytest.approx(512 * 1.5 * 3 + cost.OVERHEAD)
+
+
+def test_a_figure_that_lays_itself_out_is_left_alone(tmp_path):
+    figure = decision_regions(Regions({"m": torch.zeros(3, 3, dtype=torch.int64)}, 0.1), 0)
+    engine = figure.get_layout_engine()
+    study = SimpleNamespace(name="s", title="S", command="s", scale=SMOKE, output=tmp_path)
+    report.write(study, {}, ("a",), [(1,)], figure)
+    assert figure.get_layout_engine() is engine

@@ -50,15 +50,18 @@ def gradients(
 
 
 def cosines(by_model: Mapping[str, Tensor]) -> Tensor:
-    """cos(g_i, g_j) for each image: (n, M, M), NaN where a gradient is zero.
+    """cos(g_i, g_j) for each image: (n, M, M) float64, NaN where a gradient is zero.
 
     Args:
         by_model: model to its gradients (n, C, H, W) on the same images.
     """
-    stacked = torch.stack([each.flatten(1) for each in by_model.values()], dim=1)
-    # Gradients are often tiny: squared in float32 they would vanish.
-    largest = stacked.abs().amax(dim=2, keepdim=True)
-    return torch.stack([pairwise_cosine_similarity(image, zero_diagonal=False) for image in stacked / largest])
+    count = len(next(iter(by_model.values())))
+    found = torch.zeros(count, len(by_model), len(by_model), dtype=torch.float64)
+    for i in range(count):
+        # One image at a time in float64, where neither tiny gradients vanish nor equal ones differ by rounding.
+        image = torch.stack([each[i].flatten() for each in by_model.values()]).double()
+        found[i] = pairwise_cosine_similarity(image, zero_diagonal=False)
+    return found
 
 
 def angle_matrix(by_model: Mapping[str, Tensor], degrees: bool = False) -> Matrix:
@@ -70,7 +73,7 @@ def angle_matrix(by_model: Mapping[str, Tensor], degrees: bool = False) -> Matri
 
     An image where either gradient is exactly zero has no angle there, and does not count.
     """
-    found = cosines(by_model).double()
+    found = cosines(by_model)
     if degrees:
         found = found.clamp(-1, 1).acos().rad2deg()
     names = list(by_model)
@@ -79,4 +82,4 @@ def angle_matrix(by_model: Mapping[str, Tensor], degrees: bool = False) -> Matri
         for i, first in enumerate(names)
     }
     title = "angle between gradients, in degrees" if degrees else "cosine between gradients"
-    return Matrix(title, "with gradients", cells, corner="model \\ model", unit="")
+    return Matrix(title, "where neither gradient is zero", cells, corner="model \\ model", unit="")

@@ -1,0 +1,48 @@
+"""What all pictures share: figures without a screen, colours that everybody can tell apart, images for matplotlib."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+#: Okabe & Ito 2008: chosen to be told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+RIGHT, WRONG = "#0072B2", "#D55E00"
+
+
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure, in inches; drawn in memory, never on a screen."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """The figure as a PNG file's bytes. TensorBoard takes the figure itself: ``add_figure``."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
+
+
+def rgb(image: Tensor) -> Any:
+    """(C, H, W) in [0, 1] as matplotlib wants it, (H, W, 3); grey images have their channel repeated."""
+    shown = image.detach().float().cpu().clamp(0, 1)
+    return (shown.expand(3, -1, -1) if len(shown) == 1 else shown).permute(1, 2, 0).numpy()
+
+
+def centred(change: Tensor) -> Tensor:
+    """Changes (B, C, H, W) as grey plus or minus: each image's largest change reaches black or white."""
+    largest = change.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return 0.5 + 0.5 * change / largest
+
+
+def show(axes: Axes, image: Tensor) -> None:
+    """An image (C, H, W) without ticks."""
+    axes.imshow(rgb(image))
+    axes.set_xticks([])
+    axes.set_yticks([])
