@@ -5,12 +5,15 @@
 Time: one gradient evaluation of BPDA-I with EOT (`bpda-eot-paper` with fewer draws and one step: both only repeat it)
 beside one plain one: f_a(g(x)) forward and f_a backward on the same batch, interleaved. Memory: the peak of a process
 of its own, above what it held before the attack, with many and with few draws, and of the unrolled g with N = 13 and 1.
+glibc is told to hand every large block back at once there: what it would keep for later grows with every allocation,
+and is not what the attack needs.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import sys
 from functools import partial
@@ -82,7 +85,9 @@ def peak(case: str, number: int, arguments: argparse.Namespace) -> float:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_measure, args=(theirs, case, number, arguments))
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(128 * 1024)  # a fixed one: glibc would raise it as blocks come and go
     process.start()
+    del os.environ["MALLOC_MMAP_THRESHOLD_"]
     theirs.close()
     found: float = ours.recv()
     process.join()
