@@ -1,9 +1,9 @@
 """Data: one LightningDataModule a file, and one way from the disk to the model for all of them.
 
-A data module reads its images once, as uint8 tensors in memory, and hands them out as whole batches by indexing:
-nothing runs Python for each image. A batch becomes float32 in [0, 1], and is augmented, on the device. Every image
-keeps its index in its split, from which all of its randomness derives, so neither batch size nor order nor the
-number of processes changes what is done to it.
+A data module reads its images once, as uint8 tensors in memory (or, where they are too many, decodes each batch when it
+is due), and hands them out as whole batches by indexing: nothing runs Python for each image in memory. A batch becomes
+float32 in [0, 1], and is augmented, on the device. Every image keeps its index in its split, from which all of its
+randomness derives, so neither batch size nor order nor the number of processes changes what is done to it.
 
 To add a data set, write a file with a subclass of ImageData that says three things:
 
@@ -21,6 +21,7 @@ from robusttrain.data.cifar100 import CIFAR100
 from robusttrain.data.digits import Digits
 from robusttrain.data.fashion_mnist import FashionMNIST
 from robusttrain.data.imagefolder import ImageFolder
+from robusttrain.data.imagenet import ImageNet
 from robusttrain.data.tiny_imagenet import TinyImageNet
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "FashionMNIST",
     "ImageData",
     "ImageFolder",
+    "ImageNet",
     "TinyImageNet",
 ]

@@ -150,6 +150,11 @@ class ImageData(LightningDataModule, ABC):
         batch = chosen[seeded_order(len(chosen), self.seed, f"{split} images")[:count]]
         return batch._replace(images=as_float(batch.images))
 
+    def test_images(self, indices: Tensor) -> Batch:
+        """The test images with these indices in the whole split, (B,) int64, as float32 in [0, 1], in this order."""
+        batch = _ready(self._test, "test")[indices]
+        return batch._replace(images=as_float(batch.images))
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Float images in [0, 1] on the device, augmented in training."""
         images = batch.images

@@ -51,13 +51,13 @@ class ImageFiles:
         paths: N files.
         size: height and width S in pixels.
         channels: 3 for colour, 1 for grey; files of the other kind are converted.
-        resize: whether to resize the shorter side to ``size`` (bicubic) and to crop the centre. Otherwise a file of
-            another size is an error.
+        resize: pixels that the shorter side is resized to (bicubic, antialiased) before the square of ``size`` in the
+            centre is cropped; at least ``size``. None leaves files as they are, and another size is an error.
         fix: what to do about a file of another size, as the end of a sentence.
     """
 
     def __init__(
-        self, paths: Sequence[str], size: int, channels: int = 3, resize: bool = False, fix: str = "replace it"
+        self, paths: Sequence[str], size: int, channels: int = 3, resize: int | None = None, fix: str = "replace it"
     ) -> None:
         self.paths, self.size, self.channels = paths, size, channels
         self.resize, self.fix = resize, fix
@@ -102,8 +102,8 @@ class ImageFiles:
         try:
             with Image.open(path) as file:
                 image: Image.Image = file.convert("RGB" if self.channels == 3 else "L")
-                if self.resize:
-                    image = _resized(image, self.size)
+                if self.resize is not None:
+                    image = _resized(image, self.resize, self.size)
         except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
             raise _unreadable(path, error) from error
         if image.size != (self.size, self.size):
@@ -112,9 +112,9 @@ class ImageFiles:
         return np.asarray(image).reshape(self.size, self.size, self.channels)
 
 
-def _resized(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to ``size``, then the square in the centre."""
-    width, height = (max(size, round(side * size / min(image.size))) for side in image.size)
+def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:
+    """Shorter side to ``shorter`` pixels, then the square of ``size`` in the centre."""
+    width, height = (max(shorter, round(side * shorter / min(image.size))) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))

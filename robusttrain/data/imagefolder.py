@@ -76,8 +76,8 @@ class ImageFolder(ImageData):
         if not len(labels):
             raise self._no_image(folder)
         size = self._resize_to or self._size_in(first, classes)
-        resize = self._resize_to is not None
-        files = ImageFiles([path for files in paths for path in files], size, self.channels, resize, _RESIZE)
+        flat = [path for files in paths for path in files]
+        files = ImageFiles(flat, size, self.channels, self._resize_to, _RESIZE)
         return files.load() if files.nbytes <= self._memory_limit else files, labels, classes
 
     def _folder(self, split: SplitName) -> Path:

@@ -1,0 +1,92 @@
+"""ImageNet's validation images (ILSVRC 2012, 50,000 photographs in 1,000 classes), or some of them, for evaluation."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from timm.data import ImageNetInfo
+from torch import Tensor
+
+from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
+from robusttrain.data.image_files import ImageFiles, images_in, subfolders
+from robusttrain.errors import OptionError, UserError, at_least
+
+_LAYOUT = "val/<wnid>/*.JPEG, wnid being n01440764 and the like"
+_FIX = "sort the validation images into one folder for each class, and give --data.root DIR"
+
+
+class ImageNet(ImageData):
+    """ImageNet's validation images in ``val/<wnid>/``, as the test split.
+
+    A class is a WordNet id, and its number is the id's place among ImageNet's 1,000 sorted ids. With all 1,000 folders
+    that is the number of the folder; folders may be empty, or not be there. Images are decoded when a batch needs
+    them: memory does not grow with their number, and ``--images 100`` reads 100 of 50,000 files.
+
+    Only evaluation is supported. ``ImageFolder`` with an ``image_size`` trains on ``train/<wnid>/``.
+
+    Args:
+        root: folder with ``val/``.
+        batch_size: images of a batch, in each process.
+        image_size: height and width in pixels of the square in the centre that is cropped.
+        resize: pixels that the shorter side is resized to (bicubic, antialiased) before the crop; by default
+            ``image_size``. The usual 256 before a crop of 224 leaves a border out.
+        seed: seed of orders.
+        workers: processes that load batches; 0 loads them in the main process, in threads.
+    """
+
+    name = "imagenet"
+
+    def __init__(
+        self,
+        root: str = "data/imagenet",
+        batch_size: int = 20,
+        image_size: int = 224,
+        resize: int | None = None,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(root, batch_size, validation=0.0, crop=0, flip=False, seed=seed, workers=workers)
+        at_least("image_size", image_size, 1)
+        if resize is not None and resize < image_size:
+            raise OptionError("resize", resize, f"must be at least image_size, {image_size}, which is cropped from it")
+        self._side, self._resize = image_size, resize or image_size
+
+    def facts(self) -> Facts:
+        """1,000 classes, in colour, of the given size."""
+        self._folders()
+        return Facts(len(_wnids()), 3, self._side)
+
+    def _read(self, split: SplitName) -> tuple[ImageFiles, Tensor, list[str]]:
+        if split == "train":
+            raise UserError(
+                "--data imagenet is for evaluation only: to train on train/<wnid>/ of the same folder, give "
+                f"--data imagefolder --data.root {self.root} --data.image_size {self._side}"
+            )
+        number = {wnid: label for label, wnid in enumerate(_wnids())}
+        found = [(path, number[wnid]) for wnid in self._folders() for path in images_in(self.root / "val" / wnid)]
+        if not found:
+            raise missing_data("ImageNet images", self.root, _LAYOUT, _FIX)
+        paths, labels = zip(*found, strict=True)
+        names = [words.split(",")[0] for words in ImageNetInfo().label_descriptions()]
+        return ImageFiles(paths, self._side, resize=self._resize), torch.tensor(labels), names
+
+    def _folders(self) -> list[str]:
+        """Sorted names of the class folders that are there."""
+        folder = self.root / "val"
+        found = subfolders(folder) if folder.is_dir() else []
+        if not found:
+            raise missing_data("ImageNet images", self.root, _LAYOUT, _FIX)
+        if unknown := sorted(set(found) - set(_wnids())):
+            raise UserError(
+                f"{folder / unknown[0]} is no class of ImageNet: folders must have the names of its 1,000 WordNet ids "
+                "(n01440764 ...); --data imagefolder reads folders of any name"
+            )
+        return found
+
+
+@cache
+def _wnids() -> list[str]:
+    """The WordNet ids of ImageNet's 1,000 classes, sorted, which is their official order."""
+    wnids: list[str] = ImageNetInfo().label_names()
+    return wnids
