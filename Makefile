@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,peers,imagenet]"
 	$(BIN)/python -m pip install --quiet --no-deps "torchattacks>=3.5.1"
 	@touch $@
 

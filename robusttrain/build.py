@@ -141,6 +141,18 @@ def fit_to_data(node: Any, facts: Facts, where: str) -> None:
         fit_to_data(value, facts, f"{where}.{name}")
 
 
+def check_pretrained(model: nn.Module, classes: int) -> None:
+    """Raise UserError unless the model brought trained weights, the last layer's included, for this many classes."""
+    known = getattr(model, "pretrained_classes", None)
+    if known is None:
+        raise UserError("--model: give its weights with --weights FILE; untrained networks are not evaluated")
+    if known != classes:
+        raise UserError(
+            f"--model: its weights are for {known} classes, and the data set has {classes}, so its last layer is "
+            "untrained: change --data, or give --weights FILE"
+        )
+
+
 def build_defended(model: Node, defense: Node | None, trust: Sequence[str] | None = None) -> DefendedClassifier:
     """The defended classifier that two nodes describe."""
     from robusttrain.defenses import Defense

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robusttrain.attacks import Average, Backprop, ProjectedGradient, Smooth
-from robusttrain.build import build, build_defended, fit_to_data, resolve
+from robusttrain.build import build, build_defended, check_pretrained, fit_to_data, resolve
 from robusttrain.data import Facts
 from robusttrain.defenses import AdversarialTransform, Chain, Defense
 from robusttrain.errors import OptionError, UserError
@@ -175,3 +175,15 @@ def test_the_defended_classifier_of_two_nodes():
     assert build_defended(SMALL, None, TRUST).defense is None
     with pytest.raises(UserError, match="not a Defense"):
         build_defended(SMALL, SMALL, TRUST)
+
+
+def test_only_models_that_brought_weights_for_these_classes_need_none():
+    model = nn.Linear(2, 2)
+    with pytest.raises(UserError, match="--weights FILE; untrained"):
+        check_pretrained(model, 10)
+    model.pretrained_classes = 1000
+    with pytest.raises(
+        UserError, match=r"--model: its weights are for 1000 classes, and the data set has 10, .*--data"
+    ):
+        check_pretrained(model, 10)
+    check_pretrained(model, 1000)

@@ -14,7 +14,7 @@ from torch import nn
 
 from robusttrain import presets
 from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, suite, suite_options
-from robusttrain.build import build, build_defended, check_trust, fit_to_data
+from robusttrain.build import build, build_defended, check_pretrained, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
 from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, take, trainer_from
 from robusttrain.commands.f_b import provide_f_b
@@ -183,10 +183,12 @@ def build_target(config: Namespace, data: ImageData, path: Path | None) -> tuple
             defense, data, "f_b", Path(config.checkpoints) / "f_b", plain(config.trainer), config.seed, train=False
         )
     target = build_defended(model, defense)
+    name = model["class_path"].rpartition(".")[2]
     if config.weights is None:
-        raise UserError("--model: give its weights with --weights FILE; untrained networks are not evaluated")
+        check_pretrained(target.classifier, facts.num_classes)
+        return target, f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
     load_weights(target.classifier, config.weights)
-    return target, f"{model['class_path'].rpartition('.')[2]} {config.weights}"
+    return target, f"{name} {config.weights}"
 
 
 def training_data(config: Namespace, path: Path | None) -> dict[str, Any]:

@@ -88,9 +88,9 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
     try:
         with prepared(model), torch.no_grad():
             logits = call_model(model, images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device)))
-    except RuntimeError as error:
-        shape = tuple(images.shape[1:])
-        raise UserError(f"{what} cannot take images of {shape}: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm's transformers assert their size
+        shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{what} cannot take images of {shape}: {reason}") from error
     if logits.shape != (1, classes):
         raise UserError(
             f"{what} answers with {logits.shape[-1]} classes, but the data set has {classes}: change one of them"

@@ -6,6 +6,7 @@ Every classifier takes images (B, C, H, W) in [0, 1] and returns logits (B, K). 
 - `VGGSmall`: the paper's ``f_b``, small and fast; loads the file its authors released.
 - `CifarResNet`: ResNets with a 3x3 stem; the default is ResNet-18.
 - `TimmClassifier`: anything from timm, by name.
+- `EfficientNetLite`: three ImageNet classifiers whose trained weights come as packages.
 - `FullyConvolutional`: images to images, for the reparameterization attack.
 - `fast_copy`: an evaluation-only copy with batch norm folded, for attacks.
 
@@ -13,9 +14,11 @@ To add a model, write one file with one ``nn.Module``. Take ``num_classes: int =
 ``image_size: int = 32`` where they matter: values left at these defaults are filled from the data set. Keep all three
 as attributes (``image_size`` is None where any size works), raise `OptionError` for values that cannot work, and
 add a preset ``configs/model/NAME.yaml`` with the class path. Nothing has to be registered: a class of your own
-package works by its class path. `robusttrain.weights` reads and writes its weights.
+package works by its class path. `robusttrain.weights` reads and writes its weights; a model that brings trained ones
+says for how many classes they are, as ``pretrained_classes``, and ``evaluate.py`` then asks for no ``--weights``.
 """
 
+from robusttrain.models.efficientnet_lite import EfficientNetLite
 from robusttrain.models.fast import FastModel, fast_copy
 from robusttrain.models.fully_convolutional import FullyConvolutional
 from robusttrain.models.normalize import Normalize
@@ -26,6 +29,7 @@ from robusttrain.models.vgg_small import VGGSmall
 __all__ = [
     "BasicBlock",
     "CifarResNet",
+    "EfficientNetLite",
     "FastModel",
     "FullyConvolutional",
     "Normalize",

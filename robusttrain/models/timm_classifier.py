@@ -27,6 +27,7 @@ class TimmClassifier(nn.Module):
 
     Attributes:
         image_size: the given size, or the model's own.
+        pretrained_classes: classes that the downloaded weights are for; None without ``pretrained``.
     """
 
     def __init__(
@@ -51,6 +52,9 @@ class TimmClassifier(nn.Module):
             mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
         self.normalize = Normalize(mean, std)
         self.image_size = config["input_size"][-1] if image_size is None else image_size
+        # timm replaces the head, silently, where the file's number of classes is another.
+        own: dict[str, Any] = getattr(self.network, "pretrained_cfg", {})
+        self.pretrained_classes: int | None = own.get("num_classes") if pretrained else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""

@@ -65,3 +65,21 @@ def test_pretrained_and_classes_reach_timm(monkeypatch):
     monkeypatch.setattr(timm, "create_model", without_network)
     TimmClassifier("test_resnet", num_classes=4, pretrained=True, in_channels=1)
     assert seen == {"pretrained": True, "num_classes": 4, "in_chans": 1}
+
+
+def test_downloaded_weights_bring_their_constants_size_and_classes(monkeypatch):
+    create = timm.create_model
+    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "input_size": (3, 48, 48), "num_classes": 12}
+
+    def without_network(name, pretrained, **options):
+        return create(name, pretrained=False, pretrained_cfg=own, **options)
+
+    monkeypatch.setattr(timm, "create_model", without_network)
+    model = TimmClassifier("test_resnet", num_classes=12, pretrained=True).eval()
+    assert model.pretrained_classes == 12
+    assert model.image_size == 48
+    images = torch.rand(1, 3, 48, 48)
+    by_hand = (images - torch.tensor(own["mean"]).view(3, 1, 1)) / torch.tensor(own["std"]).view(3, 1, 1)
+    assert torch.equal(model(images), model.network(by_hand))
+    assert TimmClassifier("test_resnet", num_classes=5, pretrained=True).pretrained_classes == 12  # an untrained head
+    assert TimmClassifier("test_resnet", num_classes=12).pretrained_classes is None
