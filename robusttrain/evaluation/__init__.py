@@ -3,17 +3,20 @@
 One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's Trainer, and the validation callback.
 """
 
+from robusttrain.evaluation.commonly_correct import CommonlyCorrect, commonly_correct
 from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes, one_threat
 from robusttrain.evaluation.module import Evaluation, gather
 from robusttrain.evaluation.results import merge, results, table, writable, write_json
 from robusttrain.evaluation.scoring import top_classes, verdicts, wilson, worst_case
 
 __all__ = [
+    "CommonlyCorrect",
     "Engine",
     "Evaluation",
     "Records",
     "Scenario",
     "check_classes",
+    "commonly_correct",
     "gather",
     "merge",
     "one_threat",
