@@ -7,17 +7,18 @@ An attack answers four questions, and each answer is a small part that can be ex
                                           Checkpoint, OwnSurrogate, Reparameterization, Ensemble
 - how is the gradient estimated?          ``GradientEstimator``  Backprop, Average (EOT), AverageLogits, Smooth (NRG),
                                           Diverse (DI), FiniteDifference
-- how does the image move?                ``UpdateRule``         Sign, MomentumSign, Normalized
+- how does the image move?                ``UpdateRule``         Sign, MomentumSign, Normalized, Adam
 - where may it go?                        ``Threat``             Linf, L2
 
-and what it maximises is the ``Objective``: CrossEntropy, Margin, DLR, KLDivergence, the targeted ones. BPDA with EOT
-reads, in full::
+and what it maximises is the ``Objective``: CrossEntropy, WrongProbability, Margin, DLR, KLDivergence, the targeted
+ones. BPDA with EOT reads, in full::
 
     source = IdentityBackward()(target)
     attack = ProjectedGradient(steps=50, step_size=0.002, gradient=Average(draws=500))
     adversarial = attack(source, images, labels, rng)
 
-Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack (scores).
+Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack (scores). So have those that look
+for the nearest adversarial image, CarliniWagner and DeepFool, and Optimization, with an Adam for each of its models.
 
 Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations around one point:
 an estimator. It needs memory between steps: an update rule. It needs both, or no gradient at all: an ``Attack`` in a
@@ -27,6 +28,8 @@ file of its own, as ``APGD`` and ``Square``. Nothing in this package knows of Li
 from robusttrain.attacks.apgd import APGD
 from robusttrain.attacks.average_logits import AverageLogits
 from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.carlini_wagner import CarliniWagner
+from robusttrain.attacks.deepfool import DeepFool
 from robusttrain.attacks.finite_difference import FiniteDifference
 from robusttrain.attacks.genattack import GenAttack
 from robusttrain.attacks.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
@@ -43,7 +46,9 @@ from robusttrain.attacks.objectives import (
     TargetedCrossEntropy,
     TargetedDLR,
     TargetedMargin,
+    WrongProbability,
 )
+from robusttrain.attacks.optimization import Optimization
 from robusttrain.attacks.patterns import EnsemblePattern, SinglePattern
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.projected_gradient import ProjectedGradient
@@ -54,17 +59,19 @@ from robusttrain.attacks.square import Square
 from robusttrain.attacks.surrogates import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
 from robusttrain.attacks.threats import L2, RMSD, Linf, Threat
 from robusttrain.attacks.unrolled import UnrolledTransform
-from robusttrain.attacks.updates import MomentumSign, Normalized, Sign, UnitRMSD, UpdateRule
+from robusttrain.attacks.updates import Adam, MomentumSign, Normalized, Sign, UnitRMSD, UpdateRule
 
 __all__ = [
     "APGD",
     "DLR",
     "L2",
+    "Adam",
     "Attack",
     "Average",
     "AverageLogits",
     "AwayFromPrediction",
     "Backprop",
+    "CarliniWagner",
     "Checkpoint",
     "ClassifierOnly",
     "Cost",
@@ -74,6 +81,7 @@ __all__ = [
     "FewerSteps",
     "FiniteDifference",
     "FixedRandomness",
+    "DeepFool",
     "Diverse",
     "GenAttack",
     "GradientEstimator",
@@ -88,6 +96,7 @@ __all__ = [
     "MomentumSign",
     "Normalized",
     "Objective",
+    "Optimization",
     "OwnSurrogate",
     "ProjectedGradient",
     "RMSD",
@@ -106,6 +115,7 @@ __all__ = [
     "UnrolledTransform",
     "UpdateRule",
     "loss_terms",
+    "WrongProbability",
     "ask_twice",
     "call_model",
     "is_random",

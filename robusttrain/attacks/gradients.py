@@ -20,6 +20,12 @@ from robusttrain.errors import UserError, at_least, one_of, within
 from robusttrain.resize import resize_and_pad
 from robusttrain.rng import Rng
 
+#: What an attack that needs gradients says where there are none.
+NO_GRADIENT = (
+    "the loss does not depend differentiably on the image (a detached or non-differentiable preprocessing step?): "
+    "attack another source, e.g. robusttrain.attacks.IdentityBackward"
+)
+
 
 class GradientEstimator(ABC):
     """From a loss and images to an estimate of the gradient of the loss at the images."""
@@ -56,10 +62,7 @@ class Backprop(GradientEstimator):
                 # Only the gradient of the input: the images of a batch do not interact, so the sum separates them.
                 (gradient,) = torch.autograd.grad(loss.sum(), images, allow_unused=True)
         if gradient is None:
-            raise UserError(
-                "the loss does not depend differentiably on the image (a detached or non-differentiable "
-                "preprocessing step?): attack another source, e.g. robusttrain.attacks.IdentityBackward"
-            )
+            raise UserError(NO_GRADIENT)
         return loss.detach(), gradient
 
 

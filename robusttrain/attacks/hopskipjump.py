@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.gradients import mean_over_copies
 from robusttrain.attacks.queries import is_random, share_wrong
-from robusttrain.attacks.threats import Linf, Threat, per_image
+from robusttrain.attacks.threats import Linf, Threat, into_ball, per_image
 from robusttrain.errors import OptionError, above, at_least
 from robusttrain.rng import Rng
 
@@ -304,8 +304,7 @@ class HopSkipJump(Attack):
     def settle(self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """What comes back for the nearest point found: inside the threat, clear of the boundary if there is room."""
         distance = self.threat.distance(best, images)
-        # Projection rounds, also where there is nothing to project, and ``best`` touches the boundary.
-        projected = torch.where(per_image(distance > self.threat.epsilon), self.threat.project(best, images), best)
+        projected = into_ball(self.threat, best, images)
         if self.nearest:
             return projected
         stretch = (self.threat.epsilon / distance.clamp_min(torch.finfo(distance.dtype).tiny)).clamp(1, 1e6)

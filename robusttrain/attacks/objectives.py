@@ -72,6 +72,18 @@ class CrossEntropy(Objective):
 
 
 @dataclass(frozen=True)
+class WrongProbability(Objective):
+    """log(1 - p_y), the log of the probability of all wrong classes together (Liu et al. 2017 [P5], equation 3).
+
+    The paper minimises -log(1 - p_y). Computed from logits: where p_y rounds to 1, 1 - p_y would have no gradient.
+    """
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        others = logits.scatter(1, goal[:, None], -torch.inf)
+        return others.logsumexp(dim=1) - logits.logsumexp(dim=1)
+
+
+@dataclass(frozen=True)
 class Margin(Objective):
     """max_{i != y} z_i - z_y: positive exactly where the image is misclassified (Carlini & Wagner 2017)."""
 

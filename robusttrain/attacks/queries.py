@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.loss import call_model
 from robusttrain.rng import Rng
+
+if TYPE_CHECKING:
+    from robusttrain.attacks.objectives import Objective
 
 
 def is_random(model: nn.Module) -> bool:
@@ -47,6 +51,37 @@ def share_wrong(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, vote
     logits = ask(model, images, rng, votes)
     right = (logits.argmax(dim=2) == labels) & logits.isfinite().all(dim=2)
     return 1 - right.float().mean(dim=0)
+
+
+def share_above(
+    model: nn.Module,
+    images: Tensor,
+    objective: Objective,
+    goal: Tensor,
+    level: float,
+    random: Tensor,
+    rng: Rng,
+    votes: int = 1,
+) -> Tensor:
+    """(n,) in [0, 1]: the share of draws in which the objective is greater than ``level``; NaN is not.
+
+    Args:
+        model, images, rng: as for `ask`.
+        objective: of the logits.
+        goal: (n, ...), what it strives for.
+        level: what it has to exceed.
+        random: (n,) bool, for which images the model is random; the others are asked once.
+        votes: draws for those.
+    """
+    share = torch.zeros(len(images), device=images.device)
+    for chosen, draws in ((~random, 1), (random, votes)):
+        which = chosen.nonzero().squeeze(1)
+        if len(which):
+            logits = ask(model, images[which], rng[which], draws)
+            goals = goal[which].repeat(draws, *[1] * (goal.dim() - 1))
+            above = objective(logits.flatten(0, 1), goals) > level
+            share[which] = above.view(draws, len(which)).float().mean(dim=0)
+    return share
 
 
 def mean_log_probabilities(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:

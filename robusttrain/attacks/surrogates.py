@@ -158,6 +158,14 @@ def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> n
     return _Ensemble(members, weights or [1 / len(members)] * len(members), fuse)
 
 
+def members_of(model: nn.Module) -> list[tuple[nn.Module, float]]:
+    """An ensemble's members with their weights, which sum to 1; any other model is its own only member."""
+    members, weights = getattr(model, "members", ()), getattr(model, "weights", ())
+    if not len(members) or len(members) != len(weights):
+        return [(model, 1.0)]
+    return list(zip(members, weights, strict=True))
+
+
 @dataclass(frozen=True)
 class Ensemble(Source):
     """Several sources as one, by a weighted mean of logits [P2 eq. 6], probabilities [P3 eq. 8, P5 4] or losses.

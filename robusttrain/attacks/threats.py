@@ -134,3 +134,13 @@ class RMSD(Threat):
 
     def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
         return (adversarial - images).square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def into_ball(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:
+    """(B, C, H, W): projected what lies outside the ball; what lies inside comes back bit for bit.
+
+    For attacks that look for the nearest adversarial image and have no radius of their own: projection rounds, and such
+    an image may touch the boundary of its class.
+    """
+    outside = threat.distance(adversarial, images) > threat.epsilon
+    return torch.where(per_image(outside), threat.project(adversarial, images), adversarial)

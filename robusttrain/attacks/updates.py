@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from robusttrain.attacks.threats import per_image
-from robusttrain.errors import at_least
+from robusttrain.errors import above, at_least, within
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -83,3 +83,55 @@ class UnitRMSD(UpdateRule):
     def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
         unit, state = Normalized().step(gradient, state)
         return unit * math.sqrt(unit[0].numel() if len(unit) else 1), state
+
+
+class AdamState(NamedTuple):
+    """Memory of `Adam`, first dimension the images.
+
+    Args:
+        mean: m (B, C, H, W), the running mean of gradients.
+        square: v (B, C, H, W), the running mean of their squares.
+        steps: t, the steps taken.
+    """
+
+    mean: Tensor
+    square: Tensor
+    steps: int
+
+    def keep(self, which: Tensor) -> AdamState:
+        """The memory of some of the images, for algorithms that let the others go."""
+        return AdamState(self.mean[which], self.square[which], self.steps)
+
+
+@dataclass(frozen=True)
+class Adam(UpdateRule):
+    """m^ / (sqrt(v^) + tiny) (Kingma & Ba 2015, algorithm 1): about 1 for every pixel whose gradient keeps its sign.
+
+    m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2; m^ = m / (1 - beta1^t), v^ = v / (1 - beta2^t).
+
+    Args:
+        beta1: how much of m remains after a step.
+        beta2: how much of v remains after a step.
+        tiny: added to the divisor, the paper's epsilon.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    tiny: float = 1e-8
+
+    def __post_init__(self) -> None:
+        within("beta1", self.beta1, 0, 0.999999)
+        within("beta2", self.beta2, 0, 0.999999)
+        above("tiny", self.tiny, 0)
+
+    def init(self, images: Tensor) -> AdamState:
+        return AdamState(torch.zeros_like(images), torch.zeros_like(images), 0)
+
+    def step(self, gradient: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
+        # As for momentum: one NaN, or a square that overflows, would stay in the memory for ever.
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0).clamp(-1e18, 1e18)
+        mean = torch.lerp(gradient, state.mean, self.beta1)
+        square = torch.lerp(gradient.square(), state.square, self.beta2)
+        t = state.steps + 1
+        divisor = (square / (1 - self.beta2**t)).sqrt_().add_(self.tiny)
+        return mean.div(1 - self.beta1**t).div_(divisor), AdamState(mean, square, t)

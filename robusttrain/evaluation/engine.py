@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Source, call_model, is_random, loss_terms, prepared
 from robusttrain.attacks.base import check_images
+from robusttrain.attacks.surrogates import members_of
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import UserError
 from robusttrain.evaluation.scoring import verdicts
@@ -46,32 +47,51 @@ class Scenario:
         return self.knows or self.source.knows
 
 
+class _Member(nn.Module):
+    """One of an ensemble's n members; asking it counts as an n-th of asking the ensemble."""
+
+    takes_rng = True
+
+    def __init__(self, model: nn.Module, count: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.model, self.count = model, count
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        self.count(images)
+        return call_model(self.model, images, rng)
+
+
 class _Counted(nn.Module):
     """Counts what an attack asks of its source."""
 
     takes_rng = True
 
-    def __init__(self, model: nn.Module, advance: Callable[[int], None]) -> None:
+    def __init__(self, model: nn.Module, advance: Callable[[float], None]) -> None:
         super().__init__()
         self.model = model
+        members = members_of(model)
+        share = 1 / len(members)
+        self.weights = [weight for _, weight in members]
+        self.members = [_Member(member, lambda images: self.count(images, share)) for member, _ in members]
         self.random = is_random(model)  # query attacks let images go where it is not
-        self.gradients = self.queries = 0
+        self.gradients = self.queries = 0.0
         self.advance = advance
 
-    def _count(self, images: Tensor) -> None:
+    def count(self, images: Tensor, share: float = 1.0) -> None:
+        """Note a pass of these images through ``share`` of the source."""
         if torch.is_grad_enabled() and images.requires_grad:
-            self.gradients += len(images)
+            self.gradients += share * len(images)
         else:
-            self.queries += len(images)
-        self.advance(len(images))
+            self.queries += share * len(images)
+        self.advance(share * len(images))
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        self._count(images)
+        self.count(images)
         return call_model(self.model, images, rng)
 
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
         """What the loss of an attack is made of; counts once, as all members are evaluated together."""
-        self._count(images)
+        self.count(images)
         return loss_terms(self.model, images, rng)
 
     def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
@@ -131,7 +151,7 @@ class Engine:
         precision: torch.dtype = torch.float32,
         survivors: bool = False,
         keep_images: bool = False,
-        advance: Callable[[int], None] = lambda count: None,
+        advance: Callable[[float], None] = lambda count: None,
     ) -> None:
         self.target = target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
         self.scenarios = dict(scenarios)
@@ -168,7 +188,7 @@ class Engine:
             cost = attack.cost()
             query = self._seconds_of_g(source, images, rng) if attack.asks_g else min(seconds[1:])
             expected[name] = min(seconds[1:]) * cost.gradients + query * cost.queries
-            source.gradients = source.queries = 0
+            source.gradients = source.queries = 0.0
         start = time.perf_counter()
         verdicts(self.target, images, labels, rng, draws=1)
         expected["scoring"] = (time.perf_counter() - start) / len(images) * self.verdicts_per_image
@@ -209,7 +229,7 @@ class Engine:
         for name, scenario in self.scenarios.items():
             keep = alive.nonzero().squeeze(1).to(images.device)
             source = self.sources[name]
-            source.gradients = source.queries = 0
+            source.gradients = source.queries = 0.0
             start = time.perf_counter()
             adversarial = images.clone()
             if len(keep):

@@ -20,6 +20,7 @@ from robusttrain.attacks import (
     Margin,
     MomentumSign,
     Normalized,
+    Optimization,
     ProjectedGradient,
     Smooth,
     TargetedCrossEntropy,
@@ -43,6 +44,8 @@ ATTACKS = {
     "apgd-l2": APGD(4, threat=L2(0.5), objective=DLR()),
     "apgd-eot": APGD(3, gradient=Average(2), objective=TargetedDLR()),
     "apgd-smooth": APGD(3, gradient=Smooth(3, inner=Average(2)), random_start=False),
+    "optimization": Optimization(3, 0.01),
+    "optimization-eot": Optimization(2, 0.01, 0.5, gradient=Average(2), objective=TargetedCrossEntropy()),
     "targeted-dlr": ProjectedGradient(2, step_size=0.01, objective=TargetedDLR(), gradient=Average(2)),
 }
 

@@ -15,6 +15,7 @@ from robusttrain.attacks import (
     TargetedCrossEntropy,
     TargetedDLR,
     TargetedMargin,
+    WrongProbability,
 )
 from robusttrain.attacks.objectives import choose_targets
 from robusttrain.rng import Rng
@@ -46,6 +47,8 @@ class Fixed(nn.Module):
         (CrossEntropy(), 0, LOG_SUM - 2),
         (CrossEntropy(), 3, LOG_SUM + 1),
         (AwayFromPrediction(), 1, LOG_SUM - 1),
+        (WrongProbability(), 0, math.log(1 - SOFTMAX[0])),
+        (WrongProbability(), 3, math.log(1 - SOFTMAX[3])),
         (Margin(), 0, 1 - 2),
         (Margin(), 2, 2 - 0),
         (DLR(), 0, (1 - 2) / (2 - 0)),
@@ -67,6 +70,7 @@ def test_values_by_hand(objective, goal, value):
 
 OBJECTIVES = [
     CrossEntropy(),
+    WrongProbability(),
     Margin(),
     DLR(),
     AwayFromPrediction(),
@@ -175,3 +179,13 @@ def test_without_labels_the_least_likely_class_of_all_is_taken(streams):
 def test_an_unknown_target_is_named(streams):
     with pytest.raises(ValueError, match=r"^target = 'nearest'"):
         TargetedMargin("nearest").aim(Fixed(LOGITS), torch.zeros(1, 1, 1, 1), torch.tensor([0]), streams(1))
+
+
+def test_the_probability_of_being_wrong_has_a_gradient_where_the_model_is_sure():
+    """1 - p_y is exp(-200), 0 in float32: computed from it, the loss would be infinite and its gradient NaN."""
+    logits = torch.tensor([[200.0, 0.0, -1.0]], requires_grad=True)
+    loss = WrongProbability()(logits, torch.tensor([0]))
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)) - 200)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    shares = torch.tensor([[-1.0, 1 / (1 + math.exp(-1)), 1 - 1 / (1 + math.exp(-1))]])
+    torch.testing.assert_close(gradient, shares)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robusttrain.attacks import L2, RMSD, Linf
+from robusttrain.attacks.threats import into_ball
 from robusttrain.errors import OptionError
 from robusttrain.rng import Rng
 
@@ -121,3 +122,14 @@ def test_rmsd_is_l2_in_units_that_do_not_depend_on_the_size(images, streams):
         torch.testing.assert_close(RMSD(0.05).project(points, x), L2(radius).project(points, x))
         torch.testing.assert_close(RMSD(0.05).random_start(x, streams(8)), L2(radius).random_start(x, streams(8)))
         torch.testing.assert_close(RMSD(0.05).distance(x + 0.03, x), torch.full((8,), 0.03))
+
+
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)], ids=str)
+def test_only_what_lies_outside_the_ball_is_projected(threat, images):
+    x = images(8)
+    points = anywhere(x).clamp(0, 1)
+    outside = threat.distance(points, x) > threat.epsilon
+    assert 0 < outside.sum() < 8
+    result = into_ball(threat, points, x)
+    assert torch.equal(result[~outside], points[~outside])
+    assert torch.equal(result[outside], threat.project(points, x)[outside])

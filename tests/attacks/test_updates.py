@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from robusttrain.attacks import L2, Margin, MomentumSign, Normalized, ProjectedGradient, Sign, UnitRMSD
+from robusttrain.attacks import L2, Adam, Margin, MomentumSign, Normalized, ProjectedGradient, Sign, UnitRMSD
 from robusttrain.errors import OptionError
 
 RULES = [Sign(), MomentumSign(0.0), MomentumSign(1.0), Normalized(), UnitRMSD()]
+ALL = [*RULES, Adam()]
 
 
 def gradients(count: int = 4, seed: int = 0):
@@ -64,7 +65,7 @@ def test_one_bad_gradient_poisons_no_later_step_and_no_other_image(rule, poison)
     assert torch.equal(steps[2][1], follow(rule, good, good)[1][1])  # image 1 moves on as if it had not happened
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", ALL, ids=str)
 def test_one_nan_pixel_leaves_a_finite_step(rule):
     gradient = gradients()
     gradient[1, 0, 0, 0] = float("nan")
@@ -80,12 +81,12 @@ def test_normalized_steps_have_unit_length_whatever_the_gradient(scale):
     torch.testing.assert_close(cosine, torch.ones(4), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", ALL, ids=str)
 def test_a_zero_gradient_is_no_step(rule):
     assert not follow(rule, torch.zeros(2, 3, 4, 4))[0].any()
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", ALL, ids=str)
 def test_images_do_not_interact(rule):
     series = [gradients(seed=seed) for seed in range(3)]
     alone = follow(rule, *(gradient[2:3] for gradient in series))
@@ -118,3 +119,39 @@ def test_unit_rmsd_is_the_normalized_gradient_of_root_mean_square_one():
     torch.testing.assert_close(step.square().mean(dim=(1, 2, 3)), torch.ones(4))
     (unit,) = follow(Normalized(), gradients())
     torch.testing.assert_close(step, unit * 48**0.5)
+
+
+def test_adam_is_that_of_torch():
+    """Ten steps along gradients of very different sizes, and with other constants."""
+    series = [gradients(seed=seed) * 10.0 ** (seed % 4 - 2) for seed in range(10)]
+    for rule in (Adam(), Adam(beta1=0.5, beta2=0.9, tiny=1e-3)):
+        x = torch.zeros(4, 3, 4, 4, requires_grad=True)
+        theirs = torch.optim.Adam([x], lr=1.0, betas=(rule.beta1, rule.beta2), eps=rule.tiny, maximize=True)
+        for gradient in series:
+            x.grad = gradient
+            theirs.step()
+        torch.testing.assert_close(sum(follow(rule, *series)), x.detach(), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(sum(follow(Adam(), *series)), sum(follow(rule, *series)))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+def test_adam_survives_one_bad_gradient(poison):
+    good, bad = gradients(), gradients(seed=1)
+    bad[1] = poison
+    steps = follow(Adam(beta2=0.9), good, bad, *[good] * 1000)
+    assert all(step.isfinite().all() for step in steps)
+    torch.testing.assert_close(steps[-1], good.sign(), rtol=0, atol=1e-3)
+
+
+def test_images_may_leave_adam():
+    series, which = [gradients(seed=seed) for seed in range(4)], torch.tensor([2, 0])
+    _, state = Adam().step(series[0], Adam().init(series[0]))
+    state = state.keep(which)
+    step, _ = Adam().step(series[1][which], state)
+    assert torch.equal(step, follow(Adam(), *series)[1][which])
+
+
+@pytest.mark.parametrize(("option", "value"), [("beta1", -0.1), ("beta1", 1.0), ("beta2", 1.0), ("tiny", 0.0)])
+def test_impossible_options_of_adam_are_named(option, value):
+    with pytest.raises(OptionError, match=rf"^{option} = "):
+        Adam(**{option: value})
