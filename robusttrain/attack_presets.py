@@ -22,8 +22,14 @@ from robusttrain.errors import UserError, at_least, under
 from robusttrain.evaluation import Scenario
 
 
-def split_attacks(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+def split_attacks(
+    arguments: Sequence[str], options: Sequence[str] = ("survivors",)
+) -> tuple[list[str], list[tuple[str, str]], list[str]]:
     """Take ``--attack NAME``, ``--suite NAME`` and ``--attack.KEY VALUE`` out of a command line.
+
+    Args:
+        arguments: the command line.
+        options: what a suite may set of the command's own options.
 
     Returns:
         Names of attacks in their order, overrides as (key, value), and what is left of the line.
@@ -36,7 +42,7 @@ def split_attacks(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, 
             names.append(value)
         elif option == "--suite":
             names.extend(suite(value))
-            rest = [*suite_options(value), *rest]
+            rest = [*suite_options(value, options), *rest]
         else:
             overrides.append((option.removeprefix("--attack."), value))
     return list(dict.fromkeys(names)), overrides, rest
@@ -50,9 +56,9 @@ def suite(name: str) -> list[str]:
     return [str(attack) for attack in attacks]
 
 
-def suite_options(name: str) -> list[str]:
-    """What a suite sets of evaluate.py's own options; the command line overrides it."""
-    return [f"--{key}={value}" for key, value in presets.read("suite", name).items() if key == "survivors"]
+def suite_options(name: str, options: Sequence[str] = ("survivors",)) -> list[str]:
+    """What a suite sets of the command's own options; the command line overrides it."""
+    return [f"--{key}={value}" for key, value in presets.read("suite", name).items() if key in options]
 
 
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")

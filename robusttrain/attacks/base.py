@@ -79,6 +79,18 @@ class Attack(ABC):
     def check(self, source: nn.Module) -> None:  # noqa: B027 - most attacks take any source
         """Raise UserError if ``source`` lacks what this attack needs; asked before anything runs."""
 
+    def goals(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor | None:
+        """The class (B,) that a targeted attack with one target strives for in each image, else None.
+
+        Arguments as for ``__call__``, with the same streams: the answer is what that call strives for.
+        """
+        objective = getattr(self, "objective", None)
+        if objective is None or objective.target is None or getattr(self, "targets", None):
+            return None
+        with prepared(source):
+            found: Tensor = objective.aim(source, images.clone(), labels.clone(), rng.fold("aim"))
+        return found[:, -1] if found.dim() > 1 else found
+
     @abstractmethod
     def cost(self) -> Cost:
         """What ``run`` asks of the source, per image."""

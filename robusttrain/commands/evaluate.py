@@ -17,6 +17,7 @@ from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, su
 from robusttrain.build import build, build_defended, check_pretrained, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
 from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, take, trainer_from
+from robusttrain.commands import transfer
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.commands.train import PLACES
@@ -36,7 +37,8 @@ def parser() -> ArgumentParser:
         prog="evaluate.py",
         description="Attack a classifier and report what is left of it. Without --checkpoint or --model: the newest "
         "checkpoint. --attack NAME and --suite NAME are repeatable; --attack.KEY VALUE overrides a value in every "
-        "attack, --attack.NAME.KEY VALUE in one. --list shows all presets.",
+        "attack, --attack.NAME.KEY VALUE in one. --list shows all presets. --models A B ... measures transfer between "
+        "models instead, with options of its own: --models --help.",
     )
     options.add_argument("--checkpoint", type=str | None, default=None, help="file that train.py left")
     options.add_argument("--checkpoints", type=str, default="checkpoints", help="folder where the newest is looked for")
@@ -72,6 +74,9 @@ def parser() -> ArgumentParser:
 
 def run(arguments: list[str]) -> None:
     """Attack as the command line says."""
+    if transfer.chosen(arguments):
+        transfer.run(arguments)
+        return
     names, overrides, rest = split_attacks(arguments)
     config, path = configure(rest)
     at_least("--draws", config.draws, 1)

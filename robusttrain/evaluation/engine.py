@@ -125,6 +125,21 @@ def one_threat(scenarios: Mapping[str, Scenario]) -> None:
         raise UserError(f"attacks of different threats have no common worst case ({told}): give --epsilon E")
 
 
+def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:
+    """Raise UserError if an attack broke the rules: nothing that it returned may be scored then."""
+    if not len(images):
+        return
+    threat = scenario.attack.threat
+    farthest = float(threat.distance(adversarial, images).max())
+    low, high = (float(value) for value in torch.aminmax(adversarial))
+    # Rounding of x + epsilon and of the difference, each half a unit in the last place of a number up to 1.
+    if not (farthest <= threat.epsilon + 1e-6 and low >= 0 and high <= 1):
+        raise UserError(
+            f"attack {name} left its threat: distance {farthest:.6g} (epsilon {threat.epsilon:g}), pixel values "
+            f"in [{low:.6g}, {high:.6g}]; its figures would be worth nothing"
+        )
+
+
 class Engine:
     """Evaluates one target under several attacks.
 
@@ -238,7 +253,7 @@ class Engine:
             if images.is_cuda:
                 torch.cuda.synchronize(images.device)
             seconds[name] = time.perf_counter() - start
-            self._check(name, scenario, adversarial, images)
+            refuse_outside(name, scenario, adversarial, images)
             self._judge(records, name, adversarial, labels, rng)
             attacked = alive
             records[f"{name}/attacked"] = attacked
@@ -276,18 +291,3 @@ class Engine:
         select = verdicts(self.target, images, labels, rng.fold("select"), self.draws) if self.random else score
         records[f"{name}/score"], records[f"{name}/select"] = score, select
         self.advance(len(images) * self.draws * (2 if self.random else 1))
-
-    @staticmethod
-    def _check(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:
-        """Raise UserError if an attack broke the rules: nothing that it returned may be scored then."""
-        if not len(images):
-            return
-        threat = scenario.attack.threat
-        farthest = float(threat.distance(adversarial, images).max())
-        low, high = (float(value) for value in torch.aminmax(adversarial))
-        # Rounding of x + epsilon and of the difference, each half a unit in the last place of a number up to 1.
-        if not (farthest <= threat.epsilon + 1e-6 and low >= 0 and high <= 1):
-            raise UserError(
-                f"attack {name} left its threat: distance {farthest:.6g} (epsilon {threat.epsilon:g}), pixel values "
-                f"in [{low:.6g}, {high:.6g}]; its figures would be worth nothing"
-            )

@@ -1,5 +1,6 @@
 """Measures of transfer: pure functions from answers, images and models to figures with intervals.
 
+- adversarial images, crafted once on each source and kept:  `Crafting`
 - what targets answer, and which images count:  `answers`, `every_model_right`, `target_right`
 - what transfers:      `success_matrix`, `matching_matrix`, `same_mistake`, `challenge_score`
 - how far it goes:     `rmsd`, `l2`, `linf`, `minimal_distortion`, `cumulative`
@@ -10,6 +11,7 @@ Every figure is an `Estimate`: value, 95 % interval, and the number of images th
 `Matrix`, as JSON, Markdown or for the terminal. Pictures: `robusttrain.pictures`.
 """
 
+from robusttrain.evaluation.transfer.crafting import Crafting, Found, Model, Planned
 from robusttrain.evaluation.transfer.destruction import destruction_curve, destruction_rate
 from robusttrain.evaluation.transfer.distances import l2, linf, rmsd
 from robusttrain.evaluation.transfer.estimates import Estimate, Matrix
@@ -29,11 +31,15 @@ from robusttrain.evaluation.transfer.transformations import JPEG, GaussianBlur, 
 
 __all__ = [
     "JPEG",
+    "Crafting",
     "Denominator",
     "Estimate",
+    "Found",
     "GaussianBlur",
     "GaussianNoise",
     "Matrix",
+    "Model",
+    "Planned",
     "Regions",
     "Rotation",
     "Transformation",

@@ -1,0 +1,80 @@
+"""Models by name, for commands that take several: presets, YAML files, checkpoints, and what timm has pretrained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robusttrain import presets
+from robusttrain.build import build_defended, check_pretrained, fit_to_data
+from robusttrain.checkpoints import load, read_recipe
+from robusttrain.data import ImageData
+from robusttrain.errors import UserError, under
+from robusttrain.evaluation.transfer import Model
+from robusttrain.weights import load_weights
+
+
+def named_models(
+    specifications: Sequence[str], data: ImageData, trust: Sequence[str], device: torch.device
+) -> dict[str, Model]:
+    """The models that ``--models`` names, by short names.
+
+    Raises:
+        UserError: a name that is no model, one without weights, for other classes, or two of the same name.
+    """
+    found: dict[str, Model] = {}
+    for specification in specifications:
+        name = short_name(specification)
+        if name in found:
+            raise UserError(f"--models {specification}: there is another model called {name}: rename one of the files")
+        found[name] = _model(specification, data, trust)
+        found[name].defended.eval().to(device)
+    return found
+
+
+def short_name(specification: str) -> str:
+    """What a model is called in tables."""
+    path = Path(specification)
+    if path.suffix == ".ckpt":  # train.py's folders: NAME/version_N/best.ckpt
+        parents = [part for part in path.parent.parts if not part.startswith("version_")]
+        return parents[-1] if parents else path.stem
+    return path.stem if path.suffix in (".yaml", ".yml") else specification.removeprefix("timm:")
+
+
+def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
+    facts = data.facts()
+    if specification.endswith(".ckpt"):
+        recipe = read_recipe(specification)
+        classes = (recipe["model"].get("init_args") or {}).get("num_classes", facts.num_classes)
+        if classes != facts.num_classes:
+            raise UserError(f"--models {specification}: has {classes} classes, the data set {facts.num_classes}")
+        return Model(load(specification, trust), {"model": recipe["model"], "defense": recipe["defense"]})
+    if specification.startswith("timm:"):
+        arguments = {"name": specification.removeprefix("timm:"), "pretrained": True}
+        node: dict[str, Any] = {"model": {"class_path": "robusttrain.models.TimmClassifier", "init_args": arguments}}
+    else:
+        node = presets.read("model", specification, "--models")
+    if "model" not in node:
+        raise UserError(f"--models {specification}: the file must hold a class path and arguments under 'model'")
+    if unknown := node.keys() - {"model", "defense", "weights"}:
+        told = ", ".join(sorted(unknown))
+        raise UserError(f"--models {specification}: holds {told}; known are model, defense and weights")
+    with under(f"--models {specification}"):
+        fit_to_data(node["model"], facts, "model")
+        fit_to_data(node.get("defense"), facts, "defense")
+        defended = build_defended(node["model"], node.get("defense"))
+    if node.get("weights") is not None:
+        file = Path(node["weights"])
+        # As the YAML's author means it: beside the YAML, or where the command is given.
+        beside = Path(specification).parent / file
+        load_weights(defended.classifier, beside if beside.is_file() else file)
+    else:
+        try:
+            check_pretrained(defended.classifier, facts.num_classes)
+        except UserError as error:
+            told = str(error).removeprefix("--model: ").replace("--weights FILE", "a YAML file of model and weights")
+            raise UserError(f"--models {specification}: {told}") from error
+    return Model(defended, {key: node[key] for key in ("model", "defense") if node.get(key)})

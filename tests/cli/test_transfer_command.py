@@ -1,0 +1,171 @@
+"""evaluate.py --models: crafted once on each source, tested on every target, and kept."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robusttrain.checkpoints import recipe_of
+from robusttrain.data import Digits
+from robusttrain.defended import DefendedClassifier
+from robusttrain.models import CifarResNet
+from robusttrain.training import RobustTraining
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+MATRICES = ["success_top1", "success_top5"]
+
+
+@pytest.fixture(scope="session")
+def classifiers(tmp_path_factory):
+    """Three small networks that know digits, as checkpoints of train.py: names to files."""
+    data = Digits()
+    data.setup("fit")
+    batch = data.unaugmented("train", 1000)
+    files = {}
+    for seed, name in enumerate(("one", "two", "three")):
+        torch.manual_seed(seed)
+        options = {"num_classes": 10, "in_channels": 1, "widths": [8, 16, 16], "blocks": 1}
+        network = CifarResNet(**options)
+        optimizer = torch.optim.Adam(network.parameters(), 0.01)
+        for step in range(40):
+            part = slice(step * 64 % 900, step * 64 % 900 + 64)
+            optimizer.zero_grad()
+            F.cross_entropy(network(batch.images[part]), batch.labels[part]).backward()
+            optimizer.step()
+        training = RobustTraining(DefendedClassifier(None, network), 10)
+        state = {f"model.{key}": values for key, values in training.model.state_dict().items()}
+        node = {"class_path": "robusttrain.models.CifarResNet", "init_args": options}
+        kept = recipe_of(node, None, {"class_path": "robusttrain.data.Digits", "init_args": {}})
+        files[name] = tmp_path_factory.mktemp(name) / name / "version_0" / "best.ckpt"
+        files[name].parent.mkdir(parents=True)
+        torch.save({"state_dict": state, "robusttrain": kept}, files[name])
+    return files
+
+
+@pytest.fixture
+def transfer(command, classifiers, tmp_path):
+    """Runs evaluate.py --models on 60 images of digits."""
+
+    def run(*arguments, models=("one", "two"), images=60, output="o"):
+        files = [classifiers.get(name, name) for name in models]
+        common = ["--data", "digits", "--images", images, "--crafted", tmp_path / "crafted"]
+        done = command("evaluate.py", "--models", *files, *common, "--output", tmp_path / output, *arguments)
+        path = tmp_path / output / "results.json"
+        done.found = json.loads(path.read_text()) if done.code == 0 else None
+        done.folder = tmp_path / output
+        return done
+
+    return run
+
+
+def test_matrices_of_sources_and_targets(transfer):
+    done = transfer("--attack", "fgsm", "--attack", "ifgsm", "--epsilon", "0.1")
+    assert done.code == 0, done.err
+    found = done.found
+    assert (found["candidates"], found["threat"]) == (60, {"norm": "linf", "epsilon": 0.1})
+    assert 20 < found["images"] <= 60
+    assert f"{found['images']} of 60 images are classified correctly by all of one, two" in done.err
+    for row in found["attacks"].values():
+        assert set(MATRICES) <= set(row)
+        cells = row["success_top1"]["cells"]
+        assert list(cells) == list(cells["one"]) == ["one", "two"]
+        assert row["success_top1"]["denominator"] == "that every model had right before"
+        assert cells["one"]["two"]["images"] == found["images"]
+        # White-box attacks succeed more often than transfers.
+        assert cells["one"]["one"]["value"] > cells["one"]["two"]["value"] > 0
+        assert cells["two"]["two"]["value"] > cells["two"]["one"]["value"]
+    assert found["attacks"]["ifgsm"]["gradient_evaluations_per_image"] == 18
+    pictures = {path.name for path in done.folder.glob("*.png")}
+    assert pictures == {"images.png", *(f"{name}-success_top1.png" for name in ("fgsm", "ifgsm"))}
+
+
+def test_images_are_crafted_once_and_found_again(transfer, tmp_path):
+    first = transfer("--attack", "ifgsm", "--epsilon", "0.1").found
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "crafted").rglob("*.safetensors")}
+    again = transfer("--attack", "ifgsm", "--epsilon", "0.1").found
+    assert kept
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "crafted").rglob("*.safetensors")} == kept
+    assert set(again["attacks"]["ifgsm"]["seconds"].values()) == {0.0}
+    matrices = [[row["success_top1"] for row in found["attacks"].values()] for found in (first, again)]
+    assert matrices[0] == matrices[1]
+    # Another epsilon, another seed and another precision are other images.
+    for number, changed in enumerate((["--epsilon", "0.05"], ["--seed", "1"], ["--precision", "bfloat16"])):
+        assert transfer("--attack", "ifgsm", "--epsilon", "0.1", *changed).code == 0
+        assert len(list((tmp_path / "crafted").iterdir())) == 2 * (number + 2)
+
+
+def test_held_out_ensembles_are_rows_of_their_own(transfer):
+    done = transfer("--attack", "ifgsm", "--epsilon", "0.1", "--held_out", "true", models=("one", "two", "three"))
+    assert done.code == 0, done.err
+    cells = done.found["attacks"]["ifgsm"]["success_top1"]["cells"]
+    assert list(cells) == ["one", "two", "three", "all but one", "all but two", "all but three"]
+    singles = [cells[source]["three"]["value"] for source in ("one", "two")]
+    assert cells["all but three"]["three"]["value"] >= min(singles)
+    other = transfer(
+        *("--attack", "ifgsm", "--epsilon", "0.1", "--held_out", "true", "--fuse", "losses"),
+        models=("one", "two", "three"),
+    )
+    assert other.found["attacks"]["ifgsm"]["success_top1"]["cells"]["one"] == cells["one"]
+
+
+def test_targeted_attacks_have_a_matching_rate(transfer):
+    found = transfer("--attack", "ifgsm-targeted", "--epsilon", "0.2").found
+    row = found["attacks"]["ifgsm-targeted"]
+    matching, success = row["matching_top1"]["cells"], row["success_top1"]["cells"]
+    assert 0.2 < matching["one"]["one"]["value"] <= success["one"]["one"]["value"]
+    assert matching["one"]["two"]["value"] < matching["one"]["one"]["value"]
+    assert row["matching_top5"]["cells"]["one"]["two"]["value"] >= matching["one"]["two"]["value"]
+
+
+def test_sources_and_targets_can_be_chosen(transfer):
+    done = transfer("--attack", "fgsm", "--sources", "one", "--targets", "two", "three", models=("one", "two", "three"))
+    assert done.code == 0, done.err
+    cells = done.found["attacks"]["fgsm"]["success_top1"]["cells"]
+    assert {row: list(columns) for row, columns in cells.items()} == {"one": ["two", "three"]}
+
+
+def test_a_yaml_of_a_model_of_ones_own(transfer, classifiers, tmp_path):
+    state = torch.load(classifiers["one"], weights_only=True)["state_dict"]
+    torch.save({name.removeprefix("model.classifier."): values for name, values in state.items()}, tmp_path / "w.pt")
+    (tmp_path / "mine.yaml").write_text(
+        "model:\n  class_path: robusttrain.models.CifarResNet\n"
+        "  init_args: {in_channels: 1, widths: [8, 16, 16], blocks: 1}\nweights: w.pt\n"
+    )
+    done = transfer("--attack", "fgsm", "--epsilon", "0.1", models=(tmp_path / "mine.yaml", "one"))
+    assert done.code == 0, done.err
+    cells = done.found["attacks"]["fgsm"]["success_top1"]["cells"]
+    # The same network under two names.
+    assert cells["mine"]["one"]["value"] == cells["one"]["one"]["value"] == cells["mine"]["mine"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "models", "told"),
+    [
+        ([], ("one",), "name two models or more"),
+        ([], ("one", "one"), "there is another model called one"),
+        ([], ("one", "nobody"), "--models nobody: no such preset"),
+        ([], ("one", "resnet18"), "--models resnet18: give its weights"),
+        (["--sources", "four"], ("one", "two"), "--sources four: is not among the models (one, two)"),
+        (["--held_out", "true"], ("one", "two"), "--held_out true: needs three models"),
+        (["--fuse", "votes"], ("one", "two"), "--fuse votes: must be one of logits"),
+        (["--precision", "int8"], ("one", "two"), "--precision int8: must be one of float32"),
+        (["--attack", "transfer-standard"], ("one", "two"), "brings a source model of its own"),
+        (["--attack", "bpda-i"], ("one", "two"), "attack bpda-i on one: source IdentityBackward: the target has no"),
+        (["--attack", "fgsm", "--attack", "fgm"], ("one", "two"), "different threats"),
+    ],
+)
+def test_bad_input_is_one_line(transfer, arguments, models, told):
+    done = transfer(*arguments, models=models)
+    assert done.code == 2
+    (line,) = [line for line in done.err.splitlines() if "error:" in line]
+    assert told in line
+
+
+def test_models_of_other_classes_are_refused(transfer, tmp_path):
+    (tmp_path / "five.yaml").write_text(
+        "model:\n  class_path: robusttrain.models.CifarResNet\n  init_args: {num_classes: 5}\nweights: w.pt\n"
+    )
+    done = transfer(models=("one", tmp_path / "five.yaml"))
+    assert done.code == 2
+    assert "num_classes = 5: the data set has 10" in done.err
