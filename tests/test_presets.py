@@ -34,9 +34,10 @@ def test_every_preset_says_what_it_is(kind):
 def test_every_attack_preset_is_an_attack(name):
     scenario = scenarios([name])[name]
     assert sum(scenario.attack.cost()) > 0
-    # 0.031 but for start and norm of another kind: the paper's radius then.
-    epsilon = {"rmsd": 15 / 255}.get(scenario.attack.threat.norm, 0.3 if name.endswith("unrestricted") else 0.031)
-    assert scenario.attack.threat.epsilon == pytest.approx(epsilon)
+    unusual = {"wt-mean-start-unrestricted": 0.3, "liu": 1.0, "liu-ensemble": 1.0}
+    unusual |= dict.fromkeys(("cw", "cw-paper", "d-cw", "deepfool"), 1000.0)
+    usual = 15 / 255 if scenario.attack.threat.norm == "rmsd" else 0.031
+    assert scenario.attack.threat.epsilon == pytest.approx(unusual.get(name, usual))
     assert scenario.knowledge
 
 

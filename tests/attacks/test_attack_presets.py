@@ -15,9 +15,11 @@ from robusttrain.attacks import (
     Average,
     AverageLogits,
     Backprop,
+    CarliniWagner,
     Checkpoint,
     ClassifierOnly,
     CrossEntropy,
+    DeepFool,
     Diverse,
     Ensemble,
     EnsemblePattern,
@@ -32,6 +34,7 @@ from robusttrain.attacks import (
     MeanStart,
     MomentumSign,
     Normalized,
+    Optimization,
     OwnSurrogate,
     ProjectedGradient,
     Reparameterization,
@@ -44,6 +47,7 @@ from robusttrain.attacks import (
     TargetedDLR,
     UnitRMSD,
     UnrolledTransform,
+    WrongProbability,
 )
 from robusttrain.commands.surrogates import surrogates_in
 from robusttrain.defended import DefendedClassifier
@@ -121,7 +125,20 @@ QUERIES = {
     "hopskipjump": (HopSkipJump(64, 100, 10_000), "answers (labels)"),
     "genattack": (GenAttack(1000, 4, 0.05, 0.25, 0.3, True, "untargeted", 3), "answers (logits)"),
 }
-NAMES = {*FIGURES, *MEAN_STARTS, *OTHERS, *QUERIES}
+# Attacks without a radius: what bounds them holds any two images, as their papers have it.
+ANYWHERE, BOX = L2(1000.0), Linf(1.0)
+UNBOUNDED = {
+    "cw": (CarliniWagner(1000, 0.01, 0.0, 9, 0.001, True, threat=ANYWHERE), Target()),
+    "cw-paper": (CarliniWagner(10_000, 0.01, 0.0, 9, 0.001, True, threat=ANYWHERE), Target()),
+    "d-cw": (CarliniWagner(250, 0.01, 10.0, 9, 0.001, threat=ANYWHERE, gradient=Diverse(0.5, 0.90606)), Target()),
+    "deepfool": (DeepFool(50, 10, 0.02, threat=ANYWHERE), Target()),
+    "liu": (Optimization(100, 4 * PIXEL, 0.0, threat=BOX, objective=WrongProbability()), Target()),
+    "liu-ensemble": (
+        Optimization(100, 8 * PIXEL, 0.0, True, threat=BOX, objective=WrongProbability()),
+        Ensemble([Checkpoint("surrogate:standard"), Checkpoint("surrogate:adversarial")], fuse="probabilities"),
+    ),
+}
+NAMES = {*FIGURES, *MEAN_STARTS, *OTHERS, *QUERIES, *UNBOUNDED}
 
 
 def one(name, *overrides, epsilon=None):
@@ -145,6 +162,14 @@ def test_mean_start_presets_hold_the_papers_figures(name):
     scenario = one(name)
     assert scenario.attack == MeanStart(5000, around, 50, 0.002, threat=Linf(epsilon))
     assert scenario.source == ClassifierOnly()
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_presets_without_a_radius_hold_their_papers_figures(name):
+    scenario = one(name)
+    assert (scenario.attack, scenario.source) == UNBOUNDED[name]
+    norm = type(scenario.attack.threat)
+    assert one(name, epsilon=0.1).attack.threat == norm(0.1)
 
 
 @pytest.mark.parametrize("name", QUERIES)
@@ -188,6 +213,8 @@ def test_preset_holds_its_papers_figures(name):
 def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
     assert preset.read_text().startswith("# ")
     overrides = [("queries", "9")] if preset.stem == "square" else [("steps", "1")]
+    if "cw" in preset.stem:  # a step that changes c, and one that crosses the boundary, take more than one
+        overrides = [("steps", "15"), ("search_steps", "1"), ("initial_c", "10"), ("learning_rate", "0.1")]
     overrides += [("gradient.draws", "2")] * ("eot" in preset.stem or preset.stem == "bpda-i-apgd")
     overrides += [("draws", "2")] * ("mean-start" in preset.stem)
     attack = one(preset.stem, *overrides).attack
