@@ -14,7 +14,7 @@ from robusttrain.pictures.canvas import COLOURS, canvas
 
 
 def heat_map(matrix: Matrix, outlined: Collection[tuple[str, str]] | None = None) -> Figure:
-    """Rows by columns, each cell with its value and its 95 % interval.
+    """Rows by columns, each cell with its value, its 95 % interval, and its denominator where denominators differ.
 
     Args:
         matrix: what is shown; cells that are not available are hatched.
@@ -42,15 +42,20 @@ def heat_map(matrix: Matrix, outlined: Collection[tuple[str, str]] | None = None
             red, green, blue, _ = colours((values[i, j] - low) / (high - low or 1.0))
             dark = np.isfinite(values[i, j]) and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
             value, _, interval = cell.told(matrix.unit).partition(" (")
+            interval = interval[:-1]
+            if matrix.images is None:
+                interval += f"{', ' if interval else ''}of {cell.images:,}"
             ink = "white" if dark else "black"
             axes.text(j, i - (0.12 if interval else 0), value, ha="center", va="center", color=ink, fontsize=10)
             if interval:
-                axes.text(j, i + 0.24, interval[:-1], ha="center", va="center", color=ink, fontsize=7)
+                axes.text(j, i + 0.24, interval, ha="center", va="center", color=ink, fontsize=7)
             if (row, column) in outlined:
                 axes.add_patch(
                     Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor=COLOURS[3], linewidth=2)
                 )
-    axes.set_xticks(range(len(columns)), columns, rotation=30 if max(map(len, columns), default=0) > 12 else 0)
+    axes.set_xticks(range(len(columns)), columns)
+    if max(map(len, columns), default=0) > 12:
+        axes.tick_params(axis="x", rotation=30)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylabel(row_name)
     axes.set_xlabel(column_name + (" (framed: white box)" if outlined else ""))

@@ -65,7 +65,7 @@ def test_series_differ_in_more_than_colour():
 def test_a_heat_map_tells_every_number_and_hatches_what_is_not_available():
     (axes,) = heat_map(matrix()).axes
     assert texts(axes) == [
-        "95.0 %", "85.0 - 105.0", "20.0 %", "10.0 - 30.0", "50.0 %", "40.0 - 60.0", "n/a"
+        "95.0 %", "85.0 - 105.0, of 50", "20.0 %", "10.0 - 30.0, of 50", "50.0 %", "40.0 - 60.0, of 50", "n/a", "of 0"
     ]  # fmt: skip
     hatched = [patch for patch in axes.patches if patch.get_hatch()]
     assert [patch.get_xy() for patch in hatched] == [(0.5, 0.5)]
@@ -176,4 +176,4 @@ def test_tensorboard_takes_the_figures(tmp_path):
 
 def test_a_value_that_is_nan_alone_does_not_break_the_scale():
     broken = Matrix("cosine", "", {"a": {"b": Estimate(0.3, math.nan, math.nan, 1)}}, unit="")
-    assert texts(heat_map(broken).axes[0]) == ["0.300"]
+    assert texts(heat_map(broken).axes[0]) == ["0.300"], "one denominator stands in the caption"

@@ -112,13 +112,18 @@ class Matrix:
         )
 
     @property
+    def images(self) -> int | None:
+        """The denominator that all cells share; None where they differ, and each cell must tell its own."""
+        counts = {cell.images for row in self.cells.values() for cell in row.values()}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
     def caption(self) -> str:
         """What is measured, over how many of which images."""
-        counts = {cell.images for row in self.cells.values() for cell in row.values()}
-        if len(counts) != 1:
-            return self.title + (f", of {self.denominator}" if self.denominator else "")
-        (count,) = counts
-        return f"{self.title}, of {count:,} images" + (f" {self.denominator}" if self.denominator else "")
+        if self.images is None and not self.denominator:
+            return self.title
+        count = "the" if self.images is None else f"{self.images:,}"
+        return f"{self.title}, of {count} images {self.denominator}".rstrip()
 
     def json(self) -> dict[str, Any]:
         cells = {row: {column: cell.json() for column, cell in cells.items()} for row, cells in self.cells.items()}
@@ -126,10 +131,9 @@ class Matrix:
 
     def lines(self) -> list[list[str]]:
         """The rows of the table as text, without the head. Cells of different denominators each tell theirs."""
-        counts = {cell.images for row in self.cells.values() for cell in row.values()}
 
         def told(cell: Estimate) -> str:
-            return cell.told(self.unit) + (f" of {cell.images:,}" if len(counts) > 1 else "")
+            return cell.told(self.unit) + (f" of {cell.images:,}" if self.images is None else "")
 
         return [[name, *(told(row[column]) for column in self.columns)] for name, row in self.cells.items()]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,6 +69,9 @@ def test_cells_of_different_denominators_tell_theirs():
     matrix = Matrix("top-1 success rate", "", {"a": {"b": one(0.5, 7), "c": Estimate.share(torch.zeros(0))}})
     assert matrix.lines() == [["a", "50.0 % (40.0 - 60.0) of 7", "n/a of 0"]]
     assert matrix.caption == "top-1 success rate"
+    assert (
+        replace(matrix, denominator="that b had right").caption == "top-1 success rate, of the images that b had right"
+    )
 
 
 def test_the_terminal_gets_the_same_cells():
