@@ -18,7 +18,7 @@ from robusttrain.pictures.canvas import COLOURS, canvas
 
 _TRUE, _OTHER, _BROKEN = "#EDEDED", "#6E6E6E", "#000000"
 _STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
-AXES = ("u, along the gradient", "v, along a random orthogonal direction")
+AXES = ("u, along the gradient", "v, random orthogonal direction")
 
 
 def _extent(regions: Regions) -> tuple[float, float, float, float]:
@@ -29,9 +29,9 @@ def _extent(regions: Regions) -> tuple[float, float, float, float]:
 
 
 def _shape(count: int) -> tuple[int, int]:
-    """Rows and columns of panels, at most five beside each other."""
-    columns = min(count, 5)
-    return -(-count // columns), columns
+    """Rows and columns of panels, at most five beside each other and rows about equally long."""
+    rows = -(-count // 5)
+    return rows, -(-count // rows)
 
 
 def decision_regions(
@@ -74,8 +74,9 @@ def decision_regions(
         )
         panel.plot(0, 0, marker="+", color="black", markersize=9)
         panel.set_title(f"{model}: {answered[model]} classes", fontsize=9)
-    for panel in panels[len(regions.classes) :]:
-        panel.set_visible(False)
+    for missing in range(len(regions.classes), len(panels)):
+        panels[missing].set_visible(False)
+        panels[missing - columns].tick_params(labelbottom=True)  # its shared axis has nothing below any more
     handles: list[Artist] = [Patch(facecolor=_TRUE, edgecolor="0.5", label=f"{name(label)} (true)")]
     handles += [Patch(facecolor=COLOURS[i], label=name(each)) for i, each in enumerate(coloured)]
     if others:
@@ -85,8 +86,9 @@ def decision_regions(
     handles.append(Line2D([], [], color="black", marker="+", linestyle="", markersize=9, label="the image"))
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     figure.supxlabel(f"{axes[0]} (RMSD, 1/255)", fontsize=9)
-    figure.supylabel(f"{axes[1]} (RMSD, 1/255)", fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.supylabel(f"{axes[1]}\n(RMSD, 1/255)", fontsize=9, multialignment="center")
+    if title:
+        figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -102,7 +104,7 @@ def boundaries(
         axes: what u and v are; both are RMSD in units of 1/255.
         title: above the panel, in place of the usual one.
     """
-    figure = canvas(5.2, 4.6)
+    figure = canvas(5.8, 4.4)
     panel = figure.subplots()
     reach = 255 * regions.reach
     handles = []
