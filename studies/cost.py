@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
 
 from robusttrain import fast_copy
 from robusttrain.attack_presets import scenarios, split_attacks
-from robusttrain.attacks import Checkpoint, ClassifierOnly, Ensemble, MeanStart
+from robusttrain.attacks import Checkpoint, ClassifierOnly, Ensemble, EnsemblePattern, MeanStart
 from studies.models import configuration, initial_network
 from studies.parts import Argument, Point, Training
 from studies.scales import Scale
@@ -23,9 +24,11 @@ def seconds(scale: Scale, models: Iterable[Training], points: Iterable[Point]) -
     """Roughly what training ``models`` and measuring ``points`` takes here."""
     data = [str(argument) for argument in scale.data]
     f_a = seconds_per_gradient([*data, *map(str, scale.model)])
-    f_b = seconds_per_gradient([*data, "--model", "vgg_small"])
-    inside_g = seconds_per_gradient([*data, "--model", "vgg_small"], scale.precision)
     models, points = list(models), list(points)
+    f_b = inside_g = 0.0
+    if models or not all("--models" in point.arguments for point in points):  # transfer between models has no g
+        f_b = seconds_per_gradient([*data, "--model", "vgg_small"])
+        inside_g = seconds_per_gradient([*data, "--model", "vgg_small"], scale.precision)
     total = OVERHEAD * (len(models) + len(points))
     for training in models:
         network = f_b if "vgg_small" in training.arguments else f_a
@@ -43,19 +46,35 @@ def _attacking(point: Point, f_a: float, f_b: float) -> float:
     arguments = [_typed(argument) for argument in point.arguments]
     names, overrides, rest = split_attacks(arguments)
     options = dict(zip(rest[::2], rest[1::2], strict=False))
-    images, draws = int(options["--images"]), int(options["--draws"])
-    target = next(argument for argument in point.arguments if isinstance(argument, Training))
-    steps = int(options.get("--defense.steps", target.steps))
+    images, draws = int(options["--images"]), int(options.get("--draws", 1))
+    if "--models" in arguments:
+        return _transferring(arguments, names, overrides, images, f_a)
+    targets = [argument for argument in point.arguments if isinstance(argument, Training)]
+    steps = int(options.get("--defense.steps", targets[0].steps if targets else 0))
     through_g = f_a + steps * f_b
     each = 0.0
     for scenario in scenarios(names, overrides).values():
         cost = scenario.attack.cost()
         # Other sources go through a g; the start of this attack does so too.
         source = f_a if isinstance(scenario.source, ClassifierOnly | Checkpoint | Ensemble) else through_g
+        if isinstance(scenario.source, EnsemblePattern):  # 21 patterns, each evaluated twice over
+            source *= 42
         queried = through_g if isinstance(scenario.attack, MeanStart) else source
         each += cost.gradients * source + cost.queries * queried
     # Scores and the choice of the worst attack each take `draws` verdicts, clean and for every attack.
     return images * (each + 2 * draws * (1 + len(names)) * through_g)
+
+
+def _transferring(
+    arguments: list[str], names: list[str], overrides: list[tuple[str, str]], images: int, f_a: float
+) -> float:
+    """Seconds of a point that crafts on several models; those kept from before are not known here."""
+    first = arguments.index("--models") + 1
+    models = sum(1 for _ in takewhile(lambda argument: not argument.startswith("--"), arguments[first:]))
+    # Held-out ensembles have all models but one each, and their members are evaluated twice over.
+    passes = models + (2 * models * (models - 1) if "--held_out" in arguments else 0)
+    costs = [scenario.attack.cost() for scenario in scenarios(names, overrides).values()]
+    return images * passes * f_a * sum(cost.gradients + 0.4 * cost.queries for cost in costs)
 
 
 def _typed(argument: Argument) -> str:

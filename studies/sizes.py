@@ -80,6 +80,21 @@ PAPER = Scale(
 SCALES = {scale.name: scale for scale in (SMOKE, SMALL, PAPER)}
 
 
+def on_imagenet(scale: Scale, folder: str) -> Scale:
+    """The scale on ImageNet's validation images, with models that come with their weights.
+
+    Raises:
+        UserError: the folder is not there, or the scale makes do with embedded digits.
+    """
+    if scale.name == "smoke":
+        raise UserError(f"--imagenet {folder}: scale smoke makes do with embedded digits; leave it out")
+    if not Path(folder).is_dir():
+        raise UserError(f"--imagenet {folder}: no such folder")
+    about = "ImageNet's validation images at 224 pixels, models as they were published"
+    data = ("--data", "imagenet", "--data.root", Path(folder))
+    return replace(scale, about=about, data=data, model=("--model", "efficientnet_lite0"))
+
+
 def placed(scale: Scale, root: str | None, f_b: str | None) -> Scale:
     """The scale with the user's own files.
 

@@ -22,7 +22,7 @@ from studies.cost import seconds
 from studies.models import Models, configuration, interruptible
 from studies.parts import Point, Training, trainings
 from studies.scales import Scale
-from studies.sizes import SCALES, placed
+from studies.sizes import SCALES, on_imagenet, placed
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,17 +38,23 @@ class Study:
         about: its docstring; the first line is the report's title.
         arguments: the command line.
         data: preset of the data set at every scale, None for the scale's own.
+        imagenet: whether ImageNet may take the place of the scale's own data.
 
     Raises:
         UserError: an option is wrong, data are missing, or the output cannot be written to.
     """
 
-    def __init__(self, name: str, about: str | None, arguments: Sequence[str], data: str | None = None) -> None:
+    def __init__(
+        self, name: str, about: str | None, arguments: Sequence[str], data: str | None = None, imagenet: bool = False
+    ) -> None:
         parser = _Parser(prog=f"python -m studies.{name}", description=about, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.add_argument("--scale", choices=tuple(SCALES), default="smoke", help="how large; default: smoke")
         parser.add_argument("--output", help="folder; default: results/studies/NAME-SCALE")
         parser.add_argument("--root", help="folder with the data, for scales small and paper")
+        if imagenet:
+            told = "folder with ImageNet's val/<wnid>/, in place of the scale's own data; not for smoke"
+            parser.add_argument("--imagenet", help=told)
         parser.add_argument("--f_b", help="weights of an adversarially trained f_b; default: one is trained")
         parser.add_argument("--checkpoints", default="checkpoints/studies", help="folder of models that studies share")
         parser.add_argument("--logs", default="logs/studies", help="folder for TensorBoard")
@@ -57,6 +63,8 @@ class Study:
         self.title = (about or name).strip().splitlines()[0].rstrip(".")
         self.command = shlex.join(["python", "-m", f"studies.{name}", *arguments])
         scale = SCALES[options.scale]
+        if getattr(options, "imagenet", None):
+            scale = on_imagenet(scale, options.imagenet)
         self.scale: Scale = placed(replace(scale, data=("--data", data)) if data else scale, options.root, options.f_b)
         self.output = writable(Path(options.output or f"results/studies/{name}-{options.scale}"), "--output")
         self.models = Models(writable(Path(options.checkpoints), "--checkpoints"), Path(options.logs))
@@ -109,6 +117,8 @@ class Study:
         else:
             folder = self.output / "points" / point.key
             arguments += ["--output", str(folder)]
+            if "--models" in arguments:  # what one study crafted the others find
+                arguments += ["--crafted", str(self.models.folder / "crafted")]
             interruptible(evaluate.run, arguments)
             found = json.loads((folder / "results.json").read_text())
             command = shlex.join(["python", "evaluate.py", *arguments])

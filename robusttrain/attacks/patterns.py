@@ -18,10 +18,10 @@ from robusttrain.errors import OptionError, UserError, at_least, one_of
 from robusttrain.resize import POSITIONS, Position
 
 
-def _layers(target: DefendedClassifier, source: Source) -> Any:
-    """The target's randomization layers."""
+def _layers(target: DefendedClassifier, source: Source, needed: tuple[str, ...] = ("canvas", "mode")) -> Any:
+    """The target's randomization layers, or one pattern of them."""
     defense = defense_of(target, source)
-    if not (hasattr(defense, "low") and hasattr(defense, "canvas")):
+    if not all(hasattr(defense, name) for name in needed):
         raise UserError(
             f"source {type(source).__name__}: {type(defense).__name__} draws no patterns; this source is for "
             "robusttrain.defenses.RandomResizePad"
@@ -83,7 +83,7 @@ class EnsemblePattern(Source):
             raise OptionError("positions", [], "name at least one position")
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        layers = _layers(target, self)
+        layers = _layers(target, self, ("low", "canvas", "mode"))
         reach = layers.canvas - layers.low
         if self.sizes > reach:
             raise OptionError("sizes", self.sizes, f"the layers draw from {reach} sizes: give at most as many")

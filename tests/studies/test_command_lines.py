@@ -8,7 +8,7 @@ from PIL import Image
 
 from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.cli import read
-from robusttrain.commands import evaluate, reparameterization, train
+from robusttrain.commands import evaluate, reparameterization, train, transfer
 from studies.models import Models
 from studies.parts import trainings
 from studies.study import Study
@@ -58,4 +58,7 @@ def test_small_and_paper(name, folder, monkeypatch):
         if point.measure is None and not point.missing:
             names, overrides, rest = split_attacks(models.command(point.arguments))
             assert scenarios(names, overrides, 0.031).keys() == set(names)
-            read(evaluate.parser(), rest, evaluate.KINDS, {"data": "cifar10"})
+            if transfer.chosen(rest):
+                read(transfer.parser(), rest, ("data",), {"data": "cifar10"})
+            else:
+                read(evaluate.parser(), rest, evaluate.KINDS, {"data": "cifar10"})

@@ -1,0 +1,148 @@
+"""Input diversity: tables 1 to 3 and figures 4 to 6 of Xie et al. 2019.
+
+FGSM, I-FGSM, DI2-FGSM, MI-FGSM and M-DI2-FGSM from one network and from ensembles of all but one, C&W and D-C&W; then
+the transformation probability p, the number of steps N and the step size alpha. Table 4, defenses of a competition, is
+left out: they are not at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from robusttrain.cli import main
+from studies import report
+from studies.parts import Arguments, Point
+from studies.study import Study
+from studies.transfers import HELD_OUT, PIXEL, Field, field, told
+
+FAMILY = ("fgsm", "ifgsm", "difgsm", "mifgsm", "mdifgsm")
+OPTIMISED = ("cw", "d-cw")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is varied, images of C&W and its options."""
+
+    probabilities: tuple[float, ...]
+    steps: tuple[int, ...]
+    step_sizes: tuple[float, ...]
+    cw_images: int
+    cw: Arguments
+
+
+SETTINGS = {
+    "smoke": Settings((0, 1), (2,), (), 20, ("--attack.steps", "5", "--attack.search_steps", "3", "--attack.initial_c", "0.1")),
+    "small": Settings((0, 0.5, 1), (10, 31), (3, 0.5), 20, ("--attack.steps", "60", "--attack.search_steps", "3", "--attack.initial_c", "0.1")),
+    "paper": Settings((0, 0.2, 0.4, 0.5, 0.6, 0.8, 1), (15, 19, 23, 27, 31), (15, 5, 3, 1, 0.5), 1_000, ()),
+}
+#: Inc-v3 onto Inc-v4 in table 1; the mean over all seven held-out networks in table 3.
+PAPER_SINGLE = {"fgsm": 0.235, "ifgsm": 0.148, "difgsm": 0.355, "mifgsm": 0.366, "mdifgsm": 0.639}
+PAPER_HELD_OUT = {"ifgsm": 0.251, "difgsm": 0.508, "mifgsm": 0.460, "mdifgsm": 0.632}
+#: Inc-v3 onto Inc-v4 in table 2.
+PAPER_CW = {"cw": 0.057, "d-cw": 0.168}
+
+
+def points_of(study: Study, arena: Field, settings: Settings) -> list[Point]:
+    """All measurements."""
+    family = [argument for attack in FAMILY for argument in ("--attack", attack)]
+    cw = [argument for attack in OPTIMISED for argument in ("--attack", attack)]
+    points = [
+        Point("family", arena.point(*family, held_out=True)),
+        Point("optimised", _unlimited(arena, settings, cw)),
+    ]
+    for attack in ("difgsm", "mdifgsm"):
+        chosen = ("--attack", attack)
+        points += [
+            Point(f"{attack} p {p:g}", arena.point(*chosen, "--attack.gradient.probability", f"{p:g}", held_out=True))
+            for p in settings.probabilities
+        ]
+        points += [
+            Point(f"{attack} N {steps}", arena.point(*chosen, "--attack.steps", str(steps), held_out=True))
+            for steps in settings.steps
+        ]
+        for size in settings.step_sizes:
+            steps = round(arena.epsilon / PIXEL / size)
+            given = ("--attack.steps", str(max(1, steps)), "--attack.step_size", f"{size * PIXEL:.10g}")
+            points.append(Point(f"{attack} alpha {size:g}", arena.point(*chosen, *given, held_out=True)))
+    return points
+
+
+def _unlimited(arena: Field, settings: Settings, attacks: list[str]) -> Arguments:
+    """C&W has no radius: it may go anywhere."""
+    return arena.point(*attacks, *settings.cw, images=min(settings.cw_images, arena.images), epsilon=1000)
+
+
+def run(arguments: list[str]) -> None:
+    """Run the study."""
+    study = Study("input_diversity", __doc__, arguments, imagenet=True)
+    arena, settings = field(study.scale), SETTINGS[study.scale.name]
+    found = study.run(points_of(study, arena, settings))
+    columns = ("attack", "source", *arena.models, "mean black box", "paper")
+    rows = [
+        row
+        for label, attacks, paper in (("family", FAMILY, PAPER_SINGLE), ("optimised", OPTIMISED, PAPER_CW))
+        for attack in attacks
+        for row in _rows(arena, found[label], attack, paper[attack])
+    ]
+    rows += [_held_out(arena, found["family"], attack) for attack in FAMILY]
+    series: dict[str, list[tuple[float, float]]] = {}
+    for label, point in found.items():
+        attack, _, value = label.partition(" p ")
+        if value:
+            series.setdefault(f"{attack}, held out", []).append((float(value), arena.mean(point, attack, True, True)))
+            series.setdefault(f"{attack}, ensemble", []).append((float(value), arena.mean(point, attack, False, True)))
+        elif " " in label:
+            kind = label.split()[1]
+            rows.append(_varied(arena, point, label.split()[0], f"{kind} = {label.split()[2]}"))
+    family = found["family"]
+    single = {attack: arena.mean(family, attack, True) for attack in FAMILY}
+    holds = {
+        "momentum raises transfer": single["mifgsm"] > single["ifgsm"],
+        "diversity raises transfer": single["difgsm"] > single["ifgsm"],
+        "both together are best": single["mdifgsm"] == max(single.values()),
+        "an ensemble transfers better than one network": arena.mean(family, "mdifgsm", True, True) > single["mdifgsm"],
+    }
+    notes = (
+        f"{family['images']} of {family['candidates']} images are classified correctly by all models and count. "
+        "Cells: success rate onto the column's model. Mean black box: over pairs of models, or over held-out models.",
+        "Claims of the paper, by the mean black-box rates here: "
+        + "; ".join(f"{claim}: {'holds' if holds_here else 'does not hold'}" for claim, holds_here in holds.items())
+        + ". Whether a difference is more than chance, the intervals of the cells say.",
+    )
+    report.write(
+        study, found, columns, rows, report.lines(series, "transformation probability p", "success rate"), notes
+    )
+
+
+def _rows(arena: Field, point: dict[str, Any], attack: str, paper: float) -> list[tuple[str, ...]]:
+    """One row for each source."""
+    mean = arena.mean(point, attack, True)
+    return [
+        (
+            attack,
+            source,
+            *(told(arena.rate(point, attack, source, target)) for target in arena.models),
+            report.percent(mean),
+            f"Inc-v3 onto Inc-v4: {report.percent(paper)}",
+        )
+        for source in arena.models
+    ]
+
+
+def _held_out(arena: Field, point: dict[str, Any], attack: str) -> tuple[str, ...]:
+    """Each model under images that were crafted on all others."""
+    cells = (told(arena.rate(point, attack, HELD_OUT + target, target)) for target in arena.models)
+    paper = PAPER_HELD_OUT.get(attack)
+    mean = report.percent(arena.mean(point, attack, True, True))
+    return (attack, "all others", *cells, mean, f"mean of table 3: {report.percent(paper)}" if paper else "-")
+
+
+def _varied(arena: Field, point: dict[str, Any], attack: str, what: str) -> tuple[str, ...]:
+    cells = (told(arena.rate(point, attack, HELD_OUT + target, target)) for target in arena.models)
+    mean = report.percent(arena.mean(point, attack, True, True))
+    return (f"{attack}, {what}", "all others", *cells, mean, report.NOT_AVAILABLE)
+
+
+if __name__ == "__main__":
+    main(run)

