@@ -13,6 +13,7 @@ from typing import Any
 
 from robusttrain.cli import main
 from studies import report
+from studies.input_diversity import FEW
 from studies.models import configuration
 from studies.parts import Arguments, Point, Training
 from studies.scales import Scale
@@ -78,7 +79,7 @@ def layers(scale: Scale) -> Layers:
         model = ("--model", preset or name, *pretrained)
     side = configuration([str(argument) for argument in arena.data])[1].facts().image_size
     canvas = max(side + 2, round(side * 331 / 299))
-    quick = ("--attack.steps", "5" if scale.name == "smoke" else "100", "--attack.search_steps", "3", "--attack.initial_c", "0.1")
+    quick = ("--attack.steps", "5" if scale.name == "smoke" else "100", *FEW)
     if scale.name == "paper":
         return Layers(model, arena.data, 299, 331, 5_000, 500, 3, (), (30, 40))
     images, slow = (20, 8) if scale.name == "smoke" else (100, 20)

@@ -7,6 +7,7 @@ Every classifier takes images (B, C, H, W) in [0, 1] and returns logits (B, K). 
 - `CifarResNet`: ResNets with a 3x3 stem; the default is ResNet-18.
 - `TimmClassifier`: anything from timm, by name.
 - `EfficientNetLite`: three ImageNet classifiers whose trained weights come as packages.
+- `MLP`: fully connected layers, for the smallest experiments.
 - `FullyConvolutional`: images to images, for the reparameterization attack.
 - `fast_copy`: an evaluation-only copy with batch norm folded, for attacks.
 
@@ -21,6 +22,7 @@ says for how many classes they are, as ``pretrained_classes``, and ``evaluate.py
 from robusttrain.models.efficientnet_lite import EfficientNetLite
 from robusttrain.models.fast import FastModel, fast_copy
 from robusttrain.models.fully_convolutional import FullyConvolutional
+from robusttrain.models.mlp import MLP
 from robusttrain.models.normalize import Normalize
 from robusttrain.models.resnet import BasicBlock, CifarResNet
 from robusttrain.models.timm_classifier import TimmClassifier
@@ -32,6 +34,7 @@ __all__ = [
     "EfficientNetLite",
     "FastModel",
     "FullyConvolutional",
+    "MLP",
     "Normalize",
     "TimmClassifier",
     "VGGSmall",

@@ -1,0 +1,35 @@
+"""Fully connected networks: what appendix B of Wu et al. 2018 attacks, and fast enough for any machine."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from robusttrain.errors import at_least
+
+
+class MLP(nn.Module):
+    """``depth`` hidden layers of ``width`` units with ReLU, then a linear layer [P3 appendix B: 784-500-500-10].
+
+    Args:
+        num_classes: number of logits K.
+        in_channels: channels C of the images.
+        image_size: height and width of the images in pixels.
+        depth: D, the number of hidden layers; 0 gives a linear model.
+        width: units of each.
+    """
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, depth: int = 2, width: int = 500
+    ) -> None:
+        super().__init__()
+        at_least("depth", depth, 0)
+        at_least("width", width, 1)
+        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
+        sizes = [in_channels * image_size**2, *[width] * depth]
+        hidden = [part for each in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(*each), nn.ReLU())]
+        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""
+        logits: Tensor = self.layers(images - 0.5)
+        return logits

@@ -1,0 +1,186 @@
+"""Noise-reduced gradients: tables 1 to 8 and figures 3 to 5 of Wu et al. 2018, and appendix B on an embedded set.
+
+FGSM, FGM and IGSM beside their noise-reduced versions at equal numbers of gradients, from single models and ensembles,
+targeted too; the noise sigma and the number of copies m; what transformations destroy; decision regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from robusttrain.cli import main
+from robusttrain.evaluation.transfer import Regions
+from robusttrain.pictures import decision_regions, png
+from studies import report
+from studies.parts import Arguments, Point, Training
+from studies.scales import Scale
+from studies.study import Study
+from studies.transfer_measures import destruction, planes
+from studies.transfers import PIXEL, Field, field, told
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Steps of nr-IGSM, copies m, what is varied, images of the costly points, epochs of appendix B."""
+
+    steps: int
+    copies: int
+    sigmas: tuple[float, ...]
+    numbers: tuple[int, ...]
+    images: int
+    epochs: int
+
+
+SETTINGS = {
+    "smoke": Settings(1, 2, (15,), (2,), 40, 4),
+    "small": Settings(5, 10, (5, 15, 25), (5, 20), 30, 10),
+    "paper": Settings(5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), 1_000, 30),
+}
+#: densenet121 onto resnet152 in tables 1, 2 and 5; targeted ensemble onto resnet152 in table 8.
+PAPER = {
+    "FGSM": ("34.4 %", "66.7 %"),
+    "FGM": ("34.5 %", "68.7 %"),
+    "IGSM": ("50.1 %", "80.6 %"),
+    "IGSM targeted": ("11.6 %", "37.1 %"),
+}
+#: Hidden layers of appendix B, and success rates of table 4 onto D = 1 and D = 9.
+DEPTHS = {1: ("89.4 %", "64.4 %"), 3: ("52.9 %", "49.4 %"), 5: ("47.3 %", "44.8 %"), 9: ("31.2 %", "39.6 %")}
+
+
+def pairs(settings: Settings) -> dict[str, tuple[str, Arguments, str, Arguments]]:
+    """By name: an attack and its options, and the noise-reduced one; iterated ones with equal gradient counts."""
+    gradients = settings.steps * settings.copies
+    copies = ("--attack.gradient.samples", str(settings.copies))
+    return {
+        "FGSM": ("fgsm", (), "nrfgsm", copies),
+        "FGM": ("fgm", (), "nrfgm", copies),
+        "IGSM": (
+            *("ifgsm", ("--attack.steps", str(gradients), "--attack.step_size", f"{PIXEL:.10g}")),
+            *("nrigsm", ("--attack.steps", str(settings.steps), *copies)),
+        ),
+        "IGSM targeted": (
+            *("ifgsm-targeted", ("--attack.steps", str(gradients))),
+            *("nrigsm-targeted", ("--attack.steps", str(settings.steps), *copies)),
+        ),
+    }
+
+
+def networks(scale: Scale, settings: Settings) -> dict[str, Training]:
+    """Appendix B: fully connected networks of growing depth, on digits at every scale."""
+    data = ("--data", "digits", "--data.batch_size", "64", "--robust.every", "0", "--pictures.images", "0")
+    return {
+        f"D = {depth}": Training(
+            f"mlp-depth-{depth}",
+            (
+                *data,
+                "--model",
+                "mlp",
+                "--model.depth",
+                str(depth),
+                "--training",
+                "standard",
+                "--training.learning_rate",
+                "0.05",
+            ),
+            settings.epochs,
+            1_350,
+        )
+        for depth in DEPTHS
+    }
+
+
+def points_of(arena: Field, settings: Settings, appendix: Field) -> list[Point]:
+    """All measurements."""
+    points = []
+    for name, (plain, options, reduced, others) in pairs(settings).items():
+        for version, chosen in (("plain", (plain, *options)), ("reduced", (reduced, *others))):
+            told_attack = arena.point("--attack", *chosen, images=settings.images, held_out=True)
+            points.append(Point(f"{name}, {version}", told_attack))
+    copies = ("--attack.gradient.samples", str(settings.copies))
+    for sigma in settings.sigmas:
+        noise = ("--attack.gradient.sigma", f"{sigma * PIXEL:.10g}")
+        points.append(
+            Point(f"sigma {sigma:g}", arena.point("--attack", "nrfgsm", *copies, *noise, images=settings.images))
+        )
+    for number in settings.numbers:
+        varied = ("--attack.gradient.samples", str(number))
+        points.append(Point(f"m {number}", arena.point("--attack", "nrfgsm", *varied, images=settings.images)))
+    both = ("--attack", "fgsm", "--attack", "nrfgsm", "--attack.nrfgsm.gradient.samples", str(settings.copies))
+    points.append(Point("destruction", ("--count", str(settings.images), *arena.point(*both)), destruction))
+    points.append(Point("planes", ("--count", "1", *arena.point("--attack", "fgsm", images=40)), planes))
+    points.append(Point("appendix B", appendix.point("--attack", "fgsm")))
+    return points
+
+
+def run(arguments: list[str]) -> None:
+    """Run the study."""
+    study = Study("noise_reduced_gradient", __doc__, arguments, imagenet=True)
+    settings = SETTINGS[study.scale.name]
+    arena = field(study.scale)
+    appendix = Field(networks(study.scale, settings), ("--data", "digits"), 200, 40 * PIXEL)
+    found = study.run(points_of(arena, settings, appendix))
+    rows: list[tuple[object, ...]] = []
+    holds = {}
+    for name, (plain, _, reduced, _) in pairs(settings).items():
+        kind = "matching_top1" if "targeted" in name else "success_top1"
+        black_box = []
+        for version, attack, paper in zip(("plain", "reduced"), (plain, reduced), PAPER[name], strict=True):
+            point = found[f"{name}, {version}"]
+            white, black = (arena.mean(point, attack, other, kind=kind) for other in (False, True))
+            means = (white, black, arena.mean(point, attack, True, True, kind))
+            rows.append((name, version, *map(report.percent, means), _gradients(point, attack), paper))
+            black_box.append(black)
+        holds[name] = black_box[1] > black_box[0]
+    series: dict[str, list[tuple[float, float]]] = {"sigma, in 255ths": [], "m": []}
+    for label, point in found.items():
+        what, _, value = label.partition(" ")
+        if what in ("sigma", "m"):
+            white, black = (arena.mean(point, "nrfgsm", other) for other in (False, True))
+            cells = (report.percent(white), report.percent(black), "-", _gradients(point, "nrfgsm"))
+            rows.append(("FGSM", label, *cells, report.NOT_AVAILABLE))
+            series["sigma, in 255ths" if what == "sigma" else "m"].append((float(value), black))
+    rows += _destroyed(found["destruction"])
+    for depth, published in zip(appendix.models, DEPTHS.values(), strict=True):
+        onto = [told(appendix.rate(found["appendix B"], "fgsm", depth, target)) for target in ("D = 1", "D = 9")]
+        rows.append(("FGSM, appendix B", f"from {depth}", *onto, "-", 1, " and ".join(published) + " onto D = 1, 9"))
+    _picture(study, found["planes"])
+    notes = (
+        "Mean success rates (targeted: matching rates) over pairs of models: onto the source itself, onto others, and "
+        "of all models but one onto that one. In appendix B: onto D = 1, and onto D = 9.",
+        f"Equal numbers of gradients where steps are iterated: m = {settings.copies}, {settings.steps} steps of 5/255. "
+        "Noise reduction raises transfer to other models: "
+        + "; ".join(f"{name} {'yes' if better else 'no'}" for name, better in holds.items())
+        + ". planes.png shows what the models answer around one image.",
+    )
+    columns = ("attack", "version", "white box", "black box", "held out", "gradients", "paper: black box")
+    figure = report.lines(series, "sigma in 255ths, or m", "success rate onto other models")
+    report.write(study, found, columns, rows, figure, notes)
+
+
+def _gradients(point: dict[str, Any], attack: str) -> int:
+    return int(point["attacks"][attack]["gradient_evaluations_per_image"])
+
+
+def _destroyed(point: dict[str, Any]) -> list[tuple[object, ...]]:
+    """Destruction rates at the strongest transformations."""
+    rows: list[tuple[object, ...]] = []
+    for attack, curves in point["curves"].items():
+        for name, curve in curves.items():
+            strength, rate = curve[-1]
+            label = f"destruction rate, {name} {strength:g}"
+            rows.append((label, attack, "-", told(rate), "-", "-", report.NOT_AVAILABLE))
+    return rows
+
+
+def _picture(study: Study, point: dict[str, Any]) -> None:
+    """planes.png: decision regions of all models side by side."""
+    classes = {name: torch.tensor(grid) for name, grid in point["classes"].items()}
+    figure = decision_regions(Regions(classes, point["reach"]), point["label"])
+    (study.output / "planes.png").write_bytes(png(figure))
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,165 @@
+"""Measurements on several models, with evaluate.py's options for ``--models``; ``--count`` images are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain import Rng
+from robusttrain.attack_presets import scenarios, split_attacks
+from robusttrain.attacks import Smooth
+from robusttrain.build import build
+from robusttrain.cli import plain, read, take
+from robusttrain.commands import transfer
+from robusttrain.commands.models import named_models
+from robusttrain.data import ImageData
+from robusttrain.evaluation import commonly_correct
+from robusttrain.evaluation.transfer import (
+    JPEG,
+    Crafting,
+    GaussianBlur,
+    GaussianNoise,
+    Planned,
+    Rotation,
+    Transformation,
+    angle_matrix,
+    answers,
+    cumulative,
+    destruction_curve,
+    gradients,
+    least_for,
+    minimal_distortion,
+    orthogonal,
+    regions,
+    same_mistake,
+)
+
+PIXEL = 1 / 255
+#: Wu et al. 2018, figure 4: strengths by transformation; noise in 255ths, blur in pixels.
+TRANSFORMED: dict[str, tuple[tuple[float, ...], Callable[[float], Transformation]]] = {
+    "rotation": ((5, 15, 30), lambda angle: Rotation(angle)),
+    "noise": ((5, 15, 25), lambda sigma: GaussianNoise(sigma * PIXEL)),
+    "blur": ((0.5, 1, 2), lambda radius: GaussianBlur(radius)),
+    "JPEG": ((100, 80, 60), lambda quality: JPEG(int(quality))),
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """Models by name, and images that all of them classify correctly."""
+
+    crafting: Crafting
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    rng: Rng
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """By name, in the order of the command line."""
+        return {name: model.defended for name, model in self.crafting.models.items()}
+
+    def crafted(self, attack: str, source: str, batch: int = 20) -> Tensor:
+        """Adversarial images (n, C, H, W) of an attack of the command line."""
+        network = self.crafting.source(attack, [source])
+        scenario = self.crafting.attacks[attack].scenario
+        rng = Rng.for_images(self.crafting.seed, self.indices).fold("attack").fold(attack)
+        parts = [slice(start, start + batch) for start in range(0, len(self.images), batch)]
+        return torch.cat([scenario.attack(network, self.images[p], self.labels[p], rng[p]) for p in parts])
+
+
+def material(arguments: list[str]) -> Material:
+    """What a command line names; ``--count`` of the images that all models have right."""
+    (given,), arguments = take(arguments, lambda option: option == "--count")
+    count = int(given[1])
+    names, overrides, rest = split_attacks(arguments)
+    config = read(transfer.parser(), rest, ("data",), {})
+    data: ImageData = build(plain(config.data), "data", kind=ImageData)
+    data.limit_test(config.images, config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = named_models(config.models, data, [], device)
+    data.prepare_data()
+    data.setup("test")
+    defended = {name: model.defended for name, model in models.items()}
+    common = commonly_correct(defended, data.test_dataloader(), data.num_classes, config.seed)
+    batch = data.test_images(common.indices[:count])
+    attacks = {name: Planned(each) for name, each in scenarios(names, overrides, config.epsilon).items()}
+    images, labels, indices = (part.to(device) for part in batch)
+    return Material(Crafting(models, attacks), images, labels, indices, Rng.for_images(config.seed, indices))
+
+
+def destruction(arguments: list[str]) -> dict[str, Any]:
+    """Destruction rates of every attack from the first model onto the second: [P3 figure 4]."""
+    held = material(arguments)
+    source, target = list(held.models)[:2]
+    curves: dict[str, dict[str, Any]] = {}
+    for attack in held.crafting.attacks:
+        adversarial = held.crafted(attack, source)
+        curves[attack] = {}
+        for name, (strengths, transformation) in TRANSFORMED.items():
+            by_strength = {strength: transformation(strength) for strength in strengths}
+            found = destruction_curve(
+                held.models[target], held.images, adversarial, held.labels, by_strength, held.rng.fold(name)
+            )
+            curves[attack][name] = [(strength, estimate.json()) for strength, estimate in found]
+    return {"count": len(held.images), "source": source, "target": target, "curves": curves}
+
+
+def planes(arguments: list[str]) -> dict[str, Any]:
+    """What all models answer around one image, along the first one's noise-reduced gradient and across it."""
+    held = material(arguments)
+    first = next(iter(held.models.values()))
+    image, label, rng = held.images[:1], held.labels[:1], held.rng[:1]
+    along = gradients(first, image, label, rng, estimator=Smooth(20))[0].sign()
+    across = orthogonal(along, rng)
+    found = regions(held.models, image[0], along, across, 25 * PIXEL, rng, points=21)
+    return {
+        "label": int(label),
+        "reach": found.reach,
+        "counts": found.counts(),
+        "classes": {name: answered.tolist() for name, answered in found.classes.items()},
+    }
+
+
+def angles(arguments: list[str]) -> dict[str, Any]:
+    """Cosines between the models' gradients, plain and noise-reduced [P5 table 33]."""
+    held = material(arguments)
+    found = {}
+    for name, estimator in (("plain", None), ("noise-reduced", Smooth(20))):
+        by_model = {
+            model: gradients(network, held.images, held.labels, held.rng, estimator=estimator)
+            for model, network in held.models.items()
+        }
+        found[name] = angle_matrix(by_model).json()
+    return {"count": len(held.images), "cosines": found}
+
+
+def distortion(arguments: list[str]) -> dict[str, Any]:
+    """Minimal transferable RMSD from the first model to the second, along gradient and sign [P5 figure 1]."""
+    held = material(arguments)
+    source, target = list(held.models)[:2]
+    gradient = gradients(held.models[source], held.images, held.labels, held.rng)
+    found = {}
+    for name, direction in (("FG", gradient), ("FGS", gradient.sign())):
+        pair = [held.models[source], held.models[target]]
+        least = minimal_distortion(pair, held.images, direction, held.labels, step=0.5 * PIXEL, limit=100 * PIXEL)
+        steps = [number * PIXEL for number in range(0, 101, 2)]
+        found[name] = {
+            "median": least_for(least, 0.5) / PIXEL,
+            "nine_tenths": least_for(least, 0.9) / PIXEL,
+            "cdf": [(at / PIXEL, share.json()) for at, share in cumulative(least, steps)],
+        }
+    return {"count": len(held.images), "source": source, "target": target, "distortions": found}
+
+
+def mistakes(arguments: list[str]) -> dict[str, Any]:
+    """How often models make the same mistake on the first attack's images from the first model [P5 table 9]."""
+    held = material(arguments)
+    source, attack = next(iter(held.models)), next(iter(held.crafting.attacks))
+    adversarial = held.crafted(attack, source)
+    said = {name: answers(model, adversarial, held.rng.fold("score")) for name, model in held.models.items()}
+    return {"count": len(held.images), "source": source, "mistakes": same_mistake(said, held.labels.cpu()).json()}
