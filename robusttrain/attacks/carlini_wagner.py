@@ -22,6 +22,8 @@ from robusttrain.rng import Rng
 INSIDE = 0.999999
 #: c is never greater (as released).
 LARGEST_C = 1e10
+#: Steps that Adam is given at least before it is judged: it overshoots the boundary, and comes back within fewer.
+PATIENCE = 30
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -49,8 +51,9 @@ class CarliniWagner(Attack):
 
     c is searched for each image: 10 c after a descent that found nothing adversarial, else the middle between the
     largest c that failed and the smallest that did not. All images advance together, each with its own c; with
-    ``abort_early`` an image whose loss fell by less than 0.01 % within a tenth of the steps sits out the rest of the
-    descent. (The released code judges the loss of the whole batch; here no image's fate depends on another's.)
+    ``abort_early`` an image whose lowest loss fell by less than 0.01 % within a tenth of the steps, or 30 if that is
+    more, sits out the rest of the descent. (The released code judges one value of the whole batch's loss; here no
+    image's fate depends on another's, and a single image's loss is less steady.)
 
     What comes back is the nearest adversarial image found, as it is, or *projected into the threat* where it is farther
     than epsilon: adversarial by luck only, then. For minimal distances take a wide threat. The image itself comes back
@@ -145,7 +148,8 @@ class CarliniWagner(Attack):
         best, nearest = images.clone(), torch.full_like(c, torch.inf)
         adam, hinge = Adam(), _Hinge(self.objective, self.confidence)
         w = torch.atanh((2 * images - 1) * INSIDE)
-        state, loss_before = adam.init(w), torch.full_like(c, torch.inf)
+        state, lowest = adam.init(w), torch.full_like(c, torch.inf)
+        lowest_before, period = lowest, max(PATIENCE, -(-self.steps // 10))
         # Where the estimator's loss is not what the model says of the iterate, or would not say again.
         noisy = random if isinstance(self.gradient, Backprop) else torch.ones_like(random)
         ask = bool(noisy.any())
@@ -170,11 +174,12 @@ class CarliniWagner(Attack):
             gradient = (2 * change - per_image(c[here]) * ascent) * 2 * adversarial * (1 - adversarial)
             step, state = adam.step(gradient, state)
             w = w - self.learning_rate * step
-            if self.abort_early and t % -(-self.steps // 10) == 0:
-                loss = distance - c[here] * minus_f
+            lowest = torch.minimum(lowest, distance - c[here] * minus_f)
+            if self.abort_early and (t + 1) % period == 0:
                 # A loss that is NaN goes nowhere either.
-                going = ((loss <= 0.9999 * loss_before) | noisy[here]).nonzero().squeeze(1)
-                here, w, state, loss_before = here[going], w[going], state.keep(going), loss[going]
+                going = ((lowest <= 0.9999 * lowest_before) | noisy[here]).nonzero().squeeze(1)
+                here, w, state, lowest = here[going], w[going], state.keep(going), lowest[going]
+                lowest_before = lowest
                 if not len(here):
                     break
         return best, nearest
