@@ -157,7 +157,7 @@ def run(arguments: list[str]) -> None:
     )
     columns = ("attack", "version", "white box", "black box", "held out", "gradients", "paper: black box")
     figure = report.lines(series, "sigma in 255ths, or m", "success rate onto other models")
-    report.write(study, found, columns, rows, figure, notes)
+    report.write(study, found, columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
 def _gradients(point: dict[str, Any], attack: str) -> int:

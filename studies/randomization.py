@@ -15,7 +15,7 @@ from robusttrain.cli import main
 from studies import report
 from studies.input_diversity import FEW
 from studies.models import configuration
-from studies.parts import Arguments, Point, Training
+from studies.parts import Argument, Arguments, Point, Training
 from studies.scales import Scale
 from studies.study import Study
 from studies.transfers import PIXEL, field
@@ -164,7 +164,13 @@ def run(arguments: list[str]) -> None:
         "not expect them; where EOT's figure is near zero they are no defense against one that averages over draws.",
     )
     columns = ("scenario", "attack", "clean", "accuracy", "largest change", "paper")
-    report.write(study, found, columns, rows, report.bars(values, study.title), notes)
+    setting = f"radii of 2, 5 and 10 as named, in 255ths; the classifier is {' '.join(map(_name, at.model))}."
+    figure = report.bars(values, "accuracy behind the layers")
+    report.write(study, found, columns, rows, figure, notes, setting, RADII[-1] * PIXEL)
+
+
+def _name(argument: Argument) -> str:
+    return argument.name if isinstance(argument, Training) else str(argument)
 
 
 def _accuracy(point: Mapping[str, Any]) -> float:

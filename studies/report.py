@@ -27,6 +27,8 @@ def write(
     rows: Sequence[Sequence[object]],
     figure: Figure,
     notes: Sequence[str] = (),
+    setting: str | None = None,
+    epsilon: float = EPSILON,
 ) -> None:
     """Write the three files.
 
@@ -37,6 +39,8 @@ def write(
         rows: of the table, one value for each column.
         figure: for study.png.
         notes: sentences that a reader of the figures must know.
+        setting: what stands under the title in place of the adversarial transformation's settings.
+        epsilon: radius of the threat, Linf.
     """
     scale = study.scale
     images = sorted({point["images"] for point in found.values() if "clean" in point}) or [scale.images]
@@ -55,20 +59,22 @@ def write(
         "title": study.title,
         "command": study.command,
         "scale": scale.name,
-        "settings": settings,
-        "threat": {"norm": "linf", "epsilon": EPSILON},
+        "settings": {"about": scale.about, "setting": setting} if setting else settings,
+        "threat": {"norm": "linf", "epsilon": epsilon},
         "images": images,
         "draws": scale.draws,
         "notes": list(notes),
         "table": [dict(zip(columns, map(str, row), strict=True)) for row in rows],
         "points": {label: _short(point) for label, point in found.items()},
     }
+    transformation = (
+        f"{told_images} test images, {scale.draws} draws of g for an image's score; adversarial training with "
+        f"{scale.inner_steps} steps. Training: {settings['training']}; f_b: {settings['f_b']}."
+    )
     lines = [
         f"## {study.title}",
         "",
-        f"Scale {scale.name}: {scale.about}. Linf, epsilon {EPSILON:g}; {told_images} test images, {scale.draws} draws "
-        f"of g for an image's score; adversarial training with {scale.inner_steps} steps. "
-        f"Training: {settings['training']}; f_b: {settings['f_b']}.",
+        f"Scale {scale.name}: {scale.about}. Linf, epsilon {epsilon:g}; {setting or transformation}",
         "",
         f"    {study.command}",
         "",

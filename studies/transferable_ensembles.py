@@ -107,7 +107,8 @@ def run(arguments: list[str]) -> None:
         f"model that was left out; the paper's claim that ensembles raise this {_holds(ensemble > single)} here.",
     )
     columns = ("attack", "rate", "white box", "black box", "black box, top 5", "paper")
-    report.write(study, found, columns, rows, report.lines(_cdf(found), "RMSD in 255ths", "share of images"), notes)
+    figure = report.lines(_cdf(found), "RMSD in 255ths", "share of images")
+    report.write(study, found, columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
 def _holds(claim: bool) -> str:

@@ -38,6 +38,11 @@ class Field:
         ensembles = ("--held_out", "true") if held_out else ()
         return (*self.data, *size, *attacks, *ensembles, "--models", *self.models.values())
 
+    @property
+    def setting(self) -> str:
+        """The models, for a report."""
+        return f"models {', '.join(f'{name} ({self.called(name)})' for name in self.models)}."
+
     def called(self, name: str) -> str:
         """What evaluate.py calls the model of this name in its tables."""
         model = self.models[name]
