@@ -12,11 +12,22 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import Progress
 from torch import nn
 
-from robusttrain import presets
+from robusttrain import __version__, presets
 from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, suite, suite_options
 from robusttrain.build import build, build_defended, check_pretrained, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
-from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, take, trainer_from
+from robusttrain.cli import (
+    add_trainer,
+    config_files,
+    console,
+    first_process,
+    listed,
+    new_parser,
+    plain,
+    read,
+    take,
+    trainer_from,
+)
 from robusttrain.commands import transfer
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
@@ -25,7 +36,18 @@ from robusttrain.data import Batch, ImageData
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, at_least
-from robusttrain.evaluation import Engine, Evaluation, check_classes, one_threat, table, writable, write_json
+from robusttrain.evaluation import (
+    Engine,
+    Evaluation,
+    Journal,
+    check_classes,
+    one_threat,
+    table,
+    weights_of,
+    writable,
+    write_json,
+)
+from robusttrain.locks import alone
 from robusttrain.weights import load_weights, save_tensors
 
 KINDS = ("data", "model", "defense")
@@ -64,7 +86,8 @@ def parser() -> ArgumentParser:
         "--surrogate_epochs", type=int | None, default=None, help="epochs of models that an attacker trains first"
     )
     options.add_argument("--seed", type=int, default=0, help="of every random number")
-    options.add_argument("--output", type=str, default="results/newest", help="folder for results.json")
+    options.add_argument("--output", type=str, default="results/newest", help="folder for results.json and the journal")
+    options.add_argument("--fresh", type=bool, default=False, help="drop what an unfinished run left in --output")
     options.add_argument("--save_images", type=bool, default=False, help="keep adversarial images (safetensors)")
     options.add_argument("--save_verdicts", type=bool, default=False, help="keep each image's verdicts (safetensors)")
     where = {"accelerator", "strategy", "devices", "num_nodes", "limit_test_batches", "fast_dev_run", "plugins"}
@@ -110,6 +133,7 @@ def run(arguments: list[str]) -> None:
         attacks = {name: scenario(with_paths(node, paths), name) for name, node in nodes.items()}
     precision = getattr(torch, config.precision)
     engine = Engine(target, attacks, config.seed, config.draws, precision, config.survivors, config.save_images)
+    engine.kept = journal = open_journal(config, engine, nodes, output)
     evaluation = Evaluation(engine)
     trainer = trainer_from(
         {**plain(config.trainer), "enable_model_summary": False, "enable_progress_bar": False},
@@ -127,8 +151,44 @@ def run(arguments: list[str]) -> None:
     found["precision"] = config.precision
     write_json(found, output / "results.json")
     keep(evaluation, output, config)
+    journal.finish()
     console.print(table(found))
     console.print(f"written: {output / 'results.json'}", soft_wrap=True)
+
+
+def open_journal(config: Namespace, engine: Engine, nodes: dict[str, dict[str, Any]], output: Path) -> Journal:
+    """Where finished batches are kept; what an interrupted run of the same settings left is found there.
+
+    Raises:
+        UserError: an unfinished run of other settings lies there; what differs is named.
+    """
+    data = plain(config.data)
+    target = {"model": plain(config.model), "defense": plain(config.defense), "weights": weights_of(engine.target)}
+    fingerprint = {
+        "target": target,
+        "sources": {name: weights_of(source) for name, source in engine.sources.items()},
+        "attacks": nodes,
+        "data": {
+            "class_path": data["class_path"],
+            # Where the images lie and how they are loaded changes nothing: every batch is compared with what it was.
+            **{key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES},
+        },
+        "images": config.images,
+        "epsilon": config.epsilon,
+        "draws": engine.draws,
+        "survivors": engine.survivors,
+        "seed": config.seed,
+        "precision": config.precision,
+        "versions": {"robusttrain": __version__, "torch": torch.__version__},
+    }
+    with alone(output / "journal", "the journal"):
+        # Processes that Lightning starts find what the first one made: they drop nothing.
+        journal = Journal(output / "journal", fingerprint, config.fresh and first_process(), console.print)
+    if journal.entries:
+        console.print(
+            f"going on in {output / 'journal'}: {journal.entries} finished batches of attacks found", soft_wrap=True
+        )
+    return journal
 
 
 def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:

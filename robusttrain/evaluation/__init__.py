@@ -5,6 +5,7 @@ One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's T
 
 from robusttrain.evaluation.commonly_correct import CommonlyCorrect, commonly_correct
 from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes, one_threat
+from robusttrain.evaluation.journal import Journal, weights_of
 from robusttrain.evaluation.module import Evaluation, gather
 from robusttrain.evaluation.results import merge, results, table, writable, write_json
 from robusttrain.evaluation.scoring import top_classes, verdicts, wilson, worst_case
@@ -13,6 +14,7 @@ __all__ = [
     "CommonlyCorrect",
     "Engine",
     "Evaluation",
+    "Journal",
     "Records",
     "Scenario",
     "check_classes",
@@ -24,6 +26,7 @@ __all__ = [
     "table",
     "top_classes",
     "verdicts",
+    "weights_of",
     "wilson",
     "worst_case",
     "writable",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Source, call_model, is_random, loss_terms, prepared
+from robusttrain.attacks import Attack, Cost, Source, call_model, is_random, loss_terms, prepared
 from robusttrain.attacks.base import check_images
 from robusttrain.attacks.surrogates import members_of
 from robusttrain.defended import DefendedClassifier
@@ -26,6 +27,14 @@ from robusttrain.rng import Rng
 Records = dict[str, Tensor]
 #: Draws that must all be wrong before an image counts as broken: it is then right in less than a tenth (95 % sure).
 CONFIRMING = 30
+
+
+class Kept(Protocol):
+    """A `Journal`, as far as the engine knows it: entries by stage ("clean", or an attack) and batch."""
+
+    def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Records | None: ...
+
+    def put(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Records) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ class Engine:
         survivors: whether an image that an attack broke for good is spared those that follow.
         keep_images: whether records hold the adversarial images, as "NAME/images".
         advance: called with the number of images of every evaluation of a source, for progress bars.
+        kept: where what is finished is kept, and found again.
 
     Raises:
         UserError: a source that does not fit the target, or threats that differ between attacks.
@@ -167,10 +177,12 @@ class Engine:
         survivors: bool = False,
         keep_images: bool = False,
         advance: Callable[[float], None] = lambda count: None,
+        kept: Kept | None = None,
     ) -> None:
         self.target = target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
         self.scenarios = dict(scenarios)
         self.seed, self.survivors, self.keep_images, self.advance = seed, survivors, keep_images, advance
+        self.kept = kept
         self.random = self.target.random
         self.draws = draws if self.random else 1
         one_threat(self.scenarios)
@@ -234,46 +246,77 @@ class Engine:
         """
         rng = Rng.for_images(self.seed, indices)
         records: Records = {"index": indices.cpu(), "label": labels.cpu()}
-        self._judge(records, "clean", images, labels, rng)
-        # A deterministic model that is wrong already stays wrong: no attack can make the verdict worse. A random one
-        # that is wrong in draw after draw is taken for wrong where images are handed on, and attacked elsewhere.
-        alive = torch.ones(len(images), dtype=torch.bool)
-        if self.survivors or not self.random:
-            alive = ~self._broken(records, "clean", alive, images, labels, rng)
-        seconds = {}
-        for name, scenario in self.scenarios.items():
-            keep = alive.nonzero().squeeze(1).to(images.device)
-            source = self.sources[name]
-            source.gradients = source.queries = 0.0
-            start = time.perf_counter()
-            adversarial = images.clone()
-            if len(keep):
-                found = scenario.attack(source, images[keep], labels[keep], rng[keep].fold("attack").fold(name))
-                adversarial[keep] = found.to(adversarial.dtype)
-            if images.is_cuda:
-                torch.cuda.synchronize(images.device)
-            seconds[name] = time.perf_counter() - start
-            refuse_outside(name, scenario, adversarial, images)
-            self._judge(records, name, adversarial, labels, rng)
-            attacked = alive
-            records[f"{name}/attacked"] = attacked
-            if self.survivors:
-                alive = alive & ~self._broken(records, name, alive, adversarial, labels, rng)
-            records[f"{name}/distance"] = scenario.attack.threat.distance(adversarial, images).cpu()
-            for kind in ("gradients", "queries"):
-                share = getattr(source, kind) / max(1, len(keep))
-                records[f"{name}/{kind}"] = torch.where(attacked, share, 0.0)
-            if self.keep_images:
-                records[f"{name}/images"] = adversarial.cpu()
+        alive, seconds = torch.ones(len(images), dtype=torch.bool), {}
+        for stage in ("clean", *self.scenarios):
+            entry = self.kept.get(stage, images, labels, indices) if self.kept else None
+            if entry is None:
+                start = time.perf_counter()
+                entry = (
+                    self._clean(images, labels, rng)
+                    if stage == "clean"
+                    else self._attack(stage, images, labels, rng, alive)
+                )
+                entry["seconds"] = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
+                if self.kept:
+                    self.kept.put(stage, images, labels, indices, entry)
+            else:
+                self.advance(len(images) * self._planned(stage))
+            alive = alive & ~entry["broken"]
+            if stage != "clean":
+                seconds[stage] = entry["seconds"].item()
+            wanted = entry.keys() - {"broken", "seconds"} - (set() if self.keep_images else {"images"})
+            records |= {f"{stage}/{name}": entry[name] for name in entry if name in wanted}
         return records, seconds
 
-    def _broken(self, records: Records, name: str, among: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+    def _planned(self, stage: str) -> float:
+        """Evaluations that an image costs at a stage."""
+        cost = self.scenarios[stage].attack.cost() if stage != "clean" else Cost(0, 0)
+        return cost.gradients + cost.queries + self.draws * (2 if self.random else 1)
+
+    def _clean(self, images: Tensor, labels: Tensor, rng: Rng) -> Records:
+        """Verdicts on the images as they are."""
+        entry = self._judge(images, labels, rng)
+        # A deterministic model that is wrong already stays wrong: no attack can make the verdict worse. A random one
+        # that is wrong in draw after draw is taken for wrong where images are handed on, and attacked elsewhere.
+        everyone = torch.ones(len(images), dtype=torch.bool)
+        spared = self.survivors or not self.random
+        entry["broken"] = self._broken(entry, "clean", everyone, images, labels, rng) if spared else ~everyone
+        return entry
+
+    def _attack(self, name: str, images: Tensor, labels: Tensor, rng: Rng, alive: Tensor) -> Records:
+        """Attack the images that are ``alive``, and judge all of them."""
+        scenario, source = self.scenarios[name], self.sources[name]
+        keep = alive.nonzero().squeeze(1).to(images.device)
+        source.gradients = source.queries = 0.0
+        start = time.perf_counter()
+        adversarial = images.clone()
+        if len(keep):
+            found = scenario.attack(source, images[keep], labels[keep], rng[keep].fold("attack").fold(name))
+            adversarial[keep] = found.to(adversarial.dtype)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        seconds = time.perf_counter() - start
+        refuse_outside(name, scenario, adversarial, images)
+        entry = self._judge(adversarial, labels, rng)
+        entry["seconds"] = torch.tensor(seconds, dtype=torch.float64)
+        entry["attacked"] = alive
+        entry["broken"] = torch.zeros_like(alive)
+        if self.survivors:
+            entry["broken"] = self._broken(entry, name, alive, adversarial, labels, rng)
+        entry["distance"] = scenario.attack.threat.distance(adversarial, images).cpu()
+        for kind in ("gradients", "queries"):
+            entry[kind] = torch.where(alive, getattr(source, kind) / max(1, len(keep)), 0.0)
+        if self.keep_images or self.kept:
+            entry["images"] = adversarial.cpu()
+        return entry
+
+    def _broken(self, entry: Records, name: str, among: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """(B,) bool: images of those ``among`` that are wrong in every selecting draw and, if random, in 30 more.
 
         A model that is right in 40 % of its draws is wrong in four of them once in eight times: a few draws would spare
         images that an attack broke by luck alone.
         """
-        broken = among & ~records[f"{name}/select"].any(dim=1)
+        broken = among & ~entry["select"].any(dim=1)
         if self.random and broken.any():
             which = broken.nonzero().squeeze(1)
             there = which.to(images.device)
@@ -281,13 +324,13 @@ class Engine:
             broken[which] = ~verdicts(self.target, images[there], labels[there], streams, CONFIRMING).any(dim=1)
         return broken
 
-    def _judge(self, records: Records, name: str, images: Tensor, labels: Tensor, rng: Rng) -> None:
-        """Write the verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
+    def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> Records:
+        """Verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
 
         Clean and adversarial images are scored with the same draws: none of the attacks has seen them, and an attack
         that changes nothing then scores exactly as no attack.
         """
         score = verdicts(self.target, images, labels, rng.fold("score"), self.draws)
         select = verdicts(self.target, images, labels, rng.fold("select"), self.draws) if self.random else score
-        records[f"{name}/score"], records[f"{name}/select"] = score, select
         self.advance(len(images) * self.draws * (2 if self.random else 1))
+        return {"score": score, "select": select}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,20 @@ class Journal:
         fingerprint: all that the entries depend on, as plain JSON. A finished run of another fingerprint is replaced;
             an unfinished one is not.
         fresh: whether to drop what an unfinished run left.
+        report: called with a line about a damaged entry that was dropped.
 
     Raises:
         UserError: the folder holds an unfinished run of another fingerprint.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], fresh: bool = False) -> None:
-        self.folder = folder
-        self.dropped: list[str] = []
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: Mapping[str, Any],
+        fresh: bool = False,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.folder, self.report = folder, report
         now = json.loads(json.dumps(fingerprint))
         before = self._read()
         if before is not None and (fresh or before != now):
@@ -103,6 +109,11 @@ class Journal:
         return found if isinstance(found, dict) else {}
 
     @property
+    def entries(self) -> int:
+        """How many there are."""
+        return sum(1 for _ in self.folder.glob("*/*.safetensors"))
+
+    @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return (self.folder / "finished").is_file()
@@ -112,7 +123,7 @@ class Journal:
         (self.folder / "finished").touch()
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
-        """The entry of a stage for a batch, None if there is none; a damaged one is dropped and named in ``dropped``.
+        """The entry of a stage for a batch, None if there is none; a damaged one is dropped and told.
 
         Args:
             stage: which attack.
@@ -161,7 +172,7 @@ class Journal:
         return self.folder / re.sub(r"[^\w.=-]+", "-", stage) / name
 
     def _drop(self, path: Path, why: str) -> None:
-        self.dropped.append(f"{why}: dropped, to be done again")
+        self.report(f"{why}: dropped, to be done again")
         path.unlink(missing_ok=True)
 
 

@@ -146,7 +146,7 @@ class Crafting:
         about = self.fingerprint(attack, maker)
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
         name = re.sub(r"[^\w.=-]+", "-", f"{attack}-{'+'.join(maker)}")
-        return Journal(self.folder / f"{name[:80]}-{key}", about)
+        return Journal(self.folder / f"{name[:80]}-{key}", about, report=self.report)
 
     def run(
         self, attack: str, maker: Sequence[str], targets: Sequence[str], batches: Iterable[Batch], top: int = 5
@@ -189,9 +189,6 @@ class Crafting:
             for name, measure in (("linf", linf), ("l2", l2), ("rmsd", rmsd)):
                 distances[name].append(measure(adversarial, images).cpu())
             examples = adversarial.cpu() if examples is None else examples
-        if journal:
-            for line in journal.dropped:
-                self.report(line)
         assert examples is not None  # there is at least one batch
         return Found(
             {name: torch.cat(parts) for name, parts in classes.items()},

@@ -1,0 +1,122 @@
+"""evaluate.py that is stopped and started again: nothing finished is done twice, and nothing else is taken for it."""
+
+import json
+
+import pytest
+
+from robusttrain.evaluation import Journal
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+COMMON = ("--images", 24, "--draws", 2, "--data.batch_size", 8, "--trainer.accelerator", "cpu")
+ATTACKS = ("--attack", "bpda-i-quick", "--attack", "wt", "--attack.wt.steps", 3)
+
+
+@pytest.fixture
+def evaluate(command, trained, tmp_path):
+    """Evaluates the trained checkpoint in three batches under two attacks: nine entries."""
+
+    def run(*arguments, output="o"):
+        done = command(
+            "evaluate.py", "--checkpoint", trained.best, *COMMON, *ATTACKS, "--output", tmp_path / output, *arguments
+        )
+        path = tmp_path / output / "results.json"
+        done.raw = path.read_text() if path.exists() else None
+        return done
+
+    return run
+
+
+@pytest.fixture
+def puts(monkeypatch):
+    """Notes what is written to the journal; ``stop_after`` ends the process after so many entries."""
+
+    class Notes(list):
+        stop_after = 10_000
+
+    notes, put = Notes(), Journal.put
+
+    def noted(self, stage, images, labels, indices, entry):
+        if len(notes) == notes.stop_after:
+            raise KeyboardInterrupt
+        put(self, stage, images, labels, indices, entry)
+        notes.append((stage, int(indices[0])))
+
+    monkeypatch.setattr(Journal, "put", noted)
+    return notes
+
+
+def without_seconds(raw):
+    found = json.loads(raw)
+    for row in found["attacks"].values():
+        row.pop("seconds")
+    return found
+
+
+@pytest.mark.parametrize("arguments", [(), ("--survivors", "true")])
+def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(evaluate, puts, arguments):
+    whole = evaluate(*arguments, output="whole")
+    assert whole.code == 0, whole.err
+    every, puts[:] = list(puts), []
+    assert len(every) == 9
+    puts.stop_after = 4
+    stopped = evaluate(*arguments)
+    assert stopped.code == 130
+    assert stopped.raw is None
+    puts.stop_after, first = 10_000, list(puts)
+    again = evaluate(*arguments)
+    assert again.code == 0, again.err
+    assert "going on in" in again.err
+    assert "4 finished batches of attacks found" in again.err
+    # Each batch of each attack once, over both runs.
+    assert sorted(puts) == sorted(every)
+    assert puts[:4] == first
+    assert without_seconds(again.raw) == without_seconds(whole.raw)
+
+
+def test_a_finished_run_is_found_whole_and_byte_for_byte(evaluate, puts):
+    first = evaluate()
+    written, puts[:] = len(puts), []
+    again = evaluate()
+    assert (written, len(puts)) == (9, 0)
+    assert again.raw == first.raw
+    # Another evaluation may take the place of one that is finished.
+    other = evaluate("--seed", 1)
+    assert other.code == 0, other.err
+    assert len(puts) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--seed", "1"], "seed: there 0, now 1"),
+        (["--draws", "3"], "draws: there 2, now 3"),
+        (["--epsilon", "0.05"], "epsilon: there 0.031, now 0.05"),
+        (["--attack.wt.steps", "4"], "attacks.wt.init_args.steps: there 3, now 4"),
+        (["--defense.radius", "0.15"], "target.defense.init_args.radius: there 0.1, now 0.15"),
+        (["--precision", "bfloat16"], "precision: there float32, now bfloat16"),
+        (["--survivors", "true"], "survivors: there False, now True"),
+    ],
+)
+def test_an_unfinished_run_of_other_settings_is_not_touched(evaluate, puts, arguments, told):
+    puts.stop_after = 1
+    assert evaluate().code == 130
+    puts.stop_after = 10_000
+    refused = evaluate(*arguments)
+    assert refused.code == 2
+    assert told in refused.err
+    assert "--fresh true" in refused.err
+    assert len(puts) == 1
+    assert evaluate(*arguments, "--fresh", "true").code == 0
+    assert len(puts) == 10
+
+
+def test_a_damaged_entry_is_told_and_done_again(evaluate, puts, tmp_path):
+    first = evaluate()
+    file = sorted((tmp_path / "o" / "journal" / "wt").iterdir())[1]
+    file.write_bytes(file.read_bytes()[:-100])
+    puts[:] = []
+    again = evaluate()
+    assert again.code == 0, again.err
+    assert [stage for stage, _ in puts] == ["wt"]
+    assert "dropped, to be done again" in again.err
+    assert without_seconds(again.raw) == without_seconds(first.raw)
