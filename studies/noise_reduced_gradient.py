@@ -9,16 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from robusttrain.cli import main
-from robusttrain.evaluation.transfer import Regions
-from robusttrain.pictures import decision_regions, png
 from studies import report
 from studies.parts import Arguments, Point, Training
 from studies.scales import Scale
 from studies.study import Study
-from studies.transfer_measures import destruction, planes
+from studies.transfer_measures import destruction, pictured, planes
 from studies.transfers import PIXEL, Field, field, told
 
 
@@ -146,7 +142,7 @@ def run(arguments: list[str]) -> None:
     for depth, published in zip(appendix.models, DEPTHS.values(), strict=True):
         onto = [told(appendix.rate(found["appendix B"], "fgsm", depth, target)) for target in ("D = 1", "D = 9")]
         rows.append(("FGSM, appendix B", f"from {depth}", *onto, "-", 1, " and ".join(published) + " onto D = 1, 9"))
-    _picture(study, found["planes"])
+    pictured(found["planes"], study.output / "planes.png")
     notes = (
         "Mean success rates (targeted: matching rates) over pairs of models: onto the source itself, onto others, and "
         "of all models but one onto that one. In appendix B: onto D = 1, and onto D = 9.",
@@ -173,13 +169,6 @@ def _destroyed(point: dict[str, Any]) -> list[tuple[object, ...]]:
             label = f"destruction rate, {name} {strength:g}"
             rows.append((label, attack, "-", told(rate), "-", "-", report.NOT_AVAILABLE))
     return rows
-
-
-def _picture(study: Study, point: dict[str, Any]) -> None:
-    """planes.png: decision regions of all models side by side."""
-    classes = {name: torch.tensor(grid) for name, grid in point["classes"].items()}
-    figure = decision_regions(Regions(classes, point["reach"]), point["label"])
-    (study.output / "planes.png").write_bytes(png(figure))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from robusttrain.evaluation.transfer import (
     GaussianBlur,
     GaussianNoise,
     Planned,
+    Regions,
     Rotation,
     Transformation,
     angle_matrix,
@@ -37,6 +39,7 @@ from robusttrain.evaluation.transfer import (
     regions,
     same_mistake,
 )
+from robusttrain.pictures import decision_regions, png
 
 PIXEL = 1 / 255
 #: Wu et al. 2018, figure 4: strengths by transformation; noise in 255ths, blur in pixels.
@@ -123,6 +126,12 @@ def planes(arguments: list[str]) -> dict[str, Any]:
         "counts": found.counts(),
         "classes": {name: answered.tolist() for name, answered in found.classes.items()},
     }
+
+
+def pictured(found: Mapping[str, Any], path: Path) -> None:
+    """Draw what `planes` found: decision regions of all models side by side."""
+    classes = {name: torch.tensor(grid) for name, grid in found["classes"].items()}
+    path.write_bytes(png(decision_regions(Regions(classes, found["reach"]), found["label"])))
 
 
 def angles(arguments: list[str]) -> dict[str, Any]:

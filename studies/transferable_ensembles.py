@@ -9,15 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from robusttrain.cli import main
-from robusttrain.evaluation.transfer import Regions
-from robusttrain.pictures import decision_regions, png
 from studies import report
 from studies.parts import Arguments, Point
 from studies.study import Study
-from studies.transfer_measures import angles, distortion, mistakes, planes
+from studies.transfer_measures import angles, distortion, mistakes, pictured, planes
 from studies.transfers import Field, field, told
 
 #: RMSD of the paper's tables, in 255ths.
@@ -97,7 +93,7 @@ def run(arguments: list[str]) -> None:
         black_box[name] = black
         rows.append((name, kind.partition("_")[0], *map(report.percent, (white, black, top5)), PAPER[name]))
     rows += _beside(found)
-    _picture(study, found["planes"])
+    pictured(found["planes"], study.output / "planes.png")
     single, ensemble = black_box["optimisation, targeted"], black_box["optimisation, targeted, ensemble"]
     notes = (
         "Mean rates over pairs of models: onto the source, onto other models, and among the likeliest five there (of "
@@ -144,13 +140,6 @@ def _cdf(found: dict[str, dict[str, Any]]) -> dict[str, list[tuple[float, float]
         direction: [(at, share["value"]) for at, share in least["cdf"]]
         for direction, least in found["distortion"]["distortions"].items()
     }
-
-
-def _picture(study: Study, point: dict[str, Any]) -> None:
-    """planes.png: decision regions of all models side by side [P5 figure 3]."""
-    classes = {name: torch.tensor(grid) for name, grid in point["classes"].items()}
-    figure = decision_regions(Regions(classes, point["reach"]), point["label"])
-    (study.output / "planes.png").write_bytes(png(figure))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.base import Attack, Cost
-from robusttrain.attacks.gradients import mean_over_copies
-from robusttrain.attacks.loss import call_model
 from robusttrain.attacks.objectives import Margin, Objective
+from robusttrain.attacks.queries import ask
 from robusttrain.attacks.randomness import ask_twice
 from robusttrain.attacks.threats import Linf, Threat, per_image
 from robusttrain.errors import OptionError, at_least, within
@@ -153,18 +152,11 @@ class Square(Attack):
         self, source: nn.Module, points: Tensor, labels: Tensor, goal: Tensor, rng: Rng, votes: int
     ) -> tuple[Tensor, Tensor]:
         """Mean loss (B,), minus infinity where it is NaN, and share of draws that are misclassified (B,)."""
-
-        def ask(numbers: range) -> tuple[Tensor, Tensor]:
-            copies = len(numbers)
-            with torch.no_grad():
-                logits = call_model(source, points.repeat(copies, 1, 1, 1), rng.tile(numbers))
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            wrong = (logits.argmax(dim=1) != labels.repeat(copies)) & ~logits.isnan().any(dim=1)
-            f = self.objective(logits, goal.repeat(copies, *[1] * (goal.dim() - 1)))
-            return f, wrong.to(f.dtype)
-
-        f, wrong = mean_over_copies(votes, None, len(points), ask)
-        return torch.where(f.isnan(), -torch.inf, f), wrong
+        logits = ask(source, points, rng, votes)
+        wrong = (logits.argmax(dim=2) != labels) & ~logits.isnan().any(dim=2)
+        f = self.objective(logits.flatten(0, 1), goal.repeat(votes, *[1] * (goal.dim() - 1)))
+        f = f.view(votes, len(points)).mean(dim=0)
+        return torch.where(f.isnan(), -torch.inf, f), wrong.to(f.dtype).mean(dim=0)
 
     def side(self, i: int, iterations: int, images: Tensor) -> int:
         """h: the side of the square in iteration ``i`` (from 0) of ``iterations``, in pixels."""
