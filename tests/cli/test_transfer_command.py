@@ -162,6 +162,13 @@ def test_bad_input_is_one_line(transfer, arguments, models, told):
     assert told in line
 
 
+def test_help_of_its_own(command):
+    done = command("evaluate.py", "--models", "--help")
+    assert done.code == 0
+    assert "--held_out" in done.out
+    assert "--survivors" not in done.out
+
+
 def test_models_of_other_classes_are_refused(transfer, tmp_path):
     (tmp_path / "five.yaml").write_text(
         "model:\n  class_path: robusttrain.models.CifarResNet\n  init_args: {num_classes: 5}\nweights: w.pt\n"
