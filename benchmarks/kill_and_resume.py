@@ -69,7 +69,13 @@ def kill_and_resume(arguments: list[str], folder: Path, kills: int, seed: int = 
     killed = 0
     for _ in range(kills):
         process = start("killed")
-        process.join(moments.uniform(0.2, 1) * lasts)
+        if moments.random() < 0.5:  # once it has finished something more
+            known = _entries(folder / "killed")
+            while process.is_alive() and _entries(folder / "killed") <= known:
+                time.sleep(0.005)
+            process.join(moments.uniform(0, 0.02))
+        else:  # at any time, also while it starts
+            process.join(moments.uniform(0, 0.5) * lasts)
         killed += process.is_alive()
         process.kill()
         process.join()

@@ -181,9 +181,13 @@ def open_journal(config: Namespace, engine: Engine, nodes: dict[str, dict[str, A
         "precision": config.precision,
         "versions": {"robusttrain": __version__, "torch": torch.__version__},
     }
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
     with alone(output / "journal", "the journal"):
         # Processes that Lightning starts find what the first one made: they drop nothing.
-        journal = Journal(output / "journal", fingerprint, config.fresh and first_process(), console.print)
+        journal = Journal(output / "journal", fingerprint, config.fresh and first_process(), say)
     if journal.entries:
         console.print(
             f"going on in {output / 'journal'}: {journal.entries} finished batches of attacks found", soft_wrap=True

@@ -105,7 +105,11 @@ def run(arguments: list[str]) -> None:
         soft_wrap=True,
     )
     precision = getattr(torch, config.precision)
-    crafting = Crafting(models, attacks, crafted, config.seed, precision, config.draws, config.fuse, console.print)
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    crafting = Crafting(models, attacks, crafted, config.seed, precision, config.draws, config.fuse, say)
     makers = {name: [name] for name in sources}
     if config.held_out:
         makers |= {f"all but {name}": [each for each in models if each != name] for name in targets}

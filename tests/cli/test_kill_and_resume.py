@@ -14,5 +14,5 @@ def test_twenty_kills(trained, tmp_path):
     assert found["same"]
     assert found["entries"] == 18
     # It was stopped on the way, and not only before or after its work.
-    assert found["kills"] >= 3
+    assert found["kills"] >= 5
     assert found["found"] > 0
