@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
 
 from robusttrain import presets
-from robusttrain.attack_presets import attack_nodes, scenario, split_attacks
+from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, suite
 from robusttrain.build import build
 from robusttrain.cli import config_files, console, listed, new_parser, plain, read
 from robusttrain.commands.models import named_models
@@ -81,7 +81,9 @@ def run(arguments: list[str]) -> None:
     names, overrides, rest = split_attacks(arguments, SUITE_OPTIONS)
     config = read(parser(), rest, ("data",), {"data": "imagenet"})
     check(config)
-    names = names or listed(config.attack) or ["fgsm"]
+    # A configuration file may name them as well.
+    names = names or [*listed(config.attack), *(name for preset in listed(config.suite) for name in suite(preset))]
+    names = names or ["fgsm"]
     nodes = attack_nodes(names, overrides, config.epsilon)
     for name, node in nodes.items():
         if surrogates_in(node):

@@ -162,6 +162,14 @@ def test_bad_input_is_one_line(transfer, arguments, models, told):
     assert told in line
 
 
+def test_a_configuration_file_may_name_the_suite(transfer, tmp_path):
+    (tmp_path / "suite.yaml").write_text("attacks: [fgsm, fgsm-targeted]\n")
+    (tmp_path / "c.yaml").write_text(f"suite: {tmp_path / 'suite.yaml'}\n")
+    done = transfer("--config", tmp_path / "c.yaml")
+    assert done.code == 0, done.err
+    assert list(done.found["attacks"]) == ["fgsm", "fgsm-targeted"]
+
+
 def test_help_of_its_own(command):
     done = command("evaluate.py", "--models", "--help")
     assert done.code == 0

@@ -213,13 +213,11 @@ class Crafting:
             entry["goals"] = goals.cpu()
         return entry
 
-    def clean(
-        self, targets: Sequence[str], batches: Iterable[Batch], top: int = 5, purpose: str = "clean"
-    ) -> dict[str, Tensor]:
+    def clean(self, targets: Sequence[str], batches: Iterable[Batch], top: int = 5) -> dict[str, Tensor]:
         """What the targets answer on the clean images: target to ``classes``."""
         found: dict[str, list[Tensor]] = {name: [] for name in targets}
         for images, _, indices in batches:
-            rng = Rng.for_images(self.seed, indices).fold(purpose)
+            rng = Rng.for_images(self.seed, indices).fold("clean")
             for name in targets:
                 asked = self.models[name].defended
                 draws = self.draws if asked.random else 1
