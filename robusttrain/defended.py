@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from robusttrain.errors import at_least
 from robusttrain.models import fast_copy
 from robusttrain.rng import Rng
 
@@ -48,3 +49,26 @@ class DefendedClassifier(nn.Module):
         The defense is shared, not copied; logits come back as float32.
         """
         return DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
+
+
+class MeanPrediction(nn.Module):
+    """A random model's prediction, averaged over draws: log of the mean of its softmax [P4 5.1].
+
+    Args:
+        model: images to logits, random if ``takes_rng``.
+        draws: passes that are averaged; 30 in the paper's entry to the challenge.
+    """
+
+    takes_rng = True
+
+    def __init__(self, model: DefendedClassifier, draws: int = 30) -> None:
+        super().__init__()
+        at_least("draws", draws, 1)
+        self.model, self.draws = model, draws
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """Log-probabilities (B, K) of images (B, C, H, W); pass k takes ``rng.fold(k)``."""
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        mean = sum(self.model(images, rng.fold(number)).float().softmax(dim=1) for number in range(self.draws))
+        # An average of zeros would have an infinite logarithm, which counts as no answer.
+        return (mean / self.draws).clamp_min(torch.finfo(torch.float32).tiny).log()

@@ -22,11 +22,13 @@ OPTIMISED = ("cw", "d-cw")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is varied, images of C&W and its options."""
+    """Attacks and what of theirs is varied, most steps where it is not N that varies, images of C&W and its options."""
 
+    varied: tuple[str, ...]
     probabilities: tuple[float, ...]
     steps: tuple[int, ...]
     step_sizes: tuple[float, ...]
+    most_steps: int
     cw_images: int
     cw: Arguments
 
@@ -34,9 +36,11 @@ class Settings:
 #: C&W with fewer searches, which start nearer to where they end.
 FEW = ("--attack.search_steps", "3", "--attack.initial_c", "0.1")
 SETTINGS = {
-    "smoke": Settings((0, 1), (2,), (), 20, ("--attack.steps", "5", *FEW)),
-    "small": Settings((0, 0.5, 1), (10, 31), (3, 0.5), 20, ("--attack.steps", "60", *FEW)),
-    "paper": Settings((0, 0.2, 0.4, 0.5, 0.6, 0.8, 1), (15, 19, 23, 27, 31), (15, 5, 3, 1, 0.5), 1_000, ()),
+    "smoke": Settings(("mdifgsm",), (1,), (2,), (), 3, 20, ("--attack.steps", "5", *FEW)),
+    "small": Settings(("mdifgsm",), (0.2, 0.8, 1), (5, 20), (3,), 10, 12, ("--attack.steps", "30", *FEW)),
+    "paper": Settings(
+        ("difgsm", "mdifgsm"), (0.2, 0.4, 0.6, 0.8, 1), (15, 19, 23, 27, 31), (15, 5, 3, 1, 0.5), 18, 1_000, ()
+    ),
 }
 #: Inc-v3 onto Inc-v4 in table 1; the mean over all seven held-out networks in table 3.
 PAPER_SINGLE = {"fgsm": 0.235, "ifgsm": 0.148, "difgsm": 0.355, "mifgsm": 0.366, "mdifgsm": 0.639}
@@ -45,29 +49,43 @@ PAPER_HELD_OUT = {"ifgsm": 0.251, "difgsm": 0.508, "mifgsm": 0.460, "mdifgsm": 0
 PAPER_CW = {"cw": 0.057, "d-cw": 0.168}
 
 
-def points_of(study: Study, arena: Field, settings: Settings) -> list[Point]:
+def points_of(arena: Field, settings: Settings) -> list[Point]:
     """All measurements."""
+    given = _steps(arena, settings)
     family = [argument for attack in FAMILY for argument in ("--attack", attack)]
+    for attack in FAMILY[1:]:  # FGSM has one step
+        family += [f"--attack.{attack}.steps", given[1], f"--attack.{attack}.step_size", given[3]]
     cw = [argument for attack in OPTIMISED for argument in ("--attack", attack)]
     points = [
         Point("family", arena.point(*family, held_out=True)),
         Point("optimised", _unlimited(arena, settings, cw)),
     ]
-    for attack in ("difgsm", "mdifgsm"):
+    for attack in settings.varied:
         chosen = ("--attack", attack)
         points += [
-            Point(f"{attack} p {p:g}", arena.point(*chosen, "--attack.gradient.probability", f"{p:g}", held_out=True))
+            Point(
+                f"{attack} p {p:g}",
+                arena.point(*chosen, *given, "--attack.gradient.probability", f"{p:g}", held_out=True),
+            )
             for p in settings.probabilities
         ]
         points += [
-            Point(f"{attack} N {steps}", arena.point(*chosen, "--attack.steps", str(steps), held_out=True))
+            Point(f"{attack} N {steps}", arena.point(*chosen, *_steps(arena, settings, steps)[:2], held_out=True))
             for steps in settings.steps
         ]
         for size in settings.step_sizes:
-            steps = round(arena.epsilon / PIXEL / size)
-            given = ("--attack.steps", str(max(1, steps)), "--attack.step_size", f"{size * PIXEL:.10g}")
-            points.append(Point(f"{attack} alpha {size:g}", arena.point(*chosen, *given, held_out=True)))
+            steps = str(max(1, round(arena.epsilon / PIXEL / size)))
+            moved = ("--attack.steps", steps, "--attack.step_size", f"{size * PIXEL:.10g}")
+            points.append(Point(f"{attack} alpha {size:g}", arena.point(*chosen, *moved, held_out=True)))
     return points
+
+
+def _steps(arena: Field, settings: Settings, steps: int | None = None) -> tuple[str, str, str, str]:
+    """N = min(eps + 4, 1.25 eps) steps of 1/255; where those are too many, fewer and longer ones that reach as far."""
+    epsilon = arena.epsilon / PIXEL
+    reach = min(epsilon + 4, 1.25 * epsilon)
+    steps = steps or min(int(reach), settings.most_steps)
+    return ("--attack.steps", str(steps), "--attack.step_size", f"{PIXEL * max(1, int(reach) / steps):.10g}")
 
 
 def _unlimited(arena: Field, settings: Settings, attacks: list[str]) -> Arguments:
@@ -79,7 +97,7 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("input_diversity", __doc__, arguments, imagenet=True)
     arena, settings = field(study.scale), SETTINGS[study.scale.name]
-    found = study.run(points_of(study, arena, settings))
+    found = study.run(points_of(arena, settings))
     columns = ("attack", "source", *arena.models, "mean black box", "paper")
     rows = [
         row
@@ -88,16 +106,20 @@ def run(arguments: list[str]) -> None:
         for row in _rows(arena, found[label], attack, paper[attack])
     ]
     rows += [_held_out(arena, found["family"], attack) for attack in FAMILY]
-    series: dict[str, list[tuple[float, float]]] = {}
-    for label, point in found.items():
-        attack, _, value = label.partition(" p ")
-        if value:
-            series.setdefault(f"{attack}, held out", []).append((float(value), arena.mean(point, attack, True, True)))
-            series.setdefault(f"{attack}, ensemble", []).append((float(value), arena.mean(point, attack, False, True)))
-        elif " " in label:
-            kind = label.split()[1]
-            rows.append(_varied(arena, point, label.split()[0], f"{kind} = {label.split()[2]}"))
     family = found["family"]
+    series: dict[str, list[tuple[float, float]]] = {}
+    for attack in settings.varied:
+        # Without diversity an attack is the one of the same name without "di"; the family's own has p = 0.5.
+        points = {0.0: (family, {"difgsm": "ifgsm", "mdifgsm": "mifgsm"}[attack]), 0.5: (family, attack)}
+        points |= {p: (found[f"{attack} p {p:g}"], attack) for p in settings.probabilities}
+        for p, (point, name) in sorted(points.items()):
+            for told_as, black_box in (("held out", True), ("ensemble", False)):
+                rate = arena.mean(point, name, black_box, True)
+                series.setdefault(f"{attack}, {told_as}", []).append((p, rate))
+    for label, point in found.items():
+        if " " in label:
+            attack, kind, value = label.split()
+            rows.append(_varied(arena, point, attack, f"{kind} = {value}"))
     single = {attack: arena.mean(family, attack, True) for attack in FAMILY}
     holds = {
         "momentum raises transfer": single["mifgsm"] > single["ifgsm"],
@@ -107,6 +129,7 @@ def run(arguments: list[str]) -> None:
     }
     notes = (
         f"{family['images']} of {family['candidates']} images are classified correctly by all models and count. "
+        f"Iterated attacks: {_steps(arena, settings)[1]} steps where N is not varied. "
         "Cells: success rate onto the column's model. Mean black box: over pairs of models, or over held-out models.",
         "Claims of the paper, by the mean black-box rates here: "
         + "; ".join(f"{claim}: {'holds' if holds_here else 'does not hold'}" for claim, holds_here in holds.items())

@@ -1,14 +1,14 @@
 """Randomization layers: tables 1 to 6 of Xie et al. 2018, and EOT, which the paper did not try.
 
 Vanilla attack, single pattern, ensemble of patterns, one-pixel padding and resizing, each by FGSM with three radii,
-DeepFool and C&W; then PGD along the mean gradient over draws of the layers.
+DeepFool and C&W; then PGD along the mean gradient over draws of the layers; and the score of the challenge, eq. 5.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robusttrain.cli import main
@@ -18,11 +18,14 @@ from studies.models import configuration
 from studies.parts import Argument, Arguments, Point, Training
 from studies.scales import Scale
 from studies.study import Study
-from studies.transfers import PIXEL, field
+from studies.transfer_measures import challenge
+from studies.transfers import PIXEL, Field, field, told
 
 RANDOM = "robusttrain.defenses.RandomResizePad"
 FIXED = "robusttrain.defenses.FixedResizePad"
 SOURCE = "robusttrain.attacks."
+#: The score of eq. 5, of the layers as they were entered.
+ENTRY = "challenge entry"
 #: Radius of FGSM and of PGD along EOT's gradient, in 255ths.
 RADII = (2, 5, 10)
 #: By scenario: FGSM-2, 5 and 10, DeepFool, C&W; Inception-v3's defense model in tables 2 to 6.
@@ -48,6 +51,7 @@ class Layers:
         slow_images: of DeepFool and C&W.
         draws: that score an image.
         cw: options of C&W.
+        slow_sizes: of the ensemble of patterns under DeepFool and C&W; each is five patterns more.
         eot: draws and steps of EOT.
     """
 
@@ -59,6 +63,7 @@ class Layers:
     slow_images: int
     draws: int
     cw: Arguments
+    slow_sizes: int
     eot: tuple[int, int]
 
     def point(self, label: str, defense: Arguments, attack: Arguments, epsilon: float, slow: bool = False) -> Point:
@@ -79,13 +84,15 @@ def layers(scale: Scale) -> Layers:
         model = ("--model", preset or name, *pretrained)
     side = configuration([str(argument) for argument in arena.data])[1].facts().image_size
     canvas = max(side + 2, round(side * 331 / 299))
-    quick = ("--attack.steps", "5" if scale.name == "smoke" else "100", *FEW)
     if scale.name == "paper":
-        return Layers(model, arena.data, 299, 331, 5_000, 500, 3, (), (30, 40))
-    images, slow = (20, 8) if scale.name == "smoke" else (100, 20)
-    return Layers(
-        model, arena.data, side, canvas, images, slow, 4, quick, (3, 3) if scale.name == "smoke" else (10, 10)
-    )
+        return Layers(model, arena.data, 299, 331, 5_000, 500, 3, (), 4, (30, 40))
+    steps = "5" if scale.name == "smoke" else "30"
+    cw = ("--attack.steps", steps, *FEW)
+    images, slow, eot = {
+        "smoke": (20, 8, (3, 3)),
+        "small": (100, 20, (10, 10)) if "imagenet" not in scale.data else (40, 8, (10, 10)),
+    }[scale.name]
+    return Layers(model, arena.data, side, canvas, images, slow, 4, cw, 1, eot)
 
 
 def random(at: Layers) -> Arguments:
@@ -100,10 +107,11 @@ def fixed(canvas: int, *options: str) -> Arguments:
 
 def attacks(at: Layers, *source: str) -> Iterator[tuple[str, Arguments, float, bool]]:
     """Name, options, radius, and whether it is slow, of the paper's attacks from a source."""
+    fewer = ("--attack.source.sizes", str(at.slow_sizes)) if SOURCE + "EnsemblePattern" in source else ()
     for radius in RADII:
         yield f"FGSM-{radius}", ("--attack", "fgsm", *source), radius * PIXEL, False
-    yield "DeepFool", ("--attack", "deepfool", *source), 1000.0, True
-    yield "C&W", ("--attack", "cw", *at.cw, *source), 1000.0, True
+    yield "DeepFool", ("--attack", "deepfool", *source, *fewer), 1000.0, True
+    yield "C&W", ("--attack", "cw", *at.cw, *source, *fewer), 1000.0, True
 
 
 def scenarios(at: Layers) -> dict[str, tuple[Arguments, tuple[str, ...]]]:
@@ -127,7 +135,7 @@ def scenarios(at: Layers) -> dict[str, tuple[Arguments, tuple[str, ...]]]:
     }
 
 
-def points_of(at: Layers) -> list[Point]:
+def points_of(at: Layers, arena: Field) -> list[Point]:
     """All measurements."""
     points = [
         at.point(f"{scenario}, {name}", defense, options, epsilon, slow)
@@ -136,15 +144,22 @@ def points_of(at: Layers) -> list[Point]:
     ]
     draws, steps = at.eot
     given = ("--attack", "eot", "--attack.gradient.draws", str(draws), "--attack.steps", str(steps))
-    return points + [at.point(f"EOT, PGD-{radius}", random(at), given, radius * PIXEL) for radius in RADII]
+    points += [at.point(f"EOT, PGD-{radius}", random(at), given, radius * PIXEL) for radius in RADII]
+    # The layers enlarge images, which the small VGG does not take.
+    entered = replace(arena, models={name: model for name, model in arena.models.items() if name != "VGG"})
+    crafted = entered.point("--attack", "fgsm", "--attack", "mdifgsm")
+    size = ("--canvas", str(at.canvas), "--count", str(arena.images))
+    return [*points, Point(ENTRY, (*size, *crafted), challenge)]
 
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("randomization", __doc__, arguments, imagenet=True)
     at = layers(study.scale)
-    found = study.run(points_of(at))
-    rows, values = [], {}
+    found = study.run(points_of(at, field(study.scale)))
+    entry = found.pop(ENTRY)
+    rows: list[tuple[str, ...]] = []
+    values = {}
     for label, point in found.items():
         scenario, name = label.split(", ")
         order = [attack for attack, *_ in attacks(at)]
@@ -159,14 +174,23 @@ def run(arguments: list[str]) -> None:
         f"Images of {at.side} pixels, layers to [{at.side}, {at.canvas}), accuracy over {at.draws} draws each. All "
         f"{at.images} images count ({at.slow_images} for DeepFool and C&W), also those that are wrong before an "
         "attack. The paper: Inception-v3 behind the layers, on images that it has right.",
+        f"The ensemble of patterns has {5 * at.slow_sizes + 1} patterns for DeepFool and C&W.",
         f"EOT of {at.eot[0]} draws and {at.eot[1]} steps within {RADII[-1]}/255 leaves {report.robust(eot)} of "
         f"{report.clean(eot)}; FGSM on the bare model leaves {report.robust(bare)}. The layers stop attacks that do "
         "not expect them; where EOT's figure is near zero they are no defense against one that averages over draws.",
     )
+    rows += [
+        (ENTRY, f"{len(entry['attacks'])} attacks on {name}", "-", told(scores["entry"]), "-", _entry(scores))
+        for name, scores in entry["scores"].items()
+    ]
     columns = ("scenario", "attack", "clean", "accuracy", "largest change", "paper")
     setting = f"radii of 2, 5 and 10 as named, in 255ths; the classifier is {' '.join(map(_name, at.model))}."
     figure = report.bars(values, "accuracy behind the layers")
-    report.write(study, found, columns, rows, figure, notes, setting, RADII[-1] * PIXEL)
+    report.write(study, {**found, ENTRY: entry}, columns, rows, figure, notes, setting, RADII[-1] * PIXEL)
+
+
+def _entry(scores: Mapping[str, Any]) -> str:
+    return f"alone {told(scores['alone'])}; paper, ens-adv-Inception-ResNet-v2: 92.4 %, alone 77.3 %"
 
 
 def _name(argument: Argument) -> str:

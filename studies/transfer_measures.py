@@ -18,6 +18,8 @@ from robusttrain.cli import plain, read, take
 from robusttrain.commands import transfer
 from robusttrain.commands.models import named_models
 from robusttrain.data import ImageData
+from robusttrain.defended import DefendedClassifier, MeanPrediction
+from robusttrain.defenses import RandomResizePad
 from robusttrain.evaluation import commonly_correct
 from robusttrain.evaluation.transfer import (
     JPEG,
@@ -30,6 +32,7 @@ from robusttrain.evaluation.transfer import (
     Transformation,
     angle_matrix,
     answers,
+    challenge_score,
     cumulative,
     destruction_curve,
     gradients,
@@ -172,3 +175,31 @@ def mistakes(arguments: list[str]) -> dict[str, Any]:
     adversarial = held.crafted(attack, source)
     said = {name: answers(model, adversarial, held.rng.fold("score")) for name, model in held.models.items()}
     return {"count": len(held.images), "source": source, "mistakes": same_mistake(said, held.labels.cpu()).json()}
+
+
+def challenge(arguments: list[str]) -> dict[str, Any]:
+    """The challenge's score of every model alone, and of the entry on it: layers, mirroring, 30 passes [P4 5.1].
+
+    The attacks see the bare models, each from every one of them, as the competitors' did.
+    """
+    (given,), arguments = take(arguments, lambda option: option == "--canvas")
+    canvas = int(given[1])
+    held = material(arguments)
+    layers = RandomResizePad(round(canvas * 310 / 331), canvas, flip=0.5)
+    crafted = {
+        f"{attack} from {source}": held.crafted(attack, source)
+        for attack in held.crafting.attacks
+        for source in held.models
+    }
+    found = {}
+    for name, model in held.models.items():
+        classifier = model.classifier if isinstance(model, DefendedClassifier) else model
+        entry = MeanPrediction(DefendedClassifier(layers, classifier))
+        found[name] = {
+            version: challenge_score(
+                {attack: answers(defense, images, held.rng.fold("score")) for attack, images in crafted.items()},
+                held.labels.cpu(),
+            ).json()
+            for version, defense in (("alone", model), ("entry", entry))
+        }
+    return {"count": len(held.images), "attacks": list(crafted), "canvas": canvas, "scores": found}

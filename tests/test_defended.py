@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from robusttrain.defended import DefendedClassifier
+from robusttrain.defended import DefendedClassifier, MeanPrediction
 from robusttrain.defenses import AdversarialTransform, RandomResizePad
+from robusttrain.errors import OptionError
 
 
 def test_it_is_the_classifier_behind_the_defense(convnet, curved, images, streams):
@@ -74,3 +75,20 @@ def test_foolbox_takes_it_as_a_plain_module(convnet, curved, images):
     model = foolbox.PyTorchModel(defended, bounds=(0, 1), device="cpu")
     adversarial = attack(model, images(), torch.arange(4) % 3, epsilons=0.03)[1]
     assert 0.01 < (adversarial - images()).abs().max() <= 0.03 + 1e-6
+
+
+def test_a_mean_prediction_is_the_mean_of_the_softmax(convnet, images, streams):
+    defended = DefendedClassifier(RandomResizePad(6, 12), convnet())
+    passes = [defended(images(), streams().fold(number)).softmax(dim=1) for number in range(3)]
+    torch.testing.assert_close(MeanPrediction(defended, 3)(images(), streams()).exp(), torch.stack(passes).mean(dim=0))
+    assert not torch.equal(passes[0], passes[1])
+
+
+def test_a_mean_prediction_of_a_bare_model_is_its_own(convnet, images):
+    bare = DefendedClassifier(None, convnet())
+    torch.testing.assert_close(MeanPrediction(bare, 4)(images()), bare(images()).log_softmax(dim=1))
+
+
+def test_a_mean_prediction_over_no_draws_is_refused(convnet):
+    with pytest.raises(OptionError, match="draws = 0: must be at least 1"):
+        MeanPrediction(DefendedClassifier(None, convnet()), 0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from robusttrain.defenses.base import Defense
-from robusttrain.errors import OptionError, at_least, one_of
+from robusttrain.errors import OptionError, at_least, one_of, within
 from robusttrain.resize import resize_and_pad
 from robusttrain.rng import Rng
 
@@ -22,20 +23,31 @@ class RandomResizePad(Defense):
         low: least side after resizing, in pixels.
         canvas: side of the result, in pixels: the classifier must take images of this size.
         mode: "bilinear" or "nearest".
+        flip: probability that an image is mirrored; 0.5 in the paper's entry to the challenge [P4 5.1].
     """
 
     random = True
 
-    def __init__(self, low: int = 299, canvas: int = 331, mode: Literal["bilinear", "nearest"] = "bilinear") -> None:
+    def __init__(
+        self,
+        low: int = 299,
+        canvas: int = 331,
+        mode: Literal["bilinear", "nearest"] = "bilinear",
+        flip: float = 0.0,
+    ) -> None:
         super().__init__()
         at_least("low", low, 1)
         if canvas <= low:
             raise OptionError("canvas", canvas, f"must be greater than low = {low}")
         one_of("mode", mode, ("bilinear", "nearest"))
-        self.low, self.canvas, self.mode = low, canvas, mode
+        within("flip", flip, 0, 1)
+        self.low, self.canvas, self.mode, self.flip = low, canvas, mode, flip
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         sizes = rng.integers((), self.low, self.canvas)
         top = rng.integers((), 0, self.canvas - sizes + 1)
         left = rng.integers((), 0, self.canvas - sizes + 1)
+        if self.flip:
+            mirrored = rng.uniform(()) < self.flip
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         return resize_and_pad(images, sizes, top, left, self.canvas, self.mode)

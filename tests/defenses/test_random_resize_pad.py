@@ -129,3 +129,19 @@ def test_every_option_changes_the_outcome(options, images, streams):
 def test_impossible_options_are_named(options, named):
     with pytest.raises(OptionError, match=rf"^{named} = "):
         RandomResizePad(**options)
+
+
+def test_half_of_the_images_are_mirrored_in_the_challenge_entry():
+    images = torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    rng = Rng.for_images(0, torch.arange(400))
+    plain, mirrored = (RandomResizePad(4, 5, flip=flip)(images, rng) for flip in (0.0, 1.0))
+    half = RandomResizePad(4, 5, flip=0.5)(images, rng)
+    assert torch.equal(mirrored, RandomResizePad(4, 5)(images.flip(3), rng))  # the same places as without
+    as_plain, as_mirrored = ((half == other).flatten(1).all(dim=1) for other in (plain, mirrored))
+    assert (as_plain ^ as_mirrored).all()
+    assert 160 < int(as_mirrored.sum()) < 240  # four standard deviations
+
+
+def test_a_flip_that_is_no_probability_is_refused():
+    with pytest.raises(OptionError, match="flip = 1.5: must lie between 0 and 1"):
+        RandomResizePad(4, 5, flip=1.5)
