@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import Contenders, interleave, machine, network, test_images, write
+from benchmarks.timing import Contenders, interleave, load_images, machine, network, write
 from robusttrain import Rng
 from robusttrain.attacks import Average, IdentityBackward, ProjectedGradient, UnrolledTransform, call_model
 from robusttrain.defended import DefendedClassifier
@@ -33,7 +33,7 @@ from robusttrain.defenses import AdversarialTransform
 
 def material(arguments: argparse.Namespace, steps: int) -> tuple[DefendedClassifier, Tensor, Tensor, Rng]:
     """f_a(g(.)) with a g of ``steps`` steps, ready for attacks, and a batch with its streams."""
-    data, images, labels = test_images(arguments.root, arguments.images)
+    data, images, labels = load_images(arguments.root, arguments.images)
     f_b = network("vgg_small", arguments.weights, data)
     g = AdversarialTransform(f_b, steps=steps, precision=arguments.precision)
     target = DefendedClassifier(g, network(arguments.model, None, data)).fast()

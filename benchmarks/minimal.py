@@ -1,6 +1,7 @@
 """DeepFool and C&W beside torchattacks and Foolbox, on the same model, images and budget.
 
     python -m benchmarks.minimal --root data/cifar10-jpeg --model vgg_small --weights FILE --output minimal.json
+    python -m benchmarks.minimal --data imagenet --root data/imagenet-sample --model efficientnet_lite0
 
 Only images that the model gets right are attacked. torchattacks' C&W has no search for c, so it stands beside ours with
 one c; Foolbox's beside ours with the same number of searches. torchattacks' DeepFool works on one image at a time and
@@ -20,7 +21,7 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, machine, network, test_images, write
+from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import L2, CarliniWagner, DeepFool
 from robusttrain.evaluation import verdicts
@@ -71,7 +72,7 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
 
 def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and ``--images`` test images that it gets right, with labels."""
-    data, images, labels = test_images(arguments.root, 2 * arguments.images)
+    data, images, labels = load_images(arguments.root, 2 * arguments.images, arguments.data)
     model = network(arguments.model, arguments.weights, data)
     for parameter in model.parameters():  # as a user of the peers would, who wants gradients of images alone
         parameter.requires_grad_(arguments.peers_keep_parameter_gradients)
@@ -121,7 +122,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Parse, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="image folder with test/ or val/")
+    parser.add_argument("--root", required=True, help="folder of the data")
+    parser.add_argument("--data", choices=("imagefolder", "imagenet"), default="imagefolder", help="its layout")
     parser.add_argument("--model", default="vgg_small", help="model preset")
     parser.add_argument("--weights", help="its weights")
     parser.add_argument("--images", type=int, default=32, help="one batch of at most this many images")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import torchattacks
 from torch import Tensor, nn
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, machine, network, test_images, write
+from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import Linf, ProjectedGradient
 from robusttrain.evaluation import verdicts
@@ -59,7 +59,7 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
 
 def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and the images and labels to attack."""
-    data, images, labels = test_images(arguments.root, arguments.images)
+    data, images, labels = load_images(arguments.root, arguments.images)
     model = network(arguments.model, arguments.weights, data)
     for parameter in model.parameters():  # as a user of the peers would, who wants gradients of images alone
         parameter.requires_grad_(arguments.peers_keep_parameter_gradients)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from robusttrain.allocator import keep_freed_memory
 from robusttrain.build import build, fit_to_data
-from robusttrain.data import ImageFolder
+from robusttrain.data import ImageData, ImageFolder, ImageNet
 from robusttrain.presets import read
 from robusttrain.weights import load_weights
 
@@ -81,7 +81,7 @@ def interleave(make: Callable[..., Contenders], arguments: Any) -> tuple[dict[st
     return {name: statistics.median(times) for name, times in spent.items()}, results
 
 
-def network(preset: str, weights: str | None, data: ImageFolder) -> nn.Module:
+def network(preset: str, weights: str | None, data: ImageData) -> nn.Module:
     """A model by preset, fitted to the data, with weights from a file if there are any."""
     node = read("model", preset)["model"]
     fit_to_data(node, data.facts(), "model")
@@ -92,9 +92,12 @@ def network(preset: str, weights: str | None, data: ImageFolder) -> nn.Module:
     return model.eval()
 
 
-def test_images(root: str, count: int) -> tuple[ImageFolder, Tensor, Tensor]:
-    """The data module, and ``count`` of its test images (B, C, H, W) in [0, 1] with labels, chosen by seed 0."""
-    data = ImageFolder(root=root, batch_size=count)
+def load_images(root: str, count: int, layout: str = "imagefolder") -> tuple[ImageData, Tensor, Tensor]:
+    """The data module, and ``count`` of its test images (B, C, H, W) in [0, 1] with labels, chosen by seed 0.
+
+    ``layout`` is "imagefolder", or "imagenet" for a folder with ``val/<wnid>/``.
+    """
+    data: ImageData = (ImageNet if layout == "imagenet" else ImageFolder)(root=root, batch_size=count)
     data.limit_test(count, seed=0)
     data.setup("test")
     batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)

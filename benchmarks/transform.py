@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, machine, network, test_images, write
+from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
 from robusttrain import Rng
 from robusttrain.defenses import AdversarialTransform
 
@@ -41,7 +41,7 @@ def straightforward(f_b: nn.Module, images: Tensor, radius: float, steps: int) -
 
 def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     """g of one side, each a call without arguments that returns g(x)."""
-    data, images, _ = test_images(arguments.root, arguments.images)
+    data, images, _ = load_images(arguments.root, arguments.images)
     f_b = network("vgg_small", arguments.weights, data)
     if side == "peers":
         return {"straightforward": lambda: straightforward(f_b, images, arguments.radius, arguments.steps)}
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--output", default="results/benchmarks/transform.json")
     arguments = parser.parse_args()
     seconds, found = interleave(contenders, arguments)
-    data, images, _ = test_images(arguments.root, arguments.images)
+    data, images, _ = load_images(arguments.root, arguments.images)
     loop_f_b = network("vgg_small", arguments.weights, data)
     with torch.no_grad():
         least_likely = loop_f_b(images).argmin(dim=1)
