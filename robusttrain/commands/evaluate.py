@@ -134,7 +134,11 @@ def run(arguments: list[str]) -> None:
     precision = getattr(torch, config.precision)
     engine = Engine(target, attacks, config.seed, config.draws, precision, config.survivors, config.save_images)
     engine.kept = journal = open_journal(config, engine, nodes, output)
-    evaluation = Evaluation(engine)
+
+    def wait(count: int) -> None:
+        console.print(f"waiting for {count} batches that other processes work on", soft_wrap=True)
+
+    evaluation = Evaluation(engine, journal, wait)
     trainer = trainer_from(
         {**plain(config.trainer), "enable_model_summary": False, "enable_progress_bar": False},
         logger=False,

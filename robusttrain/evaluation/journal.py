@@ -1,7 +1,8 @@
 """The journal of a long run: every finished batch of every stage is on disk before the next one starts.
 
 A stage is one attack (or one attack on one source). An entry holds the tensors of one stage for one batch of images, in
-a file of its own that is written whole or not at all. A run that was killed finds its entries and redoes the rest.
+a file of its own that is written whole or not at all. A run that was killed finds its entries and redoes the rest, and
+runs of the same command that share the folder take batches from each other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.errors import UserError
+from robusttrain.evaluation.claims import Claims
 from robusttrain.evaluation.results import write_json
 from robusttrain.weights import read_metadata, read_tensors, save_tensors
 
@@ -84,6 +87,7 @@ class Journal:
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.folder, self.report = folder, report
+        self.claims = Claims(folder / "claims")
         now = json.loads(json.dumps(fingerprint))
         before = self._read()
         if before is not None and (fresh or before != now):
@@ -156,8 +160,25 @@ class Journal:
             UserError: the disk is full; all entries so far are kept.
         """
         kept = {"content": digest(entry), "batch": _batch(images, labels, indices)}
-        try:
+        with self._disk():
             save_tensors(entry, self._path(stage, indices), kept)
+
+    @contextmanager
+    def taken(self, indices: Tensor) -> Iterator[bool]:
+        """Whether this process is the one that works on a batch while the block runs; see `Claims.taken`.
+
+        Raises:
+            UserError: the disk is full; all entries so far are kept.
+        """
+        with ExitStack() as stack:
+            with self._disk():
+                mine = stack.enter_context(self.claims.taken(_name(indices)))
+            yield mine
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if error.errno in _FULL:
                 raise UserError(
@@ -167,13 +188,16 @@ class Journal:
             raise
 
     def _path(self, stage: str, indices: Tensor) -> Path:
-        first = int(indices[0]) if len(indices) else 0
-        name = f"{first:08d}-{len(indices)}-{digest({'indices': indices})}.safetensors"
-        return self.folder / re.sub(r"[^\w.=-]+", "-", stage) / name
+        return self.folder / re.sub(r"[^\w.=-]+", "-", stage) / f"{_name(indices)}.safetensors"
 
     def _drop(self, path: Path, why: str) -> None:
         self.report(f"{why}: dropped, to be done again")
         path.unlink(missing_ok=True)
+
+
+def _name(indices: Tensor) -> str:
+    first = int(indices[0]) if len(indices) else 0
+    return f"{first:08d}-{len(indices)}-{digest({'indices': indices})}"
 
 
 def _batch(images: Tensor, labels: Tensor, indices: Tensor) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +14,11 @@ from torch import Tensor, nn
 
 from robusttrain.data import Batch
 from robusttrain.evaluation.engine import Engine, Records
+from robusttrain.evaluation.journal import Journal
 from robusttrain.evaluation.results import merge, results
+
+#: Seconds between two looks at a batch that another process works on.
+PAUSE = 0.5
 
 
 def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[str, float]]:
@@ -32,26 +39,45 @@ class Evaluation(pl.LightningModule):
 
     Args:
         engine: the engine; its target and sources follow this module to the device.
+        journal: where processes that run the same command see what others work on.
+        waiting: called with the number of batches that are left to others, when nothing else is left to do.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, journal: Journal | None = None, waiting: Callable[[int], None] = lambda count: None
+    ) -> None:
         super().__init__()
-        self.engine = engine
+        self.engine, self.journal, self.waiting = engine, journal, waiting
         self.parts = nn.ModuleList([engine.target, *engine.sources.values()])
         self.found: dict[str, Any] = {}
         self.records: Records = {}
         self._mine: list[Records] = []
         self._seconds: dict[str, float] = {}
+        self._others: list[Batch] = []
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        if not len(batch.images):
-            return
-        records, seconds = self.engine.run(batch.images, batch.labels, batch.indices)
-        self._mine.append(records)
-        for name, value in seconds.items():
-            self._seconds[name] = self._seconds.get(name, 0.0) + value
+        if len(batch.images) and not self._run(batch):
+            self._others.append(batch)
+
+    def _run(self, batch: Batch) -> bool:
+        """Attack a batch, or find what others did with it; False while another process works on it."""
+        with self.journal.taken(batch.indices) if self.journal else nullcontext(True) as mine:
+            if mine:
+                records, seconds = self.engine.run(batch.images, batch.labels, batch.indices)
+                self._mine.append(records)
+                for name, value in seconds.items():
+                    self._seconds[name] = self._seconds.get(name, 0.0) + value
+        return mine
 
     def on_test_epoch_end(self) -> None:
+        if self._others:
+            self.waiting(len(self._others))
+        while self._others:
+            # Whoever holds a batch finishes it, or dies and leaves it to us.
+            batch = self._others.pop(0)
+            if not self._run(batch):
+                self._others.append(batch)
+                time.sleep(PAUSE)
         self.records, seconds = gather((self._mine, self._seconds))
         self.found = results(self.records, self.engine, seconds)
 

@@ -1,0 +1,56 @@
+"""Processes that run the same command on one folder take batches from each other."""
+
+import json
+import multiprocessing
+from collections import Counter
+
+import pytest
+
+from benchmarks.kill_and_resume import timeless
+from robusttrain.commands import evaluate
+from robusttrain.evaluation import Journal
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+BATCHES = 12
+
+
+def _evaluate(arguments, barrier, told):
+    put, done = Journal.put, []
+
+    def counted(self, stage, images, labels, indices, entry):
+        done.append((stage, int(indices[0])))
+        put(self, stage, images, labels, indices, entry)
+
+    Journal.put = counted
+    barrier.wait()
+    evaluate.run(arguments)
+    told.put(done)
+
+
+@pytest.fixture
+def evaluated(trained, tmp_path):
+    def run(name, processes):
+        arguments = ["--checkpoint", str(trained.best), "--images", str(2 * BATCHES), "--draws", "2"]
+        arguments += ["--data.batch_size", "2", "--attack", "bpda-i-quick", "--trainer.accelerator", "cpu"]
+        arguments += ["--output", str(tmp_path / name)]
+        context = multiprocessing.get_context("fork")
+        barrier, told = context.Barrier(processes), context.SimpleQueue()
+        started = [context.Process(target=_evaluate, args=(arguments, barrier, told)) for _ in range(processes)]
+        for process in started:
+            process.start()
+        done = [told.get() for _ in started]
+        for process in started:
+            process.join()
+            assert process.exitcode == 0
+        return timeless(tmp_path / name / "results.json"), done
+
+    return run
+
+
+def test_two_find_what_one_finds_and_do_each_batch_once(evaluated):
+    alone, (everything,) = evaluated("alone", 1)
+    together, parts = evaluated("together", 2)
+    assert json.dumps(together) == json.dumps(alone)
+    assert all(parts), "one of them did nothing"
+    assert Counter(parts[0] + parts[1]) == Counter(everything)
+    assert len(everything) == 2 * BATCHES  # clean and attacked
