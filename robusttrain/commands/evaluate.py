@@ -47,6 +47,7 @@ from robusttrain.evaluation import (
     writable,
     write_json,
 )
+from robusttrain.evaluation.export import check_export, export, told_export
 from robusttrain.locks import alone
 from robusttrain.weights import load_weights, save_tensors
 
@@ -89,6 +90,9 @@ def parser() -> ArgumentParser:
     options.add_argument("--output", type=str, default="results/newest", help="folder for results.json and the journal")
     options.add_argument("--fresh", type=bool, default=False, help="drop what an unfinished run left in --output")
     options.add_argument("--save_images", type=bool, default=False, help="keep adversarial images (safetensors)")
+    options.add_argument(
+        "--export", type=str | None, default=None, help="png: write adversarial images as files, and judge those too"
+    )
     options.add_argument("--save_verdicts", type=bool, default=False, help="keep each image's verdicts (safetensors)")
     where = {"accelerator", "strategy", "devices", "num_nodes", "limit_test_batches", "fast_dev_run", "plugins"}
     add_trainer(options, {}, only=where)
@@ -119,6 +123,7 @@ def run(arguments: list[str]) -> None:
         data.limit_test(config.images, config.seed)
     target, told = build_target(config, data, path)
     target.eval()
+    check_export(config.export, data.facts().channels)
     data.prepare_data()
     data.setup("test")
 
@@ -132,7 +137,8 @@ def run(arguments: list[str]) -> None:
         paths = keeper.provide(needed, config.surrogate_epochs)
         attacks = {name: scenario(with_paths(node, paths), name) for name, node in nodes.items()}
     precision = getattr(torch, config.precision)
-    engine = Engine(target, attacks, config.seed, config.draws, precision, config.survivors, config.save_images)
+    keep_images = config.save_images or config.export is not None
+    engine = Engine(target, attacks, config.seed, config.draws, precision, config.survivors, keep_images)
     engine.kept = journal = open_journal(config, engine, nodes, output)
 
     def wait(count: int) -> None:
@@ -155,6 +161,11 @@ def run(arguments: list[str]) -> None:
     found["precision"] = config.precision
     write_json(found, output / "results.json")
     keep(evaluation, output, config)
+    if config.export:
+        pictures = output / "png"
+        found["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
+        write_json(found, output / "results.json")
+        console.print(told_export(found["export"], pictures), soft_wrap=True)
     journal.finish()
     console.print(table(found))
     console.print(f"written: {output / 'results.json'}", soft_wrap=True)

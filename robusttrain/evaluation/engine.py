@@ -324,6 +324,11 @@ class Engine:
             broken[which] = ~verdicts(self.target, images[there], labels[there], streams, CONFIRMING).any(dim=1)
         return broken
 
+    def score(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        """(B, draws) bool: verdicts on other images in the place of these, on the draws that score them."""
+        rng = Rng.for_images(self.seed, indices).fold("score")
+        return verdicts(self.target, images, labels, rng, self.draws)
+
     def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> Records:
         """Verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
 

@@ -120,3 +120,29 @@ def test_a_damaged_entry_is_told_and_done_again(evaluate, puts, tmp_path):
     assert [stage for stage, _ in puts] == ["wt"]
     assert "dropped, to be done again" in again.err
     assert without_seconds(again.raw) == without_seconds(first.raw)
+
+
+def test_pictures_of_a_finished_run_cost_no_attack(evaluate, puts, tmp_path):
+    plain = evaluate()
+    assert plain.code == 0, plain.err
+    puts.clear()
+    exported = evaluate("--export", "png")
+    assert exported.code == 0, exported.err
+    assert puts == []  # nothing was attacked again
+    found = json.loads(exported.raw)
+    rows = found.pop("export")
+    assert found == json.loads(plain.raw)
+    assert rows.keys() == {"bpda-i-quick", "wt"}
+    for name, row in rows.items():
+        assert len(list((tmp_path / "o" / "png" / name).glob("*.png"))) == 24
+        assert row["outside_threat"] == 0
+        assert 0 <= row["verdicts_changed"] <= 24
+        changed_at_most = row["verdicts_changed"] / 24
+        assert row["robust_accuracy"] == pytest.approx(found["attacks"][name]["robust_accuracy"], abs=changed_at_most)
+    assert "eight-bit images in" in exported.err
+
+
+def test_an_unknown_kind_of_picture_is_refused(evaluate):
+    done = evaluate("--export", "gif")
+    assert done.code == 2
+    assert "--export gif: must be png" in done.err

@@ -1,0 +1,133 @@
+"""Adversarial images as eight-bit files: what is left of an attack once an image is a picture again.
+
+Attacks move images in float32. A file holds 256 levels a channel, and rounding to the nearest of them may leave the
+ball or undo the attack, so images are rounded inside the ball, written, read back, and judged by the model once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robusttrain.attacks import Threat
+from robusttrain.data import ImageData
+from robusttrain.errors import UserError
+from robusttrain.evaluation.engine import Engine, Records
+from robusttrain.evaluation.scoring import wilson
+
+#: Pillow's names of pictures by their number of channels.
+MODES = {1: "L", 3: "RGB"}
+LEVELS = 255
+
+
+def eight_bit(adversarial: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """Levels (B, C, H, W) uint8 near ``adversarial`` and inside the ball around ``images``, if it holds any.
+
+    Each pixel takes the nearest level. Where that lies outside, the pixel takes the next level towards its clean value,
+    which moves it less than the attack did: a clean image of whole levels then stays in every ball.
+
+    Args:
+        adversarial, images: (B, C, H, W), pixel values in [0, 1].
+        threat: the ball.
+    """
+    levels = (adversarial * LEVELS).round()
+    inside = threat.project(levels / LEVELS, images)
+    # Half a thousandth of a level is rounding of the projection and no step out of the ball.
+    left = (inside * LEVELS - levels).abs() > 5e-4
+    towards = torch.where(
+        adversarial > images, (adversarial * LEVELS + 5e-4).floor(), (adversarial * LEVELS - 5e-4).ceil()
+    )
+    return torch.where(left, towards, levels).clamp(0, LEVELS).to(torch.uint8)
+
+
+def write_pictures(levels: Tensor, indices: Tensor, folder: Path) -> Tensor:
+    """Write one PNG for each image, named by its index in the data set, and read all of them back.
+
+    Args:
+        levels: (B, C, H, W) uint8, C being 1 or 3.
+        indices: (B,) int64.
+        folder: made as needed; files that are there are replaced.
+
+    Returns:
+        (B, C, H, W) float32 in [0, 1], as the files hold them.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    found = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for each, index in zip(levels, indices.tolist(), strict=True):
+            path = folder / f"{index:06d}.png"
+            pixels = each.permute(1, 2, 0).contiguous().numpy()
+            Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels, MODES[len(each)]).save(path)
+            with Image.open(path) as picture:
+                read = numpy.array(picture)
+            found.append(torch.from_numpy(read.reshape(pixels.shape)).permute(2, 0, 1))
+    except OSError as error:
+        raise UserError(
+            f"--export png: {folder}: {error.strerror or error}: make room and give the same command again"
+        ) from error
+    return torch.stack(found).float() / LEVELS
+
+
+def check_export(wanted: str | None, channels: int) -> None:
+    """Raise UserError unless images with this number of channels can be exported in that way."""
+    if wanted not in (None, "png"):
+        raise UserError(f"--export {wanted}: must be png")
+    if wanted and channels not in MODES:
+        raise UserError(f"--export png: a PNG has 1 or 3 channels, these images have {channels}: leave it out")
+
+
+def export(engine: Engine, data: ImageData, records: Records, folder: Path, batch: int) -> dict[str, dict[str, Any]]:
+    """Write what every attack found, read it back, and judge it on the draws that scored it before.
+
+    Args:
+        engine: that made ``records``, with ``keep_images``.
+        data: where the clean images come from.
+        records: of all images.
+        folder: gets ``ATTACK/INDEX.png``.
+        batch: images at a time.
+
+    Returns:
+        By attack: accuracy on the files, images whose verdicts changed, and images that no level keeps inside the ball
+        (clean pixels between two levels, and a radius below half of one).
+    """
+    device = next(iter(engine.target.parameters())).device
+    found = {}
+    for name, scenario in engine.scenarios.items():
+        changed, outside, scores = 0, 0, []
+        for start in range(0, len(records["index"]), batch):
+            part = slice(start, start + batch)
+            indices = records["index"][part]
+            clean = data.test_images(indices).images
+            levels = eight_bit(records[f"{name}/images"][part], clean, scenario.attack.threat)
+            read = write_pictures(levels, indices, folder / name)
+            outside += int((scenario.attack.threat.distance(read, clean) > scenario.attack.threat.epsilon + 1e-6).sum())
+            score = engine.score(read.to(device), records["label"][part].to(device), indices.to(device))
+            changed += int((score != records[f"{name}/score"][part]).any(dim=1).sum())
+            scores.append(score.double().mean(dim=1))
+        mean = torch.cat(scores).mean().item()
+        found[name] = {
+            "robust_accuracy": round(mean, 6),
+            "ci95": [round(end, 6) for end in wilson(mean, len(records["index"]))],
+            "verdicts_changed": changed,
+            "outside_threat": outside,
+        }
+    return found
+
+
+def told_export(found: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
+    """One line for the terminal."""
+    rows = [
+        f"{name} {100 * row['robust_accuracy']:.1f} %, {row['verdicts_changed']} images with another verdict"
+        + (f", {row['outside_threat']} outside the ball" if row["outside_threat"] else "")
+        for name, row in found.items()
+    ]
+    return f"eight-bit images in {folder}: " + "; ".join(rows)
