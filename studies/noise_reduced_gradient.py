@@ -1,4 +1,4 @@
-"""Noise-reduced gradients: tables 1 to 8 and figures 3 to 5 of Wu et al. 2018, and appendix B on an embedded set.
+"""Noise-reduced gradients: tables 1 to 8 and figures 3 to 6 of Wu et al. 2018, and appendix B on an embedded set.
 
 FGSM, FGM and IGSM beside their noise-reduced versions at equal numbers of gradients, from single models and ensembles,
 targeted too; the noise sigma and the number of copies m; what transformations destroy; decision regions.
@@ -6,6 +6,7 @@ targeted too; the noise sigma and the number of copies m; what transformations d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,14 @@ from studies import report
 from studies.parts import Arguments, Point, Training
 from studies.scales import Scale
 from studies.study import Study
-from studies.transfer_measures import destruction, pictured, planes
+from studies.transfer_measures import capacities, destruction, pictured, planes
 from studies.transfers import PIXEL, Field, field, told
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Steps of nr-IGSM, copies m, what is varied, attacks on ensembles, most images, epochs of appendix B."""
+    """Steps of nr-IGSM, copies m, what is varied, attacks on ensembles, most images, images that say how
+    accurate the models are, epochs of appendix B."""
 
     steps: int
     copies: int
@@ -28,6 +30,7 @@ class Settings:
     numbers: tuple[int, ...]
     ensembles: tuple[str, ...]
     images: int
+    tested: int
     epochs: int
 
 
@@ -39,9 +42,9 @@ PAPER = {
     "IGSM targeted": ("11.6 %", "37.1 %"),
 }
 SETTINGS = {
-    "smoke": Settings(1, 2, (15,), (2,), tuple(PAPER), 40, 4),
-    "small": Settings(4, 5, (5, 25), (2, 10), ("FGSM", "IGSM targeted"), 100, 10),
-    "paper": Settings(5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), tuple(PAPER), 1_000, 30),
+    "smoke": Settings(1, 2, (15,), (2,), tuple(PAPER), 40, 60, 4),
+    "small": Settings(4, 5, (5, 25), (2, 10), ("FGSM", "IGSM targeted"), 100, 500, 10),
+    "paper": Settings(5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), tuple(PAPER), 1_000, 5_000, 30),
 }
 #: Hidden layers of appendix B, and success rates of table 4 onto D = 1 and D = 9.
 DEPTHS = {1: ("89.4 %", "64.4 %"), 3: ("52.9 %", "49.4 %"), 5: ("47.3 %", "44.8 %"), 9: ("31.2 %", "39.6 %")}
@@ -109,6 +112,8 @@ def points_of(arena: Field, settings: Settings, appendix: Field) -> list[Point]:
     both = ("--attack", "fgsm", "--attack", "nrfgsm", "--attack.nrfgsm.gradient.samples", str(settings.copies))
     points.append(Point("destruction", ("--count", str(images), *arena.point(*both)), destruction))
     points.append(Point("planes", ("--count", "1", *arena.point("--attack", "fgsm", images=40)), planes))
+    tested = ("--tested", str(settings.tested), *arena.point("--attack", "fgsm"))
+    points.append(Point("models", tested, capacities))
     points.append(Point("appendix B", appendix.point("--attack", "fgsm")))
     return points
 
@@ -144,6 +149,11 @@ def run(arguments: list[str]) -> None:
             rows.append(("FGSM", label, *cells, report.NOT_AVAILABLE))
             series["sigma, in 255ths" if what == "sigma" else "m"].append((float(value), black))
     rows += _destroyed(found["destruction"])
+    attackers = _attackers(arena, found)
+    rows += [
+        (f"{name}: {about}", "plain FGSM", "-", report.percent(rate), "-", 1, "figure 6")
+        for name, about, rate in attackers
+    ]
     for depth, published in zip(appendix.models, DEPTHS.values(), strict=True):
         onto = [told(appendix.rate(found["appendix B"], "fgsm", depth, target)) for target in ("D = 1", "D = 9")]
         rows.append(("FGSM, appendix B", f"from {depth}", *onto, "-", 1, " and ".join(published) + " onto D = 1, 9"))
@@ -154,11 +164,27 @@ def run(arguments: list[str]) -> None:
         f"Equal numbers of gradients where steps are iterated: m = {settings.copies}, {settings.steps} steps of 5/255. "
         "Noise reduction raises transfer to other models: "
         + "; ".join(f"{name} {'yes' if better else 'no'}" for name, better in holds.items())
-        + ". planes.png shows what the models answer around one image.",
+        + ". Models that attack others best, by FGSM: "
+        + ", then ".join(f"{name} ({about}): {report.percent(rate)}" for name, about, rate in attackers)
+        + "; the paper's best are small and accurate. planes.png shows what the models answer around one image.",
     )
     columns = ("attack", "version", "white box", "black box", "held out", "gradients", "paper: black box")
     figure = report.lines(series, "sigma in 255ths, or m", "success rate onto other models")
     report.write(study, found, columns, rows, figure, notes, arena.setting, arena.epsilon)
+
+
+def _attackers(arena: Field, found: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """Name, size and error, and mean success rate of FGSM onto the other models, best attackers first."""
+    models, rows = found["models"]["models"], []
+    for source in arena.models:
+        about = models[arena.called(source)]
+        told_about = (
+            f"{about['parameters'] / 1e6:.2f} M parameters, error {report.percent(1 - about['accuracy']['value'])}"
+        )
+        others = [target for target in arena.models if target != source]
+        rates = [arena.rate(found["FGSM, plain"], "fgsm", source, target)["value"] for target in others]
+        rows.append((source, told_about, sum(rates) / len(rates)))
+    return sorted(rows, key=lambda row: -row[2])
 
 
 def _gradients(point: dict[str, Any], attack: str) -> int:

@@ -20,12 +20,14 @@ from robusttrain.commands.models import named_models
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier, MeanPrediction
 from robusttrain.defenses import RandomResizePad
-from robusttrain.evaluation import commonly_correct
+from robusttrain.evaluation import commonly_correct, verdicts
 from robusttrain.evaluation.transfer import (
     JPEG,
     Crafting,
+    Estimate,
     GaussianBlur,
     GaussianNoise,
+    Model,
     Planned,
     Regions,
     Rotation,
@@ -78,24 +80,65 @@ class Material:
         return torch.cat([scenario.attack(network, self.images[p], self.labels[p], rng[p]) for p in parts])
 
 
-def material(arguments: list[str]) -> Material:
-    """What a command line names; ``--count`` of the images that all models have right."""
-    (given,), arguments = take(arguments, lambda option: option == "--count")
-    count = int(given[1])
+@dataclass(frozen=True)
+class Opened:
+    """What a command line names: its data are ready, its models are built."""
+
+    data: ImageData
+    models: dict[str, Model]
+    attacks: dict[str, Planned]
+    seed: int
+    device: torch.device
+
+    @property
+    def defended(self) -> dict[str, nn.Module]:
+        """The models by name."""
+        return {name: model.defended for name, model in self.models.items()}
+
+
+def opened(arguments: list[str], images: int | None = None) -> Opened:
+    """What a command line names; ``images`` in the place of its own number of them."""
     names, overrides, rest = split_attacks(arguments)
     config = read(transfer.parser(), rest, ("data",), {})
     data: ImageData = build(plain(config.data), "data", kind=ImageData)
-    data.limit_test(config.images, config.seed)
+    data.limit_test(images or config.images, config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = named_models(config.models, data, [], device)
     data.prepare_data()
     data.setup("test")
-    defended = {name: model.defended for name, model in models.items()}
-    common = commonly_correct(defended, data.test_dataloader(), data.num_classes, config.seed)
-    batch = data.test_images(common.indices[:count])
     attacks = {name: Planned(each) for name, each in scenarios(names, overrides, config.epsilon).items()}
-    images, labels, indices = (part.to(device) for part in batch)
-    return Material(Crafting(models, attacks), images, labels, indices, Rng.for_images(config.seed, indices))
+    return Opened(data, models, attacks, config.seed, device)
+
+
+def material(arguments: list[str]) -> Material:
+    """What a command line names; ``--count`` of the images that all models have right."""
+    (given,), arguments = take(arguments, lambda option: option == "--count")
+    held = opened(arguments)
+    common = commonly_correct(held.defended, held.data.test_dataloader(), held.data.num_classes, held.seed)
+    batch = held.data.test_images(common.indices[: int(given[1])])
+    images, labels, indices = (part.to(held.device) for part in batch)
+    return Material(Crafting(held.models, held.attacks), images, labels, indices, Rng.for_images(held.seed, indices))
+
+
+def capacities(arguments: list[str]) -> dict[str, Any]:
+    """Parameters of every model, and its accuracy on ``--tested`` test images: the axes of [P3 figure 6]."""
+    (given,), arguments = take(arguments, lambda option: option == "--tested")
+    held = opened(arguments, int(given[1]))
+    right: dict[str, list[Tensor]] = {name: [] for name in held.models}
+    for batch in held.data.test_dataloader():
+        images, labels, indices = (part.to(held.device) for part in held.data.on_after_batch_transfer(batch, 0))
+        rng = Rng.for_images(held.seed, indices).fold("score")
+        for name, model in held.defended.items():
+            right[name].append(verdicts(model, images, labels, rng, 1).squeeze(1))
+    return {
+        "models": {
+            name: {
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "accuracy": Estimate.share(torch.cat(right[name]).double()).json(),
+            }
+            for name, model in held.defended.items()
+        }
+    }
 
 
 def destruction(arguments: list[str]) -> dict[str, Any]:
