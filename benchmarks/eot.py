@@ -5,25 +5,20 @@
 Time: one gradient evaluation of BPDA-I with EOT (`bpda-eot-paper` with fewer draws and one step: both only repeat it)
 beside one plain one: f_a(g(x)) forward and f_a backward on the same batch, interleaved. Memory: the peak of a process
 of its own, above what it held before the attack, with many and with few draws, and of the unrolled g with N = 13 and 1.
-glibc is told to hand every large block back at once there: what it would keep for later grows with every allocation,
-and is not what the attack needs.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import resource
 import sys
-from functools import partial
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.memory import peak
 from benchmarks.timing import Contenders, interleave, load_images, machine, network, write
 from robusttrain import Rng
 from robusttrain.attacks import Average, IdentityBackward, ProjectedGradient, UnrolledTransform, call_model
@@ -62,36 +57,14 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     return {"eot": lambda: attack(arguments.timed_draws)(source, images, labels, rng)}
 
 
-def _peak() -> float:
-    """MiB that this process held at its largest."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _measure(pipe: Connection, case: str, number: int, arguments: argparse.Namespace) -> None:
-    """In a process of its own: the peak of an attack, above what was held before."""
+def prepared_attack(case: str, number: int, arguments: argparse.Namespace) -> Callable[[], Tensor]:
+    """One case: "eot" with ``number`` draws, or "unrolled" with N = ``number``."""
     target, images, labels, rng = material(arguments, number if case == "unrolled" else 13)
     with torch.no_grad():
         call_model(target, images[:1], rng[:1])  # loads what every attack loads
-    before = _peak()
     if case == "unrolled":
-        ProjectedGradient(1, 0.002, random_start=False)(UnrolledTransform()(target), images, labels, rng)
-    else:
-        attack(number)(IdentityBackward()(target), images, labels, rng)
-    pipe.send(_peak() - before)
-
-
-def peak(case: str, number: int, arguments: argparse.Namespace) -> float:
-    """MiB of one case: "eot" with ``number`` draws, or "unrolled" with N = ``number``."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_measure, args=(theirs, case, number, arguments))
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(128 * 1024)  # a fixed one: glibc would raise it as blocks come and go
-    process.start()
-    del os.environ["MALLOC_MMAP_THRESHOLD_"]
-    theirs.close()
-    found: float = ours.recv()
-    process.join()
-    return found
+        return lambda: ProjectedGradient(1, 0.002, random_start=False)(UnrolledTransform()(target), images, labels, rng)
+    return lambda: attack(number)(IdentityBackward()(target), images, labels, rng)
 
 
 def main() -> None:
@@ -110,10 +83,10 @@ def main() -> None:
     parser.add_argument("--output", default="results/benchmarks/eot.json")
     arguments = parser.parse_args()
     seconds, _ = interleave(contenders, arguments)
-    measured = partial(peak, arguments=arguments)
+    numbers = {"eot": (arguments.few_draws, arguments.draws), "unrolled": (1, 13)}
     mib: dict[str, dict[str, float]] = {
-        "eot": {str(draws): measured("eot", draws) for draws in (arguments.few_draws, arguments.draws)},
-        "unrolled": {str(steps): measured("unrolled", steps) for steps in (1, 13)},
+        case: {str(number): peak(prepared_attack, case, number, arguments) for number in given}
+        for case, given in numbers.items()
     }
 
     def growth(case: str) -> float:
