@@ -43,7 +43,7 @@ PAPER = {
 }
 SETTINGS = {
     "smoke": Settings(1, 2, (15,), (2,), tuple(PAPER), 40, 60, 4),
-    "small": Settings(4, 5, (5, 25), (2, 10), ("FGSM", "IGSM targeted"), 100, 500, 10),
+    "small": Settings(4, 5, (5, 25), (2, 10), ("FGSM", "IGSM targeted"), 200, 500, 10),
     "paper": Settings(5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), tuple(PAPER), 1_000, 5_000, 30),
 }
 #: Hidden layers of appendix B, and success rates of table 4 onto D = 1 and D = 9.

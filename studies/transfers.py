@@ -97,7 +97,7 @@ def field(scale: Scale) -> Field:
     # Of seed 1, like the attacker's own models in the studies of the main paper, which then are trained once.
     trained: dict[str, Argument] = {f"ResNet {seed}": scale.standard(seed) for seed in range(2)}
     trained |= {"ResNet adv": scale.adversarial(1), "VGG": scale.standard_f_b(5)}
-    return Field(trained, scale.data, 100 if scale.name == "small" else 10_000, 8 * PIXEL)
+    return Field(trained, scale.data, 250 if scale.name == "small" else 10_000, 8 * PIXEL)
 
 
 def _quick(scale: Scale, seed: int) -> Training:
