@@ -18,7 +18,8 @@ ones. BPDA with EOT reads, in full::
     adversarial = attack(source, images, labels, rng)
 
 Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack (scores). So have those that look
-for the nearest adversarial image, CarliniWagner and DeepFool, and Optimization, with an Adam for each of its models.
+for the nearest adversarial image, CarliniWagner, DeepFool and FAB, and Optimization, with an Adam for each of its
+models.
 
 Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations around one point:
 an estimator. It needs memory between steps: an update rule. It needs both, or no gradient at all: an ``Attack`` in a
@@ -30,6 +31,7 @@ from robusttrain.attacks.average_logits import AverageLogits
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.carlini_wagner import CarliniWagner
 from robusttrain.attacks.deepfool import DeepFool
+from robusttrain.attacks.fab import FAB
 from robusttrain.attacks.finite_difference import FiniteDifference
 from robusttrain.attacks.genattack import GenAttack
 from robusttrain.attacks.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
@@ -64,6 +66,7 @@ from robusttrain.attacks.updates import Adam, MomentumSign, Normalized, Sign, Un
 __all__ = [
     "APGD",
     "DLR",
+    "FAB",
     "L2",
     "Adam",
     "Attack",

@@ -10,6 +10,7 @@ from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import (
     APGD,
     DLR,
+    FAB,
     L2,
     RMSD,
     Average,
@@ -117,6 +118,7 @@ OTHERS = {
     "apgd-ce": (APGD(steps=100), Target()),
     "apgd-dlr": (APGD(steps=100, objective=DLR()), Target()),
     "apgd-t": (APGD(steps=100, targets=9, objective=TargetedDLR("second")), Target()),
+    "fab-t": (FAB(100, 1, 9, 0.1, 1.05, 0.9), Target()),
     "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
     "square": (Square(queries=5000, p=0.8, rescale=False, votes=10), Target()),
 }
