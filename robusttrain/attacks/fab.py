@@ -13,7 +13,7 @@ from robusttrain.attacks.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.loss import Loss
 from robusttrain.attacks.objectives import Objective, rank_targets
 from robusttrain.attacks.queries import share_wrong
-from robusttrain.attacks.randomness import ask_twice
+from robusttrain.attacks.randomness import ask_or_believe
 from robusttrain.attacks.threats import Linf, Threat, into_ball, per_image
 from robusttrain.errors import OptionError, at_least, within
 from robusttrain.rng import Rng
@@ -95,10 +95,10 @@ class FAB(Attack):
     epsilon: adversarial by luck only, then. The image itself comes back where nothing was found, or where it is
     misclassified already. The result lies close to the boundary: attack in float32.
 
-    On a random model (two passes over the clean image tell) x_{i+1} is judged by the majority of as many fresh draws as
-    the estimator takes (one with `Backprop`: then luck decides; take `Average`), no image leaves, and what each run
-    ends with is judged once more, all on the same draws: the one that is wrong most often comes back, of equals the
-    first. AutoAttack has no FAB for random models: a nearest point is a brittle one.
+    On a random model (it says so, or two passes over the clean image differ) x_{i+1} is judged by the majority of as
+    many fresh draws as the estimator takes (one with `Backprop`: then luck decides; take `Average`), no image leaves,
+    and what each run ends with is judged once more, all on the same draws: the one that is wrong most often comes back,
+    of equals the first. AutoAttack has no FAB for random models: a nearest point is a brittle one.
 
     Args:
         steps: N_iter, for each target.
@@ -146,7 +146,7 @@ class FAB(Attack):
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        logits, random = ask_twice(source, images, rng.fold("ask"))
+        logits, random = ask_or_believe(source, images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         result = images.clone()
         ranked = rank_targets(logits, labels, rng.fold("aim"), "second", self.targets).unbind(dim=1)

@@ -171,6 +171,7 @@ def test_declared_cost_bounds_what_the_model_sees(
     attack, random_model, curved, random_linear, counting, images, streams
 ):
     model = counting(random_linear(10) if random_model else curved(10))
+    model.random = random_model
     if random_model:  # then the draws only scale the logits, and no image is misclassified
         model.model.bias.data.zero_()
     x = images()
@@ -189,6 +190,7 @@ def test_declared_cost_bounds_what_the_model_sees(
 def test_broken_images_leave_unless_the_nearest_is_wanted(patterns, counting, streams):
     model, x, labels = patterns
     counted = counting(model)
+    counted.random = False
     attack = FAB(10, targets=3, threat=Linf(0.06))
     found = attack(counted, x, labels, streams(len(x)))
     spent = counted.gradients
