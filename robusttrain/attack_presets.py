@@ -20,10 +20,11 @@ from robusttrain.build import build, resolve
 from robusttrain.cli import short, take
 from robusttrain.errors import UserError, at_least, under
 from robusttrain.evaluation import Scenario
+from robusttrain.suites import OPTIONS, suite, suite_settings
 
 
 def split_attacks(
-    arguments: Sequence[str], options: Sequence[str] = ("survivors",)
+    arguments: Sequence[str], options: Sequence[str] = OPTIONS
 ) -> tuple[list[str], list[tuple[str, str]], list[str]]:
     """Take ``--attack NAME``, ``--suite NAME`` and ``--attack.KEY VALUE`` out of a command line.
 
@@ -42,23 +43,11 @@ def split_attacks(
             names.append(value)
         elif option == "--suite":
             names.extend(suite(value))
-            rest = [*suite_options(value, options), *rest]
+            # Before the rest of the line, which overrides it.
+            rest = [*(f"--{key}={setting}" for key, setting in suite_settings(value, options).items()), *rest]
         else:
             overrides.append((option.removeprefix("--attack."), value))
     return list(dict.fromkeys(names)), overrides, rest
-
-
-def suite(name: str) -> list[str]:
-    """The attacks of a suite."""
-    attacks = presets.read("suite", name).get("attacks")
-    if not isinstance(attacks, list) or not attacks:
-        raise UserError(f"--suite {name}: the file must hold a list of presets under 'attacks'")
-    return [str(attack) for attack in attacks]
-
-
-def suite_options(name: str, options: Sequence[str] = ("survivors",)) -> list[str]:
-    """What a suite sets of the command's own options; the command line overrides it."""
-    return [f"--{key}={value}" for key, value in presets.read("suite", name).items() if key in options]
 
 
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
@@ -124,6 +113,11 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
     _override(node[key], deeper, value)
 
 
+def stem(name: str) -> str:
+    """What an attack is called in reports: a preset's name, or a file's."""
+    return name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+
+
 def scenarios(
     names: Sequence[str],
     overrides: Sequence[tuple[str, str]] = (),
@@ -152,7 +146,7 @@ def attack_nodes(
     Raises:
         UserError: unknown preset, or a value that is no YAML.
     """
-    nodes = {name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"): name for name in names}
+    nodes = {stem(name): name for name in names}
     read = {}
     for name, file in nodes.items():
         node = _with_members(presets.read("attack", file, option), name, option, (name,))

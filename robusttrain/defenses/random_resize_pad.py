@@ -25,6 +25,7 @@ class RandomResizePad(Defense):
     """
 
     random = True
+    draws_patterns = True
 
     def __init__(self, low: int = 299, canvas: int = 331, mode: Literal["bilinear", "nearest"] = "bilinear") -> None:
         super().__init__()

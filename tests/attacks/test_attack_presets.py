@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from robusttrain import presets
 from robusttrain.attack_presets import scenarios, split_attacks
@@ -58,6 +57,7 @@ from robusttrain.commands.surrogates import surrogates_in
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.errors import UserError
+from robusttrain.suites import suite
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted((CONFIGS / "attack").glob("*.yaml"))
@@ -143,6 +143,7 @@ WRAPPERS = {
     "pgd-restarts": Restarts(ProjectedGradient(20, None, 0.1), 10, "first", 30),
     "minimal-norm": MinimalNorm(APGD(30), 10, 30, Linf(1.0)),
 }
+WRAPPERS |= {f"{name}-bpda-i": WRAPPERS[name] for name in ("autoattack", "autoattack-rand")}
 # Attacks without a radius: what bounds them holds any two images, as their papers have it.
 ANYWHERE, BOX = L2(1000.0), Linf(1.0)
 UNBOUNDED = {
@@ -177,7 +178,8 @@ def test_presets_of_other_loops_hold_their_papers_figures(name):
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_wrappers_hold_their_members(name):
     scenario = one(name)
-    assert (scenario.attack, scenario.source) == (WRAPPERS[name], Target())
+    source = IdentityBackward() if name.endswith("bpda-i") else Target()
+    assert (scenario.attack, scenario.source) == (WRAPPERS[name], source)
     assert one(name, epsilon=0.1).attack.threat == Linf(0.1)
 
 
@@ -258,8 +260,8 @@ def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
 
 
 def test_suites_name_presets_that_exist():
-    for suite in (CONFIGS / "suite").glob("*.yaml"):
-        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= NAMES
+    for path in (CONFIGS / "suite").glob("*.yaml"):
+        assert set(suite(path.stem)) <= NAMES
 
 
 def test_an_override_reaches_every_attack_or_the_named_one():
