@@ -20,10 +20,11 @@ from robusttrain.build import build, resolve
 from robusttrain.cli import short, take
 from robusttrain.errors import UserError, at_least, under
 from robusttrain.evaluation import Scenario
+from robusttrain.suites import OPTIONS, suite, suite_settings
 
 
 def split_attacks(
-    arguments: Sequence[str], options: Sequence[str] = ("survivors",)
+    arguments: Sequence[str], options: Sequence[str] = OPTIONS
 ) -> tuple[list[str], list[tuple[str, str]], list[str]]:
     """Take ``--attack NAME``, ``--suite NAME`` and ``--attack.KEY VALUE`` out of a command line.
 
@@ -42,30 +43,55 @@ def split_attacks(
             names.append(value)
         elif option == "--suite":
             names.extend(suite(value))
-            rest = [*suite_options(value, options), *rest]
+            # Before the rest of the line, which overrides it.
+            rest = [*(f"--{key}={setting}" for key, setting in suite_settings(value, options).items()), *rest]
         else:
             overrides.append((option.removeprefix("--attack."), value))
     return list(dict.fromkeys(names)), overrides, rest
 
 
-def suite(name: str) -> list[str]:
-    """The attacks of a suite."""
-    attacks = presets.read("suite", name).get("attacks")
-    if not isinstance(attacks, list) or not attacks:
-        raise UserError(f"--suite {name}: the file must hold a list of presets under 'attacks'")
-    return [str(attack) for attack in attacks]
-
-
-def suite_options(name: str, options: Sequence[str] = ("survivors",)) -> list[str]:
-    """What a suite sets of the command's own options; the command line overrides it."""
-    return [f"--{key}={value}" for key, value in presets.read("suite", name).items() if key in options]
-
-
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
+_TARGET = {"class_path": "robusttrain.attacks.Target"}
+
+
+def _with_members(node: dict[str, Any], name: str, option: str, within: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The node of an attack with the nodes of presets in place of the names of its members.
+
+    A wrapper's members attack the wrapper's source: a preset that needs another one cannot be a member.
+    """
+    if not isinstance(arguments := node.get("init_args"), dict):
+        return node
+
+    def member(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _with_members(value, name, option, within)
+        if not isinstance(value, str):
+            return value
+        if value in within:
+            raise UserError(f"{option} {name}: preset {value} is a member of itself: name another attack")
+        found = presets.read("attack", value, f"{option} {name}: member")
+        source, own = found.pop("source", _TARGET), node.get("source", _TARGET)
+        if source not in (_TARGET, own):
+            raise UserError(
+                f"{option} {name}: its members attack one source, {own.get('class_path')}, and {value} needs "
+                f"{source.get('class_path')}: name that under 'source', or take a suite with survivors: true"
+            )
+        found.pop("knows", None)
+        return _with_members({**found, "source": own}, name, option, (*within, value))
+
+    def plain(value: Any) -> Any:
+        return {key: item for key, item in value.items() if key != "source"} if isinstance(value, dict) else value
+
+    filled = dict(arguments)
+    if isinstance(arguments.get("attack"), str | dict):
+        filled["attack"] = plain(member(arguments["attack"]))
+    if isinstance(arguments.get("attacks"), list):
+        filled["attacks"] = [plain(member(value)) for value in arguments["attacks"]]
+    return {**node, "init_args": filled}
 
 
 def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set a value deep inside a preset; ``init_args`` need not be named."""
+    """Set a value deep inside a preset; ``init_args`` need not be named, and items of lists go by number."""
     key, *deeper = path
     if "class_path" in node and key not in _PLAIN_KEYS:
         node = node.setdefault("init_args", {})
@@ -75,9 +101,21 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
             node.pop("init_args", None)
         node[key] = value
         return
-    if not isinstance(node.get(key), dict):
+    items = node.get(key)
+    if isinstance(items, list) and deeper[0].isdigit() and len(deeper) > 1:
+        number = int(deeper[0])
+        if number >= len(items) or not isinstance(items[number], dict):
+            raise UserError(f"{key}.{number}: there are {len(items)} of them, counted from 0")
+        _override(items[number], deeper[1:], value)
+        return
+    if not isinstance(items, dict):
         node[key] = {}
     _override(node[key], deeper, value)
+
+
+def stem(name: str) -> str:
+    """What an attack is called in reports: a preset's name, or a file's."""
+    return name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
 
 
 def scenarios(
@@ -108,10 +146,10 @@ def attack_nodes(
     Raises:
         UserError: unknown preset, or a value that is no YAML.
     """
-    nodes = {name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"): name for name in names}
+    nodes = {stem(name): name for name in names}
     read = {}
     for name, file in nodes.items():
-        node = presets.read("attack", file, option)
+        node = _with_members(presets.read("attack", file, option), name, option, (name,))
         # Classes first: an argument may be meant for the part that replaces another.
         for key, text in sorted(overrides, key=lambda override: not override[0].endswith("class_path")):
             owner, _, inner = key.partition(".")

@@ -10,6 +10,7 @@ from robusttrain.build import build, fit_to_data
 from robusttrain.data import Facts
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError
+from robusttrain.suites import suite
 
 
 def test_the_presets_that_are_promised():
@@ -34,7 +35,7 @@ def test_every_preset_says_what_it_is(kind):
 def test_every_attack_preset_is_an_attack(name):
     scenario = scenarios([name])[name]
     assert sum(scenario.attack.cost()) > 0
-    unusual = {"wt-mean-start-unrestricted": 0.3, "liu": 1.0, "liu-ensemble": 1.0}
+    unusual = {"wt-mean-start-unrestricted": 0.3, "liu": 1.0, "liu-ensemble": 1.0, "minimal-norm": 1.0}
     unusual |= dict.fromkeys(("cw", "cw-paper", "d-cw", "deepfool"), 1000.0)
     usual = 15 / 255 if scenario.attack.threat.norm == "rmsd" else 0.031
     assert scenario.attack.threat.epsilon == pytest.approx(unusual.get(name, usual))
@@ -43,7 +44,7 @@ def test_every_attack_preset_is_an_attack(name):
 
 @pytest.mark.parametrize("name", presets.names("suite"))
 def test_every_suite_names_presets(name):
-    assert set(presets.read("suite", name)["attacks"]) <= set(presets.names("attack"))
+    assert set(suite(name)) <= set(presets.names("attack"))
 
 
 @pytest.mark.parametrize("name", presets.names("defense"))

@@ -17,8 +17,10 @@ ones. BPDA with EOT reads, in full::
     attack = ProjectedGradient(steps=50, step_size=0.002, gradient=Average(draws=500))
     adversarial = attack(source, images, labels, rng)
 
-Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack (scores). So have those that look
-for the nearest adversarial image, CarliniWagner and DeepFool, and Optimization, with an Adam for each of its models.
+Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack and RandomNoise (scores). So have
+those that look for the nearest adversarial image, CarliniWagner, DeepFool and FAB, and Optimization, with an Adam for
+each of its models. Wrappers make attacks of attacks: Restarts, Several (a cascade, or the best of all)
+and MinimalNorm.
 
 Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations around one point:
 an estimator. It needs memory between steps: an update rule. It needs both, or no gradient at all: an ``Attack`` in a
@@ -30,12 +32,14 @@ from robusttrain.attacks.average_logits import AverageLogits
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.carlini_wagner import CarliniWagner
 from robusttrain.attacks.deepfool import DeepFool
+from robusttrain.attacks.fab import FAB
 from robusttrain.attacks.finite_difference import FiniteDifference
 from robusttrain.attacks.genattack import GenAttack
 from robusttrain.attacks.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
 from robusttrain.attacks.hopskipjump import HopSkipJump
 from robusttrain.attacks.loss import Loss, LossFn, call_model, loss_terms
 from robusttrain.attacks.mean_start import MeanStart, mean_transform
+from robusttrain.attacks.minimal_norm import MinimalNorm
 from robusttrain.attacks.objectives import (
     DLR,
     AwayFromPrediction,
@@ -53,6 +57,7 @@ from robusttrain.attacks.patterns import EnsemblePattern, SinglePattern
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.projected_gradient import ProjectedGradient
 from robusttrain.attacks.queries import is_random
+from robusttrain.attacks.random_noise import RandomNoise
 from robusttrain.attacks.randomness import ask_twice
 from robusttrain.attacks.sources import ClassifierOnly, FewerSteps, FixedRandomness, IdentityBackward, Source, Target
 from robusttrain.attacks.square import Square
@@ -60,10 +65,12 @@ from robusttrain.attacks.surrogates import Checkpoint, Ensemble, OwnSurrogate, R
 from robusttrain.attacks.threats import L2, RMSD, Linf, Threat
 from robusttrain.attacks.unrolled import UnrolledTransform
 from robusttrain.attacks.updates import Adam, MomentumSign, Normalized, Sign, UnitRMSD, UpdateRule
+from robusttrain.attacks.wrappers import Restarts, Several
 
 __all__ = [
     "APGD",
     "DLR",
+    "FAB",
     "L2",
     "Adam",
     "Attack",
@@ -93,6 +100,7 @@ __all__ = [
     "LossFn",
     "Margin",
     "MeanStart",
+    "MinimalNorm",
     "MomentumSign",
     "Normalized",
     "Objective",
@@ -100,7 +108,10 @@ __all__ = [
     "OwnSurrogate",
     "ProjectedGradient",
     "RMSD",
+    "RandomNoise",
     "Reparameterization",
+    "Restarts",
+    "Several",
     "Sign",
     "SinglePattern",
     "Smooth",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.loss import call_model
+from robusttrain.attacks.queries import is_random
 from robusttrain.rng import Rng
 
 
@@ -29,3 +30,12 @@ def ask_twice(model: nn.Module, images: Tensor, rng: Rng) -> tuple[Tensor, Tenso
     differ = (first != second) & ~(first.isnan() & second.isnan())
     dtype = torch.promote_types(first.dtype, torch.float32)
     return (first.to(dtype) + second.to(dtype)) / 2, differ.any(dim=1)
+
+
+def ask_or_believe(model: nn.Module, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    """`ask_twice`, where a model that says that it is random is believed: two draws in a row may agree by chance.
+
+    Arguments and results as there.
+    """
+    logits, differ = ask_twice(model, images, rng)
+    return logits, differ | is_random(model)

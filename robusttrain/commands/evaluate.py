@@ -13,7 +13,7 @@ from rich.progress import Progress
 from torch import nn
 
 from robusttrain import __version__, presets
-from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, suite, suite_options
+from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, stem
 from robusttrain.build import build, build_defended, check_pretrained, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
 from robusttrain.cli import (
@@ -49,6 +49,7 @@ from robusttrain.evaluation import (
 )
 from robusttrain.evaluation.export import check_export, export, told_export
 from robusttrain.locks import alone
+from robusttrain.suites import left_out, suite, suite_settings
 from robusttrain.weights import load_weights, save_tensors
 
 KINDS = ("data", "model", "defense")
@@ -110,11 +111,16 @@ def run(arguments: list[str]) -> None:
     at_least("--surrogate_epochs", 1 if config.surrogate_epochs is None else config.surrogate_epochs, 1)
     if config.precision not in ("float32", "bfloat16"):
         raise UserError(f"--precision {config.precision}: must be float32 or bfloat16")
+    suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
+    asked_for = [value for _, value in take(arguments, lambda option: option == "--attack")[0]]
     if not names:  # a configuration file may name them
-        names = [*listed(config.attack), *(name for preset in listed(config.suite) for name in suite(preset))]
+        suites, asked_for = listed(config.suite), listed(config.attack)
+        names = [*asked_for, *(name for preset in suites for name in suite(preset))]
         named = {option.partition("=")[0] for option in rest}
-        if "--survivors" not in named and any(suite_options(preset) for preset in listed(config.suite)):
-            config.survivors = True
+        settings = {key: value for preset in suites for key, value in suite_settings(preset).items()}
+        if "--survivors" not in named:
+            config.survivors = settings.get("survivors", config.survivors)
+        config.images = settings.get("images") if config.images is None else config.images
     nodes = attack_nodes(names or ["pgd"], overrides, config.epsilon)
     attacks = {name: scenario(node, name) for name, node in nodes.items()}
     output = writable(Path(config.output), "--output")
@@ -127,6 +133,11 @@ def run(arguments: list[str]) -> None:
     data.prepare_data()
     data.setup("test")
 
+    unfit = {stem(name): why for name, why in left_out(suites, asked_for, target, data).items()}
+    for name, why in unfit.items():
+        console.print(f"left out: {name}, because {why}", soft_wrap=True, highlight=False)
+    nodes = {name: node for name, node in nodes.items() if name not in unfit}
+    attacks = {name: each for name, each in attacks.items() if name not in unfit}
     if needed := surrogates_in(nodes):
         # What does not fit is found before the attacker's models are trained.
         one_threat(attacks)
@@ -159,6 +170,7 @@ def run(arguments: list[str]) -> None:
         return
     found = {"target": told, "data": data_name(config), **evaluation.found}
     found["precision"] = config.precision
+    found["left_out"] = unfit
     write_json(found, output / "results.json")
     keep(evaluation, output, config)
     if config.export:

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
 
 from robusttrain import presets
-from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, suite
+from robusttrain.attack_presets import attack_nodes, scenario, split_attacks
 from robusttrain.build import build
 from robusttrain.cli import config_files, console, listed, new_parser, plain, read
 from robusttrain.commands.models import named_models
@@ -31,6 +31,7 @@ from robusttrain.evaluation.transfer import (
     success_matrix,
 )
 from robusttrain.pictures import heat_map, perturbations, png
+from robusttrain.suites import suite
 
 #: What a suite may set of these options; the command line overrides it.
 SUITE_OPTIONS = ("epsilon", "held_out")

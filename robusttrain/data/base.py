@@ -69,6 +69,8 @@ class ImageData(LightningDataModule, ABC):
     """
 
     name: str
+    #: Whether there are images to train on, for an attacker too.
+    trains: bool = True
     num_classes: int
     channels: int
     image_size: int

@@ -36,6 +36,7 @@ class ImageNet(ImageData):
     """
 
     name = "imagenet"
+    trains = False
 
     def __init__(
         self,

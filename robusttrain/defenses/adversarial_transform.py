@@ -45,6 +45,7 @@ class AdversarialTransform(Defense):
     """
 
     differentiable = False
+    iterative = True
 
     def __init__(
         self,

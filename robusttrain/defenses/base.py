@@ -19,6 +19,10 @@ class Defense(nn.Module, ABC):
     random: bool = False
     #: Whether automatic differentiation through g gives the gradient of g (not that of a surrogate).
     differentiable: bool = True
+    #: Whether g is a loop of steps that can be counted and unrolled: it has ``with_steps`` and ``differentiated`` then.
+    iterative: bool = False
+    #: Whether g draws one of many patterns that an attacker can try one by one (sources `SinglePattern`, ...).
+    draws_patterns: bool = False
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """g(images).

@@ -27,6 +27,7 @@ class RandomResizePad(Defense):
     """
 
     random = True
+    draws_patterns = True
 
     def __init__(
         self,

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from robusttrain import presets
 from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import (
     APGD,
     DLR,
+    FAB,
     L2,
     RMSD,
     Average,
@@ -32,12 +32,16 @@ from robusttrain.attacks import (
     Linf,
     Margin,
     MeanStart,
+    MinimalNorm,
     MomentumSign,
     Normalized,
     Optimization,
     OwnSurrogate,
     ProjectedGradient,
+    RandomNoise,
     Reparameterization,
+    Restarts,
+    Several,
     Sign,
     SinglePattern,
     Smooth,
@@ -53,6 +57,7 @@ from robusttrain.commands.surrogates import surrogates_in
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.errors import UserError
+from robusttrain.suites import suite
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted((CONFIGS / "attack").glob("*.yaml"))
@@ -117,6 +122,7 @@ OTHERS = {
     "apgd-ce": (APGD(steps=100), Target()),
     "apgd-dlr": (APGD(steps=100, objective=DLR()), Target()),
     "apgd-t": (APGD(steps=100, targets=9, objective=TargetedDLR("second")), Target()),
+    "fab-t": (FAB(100, 1, 9, 0.1, 1.05, 0.9), Target()),
     "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
     "square": (Square(queries=5000, p=0.8, rescale=False, votes=10), Target()),
 }
@@ -124,7 +130,20 @@ OTHERS = {
 QUERIES = {
     "hopskipjump": (HopSkipJump(64, 100, 10_000), "answers (labels)"),
     "genattack": (GenAttack(1000, 4, 0.05, 0.25, 0.3, True, "untargeted", 3), "answers (logits)"),
+    "random-noise": (RandomNoise(5000, 10), "answers (logits)"),
 }
+# Attacks made of attacks: AutoAttack (Croce & Hein 2020, section 6) and others.
+EOT = Average(20)
+WRAPPERS = {
+    "autoattack": Several(
+        [APGD(100), APGD(100, targets=9, objective=TargetedDLR("second")), FAB(100), Square(5000)], "first", 30
+    ),
+    "autoattack-rand": Several([APGD(100, gradient=EOT), APGD(100, objective=DLR(), gradient=EOT)], "first", 30),
+    "apgd-best-of": Several([APGD(100), APGD(100, objective=DLR())], "best", 30),
+    "pgd-restarts": Restarts(ProjectedGradient(20, None, 0.1), 10, "first", 30),
+    "minimal-norm": MinimalNorm(APGD(30), 10, 30, Linf(1.0)),
+}
+WRAPPERS |= {f"{name}-bpda-i": WRAPPERS[name] for name in ("autoattack", "autoattack-rand")}
 # Attacks without a radius: what bounds them holds any two images, as their papers have it.
 ANYWHERE, BOX = L2(1000.0), Linf(1.0)
 UNBOUNDED = {
@@ -138,7 +157,7 @@ UNBOUNDED = {
         Ensemble([Checkpoint("surrogate:standard"), Checkpoint("surrogate:adversarial")], fuse="probabilities"),
     ),
 }
-NAMES = {*FIGURES, *MEAN_STARTS, *OTHERS, *QUERIES, *UNBOUNDED}
+NAMES = {*FIGURES, *MEAN_STARTS, *OTHERS, *QUERIES, *UNBOUNDED, *WRAPPERS}
 
 
 def one(name, *overrides, epsilon=None):
@@ -154,6 +173,14 @@ def test_presets_of_other_loops_hold_their_papers_figures(name):
     scenario = one(name)
     assert (scenario.attack, scenario.source) == OTHERS[name]
     assert scenario.attack.threat == Linf(0.031)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_hold_their_members(name):
+    scenario = one(name)
+    source = IdentityBackward() if name.endswith("bpda-i") else Target()
+    assert (scenario.attack, scenario.source) == (WRAPPERS[name], source)
+    assert one(name, epsilon=0.1).attack.threat == Linf(0.1)
 
 
 @pytest.mark.parametrize("name", MEAN_STARTS)
@@ -212,11 +239,19 @@ def test_preset_holds_its_papers_figures(name):
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
     assert preset.read_text().startswith("# ")
-    overrides = [("queries", "9")] if preset.stem == "square" else [("steps", "1")]
+    overrides = [("queries", "25")] if preset.stem in ("square", "random-noise") else [("steps", "1")]
     if "cw" in preset.stem:  # a step that changes c, and one that crosses the boundary, take more than one
         overrides = [("steps", "15"), ("search_steps", "1"), ("initial_c", "10"), ("learning_rate", "0.1")]
     overrides += [("gradient.draws", "2")] * ("eot" in preset.stem or preset.stem == "bpda-i-apgd")
     overrides += [("draws", "2")] * ("mean-start" in preset.stem)
+    if preset.stem in WRAPPERS:
+        overrides = [("votes", "2")]
+        for number, member in enumerate(getattr(WRAPPERS[preset.stem], "attacks", [])):
+            overrides.append(
+                (f"attacks.{number}.queries", "9") if isinstance(member, Square) else (f"attacks.{number}.steps", "1")
+            )
+            overrides += [(f"attacks.{number}.gradient.draws", "2")] * ("rand" in preset.stem)
+        overrides += [("attack.steps", "1")] * (preset.stem in ("pgd-restarts", "minimal-norm"))
     attack = one(preset.stem, *overrides).attack
     x = images()
     source = ClassifierOnly()(DefendedClassifier(AdversarialTransform(curved(seed=1), steps=1), curved()))
@@ -225,8 +260,8 @@ def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
 
 
 def test_suites_name_presets_that_exist():
-    for suite in (CONFIGS / "suite").glob("*.yaml"):
-        assert set(yaml.safe_load(suite.read_text())["attacks"]) <= NAMES
+    for path in (CONFIGS / "suite").glob("*.yaml"):
+        assert set(suite(path.stem)) <= NAMES
 
 
 def test_an_override_reaches_every_attack_or_the_named_one():

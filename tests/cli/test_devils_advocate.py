@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from robusttrain import load
-from robusttrain.attack_presets import scenarios, suite
+from robusttrain.attack_presets import scenarios
 from robusttrain.attacks import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
 from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, Scenario, results
 from robusttrain.models import FullyConvolutional
+from robusttrain.suites import suite
 from robusttrain.weights import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
