@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 #: "masked": gradients lead the attack astray. "weak": the attack, or its scoring, proves less than the figure says.
@@ -17,8 +18,10 @@ Severity = Literal["masked", "weak", "note", "not run"]
 TOLERATED = 0.02
 #: Probability of calling that luck a fault.
 LEVEL = 0.05
+#: Quantile of the normal distribution at that level, one-sided.
+NORMAL = 1.645
 #: What `significant` asks, in words, for findings.
-MORE_THAN_LUCK = f"more images than luck allows ({TOLERATED:.0%} of them, one-sided binomial test at {LEVEL:.0%})"
+MORE_THAN_LUCK = f"more images than luck allows ({TOLERATED:.0%} of them, one-sided test at {LEVEL:.0%})"
 
 CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"
 ATHALYE = "Athalye et al. 2018, Obfuscated Gradients"
@@ -62,18 +65,41 @@ def tail(count: int, total: int, rate: float) -> float:
 
 
 def significant(count: float, total: int, rate: float = TOLERATED) -> bool:
-    """Whether ``count`` of ``total`` images are more than a rate of luck explains; on random models sums of shares."""
+    """Whether ``count`` of ``total`` images are more than a rate of luck explains."""
     whole = math.floor(count + 1e-6)
     return whole > 0 and tail(whole, total, rate) < LEVEL
 
 
-def lost(ours: Tensor, others: Tensor) -> float:
-    """By how many images ``others`` (m,) leave fewer right than ``ours`` (m,): the sum of differences of scores.
+class Beaten(NamedTuple):
+    """What a rival breaks of the images that the evaluation leaves standing.
 
-    On a deterministic model that is a count. On a random one both must be scored with the same draws, and neither
-    chosen by them: then luck cancels in the sum.
+    Args:
+        count: images, or the sum of differences of scores on a random model.
+        more: whether that is more than luck allows.
     """
-    return float((ours - others).sum())
+
+    count: float
+    more: bool
+
+
+def beaten(ours: Tensor, others: Tensor, total: int, random: bool) -> Beaten:
+    """Compare scores of the same images.
+
+    Args:
+        ours: (m,) scores under the evaluation's attack.
+        others: (m,) scores under the rival, on the same draws; neither may be chosen by these draws.
+        total: images of the sample, those that fell before included.
+        random: whether scores are shares of draws. Then luck is a matter of their spread, and a one-sided test on the
+            mean difference takes the place of the binomial one: its standard error must leave `TOLERATED` behind.
+    """
+    difference = ours - others
+    count = float(difference.sum())
+    if not random:
+        return Beaten(count, significant(count, total))
+    everyone = torch.zeros(total, dtype=torch.float64)
+    everyone[: len(difference)] = difference
+    error = float(everyone.std()) / math.sqrt(total) if total > 1 else math.inf
+    return Beaten(count, count >= 1 and count / total - TOLERATED > NORMAL * error)
 
 
 def told(count: float) -> str:

@@ -30,7 +30,10 @@ INNER = 200
 MISSED = 0.05
 #: Where the boundary lies between the highest inner point (0) and the planted corner (1).
 CLOSENESS = 0.9
-#: The same for random models, where the corner's features vary from draw to draw.
+#: Share of the mean variance that is added to each feature's own. A few hundred points say little of directions in which
+#: they hardly vary (units that are off in most of the ball); a readout along these has no gradient for anyone to follow.
+SHRINKAGE = 0.1
+#: The same boundary for random models, where the corner's features vary from draw to draw.
 CLOSENESS_RANDOM = 0.5
 
 
@@ -101,7 +104,7 @@ def plant(readout: _Readout, defense: nn.Module | None, image: Tensor, corner: T
     mean = around.mean(dim=0)
     spread = around - mean
     covariance = spread.T @ spread / len(around)
-    ridge = 1e-3 * covariance.diagonal().mean() + 1e-12
+    ridge = SHRINKAGE * covariance.diagonal().mean() + 1e-12
     covariance.diagonal().add_(ridge)
     weight = torch.linalg.solve(covariance, there.mean(dim=0) - mean)
     low, high = (around @ weight).max(), (there @ weight).mean()

@@ -20,7 +20,6 @@ from robusttrain.evaluation.audit.finding import (
     MORE_THAN_LUCK,
     PINTOR,
     Finding,
-    lost,
     significant,
     tail,
     told,
@@ -29,9 +28,10 @@ from robusttrain.evaluation.audit.subject import DRAWS, Subject
 
 #: Radius at which a uniform grey image, the same for all classes, is inside every ball of Linf.
 GREY = 0.5
-#: Share of its whole rise that the loss may still gain in the last fifth of the steps. A straight line gains 0.22 (from
-#: the mean of the fourth fifth to that of the last, by the way from the start to the mean of the last): half of that.
-STILL_RISING = 0.11
+#: Share of its whole rise that the loss gains from the fourth to the last fifth of the steps if it rises in a straight
+#: line: one fifth of the way, by nine tenths of it. An attack that is still as fast has not begun to converge; slower
+#: rises matter only if more steps break more images, and another check finds that out.
+STILL_RISING = 0.22
 
 
 def epsilon_zero(subject: Subject) -> Finding | None:
@@ -66,7 +66,7 @@ def epsilon_half(subject: Subject) -> Finding | None:
     if threat.epsilon < wide and len(subject.standing):
         attack = with_epsilon(subject.scenario.attack, wide)
         found = subject.attack(attack, subject.source(subject.main), subject.standing, "wide")
-        left = subject.left_by(found)
+        left = subject.judge(found, subject.standing)
     classes = _classes(subject)
     right = float(left.sum())
     # As many as guessing gets right: of images that were right before any attack, one in K.
@@ -99,8 +99,8 @@ def monotone(subject: Subject) -> Finding | None:
         return None
     attack = with_epsilon(subject.scenario.attack, subject.scenario.attack.threat.epsilon / 2)
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "half")
-    count = lost(subject.ours, subject.left_by(found))
-    if not significant(count, subject.size):
+    count, more = subject.beaten_by(found)
+    if not more:
         return None
     return Finding(
         check="monotone in epsilon",
@@ -120,8 +120,8 @@ def one_step(subject: Subject) -> Finding | None:
     if not len(subject.standing) or not scenario.attack.cost().gradients:
         return None
     found = subject.attack(single_step(scenario.attack), subject.source(subject.main), subject.standing, "one step")
-    count = lost(subject.ours, subject.left_by(found))
-    if not significant(count, subject.size):
+    count, more = subject.beaten_by(found)
+    if not more:
         return None
     return Finding(
         check="single step",
@@ -141,8 +141,7 @@ def twice_the_steps(subject: Subject) -> Finding | None:
     if attack is None or not len(subject.standing):
         return None
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the steps")
-    count = lost(subject.ours, subject.left_by(found))
-    more = significant(count, subject.size)
+    count, more = subject.beaten_by(found)
     return Finding(
         check="twice the steps",
         severity="weak" if more else "note",
@@ -164,8 +163,7 @@ def twice_the_draws(subject: Subject) -> Finding | None:
     if attack is None:
         return None
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the draws")
-    count = lost(subject.ours, subject.left_by(found))
-    more = significant(count, subject.size)
+    count, more = subject.beaten_by(found)
     return Finding(
         check="twice the draws",
         severity="weak" if more else "note",
@@ -197,8 +195,8 @@ def silent_success(subject: Subject) -> Finding | None:
         best = torch.where(better.to(best.device)[:, None, None, None], candidates, best)
         lowest = torch.where(better, score, lowest)
     # Chosen on some draws, judged on others.
-    count = lost(subject.ours, subject.left_by(best))
-    if not significant(count, subject.size):
+    count, more = subject.beaten_by(best)
+    if not more:
         return None
     return Finding(
         check="silent success",
@@ -227,14 +225,14 @@ def still_rising(subject: Subject) -> Finding | None:
     last, before = losses[-fifth:].mean(), losses[-2 * fifth : -fifth].mean()
     whole = float(last - losses[0])
     gained = float(last - before) / whole if whole > 1e-6 else 0.0
-    if gained <= STILL_RISING:
+    if gained < STILL_RISING:
         return None
     return Finding(
         check="loss still rising",
         severity="weak",
         attack=subject.main,
         measured=f"on the images that stand, the last fifth of the steps gained {gained:.0%} of the loss's whole rise",
-        threshold=f"{STILL_RISING:.0%}, half of what a straight line gains",
+        threshold=f"below {STILL_RISING:.0%}, the gain of a straight line",
         source=f"{CARLINI}, section 4.8; {PINTOR}, I4 (incomplete optimization)",
         remedy="give the attack more steps, or larger ones",
         value=gained,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, GradientEstimator, IdentityBackward, Loss, LossFn, Target
 from robusttrain.evaluation.audit.changes import objective_of, rebuilt
+from robusttrain.evaluation.audit.finding import Beaten, beaten
 from robusttrain.evaluation.engine import Engine, Records, Scenario
 from robusttrain.evaluation.scoring import verdicts, worst_case
 from robusttrain.rng import Rng
@@ -20,6 +21,9 @@ SAMPLE = 32
 LEAST = 8
 #: Draws that judge an image of a random model; two means of ten draws differ by 0.5 by luck once in sixty times.
 DRAWS = 10
+#: Share of draws in which an image must still be right, under the worst attack, to stand. It counts images of a random
+#: model that are right now and then: they make up its accuracy too.
+STANDING = 0.15
 #: Iterates that are kept of a run, evenly spread.
 ITERATES = 16
 
@@ -196,12 +200,12 @@ class Subject:
 
     @cached_property
     def standing(self) -> Tensor:
-        """(m,) places in the sample of images that no attack of the evaluation broke."""
+        """(m,) places in the sample of images that no attack of the evaluation broke: what its figure rests on."""
         names = ("clean", *self.engine.scenarios)
         worst = worst_case(
             *(torch.stack([self.recorded(name, kind) for name in names]) for kind in ("select", "score"))
         )
-        return (worst > 0.5).nonzero().squeeze(1).to(self.images.device)
+        return (worst > STANDING).nonzero().squeeze(1).to(self.images.device)
 
     # The strongest attack over again.
 
@@ -219,9 +223,9 @@ class Subject:
         """(n,) the strongest attack's images, judged on the audit's draws."""
         return self.judge(self.trace.returned)
 
-    def left_by(self, adversarial: Tensor, target: nn.Module | None = None) -> Tensor:
-        """(m,) scores of versions of the standing images."""
-        return self.judge(adversarial, self.standing, target)
+    def beaten_by(self, adversarial: Tensor) -> Beaten:
+        """What versions (m, C, H, W) of the standing images break of them."""
+        return beaten(self.ours, self.judge(adversarial, self.standing), self.size, self.random)
 
     @property
     def ours(self) -> Tensor:
