@@ -33,13 +33,16 @@ from robusttrain.commands.f_b import provide_f_b
 from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.commands.train import PLACES
 from robusttrain.data import Batch, ImageData
+from robusttrain.data.batches import Split, seeded_order
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, at_least
 from robusttrain.evaluation import (
+    Audit,
     Engine,
     Evaluation,
     Journal,
+    audit_table,
     check_classes,
     one_threat,
     table,
@@ -88,6 +91,8 @@ def parser() -> ArgumentParser:
     options.add_argument("--seed", type=int, default=0, help="of every random number")
     options.add_argument("--output", type=str, default="results/newest", help="folder for results.json and the journal")
     options.add_argument("--fresh", type=bool, default=False, help="drop what an unfinished run left in --output")
+    options.add_argument("--audit", type=bool, default=True, help="look for weak attacks and masked gradients")
+    options.add_argument("--strict", type=bool, default=False, help="exit code 3 unless the audit's verdict is sound")
     options.add_argument("--save_images", type=bool, default=False, help="keep adversarial images (safetensors)")
     options.add_argument("--save_verdicts", type=bool, default=False, help="keep each image's verdicts (safetensors)")
     where = {"accelerator", "strategy", "devices", "num_nodes", "limit_test_batches", "fast_dev_run", "plugins"}
@@ -104,6 +109,8 @@ def run(arguments: list[str]) -> None:
     config, path = configure(rest)
     at_least("--draws", config.draws, 1)
     at_least("--surrogate_epochs", 1 if config.surrogate_epochs is None else config.surrogate_epochs, 1)
+    if config.strict and not config.audit:
+        raise UserError("--strict true needs the audit: leave out --audit false")
     if config.precision not in ("float32", "bfloat16"):
         raise UserError(f"--precision {config.precision}: must be float32 or bfloat16")
     if not names:  # a configuration file may name them
@@ -140,7 +147,10 @@ def run(arguments: list[str]) -> None:
         logger=False,
         enable_checkpointing=False,
     )
-    total = announce(engine, data)
+    audit = Audit(engine, images_of(data)) if config.audit else None
+    total = announce(engine, data, audit)
+    if audit is not None and first_process():
+        begin_audit(audit, evaluation, data, config.seed, trainer.strategy.root_device)
     with Progress(console=console, disable=not sys.stderr.isatty() or total is None) as progress:
         task = progress.add_task("attacking", total=(total or 0) / trainer.world_size)
         engine.advance = lambda count: progress.advance(task, count)
@@ -149,11 +159,35 @@ def run(arguments: list[str]) -> None:
         return
     found = {"target": told, "data": data_name(config), **evaluation.found}
     found["precision"] = config.precision
+    if audit is not None:
+        evaluation.to(trainer.strategy.root_device)
+        audit.after(evaluation.records)
+        found |= audit.told()
     write_json(found, output / "results.json")
     keep(evaluation, output, config)
     journal.finish()
     console.print(table(found))
+    if audit is not None:
+        console.print(audit_table(found))
     console.print(f"written: {output / 'results.json'}", soft_wrap=True)
+    if config.strict and audit is not None and audit.verdict != "sound":
+        sys.exit(3)
+
+
+def images_of(data: ImageData) -> int:
+    """How many test images the evaluation has."""
+    return len(data.test_dataloader().dataset)  # type: ignore[arg-type]
+
+
+def begin_audit(audit: Audit, evaluation: Evaluation, data: ImageData, seed: int, device: torch.device) -> None:
+    """Give the audit its candidates, chosen by the seed among the evaluation's images, and tell what it finds."""
+    split: Split = data.test_dataloader().dataset  # type: ignore[assignment]
+    chosen = split.subset[seeded_order(len(split), seed, "audit")[: audit.candidates].sort().values]
+    batch = data.test_images(chosen)
+    evaluation.to(device)
+    for found in audit.before(*(part.to(device) for part in batch)):
+        if found.severity in ("masked", "weak"):
+            console.print(f"audit: {found.check}: {found.measured}; {found.remedy}", soft_wrap=True, highlight=False)
 
 
 def open_journal(config: Namespace, engine: Engine, nodes: dict[str, dict[str, Any]], output: Path) -> Journal:
@@ -283,7 +317,7 @@ def data_name(config: Namespace) -> str:
 
 
 @rank_zero_only
-def announce(engine: Engine, data: ImageData) -> int:
+def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int:
     """Say what the evaluation will cost before it starts; returns the number of evaluations of images in all."""
     loader, batch = data.test_dataloader(), check_sources(engine, data)
     total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
@@ -299,6 +333,14 @@ def announce(engine: Engine, data: ImageData) -> int:
             highlight=False,
         )
         evaluations += cost.gradients + cost.queries
+    if audit is not None:
+        most, seconds = audit.cost(expected)
+        console.print(
+            f"audit: at most {most:,} evaluations on {audit.size} images, about {_duration(seconds)} here "
+            "(--audit false leaves it out)",
+            soft_wrap=True,
+            highlight=False,
+        )
     judged = engine.verdicts_per_image * total
     console.print(
         f"scoring: {judged:,} forward passes, about {_duration(expected['scoring'] * total)} here",

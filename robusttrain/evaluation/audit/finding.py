@@ -74,11 +74,11 @@ class Beaten(NamedTuple):
     """What a rival breaks of the images that the evaluation leaves standing.
 
     Args:
-        count: images, or the sum of differences of scores on a random model.
+        images: how many, or the sum of differences of scores on a random model.
         more: whether that is more than luck allows.
     """
 
-    count: float
+    images: float
     more: bool
 
 

@@ -103,10 +103,9 @@ def other_source(subject: Subject) -> Finding | None:
         shape = subject.target.defense(subject.images[:1].float(), subject.rng("shape", subject.everyone[:1])).shape
     if shape[1:] != subject.images.shape[1:]:
         return None  # g changes the size: its derivative cannot be the identity
-    count = lost(
-        subject.ours, subject.left_by(subject.attack(subject.scenario.attack, source, subject.standing, "bpda"))
-    )
-    if not significant(count, subject.size):
+    found = subject.attack(subject.scenario.attack, source, subject.standing, "bpda")
+    count, more = subject.beaten_by(found)
+    if not more:
         return None
     return Finding(
         check="another source",
@@ -198,8 +197,7 @@ def fixed_randomness(subject: Subject) -> Finding | None:
         check="fixed randomness",
         severity="weak" if fails else "note",
         attack=subject.main,
-        measured=f"the attack leaves {frozen:.1%} right where one draw of the randomness is frozen, and {free:.1%} where it "
-        "is not",
+        measured=f"the attack leaves {frozen:.1%} right with one draw of the randomness frozen, and {free:.1%} without",
         threshold=f"no more with the draw frozen than without (one-sided binomial test at {LEVEL:.0%})",
         source=f"{CARLINI}, section 4.6 (attacks that fail with fixed randomness do not work)",
         remedy="the gradient through the defense is wrong: try another source (IdentityBackward)" if fails else "",

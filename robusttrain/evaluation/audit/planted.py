@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import DLR, TargetedDLR, prepared
+from robusttrain.attacks import DLR, ProjectedGradient, TargetedDLR, prepared
 from robusttrain.defended import DefendedClassifier
 from robusttrain.evaluation.audit.changes import objective_of
 from robusttrain.evaluation.audit.finding import LEVEL, ZIMMERMANN, Finding, significant
@@ -30,19 +30,19 @@ INNER = 200
 MISSED = 0.05
 #: Where the boundary lies between the highest inner point (0) and the planted corner (1).
 CLOSENESS = 0.9
-#: Share of the mean variance that is added to each feature's own. A few hundred points say little of directions in which
-#: they hardly vary (units that are off in most of the ball); a readout along these has no gradient for anyone to follow.
+#: Share of the mean variance that is added to each feature's own. A few hundred points say little of directions in
+#: which they hardly vary (units that are off in most of the ball), and a readout along these has no gradient at all.
 SHRINKAGE = 0.1
 #: The same boundary for random models, where the corner's features vary from draw to draw.
 CLOSENESS_RANDOM = 0.5
 
 
 class _Readout(nn.Module):
-    """A classifier whose last linear layer is replaced by a readout of two classes, padded to four for DLR.
+    """A classifier whose last linear layer is replaced by readouts of two classes, one for each image of a batch.
 
     Args:
         classifier: f_a.
-        wide: whether two more classes are needed, which never win.
+        wide: whether two more classes are needed (by DLR), which never win.
     """
 
     def __init__(self, classifier: nn.Module, wide: bool) -> None:
@@ -50,8 +50,7 @@ class _Readout(nn.Module):
         self.classifier, self.wide = classifier, wide
         linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
         self._last = [linear[-1]] if linear else []  # a list hides it: it is registered inside the classifier
-        self.weight: Tensor | None = None
-        self.bias: Tensor | None = None
+        self.weight, self.bias = torch.zeros(0, 0), torch.zeros(0)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, F): what the last linear layer sees; the logits where there is none."""
@@ -70,9 +69,9 @@ class _Readout(nn.Module):
         return found.float()
 
     def forward(self, images: Tensor) -> Tensor:
-        assert self.weight is not None
-        assert self.bias is not None
-        score = self.features(images) @ self.weight - self.bias
+        """Logits (n * B, 2 or 4) of n stacked copies of the batch whose readouts are in place."""
+        features, copies = self.features(images), len(images) // len(self.weight)
+        score = (features * self.weight.repeat(copies, 1)).sum(dim=1) - self.bias.repeat(copies)
         logits = torch.stack([-score, score], dim=1)
         if self.wide:
             never = -logits.detach().abs().amax(dim=1, keepdim=True) - 1
@@ -80,11 +79,13 @@ class _Readout(nn.Module):
         return logits
 
 
-def plant(readout: _Readout, defense: nn.Module | None, image: Tensor, corner: Tensor, inner: Tensor, rng: Rng) -> bool:
-    """Fit the readout so that ``corner`` is class 1 and ``inner`` class 0; whether that is possible.
+def plant(
+    readout: _Readout, defense: nn.Module | None, image: Tensor, corner: Tensor, inner: Tensor, rng: Rng
+) -> tuple[Tensor, Tensor] | None:
+    """Weight (F,) and bias () that make ``corner`` class 1 and ``inner`` class 0; None where that is impossible.
 
     Args:
-        readout: filled in.
+        readout: gives the features.
         defense: g, or None.
         image: (1, C, H, W).
         corner: (1, C, H, W), the planted adversarial image.
@@ -98,28 +99,25 @@ def plant(readout: _Readout, defense: nn.Module | None, image: Tensor, corner: T
 
     random = defense is not None and bool(getattr(defense, "random", False))
     draws = DRAWS if random else 1
-    with torch.no_grad():
-        there = features(corner.repeat(draws, 1, 1, 1), "corner")
-        around = features(torch.cat([image, inner]), "inner")
+    there = features(corner.repeat(draws, 1, 1, 1), "corner")
+    around = features(torch.cat([image, inner]), "inner")
     mean = around.mean(dim=0)
     spread = around - mean
     covariance = spread.T @ spread / len(around)
-    ridge = SHRINKAGE * covariance.diagonal().mean() + 1e-12
-    covariance.diagonal().add_(ridge)
+    covariance.diagonal().add_(SHRINKAGE * covariance.diagonal().mean() + 1e-12)
     weight = torch.linalg.solve(covariance, there.mean(dim=0) - mean)
     low, high = (around @ weight).max(), (there @ weight).mean()
-    bias = low + (CLOSENESS_RANDOM if random else CLOSENESS) * (high - low)
     gap = high - low
     if not gap > 1e-4 * (high - (around @ weight).mean()).abs():
-        return False  # the corner looks like an inner point: nothing can be planted here
-    # Logits of ordinary size: half the gap is worth five.
-    scale = 10 / gap
-    readout.weight, readout.bias = (scale * weight).float(), (scale * bias).float()
-    with torch.no_grad():
-        again = features(corner.repeat(draws, 1, 1, 1), "again").float() @ readout.weight > readout.bias
-        fresh = features(torch.cat([image, inner[:50]]), "fresh").float() @ readout.weight > readout.bias
+        return None  # the corner looks like an inner point
+    bias = low + (CLOSENESS_RANDOM if random else CLOSENESS) * gap
+    again = features(corner.repeat(draws, 1, 1, 1), "again") @ weight > bias
+    fresh = features(torch.cat([image, inner[:50]]), "fresh") @ weight > bias
     # On a random model both must hold in fresh draws too.
-    return bool(again.float().mean() >= 0.9 and fresh.float().mean() <= 0.05)
+    if again.float().mean() < 0.9 or fresh.float().mean() > 0.05:
+        return None
+    # Logits of ordinary size: the gap between the two is worth ten.
+    return (10 / gap * weight).float(), (10 / gap * bias).float()
 
 
 def planted_weakness(subject: Subject) -> Finding | None:
@@ -128,25 +126,21 @@ def planted_weakness(subject: Subject) -> Finding | None:
     threat = scenario.attack.threat
     if threat.epsilon <= 0 or scenario.source.knows.startswith(("another", "other", "kind")):
         return None  # models of the attacker's own know nothing of what is planted
-    wide = isinstance(objective_of(scenario.attack), DLR | TargetedDLR)
-    readout = _Readout(target.classifier, wide)
+    readout = _Readout(target.classifier, isinstance(objective_of(scenario.attack), DLR | TargetedDLR))
     planted = DefendedClassifier(target.defense, readout)
     source = scenario.source(planted)
-    label = subject.labels.new_zeros(1)
-    tried = missed = 0
+    places, readouts = [], []
     for i in range(min(IMAGES, subject.size)):
         image, rng = subject.images[i : i + 1].float(), subject.rng("planted")[i : i + 1]
         signs = rng.fold("corner").integers(image.shape[1:], 0, 2).float() * 2 - 1
         corner = threat.project(image + signs * (threat.epsilon if threat.norm == "linf" else 1e3), image)
         inner = threat.random_start(image.repeat(INNER, 1, 1, 1), rng.fold("points").tile(INNER))
-        with prepared(planted):
-            there = plant(readout, target.defense, image, corner, inner, rng)
-        if not there:
-            continue
-        tried += 1
-        found = scenario.attack(source, image, label, rng.fold("attack")).to(image.dtype)
-        right = verdicts(planted, found, label, rng.fold("judge"), DRAWS if subject.random else 1)
-        missed += bool(right.double().mean() > 0.5)
+        with prepared(planted), torch.no_grad():
+            found = plant(readout, target.defense, image, corner, inner, rng)
+        if found is not None:
+            places.append(i)
+            readouts.append(found)
+    tried, missed = len(places), 0
     if tried < min(LEAST, subject.size):
         return Finding(
             check="planted weakness",
@@ -155,6 +149,21 @@ def planted_weakness(subject: Subject) -> Finding | None:
             measured=f"a weakness could be planted beside {tried} of {min(IMAGES, subject.size)} images only",
             source=ZIMMERMANN,
         )
+    # Each image has a readout of its own, so an attack that lets images go is run on one image at a time.
+    size = tried if isinstance(scenario.attack, ProjectedGradient) else 1
+    for start in range(0, tried, size):
+        which = torch.tensor(places[start : start + size], device=subject.images.device)
+        weights, biases = zip(*readouts[start : start + size], strict=True)
+        readout.weight, readout.bias = torch.stack(weights), torch.stack(biases)
+        images, labels, rng = (
+            subject.images[which].float(),
+            subject.labels.new_zeros(len(which)),
+            subject.rng("planted"),
+        )
+        adversarial = scenario.attack(source, images, labels, rng[which].fold("attack")).to(images.dtype)
+        draws = DRAWS if subject.random else 1
+        right = verdicts(planted, adversarial, labels, rng[which].fold("judge"), draws)
+        missed += int((right.double().mean(dim=1) > 0.5).sum())
     if not significant(missed, tried, MISSED):
         return None
     return Finding(
