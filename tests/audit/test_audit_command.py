@@ -69,7 +69,8 @@ def test_without_the_audit(evaluate):
     assert done.code == 0, done.err
     assert done.found["audit"] == []
     assert "verdict" not in done.found
-    assert "audit" not in done.err
+    assert "audit:" not in done.err
+    assert "audit on" not in done.err
     refused = evaluate("--audit", "false", "--strict", "true")
     assert refused.code == 2
     assert "--strict true needs the audit: leave out --audit false" in refused.err

@@ -28,13 +28,12 @@ IMAGES = 16
 INNER = 200
 #: Share of planted weaknesses that a sound attack may miss: the paper asks for a success rate of at least 0.95.
 MISSED = 0.05
-#: Where the boundary lies between the highest inner point (0) and the planted corner (1).
-CLOSENESS = 0.9
+#: Where the boundary lies between the highest inner point (0) and the planted corner (1): the margin is shared evenly.
+#: Near the corner, PGD with a fixed step size fails now and then on models that APGD breaks without exception.
+CLOSENESS = 0.5
 #: Share of the mean variance that is added to each feature's own. A few hundred points say little of directions in
 #: which they hardly vary (units that are off in most of the ball), and a readout along these has no gradient at all.
 SHRINKAGE = 0.1
-#: The same boundary for random models, where the corner's features vary from draw to draw.
-CLOSENESS_RANDOM = 0.5
 
 
 class _Readout(nn.Module):
@@ -110,7 +109,7 @@ def plant(
     gap = high - low
     if not gap > 1e-4 * (high - (around @ weight).mean()).abs():
         return None  # the corner looks like an inner point
-    bias = low + (CLOSENESS_RANDOM if random else CLOSENESS) * gap
+    bias = low + CLOSENESS * gap
     again = features(corner.repeat(draws, 1, 1, 1), "again") @ weight > bias
     fresh = features(torch.cat([image, inner[:50]]), "fresh") @ weight > bias
     # On a random model both must hold in fresh draws too.
