@@ -182,7 +182,7 @@ def without_audit(script, arguments):
     """The command line, without the audit unless it is asked for: it takes longer than what most tests are about."""
     words = list(map(str, arguments))
     skipped = script != "evaluate.py" or {"--audit", "--strict", "--models", "--config"} & {*words}
-    return words if skipped else [*words, "--audit", "false"]
+    return words if skipped else ["--audit", "false", *words]
 
 
 @pytest.fixture(scope="session")
