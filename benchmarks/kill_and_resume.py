@@ -27,6 +27,7 @@ def timeless(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     for row in found["attacks"].values():
         row.pop("seconds")
+    found.pop("audit_seconds", None)
     return found
 
 

@@ -178,13 +178,20 @@ COMMANDS = {"train.py": train.run, "evaluate.py": evaluate.run}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
+def without_audit(script, arguments):
+    """The command line, without the audit unless it is asked for: it takes longer than what most tests are about."""
+    words = list(map(str, arguments))
+    skipped = script != "evaluate.py" or {"--audit", "--strict", "--models", "--config"} & {*words}
+    return words if skipped else ["--audit", "false", *words]
+
+
 @pytest.fixture(scope="session")
 def run_script():
     """Runs ``python SCRIPT ...`` from the repository's root: (code, out, err)."""
 
     def run(script, *arguments, timeout=600):
         done = subprocess.run(
-            [sys.executable, script, *map(str, arguments)],
+            [sys.executable, script, *without_audit(script, arguments)],
             cwd=ROOT,
             env=ENVIRONMENT,
             capture_output=True,
@@ -201,7 +208,7 @@ def start_script():
     """Starts ``python SCRIPT ...`` from the repository's root and leaves it running; the caller ends it."""
 
     def start(script, *arguments):
-        command = [sys.executable, script, *map(str, arguments)]
+        command = [sys.executable, script, *without_audit(script, arguments)]
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **silent)
 
@@ -215,7 +222,7 @@ def command(monkeypatch, capsys):
 
     def run(script, *arguments):
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [script, *without_audit(script, arguments)])
         with pytest.raises(SystemExit) as ended:
             main(COMMANDS[script])
         found = capsys.readouterr()

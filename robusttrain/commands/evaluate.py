@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import Progress
 from torch import nn
 
@@ -29,18 +28,21 @@ from robusttrain.cli import (
     trainer_from,
 )
 from robusttrain.commands import transfer
+from robusttrain.commands.auditing import begin_audit, finish_audit, images_of, kept_audit
+from robusttrain.commands.estimate import announce, check_sources
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.commands.train import PLACES
-from robusttrain.data import Batch, ImageData
+from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, at_least
 from robusttrain.evaluation import (
+    Audit,
     Engine,
     Evaluation,
     Journal,
-    check_classes,
+    audit_table,
     one_threat,
     table,
     weights_of,
@@ -90,6 +92,8 @@ def parser() -> ArgumentParser:
     options.add_argument("--seed", type=int, default=0, help="of every random number")
     options.add_argument("--output", type=str, default="results/newest", help="folder for results.json and the journal")
     options.add_argument("--fresh", type=bool, default=False, help="drop what an unfinished run left in --output")
+    options.add_argument("--audit", type=bool, default=True, help="look for weak attacks and masked gradients")
+    options.add_argument("--strict", type=bool, default=False, help="exit code 3 unless the audit's verdict is sound")
     options.add_argument("--save_images", type=bool, default=False, help="keep adversarial images (safetensors)")
     options.add_argument(
         "--export", type=str | None, default=None, help="png: write adversarial images as files, and judge those too"
@@ -109,6 +113,8 @@ def run(arguments: list[str]) -> None:
     config, path = configure(rest)
     at_least("--draws", config.draws, 1)
     at_least("--surrogate_epochs", 1 if config.surrogate_epochs is None else config.surrogate_epochs, 1)
+    if config.strict and not config.audit:
+        raise UserError("--strict true needs the audit: leave out --audit false")
     if config.precision not in ("float32", "bfloat16"):
         raise UserError(f"--precision {config.precision}: must be float32 or bfloat16")
     suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
@@ -161,7 +167,11 @@ def run(arguments: list[str]) -> None:
         logger=False,
         enable_checkpointing=False,
     )
-    total = announce(engine, data)
+    audited = kept_audit(journal) if config.audit else {}
+    audit = Audit(engine, images_of(data)) if config.audit and not audited else None
+    total = announce(engine, data, audit)
+    if audit is not None and first_process():
+        begin_audit(audit, evaluation, data, config.seed, trainer.strategy.root_device)
     with Progress(console=console, disable=not sys.stderr.isatty() or total is None) as progress:
         task = progress.add_task("attacking", total=(total or 0) / trainer.world_size)
         engine.advance = lambda count: progress.advance(task, count)
@@ -178,9 +188,18 @@ def run(arguments: list[str]) -> None:
         found["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
         write_json(found, output / "results.json")
         console.print(told_export(found["export"], pictures), soft_wrap=True)
+    if audit is not None:
+        audited = finish_audit(audit, evaluation, trainer.strategy.root_device, journal)
+    if audited:
+        found |= audited
+        write_json(found, output / "results.json")
     journal.finish()
     console.print(table(found))
+    if audited:
+        console.print(audit_table(found))
     console.print(f"written: {output / 'results.json'}", soft_wrap=True)
+    if config.strict and found["verdict"] != "sound":
+        sys.exit(3)
 
 
 def open_journal(config: Namespace, engine: Engine, nodes: dict[str, dict[str, Any]], output: Path) -> Journal:
@@ -307,49 +326,6 @@ def data_name(config: Namespace) -> str:
     node = plain(config.data)
     root = (node.get("init_args") or {}).get("root")
     return node["class_path"].rpartition(".")[2] + (f" {root}" if root else "")
-
-
-@rank_zero_only
-def announce(engine: Engine, data: ImageData) -> int:
-    """Say what the evaluation will cost before it starts; returns the number of evaluations of images in all."""
-    loader, batch = data.test_dataloader(), check_sources(engine, data)
-    total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
-    expected = engine.measure(batch.images, batch.labels)
-    evaluations = engine.verdicts_per_image
-    for name, planned in engine.scenarios.items():
-        cost = planned.attack.cost()
-        told = f"{cost.gradients} gradient evaluations" + (f" and {cost.queries} queries" if cost.queries else "")
-        console.print(
-            f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient evaluations, about "
-            f"{_duration(expected[name] * total)} here",
-            soft_wrap=True,
-            highlight=False,
-        )
-        evaluations += cost.gradients + cost.queries
-    judged = engine.verdicts_per_image * total
-    console.print(
-        f"scoring: {judged:,} forward passes, about {_duration(expected['scoring'] * total)} here",
-        soft_wrap=True,
-        highlight=False,
-    )
-    return evaluations * total
-
-
-def check_sources(engine: Engine, data: ImageData) -> Batch:
-    """Raise UserError unless target and sources take the data's images and answer with its classes; a first batch."""
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
-    classes = data.facts().num_classes
-    check_classes(engine.target, batch.images, classes)
-    for name, source in engine.sources.items():
-        check_classes(source, batch.images, classes, f"the source of attack {name}")
-    return batch
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
 
 
 def keep(evaluation: Evaluation, output: Path, config: Namespace) -> None:

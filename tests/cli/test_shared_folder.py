@@ -31,7 +31,16 @@ def _evaluate(arguments, barrier, told):
 def evaluated(trained, tmp_path):
     def run(name, processes):
         arguments = ["--checkpoint", str(trained.best), "--images", str(2 * BATCHES), "--draws", "2"]
-        arguments += ["--data.batch_size", "2", "--attack", "bpda-i-quick", "--trainer.accelerator", "cpu"]
+        arguments += [
+            "--data.batch_size",
+            "2",
+            "--attack",
+            "bpda-i-quick",
+            "--trainer.accelerator",
+            "cpu",
+            "--audit",
+            "false",
+        ]
         arguments += ["--output", str(tmp_path / name)]
         context = multiprocessing.get_context("fork")
         barrier, told = context.Barrier(processes), context.SimpleQueue()

@@ -1,0 +1,47 @@
+"""The audit as a part of evaluate.py: before the attacks, after them, and kept with what they found."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from robusttrain.cli import console
+from robusttrain.data import ImageData
+from robusttrain.data.batches import Split, seeded_order
+from robusttrain.evaluation import Audit, Evaluation, Journal, write_json
+
+
+def images_of(data: ImageData) -> int:
+    """How many test images the evaluation has."""
+    return len(data.test_dataloader().dataset)  # type: ignore[arg-type]
+
+
+def begin_audit(audit: Audit, evaluation: Evaluation, data: ImageData, seed: int, device: torch.device) -> None:
+    """Give the audit its candidates, chosen by the seed among the evaluation's images, and tell what it finds."""
+    split: Split = data.test_dataloader().dataset  # type: ignore[assignment]
+    chosen = split.subset[seeded_order(len(split), seed, "audit")[: audit.candidates].sort().values]
+    batch = data.test_images(chosen)
+    evaluation.to(device)
+    for found in audit.before(*(part.to(device) for part in batch)):
+        if found.severity in ("masked", "weak"):
+            console.print(f"audit: {found.check}: {found.measured}; {found.remedy}", soft_wrap=True, highlight=False)
+
+
+def kept_audit(journal: Journal) -> dict[str, Any]:
+    """What an audit of this very run has found before; empty if there was none."""
+    try:
+        found: dict[str, Any] = json.loads((journal.folder / "audit.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def finish_audit(audit: Audit, evaluation: Evaluation, device: torch.device, journal: Journal) -> dict[str, Any]:
+    """The rest of an audit, on what the attacks found; kept, so that a finished run costs nothing."""
+    evaluation.to(device)
+    audit.after(evaluation.records)
+    found = audit.told()
+    write_json(found, journal.folder / "audit.json")
+    return found

@@ -1,0 +1,60 @@
+"""What an evaluation will cost, said before it starts; and whether its models fit its data."""
+
+from __future__ import annotations
+
+from pytorch_lightning.utilities import rank_zero_only
+
+from robusttrain.cli import console
+from robusttrain.data import Batch, ImageData
+from robusttrain.evaluation import Audit, Engine, check_classes
+
+
+@rank_zero_only
+def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int:
+    """Say what the evaluation will cost before it starts; returns the number of evaluations of images in all."""
+    loader, batch = data.test_dataloader(), check_sources(engine, data)
+    total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
+    expected = engine.measure(batch.images, batch.labels)
+    evaluations = engine.verdicts_per_image
+    for name, planned in engine.scenarios.items():
+        cost = planned.attack.cost()
+        told = f"{cost.gradients} gradient evaluations" + (f" and {cost.queries} queries" if cost.queries else "")
+        console.print(
+            f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient evaluations, about "
+            f"{_duration(expected[name] * total)} here",
+            soft_wrap=True,
+            highlight=False,
+        )
+        evaluations += cost.gradients + cost.queries
+    if audit is not None:
+        most, seconds = audit.cost(expected)
+        console.print(
+            f"audit: at most {most:,} evaluations on {audit.size} images, about {_duration(seconds)} here "
+            "(--audit false leaves it out)",
+            soft_wrap=True,
+            highlight=False,
+        )
+    judged = engine.verdicts_per_image * total
+    console.print(
+        f"scoring: {judged:,} forward passes, about {_duration(expected['scoring'] * total)} here",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return evaluations * total
+
+
+def check_sources(engine: Engine, data: ImageData) -> Batch:
+    """Raise UserError unless target and sources take the data's images and answer with its classes; a first batch."""
+    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    classes = data.facts().num_classes
+    check_classes(engine.target, batch.images, classes)
+    for name, source in engine.sources.items():
+        check_classes(source, batch.images, classes, f"the source of attack {name}")
+    return batch
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"

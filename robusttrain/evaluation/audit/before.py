@@ -1,0 +1,133 @@
+"""Checks that need no result of the evaluation: they run before it, and warn before hours are spent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robusttrain.attacks import Loss, ask_twice, call_model, prepared
+from robusttrain.evaluation.audit.changes import estimator_of, objective_of
+from robusttrain.evaluation.audit.finding import CARLINI, CROCE, MORE_THAN_LUCK, PINTOR, Finding, significant
+from robusttrain.evaluation.audit.subject import LEAST, Subject
+
+#: Logits that differ by more than this share of the largest one do not differ by rounding (as for folded batch norm).
+ROUNDING = 1e-3
+#: By how much probabilities may miss a sum of one in float32.
+SUM = 1e-3
+
+
+def sample(subject: Subject) -> Finding | None:
+    """Whether there are enough images to tell anything."""
+    if subject.size >= LEAST:
+        return None
+    return Finding(
+        check="sample",
+        severity="weak",
+        measured=f"only {subject.size} of the audited images are right before any attack",
+        threshold=f"at least {LEAST}: with fewer, a single image is a rate of more than 10 %",
+        source=f"{CARLINI}, section 4.2 (report clean accuracy)",
+        remedy="evaluate more images (--images), or a model that is right more often",
+        value=subject.size,
+    )
+
+
+def repeated_passes(subject: Subject) -> Finding | None:
+    """Whether the model answers the same twice, and whatever else is in the batch."""
+    target, images = subject.target, subject.images.float()
+    with prepared(target), torch.no_grad():
+        _, differ = ask_twice(target, images, subject.rng("ask"))
+        whole = call_model(target, images, subject.rng("company"))
+        part, half = subject.everyone[::2], subject.rng("company", subject.everyone[::2])
+        company = (call_model(target, images[part], half) - whole[part]).abs().amax(dim=1)
+    random, scale = int(differ.sum()), whole.abs().amax().clamp_min(1e-12)
+    if random and not subject.random:
+        return Finding(
+            check="repeated passes",
+            severity="weak",
+            measured=f"two passes over the same images differ on {random} of {subject.size}, and the model does not "
+            "say that it is random: it is scored by one draw, and attacks take luck for success",
+            threshold="equal answers, or a defense with random = True",
+            source=f"{CARLINI}, section 4.6; {PINTOR}, I2 (unstable predictions); {CROCE}, released code",
+            remedy="draw from the rng that forward is given and say random = True; then attack with EOT (Average)",
+            value=random / subject.size,
+        )
+    together = int((company > ROUNDING * scale).sum())
+    # Where draws come from the streams, they stay the same in other company; what else is random was told above.
+    if together and not random:
+        return Finding(
+            check="repeated passes",
+            severity="weak",
+            measured=f"the answers to {together} of {len(part)} images depend on the images beside them in the batch",
+            threshold=f"differences below {ROUNDING:g} of the largest logit",
+            source=f"{CARLINI}, section 5.2 (basic sanity tests); batch norm in training mode is the usual cause",
+            remedy="evaluate with running statistics (model.eval()); track_running_stats=False has none",
+            value=together / len(part),
+        )
+    if subject.random and not random:
+        return Finding(
+            check="repeated passes",
+            severity="note",
+            measured="the defense says that it is random, and answers the same in every draw",
+            threshold="different answers",
+            source=f"{CARLINI}, section 4.6",
+            remedy="say random = False: one draw is then enough",
+        )
+    return None
+
+
+def probabilities(subject: Subject) -> Finding | None:
+    """Whether the model answers with probabilities where logits are expected."""
+    with prepared(subject.target), torch.no_grad():
+        logits = call_model(subject.target, subject.images.float(), subject.rng("probabilities"))
+    farthest = float((logits.sum(dim=1) - 1).abs().max())
+    if float(logits.min()) < 0 or farthest > SUM:
+        return None
+    return Finding(
+        check="probabilities",
+        severity="masked",
+        measured=f"all answers are at least 0 and sum to one, within {farthest:.1g}: a softmax that is taken twice "
+        "flattens the loss, and saturated probabilities have no gradient",
+        threshold="logits",
+        source=f"{CROCE}, released code (checks of the model)",
+        remedy="let the model end in logits: attacks take the softmax themselves",
+        value=farthest,
+    )
+
+
+def zero_gradients(subject: Subject) -> Finding | None:
+    """Whether every attack that follows gradients is given exactly zero, or NaN, at the image and beside it."""
+    still: Tensor | None = None
+    names = []
+    for name, scenario in subject.engine.scenarios.items():
+        estimator = estimator_of(scenario.attack)
+        if not scenario.attack.cost().gradients or estimator is None:
+            continue
+        names.append(name)
+        source, objective = subject.source(name), objective_of(scenario.attack)
+        stuck = torch.ones(subject.size, dtype=torch.bool, device=subject.images.device)
+        for start in range(2):
+            rng = subject.rng("zero").fold(start)
+            points = subject.images
+            if start:  # a random point of the ball: where attacks with a random start begin
+                points = scenario.attack.threat.random_start(points, rng.fold("start"))
+            with prepared(source):
+                goal = objective.aim(source, subject.images, subject.labels, rng.fold("aim"))
+                _, gradient = estimator(Loss(source, objective, goal), points.clone(), rng)
+            stuck &= ~((gradient != 0) & gradient.isfinite()).flatten(1).any(dim=1)
+        still = stuck if still is None else still & stuck
+    if still is None:
+        return None
+    count = int(still.sum())
+    if not significant(count, subject.size):
+        return None
+    return Finding(
+        check="zero gradients",
+        severity="masked",
+        measured=f"{', '.join(names)}: the gradient is exactly zero or NaN on {count} of {subject.size} images, at the "
+        "image and at a random point beside it",
+        threshold=MORE_THAN_LUCK,
+        source=f"{CARLINI}, section 4.7; {PINTOR}, I1 (unavailable gradients); {CROCE}, released code",
+        remedy="add an attack with source IdentityBackward (for quantisation and other steps), with objective DLR or "
+        "Margin (for a saturated softmax), or without gradients (square)",
+        value=count / subject.size,
+    )

@@ -1,0 +1,107 @@
+"""What a check has to say, and when a count of images is more than chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+#: "masked": gradients lead the attack astray. "weak": the attack, or its scoring, proves less than the figure says.
+#: "note": worth knowing, and no fault. "not run": the check could not be made.
+Severity = Literal["masked", "weak", "note", "not run"]
+
+#: Share of images on which an attack may be beaten by luck, and be called as strong: robust accuracies are reported and
+#: compared to a point or two. An attack that loses to a rival by more is not the strongest one at hand.
+TOLERATED = 0.02
+#: Probability of calling that luck a fault.
+LEVEL = 0.05
+#: Quantile of the normal distribution at that level, one-sided.
+NORMAL = 1.645
+#: What `significant` asks, in words, for findings.
+MORE_THAN_LUCK = f"more images than luck allows ({TOLERATED:.0%} of them, one-sided test at {LEVEL:.0%})"
+
+CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"
+ATHALYE = "Athalye et al. 2018, Obfuscated Gradients"
+PINTOR = "Pintor et al. 2022, Indicators of Attack Failure"
+ZIMMERMANN = "Zimmermann et al. 2022, Increasing Confidence in Adversarial Robustness Evaluations"
+CROCE = "Croce & Hein 2020, AutoAttack"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the audit.
+
+    Args:
+        check: name of the check.
+        severity: how much it matters.
+        measured: what was measured, in words.
+        threshold: what would have been fine.
+        source: paper and section.
+        remedy: what to do.
+        attack: the attack that it is about; "" where it is about the model.
+        value: the number behind ``measured``, if there is one.
+    """
+
+    check: str
+    severity: Severity
+    measured: str
+    threshold: str = ""
+    source: str = ""
+    remedy: str = ""
+    attack: str = ""
+    value: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def tail(count: int, total: int, rate: float) -> float:
+    """P(X >= count) where each of ``total`` images is one with probability ``rate``."""
+    return sum(math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count, total + 1))
+
+
+def significant(count: float, total: int, rate: float = TOLERATED) -> bool:
+    """Whether ``count`` of ``total`` images are more than a rate of luck explains."""
+    whole = math.floor(count + 1e-6)
+    return whole > 0 and tail(whole, total, rate) < LEVEL
+
+
+class Beaten(NamedTuple):
+    """What a rival breaks of the images that the evaluation leaves standing.
+
+    Args:
+        images: how many, or the sum of differences of scores on a random model.
+        more: whether that is more than luck allows.
+    """
+
+    images: float
+    more: bool
+
+
+def beaten(ours: Tensor, others: Tensor, total: int, random: bool) -> Beaten:
+    """Compare scores of the same images.
+
+    Args:
+        ours: (m,) scores under the evaluation's attack.
+        others: (m,) scores under the rival, on the same draws; neither may be chosen by these draws.
+        total: images of the sample, those that fell before included.
+        random: whether scores are shares of draws. Then luck is a matter of their spread, and a one-sided test on the
+            mean difference takes the place of the binomial one: its standard error must leave `TOLERATED` behind.
+    """
+    difference = ours - others
+    count = float(difference.sum())
+    if not random:
+        return Beaten(count, significant(count, total))
+    everyone = torch.zeros(total, dtype=torch.float64)
+    everyone[: len(difference)] = difference
+    error = float(everyone.std()) / math.sqrt(total) if total > 1 else math.inf
+    return Beaten(count, count >= 1 and count / total - TOLERATED > NORMAL * error)
+
+
+def told(count: float) -> str:
+    """A count, or a sum of shares, in words."""
+    return f"{count:.0f}" if abs(count - round(count)) < 1e-6 else f"{count:.1f}"

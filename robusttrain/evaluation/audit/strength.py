@@ -1,0 +1,247 @@
+"""Checks of the strongest attack against other versions of itself."""
+
+from __future__ import annotations
+
+import torch
+
+from robusttrain.attacks import CarliniWagner, call_model, prepared
+from robusttrain.evaluation.audit.changes import (
+    averaged_draws,
+    more_draws,
+    more_steps,
+    short,
+    single_step,
+    with_epsilon,
+)
+from robusttrain.evaluation.audit.finding import (
+    ATHALYE,
+    CARLINI,
+    LEVEL,
+    MORE_THAN_LUCK,
+    PINTOR,
+    Finding,
+    significant,
+    tail,
+    told,
+)
+from robusttrain.evaluation.audit.subject import DRAWS, Subject
+
+#: Radius at which a uniform grey image, the same for all classes, is inside every ball of Linf.
+GREY = 0.5
+#: Share of its whole rise that the loss gains from the fourth to the last fifth of the steps if it rises in a straight
+#: line: one fifth of the way, by nine tenths of it. An attack that is still as fast has not begun to converge; slower
+#: rises matter only if more steps break more images, and another check finds that out.
+STILL_RISING = 0.22
+
+
+def epsilon_zero(subject: Subject) -> Finding | None:
+    """Whether the attack within a radius of zero returns the image, and scores as no attack."""
+    attack = with_epsilon(short(subject.scenario.attack), 0.0)
+    returned = subject.attack(attack, subject.source(subject.main), purpose="epsilon 0")
+    moved = float((returned - subject.images).abs().max())
+    clean, score = subject.recorded("clean"), subject.judge(returned)
+    fresh = subject.judge(subject.images)
+    flips = float((score - fresh).abs().sum())
+    shifted = abs(float((clean - fresh).sum()))
+    if moved <= 1e-6 and not significant(flips, subject.size) and not significant(shifted, subject.size):
+        return None
+    return Finding(
+        check="epsilon 0",
+        severity="weak",
+        attack=subject.main,
+        measured=f"within epsilon 0 pixels move by up to {moved:.3g}, {told(flips)} of {subject.size} verdicts differ "
+        f"from those without an attack, and {told(shifted)} clean verdicts from the recorded ones",
+        threshold="pixels stay within 1e-6, and verdicts are those without an attack",
+        source=f"{CARLINI}, section 5.2 (basic sanity tests)",
+        remedy="hand epsilon on to every part of the attack; put the model into evaluation mode",
+        value=moved,
+    )
+
+
+def epsilon_half(subject: Subject) -> Finding | None:
+    """Whether a radius that holds a grey image brings accuracy to chance."""
+    threat = subject.scenario.attack.threat
+    wide = GREY * (subject.images[0].numel() ** 0.5 if threat.norm == "l2" else 1)
+    left = subject.ours
+    if threat.epsilon < wide and len(subject.standing):
+        attack = with_epsilon(subject.scenario.attack, wide)
+        found = subject.attack(attack, subject.source(subject.main), subject.standing, "wide")
+        left = subject.judge(found, subject.standing)
+    classes = _classes(subject)
+    right = float(left.sum())
+    # As many as guessing gets right: of images that were right before any attack, one in K.
+    if tail(int(right + 1e-6), subject.size, 1 / classes) >= LEVEL:
+        return None
+    return Finding(
+        check="epsilon 0.5",
+        severity="weak",
+        attack=subject.main,
+        measured=f"within {threat.norm} {wide:.3g} the attack leaves {told(right)} of {subject.size} images right, "
+        "where a uniform grey image is allowed",
+        threshold=f"chance, 1 in {classes} (one-sided binomial test at {LEVEL:.0%})",
+        source=f"{ATHALYE}, section 3.1; {CARLINI}, section 5.2; {PINTOR}, I6 (unconstrained attack failure)",
+        remedy="the attack does not attack: look at step size, projection and sign of the loss, and at zero gradients",
+        value=right / subject.size,
+    )
+
+
+def _classes(subject: Subject) -> int:
+
+    with prepared(subject.target), torch.no_grad():
+        return call_model(
+            subject.target, subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])
+        ).shape[1]
+
+
+def monotone(subject: Subject) -> Finding | None:
+    """Whether the attack breaks within half the radius what it does not break within the whole."""
+    if not len(subject.standing) or subject.scenario.attack.threat.epsilon <= 0:
+        return None
+    attack = with_epsilon(subject.scenario.attack, subject.scenario.attack.threat.epsilon / 2)
+    found = subject.attack(attack, subject.source(subject.main), subject.standing, "half")
+    count, more = subject.beaten_by(found)
+    if not more:
+        return None
+    return Finding(
+        check="monotone in epsilon",
+        severity="weak",
+        attack=subject.main,
+        measured=f"half the radius breaks {told(count)} of {subject.size} images that the whole radius leaves standing",
+        threshold=MORE_THAN_LUCK,
+        source=f"{ATHALYE}, section 3.1 (a larger bound does not increase success); {CARLINI}, section 5.2",
+        remedy="keep the best iterate (apgd-ce), take smaller steps, or more of them",
+        value=count / subject.size,
+    )
+
+
+def one_step(subject: Subject) -> Finding | None:
+    """Whether a single step of length epsilon breaks what all steps together do not."""
+    scenario = subject.scenario
+    if not len(subject.standing) or not scenario.attack.cost().gradients:
+        return None
+    found = subject.attack(single_step(scenario.attack), subject.source(subject.main), subject.standing, "one step")
+    count, more = subject.beaten_by(found)
+    if not more:
+        return None
+    return Finding(
+        check="single step",
+        severity="weak",
+        attack=subject.main,
+        measured=f"one step of epsilon breaks {told(count)} of {subject.size} images that the attack leaves standing",
+        threshold=MORE_THAN_LUCK,
+        source=f"{ATHALYE}, section 3.1 (one step better than many); {CARLINI}, section 5.2",
+        remedy="the steps do not add up: look at the step size, the sign of the loss and the update rule",
+        value=count / subject.size,
+    )
+
+
+def twice_the_steps(subject: Subject) -> Finding | None:
+    """Whether twice the steps from another start break more."""
+    attack = more_steps(subject.scenario.attack)
+    if attack is None or not len(subject.standing):
+        return None
+    found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the steps")
+    count, more = subject.beaten_by(found)
+    return Finding(
+        check="twice the steps",
+        severity="weak" if more else "note",
+        attack=subject.main,
+        measured=f"twice the steps (at least 10), with other random numbers, break {told(count)} of {subject.size} "
+        "images more",
+        threshold=MORE_THAN_LUCK,
+        source=f"{CARLINI}, section 4.8 (verify attack convergence)",
+        remedy="give the attack more steps, a larger step, or restarts, until this changes nothing" if more else "",
+        value=count / subject.size,
+    )
+
+
+def twice_the_draws(subject: Subject) -> Finding | None:
+    """Whether twice the draws of a random model's randomness break more."""
+    if not subject.random or not len(subject.standing):
+        return None
+    attack, before = more_draws(subject.scenario.attack, DRAWS), averaged_draws(subject.scenario.attack)
+    if attack is None:
+        return None
+    found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the draws")
+    count, more = subject.beaten_by(found)
+    return Finding(
+        check="twice the draws",
+        severity="weak" if more else "note",
+        attack=subject.main,
+        measured=f"decisions over {averaged_draws(attack)} draws instead of {before} break {told(count)} of "
+        f"{subject.size} images more",
+        threshold=MORE_THAN_LUCK,
+        source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
+        remedy="average over more draws (gradient Average, or votes), until this changes nothing" if more else "",
+        value=count / subject.size,
+    )
+
+
+def silent_success(subject: Subject) -> Finding | None:
+    """Whether an earlier iterate was adversarial, and what was returned is not."""
+    trace, where = subject.trace, subject.standing
+    if not len(where):
+        return None
+    if not trace.points:
+        return _not_watched("silent success", subject)
+    threat = subject.scenario.attack.threat
+    best = subject.trace.returned[where]
+    lowest = subject.ours.clone()
+    for points in trace.points:
+        candidates = points[where].to(best.dtype)
+        inside = (threat.distance(candidates, subject.images[where]) <= threat.epsilon + 1e-6).cpu()
+        score = subject.judge(candidates.clamp(0, 1), where, purpose="choose")
+        better = (score < lowest) & inside
+        best = torch.where(better.to(best.device)[:, None, None, None], candidates, best)
+        lowest = torch.where(better, score, lowest)
+    # Chosen on some draws, judged on others.
+    count, more = subject.beaten_by(best)
+    if not more:
+        return None
+    return Finding(
+        check="silent success",
+        severity="weak",
+        attack=subject.main,
+        measured=f"on {told(count)} of {subject.size} images an earlier iterate fooled the model and what was returned "
+        "does not",
+        threshold=MORE_THAN_LUCK,
+        source=f"{PINTOR}, I3 (silent success)",
+        remedy="return the best iterate (APGD does), or stop at the first adversarial one if the model is not random",
+        value=count / subject.size,
+    )
+
+
+def still_rising(subject: Subject) -> Finding | None:
+    """Whether the loss still rises at the end, on images that stand."""
+    where = subject.standing.cpu()
+    if not len(where) or isinstance(subject.scenario.attack, CarliniWagner):  # its loss holds the distance too
+        return None
+    if not subject.trace.losses:
+        return _not_watched("loss still rising", subject)
+    losses = torch.stack(subject.trace.losses)[:, where].nan_to_num().mean(dim=1)
+    if len(losses) < 3:
+        return None  # one step: doubling its steps tells
+    fifth = max(1, len(losses) // 5)
+    last, before = losses[-fifth:].mean(), losses[-2 * fifth : -fifth].mean()
+    whole = float(last - losses[0])
+    gained = float(last - before) / whole if whole > 1e-6 else 0.0
+    if gained < STILL_RISING:
+        return None
+    return Finding(
+        check="loss still rising",
+        severity="weak",
+        attack=subject.main,
+        measured=f"on the images that stand, the last fifth of the steps gained {gained:.0%} of the loss's whole rise",
+        threshold=f"below {STILL_RISING:.0%}, the gain of a straight line",
+        source=f"{CARLINI}, section 4.8; {PINTOR}, I4 (incomplete optimization)",
+        remedy="give the attack more steps, or larger ones",
+        value=gained,
+    )
+
+
+def _not_watched(check: str, subject: Subject) -> Finding | None:
+    if not subject.scenario.attack.cost().gradients:
+        return None  # nothing to watch in an attack that only asks
+    return Finding(
+        check=check, severity="not run", attack=subject.main, measured="the attack has no estimator that can be watched"
+    )

@@ -1,0 +1,258 @@
+"""What a check may ask: the evaluation as it is configured, a sample of its images, and attacks run over again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks import Attack, GradientEstimator, IdentityBackward, Loss, LossFn, Target
+from robusttrain.evaluation.audit.changes import objective_of, rebuilt
+from robusttrain.evaluation.audit.finding import Beaten, beaten
+from robusttrain.evaluation.engine import Engine, Records, Scenario
+from robusttrain.evaluation.scoring import verdicts, worst_case
+from robusttrain.rng import Rng
+
+#: Images of the sample, if the budget allows.
+SAMPLE = 32
+#: Fewer images that were right tell nothing: one of them is a rate of 13 % already.
+LEAST = 8
+#: Draws that judge an image of a random model; two means of ten draws differ by 0.5 by luck once in sixty times.
+DRAWS = 10
+#: Share of draws in which an image must still be right, under the worst attack, to stand. It counts images of a random
+#: model that are right now and then: they make up its accuracy too.
+STANDING = 0.15
+#: Iterates that are kept of a run, evenly spread.
+ITERATES = 16
+
+
+class Trace:
+    """What one run of an attack did: the loss at each iterate, some of the iterates, and what it returned."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.losses: list[Tensor] = []
+        self.points: list[Tensor] = []
+        self.returned = torch.empty(0)
+        self._every = 1
+        self._last: tuple[GradientEstimator, LossFn, Rng] | None = None
+
+    def note(self, estimator: GradientEstimator, loss_fn: LossFn, images: Tensor, rng: Rng, loss: Tensor) -> None:
+        """One call of the estimator; only passes of the whole batch can be assigned to images."""
+        if len(images) != self.size:
+            return
+        if len(self.losses) % self._every == 0:
+            self.points.append(images.detach().clone())
+            if len(self.points) > ITERATES:
+                self.points, self._every = self.points[::2], 2 * self._every
+        self.losses.append(loss.detach().double().cpu())
+        self._last = (estimator, loss_fn, rng)
+
+    def close(self, returned: Tensor) -> None:
+        """Note what the attack returned, and the loss there."""
+        self.returned = returned
+        if self._last is not None:
+            estimator, loss_fn, rng = self._last
+            loss, _ = estimator(loss_fn, returned, rng.fold("audit"))
+            self.losses.append(loss.detach().double().cpu())
+
+
+@dataclass(frozen=True)
+class _Watched(GradientEstimator):
+    """An estimator that notes its calls."""
+
+    inner: GradientEstimator
+    trace: Trace
+
+    @property
+    def evaluations(self) -> int:
+        return self.inner.evaluations
+
+    @property
+    def queries(self) -> int:
+        return self.inner.queries
+
+    def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        loss, gradient = self.inner(loss_fn, images, rng)
+        self.trace.note(self.inner, loss_fn, images, rng, loss)
+        return loss, gradient
+
+
+def watched(attack: Attack, trace: Trace) -> Attack:
+    """The attack with its estimator watched."""
+
+    def change(part: Attack) -> Attack:
+        gradient = getattr(part, "gradient", None)
+        if not isinstance(gradient, GradientEstimator):
+            return part
+        return replace(part, gradient=_Watched(gradient, trace))  # type: ignore[type-var]
+
+    return rebuilt(attack, change)
+
+
+@dataclass
+class Subject:
+    """An evaluation under audit.
+
+    Args:
+        engine: of the evaluation.
+        images: (n, C, H, W), a sample of its images that the target gets right, on the target's device.
+        labels: (n,) int64.
+        indices: (n,) int64, the images' indices in the data set.
+        records: of all images of the evaluation; None before it ran.
+    """
+
+    engine: Engine
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    records: Records | None = None
+    everyone: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.everyone = torch.arange(len(self.images), device=self.images.device)
+        self.target, self.random = self.engine.target, self.engine.random
+        self.streams = Rng.for_images(self.engine.seed, self.indices)
+
+    @property
+    def size(self) -> int:
+        return len(self.images)
+
+    def rng(self, purpose: str, which: Tensor | None = None) -> Rng:
+        """Streams of the sample's images (or some) for one purpose of the audit."""
+        streams = self.streams if which is None else self.streams[which]
+        return streams.fold("audit").fold(purpose)
+
+    def judge(
+        self,
+        images: Tensor,
+        which: Tensor | None = None,
+        target: nn.Module | None = None,
+        draws: int | None = None,
+        purpose: str = "judge",
+    ) -> Tensor:
+        """(m,) float64 on the CPU: the share of fresh draws in which ``images`` are right.
+
+        All images are judged with the same draws, so that differences are those of the images.
+
+        Args:
+            images: (m, C, H, W), versions of the sample's images ``which``.
+            which: (m,) places in the sample; None for all.
+            target: another model; None for the target.
+            draws: how many; None for `DRAWS` where the model is random, else 1.
+            purpose: names the draws.
+        """
+        which = self.everyone if which is None else which
+        draws = (DRAWS if self.random else 1) if draws is None else draws
+        model = self.target if target is None else target
+        return verdicts(model, images, self.labels[which], self.rng(purpose, which), draws).double().mean(dim=1)
+
+    def attack(
+        self,
+        attack: Attack,
+        source: nn.Module,
+        which: Tensor | None = None,
+        purpose: str = "attack",
+        rng: Rng | None = None,
+    ) -> Tensor:
+        """Adversarial images (m, C, H, W) of the sample's images ``which``; streams are the audit's own."""
+        which = self.everyone if which is None else which
+        if not len(which):
+            return self.images[which]
+        rng = self.rng(purpose, which) if rng is None else rng
+        return attack(source, self.images[which], self.labels[which], rng).to(self.images.dtype)
+
+    def source(self, name: str) -> nn.Module:
+        """What the attack ``name`` differentiates, as the engine built it, uncounted."""
+        found = self.engine.sources[name].model
+        assert isinstance(found, nn.Module)
+        return found
+
+    # What the records say.
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(n,) where the sample's images stand in the records."""
+        assert self.records is not None
+        return torch.searchsorted(self.records["index"], self.indices.cpu())
+
+    def recorded(self, name: str, kind: str = "score") -> Tensor:
+        """(n,) float64: what the records say of the sample's images under an attack, or "clean"."""
+        assert self.records is not None
+        return self.records[f"{name}/{kind}"][self.places].double().mean(dim=1)
+
+    @cached_property
+    def main(self) -> str:
+        """The strongest attack: the lowest mean score; of equals one that follows gradients, and the first."""
+        assert self.records is not None
+        means = {
+            name: (self.records[f"{name}/select"].double().mean().item(), 0 if each.attack.cost().gradients else 1)
+            for name, each in self.engine.scenarios.items()
+        }
+        return min(means, key=lambda name: means[name])
+
+    @property
+    def scenario(self) -> Scenario:
+        """The strongest attack, with its source."""
+        return self.engine.scenarios[self.main]
+
+    @cached_property
+    def standing(self) -> Tensor:
+        """(m,) places in the sample of images that no attack of the evaluation broke: what its figure rests on."""
+        names = ("clean", *self.engine.scenarios)
+        worst = worst_case(
+            *(torch.stack([self.recorded(name, kind) for name in names]) for kind in ("select", "score"))
+        )
+        return (worst > STANDING).nonzero().squeeze(1).to(self.images.device)
+
+    # The strongest attack over again.
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The strongest attack on the sample, with the engine's streams: it returns what the engine scored."""
+        trace = Trace(self.size)
+        again = watched(self.scenario.attack, trace)
+        streams = self.streams.fold("attack").fold(self.main)
+        trace.close(self.attack(again, self.source(self.main), rng=streams))
+        return trace
+
+    @cached_property
+    def score(self) -> Tensor:
+        """(n,) the strongest attack's images, judged on the audit's draws."""
+        return self.judge(self.trace.returned)
+
+    def beaten_by(self, adversarial: Tensor) -> Beaten:
+        """What versions (m, C, H, W) of the standing images break of them."""
+        return beaten(self.ours, self.judge(adversarial, self.standing), self.size, self.random)
+
+    @property
+    def ours(self) -> Tensor:
+        """(m,) scores of the standing images under the strongest attack."""
+        return self.score[self.standing.cpu()]
+
+    # What kind of attacks they are.
+
+    def follows_target(self, name: str) -> bool:
+        """Whether an attack differentiates the target itself, its defense included: a white box."""
+        scenario = self.engine.scenarios[name]
+        known = scenario.source.knows
+        whole = "classifier" in known and ("defense" in known or self.target.defense is None)
+        return bool(scenario.attack.cost().gradients) and whole
+
+    @property
+    def exact(self) -> bool:
+        """Whether the strongest attack's gradient claims to be the derivative of what it attacks."""
+        return isinstance(self.scenario.source, Target) and bool(self.scenario.attack.cost().gradients)
+
+    @property
+    def same_forward(self) -> bool:
+        """Whether the strongest attack's source answers as the target does."""
+        return isinstance(self.scenario.source, Target | IdentityBackward)
+
+    def loss(self, model: nn.Module) -> Loss:
+        """The strongest attack's loss on a model, for the whole sample."""
+        objective = objective_of(self.scenario.attack)
+        goal = objective.aim(model, self.images, self.labels, self.rng("aim"))
+        return Loss(model, objective, goal)

@@ -1,0 +1,147 @@
+"""The corpus: what is wrong with each evaluation, and which checks may name it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from robusttrain.attacks import (
+    APGD,
+    L2,
+    Attack,
+    Average,
+    IdentityBackward,
+    Linf,
+    Normalized,
+    ProjectedGradient,
+    Source,
+    Target,
+)
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import Defense
+from robusttrain.evaluation import Engine, Scenario, merge
+from robusttrain.evaluation.audit import Audit
+
+from . import networks as n
+
+EPSILON = 0.1
+#: Test images of an evaluation.
+IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """One evaluation.
+
+    Args:
+        name: of the defect, or of the sound evaluation.
+        expected: the check that must name the defect; None for a sound evaluation.
+        engine: builds it.
+    """
+
+    name: str
+    expected: str | None
+    engine: Callable[[], Engine]
+
+
+def pgd(**values: Any) -> ProjectedGradient:
+    """PGD-20 within Linf 0.1, with other values."""
+    if "step_size" not in values:
+        values.setdefault("relative_step_size", 0.1)
+    return ProjectedGradient(**{"steps": 20, "threat": Linf(EPSILON), **values})
+
+
+def evaluation(
+    classifier: nn.Module,
+    attack: Attack,
+    source: Source | None = None,
+    defense: Defense | None = None,
+    kind: type[Engine] = Engine,
+) -> Engine:
+    target = DefendedClassifier(defense, classifier)
+    return kind(target, {"attack": Scenario(attack, source or Target())}, draws=10)
+
+
+def resized(attack: Attack) -> Engine:
+    defense, classifier = n.resized()
+    return evaluation(classifier, attack, defense=defense)
+
+
+WRONG = (
+    Case(
+        "quantised input without BPDA",
+        "zero gradients",
+        lambda: evaluation(n.quantized(), pgd(), defense=n.Quantize()),
+    ),
+    Case("random resizing without EOT", "twice the draws", lambda: resized(pgd(steps=10, relative_step_size=0.25))),
+    Case("huge logits", "zero gradients", lambda: evaluation(n.Scaled(n.plain(), 1000.0), pgd())),
+    Case("saturated sigmoid", "black box", lambda: evaluation(n.Saturated(n.sharpened()), pgd())),
+    Case("detached preprocessing", "gradient agreement", lambda: evaluation(n.Detached(n.plain()), pgd())),
+    Case("k winners take all", "black box", lambda: evaluation(n.winners(), pgd())),
+    Case("too few steps", "twice the steps", lambda: evaluation(n.plain(), pgd(steps=3))),
+    Case("one step", "twice the steps", lambda: evaluation(n.plain(), pgd(steps=1, relative_step_size=1.0))),
+    Case("step size of zero", "single step", lambda: evaluation(n.plain(), pgd(step_size=1e-12))),
+    Case("epsilon parsed and unused", "epsilon 0", lambda: evaluation(n.plain(), n.EpsilonUnused())),
+    Case("model in training mode", "repeated passes", lambda: evaluation(n.batch_statistics(), pgd())),
+    Case("dropout that nobody knows of", "repeated passes", lambda: evaluation(n.Dropped(n.plain()), pgd())),
+    Case(
+        "noise scored on its own draws",
+        "fresh draws",
+        lambda: evaluation(n.noisy(), pgd(steps=0, gradient=Average(draws=10)), defense=n.Noise(0.3), kind=n.OwnDraws),
+    ),
+    Case("softmax instead of logits", "probabilities", lambda: evaluation(n.Probabilities(n.plain()), pgd())),
+    Case(
+        "backdoor region beside the images",
+        "random noise",
+        lambda: evaluation(n.OffTheGrid(n.robust()), pgd(step_size=2 / 255, random_start=False, threat=Linf(20 / 255))),
+    ),
+    Case("wrong sign", "epsilon 0.5", lambda: evaluation(n.plain(), pgd(objective=n.WrongSign()))),
+    Case(
+        "targeted loss of the wrong sign",
+        "epsilon 0.5",
+        lambda: evaluation(n.plain(), pgd(objective=n.AwayFromTarget())),
+    ),
+    Case("last restart wins", "silent success", lambda: evaluation(n.plain(), n.LastRestartWins())),
+    Case(
+        "transfer that does not arrive",
+        "source, not target",
+        lambda: evaluation(n.robust(), pgd(), n.AnotherModel()),
+    ),
+)
+SOUND = (
+    Case("undefended, PGD", None, lambda: evaluation(n.plain(), pgd(steps=40))),
+    Case("adversarial training, PGD", None, lambda: evaluation(n.robust(), pgd(steps=40))),
+    Case("adversarial training, APGD", None, lambda: evaluation(n.robust(), APGD(steps=50, threat=Linf(EPSILON)))),
+    Case(
+        "adversarial training, L2",
+        None,
+        lambda: evaluation(n.robust(), pgd(steps=40, threat=L2(0.5), rule=Normalized())),
+    ),
+    Case(
+        "noise, EOT",
+        None,
+        lambda: evaluation(n.noisy(), pgd(gradient=Average(draws=20)), defense=n.Noise(0.3)),
+    ),
+    Case("random resizing, EOT", None, lambda: resized(pgd(gradient=Average(draws=20)))),
+    Case(
+        "quantised input, BPDA",
+        None,
+        lambda: evaluation(n.quantized(), pgd(steps=40), IdentityBackward(), n.Quantize()),
+    ),
+)
+
+
+def audited(case: Case) -> Audit:
+    """The evaluation of a case on `IMAGES` test images, audited."""
+    data = n.digits()
+    images, labels, indices = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
+    engine = case.engine()
+    audit = Audit(engine, IMAGES)
+    audit.before(images, labels, indices)
+    records, _ = engine.run(images, labels, indices)
+    audit.after(merge([records]))
+    return audit

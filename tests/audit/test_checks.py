@@ -1,0 +1,109 @@
+"""Parts of the audit on models with known answers."""
+
+import pytest
+import torch
+
+from robusttrain.attacks import APGD, L2, Average, AverageLogits, Backprop, GenAttack, Linf, ProjectedGradient, Square
+from robusttrain.evaluation.audit.changes import (
+    averaged_draws,
+    more_draws,
+    more_steps,
+    rebuilt,
+    short,
+    single_step,
+    with_epsilon,
+)
+from robusttrain.evaluation.audit.finding import Finding, beaten, significant, tail
+from robusttrain.evaluation.audit.report import verdict
+
+
+def pgd(**values):
+    return ProjectedGradient(**{"steps": 20, "step_size": 0.01, "threat": Linf(0.1), **values})
+
+
+def test_counts_beyond_luck():
+    """P(X >= k) of a binomial with rate 2 %: by hand for small numbers."""
+    assert tail(1, 1, 0.02) == pytest.approx(0.02)
+    assert tail(2, 2, 0.5) == pytest.approx(0.25)
+    assert tail(0, 7, 0.3) == pytest.approx(1)
+    assert [significant(k, 32) for k in range(5)] == [False, False, False, True, True]
+    assert [significant(k, 8) for k in range(4)] == [False, False, True, True]
+    assert not significant(2.9, 32)
+
+
+def test_luck_on_random_models_is_judged_by_spread():
+    ours = torch.full((20,), 0.6, dtype=torch.float64)
+    steady = beaten(ours, ours - 0.1, 32, random=True)
+    assert steady.images == pytest.approx(2)
+    assert steady.more
+    # The same sum from noise about zero, a few large differences either way.
+    noisy = ours - torch.tensor([0.6, -0.4] * 10, dtype=torch.float64)
+    assert beaten(ours, noisy, 32, random=True).images == pytest.approx(2)
+    assert not beaten(ours, noisy, 32, random=True).more
+    assert not beaten(ours, ours, 32, random=True).more
+
+
+def test_another_radius():
+    wide = with_epsilon(pgd(), 0.5)
+    assert (wide.threat.epsilon, wide.step_size) == (0.5, pytest.approx(0.05))
+    assert with_epsilon(pgd(), 0.0).step_size == 0.01
+    assert with_epsilon(APGD(threat=L2(1.0)), 3.0).threat == L2(3.0)
+
+
+def test_more_steps_are_finer_but_never_longer():
+    assert more_steps(pgd()) == pgd(steps=40, step_size=2.5 * 0.1 / 40)
+    assert more_steps(pgd(step_size=1e-6)) == pgd(steps=40, step_size=1e-6)
+    assert more_steps(pgd(steps=1, step_size=0.1)).steps == 10
+    assert more_steps(APGD(steps=30)).steps == 60
+    assert more_steps(Square(queries=100)).queries == 200
+
+
+def test_draws():
+    assert averaged_draws(pgd()) == 1
+    assert averaged_draws(pgd(gradient=Average(draws=7))) == 7
+    assert averaged_draws(pgd(gradient=AverageLogits(draws=6))) == 6
+    assert averaged_draws(GenAttack(votes=5)) == 5
+    assert more_draws(pgd(), 10).gradient == Average(draws=10, inner=Backprop())
+    assert more_draws(pgd(gradient=Average(draws=8)), 10).gradient.draws == 16
+    assert more_draws(GenAttack(votes=3), 10).votes == 10
+
+
+def test_short_and_single_step():
+    assert short(pgd()).steps == 3
+    assert short(pgd(steps=2)).steps == 2
+    assert short(Square()).queries == 60
+    one = single_step(pgd(gradient=Average(draws=3)))
+    assert (one.steps, one.alpha, one.random_start, one.gradient) == (1, 0.1, False, Average(draws=3))
+
+
+def test_changes_reach_attacks_inside_wrappers():
+    from dataclasses import dataclass
+
+    from robusttrain.attacks import Attack, Cost
+
+    @dataclass(frozen=True)
+    class Both(Attack):
+        attacks: tuple = ()
+        threat: Linf = Linf(0.1)  # noqa: RUF009
+
+        def cost(self):
+            return Cost(0, 0)
+
+        def run(self, source, images, labels, rng):
+            return images
+
+    both = Both((pgd(), APGD(steps=4, threat=Linf(0.1))))
+    wide = with_epsilon(both, 0.2)
+    assert [wide.threat.epsilon, *(each.threat.epsilon for each in wide.attacks)] == [0.2] * 3
+    assert [each.steps for each in more_steps(both).attacks] == [40, 8]
+    assert averaged_draws(Both((pgd(), pgd(gradient=Average(draws=4))))) == 4
+    assert rebuilt(both, lambda part: part) == both
+
+
+def test_verdicts():
+    def found(check, severity):
+        return Finding(check, severity, "something")
+
+    assert verdict([]) == verdict([found("a", "note"), found("b", "not run")]) == "sound"
+    assert verdict([found("a", "weak"), found("b", "note"), found("c", "weak")]) == "weak: a, c"
+    assert verdict([found("a", "weak"), found("b", "masked")]) == "masked: b, a"

@@ -1,0 +1,103 @@
+"""The audit names every defect of the corpus, and accuses none of the sound evaluations."""
+
+import json
+
+import pytest
+import torch
+
+from robusttrain.evaluation import merge
+from robusttrain.evaluation.audit import Audit
+
+from .corpus import IMAGES, SOUND, WRONG, audited, evaluation, pgd
+from .networks import digits, plain
+
+
+def test_the_corpus_is_large_enough():
+    assert len(WRONG) >= 15
+    assert len(SOUND) >= 5
+    assert len({case.name for case in (*WRONG, *SOUND)}) == len(WRONG) + len(SOUND)
+
+
+@pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
+def test_defects_are_named(case):
+    audit = audited(case)
+    grave = {found.check: found for found in audit.findings if found.severity in ("masked", "weak")}
+    assert case.expected in grave
+    assert audit.verdict.startswith(("masked: ", "weak: "))
+    assert case.expected in audit.verdict
+    found = grave[case.expected]
+    assert all((found.measured, found.threshold, found.source, found.remedy))
+    json.dumps(audit.told())
+
+
+@pytest.mark.parametrize("case", SOUND, ids=lambda case: case.name)
+def test_sound_evaluations_are_not_accused(case):
+    audit = audited(case)
+    assert audit.verdict == "sound"
+    assert {found.severity for found in audit.findings} <= {"note", "not run"}
+
+
+def test_one_seed_one_audit():
+    case = next(case for case in WRONG if case.name == "too few steps")
+    first, second = (audited(case).findings for _ in range(2))
+    assert first == second
+
+
+def test_a_check_that_cannot_be_made_says_so_and_the_others_go_on(monkeypatch):
+    from robusttrain.evaluation.audit import report
+
+    def broken_check(subject):
+        raise RuntimeError("no such thing\nand more")
+
+    checks = (("before", broken_check), ("after", broken_check), *report.CHECKS[:2])
+    monkeypatch.setattr(report, "CHECKS", checks)
+    data = digits()
+    engine = evaluation(plain(), pgd(steps=1))
+    audit = Audit(engine, IMAGES)
+    batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
+    audit.before(*batch)
+    audit.after(merge([engine.run(*batch)[0]]))
+    assert [(found.check, found.severity) for found in audit.findings] == [("broken check", "not run")] * 2
+    assert audit.findings[0].measured == "RuntimeError: no such thing"
+    assert audit.verdict == "sound"
+
+
+def test_too_few_images_are_told():
+    data = digits()
+    engine = evaluation(plain(), pgd(steps=1))
+    audit = Audit(engine, 3)
+    batch = data.test[:3], data.test_labels[:3], torch.arange(3)
+    audit.before(*batch)
+    audit.after(merge([engine.run(*batch)[0]]))
+    assert audit.verdict == "weak: sample"
+    audit = Audit(engine, 3)
+    audit.before(batch[0], (batch[1] + 1) % 10, batch[2])  # none of them is right
+    assert audit.verdict == "weak: sample"
+
+
+def test_the_sample_shrinks_where_attacks_are_long_and_images_few():
+    short, long = (Audit(evaluation(plain(), pgd(steps=steps)), 64).size for steps in (20, 2000))
+    assert (short, long) == (32, 8)
+    assert Audit(evaluation(plain(), pgd(steps=2000)), 10_000).size == 32
+
+
+def test_what_it_costs_is_an_upper_bound():
+    """Counted on the evaluation that leaves all images standing: nothing is spared."""
+    from .networks import Quantize
+
+    passes = []
+    network = plain()
+    handle = network.register_forward_hook(lambda module, inputs, output: passes.append(len(inputs[0])))
+    try:
+        engine = evaluation(network, pgd(), defense=Quantize())
+        audit = Audit(engine, IMAGES)
+        data = digits()
+        batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
+        records, _ = engine.run(*batch)
+        passes.clear()
+        audit.before(*batch)
+        audit.after(merge([records]))
+    finally:
+        handle.remove()
+    # The engine's sources hold a fast copy of the classifier: what they are asked is not counted here.
+    assert 0 < sum(passes) <= audit.cost({"attack": 0.0, "scoring": 0.0})[0]
