@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
 from torch import nn
 
-from robusttrain import __version__, presets
+from robusttrain import presets
 from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, stem
 from robusttrain.build import build, build_defended, check_pretrained, check_trust, fit_to_data
 from robusttrain.checkpoints import load, newest, read_recipe
@@ -31,6 +31,7 @@ from robusttrain.commands import transfer
 from robusttrain.commands.auditing import begin_audit, finish_audit, images_of, kept_audit
 from robusttrain.commands.estimate import announce, check_sources
 from robusttrain.commands.f_b import provide_f_b
+from robusttrain.commands.keeping import fingerprint, keep, open_journal
 from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.commands.train import PLACES
 from robusttrain.data import ImageData
@@ -41,18 +42,16 @@ from robusttrain.evaluation import (
     Audit,
     Engine,
     Evaluation,
-    Journal,
     audit_table,
     one_threat,
     table,
-    weights_of,
     writable,
     write_json,
 )
 from robusttrain.evaluation.export import check_export, export, told_export
-from robusttrain.locks import alone
+from robusttrain.evaluation.journal import refuse_others
 from robusttrain.suites import left_out, suite, suite_settings
-from robusttrain.weights import load_weights, save_tensors
+from robusttrain.weights import load_weights
 
 KINDS = ("data", "model", "defense")
 
@@ -144,8 +143,11 @@ def run(arguments: list[str]) -> None:
         console.print(f"left out: {name}, because {why}", soft_wrap=True, highlight=False)
     nodes = {name: node for name, node in nodes.items() if name not in unfit}
     attacks = {name: each for name, each in attacks.items() if name not in unfit}
+    known = fingerprint(config, target, nodes)
     if needed := surrogates_in(nodes):
         # What does not fit is found before the attacker's models are trained.
+        if not config.fresh:
+            refuse_others(output / "journal", known)
         one_threat(attacks)
         at_hand = {name: attacks[name] for name, node in nodes.items() if not surrogates_in(node)}
         check_sources(Engine(target, at_hand), data)
@@ -156,7 +158,7 @@ def run(arguments: list[str]) -> None:
     precision = getattr(torch, config.precision)
     keep_images = config.save_images or config.export is not None
     engine = Engine(target, attacks, config.seed, config.draws, precision, config.survivors, keep_images)
-    engine.kept = journal = open_journal(config, engine, nodes, output)
+    engine.kept = journal = open_journal(output / "journal", known, engine, config.fresh)
 
     def wait(count: int) -> None:
         console.print(f"waiting for {count} batches that other processes work on", soft_wrap=True)
@@ -200,45 +202,6 @@ def run(arguments: list[str]) -> None:
     console.print(f"written: {output / 'results.json'}", soft_wrap=True)
     if config.strict and found["verdict"] != "sound":
         sys.exit(3)
-
-
-def open_journal(config: Namespace, engine: Engine, nodes: dict[str, dict[str, Any]], output: Path) -> Journal:
-    """Where finished batches are kept; what an interrupted run of the same settings left is found there.
-
-    Raises:
-        UserError: an unfinished run of other settings lies there; what differs is named.
-    """
-    data = plain(config.data)
-    target = {"model": plain(config.model), "defense": plain(config.defense), "weights": weights_of(engine.target)}
-    fingerprint = {
-        "target": target,
-        "sources": {name: weights_of(source) for name, source in engine.sources.items()},
-        "attacks": nodes,
-        "data": {
-            "class_path": data["class_path"],
-            # Where the images lie and how they are loaded changes nothing: every batch is compared with what it was.
-            **{key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES},
-        },
-        "images": config.images,
-        "epsilon": config.epsilon,
-        "draws": engine.draws,
-        "survivors": engine.survivors,
-        "seed": config.seed,
-        "precision": config.precision,
-        "versions": {"robusttrain": __version__, "torch": torch.__version__},
-    }
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True)
-
-    with alone(output / "journal", "the journal"):
-        # Processes that Lightning starts find what the first one made: they drop nothing.
-        journal = Journal(output / "journal", fingerprint, config.fresh and first_process(), say)
-    if journal.entries:
-        console.print(
-            f"going on in {output / 'journal'}: {journal.entries} finished batches of attacks found", soft_wrap=True
-        )
-    return journal
 
 
 def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
@@ -326,17 +289,3 @@ def data_name(config: Namespace) -> str:
     node = plain(config.data)
     root = (node.get("init_args") or {}).get("root")
     return node["class_path"].rpartition(".")[2] + (f" {root}" if root else "")
-
-
-def keep(evaluation: Evaluation, output: Path, config: Namespace) -> None:
-    """Write images and verdicts on request."""
-    records = evaluation.records
-    shared = {"index": records["index"], "label": records["label"]}
-    if config.save_verdicts:
-        save_tensors(
-            {name: values for name, values in records.items() if not name.endswith("/images")},
-            output / "verdicts.safetensors",
-        )
-    if config.save_images:
-        for name in evaluation.engine.scenarios:
-            save_tensors({**shared, "images": records[f"{name}/images"]}, output / f"{name}.safetensors")

@@ -26,6 +26,8 @@ from robusttrain.evaluation.results import write_json
 from robusttrain.weights import read_metadata, read_tensors, save_tensors
 
 Entry = dict[str, Tensor]
+#: Name of the file that says that a run came to its end.
+FINISHED = "finished"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -65,6 +67,44 @@ def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
+def _fingerprint(folder: Path) -> dict[str, Any] | None:
+    """What the run in a folder depends on; None where there is no run, {} where that cannot be read."""
+    try:
+        found = json.loads((folder / "fingerprint.json").read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> None:
+    """Raise UserError if an unfinished run of another fingerprint lies in ``folder``.
+
+    Args:
+        folder: of a journal.
+        now: a fingerprint, or the part of it that is known at once: what would be refused in the end is then refused
+            before hours are spent.
+        whole: whether ``now`` is all of it.
+    """
+    before = _fingerprint(folder)
+    if before is None or (folder / FINISHED).is_file():
+        return
+    told = differences({key: value for key, value in before.items() if whole or key in now}, _json(now))
+    if told:
+        more = f", and {len(told) - 3} more" if len(told) > 3 else ""
+        raise UserError(
+            f"--output {folder.parent}: an unfinished run lies there that differs in {'; '.join(told[:3])}"
+            f"{more}: finish it with its own command, name another --output, or drop it with --fresh true"
+        )
+
+
+def _json(found: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from a file."""
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
 class Journal:
     """Entries of one run, by stage and batch.
 
@@ -88,29 +128,14 @@ class Journal:
     ) -> None:
         self.folder, self.report = folder, report
         self.claims = Claims(folder / "claims")
-        now = json.loads(json.dumps(fingerprint))
-        before = self._read()
+        now, before = _json(fingerprint), _fingerprint(folder)
         if before is not None and (fresh or before != now):
-            if not fresh and not self.finished:
-                told = differences(before, now)
-                more = f", and {len(told) - 3} more" if len(told) > 3 else ""
-                raise UserError(
-                    f"--output {folder.parent}: an unfinished run lies there that differs in {'; '.join(told[:3])}"
-                    f"{more}: finish it with its own command, name another --output, or drop it with --fresh true"
-                )
+            if not fresh:
+                refuse_others(folder, now, whole=True)
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "fingerprint.json").is_file():
             write_json(now, folder / "fingerprint.json")
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            found = json.loads((self.folder / "fingerprint.json").read_text())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
 
     @property
     def entries(self) -> int:
@@ -120,11 +145,11 @@ class Journal:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return (self.folder / "finished").is_file()
+        return (self.folder / FINISHED).is_file()
 
     def finish(self) -> None:
         """Note that the run came to its end: another may take its place."""
-        (self.folder / "finished").touch()
+        (self.folder / FINISHED).touch()
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
         """The entry of a stage for a batch, None if there is none; a damaged one is dropped and told.

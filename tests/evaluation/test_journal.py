@@ -8,7 +8,7 @@ import torch
 
 from robusttrain.errors import UserError
 from robusttrain.evaluation import journal as journal_module
-from robusttrain.evaluation.journal import Journal, differences, digest, weights_of
+from robusttrain.evaluation.journal import Journal, differences, digest, refuse_others, weights_of
 
 MARK = {"attack": {"steps": 10, "epsilon": 0.031}, "seed": 0, "weights": ["a", "b"]}
 
@@ -59,6 +59,18 @@ def test_an_unfinished_run_of_other_settings_is_refused_and_says_what_differs(tm
     assert f"--output {tmp_path}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert Journal(tmp_path / "journal", other, fresh=True).folder.is_dir()
+
+
+def test_what_is_known_at_once_is_refused_at_once(tmp_path):
+    refuse_others(tmp_path / "journal", {"seed": 1})  # nothing lies there
+    Journal(tmp_path / "journal", MARK)
+    refuse_others(tmp_path / "journal", {"seed": 0})
+    with pytest.raises(UserError, match=r"differs in seed: there 0, now 1: "):
+        refuse_others(tmp_path / "journal", {"seed": 1})
+    with pytest.raises(UserError, match="now nothing"):  # the rest is not missing by chance
+        refuse_others(tmp_path / "journal", {"seed": 0}, whole=True)
+    Journal(tmp_path / "journal", MARK).finish()
+    refuse_others(tmp_path / "journal", {"seed": 1})
 
 
 def test_a_finished_run_makes_room_for_another_but_serves_its_own_command(tmp_path, batch):
