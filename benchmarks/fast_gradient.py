@@ -20,7 +20,17 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
+from benchmarks.timing import (
+    MEMORY,
+    MEMORY_HELP,
+    Contenders,
+    interleave,
+    load_images,
+    machine,
+    network,
+    right_for_all,
+    write,
+)
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import Backprop, Diverse, Linf, MomentumSign, ProjectedGradient, Sign
 from robusttrain.evaluation import verdicts, wilson
@@ -77,13 +87,10 @@ def material(arguments: argparse.Namespace) -> tuple[list[nn.Module], Tensor, Te
     models = [network(arguments.model, arguments.weights, data)]
     if arguments.target:
         models.append(network(arguments.target, arguments.target_weights, data))
-    right = torch.ones(len(images), dtype=torch.bool)
     for model in models:
         for parameter in model.parameters():  # as a user of the peers would, who wants gradients of images alone
             parameter.requires_grad_(False)
-        with torch.no_grad():
-            right &= torch.cat([model(part).argmax(1) for part in images.split(32)]) == labels
-    return models, images[right][: arguments.images], labels[right][: arguments.images]
+    return models, *right_for_all(models, images, labels, arguments.images)
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,17 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
+from benchmarks.timing import (
+    MEMORY,
+    MEMORY_HELP,
+    Contenders,
+    interleave,
+    load_images,
+    machine,
+    network,
+    right_for_all,
+    write,
+)
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import L2, CarliniWagner, DeepFool
 from robusttrain.evaluation import verdicts
@@ -76,9 +86,7 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     model = network(arguments.model, arguments.weights, data)
     for parameter in model.parameters():  # as a user of the peers would, who wants gradients of images alone
         parameter.requires_grad_(arguments.peers_keep_parameter_gradients)
-    with torch.no_grad():
-        right = model(images).argmax(1) == labels
-    return model, images[right][: arguments.images], labels[right][: arguments.images]
+    return model, *right_for_all([model], images, labels, arguments.images)
 
 
 def judged(model: nn.Module, images: Tensor, labels: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:

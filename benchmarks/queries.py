@@ -23,7 +23,17 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
+from benchmarks.timing import (
+    MEMORY,
+    MEMORY_HELP,
+    Contenders,
+    interleave,
+    load_images,
+    machine,
+    network,
+    right_for_all,
+    write,
+)
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import L2, GenAttack, HopSkipJump, Linf, Square, Threat
 from robusttrain.evaluation import verdicts, wilson
@@ -152,9 +162,7 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and ``--images`` test images that it gets right, with labels."""
     data, images, labels = load_images(arguments.root, 2 * arguments.images, arguments.data)
     model = network(arguments.model, arguments.weights, data)
-    with torch.no_grad():
-        right = model(images).argmax(1) == labels
-    return model, images[right][: arguments.images], labels[right][: arguments.images]
+    return model, *right_for_all([model], images, labels, arguments.images)
 
 
 def outcome(attack: str, found: Tensor, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:

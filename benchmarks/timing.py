@@ -12,7 +12,7 @@ import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -102,6 +102,15 @@ def load_images(root: str, count: int, layout: str = "imagefolder") -> tuple[Ima
     data.setup("test")
     batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     return data, batch.images.contiguous(), batch.labels
+
+
+def right_for_all(models: Sequence[nn.Module], images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` images, with labels, that every model gets right."""
+    right = torch.ones(len(images), dtype=torch.bool)
+    with torch.no_grad():
+        for model in models:
+            right &= torch.cat([model(part).argmax(1) for part in images.split(32)]) == labels
+    return images[right][:count], labels[right][:count]
 
 
 def machine() -> dict[str, Any]:

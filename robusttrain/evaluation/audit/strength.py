@@ -86,7 +86,6 @@ def epsilon_half(subject: Subject) -> Finding | None:
 
 
 def _classes(subject: Subject) -> int:
-
     with prepared(subject.target), torch.no_grad():
         return call_model(
             subject.target, subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])
