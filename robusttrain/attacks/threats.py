@@ -95,14 +95,14 @@ class L2(Threat):
 
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
         change = adversarial - images
-        length = change.flatten(1).norm(dim=1)
+        length = euclidean(change)
         shrink = self.epsilon / length.clamp_min(max(self.epsilon, torch.finfo(torch.float32).tiny))
         # The box is convex and holds the image, so clipping afterwards never leaves the ball.
         projected = change.mul_(per_image(shrink)).add_(images)
         return projected.clamp_(0, 1) if self.clip else projected
 
     def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
-        return (adversarial - images).flatten(1).norm(dim=1)
+        return euclidean(adversarial - images)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,16 @@ class RMSD(Threat):
         return self._l2(images).project(adversarial, images)
 
     def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
-        return (adversarial - images).square().mean(dim=(1, 2, 3)).sqrt()
+        return euclidean(adversarial - images) / math.sqrt(math.prod(images.shape[1:]))
+
+
+def euclidean(change: Tensor) -> Tensor:
+    """(B,): Euclidean norms of changes (B, C, H, W).
+
+    Added up in float64: float32's norm of 3 x 224 x 224 equal changes is off by 6e-5 of its value, enough to leave the
+    ball.
+    """
+    return torch.linalg.vector_norm(change.flatten(1), dim=1, dtype=torch.float64).to(change.dtype)
 
 
 def into_ball(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:

@@ -133,3 +133,14 @@ def test_only_what_lies_outside_the_ball_is_projected(threat, images):
     result = into_ball(threat, points, x)
     assert torch.equal(result[~outside], points[~outside])
     assert torch.equal(result[outside], threat.project(points, x)[outside])
+
+
+@pytest.mark.parametrize("threat", [L2(30.0), RMSD(0.08)], ids=str)
+def test_large_images_stay_in_the_ball_to_the_last_digits(threat):
+    """Equal changes of all pixels are what float32's sum of squares gets wrong most."""
+    images = torch.full((1, 3, 224, 224), 0.5)
+    projected = threat.project(images + 0.15 * (torch.arange(224) % 2 * 2 - 1), images)
+    length = (projected - images).double().flatten(1).norm(dim=1)
+    expected = threat.epsilon * (1 if threat.norm == "l2" else (3 * 224 * 224) ** 0.5)
+    assert length.item() == pytest.approx(expected, rel=1e-6)
+    assert threat.distance(projected, images).item() == pytest.approx(threat.epsilon, rel=1e-6)

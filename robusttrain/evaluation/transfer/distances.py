@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
+
+from robusttrain.attacks.threats import euclidean
 
 
 def rmsd(adversarial: Tensor, images: Tensor) -> Tensor:
@@ -10,12 +14,12 @@ def rmsd(adversarial: Tensor, images: Tensor) -> Tensor:
 
     The papers' values are times 255. At most 1, and at most the Linf distance.
     """
-    return (adversarial - images).flatten(1).square().mean(dim=1).sqrt()
+    return euclidean(adversarial - images) / math.sqrt(math.prod(images.shape[1:]))
 
 
 def l2(adversarial: Tensor, images: Tensor) -> Tensor:
     """Euclidean length of the change (B,): sqrt(N) times the RMSD."""
-    return (adversarial - images).flatten(1).norm(dim=1)
+    return euclidean(adversarial - images)
 
 
 def linf(adversarial: Tensor, images: Tensor) -> Tensor:
