@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--hop_steps", type=int, default=10, help="HopSkipJump's")
     parser.add_argument("--square_queries", type=int, default=1000)
     parser.add_argument("--generations", type=int, default=100, help="GenAttack's, of 10 images")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=0, help="timed rounds after a first one; 0 times the first")
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     parser.add_argument("--output", default="results/benchmarks/queries.json")
     arguments = parser.parse_args()

@@ -56,6 +56,8 @@ def _work(pipe: Connection, make: Callable[..., Contenders], side: str, kept: bo
 def interleave(make: Callable[..., Contenders], arguments: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Median seconds of each contender, and what it returned last. One round before the first warms up.
 
+    No rounds at all time the one that would warm up: for attacks so long that it does not matter.
+
     Args:
         make: ``make(side, arguments)`` gives the contenders of side "ours" or "peers"; importable by name.
         arguments: with ``rounds`` and ``memory``.
@@ -74,7 +76,7 @@ def interleave(make: Callable[..., Contenders], arguments: Any) -> tuple[dict[st
             pipe.send(name)
             seconds, found = pipe.recv()
             results[name] = torch.from_numpy(found)
-            if number:
+            if number or not arguments.rounds:
                 spent[name].append(seconds)
     for pipe in pipes.values():
         pipe.send(None)

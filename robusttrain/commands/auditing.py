@@ -29,11 +29,12 @@ def begin_audit(audit: Audit, evaluation: Evaluation, data: ImageData, seed: int
             console.print(f"audit: {found.check}: {found.measured}; {found.remedy}", soft_wrap=True, highlight=False)
 
 
-def kept_audit(journal: Journal) -> dict[str, Any]:
-    """What an audit of this very run has found before; empty if there was none."""
+def kept_audit(journal: Journal, images: int | None) -> dict[str, Any]:
+    """What an audit of this very run, on as many images, has found before; empty if there was none."""
     try:
-        found: dict[str, Any] = json.loads((journal.folder / "audit.json").read_text())
-    except (FileNotFoundError, ValueError):
+        kept = json.loads((journal.folder / "audit.json").read_text())
+        found: dict[str, Any] = kept["found"] if kept["asked"] == images else {}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
     return found
 
@@ -43,5 +44,5 @@ def finish_audit(audit: Audit, evaluation: Evaluation, device: torch.device, jou
     evaluation.to(device)
     audit.after(evaluation.records)
     found = audit.told()
-    write_json(found, journal.folder / "audit.json")
+    write_json({"asked": audit.images, "found": found}, journal.folder / "audit.json")
     return found

@@ -30,7 +30,7 @@ def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int
         most, seconds = audit.cost(expected)
         console.print(
             f"audit: at most {most:,} evaluations on {audit.size} images, about {_duration(seconds)} here "
-            "(--audit false leaves it out)",
+            "(--audit_images 8 looks at fewer, --audit false leaves it out)",
             soft_wrap=True,
             highlight=False,
         )

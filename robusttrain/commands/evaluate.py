@@ -39,6 +39,7 @@ from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, at_least
 from robusttrain.evaluation import (
+    LEAST,
     Audit,
     Engine,
     Evaluation,
@@ -92,6 +93,9 @@ def parser() -> ArgumentParser:
     options.add_argument("--output", type=str, default="results/newest", help="folder for results.json and the journal")
     options.add_argument("--fresh", type=bool, default=False, help="drop what an unfinished run left in --output")
     options.add_argument("--audit", type=bool, default=True, help="look for weak attacks and masked gradients")
+    options.add_argument(
+        "--audit_images", type=int | None, default=None, help="of its sample; default: by cost, 8 to 32"
+    )
     options.add_argument("--strict", type=bool, default=False, help="exit code 3 unless the audit's verdict is sound")
     options.add_argument("--save_images", type=bool, default=False, help="keep adversarial images (safetensors)")
     options.add_argument(
@@ -112,6 +116,7 @@ def run(arguments: list[str]) -> None:
     config, path = configure(rest)
     at_least("--draws", config.draws, 1)
     at_least("--surrogate_epochs", 1 if config.surrogate_epochs is None else config.surrogate_epochs, 1)
+    at_least("--audit_images", LEAST if config.audit_images is None else config.audit_images, LEAST)
     if config.strict and not config.audit:
         raise UserError("--strict true needs the audit: leave out --audit false")
     if config.precision not in ("float32", "bfloat16"):
@@ -169,8 +174,8 @@ def run(arguments: list[str]) -> None:
         logger=False,
         enable_checkpointing=False,
     )
-    audited = kept_audit(journal) if config.audit else {}
-    audit = Audit(engine, images_of(data)) if config.audit and not audited else None
+    audited = kept_audit(journal, config.audit_images) if config.audit else {}
+    audit = Audit(engine, images_of(data), config.audit_images) if config.audit and not audited else None
     total = announce(engine, data, audit)
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, config.seed, trainer.strategy.root_device)

@@ -3,7 +3,7 @@
 One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's Trainer, and the validation callback.
 """
 
-from robusttrain.evaluation.audit import Audit, audit_table
+from robusttrain.evaluation.audit import LEAST, Audit, audit_table
 from robusttrain.evaluation.commonly_correct import CommonlyCorrect, commonly_correct
 from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes, one_threat
 from robusttrain.evaluation.journal import Journal, weights_of
@@ -12,6 +12,7 @@ from robusttrain.evaluation.results import merge, results, table, writable, writ
 from robusttrain.evaluation.scoring import top_classes, verdicts, wilson, worst_case
 
 __all__ = [
+    "LEAST",
     "Audit",
     "CommonlyCorrect",
     "Engine",

@@ -24,7 +24,7 @@ from robusttrain.attacks import (
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Scenario, merge
-from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.audit import SAMPLE, Audit
 
 from . import networks as n
 
@@ -64,6 +64,12 @@ def evaluation(
 ) -> Engine:
     target = DefendedClassifier(defense, classifier)
     return kind(target, {"attack": Scenario(attack, source or Target())}, draws=10)
+
+
+def both(classifier: nn.Module) -> Engine:
+    """Attacked by its own gradient, and by that of another model."""
+    scenarios = {"white": Scenario(pgd(), Target()), "transfer": Scenario(pgd(steps=40), n.AnotherModel())}
+    return Engine(DefendedClassifier(None, classifier), scenarios, draws=10)
 
 
 def resized(attack: Attack) -> Engine:
@@ -111,6 +117,17 @@ WRONG = (
         "source, not target",
         lambda: evaluation(n.robust(), pgd(), n.AnotherModel()),
     ),
+    Case("white box behind transfer", "white box", lambda: both(n.Detached(n.plain()))),
+    Case(
+        "noise and rounding without BPDA",
+        "fixed randomness",
+        lambda: evaluation(n.noisy_quantized(), pgd(gradient=Average(draws=10)), defense=n.NoisyQuantize()),
+    ),
+    Case(
+        "one step across a wave",
+        "monotone in epsilon",
+        lambda: evaluation(n.Wavy(n.plain()), pgd(steps=1, relative_step_size=1.0, random_start=False)),
+    ),
 )
 SOUND = (
     Case("undefended, PGD", None, lambda: evaluation(n.plain(), pgd(steps=40))),
@@ -135,12 +152,12 @@ SOUND = (
 )
 
 
-def audited(case: Case) -> Audit:
-    """The evaluation of a case on `IMAGES` test images, audited."""
+def audited(case: Case, sample: int | None = SAMPLE) -> Audit:
+    """The evaluation of a case on `IMAGES` test images, audited on ``sample`` of them; None for as cost allows."""
     data = n.digits()
     images, labels, indices = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
     engine = case.engine()
-    audit = Audit(engine, IMAGES)
+    audit = Audit(engine, IMAGES, sample)
     audit.before(images, labels, indices)
     records, _ = engine.run(images, labels, indices)
     audit.after(merge([records]))

@@ -158,6 +158,24 @@ def noisy() -> nn.Module:
     return behind(Noise(0.3), seeded(convnet))
 
 
+class NoisyQuantize(Quantize):
+    """Gaussian noise, then rounding: a random transformation without a derivative."""
+
+    random = True
+
+    def __init__(self, sigma: float = 0.45, levels: int = 4) -> None:
+        super().__init__(levels)
+        self.sigma = sigma
+
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        return super().transform(images + self.sigma * rng.normal(images.shape[1:]), rng)
+
+
+@lru_cache
+def noisy_quantized() -> nn.Module:
+    return behind(NoisyQuantize(), seeded(convnet))
+
+
 @lru_cache
 def resized() -> tuple[Defense, nn.Module]:
     from robusttrain.defenses import RandomResizePad
@@ -254,6 +272,17 @@ class Dropped(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(F.dropout(images, 0.2, training=True))
+
+
+class Wavy(nn.Module):
+    """Bends grey levels by a sine of this period, so that a step of a period sees what a step of none saw."""
+
+    def __init__(self, model: nn.Module, period: float = 0.2, height: float = 0.1) -> None:
+        super().__init__()
+        self.model, self.period, self.height = model, period, height
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images + self.height * torch.sin(2 * torch.pi * images / self.period))
 
 
 class OffTheGrid(nn.Module):

@@ -37,6 +37,11 @@ def test_sound_evaluations_are_not_accused(case):
     assert {found.severity for found in audit.findings} <= {"note", "not run"}
 
 
+def test_estimates_that_are_mostly_noise_are_named():
+    case = next(case for case in WRONG if case.expected == "fixed randomness")
+    assert "two estimates" in {found.check for found in audited(case).findings if found.severity == "weak"}
+
+
 def test_one_seed_one_audit():
     case = next(case for case in WRONG if case.name == "too few steps")
     first, second = (audited(case).findings for _ in range(2))
@@ -79,6 +84,7 @@ def test_the_sample_shrinks_where_attacks_are_long_and_images_few():
     short, long = (Audit(evaluation(plain(), pgd(steps=steps)), 64).size for steps in (20, 2000))
     assert (short, long) == (32, 8)
     assert Audit(evaluation(plain(), pgd(steps=2000)), 10_000).size == 32
+    assert Audit(evaluation(plain(), pgd(steps=2000)), 64, images=16).size == 16
 
 
 def test_what_it_costs_is_an_upper_bound():

@@ -18,6 +18,6 @@ A check that raises is reported as "not run", and the evaluation goes on.
 
 from robusttrain.evaluation.audit.finding import Finding, significant
 from robusttrain.evaluation.audit.report import CHECKS, Audit, Check, audit_table, verdict
-from robusttrain.evaluation.audit.subject import Subject
+from robusttrain.evaluation.audit.subject import LEAST, SAMPLE, Subject
 
-__all__ = ["CHECKS", "Audit", "Check", "Finding", "Subject", "audit_table", "significant", "verdict"]
+__all__ = ["CHECKS", "LEAST", "SAMPLE", "Audit", "Check", "Finding", "Subject", "audit_table", "significant", "verdict"]

@@ -76,19 +76,14 @@ def black_box(subject: Subject) -> Finding | None:
     if threat.norm not in ("linf", "l2"):
         return Finding(check="black box", severity="not run", measured=f"random search knows no norm {threat.norm}")
     square = Square(queries=QUERIES, votes=DRAWS // 2, threat=threat)
-    count, more = subject.beaten_by(subject.attack(square, subject.target, subject.standing, "square"))
-    if not more:
-        return None
-    return Finding(
+    return subject.rival(
+        subject.attack(square, subject.target, subject.standing, "square"),
         check="black box",
         severity="masked",
-        attack=subject.main,
-        measured=f"{QUERIES} queries of random search break {told(count)} of {subject.size} images that the evaluation "
+        measured=f"{QUERIES} queries of random search break {{count}} of {{size}} images that the evaluation "
         "leaves standing",
-        threshold=MORE_THAN_LUCK,
         source=f"{ATHALYE}, section 3.1 (black box better than white box); {CARLINI}, sections 4.4 and 5.4",
         remedy="add square; if gradient attacks stay behind it, gradients are masked: try source IdentityBackward",
-        value=count / subject.size,
     )
 
 
@@ -104,18 +99,13 @@ def other_source(subject: Subject) -> Finding | None:
     if shape[1:] != subject.images.shape[1:]:
         return None  # g changes the size: its derivative cannot be the identity
     found = subject.attack(subject.scenario.attack, source, subject.standing, "bpda")
-    count, more = subject.beaten_by(found)
-    if not more:
-        return None
-    return Finding(
+    return subject.rival(
+        found,
         check="another source",
         severity="masked",
-        attack=subject.main,
-        measured=f"with source IdentityBackward the same attack breaks {told(count)} of {subject.size} images more",
-        threshold=MORE_THAN_LUCK,
+        measured="with source IdentityBackward the same attack breaks {count} of {size} images more",
         source=f"{ATHALYE}, section 4.1 (BPDA); {CARLINI}, section 4.7",
         remedy="add source IdentityBackward (bpda-i), or UnrolledTransform where g is iterative",
-        value=count / subject.size,
     )
 
 
@@ -165,19 +155,14 @@ def random_noise(subject: Subject) -> Finding | None:
             best = torch.where(better[:, None, None, None], points, best)
             highest = torch.where(better, margin, highest)
     # The best of many draws is luck on a random model: others judge it.
-    count, more = subject.beaten_by(best)
-    if not more:
-        return None
-    return Finding(
+    return subject.rival(
+        best,
         check="random noise",
         severity="masked",
-        attack=subject.main,
-        measured=f"one of {NOISE} random points of the ball breaks {told(count)} of {subject.size} images that the "
+        measured=f"one of {NOISE} random points of the ball breaks {{count}} of {{size}} images that the "
         "evaluation leaves standing",
-        threshold=MORE_THAN_LUCK,
         source=f"{ATHALYE}, section 3.1 (random sampling finds adversarial examples); {CARLINI}, section 4.11",
         remedy="start at random, restart, and look at the gradients: they lead past what chance finds",
-        value=count / subject.size,
     )
 
 

@@ -17,7 +17,6 @@ from robusttrain.evaluation.audit.finding import (
     ATHALYE,
     CARLINI,
     LEVEL,
-    MORE_THAN_LUCK,
     PINTOR,
     Finding,
     significant,
@@ -98,18 +97,13 @@ def monotone(subject: Subject) -> Finding | None:
         return None
     attack = with_epsilon(subject.scenario.attack, subject.scenario.attack.threat.epsilon / 2)
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "half")
-    count, more = subject.beaten_by(found)
-    if not more:
-        return None
-    return Finding(
+    return subject.rival(
+        found,
         check="monotone in epsilon",
         severity="weak",
-        attack=subject.main,
-        measured=f"half the radius breaks {told(count)} of {subject.size} images that the whole radius leaves standing",
-        threshold=MORE_THAN_LUCK,
+        measured="half the radius breaks {count} of {size} images that the whole radius leaves standing",
         source=f"{ATHALYE}, section 3.1 (a larger bound does not increase success); {CARLINI}, section 5.2",
         remedy="keep the best iterate (apgd-ce), take smaller steps, or more of them",
-        value=count / subject.size,
     )
 
 
@@ -119,18 +113,13 @@ def one_step(subject: Subject) -> Finding | None:
     if not len(subject.standing) or not scenario.attack.cost().gradients:
         return None
     found = subject.attack(single_step(scenario.attack), subject.source(subject.main), subject.standing, "one step")
-    count, more = subject.beaten_by(found)
-    if not more:
-        return None
-    return Finding(
+    return subject.rival(
+        found,
         check="single step",
         severity="weak",
-        attack=subject.main,
-        measured=f"one step of epsilon breaks {told(count)} of {subject.size} images that the attack leaves standing",
-        threshold=MORE_THAN_LUCK,
+        measured="one step of epsilon breaks {count} of {size} images that the attack leaves standing",
         source=f"{ATHALYE}, section 3.1 (one step better than many); {CARLINI}, section 5.2",
         remedy="the steps do not add up: look at the step size, the sign of the loss and the update rule",
-        value=count / subject.size,
     )
 
 
@@ -140,17 +129,14 @@ def twice_the_steps(subject: Subject) -> Finding | None:
     if attack is None or not len(subject.standing):
         return None
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the steps")
-    count, more = subject.beaten_by(found)
-    return Finding(
+    return subject.rival(
+        found,
         check="twice the steps",
-        severity="weak" if more else "note",
-        attack=subject.main,
-        measured=f"twice the steps (at least 10), with other random numbers, break {told(count)} of {subject.size} "
-        "images more",
-        threshold=MORE_THAN_LUCK,
+        severity="weak",
+        measured="twice the steps (at least 10), with other random numbers, break {count} of {size} images more",
         source=f"{CARLINI}, section 4.8 (verify attack convergence)",
-        remedy="give the attack more steps, a larger step, or restarts, until this changes nothing" if more else "",
-        value=count / subject.size,
+        remedy="give the attack more steps, a larger step, or restarts, until this changes nothing",
+        within_luck=True,
     )
 
 
@@ -162,17 +148,15 @@ def twice_the_draws(subject: Subject) -> Finding | None:
     if attack is None:
         return None
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the draws")
-    count, more = subject.beaten_by(found)
-    return Finding(
+    return subject.rival(
+        found,
         check="twice the draws",
-        severity="weak" if more else "note",
-        attack=subject.main,
-        measured=f"decisions over {averaged_draws(attack)} draws instead of {before} break {told(count)} of "
-        f"{subject.size} images more",
-        threshold=MORE_THAN_LUCK,
+        severity="weak",
+        measured=f"decisions over {averaged_draws(attack)} draws instead of {before} break {{count}} of "
+        "{size} images more",
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
-        remedy="average over more draws (gradient Average, or votes), until this changes nothing" if more else "",
-        value=count / subject.size,
+        remedy="average over more draws (gradient Average, or votes), until this changes nothing",
+        within_luck=True,
     )
 
 
@@ -194,19 +178,13 @@ def silent_success(subject: Subject) -> Finding | None:
         best = torch.where(better.to(best.device)[:, None, None, None], candidates, best)
         lowest = torch.where(better, score, lowest)
     # Chosen on some draws, judged on others.
-    count, more = subject.beaten_by(best)
-    if not more:
-        return None
-    return Finding(
+    return subject.rival(
+        best,
         check="silent success",
         severity="weak",
-        attack=subject.main,
-        measured=f"on {told(count)} of {subject.size} images an earlier iterate fooled the model and what was returned "
-        "does not",
-        threshold=MORE_THAN_LUCK,
+        measured="on {count} of {size} images an earlier iterate fooled the model and what was returned does not",
         source=f"{PINTOR}, I3 (silent success)",
         remedy="return the best iterate (APGD does), or stop at the first adversarial one if the model is not random",
-        value=count / subject.size,
     )
 
 

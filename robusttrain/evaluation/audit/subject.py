@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, GradientEstimator, IdentityBackward, Loss, LossFn, Target
 from robusttrain.evaluation.audit.changes import objective_of, rebuilt
-from robusttrain.evaluation.audit.finding import Beaten, beaten
+from robusttrain.evaluation.audit.finding import MORE_THAN_LUCK, Beaten, Finding, Severity, beaten, told
 from robusttrain.evaluation.engine import Engine, Records, Scenario
 from robusttrain.evaluation.scoring import verdicts, worst_case
 from robusttrain.rng import Rng
@@ -226,6 +226,38 @@ class Subject:
     def beaten_by(self, adversarial: Tensor) -> Beaten:
         """What versions (m, C, H, W) of the standing images break of them."""
         return beaten(self.ours, self.judge(adversarial, self.standing), self.size, self.random)
+
+    def rival(
+        self,
+        adversarial: Tensor,
+        check: str,
+        severity: Severity,
+        measured: str,
+        source: str,
+        remedy: str,
+        within_luck: bool = False,
+    ) -> Finding | None:
+        """What a rival of the strongest attack shows; None if it breaks no more images than luck allows.
+
+        Args:
+            adversarial: (m, C, H, W), its versions of the standing images.
+            check, severity, source, remedy: of the finding.
+            measured: in words, with {count} and {size} for how many of the sample's images it breaks.
+            within_luck: report what luck explains too, as a note.
+        """
+        count, more = self.beaten_by(adversarial)
+        if not (more or within_luck):
+            return None
+        return Finding(
+            check=check,
+            severity=severity if more else "note",
+            attack=self.main,
+            measured=measured.format(count=told(count), size=self.size),
+            threshold=MORE_THAN_LUCK,
+            source=source,
+            remedy=remedy if more else "",
+            value=count / self.size,
+        )
 
     @property
     def ours(self) -> Tensor:
