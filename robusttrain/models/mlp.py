@@ -10,6 +10,8 @@ from robusttrain.errors import at_least
 class MLP(nn.Module):
     """``depth`` hidden layers of ``width`` units with ReLU, then a linear layer [P3 appendix B: 784-500-500-10].
 
+    Weights start as He et al. 2015 draw them: from torch's own start nine hidden layers learn nothing.
+
     Args:
         num_classes: number of logits K.
         in_channels: channels C of the images.
@@ -27,7 +29,13 @@ class MLP(nn.Module):
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
         sizes = [in_channels * image_size**2, *[width] * depth]
         hidden = [part for each in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(*each), nn.ReLU())]
-        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], num_classes))
+        last = nn.Linear(sizes[-1], num_classes)
+        self.layers = nn.Sequential(nn.Flatten(), *hidden, last)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(last.weight, std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""

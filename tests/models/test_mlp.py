@@ -28,3 +28,12 @@ def test_without_hidden_layers_it_is_linear():
 def test_impossible_options_are_named(option, value):
     with pytest.raises(OptionError, match=rf"^{option} = {value}"):
         MLP(**{option: value})
+
+
+def test_signals_pass_nine_layers():
+    """Each layer keeps their size: torch's own start divides it by 2.4 each time."""
+    torch.manual_seed(0)
+    model = MLP(10, 1, 8, 9, 500)
+    first, last = model.layers[:3], model.layers[:-1]
+    x = torch.rand(64, 1, 8, 8)
+    assert 0.5 < (last(x).std() / first(x).std()).item() < 2
