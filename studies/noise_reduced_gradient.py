@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robusttrain import presets
 from robusttrain.cli import main
 from studies import report
 from studies.parts import Arguments, Point, Training
@@ -126,6 +127,7 @@ def run(arguments: list[str]) -> None:
     appendix = Field(networks(study.scale, settings), ("--data", "digits"), 200, 40 * PIXEL)
     found = study.run(points_of(arena, settings, appendix))
     rows: list[tuple[object, ...]] = []
+    series: dict[str, list[tuple[float, float]]] = {"sigma, in 255ths": [], "m": []}
     holds = {}
     for name, (plain, _, reduced, _) in pairs(settings).items():
         kind = "matching_top1" if "targeted" in name else "success_top1"
@@ -139,8 +141,10 @@ def run(arguments: list[str]) -> None:
             means = (report.percent(white), report.percent(black), ensemble)
             rows.append((name, version, *means, _gradients(point, attack), paper))
             black_box.append(black)
+        if name == "FGSM":  # the plain attack is that of sigma 0
+            series["sigma, in 255ths"] += list(zip((0.0, _sigma()), black_box, strict=True))
+            series["m"].append((float(settings.copies), black_box[1]))
         holds[name] = black_box[1] > black_box[0]
-    series: dict[str, list[tuple[float, float]]] = {"sigma, in 255ths": [], "m": []}
     for label, point in found.items():
         what, _, value = label.partition(" ")
         if what in ("sigma", "m"):
@@ -169,7 +173,9 @@ def run(arguments: list[str]) -> None:
         + "; the paper's best are small and accurate. planes.png shows what the models answer around one image.",
     )
     columns = ("attack", "version", "white box", "black box", "held out", "gradients", "paper: black box")
-    figure = report.lines(series, "sigma in 255ths, or m", "success rate onto other models")
+    figure = report.lines(
+        {name: sorted(each) for name, each in series.items()}, "sigma in 255ths, or m", "success rate onto other models"
+    )
     report.write(study, found, columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
@@ -185,6 +191,11 @@ def _attackers(arena: Field, found: Mapping[str, Any]) -> list[tuple[str, str, f
         rates = [arena.rate(found["FGSM, plain"], "fgsm", source, target)["value"] for target in others]
         rows.append((source, told_about, sum(rates) / len(rates)))
     return sorted(rows, key=lambda row: -row[2])
+
+
+def _sigma() -> float:
+    """The preset's, in 255ths."""
+    return float(presets.read("attack", "nrfgsm")["init_args"]["gradient"]["init_args"]["sigma"]) / PIXEL
 
 
 def _gradients(point: dict[str, Any], attack: str) -> int:
