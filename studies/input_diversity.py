@@ -136,7 +136,14 @@ def run(arguments: list[str]) -> None:
         + ". Whether a difference is more than chance, the intervals of the cells say.",
     )
     report.write(
-        study, found, columns, rows, report.lines(series, "transformation probability p", "success rate"), notes
+        study,
+        found,
+        columns,
+        rows,
+        report.lines(series, "transformation probability p", "success rate"),
+        notes,
+        arena.setting,
+        arena.epsilon,
     )
 
 
