@@ -14,7 +14,7 @@ from robusttrain.cli import main
 from studies import report
 from studies.parts import Arguments, Point
 from studies.study import Study
-from studies.transfers import HELD_OUT, PIXEL, Field, field, told
+from studies.transfers import HELD_OUT, PIXEL, Field, counted, field, told
 
 FAMILY = ("fgsm", "ifgsm", "difgsm", "mifgsm", "mdifgsm")
 OPTIMISED = ("cw", "d-cw")
@@ -128,7 +128,7 @@ def run(arguments: list[str]) -> None:
         "an ensemble transfers better than one network": arena.mean(family, "mdifgsm", True, True) > single["mdifgsm"],
     }
     notes = (
-        f"{family['images']} of {family['candidates']} images are classified correctly by all models and count. "
+        f"{counted(family)} "
         f"Iterated attacks: {_steps(arena, settings)[1]} steps where N is not varied. "
         "Cells: success rate onto the column's model. Mean black box: over pairs of models, or over held-out models.",
         "Claims of the paper, by the mean black-box rates here: "

@@ -17,7 +17,7 @@ from studies.parts import Arguments, Point, Training
 from studies.scales import Scale
 from studies.study import Study
 from studies.transfer_measures import capacities, destruction, pictured, planes
-from studies.transfers import PIXEL, Field, field, told
+from studies.transfers import PIXEL, Field, counted, field, told
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ def run(arguments: list[str]) -> None:
         rows.append(("FGSM, appendix B", f"from {depth}", *onto, "-", 1, " and ".join(published) + " onto D = 1, 9"))
     pictured(found["planes"], study.output / "planes.png")
     notes = (
+        f"{counted(found['FGSM, plain'])} "
         "Mean success rates (targeted: matching rates) over pairs of models: onto the source itself, onto others, and "
         "of all models but one onto that one. In appendix B: onto D = 1, and onto D = 9.",
         f"Equal numbers of gradients where steps are iterated: m = {settings.copies}, {settings.steps} steps of 5/255. "

@@ -14,7 +14,7 @@ from studies import report
 from studies.parts import Arguments, Point
 from studies.study import Study
 from studies.transfer_measures import angles, distortion, mistakes, pictured, planes
-from studies.transfers import Field, field, told
+from studies.transfers import Field, counted, field, told
 
 #: RMSD of the paper's tables, in 255ths.
 RMSD = 23.5
@@ -97,6 +97,7 @@ def run(arguments: list[str]) -> None:
     pictured(found["planes"], study.output / "planes.png")
     single, ensemble = black_box["optimisation, targeted"], black_box["optimisation, targeted, ensemble"]
     notes = (
+        f"{counted(found['optimisation'])} "
         "Mean rates over pairs of models: onto the source, onto other models, and among the likeliest five there (of "
         "success: the true class is not among them). Ensembles hold all models but the one that is tested; each of "
         f"their models has an Adam of its own. RMSD at most {RMSD:g}/255, {settings.steps} steps of Adam.",

@@ -106,6 +106,11 @@ def _quick(scale: Scale, seed: int) -> Training:
     return Training(f"quick-seed-{seed}", options, 3, scale.train_images)
 
 
+def counted(point: Mapping[str, Any]) -> str:
+    """The denominator of a point's rates, for a report."""
+    return f"{point['images']} of {point['candidates']} images are classified correctly by all models and count."
+
+
 def told(cell: Mapping[str, Any]) -> str:
     """A cell for a table, with its interval."""
     return percent(cell["value"], cell["ci95"]) if cell["value"] is not None else "n/a"
