@@ -14,6 +14,15 @@ from robusttrain.cli import main
 from robusttrain.commands import evaluate, train
 from robusttrain.rng import Rng
 
+#: Folders whose files take longest.
+LONG = ("studies", "audit", "cli", "callbacks")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first: with one file to a worker at a time, a long one at the end leaves the others idle."""
+    rank = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(Path(item.path).parent.name, len(LONG)))
+
 
 def make_images(count: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> Tensor:
     """Seeded images (B, C, H, W), uniform in [0.2, 0.8]: small perturbations never meet the box."""
