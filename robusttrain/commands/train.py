@@ -20,7 +20,7 @@ from torch import nn
 from robusttrain.attack_presets import scenarios
 from robusttrain.build import build, build_defended, fit_to_data
 from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
-from robusttrain.checkpoints import read_recipe, recipe_of
+from robusttrain.checkpoints import as_before, read_recipe, recipe_of
 from robusttrain.cli import add_trainer, console, first_process, listed, new_parser, plain, read, trainer_from
 from robusttrain.commands import reparameterization
 from robusttrain.commands.f_b import provide_f_b
@@ -203,7 +203,7 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         path = found[-1]
     else:
         path = Path(ckpt_path)
-    before, now = flat(_without_places(read_recipe(path))), flat(_without_places(recipe))
+    before, now = (flat(as_before(_without_places(found))) for found in (read_recipe(path), recipe))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise UserError(

@@ -181,7 +181,6 @@ class TRADES(TrainingObjective):
         beta: weight of the robust term (1 / lambda in the paper).
         attack: the inner maximisation; its objective must be KLDivergence.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
-        label_smoothing: share of the cross entropy's target distribution that is spread over all classes.
         batch_norm: its mode while the images are crafted, "eval" (as the released code) or "train"; for the loss it is
             always "train".
     """
@@ -189,12 +188,10 @@ class TRADES(TrainingObjective):
     beta: float = 6.0
     attack: Attack = field(default_factory=_trades_attack)
     source: Source = field(default_factory=Target)
-    label_smoothing: float = 0.0
     batch_norm: BatchNormMode = "eval"
 
     def __post_init__(self) -> None:
         at_least("beta", self.beta, 0)
-        within("label_smoothing", self.label_smoothing, 0, 1)
         one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
         objective: Any = getattr(self.attack, "objective", None)
         if not isinstance(objective, KLDivergence):
@@ -211,8 +208,7 @@ class TRADES(TrainingObjective):
         robust = model(crafted, rng)
         judge(robust, labels)
         divergence = kl_divergence(clean, robust)
-        accurate = F.cross_entropy(clean, labels, reduction="none", label_smoothing=self.label_smoothing)
-        return accurate + self.beta * divergence, clean
+        return F.cross_entropy(clean, labels, reduction="none") + self.beta * divergence, clean
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
