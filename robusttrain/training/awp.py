@@ -81,6 +81,8 @@ class AWP(TrainingObjective):
     def losses(
         self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled():  # nobody follows this loss
+            return self.objective.losses(model, images, crafted, labels, rng)
         # What is judged is the loss that the weights follow, not the one that finds v.
         with statistics_at_rest(model), Meter().listening():
             moved = self.perturbed(model, self.objective.losses(model, images, crafted, labels, rng)[0])

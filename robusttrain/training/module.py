@@ -125,7 +125,7 @@ class RobustTraining(pl.LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_000 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses, logits = self.losses(batch, batch_idx)
+        losses, logits = self.losses(batch, batch_idx, self.current_epoch)
         loss = losses.mean()
         if not torch.isfinite(loss):
             raise UserError(
@@ -138,11 +138,11 @@ class RobustTraining(pl.LightningModule):
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
-    def losses(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Losses (B,) and logits (B, K) of the objective on a training batch, mixed if ``mixing`` says so."""
-        rng = Rng.for_images(self.seed, batch.indices).fold("train").fold(self.current_epoch)
+    def losses(self, batch: Batch, batch_idx: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed if ``mixing`` says so."""
+        rng = Rng.for_images(self.seed, batch.indices).fold("train").fold(epoch)
         mixed = mix(batch.images, batch.labels, self.mixing, self.mixing_alpha, self.num_classes, rng)
-        objective = self.objective.at(self.current_epoch)
+        objective = self.objective.at(epoch)
         if replay := batch_idx % objective.replays:  # other draws of a random defense, of the same mixture
             rng = rng.fold("replay").fold(replay)
         with self.meter.listening():
