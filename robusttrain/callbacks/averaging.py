@@ -42,8 +42,8 @@ class SWA(WeightAveraging):
         if batch_idx + 1 != trainer.num_training_batches:
             return
         assert self._average_model is not None
-        if trainer.current_epoch < self.start:
-            self._average_model.n_averaged.zero_()  # the next update copies
+        if trainer.current_epoch <= self.start:
+            self._average_model.n_averaged.zero_()  # the update that follows copies
         self._average_model.update_parameters(pl_module)
         if int(self._average_model.n_averaged) > 1:
             self.measure(trainer, pl_module)
