@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from robusttrain.attacks import Attack, Source
 from robusttrain.defended import DefendedClassifier
+from robusttrain.models import fast_twin
 from robusttrain.rng import Rng
 
 BatchNormMode = Literal["eval", "train"]
@@ -128,9 +129,15 @@ def craft(
             TRADES, MART and this framework do it); "train" with the batch's own (see `batch_statistics`).
     """
     meter = _listener.get() or Meter()
-    differentiated = source(model).to(images.device)
     with meter.timing(images.device):
         if batch_norm == "train":
             with batch_statistics(model):
-                return attack(differentiated, images, hard(labels), rng.fold("inner attack"))
-        return attack(differentiated, images, hard(labels), rng.fold("inner attack"))
+                return attack(source(model).to(images.device), images, hard(labels), rng.fold("inner attack"))
+        # In evaluation mode batch norm folds into convolutions: a copy with today's weights is faster by more than it
+        # costs. Its type is that of autocast, which would cast every weight again in every pass.
+        kind = images.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        fast = fast_twin(model.classifier, dtype)
+        attacked = model if fast is model.classifier else DefendedClassifier(model.defense, fast)
+        with torch.autocast(kind, enabled=attacked is model and torch.is_autocast_enabled(kind)):
+            return attack(source(attacked).to(images.device), images, hard(labels), rng.fold("inner attack"))
