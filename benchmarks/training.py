@@ -8,7 +8,8 @@ autocast, where it has that at all), the model as it was built, ``backward()`` i
 computes the gradients of all weights as well. The limit is what no implementation of these steps can beat with this
 network: for each inner step one forward pass and one backward pass to the input, with batch norm folded as evaluation
 mode allows, then one forward and backward pass for the weights in training mode; no attack, no update, in the dtype and
-memory format of ours. Behind g (``--defense``, identity backward), each of these passes has one of g before it.
+memory format of ours. Behind g (``--defense``, identity backward), each of these passes has one of g before it: ours,
+but for the plain loop, which has the straightforward one of `benchmarks.transform`.
 
 ART's trainer takes part where ``art`` can be imported.
 """
@@ -93,28 +94,33 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     batch = Batch(images, labels, torch.arange(len(images)))
     attack = ProjectedGradient(steps=arguments.steps, step_size=arguments.epsilon / 4, threat=Linf(arguments.epsilon))
 
-    def model() -> DefendedClassifier:
-        return DefendedClassifier(defense(arguments, data), network(arguments.model, None, data)).train()
+    def model(dtype: torch.dtype) -> DefendedClassifier:
+        return DefendedClassifier(defense(arguments, data, dtype), network(arguments.model, None, data)).train()
 
     chosen = {name: DTYPES[name] for name in arguments.dtypes}
     if side == "peers":
-        found = {f"plain loop {name}": plain_loop(model(), batch, attack, dtype) for name, dtype in chosen.items()}
+        found = {
+            f"plain loop {name}": plain_loop(model(torch.float32), batch, attack, dtype)
+            for name, dtype in chosen.items()
+        }
         if importlib.util.find_spec("art") and arguments.defense is None:
-            found["ART float32"] = art_trainer(model(), batch, attack)
+            found["ART float32"] = art_trainer(model(torch.float32), batch, attack)
         return found
     batch = batch._replace(images=images.contiguous(memory_format=torch.channels_last))
-    found = {f"ours {name}": ours(model(), batch, attack, dtype) for name, dtype in chosen.items()}
-    found |= {f"limit {name}": limit(model(), batch, arguments.steps, dtype) for name, dtype in chosen.items()}
+    found = {f"ours {name}": ours(model(dtype), batch, attack, dtype) for name, dtype in chosen.items()}
+    found |= {f"limit {name}": limit(model(dtype), batch, arguments.steps, dtype) for name, dtype in chosen.items()}
     return found | {"data path": data_path(arguments)}
 
 
-def defense(arguments: argparse.Namespace, data: Any) -> Defense | None:
-    """The defense of ``--defense``, with f_b's weights if there are any."""
+def defense(arguments: argparse.Namespace, data: Any, dtype: torch.dtype) -> Defense | None:
+    """The defense of ``--defense``, with f_b's weights if there are any; g in the type of training."""
     if arguments.defense is None:
         return None
     node = copy.deepcopy(read("defense", arguments.defense)["defense"])
     if arguments.weights:
         node["init_args"]["weights"] = arguments.weights
+    if dtype == torch.bfloat16 and node["class_path"].endswith("AdversarialTransform"):
+        node["init_args"]["precision"] = "bfloat16"
     fit_to_data(node, data.facts(), "defense")
     torch.manual_seed(0)
     built: Defense = build(node, "defense", kind=Defense)

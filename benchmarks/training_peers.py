@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.transform import straightforward
 from robusttrain import DefendedClassifier
 from robusttrain.attacks import ProjectedGradient
 from robusttrain.data import Batch
+from robusttrain.defenses import AdversarialTransform
 
 
 def autocast(images: Tensor, dtype: torch.dtype) -> Any:
@@ -58,11 +60,20 @@ def plain_loop(
 def identity_backward(model: DefendedClassifier, images: Tensor) -> Tensor:
     """Logits behind g, whose derivative is taken for the identity."""
     if model.defense is not None:
-        with torch.no_grad():
-            transformed = model.defense(images)
+        transformed = plain_transform(model.defense, images.detach())
         images = transformed + (images - images.detach())
     logits: Tensor = model.classifier(images)
     return logits
+
+
+def plain_transform(defense: nn.Module, images: Tensor) -> Tensor:
+    """g(x) as it is usually written; other defenses as they are."""
+    if not isinstance(defense, AdversarialTransform):
+        found: Tensor = defense(images)
+        return found
+    f_b: Any = defense.f_b.module
+    f_b.requires_grad_(True)  # as whoever loads a network leaves it
+    return straightforward(f_b, images, defense.radius, defense.steps).detach()
 
 
 def art_trainer(model: DefendedClassifier, batch: Batch, attack: ProjectedGradient) -> Callable[[], Tensor]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.rng import Rng
@@ -117,7 +117,7 @@ class EpochBatches(SequentialSampler):
             yield order[start:stop]
 
 
-def loader(split: Dataset[Batch], batches: Sampler[Tensor], workers: int) -> DataLoader[Batch]:
+def loader(split: Dataset[Batch], batches: SequentialSampler, workers: int) -> DataLoader[Batch]:
     """A DataLoader of whole batches, in the order of ``batches``."""
     return DataLoader(
         split,

@@ -47,6 +47,8 @@ class Twin:
             convolution, norm = model.get_submodule(first), model.get_submodule(second)
             assert isinstance(convolution, CONVOLUTIONS)
             assert isinstance(norm, BATCH_NORMS)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             target = self.fast.network.get_submodule(first)
             weight, bias = fuse_conv_bn_weights(
                 convolution.weight,
