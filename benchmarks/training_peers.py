@@ -73,7 +73,7 @@ def plain_transform(defense: nn.Module, images: Tensor) -> Tensor:
         return found
     f_b: Any = defense.f_b.module
     f_b.requires_grad_(True)  # as whoever loads a network leaves it
-    return straightforward(f_b, images, defense.radius, defense.steps).detach()
+    return straightforward(f_b, images, defense.attack.threat.epsilon, defense.attack.steps).detach()
 
 
 def art_trainer(model: DefendedClassifier, batch: Batch, attack: ProjectedGradient) -> Callable[[], Tensor]:
