@@ -21,7 +21,7 @@ import copy
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -33,9 +33,10 @@ from benchmarks.training_peers import art_trainer, autocast, optimizer_of, plain
 from robusttrain import DefendedClassifier, Rng, fast_copy
 from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient, Target
 from robusttrain.build import build, fit_to_data
-from robusttrain.data import Batch, ImageFolder
+from robusttrain.data import Batch
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.base import as_float
+from robusttrain.data.batches import EpochBatches, Split, loader
 from robusttrain.defenses import Defense
 from robusttrain.presets import read
 from robusttrain.training import Adversarial, RobustTraining
@@ -109,7 +110,7 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     batch = batch._replace(images=images.contiguous(memory_format=torch.channels_last))
     found = {f"ours {name}": ours(model(dtype), batch, attack, dtype) for name, dtype in chosen.items()}
     found |= {f"limit {name}": limit(model(dtype), batch, arguments.steps, dtype) for name, dtype in chosen.items()}
-    return found | {"data path": data_path(arguments)}
+    return found | {"data path": data_path(images, labels)}
 
 
 def defense(arguments: argparse.Namespace, data: Any, dtype: torch.dtype) -> Defense | None:
@@ -127,19 +128,20 @@ def defense(arguments: argparse.Namespace, data: Any, dtype: torch.dtype) -> Def
     return built
 
 
-def data_path(arguments: argparse.Namespace) -> Callable[[], Tensor]:
+def data_path(images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
     """Everything between memory and the step: indexing a batch of uint8 images, cropping, flipping, floats."""
-    data = ImageFolder(arguments.root, batch_size=arguments.images)
-    data.setup("fit")
-    batches = iter(data.train_dataloader())
+    size, copies = len(images), 20  # more images than processors keep at hand
+    split = Split((255 * images).round().to(torch.uint8).repeat(copies, 1, 1, 1), labels.repeat(copies))
+    batches = loader(split, EpochBatches(len(split), size, shuffle=True, drop_last=True), workers=0)
+    waiting: Iterator[Batch] = iter(())
 
     def fetch() -> Tensor:
-        nonlocal batches
-        batch = next(batches, None)
+        nonlocal waiting
+        batch = next(waiting, None)
         if batch is None:
-            batches = iter(data.train_dataloader())
-            batch = next(batches)
-        return as_float(crop_and_flip(batch.images, Rng.for_images(0, batch.indices), data.crop, data.flip)).mean()
+            waiting = iter(batches)
+            batch = next(waiting)
+        return as_float(crop_and_flip(batch.images, Rng.for_images(0, batch.indices), 4, True)).mean()
 
     return fetch
 
