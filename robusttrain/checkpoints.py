@@ -25,6 +25,18 @@ NOBODYS = {"surrogates", "studies"}
 #: Arguments that say where weights come from: a checkpoint holds them itself.
 ELSEWHERE = {"weights": None, "pretrained": False}
 
+#: Training options that recipes of earlier versions do not name, with the value that says the same as their absence.
+LATER = {"batch_norm": "eval", "warmup_epochs": 0.0, "mixing": "none", "mixing_alpha": 1.0}
+
+
+def as_before(node: Any) -> Any:
+    """A training configuration without options that are younger than some recipes and were left alone."""
+    if isinstance(node, list):
+        return [as_before(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: as_before(item) for key, item in node.items() if key not in LATER or LATER[key] != item}
+
 
 def recipe_of(model: dict[str, Any], defense: dict[str, Any] | None, data: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint stores to rebuild the defended classifier, and to find its data again."""

@@ -23,6 +23,9 @@ class Dashboard(pl.Callback):
             charts = {
                 "clean and robust accuracy": ["Multiline", ["train/accuracy", "val/accuracy", "robust/.*"]],
                 "loss": ["Multiline", ["train/loss", "val/loss"]],
+                "robust overfitting": ["Multiline", ["inner/train_accuracy", "inner/accuracy", "robust/.*"]],
+                "overfitting, 1 where it is flagged": ["Multiline", ["overfitting/.*"]],
+                "inner attack: strength, share of the time": ["Multiline", ["inner/strength", "pace/inner_share"]],
             }
             trainer.logger.experiment.add_custom_scalars({"robusttrain": charts})
 

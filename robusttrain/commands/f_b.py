@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 
 from robusttrain import presets
 from robusttrain.build import build, is_node
+from robusttrain.checkpoints import as_before
 from robusttrain.cli import console, new_parser, plain, read, trainer_from
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
@@ -69,7 +70,7 @@ def provide_f_b(
                 data.flip,
                 data.seed,
             ],
-            "training": config,
+            "training": as_before(config),
             "seed": seed,
         }
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]

@@ -7,31 +7,27 @@ from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
-from pytorch_lightning.callbacks import (
-    Callback,
-    EarlyStopping,
-    EMAWeightAveraging,
-    LearningRateMonitor,
-    ModelCheckpoint,
-)
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from robusttrain.attack_presets import scenarios
 from robusttrain.build import build, build_defended, fit_to_data
-from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
-from robusttrain.checkpoints import read_recipe, recipe_of
-from robusttrain.cli import add_trainer, console, first_process, listed, new_parser, plain, read, trainer_from
+from robusttrain.callbacks import Dashboard, RobustAccuracy, flat
+from robusttrain.checkpoints import as_before, read_recipe, recipe_of
+from robusttrain.cli import add_trainer, console, first_process, new_parser, plain, read, trainer_from
 from robusttrain.commands import reparameterization
 from robusttrain.commands.f_b import provide_f_b
-from robusttrain.data import ImageData
+from robusttrain.commands.refusals import refuse, refuse_memory, to_device
+from robusttrain.commands.training_cost import estimate
+from robusttrain.commands.watching import keepers, watchers
+from robusttrain.data import ImageData, ImageFolder
 from robusttrain.defenses import Defense
-from robusttrain.errors import OptionError, UserError, at_least, under, within
+from robusttrain.errors import UserError, at_least, under, within
 from robusttrain.evaluation import Engine, check_classes, writable
 from robusttrain.training import RobustTraining
 
 KINDS = ("data", "model", "defense", "training")
 DEFAULTS = {"data": "digits", "model": "resnet_small", "training": "standard"}
+MONITOR = "robust/worst_case where the objective attacks, else val/accuracy"
 #: Where data lie and how they are loaded: a resumed run may change these.
 PLACES = ("root", "download", "workers", "memory_limit_gib")
 
@@ -54,7 +50,11 @@ def parser() -> ArgumentParser:
     options.add_argument("--logs", type=str, default="logs", help="folder for TensorBoard")
     options.add_argument("--ckpt_path", type=str | None, default=None, help="resume from a file; 'last': newest run")
     options.add_argument("--ema", type=float, default=0.0, help="decay of averaged weights (0.999 say); 0 for none")
-    options.add_argument("--monitor", type=str, default="val/accuracy", help="what 'best' means; or robust/<attack>")
+    options.add_argument(
+        "--swa.start", type=int | None, default=None, help="first epoch of a mean of weights; null: none"
+    )
+    options.add_argument("--swa.batches", type=int, default=20, help="training batches for its batch-norm statistics")
+    options.add_argument("--monitor", type=str | None, default=None, help="what 'best' means; default: " + MONITOR)
     options.add_argument("--early_stopping", type=int, default=0, help="epochs without a better --monitor; 0: never")
     options.add_argument(
         "--robust.attacks",
@@ -68,6 +68,11 @@ def parser() -> ArgumentParser:
     options.add_argument("--robust.draws", type=int, default=3, help="draws of a random defense that score an image")
     options.add_argument("--pictures.images", type=int, default=4, help="images of the picture panel; 0: no pictures")
     options.add_argument("--pictures.every", type=int, default=5, help="epochs between two picture panels")
+    options.add_argument("--guard.drop", type=float, default=0.2, help="fall of robust accuracy that is catastrophic")
+    options.add_argument("--guard.fall", type=float, default=0.05, help="fall that is robust overfitting")
+    options.add_argument("--extra.root", type=str | None, default=None, help="folder of further training images")
+    options.add_argument("--extra.share", type=float, default=0.5, help="share of each batch that is theirs")
+    options.add_argument("--estimate", action="store_true", help="say what training would cost, and stop")
     options.add_argument("--f_b_training", type=str, default="f_b", help="training preset for an f_b, if one is needed")
     return options
 
@@ -88,13 +93,25 @@ def run(arguments: list[str]) -> None:
     fit_to_data(defense, facts, "defense")
     checkpoints = writable(Path(config.checkpoints), "--checkpoints")
     writable(Path(config.logs), "--logs")
-    watching = watchers(config, defended=defense is not None)
     settings = plain(config.training)
+    # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not fit it.
+    first_look = build_training(model, defense, settings, config.seed, facts.num_classes)
+    refuse(config, first_look)
+    first_look.objective.check(first_look.model)
+    watching = watchers(config, defense is not None, first_look.objective.inner())
+    for watch in watching:
+        if isinstance(watch, RobustAccuracy):
+            Engine(first_look.model, watch.scenarios)
     name = config.name or "-".join(short_name(node) for node in (plain(config.data), defense, model) if node)
     recipe = recipe_of(model, defense, plain(config.data))
     recipe |= {"training": settings, "run": {"seed": config.seed, "ema": config.ema}}
     if settings["schedule"] in ("cosine", "one_cycle"):
         recipe["run"]["max_epochs"] = config.trainer.max_epochs  # the schedule depends on it
+    if config.swa.start is not None:
+        recipe["run"]["swa"] = plain(config.swa)
+    data.replays = first_look.objective.replays
+    if config.extra.root is not None:
+        recipe["run"]["extra"] = {"images": add_extra(config, data), "share": config.extra.share}
     resume = resumed(config.ckpt_path, checkpoints / name, recipe)
     # A file that lies elsewhere starts a folder of its own, beside this run's others.
     at_home = resume is not None and resume.resolve().parent.parent == (checkpoints / name).resolve()
@@ -105,18 +122,21 @@ def run(arguments: list[str]) -> None:
         logger=TensorBoardLogger(config.logs, name=name, version=version, default_hp_metric=False),
         callbacks=[*watching, *keepers(config, folder), Dashboard(flat(recipe))],
     )
-    # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not fit it.
-    first_look = build_training(model, defense, settings, config.seed, facts.num_classes)
-    for watch in watching:
-        if isinstance(watch, RobustAccuracy):
-            Engine(first_look.model, watch.scenarios)
+    data.prepare_data()
+    data.setup("fit")
+    device = trainer.strategy.root_device
+    batch = data.on_after_batch_transfer(to_device(next(iter(data.train_dataloader())), device), 0)
+    refuse_memory(first_look.to(device), batch, data.batch_size)
+    if config.estimate:
+        robust = next((watch for watch in watching if isinstance(watch, RobustAccuracy)), None)
+        estimate(first_look, data, trainer, robust)
+        return
+    del first_look
     if defense is not None:
         provide_f_b(defense, data, config.f_b_training, checkpoints / "f_b", plain(config.trainer), config.seed)
     training = build_training(model, defense, settings, config.seed, facts.num_classes)
     training.recipe = recipe
 
-    data.prepare_data()
-    data.setup("fit")
     with under("--data"):
         check_classes(training.model, data.validation_images(1).images, facts.num_classes)
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
@@ -129,6 +149,27 @@ def run(arguments: list[str]) -> None:
     console.print(f"kept {folder}/best.ckpt and last.ckpt; attack them with python evaluate.py", soft_wrap=True)
 
 
+def add_extra(config: Namespace, data: ImageData) -> int:
+    """Give ``data`` the images of ``--extra.root``; how many there are.
+
+    Raises:
+        UserError: they are not sorted by class, or are of other classes or shape.
+    """
+    root, facts = config.extra.root, data.facts()
+    try:
+        extra = ImageFolder(root, data.batch_size, 0.0, image_size=facts.image_size, channels=facts.channels)
+        with under("--extra"):
+            return data.add_extra(extra, config.extra.share)
+    except UserError as error:
+        if str(error).startswith("--extra"):
+            raise
+        told = str(error).partition(": give --data")[0]
+        raise UserError(
+            f"--extra.root {root}: images without labels train nothing here ({told}): sort them into "
+            "train/<class>/, by a model's predictions if need be"
+        ) from error
+
+
 def build_training(
     model: dict[str, Any], defense: dict[str, Any] | None, settings: dict[str, Any], seed: int, classes: int
 ) -> RobustTraining:
@@ -138,42 +179,6 @@ def build_training(
     node = {"class_path": "robusttrain.training.RobustTraining", "init_args": {**settings, "seed": seed}}
     built: RobustTraining = build(node, "training", given={"model": defended, "num_classes": classes})
     return built
-
-
-def watchers(config: Namespace, defended: bool) -> list[Callback]:
-    """Callbacks that attack during validation."""
-    at_least("--robust.every", config.robust.every, 0)
-    names = listed(config.robust.attacks) or ["bpda-i-quick" if defended else "pgd-quick"]
-    attacks = scenarios(names, epsilon=config.robust.epsilon, option="--robust.attacks")
-    allowed = ["val/accuracy", "val/loss"]
-    if config.robust.every == 1:
-        allowed += [f"robust/{name}" for name in (*attacks, "worst_case")]
-    if config.monitor not in allowed:
-        raise OptionError("--monitor", config.monitor, f"must be logged in every epoch: one of {', '.join(allowed)}")
-    first = next(iter(attacks))
-    with under("--pictures"):
-        found: list[Callback] = [
-            Pictures(attacks[first], first, config.pictures.images, config.pictures.every, seed=config.seed)
-        ]
-    if config.robust.every:
-        settings = plain(config.robust)
-        with under("--robust"):
-            found.append(RobustAccuracy(attacks, settings["every"], settings["images"], settings["draws"], config.seed))
-    return found
-
-
-def keepers(config: Namespace, folder: Path) -> list[Callback]:
-    """Callbacks that keep weights."""
-    better = "min" if config.monitor.endswith("loss") else "max"
-    found: list[Callback] = [LearningRateMonitor()]
-    if config.early_stopping:
-        found.append(EarlyStopping(config.monitor, patience=config.early_stopping, mode=better))
-    if config.ema:
-        # After the callbacks that attack: they must see the averaged weights, which this one swaps in and out.
-        found.append(EMAWeightAveraging(decay=config.ema))
-    best = ModelCheckpoint(folder, filename="best", monitor=config.monitor, mode=better, enable_version_counter=False)
-    last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    return [*found, best, last]
 
 
 def short_name(node: dict[str, Any]) -> str:
@@ -203,7 +208,7 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         path = found[-1]
     else:
         path = Path(ckpt_path)
-    before, now = flat(_without_places(read_recipe(path))), flat(_without_places(recipe))
+    before, now = (flat(as_before(_without_places(found))) for found in (read_recipe(path), recipe))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise UserError(

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.batches import Batch, EpochBatches, Split, loader, seeded_order
+from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.errors import OptionError, UserError, at_least, within
 from robusttrain.rng import Rng
@@ -91,6 +92,9 @@ class ImageData(LightningDataModule, ABC):
         self._validation: Split | None = None
         self._test: Split | None = None
         self._test_limit: tuple[int, int] | None = None
+        self._extra: tuple[Split, float] | None = None
+        #: How often each training batch comes in a row (free adversarial training).
+        self.replays = 1
 
     @abstractmethod
     def facts(self) -> Facts:
@@ -122,11 +126,46 @@ class ImageData(LightningDataModule, ABC):
         if self._test is not None:
             self._limited_test()
 
+    def add_extra(self, other: ImageData, share: float) -> int:
+        """Fill every training batch up with training images of another data set; returns how many it has.
+
+        Args:
+            other: classes are matched by name; shapes must agree. Its held-out images, if any, stay out.
+            share: of every batch that is the other's; an epoch stays one pass over the own images.
+
+        Raises:
+            OptionError: a share that leaves one of the two no image in a batch.
+            UserError: other classes or another shape.
+        """
+        theirs = round(share * self.batch_size)
+        if not 0 < theirs < self.batch_size:
+            raise OptionError("share", share, f"both data sets need an image in a batch of {self.batch_size}")
+        ours, others = self.facts(), other.facts()
+        if (ours.channels, ours.image_size) != (others.channels, others.image_size):
+            shapes = (f"{each.channels} x {each.image_size} x {each.image_size}" for each in (others, ours))
+            raise UserError("--extra.root: its images are {}, the data set's are {}".format(*shapes))
+        self.setup("fit")
+        other.setup("fit")
+        unknown = [name for name in other.class_names if name not in self.class_names]
+        if unknown:
+            raise UserError(f"--extra.root: the data set has no class {unknown[0]!r}: it has {self.class_names}")
+        split = _ready(other._train, "fit")
+        numbers = torch.tensor([self.class_names.index(name) for name in other.class_names])
+        self._extra = (Split(split.images, numbers[split.labels], split.subset), share)
+        return len(split)
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Full batches in a new order every epoch."""
+        """Full batches in a new order every epoch; with those of ``add_extra``, each ``replays`` times."""
         # Lightning's overfit_batches asks for the same few batches in every epoch.
         overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
-        return self._loader(_ready(self._train, "fit"), shuffle=not overfit, drop_last=True)
+        split = _ready(self._train, "fit")
+        theirs = round(self._extra[1] * self.batch_size) if self._extra else 0
+        own = self._batches(len(split), self.batch_size - theirs, shuffle=not overfit, drop_last=True)
+        if self._extra is None:
+            return loader(split, Replayed(own, self.replays) if self.replays > 1 else own, self.workers)
+        mixed = MixedBatches(own, len(split), len(self._extra[0]), theirs)
+        batches = Replayed(mixed, self.replays) if self.replays > 1 else mixed
+        return loader(Joined(split, self._extra[0]), batches, self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation image once."""
@@ -174,10 +213,12 @@ class ImageData(LightningDataModule, ABC):
             raise OptionError("images", count, f"the test split has {len(test)} images")
         return test.only(seeded_order(len(test), seed, "test images")[:count].sort().values)
 
-    def _loader(self, split: Split, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Batch]:
+    def _batches(self, count: int, size: int, shuffle: bool = False, drop_last: bool = False) -> EpochBatches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        batches = EpochBatches(len(split), self.batch_size, shuffle, self.seed, rank, world, drop_last)
-        return loader(split, batches, self.workers)
+        return EpochBatches(count, size, shuffle, self.seed, rank, world, drop_last)
+
+    def _loader(self, split: Split) -> DataLoader[Batch]:
+        return loader(split, self._batches(len(split), self.batch_size), self.workers)
 
 
 def _ready(split: Split | None, stage: str) -> Split:

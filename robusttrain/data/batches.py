@@ -117,7 +117,7 @@ class EpochBatches(SequentialSampler):
             yield order[start:stop]
 
 
-def loader(split: Split, batches: EpochBatches, workers: int) -> DataLoader[Batch]:
+def loader(split: Dataset[Batch], batches: SequentialSampler, workers: int) -> DataLoader[Batch]:
     """A DataLoader of whole batches, in the order of ``batches``."""
     return DataLoader(
         split,

@@ -9,7 +9,8 @@ Every classifier takes images (B, C, H, W) in [0, 1] and returns logits (B, K). 
 - `EfficientNetLite`: three ImageNet classifiers whose trained weights come as packages.
 - `MLP`: fully connected layers, for the smallest experiments.
 - `FullyConvolutional`: images to images, for the reparameterization attack.
-- `fast_copy`: an evaluation-only copy with batch norm folded, for attacks.
+- `fast_copy`: an evaluation-only copy with batch norm folded, for attacks; `fast_twin`: one that follows a model in
+  training.
 
 To add a model, write one file with one ``nn.Module``. Take ``num_classes: int = 10``, ``in_channels: int = 3`` and
 ``image_size: int = 32`` where they matter: values left at these defaults are filled from the data set. Keep all three
@@ -26,6 +27,7 @@ from robusttrain.models.mlp import MLP
 from robusttrain.models.normalize import Normalize
 from robusttrain.models.resnet import BasicBlock, CifarResNet
 from robusttrain.models.timm_classifier import TimmClassifier
+from robusttrain.models.twin import fast_twin
 from robusttrain.models.vgg_small import VGGSmall
 
 __all__ = [
@@ -39,4 +41,5 @@ __all__ = [
     "TimmClassifier",
     "VGGSmall",
     "fast_copy",
+    "fast_twin",
 ]

@@ -92,6 +92,16 @@ def fast_copy(model: nn.Module, dtype: torch.dtype = torch.float32, example: Ten
         return FastModel(network if autocast else network.to(dtype), dtype, autocast, folded)
 
 
+def folded_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of the convolutions and batch norms that `fast_copy` folds into one, as far as folding is verified."""
+    found = []
+    for names in _pairs(_prepared(model)):
+        first, second = (model.get_submodule(name) for name in names)
+        if type(first) in CONVOLUTIONS and type(second) in BATCH_NORMS and second.running_mean is not None:
+            found.append(names)
+    return found
+
+
 def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, bool]:
     """Change ``network`` in place where a pair of layers has a faster equivalent.
 

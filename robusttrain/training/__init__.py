@@ -3,15 +3,26 @@
 A new objective is one file here that subclasses ``TrainingObjective``, and one YAML in ``configs/training/``.
 """
 
+from robusttrain.training.awp import AWP
+from robusttrain.training.consistency import Consistency
 from robusttrain.training.ensemble_adversarial import EnsembleAdversarial
+from robusttrain.training.free import Free
+from robusttrain.training.logit_pairing import LogitPairing
+from robusttrain.training.mart import MART
 from robusttrain.training.module import RobustTraining
-from robusttrain.training.objectives import TRADES, Adversarial, Standard, TrainingObjective
+from robusttrain.training.objectives import TRADES, Adversarial, Passes, Standard, TrainingObjective
 from robusttrain.training.reparameterization import ReparameterizationTraining
 
 __all__ = [
+    "AWP",
+    "MART",
     "TRADES",
     "Adversarial",
+    "Consistency",
     "EnsembleAdversarial",
+    "Free",
+    "LogitPairing",
+    "Passes",
     "ReparameterizationTraining",
     "RobustTraining",
     "Standard",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Checkpoint, ProjectedGradient, Source, Target
+from robusttrain.attacks import Attack, Checkpoint, ProjectedGradient, Source, Target, prepared
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import OptionError, within
 from robusttrain.evaluation import check_classes
 from robusttrain.models import fast_copy
 from robusttrain.rng import Rng
+from robusttrain.training.crafting import craft, judge
 from robusttrain.training.objectives import TrainingObjective
 
 
@@ -52,13 +54,19 @@ class EnsembleAdversarial(TrainingObjective):
             fix = "name checkpoints of other models, each left by a training of its own: '[a.ckpt, b.ckpt]'"
             raise OptionError("models", self.models, fix)
 
-    def static(self, model: DefendedClassifier, images: Tensor, classes: int) -> list[nn.Module]:
+    @property
+    def passes(self) -> int:
+        return 2
+
+    def static(self, model: DefendedClassifier, images: Tensor) -> list[nn.Module]:
         """The static models, ready for attacks, where the images are.
 
         Raises:
             UserError: a file is no checkpoint, or its model takes other images or knows other classes.
         """
         if not self._read:
+            with prepared(model), torch.no_grad():
+                classes = model(images[:1].clone()).shape[1]
             for path in self.models:
                 # Differentiated and never trained: without their own defenses, which the paper's do not have either.
                 classifier = fast_copy(Checkpoint(path, trust=self.trust)(model)).requires_grad_(False)
@@ -66,12 +74,27 @@ class EnsembleAdversarial(TrainingObjective):
                 self._read.append(classifier)
         return self._read
 
-    def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        clean = model(images, rng)
-        static = self.static(model, images, clean.shape[1])
+    def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        static = self.static(model, images)
         # One source for a batch, by the draw of its first image: a resumed run takes the same one.
         turn = int(rng[:1].fold("source").integers((), 0, len(static) + 1))
-        source = static[turn] if turn < len(static) else self.source(model).to(images.device)
-        adversarial = self.attack(source, images, labels, rng.fold("inner attack"))
-        losses = [F.cross_entropy(logits, labels, reduction="none") for logits in (clean, model(adversarial, rng))]
+        source = _Given(static[turn]) if turn < len(static) else self.source
+        return craft(model, self.attack, source, images, labels, rng)
+
+    def losses(
+        self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        clean, robust = model(images, rng), model(crafted, rng)
+        judge(robust, labels)
+        losses = [F.cross_entropy(logits, labels, reduction="none") for logits in (clean, robust)]
         return self.clean_share * losses[0] + (1 - self.clean_share) * losses[1], clean
+
+
+@dataclass(frozen=True)
+class _Given(Source):
+    """A model that is there already, whatever the target."""
+
+    model: nn.Module
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        return self.model

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -16,9 +15,10 @@ from robusttrain.data import Batch
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import OptionError, UserError, above, at_least, one_of, within
 from robusttrain.rng import Rng
+from robusttrain.training.crafting import Meter
+from robusttrain.training.mixing import MIXINGS, Mixing, mix
 from robusttrain.training.objectives import Standard, TrainingObjective
-
-Schedule = Literal["constant", "cosine", "one_cycle", "piecewise"]
+from robusttrain.training.schedules import SCHEDULES, Schedule, scheduler
 
 
 class RobustTraining(pl.LightningModule):
@@ -39,6 +39,9 @@ class RobustTraining(pl.LightningModule):
             ``milestones``.
         milestones: epochs after which a piecewise schedule drops.
         warmup: share of the run in which a one_cycle schedule rises.
+        warmup_epochs: epochs in which any other schedule first rises, linearly, to ``learning_rate``.
+        mixing: of every training batch: none, mixup or cutmix (of neighbours in the batch).
+        mixing_alpha: a mixture's weight or area is drawn from Beta(alpha, alpha).
         seed: of all randomness in training.
     """
 
@@ -54,27 +57,48 @@ class RobustTraining(pl.LightningModule):
         schedule: Schedule = "one_cycle",
         milestones: list[int] | None = None,
         warmup: float = 0.2,
+        warmup_epochs: float = 0.0,
+        mixing: Mixing = "none",
+        mixing_alpha: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         above("learning_rate", learning_rate, 0)
         within("momentum", momentum, 0, 1)
         at_least("weight_decay", weight_decay, 0)
-        one_of("schedule", schedule, ("constant", "cosine", "one_cycle", "piecewise"))
+        one_of("schedule", schedule, SCHEDULES)
         within("warmup", warmup, 0, 1)
+        at_least("warmup_epochs", warmup_epochs, 0)
+        one_of("mixing", mixing, MIXINGS)
+        above("mixing_alpha", mixing_alpha, 0)
+        if warmup_epochs and schedule == "one_cycle":
+            raise OptionError(
+                "warmup_epochs", warmup_epochs, "one_cycle rises by itself: give training.warmup, a share"
+            )
         if nesterov and momentum == 0:
             raise OptionError("nesterov", True, "needs a momentum above 0")
         if (schedule == "piecewise") != bool(milestones):
             raise OptionError("milestones", milestones, "go with schedule = piecewise, and only with it")
         self.model = model
         self.objective = objective or Standard()
+        if mixing != "none" and not self.objective.takes_mixed_labels:
+            name = type(self.objective).__name__
+            raise OptionError("mixing", mixing, f"{name} needs one label an image; set none, or train with TRADES")
         self.sgd: dict[str, Any] = {
             "lr": learning_rate,
             "momentum": momentum,
             "nesterov": nesterov,
             "weight_decay": weight_decay,
         }
-        self.schedule, self.milestones, self.warmup, self.seed = schedule, milestones or [], warmup, seed
+        self.schedule, self.milestones, self.warmup, self.warmup_epochs = (
+            schedule,
+            milestones or [],
+            warmup,
+            warmup_epochs,
+        )
+        self.mixing, self.mixing_alpha, self.num_classes, self.seed = mixing, mixing_alpha, num_classes, seed
+        #: What the inner attacks of an epoch took and achieved.
+        self.meter = Meter()
         accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.train_accuracy, self.val_accuracy = accuracy, accuracy.clone()
         self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
@@ -85,27 +109,11 @@ class RobustTraining(pl.LightningModule):
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trainable, **self.sgd)
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler: LRScheduler
-        if self.schedule == "cosine":
-            scheduler = CosineAnnealingLR(optimizer, T_max=steps)
-        elif self.schedule == "one_cycle":
-            # torch divides by warmup * steps - 1: where that is zero, the rate rises for two steps instead of one.
-            rise = float(self.warmup)
-            if abs(rise * steps - 1) < 1e-6:
-                rise = 2 / steps if steps > 1 else 0.0
-            scheduler = OneCycleLR(
-                optimizer,
-                max_lr=self.sgd["lr"],
-                total_steps=steps,
-                pct_start=rise,
-                cycle_momentum=False,
-            )
-        elif self.schedule == "piecewise":
-            per_epoch = steps / max(1, self.trainer.max_epochs or 1)
-            scheduler = MultiStepLR(optimizer, [round(epoch * per_epoch) for epoch in self.milestones])
-        else:
+        epochs = max(1, self.trainer.max_epochs or 1)
+        found = scheduler(optimizer, self.schedule, steps, epochs, self.milestones, self.warmup, self.warmup_epochs)
+        if found is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": found, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
         # f_a alone: the format that convolutions run fastest in, on CPUs as on GPUs. Before DDP looks at it.
@@ -117,8 +125,7 @@ class RobustTraining(pl.LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_000 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        rng = Rng.for_images(self.seed, batch.indices).fold("train").fold(self.current_epoch)
-        losses, logits = self.objective(self.model, batch.images, batch.labels, rng)
+        losses, logits = self.losses(batch, batch_idx, self.current_epoch)
         loss = losses.mean()
         if not torch.isfinite(loss):
             raise UserError(
@@ -130,6 +137,16 @@ class RobustTraining(pl.LightningModule):
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
+
+    def losses(self, batch: Batch, batch_idx: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed if ``mixing`` says so."""
+        rng = Rng.for_images(self.seed, batch.indices).fold("train").fold(epoch)
+        mixed = mix(batch.images, batch.labels, self.mixing, self.mixing_alpha, self.num_classes, rng)
+        objective = self.objective.at(epoch)
+        if replay := batch_idx % objective.replays:  # other draws of a random defense, of the same mixture
+            rng = rng.fold("replay").fold(replay)
+        with self.meter.listening():
+            return objective(self.model, *mixed, rng)
 
     def on_validation_start(self) -> None:
         self._refuse_broken_weights()
@@ -158,3 +175,8 @@ class RobustTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["robusttrain"] = self.recipe
+        if kept := self.objective.state():
+            checkpoint["objective"] = kept
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.objective.restore(checkpoint.get("objective", {}))

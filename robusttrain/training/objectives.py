@@ -1,37 +1,114 @@
 """Training objectives: what the weights of f_a minimise.
 
 ``objective(model, images, labels, rng)`` returns one loss per image, and the logits that training accuracy is read
-from. The inner maximisation of adversarial training is an attack like any other, on a source like any other: so
-training through a random defense (identity backward, several draws) is configuration.
+from. It has two steps, so that wrappers (adversarial weight perturbation) can come between them: ``craft`` finds
+adversarial images, ``losses`` is what is differentiated with respect to the weights. The inner maximisation is an
+attack like any other, on a source like any other: so training through a random defense (identity backward, several
+draws) is configuration.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Attack, KLDivergence, ProjectedGradient, Source, Target
 from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, at_least, within
+from robusttrain.errors import OptionError, at_least, one_of, within
+from robusttrain.evaluation import Scenario
 from robusttrain.rng import Rng
+from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, craft, judge
+
+
+class Passes(NamedTuple):
+    """What an objective costs for one image of one batch.
+
+    Args:
+        inner: gradient evaluations with respect to the image (one forward and one backward pass each).
+        queries: forward passes alone.
+        training: forward and backward passes with respect to the weights.
+    """
+
+    inner: int = 0
+    queries: int = 0
+    training: int = 1
 
 
 class TrainingObjective(ABC):
-    """From a batch to losses and logits. Subclasses are frozen dataclasses."""
+    """From a batch to losses and logits. Subclasses are frozen dataclasses that write ``losses``."""
+
+    #: Whether labels may be shares of classes, (B, K), as CutMix and MixUp make them.
+    takes_mixed_labels: ClassVar[bool] = True
+    #: Whether a step may be the sum over several batches (gradient accumulation).
+    accumulates: ClassVar[bool] = True
+
+    @property
+    def replays(self) -> int:
+        """How many batches in a row are the same images."""
+        return 1
 
     @abstractmethod
-    def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Losses (B,) to minimise, and logits (B, K).
+    def losses(
+        self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        """Losses (B,) to minimise, and logits (B, K) that training accuracy is read from.
 
         Args:
             model: the defended classifier in training, in training mode.
             images: (B, C, H, W), pixel values in [0, 1].
-            labels: (B,) int64.
+            crafted: (B, C, H, W), what ``craft`` returned for them.
+            labels: (B,) int64, or (B, K) shares of classes if ``takes_mixed_labels``.
             rng: streams of the images, (B,).
         """
+
+    def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """The images (B, C, H, W) that the inner attack finds; the images themselves where there is none."""
+        inner = self.inner()
+        if inner is None:
+            return images
+        mode: BatchNormMode = getattr(self, "batch_norm", "eval")
+        return craft(model, inner.attack, inner.source, images, labels, rng, mode)
+
+    def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Losses (B,) and logits (B, K); arguments as for ``losses``."""
+        return self.losses(model, images, self.craft(model, images, labels, rng), labels, rng)
+
+    def inner(self) -> Scenario | None:
+        """The attack that is trained against, and what it differentiates; None where there is none."""
+        attack = getattr(self, "attack", None)
+        return None if attack is None else Scenario(attack, getattr(self, "source", Target()))
+
+    def at(self, epoch: int) -> TrainingObjective:
+        """What is minimised in an epoch, counted from 0."""
+        return self
+
+    def check(self, model: DefendedClassifier) -> None:
+        """Raise UserError if ``model`` cannot be trained so; asked before training."""
+        inner = self.inner()
+        if inner is not None:
+            inner.attack.check(inner.source(model))
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of the model in ``losses``, per image."""
+        return 1
+
+    def cost(self) -> Passes:
+        """What a batch costs, per image."""
+        inner = self.inner()
+        cost = inner.attack.cost() if inner else None
+        return Passes(cost.gradients if cost else 0, cost.queries if cost else 0, self.passes)
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be kept from one batch to the next, for checkpoints."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives keep nothing
+        """Take up what ``state`` returned."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +124,15 @@ class Standard(TrainingObjective):
     def __post_init__(self) -> None:
         within("label_smoothing", self.label_smoothing, 0, 1)
 
-    def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
         logits = model(images, rng)
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing), logits
 
 
-def _default_attack() -> ProjectedGradient:
+def default_attack() -> ProjectedGradient:
+    """PGD-10 against the labels, in steps of 0.007 within 0.031."""
     return ProjectedGradient(steps=10, step_size=0.007)
 
 
@@ -60,24 +140,30 @@ def _default_attack() -> ProjectedGradient:
 class Adversarial(TrainingObjective):
     """Cross entropy on adversarial images (Madry et al. 2018, eq. 2.1).
 
-    Batch norm is in evaluation mode while the images are crafted and in training mode for the loss.
+    One step of 1.25 epsilon from a random start, with batch norm in training mode, is fast adversarial training (Wong
+    et al. 2020, algorithm 3): ``configs/training/fast.yaml``.
 
     Args:
         attack: the inner maximisation.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
         label_smoothing: share of the target distribution that is spread over all classes.
+        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is always "train".
     """
 
-    attack: Attack = field(default_factory=_default_attack)
+    attack: Attack = field(default_factory=default_attack)
     source: Source = field(default_factory=Target)
     label_smoothing: float = 0.0
+    batch_norm: BatchNormMode = "eval"
 
     def __post_init__(self) -> None:
         within("label_smoothing", self.label_smoothing, 0, 1)
+        one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
 
-    def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        adversarial = self.attack(self.source(model).to(images.device), images, labels, rng.fold("inner attack"))
-        logits = model(adversarial, rng)
+    def losses(
+        self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        logits = model(crafted, rng)
+        judge(logits, labels)
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing), logits
 
 
@@ -90,27 +176,41 @@ class TRADES(TrainingObjective):
     """CE(f(x), y) + beta max_{x'} KL(f(x) || f(x')) (Zhang et al. 2019, eq. 5).
 
     Clean and adversarial images see the same draws of a random defense, so the KL term measures the attack alone.
-    Batch norm is in evaluation mode while the images are crafted and in training mode for the loss.
 
     Args:
         beta: weight of the robust term (1 / lambda in the paper).
-        attack: the inner maximisation; its objective should be KLDivergence.
+        attack: the inner maximisation; its objective must be KLDivergence.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
+        batch_norm: its mode while the images are crafted, "eval" (as the released code) or "train"; for the loss it is
+            always "train".
     """
 
     beta: float = 6.0
     attack: Attack = field(default_factory=_trades_attack)
     source: Source = field(default_factory=Target)
+    batch_norm: BatchNormMode = "eval"
 
     def __post_init__(self) -> None:
         at_least("beta", self.beta, 0)
-        objective = getattr(self.attack, "objective", None)
+        one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
+        objective: Any = getattr(self.attack, "objective", None)
         if not isinstance(objective, KLDivergence):
             raise OptionError("attack.objective", type(objective).__name__, "TRADES maximises KLDivergence")
 
-    def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        adversarial = self.attack(self.source(model).to(images.device), images, labels, rng.fold("inner attack"))
+    @property
+    def passes(self) -> int:
+        return 2
+
+    def losses(
+        self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
         clean = model(images, rng)
-        robust = model(adversarial, rng)
-        divergence = F.kl_div(robust.log_softmax(dim=1), clean.softmax(dim=1), reduction="none").sum(dim=1)
+        robust = model(crafted, rng)
+        judge(robust, labels)
+        divergence = kl_divergence(clean, robust)
         return F.cross_entropy(clean, labels, reduction="none") + self.beta * divergence, clean
+
+
+def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
+    """(B,): KL(softmax(first) || softmax(second)) of logits (B, K); gradients flow through both."""
+    return F.kl_div(second.log_softmax(dim=1), first.softmax(dim=1), reduction="none").sum(dim=1)

@@ -70,6 +70,40 @@ TRAIN = [
     (["--defense", "advtransform", "--trainer.strategy", "luck"], "luck"),
     (["--data.batch_size", "0"], "data.batch_size = 0: must be at least 1"),
     (["--data.validation", "0"], "data.validation = 0"),
+    # Training recipes that cannot work, or would never take effect.
+    (
+        ["--training", "mart", "--training.mixing", "cutmix"],
+        "--training.mixing = 'cutmix': MART needs one label an image; set none",
+    ),
+    (
+        ["--training", "mart", "--training.objective.attack.objective", "robusttrain.attacks.KLDivergence"],
+        "--training.objective.attack.objective = 'KLDivergence': it does not look at labels.*take CrossEntropy",
+    ),
+    (
+        ["--training", "adversarial-awp", "--trainer.accumulate_grad_batches", "4"],
+        "--trainer.accumulate_grad_batches = 4: .*part of it has another: set it to 1",
+    ),
+    (
+        ["--training", "free", "--trainer.accumulate_grad_batches", "2"],
+        "--trainer.accumulate_grad_batches = 2: .*between two replays.*: set it to 1",
+    ),
+    (["--swa.start", "30"], "--swa.start = 30: the run has 30 epochs, counted from 0: give less than 30"),
+    (["--swa.start", "3", "--ema", "0.9"], "--swa.start = 3: excludes --ema"),
+    (["--swa.start", "3", "--swa.batches", "0"], "--swa.batches = 0: must be at least 1"),
+    (
+        ["--training", "trades-awp", "--trainer.max_epochs", "10"],
+        "--training.objective.warmup = 10: no epoch would have AWP; the run has 10 epochs",
+    ),
+    (
+        ["--training.schedule", "cosine", "--training.warmup_epochs", "30"],
+        "--training.warmup_epochs = 30.0: the rate would only rise; the run has 30 epochs",
+    ),
+    (["--training.warmup_epochs", "1"], "--training.warmup_epochs = 1.0: one_cycle rises by itself"),
+    (["--training", "consistency"], "training.objective = Consistency: .*draws nothing.*--defense"),
+    (["--training", "adversarial-through-g"], "IdentityBackward: the target has no defense"),
+    (["--guard.drop", "0"], "--guard.drop = 0.0: must be greater than 0"),
+    (["--extra.root", "nowhere"], "--extra.root nowhere: images without labels train nothing here .*: sort them into"),
+    (["--extra.root", "docs"], "--extra.root docs: images without labels train nothing here .*train/<class>/"),
     (["--training.momentum", "2"], "training.momentum = 2.0: must lie between 0 and 1"),
     (["--training.learning_rate", "0"], "training.learning_rate = 0.0: must be greater than 0"),
     (["--training.learning_rate", "nan"], "training.learning_rate.* nan"),
@@ -233,3 +267,20 @@ def test_as_processes_of_their_own(run_script, tmp_path, script):
     assert done.out == ""
     assert len(done.err.splitlines()) == 1
     assert done.err.startswith(f"{script}: error: ")
+
+
+GREEDY = ["--training", "adversarial-through-g-eot", "--defense", "advtransform", "--robust.every", "0"]
+
+
+def test_an_inner_attack_that_memory_does_not_hold(refused, monkeypatch):
+    """With memory for a batch of 128, and a half more."""
+    from robusttrain.commands import refusals
+
+    monkeypatch.setattr(refusals, "bytes_per_image", lambda source, images: 2**20)
+    monkeypatch.setattr(refusals, "free_bytes", lambda device: 192 * 2**20)
+    line = refused("train.py", *GREEDY, "--training.objective.attack.gradient.chunk", "4")
+    said = "--training.objective.attack.gradient.chunk = 4: 4 draws of 128 images at once: needs about 0.5 GiB, 0.2 GiB"
+    assert said in line
+    assert line.endswith("give at most 1")
+    line = refused("train.py", "--training", "trades", "--data.batch_size", "256")
+    assert re.search(r"--data.batch_size = 256: needs about 0.5 GiB, 0.2 GiB are free: give at most 96$", line), line

@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robusttrain import load
+from robusttrain.attacks import L2, Linf, ProjectedGradient, Target
 from robusttrain.callbacks import RobustAccuracy
 from robusttrain.checkpoints import read_recipe
 from robusttrain.cli import read
 from robusttrain.commands.train import DEFAULTS, KINDS, keepers, parser, watchers
+from robusttrain.evaluation import Scenario
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -165,24 +167,56 @@ def configured(*arguments):
     ],
 )  # fmt: skip
 def test_options_reach_the_callbacks(arguments, found):
-    pictures, robust = watchers(configured(*arguments), defended=False)
+    pictures, robust, _ = watchers(configured(*arguments), defended=False)
     assert isinstance(robust, RobustAccuracy)
     assert found(pictures, robust)
 
 
 def test_behind_a_defense_the_attack_goes_around_it():
-    _, robust = watchers(configured(), defended=True)
+    _, robust, guard = watchers(configured(), defended=True)
+    assert guard.monitor == "robust/bpda-i-quick"
     assert list(robust.scenarios) == ["bpda-i-quick"]
     assert len(watchers(configured("--robust.every", 0), defended=True)) == 1
 
 
 def test_what_keeps_weights(tmp_path):
     options = ["--monitor", "val/loss", "--early_stopping", 4, "--ema", 0.75]
-    _, stopping, _, best, last = keepers(configured(*options), tmp_path)
+    _, _, stopping, _, best, last = keepers(configured(*options), tmp_path)
     assert (stopping.monitor, stopping.patience, stopping.mode) == ("val/loss", 4, "min")
     assert (best.monitor, best.mode, last.monitor) == ("val/loss", "min", None)
-    assert len(keepers(configured(), tmp_path)) == 3
-    assert keepers(configured(), tmp_path)[1].mode == "max"
+    config = configured()
+    watchers(config, defended=False)
+    assert len(keepers(config, tmp_path)) == 4
+    assert keepers(config, tmp_path)[2].mode == "max"
+    averaging = keepers(configured("--swa.start", 3, "--swa.batches", 7, "--monitor", "val/loss"), tmp_path)[2]
+    assert (averaging.start, averaging.batches) == (3, 7)
+
+
+def test_the_best_epoch_of_a_training_that_attacks_is_the_most_robust():
+    inner = Scenario(ProjectedGradient(steps=1, step_size=0.02), Target())
+    for arguments, attack, chosen in (
+        ([], inner, "robust/worst_case"),
+        ([], None, "val/accuracy"),
+        (["--robust.every", 2], inner, "val/accuracy"),
+        (["--monitor", "val/loss"], inner, "val/loss"),
+    ):
+        config = configured(*arguments)
+        watchers(config, defended=False, inner=attack)
+        assert config.monitor == chosen
+
+
+def test_the_guard_checks_under_the_threat_of_training():
+    def guard(threat, *arguments):
+        inner = Scenario(ProjectedGradient(steps=1, step_size=0.02, threat=threat), Target())
+        return watchers(configured(*arguments), defended=False, inner=inner)[2]
+
+    same = guard(Linf(0.031))
+    assert list(same.attacks.scenarios) == ["inner"]
+    other = guard(Linf(0.1), "--guard.drop", 0.3, "--guard.fall", 0.1, "--robust.images", 5, "--robust.draws", 2)
+    assert list(other.attacks.scenarios) == ["inner", "check"]
+    assert other.attacks.scenarios["check"].attack.threat == Linf(0.1)
+    assert (other.drop, other.fall, other.attacks.images, other.attacks.draws) == (0.3, 0.1, 5, 2)
+    assert guard(L2(0.5)).attacks is None, "no common measure"
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])

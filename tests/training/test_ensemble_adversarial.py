@@ -83,7 +83,7 @@ def test_the_static_models_are_not_trained(kept, images, streams):
     for batch in range(4):
         losses, _ = objective(model, images(), LABELS, streams().fold(batch))
         losses.mean().backward()
-    (static,) = objective.static(model, images(), 3)
+    (static,) = objective.static(model, images())
     assert not any(weight.requires_grad or weight.grad is not None for weight in static.parameters())
     assert all(weight.grad is not None for weight in model.parameters())
     assert model.training

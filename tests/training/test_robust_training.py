@@ -16,7 +16,7 @@ from robusttrain.defenses import AdversarialTransform
 from robusttrain.errors import OptionError, UserError
 from robusttrain.models import CifarResNet, VGGSmall
 from robusttrain.rng import Rng
-from robusttrain.training import RobustTraining
+from robusttrain.training import AWP, MART, Free, RobustTraining, Standard
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -86,6 +86,16 @@ def test_cosine_goes_to_zero(tmp_path):
     assert rates(tmp_path, schedule="cosine") == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_linear_warm_up_before_each_schedule(tmp_path):
+    """One epoch of five steps: sixths of the rate, then the schedule over what is left of the run."""
+    rising = [0.08 * (step + 1) / 6 for step in range(5)]
+    assert rates(tmp_path, schedule="constant", warmup_epochs=1) == pytest.approx(rising + [0.08] * 16)
+    expected = [0.04 * (1 + math.cos(math.pi * step / 15)) for step in range(16)]
+    assert rates(tmp_path, schedule="cosine", warmup_epochs=1) == pytest.approx(rising + expected, abs=1e-9)
+    found = rates(tmp_path, schedule="piecewise", milestones=[2, 3], warmup_epochs=1)
+    assert found == pytest.approx(rising + [0.08] * 5 + [0.008] * 5 + [0.0008] * 6)
+
+
 def test_piecewise_drops_to_a_tenth_at_each_milestone(tmp_path):
     found = rates(tmp_path, schedule="piecewise", milestones=[1, 3])
     assert found == pytest.approx([0.08] * 5 + [0.008] * 10 + [0.0008] * 6)
@@ -95,7 +105,7 @@ def test_piecewise_drops_to_a_tenth_at_each_milestone(tmp_path):
 def test_one_cycle_survives_runs_of_any_length(warmup):
     module = RobustTraining(defended(), 10, schedule="one_cycle", warmup=warmup)
     for steps in range(1, 21):
-        module._trainer = SimpleNamespace(estimated_stepping_batches=steps)
+        module._trainer = SimpleNamespace(estimated_stepping_batches=steps, max_epochs=1)
         scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]
         for _ in range(steps - 1):
             scheduler.step()
@@ -120,6 +130,12 @@ def test_one_cycle_rises_to_its_rate_and_falls_to_zero(tmp_path):
         ("schedule", {"schedule": "linear"}),
         ("warmup", {"warmup": 1.5}),
         ("nesterov", {"nesterov": True, "momentum": 0.0}),
+        ("warmup_epochs", {"schedule": "cosine", "warmup_epochs": -1.0}),
+        ("warmup_epochs", {"schedule": "one_cycle", "warmup_epochs": 1.0}),
+        ("mixing", {"mixing": "blend"}),
+        ("mixing", {"mixing": "cutmix", "objective": MART()}),
+        ("mixing", {"mixing": "mixup", "objective": AWP(MART())}),
+        ("mixing_alpha", {"mixing_alpha": 0.0}),
         ("milestones", {"schedule": "piecewise"}),
         ("milestones", {"schedule": "cosine", "milestones": [3]}),
     ],
@@ -232,13 +248,13 @@ def test_one_seed_one_result(tmp_path, seed):
 
 def test_streams_belong_to_seed_epoch_and_image(tmp_path):
     module, seen = RobustTraining(defended(False), 10, seed=5), []
-    standard = module.objective
 
-    def spy(model, images, labels, rng):
-        seen.append((module.current_epoch, rng.keys.tolist()))
-        return standard(model, images, labels, rng)
+    class Spy(Standard):
+        def __call__(self, model, images, labels, rng):
+            seen.append((module.current_epoch, rng.keys.tolist()))
+            return super().__call__(model, images, labels, rng)
 
-    module.objective = spy
+    module.objective = Spy()
     trainer = fit(module, tmp_path, epochs=2)
     data = trainer.datamodule
     for epoch in (0, 1):
@@ -246,3 +262,21 @@ def test_streams_belong_to_seed_epoch_and_image(tmp_path):
         drawn = [key for when, keys in seen if when == epoch for key in keys]
         assert len(drawn) == 16
         assert set(drawn) <= set(whole)
+
+
+def test_a_free_run_goes_on_as_if_it_had_not_been_interrupted(tmp_path):
+    """Delta is kept from batch to batch and from epoch to epoch, in checkpoints as well."""
+
+    def trained(folder, epochs, ckpt_path=None):
+        module = RobustTraining(defended(False), 10, Free(2), schedule="constant", learning_rate=0.01)
+        keeper = pl.callbacks.ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
+        fit(module, tmp_path, epochs, batches=4, callbacks=[keeper], ckpt_path=ckpt_path)
+        return module
+
+    whole = trained(tmp_path / "whole", 2)
+    trained(tmp_path / "half", 1)
+    resumed = trained(tmp_path / "rest", 2, ckpt_path=tmp_path / "half" / "last.ckpt")
+    assert whole.objective.state()["delta"].abs().max() > 0
+    assert torch.equal(whole.objective.state()["delta"], resumed.objective.state()["delta"])
+    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name

@@ -1,0 +1,143 @@
+"""The inner maximisation of adversarial training: an attack, the mode of batch norm meanwhile, and what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robusttrain.attacks import Attack, Source
+from robusttrain.defended import DefendedClassifier
+from robusttrain.models import fast_twin
+from robusttrain.rng import Rng
+
+BatchNormMode = Literal["eval", "train"]
+BATCH_NORM_MODES = ("eval", "train")
+
+
+class Meter:
+    """What inner attacks took and achieved since the last `reset`. Nothing here waits for an accelerator.
+
+    Attributes:
+        images: adversarial images that were judged.
+        correct: how many of them the model in training had right, in training mode.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.images = 0
+        self.correct: Tensor | int = 0
+        self._seconds = 0.0
+        self._events: list[tuple[Any, Any]] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inner attacks that run inside report to this meter."""
+        token = _listener.set(self)
+        try:
+            yield
+        finally:
+            _listener.reset(token)
+
+    @contextmanager
+    def timing(self, device: torch.device) -> Iterator[None]:
+        """Count the time spent inside as the inner attack's."""
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield
+            end.record()
+            self._events.append((start, end))
+        else:
+            begun = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - begun
+
+    def seconds(self) -> float:
+        """Seconds that inner attacks took; waits for an accelerator."""
+        for start, end in self._events:
+            end.synchronize()
+            self._seconds += start.elapsed_time(end) / 1000
+        self._events.clear()
+        return self._seconds
+
+
+_listener: ContextVar[Meter | None] = ContextVar("listener", default=None)
+
+
+def judge(logits: Tensor, labels: Tensor) -> None:
+    """Report to whoever listens how the model does on adversarial images: logits (B, K), labels (B,) or (B, K)."""
+    meter = _listener.get()
+    if meter is not None:
+        meter.images += len(logits)
+        meter.correct = meter.correct + (logits.detach().argmax(dim=1) == hard(labels)).sum()
+
+
+def hard(labels: Tensor) -> Tensor:
+    """(B,) int64: the class of each image; of mixed labels (B, K), the one with the largest share."""
+    return labels.argmax(dim=1) if labels.dim() > 1 else labels
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Let batch norm layers that are in training mode now stay in it under an attack, which sets evaluation mode.
+
+    Frozen ones, f_b's among them, stay frozen. As in the code of those who train so (fast and free adversarial
+    training), the running statistics follow the images of the attack's steps as well.
+    """
+
+    def wake(layer: nn.Module, _: Any) -> None:
+        layer.training = True
+
+    awake = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    handles = [layer.register_forward_pre_hook(wake) for layer in awake]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def craft(
+    model: DefendedClassifier,
+    attack: Attack,
+    source: Source,
+    images: Tensor,
+    labels: Tensor,
+    rng: Rng,
+    batch_norm: BatchNormMode = "eval",
+) -> Tensor:
+    """Adversarial images (B, C, H, W) in [0, 1], detached, for the model as it is now.
+
+    Args:
+        model: the defended classifier in training.
+        attack: the inner maximisation.
+        source: what it differentiates.
+        images: (B, C, H, W), pixel values in [0, 1].
+        labels: (B,) int64, or (B, K) shares of a mixed image: the attack goes against the largest.
+        rng: streams of the images, (B,).
+        batch_norm: "eval" normalises with running statistics and changes nothing in them (PGD adversarial training as
+            TRADES, MART and this framework do it); "train" with the batch's own (see `batch_statistics`).
+    """
+    meter = _listener.get() or Meter()
+    with meter.timing(images.device):
+        if batch_norm == "train":
+            with batch_statistics(model):
+                return attack(source(model).to(images.device), images, hard(labels), rng.fold("inner attack"))
+        # In evaluation mode batch norm folds into convolutions: a copy with today's weights is faster by more than it
+        # costs. Its type is that of autocast, which would cast every weight again in every pass.
+        kind = images.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        fast = fast_twin(model.classifier, dtype)
+        attacked = model if fast is model.classifier else DefendedClassifier(model.defense, fast)
+        with torch.autocast(kind, enabled=attacked is model and torch.is_autocast_enabled(kind)):
+            return attack(source(attacked).to(images.device), images, hard(labels), rng.fold("inner attack"))

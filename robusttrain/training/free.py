@@ -1,0 +1,90 @@
+"""Free adversarial training: one backward pass for weights and images (Shafahi et al. 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robusttrain.attacks import Linf, ProjectedGradient, Source, Target, call_model
+from robusttrain.defended import DefendedClassifier
+from robusttrain.errors import OptionError, at_least, within
+from robusttrain.evaluation import Scenario
+from robusttrain.rng import Rng
+from robusttrain.training.crafting import judge
+from robusttrain.training.objectives import Passes, TrainingObjective
+
+
+@dataclass(frozen=True)
+class Free(TrainingObjective):
+    """CE(f(x + d), y), then d <- clip(d + epsilon sign(grad_x), -epsilon, epsilon) (Shafahi et al. 2019, algorithm 1).
+
+    Each batch is replayed m times. One backward pass gives the gradients of both weights and images: the weights take
+    a step, and d moves for the next replay. It starts at zero and is kept from batch to batch. An epoch has m times
+    as many steps: for the cost of E epochs of standard training, give E / m.
+
+    Args:
+        replays: m; 8 in the paper for CIFAR-10.
+        threat: the ball, in the norm Linf; d moves by its epsilon.
+        source: what the images' gradient is taken through; IdentityBackward to train through a defense.
+        label_smoothing: share of the target distribution that is spread over all classes.
+    """
+
+    #: The step between two replays is what the algorithm consists of.
+    accumulates: ClassVar[bool] = False
+
+    replays: int = 8  # type: ignore[override]
+    threat: Linf = field(default_factory=Linf)
+    source: Source = field(default_factory=Target)
+    label_smoothing: float = 0.0
+    #: d as "delta", (B, C, H, W); no part of what this objective is.
+    _kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        at_least("replays", self.replays, 1)
+        within("label_smoothing", self.label_smoothing, 0, 1)
+        if not isinstance(self.threat, Linf):
+            raise OptionError("threat", type(self.threat).__name__, "free adversarial training moves by signs: Linf")
+
+    def inner(self) -> Scenario:
+        """FGSM: the steps that d takes; no attack runs in training."""
+        single = ProjectedGradient(steps=1, relative_step_size=1.0, random_start=False, threat=self.threat)
+        return Scenario(single, self.source)
+
+    def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        return self.threat.project(images + self._delta(images), images)
+
+    def cost(self) -> Passes:
+        return Passes(training=1)
+
+    def losses(
+        self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        point = crafted.detach().requires_grad_(torch.is_grad_enabled())
+        logits = call_model(self.source(model).to(images.device), point, rng)
+        judge(logits, labels)
+        if point.requires_grad:
+            # Called in the backward pass that computes the gradients of the weights.
+            point.register_hook(self._move)
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing), logits
+
+    def _delta(self, images: Tensor) -> Tensor:
+        delta = self._kept.get("delta")
+        if delta is None or delta.shape != images.shape:
+            delta = torch.zeros_like(images)
+        self._kept["delta"] = delta.to(images.device)
+        return self._kept["delta"]
+
+    def _move(self, gradient: Tensor) -> None:
+        epsilon = self.threat.epsilon
+        moved = torch.add(self._kept["delta"], gradient.sign(), alpha=epsilon)
+        self._kept["delta"] = moved.clamp_(-epsilon, epsilon)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._kept)
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._kept.update(state)

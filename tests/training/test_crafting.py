@@ -1,0 +1,97 @@
+"""Crafting: batch norm's two modes, mixed labels, and the meter."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient
+from robusttrain.defended import DefendedClassifier
+from robusttrain.defenses import AdversarialTransform
+from robusttrain.errors import OptionError
+from robusttrain.models import VGGSmall
+from robusttrain.training import TRADES, Adversarial, Standard
+from robusttrain.training.crafting import Meter, craft, hard
+
+LABELS = torch.tensor([0, 2, 1, 1])
+FAST = ProjectedGradient(steps=1, relative_step_size=1.25, threat=Linf(0.1))
+
+
+def test_fast_adversarial_training_as_its_code_does_it(images, streams, convnet):
+    """One step of 1.25 epsilon from a random start, with the batch's statistics, clipped to ball and box."""
+    model = DefendedClassifier(None, convnet()).train()
+    model.classifier[8].p = 0.0
+    twin = DefendedClassifier(None, convnet()).train()
+    twin.classifier[8].p = 0.0
+    losses, _ = Adversarial(FAST, batch_norm="train")(model, images(), LABELS, streams())
+    x = images()
+    start = FAST.threat.random_start(x, streams().fold("inner attack").fold("start")).requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(twin(start), LABELS), start)
+    delta = (start.detach() - x + 0.125 * gradient.sign()).clamp(-0.1, 0.1)
+    expected = F.cross_entropy(twin((x + delta).clamp(0, 1)), LABELS, reduction="none")
+    torch.testing.assert_close(losses, expected)
+    # Two passes in training mode, crafting and loss, have moved the statistics of both alike.
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, twin.state_dict()[name])
+
+
+def test_the_mode_matters_and_eval_leaves_the_statistics_alone(images, streams, convnet):
+    found = {}
+    for mode in ("eval", "train"):
+        model = DefendedClassifier(None, convnet()).train()
+        before = model.classifier[1].running_mean.clone()
+        # Statistics that differ from the batch's.
+        images_ = images(seed=3) * 0.5
+        crafted = craft(model, FAST, Adversarial().source, images_, LABELS, streams(), mode)
+        found[mode] = crafted
+        assert torch.equal(model.classifier[1].running_mean, before) == (mode == "eval")
+        assert all(module.training for module in model.modules())
+        assert not model.classifier[1]._forward_pre_hooks
+    assert not torch.equal(found["eval"], found["train"])
+
+
+def test_frozen_layers_stay_frozen(streams, convnet):
+    defense = AdversarialTransform(VGGSmall(num_classes=3, image_size=16), radius=0.1, steps=1)
+    model = DefendedClassifier(defense, convnet()).train()
+    model.classifier[1].eval()
+    frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "classifier.4" not in name}
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    craft(model, FAST, IdentityBackward(), x, LABELS, streams(), "train")
+    state = model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in frozen.items())
+    assert int(model.classifier[4].num_batches_tracked) > int(frozen["classifier.1.num_batches_tracked"])
+
+
+def test_the_attack_goes_against_the_largest_share_of_a_mixed_label(images, streams, linear):
+    model = DefendedClassifier(None, linear())
+    mixed = 0.6 * F.one_hot(LABELS, 3) + 0.4 * F.one_hot(LABELS.roll(1), 3)
+    assert torch.equal(hard(mixed), LABELS)
+    assert torch.equal(hard(LABELS), LABELS)
+    crafted = Adversarial(FAST).craft(model, images(), LABELS, streams())
+    losses, logits = Adversarial(FAST)(model, images(), mixed, streams())
+    torch.testing.assert_close(logits, model(crafted))
+    torch.testing.assert_close(losses, -(mixed * logits.log_softmax(1)).sum(1))
+
+
+def test_the_meter_hears_of_attacks_inside_alone(images, streams, linear):
+    model, meter = DefendedClassifier(None, linear()), Meter()
+    with meter.listening():
+        Standard()(model, images(), LABELS, streams())
+    assert (meter.images, meter.seconds()) == (0, 0)
+    with meter.listening():
+        _, logits = Adversarial(FAST)(model, images(), LABELS, streams())
+        TRADES()(model, images(), LABELS, streams())
+    first = int((logits.argmax(1) == LABELS).sum())
+    assert meter.images == 8
+    assert first <= int(meter.correct) <= first + 4
+    spent = meter.seconds()
+    assert spent > 0
+    Adversarial(FAST)(model, images(), LABELS, streams())
+    assert (meter.images, meter.seconds()) == (8, spent)
+    meter.reset()
+    assert (meter.images, int(meter.correct), meter.seconds()) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("objective", [Adversarial, TRADES])
+def test_errors_name_the_option(objective):
+    with pytest.raises(OptionError, match="^batch_norm = 'off'"):
+        objective(batch_norm="off")
