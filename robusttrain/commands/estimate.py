@@ -21,7 +21,7 @@ def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int
         told = f"{cost.gradients} gradient evaluations" + (f" and {cost.queries} queries" if cost.queries else "")
         console.print(
             f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient evaluations, about "
-            f"{_duration(expected[name] * total)} here",
+            f"{duration(expected[name] * total)} here",
             soft_wrap=True,
             highlight=False,
         )
@@ -29,14 +29,14 @@ def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int
     if audit is not None:
         most, seconds = audit.cost(expected)
         console.print(
-            f"audit: at most {most:,} evaluations on {audit.size} images, about {_duration(seconds)} here "
+            f"audit: at most {most:,} evaluations on {audit.size} images, about {duration(seconds)} here "
             "(--audit_images 8 looks at fewer, --audit false leaves it out)",
             soft_wrap=True,
             highlight=False,
         )
     judged = engine.verdicts_per_image * total
     console.print(
-        f"scoring: {judged:,} forward passes, about {_duration(expected['scoring'] * total)} here",
+        f"scoring: {judged:,} forward passes, about {duration(expected['scoring'] * total)} here",
         soft_wrap=True,
         highlight=False,
     )
@@ -53,7 +53,7 @@ def check_sources(engine: Engine, data: ImageData) -> Batch:
     return batch
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -10,7 +10,7 @@ import torch
 
 from robusttrain.callbacks import RobustAccuracy
 from robusttrain.cli import console
-from robusttrain.commands.estimate import _duration as duration
+from robusttrain.commands.estimate import duration
 from robusttrain.commands.refusals import to_device
 from robusttrain.data import Batch, ImageData
 from robusttrain.evaluation import Engine
