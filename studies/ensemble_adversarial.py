@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from robusttrain.cli import main
 from studies import report
 from studies.black_box import transfer
-from studies.parts import Point, Training
+from studies.parts import Point, Text, Training
 from studies.scales import Scale
 from studies.study import Study
 
@@ -39,7 +39,7 @@ def contenders(scale: Scale) -> Contenders:
     static = (scale.standard(seed=1), scale.standard_f_b(5))
     attack = "--training.objective.attack"
     single = (f"{attack}.steps", "1", f"{attack}.step_size", "0.031", f"{attack}.random_start", "false")
-    ensemble = tuple(part for model in static for part in ("--training.objective.models+", model))
+    ensemble = ("--training.objective.models", Text("[%s, %s]", static))
     models = {
         "no defense": scale.standard(),
         "single-step adversarial training": scale.training(

@@ -57,8 +57,8 @@ def test_memory_that_is_free():
 )
 def test_copies_that_are_evaluated_at_once(linear, images, streams, gradient, copies):
     attack = ProjectedGradient(steps=1, step_size=0.1, gradient=gradient)
-    assert stacked(attack, 128) == copies
-    assert stacked(Restarts(attack, 2), 128) == copies
+    assert stacked(attack, 128, 3072) == copies
+    assert stacked(Restarts(attack, 2), 128, 3072) == copies
     # What really comes, at a batch of 128.
     seen = []
 

@@ -25,7 +25,7 @@ class AverageLogits(GradientEstimator):
 
     Args:
         draws: n.
-        chunk: draws evaluated at once; None for as many as make a batch of 256 images.
+        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if large.
     """
 
     draws: int = 20
@@ -56,7 +56,7 @@ class AverageLogits(GradientEstimator):
                 p = probabilities(images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
             return p.new_zeros(len(p)), p
 
-        _, mean = mean_over_copies(self.draws, self.chunk, len(images), predict)
+        _, mean = mean_over_copies(self.draws, self.chunk, images, predict)
         with torch.enable_grad():
             mean.requires_grad_()
             loss = loss_fn.objective(mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), loss_fn.goal)
@@ -68,5 +68,5 @@ class AverageLogits(GradientEstimator):
 
             return Backprop()(along, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
 
-        _, gradient = mean_over_copies(self.draws, self.chunk, len(images), differentiate)
+        _, gradient = mean_over_copies(self.draws, self.chunk, images, differentiate)
         return loss.detach(), gradient

@@ -31,7 +31,7 @@ class FiniteDifference(GradientEstimator):
             least C * H * W: equation 4 in full.
         size: h, in pixel values. Where the loss jumps, as behind g, small ones see nothing and large ones too much.
         along: "random" or "pixels".
-        chunk: directions evaluated at once; None for as many as make a batch of 256 images.
+        chunk: directions evaluated at once; None for as many as make a batch of 256 images, fewer if large.
     """
 
     directions: int = 100
@@ -75,5 +75,5 @@ class FiniteDifference(GradientEstimator):
                 before = loss_fn(points - self.size * u, streams[:])
             return (after + before) / 2, u * per_image((after - before) / (2 * self.size))
 
-        loss, gradient = mean_over_copies(count, self.chunk, len(images), difference)
+        loss, gradient = mean_over_copies(count, self.chunk, images, difference)
         return loss, gradient * count if self.along == "pixels" else gradient

@@ -66,14 +66,33 @@ class Backprop(GradientEstimator):
         return loss.detach(), gradient
 
 
+#: Images that are evaluated at once where nobody says how many, and the pixel values that they may have together:
+#: those of as many images of 3 x 64 x 64. 256 images of 224 pixels take more than 20 GiB in a small EfficientNet.
+AT_ONCE = 256
+PIXELS_AT_ONCE = AT_ONCE * 3 * 64 * 64
+
+
+def copies_at_once(chunk: int | None, batch: int, pixels: int) -> int:
+    """How many copies of a batch are evaluated at once: ``chunk`` of them, or as many as memory is likely to hold.
+
+    Args:
+        chunk: what was asked for, if anything.
+        batch: images of the batch.
+        pixels: pixel values of an image, C H W.
+    """
+    return chunk or max(1, min(AT_ONCE, PIXELS_AT_ONCE // max(1, pixels)) // max(1, batch))
+
+
 def mean_over_copies(
-    copies: int, chunk: int | None, batch: int, estimate: Callable[[range], tuple[Tensor, Tensor]]
+    copies: int, chunk: int | None, images: Tensor, estimate: Callable[[range], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Mean loss (B,) and gradient (B, C, H, W) over numbered copies of a batch, ``chunk`` copies at a time.
 
-    ``estimate(numbers)`` evaluates copies ``numbers``, stacked. Memory grows with the chunk, not with the copies.
+    ``estimate(numbers)`` evaluates copies ``numbers`` of ``images`` (B, C, H, W), stacked. Memory grows with the chunk,
+    not with the copies.
     """
-    chunk = chunk or max(1, 256 // max(1, batch))
+    batch = len(images)
+    chunk = copies_at_once(chunk, batch, images[0].numel() if batch else 1)
     loss = gradient = None
     for start in range(0, copies, chunk):
         numbers = range(start, min(start + chunk, copies))
@@ -96,7 +115,7 @@ class Average(GradientEstimator):
     Args:
         draws: draws of the randomness.
         inner: estimator for each draw.
-        chunk: draws evaluated at once; None for as many as make a batch of 256 images.
+        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if large.
     """
 
     draws: int = 20
@@ -119,7 +138,7 @@ class Average(GradientEstimator):
         def estimate(numbers: range) -> tuple[Tensor, Tensor]:
             return self.inner(loss_fn, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
 
-        return mean_over_copies(self.draws, self.chunk, len(images), estimate)
+        return mean_over_copies(self.draws, self.chunk, images, estimate)
 
 
 @dataclass(frozen=True)
@@ -132,7 +151,7 @@ class Smooth(GradientEstimator):
         samples: m, the number of noisy copies.
         sigma: standard deviation of the noise, for pixel values in [0, 1].
         inner: estimator for each copy.
-        chunk: copies evaluated at once; None for as many as make a batch of 256 images.
+        chunk: copies evaluated at once; None for as many as make a batch of 256 images, fewer if large.
     """
 
     samples: int = 20
@@ -159,7 +178,7 @@ class Smooth(GradientEstimator):
             noise = streams.fold("noise").normal(images.shape[1:])
             return self.inner(loss_fn, images.repeat(len(numbers), 1, 1, 1) + self.sigma * noise, streams)
 
-        return mean_over_copies(self.samples, self.chunk, len(images), estimate)
+        return mean_over_copies(self.samples, self.chunk, images, estimate)
 
 
 @dataclass(frozen=True)

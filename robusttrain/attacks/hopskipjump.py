@@ -85,7 +85,7 @@ class HopSkipJump(Attack):
         until_inside: whether an image leaves as soon as its point lies well within the threat (95 % of epsilon). Saves
             queries where only the verdict within the threat counts; on random models it changes nothing.
         nearest: whether the nearest point comes back as it is.
-        chunk: directions evaluated at once; None for as many as make a batch of 256 images.
+        chunk: directions evaluated at once; None for as many as make a batch of 256 images, fewer if large.
         threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
     """
 
@@ -245,7 +245,7 @@ class HopSkipJump(Attack):
             return phi, torch.cat([per_image(phi) * u, u], dim=1)
 
         # The mean of (phi - mean phi) u is the mean of phi u less the product of the means: one pass is enough.
-        baseline, means = mean_over_copies(evaluations, self.chunk, len(points), ask)
+        baseline, means = mean_over_copies(evaluations, self.chunk, points, ask)
         mean_of_product, mean_of_u = means.chunk(2, dim=1)
         # Where all answers agree, the baseline would leave nothing.
         baseline = torch.where(baseline.abs() == 1, 0, baseline)

@@ -26,7 +26,7 @@ def mean_transform(transform: Callable[[Tensor, Rng], Tensor], images: Tensor, r
             found = transform(images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
         return found.new_zeros(len(found)), found
 
-    return mean_over_copies(draws, None, len(images), several)[1]
+    return mean_over_copies(draws, None, images, several)[1]
 
 
 @dataclass(frozen=True)

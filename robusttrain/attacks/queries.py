@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.gradients import copies_at_once
 from robusttrain.attacks.loss import call_model
 from robusttrain.rng import Rng
 
@@ -32,7 +33,7 @@ def ask(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
         rng: streams of the images, (n,); draw k takes ``rng.fold(k)``.
         votes: draws.
     """
-    chunk = max(1, 256 // max(1, len(images)))
+    chunk = copies_at_once(None, len(images), images[0].numel() if len(images) else 1)
     answers = []
     with torch.no_grad():
         for start in range(0, votes, chunk):

@@ -6,6 +6,7 @@ import torch
 from jsonargparse import Namespace
 
 from robusttrain.attacks import Attack
+from robusttrain.attacks.gradients import copies_at_once
 from robusttrain.data import Batch
 from robusttrain.errors import OptionError
 from robusttrain.memory import bytes_per_image, free_bytes
@@ -57,7 +58,7 @@ def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> No
     objective = training.objective
     inner = objective.inner()
     source = inner.source(training.model).to(batch.images.device) if inner else training.model
-    copies = stacked(inner.attack, batch_size) if inner else 1
+    copies = stacked(inner.attack, batch_size, batch.images[0].numel()) if inner else 1
     each = bytes_per_image(source, batch.images)
     needed = each * batch_size * max(copies, _passes(objective))
     if needed <= free:
@@ -76,17 +77,15 @@ def _passes(objective: TrainingObjective) -> int:
     return getattr(objective, "objective", objective).passes
 
 
-def stacked(attack: Attack, batch: int) -> int:
-    """How many copies of a batch of this size an attack evaluates at once."""
+def stacked(attack: Attack, batch: int, pixels: int) -> int:
+    """How many copies of a batch of this size an attack evaluates at once; ``pixels`` are an image's values, C H W."""
     inside = getattr(attack, "attack", None)
     if isinstance(inside, Attack):
-        return stacked(inside, batch)
+        return stacked(inside, batch, pixels)
     copies, estimator = 1, getattr(attack, "gradient", None)
     while estimator is not None:
         draws = getattr(estimator, "draws", getattr(estimator, "samples", getattr(estimator, "directions", 1)))
-        # As `mean_over_copies` chooses.
-        chunk = getattr(estimator, "chunk", None) or max(1, 256 // max(1, batch * copies))
-        copies *= min(draws, chunk)
+        copies *= min(draws, copies_at_once(getattr(estimator, "chunk", None), batch * copies, pixels))
         estimator = getattr(estimator, "inner", None)
     return copies
 

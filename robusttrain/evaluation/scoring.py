@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import call_model, prepared
+from robusttrain.attacks.gradients import copies_at_once
 from robusttrain.rng import Rng
 
 
@@ -51,7 +52,7 @@ def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int
     batch = len(images)
     if not batch:
         return torch.zeros(0, draws, top, dtype=torch.int64)
-    chunk = max(1, 256 // batch)
+    chunk = copies_at_once(None, batch, images[0].numel())
     found = []
     with prepared(model), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         images = images.clone().float()

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Average, Backprop, CrossEntropy, Diverse, Loss, Smooth
+from robusttrain.attacks.gradients import copies_at_once
 from robusttrain.errors import OptionError, UserError
 from robusttrain.rng import Rng
 
@@ -130,6 +131,15 @@ def test_the_default_chunk_holds_batches_of_256_images(images, streams):
     watched = Watched(linear_loss)
     Average(300)(watched, images(2), streams(2))
     assert [len(batch) for batch in watched.images] == [256, 256, 88]
+
+
+@pytest.mark.parametrize(
+    ("side", "batch", "copies"), [(32, 2, 128), (64, 2, 128), (224, 2, 10), (224, 20, 1), (512, 1, 4)]
+)
+def test_the_default_chunk_holds_fewer_large_images(side, batch, copies):
+    """256 images of 224 pixels took 24 GiB in a small EfficientNet."""
+    assert copies_at_once(None, batch, 3 * side**2) == copies
+    assert copies_at_once(7, batch, 3 * side**2) == 7
 
 
 def noises(watched: Watched, images: Tensor) -> int:
