@@ -124,6 +124,8 @@ def run(arguments: list[str]) -> None:
     )
     data.prepare_data()
     data.setup("fit")
+    with under("--data"):
+        check_classes(first_look.model, data.validation_images(1).images, facts.num_classes)
     device = trainer.strategy.root_device
     batch = data.on_after_batch_transfer(to_device(next(iter(data.train_dataloader())), device), 0)
     refuse_memory(first_look.to(device), batch, data.batch_size)
@@ -137,8 +139,6 @@ def run(arguments: list[str]) -> None:
     training = build_training(model, defense, settings, config.seed, facts.num_classes)
     training.recipe = recipe
 
-    with under("--data"):
-        check_classes(training.model, data.validation_images(1).images, facts.num_classes)
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
     console.print(f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True)
     if first_process():  # the others save where the first one does: Lightning tells them
