@@ -81,7 +81,7 @@ def model_right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: for each attack, both robust accuracies, how many verdicts differ, and throughput."""
-    seconds, found = interleave(contenders, arguments)
+    seconds, found, _ = interleave(contenders, arguments)
     model, images, labels = material(arguments)
     threat = Linf(arguments.epsilon)
     stands = {}

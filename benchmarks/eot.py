@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--memory", choices=("kept", "system"), default="kept", help="see benchmarks.pgd; timing only")
     parser.add_argument("--output", default="results/benchmarks/eot.json")
     arguments = parser.parse_args()
-    seconds, _ = interleave(contenders, arguments)
+    seconds, _, _ = interleave(contenders, arguments)
     numbers = {"eot": (arguments.few_draws, arguments.draws), "unrolled": (1, 13)}
     mib: dict[str, dict[str, float]] = {
         case: {str(number): peak(prepared_attack, case, number, arguments) for number in given}

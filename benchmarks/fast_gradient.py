@@ -95,7 +95,7 @@ def material(arguments: argparse.Namespace) -> tuple[list[nn.Module], Tensor, Te
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: for each attack and precision, our throughput relative to torchattacks', and success of both."""
-    seconds, adversarial = interleave(contenders, arguments)
+    seconds, adversarial, _ = interleave(contenders, arguments)
     models, images, labels = material(arguments)
     judges = dict(zip(("source", "target"), models, strict=False))
     rng = Rng.for_images(0, torch.arange(len(images)))

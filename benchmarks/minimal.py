@@ -8,6 +8,9 @@ one c; Foolbox's beside ours with the same number of searches. torchattacks' Dee
 differentiates all classes; Foolbox's and ours take whole batches and ``--classes`` classes. With a thousand classes it
 takes minutes an image: ``--alone 4`` gives it the first four, and compares times for an image. What comes back is
 judged by the model itself in float32, whatever an attack ran in.
+
+Each stops early by a rule of its own, so forward passes are counted, too: the peers' C&W may stop long before its
+``--cw_steps``, when the loss of the whole batch rises.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from benchmarks.timing import (
     MEMORY,
     MEMORY_HELP,
     Contenders,
+    count_images,
     interleave,
     load_images,
     machine,
@@ -53,6 +57,7 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     model, images, labels = material(arguments)
     steps, searches, rate = arguments.cw_steps, arguments.searches, arguments.learning_rate
     if side == "peers":
+        count_images(model)
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
         deepfool = foolbox.attacks.L2DeepFoolAttack(steps=arguments.steps, candidates=arguments.classes)
         cw = foolbox.attacks.L2CarliniWagnerAttack(
@@ -74,6 +79,8 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     rng = Rng.for_images(0, torch.arange(len(images)))
     images = images.contiguous(memory_format=torch.channels_last)
     copies = {name: fast_copy(model, dtype) for name, dtype in DTYPES.items()}
+    for copy in copies.values():
+        count_images(copy)
     return {
         f"{name} {dtype}": partial(attack, copy, images, labels, rng)
         for dtype, copy in copies.items()
@@ -100,7 +107,7 @@ def judged(model: nn.Module, images: Tensor, labels: Tensor, found: Tensor) -> t
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: for each peer and precision, our throughput relative to its, success, and distances of both."""
-    seconds, adversarial = interleave(contenders, arguments)
+    seconds, adversarial, seen = interleave(contenders, arguments)
     model, images, labels = material(arguments)
     counts = {name: len(found) for name, found in adversarial.items()}
     outcomes = {
@@ -113,9 +120,13 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         fell, distance = (each[: counts[peer]] for each in whole)
         both = they_fell & fell
         relative = seconds[peer] / counts[peer] / (seconds[ours] / counts[ours])
+        their_passes, our_passes = seen[peer] / counts[peer], seen[ours] / counts[ours]
         return {
             "their_images": counts[peer],
             "throughput_relative_to_theirs": round(relative, 2),
+            "their_forward_passes_for_an_image": round(their_passes, 1),
+            "our_forward_passes_for_an_image": round(our_passes, 1),
+            "throughput_in_passes_relative_to_theirs": round(relative * our_passes / their_passes, 2),
             "their_success": round(they_fell.float().mean().item(), 4),
             "our_success": round(fell.float().mean().item(), 4),
             "images_that_fell_to_both": int(both.sum()),

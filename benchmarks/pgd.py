@@ -68,7 +68,7 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: seconds relative to torchattacks' and to the limit's, and robust accuracy, by contender."""
-    seconds, adversarial = interleave(contenders, arguments)
+    seconds, adversarial, _ = interleave(contenders, arguments)
     model, images, labels = material(arguments)
     rng = Rng.for_images(0, torch.arange(len(images)))
     right = {name: verdicts(model, found, labels, rng, 1).float().mean().item() for name, found in adversarial.items()}

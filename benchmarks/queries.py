@@ -184,7 +184,7 @@ def outcome(attack: str, found: Tensor, model: nn.Module, images: Tensor, labels
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: for each attack and peer, our throughput relative to its, and outcomes."""
-    seconds, found = interleave(contenders, arguments)
+    seconds, found, _ = interleave(contenders, arguments)
     judges = material(arguments)
     attacks = {name: next(attack for attack in PEERS if name.startswith(attack)) for name in found}
     outcomes = {name: outcome(attacks[name], found[name], *judges) for name in found}

@@ -39,6 +39,17 @@ MEMORY_HELP = (
     "do; system: nobody; kept: everybody"
 )
 Contenders = dict[str, Callable[[], Tensor]]
+_seen = 0  # images that counted models have been shown in this process
+
+
+def count_images(model: nn.Module) -> None:
+    """From now on, count the images that ``model`` is shown: attacks that stop early do less than they were told."""
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        global _seen
+        _seen += len(inputs[0])
+
+    model.register_forward_hook(add)
 
 
 def _work(pipe: Connection, make: Callable[..., Contenders], side: str, kept: bool, arguments: Any) -> None:
@@ -48,13 +59,17 @@ def _work(pipe: Connection, make: Callable[..., Contenders], side: str, kept: bo
     contenders = make(side, arguments)
     pipe.send(list(contenders))
     while (name := pipe.recv()) is not None:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _seen
         result = contenders[name]()
-        pipe.send((time.perf_counter() - start, result.cpu().numpy()))
+        pipe.send((time.perf_counter() - start, result.cpu().numpy(), _seen - before))
 
 
-def interleave(make: Callable[..., Contenders], arguments: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Median seconds of each contender, and what it returned last. One round before the first warms up.
+def interleave(
+    make: Callable[..., Contenders], arguments: Any
+) -> tuple[dict[str, float], dict[str, Tensor], dict[str, int]]:
+    """Median seconds of each contender, what it returned last, and images that its counted models then saw.
+
+    One round before the first warms up.
 
     No rounds at all time the one that would warm up: for attacks so long that it does not matter.
 
@@ -70,17 +85,17 @@ def interleave(make: Callable[..., Contenders], arguments: Any) -> tuple[dict[st
         theirs.close()  # so that a process that dies ends recv() instead of blocking it
     names = [(name, pipe) for pipe in pipes.values() for name in pipe.recv()]
     spent: dict[str, list[float]] = {name: [] for name, _ in names}
-    results = {}
+    results, seen = {}, {}
     for number in track(range(arguments.rounds + 1), "rounds"):
         for name, pipe in names:
             pipe.send(name)
-            seconds, found = pipe.recv()
+            seconds, found, seen[name] = pipe.recv()
             results[name] = torch.from_numpy(found)
             if number or not arguments.rounds:
                 spent[name].append(seconds)
     for pipe in pipes.values():
         pipe.send(None)
-    return {name: statistics.median(times) for name, times in spent.items()}, results
+    return {name: statistics.median(times) for name, times in spent.items()}, results, seen
 
 
 def network(preset: str, weights: str | None, data: ImageData) -> nn.Module:

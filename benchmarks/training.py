@@ -149,7 +149,7 @@ def data_path(images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: times relative to the limit and to the plain loop of the same dtype, by contender."""
     begun = time.perf_counter()
-    seconds, _ = interleave(contenders, arguments)
+    seconds, _, _ = interleave(contenders, arguments)
     plain = seconds.get("plain loop float32", seconds[f"plain loop {arguments.dtypes[0]}"])
     return {
         "command": "python -m benchmarks.training " + " ".join(arguments.command),

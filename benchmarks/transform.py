@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     parser.add_argument("--output", default="results/benchmarks/transform.json")
     arguments = parser.parse_args()
-    seconds, found = interleave(contenders, arguments)
+    seconds, found, _ = interleave(contenders, arguments)
     data, images, _ = load_images(arguments.root, arguments.images)
     loop_f_b = network("vgg_small", arguments.weights, data)
     with torch.no_grad():
