@@ -33,7 +33,7 @@ def seconds(scale: Scale, models: Iterable[Training], points: Iterable[Point]) -
     for training in models:
         network = f_b if "vgg_small" in training.arguments else f_a
         # Weights get gradients as well here, which the measurement leaves out: half as much again.
-        each = 1.5 * network * training.passes + training.steps * inside_g
+        each = training.passes * (1.5 * network + training.steps * inside_g)
         total += training.epochs * training.images * each
     for point in points:
         total += point.transforms * scale.steps * inside_g if point.measure else _attacking(point, f_a, inside_g)
@@ -45,6 +45,7 @@ def _attacking(point: Point, f_a: float, f_b: float) -> float:
     # Trained models have no path yet; the attacks' costs do not depend on it.
     arguments = [_typed(argument) for argument in point.arguments]
     names, overrides, rest = split_attacks(arguments)
+    rest = [part for argument in rest for part in argument.split("=", 1)]  # suites set --option=value
     options = dict(zip(rest[::2], rest[1::2], strict=False))
     images, draws = int(options["--images"]), int(options.get("--draws", 1))
     if "--models" in arguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +47,10 @@ class Models:
     def weights(self, training: Training) -> Path:
         """Its network's weights alone."""
         return self.folder / training.name / "weights.safetensors"
+
+    def seconds(self, training: Training) -> float:
+        """What its training took, in its last attempt."""
+        return float(json.loads((self.folder / training.name / "training.json").read_text())["seconds"])
 
     def command(self, arguments: Arguments) -> list[str]:
         """The arguments as a user types them, with the files that trained models left."""

@@ -1,0 +1,297 @@
+"""Which recipe for a budget: robust training, with and without a defense, at equal gradient evaluations.
+
+All have the same number of gradient evaluations, those of f_b inside g counted, and as many images as that buys.
+Clean accuracy, PGD-20 and the worst case over a suite; robust accuracy epoch by epoch; and, on few images seen often,
+robust overfitting (Rice et al. 2020) with adversarial training and with TRADES + AWP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from robusttrain.cli import main
+from robusttrain.commands import train
+from studies import report
+from studies.models import configuration
+from studies.parts import Arguments, Point, Text, Training
+from studies.reparameterization import h
+from studies.scales import EPSILON, Scale
+from studies.study import Study
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a scale does.
+
+    Args:
+        budget: gradient evaluations of a training, f_b's inside g counted.
+        epochs: parts of it, after each of which robust accuracy is looked at.
+        recipes: names in `RECIPES`.
+        suite: of attacks that look for the worst case.
+        images: test images that are attacked.
+        few: options that leave few training images, for robust overfitting; its epochs and its budget.
+        training: options of every training.
+        attacks: shorter attacks, "ATTACK.KEY" to value, for those of the suite that apply.
+    """
+
+    budget: int
+    epochs: int
+    recipes: tuple[str, ...]
+    suite: str
+    images: int
+    few: tuple[Arguments, int, int]
+    training: Arguments = ()
+    attacks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row.
+
+    Args:
+        options: of train.py.
+        inner: where the inner attack's options are, None without one of several steps.
+        steps: of the inner attack, None for the scale's.
+        g: steps N of the g in front, 0 without.
+        reference: what its preset or paper reports.
+    """
+
+    options: Arguments
+    inner: str | None = None
+    steps: int | None = None
+    g: int = 0
+    reference: str = "not at hand"
+
+
+PLAIN, WRAPPED = "--training.objective.attack", "--training.objective.objective.attack"
+#: Steps of the g of both rows with g: 13, as in the paper, would leave a thirteenth of the images.
+STEPS_OF_G = 3
+AWP = ("--training", "trades-awp", "--training.objective.warmup", "2")
+RECIPES = {
+    "none": Recipe(("--training", "standard"), reference="clean 92.9 % (xiao-2020)"),
+    "adversarial training": Recipe(("--training", "adversarial"), PLAIN, reference="PGD-10 52.7 %, AutoAttack 48.7 %"),
+    "TRADES": Recipe(("--training", "trades"), PLAIN, reference="PGD-10 53.5 %, AutoAttack 49.5 %"),
+    "MART": Recipe(("--training", "mart"), PLAIN),
+    "TRADES + AWP": Recipe(AWP, WRAPPED, reference="PGD-10 55.9 %, AutoAttack 51.6 %"),
+    "fast": Recipe(("--training", "fast")),
+    "free": Recipe(("--training", "free", "--training.objective.replays", "4")),
+    "randomization + adversarial training": Recipe(("--training", "adversarial", "--defense", "randomization"), PLAIN),
+    "g": Recipe(("--training", "standard"), g=STEPS_OF_G, reference="clean 82.9 %, worst 73.4 % (xiao-2020)"),
+    "g + adversarial training": Recipe(("--training", "adversarial-through-g"), PLAIN, 2, STEPS_OF_G),
+}
+SETTINGS = {
+    "smoke": Settings(
+        2_000,
+        2,
+        ("adversarial training", "g + adversarial training"),
+        "quick",
+        8,
+        (("--data.validation", "0.9"), 2, 1_000),
+    ),
+    "small": Settings(
+        150_000,
+        8,
+        tuple(RECIPES),
+        "worst-case",
+        200,
+        (("--data.validation", "0.97", "--trainer.limit_val_batches", "8"), 16, 150_000),
+        ("--trainer.precision", "bf16-mixed"),
+        {
+            "eot.gradient.draws": "5",
+            "average-logits.gradient.draws": "5",
+            "automatic-differentiation.steps": "20",
+            "bpda-softsign.steps": "20",
+            "bpda-tanh.steps": "20",
+            "finite-differences.gradient.directions": "10",
+            "wt-mean-start.draws": "100",
+            "random-noise.queries": "200",
+            "square.queries": "500",
+            "genattack.steps": "50",
+            "hopskipjump.steps": "2",
+            "hopskipjump.votes": "3",
+        },
+    ),
+    "paper": Settings(
+        50 * 45_000 * 11,
+        50,
+        tuple(RECIPES),
+        "worst-case",
+        1_000,
+        (("--data.validation", "0.1"), 200, 200 * 45_000 * 11),
+    ),
+}
+#: Recipes that are trained on few images, too.
+OVERFITTING = ("adversarial training", "TRADES + AWP")
+#: What curves are drawn of.
+TAGS = ("robust/worst_case", "inner/train_accuracy", "val/accuracy")
+CHECKPOINT = "{class_path: robusttrain.attacks.Checkpoint, init_args: {path: '%s'}}"
+
+
+def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> tuple[Training, int]:
+    """The training of a recipe within the budget, and its gradient evaluations."""
+    settings = SETTINGS[scale.name]
+    fewer, epochs, budget = settings.few if few else ((), settings.epochs, settings.budget)
+    options = [*scale.data, *scale.model, *recipe.options]
+    if recipe.inner and (steps := recipe.steps or scale.inner_steps) != 10:
+        options += [f"{recipe.inner}.steps", str(steps), f"{recipe.inner}.step_size", f"{0.06 / steps:g}"]
+    options += [*scale.more, *settings.training, "--seed", "0", "--robust.every", "1", *fewer]
+    config, data = configuration([str(option) for option in options])
+    if recipe.g:
+        options += [*scale.defense(), "--defense.steps", str(recipe.g)]
+    objective = train.build_training(config["model"], None, config["training"], 0, data.facts().num_classes).objective
+    costs = [objective.at(epoch).cost() for epoch in range(epochs)]
+    # Every pass goes through g: N gradient evaluations of f_b more.
+    each = sum(cost.inner + cost.training for cost in costs) * (1 + recipe.g) * data.batch_size
+    data.setup("fit")
+    batches = min(max(1, round(budget / each)), len(data.train_dataloader()) * objective.replays)
+    options += ["--trainer.limit_train_batches", str(batches)]
+    passes = round(sum(cost.inner + cost.training for cost in costs) / epochs)
+    label = f"recipe-{name}" + ("-few" if few else "")
+    images = batches * data.batch_size
+    return Training(label, tuple(options), epochs, images, passes=passes, steps=recipe.g), each * batches
+
+
+def curves(arguments: list[str]) -> dict[str, Any]:
+    """What training logged after each epoch: validation accuracy, robust and clean, and that on its own images."""
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    name = Path(options["--checkpoint"]).parent.parent.name
+    found: dict[str, list[float]] = {tag: [] for tag in TAGS}
+    # A training that was stopped and went on has logs in several folders.
+    for folder in sorted(Path(options["--logs"]).glob(f"{name}/version_*")):
+        board = EventAccumulator(str(folder)).Reload()
+        for tag in set(TAGS) & set(board.Tags()["scalars"]):
+            found[tag] += [event.value for event in board.Scalars(tag)]
+    return found
+
+
+def strong(scale: Scale, recipe: Recipe) -> Arguments:
+    """Options of the suite: shorter attacks, and the models that the attacker has."""
+    settings = SETTINGS[scale.name]
+    options: Arguments = ("--suite", settings.suite)
+    for key, value in settings.attacks.items():
+        options += (f"--attack.{key}", value)
+    if settings.suite != "worst-case":
+        return options
+    standard, adversarial = scale.standard(seed=1), scale.adversarial(seed=1)
+    options += ("--attack.transfer-standard.source.path", standard)
+    options += ("--attack.transfer-adversarial.source.path", adversarial)
+    both = Text(f"[{CHECKPOINT}, {CHECKPOINT}]", (standard, adversarial))
+    options += ("--attack.transfer-ensemble.source.members", both)
+    if recipe.g:  # those of other studies: stand-ins for the g of all steps, and its f_a
+        options += ("--attack.reparameterization.source.path", h(scale))
+        options += ("--attack.small-n-transfer.source.path", scale.ours(steps=min(3, scale.steps - 1), seed=1))
+        options += ("--attack.own-surrogate.source.path", scale.ours(f_b=scale.adversarial_f_b(seed=1), seed=1))
+    return options
+
+
+def run(arguments: list[str]) -> None:
+    """Run the study."""
+    study = Study("recipes", __doc__, arguments)
+    scale, settings = study.scale, SETTINGS[study.scale.name]
+    study.check_data()
+    points, models, spent = [], {}, {}
+    for name in settings.recipes:
+        recipe = RECIPES[name]
+        models[name], spent[name] = trained(scale, recipe, name)
+        pgd = ("bpda-i", "--attack.steps", "20", "--attack.step_size", "0.0031") if recipe.g else ("pgd",)
+        points += [
+            Point(f"{name}, curves", ("--checkpoint", models[name], "--logs", str(study.models.logs)), curves),
+            Point(f"{name}, PGD-20", scale.attacked(models[name], "--attack", *pgd, images=settings.images)),
+            Point(f"{name}, worst", scale.attacked(models[name], *strong(scale, recipe), images=settings.images)),
+        ]
+    few = {name: trained(scale, RECIPES[name], name, few=True) for name in OVERFITTING if name in settings.recipes}
+    points += [
+        Point(f"{name}, few images", ("--checkpoint", model, "--logs", str(study.models.logs)), curves)
+        for name, (model, _) in few.items()
+    ]
+    found = study.run(points)
+
+    rows = []
+    for name in settings.recipes:
+        model, worst = models[name], found[f"{name}, worst"]
+        rows.append(
+            (
+                name,
+                f"{model.epochs * model.images:,}",
+                f"{spent[name]:,}",
+                f"{study.models.seconds(model):.0f}",
+                report.clean(worst),
+                report.robust(found[f"{name}, PGD-20"]),
+                report.percent(worst["worst_case"]["robust_accuracy"], worst["worst_case"]["ci95"]),
+                against(worst, found["adversarial training, worst"]),
+                RECIPES[name].reference,
+            )
+        )
+    few_spent = {name: evaluations for name, (_, evaluations) in few.items()}
+    columns = (
+        *("recipe", "images seen", "gradient evaluations", "seconds", "clean", "PGD-20", "worst case"),
+        *("worst case beside adversarial training", "the paper, or MAIR with resnet18"),
+    )
+    setting = (
+        f"{settings.images} test images, {scale.draws} draws for an image's score of a random defense; suite "
+        f"{settings.suite}. Training: {settings.budget:,} gradient evaluations each, f_b's inside g counted; inner "
+        f"attacks of {scale.inner_steps} steps, through g {RECIPES['g + adversarial training'].steps}; g of "
+        f"{STEPS_OF_G} steps, f_b: {scale.f_b or 'trained here'}"
+    )
+    notes = (
+        "Seconds are those of training, with a look at robust accuracy after every epoch, on a machine that may have "
+        "been busy. PGD-20 behind g goes through it by identity backward (20 steps of 0.0031). The last but one "
+        "column: difference of worst cases in points, with its 95 % interval as for independent images.",
+    )
+    report.write(study, found, columns, rows, picture(found, spent, few_spent), notes, setting)
+
+
+def against(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Difference of two worst cases in points, with its 95 % interval (Newcombe's, from Wilson's of each)."""
+    (first, low, high), (second, lowest, highest) = (
+        (point["worst_case"]["robust_accuracy"], *point["worst_case"]["ci95"]) for point in (ours, theirs)
+    )
+    difference = first - second
+    least = difference - ((first - low) ** 2 + (highest - second) ** 2) ** 0.5
+    most = difference + ((high - first) ** 2 + (second - lowest) ** 2) ** 0.5
+    return f"{100 * difference:+.1f} ({100 * least:+.1f} to {100 * most:+.1f})"
+
+
+def picture(found: Mapping[str, Mapping[str, Any]], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:
+    """Robust validation accuracy against the budget, robust overfitting, and the table as bars."""
+    figure = Figure(figsize=(16, 5))
+    FigureCanvasAgg(figure)
+    growth, overfitting, bars = figure.subplots(1, 3)
+
+    def line(axes: Any, name: str, point: Mapping[str, Any], tag: str, total: int, **style: Any) -> None:
+        values = point[tag]
+        axes.plot([total * (1 + number) / len(values) for number in range(len(values))], values, label=name, **style)
+
+    for name, total in spent.items():
+        line(growth, name, found[f"{name}, curves"], "robust/worst_case", total, marker=".")
+    growth.set_title("robust validation accuracy while training")
+    for number, (name, total) in enumerate(few.items()):
+        point = found[f"{name}, few images"]
+        line(overfitting, f"{name}: validation", point, "robust/worst_case", total, color=f"C{number}")
+        line(overfitting, f"{name}: trained on", point, "inner/train_accuracy", total, color=f"C{number}", ls="--")
+    overfitting.set_title("robust overfitting on few images")
+    for axes in (growth, overfitting):
+        axes.set_xlabel("gradient evaluations")
+        axes.set_ylabel("accuracy under attack")
+        axes.legend(fontsize="x-small")
+        axes.grid(alpha=0.3)
+    names = list(spent)[::-1]
+    worst = [found[f"{name}, worst"] for name in names]
+    bars.barh(names, [point["clean"]["accuracy"] for point in worst], color="lightgrey", label="clean")
+    bars.barh(names, [found[f"{name}, PGD-20"]["worst_case"]["robust_accuracy"] for name in names], label="PGD-20")
+    bars.barh(names, [point["worst_case"]["robust_accuracy"] for point in worst], label="worst case")
+    bars.set_xlim(0, 1)
+    bars.set_title(f"test images, Linf {EPSILON:g}")
+    bars.legend(fontsize="x-small")
+    return figure
+
+
+if __name__ == "__main__":
+    main(run)
