@@ -36,7 +36,7 @@ class Settings:
         recipes: names in `RECIPES`.
         suite: of attacks that look for the worst case.
         images: test images that are attacked.
-        few: options that leave few training images, for robust overfitting; its epochs and its budget.
+        few: for robust overfitting: options that leave few training images, how many, epochs and budget.
         training: options of every training.
         attacks: shorter attacks, "ATTACK.KEY" to value, for those of the suite that apply.
     """
@@ -46,7 +46,7 @@ class Settings:
     recipes: tuple[str, ...]
     suite: str
     images: int
-    few: tuple[Arguments, int, int]
+    few: tuple[Arguments, int, int, int]
     training: Arguments = ()
     attacks: dict[str, str] = field(default_factory=dict)
 
@@ -93,7 +93,7 @@ SETTINGS = {
         ("adversarial training", "g + adversarial training"),
         "quick",
         8,
-        (("--data.validation", "0.9"), 2, 1_000),
+        (("--data.validation", "0.9"), 140, 2, 1_000),
     ),
     "small": Settings(
         150_000,
@@ -101,7 +101,7 @@ SETTINGS = {
         tuple(RECIPES),
         "worst-case",
         200,
-        (("--data.validation", "0.97", "--trainer.limit_val_batches", "8"), 16, 150_000),
+        (("--data.validation", "0.97", "--trainer.limit_val_batches", "8"), 1_500, 16, 150_000),
         ("--trainer.precision", "bf16-mixed"),
         {
             "eot.gradient.draws": "5",
@@ -124,7 +124,7 @@ SETTINGS = {
         tuple(RECIPES),
         "worst-case",
         1_000,
-        (("--data.validation", "0.1"), 200, 200 * 45_000 * 11),
+        ((), 45_000, 200, 200 * 45_000 * 11),
     ),
 }
 #: Recipes that are trained on few images, too.
@@ -137,7 +137,7 @@ CHECKPOINT = "{class_path: robusttrain.attacks.Checkpoint, init_args: {path: '%s
 def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> tuple[Training, int]:
     """The training of a recipe within the budget, and its gradient evaluations."""
     settings = SETTINGS[scale.name]
-    fewer, epochs, budget = settings.few if few else ((), settings.epochs, settings.budget)
+    fewer, images, epochs, budget = settings.few if few else ((), scale.train_images, settings.epochs, settings.budget)
     options = [*scale.data, *scale.model, *recipe.options]
     if recipe.inner and (steps := recipe.steps or scale.inner_steps) != 10:
         options += [f"{recipe.inner}.steps", str(steps), f"{recipe.inner}.step_size", f"{0.06 / steps:g}"]
@@ -149,13 +149,12 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> tuple
     costs = [objective.at(epoch).cost() for epoch in range(epochs)]
     # Every pass goes through g: N gradient evaluations of f_b more.
     each = sum(cost.inner + cost.training for cost in costs) * (1 + recipe.g) * data.batch_size
-    data.setup("fit")
-    batches = min(max(1, round(budget / each)), len(data.train_dataloader()) * objective.replays)
+    batches = max(1, min(round(budget / each), images * objective.replays // data.batch_size))
     options += ["--trainer.limit_train_batches", str(batches)]
     passes = round(sum(cost.inner + cost.training for cost in costs) / epochs)
     label = f"recipe-{name}" + ("-few" if few else "")
-    images = batches * data.batch_size
-    return Training(label, tuple(options), epochs, images, passes=passes, steps=recipe.g), each * batches
+    shown = batches * data.batch_size
+    return Training(label, tuple(options), epochs, shown, passes=passes, steps=recipe.g), each * batches
 
 
 def curves(arguments: list[str]) -> dict[str, Any]:
@@ -195,7 +194,6 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("recipes", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    study.check_data()
     points, models, spent = [], {}, {}
     for name in settings.recipes:
         recipe = RECIPES[name]

@@ -75,7 +75,7 @@ class Study:
         Returns:
             What was found, by the points' labels; points whose attack preset does not exist are left out.
         """
-        self.check_data()
+        self._check_data()
         # What an interrupted or older run measured counts, if its settings are the same.
         (self.output / "points").mkdir(exist_ok=True)
         possible = [point for point in points if not point.missing]
@@ -130,8 +130,7 @@ class Study:
     def _kept(self, point: Point) -> Path:
         return self.output / "points" / f"{point.key}.json"
 
-    def check_data(self) -> None:
-        """Raise a UserError unless the data are there."""
+    def _check_data(self) -> None:
         try:
             configuration([str(argument) for argument in self.scale.data])[1].prepare_data()
         except UserError as error:

@@ -82,7 +82,7 @@ class ImageData(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         at_least("batch_size", batch_size, 1)
-        within("validation", validation, 0, 0.9)
+        within("validation", validation, 0, 0.99)
         at_least("crop", crop, 0)
         at_least("workers", workers, 0)
         self.root = Path(root).expanduser()

@@ -166,7 +166,7 @@ def test_processes_divide_the_images():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("batch_size", 0), ("validation", -0.1), ("validation", 0.95), ("crop", -1), ("workers", -1)],
+    [("batch_size", 0), ("validation", -0.1), ("validation", 0.995), ("crop", -1), ("workers", -1)],
 )
 def test_options_that_cannot_work_are_named(option, value):
     with pytest.raises(OptionError, match=f"^{option} = ") as caught:
