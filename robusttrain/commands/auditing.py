@@ -11,6 +11,7 @@ from robusttrain.cli import console
 from robusttrain.data import ImageData
 from robusttrain.data.batches import Split, seeded_order
 from robusttrain.evaluation import Audit, Evaluation, Journal, write_json
+from robusttrain.locks import alone
 
 
 def images_of(data: ImageData) -> int:
@@ -40,9 +41,15 @@ def kept_audit(journal: Journal, images: int | None) -> dict[str, Any]:
 
 
 def finish_audit(audit: Audit, evaluation: Evaluation, device: torch.device, journal: Journal) -> dict[str, Any]:
-    """The rest of an audit, on what the attacks found; kept, so that a finished run costs nothing."""
-    evaluation.to(device)
-    audit.after(evaluation.records)
-    found = audit.told()
-    write_json({"asked": audit.images, "found": found}, journal.folder / "audit.json")
-    return found
+    """The rest of an audit, on what the attacks found; kept, so that a finished run costs nothing.
+
+    Of several processes that share the journal's folder one does it, and the others wait for what it finds.
+    """
+    with alone(journal.folder / "audit", "the audit"):
+        if found := kept_audit(journal, audit.images):
+            return found
+        evaluation.to(device)
+        audit.after(evaluation.records)
+        found = audit.told()
+        write_json({"asked": audit.images, "found": found}, journal.folder / "audit.json")
+        return found

@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.kill_and_resume import timeless
 from robusttrain.commands import evaluate
+from robusttrain.commands.auditing import finish_audit
 from robusttrain.evaluation import Journal
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,3 +65,13 @@ def test_two_find_what_one_finds_and_do_each_batch_once(evaluated):
     assert all(parts), "one of them did nothing"
     assert Counter(parts[0] + parts[1]) == Counter(everything)
     assert len(everything) == 2 * BATCHES  # clean and attacked
+
+
+def test_what_another_process_has_audited_is_not_audited_again(tmp_path):
+    found = {"verdict": "sound", "audit": []}
+    (tmp_path / "audit.json").write_text(json.dumps({"asked": None, "found": found}))
+    # Neither is asked anything: what would be computed fails.
+    audit, evaluation = SimpleNamespace(images=None), SimpleNamespace()
+    assert finish_audit(audit, evaluation, None, SimpleNamespace(folder=tmp_path)) == found
+    with pytest.raises(AttributeError):  # another number of images is another audit
+        finish_audit(SimpleNamespace(images=8), evaluation, None, SimpleNamespace(folder=tmp_path))
