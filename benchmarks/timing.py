@@ -61,7 +61,7 @@ def _work(pipe: Connection, make: Callable[..., Contenders], side: str, kept: bo
     while (name := pipe.recv()) is not None:
         start, before = time.perf_counter(), _seen
         result = contenders[name]()
-        pipe.send((time.perf_counter() - start, result.cpu().numpy(), _seen - before))
+        pipe.send((time.perf_counter() - start, result.detach().cpu().numpy(), _seen - before))
 
 
 def interleave(
