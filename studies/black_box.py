@@ -84,6 +84,7 @@ def run(arguments: list[str]) -> None:
             point = found.get(f"{name}, {attack}")
             told[column] = report.robust(point)
             if point:
+                told[column] += f" of {report.percent(point['clean']['accuracy'])}"  # fewer images than the others'
                 values[f"{name}, {attack}"] = point["attacks"][attack]["robust_accuracy"]
         paper = " / ".join(report.percent(figure) for figure in PAPER[name])
         rows.append((name, report.clean(transferred[0]), report.percent(worst), *told, paper))
@@ -93,7 +94,8 @@ def run(arguments: list[str]) -> None:
     notes = (
         f"Transfer is the worst case per image of {', '.join(settings.transferred)}, crafted on a standard model of "
         f"seed 1; attacks by queries on {settings.images:,} images (queries for "
-        f"an image: {budgets or 'none'}). The paper does not say which attack it transfers.",
+        f"an image: {budgets or 'none'}), beside what is right of these. The paper does not say which attack it "
+        "transfers.",
     )
     report.write(study, found, columns, rows, report.bars(values, study.title), notes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 import torch
@@ -12,10 +12,13 @@ import torch.nn.functional as F
 from robusttrain import fast_copy
 from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import Checkpoint, ClassifierOnly, Ensemble, EnsemblePattern, MeanStart
+from robusttrain.suites import entries
 from studies.models import configuration, initial_network
 from studies.parts import Argument, Point, Training
 from studies.scales import Scale
 
+#: Share of the images that a suite's attack sees, where each is handed on only while it survives: a guess.
+SURVIVING = 0.25
 #: Seconds that every training and every point takes to start.
 OVERHEAD = 1.0
 
@@ -53,8 +56,9 @@ def _attacking(point: Point, f_a: float, f_b: float) -> float:
     targets = [argument for argument in point.arguments if isinstance(argument, Training)]
     steps = int(options.get("--defense.steps", targets[0].steps if targets else 0))
     through_g = f_a + steps * f_b
-    each = 0.0
-    for scenario in scenarios(names, overrides).values():
+    each, found = 0.0, scenarios(names, overrides)
+    names = _applying(point, names, targets[:1], steps)
+    for scenario in map(found.__getitem__, names):
         cost = scenario.attack.cost()
         # Other sources go through a g; the start of this attack does so too.
         source = f_a if isinstance(scenario.source, ClassifierOnly | Checkpoint | Ensemble) else through_g
@@ -62,8 +66,26 @@ def _attacking(point: Point, f_a: float, f_b: float) -> float:
             source *= 42
         queried = through_g if isinstance(scenario.attack, MeanStart) else source
         each += cost.gradients * source + cost.queries * queried
+    if "--survivors" in options:
+        each *= SURVIVING
     # Scores and the choice of the worst attack each take `draws` verdicts, clean and for every attack.
     return images * (each + 2 * draws * (1 + len(names)) * through_g)
+
+
+def _applying(point: Point, names: list[str], targets: Sequence[Training], steps: int) -> list[str]:
+    """Those of a suite's attacks that apply, as far as the target's training tells."""
+    layers = any("randomization" in training.arguments for training in targets)
+    facts = {
+        "differentiable": not steps,
+        "iterative": bool(steps),
+        "defended": bool(steps) or layers,
+        "random": bool(steps) or layers,
+        "draws_patterns": layers,
+    }
+    pairs = zip(point.arguments, point.arguments[1:], strict=False)
+    listed = [entry for option, value in pairs if option == "--suite" for entry in entries(str(value))]
+    out = {entry.attack for entry in listed if any(facts.get(fact, want) != want for fact, want in entry.when.items())}
+    return [name for name in names if name not in out]
 
 
 def _transferring(
