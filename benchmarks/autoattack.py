@@ -33,10 +33,23 @@ from robusttrain.attack_presets import attack_nodes, scenario
 from robusttrain.attacks import Linf
 from robusttrain.evaluation import verdicts, wilson
 
+#: Steps of each attack in the paper; torchattacks' AutoAttack leaves its members at their own default, 10.
+STEPS = 100
+
+
+def standard(model: nn.Module, epsilon: float) -> torchattacks.AutoAttack:
+    """torchattacks' AutoAttack with the paper's steps."""
+    attack = torchattacks.AutoAttack(model, eps=epsilon, version="standard")
+    for member in attack._autoattack.attacks:
+        if hasattr(member, "steps"):  # Square has queries, 5,000 as in the paper
+            member.steps = STEPS
+    return attack
+
+
 #: Each attack of ours, and torchattacks' of the same budget.
 PEERS = {
-    "apgd-ce": lambda model, epsilon: torchattacks.APGD(model, eps=epsilon, steps=100, loss="ce", rho=0.75),
-    "autoattack": lambda model, epsilon: torchattacks.AutoAttack(model, eps=epsilon, version="standard"),
+    "apgd-ce": lambda model, epsilon: torchattacks.APGD(model, eps=epsilon, steps=STEPS, loss="ce", rho=0.75),
+    "autoattack": standard,
 }
 #: How far outside the ball rounding may carry an image.
 ROUNDING = 1e-6
