@@ -3,7 +3,20 @@
 import pytest
 import torch
 
-from robusttrain.attacks import APGD, L2, Average, AverageLogits, Backprop, GenAttack, Linf, ProjectedGradient, Square
+from robusttrain import DefendedClassifier
+from robusttrain.attacks import (
+    APGD,
+    L2,
+    Average,
+    AverageLogits,
+    Backprop,
+    GenAttack,
+    Linf,
+    ProjectedGradient,
+    Square,
+    Target,
+)
+from robusttrain.evaluation import Engine, Scenario
 from robusttrain.evaluation.audit.changes import (
     averaged_draws,
     more_draws,
@@ -15,6 +28,7 @@ from robusttrain.evaluation.audit.changes import (
 )
 from robusttrain.evaluation.audit.finding import Finding, beaten, significant, tail
 from robusttrain.evaluation.audit.report import verdict
+from robusttrain.evaluation.audit.subject import Subject
 
 
 def pgd(**values):
@@ -107,3 +121,22 @@ def test_verdicts():
     assert verdict([]) == verdict([found("a", "note"), found("b", "not run")]) == "sound"
     assert verdict([found("a", "weak"), found("b", "note"), found("c", "weak")]) == "weak: a, c"
     assert verdict([found("a", "weak"), found("b", "masked")]) == "masked: b, a"
+
+
+@pytest.mark.parametrize(("survivors", "strongest"), [(True, "late"), (False, "blind")])
+def test_the_strongest_attack_where_images_are_handed_on(survivors, strongest):
+    """Of 20 images a blind attack takes 12; of the 8 that are left one white box takes none and another one 4."""
+    scenarios = {
+        "blind": Scenario(Square(), Target()),
+        "early": Scenario(pgd(), Target()),
+        "late": Scenario(pgd(), Target()),
+    }
+    model = DefendedClassifier(None, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)))
+    engine = Engine(model, scenarios, survivors=survivors)
+    right = {"blind": [False] * 12 + [True] * 8, "early": [True] * 20, "late": [True] * 12 + [False] * 4 + [True] * 4}
+    given = {"blind": [True] * 20, "early": [False] * 12 + [True] * 8, "late": [False] * 12 + [True] * 8}
+    records = {"index": torch.arange(20)}
+    for name in scenarios:
+        records |= {f"{name}/select": torch.tensor(right[name])[:, None], f"{name}/attacked": torch.tensor(given[name])}
+    subject = Subject(engine, torch.rand(20, 1, 2, 2), torch.zeros(20, dtype=torch.int64), torch.arange(20), records)
+    assert subject.main == strongest

@@ -185,13 +185,24 @@ class Subject:
 
     @cached_property
     def main(self) -> str:
-        """The strongest attack: the lowest mean score; of equals one that follows gradients, and the first."""
+        """The strongest attack: the lowest mean score; of equals one that follows gradients, and the first.
+
+        Where images are handed on, an early attack had the easy ones and a late one what the others left, so that
+        neither sums nor shares compare them. There it is a white box, if any was given images: of these the one with
+        the lowest score on those it was given.
+        """
         assert self.records is not None
-        means = {
-            name: (self.records[f"{name}/select"].double().mean().item(), 0 if each.attack.cost().gradients else 1)
-            for name, each in self.engine.scenarios.items()
-        }
-        return min(means, key=lambda name: means[name])
+        ranks: dict[str, tuple[float, ...]] = {}
+        for name, each in self.engine.scenarios.items():
+            select = self.records[f"{name}/select"].double().mean(dim=1)
+            blind = 0 if each.attack.cost().gradients else 1
+            if self.engine.survivors:
+                given = select[self.records[f"{name}/attacked"]]
+                mean = given.mean().item() if len(given) else 1.0
+                ranks[name] = (not len(given), not self.follows_target(name), mean, blind)
+            else:
+                ranks[name] = (select.mean().item(), blind)
+        return min(ranks, key=lambda name: ranks[name])
 
     @property
     def scenario(self) -> Scenario:
