@@ -127,7 +127,7 @@ def test_verdicts():
 def test_the_strongest_attack_where_images_are_handed_on(survivors, strongest):
     """Of 20 images a blind attack takes 12; of the 8 that are left one white box takes none and another one 4."""
     scenarios = {
-        "blind": Scenario(Square(), Target()),
+        "blind": Scenario(Square(threat=Linf(0.1)), Target()),
         "early": Scenario(pgd(), Target()),
         "late": Scenario(pgd(), Target()),
     }
