@@ -19,9 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from robusttrain.cli import main
 from robusttrain.commands import train
 from studies import report
+from studies.beyond_the_paper import surrogate
 from studies.models import configuration
-from studies.parts import Arguments, Point, Text, Training
-from studies.reparameterization import h
+from studies.parts import Arguments, Point, Training
 from studies.scales import EPSILON, Scale
 from studies.study import Study
 
@@ -131,7 +131,6 @@ SETTINGS = {
 OVERFITTING = ("adversarial training", "TRADES + AWP")
 #: What curves are drawn of.
 TAGS = ("robust/worst_case", "inner/train_accuracy", "val/accuracy")
-CHECKPOINT = "{class_path: robusttrain.attacks.Checkpoint, init_args: {path: '%s'}}"
 
 
 def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> tuple[Training, int]:
@@ -163,7 +162,8 @@ def curves(arguments: list[str]) -> dict[str, Any]:
     name = Path(options["--checkpoint"]).parent.parent.name
     found: dict[str, list[float]] = {tag: [] for tag in TAGS}
     # A training that was stopped and went on has logs in several folders.
-    for folder in sorted(Path(options["--logs"]).glob(f"{name}/version_*")):
+    versions = Path(options["--logs"]).glob(f"{name}/version_*")
+    for folder in sorted(versions, key=lambda path: int(path.name.removeprefix("version_"))):
         board = EventAccumulator(str(folder)).Reload()
         for tag in set(TAGS) & set(board.Tags()["scalars"]):
             found[tag] += [event.value for event in board.Scalars(tag)]
@@ -178,16 +178,10 @@ def strong(scale: Scale, recipe: Recipe) -> Arguments:
         options += (f"--attack.{key}", value)
     if settings.suite != "worst-case":
         return options
-    standard, adversarial = scale.standard(seed=1), scale.adversarial(seed=1)
-    options += ("--attack.transfer-standard.source.path", standard)
-    options += ("--attack.transfer-adversarial.source.path", adversarial)
-    both = Text(f"[{CHECKPOINT}, {CHECKPOINT}]", (standard, adversarial))
-    options += ("--attack.transfer-ensemble.source.members", both)
+    needed: tuple[str, ...] = ("transfer-standard", "transfer-adversarial", "transfer-ensemble")
     if recipe.g:  # those of other studies: stand-ins for the g of all steps, and its f_a
-        options += ("--attack.reparameterization.source.path", h(scale))
-        options += ("--attack.small-n-transfer.source.path", scale.ours(steps=min(3, scale.steps - 1), seed=1))
-        options += ("--attack.own-surrogate.source.path", scale.ours(f_b=scale.adversarial_f_b(seed=1), seed=1))
-    return options
+        needed += ("reparameterization", "small-n-transfer", "own-surrogate")
+    return (*options, *(option for attack in needed for option in surrogate(attack, scale)))
 
 
 def run(arguments: list[str]) -> None:
