@@ -10,12 +10,13 @@ from robusttrain.cli import console
 
 
 @contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock of ``path``; a process that is killed holds nobody up.
+def alone(path: Path, what: str, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of ``path``; a process that is killed holds nobody up. Yields whether it is held.
 
     Args:
         path: what is to be made; the lock is a hidden file beside it.
         what: how to name it to a user who has to wait.
+        wait: for another process that holds it; otherwise go on without it.
     """
     import fcntl  # not on Windows
 
@@ -24,6 +25,9 @@ def alone(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                yield False
+                return
             console.print(f"another process makes {what}: waiting for it", soft_wrap=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield True

@@ -18,7 +18,7 @@ from robusttrain.data import ImageData
 from robusttrain.evaluation import write_json
 from robusttrain.locks import alone
 from robusttrain.weights import save_tensors
-from studies.parts import Arguments, Text, Training
+from studies.parts import Arguments, Text, Training, trainings
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,17 @@ class Models:
             typed.append(str(argument))
         return typed
 
-    def train(self, training: Training) -> None:
-        """Train it unless it is there, from where an earlier attempt stopped; what it rests on must be there."""
-        with alone(self.folder / training.name, training.label):
-            if self.found(training):
+    def train(self, training: Training, wait: bool = True) -> None:
+        """Train it unless it is there, from where an earlier attempt stopped.
+
+        Args:
+            training: it, whose own parts are there or trained by another process.
+            wait: for another process that trains it, or a part of it; otherwise leave it to that one.
+        """
+        if not wait and not all(map(self.found, trainings(training.arguments))):
+            return
+        with alone(self.folder / training.name, training.label, wait) as held:
+            if not held or self.found(training):
                 return
             own = self.folder / training.name
             arguments = [*self.command(training.arguments), "--trainer.max_epochs", str(training.epochs)]

@@ -17,6 +17,7 @@ from robusttrain.cli import console
 from robusttrain.commands import evaluate
 from robusttrain.errors import UserError
 from robusttrain.evaluation import worst_case, writable, write_json
+from robusttrain.locks import alone
 from robusttrain.weights import read_tensors
 from studies.cost import seconds
 from studies.models import Models, configuration, interruptible
@@ -90,12 +91,17 @@ class Study:
             f"{len(missing)} models to be trained first{self._estimate(missing, waiting)}",
             soft_wrap=True,
         )
-        for number, training in enumerate(missing, 1):
-            console.print(f"model {number} of {len(missing)}: {training.label}, {training.epochs} epochs")
-            self.models.train(training)
-        for number, point in enumerate(waiting, 1):
-            console.print(f"point {number} of {len(waiting)}: {point.label}", soft_wrap=True)
-            self._measure(point)
+        # Another process with the same command shares the work: first what nobody is at, then wait for the others.
+        for wait in (False, True):
+            for number, training in enumerate(missing, 1):
+                if not self.models.found(training):
+                    console.print(f"model {number} of {len(missing)}: {training.label}, {training.epochs} epochs")
+                    self.models.train(training, wait)
+        for wait in (False, True):
+            for number, point in enumerate(waiting, 1):
+                if not self._kept(point).is_file():
+                    console.print(f"point {number} of {len(waiting)}: {point.label}", soft_wrap=True)
+                    self._measure(point, wait)
         return {point.label: json.loads(self._kept(point).read_text()) for point in possible}
 
     def worst_case(self, points: Sequence[dict[str, Any]]) -> float:
@@ -108,7 +114,12 @@ class Study:
                 score.append(verdicts[f"{name}/score"].double().mean(dim=1))
         return float(worst_case(torch.stack(select), torch.stack(score)).mean())
 
-    def _measure(self, point: Point) -> None:
+    def _measure(self, point: Point, wait: bool) -> None:
+        with alone(self.output / "points" / point.key, point.label, wait) as held:
+            if held and not self._kept(point).is_file():
+                self._measured(point)
+
+    def _measured(self, point: Point) -> None:
         arguments = self.models.command(point.arguments)
         start = time.monotonic()
         if point.measure:
