@@ -60,7 +60,7 @@ def parser() -> ArgumentParser:
         "--robust.attacks",
         type=list[str] | str | None,
         default=None,
-        help="presets run at validation; default: bpda-i-quick or pgd-quick",
+        help="presets run at validation; default: pgd-quick, or bpda-i-quick where the defense has no useful gradient",
     )
     options.add_argument("--robust.epsilon", type=float | None, default=None, help="radius of their threat")
     options.add_argument("--robust.every", type=int, default=1, help="epochs between two such evaluations; 0: never")
@@ -98,10 +98,10 @@ def run(arguments: list[str]) -> None:
     first_look = build_training(model, defense, settings, config.seed, facts.num_classes)
     refuse(config, first_look)
     first_look.objective.check(first_look.model)
-    watching = watchers(config, defense is not None, first_look.objective.inner())
-    for watch in watching:
-        if isinstance(watch, RobustAccuracy):
-            Engine(first_look.model, watch.scenarios)
+    around = first_look.model.defense is not None and not first_look.model.defense.differentiable
+    watching = watchers(config, around, first_look.objective.inner())
+    robust = next((watch for watch in watching if isinstance(watch, RobustAccuracy)), None)
+    sources = Engine(first_look.model, robust.scenarios).sources if robust else {}
     name = config.name or "-".join(short_name(node) for node in (plain(config.data), defense, model) if node)
     recipe = recipe_of(model, defense, plain(config.data))
     recipe |= {"training": settings, "run": {"seed": config.seed, "ema": config.ema}}
@@ -126,14 +126,16 @@ def run(arguments: list[str]) -> None:
     data.setup("fit")
     with under("--data"):
         check_classes(first_look.model, data.validation_images(1).images, facts.num_classes)
+    for attack, source in sources.items():
+        what = f"--robust.attacks {attack}: its source"
+        check_classes(source, data.validation_images(1).images, facts.num_classes, what)
     device = trainer.strategy.root_device
     batch = data.on_after_batch_transfer(to_device(next(iter(data.train_dataloader())), device), 0)
     refuse_memory(first_look.to(device), batch, data.batch_size)
     if config.estimate:
-        robust = next((watch for watch in watching if isinstance(watch, RobustAccuracy)), None)
         estimate(first_look, data, trainer, robust)
         return
-    del first_look
+    del first_look, sources
     if defense is not None:
         provide_f_b(defense, data, config.f_b_training, checkpoints / "f_b", plain(config.trainer), config.seed)
     training = build_training(model, defense, settings, config.seed, facts.num_classes)

@@ -20,16 +20,16 @@ from robusttrain.errors import OptionError, at_least, under
 from robusttrain.evaluation import Scenario
 
 
-def watchers(config: Namespace, defended: bool, inner: Scenario | None = None) -> list[Callback]:
+def watchers(config: Namespace, around: bool, inner: Scenario | None = None) -> list[Callback]:
     """Callbacks that attack during validation.
 
     Args:
         config: the parsed command line; the default of ``monitor`` is filled in.
-        defended: whether there is a defense.
+        around: whether attacks have to go around a defense, which has no useful gradient.
         inner: what the objective trains against.
     """
     at_least("--robust.every", config.robust.every, 0)
-    names = listed(config.robust.attacks) or ["bpda-i-quick" if defended else "pgd-quick"]
+    names = listed(config.robust.attacks) or ["bpda-i-quick" if around else "pgd-quick"]
     attacks = scenarios(names, epsilon=config.robust.epsilon, option="--robust.attacks")
     allowed = ["val/accuracy", "val/loss"]
     if config.robust.every == 1:

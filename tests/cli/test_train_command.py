@@ -122,6 +122,13 @@ def test_adversarial_training_through_a_random_defense(train):
     assert len(found.Scalars("val/accuracy")) == 2
 
 
+def test_randomization_layers_are_attacked_through_their_gradient(train):
+    layers = ["--defense", "randomization", "--defense.low", 14, "--defense.canvas", 16]
+    assert re.search(r"done: .*'robust/pgd-quick'", train("trades", *layers).err)
+    refused = train("trades", *layers, "--robust.attacks", "bpda-i-quick", code=2).err
+    assert re.search(r"error: source IdentityBackward: .* use Target$", refused.strip())
+
+
 def test_a_loss_that_is_not_finite(train):
     done = train("trades", "--training.learning_rate", "1e30", "--ema", 0, code=2)
     line = done.err.splitlines()[-1]
@@ -167,16 +174,16 @@ def configured(*arguments):
     ],
 )  # fmt: skip
 def test_options_reach_the_callbacks(arguments, found):
-    pictures, robust, _ = watchers(configured(*arguments), defended=False)
+    pictures, robust, _ = watchers(configured(*arguments), around=False)
     assert isinstance(robust, RobustAccuracy)
     assert found(pictures, robust)
 
 
 def test_behind_a_defense_the_attack_goes_around_it():
-    _, robust, guard = watchers(configured(), defended=True)
+    _, robust, guard = watchers(configured(), around=True)
     assert guard.monitor == "robust/bpda-i-quick"
     assert list(robust.scenarios) == ["bpda-i-quick"]
-    assert len(watchers(configured("--robust.every", 0), defended=True)) == 1
+    assert len(watchers(configured("--robust.every", 0), around=True)) == 1
 
 
 def test_what_keeps_weights(tmp_path):
@@ -185,7 +192,7 @@ def test_what_keeps_weights(tmp_path):
     assert (stopping.monitor, stopping.patience, stopping.mode) == ("val/loss", 4, "min")
     assert (best.monitor, best.mode, last.monitor) == ("val/loss", "min", None)
     config = configured()
-    watchers(config, defended=False)
+    watchers(config, around=False)
     assert len(keepers(config, tmp_path)) == 4
     assert keepers(config, tmp_path)[2].mode == "max"
     averaging = keepers(configured("--swa.start", 3, "--swa.batches", 7, "--monitor", "val/loss"), tmp_path)[2]
@@ -201,14 +208,14 @@ def test_the_best_epoch_of_a_training_that_attacks_is_the_most_robust():
         (["--monitor", "val/loss"], inner, "val/loss"),
     ):
         config = configured(*arguments)
-        watchers(config, defended=False, inner=attack)
+        watchers(config, around=False, inner=attack)
         assert config.monitor == chosen
 
 
 def test_the_guard_checks_under_the_threat_of_training():
     def guard(threat, *arguments):
         inner = Scenario(ProjectedGradient(steps=1, step_size=0.02, threat=threat), Target())
-        return watchers(configured(*arguments), defended=False, inner=inner)[2]
+        return watchers(configured(*arguments), around=False, inner=inner)[2]
 
     same = guard(Linf(0.031))
     assert list(same.attacks.scenarios) == ["inner"]
