@@ -84,7 +84,9 @@ class HopSkipJump(Attack):
         votes: draws of a random model's randomness behind each verdict; of no use for a deterministic one.
         until_inside: whether an image leaves as soon as its point lies well within the threat (95 % of epsilon). Saves
             queries where only the verdict within the threat counts; on random models it changes nothing.
-        nearest: whether the nearest point comes back as it is.
+        nearest: whether the nearest point comes back, instead of one that uses the ball.
+        clearance: how far the nearest point is moved across the boundary, as a share of its distance; 0 for not at all.
+            A hundredth keeps it adversarial under the rounding of another kernel or of a copy with folded layers.
         chunk: directions evaluated at once; None for as many as make a batch of 256 images, fewer if large.
         threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
     """
@@ -99,6 +101,7 @@ class HopSkipJump(Attack):
     votes: int = 1
     until_inside: bool = False
     nearest: bool = False
+    clearance: float = 0.01
     chunk: int | None = None
     threat: Threat = field(default_factory=Linf)
 
@@ -106,6 +109,7 @@ class HopSkipJump(Attack):
         at_least("steps", self.steps, 0)
         at_least("evaluations", self.evaluations, 2)
         at_least("most_evaluations", self.most_evaluations, 2)
+        at_least("clearance", self.clearance, 0)
         above("gamma", 1.0 if self.gamma is None else self.gamma, 0)
         for option in ("tries", "halvings", "search_steps", "votes"):
             at_least(option, getattr(self, option), 1)
@@ -127,7 +131,7 @@ class HopSkipJump(Attack):
         """An upper bound: searches end early where they can, and deterministic models need no second vote."""
         verdicts = 1 + self.tries + 2 * self.search_steps + len(BACK)  # the image, noise, two searches, confirmed
         verdicts += self.steps * (self.halvings + self.search_steps + len(BACK))
-        verdicts += 0 if self.nearest else len(WAYS)
+        verdicts += int(self.clearance > 0) if self.nearest else len(WAYS)
         return Cost(
             gradients=0,
             queries=self.votes * verdicts + sum(self.evaluations_at(t) for t in range(1, self.steps + 1)),
@@ -306,7 +310,11 @@ class HopSkipJump(Attack):
         distance = self.threat.distance(best, images)
         projected = into_ball(self.threat, best, images)
         if self.nearest:
-            return projected
+            if not self.clearance:
+                return projected
+            clear = into_ball(self.threat, torch.lerp(images, best, 1 + self.clearance).clamp(0, 1), images)
+            holds = self.verdict(source, clear, labels, rng)
+            return torch.where(per_image(holds), clear, projected)
         stretch = (self.threat.epsilon / distance.clamp_min(torch.finfo(distance.dtype).tiny)).clamp(1, 1e6)
         rim = self.threat.project(images + (best - images) * per_image(stretch), images)
         result, most = rim, torch.full_like(distance, -1)

@@ -92,12 +92,17 @@ def test_what_comes_back_is_clear_of_the_boundary(norm, linear, images, streams)
     y = model(x).argmax(1)
     distance = boundary(model, x, norm)[0]
     threat = Linf(2 * distance.max().item()) if norm == "linf" else L2(2 * distance.max().item())
-    margins = []
-    for nearest in (True, False):
-        logits = model(HopSkipJump(steps=12, nearest=nearest, threat=threat)(model, x, y, streams()))
+    margins, distances = [], []
+    for change in ({"nearest": True, "clearance": 0}, {"nearest": True}, {}):
+        found = HopSkipJump(steps=12, threat=threat, **change)(model, x, y, streams())
+        logits = model(found)
+        assert (logits.argmax(1) != y).all()
         margins.append((logits[:, 0] - logits[:, 1]).abs())
+        distances.append(threat.distance(found, x))
     assert (margins[0] < 1e-3).all()
-    assert (margins[1] > 0.05).all()
+    assert (margins[1] > 5 * margins[0]).all()
+    assert (margins[2] > 0.05).all()
+    torch.testing.assert_close(distances[1], 1.01 * distances[0])
 
 
 @NORMS
@@ -182,7 +187,8 @@ def test_budgets_are_the_papers():
     assert [attack.evaluations_at(t) for t in (1, 4, 64, 20_000)] == [100, 200, 800, 10_000]
     one = replace(attack, steps=1, nearest=True).cost().queries - replace(attack, steps=0, nearest=True).cost().queries
     assert one == 100 + 20 + 24 + len(BACK)
-    assert attack.cost().queries - replace(attack, nearest=True).cost().queries == len(WAYS)
+    assert attack.cost().queries - replace(attack, nearest=True).cost().queries == len(WAYS) - 1
+    assert attack.cost().queries - replace(attack, nearest=True, clearance=0).cost().queries == len(WAYS)
 
 
 def test_a_random_model_is_never_asked_twice_with_the_same_streams(random_linear, counting, images, streams):
@@ -322,6 +328,7 @@ PLAIN = HopSkipJump(steps=3, nearest=True, threat=Linf(1.0))
         {"gamma": 1000.0},
         {"search_steps": 4},
         {"nearest": False},
+        {"clearance": 0.2},
         {"threat": L2(50.0)},
         {"threat": Linf(0.02)},
     ],
