@@ -34,7 +34,7 @@ SMOKE = Scale(
 
 SMALL = Scale(
     name="small",
-    about="CIFAR-10 (JPEG), f_a a ResNet of 0.7 M parameters that saw 49,152 training images, f_b in bfloat16 inside g",
+    about="CIFAR-10 (JPEG), f_a a ResNet of 0.7 M parameters, f_b in bfloat16 inside g",
     data=("--data", "imagefolder"),
     model=("--model", "resnet_small"),
     recipe="standard",

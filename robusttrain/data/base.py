@@ -168,8 +168,9 @@ class ImageData(LightningDataModule, ABC):
         return loader(Joined(split, self._extra[0]), batches, self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every validation image once."""
-        return self._loader(_ready(self._validation, "fit"))
+        """Every validation image once, in an order that the seed chooses: any few batches hold all classes."""
+        split = _ready(self._validation, "fit")
+        return self._loader(split.only(split.subset[seeded_order(len(split), self.seed, "validation order")]))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every test image once, or those of ``limit_test``."""

@@ -41,6 +41,16 @@ def test_layout(root):
     assert data._test.labels.tolist() == [0] * 3 + [2] * 3
 
 
+def test_a_few_validation_batches_hold_several_classes(root):
+    data = ImageFolder(root=str(root), validation=0.5, batch_size=8)
+    data.setup("fit")
+    batches = list(data.val_dataloader())
+    assert set(batches[0].labels.tolist()) == {0, 2}
+    seen = torch.cat([batch.indices for batch in batches])
+    assert sorted(seen.tolist()) == sorted(data._validation.subset.tolist())
+    assert torch.equal(seen, torch.cat([batch.indices for batch in data.val_dataloader()]))  # in every epoch
+
+
 def test_val_serves_as_test_and_is_enough(root):
     (root / "test").rename(root / "val")
     whole = ImageFolder(root=str(root))
