@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from robusttrain import presets
 from robusttrain.cli import main
 from robusttrain.commands import train
 from studies import report
@@ -87,20 +88,21 @@ RECIPES = {
     "g": Recipe(("--training", "standard"), g=STEPS_OF_G, reference="clean 82.9 %, worst 73.4 % (xiao-2020)"),
     "g + adversarial training": Recipe(("--training", "adversarial-through-g"), PLAIN, 2, STEPS_OF_G),
 }
-#: AutoAttack's for random models with 50 steps and 5 draws in the place of 100 and 20.
-FIFTY_STEPS = json.dumps(
-    [
-        {
-            "class_path": "robusttrain.attacks.APGD",
-            "init_args": {
-                "steps": 50,
-                "objective": {"class_path": f"robusttrain.attacks.{objective}"},
-                "gradient": {"class_path": "robusttrain.attacks.Average", "init_args": {"draws": 5}},
-            },
-        }
-        for objective in ("CrossEntropy", "DLR")
-    ]
+
+
+def member(attack: str, **changes: Any) -> dict[str, Any]:
+    """A preset as a member of AutoAttack, with some of its options changed."""
+    preset = presets.read("attack", attack)
+    return {"class_path": preset["class_path"], "init_args": preset["init_args"] | changes}
+
+
+#: AutoAttack with 3 targets of FAB-T in the place of 9, and 1,000 queries of Square in the place of 5,000.
+SHORT_ENDS = json.dumps(
+    [member("apgd-ce"), member("apgd-t"), member("fab-t", targets=3), member("square", queries=1000)]
 )
+#: AutoAttack's for random models with 50 steps and 5 draws in the place of 100 and 20.
+AVERAGE = {"class_path": "robusttrain.attacks.Average", "init_args": {"draws": 5}}
+FIFTY_STEPS = json.dumps([member(attack, steps=50, gradient=AVERAGE) for attack in ("apgd-ce", "apgd-dlr")])
 SETTINGS = {
     "smoke": Settings(
         2_000,
@@ -131,13 +133,14 @@ SETTINGS = {
             "bpda-softsign.steps": "20",
             "bpda-tanh.steps": "20",
             "finite-differences.gradient.directions": "10",
-            "wt-mean-start.draws": "100",
+            "wt-mean-start.draws": "50",
+            "autoattack.attacks": SHORT_ENDS,
             "autoattack-rand.attacks": FIFTY_STEPS,
             "autoattack-rand-bpda-i.attacks": FIFTY_STEPS,
-            "random-noise.queries": "200",
-            "square.queries": "500",
-            "genattack.steps": "50",
-            "hopskipjump.steps": "2",
+            "random-noise.queries": "100",
+            "square.queries": "200",
+            "genattack.steps": "20",
+            "hopskipjump.steps": "1",
             "hopskipjump.votes": "3",
         },
     ),
