@@ -162,6 +162,7 @@ def attack_nodes(
             except yaml.YAMLError as error:
                 raise UserError(f"{option}.{key} {text}: cannot be read as YAML") from error
             _override(node, key.split("."), value)
+            node = _with_members(node, name, option, (name,))  # those that the override named
         if epsilon is not None:
             at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
             _override(node, ["threat", "epsilon"], epsilon)

@@ -7,7 +7,6 @@ robust overfitting (Rice et al. 2020) with adversarial training and with TRADES 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from robusttrain import presets
 from robusttrain.cli import main
 from robusttrain.commands import train
 from studies import report
@@ -88,21 +86,6 @@ RECIPES = {
     "g": Recipe(("--training", "standard"), g=STEPS_OF_G, reference="clean 82.9 %, worst 73.4 % (xiao-2020)"),
     "g + adversarial training": Recipe(("--training", "adversarial-through-g"), PLAIN, 2, STEPS_OF_G),
 }
-
-
-def member(attack: str, **changes: Any) -> dict[str, Any]:
-    """A preset as a member of AutoAttack, with some of its options changed."""
-    preset = presets.read("attack", attack)
-    return {"class_path": preset["class_path"], "init_args": preset["init_args"] | changes}
-
-
-#: AutoAttack with 3 targets of FAB-T in the place of 9, and 1,000 queries of Square in the place of 5,000.
-SHORT_ENDS = json.dumps(
-    [member("apgd-ce"), member("apgd-t"), member("fab-t", targets=3), member("square", queries=1000)]
-)
-#: AutoAttack's for random models with 50 steps and 5 draws in the place of 100 and 20.
-AVERAGE = {"class_path": "robusttrain.attacks.Average", "init_args": {"draws": 5}}
-FIFTY_STEPS = json.dumps([member(attack, steps=50, gradient=AVERAGE) for attack in ("apgd-ce", "apgd-dlr")])
 SETTINGS = {
     "smoke": Settings(
         2_000,
@@ -134,9 +117,14 @@ SETTINGS = {
             "bpda-tanh.steps": "20",
             "finite-differences.gradient.directions": "10",
             "wt-mean-start.draws": "50",
-            "autoattack.attacks": SHORT_ENDS,
-            "autoattack-rand.attacks": FIFTY_STEPS,
-            "autoattack-rand-bpda-i.attacks": FIFTY_STEPS,
+            "autoattack.attacks.2.targets": "3",  # FAB-T's, of 9
+            "autoattack.attacks.3.queries": "1000",  # Square's, of 5,000
+            **{
+                f"autoattack-rand{around}.attacks.{apgd}.{key}": value
+                for around in ("", "-bpda-i")
+                for apgd in (0, 1)
+                for key, value in {"steps": "50", "gradient.draws": "5"}.items()
+            },
             "random-noise.queries": "100",
             "square.queries": "200",
             "genattack.steps": "20",

@@ -183,6 +183,13 @@ def test_wrappers_hold_their_members(name):
     assert one(name, epsilon=0.1).attack.threat == Linf(0.1)
 
 
+def test_an_override_names_members_too():
+    changed = one("autoattack", ("attacks", "[apgd-ce, square]"), ("attacks.1.queries", "9"))
+    assert changed.attack.attacks == [one("apgd-ce").attack, Square(9)]
+    with pytest.raises(UserError, match="bpda-i needs robusttrain.attacks.IdentityBackward"):
+        one("autoattack", ("attacks", "[bpda-i]"))
+
+
 @pytest.mark.parametrize("name", MEAN_STARTS)
 def test_mean_start_presets_hold_the_papers_figures(name):
     around, epsilon = MEAN_STARTS[name]
