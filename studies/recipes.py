@@ -115,6 +115,7 @@ SETTINGS = {
             "automatic-differentiation.steps": "20",
             "bpda-softsign.steps": "20",
             "bpda-tanh.steps": "20",
+            "own-surrogate.gradient.draws": "3",
             "finite-differences.gradient.directions": "10",
             "wt-mean-start.draws": "50",
             "autoattack.attacks.2.targets": "3",  # FAB-T's, of 9
@@ -123,7 +124,7 @@ SETTINGS = {
                 f"autoattack-rand{around}.attacks.{apgd}.{key}": value
                 for around in ("", "-bpda-i")
                 for apgd in (0, 1)
-                for key, value in {"steps": "50", "gradient.draws": "5"}.items()
+                for key, value in {"steps": "25", "gradient.draws": "5"}.items()  # of 100 and 20
             },
             "random-noise.queries": "100",
             "square.queries": "200",
