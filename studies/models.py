@@ -48,10 +48,6 @@ class Models:
         """Its network's weights alone."""
         return self.folder / training.name / "weights.safetensors"
 
-    def seconds(self, training: Training) -> float:
-        """What its training took, in its last attempt."""
-        return float(json.loads((self.folder / training.name / "training.json").read_text())["seconds"])
-
     def command(self, arguments: Arguments) -> list[str]:
         """The arguments as a user types them, with the files that trained models left."""
         typed = []

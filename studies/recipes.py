@@ -251,8 +251,9 @@ def run(arguments: list[str]) -> None:
     )
     notes = (
         "Seconds: images seen over the median of the epochs' images a second, without validation; a training that was "
-        "interrupted, or paused for a while, counts no more than another. PGD-20 behind g goes through it by identity backward (20 steps of 0.0031). The last but one "
-        "column: difference of worst cases in points, with its 95 % interval as for independent images.",
+        "interrupted, or paused for a while, counts no more than another. PGD-20 behind g goes through it by identity "
+        "backward (20 steps of 0.0031). The last but one column: difference of worst cases in points, with its 95 % "
+        "interval as for independent images.",
     )
     report.write(study, found, columns, rows, picture(found, spent, few_spent), notes, setting)
 
