@@ -241,7 +241,7 @@ def run(arguments: list[str]) -> None:
     few_spent = {name: evaluations for name, (_, evaluations) in few.items()}
     columns = (
         *("recipe", "images seen", "gradient evaluations", "seconds", "clean", "PGD-20", "worst case"),
-        *("worst case beside adversarial training", "reference (resnet18, MAIR, unless named)"),
+        *("worst case beside adversarial training", "the paper, or MAIR (resnet18), or as named"),
     )
     setting = (
         f"{settings.images} test images, {scale.draws} draws for an image's score of a random defense; suite "
