@@ -92,16 +92,15 @@ class Study:
             soft_wrap=True,
         )
         # Another process with the same command shares the work: first what nobody is at, then wait for the others.
-        for wait in (False, True):
+        for models_wait, points_wait in ((False, False), (True, False), (True, True)):
             for number, training in enumerate(missing, 1):
                 if not self.models.found(training):
                     console.print(f"model {number} of {len(missing)}: {training.label}, {training.epochs} epochs")
-                    self.models.train(training, wait)
-        for wait in (False, True):
+                    self.models.train(training, models_wait)
             for number, point in enumerate(waiting, 1):
-                if not self._kept(point).is_file():
+                if not self._kept(point).is_file() and all(map(self.models.found, trainings(point.arguments))):
                     console.print(f"point {number} of {len(waiting)}: {point.label}", soft_wrap=True)
-                    self._measure(point, wait)
+                    self._measure(point, points_wait)
         return {point.label: json.loads(self._kept(point).read_text()) for point in possible}
 
     def worst_case(self, points: Sequence[dict[str, Any]]) -> float:
