@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -27,6 +26,7 @@ from benchmarks.timing import (
     MEMORY,
     MEMORY_HELP,
     Contenders,
+    count_images,
     interleave,
     load_images,
     machine,
@@ -52,70 +52,43 @@ FAR = 1000.0
 PASSES, ALONE = 20, "passes alone"
 
 
-class Counting(nn.Module):
-    """Counts the images that a model is asked about."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.asked = model, 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        self.asked += len(images)
-        # ART's search for the boundary in Linf hands over double precision.
-        logits: Tensor = self.model(images.float() if images.dtype == torch.float64 else images)
-        return logits
-
-
-def counted(model: Counting, attack: Callable[[], Tensor]) -> Tensor:
-    """(B, C H W + 1): what the attack found, and how many queries it took for an image."""
-    model.asked = 0
-    found = attack().detach().cpu().float().flatten(1)
-    return torch.cat([found, torch.full((len(found), 1), model.asked / len(found))], dim=1)
-
-
 def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     """The attacks of one side, each a call without arguments."""
     model, images, labels = material(arguments)
     made = (peers if side == "peers" else ours)(model, images, labels, arguments)
-    return {
-        name: partial(counted, asked, attack)
-        for name, (asked, attack) in made.items()
-        if name.startswith((*arguments.attack, ALONE))
-    }
+    return {name: attack for name, attack in made.items() if name.startswith((*arguments.attack, ALONE))}
 
 
-Made = dict[str, tuple[Counting, Callable[[], Tensor]]]
-
-
-def peers(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace) -> Made:
+def peers(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace) -> Contenders:
     """Foolbox's, torchattacks' and ART's."""
-    asked = Counting(model).eval()
-    wrapped = foolbox.PyTorchModel(asked, bounds=(0, 1), device="cpu")
-    found: Made = {}
+    goal = foolbox.criteria.TargetedMisclassification(aims(model, images, labels))
+    # ART's search for the boundary in Linf hands over double precision.
+    model.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+    count_images(model)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    found: Contenders = {}
     for norm in ("linf", "l2"):
         hop = foolbox.attacks.HopSkipJumpAttack(steps=arguments.hop_steps, constraint=norm)
-        found[f"hopskipjump {norm} foolbox"] = (asked, partial(_second, hop, wrapped, images, labels, epsilons=None))
+        found[f"hopskipjump {norm} foolbox"] = partial(_second, hop, wrapped, images, labels, epsilons=None)
     square = torchattacks.Square(
-        asked, eps=arguments.epsilon, n_queries=arguments.square_queries, p_init=0.8, resc_schedule=False
+        model, eps=arguments.epsilon, n_queries=arguments.square_queries, p_init=0.8, resc_schedule=False
     )
-    found[f"{ALONE} peers"] = (asked, partial(passes, asked, images))
-    found["square torchattacks"] = (asked, partial(square, images, labels))
+    found[f"{ALONE} peers"] = partial(passes, model, images)
+    found["square torchattacks"] = partial(square, images, labels)
     genetic = foolbox.attacks.GenAttack(steps=arguments.generations, channel_axis=1)
-    goal = foolbox.criteria.TargetedMisclassification(aims(model, images, labels))
-    found["genattack foolbox"] = (asked, partial(_second, genetic, wrapped, images, goal, epsilons=arguments.epsilon))
+    found["genattack foolbox"] = partial(_second, genetic, wrapped, images, goal, epsilons=arguments.epsilon)
     if ART:
         from art.attacks.evasion import HopSkipJump as ArtHopSkipJump
         from art.attacks.evasion import SquareAttack
         from art.estimators.classification import PyTorchClassifier
 
         classifier = PyTorchClassifier(
-            asked, nn.CrossEntropyLoss(), images.shape[1:], int(model(images[:1]).shape[1]), clip_values=(0, 1)
+            model, nn.CrossEntropyLoss(), images.shape[1:], int(model(images[:1]).shape[1]), clip_values=(0, 1)
         )
         pixels, truth = images.numpy(), labels.numpy()
         for norm, told in (("linf", "inf"), ("l2", 2)):
             art_hop = ArtHopSkipJump(classifier, norm=told, max_iter=arguments.hop_steps, verbose=False)
-            found[f"hopskipjump {norm} art"] = (asked, partial(_tensor, art_hop, pixels, truth))
+            found[f"hopskipjump {norm} art"] = partial(_tensor, art_hop, pixels, truth)
         art_square = SquareAttack(
             classifier,
             eps=arguments.epsilon,
@@ -124,7 +97,7 @@ def peers(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.
             batch_size=len(images),
             verbose=False,
         )
-        found["square art"] = (asked, partial(_tensor, art_square, pixels, truth))
+        found["square art"] = partial(_tensor, art_square, pixels, truth)
     return found
 
 
@@ -139,7 +112,7 @@ def _tensor(attack: Any, *arguments: Any) -> Tensor:
     return torch.from_numpy(attack.generate(*arguments))
 
 
-def ours(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace) -> Made:
+def ours(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace) -> Contenders:
     """Ours, in both precisions."""
     threat = Linf(arguments.epsilon)
     # Foolbox's numbers: a population of 10, pixels mutated with probability 0.1 by up to 0.15 epsilon.
@@ -152,12 +125,13 @@ def ours(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.N
     }
     rng = Rng.for_images(0, torch.arange(len(images)))
     images = images.contiguous(memory_format=torch.channels_last)
-    found: Made = {}
+    found: Contenders = {}
     for dtype, kind in DTYPES.items():
-        copy = Counting(fast_copy(model, kind)).eval()
-        found[f"{ALONE} ours {dtype}"] = (copy, partial(passes, copy, images))
+        copy = fast_copy(model, kind)
+        count_images(copy)
+        found[f"{ALONE} ours {dtype}"] = partial(passes, copy, images)
         for name, attack in attacks.items():
-            found[f"{name} ours {dtype}"] = (copy, partial(attack, copy, images, labels, rng))
+            found[f"{name} ours {dtype}"] = partial(attack, copy, images, labels, rng)
     return found
 
 
@@ -182,15 +156,17 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     return model, *right_for_all([model], images, labels, arguments.images)
 
 
-def outcome(attack: str, found: Tensor, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+def outcome(
+    attack: str, found: Tensor, queries: int, model: nn.Module, images: Tensor, labels: Tensor
+) -> dict[str, Any]:
     """Queries for an image, and success with its interval (GenAttack: of the aim), or the median distance."""
-    points, queries = found[:, :-1].view_as(images), float(found[0, -1])
+    points = found.float()
     rng = Rng.for_images(0, torch.arange(len(images)))
     if attack == "genattack":
         fell = verdicts(model, points, aims(model, images, labels), rng, 1).squeeze(1)
     else:
         fell = ~verdicts(model, points, labels, rng, 1).squeeze(1)
-    told: dict[str, Any] = {"queries_per_image": round(queries, 1)}
+    told: dict[str, Any] = {"queries_per_image": round(queries / len(images), 1)}
     if attack.startswith("hopskipjump"):
         threat: Threat = Linf(FAR) if attack.endswith("linf") else L2(FAR)
         distance = torch.where(fell, threat.distance(points, images), torch.inf)
@@ -201,10 +177,10 @@ def outcome(attack: str, found: Tensor, model: nn.Module, images: Tensor, labels
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: for each attack and peer, our throughput relative to its, and outcomes."""
-    seconds, found, _ = interleave(contenders, arguments)
+    seconds, found, asked = interleave(contenders, arguments)
     judges = material(arguments)
     attacks = {name: attack for name in found for attack in PEERS if name.startswith(attack)}
-    outcomes = {name: outcome(attack, found[name], *judges) for name, attack in attacks.items()}
+    outcomes = {name: outcome(attack, found[name], asked[name], *judges) for name, attack in attacks.items()}
 
     def beside(attack: str, peer: str) -> dict[str, Any]:
         theirs = f"{attack} {peer}"
