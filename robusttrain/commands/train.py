@@ -125,10 +125,10 @@ def run(arguments: list[str]) -> None:
     data.prepare_data()
     data.setup("fit")
     with under("--data"):
-        check_classes(first_look.model, data.validation_images(1).images, facts.num_classes)
+        example = data.validation_images(1).images
+        check_classes(first_look.model, example, facts.num_classes)
     for attack, source in sources.items():
-        what = f"--robust.attacks {attack}: its source"
-        check_classes(source, data.validation_images(1).images, facts.num_classes, what)
+        check_classes(source, example, facts.num_classes, f"--robust.attacks {attack}: its source")
     device = trainer.strategy.root_device
     batch = data.on_after_batch_transfer(to_device(next(iter(data.train_dataloader())), device), 0)
     refuse_memory(first_look.to(device), batch, data.batch_size)
