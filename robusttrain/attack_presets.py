@@ -7,6 +7,8 @@ well enough, what the attacker ``knows``.
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,6 +90,61 @@ def _with_members(node: dict[str, Any], name: str, option: str, within: tuple[st
     if isinstance(arguments.get("attacks"), list):
         filled["attacks"] = [plain(member(value)) for value in arguments["attacks"]]
     return {**node, "init_args": filled}
+
+
+#: Where train.py takes an inner attack; a wrapper has its objective inside.
+_INNER = re.compile(r"--training(\.objective)+\.attack")
+
+
+def name_inner_attacks(arguments: Sequence[str]) -> list[str]:
+    """A command line of train.py with the attacks of presets in place of ``--training.objective.attack NAME``.
+
+    The preset's source comes along, unless the line names one.
+    """
+    chosen, rest = take(arguments, lambda option: _INNER.fullmatch(option) is not None)
+    found = []
+    for option, value in chosen:
+        if not _is_preset(value):
+            found.append(f"{option}={value}")
+            continue
+        node = _inner(value, option)
+        source, place = node.pop("source", None), option.removesuffix("attack") + "source"
+        found.append(f"{option}={json.dumps(node)}")
+        if source is not None and not any(argument.startswith(place) for argument in rest):
+            found.append(f"{place}={json.dumps(source)}")
+    return [*found, *rest]
+
+
+def fill_inner_attacks(node: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of train.py with the attacks of presets in place of their names, under ``training``."""
+
+    def filled(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        found = {key: filled(item) for key, item in value.items()}
+        attack = found.get("attack")
+        if isinstance(attack, str) and _is_preset(attack):
+            inner = _inner(attack, "training.objective.attack")
+            source = inner.pop("source", None)
+            found["attack"] = inner
+            if source is not None:
+                found.setdefault("source", source)
+        return found
+
+    return {key: filled(value) if key == "training" else value for key, value in node.items()}
+
+
+def _is_preset(value: str) -> bool:
+    """Whether the value of an option can only be a preset's name or file: no class path, no configuration."""
+    named = re.fullmatch(r"[A-Za-z][\w-]*", value) is not None and value != "null"
+    return named or value.endswith((".yaml", ".yml"))
+
+
+def _inner(name: str, option: str) -> dict[str, Any]:
+    node = _with_members(presets.read("attack", name, option), name, option, (name,))
+    node.pop("knows", None)
+    # Defaults that are None as well: those of the attack whose place this one takes would stay.
+    return dict(_with_own_defaults(node, (int, float, str, bool, type(None))))
 
 
 def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
@@ -187,16 +244,16 @@ def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scena
         return Scenario(build(checked["attack"], kind=Attack), build(checked["source"], "source", kind=Source), knows)
 
 
-def _with_own_defaults(node: Any) -> Any:
+def _with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, bool)) -> Any:
     """Nodes with the plain defaults of their own classes spelt out.
 
     jsonargparse would carry arguments over from the class that a part has by default: L2 with the radius of Linf.
     """
     if isinstance(node, list):  # a new one: parsing changes what it is given
-        return [_with_own_defaults(item) for item in node]
+        return [_with_own_defaults(item, plain) for item in node]
     if not isinstance(node, dict):
         return node
-    filled = {key: _with_own_defaults(value) for key, value in node.items()}
+    filled = {key: _with_own_defaults(value, plain) for key, value in node.items()}
     if not isinstance(filled.get("class_path"), str):
         return filled
     given = filled.get("init_args") or {}
@@ -204,5 +261,8 @@ def _with_own_defaults(node: Any) -> Any:
         parameters = inspect.signature(resolve(filled["class_path"])).parameters.values()
     except UserError:
         return filled  # jsonargparse says what is wrong with the class
-    defaults = {item.name: item.default for item in parameters if isinstance(item.default, int | float | str | bool)}
-    return {**filled, "init_args": {**defaults, **{key: _with_own_defaults(value) for key, value in given.items()}}}
+    defaults = {item.name: item.default for item in parameters if isinstance(item.default, plain)}
+    return {
+        **filled,
+        "init_args": {**defaults, **{key: _with_own_defaults(value, plain) for key, value in given.items()}},
+    }

@@ -118,7 +118,11 @@ def new_parser(**options: Any) -> ArgumentParser:
 
 
 def read(
-    parser: ArgumentParser, arguments: Sequence[str], kinds: Sequence[str], defaults: Mapping[str, str | dict[str, Any]]
+    parser: ArgumentParser,
+    arguments: Sequence[str],
+    kinds: Sequence[str],
+    defaults: Mapping[str, str | dict[str, Any]],
+    fill: Callable[[dict[str, Any]], dict[str, Any]] = lambda node: node,
 ) -> Namespace:
     """Parse a command line, presets of ``kinds`` expanded.
 
@@ -127,6 +131,7 @@ def read(
         arguments: the command line.
         kinds: options whose value may be a preset's name.
         defaults: by kind, the name of a preset or a configuration node, for kinds that nobody else chooses.
+        fill: called with every file's content, for names that stand for more.
 
     Raises:
         UserError: in one line, the option, its value and the fix.
@@ -144,7 +149,8 @@ def read(
     configs += [presets.read_yaml(path, f"--{kind}") for kind, path in presets_chosen.items()]
     try:
         # jsonargparse takes a configuration as text in place of a path.
-        found: Namespace = parser.parse_args([*(f"--config={yaml.safe_dump(config)}" for config in configs), *rest])
+        texts = [f"--config={yaml.safe_dump(fill(config))}" for config in configs]
+        found: Namespace = parser.parse_args([*texts, *rest])
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(short(str(error), parser)) from error
     return found

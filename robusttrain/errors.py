@@ -62,6 +62,12 @@ def within(option: str, value: float, lowest: float, highest: float) -> None:
         raise OptionError(option, value, f"must lie between {lowest:g} and {highest:g}")
 
 
+def below_one(option: str, value: float) -> None:
+    """Raise OptionError unless ``value`` lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise OptionError(option, value, "must be at least 0 and below 1")
+
+
 def one_of(option: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise OptionError unless ``value`` is one of ``choices``."""
     if value not in choices:

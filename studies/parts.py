@@ -119,8 +119,8 @@ def fingerprint(arguments: Arguments) -> str:
     for option, value in zip(arguments, arguments[1:], strict=False):
         kind = str(option).removeprefix("--")
         # A preset that was changed is another setting.
-        if kind in presets.KINDS and str(value) in presets.names(kind):
-            identities.append(presets.read(kind, str(value)))
+        if kind in presets.KINDS and (path := presets.names(kind).get(str(value))):
+            identities.append(_preset(path.resolve(), path.stat().st_mtime_ns))
     return hashlib.sha256(json.dumps(identities).encode()).hexdigest()[:12]
 
 
@@ -136,7 +136,12 @@ def _identity(argument: Argument) -> str:
 
 
 @cache
+def _preset(path: Path, changed: int) -> dict[str, Any]:
+    return presets.read_yaml(path, str(path))
+
+
+@cache
 def _content(path: Path, changed: int) -> str:
-    """A file counts by its content, wherever it lies; ``changed`` tells the cache about another version of it."""
+    """A file counts by its content, wherever it lies; ``changed`` tells the caches about another version of it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -95,6 +95,7 @@ SETTINGS = {
         "quick",
         8,
         (("--data.validation", "0.9"), 140, 2, 1_000),
+        ("--robust.images", "16", "--trainer.limit_val_batches", "2"),
     ),
     "small": Settings(
         200_000,
@@ -103,10 +104,13 @@ SETTINGS = {
         "worst-case",
         200,
         (
-            ("--data.validation", "0.985", "--data.batch_size", "32", "--trainer.limit_val_batches", "16"),
-            750,
-            24,
-            100_000,
+            (
+                *("--data.validation", "0.99", "--data.batch_size", "32", "--trainer.limit_val_batches", "16"),
+                *("--robust.every", "5", "--robust.images", "256"),
+            ),
+            500,
+            150,
+            450_000,
         ),
         # Small batches: the budget buys few steps.
         ("--trainer.precision", "bf16-mixed", "--data.batch_size", "64", "--trainer.limit_val_batches", "8"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +25,8 @@ def per_image(values: Tensor) -> Tensor:
 class Threat(ABC):
     """A ball of radius ``epsilon``, in units of pixel values in [0, 1]."""
 
-    norm: ClassVar[str]
+    #: Its name; not annotated, since a command line resolves annotations in the module of each subclass.
+    norm = ""
     epsilon: float
 
     @abstractmethod
@@ -53,7 +53,7 @@ class Linf(Threat):
 
     epsilon: float = 0.031
     clip: bool = True
-    norm: ClassVar[str] = "linf"
+    norm = "linf"
 
     def __post_init__(self) -> None:
         at_least("epsilon", self.epsilon, 0)
@@ -81,7 +81,7 @@ class L2(Threat):
 
     epsilon: float = 0.5
     clip: bool = True
-    norm: ClassVar[str] = "l2"
+    norm = "l2"
 
     def __post_init__(self) -> None:
         at_least("epsilon", self.epsilon, 0)
@@ -118,7 +118,7 @@ class RMSD(Threat):
 
     epsilon: float = 15 / 255
     clip: bool = True
-    norm: ClassVar[str] = "rmsd"
+    norm = "rmsd"
 
     def __post_init__(self) -> None:
         at_least("epsilon", self.epsilon, 0)

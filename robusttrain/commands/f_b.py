@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,21 @@ def provide_f_b(
     Raises:
         UserError: nothing kept, and ``train`` is False.
     """
+    for arguments, config, path in places(defense, data, preset, folder, seed):
+        if path.is_file():
+            console.print(f"f_b: taking the one trained before, {path}", soft_wrap=True)
+        elif train:
+            console.print(f"f_b: none at hand; training one first ({preset}), to be kept as {path}", soft_wrap=True)
+            _train(arguments["model"], data, config, trainer, seed, path)
+        else:
+            raise UserError("--defense: no weights for f_b: name them with --defense.weights FILE")
+        arguments["weights"] = str(path)
+
+
+def places(
+    defense: dict[str, Any] | None, data: ImageData, preset: str, folder: Path, seed: int
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], Path]]:
+    """Every f_b in ``defense`` without weights: the transformation's arguments, how it is trained, where it is kept."""
     for arguments in transforms(defense):
         config = _training(preset)
         about = {
@@ -74,15 +90,7 @@ def provide_f_b(
             "seed": seed,
         }
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-        path = folder / f"{data.name}-{key}.safetensors"
-        if path.is_file():
-            console.print(f"f_b: taking the one trained before, {path}", soft_wrap=True)
-        elif train:
-            console.print(f"f_b: none at hand; training one first ({preset}), to be kept as {path}", soft_wrap=True)
-            _train(arguments["model"], data, config, trainer, seed, path)
-        else:
-            raise UserError("--defense: no weights for f_b: name them with --defense.weights FILE")
-        arguments["weights"] = str(path)
+        yield arguments, config, folder / f"{data.name}-{key}.safetensors"
 
 
 def _training(preset: str) -> dict[str, Any]:
@@ -94,31 +102,42 @@ def _training(preset: str) -> dict[str, Any]:
     return {"training": plain(parsed.training), "epochs": parsed.trainer.max_epochs}
 
 
-def _train(
-    model: dict[str, Any], data: ImageData, config: dict[str, Any], trainer: dict[str, Any], seed: int, path: Path
-) -> None:
+def training_of(model: dict[str, Any], classes: int, config: dict[str, Any], seed: int) -> RobustTraining:
+    """What trains an f_b: ``model`` is its configuration, ``config`` that of its training."""
     pl.seed_everything(seed, verbose=False)
-    classes = data.facts().num_classes
-    f_b = build(model, "defense.model")
-    training = build(
+    found: RobustTraining = build(
         {
             "class_path": "robusttrain.training.RobustTraining",
             "init_args": {**config["training"], "seed": seed},
         },
         "f_b_training",
-        given={"model": DefendedClassifier(None, f_b), "num_classes": classes},
+        given={"model": DefendedClassifier(None, build(model, "defense.model")), "num_classes": classes},
     )
+    return found
+
+
+def f_b_trainer(trainer: dict[str, Any], epochs: int) -> Any:
+    """Lightning's Trainer for an f_b, on the device and in the precision that ``--trainer`` says."""
     taken: dict[str, Any] = {
         name: trainer[name] for name in ("accelerator", "precision", "enable_progress_bar") if name in trainer
     }
-    data.prepare_data()
-    runner = trainer_from(
-        {**taken, "devices": 1, "max_epochs": config["epochs"], "enable_model_summary": False},
+    return trainer_from(
+        {**taken, "devices": 1, "max_epochs": epochs, "enable_model_summary": False},
         logger=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
     )
+
+
+def _train(
+    model: dict[str, Any], data: ImageData, config: dict[str, Any], trainer: dict[str, Any], seed: int, path: Path
+) -> None:
+    training = training_of(model, data.facts().num_classes, config, seed)
+    # Whatever the main recipe adds: what is kept here is found by all of them.
+    data = data.alone()
+    data.prepare_data()
+    runner = f_b_trainer(trainer, config["epochs"])
     runner.fit(training, datamodule=data)
     metrics = {key: round(float(value), 4) for key, value in runner.callback_metrics.items()}
     console.print(f"f_b: {metrics}", soft_wrap=True)
-    save_tensors(f_b, path, {"training": json.dumps(config), "metrics": json.dumps(metrics)})
+    save_tensors(training.model.classifier, path, {"training": json.dumps(config), "metrics": json.dumps(metrics)})

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
+import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
 
 from robusttrain.attacks import Attack
 from robusttrain.attacks.gradients import copies_at_once
 from robusttrain.data import Batch
-from robusttrain.errors import OptionError
+from robusttrain.errors import OptionError, at_least, below_one
 from robusttrain.memory import bytes_per_image, free_bytes
 from robusttrain.training import RobustTraining, TrainingObjective
+
+#: Weights in half or double precision beside images in float32.
+TRUE = ("16-true", "bf16-true", "64-true", "64")
 
 
 def refuse(config: Namespace, training: RobustTraining) -> None:
@@ -20,9 +26,13 @@ def refuse(config: Namespace, training: RobustTraining) -> None:
         config: the parsed command line.
         training: what it describes.
     """
-    objective, epochs = training.objective, config.trainer.max_epochs
+    objective, options = training.objective, config.trainer
     name = type(objective).__name__
-    parts = config.trainer.accumulate_grad_batches or 1
+    below_one("--ema", config.ema)
+    at_least("--early_stopping", config.early_stopping, 0)
+    if options.accumulate_grad_batches is not None:
+        at_least("--trainer.accumulate_grad_batches", options.accumulate_grad_batches, 1)
+    parts = options.accumulate_grad_batches or 1
     if parts > 1 and not objective.accumulates:
         why = {
             "AWP": "the weights move along the gradient of the batch that a step takes, and a part of it has another",
@@ -32,16 +42,63 @@ def refuse(config: Namespace, training: RobustTraining) -> None:
         raise OptionError("--trainer.accumulate_grad_batches", parts, fix)
     if config.swa.start is not None and config.ema:
         raise OptionError("--swa.start", config.swa.start, "excludes --ema: choose one mean of the weights")
-    if epochs is None or epochs < 0:
+    part = options.val_check_interval
+    if config.swa.start is not None and part not in (None, 1.0):
+        fix = "with --swa.start weights are averaged when an epoch ends, and validation within one would judge old ones"
+        raise OptionError("--trainer.val_check_interval", part, f"{fix}: leave it out")
+    if config.early_stopping and options.limit_val_batches == 0:
+        fix = "without validation nothing tells when to stop early: leave out --early_stopping"
+        raise OptionError("--trainer.limit_val_batches", options.limit_val_batches, fix)
+    if str(options.precision) in TRUE:
+        fix = "images stay in float32: take bf16-mixed, 16-mixed or 32-true"
+        raise OptionError("--trainer.precision", options.precision, fix)
+    endless = options.max_epochs is not None and options.max_epochs < 0 and (options.max_steps or -1) < 0
+    if endless and training.schedule in ("one_cycle", "cosine"):
+        fix = f"the schedule {training.schedule} needs an end: give a number, or --training.schedule constant"
+        raise OptionError("--trainer.max_epochs", options.max_epochs, fix)
+    if options.max_epochs is not None:
+        refuse_never(config, training, options.max_epochs)
+
+
+def refuse_batches(config: Namespace, training: RobustTraining, trainer: pl.Trainer, batches: int) -> None:
+    """Raise OptionError if the limits of a run leave nothing to do, or end it before what was asked for begins.
+
+    Args:
+        config: the parsed command line.
+        training: what it describes.
+        trainer: built from it.
+        batches: of the training data.
+    """
+    limit = trainer.limit_train_batches
+    length = limited(batches, limit)
+    if not length and batches:
+        raise OptionError("--trainer.limit_train_batches", limit, f"leaves none of {batches} batches: give more")
+    every = trainer.val_check_interval
+    if isinstance(every, int) and every > length and trainer.check_val_every_n_epoch is not None:
+        raise OptionError("--trainer.val_check_interval", every, f"an epoch has {length} batches: give at most that")
+    if trainer.max_steps > 0 and length:
+        reached = math.ceil(trainer.max_steps / math.ceil(length / trainer.accumulate_grad_batches))
+        epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+        refuse_never(config, training, reached if epochs < 0 else min(reached, epochs))
+
+
+def refuse_never(config: Namespace, training: RobustTraining, epochs: int) -> None:
+    """Raise OptionError if something would begin only after the last of ``epochs`` epochs; negative: without end."""
+    if epochs <= 0:
         return
+    objective = training.objective
     last = f"the run has {epochs} epochs, counted from 0: give less than {epochs}, or a larger --trainer.max_epochs"
+    if training.milestones and max(training.milestones) >= epochs:
+        raise OptionError("--training.milestones", training.milestones, f"the rate would not drop so often; {last}")
     if config.swa.start is not None and config.swa.start >= epochs:
         raise OptionError("--swa.start", config.swa.start, last)
     if training.warmup_epochs >= epochs:
         raise OptionError("--training.warmup_epochs", training.warmup_epochs, f"the rate would only rise; {last}")
     warmup = getattr(objective, "warmup", 0)
     if warmup >= epochs:
-        raise OptionError("--training.objective.warmup", warmup, f"no epoch would have {name}; {last}")
+        raise OptionError(
+            "--training.objective.warmup", warmup, f"no epoch would have {type(objective).__name__}; {last}"
+        )
 
 
 def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> None:
@@ -70,6 +127,13 @@ def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> No
         raise OptionError("--training.objective.attack.gradient.chunk", copies, fix)
     most = int(free / each / max(copies, _passes(objective)))
     raise OptionError("--data.batch_size", batch_size, f"{about}: give at most {max(1, most)}")
+
+
+def limited(batches: int, limit: float | None) -> int:
+    """Batches of an epoch under Lightning's ``limit_train_batches``: a number of them, or a share."""
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def _passes(objective: TrainingObjective) -> int:

@@ -10,18 +10,19 @@ from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
+from robusttrain.attack_presets import fill_inner_attacks, name_inner_attacks
 from robusttrain.build import build, build_defended, fit_to_data
 from robusttrain.callbacks import Dashboard, RobustAccuracy, flat
 from robusttrain.checkpoints import as_before, read_recipe, recipe_of
 from robusttrain.cli import add_trainer, console, first_process, new_parser, plain, read, trainer_from
 from robusttrain.commands import reparameterization
-from robusttrain.commands.f_b import provide_f_b
-from robusttrain.commands.refusals import refuse, refuse_memory, to_device
+from robusttrain.commands.f_b import f_b_trainer, places, provide_f_b, training_of
+from robusttrain.commands.refusals import refuse, refuse_batches, refuse_memory, to_device
 from robusttrain.commands.training_cost import estimate
 from robusttrain.commands.watching import keepers, watchers
 from robusttrain.data import ImageData, ImageFolder
 from robusttrain.defenses import Defense
-from robusttrain.errors import UserError, at_least, under, within
+from robusttrain.errors import UserError, at_least, under
 from robusttrain.evaluation import Engine, check_classes, writable
 from robusttrain.training import RobustTraining
 
@@ -82,9 +83,7 @@ def run(arguments: list[str]) -> None:
     if reparameterization.chosen(arguments):
         reparameterization.run(arguments)
         return
-    config = read(parser(), arguments, KINDS, DEFAULTS)
-    within("--ema", config.ema, 0, 1)
-    at_least("--early_stopping", config.early_stopping, 0)
+    config = read(parser(), name_inner_attacks(arguments), KINDS, DEFAULTS, fill_inner_attacks)
     at_least("--seed", config.seed, 0)
     data: ImageData = build(plain(config.data), "data", kind=ImageData)
     facts = data.facts()
@@ -117,23 +116,26 @@ def run(arguments: list[str]) -> None:
     at_home = resume is not None and resume.resolve().parent.parent == (checkpoints / name).resolve()
     version = resume.parent.name if resume and at_home else next_version(checkpoints / name)
     folder = checkpoints / name / version
+    keeping = keepers(config, folder)
     trainer = trainer_from(
         plain(config.trainer),
         logger=TensorBoardLogger(config.logs, name=name, version=version, default_hp_metric=False),
-        callbacks=[*watching, *keepers(config, folder), Dashboard(flat(recipe))],
+        callbacks=[*watching, *keeping, Dashboard(flat(recipe))],
     )
     data.prepare_data()
     data.setup("fit")
+    refuse_batches(config, first_look, trainer, len(data.train_dataloader()))
     with under("--data"):
         example = data.validation_images(1).images
         check_classes(first_look.model, example, facts.num_classes)
+    first_look.objective.check_images(first_look.model, example)
     for attack, source in sources.items():
         check_classes(source, example, facts.num_classes, f"--robust.attacks {attack}: its source")
     device = trainer.strategy.root_device
     batch = data.on_after_batch_transfer(to_device(next(iter(data.train_dataloader())), device), 0)
     refuse_memory(first_look.to(device), batch, data.batch_size)
     if config.estimate:
-        estimate(first_look, data, trainer, robust)
+        estimate_all(config, data, trainer, first_look, defense, [*watching, *keeping])
         return
     del first_look, sources
     if defense is not None:
@@ -143,12 +145,35 @@ def run(arguments: list[str]) -> None:
 
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
     console.print(f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True)
+    seldom = training.objective.inner() is not None and config.robust.every != 1 and config.monitor == "val/accuracy"
+    why = f", since --robust.every {config.robust.every} leaves epochs without an attack" if seldom else ""
+    console.print(f"best.ckpt: the epoch that is best by {config.monitor}{why}", soft_wrap=True, highlight=False)
     if first_process():  # the others save where the first one does: Lightning tells them
         writable(folder, "--checkpoints")
     trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
     told = {key: f"{float(value):.3f}" for key, value in trainer.callback_metrics.items() if "/" in key}
     console.print(f"done: {told}", soft_wrap=True)
-    console.print(f"kept {folder}/best.ckpt and last.ckpt; attack them with python evaluate.py", soft_wrap=True)
+    kept = " and ".join(name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file())
+    console.print(f"kept {folder}/{kept}; attack with python evaluate.py", soft_wrap=True)
+
+
+def estimate_all(
+    config: Namespace,
+    data: ImageData,
+    trainer: pl.Trainer,
+    training: RobustTraining,
+    defense: dict[str, Any] | None,
+    callbacks: list[pl.Callback],
+) -> None:
+    """Say what the run would cost, an f_b that would be trained before it first."""
+    folder = Path(config.checkpoints) / "f_b"
+    for arguments, settings, path in places(defense, data, config.f_b_training, folder, config.seed):
+        if not path.is_file():
+            console.print(f"f_b: none at hand; first one would be trained ({config.f_b_training}), kept as {path}:")
+            f_b = training_of(arguments["model"], data.facts().num_classes, settings, config.seed)
+            estimate(f_b, data.alone(), f_b_trainer(plain(config.trainer), settings["epochs"]))
+            console.print("the run itself:")
+    estimate(training, data, trainer, callbacks)
 
 
 def add_extra(config: Namespace, data: ImageData) -> int:

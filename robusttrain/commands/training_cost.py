@@ -4,88 +4,118 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from robusttrain.callbacks import RobustAccuracy
+from robusttrain.callbacks import SWA, Overfitting, RobustAccuracy
 from robusttrain.cli import console
 from robusttrain.commands.estimate import duration
-from robusttrain.commands.refusals import to_device
+from robusttrain.commands.refusals import limited, to_device
 from robusttrain.data import Batch, ImageData
+from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine
 from robusttrain.training import Passes, RobustTraining
 
 
-def estimate(training: RobustTraining, data: ImageData, trainer: Any, robust: RobustAccuracy | None) -> int:
+def estimate(training: RobustTraining, data: ImageData, trainer: Any, watching: Sequence[Any] = ()) -> int:
     """Print what training, and validation under attack, will cost here; returns gradient evaluations of training.
 
     Args:
         training: what would be trained; its weights take a few steps here.
         data: set up for "fit", with its replays.
         trainer: Lightning's, not started: its device, precision and limits count.
-        robust: the attacks of validation, if there are any.
+        watching: callbacks; those that attack are counted.
     """
     device = trainer.strategy.root_device
     training.to(device)
     loader = data.train_dataloader()
     batches = limited(len(loader), trainer.limit_train_batches)
     batch = data.on_after_batch_transfer(to_device(next(iter(loader)), device), 0)
-    epochs = max(0, trainer.max_epochs or 0)
-    images, total, seconds = batches * len(batch.images) * trainer.world_size, 0, 0.0
+    epochs, steps = max(0, trainer.max_epochs or 0), batches * max(0, trainer.max_epochs or 0)
+    if trainer.max_steps > 0:
+        most = trainer.max_steps * trainer.accumulate_grad_batches
+        steps = min(steps, most) if epochs else most
+        epochs = -(-steps // batches)
+    size, total, seconds = len(batch.images) * trainer.world_size, 0, 0.0
     # A wrapper may begin later: phases of epochs that cost the same.
     phases = [(cost, len(list(group))) for cost, group in itertools.groupby(map(training.objective.at, range(epochs)))]
-    first = 0
+    first, left = 0, steps
     for objective, length in phases:
-        cost = objective.cost()
-        each = seconds_of_step(training, batch, trainer, first)
-        evaluations = (cost.inner + cost.training) * images * length
-        told = f"epochs {first} to {first + length - 1}, {type(objective).__name__}: {images:,} images an epoch, each "
-        _say(
-            f"{told}{_told(cost)}: {evaluations:,} gradient evaluations, about {duration(each * batches * length)} here"
-        )
-        total, seconds, first = total + evaluations, seconds + each * batches * length, first + length
-    _say(f"training: {total:,} gradient evaluations, about {duration(seconds)} here")
-    if robust is not None and epochs:
-        looks = sum((epoch + 1) % robust.every == 0 or epoch + 1 == epochs for epoch in range(epochs))
-        shown = data.validation_images(robust.images)
-        engine = Engine(training.model, robust.scenarios, robust.seed, robust.draws)
-        found = to_device(shown, device)
-        for source in engine.sources.values():
-            source.to(device)
-        expected = engine.measure(found.images, found.labels)
-        gradients = sum(each.attack.cost().gradients for each in robust.scenarios.values())
-        count = gradients * len(shown.images) * looks
-        spent = sum(expected.values()) * len(shown.images) * looks
-        told = f"{looks} times on {len(shown.images)} images"
-        _say(f"robust accuracy: {told}: {count:,} gradient evaluations, about {duration(spent)} here")
+        cost, taken = objective.cost(), min(left, length * batches)
+        each, through_g = a_step(training, batch, trainer, first)
+        evaluations = round((cost.inner + cost.training + through_g) * size * taken)
+        told = f"epochs {first} to {first + length - 1}, {type(objective).__name__}: {batches * size:,} images an epoch"
+        inside = f", and {through_g:g} of f_b inside g" if through_g else ""
+        _say(f"{told}, each {_told(cost)}{inside}: {evaluations:,} gradient evaluations, {about(each * taken)}")
+        total, seconds, first, left = total + evaluations, seconds + each * taken, first + length, left - taken
+    _say(f"training: {total:,} gradient evaluations, {about(seconds)}")
+    for callback in watching if epochs else ():
+        if isinstance(callback, SWA) and callback.start + 1 < epochs:
+            shown, times = min(callback.batches, batches), epochs - callback.start - 1
+            what = f"statistics of the averaged weights: {times} times on {shown * size:,} training images"
+            _say(f"{what}: at most {about(each * shown * times)}")
+        looks = callback.attacks if isinstance(callback, Overfitting) else callback
+        if isinstance(looks, RobustAccuracy):
+            what = "inner attack on validation images" if looks is not callback else "robust accuracy"
+            _say(f"{what}: {_looking(looks, training, data, epochs, device)}")
     return total
 
 
-def seconds_of_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> float:
-    """Seconds of a step: losses, backward pass and update; the shorter of two after one that warms up."""
+def _looking(robust: RobustAccuracy, training: RobustTraining, data: ImageData, epochs: int, device: Any) -> str:
+    """How often the attacks of a callback run, and what they cost."""
+    looks = sum((epoch + 1) % robust.every == 0 or epoch + 1 == epochs for epoch in range(epochs))
+    shown = data.validation_images(robust.images)
+    engine = Engine(training.model, robust.scenarios, robust.seed, robust.draws)
+    found = to_device(shown, device)
+    for source in engine.sources.values():
+        source.to(device)
+    expected = engine.measure(found.images, found.labels)
+    count = sum(each.attack.cost().gradients for each in robust.scenarios.values()) * len(shown.images) * looks
+    spent = sum(expected.values()) * len(shown.images) * looks
+    return f"{looks} times on {len(shown.images)} images: {count:,} gradient evaluations, {about(spent)}"
+
+
+def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> tuple[float, float]:
+    """Seconds of a step, the shorter of two after one that warms up; gradient evaluations inside g for each image."""
     optimizer = torch.optim.SGD([weight for weight in training.parameters() if weight.requires_grad], lr=1e-4)
     training.train()
     found = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with trainer.precision_plugin.train_step_context():
-            losses, _ = training.losses(batch, 0, epoch)
-            loss = losses.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if batch.images.is_cuda:
-            torch.cuda.synchronize(batch.images.device)
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
+    with counted(training) as inside:
+        for _ in range(3):
+            start = time.perf_counter()
+            with trainer.precision_plugin.train_step_context():
+                losses, _ = training.losses(batch, 0, epoch)
+                loss = losses.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if batch.images.is_cuda:
+                torch.cuda.synchronize(batch.images.device)
+            found.append(time.perf_counter() - start)
+    return min(found[1:]), sum(inside) / 3 / len(batch.images)
 
 
-def limited(batches: int, limit: float | None) -> int:
-    """Batches of an epoch under Lightning's ``limit_train_batches``: a number of them, or a share."""
-    if limit is None:
-        return batches
-    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+@contextmanager
+def counted(training: RobustTraining) -> Iterator[list[int]]:
+    """The gradient evaluations that defenses make of models of their own while the block runs, one entry a pass."""
+    found: list[int] = []
+
+    def count(defense: Any, inputs: tuple[Any, ...]) -> None:
+        found.append(defense.gradients * len(inputs[0]))
+
+    hooks = [part.register_forward_pre_hook(count) for part in training.modules() if isinstance(part, Defense)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def about(seconds: float) -> str:
+    return f"about {duration(seconds)} here"
 
 
 def _told(cost: Passes) -> str:

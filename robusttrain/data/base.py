@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from http.client import HTTPException
@@ -153,6 +154,12 @@ class ImageData(LightningDataModule, ABC):
         numbers = torch.tensor([self.class_names.index(name) for name in other.class_names])
         self._extra = (Split(split.images, numbers[split.labels], split.subset), share)
         return len(split)
+
+    def alone(self) -> ImageData:
+        """The same data set without what a recipe adds: no images of ``add_extra``, every batch once."""
+        found = copy.copy(self)
+        found._extra, found.replays = None, 1
+        return found
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Full batches in a new order every epoch; with those of ``add_extra``, each ``replays`` times."""

@@ -82,6 +82,10 @@ class AdversarialTransform(Defense):
     def random(self) -> bool:  # type: ignore[override]
         return self.attack.random_start and self.attack.threat.epsilon > 0
 
+    @property
+    def gradients(self) -> int:  # type: ignore[override]
+        return self.attack.cost().gradients
+
     def differentiated(self, dtype: torch.dtype | None = None) -> nn.Module:
         """f_b as it is differentiated: batch norm folded, in ``dtype`` (None: that of ``precision``)."""
         chosen: torch.dtype = dtype or getattr(torch, self.precision)

@@ -23,6 +23,8 @@ class Defense(nn.Module, ABC):
     iterative: bool = False
     #: Whether g draws one of many patterns that an attacker can try one by one (sources `SinglePattern`, ...).
     draws_patterns: bool = False
+    #: Gradient evaluations of a model of its own that one image costs.
+    gradients: int = 0
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """g(images).

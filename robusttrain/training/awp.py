@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ class AWP(TrainingObjective):
     """
 
     #: v belongs to the batch of a step; a part of it has another.
-    accumulates: ClassVar[bool] = False
+    accumulates = False
 
     objective: TrainingObjective = field(default_factory=Adversarial)
     gamma: float = 0.01

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Checkpoint, ProjectedGradient, Source, Target, prepared
 from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, within
+from robusttrain.errors import OptionError, UserError, within
 from robusttrain.evaluation import check_classes
 from robusttrain.models import fast_copy
 from robusttrain.rng import Rng
@@ -69,10 +69,16 @@ class EnsembleAdversarial(TrainingObjective):
                 classes = model(images[:1].clone()).shape[1]
             for path in self.models:
                 # Differentiated and never trained: without their own defenses, which the paper's do not have either.
-                classifier = fast_copy(Checkpoint(path, trust=self.trust)(model)).requires_grad_(False)
+                try:
+                    classifier = fast_copy(Checkpoint(path, trust=self.trust)(model)).requires_grad_(False)
+                except UserError as error:
+                    raise UserError(f"training.objective.models: {error}") from error
                 check_classes(classifier.to(images.device), images, classes, f"training.objective.models: {path}")
                 self._read.append(classifier)
         return self._read
+
+    def check_images(self, model: DefendedClassifier, images: Tensor) -> None:
+        self.static(model, images)
 
     def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         static = self.static(model, images)

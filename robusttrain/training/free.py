@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +33,7 @@ class Free(TrainingObjective):
     """
 
     #: The step between two replays is what the algorithm consists of.
-    accumulates: ClassVar[bool] = False
+    accumulates = False
 
     replays: int = 8  # type: ignore[override]
     threat: Linf = field(default_factory=Linf)

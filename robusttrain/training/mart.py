@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import OptionError, at_least, one_of
 from robusttrain.rng import Rng
 from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, judge
-from robusttrain.training.objectives import TrainingObjective, default_attack, kl_divergence
+from robusttrain.training.objectives import TrainingObjective, default_attack, goals, kl_divergence
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class MART(TrainingObjective):
             always "train".
     """
 
-    takes_mixed_labels: ClassVar[bool] = False
+    takes_mixed_labels = False
 
     weight: float = 6.0
     attack: Attack = field(default_factory=default_attack)
@@ -43,10 +42,12 @@ class MART(TrainingObjective):
     def __post_init__(self) -> None:
         at_least("weight", self.weight, 0)
         one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
-        objective = getattr(self.attack, "objective", None)
-        if isinstance(objective, KLDivergence | AwayFromPrediction):
-            fix = "it does not look at labels, and MART crafts against them: take CrossEntropy, or train with TRADES"
-            raise OptionError("attack.objective", type(objective).__name__, fix)
+        for goal in goals(self.attack):
+            if isinstance(goal, KLDivergence | AwayFromPrediction):
+                fix = (
+                    "it does not look at labels, and MART crafts against them: take CrossEntropy, or train with TRADES"
+                )
+                raise OptionError("attack.objective", type(goal).__name__, fix)
 
     @property
     def passes(self) -> int:

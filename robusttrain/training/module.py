@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from robusttrain.data import Batch
 from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, UserError, above, at_least, one_of, within
+from robusttrain.errors import OptionError, UserError, above, at_least, below_one, one_of, within
 from robusttrain.rng import Rng
 from robusttrain.training.crafting import Meter
 from robusttrain.training.mixing import MIXINGS, Mixing, mix
@@ -67,7 +68,7 @@ class RobustTraining(pl.LightningModule):
         within("momentum", momentum, 0, 1)
         at_least("weight_decay", weight_decay, 0)
         one_of("schedule", schedule, SCHEDULES)
-        within("warmup", warmup, 0, 1)
+        below_one("warmup", warmup)
         at_least("warmup_epochs", warmup_epochs, 0)
         one_of("mixing", mixing, MIXINGS)
         above("mixing_alpha", mixing_alpha, 0)
@@ -79,6 +80,8 @@ class RobustTraining(pl.LightningModule):
             raise OptionError("nesterov", True, "needs a momentum above 0")
         if (schedule == "piecewise") != bool(milestones):
             raise OptionError("milestones", milestones, "go with schedule = piecewise, and only with it")
+        if milestones and min(milestones) <= warmup_epochs:
+            raise OptionError("milestones", milestones, f"must come after epoch 0 and the warm-up ({warmup_epochs:g})")
         self.model = model
         self.objective = objective or Standard()
         if mixing != "none" and not self.objective.takes_mixed_labels:
@@ -108,9 +111,11 @@ class RobustTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trainable, **self.sgd)
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = max(1, self.trainer.max_epochs or 1)
-        found = scheduler(optimizer, self.schedule, steps, epochs, self.milestones, self.warmup, self.warmup_epochs)
+        steps = self.trainer.estimated_stepping_batches  # asked first: it counts the batches
+        # max_steps may end the run within an epoch, and epochs stay as long as they are.
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        settings = (self.milestones, self.warmup, self.warmup_epochs)
+        found = scheduler(optimizer, self.schedule, steps, per_epoch, *settings)
         if found is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": found, "interval": "step"}}

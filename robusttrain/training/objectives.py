@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,10 +42,11 @@ class Passes(NamedTuple):
 class TrainingObjective(ABC):
     """From a batch to losses and logits. Subclasses are frozen dataclasses that write ``losses``."""
 
+    # No annotations here: command lines would resolve them in the module of each subclass, which need not know them.
     #: Whether labels may be shares of classes, (B, K), as CutMix and MixUp make them.
-    takes_mixed_labels: ClassVar[bool] = True
+    takes_mixed_labels = True
     #: Whether a step may be the sum over several batches (gradient accumulation).
-    accumulates: ClassVar[bool] = True
+    accumulates = True
 
     @property
     def replays(self) -> int:
@@ -91,6 +93,9 @@ class TrainingObjective(ABC):
         inner = self.inner()
         if inner is not None:
             inner.attack.check(inner.source(model))
+
+    def check_images(self, model: DefendedClassifier, images: Tensor) -> None:  # noqa: B027 - most need nothing more
+        """Raise UserError if what the objective reads from files does not fit images (B, C, H, W) of the data."""
 
     @property
     def passes(self) -> int:
@@ -193,9 +198,9 @@ class TRADES(TrainingObjective):
     def __post_init__(self) -> None:
         at_least("beta", self.beta, 0)
         one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
-        objective: Any = getattr(self.attack, "objective", None)
-        if not isinstance(objective, KLDivergence):
-            raise OptionError("attack.objective", type(objective).__name__, "TRADES maximises KLDivergence")
+        for goal in goals(self.attack):
+            if not isinstance(goal, KLDivergence):
+                raise OptionError("attack.objective", type(goal).__name__, "TRADES maximises KLDivergence")
 
     @property
     def passes(self) -> int:
@@ -211,6 +216,15 @@ class TRADES(TrainingObjective):
         return F.cross_entropy(clean, labels, reduction="none") + self.beta * divergence, clean
 
 
+def goals(attack: Attack) -> list[Any]:
+    """What an attack maximises; where it goes around others, what those maximise."""
+    around = [*getattr(attack, "attacks", ()), getattr(attack, "attack", None)]
+    members = [member for member in around if isinstance(member, Attack)]
+    return [goal for member in members for goal in goals(member)] or [getattr(attack, "objective", None)]
+
+
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
     """(B,): KL(softmax(first) || softmax(second)) of logits (B, K); gradients flow through both."""
+    # In bfloat16, as autocast hands logits on, small divergences are mostly rounding.
+    first, second = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (first, second))
     return F.kl_div(second.log_softmax(dim=1), first.softmax(dim=1), reduction="none").sum(dim=1)

@@ -14,8 +14,8 @@ SCHEDULES = ("constant", "cosine", "one_cycle", "piecewise")
 def scheduler(
     optimizer: Optimizer,
     schedule: Schedule,
-    steps: int,
-    epochs: int,
+    steps: float,
+    per_epoch: int,
     milestones: list[int],
     warmup: float,
     warmup_epochs: float,
@@ -26,8 +26,8 @@ def scheduler(
         optimizer: with the highest rate.
         schedule: "constant"; "cosine" to zero; "one_cycle": cosine warm-up for the share ``warmup`` of the run, then
             cosine to zero; "piecewise": a tenth after each of ``milestones``.
-        steps: of the run.
-        epochs: of the run.
+        steps: of the run; infinite for a run without an end, which only constant and piecewise rates can take.
+        per_epoch: steps of an epoch.
         milestones: epochs after which a piecewise schedule drops.
         warmup: share of the run in which one_cycle rises.
         warmup_epochs: epochs in which any other schedule rises linearly to the highest rate.
@@ -36,16 +36,15 @@ def scheduler(
         # torch divides by warmup * steps - 1: where that is zero, the rate rises for two steps instead of one.
         rise = float(warmup)
         if abs(rise * steps - 1) < 1e-6:
-            rise = 2 / steps if steps > 1 else 0.0
+            rise = 2 / steps if steps > 2 else 0.0
         highest = optimizer.param_groups[0]["lr"]
-        return OneCycleLR(optimizer, max_lr=highest, total_steps=steps, pct_start=rise, cycle_momentum=False)
-    per_epoch = steps / max(1, epochs)
+        return OneCycleLR(optimizer, max_lr=highest, total_steps=int(steps), pct_start=rise, cycle_momentum=False)
     rising = round(warmup_epochs * per_epoch)
     # Made before the schedule that follows: SequentialLR wants both to start at the optimizer's own rate.
     linear = LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising) if rising else None
     after: LRScheduler | None = None
     if schedule == "cosine":
-        after = CosineAnnealingLR(optimizer, T_max=max(1, steps - rising))
+        after = CosineAnnealingLR(optimizer, T_max=max(1, int(steps) - rising))
     elif schedule == "piecewise":
         after = MultiStepLR(optimizer, [max(0, round(epoch * per_epoch) - rising) for epoch in milestones])
     if linear is None or after is None:

@@ -88,6 +88,45 @@ TRAIN = [
         "--trainer.accumulate_grad_batches = 2: .*between two replays.*: set it to 1",
     ),
     (["--swa.start", "30"], "--swa.start = 30: the run has 30 epochs, counted from 0: give less than 30"),
+    (["--ema", "1"], "--ema = 1.0: must be at least 0 and below 1"),
+    (["--swa.start", "3", "--trainer.val_check_interval", "0.5"], "--trainer.val_check_interval = 0.5: .*leave it out"),
+    (["--training.warmup", "1"], "--training.warmup = 1.0: must be at least 0 and below 1"),
+    (["--trainer.max_epochs", "-1"], "--trainer.max_epochs = -1: the schedule one_cycle needs an end"),
+    (
+        ["--trainer.precision", "bf16-true"],
+        "--trainer.precision = 'bf16-true': images stay in float32: take bf16-mixed",
+    ),
+    (["--trainer.accumulate_grad_batches", "0"], "--trainer.accumulate_grad_batches = 0: must be at least 1"),
+    (["--trainer.val_check_interval", "1000"], "--trainer.val_check_interval = 1000: an epoch has 10 batches"),
+    (["--trainer.limit_train_batches", "0.0001"], "--trainer.limit_train_batches = 0.0001: leaves none of 10 batches"),
+    (
+        ["--early_stopping", "2", "--trainer.limit_val_batches", "0"],
+        "--trainer.limit_val_batches = 0: without validation nothing tells when to stop early",
+    ),
+    (
+        ["--training.schedule", "piecewise", "--training.milestones", "[10, 30]"],
+        "--training.milestones = .10, 30.: the rate would not drop so often; the run has 30 epochs",
+    ),
+    (
+        ["--training.schedule", "piecewise", "--training.milestones", "[2]", "--training.warmup_epochs", "2"],
+        "--training.milestones = .2.: must come after epoch 0 and the warm-up",
+    ),
+    (
+        ["--training", "trades-awp", "--trainer.max_steps", "2", "--trainer.max_epochs", "50"],
+        "--training.objective.warmup = 10: no epoch would have AWP; the run has 1 epochs",
+    ),
+    (
+        ["--training", "ensemble-adversarial", "--training.objective.models", "[nope.ckpt]"],
+        "training.objective.models: .*nope.ckpt",
+    ),
+    (
+        ["--training", "adversarial", "--training.objective.attack", "pgd-quik"],
+        "attack pgd-quik: .*did you mean pgd-quick",
+    ),
+    (
+        ["--training", "trades", "--training.objective.attack", "pgd-restarts"],
+        "--training.objective.attack.objective = 'CrossEntropy': TRADES maximises KLDivergence",
+    ),
     (["--swa.start", "3", "--ema", "0.9"], "--swa.start = 3: excludes --ema"),
     (["--swa.start", "3", "--swa.batches", "0"], "--swa.batches = 0: must be at least 1"),
     (

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robusttrain import load
@@ -95,6 +96,62 @@ def test_an_estimate_starts_nothing(train, tmp_path):
     assert "training one first" not in done.err
     assert not list((tmp_path / "checkpoints").rglob("*.*"))
     assert not list((tmp_path / "logs").rglob("events*"))
+
+
+def test_an_estimate_counts_g_and_the_f_b_that_would_be_trained_first(train):
+    inner = ["--training.objective.attack", "bpda-i", "--training.objective.attack.steps", 2]
+    g = [
+        "--training",
+        "adversarial",
+        "--defense",
+        "advtransform",
+        "--defense.steps",
+        3,
+        "--f_b_training",
+        "tests/conf/f_b.yaml",
+    ]
+    brief = ["--trainer.max_epochs", 4, "--trainer.limit_train_batches", 2, "--trainer.max_steps", 5]
+    done = train(*g, *inner, *SMALL, *SHORT, *brief, "--estimate")
+    before, after = done.err.split("the run itself:")
+    assert "f_b: none at hand; first one would be trained (tests/conf/f_b.yaml)" in before
+    assert "training: " in before
+    # The preset brings its source: all three passes go through g, three gradient evaluations of f_b each.
+    each = "2 gradient evaluations of the inner attack and 1 for the weights, and 9 of f_b inside g"
+    assert (
+        f"epochs 0 to 2, Adversarial: 128 images an epoch, each {each}: {5 * 64 * 12:,} gradient evaluations" in after
+    )
+    assert "robust accuracy: 3 times on 8 images" in after
+    assert f"inner attack on validation images: 3 times on 8 images: {3 * 8 * 2} gradient evaluations" in after
+
+
+def test_an_f_b_owes_nothing_to_the_recipe_of_f_a(train, tmp_path, monkeypatch):
+    """Whatever replays or extra images the run has: the f_b that is kept is the same."""
+    (tmp_path / "more" / "train" / "7").mkdir(parents=True)
+    for number in range(3):
+        Image.new("L", (16, 16), 60 * number).save(tmp_path / "more" / "train" / "7" / f"{number}.png")
+    extra = ["--extra.root", tmp_path / "more", "--extra.share", 0.25]
+    g = ["--defense", "advtransform", "--defense.steps", 1, "--f_b_training", "tests/conf/f_b.yaml"]
+    brief = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.limit_val_batches", 1]
+    kept = []
+    for more in ([], ["--training", "free", "--training.objective.replays", 3, *extra]):
+        train(*g, *SMALL, *SHORT, *brief, "--robust.every", 0, *more)
+        (path,) = (tmp_path / "checkpoints" / "f_b").iterdir()
+        kept.append(load_file(path))
+        path.unlink()
+    assert all(torch.equal(value, kept[1][name]) for name, value in kept[0].items())
+
+
+def test_the_inner_attack_by_its_preset_in_a_file(train, tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "training:\n  objective:\n    class_path: robusttrain.training.Adversarial\n"
+        "    init_args: {attack: pgd-quick, label_smoothing: 0.1}\n"
+    )
+    brief = ["--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1, "--robust.every", 2]
+    done = train("--config", tmp_path / "run.yaml", *SMALL, *SHORT, *brief)
+    attack = read_recipe(done.folder / "last.ckpt")["training"]["objective"]["init_args"]["attack"]
+    assert attack["init_args"]["relative_step_size"] == 0.25
+    assert attack["init_args"]["step_size"] is None
+    assert "best.ckpt: the epoch that is best by val/accuracy, since --robust.every 2 leaves epochs" in done.err
 
 
 def test_a_run_from_before_these_options_goes_on(train):

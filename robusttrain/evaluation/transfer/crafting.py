@@ -108,6 +108,8 @@ class Crafting:
         self.models, self.attacks, self.folder = dict(models), dict(attacks), folder
         self.seed, self.precision, self.draws, self.fuse, self.report = seed, precision, draws, fuse, report
         self._weights = {name: weights_of(model.defended) for name, model in models.items()}
+        # Every attack and every ensemble asks for them again.
+        self._fast: dict[str, DefendedClassifier] = {}
 
     def source(self, attack: str, maker: Sequence[str]) -> nn.Module:
         """What the attack differentiates: one model's source, or those of several as one.
@@ -118,8 +120,9 @@ class Crafting:
         found = []
         for name in maker:
             try:
-                planned = self.attacks[attack].scenario
-                found.append(planned.source(self.models[name].defended.fast(self.precision)))
+                if name not in self._fast:
+                    self._fast[name] = self.models[name].defended.fast(self.precision)
+                found.append(self.attacks[attack].scenario.source(self._fast[name]))
             except UserError as error:
                 raise UserError(f"attack {attack} on {name}: {error}") from error
         source = found[0] if len(found) == 1 else fused(found, None, self.fuse)
