@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from robusttrain.cli import console
 from robusttrain.commands import evaluate
@@ -105,13 +106,17 @@ class Study:
 
     def worst_case(self, points: Sequence[dict[str, Any]]) -> float:
         """Accuracy under the attack that is worst for each image, over points on the same images of one model."""
+        return float(self.worst_cases(points).mean())
+
+    def worst_cases(self, points: Sequence[dict[str, Any]]) -> Tensor:
+        """(n,), each image's share of `worst_case`: draws of the model that are right about it."""
         select, score = [], []
         for point in points:
             verdicts = read_tensors(self.output / "points" / point["key"] / "verdicts.safetensors")
             for name in ("clean", *point["attacks"]):
                 select.append(verdicts[f"{name}/select"].double().mean(dim=1))
                 score.append(verdicts[f"{name}/score"].double().mean(dim=1))
-        return float(worst_case(torch.stack(select), torch.stack(score)).mean())
+        return worst_case(torch.stack(select), torch.stack(score))
 
     def _measure(self, point: Point, wait: bool) -> None:
         with alone(self.output / "points" / point.key, point.label, wait) as held:
