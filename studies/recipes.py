@@ -269,6 +269,8 @@ def run(arguments: list[str]) -> None:
         "interrupted, or paused for a while, counts no more than another. PGD-20 behind g goes through it by identity "
         "backward (20 steps of 0.0031). The last but one column: difference of worst cases in points, with its 95 % "
         "interval, image by image: all are attacked on the same ones.",
+        "Robust overfitting: {:,} training images, {} epochs, {:,} gradient evaluations at most; accuracy on validation"
+        " images under the check, and on its own images under the inner attack.".format(*settings.few[1:]),
     )
     report.write(study, found, columns, rows, picture(found, spent, few_spent), notes, setting)
 

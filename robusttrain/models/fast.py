@@ -77,8 +77,15 @@ def fast_copy(model: nn.Module, dtype: torch.dtype = torch.float32, example: Ten
             (32 where it is None).
     """
     cuda = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
-    # Parameters made in inference mode could never be attacked; tracing and checking may draw random numbers.
-    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=cuda):
+    kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    # Parameters made in inference mode could never be attacked; tracing and checking may draw random numbers; and under
+    # the autocast of mixed-precision training, the check would see the rounding of bfloat16.
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(kind, enabled=False),
+        torch.random.fork_rng(devices=cuda),
+    ):
         plain, network = _prepared(model), _prepared(model)
         folded, changed = _rewrite(network, _pairs(_prepared(model)))
         if example is None:

@@ -52,6 +52,15 @@ def test_batch_norm_is_folded_and_the_rest_is_copied():
     torch.testing.assert_close(fast_twin(model)(images), model.eval()(images), atol=1e-4, rtol=1e-4)
 
 
+def test_batch_norm_is_folded_within_mixed_precision():
+    """Where training runs under autocast, the check of the folded copy must not see bfloat16's rounding."""
+    model = CifarResNet(10, widths=[16, 32], blocks=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        twin = fast_twin(model, torch.bfloat16)
+    assert twin.folded == sum(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
+    assert not twin.autocast
+
+
 def test_a_model_that_gains_nothing_is_taken_as_it_is(linear):
     model = linear()
     assert fast_twin(model) is model
