@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jsonargparse
@@ -92,27 +92,55 @@ def _with_members(node: dict[str, Any], name: str, option: str, within: tuple[st
     return {**node, "init_args": filled}
 
 
-#: Where train.py takes an inner attack; a wrapper has its objective inside.
-_INNER = re.compile(r"--training(\.objective)+\.attack")
+#: Where train.py takes an objective's class, and its inner attack; a wrapper has its objective inside.
+_OBJECTIVE = re.compile(r"--training(\.objective)+")
+_INNER = re.compile(r"--training((?:\.objective)+)\.attack")
+Fill = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def name_inner_attacks(arguments: Sequence[str]) -> list[str]:
-    """A command line of train.py with the attacks of presets in place of ``--training.objective.attack NAME``.
+def name_inner_attacks(arguments: Sequence[str]) -> tuple[list[str], Fill]:
+    """Take ``--training.objective.attack NAME`` out of a command line of train.py, where NAME is a preset's.
 
     The preset's source comes along, unless the line names one.
+
+    Returns:
+        What is left of the line, and what puts the attacks in their place in a configuration; it also replaces names of
+        presets that stand there, under ``training``.
     """
-    chosen, rest = take(arguments, lambda option: _INNER.fullmatch(option) is not None)
-    found = []
+    objectives, rest = take(arguments, lambda option: _OBJECTIVE.fullmatch(option) is not None)
+    chosen, rest = take(rest, lambda option: _INNER.fullmatch(option) is not None)
+    kept = [f"{option}={value}" for option, value in objectives]
+    named: list[tuple[int, dict[str, Any]]] = []
     for option, value in chosen:
         if not _is_preset(value):
-            found.append(f"{option}={value}")
+            kept.append(f"{option}={value}")
             continue
-        node = _inner(value, option)
-        source, place = node.pop("source", None), option.removesuffix("attack") + "source"
-        found.append(f"{option}={json.dumps(node)}")
-        if source is not None and not any(argument.startswith(place) for argument in rest):
-            found.append(f"{place}={json.dumps(source)}")
-    return [*found, *rest]
+        inner = _inner(value, option, nulls=not objectives)  # jsonargparse takes none from a nested option
+        if any(argument.startswith(option.removesuffix("attack") + "source") for argument in rest):
+            inner.pop("source", None)
+        if objectives:  # no configuration says which class takes it
+            source, attack = inner.pop("source", None), json.dumps(inner)
+            kept.append(f"{option}={attack}")
+            kept += [] if source is None else [f"{option.removesuffix('attack')}source={json.dumps(source)}"]
+        else:
+            named.append((option.count(".objective"), inner))
+
+    def fill(node: dict[str, Any]) -> dict[str, Any]:
+        node = fill_inner_attacks(node)
+        for depth, inner in named:
+            place = node.get("training")
+            for _ in range(depth):
+                place = place.get("objective") if isinstance(place, dict) else None
+                place = place.setdefault("init_args", {}) if isinstance(place, dict) else None
+            if place is not None:
+                attack = dict(inner)
+                place.update({"source": attack.pop("source")} if "source" in attack else {})
+                place["attack"] = attack
+            elif "objective" in node.get("training", {}):
+                raise UserError("--training" + ".objective" * depth + ".attack: there is no objective that deep")
+        return node
+
+    return [*kept, *rest], fill
 
 
 def fill_inner_attacks(node: dict[str, Any]) -> dict[str, Any]:
@@ -140,11 +168,11 @@ def _is_preset(value: str) -> bool:
     return named or value.endswith((".yaml", ".yml"))
 
 
-def _inner(name: str, option: str) -> dict[str, Any]:
+def _inner(name: str, option: str, nulls: bool = True) -> dict[str, Any]:
     node = _with_members(presets.read("attack", name, option), name, option, (name,))
     node.pop("knows", None)
     # Defaults that are None as well: those of the attack whose place this one takes would stay.
-    return dict(_with_own_defaults(node, (int, float, str, bool, type(None))))
+    return dict(_with_own_defaults(node, (int, float, str, bool, *([type(None)] if nulls else []))))
 
 
 def _override(node: dict[str, Any], path: list[str], value: Any) -> None:

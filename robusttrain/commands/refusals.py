@@ -43,7 +43,7 @@ def refuse(config: Namespace, training: RobustTraining) -> None:
     if config.swa.start is not None and config.ema:
         raise OptionError("--swa.start", config.swa.start, "excludes --ema: choose one mean of the weights")
     part = options.val_check_interval
-    if config.swa.start is not None and part not in (None, 1.0):
+    if config.swa.start is not None and part is not None and (isinstance(part, int) or part < 1):
         fix = "with --swa.start weights are averaged when an epoch ends, and validation within one would judge old ones"
         raise OptionError("--trainer.val_check_interval", part, f"{fix}: leave it out")
     if config.early_stopping and options.limit_val_batches == 0:

@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from robusttrain.attack_presets import fill_inner_attacks, name_inner_attacks
+from robusttrain.attack_presets import name_inner_attacks
 from robusttrain.build import build, build_defended, fit_to_data
-from robusttrain.callbacks import Dashboard, RobustAccuracy, flat
+from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
 from robusttrain.checkpoints import as_before, read_recipe, recipe_of
 from robusttrain.cli import add_trainer, console, first_process, new_parser, plain, read, trainer_from
 from robusttrain.commands import reparameterization
@@ -23,7 +23,7 @@ from robusttrain.commands.watching import keepers, watchers
 from robusttrain.data import ImageData, ImageFolder
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, at_least, under
-from robusttrain.evaluation import Engine, check_classes, writable
+from robusttrain.evaluation import Engine, Scenario, check_classes, writable
 from robusttrain.training import RobustTraining
 
 KINDS = ("data", "model", "defense", "training")
@@ -83,7 +83,8 @@ def run(arguments: list[str]) -> None:
     if reparameterization.chosen(arguments):
         reparameterization.run(arguments)
         return
-    config = read(parser(), name_inner_attacks(arguments), KINDS, DEFAULTS, fill_inner_attacks)
+    arguments, fill = name_inner_attacks(arguments)
+    config = read(parser(), arguments, KINDS, DEFAULTS, fill)
     at_least("--seed", config.seed, 0)
     data: ImageData = build(plain(config.data), "data", kind=ImageData)
     facts = data.facts()
@@ -99,8 +100,7 @@ def run(arguments: list[str]) -> None:
     first_look.objective.check(first_look.model)
     around = first_look.model.defense is not None and not first_look.model.defense.differentiable
     watching = watchers(config, around, first_look.objective.inner())
-    robust = next((watch for watch in watching if isinstance(watch, RobustAccuracy)), None)
-    sources = Engine(first_look.model, robust.scenarios).sources if robust else {}
+    sources = Engine(first_look.model, shown(watching)).sources
     name = config.name or "-".join(short_name(node) for node in (plain(config.data), defense, model) if node)
     recipe = recipe_of(model, defense, plain(config.data))
     recipe |= {"training": settings, "run": {"seed": config.seed, "ema": config.ema}}
@@ -155,6 +155,17 @@ def run(arguments: list[str]) -> None:
     console.print(f"done: {told}", soft_wrap=True)
     kept = " and ".join(name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file())
     console.print(f"kept {folder}/{kept}; attack with python evaluate.py", soft_wrap=True)
+
+
+def shown(callbacks: list[pl.Callback]) -> dict[str, Scenario]:
+    """The attacks that run during validation, that of the pictures among them."""
+    found: dict[str, Scenario] = {}
+    for callback in callbacks:
+        if isinstance(callback, Pictures) and callback.images:
+            found[callback.name] = callback.scenario
+        if isinstance(callback, RobustAccuracy):
+            found.update(callback.scenarios)
+    return found
 
 
 def estimate_all(

@@ -166,6 +166,8 @@ class ImageData(LightningDataModule, ABC):
         # Lightning's overfit_batches asks for the same few batches in every epoch.
         overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
         split = _ready(self._train, "fit")
+        if overfit:  # of all classes, wherever the data set sorts its images by them
+            split = split.only(split.subset[seeded_order(len(split), self.seed, "overfit order")])
         theirs = round(self._extra[1] * self.batch_size) if self._extra else 0
         own = self._batches(len(split), self.batch_size - theirs, shuffle=not overfit, drop_last=True)
         if self._extra is None:

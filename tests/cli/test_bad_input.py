@@ -163,6 +163,7 @@ TRAIN = [
     (["--model.num_classes", "7"], "model.num_classes = 7: the data set has 10"),
     (["--defense", "randomization", "--model", "vgg_small"], r"cannot take images of \(1, 16, 16\)"),
     (["--robust.attacks", "[fgsm, tests/conf/far.yaml]"], "different threats.*epsilon"),
+    (["--robust.attacks", "wt", "--robust.every", "0"], "attack wt: source ClassifierOnly: the target has no defense"),
     (["--robust.attacks", "wt"], "attack wt: source ClassifierOnly: the target has no defense"),
     # Files.
     (["--ckpt_path", "last"], "--ckpt_path last: no last.ckpt of this run"),

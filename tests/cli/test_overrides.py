@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from robusttrain import presets
+from robusttrain.attack_presets import name_inner_attacks
 from robusttrain.cli import plain, read
 from robusttrain.commands import train
 
@@ -13,8 +14,8 @@ NEEDED = {"ensemble-adversarial": ["--training.objective.models", "[a.ckpt]"]}
 
 
 def configured(name, *overrides):
-    arguments = ["--training", name, *NEEDED.get(name, []), *overrides]
-    return plain(read(train.parser(), arguments, train.KINDS, train.DEFAULTS).training)
+    arguments, fill = name_inner_attacks(["--training", name, *NEEDED.get(name, []), *overrides])
+    return plain(read(train.parser(), arguments, train.KINDS, train.DEFAULTS, fill).training)
 
 
 def leaves(node, path="--training"):
@@ -37,6 +38,25 @@ def test_overrides_with_the_presets_own_values_change_nothing(name):
         if option != "--training.objective.models"
     ]
     assert configured(name, *overrides) == configured(name)
+
+
+def test_an_inner_attack_by_its_preset_wherever_it_stands():
+    attack, objective = "--training.objective.attack", ["--training.objective", "robusttrain.training.MART"]
+    expected = presets.read("attack", "bpda-i")
+    for line in (
+        [*objective, attack, "bpda-i", f"{attack}.steps", "3"],
+        [f"{attack}.steps=3", f"{attack}=bpda-i", *objective],
+    ):
+        found = configured("standard", *line)["objective"]
+        assert found["class_path"] == "robusttrain.training.MART"
+        assert found["init_args"]["source"]["class_path"] == expected["source"]["class_path"]
+        inner = found["init_args"]["attack"]["init_args"]
+        assert inner["steps"] == 3
+        assert inner["step_size"] == expected["init_args"]["step_size"]
+    own = configured("adversarial", attack, "bpda-i", "--training.objective.source", "robusttrain.attacks.Target")
+    assert own["objective"]["init_args"]["source"]["class_path"] == "robusttrain.attacks.Target"
+    around = configured("adversarial-awp", "--training.objective.objective.attack", "apgd-ce")
+    assert around["objective"]["init_args"]["objective"]["init_args"]["attack"]["class_path"].endswith("APGD")
 
 
 @pytest.mark.parametrize("name", ["logit-pairing", "consistency", "ensemble-adversarial", "mart", "trades"])

@@ -90,3 +90,13 @@ def test_overfitting_repeats_whole_batches(tmp_path):
     assert [len(batch.labels) for _, batch in model.trained] == [16] * 4
     for (_, first), (_, second) in zip(model.trained[:2], model.trained[2:], strict=True):
         assert torch.equal(first.images, second.images)
+
+
+def test_overfitting_takes_images_of_all_classes(tmp_path):
+    """However the data set sorts them: image folders come class by class."""
+    data = Digits(batch_size=64, crop=0)
+    data.setup("fit")
+    split = data._train
+    data._train = split.only(split.subset[split.labels[split.subset].sort(stable=True).indices])
+    model, _ = trained(data, folder=tmp_path, overfit_batches=1)
+    assert len(model.trained[0][1].labels.unique()) >= 8

@@ -10,6 +10,7 @@ from robusttrain.pictures import decision_regions
 from robusttrain.weights import save_tensors
 from studies import cost, report
 from studies.parts import Point
+from studies.recipes import beside
 from studies.sizes import SMOKE
 from studies.study import Study
 
@@ -54,8 +55,18 @@ def test_the_worst_case_is_per_image_over_all_points(tmp_path):
         save_tensors(tensors, tmp_path / "points" / key / "verdicts.safetensors")
     points = [{"key": key, "attacks": {"pgd": {}}} for key in ("first", "second")]
     study = SimpleNamespace(output=tmp_path)
-    assert Study.worst_case(study, points[:1]) == 0.5
-    assert Study.worst_case(study, points) == 0.0
+    assert Study.worst_cases(study, points[:1]).tolist() == [0, 1]
+    assert Study.worst_cases(study, points).tolist() == [0, 0]
+
+
+def test_differences_are_taken_image_by_image():
+    """One image of a hundred changes sides: a point up, with the spread of that one alone, whatever the others are."""
+    theirs = torch.tensor([0.0, 1.0] * 50)
+    ours = theirs.clone()
+    ours[0] = 1.0
+    spread = 100 * 1.96 * (0.01 * 0.99 / 99) ** 0.5
+    assert beside(ours, theirs) == f"+1.0 ({1 - spread:+.1f} to {1 + spread:+.1f})"
+    assert beside(theirs, theirs) == "+0.0 (+0.0 to +0.0)"
 
 
 def test_cost_counts_steps_draws_and_images(monkeypatch):
