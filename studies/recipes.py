@@ -73,7 +73,7 @@ class Recipe:
 
 
 PLAIN, WRAPPED = "--training.objective.attack", "--training.objective.objective.attack"
-#: Steps of the g of both rows with g: 13, as in the paper, would leave a thirteenth of the images.
+#: Steps of the g of both rows with g: 13, as in the paper, would leave a fourteenth of the images.
 STEPS_OF_G = 3
 #: The references of RobustBench are for radius 8/255.
 WIDE = "RobustBench, WideResNet-"

@@ -42,10 +42,10 @@ def refuse(config: Namespace, training: RobustTraining) -> None:
         raise OptionError("--trainer.accumulate_grad_batches", parts, fix)
     if config.swa.start is not None and config.ema:
         raise OptionError("--swa.start", config.swa.start, "excludes --ema: choose one mean of the weights")
-    part = options.val_check_interval
-    if config.swa.start is not None and part is not None and (isinstance(part, int) or part < 1):
+    every = options.val_check_interval
+    if config.swa.start is not None and every is not None and (isinstance(every, int) or every < 1):
         fix = "with --swa.start weights are averaged when an epoch ends, and validation within one would judge old ones"
-        raise OptionError("--trainer.val_check_interval", part, f"{fix}: leave it out")
+        raise OptionError("--trainer.val_check_interval", every, f"{fix}: leave it out")
     if config.early_stopping and options.limit_val_batches == 0:
         fix = "without validation nothing tells when to stop early: leave out --early_stopping"
         raise OptionError("--trainer.limit_val_batches", options.limit_val_batches, fix)
@@ -87,7 +87,10 @@ def refuse_never(config: Namespace, training: RobustTraining, epochs: int) -> No
     if epochs <= 0:
         return
     objective = training.objective
-    last = f"the run has {epochs} epochs, counted from 0: give less than {epochs}, or a larger --trainer.max_epochs"
+    last = (
+        f"the run has {epochs} epochs, counted from 0: give less than {epochs}, or a larger --trainer.max_epochs "
+        "(--trainer.max_steps, where that ends the run)"
+    )
     if training.milestones and max(training.milestones) >= epochs:
         raise OptionError("--training.milestones", training.milestones, f"the rate would not drop so often; {last}")
     if config.swa.start is not None and config.swa.start >= epochs:
@@ -96,9 +99,8 @@ def refuse_never(config: Namespace, training: RobustTraining, epochs: int) -> No
         raise OptionError("--training.warmup_epochs", training.warmup_epochs, f"the rate would only rise; {last}")
     warmup = getattr(objective, "warmup", 0)
     if warmup >= epochs:
-        raise OptionError(
-            "--training.objective.warmup", warmup, f"no epoch would have {type(objective).__name__}; {last}"
-        )
+        name = type(objective).__name__
+        raise OptionError("--training.objective.warmup", warmup, f"no epoch would have {name}; {last}")
 
 
 def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> None:

@@ -100,7 +100,8 @@ def run(arguments: list[str]) -> None:
     first_look.objective.check(first_look.model)
     around = first_look.model.defense is not None and not first_look.model.defense.differentiable
     watching = watchers(config, around, first_look.objective.inner())
-    sources = Engine(first_look.model, shown(watching)).sources
+    attacks = shown(watching)
+    sources = Engine(first_look.model, attacks).sources if attacks else {}
     name = config.name or "-".join(short_name(node) for node in (plain(config.data), defense, model) if node)
     recipe = recipe_of(model, defense, plain(config.data))
     recipe |= {"training": settings, "run": {"seed": config.seed, "ema": config.ema}}

@@ -34,7 +34,8 @@ def estimate(training: RobustTraining, data: ImageData, trainer: Any, watching: 
     loader = data.train_dataloader()
     batches = limited(len(loader), trainer.limit_train_batches)
     batch = data.on_after_batch_transfer(to_device(next(iter(loader)), device), 0)
-    epochs, steps = max(0, trainer.max_epochs or 0), batches * max(0, trainer.max_epochs or 0)
+    epochs = max(0, trainer.max_epochs or 0)
+    steps = batches * epochs
     if trainer.max_steps > 0:
         most = trainer.max_steps * trainer.accumulate_grad_batches
         steps = min(steps, most) if epochs else most

@@ -44,9 +44,8 @@ class MART(TrainingObjective):
         one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
         for goal in goals(self.attack):
             if isinstance(goal, KLDivergence | AwayFromPrediction):
-                fix = (
-                    "it does not look at labels, and MART crafts against them: take CrossEntropy, or train with TRADES"
-                )
+                why = "it does not look at labels, and MART crafts against them"
+                fix = f"{why}: take CrossEntropy, or train with TRADES"
                 raise OptionError("attack.objective", type(goal).__name__, fix)
 
     @property

@@ -110,7 +110,7 @@ def test_an_estimate_counts_g_and_the_f_b_that_would_be_trained_first(train):
         "--f_b_training",
         "tests/conf/f_b.yaml",
     ]
-    brief = ["--trainer.max_epochs", 4, "--trainer.limit_train_batches", 2, "--trainer.max_steps", 5]
+    brief = ["--trainer.max_epochs", 4, "--trainer.limit_train_batches", 2, "--trainer.max_steps", 5, "--swa.start", 0]
     done = train(*g, *inner, *SMALL, *SHORT, *brief, "--estimate")
     before, after = done.err.split("the run itself:")
     assert "f_b: none at hand; first one would be trained (tests/conf/f_b.yaml)" in before
@@ -121,6 +121,7 @@ def test_an_estimate_counts_g_and_the_f_b_that_would_be_trained_first(train):
         f"epochs 0 to 2, Adversarial: 128 images an epoch, each {each}: {5 * 64 * 12:,} gradient evaluations" in after
     )
     assert "robust accuracy: 3 times on 8 images" in after
+    assert "statistics of the averaged weights: 2 times on 128 training images: at most about " in after
     assert f"inner attack on validation images: 3 times on 8 images: {3 * 8 * 2} gradient evaluations" in after
 
 

@@ -41,9 +41,10 @@ def defended(defense=True):
     return DefendedClassifier(AdversarialTransform(VGGSmall(**F_B), steps=1) if defense else None, CifarResNet(**F_A))
 
 
-def fit(module, tmp_path, epochs=1, batches=2, callbacks=(), ckpt_path=None, **data):
+def fit(module, tmp_path, epochs=1, batches=2, callbacks=(), ckpt_path=None, max_steps=-1, **data):
     trainer = pl.Trainer(
         max_epochs=epochs,
+        max_steps=max_steps,
         limit_train_batches=batches,
         limit_val_batches=1,
         accelerator="cpu",
@@ -70,10 +71,10 @@ class Rates(pl.Callback):
         self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def rates(tmp_path, **options):
+def rates(tmp_path, max_steps=-1, **options):
     callback = Rates()
     module = RobustTraining(defended(False), 10, learning_rate=0.08, **options)
-    trainer = fit(module, tmp_path, epochs=4, batches=5, callbacks=[callback], validation=0.0)
+    trainer = fit(module, tmp_path, epochs=4, batches=5, callbacks=[callback], max_steps=max_steps, validation=0.0)
     return [*callback.seen, trainer.optimizers[0].param_groups[0]["lr"]]
 
 
@@ -99,6 +100,11 @@ def test_a_linear_warm_up_before_each_schedule(tmp_path):
 def test_piecewise_drops_to_a_tenth_at_each_milestone(tmp_path):
     found = rates(tmp_path, schedule="piecewise", milestones=[1, 3])
     assert found == pytest.approx([0.08] * 5 + [0.008] * 10 + [0.0008] * 6)
+
+
+def test_a_run_of_some_steps_drops_after_the_epochs_that_were_named(tmp_path):
+    found = rates(tmp_path, max_steps=12, schedule="piecewise", milestones=[2])
+    assert found == pytest.approx([0.08] * 10 + [0.008] * 3)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.2, 0.25, 0.5, 0.99])

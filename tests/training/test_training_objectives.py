@@ -10,6 +10,7 @@ from robusttrain.defenses import AdversarialTransform, Chain, RandomResizePad
 from robusttrain.errors import OptionError
 from robusttrain.models import VGGSmall
 from robusttrain.training import TRADES, Adversarial, Standard
+from robusttrain.training.objectives import kl_divergence
 
 LABELS = torch.tensor([0, 2, 1, 1])
 
@@ -170,3 +171,14 @@ def test_adversarial_training_through_g_reaches_f_a_alone(streams, convnet):
         torch.manual_seed(0)
         clean, _ = Standard()(model, x, LABELS, streams())
     assert not torch.equal(losses, clean)
+
+
+def test_small_divergences_survive_logits_in_bfloat16():
+    """Rounded to bfloat16 on the way, most would be several times too large or too small, and some negative."""
+    rng = torch.Generator().manual_seed(0)
+    first = torch.randn(64, 10, generator=rng)
+    second = first + 0.05 * torch.randn(64, 10, generator=rng)
+    first, second = first.bfloat16(), second.bfloat16()
+    torch.testing.assert_close(
+        kl_divergence(first, second).double(), kl_divergence(first.double(), second.double()), rtol=0.01, atol=0
+    )
