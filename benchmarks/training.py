@@ -33,6 +33,7 @@ from benchmarks.training_peers import art_trainer, autocast, optimizer_of, plain
 from robusttrain import DefendedClassifier, Rng, fast_copy
 from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient, Target
 from robusttrain.build import build, fit_to_data
+from robusttrain.core.memory_format import use_fastest_format
 from robusttrain.data import Batch
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.base import as_float
@@ -68,7 +69,8 @@ def ours(
 def limit(model: DefendedClassifier, batch: Batch, steps: int, dtype: torch.dtype) -> Callable[[], Tensor]:
     """The passes alone."""
     images = batch.images.contiguous(memory_format=torch.channels_last)
-    trained = model.classifier.train().to(memory_format=torch.channels_last)
+    trained = model.classifier.train()
+    use_fastest_format(trained)
     folded = fast_copy(trained, dtype)
     weights = list(trained.parameters())
 

@@ -19,6 +19,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from robusttrain.core.memory_format import use_fastest_format
+
 logger = logging.getLogger(__name__)
 
 # Exact classes: a subclass may compute its weight (weight standardisation, parametrizations). Conv2dSame only pads.
@@ -174,8 +176,7 @@ def _prepared(model: nn.Module) -> nn.Module:
     twin = copy.deepcopy(model).eval().requires_grad_(False).float()
     for parameter in twin.parameters():
         parameter.grad = None
-        if parameter.dim() == 4:  # Module.to would stumble over the five dimensions of a Conv3d
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    use_fastest_format(twin)
     return twin
 
 

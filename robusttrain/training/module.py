@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
 from robusttrain.data import Batch
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import OptionError, UserError, above, at_least, below_one, one_of, within
@@ -121,8 +122,8 @@ class RobustTraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": found, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        # f_a alone: the format that convolutions run fastest in, on CPUs as on GPUs. Before DDP looks at it.
-        self.model.to(memory_format=torch.channels_last)
+        # f_a alone. Before DDP looks at it.
+        use_fastest_format(self.model)
 
     def on_train_epoch_start(self) -> None:
         # Layers that draw from torch's global generator (dropout, stochastic depth in timm's networks) draw the same
@@ -150,7 +151,7 @@ class RobustTraining(pl.LightningModule):
         objective = self.objective.at(epoch)
         if replay := batch_idx % objective.replays:  # other draws of a random defense, of the same mixture
             rng = rng.fold("replay").fold(replay)
-        with self.meter.listening():
+        with self.meter.listening(), ExactConvolutions():
             return objective(self.model, *mixed, rng)
 
     def on_validation_start(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
+from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
 from robusttrain.data import Batch
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, above, at_least
@@ -41,6 +42,9 @@ class ReparameterizationTraining(pl.LightningModule):
         self.defense, self.network = defense.eval().requires_grad_(False), network
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 
+    def setup(self, stage: str) -> None:
+        use_fastest_format(self.network)
+
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -52,7 +56,8 @@ class ReparameterizationTraining(pl.LightningModule):
             aim = self.defense(batch.images, rng)
         if aim.shape != batch.images.shape:
             raise UserError("reparameterization: this defense changes the size of images; h cannot follow")
-        error = (self.network(batch.images) - aim).square().mean()
+        with ExactConvolutions():
+            error = (self.network(batch.images) - aim).square().mean()
         if not torch.isfinite(error):
             raise UserError("reparameterization: the error became NaN or infinite: lower --h.learning_rate")
         self.log("h/training_error", error, prog_bar=True)
