@@ -1,7 +1,6 @@
 """Train a robust classifier: ``python train.py --defense advtransform``."""
 
-from robusttrain.cli import main
-from robusttrain.commands.train import run
+from robusttrain.commands.entry import start
 
 if __name__ == "__main__":
-    main(run)
+    start("train")

@@ -26,7 +26,13 @@ NOBODYS = {"surrogates", "studies"}
 ELSEWHERE = {"weights": None, "pretrained": False}
 
 #: Training options that recipes of earlier versions do not name, with the value that says the same as their absence.
-LATER = {"batch_norm": "eval", "warmup_epochs": 0.0, "mixing": "none", "mixing_alpha": 1.0}
+LATER = {
+    "batch_norm": "eval",
+    "warmup_epochs": 0.0,
+    "mixing": "none",
+    "mixing_alpha": 1.0,
+    "inner_precision": "trainer",
+}
 
 
 def as_before(node: Any) -> Any:

@@ -29,6 +29,7 @@ from rich.table import Table
 from robusttrain import presets
 from robusttrain.allocator import keep_freed_memory
 from robusttrain.build import resolve
+from robusttrain.core.stopping import heeding_sigterm
 from robusttrain.errors import OptionError, UserError
 
 
@@ -41,6 +42,12 @@ def first_process() -> bool:
 #: The first of several processes speaks for all.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 140, quiet=not first_process())
 
+
+def say(line: str) -> None:
+    """A line for the user, as long as it is."""
+    console.print(line, soft_wrap=True, highlight=False)
+
+
 #: Warnings of Lightning's that are no news of a run of ours.
 UNIMPORTANT = (
     r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\) in eval mode at).*"
@@ -50,7 +57,7 @@ OWN_TRAINER_OPTIONS = {"logger", "callbacks", "use_distributed_sampler", "enable
 
 
 def main(command: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command: its errors become one line each and exit code 2, an interruption exit code 130."""
+    """Run a command: its errors become one line each and exit code 2, Ctrl-C exit code 130, SIGTERM 143."""
     arguments = sys.argv[1:]
     try:
         if "--list" in arguments:
@@ -60,7 +67,8 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             # Lightning's advice about its own products is no news of this run.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
             warnings.filterwarnings("ignore", message=UNIMPORTANT)
-            command(arguments)
+            with heeding_sigterm():
+                command(arguments)
     except UserError as error:
         # Builders name options without the dashes that a user types.
         dashes = "--" if isinstance(error, OptionError) and not error.option.startswith("--") else ""

@@ -187,11 +187,14 @@ COMMANDS = {"train.py": train.run, "evaluate.py": evaluate.run}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def without_audit(script, arguments):
-    """The command line, without the audit unless it is asked for: it takes longer than what most tests are about."""
+def brief(script, arguments):
+    """The command line, with defaults that suit most tests: no audit, which takes longer than what they are about, and
+    no precision that a measurement decides."""
     words = list(map(str, arguments))
-    skipped = script != "evaluate.py" or {"--audit", "--strict", "--models", "--config"} & {*words}
-    return words if skipped else ["--audit", "false", *words]
+    if script != "evaluate.py" or {"--models", "--config"} & {*words}:
+        return words
+    fast = [] if {"--audit", "--strict"} & {*words} else ["--audit", "false"]
+    return [*fast, *([] if "--precision" in words else ["--precision", "float32"]), *words]
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +203,7 @@ def run_script():
 
     def run(script, *arguments, timeout=600):
         done = subprocess.run(
-            [sys.executable, script, *without_audit(script, arguments)],
+            [sys.executable, script, *brief(script, arguments)],
             cwd=ROOT,
             env=ENVIRONMENT,
             capture_output=True,
@@ -217,7 +220,7 @@ def start_script():
     """Starts ``python SCRIPT ...`` from the repository's root and leaves it running; the caller ends it."""
 
     def start(script, *arguments):
-        command = [sys.executable, script, *without_audit(script, arguments)]
+        command = [sys.executable, script, *brief(script, arguments)]
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **silent)
 
@@ -231,7 +234,7 @@ def command(monkeypatch, capsys):
 
     def run(script, *arguments):
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [script, *without_audit(script, arguments)])
+        monkeypatch.setattr(sys, "argv", [script, *brief(script, arguments)])
         with pytest.raises(SystemExit) as ended:
             main(COMMANDS[script])
         found = capsys.readouterr()

@@ -47,6 +47,15 @@ class Attack(ABC):
     #: Whether its queries are to the g behind the source, instead of to the source.
     asks_g = False
 
+    @property
+    def rounds_well(self) -> bool:
+        """Whether gradients computed in bfloat16 serve it as well as exact ones.
+
+        Steps along the sign of a gradient do not feel its rounding. Attacks that compare losses or
+        distances do, and so this is False unless an attack says otherwise.
+        """
+        return False
+
     def __call__(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng | None = None) -> Tensor:
         """Adversarial images inside the threat.
 

@@ -71,6 +71,10 @@ class MeanStart(Attack):
             rule=self.rule,
         )
 
+    @property
+    def rounds_well(self) -> bool:
+        return self.ascent(self.threat).rounds_well
+
     def cost(self) -> Cost:
         cost = self.ascent(self.threat).cost()
         return Cost(cost.gradients, cost.queries + self.draws)

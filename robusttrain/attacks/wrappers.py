@@ -159,6 +159,10 @@ class Restarts(Attack):
     def asks_g(self) -> bool:  # type: ignore[override]
         return self.attack.asks_g
 
+    @property
+    def rounds_well(self) -> bool:
+        return self.attack.rounds_well
+
     def cost(self) -> Cost:
         """At most: broken images are spared further runs."""
         return total(self.members, self.votes)
@@ -206,6 +210,10 @@ class Several(Attack):
     @property
     def asks_g(self) -> bool:  # type: ignore[override]
         return any(attack.asks_g for attack in self.attacks)
+
+    @property
+    def rounds_well(self) -> bool:
+        return all(attack.rounds_well for attack in self.attacks)
 
     def cost(self) -> Cost:
         """At most: broken images are spared what follows."""

@@ -24,6 +24,7 @@ from robusttrain.cli import (
     new_parser,
     plain,
     read,
+    say,
     take,
     trainer_from,
 )
@@ -31,9 +32,12 @@ from robusttrain.commands import transfer
 from robusttrain.commands.auditing import begin_audit, finish_audit, images_of, kept_audit
 from robusttrain.commands.estimate import announce, check_sources
 from robusttrain.commands.f_b import provide_f_b
-from robusttrain.commands.keeping import fingerprint, keep, open_journal
+from robusttrain.commands.keeping import chosen_before, fingerprint, keep, open_journal
+from robusttrain.commands.precision import choose_precisions
 from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.commands.train import PLACES
+from robusttrain.core.processor import processor
+from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.data import ImageData
 from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
@@ -51,6 +55,7 @@ from robusttrain.evaluation import (
 )
 from robusttrain.evaluation.export import check_export, export, told_export
 from robusttrain.evaluation.journal import refuse_others
+from robusttrain.evaluation.precision import Precision
 from robusttrain.suites import left_out, suite, suite_settings
 from robusttrain.weights import load_weights
 
@@ -83,7 +88,11 @@ def parser() -> ArgumentParser:
     options.add_argument("--images", type=int | None, default=None, help="size of a seeded subset of the test images")
     options.add_argument("--draws", type=int, default=10, help="fresh draws of a random defense that score an image")
     options.add_argument(
-        "--precision", type=str, default="float32", help="in which attacks differentiate: float32 or bfloat16"
+        "--precision",
+        type=Precision,
+        default="auto",
+        help="in which attacks differentiate; auto: the faster one here, where rounding leaves an attack as strong. "
+        "Verdicts are always in float32",
     )
     options.add_argument("--survivors", type=bool, default=False, help="attack only images that no attack before broke")
     options.add_argument(
@@ -109,9 +118,13 @@ def parser() -> ArgumentParser:
 
 def run(arguments: list[str]) -> None:
     """Attack as the command line says."""
-    if transfer.chosen(arguments):
-        transfer.run(arguments)
-        return
+    command = transfer.run if transfer.chosen(arguments) else _attack
+    with saying_how_to_go_on(say, lambda: "what was finished is kept; the same command goes on from there"):
+        command(arguments)
+
+
+def _attack(arguments: list[str]) -> None:
+    """Attack one target."""
     names, overrides, rest = split_attacks(arguments)
     config, path = configure(rest)
     at_least("--draws", config.draws, 1)
@@ -119,8 +132,6 @@ def run(arguments: list[str]) -> None:
     at_least("--audit_images", LEAST if config.audit_images is None else config.audit_images, LEAST)
     if config.strict and not config.audit:
         raise UserError("--strict true needs the audit: leave out --audit false")
-    if config.precision not in ("float32", "bfloat16"):
-        raise UserError(f"--precision {config.precision}: must be float32 or bfloat16")
     suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
     asked_for = [value for _, value in take(arguments, lambda option: option == "--attack")[0]]
     if not names:  # a configuration file may name them
@@ -148,7 +159,16 @@ def run(arguments: list[str]) -> None:
         console.print(f"left out: {name}, because {why}", soft_wrap=True, highlight=False)
     nodes = {name: node for name, node in nodes.items() if name not in unfit}
     attacks = {name: each for name, each in attacks.items() if name not in unfit}
+    trainer = trainer_from(
+        {**plain(config.trainer), "enable_model_summary": False, "enable_progress_bar": False},
+        logger=False,
+        enable_checkpointing=False,
+    )
+    device = trainer.strategy.root_device
     known = fingerprint(config, target, nodes)
+    before = None if config.fresh else chosen_before(output / "journal", known)
+    precisions = choose_precisions(config.precision, target, attacks, data, config.seed, before, device)
+    known |= {"precision": precisions}
     if needed := surrogates_in(nodes):
         # What does not fit is found before the attacker's models are trained.
         if not config.fresh:
@@ -160,7 +180,7 @@ def run(arguments: list[str]) -> None:
         keeper = Keeper(folder, target, training_data(config, path), plain(config.trainer), defense)
         paths = keeper.provide(needed, config.surrogate_epochs)
         attacks = {name: scenario(with_paths(node, paths), name) for name, node in nodes.items()}
-    precision = getattr(torch, config.precision)
+    precision = {name: getattr(torch, chosen) for name, chosen in precisions.items()}
     keep_images = config.save_images or config.export is not None
     engine = Engine(target, attacks, config.seed, config.draws, precision, config.survivors, keep_images)
     engine.kept = journal = open_journal(output / "journal", known, engine, config.fresh)
@@ -169,16 +189,11 @@ def run(arguments: list[str]) -> None:
         console.print(f"waiting for {count} batches that other processes work on", soft_wrap=True)
 
     evaluation = Evaluation(engine, journal, wait)
-    trainer = trainer_from(
-        {**plain(config.trainer), "enable_model_summary": False, "enable_progress_bar": False},
-        logger=False,
-        enable_checkpointing=False,
-    )
     audited = kept_audit(journal, config.audit_images) if config.audit else {}
     audit = Audit(engine, images_of(data), config.audit_images) if config.audit and not audited else None
     total = announce(engine, data, audit)
     if audit is not None and first_process():
-        begin_audit(audit, evaluation, data, config.seed, trainer.strategy.root_device)
+        begin_audit(audit, evaluation, data, config.seed, device)
     with Progress(console=console, disable=not sys.stderr.isatty() or total is None) as progress:
         task = progress.add_task("attacking", total=(total or 0) / trainer.world_size)
         engine.advance = lambda count: progress.advance(task, count)
@@ -186,7 +201,8 @@ def run(arguments: list[str]) -> None:
     if not trainer.is_global_zero:
         return
     found = {"target": told, "data": data_name(config), **evaluation.found}
-    found["precision"] = config.precision
+    found["precision"] = {"asked": config.precision, "attacks": precisions}
+    found["processor"] = processor(device)
     found["left_out"] = unfit
     write_json(found, output / "results.json")
     keep(evaluation, output, config)
@@ -196,7 +212,7 @@ def run(arguments: list[str]) -> None:
         write_json(found, output / "results.json")
         console.print(told_export(found["export"], pictures), soft_wrap=True)
     if audit is not None:
-        audited = finish_audit(audit, evaluation, trainer.strategy.root_device, journal)
+        audited = finish_audit(audit, evaluation, device, journal)
     if audited:
         found |= audited
         write_json(found, output / "results.json")

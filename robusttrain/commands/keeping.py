@@ -13,12 +13,13 @@ from robusttrain.cli import console, first_process, plain
 from robusttrain.commands.train import PLACES
 from robusttrain.defended import DefendedClassifier
 from robusttrain.evaluation import Engine, Evaluation, Journal, weights_of
+from robusttrain.evaluation.journal import differences, read_fingerprint
 from robusttrain.locks import alone
 from robusttrain.weights import save_tensors
 
 
 def fingerprint(config: Namespace, target: DefendedClassifier, nodes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """All that the figures depend on, but for the sources that an attacker may have to train first."""
+    """All that the figures depend on, but for precisions and for sources that an attacker may have to train first."""
     data = plain(config.data)
     return {
         "target": {"model": plain(config.model), "defense": plain(config.defense), "weights": weights_of(target)},
@@ -33,9 +34,15 @@ def fingerprint(config: Namespace, target: DefendedClassifier, nodes: dict[str, 
         "draws": config.draws if target.random else 1,
         "survivors": config.survivors,
         "seed": config.seed,
-        "precision": config.precision,
         "versions": {"robusttrain": __version__, "torch": torch.__version__},
     }
+
+
+def chosen_before(folder: Path, known: dict[str, Any]) -> dict[str, str] | None:
+    """The precisions of the attacks in the journal of a run with this `fingerprint`; None where there is none."""
+    kept = read_fingerprint(folder) or {}
+    precisions = {key: kept.pop(key, None) for key in ("precision", "sources")}["precision"]
+    return precisions if isinstance(precisions, dict) and not differences(kept, known) else None
 
 
 def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: bool) -> Journal:

@@ -14,12 +14,13 @@ from robusttrain.attack_presets import name_inner_attacks
 from robusttrain.build import build, build_defended, fit_to_data
 from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
 from robusttrain.checkpoints import as_before, read_recipe, recipe_of
-from robusttrain.cli import add_trainer, console, first_process, new_parser, plain, read, trainer_from
+from robusttrain.cli import add_trainer, console, first_process, new_parser, plain, read, say, trainer_from
 from robusttrain.commands import reparameterization
 from robusttrain.commands.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.commands.refusals import refuse, refuse_batches, refuse_memory, to_device
 from robusttrain.commands.training_cost import estimate
 from robusttrain.commands.watching import keepers, watchers
+from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.data import ImageData, ImageFolder
 from robusttrain.defenses import Defense
 from robusttrain.errors import UserError, at_least, under
@@ -135,6 +136,11 @@ def run(arguments: list[str]) -> None:
     device = trainer.strategy.root_device
     batch = data.on_after_batch_transfer(to_device(next(iter(data.train_dataloader())), device), 0)
     refuse_memory(first_look.to(device), batch, data.batch_size)
+    if settings["inner_precision"] == "auto":
+        speeds = first_look.settle_inner_precision(batch)
+        settings["inner_precision"] = chosen = first_look.inner_precision
+        why = speeds or "there is no inner attack that would be as strong in bfloat16"
+        say(f"precision: inner attacks differentiate in {chosen}, since {why}")
     if config.estimate:
         estimate_all(config, data, trainer, first_look, defense, [*watching, *keeping])
         return
@@ -151,7 +157,14 @@ def run(arguments: list[str]) -> None:
     console.print(f"best.ckpt: the epoch that is best by {config.monitor}{why}", soft_wrap=True, highlight=False)
     if first_process():  # the others save where the first one does: Lightning tells them
         writable(folder, "--checkpoints")
-    trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
+
+    def how_to_go_on() -> str:
+        if not (folder / "last.ckpt").is_file():
+            return "no epoch was finished, so nothing is kept; the same command starts again"
+        return f"the last finished epoch is kept as {folder / 'last.ckpt'}; --ckpt_path last goes on from there"
+
+    with saying_how_to_go_on(say, how_to_go_on):
+        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
     told = {key: f"{float(value):.3f}" for key, value in trainer.callback_metrics.items() if "/" in key}
     console.print(f"done: {told}", soft_wrap=True)
     kept = " and ".join(name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file())
@@ -247,6 +260,9 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         path = found[-1]
     else:
         path = Path(ckpt_path)
+    kept = read_recipe(path).get("training", {}).get("inner_precision", "trainer")
+    if recipe["training"]["inner_precision"] == "auto":
+        recipe["training"]["inner_precision"] = kept  # what the run began with, whatever is faster by now
     before, now = (flat(as_before(_without_places(found))) for found in (read_recipe(path), recipe))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import (
 
 from robusttrain.attack_presets import scenarios
 from robusttrain.callbacks import SWA, Overfitting, Pace, Pictures, RobustAccuracy
-from robusttrain.cli import console, listed, plain
+from robusttrain.cli import listed, plain, say
 from robusttrain.errors import OptionError, at_least, under
 from robusttrain.evaluation import Scenario
 
@@ -64,13 +64,8 @@ def _guard(config: Namespace, attacks: dict[str, Scenario], first: str, inner: S
     settings = (config.robust.images, config.robust.draws, config.robust.every, config.seed)
     with under("--guard"):
         return Overfitting(
-            f"robust/{name}", inner, check, *settings, say_soft, drop=config.guard.drop, fall=config.guard.fall
+            f"robust/{name}", inner, check, *settings, say, drop=config.guard.drop, fall=config.guard.fall
         )
-
-
-def say_soft(line: str) -> None:
-    """A line for the log, as long as it is."""
-    console.print(line, soft_wrap=True, highlight=False)
 
 
 def keepers(config: Namespace, folder: Path) -> list[Callback]:

@@ -157,7 +157,7 @@ class Engine:
         scenarios: attacks by name.
         seed: of every random number; one seed, one result.
         draws: fresh draws of a random target's randomness that score each image (and as many that select).
-        precision: in which attacks differentiate the classifier.
+        precision: in which attacks differentiate the classifier: one for all, or one for each by its name.
         survivors: whether an image that an attack broke for good is spared those that follow.
         keep_images: whether records hold the adversarial images, as "NAME/images".
         advance: called with the number of images of every evaluation of a source, for progress bars.
@@ -173,7 +173,7 @@ class Engine:
         scenarios: Mapping[str, Scenario],
         seed: int = 0,
         draws: int = 10,
-        precision: torch.dtype = torch.float32,
+        precision: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
         survivors: bool = False,
         keep_images: bool = False,
         advance: Callable[[float], None] = lambda count: None,
@@ -186,11 +186,12 @@ class Engine:
         self.random = self.target.random
         self.draws = draws if self.random else 1
         one_threat(self.scenarios)
-        attacked = self.target.fast(precision)
+        each = precision if isinstance(precision, Mapping) else dict.fromkeys(self.scenarios, precision)
+        attacked = {dtype: self.target.fast(dtype) for dtype in {*each.values()}}
         self.sources = {}
         for name, scenario in self.scenarios.items():
             try:
-                source = scenario.source(attacked)
+                source = scenario.source(attacked[each[name]])
                 scenario.attack.check(source)
                 self.sources[name] = _Counted(source, lambda count: self.advance(count))
             except UserError as error:

@@ -49,7 +49,7 @@ def weights_of(module: nn.Module) -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints, as "key: there ..., now ..."."""
-    there, here = dict(_flat(before)), dict(_flat(now))
+    there, here = dict(_flat(before)), dict(_flat(_json(now)))
     missing = "nothing"
     return [
         f"{key}: there {there.get(key, missing)}, now {here.get(key, missing)}"
@@ -67,7 +67,7 @@ def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _fingerprint(folder: Path) -> dict[str, Any] | None:
+def read_fingerprint(folder: Path) -> dict[str, Any] | None:
     """What the run in a folder depends on; None where there is no run, {} where that cannot be read."""
     try:
         found = json.loads((folder / "fingerprint.json").read_text())
@@ -87,10 +87,10 @@ def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> 
             before hours are spent.
         whole: whether ``now`` is all of it.
     """
-    before = _fingerprint(folder)
+    before = read_fingerprint(folder)
     if before is None or (folder / FINISHED).is_file():
         return
-    told = differences({key: value for key, value in before.items() if whole or key in now}, _json(now))
+    told = differences({key: value for key, value in before.items() if whole or key in now}, now)
     if told:
         more = f", and {len(told) - 3} more" if len(told) > 3 else ""
         raise UserError(
@@ -128,7 +128,7 @@ class Journal:
     ) -> None:
         self.folder, self.report = folder, report
         self.claims = Claims(folder / "claims")
-        now, before = _json(fingerprint), _fingerprint(folder)
+        now, before = _json(fingerprint), read_fingerprint(folder)
         if before is not None and (fresh or before != now):
             if not fresh:
                 refuse_others(folder, now, whole=True)

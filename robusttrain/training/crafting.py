@@ -74,6 +74,19 @@ class Meter:
 _listener: ContextVar[Meter | None] = ContextVar("listener", default=None)
 
 
+_dtype: ContextVar[torch.dtype | None] = ContextVar("dtype", default=None)
+
+
+@contextmanager
+def crafting_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Inner attacks that run inside compute in this type; None: in that of training."""
+    token = _dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _dtype.reset(token)
+
+
 def judge(logits: Tensor, labels: Tensor) -> None:
     """Report to whoever listens how the model does on adversarial images: logits (B, K), labels (B,) or (B, K)."""
     meter = _listener.get()
@@ -134,10 +147,10 @@ def craft(
             with batch_statistics(model):
                 return attack(source(model).to(images.device), images, hard(labels), rng.fold("inner attack"))
         # In evaluation mode batch norm folds into convolutions: a copy with today's weights is faster by more than it
-        # costs. Its type is that of autocast, which would cast every weight again in every pass.
+        # costs. Unless told otherwise, its type is that of autocast, which would cast every weight again in every pass.
         kind = images.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        fast = fast_twin(model.classifier, dtype)
+        own = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        fast = fast_twin(model.classifier, _dtype.get() or own)
         attacked = model if fast is model.classifier else DefendedClassifier(model.defense, fast)
         with torch.autocast(kind, enabled=attacked is model and torch.is_autocast_enabled(kind)):
             return attack(source(attacked).to(images.device), images, hard(labels), rng.fold("inner attack"))

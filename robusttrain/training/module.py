@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -16,11 +16,15 @@ from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
 from robusttrain.data import Batch
 from robusttrain.defended import DefendedClassifier
 from robusttrain.errors import OptionError, UserError, above, at_least, below_one, one_of, within
+from robusttrain.evaluation.precision import Speeds, measure_speeds_of
 from robusttrain.rng import Rng
-from robusttrain.training.crafting import Meter
+from robusttrain.training.crafting import Meter, crafting_in
 from robusttrain.training.mixing import MIXINGS, Mixing, mix
 from robusttrain.training.objectives import Standard, TrainingObjective
 from robusttrain.training.schedules import SCHEDULES, Schedule, scheduler
+
+InnerPrecision = Literal["trainer", "auto", "float32", "bfloat16"]
+INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
 
 
 class RobustTraining(pl.LightningModule):
@@ -44,6 +48,9 @@ class RobustTraining(pl.LightningModule):
         warmup_epochs: epochs in which any other schedule first rises, linearly, to ``learning_rate``.
         mixing: of every training batch: none, mixup or cutmix (of neighbours in the batch).
         mixing_alpha: a mixture's weight or area is drawn from Beta(alpha, alpha).
+        inner_precision: in which inner attacks differentiate: trainer, that of the weights' own passes; float32;
+            bfloat16; or auto, the faster of these two here, measured on the first batch, where rounding leaves the
+            attack as strong.
         seed: of all randomness in training.
     """
 
@@ -62,6 +69,7 @@ class RobustTraining(pl.LightningModule):
         warmup_epochs: float = 0.0,
         mixing: Mixing = "none",
         mixing_alpha: float = 1.0,
+        inner_precision: InnerPrecision = "trainer",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -73,6 +81,7 @@ class RobustTraining(pl.LightningModule):
         at_least("warmup_epochs", warmup_epochs, 0)
         one_of("mixing", mixing, MIXINGS)
         above("mixing_alpha", mixing_alpha, 0)
+        one_of("inner_precision", inner_precision, INNER_PRECISIONS)
         if warmup_epochs and schedule == "one_cycle":
             raise OptionError(
                 "warmup_epochs", warmup_epochs, "one_cycle rises by itself: give training.warmup, a share"
@@ -101,6 +110,7 @@ class RobustTraining(pl.LightningModule):
             warmup_epochs,
         )
         self.mixing, self.mixing_alpha, self.num_classes, self.seed = mixing, mixing_alpha, num_classes, seed
+        self.inner_precision = inner_precision
         #: What the inner attacks of an epoch took and achieved.
         self.meter = Meter()
         accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -124,6 +134,22 @@ class RobustTraining(pl.LightningModule):
     def setup(self, stage: str) -> None:
         # f_a alone. Before DDP looks at it.
         use_fastest_format(self.model)
+
+    def settle_inner_precision(self, batch: Batch) -> Speeds | None:
+        """Turn an ``inner_precision`` of "auto" into the better one; the speeds, if they were measured."""
+        inner = self.objective.inner()
+        if self.inner_precision != "auto":
+            return None
+        if inner is None or not inner.attack.rounds_well:
+            self.inner_precision = "float32"
+            return None
+        speeds = measure_speeds_of(self.model, batch.images, Rng.for_images(self.seed, batch.indices))
+        self.inner_precision = speeds.faster
+        return speeds
+
+    def on_fit_start(self) -> None:
+        # Every process measures; all do as the first one found.
+        self.inner_precision = self.trainer.strategy.broadcast(self.inner_precision)
 
     def on_train_epoch_start(self) -> None:
         # Layers that draw from torch's global generator (dropout, stochastic depth in timm's networks) draw the same
@@ -151,7 +177,9 @@ class RobustTraining(pl.LightningModule):
         objective = self.objective.at(epoch)
         if replay := batch_idx % objective.replays:  # other draws of a random defense, of the same mixture
             rng = rng.fold("replay").fold(replay)
-        with self.meter.listening(), ExactConvolutions():
+        self.settle_inner_precision(batch)
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(self.inner_precision)
+        with self.meter.listening(), crafting_in(dtype), ExactConvolutions():
             return objective(self.model, *mixed, rng)
 
     def on_validation_start(self) -> None:

@@ -208,7 +208,7 @@ EVALUATE = [
     ([*NETWORK, "--draws", "0"], "--draws = 0"),
     ([*NETWORK, "--images", "0"], "images = 0: must be at least 1"),
     ([*NETWORK, "--data.batch_size", "0"], "data.batch_size = 0"),
-    ([*NETWORK, "--precision", "half"], "--precision half: must be float32 or bfloat16"),
+    ([*NETWORK, "--precision", "half"], "--precision: .*half: must be one of auto, float32, bfloat16"),
     ([*NETWORK, "--save_images", "maybe"], "--save_images: .*maybe"),
     ([*NETWORK, "--output", "pyproject.toml/below"], "--output pyproject.toml/below: cannot be written to"),
     ([*NETWORK, "--attack", "mdifgsm", "--attack.source.class_path", "robusttrain.attacks.Checkpoint"], "path"),

@@ -8,9 +8,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robusttrain import Rng, load
+from robusttrain.commands import precision
+from robusttrain.core.processor import processor
 from robusttrain.data import Digits
 from robusttrain.defended import DefendedClassifier
 from robusttrain.evaluation import Engine, verdicts
+from robusttrain.evaluation.precision import Speeds
 from robusttrain.models import VGGSmall
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -146,7 +149,11 @@ def test_options_of_the_defense(evaluate):
     assert (usual["random"], bare["random"], bare["draws"]) == (True, False, 1)
     far = evaluate("--defense.radius", 0.6).found
     assert far["clean"]["accuracy"] < usual["clean"]["accuracy"]
-    assert evaluate("--defense.steps", 0).found["clean"] != usual["clean"]
+    # Of 40 images as many may be right by chance: the share over all draws tells more.
+    still = evaluate("--defense.steps", 0, "--draws", 20, "--save_verdicts", "true")
+    moved = evaluate("--draws", 20, "--save_verdicts", "true")
+    scores = [load_file(done.output / "verdicts.safetensors")["clean/score"] for done in (still, moved)]
+    assert not torch.equal(*scores)
 
 
 @pytest.mark.parametrize("size", [7, 64])
@@ -159,9 +166,18 @@ def test_batch_size(evaluate, monkeypatch, size):
     assert max(sizes) == min(size, 40)
 
 
-def test_precision(evaluate):
-    assert evaluate("--precision", "bfloat16").found["precision"] == "bfloat16"
-    assert evaluate().found["precision"] == "float32"
+def test_precision(evaluate, monkeypatch):
+    found = evaluate("--precision", "bfloat16", "--attack", "pgd-quick", "--attack", "square").found
+    both = {"pgd-quick": "bfloat16", "square": "bfloat16"}
+    assert found["precision"] == {"asked": "bfloat16", "attacks": both}
+    assert found["processor"] == processor()
+    for speeds, expected in ((Speeds(2.0, 1.0), "bfloat16"), (Speeds(1.0, 19.0), "float32")):
+        monkeypatch.setattr(precision, "measure_speeds_of", lambda *_, speeds=speeds: speeds)
+        done = evaluate("--precision", "auto", "--attack", "pgd-quick", "--attack", "square", "--fresh", "true")
+        assert done.found["precision"] == {"asked": "auto", "attacks": {"pgd-quick": expected, "square": "float32"}}
+        (line,) = (line for line in done.err.splitlines() if line.startswith("precision: "))
+        assert line.endswith("verdicts are float32 passes")
+        assert f"takes {speeds.bfloat16 / speeds.float32:g} times as long" in line
 
 
 def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from robusttrain.commands import precision
 from robusttrain.evaluation import Journal
+from robusttrain.evaluation.precision import Speeds
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COMMON = ("--images", 24, "--draws", 2, "--data.batch_size", 8, "--trainer.accelerator", "cpu")
@@ -93,7 +95,7 @@ def test_a_finished_run_is_found_whole_and_byte_for_byte(evaluate, puts):
         (["--epsilon", "0.05"], "epsilon: there 0.031, now 0.05"),
         (["--attack.wt.steps", "4"], "attacks.wt.init_args.steps: there 3, now 4"),
         (["--defense.radius", "0.15"], "target.defense.init_args.radius: there 0.1, now 0.15"),
-        (["--precision", "bfloat16"], "precision: there float32, now bfloat16"),
+        (["--precision", "bfloat16"], "precision.bpda-i-quick: there float32, now bfloat16"),
         (["--survivors", "true"], "survivors: there False, now True"),
     ],
 )
@@ -108,6 +110,21 @@ def test_an_unfinished_run_of_other_settings_is_not_touched(evaluate, puts, argu
     assert len(puts) == 1
     assert evaluate(*arguments, "--fresh", "true").code == 0
     assert len(puts) == 10
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(evaluate, puts, monkeypatch):
+    """Whatever is faster by now; another run measures for itself."""
+    for speeds, stop_after, code, arguments, expected in (
+        (Speeds(2.0, 1.0), 2, 130, (), "bfloat16"),
+        (Speeds(1.0, 2.0), 10_000, 0, (), "bfloat16"),
+        (Speeds(1.0, 2.0), 10_000, 0, ("--seed", 1), "float32"),
+    ):
+        monkeypatch.setattr(precision, "measure_speeds_of", lambda *_, speeds=speeds: speeds)
+        puts.stop_after = stop_after
+        done = evaluate("--precision", "auto", *arguments)
+        assert done.code == code, done.err
+        assert f"precision: attacks differentiate in {expected}" in done.err
+    assert len(puts) == 18
 
 
 def test_a_damaged_entry_is_told_and_done_again(evaluate, puts, tmp_path):

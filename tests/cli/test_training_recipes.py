@@ -10,6 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robusttrain import load
 from robusttrain.checkpoints import as_before, read_recipe
+from robusttrain.evaluation.precision import Speeds
+from robusttrain.training import module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SMALL = ["--model.widths", "[4, 8]", "--model.blocks", 1, "--data.batch_size", 64, "--trainer.accelerator", "cpu"]
@@ -153,6 +155,24 @@ def test_the_inner_attack_by_its_preset_in_a_file(train, tmp_path):
     assert attack["init_args"]["relative_step_size"] == 0.25
     assert attack["init_args"]["step_size"] is None
     assert "best.ckpt: the epoch that is best by val/accuracy, since --robust.every 2 leaves epochs" in done.err
+
+
+def test_the_precision_of_inner_attacks_is_chosen_once(train, monkeypatch):
+    """Measured at the start, told, and written into the checkpoint: a resumed run does not choose again."""
+    brief = [*SMALL, *SHORT, "--training", "adversarial", "--training.objective.attack.steps", 1, "--robust.every", 0]
+    brief += ["--trainer.limit_train_batches", 1, "--training.schedule", "constant"]
+    brief += ["--training.inner_precision", "auto"]
+    monkeypatch.setattr(module, "measure_speeds_of", lambda *_: Speeds(2.0, 1.0))
+    done = train(*brief, "--trainer.max_epochs", 1)
+    assert (
+        "precision: inner attacks differentiate in bfloat16, since a gradient in bfloat16 takes 0.5 times" in done.err
+    )
+    assert read_recipe(done.folder / "last.ckpt")["training"]["inner_precision"] == "bfloat16"
+    monkeypatch.setattr(module, "measure_speeds_of", lambda *_: Speeds(1.0, 2.0))
+    done = train(*brief, "--trainer.max_epochs", 2, "--ckpt_path", "last")
+    assert read_recipe(done.folder / "last.ckpt")["training"]["inner_precision"] == "bfloat16"
+    done = train(*brief[:-1], "float32", "--trainer.max_epochs", 2, "--ckpt_path", "last", code=2)
+    assert "training.inner_precision = 'bfloat16', this one 'float32'" in done.err
 
 
 def test_a_run_from_before_these_options_goes_on(train):

@@ -10,7 +10,7 @@ from torch import nn
 from robusttrain.attacks import Linf, ProjectedGradient
 from robusttrain.defended import DefendedClassifier
 from robusttrain.models import CifarResNet, FastModel, VGGSmall, fast_twin
-from robusttrain.training.crafting import craft
+from robusttrain.training.crafting import craft, crafting_in
 
 
 def step(model, images):
@@ -84,6 +84,9 @@ def test_inner_attacks_run_on_it(images, streams, convnet, monkeypatch, precisio
         found = craft(model, attack, lambda target: target, images(), labels, streams())
     assert seen[-3:] == [precision] * 3
     assert found.dtype == torch.float32
+    with crafting_in(torch.bfloat16):  # told otherwise
+        craft(model, attack, lambda target: target, images(), labels, streams())
+    assert seen[-3:] == [torch.bfloat16] * 3
     plain = attack(model, images(), labels, streams().fold("inner attack"))
     with torch.no_grad():
         clean, ours, theirs = (F.cross_entropy(model.eval()(x), labels) for x in (images(), found, plain))

@@ -1,0 +1,63 @@
+"""Stopping when asked to: SIGTERM, as Slurm, systemd, docker and ``kill`` send it, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: What a shell reports of a process that a signal ended: 128 and the signal's number.
+TERMINATED = 128 + signal.SIGTERM
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived. What runs is left at once, by way of every ``finally``."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """While the block runs, SIGTERM raises `Terminated` in the main thread; a second one ends the process.
+
+    Lightning's own handler only takes a note for the end of a training step, and in an evaluation
+    nobody reads it; it calls a handler that was there before, which is this one.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> Iterator[None]:
+    """When the block is left by SIGTERM or Ctrl-C, say what was saved and how to go on.
+
+    Args:
+        say: prints a line.
+        line: what to say, asked for only then.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted: {line()}")
+        raise
+    except Terminated:
+        say(f"terminated: {line()}")
+        raise
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning's way of passing it on
+            say(f"interrupted: {line()}")
+        raise
