@@ -260,13 +260,15 @@ def add_trainer(parser: ArgumentParser, defaults: dict[str, Any], only: set[str]
 def trainer_from(settings: dict[str, Any], **own: Any) -> Any:
     """Lightning's Trainer from ``--trainer.*`` options and ours; what it refuses becomes one line."""
     from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
+    from pytorch_lightning.callbacks import RichProgressBar
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from robusttrain.callbacks import ProgressLines
 
     bar: list[Any] = []
     if settings.get("enable_progress_bar") is not False:
-        # Into a file, a line every hundred batches; on a terminal, a bar.
-        bar = [RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=100)]
+        # A bar needs a terminal: in a file it is a page of carriage returns.
+        bar = [RichProgressBar() if sys.stderr.isatty() else ProgressLines(say)]
     own["callbacks"] = [*own.get("callbacks", []), *bar]
     try:
         return Trainer(**settings, **own, use_distributed_sampler=False)

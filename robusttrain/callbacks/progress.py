@@ -1,0 +1,103 @@
+"""Progress as a few lines of text, for logs: a bar would leave them full of carriage returns."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from torch import Tensor
+
+
+class ProgressLines(ProgressBar):
+    """Says what an epoch of training came to, in about ``lines`` lines a run.
+
+    Every n-th epoch has a line, the last one always, and so has an epoch that ends a minute or
+    more after the last line. An epoch that takes longer than ten minutes says where it is.
+
+    Args:
+        say: takes a line.
+        lines: how many a short run has at most.
+        clock: seconds.
+    """
+
+    #: Seconds without a line after which the end of an epoch is news.
+    MINUTE = 60
+    #: Seconds without a line after which the place within an epoch is news.
+    LONG = 600
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        lines: int = 10,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.say, self.lines, self.clock = say, lines, clock
+        self.enabled = True
+        self.epochs: int | None = None
+        self.started = self.told = 0.0
+        self.before: dict[str, Tensor] = {}
+        #: The line of an epoch that had none; said if it turns out to be the last.
+        self.kept = ""
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epochs, self.kept, self.told = epochs(trainer), "", self.clock()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started, self.before = self.clock(), dict(trainer.callback_metrics)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        batches = trainer.num_training_batches
+        if batch_idx + 1 < batches and self.clock() - self.told >= self.LONG:
+            self._tell(f"{self._epoch(trainer)}: batch {batch_idx + 1} of {batches}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = self.clock()
+        # Lightning keeps figures of earlier epochs, of attacks that run in every fourth one, say.
+        shown = [
+            f"{name} {float(value):.3f}"
+            for name, value in trainer.callback_metrics.items()
+            if name in trainer.progress_bar_metrics and value is not self.before.get(name)
+        ]
+        self.kept = f"{self._epoch(trainer)}: {', '.join([*shown, f'{now - self.started:.0f} s'])}"
+        every = math.ceil(self.epochs / self.lines) if self.epochs else 1
+        if (trainer.current_epoch + 1) % every == 0 or now - self.told >= self.MINUTE:
+            self._tell(self.kept)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.kept:
+            self._tell(self.kept)
+
+    def _epoch(self, trainer: pl.Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}" + (f"/{self.epochs}" if self.epochs else "")
+
+    def _tell(self, line: str) -> None:
+        self.kept, self.told = "", self.clock()
+        if self.enabled:
+            self.say(line)
+
+
+def epochs(trainer: pl.Trainer) -> int | None:
+    """How many epochs a run will have at most; None where nothing but its user ends it."""
+    limits = [] if trainer.max_epochs is None or trainer.max_epochs < 0 else [trainer.max_epochs]
+    if trainer.max_steps > 0:
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        limits.append(math.ceil(trainer.max_steps / max(1, steps)))
+    return min(limits, default=None)
