@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from robusttrain.allocator import keep_freed_memory
 from robusttrain.build import build, fit_to_data
+from robusttrain.core.processor import processor
 from robusttrain.data import ImageData, ImageFolder, ImageNet
 from robusttrain.presets import read
 from robusttrain.weights import load_weights
@@ -133,9 +134,9 @@ def right_for_all(models: Sequence[nn.Module], images: Tensor, labels: Tensor, c
 def machine() -> dict[str, Any]:
     """What a ratio may depend on."""
     return {
-        "threads": torch.get_num_threads(),
-        "device": platform.machine(),  # everything here runs on the CPU
-        "versions": {name: version(name) for name in ("torch", "torchattacks", "foolbox")},
+        "architecture": platform.machine(),
+        **processor(),  # everything here runs on the CPU
+        "versions": {name: version(name) for name in ("torchattacks", "foolbox")},
     }
 
 

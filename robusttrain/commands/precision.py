@@ -43,7 +43,7 @@ def choose_precisions(
     speeds = None
     if any(each.attack.rounds_well for each in attacks.values()):
         speeds = measure_on(target, data, seed, device)
-    found = choose(attacks, speeds.faster if speeds else "float32")
+    found = choose(attacks, speeds.better if speeds else "float32")
     why = str(speeds) if speeds else "these attacks compare losses or distances"
     exact = [name for name, kind in found.items() if kind == "float32"]
     if exact and len(exact) < len(found):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robusttrain.core.processor import seconds_of
@@ -21,33 +23,43 @@ from robusttrain.rng import Rng
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
-#: Images of a measurement, and how much faster bfloat16 has to be: less is not worth its rounding.
-IMAGES, WORTHWHILE = 16, 1.2
+#: Images of a measurement.
+IMAGES = 16
+#: How much faster bfloat16 has to be, since less is not worth its rounding; and how close its
+#: gradients have to be to exact ones, as a median cosine over the images.
+WORTHWHILE, CLOSE = 1.2, 0.95
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Seconds of one gradient with respect to the images, in either precision.
+    """What one gradient with respect to the images takes in either precision, and how they agree.
 
     Args:
         float32: seconds in float32.
         bfloat16: seconds in bfloat16.
+        cosine: between the two gradients, the median over images.
     """
 
     float32: float
     bfloat16: float
+    cosine: float = 1.0
 
     @property
-    def faster(self) -> Literal["float32", "bfloat16"]:
-        """Which of the two to take where rounding does not matter."""
-        return "bfloat16" if self.bfloat16 * WORTHWHILE < self.float32 else "float32"
+    def better(self) -> Literal["float32", "bfloat16"]:
+        """Which of the two to take for attacks that follow gradients."""
+        fast = self.bfloat16 * WORTHWHILE < self.float32
+        return "bfloat16" if fast and self.cosine >= CLOSE else "float32"
 
     def __str__(self) -> str:
-        return f"a gradient in bfloat16 takes {self.bfloat16 / self.float32:.2g} times as long as in float32 here"
+        ratio = f"{self.bfloat16 / self.float32:.2g}"
+        return (
+            f"a gradient in bfloat16 takes {ratio} times as long as in float32 here, at a cosine of "
+            f"{self.cosine:.2f} between them"
+        )
 
 
 def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
-    """Time one gradient of ``classifier`` in both precisions, on the images' device.
+    """Compare gradients of ``classifier`` in both precisions, on the images' device.
 
     Args:
         classifier: images (B, C, H, W) to logits; copied, not changed.
@@ -55,21 +67,28 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
     """
     images = images[:IMAGES].detach().clone()
 
-    def gradient(network: nn.Module, count: int) -> None:
+    def gradient(network: nn.Module, count: int) -> Tensor:
         points = images[:count].clone().requires_grad_()
-        loss = network(points).logsumexp(dim=1).sum()
-        if loss.requires_grad:
-            torch.autograd.grad(loss, points, allow_unused=True)
+        logits = network(points)
+        # The likeliest class against all others, as cross entropy has it.
+        loss = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum")
+        if not loss.requires_grad:
+            return torch.zeros_like(points)
+        return torch.autograd.grad(loss, points, materialize_grads=True)[0]
 
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        networks = [fast_copy(classifier, kind).to(images.device) for kind in (torch.float32, torch.bfloat16)]
+        types = (torch.float32, torch.bfloat16)
+        networks = [fast_copy(classifier, kind).to(images.device) for kind in types]
 
         def speeds(count: int, rounds: int) -> Speeds:
-            found = [
-                seconds_of(lambda network=network: gradient(network, count), images.device, rounds)  # type: ignore[misc]
-                for network in networks
-            ]
-            return Speeds(*found)
+            seconds, found = [], []
+            for network in networks:
+                call = partial(gradient, network, count)
+                seconds.append(seconds_of(call, images.device, rounds))
+                torch.manual_seed(0)  # where the network draws, it draws the same in both
+                found.append(call().flatten(1).float())
+            cosine = torch.cosine_similarity(found[0], found[1]).nanmedian().item()
+            return Speeds(seconds[0], seconds[1], cosine)
 
         # Without units for it bfloat16 is so slow that a whole measurement would be felt.
         first = speeds(1, rounds=1)

@@ -144,7 +144,7 @@ class RobustTraining(pl.LightningModule):
             self.inner_precision = "float32"
             return None
         speeds = measure_speeds_of(self.model, batch.images, Rng.for_images(self.seed, batch.indices))
-        self.inner_precision = speeds.faster
+        self.inner_precision = speeds.better
         return speeds
 
     def on_fit_start(self) -> None:

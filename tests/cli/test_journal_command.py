@@ -1,6 +1,7 @@
 """evaluate.py that is stopped and started again: nothing finished is done twice, and nothing else is taken for it."""
 
 import json
+import signal
 
 import pytest
 
@@ -30,16 +31,16 @@ def evaluate(command, trained, tmp_path):
 
 @pytest.fixture
 def puts(monkeypatch):
-    """Notes what is written to the journal; ``stop_after`` ends the process after so many entries."""
+    """Notes what is written to the journal; after ``stop_after`` entries the process gets a signal."""
 
     class Notes(list):
-        stop_after = 10_000
+        stop_after, signal = 10_000, signal.SIGINT
 
     notes, put = Notes(), Journal.put
 
     def noted(self, stage, images, labels, indices, entry):
         if len(notes) == notes.stop_after:
-            raise KeyboardInterrupt
+            signal.raise_signal(notes.signal)
         put(self, stage, images, labels, indices, entry)
         notes.append((stage, int(indices[0])))
 
@@ -54,15 +55,20 @@ def without_seconds(raw):
     return found
 
 
-@pytest.mark.parametrize("arguments", [(), ("--survivors", "true")])
-def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(evaluate, puts, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "number", "code", "told"),
+    [((), signal.SIGTERM, 143, "terminated"), (("--survivors", "true"), signal.SIGINT, 130, "interrupted")],
+)
+def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(evaluate, puts, arguments, number, code, told):
     whole = evaluate(*arguments, output="whole")
     assert whole.code == 0, whole.err
     every, puts[:] = list(puts), []
     assert len(every) == 9
-    puts.stop_after = 4
+    puts.stop_after, puts.signal, handler = 4, number, signal.getsignal(number)
     stopped = evaluate(*arguments)
-    assert stopped.code == 130
+    assert stopped.code == code
+    assert stopped.err.splitlines()[-1] == f"{told}: what was finished is kept; the same command goes on from there"
+    assert signal.getsignal(number) is handler
     assert stopped.raw is None
     puts.stop_after, first = 10_000, list(puts)
     again = evaluate(*arguments)
