@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> None:
     scale = study.scale
     images, count = SETTINGS[scale.name]
     # In float32 at every scale: what is studied are differences of 1e-7.
-    g = ("--defense", "advtransform", "--defense.weights", scale.adversarial_f_b(), "--defense.steps", str(scale.steps))
+    g = (*scale.defense(), "--defense.precision", "float32", "--defense.steps", str(scale.steps))
     found = study.run(
         [
             Point(

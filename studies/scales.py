@@ -35,6 +35,7 @@ class Scale:
         steps: N of g.
         attack: options of every attack.
         eot: preset of BPDA-I with EOT, and its options.
+        f_b_width: channels of f_b's first convolution; 64 is the paper's.
         precision: in which f_b is differentiated inside g.
         f_b: file with weights of an adversarially trained f_b, None to train one.
     """
@@ -58,6 +59,7 @@ class Scale:
     steps: int
     attack: Arguments
     eot: Arguments
+    f_b_width: int = 64
     precision: str = "float32"
     f_b: Path | None = None
 
@@ -90,13 +92,17 @@ class Scale:
         """The f_b of the defense: weights from a file, or trained adversarially; of an attacker for another seed."""
         if self.f_b is not None and seed == 0:
             return self.f_b
-        how = ("--model", "vgg_small", "--training", self.f_b_recipe, "--seed", str(seed))
+        how = (*self.f_b_model(), "--training", self.f_b_recipe, "--seed", str(seed))
         options = (*self.data, *how, *self.more, *self.short)
         return Training(f"f_b-adversarial-seed-{seed}", options, self.f_b_epochs, self.short_images, 1 + self.f_b_steps)
 
+    def f_b_model(self) -> Arguments:
+        """Options of f_b's network."""
+        return ("--model", "vgg_small", *(("--model.width", str(self.f_b_width)) if self.f_b_width != 64 else ()))
+
     def standard_f_b(self, epochs: int) -> Training:
         """An f_b by standard training, in whole epochs; untrained for 0."""
-        how = ("--model", "vgg_small", "--training", self.recipe)
+        how = (*self.f_b_model(), "--training", self.recipe)
         options = (*self.data, *how, *self.more)
         return Training(f"f_b-standard-{epochs}-epochs", options, epochs, self.train_images)
 
@@ -121,7 +127,8 @@ class Scale:
     def defense(self, f_b: Path | Training | None = None) -> Arguments:
         """Options of g, but for radius and steps."""
         weights = ("--defense.weights", f_b or self.adversarial_f_b())
-        return ("--defense", "advtransform", *weights, "--defense.precision", self.precision)
+        narrow = ("--defense.model.width", str(self.f_b_width)) if self.f_b_width != 64 else ()
+        return ("--defense", "advtransform", *narrow, *weights, "--defense.precision", self.precision)
 
     def attacked(
         self, target: Training, *attacks: Argument, images: int | None = None, epsilon: float = EPSILON

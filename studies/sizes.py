@@ -30,6 +30,7 @@ SMOKE = Scale(
     steps=2,
     attack=("--attack.steps", "2"),
     eot=("--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "2"),
+    f_b_width=16,
 )
 
 SMALL = Scale(

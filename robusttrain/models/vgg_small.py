@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from robusttrain.errors import OptionError, at_least
 
-# Output channels of each 3x3 convolution; "M" halves height and width.
-LAYERS: tuple[int | str, ...] = (64, "M", 128, "M", 64, 64, "M", 128, 128, "M")
-HIDDEN = 512
+# Output channels of each 3x3 convolution, in widths; None halves height and width.
+LAYERS: tuple[int | None, ...] = (1, None, 2, None, 1, 1, None, 2, 2, None)
+#: Width of the paper's network, and its hidden units in widths.
+WIDTH, HIDDEN = 64, 8
 
 
 class VGGSmall(nn.Module):
@@ -24,12 +25,14 @@ class VGGSmall(nn.Module):
         num_classes: number of logits K.
         in_channels: channels C of the images.
         image_size: height and width of the images in pixels, a multiple of 16 (four poolings halve it).
+        width: channels of the first convolution; all other layers keep their proportion to it.
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: int = WIDTH) -> None:
         super().__init__()
         at_least("num_classes", num_classes, 1)
         at_least("in_channels", in_channels, 1)
+        at_least("width", width, 1)
         if image_size < 16 or image_size % 16:
             raise OptionError("image_size", image_size, "must be a multiple of 16, as four poolings halve the image")
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
@@ -37,20 +40,22 @@ class VGGSmall(nn.Module):
         features: list[nn.Module] = []
         channels = in_channels
         for layer in LAYERS:
-            if isinstance(layer, str):
+            if layer is None:
                 features.append(nn.MaxPool2d(2))
                 continue
-            features += [nn.Conv2d(channels, layer, 3, padding=1), nn.BatchNorm2d(layer), nn.ReLU(inplace=True)]
-            channels = layer
+            wide = layer * width
+            features += [nn.Conv2d(channels, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
+            channels = wide
         self.features = nn.Sequential(*features)
+        hidden = HIDDEN * width
         self.classifier = nn.Sequential(
             nn.Dropout(),
-            nn.Linear(channels * (image_size // 16) ** 2, HIDDEN),
+            nn.Linear(channels * (image_size // 16) ** 2, hidden),
             nn.ReLU(inplace=True),
             nn.Dropout(),
-            nn.Linear(HIDDEN, HIDDEN),
+            nn.Linear(hidden, hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(HIDDEN, num_classes),
+            nn.Linear(hidden, num_classes),
         )
 
     def forward(self, images: Tensor) -> Tensor:

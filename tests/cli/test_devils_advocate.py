@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from robusttrain import load
+from robusttrain import load, presets
 from robusttrain.attack_presets import scenarios
 from robusttrain.attacks import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
 from robusttrain.data import Digits
@@ -17,6 +17,8 @@ from robusttrain.weights import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = suite("devils-advocate")
+#: The f_b of the trained checkpoint.
+NETWORK = ["--model", "vgg_small", "--model.width", 16]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,25 @@ def test_every_attack_breaks_a_model_on_which_it_must_succeed(name, trained, dig
     assert found["attacks"][name]["robust_accuracy"] < 0.35 * found["clean"]["accuracy"], found
 
 
+@pytest.fixture
+def small_surrogates(monkeypatch):
+    """The attacker's recipes with smaller networks."""
+    real = presets.read
+
+    def read(kind, *arguments):
+        node = real(kind, *arguments)
+        if kind == "surrogate" and "h" in node:
+            node["h"] |= {"width": 8, "depth": 2}
+        elif kind == "surrogate":
+            node["model"]["init_args"] = {"widths": [8, 8], "blocks": 1}
+            if "defense" in node:
+                node["defense"]["init_args"]["model"]["init_args"] = {"width": 16}
+        return node
+
+    monkeypatch.setattr(presets, "read", read)
+
+
+@pytest.mark.usefixtures("small_surrogates")
 def test_the_suite_trains_what_the_attacker_needs_once_and_hands_images_on(command, trained, tmp_path):
     def run(*arguments):
         common = ["--checkpoint", trained.best, "--checkpoints", tmp_path, "--suite", "devils-advocate", "--images", 12]
@@ -112,7 +133,7 @@ def test_what_does_not_fit_an_undefended_target_is_told_before_anything_is_train
     command, trained, tmp_path, attack, told
 ):
     f_b = next(trained.folder.rglob("f_b/*.safetensors"))
-    target = ["--model", "vgg_small", "--weights", f_b, "--defense", "none", "--checkpoints", tmp_path]
+    target = [*NETWORK, "--weights", f_b, "--defense", "none", "--checkpoints", tmp_path]
     for what in (["--attack", attack, "--attack", "transfer-standard"], ["--suite", "devils-advocate"]):
         done = command("evaluate.py", *target, *what, "--images", 4, "--output", tmp_path / "out")
         assert done.code == 2
@@ -123,7 +144,7 @@ def test_what_does_not_fit_an_undefended_target_is_told_before_anything_is_train
 
 def test_a_defense_without_steps_is_no_iterative_transform(command, trained, tmp_path):
     f_b = next(trained.folder.rglob("f_b/*.safetensors"))
-    target = ["--model", "vgg_small", "--weights", f_b, "--defense", "randomization", "--checkpoints", tmp_path]
+    target = [*NETWORK, "--weights", f_b, "--defense", "randomization", "--checkpoints", tmp_path]
     for attack in ("bpda-tanh", "fewer-steps"):
         done = command("evaluate.py", *target, "--attack", attack, "--images", 4, "--output", tmp_path / "out")
         assert done.code == 2

@@ -167,13 +167,14 @@ def test_batch_size(evaluate, monkeypatch, size):
 
 
 def test_precision(evaluate, monkeypatch):
-    found = evaluate("--precision", "bfloat16", "--attack", "pgd-quick", "--attack", "square").found
+    brief = ("--attack", "pgd-quick", "--attack", "square", "--attack.square.queries", 10, "--images", 8)
+    found = evaluate("--precision", "bfloat16", *brief).found
     both = {"pgd-quick": "bfloat16", "square": "bfloat16"}
     assert found["precision"] == {"asked": "bfloat16", "attacks": both}
     assert found["processor"] == processor()
     for speeds, expected in ((Speeds(2.0, 1.0), "bfloat16"), (Speeds(1.0, 19.0), "float32")):
         monkeypatch.setattr(precision, "measure_speeds_of", lambda *_, speeds=speeds: speeds)
-        done = evaluate("--precision", "auto", "--attack", "pgd-quick", "--attack", "square", "--fresh", "true")
+        done = evaluate("--precision", "auto", *brief, "--fresh", "true")
         assert done.found["precision"] == {"asked": "auto", "attacks": {"pgd-quick": expected, "square": "float32"}}
         (line,) = (line for line in done.err.splitlines() if line.startswith("precision: "))
         assert line.endswith("verdicts are float32 passes")

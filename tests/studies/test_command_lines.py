@@ -1,6 +1,7 @@
 """What studies ask of train.py and evaluate.py at the scales that no test can run is understood there, at least."""
 
 import importlib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from studies.study import Study
 
 FILES = (Path(__file__).parents[2] / "studies").glob("*.py")
 STUDIES = sorted(path.stem for path in FILES if "\ndef run(arguments" in path.read_text())
+
+
+#: Building a parser takes longer than using it.
+PARSERS = {module: cache(module.parser) for module in (evaluate, reparameterization, train, transfer)}
 
 
 class PlannedError(Exception):
@@ -51,9 +56,9 @@ def test_small_and_paper(name, folder, monkeypatch):
     for training in dict.fromkeys(training for point in planned for training in trainings(point.arguments)):
         arguments = [*models.command(training.arguments), "--trainer.max_epochs", str(training.epochs)]
         if training.is_h:
-            read(reparameterization.parser(), arguments, ("data", "training"), {"data": "digits"})
+            read(PARSERS[reparameterization](), arguments, ("data", "training"), {"data": "digits"})
         else:
-            read(train.parser(), arguments, train.KINDS, train.DEFAULTS)
+            read(PARSERS[train](), arguments, train.KINDS, train.DEFAULTS)
     understood = []  # many points of a study differ by their model alone
     for point in planned:
         if point.measure is None and not point.missing:
@@ -63,6 +68,6 @@ def test_small_and_paper(name, folder, monkeypatch):
             understood.append((names, overrides, rest))
             assert scenarios(names, overrides, 0.031).keys() == set(names)
             if transfer.chosen(rest):
-                read(transfer.parser(), rest, ("data",), {"data": "cifar10"})
+                read(PARSERS[transfer](), rest, ("data",), {"data": "cifar10"})
             else:
-                read(evaluate.parser(), rest, evaluate.KINDS, {"data": "cifar10"})
+                read(PARSERS[evaluate](), rest, evaluate.KINDS, {"data": "cifar10"})
