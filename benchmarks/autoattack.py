@@ -29,8 +29,8 @@ from benchmarks.timing import (
     write,
 )
 from robusttrain import Rng, fast_copy
-from robusttrain.attack_presets import attack_nodes, scenario
 from robusttrain.attacks import Linf
+from robusttrain.config.attacks import attack_nodes, scenario
 from robusttrain.evaluation import verdicts, wilson
 
 #: Steps of each attack in the paper; torchattacks' AutoAttack leaves its members at their own default, 10.

@@ -20,7 +20,7 @@ from benchmarks.memory import peak
 from benchmarks.timing import load_images, machine, network, write
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import ProjectedGradient
-from robusttrain.attacks.surrogates import fused
+from robusttrain.attacks.sources.surrogates import fused
 
 
 class PlainMean(nn.Module):

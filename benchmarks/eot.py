@@ -22,8 +22,8 @@ from benchmarks.memory import peak
 from benchmarks.timing import Contenders, interleave, load_images, machine, network, write
 from robusttrain import Rng
 from robusttrain.attacks import Average, IdentityBackward, ProjectedGradient, UnrolledTransform, call_model
-from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import AdversarialTransform
+from robusttrain.models.defended import DefendedClassifier
 
 
 def material(arguments: argparse.Namespace, steps: int) -> tuple[DefendedClassifier, Tensor, Tensor, Rng]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from robusttrain.commands import evaluate
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 
 
 def timeless(path: Path) -> dict[str, Any]:
@@ -56,7 +56,9 @@ def kill_and_resume(arguments: list[str], folder: Path, kills: int, seed: int = 
     moments = random.Random(seed)
 
     def start(name: str) -> Any:
-        process = context.Process(target=_evaluate, args=([*arguments, "--output", str(folder / name)],))
+        # Each folder would choose a precision of its own.
+        command = ["--precision", "float32", *arguments, "--output", str(folder / name)]
+        process = context.Process(target=_evaluate, args=(command,))
         process.start()
         return process
 

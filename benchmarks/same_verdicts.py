@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks.timing import write
-from robusttrain.errors import UserError
-from robusttrain.weights import read_tensors
+from robusttrain.core.errors import UserError
+from robusttrain.storage.weights import read_tensors
 
 
 def main() -> None:

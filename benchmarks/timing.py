@@ -22,14 +22,14 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from robusttrain.allocator import keep_freed_memory
-from robusttrain.build import build, fit_to_data
+from robusttrain.config.build import build, fit_to_data
+from robusttrain.config.presets import read
+from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.processor import processor
 from robusttrain.data import ImageData, ImageFolder, ImageNet
-from robusttrain.presets import read
-from robusttrain.weights import load_weights
+from robusttrain.storage.weights import load_weights
 
-#: Which side keeps freed memory (`robusttrain.allocator`), by policy.
+#: Which side keeps freed memory (`robusttrain.core.allocator`), by policy.
 MEMORY = {
     "as-run": {"ours": True, "peers": False},
     "system": {"ours": False, "peers": False},

@@ -32,14 +32,14 @@ from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_
 from benchmarks.training_peers import art_trainer, autocast, optimizer_of, plain_loop
 from robusttrain import DefendedClassifier, Rng, fast_copy
 from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient, Target
-from robusttrain.build import build, fit_to_data
+from robusttrain.config.build import build, fit_to_data
+from robusttrain.config.presets import read
 from robusttrain.core.memory_format import use_fastest_format
 from robusttrain.data import Batch
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.base import as_float
 from robusttrain.data.batches import EpochBatches, Split, loader
 from robusttrain.defenses import Defense
-from robusttrain.presets import read
 from robusttrain.training import Adversarial, RobustTraining
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 from robusttrain import DefendedClassifier, Rng, UserError, load
-from robusttrain.build import build
-from robusttrain.checkpoints import read_recipe
+from robusttrain.config.build import build
+from robusttrain.config.checkpoints import read_recipe
 from robusttrain.data import ImageData
-from robusttrain.defended import MeanPrediction
-from robusttrain.pictures import perturbations, png
-from robusttrain.weights import read_tensors
+from robusttrain.models.defended import MeanPrediction
+from robusttrain.reporting import perturbations, png
+from robusttrain.storage.weights import read_tensors
 
 #: The attack on f_a alone.
 ALONE = "pgd"

@@ -10,25 +10,27 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from robusttrain.checkpoints import load
-    from robusttrain.defended import DefendedClassifier
-    from robusttrain.errors import OptionError, UserError
-    from robusttrain.models import fast_copy
-    from robusttrain.rng import Rng
+from robusttrain.core.version import __version__
 
-__all__ = ["DefendedClassifier", "OptionError", "Rng", "UserError", "fast_copy", "load"]
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from robusttrain.config.checkpoints import READER, load
+    from robusttrain.core.errors import OptionError, UserError
+    from robusttrain.core.rng import Rng
+    from robusttrain.models import fast_copy
+    from robusttrain.models.defended import DefendedClassifier
+
+__all__ = ["READER", "DefendedClassifier", "OptionError", "Rng", "UserError", "__version__", "fast_copy", "load"]
 
 #: Where each public name lives. It is imported when it is first asked for: `import robusttrain` costs nothing, and a
 #: command can prepare its process before torch is loaded.
 _HOMES = {
-    "DefendedClassifier": "robusttrain.defended",
-    "OptionError": "robusttrain.errors",
-    "Rng": "robusttrain.rng",
-    "UserError": "robusttrain.errors",
+    "READER": "robusttrain.config.checkpoints",
+    "DefendedClassifier": "robusttrain.models.defended",
+    "OptionError": "robusttrain.core.errors",
+    "Rng": "robusttrain.core.rng",
+    "UserError": "robusttrain.core.errors",
     "fast_copy": "robusttrain.models",
-    "load": "robusttrain.checkpoints",
+    "load": "robusttrain.config.checkpoints",
 }
 
 

@@ -6,7 +6,7 @@ pass, PGD with 50 steps of 0.002. Xiao & Zheng 2020, section 4.1.
 
 from __future__ import annotations
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 from studies import report
 from studies.parts import Point
 from studies.study import Study

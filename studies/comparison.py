@@ -6,7 +6,7 @@ transfer and transfer from another model. Xiao & Zheng 2020, section 5.
 
 from __future__ import annotations
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 from studies import report
 from studies.black_box import transfer
 from studies.parts import Point

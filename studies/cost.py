@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from robusttrain import fast_copy
-from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import Checkpoint, ClassifierOnly, Ensemble, EnsemblePattern, MeanStart
-from robusttrain.suites import entries
+from robusttrain.config.attacks import scenarios, split_attacks
+from robusttrain.config.suites import entries
 from studies.models import configuration, initial_network
 from studies.parts import Argument, Point, Training
 from studies.scales import Scale

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 from studies import report
 from studies.black_box import transfer
 from studies.parts import Point, Text, Training

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 from studies import report
 from studies.parts import Point
 from studies.study import Study

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 from studies import report
 from studies.parts import Point, Training
 from studies.study import Study

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import robusttrain
-from robusttrain.build import build, fit_to_data
-from robusttrain.cli import plain, read
 from robusttrain.commands import train
+from robusttrain.config.build import build, fit_to_data
+from robusttrain.config.command_line import plain, read
+from robusttrain.core.console import say
 from robusttrain.data import ImageData
-from robusttrain.evaluation import write_json
-from robusttrain.locks import alone
-from robusttrain.weights import save_tensors
+from robusttrain.storage.files import write_json
+from robusttrain.storage.locks import alone
+from robusttrain.storage.weights import save_tensors
 from studies.parts import Arguments, Text, Training, trainings
 
 
@@ -68,7 +69,7 @@ class Models:
         """
         if not wait and not all(map(self.found, trainings(training.arguments))):
             return
-        with alone(self.folder / training.name, training.label, wait) as held:
+        with alone(self.folder / training.name, training.label, say, wait) as held:
             if not held or self.found(training):
                 return
             own = self.folder / training.name

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robusttrain import presets
-from robusttrain.cli import main
+from robusttrain.config import presets
+from robusttrain.config.command_line import main
 from studies import report
 from studies.parts import Arguments, Point, Training
 from studies.scales import Scale

@@ -7,8 +7,6 @@ they read: equal settings are found again, whatever study asks for them.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Union
 
-from robusttrain import __version__, presets
+from robusttrain import __version__
+from robusttrain.config import presets
+from robusttrain.storage.files import hash_of_file, hash_of_json
 
 #: A command line, with trainings in place of the files that they will have left.
 Argument = Union[str, Path, "Text", "Training"]
@@ -121,7 +121,7 @@ def fingerprint(arguments: Arguments) -> str:
         # A preset that was changed is another setting.
         if kind in presets.KINDS and (path := presets.names(kind).get(str(value))):
             identities.append(_preset(path.resolve(), path.stat().st_mtime_ns))
-    return hashlib.sha256(json.dumps(identities).encode()).hexdigest()[:12]
+    return hash_of_json(identities)[:12]
 
 
 def _identity(argument: Argument) -> str:
@@ -143,5 +143,4 @@ def _preset(path: Path, changed: int) -> dict[str, Any]:
 @cache
 def _content(path: Path, changed: int) -> str:
     """A file counts by its content, wherever it lies; ``changed`` tells the caches about another version of it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_of_file(path)

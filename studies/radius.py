@@ -6,7 +6,7 @@ sections 4.1 and 4.2.
 
 from __future__ import annotations
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 from studies import report
 from studies.parts import Point
 from studies.study import Study

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 from studies import report
 from studies.input_diversity import FEW
 from studies.models import configuration

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from robusttrain.cli import main
 from robusttrain.commands import train
+from robusttrain.config.command_line import main
 from studies import report
 from studies.beyond_the_paper import surrogate
 from studies.models import configuration

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 from studies import report
 from studies.parts import Point, Training
 from studies.scales import Scale

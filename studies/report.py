@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robusttrain.cli import console
-from robusttrain.evaluation import write_json
+from robusttrain.core.console import console
+from robusttrain.storage.files import write_json
 from studies.scales import EPSILON
 from studies.study import Study
 
@@ -82,7 +82,7 @@ def write(
         "",
         *notes,
     ]
-    if figure.get_layout_engine() is None:  # pictures of robusttrain.pictures lay themselves out
+    if figure.get_layout_engine() is None:  # pictures of robusttrain.reporting lay themselves out
         figure.tight_layout()
     figure.savefig(study.output / "study.png", dpi=120)
     (study.output / "study.md").write_text("\n".join(lines).rstrip() + "\n")

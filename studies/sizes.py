@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 from studies.scales import Scale
 
 SILENT = ("--robust.every", "0", "--pictures.images", "0")

@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from robusttrain.cli import console
 from robusttrain.commands import evaluate
-from robusttrain.errors import UserError
-from robusttrain.evaluation import worst_case, writable, write_json
-from robusttrain.locks import alone
-from robusttrain.weights import read_tensors
+from robusttrain.core.console import console, say
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation import worst_case
+from robusttrain.storage.files import writable, write_json
+from robusttrain.storage.locks import alone
+from robusttrain.storage.weights import read_tensors
 from studies.cost import seconds
 from studies.models import Models, configuration, interruptible
 from studies.parts import Point, Training, trainings
@@ -119,7 +120,7 @@ class Study:
         return worst_case(torch.stack(select), torch.stack(score))
 
     def _measure(self, point: Point, wait: bool) -> None:
-        with alone(self.output / "points" / point.key, point.label, wait) as held:
+        with alone(self.output / "points" / point.key, point.label, say, wait) as held:
             if held and not self._kept(point).is_file():
                 self._measured(point)
 

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain import Rng
-from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import Smooth
-from robusttrain.build import build
-from robusttrain.cli import plain, read, take
 from robusttrain.commands import transfer
 from robusttrain.commands.models import named_models
+from robusttrain.config.attacks import scenarios, split_attacks
+from robusttrain.config.build import build
+from robusttrain.config.command_line import plain, read, take
 from robusttrain.data import ImageData
-from robusttrain.defended import DefendedClassifier, MeanPrediction
 from robusttrain.defenses import RandomResizePad
-from robusttrain.evaluation import commonly_correct, verdicts
-from robusttrain.evaluation.transfer import (
+from robusttrain.evaluation import verdicts
+from robusttrain.models.defended import DefendedClassifier, MeanPrediction
+from robusttrain.reporting import decision_regions, png
+from robusttrain.transfer import (
     JPEG,
     Crafting,
     Estimate,
@@ -44,7 +45,7 @@ from robusttrain.evaluation.transfer import (
     regions,
     same_mistake,
 )
-from robusttrain.pictures import decision_regions, png
+from robusttrain.transfer.commonly_correct import commonly_correct
 
 PIXEL = 1 / 255
 #: Wu et al. 2018, figure 4: strengths by transformation; noise in 255ths, blur in pixels.

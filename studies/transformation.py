@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robusttrain import Rng
-from robusttrain.attacks.mean_start import mean_transform
-from robusttrain.build import build
+from robusttrain.attacks.algorithms.mean_start import mean_transform
+from robusttrain.config.build import build
 from robusttrain.defenses import AdversarialTransform
 from studies.models import configuration
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusttrain.cli import main
 from robusttrain.commands import evaluate, train
-from robusttrain.rng import Rng
+from robusttrain.config.command_line import main
+from robusttrain.core.rng import Rng
 
 #: Folders whose files take longest.
 LONG = ("studies", "audit", "cli", "callbacks")

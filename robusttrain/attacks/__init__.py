@@ -27,20 +27,26 @@ an estimator. It needs memory between steps: an update rule. It needs both, or n
 file of its own, as ``APGD`` and ``Square``. Nothing in this package knows of Lightning, of data sets or of presets.
 """
 
-from robusttrain.attacks.apgd import APGD
-from robusttrain.attacks.average_logits import AverageLogits
+from robusttrain.attacks.algorithms.apgd import APGD
+from robusttrain.attacks.algorithms.carlini_wagner import CarliniWagner
+from robusttrain.attacks.algorithms.deepfool import DeepFool
+from robusttrain.attacks.algorithms.fab import FAB
+from robusttrain.attacks.algorithms.genattack import GenAttack
+from robusttrain.attacks.algorithms.hopskipjump import HopSkipJump
+from robusttrain.attacks.algorithms.mean_start import MeanStart, mean_transform
+from robusttrain.attacks.algorithms.minimal_norm import MinimalNorm
+from robusttrain.attacks.algorithms.optimization import Optimization
+from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
+from robusttrain.attacks.algorithms.random_noise import RandomNoise
+from robusttrain.attacks.algorithms.square import Square
+from robusttrain.attacks.algorithms.wrappers import Restarts, Several
+from robusttrain.attacks.asking import ask_twice, call_model, is_random, loss_terms
 from robusttrain.attacks.base import Attack, Cost
-from robusttrain.attacks.carlini_wagner import CarliniWagner
-from robusttrain.attacks.deepfool import DeepFool
-from robusttrain.attacks.fab import FAB
-from robusttrain.attacks.finite_difference import FiniteDifference
-from robusttrain.attacks.genattack import GenAttack
-from robusttrain.attacks.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
-from robusttrain.attacks.hopskipjump import HopSkipJump
-from robusttrain.attacks.loss import Loss, LossFn, call_model, loss_terms
-from robusttrain.attacks.mean_start import MeanStart, mean_transform
-from robusttrain.attacks.minimal_norm import MinimalNorm
-from robusttrain.attacks.objectives import (
+from robusttrain.attacks.parts.average_logits import AverageLogits
+from robusttrain.attacks.parts.finite_difference import FiniteDifference
+from robusttrain.attacks.parts.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
+from robusttrain.attacks.parts.loss import Loss, LossFn
+from robusttrain.attacks.parts.objectives import (
     DLR,
     AwayFromPrediction,
     CrossEntropy,
@@ -52,20 +58,28 @@ from robusttrain.attacks.objectives import (
     TargetedMargin,
     WrongProbability,
 )
-from robusttrain.attacks.optimization import Optimization
-from robusttrain.attacks.patterns import EnsemblePattern, SinglePattern
+from robusttrain.attacks.parts.threats import L2, RMSD, Linf, Threat
+from robusttrain.attacks.parts.updates import Adam, MomentumSign, Normalized, Sign, UnitRMSD, UpdateRule
 from robusttrain.attacks.prepare import prepared
-from robusttrain.attacks.projected_gradient import ProjectedGradient
-from robusttrain.attacks.queries import is_random
-from robusttrain.attacks.random_noise import RandomNoise
-from robusttrain.attacks.randomness import ask_twice
-from robusttrain.attacks.sources import ClassifierOnly, FewerSteps, FixedRandomness, IdentityBackward, Source, Target
-from robusttrain.attacks.square import Square
-from robusttrain.attacks.surrogates import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
-from robusttrain.attacks.threats import L2, RMSD, Linf, Threat
-from robusttrain.attacks.unrolled import UnrolledTransform
-from robusttrain.attacks.updates import Adam, MomentumSign, Normalized, Sign, UnitRMSD, UpdateRule
-from robusttrain.attacks.wrappers import Restarts, Several
+from robusttrain.attacks.sources.basic import (
+    ClassifierOnly,
+    FewerSteps,
+    FixedRandomness,
+    IdentityBackward,
+    Source,
+    Target,
+)
+from robusttrain.attacks.sources.patterns import EnsemblePattern, SinglePattern
+from robusttrain.attacks.sources.surrogates import (
+    Checkpoint,
+    Ensemble,
+    OtherDefense,
+    OtherModel,
+    OwnSurrogate,
+    Reparameterization,
+    StandIn,
+)
+from robusttrain.attacks.sources.unrolled import UnrolledTransform
 
 __all__ = [
     "APGD",
@@ -105,6 +119,8 @@ __all__ = [
     "Normalized",
     "Objective",
     "Optimization",
+    "OtherDefense",
+    "OtherModel",
     "OwnSurrogate",
     "ProjectedGradient",
     "RMSD",
@@ -117,6 +133,7 @@ __all__ = [
     "Smooth",
     "Source",
     "Square",
+    "StandIn",
     "Target",
     "TargetedCrossEntropy",
     "TargetedDLR",

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
-from robusttrain.attacks.threats import Threat
-from robusttrain.errors import UserError
-from robusttrain.rng import Rng
+from robusttrain.core.errors import UserError
+from robusttrain.core.rng import Rng
 
 
 class Cost(NamedTuple):

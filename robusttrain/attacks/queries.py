@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.gradients import copies_at_once
-from robusttrain.attacks.loss import call_model
-from robusttrain.rng import Rng
-
-if TYPE_CHECKING:
-    from robusttrain.attacks.objectives import Objective
-
-
-def is_random(model: nn.Module) -> bool:
-    """Whether two answers to one image may differ.
-
-    Models that know say so by ``random``; of others, those that take streams of randomness are taken at their word.
-    """
-    return bool(getattr(model, "random", getattr(model, "takes_rng", False)))
+from robusttrain.attacks.asking import call_model
+from robusttrain.attacks.parts.gradients import copies_at_once
+from robusttrain.attacks.parts.objectives import Objective
+from robusttrain.core.rng import Rng
 
 
 def ask(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from robusttrain.cli import console
+from robusttrain.core.console import console, say
 from robusttrain.data import ImageData
 from robusttrain.data.batches import Split, seeded_order
-from robusttrain.evaluation import Audit, Evaluation, Journal, write_json
-from robusttrain.locks import alone
+from robusttrain.evaluation import Audit, Evaluation
+from robusttrain.storage.files import write_json
+from robusttrain.storage.journal import Journal
+from robusttrain.storage.locks import alone
 
 
 def images_of(data: ImageData) -> int:
@@ -45,7 +47,7 @@ def finish_audit(audit: Audit, evaluation: Evaluation, device: torch.device, jou
 
     Of several processes that share the journal's folder one does it, and the others wait for what it finds.
     """
-    with alone(journal.folder / "audit", "the audit"):
+    with alone(journal.folder / "audit", "the audit", say):
         if found := kept_audit(journal, audit.images):
             return found
         evaluation.to(device)

@@ -13,6 +13,6 @@ def start(name: str) -> NoReturn:
     # a second one, g takes several times as long. Sleeping costs nothing where nobody else computes.
     # The library reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from robusttrain.cli import main
+    from robusttrain.config.command_line import main
 
     main(importlib.import_module(f"robusttrain.commands.{name}").run)

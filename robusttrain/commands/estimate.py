@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from robusttrain.cli import console
+from robusttrain.core.console import console
 from robusttrain.data import Batch, ImageData
 from robusttrain.evaluation import Audit, Engine, check_classes
 

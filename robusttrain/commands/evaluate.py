@@ -11,53 +11,43 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
 from torch import nn
 
-from robusttrain import presets
-from robusttrain.attack_presets import attack_nodes, scenario, split_attacks, stem
-from robusttrain.build import build, build_defended, check_pretrained, check_trust, fit_to_data
-from robusttrain.checkpoints import load, newest, read_recipe
-from robusttrain.cli import (
-    add_trainer,
-    config_files,
-    console,
-    first_process,
-    listed,
-    new_parser,
-    plain,
-    read,
-    say,
-    take,
-    trainer_from,
-)
 from robusttrain.commands import transfer
 from robusttrain.commands.auditing import begin_audit, finish_audit, images_of, kept_audit
 from robusttrain.commands.estimate import announce, check_sources
 from robusttrain.commands.f_b import provide_f_b
-from robusttrain.commands.keeping import chosen_before, fingerprint, keep, open_journal
-from robusttrain.commands.precision import choose_precisions
+from robusttrain.commands.keeping import fingerprint, keep, open_journal
+from robusttrain.commands.precision import Run, choose_precisions
+from robusttrain.commands.surrogate_training import train_surrogate
 from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.commands.train import PLACES
+from robusttrain.config import presets
+from robusttrain.config.attacks import attack_nodes, scenario, split_attacks, stem
+from robusttrain.config.build import build, build_defended, check_pretrained, check_trust, fit_to_data
+from robusttrain.config.checkpoints import load, newest, read_recipe
+from robusttrain.config.command_line import (
+    add_trainer,
+    config_files,
+    listed,
+    new_parser,
+    plain,
+    read,
+    take,
+    trainer_from,
+)
+from robusttrain.config.suites import left_out, suite, suite_settings
+from robusttrain.core.console import console, first_process, say
+from robusttrain.core.errors import UserError, at_least
 from robusttrain.core.processor import processor
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.data import ImageData
-from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
-from robusttrain.errors import UserError, at_least
-from robusttrain.evaluation import (
-    LEAST,
-    Audit,
-    Engine,
-    Evaluation,
-    audit_table,
-    one_threat,
-    table,
-    writable,
-    write_json,
-)
+from robusttrain.evaluation import LEAST, Audit, Engine, Evaluation, audit_table, one_threat, table
 from robusttrain.evaluation.export import check_export, export, told_export
-from robusttrain.evaluation.journal import refuse_others
 from robusttrain.evaluation.precision import Precision
-from robusttrain.suites import left_out, suite, suite_settings
-from robusttrain.weights import load_weights
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import writable, write_json
+from robusttrain.storage.journal import refuse_others
+from robusttrain.storage.weights import load_weights
 
 KINDS = ("data", "model", "defense")
 
@@ -166,8 +156,8 @@ def _attack(arguments: list[str]) -> None:
     )
     device = trainer.strategy.root_device
     known = fingerprint(config, target, nodes)
-    before = None if config.fresh else chosen_before(output / "journal", known)
-    precisions = choose_precisions(config.precision, target, attacks, data, config.seed, before, device)
+    this = Run(output, known, config.fresh and first_process())
+    precisions = choose_precisions(config.precision, target, attacks, data, config.seed, this, device)
     known |= {"precision": precisions}
     if needed := surrogates_in(nodes):
         # What does not fit is found before the attacker's models are trained.
@@ -178,7 +168,7 @@ def _attack(arguments: list[str]) -> None:
         check_sources(Engine(target, at_hand), data)
         folder, defense = Path(config.checkpoints) / "surrogates", plain(config.defense)
         keeper = Keeper(folder, target, training_data(config, path), plain(config.trainer), defense)
-        paths = keeper.provide(needed, config.surrogate_epochs)
+        paths = keeper.provide(needed, train_surrogate, config.surrogate_epochs)
         attacks = {name: scenario(with_paths(node, paths), name) for name, node in nodes.items()}
     precision = {name: getattr(torch, chosen) for name, chosen in precisions.items()}
     keep_images = config.save_images or config.export is not None

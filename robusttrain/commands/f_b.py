@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +9,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from robusttrain import presets
-from robusttrain.build import build, is_node
-from robusttrain.checkpoints import as_before
-from robusttrain.cli import console, new_parser, plain, read, trainer_from
+from robusttrain.config import presets
+from robusttrain.config.build import build, is_node
+from robusttrain.config.checkpoints import READER, as_before
+from robusttrain.config.command_line import new_parser, plain, read, trainer_from
+from robusttrain.core.console import console
+from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import UserError
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import hash_of_json
+from robusttrain.storage.weights import save_tensors
 from robusttrain.training import RobustTraining
-from robusttrain.weights import save_tensors
 
 TRANSFORM = "AdversarialTransform"
 
@@ -89,7 +90,7 @@ def places(
             "training": as_before(config),
             "seed": seed,
         }
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+        key = hash_of_json(about)[:8]
         yield arguments, config, folder / f"{data.name}-{key}.safetensors"
 
 
@@ -113,6 +114,7 @@ def training_of(model: dict[str, Any], classes: int, config: dict[str, Any], see
         "f_b_training",
         given={"model": DefendedClassifier(None, build(model, "defense.model")), "num_classes": classes},
     )
+    found.objective = found.objective.opened(READER)
     return found
 
 

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from robusttrain import __version__
-from robusttrain.cli import console, first_process, plain
 from robusttrain.commands.train import PLACES
-from robusttrain.defended import DefendedClassifier
-from robusttrain.evaluation import Engine, Evaluation, Journal, weights_of
-from robusttrain.evaluation.journal import differences, read_fingerprint
-from robusttrain.locks import alone
-from robusttrain.weights import save_tensors
+from robusttrain.config.command_line import plain
+from robusttrain.core.console import console, first_process
+from robusttrain.core.version import __version__
+from robusttrain.evaluation import Engine, Evaluation
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.journal import Journal, weights_of
+from robusttrain.storage.locks import alone
+from robusttrain.storage.weights import save_tensors
 
 
 def fingerprint(config: Namespace, target: DefendedClassifier, nodes: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -38,13 +39,6 @@ def fingerprint(config: Namespace, target: DefendedClassifier, nodes: dict[str, 
     }
 
 
-def chosen_before(folder: Path, known: dict[str, Any]) -> dict[str, str] | None:
-    """The precisions of the attacks in the journal of a run with this `fingerprint`; None where there is none."""
-    kept = read_fingerprint(folder) or {}
-    precisions = {key: kept.pop(key, None) for key in ("precision", "sources")}["precision"]
-    return precisions if isinstance(precisions, dict) and not differences(kept, known) else None
-
-
 def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: bool) -> Journal:
     """Where finished batches are kept; what an interrupted run of the same settings left is found there.
 
@@ -62,7 +56,7 @@ def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: boo
         console.print(line, soft_wrap=True)
 
     whole = {**known, "sources": {name: weights_of(source) for name, source in engine.sources.items()}}
-    with alone(folder, "the journal"):
+    with alone(folder, "the journal", say):
         # Processes that Lightning starts find what the first one made: they drop nothing.
         journal = Journal(folder, whole, fresh and first_process(), say)
     if journal.entries:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from robusttrain import presets
-from robusttrain.build import build_defended, check_pretrained, fit_to_data
-from robusttrain.checkpoints import load, read_recipe
+from robusttrain.config import presets
+from robusttrain.config.build import build_defended, check_pretrained, fit_to_data
+from robusttrain.config.checkpoints import load, read_recipe
+from robusttrain.core.errors import UserError, under
 from robusttrain.data import ImageData
-from robusttrain.errors import UserError, under
-from robusttrain.evaluation.transfer import Model
-from robusttrain.weights import load_weights
+from robusttrain.storage.weights import load_weights
+from robusttrain.transfer import Model
 
 
 def named_models(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from robusttrain.cli import say
+from robusttrain.core.console import say
+from robusttrain.core.rng import Rng
 from robusttrain.data import ImageData
-from robusttrain.defended import DefendedClassifier
 from robusttrain.evaluation import Scenario, check_classes
 from robusttrain.evaluation.precision import Speeds, choose, measure_speeds_of
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import hash_of_json, write_json
+from robusttrain.storage.locks import alone
 
 
 def choose_precisions(
@@ -21,7 +26,7 @@ def choose_precisions(
     attacks: Mapping[str, Scenario],
     data: ImageData,
     seed: int,
-    before: Mapping[str, str] | None,
+    run: Run,
     device: torch.device,
 ) -> dict[str, str]:
     """The precision of each attack, "float32" or "bfloat16", told in one line where it was to be chosen.
@@ -32,24 +37,61 @@ def choose_precisions(
         attacks: by name.
         data: set up for "test".
         seed: of the evaluation.
-        before: what a run of these settings began with: it goes on so, whatever is faster by now.
+        run: which evaluation this is. It goes on as it began, whatever is faster by now, and all of its processes do
+            as the first one chose.
         device: where the attacks will run.
     """
     if asked != "auto":
         return dict.fromkeys(attacks, asked)
-    if before is not None:
-        _tell(before.values(), "this run began so")
-        return dict(before)
-    speeds = None
-    if any(each.attack.rounds_well for each in attacks.values()):
-        speeds = measure_on(target, data, seed, device)
-    found = choose(attacks, speeds.better if speeds else "float32")
+    with alone(run.output / "precision", "the choice of a precision", say):
+        if (before := run.chosen()) is not None:
+            _tell(before.values(), "this run began so")
+            return before
+        speeds = None
+        if any(each.attack.rounds_well for each in attacks.values()):
+            speeds = measure_on(target, data, seed, device)
+        found = choose(attacks, speeds.better if speeds else "float32")
+        run.note(found)
     why = str(speeds) if speeds else "these attacks compare losses or distances"
     exact = [name for name, kind in found.items() if kind == "float32"]
     if exact and len(exact) < len(found):
         why += f" and rounding would weaken {', '.join(exact)}"
     _tell(found.values(), why)
     return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluation, by its folder and all that its figures depend on but for precisions.
+
+    Args:
+        output: its folder.
+        known: its fingerprint.
+        fresh: whether what was chosen before does not count.
+    """
+
+    output: Path
+    known: Mapping[str, Any]
+    fresh: bool = False
+
+    @property
+    def _file(self) -> Path:
+        return self.output / ".precision.json"
+
+    def chosen(self) -> dict[str, str] | None:
+        """What a process of this very run chose before."""
+        if self.fresh or not self._file.is_file():
+            return None
+        try:
+            kept = json.loads(self._file.read_text())
+        except ValueError:
+            return None
+        same = isinstance(kept, dict) and kept.get("run") == hash_of_json(self.known)
+        return dict(kept["precisions"]) if same else None
+
+    def note(self, precisions: Mapping[str, str]) -> None:
+        """Let other processes, and a later start, find the choice."""
+        write_json({"run": hash_of_json(self.known), "precisions": dict(precisions)}, self._file)
 
 
 def measure_on(target: DefendedClassifier, data: ImageData, seed: int, device: torch.device) -> Speeds:

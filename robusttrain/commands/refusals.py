@@ -9,10 +9,10 @@ import torch
 from jsonargparse import Namespace
 
 from robusttrain.attacks import Attack
-from robusttrain.attacks.gradients import copies_at_once
+from robusttrain.attacks.parts.gradients import copies_at_once
+from robusttrain.core.errors import OptionError, at_least, below_one
 from robusttrain.data import Batch
-from robusttrain.errors import OptionError, at_least, below_one
-from robusttrain.memory import bytes_per_image, free_bytes
+from robusttrain.evaluation.memory import bytes_per_image, free_bytes
 from robusttrain.training import RobustTraining, TrainingObjective
 
 #: Weights in half or double precision beside images in float32.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,18 +11,29 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from robusttrain import presets
-from robusttrain.build import check_trust
-from robusttrain.checkpoints import load, newest, read_recipe
-from robusttrain.cli import add_trainer, config_files, console, listed, new_parser, plain, read, take, trainer_from
 from robusttrain.commands.surrogates import SEED, Keeper
+from robusttrain.config import presets
+from robusttrain.config.build import check_trust
+from robusttrain.config.checkpoints import load, newest, read_recipe
+from robusttrain.config.command_line import (
+    add_trainer,
+    config_files,
+    listed,
+    new_parser,
+    plain,
+    read,
+    take,
+    trainer_from,
+)
+from robusttrain.core.console import console
+from robusttrain.core.errors import UserError, under
+from robusttrain.core.rng import Rng
 from robusttrain.data import ImageData
-from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
-from robusttrain.errors import UserError, under
-from robusttrain.evaluation import check_classes, writable, write_json
+from robusttrain.evaluation import check_classes
 from robusttrain.models import FullyConvolutional
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import hash_of_json, writable, write_json
 from robusttrain.training import ReparameterizationTraining
 from robusttrain.training.reparameterization import errors
 
@@ -139,7 +149,7 @@ def train(
         **{"devices": 1, "strategy": "auto"},
         **{"num_sanity_val_steps": 0, "limit_val_batches": 0, "enable_model_summary": False},
     }
-    digest = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()[:8]
+    digest = hash_of_json([settings, seed])[:8]
     unfinished = path.parent / f".{path.stem}-{digest}"
     last = ModelCheckpoint(unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     runner = trainer_from({**trainer, **settings["trainer"], **alone}, logger=False, callbacks=[last])

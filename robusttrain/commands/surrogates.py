@@ -7,44 +7,39 @@ settings, so that another evaluation, or another attack of the same one, finds i
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from robusttrain import presets
-from robusttrain.build import build
-from robusttrain.cli import console
+from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
+from robusttrain.config import presets
+from robusttrain.config.build import build
+from robusttrain.core.console import console, say
+from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import UserError
-from robusttrain.evaluation import writable
-from robusttrain.locks import alone
-from robusttrain.weights import save_tensors
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import hash_of_json, hash_of_weights
+from robusttrain.storage.locks import alone
+from robusttrain.storage.weights import save_tensors
 
-PREFIX = "surrogate:"
 #: The attacker's. It does not know the target's; and another seed of an evaluation finds what is there.
 SEED = 1000
 
 
 def surrogates_in(node: Any) -> list[str]:
     """The names of all surrogates under a configuration node."""
-    if isinstance(node, str) and node.startswith(PREFIX):
-        return [node.removeprefix(PREFIX)]
+    if isinstance(node, str) and node.startswith(TO_BE_TRAINED):
+        return [node.removeprefix(TO_BE_TRAINED)]
     items = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else []
     return list(dict.fromkeys(name for item in items for name in surrogates_in(item)))
 
 
 def with_paths(node: Any, paths: Mapping[str, Path]) -> Any:
     """The node with files in place of ``surrogate:NAME``."""
-    if isinstance(node, str) and node.startswith(PREFIX):
-        return str(paths[node.removeprefix(PREFIX)])
+    if isinstance(node, str) and node.startswith(TO_BE_TRAINED):
+        return str(paths[node.removeprefix(TO_BE_TRAINED)])
     if isinstance(node, Mapping):
         return {key: with_paths(value, paths) for key, value in node.items()}
     return [with_paths(item, paths) for item in node] if isinstance(node, list) else node
@@ -99,11 +94,19 @@ class Keeper:
         }
         if "h" in recipe or "defense_of_target" in recipe:  # what is trained depends on the target's g
             about["g"] = self._g_digest()
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+        key = hash_of_json(about)[:8]
         return self.folder / f"{data.name}-{Path(name).stem}-{key}{'.safetensors' if 'h' in recipe else '.ckpt'}"
 
-    def provide(self, names: list[str], epochs: int | None = None) -> dict[str, Path]:
-        """The files of these surrogates; what was never trained is trained, and its cost is said first."""
+    def provide(
+        self, names: list[str], train: Callable[[Keeper, dict[str, Any], Path], None], epochs: int | None = None
+    ) -> dict[str, Path]:
+        """The files of these surrogates; what was never trained is trained, and its cost is said first.
+
+        Args:
+            names: of the recipes.
+            train: called with this keeper, a recipe, and the file that is to be there afterwards.
+            epochs: of each training, in place of the recipe's.
+        """
         recipes = {name: self.recipe(name, epochs) for name in names}
         paths = {name: self.path(name, recipe) for name, recipe in recipes.items()}
         missing = [name for name, path in paths.items() if not path.is_file()]
@@ -119,9 +122,9 @@ class Keeper:
                 soft_wrap=True,
             )
         for name in missing:
-            with alone(paths[name], f"surrogate {name}"):
+            with alone(paths[name], f"surrogate {name}", say):
                 if not paths[name].is_file():
-                    self._train(recipes[name], paths[name])
+                    train(self, recipes[name], paths[name])
         return paths
 
     def _epochs(self, recipe: dict[str, Any]) -> int:
@@ -147,11 +150,7 @@ class Keeper:
         defense = self.target.defense
         if defense is None:
             raise UserError("this attack imitates the target's g, but the target has no defense")
-        digest = hashlib.sha256(json.dumps(self._defense_node(), sort_keys=True).encode())
-        for name, values in defense.state_dict().items():
-            digest.update(name.encode())
-            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return hash_of_json([self._defense_node(), hash_of_weights(defense)])
 
     def _defense_node(self) -> dict[str, Any]:
         """The target's defense as options, in so far as they are known."""
@@ -159,37 +158,7 @@ class Keeper:
         arguments = {key: value for key, value in (node.get("init_args") or {}).items() if key != "weights"}
         return {"class_path": node.get("class_path", type(self.target.defense).__name__), "init_args": arguments}
 
-    def _train(self, recipe: dict[str, Any], path: Path) -> None:
-        from robusttrain.commands import reparameterization, train
-
-        writable(self.folder, "--checkpoints")
-        if "h" in recipe:
-            reparameterization.train(self.target, self.data, recipe, self.trainer, SEED, path)
-            return
-        options = {key: value for key, value in recipe.items() if key not in ("defense_of_target", "f_b_epochs")}
-        if "defense_of_target" in recipe:
-            options["defense"] = self._defense_with(recipe["defense_of_target"])
-        options["data"] = self.node
-        options["trainer"] = {**self.trainer, **recipe.get("trainer", {})}
-        run = path.stem
-        if "f_b_epochs" in recipe:
-            f_b = presets.read("training", options.get("f_b_training", "f_b"))
-            f_b["trainer"] = {**f_b.get("trainer", {}), "max_epochs": recipe["f_b_epochs"]}
-            options["f_b_training"] = str(self.folder / f"{run}-f_b.yaml")
-            Path(options["f_b_training"]).write_text(yaml.safe_dump(f_b))
-        file = self.folder / f"{run}.yaml"
-        file.write_text(yaml.safe_dump(options))
-        arguments = [f"--config={file}", f"--checkpoints={self.folder}", f"--logs={self.folder / 'logs'}"]
-        arguments += [f"--name={run}", f"--seed={SEED}", "--robust.every=0", "--pictures.images=0"]
-        unfinished = (self.folder / run).glob("version_*/last.ckpt")
-        train.run([*arguments, "--ckpt_path=last"] if any(unfinished) else arguments)
-        best = max((self.folder / run).glob("version_*/best.ckpt"), key=lambda found: found.stat().st_mtime)
-        # Copied under its name only when training is over: a name that is there stands for a finished model.
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        shutil.copyfile(best, temporary)
-        os.replace(temporary, path)
-
-    def _defense_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+    def defense_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The target's own defense, f_b and all, with some options changed."""
         defense: Any = self.target.defense
         assert self.defense is not None  # _check

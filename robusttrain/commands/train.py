@@ -10,22 +10,24 @@ from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from robusttrain.attack_presets import name_inner_attacks
-from robusttrain.build import build, build_defended, fit_to_data
-from robusttrain.callbacks import Dashboard, Pictures, RobustAccuracy, flat
-from robusttrain.checkpoints import as_before, read_recipe, recipe_of
-from robusttrain.cli import add_trainer, console, first_process, new_parser, plain, read, say, trainer_from
 from robusttrain.commands import reparameterization
 from robusttrain.commands.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.commands.refusals import refuse, refuse_batches, refuse_memory, to_device
 from robusttrain.commands.training_cost import estimate
 from robusttrain.commands.watching import keepers, watchers
+from robusttrain.config.attacks import name_inner_attacks
+from robusttrain.config.build import build, build_defended, fit_to_data
+from robusttrain.config.checkpoints import READER, as_before, read_recipe, recipe_of
+from robusttrain.config.command_line import add_trainer, new_parser, plain, read, trainer_from
+from robusttrain.core.console import console, first_process, say
+from robusttrain.core.errors import UserError, at_least, under
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.data import ImageData, ImageFolder
 from robusttrain.defenses import Defense
-from robusttrain.errors import UserError, at_least, under
-from robusttrain.evaluation import Engine, Scenario, check_classes, writable
+from robusttrain.evaluation import Engine, Scenario, check_classes
+from robusttrain.storage.files import writable
 from robusttrain.training import RobustTraining
+from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy, flat
 
 KINDS = ("data", "model", "defense", "training")
 DEFAULTS = {"data": "digits", "model": "resnet_small", "training": "standard"}
@@ -230,6 +232,7 @@ def build_training(
     defended = build_defended(model, defense)
     node = {"class_path": "robusttrain.training.RobustTraining", "init_args": {**settings, "seed": seed}}
     built: RobustTraining = build(node, "training", given={"model": defended, "num_classes": classes})
+    built.objective = built.objective.opened(READER)
     return built
 
 

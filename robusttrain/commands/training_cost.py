@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from robusttrain.callbacks import SWA, Overfitting, RobustAccuracy
-from robusttrain.cli import console
 from robusttrain.commands.estimate import duration
 from robusttrain.commands.refusals import limited, to_device
+from robusttrain.core.console import console
 from robusttrain.data import Batch, ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine
 from robusttrain.training import Passes, RobustTraining
+from robusttrain.training.callbacks import SWA, Overfitting, RobustAccuracy
 
 
 def estimate(training: RobustTraining, data: ImageData, trainer: Any, watching: Sequence[Any] = ()) -> int:

@@ -11,16 +11,20 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
 
-from robusttrain import presets
-from robusttrain.attack_presets import attack_nodes, scenario, split_attacks
-from robusttrain.build import build
-from robusttrain.cli import config_files, console, listed, new_parser, plain, read
 from robusttrain.commands.models import named_models
 from robusttrain.commands.surrogates import surrogates_in
+from robusttrain.config import presets
+from robusttrain.config.attacks import attack_nodes, scenario, split_attacks
+from robusttrain.config.build import build
+from robusttrain.config.command_line import config_files, listed, new_parser, plain, read
+from robusttrain.config.suites import suite
+from robusttrain.core.console import console
+from robusttrain.core.errors import UserError, at_least
 from robusttrain.data import Batch, ImageData
-from robusttrain.errors import UserError, at_least
-from robusttrain.evaluation import commonly_correct, one_threat, writable, write_json
-from robusttrain.evaluation.transfer import (
+from robusttrain.evaluation import one_threat
+from robusttrain.reporting import heat_map, perturbations, png
+from robusttrain.storage.files import writable, write_json
+from robusttrain.transfer import (
     Crafting,
     Estimate,
     Found,
@@ -30,8 +34,7 @@ from robusttrain.evaluation.transfer import (
     matching_matrix,
     success_matrix,
 )
-from robusttrain.pictures import heat_map, perturbations, png
-from robusttrain.suites import suite
+from robusttrain.transfer.commonly_correct import commonly_correct
 
 #: What a suite may set of these options; the command line overrides it.
 SUITE_OPTIONS = ("epsilon", "held_out")

@@ -13,11 +13,12 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
 )
 
-from robusttrain.attack_presets import scenarios
-from robusttrain.callbacks import SWA, Overfitting, Pace, Pictures, RobustAccuracy
-from robusttrain.cli import listed, plain, say
-from robusttrain.errors import OptionError, at_least, under
+from robusttrain.config.attacks import scenarios
+from robusttrain.config.command_line import listed, plain
+from robusttrain.core.console import say
+from robusttrain.core.errors import OptionError, at_least, under
 from robusttrain.evaluation import Scenario
+from robusttrain.training.callbacks import SWA, Overfitting, Pace, Pictures, RobustAccuracy
 
 
 def watchers(config: Namespace, around: bool, inner: Scenario | None = None) -> list[Callback]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robusttrain.rng import Rng
+from robusttrain.core.rng import Rng
 
 
 def crop_and_flip(images: Tensor, rng: Rng, padding: int, flip: bool) -> Tensor:

@@ -18,8 +18,8 @@ from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.batches import Batch, EpochBatches, Split, loader, seeded_order
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
-from robusttrain.errors import OptionError, UserError, at_least, within
-from robusttrain.rng import Rng
+from robusttrain.core.errors import OptionError, UserError, at_least, within
+from robusttrain.core.rng import Rng
 
 __all__ = ["Batch", "Facts", "ImageData", "SplitName", "as_float", "fetch", "missing_data"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from robusttrain.data.image_files import ImageFiles
-from robusttrain.rng import Rng
+from robusttrain.core.rng import Rng
 
 
 class Batch(NamedTuple):

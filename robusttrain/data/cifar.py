@@ -15,7 +15,7 @@ import torchvision.datasets
 from torch import Tensor
 
 from robusttrain.data.base import SplitName, fetch, missing_data
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 
 _PIXELS = 3 * 32 * 32
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robusttrain.data.base import Facts, ImageData, SplitName
 from robusttrain.data.batches import seeded_order
-from robusttrain.errors import at_least
+from robusttrain.core.errors import at_least
 
 _TEST_IMAGES = 297
 

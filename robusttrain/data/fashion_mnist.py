@@ -13,7 +13,7 @@ import torchvision.datasets
 from torch import Tensor
 
 from robusttrain.data.base import Facts, ImageData, SplitName, fetch, missing_data
-from robusttrain.errors import UserError, at_least
+from robusttrain.core.errors import UserError, at_least
 
 _PREFIX: dict[SplitName, str] = {"train": "train", "test": "t10k"}
 

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _CHUNK = 16

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.image_files import ImageFiles, images_in, size_of, subfolders
-from robusttrain.errors import OptionError, UserError, at_least
+from robusttrain.core.errors import OptionError, UserError, at_least
 
 _FOLDERS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 _RESIZE = "give --data.image_size N to resize all of them"

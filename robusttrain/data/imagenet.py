@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.image_files import ImageFiles, images_in, subfolders
-from robusttrain.errors import OptionError, UserError, at_least
+from robusttrain.core.errors import OptionError, UserError, at_least
 
 _LAYOUT = "val/<wnid>/*.JPEG, wnid being n01440764 and the like"
 _FIX = "sort the validation images into one folder for each class, and give --data.root DIR"

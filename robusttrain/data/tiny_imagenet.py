@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.image_files import ImageFiles, images_in
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 
 _FIX = "get the official archive tiny-imagenet-200.zip, unpack it and give --data.root DIR"
 

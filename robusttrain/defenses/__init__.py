@@ -5,9 +5,9 @@ file here that subclasses ``Defense``, and one YAML in ``configs/defense/``.
 """
 
 from robusttrain.defenses.adversarial_transform import AdversarialTransform
-from robusttrain.defenses.base import Defense
 from robusttrain.defenses.chain import Chain
 from robusttrain.defenses.fixed_pattern import FixedResizePad
 from robusttrain.defenses.random_resize_pad import RandomResizePad
+from robusttrain.models.defense import Defense
 
 __all__ = ["AdversarialTransform", "Chain", "Defense", "FixedResizePad", "RandomResizePad"]

@@ -9,15 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.objectives import AwayFromPrediction, TargetedCrossEntropy
-from robusttrain.attacks.projected_gradient import ProjectedGradient
-from robusttrain.attacks.threats import Linf
-from robusttrain.defenses.base import Defense
-from robusttrain.errors import above, at_least, one_of
-from robusttrain.frozen import Frozen
+from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
+from robusttrain.attacks.parts.objectives import AwayFromPrediction, TargetedCrossEntropy
+from robusttrain.attacks.parts.threats import Linf
+from robusttrain.core.errors import above, at_least, one_of
+from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
-from robusttrain.rng import Rng
-from robusttrain.weights import load_weights
+from robusttrain.models.defense import Defense
+from robusttrain.models.frozen import Frozen
+from robusttrain.storage.weights import load_weights
 
 
 class AdversarialTransform(Defense):

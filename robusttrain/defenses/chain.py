@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robusttrain.defenses.base import Defense
-from robusttrain.errors import OptionError
-from robusttrain.rng import Rng
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
+from robusttrain.models.defense import Defense
 
 
 class Chain(Defense):

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robusttrain.defenses.base import Defense
-from robusttrain.errors import OptionError, UserError, at_least, one_of
-from robusttrain.resize import POSITIONS, Position, resize_and_pad
-from robusttrain.rng import Rng
+from robusttrain.core.errors import OptionError, UserError, at_least, one_of
+from robusttrain.core.resize import POSITIONS, Position, resize_and_pad
+from robusttrain.core.rng import Rng
+from robusttrain.models.defense import Defense
 
 
 class FixedResizePad(Defense):
@@ -37,7 +37,11 @@ class FixedResizePad(Defense):
             raise OptionError("size", size, f"must lie between 1 and canvas = {canvas}")
         one_of("position", position, POSITIONS)
         one_of("mode", mode, ("bilinear", "nearest"))
-        self.canvas, self.size, self.position, self.mode = canvas, size, position, mode
+        self.canvas, self.size, self.position = canvas, size, position
+        self.mode: Literal["bilinear", "nearest"] = mode
+
+    def pattern(self, size: int | None, position: Position) -> FixedResizePad:
+        return FixedResizePad(self.canvas, size, position, self.mode)
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         size = images.shape[-1] if self.size is None else self.size

@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robusttrain.defenses.base import Defense
-from robusttrain.errors import OptionError, at_least, one_of, within
-from robusttrain.resize import resize_and_pad
-from robusttrain.rng import Rng
+from robusttrain.core.errors import OptionError, at_least, one_of, within
+from robusttrain.core.resize import Position, resize_and_pad
+from robusttrain.core.rng import Rng
+from robusttrain.defenses.fixed_pattern import FixedResizePad
+from robusttrain.models.defense import Defense
 
 
 class RandomResizePad(Defense):
@@ -42,7 +43,11 @@ class RandomResizePad(Defense):
             raise OptionError("canvas", canvas, f"must be greater than low = {low}")
         one_of("mode", mode, ("bilinear", "nearest"))
         within("flip", flip, 0, 1)
-        self.low, self.canvas, self.mode, self.flip = low, canvas, mode, flip
+        self.low, self.canvas, self.flip = low, canvas, flip
+        self.mode: Literal["bilinear", "nearest"] = mode
+
+    def pattern(self, size: int | None, position: Position) -> FixedResizePad:
+        return FixedResizePad(self.canvas, size, position, self.mode)
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         sizes = rng.integers((), self.low, self.canvas)

@@ -4,25 +4,20 @@ One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's T
 """
 
 from robusttrain.evaluation.audit import LEAST, Audit, audit_table
-from robusttrain.evaluation.commonly_correct import CommonlyCorrect, commonly_correct
 from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes, one_threat
-from robusttrain.evaluation.journal import Journal, weights_of
 from robusttrain.evaluation.module import Evaluation, gather
-from robusttrain.evaluation.results import merge, results, table, writable, write_json
+from robusttrain.evaluation.results import merge, results, table
 from robusttrain.evaluation.scoring import top_classes, verdicts, wilson, worst_case
 
 __all__ = [
     "LEAST",
     "Audit",
-    "CommonlyCorrect",
     "Engine",
     "Evaluation",
-    "Journal",
     "Records",
     "Scenario",
     "audit_table",
     "check_classes",
-    "commonly_correct",
     "gather",
     "merge",
     "one_threat",
@@ -30,9 +25,6 @@ __all__ = [
     "table",
     "top_classes",
     "verdicts",
-    "weights_of",
     "wilson",
     "worst_case",
-    "writable",
-    "write_json",
 ]

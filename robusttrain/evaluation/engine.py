@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Cost, Source, call_model, is_random, loss_terms, prepared
 from robusttrain.attacks.base import check_images
-from robusttrain.attacks.surrogates import members_of
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import UserError
+from robusttrain.attacks.sources.surrogates import members_of
+from robusttrain.core.errors import UserError
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation.scoring import verdicts
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 
 #: Per-image tensors by name, first dimension the images: "index", "label", "clean/select", "clean/score", and for each
 #: attack "NAME/select", "NAME/score", "NAME/distance", "NAME/gradients", "NAME/queries", "NAME/attacked".

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from robusttrain.attacks import Threat
+from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
-from robusttrain.errors import UserError
 from robusttrain.evaluation.engine import Engine, Records
 from robusttrain.evaluation.scoring import wilson
 

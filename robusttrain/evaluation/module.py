@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from robusttrain.data import Batch
 from robusttrain.evaluation.engine import Engine, Records
-from robusttrain.evaluation.journal import Journal
 from robusttrain.evaluation.results import merge, results
+from robusttrain.storage.journal import Journal
 
 #: Seconds between two looks at a batch that another process works on.
 PAUSE = 0.5

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robusttrain.core.processor import seconds_of
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation.engine import Scenario
 from robusttrain.models import fast_copy
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
-from robusttrain.errors import UserError
 from robusttrain.evaluation.engine import Engine, Records
 from robusttrain.evaluation.scoring import wilson, worst_case
 
@@ -125,30 +120,3 @@ def table(found: Mapping[str, Any]) -> Table:
     shown.add_section()
     shown.add_row("worst case", f"{100 * worst['robust_accuracy']:.1f} %", interval(worst), "", *handed_on, "", "", "")
     return shown
-
-
-def write_json(found: Mapping[str, Any], path: Path) -> None:
-    """Write results so that a reader finds the old file or the new one, never half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
-        json.dump(found, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-
-
-def writable(folder: Path, option: str) -> Path:
-    """Make the folder, and prove that files can be written there before hours are spent.
-
-    Raises:
-        UserError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"{option} {folder}: cannot be written to ({error.strerror}): name another folder") from error
-    return folder

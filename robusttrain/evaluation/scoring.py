@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import call_model, prepared
-from robusttrain.attacks.gradients import copies_at_once
-from robusttrain.rng import Rng
+from robusttrain.attacks.parts.gradients import copies_at_once
+from robusttrain.core.rng import Rng
 
 
 def wilson(mean: float, count: int) -> list[float]:

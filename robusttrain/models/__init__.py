@@ -16,8 +16,9 @@ To add a model, write one file with one ``nn.Module``. Take ``num_classes: int =
 ``image_size: int = 32`` where they matter: values left at these defaults are filled from the data set. Keep all three
 as attributes (``image_size`` is None where any size works), raise `OptionError` for values that cannot work, and
 add a preset ``configs/model/NAME.yaml`` with the class path. Nothing has to be registered: a class of your own
-package works by its class path. `robusttrain.weights` reads and writes its weights; a model that brings trained ones
-says for how many classes they are, as ``pretrained_classes``, and ``evaluate.py`` then asks for no ``--weights``.
+package works by its class path. `robusttrain.storage.weights` reads and writes its weights; a model that brings
+trained ones says for how many classes they are, as ``pretrained_classes``, and ``evaluate.py`` then asks for no
+``--weights``.
 """
 
 from robusttrain.models.efficientnet_lite import EfficientNetLite

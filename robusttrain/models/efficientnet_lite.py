@@ -12,9 +12,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from robusttrain.errors import OptionError, UserError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.models.timm_classifier import TimmClassifier
-from robusttrain.weights import fit_state, read_tensors
+from robusttrain.storage.weights import fit_state, read_tensors
 
 VARIANTS = (0, 1, 2)
 IMAGENET_CLASSES = 1000

@@ -8,8 +8,8 @@ import os
 import torch
 from torch import Tensor, nn
 
-from robusttrain.errors import UserError, above, at_least
-from robusttrain.weights import fit_state, read_metadata, read_tensors, save_tensors
+from robusttrain.core.errors import UserError, above, at_least
+from robusttrain.storage.weights import fit_state, read_metadata, read_tensors, save_tensors
 
 
 class FullyConvolutional(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robusttrain.errors import at_least
+from robusttrain.core.errors import at_least
 
 
 class MLP(nn.Module):

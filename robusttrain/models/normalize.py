@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 
 
 class Normalize(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from robusttrain.errors import OptionError, at_least
+from robusttrain.core.errors import OptionError, at_least
 from robusttrain.models.normalize import Normalize
 
 # Constants of no data set: they bring [0, 1] to about zero mean and unit variance for natural images (CIFAR-10's own

@@ -8,7 +8,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from robusttrain.errors import OptionError, UserError, at_least
+from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.models.normalize import Normalize
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robusttrain.errors import OptionError, at_least
+from robusttrain.core.errors import OptionError, at_least
 
 # Output channels of each 3x3 convolution, in widths; None halves height and width.
 LAYERS: tuple[int | None, ...] = (1, None, 2, None, 1, 1, None, 2, 2, None)

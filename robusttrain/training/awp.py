@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, above, at_least
+from robusttrain.attacks.sources.basic import Reader
+from robusttrain.core.errors import OptionError, above, at_least
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import Meter
 from robusttrain.training.objectives import Adversarial, Passes, TrainingObjective
 
@@ -73,6 +74,9 @@ class AWP(TrainingObjective):
         inside = self.objective.cost()
         # The gradient with respect to the weights that finds v costs as much as the one that is followed.
         return inside._replace(training=2 * inside.training)
+
+    def opened(self, read: Reader) -> AWP:
+        return replace(self, objective=self.objective.opened(read))
 
     def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         return self.objective.craft(model, images, labels, rng)

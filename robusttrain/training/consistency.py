@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Attack, Source, Target
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import UserError, above, at_least, one_of, within
-from robusttrain.rng import Rng
+from robusttrain.core.errors import UserError, above, at_least, one_of, within
+from robusttrain.core.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, judge
 from robusttrain.training.objectives import TrainingObjective, kl_divergence
 

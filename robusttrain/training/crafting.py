@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robusttrain.attacks import Attack, Source
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.rng import Rng
 from robusttrain.models import fast_twin
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 
 BatchNormMode = Literal["eval", "train"]
 BATCH_NORM_MODES = ("eval", "train")

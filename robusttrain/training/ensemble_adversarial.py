@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Checkpoint, ProjectedGradient, Source, Target, prepared
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, UserError, within
+from robusttrain.attacks import Attack, OtherModel, ProjectedGradient, Source, Target, prepared
+from robusttrain.attacks.sources.basic import Reader
+from robusttrain.core.errors import OptionError, UserError, within
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation import check_classes
 from robusttrain.models import fast_copy
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import craft, judge
 from robusttrain.training.objectives import TrainingObjective
 
@@ -45,8 +46,9 @@ class EnsembleAdversarial(TrainingObjective):
     source: Source = field(default_factory=Target)
     clean_share: float = 0.5
     trust: list[str] = field(default_factory=list)
-    #: The static models once they are read; no part of what this objective is.
+    #: The static models once they are read, and once they are ready for attacks; no part of what this objective is.
     _read: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
+    _ready: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         within("clean_share", self.clean_share, 0, 1)
@@ -58,24 +60,32 @@ class EnsembleAdversarial(TrainingObjective):
     def passes(self) -> int:
         return 2
 
+    def opened(self, read: Reader) -> EnsembleAdversarial:
+        found = replace(self, source=self.source.opened(read))
+        # Differentiated and never trained: without their own defenses, which the paper's do not have either.
+        for path in self.models:
+            try:
+                found._read.append(read.checkpoint(path, self.trust).classifier)
+            except UserError as error:
+                raise UserError(f"training.objective.models: {error}") from error
+        return found
+
     def static(self, model: DefendedClassifier, images: Tensor) -> list[nn.Module]:
         """The static models, ready for attacks, where the images are.
 
         Raises:
-            UserError: a file is no checkpoint, or its model takes other images or knows other classes.
+            UserError: a model takes other images or knows other classes, or none was read yet.
         """
         if not self._read:
+            raise UserError("training.objective.models: not read yet: take .opened(robusttrain.READER)")
+        if not self._ready:
             with prepared(model), torch.no_grad():
                 classes = model(images[:1].clone()).shape[1]
-            for path in self.models:
-                # Differentiated and never trained: without their own defenses, which the paper's do not have either.
-                try:
-                    classifier = fast_copy(Checkpoint(path, trust=self.trust)(model)).requires_grad_(False)
-                except UserError as error:
-                    raise UserError(f"training.objective.models: {error}") from error
-                check_classes(classifier.to(images.device), images, classes, f"training.objective.models: {path}")
-                self._read.append(classifier)
-        return self._read
+            for path, read in zip(self.models, self._read, strict=True):
+                classifier = fast_copy(read).requires_grad_(False).to(images.device)
+                check_classes(classifier, images, classes, f"training.objective.models: {path}")
+                self._ready.append(classifier)
+        return self._ready
 
     def check_images(self, model: DefendedClassifier, images: Tensor) -> None:
         self.static(model, images)
@@ -84,7 +94,7 @@ class EnsembleAdversarial(TrainingObjective):
         static = self.static(model, images)
         # One source for a batch, by the draw of its first image: a resumed run takes the same one.
         turn = int(rng[:1].fold("source").integers((), 0, len(static) + 1))
-        source = _Given(static[turn]) if turn < len(static) else self.source
+        source = OtherModel(static[turn]) if turn < len(static) else self.source
         return craft(model, self.attack, source, images, labels, rng)
 
     def losses(
@@ -94,13 +104,3 @@ class EnsembleAdversarial(TrainingObjective):
         judge(robust, labels)
         losses = [F.cross_entropy(logits, labels, reduction="none") for logits in (clean, robust)]
         return self.clean_share * losses[0] + (1 - self.clean_share) * losses[1], clean
-
-
-@dataclass(frozen=True)
-class _Given(Source):
-    """A model that is there already, whatever the target."""
-
-    model: nn.Module
-
-    def __call__(self, target: DefendedClassifier) -> nn.Module:
-        return self.model

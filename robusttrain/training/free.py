@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Linf, ProjectedGradient, Source, Target, call_model
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, at_least, within
+from robusttrain.core.errors import OptionError, at_least, within
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import judge
 from robusttrain.training.objectives import Passes, TrainingObjective
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Attack, ProjectedGradient, Source, Target, TargetedCrossEntropy
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import at_least, one_of, within
-from robusttrain.rng import Rng
+from robusttrain.core.errors import at_least, one_of, within
+from robusttrain.core.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, judge
 from robusttrain.training.objectives import TrainingObjective
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from robusttrain.rng import Rng
+from robusttrain.core.rng import Rng
 
 Mixing = Literal["none", "mixup", "cutmix"]
 MIXINGS = ("none", "mixup", "cutmix")

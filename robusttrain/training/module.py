@@ -12,12 +12,12 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from robusttrain.core.errors import OptionError, UserError, above, at_least, below_one, one_of, within
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
+from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, UserError, above, at_least, below_one, one_of, within
 from robusttrain.evaluation.precision import Speeds, measure_speeds_of
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import Meter, crafting_in
 from robusttrain.training.mixing import MIXINGS, Mixing, mix
 from robusttrain.training.objectives import Standard, TrainingObjective

@@ -10,7 +10,7 @@ draws) is configuration.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Attack, KLDivergence, ProjectedGradient, Source, Target
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, at_least, one_of, within
+from robusttrain.attacks.sources.basic import Reader
+from robusttrain.core.errors import OptionError, at_least, one_of, within
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, craft, judge
 
 
@@ -83,6 +84,11 @@ class TrainingObjective(ABC):
         """The attack that is trained against, and what it differentiates; None where there is none."""
         attack = getattr(self, "attack", None)
         return None if attack is None else Scenario(attack, getattr(self, "source", Target()))
+
+    def opened(self, read: Reader) -> TrainingObjective:
+        """The same objective with models in place of the files that it or its source names, if any."""
+        source = getattr(self, "source", None)
+        return replace(self, source=source.opened(read)) if isinstance(source, Source) else self  # type: ignore[type-var]
 
     def at(self, epoch: int) -> TrainingObjective:
         """What is minimised in an epoch, counted from 0."""

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
+from robusttrain.core.errors import UserError, above, at_least
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
+from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.defenses import Defense
-from robusttrain.errors import UserError, above, at_least
 from robusttrain.models import FullyConvolutional
-from robusttrain.rng import Rng
 
 
 class ReparameterizationTraining(pl.LightningModule):

@@ -26,10 +26,10 @@ from robusttrain.attacks import (
     TargetedMargin,
     ask_twice,
 )
-from robusttrain.attacks.apgd import checkpoints
-from robusttrain.attacks.objectives import rank_targets
-from robusttrain.errors import OptionError
-from robusttrain.rng import Rng
+from robusttrain.attacks.algorithms.apgd import checkpoints
+from robusttrain.attacks.parts.objectives import rank_targets
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
 
 LABELS = torch.tensor([0, 1, 0, 1])
 

@@ -27,7 +27,7 @@ from robusttrain.attacks import (
     TargetedDLR,
     TargetedMargin,
 )
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 
 ATTACKS = {
     "fgsm": ProjectedGradient(1, relative_step_size=1.0, random_start=False),

@@ -17,8 +17,8 @@ from robusttrain.attacks import (
     TargetedMargin,
     WrongProbability,
 )
-from robusttrain.attacks.objectives import choose_targets
-from robusttrain.rng import Rng
+from robusttrain.attacks.parts.objectives import choose_targets
+from robusttrain.core.rng import Rng
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
 LOG_SUM = math.log(math.exp(2) + math.exp(1) + 1 + math.exp(-1))

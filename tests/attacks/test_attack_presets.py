@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from robusttrain import presets
-from robusttrain.attack_presets import scenarios, split_attacks
 from robusttrain.attacks import (
     APGD,
     DLR,
@@ -54,10 +52,12 @@ from robusttrain.attacks import (
     WrongProbability,
 )
 from robusttrain.commands.surrogates import surrogates_in
-from robusttrain.defended import DefendedClassifier
+from robusttrain.config import presets
+from robusttrain.config.attacks import scenarios, split_attacks
+from robusttrain.config.suites import suite
+from robusttrain.core.errors import UserError
 from robusttrain.defenses import AdversarialTransform
-from robusttrain.errors import UserError
-from robusttrain.suites import suite
+from robusttrain.models.defended import DefendedClassifier
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted((CONFIGS / "attack").glob("*.yaml"))

@@ -18,7 +18,7 @@ from robusttrain.attacks import (
     Smooth,
     TargetedMargin,
 )
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 
 WIDE = L2(50.0)
 SMALL = CarliniWagner(steps=30, learning_rate=0.02, search_steps=4, initial_c=0.1, threat=WIDE)

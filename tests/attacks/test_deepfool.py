@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import L2, DeepFool, Linf
-from robusttrain.attacks.deepfool import BEYOND
-from robusttrain.errors import OptionError, UserError
+from robusttrain.attacks.algorithms.deepfool import BEYOND
+from robusttrain.core.errors import OptionError, UserError
 
 WIDE = L2(50.0)
 

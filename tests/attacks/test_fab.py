@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import FAB, L2, RMSD, Average, IdentityBackward, Linf, Margin, Smooth
-from robusttrain.attacks.fab import to_hyperplane
-from robusttrain.defended import DefendedClassifier
+from robusttrain.attacks.algorithms.fab import to_hyperplane
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
 from robusttrain.defenses import Defense
-from robusttrain.errors import OptionError
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 
 NORMS = {"linf": Linf, "l2": L2}
 

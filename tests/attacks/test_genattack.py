@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import L2, GenAttack, HopSkipJump, Linf, Target, is_random
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError
 from robusttrain.defenses import AdversarialTransform
-from robusttrain.errors import OptionError
 from robusttrain.evaluation import Engine, Scenario
+from robusttrain.models.defended import DefendedClassifier
 
 SHORT = GenAttack(steps=20, threat=Linf(0.1))
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Average, Backprop, CrossEntropy, Diverse, Loss, Smooth
-from robusttrain.attacks.gradients import copies_at_once
-from robusttrain.errors import OptionError, UserError
-from robusttrain.rng import Rng
+from robusttrain.attacks.parts.gradients import copies_at_once
+from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.rng import Rng
 
 WEIGHTS = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(9))
 

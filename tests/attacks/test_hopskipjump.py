@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import L2, HopSkipJump, Linf
-from robusttrain.attacks.hopskipjump import BACK, WAYS
-from robusttrain.errors import OptionError
+from robusttrain.attacks.algorithms.hopskipjump import BACK, WAYS
+from robusttrain.core.errors import OptionError
 
 WIDE = {"linf": Linf(1.0), "l2": L2(50.0)}
 NORMS = pytest.mark.parametrize("norm", WIDE)

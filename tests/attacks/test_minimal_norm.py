@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robusttrain.attacks import APGD, FAB, L2, GenAttack, Linf, Margin, MinimalNorm, ProjectedGradient, Restarts
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 
 FGSM = ProjectedGradient(1, relative_step_size=1.0, random_start=False)
 

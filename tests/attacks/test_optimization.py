@@ -20,11 +20,11 @@ from robusttrain.attacks import (
     TargetedCrossEntropy,
     WrongProbability,
 )
-from robusttrain.attacks.optimization import away
-from robusttrain.attacks.surrogates import members_of
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError
+from robusttrain.attacks.algorithms.optimization import away
+from robusttrain.attacks.sources.surrogates import members_of
+from robusttrain.core.errors import OptionError
 from robusttrain.evaluation import Engine, Scenario
+from robusttrain.models.defended import DefendedClassifier
 
 FREE = Linf(1.0)
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from robusttrain.attacks import CrossEntropy, EnsemblePattern, Loss, ProjectedGradient, SinglePattern, call_model
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import AdversarialTransform, FixedResizePad, RandomResizePad
-from robusttrain.errors import OptionError, UserError
+from robusttrain.models.defended import DefendedClassifier
 
 
 def defended(classifier, low=8, canvas=12):

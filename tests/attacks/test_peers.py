@@ -17,7 +17,7 @@ from robusttrain.attacks import (
     Square,
     TargetedDLR,
 )
-from robusttrain.rng import Rng
+from robusttrain.core.rng import Rng
 
 EPSILON, ALPHA, STEPS = 0.06, 0.015, 7
 

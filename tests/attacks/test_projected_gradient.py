@@ -23,7 +23,7 @@ from robusttrain.attacks import (
     TargetedCrossEntropy,
     TargetedMargin,
 )
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 
 FGSM = ProjectedGradient(steps=1, relative_step_size=1.0, random_start=False)
 IFGSM = ProjectedGradient(steps=6, relative_step_size=0.3, random_start=False)

@@ -20,9 +20,9 @@ from robusttrain.attacks import (
     ProjectedGradient,
     mean_transform,
 )
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import AdversarialTransform, Defense
-from robusttrain.errors import OptionError, UserError
+from robusttrain.models.defended import DefendedClassifier
 
 
 def loss_of(model, labels, objective=None):

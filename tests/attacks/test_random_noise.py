@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robusttrain.attacks import L2, Linf, Margin, RandomNoise
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 
 LABELS = torch.arange(8) % 3
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from robusttrain.attacks import ClassifierOnly, CrossEntropy, IdentityBackward, ProjectedGradient, Target, call_model
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import UserError
 from robusttrain.defenses import AdversarialTransform, Chain, Defense, RandomResizePad
-from robusttrain.errors import UserError
+from robusttrain.models.defended import DefendedClassifier
 
 
 class Half(Defense):

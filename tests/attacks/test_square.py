@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import L2, CrossEntropy, Linf, Margin, Square, TargetedMargin
-from robusttrain.attacks.square import eta
-from robusttrain.errors import OptionError
-from robusttrain.rng import Rng
+from robusttrain.attacks.algorithms.square import eta
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
 
 LABELS = torch.tensor([0, 1, 0, 1])
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robusttrain import load
+from robusttrain import READER, load
 from robusttrain.attacks import (
     APGD,
     Checkpoint,
@@ -20,10 +20,10 @@ from robusttrain.attacks import (
     UnrolledTransform,
     call_model,
 )
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import RandomResizePad
-from robusttrain.errors import OptionError, UserError
 from robusttrain.models import FullyConvolutional
+from robusttrain.models.defended import DefendedClassifier
 
 
 class Given(Source):
@@ -117,19 +117,19 @@ def test_own_surrogate_is_the_attackers_model_differentiated_as_told(trained, cu
     x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     model = load(trained.best)
     for inner in (IdentityBackward(), UnrolledTransform("tanh")):
-        source = OwnSurrogate(str(trained.best), inner)(DefendedClassifier(None, curved()))
+        source = OwnSurrogate(str(trained.best), inner).opened(READER)(DefendedClassifier(None, curved()))
         assert torch.equal(gradient(source, x, streams()), gradient(inner(model), x, streams()))
-    bare = Checkpoint(str(trained.best))(None)
+    bare = Checkpoint(str(trained.best)).opened(READER)(None)
     assert torch.equal(bare(x), model.classifier(x))
-    whole = Checkpoint(str(trained.best), defended=True)(None)
+    whole = Checkpoint(str(trained.best), defended=True).opened(READER)(None)
     assert torch.equal(call_model(whole, x, streams()), model(x, streams()))
 
 
 def test_own_surrogate_needs_a_defense(run_script, trained, tmp_path, monkeypatch):
     undefended = DefendedClassifier(None, load(trained.best).classifier)
-    monkeypatch.setattr("robusttrain.checkpoints.load", lambda path, trust: undefended)
+    monkeypatch.setattr("robusttrain.config.checkpoints.load", lambda path, trust: undefended)
     with pytest.raises(UserError, match="no defense; use robusttrain.attacks.Checkpoint"):
-        OwnSurrogate("file.ckpt")(None)
+        OwnSurrogate("file.ckpt").opened(READER)(None)
 
 
 @pytest.mark.parametrize("source", [Checkpoint, OwnSurrogate, Reparameterization])
@@ -144,11 +144,11 @@ def test_reparameterization_puts_h_in_the_place_of_g(trained, tmp_path, streams)
     torch.manual_seed(0)
     h = FullyConvolutional(radius=0.2, channels=1, width=4, depth=2).eval()
     h.save(tmp_path / "h.safetensors")
-    source = Reparameterization(str(tmp_path / "h.safetensors"))(target)
+    source = Reparameterization(str(tmp_path / "h.safetensors")).opened(READER)(target)
     x = torch.rand(3, 1, 16, 16)
     assert torch.equal(source(x), target.classifier(h(x)))
     assert (h(x) - x).abs().max() <= 0.2
     with pytest.raises(UserError, match="no defense that h"):
-        Reparameterization(str(tmp_path / "h.safetensors"))(DefendedClassifier(None, target.classifier))
+        Reparameterization(str(tmp_path / "h.safetensors")).opened(READER)(DefendedClassifier(None, target.classifier))
     with pytest.raises(UserError, match="no h of a reparameterization"):
         FullyConvolutional.load(next(trained.folder.rglob("f_b/*.safetensors")))

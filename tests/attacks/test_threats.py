@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from robusttrain.attacks import L2, RMSD, Linf
-from robusttrain.attacks.threats import into_ball
-from robusttrain.errors import OptionError
-from robusttrain.rng import Rng
+from robusttrain.attacks.parts.threats import into_ball
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
 
 THREATS = [Linf(0.1), L2(0.5), RMSD(0.05), Linf(0.1, clip=False), L2(0.5, clip=False), RMSD(0.05, clip=False)]
 

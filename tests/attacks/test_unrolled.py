@@ -13,11 +13,17 @@ from robusttrain.attacks import (
     UnrolledTransform,
     call_model,
 )
-from robusttrain.attacks.unrolled import _Unroll, _Unrolling, projection_derivative, smooth_projection, smooth_sign
-from robusttrain.attacks.unrolled import smooth_sign_derivative as sign_derivative
-from robusttrain.defended import DefendedClassifier
+from robusttrain.attacks.sources.unrolled import (
+    _Unroll,
+    _Unrolling,
+    projection_derivative,
+    smooth_projection,
+    smooth_sign,
+)
+from robusttrain.attacks.sources.unrolled import smooth_sign_derivative as sign_derivative
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import AdversarialTransform, Chain, RandomResizePad
-from robusttrain.errors import OptionError, UserError
+from robusttrain.models.defended import DefendedClassifier
 
 KINDS = ("automatic", "softsign", "tanh")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robusttrain.attacks import L2, Adam, Margin, MomentumSign, Normalized, ProjectedGradient, Sign, UnitRMSD
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 
 RULES = [Sign(), MomentumSign(0.0), MomentumSign(1.0), Normalized(), UnitRMSD()]
 ALL = [*RULES, Adam()]

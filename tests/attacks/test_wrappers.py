@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attack_presets import scenarios
 from robusttrain.attacks import (
     APGD,
     FAB,
@@ -28,10 +27,11 @@ from robusttrain.attacks import (
     TargetedCrossEntropy,
     TargetedDLR,
 )
-from robusttrain.defended import DefendedClassifier
+from robusttrain.config.attacks import scenarios
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import AdversarialTransform, Defense
-from robusttrain.errors import OptionError, UserError
 from robusttrain.evaluation import Engine, Scenario, results
+from robusttrain.models.defended import DefendedClassifier
 
 #: One random point of the ball: a run that depends on nothing but its streams.
 NOISE = ProjectedGradient(0, step_size=0.1)

@@ -21,10 +21,10 @@ from robusttrain.attacks import (
     Source,
     Target,
 )
-from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Scenario, merge
 from robusttrain.evaluation.audit import SAMPLE, Audit
+from robusttrain.models.defended import DefendedClassifier
 
 from . import networks as n
 

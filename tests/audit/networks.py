@@ -21,11 +21,11 @@ from robusttrain.attacks import (
     ProjectedGradient,
     Source,
 )
+from robusttrain.core.rng import Rng
 from robusttrain.data import Digits
-from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 
 SIDE = 8
 

@@ -6,14 +6,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from robusttrain import load, presets
-from robusttrain.attack_presets import scenarios
+from robusttrain import READER, load
 from robusttrain.attacks import Checkpoint, Ensemble, OwnSurrogate, Reparameterization
+from robusttrain.config import presets
+from robusttrain.config.attacks import scenarios
+from robusttrain.config.suites import suite
 from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, Scenario, results
 from robusttrain.models import FullyConvolutional
-from robusttrain.suites import suite
-from robusttrain.weights import save_tensors
+from robusttrain.storage.weights import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = suite("devils-advocate")
@@ -35,14 +36,14 @@ def at_hand(trained, tmp_path):
     torch.nn.init.zeros_(h.last[2].weight)
     torch.nn.init.zeros_(h.last[2].bias)
     h.save(tmp_path / "h.safetensors")
-    whole = Checkpoint(str(trained.best), defended=True)
+    whole = Checkpoint(str(trained.best), defended=True).opened(READER)
     return {
-        "reparameterization": Reparameterization(str(tmp_path / "h.safetensors")),
+        "reparameterization": Reparameterization(str(tmp_path / "h.safetensors")).opened(READER),
         "transfer-standard": whole,
-        "transfer-adversarial": Checkpoint(str(trained.best)),
-        "transfer-ensemble": Ensemble([whole, Checkpoint(str(trained.best))]),
-        "small-n-transfer": lambda inner: OwnSurrogate(str(trained.best), inner),
-        "own-surrogate": lambda inner: OwnSurrogate(str(trained.best), inner),
+        "transfer-adversarial": Checkpoint(str(trained.best)).opened(READER),
+        "transfer-ensemble": Ensemble([whole, Checkpoint(str(trained.best)).opened(READER)]),
+        "small-n-transfer": lambda inner: OwnSurrogate(str(trained.best), inner).opened(READER),
+        "own-surrogate": lambda inner: OwnSurrogate(str(trained.best), inner).opened(READER),
     }
 
 

@@ -11,10 +11,10 @@ from robusttrain import Rng, load
 from robusttrain.commands import precision
 from robusttrain.core.processor import processor
 from robusttrain.data import Digits
-from robusttrain.defended import DefendedClassifier
 from robusttrain.evaluation import Engine, verdicts
 from robusttrain.evaluation.precision import Speeds
 from robusttrain.models import VGGSmall
+from robusttrain.models.defended import DefendedClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from robusttrain.commands import precision
-from robusttrain.evaluation import Journal
 from robusttrain.evaluation.precision import Speeds
+from robusttrain.storage.journal import Journal
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COMMON = ("--images", 24, "--draws", 2, "--data.batch_size", 8, "--trainer.accelerator", "cpu")

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from robusttrain.commands import f_b
+from robusttrain.core.errors import UserError
 from robusttrain.data import Digits, ImageFolder
-from robusttrain.errors import UserError
 
 MODEL = {"class_path": "robusttrain.models.VGGSmall", "init_args": {"in_channels": 1, "image_size": 16}}
 

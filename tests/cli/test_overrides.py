@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from robusttrain import presets
-from robusttrain.attack_presets import name_inner_attacks
-from robusttrain.cli import plain, read
 from robusttrain.commands import train
+from robusttrain.config import presets
+from robusttrain.config.attacks import name_inner_attacks
+from robusttrain.config.command_line import plain, read
 
 TRAINING = [name for name in presets.names("training") if name != "reparameterization"]
 #: What a preset leaves to the user.
@@ -64,3 +64,10 @@ def test_the_inner_attack(name):
     attack = "--training.objective.attack"
     found = configured(name, attack, "robusttrain.attacks.ProjectedGradient", f"{attack}.steps", "3")
     assert found["objective"]["init_args"]["attack"]["init_args"]["steps"] == 3
+
+
+def test_a_whole_number_of_batches_stays_one():
+    """1 is one batch, 1.0 all of them, whichever union of int and float typing has met first."""
+    typed = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1.0"]
+    found = read(train.parser(), typed, train.KINDS, train.DEFAULTS).trainer
+    assert (type(found.limit_train_batches), type(found.limit_val_batches)) == (int, float)

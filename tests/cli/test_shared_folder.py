@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.kill_and_resume import timeless
-from robusttrain.commands import evaluate
+from robusttrain.commands import evaluate, precision
 from robusttrain.commands.auditing import finish_audit
-from robusttrain.evaluation import Journal
+from robusttrain.evaluation.precision import Speeds
+from robusttrain.storage.journal import Journal
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = 12
@@ -31,7 +32,7 @@ def _evaluate(arguments, barrier, told):
 
 @pytest.fixture
 def evaluated(trained, tmp_path):
-    def run(name, processes):
+    def run(name, processes, precision="float32"):
         arguments = ["--checkpoint", str(trained.best), "--images", str(2 * BATCHES), "--draws", "2"]
         arguments += [
             "--data.batch_size",
@@ -43,16 +44,16 @@ def evaluated(trained, tmp_path):
             "--audit",
             "false",
         ]
-        arguments += ["--output", str(tmp_path / name)]
+        arguments += ["--output", str(tmp_path / name), "--precision", precision]
         context = multiprocessing.get_context("fork")
         barrier, told = context.Barrier(processes), context.SimpleQueue()
         started = [context.Process(target=_evaluate, args=(arguments, barrier, told)) for _ in range(processes)]
         for process in started:
             process.start()
-        done = [told.get() for _ in started]
         for process in started:
             process.join()
             assert process.exitcode == 0
+        done = [told.get() for _ in started]
         return timeless(tmp_path / name / "results.json"), done
 
     return run
@@ -65,6 +66,22 @@ def test_two_find_what_one_finds_and_do_each_batch_once(evaluated):
     assert all(parts), "one of them did nothing"
     assert Counter(parts[0] + parts[1]) == Counter(everything)
     assert len(everything) == 2 * BATCHES  # clean and attacked
+
+
+def test_processes_that_start_together_choose_one_precision(evaluated, monkeypatch):
+    """The second would measure another speed; it takes what the first one found."""
+    asked = multiprocessing.get_context("fork").Value("i", 0)
+
+    def measured(*_):
+        with asked:
+            asked.value += 1
+            return Speeds(1.0, 0.5 if asked.value == 1 else 2.0)
+
+    monkeypatch.setattr(precision, "measure_speeds_of", measured)
+    found, parts = evaluated("together", 2, "auto")
+    assert set(found["precision"]["attacks"].values()) == {"bfloat16"}
+    assert asked.value == 1
+    assert all(parts)
 
 
 def test_what_another_process_has_audited_is_not_audited_again(tmp_path):

@@ -11,11 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robusttrain import load
 from robusttrain.attacks import L2, Linf, ProjectedGradient, Target
-from robusttrain.callbacks import RobustAccuracy
-from robusttrain.checkpoints import read_recipe
-from robusttrain.cli import read
 from robusttrain.commands.train import DEFAULTS, KINDS, keepers, parser, watchers
+from robusttrain.config.checkpoints import read_recipe
+from robusttrain.config.command_line import read
 from robusttrain.evaluation import Scenario
+from robusttrain.training.callbacks import RobustAccuracy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robusttrain import load
-from robusttrain.checkpoints import as_before, read_recipe
+from robusttrain.config.checkpoints import as_before, read_recipe
 from robusttrain.evaluation.precision import Speeds
 from robusttrain.training import module
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robusttrain.checkpoints import recipe_of
+from robusttrain.config.checkpoints import recipe_of
 from robusttrain.data import Digits
-from robusttrain.defended import DefendedClassifier
 from robusttrain.models import CifarResNet
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import RobustTraining
 
 pytestmark = pytest.mark.filterwarnings("ignore")

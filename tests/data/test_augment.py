@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from robusttrain.data.augment import crop_and_flip
-from robusttrain.rng import Rng
+from robusttrain.core.rng import Rng
 
 
 def one_by_one(images, rng, padding, flip):

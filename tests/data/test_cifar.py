@@ -9,7 +9,7 @@ import torch
 import torchvision.datasets
 
 from robusttrain.data import CIFAR10, CIFAR100, Facts
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 
 DATA = {10: CIFAR10, 100: CIFAR100}
 FOLDER = {10: "cifar-10-batches-bin", 100: "cifar-100-binary"}

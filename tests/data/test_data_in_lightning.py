@@ -6,7 +6,7 @@ from pytorch_lightning import LightningModule, Trainer
 
 from robusttrain.data import Digits
 from robusttrain.data.augment import crop_and_flip
-from robusttrain.rng import Rng
+from robusttrain.core.rng import Rng
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

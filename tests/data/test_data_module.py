@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robusttrain.data import Facts, ImageData
-from robusttrain.errors import OptionError, UserError
+from robusttrain.core.errors import OptionError, UserError
 
 TRAIN, TEST = 103, 41
 

@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from robusttrain.data import Digits, Facts
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 
 
 def test_digits_at_their_own_size_are_those_of_scikit_learn():

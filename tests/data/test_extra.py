@@ -9,7 +9,7 @@ from PIL import Image
 from robusttrain.data import Digits, ImageFolder
 from robusttrain.data.batches import EpochBatches, Split
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
-from robusttrain.errors import OptionError, UserError
+from robusttrain.core.errors import OptionError, UserError
 
 
 def split(count, first_value, subset=None):

@@ -9,7 +9,7 @@ import torch
 import torchvision.datasets
 
 from robusttrain.data import Facts, FashionMNIST
-from robusttrain.errors import OptionError, UserError
+from robusttrain.core.errors import OptionError, UserError
 
 
 def idx(array):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from robusttrain.data import Facts, ImageFolder
-from robusttrain.errors import OptionError, UserError
+from robusttrain.core.errors import OptionError, UserError
 
 
 def save(path, value, width=8, height=8):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from robusttrain.data import Facts, ImageNet
 from robusttrain.data.image_files import ImageFiles
-from robusttrain.errors import OptionError, UserError
+from robusttrain.core.errors import OptionError, UserError
 
 TENCH, GOLDFISH, SHARK, TISSUE = "n01440764", "n01443537", "n01484850", "n15075141"  # 0, 1, 2 and 999
 

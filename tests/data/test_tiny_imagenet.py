@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from robusttrain.data import Facts, TinyImageNet
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 
 WNIDS = ["n02", "n01", "n03"]
 

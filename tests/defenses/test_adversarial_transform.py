@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
 from robusttrain.defenses import AdversarialTransform
-from robusttrain.errors import OptionError
-from robusttrain.frozen import Frozen
-from robusttrain.rng import Rng
-from robusttrain.weights import save_tensors
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.frozen import Frozen
+from robusttrain.storage.weights import save_tensors
 
 
 def paper(f_b: nn.Module, x: Tensor, noise: Tensor, radius: float, steps: int, step_size: float) -> Tensor:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from robusttrain.core.errors import OptionError
 from robusttrain.defenses import AdversarialTransform, Chain, Defense, RandomResizePad
-from robusttrain.errors import OptionError
 
 
 class Affine(Defense):

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import FixedResizePad, RandomResizePad
-from robusttrain.errors import OptionError, UserError
+from robusttrain.models.defended import DefendedClassifier
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
 from robusttrain.defenses import RandomResizePad
-from robusttrain.errors import OptionError
-from robusttrain.rng import Rng
 
 
 def pattern(image: Tensor) -> tuple[int, int, int]:

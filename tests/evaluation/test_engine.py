@@ -21,10 +21,10 @@ from robusttrain.attacks import (
     Target,
     TargetedCrossEntropy,
 )
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import UserError
 from robusttrain.defenses import Defense
-from robusttrain.errors import UserError
 from robusttrain.evaluation import Engine, Scenario, check_classes, results
+from robusttrain.models.defended import DefendedClassifier
 
 
 class Coin(Defense):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from robusttrain.attacks import L2, RMSD, Linf
-from robusttrain.errors import UserError
+from robusttrain.core.errors import UserError
 from robusttrain.evaluation.export import check_export, eight_bit, write_pictures
 
 

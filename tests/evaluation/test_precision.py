@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.attack_presets import scenarios
 from robusttrain.attacks import FiniteDifference, ProjectedGradient
+from robusttrain.config.attacks import scenarios
 from robusttrain.evaluation import precision
 from robusttrain.evaluation.precision import Speeds, choose, measure_speeds
 

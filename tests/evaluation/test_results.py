@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from robusttrain.attacks import Linf, ProjectedGradient, Target
-from robusttrain.errors import UserError
-from robusttrain.evaluation import Engine, Scenario, merge, results, table, writable, write_json
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation import Engine, Scenario, merge, results, table
+from robusttrain.storage.files import writable, write_json
 
 
 def part(*indices):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.defended import DefendedClassifier
 from robusttrain.evaluation import top_classes, verdicts, wilson, worst_case
+from robusttrain.models.defended import DefendedClassifier
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import torch
 from matplotlib.image import imread
 
 from examples import demo
-from robusttrain.build import build_defended
-from robusttrain.checkpoints import recipe_of
+from robusttrain.config.build import build_defended
+from robusttrain.config.checkpoints import recipe_of
 from robusttrain.evaluation.scoring import wilson
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import torch
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from robusttrain.errors import OptionError, UserError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.models import EfficientNetLite, fast_copy
 from robusttrain.models.efficientnet_lite import load_released, released_file, timm_names
-from robusttrain.weights import read_tensors
+from robusttrain.storage.weights import read_tensors
 
 PALACE = 698
 

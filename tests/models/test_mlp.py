@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 from robusttrain.models import MLP
 
 

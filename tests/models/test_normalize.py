@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 from robusttrain.models import Normalize
 
 

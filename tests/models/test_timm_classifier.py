@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from robusttrain.errors import OptionError, UserError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.models import TimmClassifier
 
 

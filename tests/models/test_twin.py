@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from robusttrain.attacks import Linf, ProjectedGradient
-from robusttrain.defended import DefendedClassifier
 from robusttrain.models import CifarResNet, FastModel, VGGSmall, fast_twin
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import craft, crafting_in
 
 

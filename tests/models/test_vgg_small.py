@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
 from robusttrain.models import VGGSmall
 
 # Positions, inputs and outputs of the convolutions and linear layers in the authors' file.

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from robusttrain.cli import main
+from robusttrain.config.command_line import main
 
 
 @pytest.fixture(scope="session")

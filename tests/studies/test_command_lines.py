@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from robusttrain.attack_presets import scenarios, split_attacks
-from robusttrain.cli import read
 from robusttrain.commands import evaluate, reparameterization, train, transfer
+from robusttrain.config.attacks import scenarios, split_attacks
+from robusttrain.config.command_line import read
 from studies.models import Models
 from studies.parts import trainings
 from studies.study import Study

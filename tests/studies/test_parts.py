@@ -7,7 +7,7 @@ import torch
 
 import robusttrain
 from robusttrain.commands import train
-from robusttrain.weights import read_tensors
+from robusttrain.storage.weights import read_tensors
 from studies.models import Models
 from studies.parts import Point, Training, fingerprint, trainings
 from studies.sizes import PAPER, SCALES, SMALL, SMOKE, placed

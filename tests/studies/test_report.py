@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from robusttrain.evaluation.transfer import Regions
-from robusttrain.pictures import decision_regions
-from robusttrain.weights import save_tensors
+from robusttrain.reporting import decision_regions
+from robusttrain.storage.weights import save_tensors
+from robusttrain.transfer import Regions
 from studies import cost, report
 from studies.parts import Point
 from studies.recipes import beside

@@ -3,7 +3,7 @@
 import pytest
 
 from robusttrain.commands import evaluate, train
-from robusttrain.locks import alone
+from robusttrain.storage.locks import alone
 from studies.models import Models
 from studies.parts import Point, Training
 from studies.sizes import SMOKE
@@ -28,7 +28,7 @@ def begun(monkeypatch):
 
 def test_a_model_that_another_process_trains_is_left_to_it(begun, tmp_path):
     models, training = Models(tmp_path, tmp_path / "logs"), SMOKE.standard()
-    with alone(tmp_path / training.name, "it"):
+    with alone(tmp_path / training.name, "it", print):
         models.train(training, wait=False)
     assert not begun
     with pytest.raises(InterruptedError):
@@ -51,7 +51,7 @@ def test_points_that_others_measure_come_last(begun, tmp_path):
     places = ["--output", tmp_path, "--checkpoints", tmp_path / "checkpoints", "--logs", tmp_path / "logs"]
     study = Study("radius", "Shared", list(map(str, places)))
     first, second = (Point(name, ("--weights", name, "--images", "8")) for name in ("first", "second"))
-    with alone(tmp_path / "points" / first.key, "it"), pytest.raises(InterruptedError):
+    with alone(tmp_path / "points" / first.key, "it", print), pytest.raises(InterruptedError):
         study.run([first, second])
     assert len(begun) == 1
     assert begun[0][:2] == ["--weights", "second"]

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from robusttrain.attacks import KLDivergence, Linf, ProjectedGradient
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import AWP, MART, TRADES, Adversarial, Free, Standard
 
 LABELS = torch.tensor([0, 2, 1, 1])

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from robusttrain.attacks import Linf, ProjectedGradient
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import RandomResizePad
-from robusttrain.errors import OptionError, UserError
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import Consistency
 from robusttrain.training.consistency import distance
 

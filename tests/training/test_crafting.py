@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError
 from robusttrain.defenses import AdversarialTransform
-from robusttrain.errors import OptionError
 from robusttrain.models import VGGSmall
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import TRADES, Adversarial, Standard
 from robusttrain.training.crafting import Meter, craft, hard
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robusttrain import load
+from robusttrain import READER, load
 from robusttrain.attacks import Linf, ProjectedGradient
-from robusttrain.checkpoints import recipe_of
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError, UserError
+from robusttrain.config.checkpoints import recipe_of
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.models import CifarResNet
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import EnsembleAdversarial, RobustTraining, Standard
 
 LABELS = torch.tensor([0, 2, 1, 1])
@@ -50,7 +50,7 @@ def crafted(objective, model, images, rng):
 
 def test_static_models_and_the_model_itself_take_turns(kept, images, streams):
     x, model = images(), DefendedClassifier(None, network(0))
-    objective = EnsembleAdversarial([kept(1), kept(2)], FGSM)
+    objective = EnsembleAdversarial([kept(1), kept(2)], FGSM).opened(READER)
     sources = [network(1), network(2), DefendedClassifier(None, network(0))]
     expected = [FGSM(source, x, LABELS, streams()) for source in sources]
     turns = []
@@ -69,7 +69,7 @@ def test_static_models_and_the_model_itself_take_turns(kept, images, streams):
 def test_the_loss_mixes_clean_and_adversarial_images(kept, images, streams):
     x, model = images(), DefendedClassifier(None, network(0))
     for share in (0.0, 0.3, 1.0):
-        objective = EnsembleAdversarial([kept(1)], FGSM, clean_share=share)
+        objective = EnsembleAdversarial([kept(1)], FGSM, clean_share=share).opened(READER)
         losses, logits = objective(model, x, LABELS, streams())
         adversarial = crafted(objective, model, x, streams())
         clean, robust = (F.cross_entropy(model(each), LABELS, reduction="none") for each in (x, adversarial))
@@ -79,7 +79,7 @@ def test_the_loss_mixes_clean_and_adversarial_images(kept, images, streams):
 
 
 def test_the_static_models_are_not_trained(kept, images, streams):
-    model, objective = DefendedClassifier(None, network(0)).train(), EnsembleAdversarial([kept(1)], FGSM)
+    model, objective = DefendedClassifier(None, network(0)).train(), EnsembleAdversarial([kept(1)], FGSM).opened(READER)
     for batch in range(4):
         losses, _ = objective(model, images(), LABELS, streams().fold(batch))
         losses.mean().backward()
@@ -97,6 +97,6 @@ def test_what_cannot_work_is_refused(kept, images, streams, tmp_path):
         EnsembleAdversarial([kept(1)], clean_share=2)
     model = DefendedClassifier(None, network(0))
     with pytest.raises(UserError, match=r"models: .*1-5\.ckpt answers with 5 classes, but the data set has 3"):
-        EnsembleAdversarial([kept(1, 5)])(model, images(), LABELS, streams())
+        EnsembleAdversarial([kept(1, 5)]).opened(READER)(model, images(), LABELS, streams())
     with pytest.raises(UserError, match="there is no such file"):
-        EnsembleAdversarial([str(tmp_path / "none.ckpt")])(model, images(), LABELS, streams())
+        EnsembleAdversarial([str(tmp_path / "none.ckpt")]).opened(READER)(model, images(), LABELS, streams())

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from robusttrain.attacks import L2, IdentityBackward, Linf
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.errors import OptionError
 from robusttrain.defenses import RandomResizePad
-from robusttrain.errors import OptionError
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import Free
 
 LABELS = torch.tensor([0, 2, 1, 1])

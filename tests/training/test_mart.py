@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from robusttrain.attacks import AwayFromPrediction, CrossEntropy, KLDivergence, Linf, Margin, ProjectedGradient
-from robusttrain.defended import DefendedClassifier
-from robusttrain.errors import OptionError
+from robusttrain.core.errors import OptionError
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import MART
 from robusttrain.training.mart import boosted_cross_entropy
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from robusttrain import load
-from robusttrain.checkpoints import recipe_of
+from robusttrain.config.checkpoints import recipe_of
+from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.rng import Rng
 from robusttrain.data import Digits
-from robusttrain.defended import DefendedClassifier
 from robusttrain.defenses import AdversarialTransform
-from robusttrain.errors import OptionError, UserError
 from robusttrain.models import CifarResNet, VGGSmall
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import AWP, MART, Free, RobustTraining, Standard
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from robusttrain import presets
 from robusttrain.attacks import IdentityBackward
-from robusttrain.build import build
 from robusttrain.commands.f_b import _training
-from robusttrain.defended import DefendedClassifier
+from robusttrain.config import presets
+from robusttrain.config.build import build
 from robusttrain.defenses import RandomResizePad
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import TRADES, Adversarial, TrainingObjective
 
 #: Needs checkpoints of other models; trains no classifier.

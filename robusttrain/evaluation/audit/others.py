@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from robusttrain.attacks import FixedRandomness, IdentityBackward, Margin, Square, call_model, prepared
-from robusttrain.attacks.sources import Source
-from robusttrain.defended import DefendedClassifier
+from robusttrain.attacks.sources.basic import Source
 from robusttrain.evaluation.audit.finding import (
     ATHALYE,
     CARLINI,
@@ -21,6 +20,7 @@ from robusttrain.evaluation.audit.finding import (
     told,
 )
 from robusttrain.evaluation.audit.subject import DRAWS, Subject
+from robusttrain.models.defended import DefendedClassifier
 
 #: Queries of the audit's own black box, per image that stands: a tenth of AutoAttack's.
 QUERIES = 500

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import DLR, ProjectedGradient, TargetedDLR, prepared
-from robusttrain.defended import DefendedClassifier
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit.changes import objective_of
 from robusttrain.evaluation.audit.finding import LEVEL, ZIMMERMANN, Finding, significant
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, Subject
 from robusttrain.evaluation.scoring import verdicts
-from robusttrain.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 
 #: Images that get a planted weakness.
 IMAGES = 16

@@ -11,12 +11,12 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit import before, gradients, others, planted, strength
 from robusttrain.evaluation.audit.finding import Finding
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, SAMPLE, Subject
 from robusttrain.evaluation.engine import Engine, Records
 from robusttrain.evaluation.scoring import verdicts
-from robusttrain.rng import Rng
 
 Check = Callable[[Subject], Finding | None]
 

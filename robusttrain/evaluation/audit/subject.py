@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, GradientEstimator, IdentityBackward, Loss, LossFn, Target
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit.changes import objective_of, rebuilt
 from robusttrain.evaluation.audit.finding import MORE_THAN_LUCK, Beaten, Finding, Severity, beaten, told
 from robusttrain.evaluation.engine import Engine, Records, Scenario
 from robusttrain.evaluation.scoring import verdicts, worst_case
-from robusttrain.rng import Rng
 
 #: Images of the sample, if the budget allows.
 SAMPLE = 32

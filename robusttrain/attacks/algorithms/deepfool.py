@@ -1,0 +1,115 @@
+"""DeepFool: to the nearest boundary of the linearised model, again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.asking import ask_twice, call_model
+from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.parts.gradients import NO_GRADIENT
+from robusttrain.attacks.parts.objectives import Margin
+from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
+from robusttrain.attacks.queries import share_above
+from robusttrain.core.errors import OptionError, UserError, at_least
+from robusttrain.core.rng import Rng
+
+#: Added to the length of each step, so that a point on a boundary still moves (as released).
+BEYOND = 1e-4
+
+
+@dataclass(frozen=True)
+class DeepFool(Attack):
+    """The attack of Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method ...", algorithm 2.
+
+        f'_k = f_k(x_i) - f_y(x_i),  w'_k = grad f_k(x_i) - grad f_y(x_i)
+        l = argmin_{k != y} |f'_k| / |w'_k|_2
+        r_i = |f'_l| / |w'_l|_2^2 w'_l,  x_{i+1} = x + (1 + eta) (r_0 + ... + r_i)
+
+    Symbols: x the image, x_i the point after i steps, f_k its logit of class k, y its true class, k the classes that
+    are likeliest for x, eta the overshoot. As in the released code the overshoot is part of every x_i and each step is
+    lengthened by 1e-4; x_i is clipped to the box. An image leaves the batch as soon as it is misclassified.
+
+    All images advance together: a step is one forward pass of the batch and one backward pass of the batch for each
+    class, so memory does not grow with the number of classes.
+
+    What comes back is x_i of the last step, as it is, or *projected into the threat* where it is farther than epsilon:
+    adversarial by luck only, then. For minimal distances take a wide threat. An image that is misclassified from the
+    start comes back as it was. The result lies just beyond the boundary, by the overshoot: attack in float32, because
+    the boundary of a source in bfloat16 is elsewhere.
+
+    On a random model (two passes over the clean image tell) a step linearises one draw, whether it has succeeded is the
+    majority of ``votes`` fresh draws, and only an image that all draws get wrong is left alone.
+
+    Args:
+        steps: the most steps for an image.
+        classes: how many of the likeliest classes are looked at, y among them.
+        overshoot: eta.
+        votes: draws of a random model's randomness that judge a point.
+        threat: L2, whose ball the result is projected into.
+    """
+
+    steps: int = 50
+    classes: int = 10
+    overshoot: float = 0.02
+    votes: int = 10
+    threat: Threat = field(default_factory=L2)
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 1)
+        at_least("classes", self.classes, 2)
+        at_least("overshoot", self.overshoot, 0)
+        at_least("votes", self.votes, 1)
+        if self.threat.norm != "l2":
+            raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")
+
+    def cost(self) -> Cost:
+        """At most, and by its backward passes: the classes share one forward pass, which is what an engine counts."""
+        return Cost(gradients=self.steps * (self.classes - 1), queries=2 + self.votes * (1 + self.steps))
+
+    def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        logits, random = ask_twice(source, images, rng.fold("ask"))
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        rivals = self.rivals(logits, labels)
+        moved, point = torch.zeros_like(images), images.clone()
+
+        def share_wrong(which: Tensor, streams: Rng) -> Tensor:
+            asked = (point[which], Margin(), labels[which], 0.0, random[which])
+            return share_above(source, *asked, streams[which], self.votes)
+
+        everyone = torch.arange(len(images), device=images.device)
+        left = everyone[share_wrong(everyone, rng.fold("clean")) < 1]
+        for i in range(self.steps):
+            if not len(left):
+                break
+            step = self.step(source, point[left], labels[left], rivals[left], rng[left].fold(i))
+            moved[left] += step
+            point[left] = (images[left] + (1 + self.overshoot) * moved[left]).clamp(0, 1)
+            left = left[share_wrong(left, rng.fold(i).fold("judge")) <= 0.5]
+        return into_ball(self.threat, point, images)
+
+    def rivals(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B, classes - 1): the likeliest wrong classes, likeliest first."""
+        count = min(self.classes, logits.shape[1]) - 1
+        return logits.scatter(1, labels[:, None], -torch.inf).topk(count, dim=1).indices
+
+    def step(self, source: nn.Module, points: Tensor, labels: Tensor, rivals: Tensor, rng: Rng) -> Tensor:
+        """r_i (B, C, H, W); zero for images that have no gradient."""
+        x = points.detach().requires_grad_()
+        logits = call_model(source, x, rng)
+        if not logits.requires_grad:
+            raise UserError(NO_GRADIENT)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        f = (logits.gather(1, rivals) - logits.gather(1, labels[:, None])).unbind(dim=1)
+        r, nearest = torch.zeros_like(points), torch.full_like(f[0].detach(), torch.inf)
+        for k, f_k in enumerate(f):
+            # The images of a batch do not interact, so the sum separates them.
+            (w_k,) = torch.autograd.grad(f_k.sum(), x, retain_graph=k + 1 < len(f))
+            length = w_k.flatten(1).norm(dim=1)
+            distance = f_k.detach().abs() / length
+            nearer = distance < nearest  # never where the gradient is zero or NaN
+            nearest = torch.where(nearer, distance, nearest)
+            r = torch.where(per_image(nearer), per_image((distance + BEYOND) / length) * w_k, r)
+        return r

@@ -1,0 +1,98 @@
+"""White-box transfer that starts from where g takes the image on average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
+from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator, mean_over_copies
+from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
+from robusttrain.attacks.parts.threats import Linf, Threat
+from robusttrain.attacks.parts.updates import Sign, UpdateRule
+from robusttrain.core.errors import UserError, above, at_least
+from robusttrain.core.rng import Rng
+
+
+def mean_transform(transform: Callable[[Tensor, Rng], Tensor], images: Tensor, rng: Rng, draws: int) -> Tensor:
+    """E[g(x)] over ``draws`` draws, (B, C, H, W), in chunks; ``transform`` is g."""
+
+    def several(numbers: range) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            found = transform(images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
+        return found.new_zeros(len(found)), found
+
+    return mean_over_copies(draws, None, images, several)[1]
+
+
+@dataclass(frozen=True)
+class MeanStart(Attack):
+    """Projected gradient ascent from x_0 = E[g(x)], the mean transformation [P1 4.2, "white-box transfer attack"].
+
+    The paper climbs freely from there, and dismisses what it finds as visibly changed. Within a threat that is not far
+    away, the start has to be projected into the ball first: the attack that counts.
+
+    Args:
+        draws: draws of g that the mean is taken over; the paper takes 5,000.
+        around: None to start at the mean projected into the threat; a radius to move freely within that Linf ball
+            around the mean itself, as the paper does: then the threat must be wide enough for what comes out.
+        steps, step_size, relative_step_size, threat, objective, gradient, rule: as for `ProjectedGradient`.
+    """
+
+    draws: int = 5000
+    around: float | None = None
+    steps: int = 50
+    step_size: float | None = None
+    relative_step_size: float | None = None
+    threat: Threat = field(default_factory=Linf)
+    objective: Objective = field(default_factory=CrossEntropy)
+    gradient: GradientEstimator = field(default_factory=Backprop)
+    rule: UpdateRule = field(default_factory=Sign)
+    asks_g = True
+
+    def __post_init__(self) -> None:
+        at_least("draws", self.draws, 1)
+        above("around", 1.0 if self.around is None else self.around, 0)
+        self.ascent(self.threat)  # checks the rest
+
+    def ascent(self, threat: Threat) -> ProjectedGradient:
+        """The attack that runs from the start on."""
+        return ProjectedGradient(
+            steps=self.steps,
+            step_size=self.step_size,
+            relative_step_size=self.relative_step_size,
+            threat=threat,
+            objective=self.objective,
+            gradient=self.gradient,
+            rule=self.rule,
+        )
+
+    @property
+    def rounds_well(self) -> bool:
+        return self.ascent(self.threat).rounds_well
+
+    def cost(self) -> Cost:
+        cost = self.ascent(self.threat).cost()
+        return Cost(cost.gradients, cost.queries + self.draws)
+
+    def check(self, source: nn.Module) -> None:
+        if not hasattr(source, "transform"):
+            raise UserError("MeanStart: this source has no g to start from; use robusttrain.attacks.ClassifierOnly")
+
+    def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        self.check(source)
+        mean = mean_transform(source.transform, images, rng.fold("mean"), self.draws)  # type: ignore[arg-type]
+        if mean.shape != images.shape:
+            raise UserError(
+                f"MeanStart: the defense turns images of {tuple(images.shape[1:])} into {tuple(mean.shape[1:])}; their "
+                "mean is no start"
+            )
+        if self.around is None:
+            return self.ascent(self.threat).climb(source, self.threat.project(mean, images), images, labels, rng)
+        centre = mean.clamp(0, 1)
+        found = self.ascent(Linf(self.around)).climb(source, centre, centre, labels, rng)
+        return self.threat.project(found, images)

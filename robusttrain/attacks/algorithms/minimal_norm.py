@@ -1,0 +1,101 @@
+"""The smallest radius at which an attack succeeds, by bisection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.algorithms.wrappers import VOTES, common_goals, judge, known, within
+from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.parts.threats import Linf, Threat, per_image
+from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.rng import Rng
+
+
+@dataclass(frozen=True)
+class MinimalNorm(Attack):
+    """Bisection over epsilon around any attack: the nearest adversarial image that it finds.
+
+    The first run is within the threat's own epsilon. Where it succeeds, ``steps`` further runs halve the interval
+    between the largest radius that failed and the smallest that succeeded; an image found nearer than its radius lowers
+    the latter to the next multiple of epsilon / 2^steps. All radii are such multiples, so images with the same radius
+    run as one batch, and the result is off by at most one multiple from what bisection to the end would find. It is an
+    upper bound of the least distance, and no more: an attack may fail where it succeeded with less.
+
+    What comes back is the nearest adversarial image of all runs; where there is none, what the first run returned.
+    Success is misclassification by the source, on a random model by most of ``votes`` draws, which no run has seen. An
+    image that is misclassified as it stands, by a model that repeats itself, is left alone.
+
+    Steps of a fixed length do not follow the radius: give the attack a ``relative_step_size``, or take `APGD`.
+
+    Args:
+        attack: any attack; its own threat does not count.
+        steps: halvings.
+        votes: draws of a random model that judge a run.
+        threat: whose norm is minimised; its epsilon is the largest radius.
+    """
+
+    attack: Attack
+    steps: int = 10
+    votes: int = VOTES
+    threat: Threat = field(default_factory=Linf)
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 0)
+        at_least("votes", self.votes, 1)
+        if self.steps > 20:
+            raise OptionError("steps", self.steps, "must be at most 20: a float32 holds no finer radii")
+        self.at(2**self.steps)
+
+    def at(self, multiple: int) -> Attack:
+        """The attack within so many multiples of epsilon / 2^steps."""
+        radius = self.threat.epsilon * multiple / 2**self.steps
+        return within(self.attack, replace(self.threat, epsilon=radius), "attack")  # type: ignore[type-var]
+
+    @property
+    def asks_g(self) -> bool:  # type: ignore[override]
+        return self.attack.asks_g
+
+    def cost(self) -> Cost:
+        """At most: images for which the first run fails are spared the others."""
+        cost, runs = self.attack.cost(), self.steps + 1
+        return Cost(runs * cost.gradients, 2 + runs * (cost.queries + self.votes))
+
+    def check(self, source: nn.Module) -> None:
+        self.attack.check(source)
+
+    def goals(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor | None:
+        return common_goals([self.at(2**self.steps)] * (self.steps + 1), source, images, labels, rng)
+
+    def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        random, wrong = known(source, images, labels, rng)
+        best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
+        nearest = torch.full((len(images),), torch.inf, device=images.device)
+        finest = max(self.threat.epsilon, torch.finfo(torch.float32).tiny) / 2**self.steps
+        failed = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        succeeded = torch.full_like(failed, 2**self.steps)
+        radius, left = succeeded.clone(), (~wrong).nonzero().squeeze(1)
+        for step in range(self.steps + 1):
+            found, streams = best[left], rng[left].fold(step)
+            # An attack has one radius: the host must know which ones there are.
+            for multiple in radius[left].unique().tolist():
+                here = (radius[left] == multiple).nonzero().squeeze(1)
+                which = left[here]
+                returned = self.at(multiple).run(source, images[which], labels[which], streams[here])
+                found[here] = returned.detach().to(found.dtype)
+            share, _ = judge(source, found, labels[left], random[left], streams.fold("judge"), self.votes)
+            success = share > 0.5
+            distance = self.threat.distance(found, images[left])
+            closer = success & (distance < nearest[left])
+            nearest[left] = torch.where(closer, distance, nearest[left])
+            best[left] = torch.where(per_image(closer | (step == 0)), found, best[left])
+            reached = (distance / finest).ceil().to(torch.int64).minimum(radius[left])
+            succeeded[left] = torch.where(success, reached.minimum(succeeded[left]), succeeded[left])
+            failed[left] = torch.where(success, failed[left], radius[left])
+            left = left[succeeded[left] - failed[left] > 1]
+            if not len(left):
+                break
+            radius[left] = (failed[left] + succeeded[left]) // 2
+        return best

@@ -1,0 +1,88 @@
+"""Projected gradient ascent, of which the fast gradient family are special cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
+from robusttrain.attacks.parts.loss import Loss
+from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
+from robusttrain.attacks.parts.threats import Linf, Threat
+from robusttrain.attacks.parts.updates import Sign, UpdateRule
+from robusttrain.core.errors import OptionError, above, at_least
+from robusttrain.core.rng import Rng
+
+
+@dataclass(frozen=True)
+class ProjectedGradient(Attack):
+    """x_{t+1} = P(x_t + alpha u(grad L(x_t))) (Madry et al. 2018; g itself is one of these, [P1 eq. 3]).
+
+    Symbols: P projection into the threat, alpha step size, u update rule, L objective. One step of size epsilon
+    from the image itself is FGSM; more steps I-FGSM; momentum, input diversity and noise reduction are the update
+    rule and the estimator.
+
+    Args:
+        steps: number of steps; 0 returns the start.
+        step_size: alpha, in pixel values (Linf) or Euclidean length (L2); give this or ``relative_step_size``.
+        relative_step_size: alpha as a fraction of epsilon.
+        random_start: whether x_0 is a random point of the ball instead of the image.
+        threat: where adversarial images may go.
+        objective: what to maximise.
+        gradient: how the gradient is estimated.
+        rule: how a gradient becomes a step.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+    relative_step_size: float | None = None
+    random_start: bool = True
+    threat: Threat = field(default_factory=Linf)
+    objective: Objective = field(default_factory=CrossEntropy)
+    gradient: GradientEstimator = field(default_factory=Backprop)
+    rule: UpdateRule = field(default_factory=Sign)
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 0)
+        if (self.step_size is None) == (self.relative_step_size is None):
+            given = (self.step_size, self.relative_step_size)
+            raise OptionError("step_size", given, "give exactly one of step_size and relative_step_size")
+        above("step_size", self.step_size if self.step_size is not None else 1.0, 0)
+        above("relative_step_size", self.relative_step_size if self.relative_step_size is not None else 1.0, 0)
+
+    @property
+    def alpha(self) -> float:
+        """The step size in the threat's own units."""
+        if self.step_size is not None:
+            return self.step_size
+        assert self.relative_step_size is not None  # __post_init__
+        return self.relative_step_size * self.threat.epsilon
+
+    @property
+    def rounds_well(self) -> bool:
+        return self.gradient.queries == 0  # a difference of two answers is all rounding
+
+    def cost(self) -> Cost:
+        return Cost(
+            gradients=self.steps * self.gradient.evaluations,
+            queries=self.steps * self.gradient.queries + int(self.objective.asks),
+        )
+
+    def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        start = self.threat.random_start(images, rng.fold("start")) if self.random_start else images
+        return self.climb(source, start, images, labels, rng)
+
+    def climb(self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """The loop, from x_0 = ``start`` within the threat around ``images``."""
+        goal = self.objective.aim(source, images, labels, rng.fold("aim"))
+        loss_fn = Loss(source, self.objective, goal)
+        adversarial = start
+        state = self.rule.init(images)
+        for t in range(self.steps):
+            _, gradient = self.gradient(loss_fn, adversarial, rng.fold(t))
+            step, state = self.rule.step(gradient, state)
+            adversarial = self.threat.project(torch.add(adversarial, step, alpha=self.alpha), images)
+        return adversarial

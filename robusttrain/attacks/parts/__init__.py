@@ -1,0 +1,1 @@
+"""What attacks are put together from: objectives, gradient estimators, update rules and threats."""

@@ -1,0 +1,240 @@
+"""Gradient estimators: how the attacker learns which way is up.
+
+``estimator(loss_fn, images, rng)`` returns loss (B,) and gradient (B, C, H, W). Estimators nest, and the order means
+something: ``Average(Smooth(...))`` draws the noise anew for each draw of the defense, ``Smooth(Average(...))`` keeps
+one noise for all draws of the defense.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robusttrain.attacks.parts.loss import LossFn
+from robusttrain.core.errors import UserError, at_least, one_of, within
+from robusttrain.core.resize import resize_and_pad
+from robusttrain.core.rng import Rng
+
+#: What an attack that needs gradients says where there are none.
+NO_GRADIENT = (
+    "the loss does not depend differentiably on the image (a detached or non-differentiable preprocessing step?): "
+    "attack another source, e.g. robusttrain.attacks.IdentityBackward"
+)
+
+
+class GradientEstimator(ABC):
+    """From a loss and images to an estimate of the gradient of the loss at the images."""
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Gradient evaluations (one forward and one backward pass) per image and call."""
+
+    @property
+    def queries(self) -> int:
+        """Forward passes alone, per image and call."""
+        return 0
+
+    @abstractmethod
+    def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Loss (B,) and gradient (B, C, H, W) at ``images`` (B, C, H, W), with randomness from ``rng`` (B,)."""
+
+
+@dataclass(frozen=True)
+class Backprop(GradientEstimator):
+    """The gradient that automatic differentiation gives, for one draw of the model's randomness."""
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            loss = loss_fn(images, rng)
+            gradient = None
+            if loss.requires_grad:
+                # Only the gradient of the input: the images of a batch do not interact, so the sum separates them.
+                (gradient,) = torch.autograd.grad(loss.sum(), images, allow_unused=True)
+        if gradient is None:
+            raise UserError(NO_GRADIENT)
+        return loss.detach(), gradient
+
+
+#: Images that are evaluated at once where nobody says how many, and the pixel values that they may have together:
+#: those of as many images of 3 x 64 x 64. 256 images of 224 pixels take more than 20 GiB in a small EfficientNet.
+AT_ONCE = 256
+PIXELS_AT_ONCE = AT_ONCE * 3 * 64 * 64
+
+
+def copies_at_once(chunk: int | None, batch: int, pixels: int) -> int:
+    """How many copies of a batch are evaluated at once: ``chunk`` of them, or as many as memory is likely to hold.
+
+    Args:
+        chunk: what was asked for, if anything.
+        batch: images of the batch.
+        pixels: pixel values of an image, C H W.
+    """
+    return chunk or max(1, min(AT_ONCE, PIXELS_AT_ONCE // max(1, pixels)) // max(1, batch))
+
+
+def mean_over_copies(
+    copies: int, chunk: int | None, images: Tensor, estimate: Callable[[range], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Mean loss (B,) and gradient (B, C, H, W) over numbered copies of a batch, ``chunk`` copies at a time.
+
+    ``estimate(numbers)`` evaluates copies ``numbers`` of ``images`` (B, C, H, W), stacked. Memory grows with the chunk,
+    not with the copies.
+    """
+    batch = len(images)
+    chunk = copies_at_once(chunk, batch, images[0].numel() if batch else 1)
+    loss = gradient = None
+    for start in range(0, copies, chunk):
+        numbers = range(start, min(start + chunk, copies))
+        losses, gradients = estimate(numbers)
+        losses = losses.view(len(numbers), batch).sum(dim=0)
+        gradients = gradients.view(len(numbers), batch, *gradients.shape[1:]).sum(dim=0)
+        loss = losses if loss is None else loss + losses
+        gradient = gradients if gradient is None else gradient.add_(gradients)
+    assert loss is not None  # copies is at least 1
+    assert gradient is not None
+    return loss / copies, gradient / copies
+
+
+@dataclass(frozen=True)
+class Average(GradientEstimator):
+    """Expectation over transformation: the mean gradient over draws of the model's randomness [P1 4.1].
+
+    Athalye et al. 2018: grad E_t f(t(x)) = E_t grad f(t(x)), estimated with ``draws`` samples.
+
+    Args:
+        draws: draws of the randomness.
+        inner: estimator for each draw.
+        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if large.
+    """
+
+    draws: int = 20
+    inner: GradientEstimator = field(default_factory=Backprop)
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least("draws", self.draws, 1)
+        at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+
+    @property
+    def evaluations(self) -> int:
+        return self.draws * self.inner.evaluations
+
+    @property
+    def queries(self) -> int:
+        return self.draws * self.inner.queries
+
+    def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        def estimate(numbers: range) -> tuple[Tensor, Tensor]:
+            return self.inner(loss_fn, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
+
+        return mean_over_copies(self.draws, self.chunk, images, estimate)
+
+
+@dataclass(frozen=True)
+class Smooth(GradientEstimator):
+    """Noise-reduced gradient: the mean gradient over copies with Gaussian noise [P3 eq. 4].
+
+    G = 1/m sum_i grad f(x + xi_i), xi_i from N(0, sigma^2).
+
+    Args:
+        samples: m, the number of noisy copies.
+        sigma: standard deviation of the noise, for pixel values in [0, 1].
+        inner: estimator for each copy.
+        chunk: copies evaluated at once; None for as many as make a batch of 256 images, fewer if large.
+    """
+
+    samples: int = 20
+    sigma: float = 15 / 255
+    inner: GradientEstimator = field(default_factory=Backprop)
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least("samples", self.samples, 1)
+        at_least("sigma", self.sigma, 0)
+        at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+
+    @property
+    def evaluations(self) -> int:
+        return self.samples * self.inner.evaluations
+
+    @property
+    def queries(self) -> int:
+        return self.samples * self.inner.queries
+
+    def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        def estimate(numbers: range) -> tuple[Tensor, Tensor]:
+            streams = rng.tile(numbers)
+            noise = streams.fold("noise").normal(images.shape[1:])
+            return self.inner(loss_fn, images.repeat(len(numbers), 1, 1, 1) + self.sigma * noise, streams)
+
+        return mean_over_copies(self.samples, self.chunk, images, estimate)
+
+
+@dataclass(frozen=True)
+class Diverse(GradientEstimator):
+    """Input diversity: the gradient through a random resizing and padding, with probability p [P2 eq. 3, 4].
+
+    The paper resizes 299 pixels to [299, 330) and pads to 330. Networks with a fixed input size cannot take that;
+    so here images keep their side S: they are resized to a side in [smallest * S, S) and padded back to S, each
+    image with its own draw. ``smallest`` = 299/330 is the paper's ratio.
+
+    Args:
+        probability: p, the probability that an image is transformed; 0 leaves every image as it is.
+        smallest: least side after resizing, as a fraction of the image's side.
+        mode: "bilinear" or "nearest" (the released code's).
+        inner: estimator of the gradient behind the transformation.
+    """
+
+    probability: float = 0.5
+    smallest: float = 299 / 330
+    mode: Literal["bilinear", "nearest"] = "bilinear"
+    inner: GradientEstimator = field(default_factory=Backprop)
+
+    def __post_init__(self) -> None:
+        within("probability", self.probability, 0, 1)
+        within("smallest", self.smallest, 0.01, 1)
+        one_of("mode", self.mode, ("bilinear", "nearest"))
+
+    @property
+    def evaluations(self) -> int:
+        return self.inner.evaluations
+
+    @property
+    def queries(self) -> int:
+        return self.inner.queries
+
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        """T(x; p): each image resized and padded with probability p, (B, C, S, S) to (B, C, S, S)."""
+        side = images.shape[-1]
+        if images.shape[-2] != side:
+            raise UserError(f"input diversity needs square images, got {tuple(images.shape[-2:])} pixels")
+        lowest = min(round(self.smallest * side), side - 1)
+        sizes = rng.integers((), lowest, side)
+        top = rng.integers((), 0, side - sizes + 1)
+        left = rng.integers((), 0, side - sizes + 1)
+        chosen = rng.uniform(()) < self.probability
+        # Resizing S to S is the identity, so one batched operation serves those that stay as they are too.
+        zero = torch.zeros_like(top)
+        sizes, top, left = (
+            torch.where(chosen, sizes, side),
+            torch.where(chosen, top, zero),
+            torch.where(chosen, left, zero),
+        )
+        return resize_and_pad(images, sizes, top, left, side, self.mode)
+
+    def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        def diverse_loss(images: Tensor, rng: Rng) -> Tensor:
+            return loss_fn(self.transform(images, rng.fold("diverse")), rng)
+
+        return self.inner(diverse_loss, images, rng)

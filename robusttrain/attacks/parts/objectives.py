@@ -1,0 +1,230 @@
+"""Objectives: what the attacker maximises, one number per image.
+
+``objective(logits, goal)`` is never reduced over the batch and always maximised. ``goal`` is what ``aim`` returned
+before the first step: the true labels for an untargeted objective, the target classes for a targeted one.
+Symbols: z logits, y true class, t target class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robusttrain.attacks.asking import call_model
+from robusttrain.core.errors import UserError, one_of
+from robusttrain.core.rng import Rng
+
+TargetChoice = Literal["least_likely", "second", "random"]
+
+
+class Objective(ABC):
+    """From logits (B, K) and goal (B, ...) to (B,)."""
+
+    #: Whether ``aim`` asks the model once before the first step.
+    asks: bool = False
+    #: Which class a targeted objective strives for; None for an untargeted one.
+    target: TargetChoice | None = None
+
+    def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """What to strive for, decided on the clean images: (B, ...), by default the labels (B,)."""
+        return labels
+
+    def toward(self, labels: Tensor, targets: Tensor) -> Tensor:
+        """The goal (B, ...) of a targeted objective for given true classes and target classes, both (B,)."""
+        return targets
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor: ...
+
+
+def _ask(model: nn.Module, images: Tensor, rng: Rng) -> Tensor:
+    """The model's logits (B, K) on the clean images."""
+    with torch.no_grad():
+        return call_model(model, images, rng)
+
+
+def _others(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,): the largest logit among the wrong classes."""
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+
+
+def _of(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,): the logit of each image's class."""
+    return logits.gather(1, labels[:, None]).squeeze(1)
+
+
+def _need_classes(logits: Tensor, least: int, name: str) -> None:
+    if logits.shape[1] < least:
+        raise UserError(f"objective {name} needs at least {least} classes, the model has {logits.shape[1]}")
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Objective):
+    """-log softmax(z)_y: away from the true class."""
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        return F.cross_entropy(logits, goal, reduction="none")
+
+
+@dataclass(frozen=True)
+class WrongProbability(Objective):
+    """log(1 - p_y), the log of the probability of all wrong classes together (Liu et al. 2017 [P5], equation 3).
+
+    The paper minimises -log(1 - p_y). Computed from logits: where p_y rounds to 1, 1 - p_y would have no gradient.
+    """
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        others = logits.scatter(1, goal[:, None], -torch.inf)
+        return others.logsumexp(dim=1) - logits.logsumexp(dim=1)
+
+
+@dataclass(frozen=True)
+class Margin(Objective):
+    """max_{i != y} z_i - z_y: positive exactly where the image is misclassified (Carlini & Wagner 2017)."""
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        return _others(logits, goal) - _of(logits, goal)
+
+
+@dataclass(frozen=True)
+class DLR(Objective):
+    """-(z_y - max_{i != y} z_i) / (z_1st - z_3rd): the margin, blind to scale and shift (Croce & Hein 2020, eq. 6).
+
+    Needs at least three classes.
+    """
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        _need_classes(logits, 3, "DLR")
+        top = logits.topk(3, dim=1).values
+        return (_others(logits, goal) - _of(logits, goal)) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+@dataclass(frozen=True)
+class AwayFromPrediction(Objective):
+    """Cross entropy against the class that the model predicts on the clean image: needs no labels."""
+
+    asks = True
+
+    def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        return _ask(model, images, rng).argmax(dim=1)
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        return F.cross_entropy(logits, goal, reduction="none")
+
+
+@dataclass(frozen=True)
+class KLDivergence(Objective):
+    """KL(softmax(z_clean) || softmax(z)): away from the clean prediction as a whole (Zhang et al. 2019, eq. 5)."""
+
+    asks = True
+
+    def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        return _ask(model, images, rng).softmax(dim=1)
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        return F.kl_div(logits.log_softmax(dim=1), goal, reduction="none").sum(dim=1)
+
+
+def choose_targets(logits: Tensor, labels: Tensor | None, rng: Rng, choice: str) -> Tensor:
+    """Target classes (B,), never the true class where labels are known.
+
+    Args:
+        logits: (B, K) on the clean images.
+        labels: (B,) true classes, or None where nobody knows them: then the predicted classes take their place.
+        rng: streams for ``choice="random"``.
+        choice: "least_likely" (smallest logit), "second" (largest logit but the true class'), "random" (uniform).
+    """
+    one_of("target", choice, get_args(TargetChoice))
+    true = logits.argmax(dim=1) if labels is None else labels
+    if choice == "least_likely":
+        # Without labels this is the paper's y_L, the least likely class of all.
+        return (logits if labels is None else logits.scatter(1, true[:, None], torch.inf)).argmin(dim=1)
+    if choice == "second":
+        return logits.scatter(1, true[:, None], -torch.inf).argmax(dim=1)
+    classes = logits.shape[1]
+    return (true + rng.integers((), 1, classes)) % classes
+
+
+def rank_targets(logits: Tensor, labels: Tensor, rng: Rng, choice: str, count: int) -> Tensor:
+    """Several different target classes for each image, in the order of ``choice``, never the true class.
+
+    Args:
+        logits: (B, K) on the clean images.
+        labels: (B,) true classes.
+        rng: streams for ``choice="random"``.
+        choice: as for `choose_targets`, whose choice comes first: "second" goes on with the third likeliest, ...
+        count: how many; there are no more than K - 1.
+
+    Returns:
+        (B, min(count, K - 1)) int64.
+    """
+    one_of("target", choice, get_args(TargetChoice))
+    classes = logits.shape[1]
+    scores = {"second": logits, "least_likely": -logits, "random": rng.uniform((classes,))}[choice].nan_to_num()
+    order = scores.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return order[:, : min(count, classes - 1)]
+
+
+@dataclass(frozen=True)
+class TargetedCrossEntropy(Objective):
+    """log softmax(z)_t: towards a target class.
+
+    Args:
+        target: which class: "least_likely", "second" (likeliest wrong one) or "random".
+    """
+
+    target: TargetChoice = "least_likely"
+    asks = True
+
+    def aim(self, model: nn.Module, images: Tensor, labels: Tensor | None, rng: Rng) -> Tensor:  # type: ignore[override]
+        return choose_targets(_ask(model, images, rng), labels, rng.fold("target"), self.target)
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        return -F.cross_entropy(logits, goal, reduction="none")
+
+
+@dataclass(frozen=True)
+class TargetedMargin(Objective):
+    """z_t - max_{i != t} z_i: positive exactly where the image is classified as the target (Carlini & Wagner 2017).
+
+    Args:
+        target: which class: "least_likely", "second" (likeliest wrong one) or "random".
+    """
+
+    target: TargetChoice = "least_likely"
+    asks = True
+
+    def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        return choose_targets(_ask(model, images, rng), labels, rng.fold("target"), self.target)
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        return _of(logits, goal) - _others(logits, goal)
+
+
+@dataclass(frozen=True)
+class TargetedDLR(Objective):
+    """-(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2) (Croce & Hein 2020, eq. 7). Needs at least four classes.
+
+    Args:
+        target: which class: "least_likely", "second" (likeliest wrong one) or "random".
+    """
+
+    target: TargetChoice = "second"
+    asks = True
+
+    def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        return self.toward(labels, choose_targets(_ask(model, images, rng), labels, rng.fold("target"), self.target))
+
+    def toward(self, labels: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack([labels, targets], dim=1)
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        _need_classes(logits, 4, "TargetedDLR")
+        top = logits.topk(4, dim=1).values
+        spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+        return (_of(logits, goal[:, 1]) - _of(logits, goal[:, 0])) / (spread + 1e-12)

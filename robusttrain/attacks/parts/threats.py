@@ -1,0 +1,155 @@
+"""Threat models: where an adversarial image may go.
+
+A threat is a ball around the image, in a norm over all pixels and channels, and the box [0, 1]. It knows how to
+draw a random start in the ball and how to project back into it. Both are pure functions of images.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robusttrain.core.errors import at_least
+from robusttrain.core.rng import Rng
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(B,) to (B, 1, 1, 1), to scale images with one number each."""
+    return values.view(-1, 1, 1, 1)
+
+
+class Threat(ABC):
+    """A ball of radius ``epsilon``, in units of pixel values in [0, 1]."""
+
+    #: Its name; not annotated, since a command line resolves annotations in the module of each subclass.
+    norm = ""
+    epsilon: float
+
+    @abstractmethod
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
+        """(B, C, H, W): one point of the ball around each image, uniformly distributed before the box clips it."""
+
+    @abstractmethod
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """(B, C, H, W): ``adversarial`` moved into the ball around ``images`` and into the box."""
+
+    @abstractmethod
+    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """(B,): how far each adversarial image lies from its image, in this norm."""
+
+
+@dataclass(frozen=True)
+class Linf(Threat):
+    """Every pixel may change by at most epsilon.
+
+    Args:
+        epsilon: largest change of a pixel value, for images in [0, 1].
+        clip: whether images must stay in [0, 1] (an attacker's must; the transformation of [P1 eq. 3] need not).
+    """
+
+    epsilon: float = 0.031
+    clip: bool = True
+    norm = "linf"
+
+    def __post_init__(self) -> None:
+        at_least("epsilon", self.epsilon, 0)
+
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
+        noise = rng.uniform(images.shape[1:], -self.epsilon, self.epsilon)
+        return self.project(images + noise, images)
+
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        projected = (adversarial - images).clamp_(-self.epsilon, self.epsilon).add_(images)
+        return projected.clamp_(0, 1) if self.clip else projected
+
+    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        return (adversarial - images).abs().amax(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True)
+class L2(Threat):
+    """The Euclidean length of the change is at most epsilon.
+
+    Args:
+        epsilon: largest Euclidean norm of the change of an image, for images in [0, 1].
+        clip: whether images must stay in [0, 1].
+    """
+
+    epsilon: float = 0.5
+    clip: bool = True
+    norm = "l2"
+
+    def __post_init__(self) -> None:
+        at_least("epsilon", self.epsilon, 0)
+
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
+        direction = rng.normal(images.shape[1:])
+        # The share of the ball within radius r grows with r to the power of the dimension.
+        radius = rng.uniform((1,)).view(-1) ** (1 / direction[0].numel())
+        length = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        return self.project(images + direction * per_image(self.epsilon * radius / length), images)
+
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        change = adversarial - images
+        length = euclidean(change)
+        shrink = self.epsilon / length.clamp_min(max(self.epsilon, torch.finfo(torch.float32).tiny))
+        # The box is convex and holds the image, so clipping afterwards never leaves the ball.
+        projected = change.mul_(per_image(shrink)).add_(images)
+        return projected.clamp_(0, 1) if self.clip else projected
+
+    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        return euclidean(adversarial - images)
+
+
+@dataclass(frozen=True)
+class RMSD(Threat):
+    """The root mean square of the change over pixels and channels is at most epsilon [P5 2.3].
+
+    The ball of `L2` in units that do not depend on the size of the image: its radius is epsilon sqrt(C H W).
+
+    Args:
+        epsilon: largest root mean square of the change, for images in [0, 1]; the papers' 15 is 15 / 255 here.
+        clip: whether images must stay in [0, 1].
+    """
+
+    epsilon: float = 15 / 255
+    clip: bool = True
+    norm = "rmsd"
+
+    def __post_init__(self) -> None:
+        at_least("epsilon", self.epsilon, 0)
+
+    def _l2(self, images: Tensor) -> L2:
+        return L2(self.epsilon * math.sqrt(images[0].numel()), self.clip) if len(images) else L2(self.epsilon)
+
+    def random_start(self, images: Tensor, rng: Rng) -> Tensor:
+        return self._l2(images).random_start(images, rng)
+
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        return self._l2(images).project(adversarial, images)
+
+    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        return euclidean(adversarial - images) / math.sqrt(math.prod(images.shape[1:]))
+
+
+def euclidean(change: Tensor) -> Tensor:
+    """(B,): Euclidean norms of changes (B, C, H, W).
+
+    Added up in float64: float32's norm of 3 x 224 x 224 equal changes is off by 6e-5 of its value, enough to leave the
+    ball.
+    """
+    return torch.linalg.vector_norm(change.flatten(1), dim=1, dtype=torch.float64).to(change.dtype)
+
+
+def into_ball(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:
+    """(B, C, H, W): projected what lies outside the ball; what lies inside comes back bit for bit.
+
+    For attacks that look for the nearest adversarial image and have no radius of their own: projection rounds, and such
+    an image may touch the boundary of its class.
+    """
+    outside = threat.distance(adversarial, images) > threat.epsilon
+    return torch.where(per_image(outside), threat.project(adversarial, images), adversarial)

@@ -1,0 +1,137 @@
+"""Update rules: how a gradient becomes a step.
+
+A rule returns steps of unit size; the algorithm scales them. What must be remembered between steps is passed around
+as ``state``, so a rule itself never changes.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robusttrain.attacks.parts.threats import per_image
+from robusttrain.core.errors import above, at_least, within
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class UpdateRule(ABC):
+    """From gradient (B, C, H, W) to step (B, C, H, W)."""
+
+    def init(self, images: Tensor) -> Any:
+        """The state before the first step; None for rules without memory."""
+        return None
+
+    @abstractmethod
+    def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The step to take along ``gradient``, and the state for the next one."""
+
+
+@dataclass(frozen=True)
+class Sign(UpdateRule):
+    """Steepest ascent in the L-infinity norm: the sign of the gradient (Goodfellow et al. 2015)."""
+
+    def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return gradient.sign(), state
+
+
+@dataclass(frozen=True)
+class MomentumSign(UpdateRule):
+    """Sign of an accumulated gradient: m = mu m + grad / |grad|_1, step sign(m) (Dong et al. 2018, [P2 eq. 4, 5]).
+
+    Args:
+        decay: mu; 0 gives the sign of the gradient alone, 1 the papers' momentum.
+    """
+
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("decay", self.decay, 0)
+
+    def init(self, images: Tensor) -> Tensor:
+        return torch.zeros_like(images)
+
+    def step(self, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        # A gradient that is exactly zero, or NaN, must not poison the memory: it adds nothing.
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        length = gradient.abs().sum(dim=(1, 2, 3)).clamp_min(_TINY)
+        momentum = self.decay * state + gradient / per_image(length)
+        return momentum.sign(), momentum
+
+
+@dataclass(frozen=True)
+class Normalized(UpdateRule):
+    """Steepest ascent in the L2 norm: the gradient divided by its Euclidean length."""
+
+    def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        # Scaled before squaring: gradients of saturated models underflow, others overflow. NaN adds nothing.
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        gradient = gradient / per_image(gradient.abs().amax(dim=(1, 2, 3)).clamp_min(_TINY))
+        length = gradient.flatten(1).norm(dim=1).clamp_min(_TINY)
+        return gradient / per_image(length), state
+
+
+@dataclass(frozen=True)
+class UnitRMSD(UpdateRule):
+    """Steepest ascent in the `RMSD` norm: the gradient divided by the root of its mean square."""
+
+    def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
+        unit, state = Normalized().step(gradient, state)
+        return unit * math.sqrt(unit[0].numel() if len(unit) else 1), state
+
+
+class AdamState(NamedTuple):
+    """Memory of `Adam`, first dimension the images.
+
+    Args:
+        mean: m (B, C, H, W), the running mean of gradients.
+        square: v (B, C, H, W), the running mean of their squares.
+        steps: t, the steps taken.
+    """
+
+    mean: Tensor
+    square: Tensor
+    steps: int
+
+    def keep(self, which: Tensor) -> AdamState:
+        """The memory of some of the images, for algorithms that let the others go."""
+        return AdamState(self.mean[which], self.square[which], self.steps)
+
+
+@dataclass(frozen=True)
+class Adam(UpdateRule):
+    """m^ / (sqrt(v^) + tiny) (Kingma & Ba 2015, algorithm 1): about 1 for every pixel whose gradient keeps its sign.
+
+    m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2; m^ = m / (1 - beta1^t), v^ = v / (1 - beta2^t).
+
+    Args:
+        beta1: how much of m remains after a step.
+        beta2: how much of v remains after a step.
+        tiny: added to the divisor, the paper's epsilon.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    tiny: float = 1e-8
+
+    def __post_init__(self) -> None:
+        within("beta1", self.beta1, 0, 0.999999)
+        within("beta2", self.beta2, 0, 0.999999)
+        above("tiny", self.tiny, 0)
+
+    def init(self, images: Tensor) -> AdamState:
+        return AdamState(torch.zeros_like(images), torch.zeros_like(images), 0)
+
+    def step(self, gradient: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
+        # As for momentum: one NaN, or a square that overflows, would stay in the memory for ever.
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0).clamp(-1e18, 1e18)
+        mean = torch.lerp(gradient, state.mean, self.beta1)
+        square = torch.lerp(gradient.square(), state.square, self.beta2)
+        t = state.steps + 1
+        divisor = (square / (1 - self.beta2**t)).sqrt_().add_(self.tiny)
+        return mean.div(1 - self.beta1**t).div_(divisor), AdamState(mean, square, t)

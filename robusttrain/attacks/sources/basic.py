@@ -1,0 +1,199 @@
+"""Sources: what the attacker differentiates.
+
+``source(target)`` builds, from the defended classifier under attack, the model that the attack is given. What comes
+out is always verified on the target itself, never on the source.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.asking import call_model
+from robusttrain.core.errors import UserError, at_least
+from robusttrain.core.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.defense import Defense
+
+
+class Reader(Protocol):
+    """Reads the models that sources name; attacks open no files themselves."""
+
+    def checkpoint(self, path: str, trust: Sequence[str]) -> DefendedClassifier:
+        """The defended classifier of a checkpoint; ``trust`` as for `robusttrain.load`."""
+        ...
+
+    def stand_in(self, path: str) -> nn.Module:
+        """The h of a file that ``train.py --training reparameterization`` left."""
+        ...
+
+
+class Source(ABC):
+    """From the target to the model that the attacker differentiates."""
+
+    #: What the attacker must know of the target to build this source.
+    knows: str = ""
+
+    def opened(self, read: Reader) -> Source:
+        """The same source with models in place of the files that it names, if it names any."""
+        return self
+
+    @abstractmethod
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        """A module from images (B, C, H, W) to logits (B, K).
+
+        Raises:
+            UserError: the source makes no sense for this target.
+        """
+
+
+def defense_of(target: nn.Module, source: Source) -> Defense:
+    """The target's defense, or one line that says why the source needs one."""
+    defense = getattr(target, "defense", None)
+    if defense is None:
+        name = type(source).__name__
+        raise UserError(f"source {name}: the target has no defense to go around; attack it as it is, with Target")
+    assert isinstance(defense, Defense)
+    return defense
+
+
+@dataclass(frozen=True)
+class Target(Source):
+    """The defended classifier as it is, with whatever gradient automatic differentiation finds in it."""
+
+    knows = "classifier, defense"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        return target
+
+
+class _ClassifierOnly(nn.Module):
+    def __init__(self, defense: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.defense, self.classifier = defense, classifier
+
+    def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """g(images), for attacks that start there."""
+        transformed: Tensor = self.defense(images, rng)
+        return transformed
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(images)
+        return logits
+
+
+@dataclass(frozen=True)
+class ClassifierOnly(Source):
+    """f_a without its defense: white-box transfer ("WT" of [P1 4.2], the vanilla attack of [P4])."""
+
+    knows = "classifier"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        return _ClassifierOnly(defense_of(target, self), target.classifier)
+
+
+class _IdentityBackward(nn.Module):
+    takes_rng = True
+
+    def __init__(self, defense: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.defense, self.classifier = defense, classifier
+        self.random = bool(getattr(defense, "random", True))
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        with torch.no_grad():
+            transformed = self.defense(images, rng)
+        if transformed.shape != images.shape:
+            raise UserError(
+                f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])} into "
+                f"{tuple(transformed.shape[1:])}, so its derivative cannot be the identity; use Target"
+            )
+        # The bracket is zero in value and the identity in derivative: forward sees g(x) exactly.
+        logits: Tensor = self.classifier(transformed + (images - images.detach()))
+        return logits
+
+
+@dataclass(frozen=True)
+class IdentityBackward(Source):
+    """BPDA-I: forward through the true g, backward as if g were the identity (Athalye et al. 2018, [P1 4.1])."""
+
+    knows = "classifier, defense"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        return _IdentityBackward(defense_of(target, self), target.classifier)
+
+
+class _FixedRandomness(nn.Module):
+    takes_rng = True
+    random = False
+
+    def __init__(self, model: nn.Module, draw: int) -> None:
+        super().__init__()
+        self.model, self.draw = model, draw
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        keys = torch.full((len(images),), self.draw, dtype=torch.int64, device=images.device)
+        return call_model(self.model, images, Rng(keys).fold("fixed"))
+
+
+@dataclass(frozen=True)
+class FixedRandomness(Source):
+    """The target with one frozen draw of its randomness, the same in every step and for every image.
+
+    An attacker who cannot break even this has a bad gradient; one who can, but not the target, is held off by
+    randomness alone (Athalye et al. 2018).
+
+    Args:
+        draw: which draw.
+        inner: how the frozen target is differentiated.
+    """
+
+    draw: int = 0
+    inner: Source = field(default_factory=IdentityBackward)
+    knows = "classifier, defense"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        if not target.random:
+            raise UserError("source FixedRandomness: the target draws nothing, so there is nothing to fix")
+        return _FixedRandomness(self.inner(target), self.draw)
+
+
+@dataclass(frozen=True)
+class FewerSteps(Source):
+    """The target with a g of fewer steps, forward and backward; verified on the g of all steps [P1 3.3, 4.1].
+
+    Args:
+        steps: N of the attacker's g.
+        inner: how f_a behind that g is differentiated.
+    """
+
+    steps: int = 2
+    inner: Source = field(default_factory=IdentityBackward)
+    knows = "classifier, defense"
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 0)
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        defense: Any = iterative(target, self)
+        return self.inner(DefendedClassifier(defense.with_steps(self.steps), target.classifier))
+
+
+def iterative(target: nn.Module, source: Source) -> nn.Module:
+    """The target's defense, if its steps can be unrolled and counted: projected sign gradient on another model.
+
+    Raises:
+        UserError: the target has no defense, or one of another kind.
+    """
+    defense = defense_of(target, source)
+    if not (hasattr(defense, "with_steps") and hasattr(defense, "differentiated")):
+        raise UserError(
+            f"source {type(source).__name__}: {type(defense).__name__} is no iterative transformation, so it has no "
+            "steps; use robusttrain.attacks.IdentityBackward"
+        )
+    return defense

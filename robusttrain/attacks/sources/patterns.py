@@ -1,0 +1,94 @@
+"""Sources for randomization layers: the attacker tries some of the patterns that the layers may draw [P4 3.2, 4].
+
+Vanilla attack: the bare classifier (`ClassifierOnly`). Single pattern and ensemble of patterns: here. EOT, which the
+paper did not try: `Average` on the target itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from robusttrain.attacks.sources.basic import Source, defense_of
+from robusttrain.attacks.sources.surrogates import fused
+from robusttrain.core.errors import OptionError, UserError, at_least, one_of
+from robusttrain.core.resize import POSITIONS, Position
+from robusttrain.models.defended import DefendedClassifier
+
+
+def _behind(
+    target: DefendedClassifier, source: Source, patterns: Sequence[tuple[int | None, Position]]
+) -> list[DefendedClassifier]:
+    """f_a behind each of the patterns (size, position) of the target's randomization layers."""
+    layers = defense_of(target, source)
+    try:
+        return [DefendedClassifier(layers.pattern(*pattern), target.classifier) for pattern in patterns]
+    except OptionError:
+        raise
+    except UserError as error:
+        raise UserError(f"source {type(source).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class SinglePattern(Source):
+    """f_a behind one fixed pattern: by default the image in the middle, not resized [P4 4.4].
+
+    Args:
+        size: side after resizing, in pixels; None resizes nothing.
+        position: where the image stands in the padding.
+    """
+
+    size: int | None = None
+    position: Position = "center"
+    knows = "classifier, defense"
+
+    def __post_init__(self) -> None:
+        at_least("size", 1 if self.size is None else self.size, 1)
+        one_of("position", self.position, POSITIONS)
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        (found,) = _behind(target, self, [(self.size, self.position)])
+        return found
+
+
+@dataclass(frozen=True)
+class EnsemblePattern(Source):
+    """f_a behind several fixed patterns at once, all of which are to fail [P4 4.5].
+
+    Sizes are evenly spaced from the layers' least one up, each at every position, and the whole canvas once: with the
+    paper's layers {299, 307, 315, 323} at five positions and 331, 21 patterns.
+
+    Args:
+        sizes: how many sizes below the canvas.
+        positions: where each resized image stands.
+        fuse: "logits", "probabilities" or "losses" of the patterns.
+    """
+
+    sizes: int = 4
+    positions: list[Position] = field(default_factory=lambda: list(POSITIONS))
+    fuse: Literal["logits", "probabilities", "losses"] = "logits"
+    knows = "classifier, defense"
+
+    def __post_init__(self) -> None:
+        at_least("sizes", self.sizes, 1)
+        one_of("fuse", self.fuse, ("logits", "probabilities", "losses"))
+        for position in self.positions:
+            one_of("positions", position, POSITIONS)
+        if not self.positions:
+            raise OptionError("positions", [], "name at least one position")
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        layers: Any = defense_of(target, self)
+        if not layers.draws_patterns:
+            _behind(target, self, [(None, "center")])  # says what this source is for
+            raise UserError(f"source EnsemblePattern: {type(layers).__name__} is one pattern; use SinglePattern")
+        reach = layers.canvas - layers.low
+        if self.sizes > reach:
+            raise OptionError("sizes", self.sizes, f"the layers draw from {reach} sizes: give at most as many")
+        sizes = [layers.low + number * reach // self.sizes for number in range(self.sizes)]
+        patterns: list[tuple[int | None, Position]] = [(size, place) for size in sizes for place in self.positions]
+        patterns.append((layers.canvas, "center"))
+        return fused([*_behind(target, self, patterns)], None, self.fuse)

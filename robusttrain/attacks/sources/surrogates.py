@@ -1,0 +1,260 @@
+"""Sources that the attacker trained: other models, named by their files.
+
+What fools them may fool the target; whether it does is verified on the target itself. A source that names a file is
+opened by whoever builds the attack (`Source.opened`); what comes out holds the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from robusttrain.attacks.asking import call_model
+from robusttrain.attacks.sources.basic import IdentityBackward, Reader, Source, Target
+from robusttrain.core.errors import OptionError, UserError, one_of
+from robusttrain.core.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
+
+#: What a path starts with that stands for a model which evaluate.py trains first.
+TO_BE_TRAINED = "surrogate:"
+
+
+def _is_file(path: str | None) -> bool:
+    return bool(path) and not str(path).startswith(TO_BE_TRAINED)
+
+
+def _unopened(source: Source, path: str | None) -> UserError:
+    name = type(source).__name__
+    if _is_file(path):
+        return UserError(f"source {name}: {path} was not read yet: take {name}(...).opened(robusttrain.READER)")
+    return UserError(
+        f"source {name}: path = {path!r}: evaluate.py trains the attacker's model that this stands for; here, name a "
+        "file"
+    )
+
+
+@dataclass(frozen=True)
+class OtherModel(Source):
+    """Another model, whatever the target: black-box transfer.
+
+    Args:
+        model: images in [0, 1] to logits.
+    """
+
+    model: nn.Module
+    knows = "another model, labels"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        return self.model
+
+
+@dataclass(frozen=True)
+class Checkpoint(Source):
+    """Another model, from a checkpoint of this framework: black-box transfer.
+
+    Args:
+        path: checkpoint file.
+        defended: whether to differentiate through that model's own defense as well (if it has one).
+        trust: packages besides robusttrain whose classes the checkpoint may name.
+    """
+
+    path: str
+    defended: bool = False
+    trust: list[str] = field(default_factory=list)
+    knows = OtherModel.knows
+
+    def opened(self, read: Reader) -> Source:
+        if not _is_file(self.path):
+            return self
+        model = read.checkpoint(self.path, self.trust)
+        return OtherModel(model if self.defended else model.classifier)
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        raise _unopened(self, self.path)
+
+
+@dataclass(frozen=True)
+class OtherDefense(Source):
+    """f_a'(g'(x)) of another defended classifier, whatever the target.
+
+    Args:
+        model: f_a' with its g' inside.
+        inner: how it is differentiated.
+    """
+
+    model: DefendedClassifier
+    inner: Source = field(default_factory=IdentityBackward)
+    knows = "kind of defense, labels"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        return self.inner(self.model)
+
+
+@dataclass(frozen=True)
+class OwnSurrogate(Source):
+    """f_a'(g'(x)): the attacker trains a defense of the same kind, attacks it white-box, and transfers.
+
+    With a g' of few steps on the target's own f_b this is the small-N transfer of [P1 4.1].
+
+    Args:
+        path: checkpoint of f_a' with its g' inside.
+        inner: how it is differentiated.
+        trust: packages besides robusttrain whose classes the checkpoint may name.
+    """
+
+    path: str
+    inner: Source = field(default_factory=IdentityBackward)
+    trust: list[str] = field(default_factory=list)
+    knows = OtherDefense.knows
+
+    def opened(self, read: Reader) -> Source:
+        if not _is_file(self.path):
+            return self
+        model = read.checkpoint(self.path, self.trust)
+        if model.defense is None:
+            raise UserError(f"source OwnSurrogate: {self.path} has no defense; use robusttrain.attacks.Checkpoint")
+        return OtherDefense(model, self.inner)
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        raise _unopened(self, self.path)
+
+
+class _StoodIn(nn.Module):
+    def __init__(self, network: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.network, self.classifier = network, classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.network(images))
+        return logits
+
+
+@dataclass(frozen=True)
+class StandIn(Source):
+    """f_a(h(x)), with a differentiable h in the place of g [P1 3.3, 4.1].
+
+    Args:
+        network: h, images to images.
+    """
+
+    network: nn.Module
+    knows = "classifier, defense, data"
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        if target.defense is None:
+            raise UserError("source Reparameterization: the target has no defense that h could stand for")
+        return _StoodIn(self.network, target.classifier)
+
+
+@dataclass(frozen=True)
+class Reparameterization(Source):
+    """f_a(h(x)), with a differentiable h that was trained to be close to g [P1 3.3, 4.1].
+
+    Args:
+        path: file with h, from ``train.py --training reparameterization``.
+    """
+
+    path: str
+    knows = StandIn.knows
+
+    def opened(self, read: Reader) -> Source:
+        return StandIn(read.stand_in(self.path)) if _is_file(self.path) else self
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        if target.defense is None:
+            raise UserError("source Reparameterization: the target has no defense that h could stand for")
+        raise _unopened(self, self.path)
+
+
+class _Ensemble(nn.Module):
+    takes_rng = True
+
+    def __init__(self, members: list[nn.Module], weights: list[float], fuse: str) -> None:
+        super().__init__()
+        self.members, self.weights, self.fuse = nn.ModuleList(members), weights, fuse
+
+    def each(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
+        """Weight and logits (B, K) of every member."""
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        found = [
+            (weight, self._ask(member, images, rng.fold(number)).float())
+            for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True))
+        ]
+        for _, logits in found:
+            if logits.shape != found[0][1].shape:
+                classes = found[0][1].shape[1]
+                raise UserError(f"source Ensemble: members answer with {classes} and {logits.shape[1]} classes")
+        return found
+
+    def _ask(self, member: nn.Module, images: Tensor, rng: Rng) -> Tensor:
+        """The member's logits; what its backward pass needs is computed anew then, so that memory holds one member's.
+
+        Not where a defense without a derivative stands inside: that costs many times what it would save.
+        """
+        defense = getattr(member, "defense", None)
+        keep = len(self.members) == 1 or not (torch.is_grad_enabled() and images.requires_grad)
+        if keep or not getattr(defense, "differentiable", True):
+            return call_model(member, images, rng)
+        logits: Tensor = checkpoint(call_model, member, images, rng, use_reentrant=False, preserve_rng_state=False)
+        return logits
+
+    def loss_terms(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
+        """What an attack's loss is made of: the members one by one, or what they fuse to."""
+        return self.each(images, rng) if self.fuse == "losses" else [(1.0, self(images, rng))]
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        found = self.each(images, rng)
+        if self.fuse == "logits":
+            return torch.stack([weight * logits for weight, logits in found]).sum(dim=0)
+        if self.fuse == "losses":
+            return torch.stack([weight * logits.log_softmax(dim=1) for weight, logits in found]).sum(dim=0)
+        fused = torch.stack([weight * logits.softmax(dim=1) for weight, logits in found]).sum(dim=0)
+        return fused.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> nn.Module:
+    """Several models as one, as `Ensemble` describes it; the gradient's memory does not grow with their number."""
+    return _Ensemble(members, weights or [1 / len(members)] * len(members), fuse)
+
+
+def members_of(model: nn.Module) -> list[tuple[nn.Module, float]]:
+    """An ensemble's members with their weights, which sum to 1; any other model is its own only member."""
+    members, weights = getattr(model, "members", ()), getattr(model, "weights", ())
+    if not len(members) or len(members) != len(weights):
+        return [(model, 1.0)]
+    return list(zip(members, weights, strict=True))
+
+
+@dataclass(frozen=True)
+class Ensemble(Source):
+    """Several sources as one, by a weighted mean of logits [P2 eq. 6], probabilities [P3 eq. 8, P5 4] or losses.
+
+    Args:
+        members: the sources.
+        weights: one per member, summing to 1; None for equal ones.
+        fuse: "logits", "probabilities" or "losses"; the last gives an attack the mean of the members' losses, and
+            everybody else the mean of their log-probabilities.
+    """
+
+    members: list[Source] = field(default_factory=lambda: [Target()])
+    weights: list[float] | None = None
+    fuse: Literal["logits", "probabilities", "losses"] = "logits"
+    knows = "other models, labels"
+
+    def __post_init__(self) -> None:
+        one_of("fuse", self.fuse, ("logits", "probabilities", "losses"))
+        if not self.members:
+            raise OptionError("members", [], "name at least one source")
+        given = self.weights
+        if given is not None and (len(given) != len(self.members) or abs(sum(given) - 1) > 1e-6 or min(given) < 0):
+            raise OptionError("weights", given, f"give {len(self.members)} numbers from 0 on that sum to 1")
+
+    def opened(self, read: Reader) -> Source:
+        return replace(self, members=[member.opened(read) for member in self.members])
+
+    def __call__(self, target: DefendedClassifier) -> nn.Module:
+        return fused([member(target) for member in self.members], self.weights, self.fuse)

@@ -1,0 +1,41 @@
+"""Trains what `surrogates` found to be missing, by train.py's own command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robusttrain.commands import reparameterization, train
+from robusttrain.commands.surrogates import SEED, Keeper
+from robusttrain.config import presets
+from robusttrain.storage.files import writable, write_whole
+
+
+def train_surrogate(keeper: Keeper, recipe: dict[str, Any], path: Path) -> None:
+    """Train the attacker's model of a recipe, to be kept as ``path``; an unfinished training goes on."""
+    folder = writable(keeper.folder, "--checkpoints")
+    if "h" in recipe:
+        reparameterization.train(keeper.target, keeper.data, recipe, keeper.trainer, SEED, path)
+        return
+    options = {key: value for key, value in recipe.items() if key not in ("defense_of_target", "f_b_epochs")}
+    if "defense_of_target" in recipe:
+        options["defense"] = keeper.defense_with(recipe["defense_of_target"])
+    options["data"] = keeper.node
+    options["trainer"] = {**keeper.trainer, **recipe.get("trainer", {})}
+    run = path.stem
+    if "f_b_epochs" in recipe:
+        f_b = presets.read("training", options.get("f_b_training", "f_b"))
+        f_b["trainer"] = {**f_b.get("trainer", {}), "max_epochs": recipe["f_b_epochs"]}
+        options["f_b_training"] = str(folder / f"{run}-f_b.yaml")
+        Path(options["f_b_training"]).write_text(yaml.safe_dump(f_b))
+    file = folder / f"{run}.yaml"
+    file.write_text(yaml.safe_dump(options))
+    arguments = [f"--config={file}", f"--checkpoints={folder}", f"--logs={folder / 'logs'}"]
+    arguments += [f"--name={run}", f"--seed={SEED}", "--robust.every=0", "--pictures.images=0"]
+    unfinished = (folder / run).glob("version_*/last.ckpt")
+    train.run([*arguments, "--ckpt_path=last"] if any(unfinished) else arguments)
+    best = max((folder / run).glob("version_*/best.ckpt"), key=lambda found: found.stat().st_mtime)
+    # Under its name only when training is over: a name that is there stands for a finished model.
+    write_whole(path, best.read_bytes())

@@ -1,0 +1,1 @@
+"""From every way of saying something (command line, YAML, checkpoint) to objects."""

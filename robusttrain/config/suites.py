@@ -1,0 +1,196 @@
+"""Suites: several attacks by one name, and which of them apply to the target at hand.
+
+``configs/suite/NAME.yaml`` lists attack presets under ``attacks``. An entry is a name, or a name with conditions::
+
+    attacks:
+      - square
+      - {attack: bpda-eot, when: {random: true, differentiable: false, keeps_size: true}}
+
+The conditions are those of `FACTS`. What they leave out is said, with the reason, and recorded in results.json.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robusttrain.attacks import prepared
+from robusttrain.config import presets
+from robusttrain.core.errors import UserError
+from robusttrain.core.rng import Rng
+from robusttrain.data import ImageData
+from robusttrain.models.defended import DefendedClassifier
+
+#: What a suite may set of the options of evaluate.py; the command line overrides it.
+OPTIONS = ("survivors", "images")
+
+
+class Entry(NamedTuple):
+    """One attack of a suite, and the facts about the target that it needs."""
+
+    attack: str
+    when: dict[str, bool]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something about a target that decides which attacks apply.
+
+    Args:
+        holds: whether it holds for a target and its data.
+        yes, no: in words, that it holds and that it does not.
+    """
+
+    holds: Callable[[DefendedClassifier, ImageData], bool]
+    yes: str
+    no: str
+
+
+def _example(data: ImageData) -> Tensor:
+    facts = data.facts()
+    return torch.full((1, facts.channels, facts.image_size, facts.image_size), 0.5)
+
+
+def _defense_says(name: str) -> Callable[[DefendedClassifier, ImageData], bool]:
+    return lambda target, data: bool(getattr(target.defense, name, False))
+
+
+def _differentiable(target: DefendedClassifier, data: ImageData) -> bool:
+    return target.defense is None or target.defense.differentiable
+
+
+def _keeps_size(target: DefendedClassifier, data: ImageData) -> bool:
+    if target.defense is None:
+        return True
+    example = _example(data)
+    with prepared(target), torch.no_grad():
+        rng = Rng.for_images(0, torch.zeros(1, dtype=torch.int64))
+        return bool(target.defense(example, rng).shape == example.shape)
+
+
+def _takes_images(target: DefendedClassifier, data: ImageData) -> bool:
+    try:
+        with prepared(target), torch.no_grad():
+            target.classifier(_example(data))
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    return True
+
+
+#: What a condition may ask, by name.
+FACTS: dict[str, Fact] = {
+    "defended": Fact(
+        lambda target, data: target.defense is not None, "the target has a defense", "the target has no defense"
+    ),
+    "random": Fact(lambda target, data: target.random, "the target is random", "the target is not random"),
+    "differentiable": Fact(
+        _differentiable,
+        "the target can be differentiated as it is",
+        "the target's defense has no useful gradient",
+    ),
+    "iterative": Fact(
+        _defense_says("iterative"), "the defense is iterative", "the target has no iterative transformation to unroll"
+    ),
+    "draws_patterns": Fact(
+        _defense_says("draws_patterns"),
+        "the defense draws patterns",
+        "the target has no randomization layers that draw patterns",
+    ),
+    "keeps_size": Fact(_keeps_size, "the defense keeps the size of images", "the defense changes the size of images"),
+    "bare_classifier": Fact(
+        _takes_images,
+        "the classifier takes images as they are",
+        "the classifier takes no images that have not passed the defense",
+    ),
+    "many_classes": Fact(
+        lambda target, data: data.facts().num_classes >= 4,
+        "there are four classes or more",
+        "there are too few classes",
+    ),
+    "training_images": Fact(
+        lambda target, data: data.trains,
+        "the data set has training images",
+        "the data set has no images that an attacker's model could be trained on",
+    ),
+}
+
+
+def entries(name: str) -> list[Entry]:
+    """The attacks of a suite, with their conditions.
+
+    Raises:
+        UserError: no such suite, or one that is not written as `FACTS` and the module's head say.
+    """
+    where = f"--suite {name}"
+    listed = presets.read("suite", name).get("attacks")
+    if not isinstance(listed, list) or not listed:
+        raise UserError(f"{where}: the file must hold a list of presets under 'attacks'")
+    return [_entry(item, where) for item in listed]
+
+
+def _entry(item: Any, where: str) -> Entry:
+    if not isinstance(item, dict):
+        return Entry(str(item), {})
+    when = item.get("when") or {}
+    if not isinstance(item.get("attack"), str) or item.keys() - {"attack", "when"} or not isinstance(when, dict):
+        raise UserError(f"{where}: entry {item} must be a preset's name, or {{attack: NAME, when: {{FACT: true}}}}")
+    for fact, wanted in when.items():
+        if fact not in FACTS:
+            near = difflib.get_close_matches(str(fact), FACTS, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FACTS)}"
+            raise UserError(f"{where}: {item['attack']}: there is no condition {fact}; {hint}")
+        if not isinstance(wanted, bool):
+            raise UserError(f"{where}: {item['attack']}: condition {fact} = {wanted!r}: must be true or false")
+    return Entry(item["attack"], when)
+
+
+def suite(name: str) -> list[str]:
+    """The attacks of a suite, whatever the target."""
+    return list(dict.fromkeys(entry.attack for entry in entries(name)))
+
+
+def suite_settings(name: str, options: Sequence[str] = OPTIONS) -> dict[str, Any]:
+    """What a suite sets of the command's own options."""
+    return {key: value for key, value in presets.read("suite", name).items() if key in options}
+
+
+def left_out(
+    suites: Sequence[str], named: Sequence[str], target: DefendedClassifier, data: ImageData
+) -> dict[str, str]:
+    """Attacks of suites that do not apply to a target, and why not.
+
+    Args:
+        suites: names of suites. An attack that stands in them more than once applies if one entry does.
+        named: attacks that the user asked for by name, which stay in any case.
+        target: on the CPU.
+        data: its images.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    known: dict[str, bool] = {}
+    reasons: dict[str, str] = {}
+    applying = set(named)
+    for entry in [entry for name in suites for entry in entries(name)]:
+        for fact in entry.when:
+            if fact not in known:
+                known[fact] = FACTS[fact].holds(target, data)
+        why = _why_not(entry.when, known)
+        if why:
+            reasons.setdefault(entry.attack, why)
+        else:
+            applying.add(entry.attack)
+    if suites and not applying:
+        raise UserError(f"--suite {' '.join(suites)}: no attack applies, because {'; '.join(set(reasons.values()))}")
+    return {attack: why for attack, why in reasons.items() if attack not in applying}
+
+
+def _why_not(when: Mapping[str, bool], known: Mapping[str, bool]) -> str:
+    """What of the conditions does not hold, in words; empty if all do."""
+    told = (FACTS[fact].no if wanted else FACTS[fact].yes for fact, wanted in when.items() if known[fact] != wanted)
+    return ", and ".join(told)

@@ -1,0 +1,74 @@
+"""A classifier behind a defense."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.core.errors import at_least
+from robusttrain.core.rng import Rng
+from robusttrain.models import fast_copy
+
+if TYPE_CHECKING:
+    from robusttrain.models.defense import Defense
+
+
+class DefendedClassifier(nn.Module):
+    """f_a(g(x)): a plain module on images in [0, 1] that any attack library can call.
+
+    Args:
+        defense: g, or None for the bare classifier.
+        classifier: f_a, images in [0, 1] to logits; normalisation inside.
+    """
+
+    #: Tells our attacks that ``forward`` takes streams of randomness.
+    takes_rng = True
+
+    def __init__(self, defense: Defense | None, classifier: nn.Module) -> None:
+        super().__init__()
+        self.defense = defense
+        self.classifier = classifier
+
+    @property
+    def random(self) -> bool:
+        """Whether two passes over one image may differ."""
+        return self.defense is not None and bool(self.defense.random)
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W); ``rng`` as for ``Defense.forward``."""
+        if self.defense is not None:
+            images = self.defense(images, rng)
+        logits: Tensor = self.classifier(images)
+        return logits
+
+    def fast(self, dtype: torch.dtype = torch.float32) -> DefendedClassifier:
+        """The same function for attacks: f_a with batch norm folded, in channels_last and ``dtype``.
+
+        The defense is shared, not copied; logits come back as float32.
+        """
+        return DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
+
+
+class MeanPrediction(nn.Module):
+    """A random model's prediction, averaged over draws: log of the mean of its softmax [P4 5.1].
+
+    Args:
+        model: images to logits, random if ``takes_rng``.
+        draws: passes that are averaged; 30 in the paper's entry to the challenge.
+    """
+
+    takes_rng = True
+
+    def __init__(self, model: DefendedClassifier, draws: int = 30) -> None:
+        super().__init__()
+        at_least("draws", draws, 1)
+        self.model, self.draws = model, draws
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """Log-probabilities (B, K) of images (B, C, H, W); pass k takes ``rng.fold(k)``."""
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        mean = sum(self.model(images, rng.fold(number)).float().softmax(dim=1) for number in range(self.draws))
+        # An average of zeros would have an infinite logarithm, which counts as no answer.
+        return (mean / self.draws).clamp_min(torch.finfo(torch.float32).tiny).log()

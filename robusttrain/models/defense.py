@@ -1,0 +1,61 @@
+"""The noun ``Defense``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from robusttrain.core.errors import UserError
+from robusttrain.core.resize import Position
+from robusttrain.core.rng import Rng
+
+
+class Defense(nn.Module, ABC):
+    """An input transformation g: images to images.
+
+    Class attributes say what an evaluation must know to attack it properly.
+    """
+
+    #: Whether two passes over one image may differ: then attacks need EOT, and scores need several draws.
+    random: bool = False
+    #: Whether automatic differentiation through g gives the gradient of g (not that of a surrogate).
+    differentiable: bool = True
+    #: Whether g is a loop of steps that can be counted and unrolled: it has ``with_steps`` and ``differentiated`` then.
+    iterative: bool = False
+    #: Whether g draws one of many patterns that an attacker can try one by one: it has ``pattern``, ``low`` and
+    #: ``canvas`` then (sources `SinglePattern` and `EnsemblePattern`).
+    draws_patterns: bool = False
+    #: Gradient evaluations of a model of its own that one image costs.
+    gradients: int = 0
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """g(images).
+
+        Args:
+            images: (B, C, H, W), pixel values in [0, 1].
+            rng: streams of the images, (B,); None takes keys from torch's global generator, so that attack libraries
+                that know nothing of streams can call a defended classifier as a plain module.
+
+        Returns:
+            (B, C, H', W').
+        """
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        # A stream of its own, so that drawing here leaves the caller's as it is: same streams, same g.
+        return self.transform(images, rng.fold("defense"))
+
+    def pattern(self, size: int | None, position: Position) -> Defense:
+        """One of the patterns that g may draw, as a defense of its own: what an attacker can try.
+
+        Args:
+            size: side after resizing, in pixels; None resizes nothing.
+            position: where the image stands in the padding.
+
+        Raises:
+            UserError: this defense draws no patterns.
+        """
+        raise UserError(f"{type(self).__name__} draws no patterns; this is for robusttrain.defenses.RandomResizePad")
+
+    @abstractmethod
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        """g(images) with the randomness of ``rng``; shapes as for ``forward``."""

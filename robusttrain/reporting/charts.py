@@ -1,0 +1,81 @@
+"""Line charts of estimates, with their intervals as bands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from robusttrain.reporting.canvas import COLOURS, canvas
+from robusttrain.transfer.estimates import Estimate
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_STYLES = ("-", "--", "-.", ":")
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, Estimate]]],
+    x: str,
+    y: str = "success rate",
+    percent: bool = True,
+    log: bool = False,
+    steps: bool = False,
+    marks: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
+    """One line for each series of (x, estimate), its 95 % interval as a band.
+
+    Args:
+        series: name to points in any order; points that are not available are left out.
+        x: what is on the x-axis, with its unit.
+        y: what is on the y-axis.
+        percent: whether estimates are shares, told in percent from 0 to 100; else as they are.
+        log: a logarithmic x-axis.
+        steps: constant between points, without markers: for cumulative distributions.
+        marks: vertical lines, name to x (a median, a paper's setting).
+        title: above the chart.
+    """
+    figure = canvas(6.4, 4.2)
+    axes = figure.subplots()
+    looks = zip(series.items(), cycle(COLOURS[:6]), cycle(_MARKERS), cycle(_STYLES), strict=False)
+    for (name, points), colour, marker, style in looks:
+        known = sorted(((at, found) for at, found in points if found.images), key=lambda point: point[0])
+        if not known:
+            continue
+        at = [each for each, _ in known]
+        where = "steps-post" if steps else "default"
+        axes.plot(
+            at,
+            [found.value for _, found in known],
+            color=colour,
+            linestyle=style,
+            marker=None if steps else marker,
+            markersize=5,
+            drawstyle=where,
+            label=name,
+        )
+        axes.fill_between(
+            at,
+            [found.low for _, found in known],
+            [found.high for _, found in known],
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+            step="post" if steps else None,
+        )
+    for (name, place), style in zip((marks or {}).items(), cycle((":", "--", "-.")), strict=False):
+        axes.axvline(place, color="0.25", linestyle=style, linewidth=1.2, label=name)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if percent:
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    if log:
+        axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize="medium")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small", title="band: 95 % interval", title_fontsize="x-small")
+    return figure

@@ -1,0 +1,79 @@
+"""Files that are there whole or not at all, and hashes of what is in them: the one place for both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.core.errors import UserError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, never half of it; folders are made as needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, as os.replace is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(found: Mapping[str, Any], path: Path) -> None:
+    """`write_whole` of a mapping as JSON."""
+    write_whole(path, (json.dumps(found, indent=2) + "\n").encode())
+
+
+def writable(folder: Path, option: str) -> Path:
+    """Make the folder, and prove that files can be written there before hours are spent.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot be written to ({error.strerror}): name another folder") from error
+    return folder
+
+
+def hash_of_json(value: Any) -> str:
+    """64 hexadecimal digits of plain values, the same whatever the order of a mapping's keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of_file(path: Path) -> str:
+    """64 hexadecimal digits of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """64 hexadecimal digits that differ where names, kinds, shapes or values do."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        if values.numel():  # as bytes, because numpy knows no bfloat16
+            found.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def hash_of_weights(module: nn.Module) -> str:
+    """`hash_of_tensors` of all that a module was trained to."""
+    return hash_of_tensors(module.state_dict())

@@ -1,0 +1,221 @@
+"""The journal of a long run: every finished batch of every stage is on disk before the next one starts.
+
+A stage is one attack (or one attack on one source). An entry holds the tensors of one stage for one batch of images, in
+a file of its own that is written whole or not at all. A run that was killed finds its entries and redoes the rest, and
+runs of the same command that share the folder take batches from each other.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from robusttrain.core.errors import UserError
+from robusttrain.storage.claims import Claims
+from robusttrain.storage.files import hash_of_tensors, write_json
+from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
+
+Entry = dict[str, Tensor]
+#: Name of the file that says that a run came to its end.
+FINISHED = "finished"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The first sixteen digits of `hash_of_tensors`."""
+    return hash_of_tensors(tensors)[:16]
+
+
+def weights_of(module: nn.Module) -> str:
+    """`digest` of all that a module was trained to."""
+    return digest(module.state_dict())
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, as "key: there ..., now ..."."""
+    there, here = dict(_flat(before)), dict(_flat(_json(now)))
+    missing = "nothing"
+    return [
+        f"{key}: there {there.get(key, missing)}, now {here.get(key, missing)}"
+        for key in dict.fromkeys([*there, *here])
+        if there.get(key, missing) != here.get(key, missing)
+    ]
+
+
+def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested dicts and lists by their dotted names."""
+    if isinstance(node, Mapping | list) and node:
+        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _flat(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+def read_fingerprint(folder: Path) -> dict[str, Any] | None:
+    """What the run in a folder depends on; None where there is no run, {} where that cannot be read."""
+    try:
+        found = json.loads((folder / "fingerprint.json").read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> None:
+    """Raise UserError if an unfinished run of another fingerprint lies in ``folder``.
+
+    Args:
+        folder: of a journal.
+        now: a fingerprint, or the part of it that is known at once: what would be refused in the end is then refused
+            before hours are spent.
+        whole: whether ``now`` is all of it.
+    """
+    before = read_fingerprint(folder)
+    if before is None or (folder / FINISHED).is_file():
+        return
+    told = differences({key: value for key, value in before.items() if whole or key in now}, now)
+    if told:
+        more = f", and {len(told) - 3} more" if len(told) > 3 else ""
+        raise UserError(
+            f"--output {folder.parent}: an unfinished run lies there that differs in {'; '.join(told[:3])}"
+            f"{more}: finish it with its own command, name another --output, or drop it with --fresh true"
+        )
+
+
+def _json(found: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from a file."""
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+class Journal:
+    """Entries of one run, by stage and batch.
+
+    Args:
+        folder: of this run alone; made as needed.
+        fingerprint: all that the entries depend on, as plain JSON. A finished run of another fingerprint is replaced;
+            an unfinished one is not.
+        fresh: whether to drop what an unfinished run left.
+        report: called with a line about a damaged entry that was dropped.
+
+    Raises:
+        UserError: the folder holds an unfinished run of another fingerprint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: Mapping[str, Any],
+        fresh: bool = False,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.folder, self.report = folder, report
+        self.claims = Claims(folder / "claims")
+        now, before = _json(fingerprint), read_fingerprint(folder)
+        if before is not None and (fresh or before != now):
+            if not fresh:
+                refuse_others(folder, now, whole=True)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "fingerprint.json").is_file():
+            write_json(now, folder / "fingerprint.json")
+
+    @property
+    def entries(self) -> int:
+        """How many there are."""
+        return sum(1 for _ in self.folder.glob("*/*.safetensors"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.folder / FINISHED).is_file()
+
+    def finish(self) -> None:
+        """Note that the run came to its end: another may take its place."""
+        (self.folder / FINISHED).touch()
+
+    def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
+        """The entry of a stage for a batch, None if there is none; a damaged one is dropped and told.
+
+        Args:
+            stage: which attack.
+            images: (B, C, H, W), the clean images.
+            labels: (B,) int64.
+            indices: (B,) int64, their places in the data set.
+
+        Raises:
+            UserError: the entry was made from other images or labels with the same indices.
+        """
+        path = self._path(stage, indices)
+        if not path.exists():
+            return None
+        try:
+            entry, kept = read_tensors(path), read_metadata(path)
+        except UserError as error:
+            self._drop(path, str(error))
+            return None
+        if kept.get("content") != digest(entry):
+            self._drop(path, f"{path} does not hold what was written")
+            return None
+        if kept.get("batch") != _batch(images, labels, indices):
+            raise UserError(f"{path} was made from other images: the data set has changed since that run began")
+        return entry
+
+    def put(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry) -> None:
+        """Write an entry, arguments as for ``get``.
+
+        Raises:
+            UserError: the disk is full; all entries so far are kept.
+        """
+        kept = {"content": digest(entry), "batch": _batch(images, labels, indices)}
+        with self._disk():
+            save_tensors(entry, self._path(stage, indices), kept)
+
+    @contextmanager
+    def taken(self, indices: Tensor) -> Iterator[bool]:
+        """Whether this process is the one that works on a batch while the block runs; see `Claims.taken`.
+
+        Raises:
+            UserError: the disk is full; all entries so far are kept.
+        """
+        with ExitStack() as stack:
+            with self._disk():
+                mine = stack.enter_context(self.claims.taken(_name(indices)))
+            yield mine
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise UserError(
+                    f"{self.folder}: the disk is full; what was finished is kept: make room and give the same command "
+                    "again"
+                ) from error
+            raise
+
+    def _path(self, stage: str, indices: Tensor) -> Path:
+        return self.folder / re.sub(r"[^\w.=-]+", "-", stage) / f"{_name(indices)}.safetensors"
+
+    def _drop(self, path: Path, why: str) -> None:
+        self.report(f"{why}: dropped, to be done again")
+        path.unlink(missing_ok=True)
+
+
+def _name(indices: Tensor) -> str:
+    first = int(indices[0]) if len(indices) else 0
+    return f"{first:08d}-{len(indices)}-{digest({'indices': indices})}"
+
+
+def _batch(images: Tensor, labels: Tensor, indices: Tensor) -> str:
+    return digest({"images": images, "labels": labels, "indices": indices})

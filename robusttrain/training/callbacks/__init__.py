@@ -1,0 +1,23 @@
+"""Callbacks during training.
+
+Robust accuracy, overfitting, pace, progress, pictures, averaged weights, the dashboard.
+"""
+
+from robusttrain.training.callbacks.averaging import SWA
+from robusttrain.training.callbacks.dashboard import Dashboard, flat
+from robusttrain.training.callbacks.overfitting import Overfitting
+from robusttrain.training.callbacks.pace import Pace
+from robusttrain.training.callbacks.pictures import Pictures
+from robusttrain.training.callbacks.progress import ProgressLines
+from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
+
+__all__ = [
+    "SWA",
+    "Dashboard",
+    "Overfitting",
+    "Pace",
+    "Pictures",
+    "ProgressLines",
+    "RobustAccuracy",
+    "flat",
+]

@@ -1,0 +1,136 @@
+"""Notices catastrophic and robust overfitting while a model is trained, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+
+from robusttrain.core.errors import above
+from robusttrain.evaluation import Scenario
+from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
+
+#: History of an epoch: accuracy under the check, under the inner attack, and on the images trained on.
+Epoch = dict[str, float]
+
+
+class Overfitting(pl.Callback):
+    """Compares robust accuracy on validation images with the best epoch's.
+
+    - Catastrophic overfitting (Wong et al. 2020, section 5.4): the model learns the one step it is trained with. The
+      check's robust accuracy has fallen by ``drop``, and accuracy under the inner attack has not fallen.
+    - Robust overfitting (Rice et al. 2020): the check's robust accuracy has fallen by ``fall``, while accuracy on the
+      adversarial images of training has risen.
+
+    Logs ``inner/accuracy`` (validation images under the inner attack), ``inner/strength`` (the errors that it finds, as
+    a share of those that the check finds: near 0 means that training sees no adversarial images),
+    ``overfitting/fall`` (from the best robust accuracy), ``overfitting/catastrophic`` and ``overfitting/robust`` (0 or
+    1); and a line in words when one of them begins, in the log and on the dashboard under "text".
+
+    Args:
+        monitor: name under which the check's robust accuracy is logged, in the epochs that have it.
+        inner: the attack of training, run on the same validation images; None where there is none.
+        check: the check under the inner attack's threat; None where ``monitor`` has that threat already.
+        images: how many validation images.
+        draws: fresh draws of a random defense that score each image.
+        every: epochs between two looks; the last epoch is always looked at.
+        seed: of all randomness here.
+        say: takes a line for the log.
+        drop: fall of robust accuracy that is catastrophic; 0.2 in the code of Wong et al.
+        fall: fall of robust accuracy that is robust overfitting.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        inner: Scenario | None = None,
+        check: Scenario | None = None,
+        images: int = 128,
+        draws: int = 3,
+        every: int = 1,
+        seed: int = 0,
+        say: Callable[[str], None] = print,
+        drop: float = 0.2,
+        fall: float = 0.05,
+    ) -> None:
+        above("drop", drop, 0)
+        above("fall", fall, 0)
+        self.monitor, self.say, self.drop, self.fall, self.every = monitor, say, drop, fall, every
+        own = {"inner": inner} if inner else {}
+        if inner and check:
+            own["check"] = check
+        self.attacks = RobustAccuracy(own, every, images, draws, seed) if inner else None
+        self.best: Epoch = {}
+        self.flagged: list[str] = []
+        self._now: Epoch = {}
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        # Here and not in on_validation_end: averaged weights are in place only until this hook is over.
+        epoch = trainer.current_epoch + 1
+        self._now = {}
+        if trainer.sanity_checking or (epoch % self.every and epoch != trainer.max_epochs) or self.attacks is None:
+            return
+        rows = self.attacks.evaluate(trainer, pl_module)["attacks"]
+        self._now = {name: float(row["robust_accuracy"]) for name, row in rows.items()}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        epoch = trainer.current_epoch + 1
+        if trainer.sanity_checking or (epoch % self.every and epoch != trainer.max_epochs):
+            return
+        now = dict(self._now)
+        if "check" not in now:
+            if self.monitor not in trainer.callback_metrics:
+                return
+            now["check"] = float(trainer.callback_metrics[self.monitor])
+        meter = pl_module.meter
+        now["train"] = float(meter.correct) / meter.images if meter.images else float("nan")
+        logged = self.judge(now, trainer.current_epoch)
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step)
+        if trainer.is_global_zero:
+            for line in self.news(logged, now, trainer.current_epoch):
+                self.say(line)
+                board: Any = getattr(trainer.logger, "experiment", None)
+                if hasattr(board, "add_text"):
+                    board.add_text("overfitting", line, global_step=trainer.global_step)
+
+    def judge(self, now: Epoch, epoch: int) -> dict[str, float]:
+        """What is logged of an epoch; the best one so far is remembered."""
+        best = self.best or now
+        fallen = best["check"] - now["check"]
+        # Rounding of accuracies, which are multiples of one over the number of images and draws.
+        catastrophic = fallen >= self.drop - 1e-6 and now.get("inner", -1.0) >= best.get("inner", 0.0) - 1e-6
+        robust = not catastrophic and fallen >= self.fall - 1e-6 and now["train"] > best["train"]
+        found = {
+            "overfitting/fall": max(fallen, 0.0),
+            "overfitting/catastrophic": float(catastrophic),
+            "overfitting/robust": float(robust),
+        }
+        if "inner" in now:
+            found["inner/accuracy"] = now["inner"]
+            found["inner/strength"] = (1 - now["inner"]) / max(1 - now["check"], 1e-6)
+        if not self.best or now["check"] > self.best["check"]:
+            self.best = {**now, "epoch": float(epoch)}
+        return found
+
+    def news(self, logged: dict[str, float], now: Epoch, epoch: int) -> list[str]:
+        """Lines about what began in this epoch and had not been said."""
+        begun = [kind for kind in ("catastrophic", "robust") if logged[f"overfitting/{kind}"]]
+        told = [kind for kind in begun if kind not in self.flagged]
+        self.flagged = begun
+        since = f"epoch {int(self.best['epoch'])}: {self.best['check']:.3f} then, {now['check']:.3f} in epoch {epoch}"
+        lines = {
+            "catastrophic": f"catastrophic overfitting: robust accuracy fell since {since}, while accuracy under the "
+            f"inner attack is {now.get('inner', 0):.3f}: take more steps or a smaller epsilon in training, or stop "
+            "there (--monitor robust/worst_case keeps the best epoch)",
+            "robust": f"robust overfitting: robust accuracy fell since {since}, while accuracy on the adversarial "
+            f"images of training rose to {now['train']:.3f}: stop earlier (--early_stopping), or average weights",
+        }
+        return [lines[kind] for kind in told]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "flagged": self.flagged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.flagged = state_dict["best"], state_dict["flagged"]

@@ -1,0 +1,61 @@
+"""Robust accuracy during validation."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytorch_lightning as pl
+from torch import nn
+
+from robusttrain.core.errors import at_least
+from robusttrain.evaluation import Engine, Scenario, gather, results
+from robusttrain.training.callbacks.images import my_validation_images
+
+
+class RobustAccuracy(pl.Callback):
+    """Attacks some validation images every few epochs and logs ``robust/<attack>`` and ``robust/worst_case``.
+
+    Several processes share the images.
+
+    Args:
+        scenarios: attacks by name.
+        every: epochs between two evaluations; the last epoch is always evaluated.
+        images: how many validation images, the same ones each time.
+        draws: fresh draws of a random defense that score each image.
+        seed: of all randomness here.
+    """
+
+    def __init__(
+        self, scenarios: dict[str, Scenario], every: int = 1, images: int = 128, draws: int = 3, seed: int = 0
+    ) -> None:
+        at_least("every", every, 1)
+        at_least("images", images, 1)
+        at_least("draws", draws, 1)
+        self.scenarios, self.every, self.images, self.draws, self.seed = scenarios, every, images, draws, seed
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if trainer.sanity_checking or (epoch % self.every and epoch != trainer.max_epochs):
+            return
+        found = self.evaluate(trainer, pl_module)
+        for name, row in found["attacks"].items():
+            # Every process has gathered the same figures already: their mean is what each has.
+            pl_module.log(f"robust/{name}", row["robust_accuracy"], prog_bar=True, sync_dist=True)
+        pl_module.log("robust/worst_case", found["worst_case"]["robust_accuracy"], sync_dist=True)
+
+    def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """The results on the chosen validation images, as in results.json."""
+        # A fresh engine each time: it attacks a folded copy of the weights, which have changed since.
+        engine = Engine(cast(nn.Module, pl_module.model), self.scenarios, self.seed, self.draws)
+        batch = my_validation_images(trainer, pl_module, self.images)
+        for source in engine.sources.values():  # those read from files are on the CPU
+            source.to(batch.images.device)
+        size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        parts, seconds = [], dict.fromkeys(self.scenarios, 0.0)
+        for start in range(0, len(batch.images), size):
+            here = slice(start, start + size)
+            records, spent = engine.run(batch.images[here], batch.labels[here], batch.indices[here])
+            parts.append(records)
+            seconds = {name: seconds[name] + spent[name] for name in seconds}
+        records, seconds = gather((parts, seconds))
+        return results(records, engine, seconds)

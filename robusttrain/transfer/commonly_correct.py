@@ -1,0 +1,85 @@
+"""Images that several models all classify correctly: what transfer attacks are measured on.
+
+Success on such an image is the attack's doing for every source and target alike, so success rates of a transfer matrix
+share one denominator (liu-2017, section 2.3; wu-2018 and xie-2018, section 4; xie-2019, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.core.errors import UserError
+from robusttrain.core.rng import Rng
+from robusttrain.data import Batch
+from robusttrain.data.base import as_float
+from robusttrain.evaluation.engine import check_classes
+from robusttrain.evaluation.scoring import verdicts
+
+
+class CommonlyCorrect(NamedTuple):
+    """Which images all models classify correctly.
+
+    Attributes:
+        indices: (n,) int64, their indices in the split, ascending: n is at least 1.
+        candidates: number of images that were tried.
+    """
+
+    indices: Tensor
+    candidates: int
+
+
+def commonly_correct(
+    models: Mapping[str, nn.Module], batches: Iterable[Batch], num_classes: int, seed: int = 0
+) -> CommonlyCorrect:
+    """The images that every model classifies correctly, in a float32 forward pass.
+
+    A model is asked only about images that those before it got right; the result is the same in any order.
+
+    Args:
+        models: by name, images (B, C, H, W) in [0, 1] to logits (B, K); left as they were.
+        batches: the candidates, uint8 as a loader gives them (``data.test_dataloader()``, after ``limit_test`` for a
+            seeded subset) or float in [0, 1] (``[data.unaugmented("test", count)]``).
+        num_classes: classes of the data set.
+        seed: of the draw of each image by which a random model is judged, one draw each.
+
+    Raises:
+        UserError: no model is given, a model answers with other classes or cannot take the images (it is named), or
+            no image is left.
+    """
+    if not models:
+        raise UserError("commonly correct images need at least one model")
+    candidates, found = 0, [torch.empty(0, dtype=torch.int64)]
+    left = dict.fromkeys(models, 0)  # images that this model and all before it got right
+    for batch in batches:
+        if not len(batch.labels):
+            continue
+        images = batch.images if batch.images.is_floating_point() else as_float(batch.images)
+        if not candidates:
+            for name, model in models.items():
+                check_classes(model, images.to(_device(model)), num_classes, f"model {name}")
+        candidates += len(images)
+        alive = torch.arange(len(images))
+        for name, model in models.items():
+            kept, labels, indices = (part[alive].to(_device(model)) for part in (images, batch.labels, batch.indices))
+            rng = Rng.for_images(seed, indices).fold("commonly correct")
+            alive = alive[verdicts(model, kept, labels, rng, draws=1).squeeze(1)]
+            left[name] += len(alive)
+        found.append(batch.indices[alive])
+    common = torch.cat(found).sort().values
+    if not len(common):
+        steps = ", ".join(f"{name} leaves {count}" for name, count in left.items())
+        raise UserError(
+            f"no image of {candidates} is classified correctly by all models ({steps}): give more images, or other "
+            "models (weights, normalisation and the order of the classes must be those of the data set)"
+        )
+    return CommonlyCorrect(common, candidates)
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model's weights are; the CPU for a model without any."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

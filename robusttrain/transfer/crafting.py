@@ -1,0 +1,227 @@
+"""Adversarial images for transfer: crafted once on each source, kept on disk, and shown to every target.
+
+A maker is what an attack is run on: one model, or several as one (hold-out ensembles). What it crafts is a function of
+maker, attack, setting and image alone, so the images are kept under all of these, and another set of targets, or
+another study, finds them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.sources.surrogates import fused
+from robusttrain.core.errors import UserError
+from robusttrain.core.rng import Rng
+from robusttrain.core.version import __version__
+from robusttrain.data import Batch
+from robusttrain.evaluation.engine import Scenario, refuse_outside
+from robusttrain.evaluation.scoring import top_classes
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import hash_of_json
+from robusttrain.storage.journal import Journal, weights_of
+from robusttrain.transfer.distances import l2, linf, rmsd
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that takes part, as source, as target or as both.
+
+    Args:
+        defended: the classifier, with its defense if it has one.
+        about: its configuration, as plain JSON; its weights are told apart by themselves.
+    """
+
+    defended: DefendedClassifier
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An attack that is run on every maker.
+
+    Args:
+        scenario: algorithm and source.
+        about: its configuration, as plain JSON.
+    """
+
+    scenario: Scenario
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Found:
+    """What one attack on one maker led to, over all images.
+
+    Args:
+        classes: target to (n, D, k), the likeliest classes, see `answers`.
+        distances: "linf", "l2" and "rmsd" to (n,), for pixel values in [0, 1].
+        goals: (n,) target classes of a targeted attack, None for an untargeted one.
+        seconds: of crafting; 0 for images that were there.
+        gradients: gradient evaluations per image, counted as the attack states them.
+        queries: likewise, forward passes alone.
+        examples: (m, C, H, W), the adversarial images of the first batch.
+    """
+
+    classes: dict[str, Tensor]
+    distances: dict[str, Tensor]
+    goals: Tensor | None
+    seconds: float
+    gradients: int
+    queries: int
+    examples: Tensor
+
+
+class Crafting:
+    """Crafts on makers, and asks targets.
+
+    Args:
+        models: all models by name.
+        attacks: by name.
+        folder: where adversarial images are kept; None keeps none.
+        seed: of every random number.
+        precision: in which attacks differentiate classifiers.
+        draws: of a random target's randomness for each image.
+        fuse: how several models become one maker: "logits", "probabilities" or "losses".
+        report: called with a line about a damaged file that is made again.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        attacks: Mapping[str, Planned],
+        folder: Path | None = None,
+        seed: int = 0,
+        precision: torch.dtype = torch.float32,
+        draws: int = 10,
+        fuse: str = "logits",
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.models, self.attacks, self.folder = dict(models), dict(attacks), folder
+        self.seed, self.precision, self.draws, self.fuse, self.report = seed, precision, draws, fuse, report
+        self._weights = {name: weights_of(model.defended) for name, model in models.items()}
+        # Every attack and every ensemble asks for them again.
+        self._fast: dict[str, DefendedClassifier] = {}
+
+    def source(self, attack: str, maker: Sequence[str]) -> nn.Module:
+        """What the attack differentiates: one model's source, or those of several as one.
+
+        Raises:
+            UserError: a source that does not fit a model; attack and model are named.
+        """
+        found = []
+        for name in maker:
+            try:
+                if name not in self._fast:
+                    self._fast[name] = self.models[name].defended.fast(self.precision)
+                found.append(self.attacks[attack].scenario.source(self._fast[name]))
+            except UserError as error:
+                raise UserError(f"attack {attack} on {name}: {error}") from error
+        source = found[0] if len(found) == 1 else fused(found, None, self.fuse)
+        self.attacks[attack].scenario.attack.check(source)
+        return source
+
+    def fingerprint(self, attack: str, maker: Sequence[str]) -> dict[str, Any]:
+        """All that the images of an attack on a maker depend on, but for the clean images."""
+        members = {name: {**self.models[name].about, "weights": self._weights[name]} for name in maker}
+        return {
+            "attack": dict(self.attacks[attack].about) | {"name": attack},
+            # A model's name is no part of what it is.
+            "maker": list(members.values()),
+            "fuse": self.fuse if len(maker) > 1 else None,
+            "seed": self.seed,
+            "precision": str(self.precision),
+            "versions": {"robusttrain": __version__, "torch": torch.__version__},
+        }
+
+    def journal(self, attack: str, maker: Sequence[str]) -> Journal | None:
+        """Where the images of an attack on a maker are kept."""
+        if self.folder is None:
+            return None
+        about = self.fingerprint(attack, maker)
+        key = hash_of_json(about)[:12]
+        name = re.sub(r"[^\w.=-]+", "-", f"{attack}-{'+'.join(maker)}")
+        return Journal(self.folder / f"{name[:80]}-{key}", about, report=self.report)
+
+    def run(
+        self, attack: str, maker: Sequence[str], targets: Sequence[str], batches: Iterable[Batch], top: int = 5
+    ) -> Found:
+        """Run one attack on one maker, and show what comes out to all targets.
+
+        Args:
+            attack: its name.
+            maker: names of one or more models.
+            targets: names of models.
+            batches: images (B, C, H, W) in [0, 1] on the models' device.
+            top: how many of a target's likeliest classes to keep.
+
+        Raises:
+            UserError: an attack that left its threat, a full disk.
+        """
+        scenario, source = self.attacks[attack].scenario, self.source(attack, maker)
+        journal = self.journal(attack, maker)
+        cost = scenario.attack.cost()
+        classes: dict[str, list[Tensor]] = {name: [] for name in targets}
+        distances: dict[str, list[Tensor]] = {"linf": [], "l2": [], "rmsd": []}
+        goals: list[Tensor] = []
+        examples, seconds = None, 0.0
+        for images, labels, indices in batches:
+            start = time.monotonic()
+            rng = Rng.for_images(self.seed, indices)
+            entry = journal.get("images", images, labels, indices) if journal else None
+            if entry is None:
+                entry = self._craft(scenario, attack, source, images, labels, rng)
+                if journal:
+                    journal.put("images", images, labels, indices, entry)
+                seconds += time.monotonic() - start
+            adversarial = entry["images"].to(images.device, images.dtype)
+            if "goals" in entry:
+                goals.append(entry["goals"])
+            for name in targets:
+                asked = self.models[name].defended
+                draws = self.draws if asked.random else 1
+                classes[name].append(top_classes(asked, adversarial, rng.fold("score"), draws, top))
+            for name, measure in (("linf", linf), ("l2", l2), ("rmsd", rmsd)):
+                distances[name].append(measure(adversarial, images).cpu())
+            examples = adversarial.cpu() if examples is None else examples
+        assert examples is not None  # there is at least one batch
+        return Found(
+            {name: torch.cat(parts) for name, parts in classes.items()},
+            {name: torch.cat(parts) for name, parts in distances.items()},
+            torch.cat(goals) if goals else None,
+            seconds,
+            cost.gradients,
+            cost.queries,
+            examples,
+        )
+
+    def _craft(
+        self, scenario: Scenario, name: str, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng
+    ) -> dict[str, Tensor]:
+        """One batch of adversarial images, and what a targeted attack strove for."""
+        streams = rng.fold("attack").fold(name)
+        adversarial = scenario.attack(source, images, labels, streams)
+        refuse_outside(name, scenario, adversarial, images)
+        entry = {"images": adversarial.float().cpu()}
+        goals = scenario.attack.goals(source, images, labels, streams)
+        if goals is not None:
+            entry["goals"] = goals.cpu()
+        return entry
+
+    def clean(self, targets: Sequence[str], batches: Iterable[Batch], top: int = 5) -> dict[str, Tensor]:
+        """What the targets answer on the clean images: target to ``classes``."""
+        found: dict[str, list[Tensor]] = {name: [] for name in targets}
+        for images, _, indices in batches:
+            rng = Rng.for_images(self.seed, indices).fold("clean")
+            for name in targets:
+                asked = self.models[name].defended
+                draws = self.draws if asked.random else 1
+                found[name].append(top_classes(asked, images, rng, draws, top))
+        return {name: torch.cat(parts) for name, parts in found.items()}

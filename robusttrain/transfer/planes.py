@@ -1,0 +1,121 @@
+"""What models answer in a plane of images: decision regions [P5 6, figures 3-5; P3 6.3, eq. 13].
+
+Symbols: x the image, d1 and d2 two directions, (u, v) a point of the plane: clip(x + u d1 + v d2, 0, 1).
+
+Directions are scaled to RMSD 1. Along either axis u and v are then the RMSD of the change (before clipping), in the
+unit of both papers' axes: a direction of signs, as in [P3], has RMSD 1 as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks import call_model, prepared
+from robusttrain.core.errors import UserError, above, at_least
+from robusttrain.core.rng import Rng
+from robusttrain.evaluation.scoring import seed_globals
+
+
+def unit(direction: Tensor) -> Tensor:
+    """``direction`` (C, H, W) scaled to RMSD 1, float32.
+
+    Raises:
+        UserError: it is zero, or not finite.
+    """
+    wide = direction.double()
+    largest = wide.abs().max()
+    if not (largest.isfinite() and largest > 0):
+        raise UserError(f"a direction needs a length, got one whose largest entry is {float(largest):g}")
+    wide = wide / largest  # squares of tiny gradients would vanish
+    return (wide / wide.square().mean().sqrt()).float()
+
+
+def rejection(direction: Tensor, along: Tensor) -> Tensor:
+    """What is left of ``direction`` without its component along another, both (C, H, W): float64, orthogonal to it.
+
+    [P3 3.1]: with the gradient and the noise-reduced gradient, the model-specific component of the gradient.
+    """
+    base = unit(along).double()
+    left = direction.double()
+    for _ in range(2):  # the second time removes what rounding left
+        left = left - (left * base).sum() / base.square().sum() * base
+    return left
+
+
+def orthogonal(direction: Tensor, rng: Rng) -> Tensor:
+    """A random direction (C, H, W) of RMSD 1, orthogonal to ``direction``, uniform among those.
+
+    Args:
+        direction: (C, H, W).
+        rng: the image's stream, (1,).
+    """
+    return unit(rejection(rng.fold("orthogonal").normal(direction.shape)[0].to(direction.device), direction))
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What each model answers in a plane.
+
+    Args:
+        classes: model to (V, U) int64, rows by v, columns by u, both rising; -1 where an answer is not finite.
+        reach: largest |u| and |v|, an RMSD for pixel values in [0, 1].
+    """
+
+    classes: Mapping[str, Tensor]
+    reach: float
+
+    def counts(self) -> dict[str, int]:
+        """How many different classes each model answers with [P5 table 5]."""
+        return {name: int(found[found >= 0].unique().numel()) for name, found in self.classes.items()}
+
+
+def regions(
+    models: Mapping[str, nn.Module],
+    image: Tensor,
+    first: Tensor,
+    second: Tensor,
+    reach: float,
+    rng: Rng,
+    points: int = 41,
+    batch: int = 128,
+) -> Regions:
+    """What the models answer on a square grid around ``image`` in the plane of two directions.
+
+    Args:
+        models: images to logits. A random one answers with one draw, the same everywhere: its regions, not its noise.
+        image: (C, H, W), pixel values in [0, 1]; in the middle of the grid.
+        first: (C, H, W), the direction of u, of any length; its sign pattern for [P3].
+        second: (C, H, W), the direction of v.
+        reach: largest |u| and |v|, an RMSD for pixel values in [0, 1].
+        rng: the image's stream, (1,).
+        points: on each axis, odd so that the image itself is one of them.
+        batch: points evaluated at once.
+
+    Raises:
+        UserError: a direction of no length, an even number of points, a reach that is not positive.
+    """
+    above("reach", reach, 0)
+    at_least("points", points, 3)
+    if points % 2 == 0:
+        raise UserError(f"points = {points}: must be odd, so that the image itself is one of them")
+    one, two = unit(first), unit(second)
+    line = torch.linspace(-reach, reach, points, device=image.device)
+    line[points // 2] = 0
+    v, u = (each.flatten() for each in torch.meshgrid(line, line, indexing="ij"))
+    found = {}
+    for name, model in models.items():
+        parts = []
+        with prepared(model), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            for start in range(0, len(u), batch):
+                uu, vv = (each[start : start + batch, None, None, None] for each in (u, v))
+                shown = (image + uu * one + vv * two).clamp_(0, 1)
+                streams = Rng(rng.fold("regions").keys.expand(len(shown)))
+                seed_globals(streams)
+                logits = call_model(model, shown, streams).float()
+                parts.append(logits.argmax(dim=1).where(logits.isfinite().all(dim=1), -1))
+        found[name] = torch.cat(parts).view(points, points).cpu()
+    return Regions(found, reach)

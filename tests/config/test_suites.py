@@ -1,0 +1,168 @@
+"""Suites: which attacks apply to which targets, and what is told of the others."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from robusttrain.commands.surrogates import surrogates_in
+from robusttrain.config import presets
+from robusttrain.config.attacks import scenarios
+from robusttrain.config.suites import FACTS, entries, left_out, suite, suite_settings
+from robusttrain.core.errors import UserError
+from robusttrain.data import Digits, ImageNet
+from robusttrain.data.base import Facts
+from robusttrain.defenses import AdversarialTransform, Chain, Defense, RandomResizePad
+from robusttrain.evaluation import Engine
+from robusttrain.models.defended import DefendedClassifier
+
+
+class Rounded(Defense):
+    """Rounds pixels: deterministic, and nothing to differentiate."""
+
+    differentiable = False
+
+    def transform(self, images, rng):
+        return (images * 15).round() / 15
+
+
+def data(classes: int = 10, trains: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(facts=lambda: Facts(classes, 3, 8), trains=trains)
+
+
+@pytest.fixture
+def targets(convnet):
+    """One of each kind, by name; the classifier takes images of any size but for the last."""
+
+    def g(**options):
+        return AdversarialTransform(convnet(10, seed=1), radius=0.05, steps=2, **options)
+
+    fixed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 10))
+    return {
+        "undefended": DefendedClassifier(None, convnet(10)),
+        "advtransform": DefendedClassifier(g(), convnet(10)),
+        "advtransform without a random start": DefendedClassifier(g(random_start=False), convnet(10)),
+        "rounded": DefendedClassifier(Rounded(), convnet(10)),
+        "randomization": DefendedClassifier(RandomResizePad(8, 12), convnet(10)),
+        "both": DefendedClassifier(Chain([RandomResizePad(8, 12), g()]), convnet(10)),
+        "a classifier of one size": DefendedClassifier(RandomResizePad(8, 12), fixed),
+    }
+
+
+TRANSFER = ["transfer-standard", "transfer-adversarial", "transfer-ensemble"]
+QUERY = ["random-noise", "square", "genattack", "hopskipjump"]
+EOT = ["bpda-i-momentum", "bpda-eot", "bpda-i-margin", "average-logits", "bpda-i-apgd"]
+UNROLLED = ["automatic-differentiation", "bpda-softsign", "bpda-tanh"]
+LOOP = ["fewer-steps", "small-n-transfer", "own-surrogate", *UNROLLED]
+APPLYING = {
+    "undefended": [*TRANSFER, "apgd-ce", "autoattack", *QUERY],
+    "advtransform": [
+        *("wt", *TRANSFER, "reparameterization", "bpda-i", "fixed-randomness", *EOT, *LOOP),
+        *("finite-differences", "autoattack-rand-bpda-i", "wt-mean-start", *QUERY),
+    ],
+    "advtransform without a random start": [
+        *("wt", *TRANSFER, "reparameterization", "bpda-i", *LOOP, "finite-differences", "autoattack-bpda-i", *QUERY),
+    ],
+    "rounded": [*("wt", *TRANSFER, "reparameterization", "bpda-i", "finite-differences", "autoattack-bpda-i", *QUERY)],
+    "randomization": ["wt", *TRANSFER, "single-pattern", "ensemble-pattern", "eot", "autoattack-rand", *QUERY],
+    "both": ["wt", *TRANSFER, "finite-differences", *QUERY],
+    "a classifier of one size": [
+        *(*TRANSFER, "single-pattern", "ensemble-pattern", "eot", "autoattack-rand", *QUERY),
+    ],
+}
+
+
+def applying(name: str, target: DefendedClassifier, images) -> list[str]:
+    return [attack for attack in suite(name) if attack not in left_out([name], [], target, images)]
+
+
+@pytest.mark.parametrize("kind", APPLYING)
+def test_the_worst_case_takes_what_applies_and_all_of_it_fits(kind, targets):
+    """The rule table by hand; and every source can be built and asked, so nothing fails after hours."""
+    target = targets[kind]
+    assert applying("worst-case", target, data()) == APPLYING[kind]
+    at_hand = [name for name in APPLYING[kind] if not surrogates_in(presets.read("attack", name))]
+    engine = Engine(target, scenarios(at_hand, epsilon=0.031))
+    for source in engine.sources.values():
+        assert source(torch.full((2, 3, 8, 8), 0.5)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("kind", APPLYING)
+def test_the_quick_suite_has_something_for_every_target_and_little(kind, targets):
+    found = applying("quick", targets[kind], data())
+    assert set(found) & {"pgd-quick", "bpda-i-quick", "wt"}
+    engine = Engine(targets[kind], scenarios(found, epsilon=0.031))
+    assert sum(scenario.attack.cost().gradients for scenario in engine.scenarios.values()) < 1000
+
+
+def test_the_data_decide_too(targets):
+    target = targets["undefended"]
+    assert applying("worst-case", target, data(trains=False)) == ["apgd-ce", "autoattack", *QUERY]
+    assert applying("worst-case", target, data(classes=3)) == [*TRANSFER, "apgd-ce", *QUERY]
+    assert (Digits.trains, ImageNet.trains) == (True, False)
+
+
+def test_reasons_say_all_that_does_not_hold(targets):
+    why = left_out(["worst-case"], [], targets["undefended"], data())
+    assert why["wt"] == "the target has no defense"
+    assert why["bpda-i"] == "the target can be differentiated as it is"
+    assert why["bpda-eot"] == "the target can be differentiated as it is, and the target is not random"
+    assert left_out(["worst-case"], [], targets["rounded"], data())["apgd-ce"] == (
+        "the target's defense has no useful gradient"
+    )
+    assert left_out(["worst-case"], [], targets["both"], data())["bpda-i"] == ("the defense changes the size of images")
+
+
+def test_asking_for_facts_leaves_the_target_as_it_was(targets):
+    target, state = targets["advtransform"].train(), torch.get_rng_state()
+    for fact in FACTS.values():
+        fact.holds(target, data())
+    assert target.training
+    assert target.classifier.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def written(folder, text: str, name: str = "mine") -> str:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_an_attack_applies_if_one_of_its_entries_does_or_if_it_is_asked_for(tmp_path, targets):
+    one = written(tmp_path, "attacks: [{attack: wt, when: {defended: true}}, {attack: pgd, when: {random: true}}]")
+    two = written(tmp_path, "attacks: [{attack: wt, when: {defended: false}}, square]", "two")
+    target = targets["undefended"]
+    assert set(left_out([one, two], [], target, data())) == {"pgd"}
+    assert left_out([one, two], ["pgd"], target, data()) == {}
+    assert left_out([], ["pgd"], target, data()) == {}
+    with pytest.raises(UserError, match="no attack applies, because .*the target is not random") as caught:
+        left_out([one], [], target, data())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("attacks: [{attack: wt, when: {defend: true}}]", "no condition defend; did you mean defended"),
+        ("attacks: [{attack: wt, when: {defended: maybe}}]", "condition defended = 'maybe': must be true or false"),
+        ("attacks: [{attack: wt, if: {defended: true}}]", "must be a preset's name, or"),
+        ("attacks: [{when: {defended: true}}]", "must be a preset's name, or"),
+        ("attacks: [{attack: wt, when: [defended]}]", "must be a preset's name, or"),
+        ("attacks: []", "must hold a list of presets"),
+        ("attacks: wt", "must hold a list of presets"),
+    ],
+)
+def test_mistakes_in_a_suite_are_one_line(tmp_path, text, words):
+    path = written(tmp_path, text)
+    with pytest.raises(UserError, match=words) as caught:
+        entries(path)
+    assert "\n" not in str(caught.value)
+    assert path in str(caught.value)
+
+
+def test_settings():
+    assert suite_settings("quick") == {"survivors": True, "images": 200}
+    assert suite_settings("query") == {}
+    assert suite("query") == QUERY
+    assert suite("autoattack") == ["apgd-ce", "apgd-t", "fab-t", "square"]
