@@ -27,7 +27,8 @@ def timeless(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     for row in found["attacks"].values():
         row.pop("seconds")
-    found.pop("audit_seconds", None)
+    for name in ("audit_seconds", "command", "plan"):  # the plan names the folder
+        found.pop(name, None)
     return found
 
 

@@ -16,21 +16,38 @@ if TYPE_CHECKING:
     from robusttrain.config.checkpoints import READER, load
     from robusttrain.core.errors import OptionError, UserError
     from robusttrain.core.rng import Rng
+    from robusttrain.evaluation.plan import EvaluationPlan
+    from robusttrain.evaluation.report import Results, read_results
     from robusttrain.models import fast_copy
     from robusttrain.models.defended import DefendedClassifier
 
-__all__ = ["READER", "DefendedClassifier", "OptionError", "Rng", "UserError", "__version__", "fast_copy", "load"]
+__all__ = [
+    "READER",
+    "DefendedClassifier",
+    "EvaluationPlan",
+    "OptionError",
+    "Results",
+    "Rng",
+    "UserError",
+    "__version__",
+    "fast_copy",
+    "load",
+    "read_results",
+]
 
 #: Where each public name lives. It is imported when it is first asked for: `import robusttrain` costs nothing, and a
 #: command can prepare its process before torch is loaded.
 _HOMES = {
     "READER": "robusttrain.config.checkpoints",
     "DefendedClassifier": "robusttrain.models.defended",
+    "EvaluationPlan": "robusttrain.evaluation.plan",
     "OptionError": "robusttrain.core.errors",
+    "Results": "robusttrain.evaluation.report",
     "Rng": "robusttrain.core.rng",
     "UserError": "robusttrain.core.errors",
     "fast_copy": "robusttrain.models",
     "load": "robusttrain.config.checkpoints",
+    "read_results": "robusttrain.evaluation.report",
 }
 
 

@@ -191,7 +191,7 @@ def brief(script, arguments):
     """The command line, with defaults that suit most tests: no audit, which takes longer than what they are about, and
     no precision that a measurement decides."""
     words = list(map(str, arguments))
-    if script != "evaluate.py" or {"--models", "--config"} & {*words}:
+    if script != "evaluate.py" or {"--models", "--config", "--again"} & {*words}:
         return words
     fast = [] if {"--audit", "--strict"} & {*words} else ["--audit", "false"]
     return [*fast, *([] if "--precision" in words else ["--precision", "float32"]), *words]

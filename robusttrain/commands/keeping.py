@@ -2,40 +2,92 @@
 
 from __future__ import annotations
 
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 
-from robusttrain.commands.train import PLACES
-from robusttrain.config.command_line import plain
-from robusttrain.core.console import console, first_process
+from robusttrain.config.build import PLACES
+from robusttrain.config.targets import data_name
+from robusttrain.core.console import first_process, say
+from robusttrain.core.processor import processor
 from robusttrain.core.version import __version__
 from robusttrain.evaluation import Engine, Evaluation
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.report import SCHEMA
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import hash_of_weights
 from robusttrain.storage.journal import Journal, weights_of
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
 
+#: Packages that a figure may depend on.
+VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
-def fingerprint(config: Namespace, target: DefendedClassifier, nodes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+
+def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, Any]:
     """All that the figures depend on, but for precisions and for sources that an attacker may have to train first."""
-    data = plain(config.data)
+    arguments = plan.data.get("init_args") or {}
     return {
-        "target": {"model": plain(config.model), "defense": plain(config.defense), "weights": weights_of(target)},
-        "attacks": nodes,
+        "target": {"model": plan.model, "defense": plan.defense, "weights": weights_of(target)},
+        "attacks": plan.attacks,
         "data": {
-            "class_path": data["class_path"],
+            "class_path": plan.data["class_path"],
             # Where the images lie and how they are loaded changes nothing: every batch is compared with what it was.
-            **{key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES},
+            **{key: value for key, value in arguments.items() if key not in PLACES},
         },
-        "images": config.images,
-        "epsilon": config.epsilon,
-        "draws": config.draws if target.random else 1,
-        "survivors": config.survivors,
-        "seed": config.seed,
+        "images": plan.images,
+        "epsilon": plan.epsilon,
+        "draws": plan.draws if target.random else 1,
+        "survivors": plan.survivors,
+        "seed": plan.seed,
         "versions": {"robusttrain": __version__, "torch": torch.__version__},
+    }
+
+
+def explained(
+    plan: EvaluationPlan,
+    evaluation: Evaluation,
+    target: DefendedClassifier,
+    told: str,
+    unfit: Mapping[str, str],
+    precisions: Mapping[str, str],
+    device: torch.device,
+) -> dict[str, Any]:
+    """The content of results.json: the figures, and all that they depend on.
+
+    Args:
+        plan: what was evaluated.
+        evaluation: after its run.
+        target: the model under attack.
+        told: how the report names it.
+        unfit: attacks of suites that do not apply, and why.
+        precisions: of the attacks.
+        device: where they ran.
+    """
+    return {
+        "schema": SCHEMA,
+        "command": shlex.join(["python", *sys.argv]),
+        "target": told,
+        "weights": hash_of_weights(target),
+        "data": data_name(plan),
+        **evaluation.found,
+        "indices": evaluation.records["index"].tolist(),
+        "left_out": dict(unfit),
+        "precision": {"asked": plan.precision, "attacks": dict(precisions)},
+        "processor": processor(device),
+        "versions": {
+            "robusttrain": __version__,
+            "torch": torch.__version__,
+            **{name: version(name) for name in VERSIONS},
+            "python": platform.python_version(),
+        },
+        "plan": plan.to_json(),
     }
 
 
@@ -51,28 +103,24 @@ def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: boo
     Raises:
         UserError: an unfinished run of other settings lies there; what differs is named.
     """
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True)
-
     whole = {**known, "sources": {name: weights_of(source) for name, source in engine.sources.items()}}
     with alone(folder, "the journal", say):
         # Processes that Lightning starts find what the first one made: they drop nothing.
         journal = Journal(folder, whole, fresh and first_process(), say)
     if journal.entries:
-        console.print(f"going on in {folder}: {journal.entries} finished batches of attacks found", soft_wrap=True)
+        say(f"going on in {folder}: {journal.entries} finished batches of attacks found")
     return journal
 
 
-def keep(evaluation: Evaluation, output: Path, config: Namespace) -> None:
+def keep(evaluation: Evaluation, plan: EvaluationPlan) -> None:
     """Write images and verdicts on request."""
-    records = evaluation.records
+    records, output = evaluation.records, Path(plan.output)
     shared = {"index": records["index"], "label": records["label"]}
-    if config.save_verdicts:
+    if plan.save_verdicts:
         save_tensors(
             {name: values for name, values in records.items() if not name.endswith("/images")},
             output / "verdicts.safetensors",
         )
-    if config.save_images:
+    if plan.save_images:
         for name in evaluation.engine.scenarios:
             save_tensors({**shared, "images": records[f"{name}/images"]}, output / f"{name}.safetensors")

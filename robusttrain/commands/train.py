@@ -16,7 +16,7 @@ from robusttrain.commands.refusals import refuse, refuse_batches, refuse_memory,
 from robusttrain.commands.training_cost import estimate
 from robusttrain.commands.watching import keepers, watchers
 from robusttrain.config.attacks import name_inner_attacks
-from robusttrain.config.build import build, build_defended, fit_to_data
+from robusttrain.config.build import PLACES, build, build_defended, fit_to_data
 from robusttrain.config.checkpoints import READER, as_before, read_recipe, recipe_of
 from robusttrain.config.command_line import add_trainer, new_parser, plain, read, trainer_from
 from robusttrain.core.console import console, first_process, say
@@ -32,8 +32,6 @@ from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy, 
 KINDS = ("data", "model", "defense", "training")
 DEFAULTS = {"data": "digits", "model": "resnet_small", "training": "standard"}
 MONITOR = "robust/worst_case where the objective attacks, else val/accuracy"
-#: Where data lie and how they are loaded: a resumed run may change these.
-PLACES = ("root", "download", "workers", "memory_limit_gib")
 
 
 def parser() -> ArgumentParser:

@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jsonargparse
@@ -257,7 +258,23 @@ def attack_nodes(
 
 
 def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:
-    """One attack from the content of its preset; ``option`` is what the user typed to name it."""
+    """One attack from the content of its preset, with the models that it names; arguments as for `checked`."""
+    found = checked(node, name, option)
+    with under(f"{option}.{name}"):
+        return replace(found, source=found.source.opened(READER))
+
+
+def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:
+    """One attack from the content of its preset; no file that its source names is opened.
+
+    Args:
+        node: the preset.
+        name: of the attack.
+        option: what the user typed to name it.
+
+    Raises:
+        UserError: in one line, the option, its value and the fix.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Attack, "attack", required=True)
     parser.add_subclass_arguments(Source, "source", required=True)
@@ -265,13 +282,12 @@ def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scena
     knows = node.pop("knows", "")
     source = node.pop("source", {"class_path": "robusttrain.attacks.Target"})
     try:
-        checked = parser.parse_object({"attack": node, "source": source}).as_dict()
+        parsed = parser.parse_object({"attack": node, "source": source}).as_dict()
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         told = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
         raise UserError(f"{option}.{name}.{told}" if ": " in told else f"{option} {name}: {told}") from error
     with under(f"{option}.{name}"):
-        built = build(checked["source"], "source", kind=Source).opened(READER)
-        return Scenario(build(checked["attack"], kind=Attack), built, knows)
+        return Scenario(build(parsed["attack"], kind=Attack), build(parsed["source"], "source", kind=Source), knows)
 
 
 def _with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, bool)) -> Any:

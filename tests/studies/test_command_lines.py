@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from robusttrain.commands import evaluate, reparameterization, train, transfer
-from robusttrain.config.attacks import scenarios, split_attacks
+from robusttrain.commands import reparameterization, train, transfer
+from robusttrain.config import evaluation
+from robusttrain.config.attacks import attack_nodes, checked, split_attacks
 from robusttrain.config.command_line import read
 from studies.models import Models
 from studies.parts import trainings
@@ -19,7 +20,7 @@ STUDIES = sorted(path.stem for path in FILES if "\ndef run(arguments" in path.re
 
 
 #: Building a parser takes longer than using it.
-PARSERS = {module: cache(module.parser) for module in (evaluate, reparameterization, train, transfer)}
+PARSERS = {module: cache(module.parser) for module in (evaluation, reparameterization, train, transfer)}
 
 
 class PlannedError(Exception):
@@ -66,8 +67,11 @@ def test_small_and_paper(name, folder, monkeypatch):
             if (names, overrides, rest) in understood:
                 continue
             understood.append((names, overrides, rest))
-            assert scenarios(names, overrides, 0.031).keys() == set(names)
+            nodes = attack_nodes(names, overrides, 0.031)
+            assert nodes.keys() == set(names)
+            for name, node in nodes.items():
+                checked(node, name)
             if transfer.chosen(rest):
                 read(PARSERS[transfer](), rest, ("data",), {"data": "cifar10"})
             else:
-                read(PARSERS[evaluate](), rest, evaluate.KINDS, {"data": "cifar10"})
+                read(PARSERS[evaluation](), rest, evaluation.KINDS, {"data": "cifar10"})

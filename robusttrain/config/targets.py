@@ -1,0 +1,77 @@
+"""From a plan to the model under attack and to its data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from robusttrain.config.build import PLACES, build, build_defended, check_pretrained, fit_to_data
+from robusttrain.config.checkpoints import load, read_recipe
+from robusttrain.core.errors import UserError
+from robusttrain.data import ImageData
+from robusttrain.evaluation.plan import EvaluationPlan, Node
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.weights import load_weights
+
+
+def build_data(plan: EvaluationPlan) -> ImageData:
+    """The images of a plan, not read yet."""
+    data: ImageData = build(plan.data, "data", kind=ImageData)
+    if plan.images is not None:
+        data.limit_test(plan.images, plan.seed)
+    return data
+
+
+def build_target(
+    plan: EvaluationPlan, data: ImageData, find_f_b: Callable[[Node], None]
+) -> tuple[DefendedClassifier, str]:
+    """The target in evaluation mode, and how the report names it.
+
+    Args:
+        plan: what is evaluated.
+        data: its images.
+        find_f_b: fills in the weights of an f_b that a defense's node does not name.
+
+    Raises:
+        UserError: weights that do not fit, classes that do not match, an f_b that has no weights.
+    """
+    model, defense = copy.deepcopy(plan.model), copy.deepcopy(plan.defense)
+    facts = data.facts()
+    if plan.checkpoint is not None:
+        recipe = {**read_recipe(plan.checkpoint), "model": model, "defense": defense}
+        classes = (model.get("init_args") or {}).get("num_classes", facts.num_classes)
+        if classes != facts.num_classes:
+            raise UserError(f"{plan.checkpoint} has {classes} classes, the data set {facts.num_classes}: change --data")
+        return load(plan.checkpoint, plan.trust, recipe), plan.checkpoint
+    fit_to_data(model, facts, "model")
+    fit_to_data(defense, facts, "defense")
+    if defense is not None:
+        find_f_b(defense)
+    target = build_defended(model, defense)
+    name = model["class_path"].rpartition(".")[2]
+    if plan.weights is None:
+        check_pretrained(target.classifier, facts.num_classes)
+        return target.eval(), f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
+    load_weights(target.classifier, plan.weights)
+    return target.eval(), f"{name} {plan.weights}"
+
+
+def training_data(plan: EvaluationPlan) -> Node:
+    """The configuration of the data that the target was trained on, from where they lie now.
+
+    Batches are those of that training: what an attacker trains must not depend on the batches of
+    an evaluation.
+    """
+    if plan.checkpoint is None:
+        return plan.data
+    then = read_recipe(plan.checkpoint)["data"]
+    if then["class_path"] != plan.data["class_path"]:
+        return plan.data
+    places = {key: value for key, value in (plan.data.get("init_args") or {}).items() if key in PLACES}
+    return {**then, "init_args": {**(then.get("init_args") or {}), **places}}
+
+
+def data_name(plan: EvaluationPlan) -> str:
+    """The data set's name in the report: its class, and its folder where it has one."""
+    root = (plan.data.get("init_args") or {}).get("root")
+    return plan.data["class_path"].rpartition(".")[2] + (f" {root}" if root else "")

@@ -1,0 +1,116 @@
+"""The plan of an evaluation: everything that its figures depend on, in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from robusttrain.core.errors import OptionError, UserError, at_least
+from robusttrain.evaluation.audit import LEAST
+from robusttrain.evaluation.precision import Precision
+
+#: A part of the configuration: {"class_path": ..., "init_args": {...}}.
+Node = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What is evaluated, how it is attacked and scored, and where the results go.
+
+    The command line, YAML and Python all end here. A plan is complete, so nothing downstream fills
+    in defaults; it is plain, so it is written into ``results.json`` and read back from there.
+
+    Args:
+        model: node of the network f_a.
+        attacks: nodes of the attacks by name, each with its source.
+        data: node of the data set.
+        defense: node of what stands before f_a; None for nothing.
+        checkpoint: file that train.py left, whose weights are taken; None for a network of its own.
+        weights: weights of a network without a checkpoint: safetensors or a state dict.
+        trust: packages besides robusttrain whose classes a checkpoint may name.
+        suites: suites that were named: their conditions decide which attacks apply.
+        asked: attacks that were named by themselves: they stay in any case.
+        epsilon: radius of the threat, for every attack.
+        images: size of a seeded subset of the test images.
+        draws: fresh draws of a random defense that score an image.
+        precision: in which attacks differentiate; auto: the faster one here, where rounding leaves
+            an attack as strong. Verdicts are always in float32.
+        survivors: attack only images that no attack before broke.
+        surrogate_epochs: epochs of models that an attacker trains first.
+        seed: of every random number.
+        output: folder for results.json and the journal.
+        fresh: drop what an unfinished run left in --output.
+        audit: look for weak attacks and masked gradients.
+        audit_images: of its sample; default: by cost, 8 to 32.
+        strict: exit code 3 unless the audit's verdict is sound.
+        save_images: keep adversarial images (safetensors).
+        save_verdicts: keep each image's verdicts (safetensors).
+        export: png: write adversarial images as files, and judge those too.
+        checkpoints: folder where the newest checkpoint is looked for, and an attacker's models are kept.
+        trainer: options of Lightning's Trainer.
+
+    Raises:
+        OptionError: a value that cannot work.
+        UserError: options that exclude each other.
+    """
+
+    model: Node
+    attacks: dict[str, Node]
+    data: Node
+    defense: Node | None = None
+    checkpoint: str | None = None
+    weights: str | None = None
+    trust: list[str] = field(default_factory=list)
+    suites: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    epsilon: float | None = None
+    images: int | None = None
+    draws: int = 10
+    precision: Precision = "auto"
+    survivors: bool = False
+    surrogate_epochs: int | None = None
+    seed: int = 0
+    output: str = "results/newest"
+    fresh: bool = False
+    audit: bool = True
+    audit_images: int | None = None
+    strict: bool = False
+    save_images: bool = False
+    save_verdicts: bool = False
+    export: str | None = None
+    checkpoints: str = "checkpoints"
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("--draws", self.draws, 1)
+        at_least("--seed", self.seed, 0)
+        if self.surrogate_epochs is not None:
+            at_least("--surrogate_epochs", self.surrogate_epochs, 1)
+        if self.audit_images is not None:
+            at_least("--audit_images", self.audit_images, LEAST)
+        if self.strict and not self.audit:
+            raise UserError("--strict true needs the audit: leave out --audit false")
+
+    def without(self, attacks: Mapping[str, str]) -> EvaluationPlan:
+        """The plan without some attacks, given by name."""
+        left = {name: node for name, node in self.attacks.items() if name not in attacks}
+        return replace(self, attacks=left)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `from_json` makes the same plan."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> EvaluationPlan:
+        """The plan that ``to_json`` wrote.
+
+        Raises:
+            UserError: something is missing, or unknown here.
+        """
+        known = {each.name for each in fields(cls)}
+        if unknown := sorted(set(found) - known):
+            raise UserError(f"plan: {unknown[0]} is unknown to this version of robusttrain")
+        if missing := sorted({"model", "attacks", "data"} - set(found)):
+            raise OptionError(f"plan.{missing[0]}", None, "a plan needs it")
+        return cls(**found)

@@ -1,0 +1,151 @@
+"""``results.json`` as objects: each figure, and all that explains it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation.plan import EvaluationPlan
+
+#: Of the form of results.json; 1 was that of version 0.1, without a plan.
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An accuracy with its 95 % interval over images, each in [0, 1]; None where no image counts."""
+
+    accuracy: float | None
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Figure:
+        """A row of results.json."""
+        value = row["accuracy"] if "accuracy" in row else row["robust_accuracy"]
+        return cls(value, *row["ci95"])
+
+    def __str__(self) -> str:
+        if self.accuracy is None:
+            return "-"
+        return f"{100 * self.accuracy:.1f} % ({100 * self.low:.1f} - {100 * self.high:.1f})"
+
+
+@dataclass(frozen=True)
+class AttackFigures:
+    """What one attack left of the target, and what it cost.
+
+    Attributes:
+        robust: accuracy on what the attack returned.
+        success_rate: share of the images that were right before; None where there were none.
+        success_rate_of: how many those were.
+        largest_perturbation: in the threat's norm, pixel values in [0, 1].
+        gradients: gradient evaluations an image.
+        queries: forward passes alone, an image.
+        seconds: over all processes.
+        knows: what the attacker knew.
+        precision: in which it differentiated.
+        preset: its node, all values included.
+    """
+
+    robust: Figure
+    success_rate: float | None
+    success_rate_of: int
+    largest_perturbation: float
+    gradients: float
+    queries: float
+    seconds: float
+    knows: str
+    precision: str
+    preset: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The figures of one evaluation.
+
+    Attributes:
+        clean: without an attack.
+        attacks: by name.
+        worst_case: per image over all attacks.
+        plan: what was evaluated; `robusttrain.evaluation.plan.EvaluationPlan`.
+        json: the whole content of the file: target, weights' hash, indices of the images, versions,
+            processor, what was left out and why, the audit.
+    """
+
+    clean: Figure
+    attacks: Mapping[str, AttackFigures]
+    worst_case: Figure
+    plan: EvaluationPlan
+    json: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Results:
+        """From the content of a results.json."""
+        plan = EvaluationPlan.from_json(found["plan"])
+        attacks = {
+            name: AttackFigures(
+                Figure.of(row),
+                row["success_rate"],
+                row["success_rate_of"],
+                row["largest_perturbation"],
+                row["gradient_evaluations_per_image"],
+                row["queries_per_image"],
+                row["seconds"],
+                row["knows"],
+                found["precision"]["attacks"][name],
+                plan.attacks[name],
+            )
+            for name, row in found["attacks"].items()
+        }
+        return cls(Figure.of(found["clean"]), attacks, Figure.of(found["worst_case"]), plan, found)
+
+
+def read_results(path: str | Path) -> Results:
+    """The results that evaluate.py wrote.
+
+    Args:
+        path: of results.json, or of the folder that holds it.
+
+    Raises:
+        UserError: no such file, no results, or results of a version that kept no plan.
+    """
+    path = Path(path)
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): name a results.json") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON: name a results.json that evaluate.py wrote") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        told = "of version 0.1, which kept no plan" if schema is None else f"of schema {schema}"
+        raise UserError(f"{path}: is {told}; this version reads schema {SCHEMA}: evaluate again")
+    try:
+        return Results.from_json(found)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged: {error}: evaluate again") from error
+
+
+#: Of a results.json, what says nothing about the model: it may differ from run to run.
+_PASSING = {"seconds", "audit_seconds", "processor", "command", "output", "plan"}
+
+
+def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
+    """What differs between the contents of two results.json, but for time and place, a line each."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            if key not in _PASSING:
+                yield from changes(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+    elif before != now:
+        yield f"{where}: was {_short(before)}, is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,80 @@
+"""results.json explains its figures, is read back as objects, and can be repeated."""
+
+import json
+
+import pytest
+import torch
+
+import robusttrain
+from robusttrain.storage.files import hash_of_weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def evaluated(command, trained, tmp_path):
+    """An evaluation of two attacks on 12 images."""
+    attacks = ["--attack", "bpda-i-quick", "--attack", "wt", "--attack.wt.steps", 2]
+    size = ["--images", 12, "--draws", 2, "--trainer.accelerator", "cpu"]
+    done = command("evaluate.py", "--checkpoint", trained.best, *attacks, *size, "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    return tmp_path / "out"
+
+
+def test_results_explain_themselves(evaluated, trained):
+    found = json.loads((evaluated / "results.json").read_text())
+    assert found["schema"] == 2
+    assert found["command"].startswith("python evaluate.py --audit false")
+    assert found["weights"] == hash_of_weights(robusttrain.load(trained.best))
+    assert len(found["indices"]) == len(set(found["indices"])) == 12
+    assert found["plan"]["attacks"]["wt"]["init_args"]["steps"] == 2
+    assert found["versions"]["torch"] == torch.__version__
+    assert {"capability", "cores", "threads"} <= found["processor"].keys()
+
+    results = robusttrain.read_results(evaluated)
+    assert results.clean.accuracy == found["clean"]["accuracy"]
+    assert results.worst_case.low == found["worst_case"]["ci95"][0]
+    row = results.attacks["wt"]
+    assert (row.robust.accuracy, row.gradients) == (found["attacks"]["wt"]["robust_accuracy"], 2)
+    assert (row.precision, row.preset["init_args"]["steps"]) == ("float32", 2)
+    assert results.plan.checkpoint == str(trained.best)
+
+
+def test_the_same_comes_out_again_and_what_differs_is_told(command, evaluated):
+    done = command("evaluate.py", "--again", evaluated)
+    assert (done.code, done.err.splitlines()[-1]) == (0, "again: the same"), done.err
+    path = evaluated / "results.json"
+    found = json.loads(path.read_text())
+    found["attacks"]["wt"]["robust_accuracy"] = 0.123
+    found["weights"] = "another"
+    path.write_text(json.dumps(found))
+    done = command("evaluate.py", "--again", path)
+    assert done.code == 4
+    assert "differs: attacks.wt.robust_accuracy: was 0.123, is " in done.err
+    assert 'differs: weights: was "another"' in done.err
+    assert done.err.splitlines()[-1] == "again: 2 figures or facts differ"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read"),
+        ("no", "is no JSON"),
+        ("{}", "of version 0.1, which kept no plan"),
+        ('{"schema": 9}', "of schema 9; this version reads schema 2"),
+        ('{"schema": 2}', "is damaged"),
+    ],
+)
+def test_what_cannot_be_repeated_is_told(command, tmp_path, content, told):
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    done = command("evaluate.py", "--again", path)
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_nothing_is_changed_on_the_way(command, evaluated):
+    done = command("evaluate.py", "--again", evaluated, "--seed", 1)
+    assert done.code == 2
+    assert "repeats an evaluation as it was: leave out --seed" in done.err

@@ -1,0 +1,55 @@
+"""The plan of an evaluation: complete, checked, comparable, and the same after a file."""
+
+import dataclasses
+import json
+
+import pytest
+
+from robusttrain.config.evaluation import read_plan
+from robusttrain.core.errors import OptionError, UserError
+from robusttrain.evaluation.plan import EvaluationPlan
+
+MODEL = {"class_path": "robusttrain.models.MLP", "init_args": {}}
+DATA = {"class_path": "robusttrain.data.Digits", "init_args": {}}
+PLAN = EvaluationPlan(MODEL, {"pgd": {"class_path": "robusttrain.attacks.ProjectedGradient"}}, DATA)
+LINE = ["--model", "mlp", "--attack", "pgd-quick", "--attack.steps", "3", "--epsilon", "0.1", "--images", "7"]
+
+
+def test_a_command_line_ends_in_a_plan_without_gaps():
+    plan = read_plan(LINE)
+    assert plan.attacks["pgd-quick"]["init_args"]["steps"] == 3
+    assert plan.attacks["pgd-quick"]["init_args"]["threat"]["init_args"]["epsilon"] == 0.1
+    assert plan.data["class_path"] == "robusttrain.data.Digits"
+    assert (plan.images, plan.draws, plan.precision, plan.asked) == (7, 10, "auto", ["pgd-quick"])
+    assert plan == read_plan(LINE)
+    assert plan != read_plan([*LINE, "--seed", "1"])
+
+
+def test_a_plan_survives_a_file():
+    for plan in (PLAN, read_plan(LINE)):
+        assert EvaluationPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_every_field_is_said_in_the_help():
+    documented = EvaluationPlan.__doc__
+    for each in dataclasses.fields(EvaluationPlan):
+        assert f"        {each.name}: " in documented, each.name
+
+
+def test_what_cannot_work_is_refused():
+    for wrong, told in (
+        ({"draws": 0}, "--draws = 0"),
+        ({"seed": -1}, "--seed = -1"),
+        ({"surrogate_epochs": 0}, "--surrogate_epochs = 0"),
+        ({"audit_images": 1}, "--audit_images = 1"),
+    ):
+        with pytest.raises(OptionError, match=told):
+            dataclasses.replace(PLAN, **wrong)
+    with pytest.raises(UserError, match="needs the audit"):
+        dataclasses.replace(PLAN, strict=True, audit=False)
+    with pytest.raises(UserError, match="colour is unknown"):
+        EvaluationPlan.from_json({**PLAN.to_json(), "colour": 1})
+    with pytest.raises(OptionError, match=r"plan\.model"):
+        EvaluationPlan.from_json({"attacks": {}, "data": DATA})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PLAN.seed = 2
