@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from robusttrain import fast_copy
 from robusttrain.attacks import Checkpoint, ClassifierOnly, Ensemble, EnsemblePattern, MeanStart
-from robusttrain.config.attacks import scenarios, split_attacks
+from robusttrain.config.attacks import split_attacks, unopened
 from robusttrain.config.suites import entries
 from studies.models import configuration, initial_network
 from studies.parts import Argument, Point, Training
@@ -56,7 +56,7 @@ def _attacking(point: Point, f_a: float, f_b: float) -> float:
     targets = [argument for argument in point.arguments if isinstance(argument, Training)]
     steps = int(options.get("--defense.steps", targets[0].steps if targets else 0))
     through_g = f_a + steps * f_b
-    each, found = 0.0, scenarios(names, overrides)
+    each, found = 0.0, unopened(names, overrides)
     names = _applying(point, names, targets[:1], steps)
     for scenario in map(found.__getitem__, names):
         cost = scenario.attack.cost()
@@ -96,7 +96,7 @@ def _transferring(
     models = sum(1 for _ in takewhile(lambda argument: not argument.startswith("--"), arguments[first:]))
     # Held-out ensembles have all models but one each, and their members are evaluated twice over.
     passes = models + (2 * models * (models - 1) if "--held_out" in arguments else 0)
-    costs = [scenario.attack.cost() for scenario in scenarios(names, overrides).values()]
+    costs = [scenario.attack.cost() for scenario in unopened(names, overrides).values()]
     return images * passes * f_a * sum(cost.gradients + 0.4 * cost.queries for cost in costs)
 
 
