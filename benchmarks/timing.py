@@ -7,7 +7,6 @@ that each can have its own memory policy; the processes take turns too.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import platform
 import statistics
@@ -27,6 +26,7 @@ from robusttrain.config.presets import read
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.processor import processor
 from robusttrain.data import ImageData, ImageFolder, ImageNet
+from robusttrain.storage.files import laid_out
 from robusttrain.storage.weights import load_weights
 
 #: Which side keeps freed memory (`robusttrain.core.allocator`), by policy.
@@ -142,7 +142,7 @@ def machine() -> dict[str, Any]:
 
 def write(report: dict[str, Any], path: str) -> None:
     """Print a report and keep it as JSON."""
-    text = json.dumps(report, indent=2)
+    text = laid_out(report)
     print(text)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text + "\n")

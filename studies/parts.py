@@ -120,7 +120,9 @@ def fingerprint(arguments: Arguments) -> str:
         kind = str(option).removeprefix("--")
         # A preset that was changed is another setting.
         if kind in presets.KINDS and (path := presets.names(kind).get(str(value))):
-            identities.append(_preset(path.resolve(), path.stat().st_mtime_ns))
+            # Any of its kind: it may be like another one.
+            changed = max(file.stat().st_mtime_ns for file in presets.names(kind).values())
+            identities.append(_preset(path.resolve(), changed))
     return hash_of_json(identities)[:12]
 
 

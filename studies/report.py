@@ -54,18 +54,19 @@ def write(
         "adversarial training": f"{scale.inner_steps} steps",
         "attack options": " ".join(map(str, scale.attack)) or "those of the presets",
     }
+    threat = {"norm": "linf", "epsilon": epsilon}
     told = {
         "study": study.name,
         "title": study.title,
         "command": study.command,
         "scale": scale.name,
         "settings": {"about": scale.about, "setting": setting} if setting else settings,
-        "threat": {"norm": "linf", "epsilon": epsilon},
+        "threat": threat,
         "images": images,
         "draws": scale.draws,
         "notes": list(notes),
         "table": [dict(zip(columns, map(str, row), strict=True)) for row in rows],
-        "points": {label: _short(point) for label, point in found.items()},
+        "points": {label: kept(point, label, threat) for label, point in found.items()},
     }
     transformation = (
         f"{told_images} test images, {scale.draws} draws of g for an image's score; adversarial training with "
@@ -91,9 +92,58 @@ def write(
     console.print(f"written: {Path(study.output)}/study.json, study.md, study.png", soft_wrap=True)
 
 
-def _short(point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point without its pictures."""
-    return {name: value for name, value in point.items() if name != "pictures"}
+#: Of a point: what is to be looked at, and lies in the pictures.
+PICTURES = ("pictures", "classes")
+#: Of a point: what its command says.
+IN_THE_COMMAND = ("target", "data")
+
+
+def kept(point: Mapping[str, Any], label: str, threat: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report tells of a point: every figure, but no pictures and nothing twice.
+
+    An estimate is ``[value, low, high, images]``. A matrix has a row of them for each source, one for
+    each of its ``targets``, with the number of images beside the rows where it is one for all. The
+    file that the point was kept in says more, and in more digits.
+    """
+    said = {"label": label, "threat": dict(threat), "audit": [], "left_out": {}, "survivors": False}
+    told = {}
+    for name, value in point.items():
+        if name in (*PICTURES, *IN_THE_COMMAND) or (name in said and said[name] == value):
+            continue
+        if name == "models" and all("defense" in model for model in value.values()):
+            value = list(value)  # how they are built stands in their checkpoints
+        told[name] = _shortened(value)
+    return told
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if value.keys() == {"value", "ci95", "images"}:
+            estimate = (value["value"], *(value["ci95"] or (None, None)), value["images"])
+            return _shortened(estimate)
+        short = {name: _shortened(item) for name, item in value.items()}
+        if "cells" in value:
+            return _matrix(short)
+        if isinstance(seconds := value.get("seconds"), Mapping):  # of each source
+            short["seconds"] = round(sum(seconds.values()), 1)
+        return short
+    if isinstance(value, list | tuple):
+        return [float(f"{item:.4g}") if isinstance(item, float) else _shortened(item) for item in value]
+    return value
+
+
+def _matrix(found: dict[str, Any]) -> dict[str, Any]:
+    """A matrix of estimates, with its targets and the number of images named once."""
+    rows = found["cells"]
+    targets = list(next(iter(rows.values()), {}))
+    if any(list(row) != targets for row in rows.values()):
+        return found
+    cells = {name: list(row.values()) for name, row in rows.items()}
+    counts = {cell[-1] for row in cells.values() for cell in row}
+    if len(counts) == 1:
+        cells = {name: [cell[:-1] for cell in row] for name, row in cells.items()}
+        found["images"] = counts.pop()
+    return {**found, "targets": targets, "cells": cells}
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

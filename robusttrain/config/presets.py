@@ -2,6 +2,10 @@
 
 ``configs/KIND/NAME.yaml`` is a partial configuration. Names are looked for in ``configs/`` of the working directory
 first, then in the repository that this package stands in, then in the installed package.
+
+A preset may say ``like: NAME`` and then only what is different: the other preset of its kind is
+read first, and this one's values are laid over it (`laid_over`). Whoever reads a preset gets the
+whole; nobody else sees the key.
 """
 
 from __future__ import annotations
@@ -54,20 +58,87 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
 
 
 def read(kind: str, name: str, option: str | None = None) -> dict[str, Any]:
-    """The content of a preset; arguments as for ``find``.
+    """The whole content of a preset; arguments as for ``find``.
 
     Raises:
-        UserError: no such preset, or a file that is no YAML mapping.
+        UserError: no such preset, a file that is no YAML mapping, or presets that are like each
+            other in a circle.
     """
-    return read_yaml(find(kind, name, option), f"{option or '--' + kind} {name}")
+    return _whole(find(kind, name, option), f"{option or '--' + kind} {name}", kind)
 
 
 def read_yaml(path: Path, option: str) -> dict[str, Any]:
-    """The content of a YAML file that ``option`` named.
+    """The whole content of a YAML file that ``option`` named.
+
+    A preset's kind, where it says ``like``, is that of the option, or of the folder that the file
+    lies in.
 
     Raises:
-        UserError: it cannot be read, or is no mapping.
+        UserError: it cannot be read, is no mapping, or is like what is no preset.
     """
+    named = (option.removeprefix("--"), path.absolute().parent.name)
+    return _whole(path, option, next((kind for kind in named if kind in KINDS), None))
+
+
+def laid_over(base: Any, value: Any) -> Any:
+    """``value`` over ``base``: mappings key by key, whatever else as a whole, null too.
+
+    A part of another class keeps none of the arguments that the base gives its own class.
+    """
+    if not isinstance(base, dict) or not isinstance(value, dict):
+        return value
+    if "class_path" in value and value["class_path"] != base.get("class_path"):
+        base = {key: item for key, item in base.items() if key != "init_args"}
+    laid = {key: laid_over(base.get(key), item) for key, item in value.items()}
+    return {**base, **laid}
+
+
+def _whole(
+    path: Path,
+    option: str,
+    kind: str | None,
+    within: tuple[Path, ...] = (),
+) -> dict[str, Any]:
+    """The content of a file over that of the preset that it is like, if it is like any.
+
+    Args:
+        path: of the file.
+        option: what the user typed, for error messages.
+        kind: of the preset; None for a file that is none, which cannot be like one.
+        within: the files that are like this one.
+    """
+    content = _mapping(path, option)
+    if "like" not in content:
+        return content
+    name, where = content.pop("like"), f"{option}: {path}: like"
+    if kind is None:
+        raise UserError(f"{where}: only a preset can be like another, and this file is none")
+    if not isinstance(name, str):
+        raise UserError(f"{where} = {name!r}: must be a preset's name, or a path to a YAML file")
+    within = (*within, path.resolve())
+    other = _other(kind, name, path, where)
+    if (found := other.resolve()) in within:
+        circle = " -> ".join(item.stem for item in (*within[within.index(found) :], found))
+        raise UserError(f"{where}: presets are like each other in a circle: {circle}")
+    whole: dict[str, Any] = laid_over(_whole(other, option, kind, within), content)
+    return whole
+
+
+def _other(kind: str, name: str, path: Path, where: str) -> Path:
+    """The file that the one at ``path`` is like.
+
+    Beside it first: what lies in the working directory does not change what a preset of this
+    repository means.
+    """
+    is_file = name.endswith((".yaml", ".yml"))
+    if is_file or path.absolute().parent.name == kind:
+        beside = path.parent / (name if is_file else f"{name}.yaml")
+        if beside.is_file():
+            return beside
+    return find(kind, name, where)
+
+
+def _mapping(path: Path, option: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:

@@ -34,7 +34,46 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_json(found: Mapping[str, Any], path: Path) -> None:
     """`write_whole` of a mapping as JSON."""
-    write_whole(path, (json.dumps(found, indent=2) + "\n").encode())
+    write_whole(path, (laid_out(found) + "\n").encode())
+
+
+def laid_out(value: Any, width: int = 160) -> str:
+    """JSON for readers: what fits stands on one line, and no number takes a line of its own.
+
+    Args:
+        value: what json.dumps takes.
+        width: columns that lines should keep to; a long text goes beyond them.
+    """
+    return _laid_out(value, width, 0, 0)
+
+
+def _laid_out(value: Any, width: int, depth: int, taken: int) -> str:
+    """``taken`` are the columns of the first line that others fill: indentation, key and comma."""
+    line = json.dumps(value)
+    if not isinstance(value, dict | list) or not value or (depth and taken + len(line) <= width):
+        return line
+    opened, closed = "{}" if isinstance(value, dict) else "[]"
+    parts = []
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        # With what json.dumps makes of a key that is no text.
+        name = json.dumps({key: 0})[1:-2] if isinstance(value, dict) else ""
+        parts.append(name + _laid_out(item, width, depth + 1, depth + len(name) + 2))
+    parts = [f"{part}," for part in parts[:-1]] + parts[-1:]
+    flat = depth > 0 and not any("\n" in part for part in parts)
+    lines = [opened]
+    for part in parts:
+        # At the root one on a line; elsewhere as many as it holds, but for those of several lines.
+        if lines[-1] == opened:
+            joined, room = opened + part, width - taken
+        else:
+            joined, room = f"{lines[-1]} {part}", width - (taken if len(lines) == 1 else depth + 1)
+        if flat or lines[-1] != opened:
+            fits = depth and "\n" not in joined and len(joined) < room
+            lines[-1:] = [joined] if fits else [lines[-1], part]
+        else:
+            lines.append(part)
+    pad = "\n" + " " * (depth + 1)
+    return pad.join(lines) + (closed if flat else f"{pad[:-1]}{closed}")
 
 
 def writable(folder: Path, option: str) -> Path:

@@ -1,5 +1,7 @@
 """Presets: found by name, the nearest name suggested, and every one that is shipped can be built."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from torch import nn
@@ -29,6 +31,15 @@ def test_every_preset_says_what_it_is(kind):
     for name, path in presets.names(kind).items():
         assert presets.about(path), name
         assert presets.read(kind, name), name
+
+
+@pytest.mark.parametrize("kind", presets.KINDS)
+def test_no_reader_of_a_preset_sees_what_it_is_like(kind):
+    for name, path in presets.names(kind).items():
+        whole = presets.read(kind, name)
+        assert "like" not in whole, name
+        # As a file of any option, and as f_b's training is read.
+        assert presets.read_yaml(path, f"--{kind}") == presets.read_yaml(path, "--config") == whole
 
 
 @pytest.mark.parametrize("name", presets.names("attack"))
@@ -108,3 +119,117 @@ def test_a_preset_on_top_of_another_leaves_nothing_behind():
     first, second = (yaml.safe_dump(presets.read("attack", "pgd")) for _ in range(2))
     scenarios(["pgd"], [("steps", "3")], epsilon=0.5)
     assert first == second == yaml.safe_dump(presets.read("attack", "pgd"))
+
+
+BASE = """
+class_path: package.Attack
+init_args:
+  steps: 5
+  threat: {class_path: package.Linf, init_args: {epsilon: 0.1, clip: true}}
+  attacks: [one, two]
+source: {class_path: package.Target}
+"""
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write a preset of attacks into the working directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "configs" / "attack"
+    folder.mkdir(parents=True)
+
+    def write(name, text):
+        (folder / f"{name}.yaml").write_text(text)
+        return folder / f"{name}.yaml"
+
+    write("base", BASE)
+    return write
+
+
+@pytest.mark.parametrize(
+    ("told", "changed"),
+    [
+        ("knows: labels", {"knows": "labels"}),
+        ("init_args: {steps: 6}", {"steps": 6}),
+        ("init_args: {steps: null}", {"steps": None}),
+        ("init_args: {more: 1}", {"more": 1}),
+        ("init_args: {attacks: [three]}", {"attacks": ["three"]}),
+        ("init_args: {threat: null}", {"threat": None}),
+        (
+            "init_args: {threat: {init_args: {epsilon: 0.2}}}",
+            {"threat": {"class_path": "package.Linf", "init_args": {"epsilon": 0.2, "clip": True}}},
+        ),
+        (
+            "init_args: {threat: {class_path: package.Linf, init_args: {clip: false}}}",
+            {"threat": {"class_path": "package.Linf", "init_args": {"epsilon": 0.1, "clip": False}}},
+        ),
+        (
+            "init_args: {threat: {class_path: package.L2, init_args: {clip: false}}}",
+            {"threat": {"class_path": "package.L2", "init_args": {"clip": False}}},
+        ),
+        ("init_args: {threat: {class_path: package.L2}}", {"threat": {"class_path": "package.L2"}}),
+    ],
+)
+def test_a_preset_like_another_says_what_is_different(told, changed, written):
+    written("mine", f"like: base\n{told}\n")
+    expected = yaml.safe_load(BASE)
+    if "knows" in changed:
+        expected |= changed
+    else:
+        expected["init_args"] |= changed
+    assert presets.read("attack", "mine") == expected
+
+
+def test_another_class_keeps_what_stands_beside_its_arguments(written):
+    written("mine", "like: base\nclass_path: package.Other\ninit_args: {queries: 3}\n")
+    source = {"class_path": "package.Target"}
+    expected = {"class_path": "package.Other", "init_args": {"queries": 3}, "source": source}
+    assert presets.read("attack", "mine") == expected
+
+
+def test_chains_and_files(written, tmp_path):
+    written("middle", "like: base\ninit_args: {steps: 6}\n")
+    own = tmp_path / "elsewhere"
+    own.mkdir()
+    (own / "first.yaml").write_text("like: middle\ninit_args: {attacks: []}\n")
+    (own / "second.yaml").write_text("like: first.yaml\nknows: labels\n")
+    (tmp_path / "third.yaml").write_text("like: elsewhere/second.yaml\nsource: null\n")
+    expected = yaml.safe_load(BASE) | {"knows": "labels", "source": None}
+    expected["init_args"] |= {"steps": 6, "attacks": []}
+    assert presets.read("attack", "third.yaml") == expected
+
+
+def test_the_working_directory_does_not_change_shipped_presets(written):
+    before = presets.read("attack", "bpda-eot")
+    written("bpda-i", "class_path: package.Mine\n")
+    assert presets.read("attack", "bpda-eot") == before
+    written("mine", "like: bpda-i\n")
+    assert presets.read("attack", "mine") == {"class_path": "package.Mine"}
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"mine": "like: mine"}, "circle: mine -> mine"),
+        ({"mine": "like: a", "a": "like: b", "b": "like: a"}, "circle: a -> b -> a"),
+        ({"mine": "like: bsae"}, "like bsae: no such preset; did you mean base"),
+        ({"mine": "like: nowhere.yaml"}, "like nowhere.yaml: no such file"),
+        ({"mine": "like: [base]"}, "like = ['base']: must be a preset's name"),
+        ({"mine": "like: a", "a": "- 1"}, "must be a mapping"),
+    ],
+)
+def test_what_cannot_be_like_another_is_one_line(files, said, written):
+    for name, text in files.items():
+        written(name, text)
+    with pytest.raises(UserError) as caught:
+        presets.read("attack", "mine", "--attack")
+    told = str(caught.value)
+    assert told.startswith("--attack mine: ")
+    assert said in told
+    assert "\n" not in told
+
+
+def test_a_file_of_config_is_like_nothing(written, tmp_path):
+    (tmp_path / "mine.yaml").write_text("like: base\n")
+    with pytest.raises(UserError, match="--config: mine.yaml: like: only a preset"):
+        presets.read_yaml(Path("mine.yaml"), "--config")

@@ -9,7 +9,7 @@ import torch
 from robusttrain.attacks import Linf, ProjectedGradient, Target
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Engine, Scenario, merge, results, table
-from robusttrain.storage.files import writable, write_json
+from robusttrain.storage.files import laid_out, writable, write_json
 
 
 def part(*indices):
@@ -84,3 +84,40 @@ def test_folders_are_proved_writable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^--output .*file/below: cannot be written to \(.+\)"):
         writable(tmp_path / "file" / "below", "--output")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"a": []},
+        {"a": 1, "b": None, "c": "a, b: {\n}", "ü": [True, float("inf")]},
+        {"numbers": list(range(300)), "table": [{"name": "x" * 50, "value": 0.5, "row": [1] * 60}] * 3},
+        {"long": "x" * 300, "deep": {"x": {"long": "y" * 300, "list": [[0.1] * 40] * 3}}},
+        {1: {2: [0.5] * 99}, None: {True: "x" * 170}},
+        [[1, 2], [], {}],
+    ],
+)
+def test_json_for_readers_is_the_same_json(value):
+    text = laid_out(value)
+    assert text.splitlines() == [line.rstrip() for line in text.splitlines()]
+    assert json.dumps(json.loads(text)) == json.dumps(json.loads(json.dumps(value)))
+    texts = [line for line in text.splitlines() if "xx" not in line and "yy" not in line]
+    assert max(map(len, texts)) <= 160
+
+
+def test_json_for_readers_is_short():
+    found = {"attacks": {"pgd": {"ci95": [0.25, 0.75]}}, "table": [{"a": "x" * 90, "b": "y" * 90, "c": 1}] * 2}
+    assert laid_out({**found, "draws": list(range(60))}).splitlines() == [
+        "{",
+        ' "attacks": {"pgd": {"ci95": [0.25, 0.75]}},',
+        ' "table": [',
+        f'  {{"a": "{"x" * 90}",',
+        f'   "b": "{"y" * 90}", "c": 1}},',
+        f'  {{"a": "{"x" * 90}",',
+        f'   "b": "{"y" * 90}", "c": 1}}',
+        " ],",
+        f' "draws": [{", ".join(map(str, range(39)))},',
+        f"  {', '.join(map(str, range(39, 60)))}]",
+        "}",
+    ]

@@ -67,7 +67,14 @@ def test_a_changed_preset_is_another_setting(tmp_path, monkeypatch):
     preset.write_text("class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {steps: 1}\n")
     before = fingerprint(("--attack", "mine"))
     preset.write_text("class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {steps: 2}\n")
-    assert fingerprint(("--attack", "mine")) != before
+    changed = fingerprint(("--attack", "mine"))
+    assert changed != before
+    # What it is like counts, and how it is written does not.
+    (tmp_path / "configs" / "attack" / "first.yaml").write_text(preset.read_text())
+    preset.write_text("like: first\n")
+    assert fingerprint(("--attack", "mine")) == changed
+    (tmp_path / "configs" / "attack" / "first.yaml").write_text("like: pgd\n")
+    assert fingerprint(("--attack", "mine")) not in (before, changed)
 
 
 def test_what_a_point_rests_on_comes_first():

@@ -84,6 +84,54 @@ def test_cost_counts_steps_draws_and_images(monkeypatch):
     assert cost.seconds(SMOKE, [SMOKE.adversarial()], []) == pytest.approx(512 * 1.5 * 3 + cost.OVERHEAD)
 
 
+def estimate(value, images=9):
+    return {"value": value, "ci95": [value / 2, 2 * value], "images": images}
+
+
+def test_a_report_tells_every_figure_of_a_point_once():
+    threat = {"norm": "linf", "epsilon": 0.031}
+    cells = {"a": {"a": estimate(0.123456), "b": estimate(0.25)}}
+    cells["all but b"] = {"a": estimate(0.5), "b": {"value": None, "ci95": None, "images": 9}}
+    point = {
+        "label": "mine",
+        "command": "python evaluate.py",
+        "target": "a.ckpt",
+        "pictures": [[0.1]],
+        "classes": {"a": [[1, 2]]},
+        "models": {"a": {"model": {"class_path": "x"}, "defense": None}},
+        "threat": threat,
+        "audit": [],
+        "clean": {"accuracy": 0.123456, "ci95": [0.1, 0.2]},
+        "attacks": {"fgsm": {"success": {"unit": "%", "cells": cells}, "seconds": {"a": 1.25, "b": 2}}},
+        "curve": [(1, estimate(0.1)), (2, estimate(0.2, 8))],
+        "seconds": 12.5,
+    }
+    row = {"unit": "%", "images": 9, "targets": ["a", "b"]}
+    row["cells"] = {
+        "a": [[0.1235, 0.06173, 0.2469], [0.25, 0.125, 0.5]],
+        "all but b": [[0.5, 0.25, 1.0], [None, None, None]],
+    }
+    assert report.kept(point, "mine", threat) == {
+        "command": "python evaluate.py",
+        "models": ["a"],
+        "clean": {"accuracy": 0.123456, "ci95": [0.1, 0.2]},
+        "attacks": {"fgsm": {"success": row, "seconds": 3.2}},
+        "curve": [[1, [0.1, 0.05, 0.2, 9]], [2, [0.2, 0.1, 0.4, 8]]],
+        "seconds": 12.5,
+    }
+    other = report.kept({**point, "audit": ["luck"]}, "yours", {"norm": "l2", "epsilon": 1.0})
+    assert (other["label"], other["threat"], other["audit"]) == ("mine", threat, ["luck"])
+
+
+def test_counts_that_differ_stay_in_their_cells():
+    matrix = {"cells": {"a": {"a": estimate(0.5, 9), "b": estimate(0.5, 8)}}}
+    (found,) = report.kept({"same": matrix}, "", {}).values()
+    assert found == {"targets": ["a", "b"], "cells": {"a": [[0.5, 0.25, 1.0, 9], [0.5, 0.25, 1.0, 8]]}}
+    ragged = {"cells": {"a": {"b": estimate(0.5)}, "b": {"a": estimate(0.5)}}}
+    (found,) = report.kept({"same": ragged}, "", {}).values()
+    assert found["cells"]["b"] == {"a": [0.5, 0.25, 1.0, 9]}
+
+
 def test_a_figure_that_lays_itself_out_is_left_alone(tmp_path):
     figure = decision_regions(Regions({"m": torch.zeros(3, 3, dtype=torch.int64)}, 0.1), 0)
     engine = figure.get_layout_engine()
