@@ -12,7 +12,7 @@ from typing import Any
 import robusttrain
 from robusttrain.commands import train
 from robusttrain.config.build import build, fit_to_data
-from robusttrain.config.command_line import plain, read
+from robusttrain.config.training import settings_of
 from robusttrain.core.console import say
 from robusttrain.data import ImageData
 from robusttrain.storage.files import write_json
@@ -101,7 +101,7 @@ def interruptible(command: Callable[[list[str]], None], arguments: list[str]) ->
 
 def configuration(arguments: Sequence[str]) -> tuple[dict[str, Any], ImageData]:
     """What a command line of train.py configures, as plain dicts, and its data module."""
-    config = plain(read(train.parser(), list(arguments), train.KINDS, train.DEFAULTS))
+    config = settings_of(list(arguments))
     data: ImageData = build(config["data"], "data", kind=ImageData)
     for part in ("model", "defense"):
         fit_to_data(config[part], data.facts(), part)

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
 
 from robusttrain.attacks import Attack
 from robusttrain.attacks.parts.gradients import copies_at_once
-from robusttrain.core.errors import OptionError, at_least, below_one
+from robusttrain.core.errors import OptionError, at_least
 from robusttrain.data import Batch
 from robusttrain.evaluation.memory import bytes_per_image, free_bytes
 from robusttrain.training import RobustTraining, TrainingObjective
+from robusttrain.training.plan import TrainingPlan
 
 #: Weights in half or double precision beside images in float32.
 TRUE = ("16-true", "bf16-true", "64-true", "64")
 
 
-def refuse(config: Namespace, training: RobustTraining) -> None:
+def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
     """Raise OptionError if options of train.py exclude each other.
 
     Args:
-        config: the parsed command line.
+        plan: of the training.
         training: what it describes.
     """
-    objective, options = training.objective, config.trainer
+    objective, options = training.objective, SimpleNamespace(**plan.trainer)
     name = type(objective).__name__
-    below_one("--ema", config.ema)
-    at_least("--early_stopping", config.early_stopping, 0)
     if options.accumulate_grad_batches is not None:
         at_least("--trainer.accumulate_grad_batches", options.accumulate_grad_batches, 1)
     parts = options.accumulate_grad_batches or 1
@@ -40,13 +39,11 @@ def refuse(config: Namespace, training: RobustTraining) -> None:
         }.get(name, f"{name} takes a step after every batch")
         fix = f"{why}: set it to 1, with a smaller --data.batch_size if memory is short"
         raise OptionError("--trainer.accumulate_grad_batches", parts, fix)
-    if config.swa.start is not None and config.ema:
-        raise OptionError("--swa.start", config.swa.start, "excludes --ema: choose one mean of the weights")
     every = options.val_check_interval
-    if config.swa.start is not None and every is not None and (isinstance(every, int) or every < 1):
+    if plan.swa.start is not None and every is not None and (isinstance(every, int) or every < 1):
         fix = "with --swa.start weights are averaged when an epoch ends, and validation within one would judge old ones"
         raise OptionError("--trainer.val_check_interval", every, f"{fix}: leave it out")
-    if config.early_stopping and options.limit_val_batches == 0:
+    if plan.early_stopping and options.limit_val_batches == 0:
         fix = "without validation nothing tells when to stop early: leave out --early_stopping"
         raise OptionError("--trainer.limit_val_batches", options.limit_val_batches, fix)
     if str(options.precision) in TRUE:
@@ -57,14 +54,14 @@ def refuse(config: Namespace, training: RobustTraining) -> None:
         fix = f"the schedule {training.schedule} needs an end: give a number, or --training.schedule constant"
         raise OptionError("--trainer.max_epochs", options.max_epochs, fix)
     if options.max_epochs is not None:
-        refuse_never(config, training, options.max_epochs)
+        refuse_never(plan, training, options.max_epochs)
 
 
-def refuse_batches(config: Namespace, training: RobustTraining, trainer: pl.Trainer, batches: int) -> None:
+def refuse_batches(plan: TrainingPlan, training: RobustTraining, trainer: pl.Trainer, batches: int) -> None:
     """Raise OptionError if the limits of a run leave nothing to do, or end it before what was asked for begins.
 
     Args:
-        config: the parsed command line.
+        plan: of the training.
         training: what it describes.
         trainer: built from it.
         batches: of the training data.
@@ -79,10 +76,10 @@ def refuse_batches(config: Namespace, training: RobustTraining, trainer: pl.Trai
     if trainer.max_steps > 0 and length:
         reached = math.ceil(trainer.max_steps / math.ceil(length / trainer.accumulate_grad_batches))
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
-        refuse_never(config, training, reached if epochs < 0 else min(reached, epochs))
+        refuse_never(plan, training, reached if epochs < 0 else min(reached, epochs))
 
 
-def refuse_never(config: Namespace, training: RobustTraining, epochs: int) -> None:
+def refuse_never(plan: TrainingPlan, training: RobustTraining, epochs: int) -> None:
     """Raise OptionError if something would begin only after the last of ``epochs`` epochs; negative: without end."""
     if epochs <= 0:
         return
@@ -93,8 +90,8 @@ def refuse_never(config: Namespace, training: RobustTraining, epochs: int) -> No
     )
     if training.milestones and max(training.milestones) >= epochs:
         raise OptionError("--training.milestones", training.milestones, f"the rate would not drop so often; {last}")
-    if config.swa.start is not None and config.swa.start >= epochs:
-        raise OptionError("--swa.start", config.swa.start, last)
+    if plan.swa.start is not None and plan.swa.start >= epochs:
+        raise OptionError("--swa.start", plan.swa.start, last)
     if training.warmup_epochs >= epochs:
         raise OptionError("--training.warmup_epochs", training.warmup_epochs, f"the rate would only rise; {last}")
     warmup = getattr(objective, "warmup", 0)

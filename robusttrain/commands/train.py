@@ -2,81 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import nn
 
 from robusttrain.commands import reparameterization
 from robusttrain.commands.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.commands.refusals import refuse, refuse_batches, refuse_memory, to_device
 from robusttrain.commands.training_cost import estimate
-from robusttrain.commands.watching import keepers, watchers
-from robusttrain.config.attacks import name_inner_attacks
+from robusttrain.commands.watching import keepers, monitored, watchers
 from robusttrain.config.build import PLACES, build, build_defended, fit_to_data
 from robusttrain.config.checkpoints import READER, as_before, read_recipe, recipe_of
-from robusttrain.config.command_line import add_trainer, new_parser, plain, read, trainer_from
+from robusttrain.config.command_line import trainer_from
+from robusttrain.config.training import read_plan
 from robusttrain.core.console import console, first_process, say
-from robusttrain.core.errors import UserError, at_least, under
+from robusttrain.core.errors import UserError, under
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.data import ImageData, ImageFolder
-from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Scenario, check_classes
 from robusttrain.storage.files import writable
 from robusttrain.training import RobustTraining
 from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy, flat
-
-KINDS = ("data", "model", "defense", "training")
-DEFAULTS = {"data": "digits", "model": "resnet_small", "training": "standard"}
-MONITOR = "robust/worst_case where the objective attacks, else val/accuracy"
-
-
-def parser() -> ArgumentParser:
-    """The options of train.py."""
-    options = new_parser(prog="train.py", description="Train a robust classifier. Presets by name: --list shows all.")
-    options.add_subclass_arguments(ImageData, "data", help="data set: a preset, YAML file or class path")
-    options.add_subclass_arguments(nn.Module, "model", help="network f_a: a preset, YAML file or class path")
-    options.add_argument("--defense", type=Defense | None, default=None, help="what stands before it: likewise")
-    options.add_class_arguments(
-        RobustTraining, "training", skip={"model", "num_classes", "seed"}, instantiate=False, help="how it is trained"
-    )
-    add_trainer(
-        options, {"max_epochs": 30, "num_sanity_val_steps": 0, "enable_model_summary": False, "log_every_n_steps": 20}
-    )
-    options.add_argument("--seed", type=int, default=0, help="of every random number")
-    options.add_argument("--name", type=str | None, default=None, help="of the run; default: data-defense-model")
-    options.add_argument("--checkpoints", type=str, default="checkpoints", help="folder for checkpoints")
-    options.add_argument("--logs", type=str, default="logs", help="folder for TensorBoard")
-    options.add_argument("--ckpt_path", type=str | None, default=None, help="resume from a file; 'last': newest run")
-    options.add_argument("--ema", type=float, default=0.0, help="decay of averaged weights (0.999 say); 0 for none")
-    options.add_argument(
-        "--swa.start", type=int | None, default=None, help="first epoch of a mean of weights; null: none"
-    )
-    options.add_argument("--swa.batches", type=int, default=20, help="training batches for its batch-norm statistics")
-    options.add_argument("--monitor", type=str | None, default=None, help="what 'best' means; default: " + MONITOR)
-    options.add_argument("--early_stopping", type=int, default=0, help="epochs without a better --monitor; 0: never")
-    options.add_argument(
-        "--robust.attacks",
-        type=list[str] | str | None,
-        default=None,
-        help="presets run at validation; default: pgd-quick, or bpda-i-quick where the defense has no useful gradient",
-    )
-    options.add_argument("--robust.epsilon", type=float | None, default=None, help="radius of their threat")
-    options.add_argument("--robust.every", type=int, default=1, help="epochs between two such evaluations; 0: never")
-    options.add_argument("--robust.images", type=int, default=128, help="validation images that are attacked")
-    options.add_argument("--robust.draws", type=int, default=3, help="draws of a random defense that score an image")
-    options.add_argument("--pictures.images", type=int, default=4, help="images of the picture panel; 0: no pictures")
-    options.add_argument("--pictures.every", type=int, default=5, help="epochs between two picture panels")
-    options.add_argument("--guard.drop", type=float, default=0.2, help="fall of robust accuracy that is catastrophic")
-    options.add_argument("--guard.fall", type=float, default=0.05, help="fall that is robust overfitting")
-    options.add_argument("--extra.root", type=str | None, default=None, help="folder of further training images")
-    options.add_argument("--extra.share", type=float, default=0.5, help="share of each batch that is theirs")
-    options.add_argument("--estimate", action="store_true", help="say what training would cost, and stop")
-    options.add_argument("--f_b_training", type=str, default="f_b", help="training preset for an f_b, if one is needed")
-    return options
+from robusttrain.training.plan import TrainingPlan
 
 
 def run(arguments: list[str]) -> None:
@@ -84,49 +35,51 @@ def run(arguments: list[str]) -> None:
     if reparameterization.chosen(arguments):
         reparameterization.run(arguments)
         return
-    arguments, fill = name_inner_attacks(arguments)
-    config = read(parser(), arguments, KINDS, DEFAULTS, fill)
-    at_least("--seed", config.seed, 0)
-    data: ImageData = build(plain(config.data), "data", kind=ImageData)
+    train(read_plan(arguments))
+
+
+def train(plan: TrainingPlan) -> None:
+    """Carry out a plan; what is trained is kept under ``plan.checkpoints``."""
+    data: ImageData = build(plan.data, "data", kind=ImageData)
     facts = data.facts()
-    model, defense = plain(config.model), plain(config.defense)
+    model, defense, settings = copy.deepcopy((plan.model, plan.defense, plan.training))
     fit_to_data(model, facts, "model")
     fit_to_data(defense, facts, "defense")
-    checkpoints = writable(Path(config.checkpoints), "--checkpoints")
-    writable(Path(config.logs), "--logs")
-    settings = plain(config.training)
+    checkpoints = writable(Path(plan.checkpoints), "--checkpoints")
+    writable(Path(plan.logs), "--logs")
     # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not fit it.
-    first_look = build_training(model, defense, settings, config.seed, facts.num_classes)
-    refuse(config, first_look)
+    first_look = build_training(model, defense, settings, plan.seed, facts.num_classes)
+    refuse(plan, first_look)
     first_look.objective.check(first_look.model)
     around = first_look.model.defense is not None and not first_look.model.defense.differentiable
-    watching = watchers(config, around, first_look.objective.inner())
+    monitor = monitored(plan, first_look.objective.inner())
+    watching = watchers(plan, around, first_look.objective.inner())
     attacks = shown(watching)
     sources = Engine(first_look.model, attacks).sources if attacks else {}
-    name = config.name or "-".join(short_name(node) for node in (plain(config.data), defense, model) if node)
-    recipe = recipe_of(model, defense, plain(config.data))
-    recipe |= {"training": settings, "run": {"seed": config.seed, "ema": config.ema}}
+    name = plan.name or "-".join(short_name(node) for node in (plan.data, defense, model) if node)
+    recipe = recipe_of(model, defense, plan.data)
+    recipe |= {"training": settings, "run": {"seed": plan.seed, "ema": plan.ema}}
     if settings["schedule"] in ("cosine", "one_cycle"):
-        recipe["run"]["max_epochs"] = config.trainer.max_epochs  # the schedule depends on it
-    if config.swa.start is not None:
-        recipe["run"]["swa"] = plain(config.swa)
+        recipe["run"]["max_epochs"] = plan.trainer["max_epochs"]  # the schedule depends on it
+    if plan.swa.start is not None:
+        recipe["run"]["swa"] = asdict(plan.swa)
     data.replays = first_look.objective.replays
-    if config.extra.root is not None:
-        recipe["run"]["extra"] = {"images": add_extra(config, data), "share": config.extra.share}
-    resume = resumed(config.ckpt_path, checkpoints / name, recipe)
+    if plan.extra.root is not None:
+        recipe["run"]["extra"] = {"images": add_extra(plan, data), "share": plan.extra.share}
+    resume = resumed(plan.ckpt_path, checkpoints / name, recipe)
     # A file that lies elsewhere starts a folder of its own, beside this run's others.
     at_home = resume is not None and resume.resolve().parent.parent == (checkpoints / name).resolve()
     version = resume.parent.name if resume and at_home else next_version(checkpoints / name)
     folder = checkpoints / name / version
-    keeping = keepers(config, folder)
+    keeping = keepers(plan, monitor, folder)
     trainer = trainer_from(
-        plain(config.trainer),
-        logger=TensorBoardLogger(config.logs, name=name, version=version, default_hp_metric=False),
+        plan.trainer,
+        logger=TensorBoardLogger(plan.logs, name=name, version=version, default_hp_metric=False),
         callbacks=[*watching, *keeping, Dashboard(flat(recipe))],
     )
     data.prepare_data()
     data.setup("fit")
-    refuse_batches(config, first_look, trainer, len(data.train_dataloader()))
+    refuse_batches(plan, first_look, trainer, len(data.train_dataloader()))
     with under("--data"):
         example = data.validation_images(1).images
         check_classes(first_look.model, example, facts.num_classes)
@@ -141,20 +94,20 @@ def run(arguments: list[str]) -> None:
         settings["inner_precision"] = chosen = first_look.inner_precision
         why = speeds or "there is no inner attack that would be as strong in bfloat16"
         say(f"precision: inner attacks differentiate in {chosen}, since {why}")
-    if config.estimate:
-        estimate_all(config, data, trainer, first_look, defense, [*watching, *keeping])
+    if plan.estimate:
+        estimate_all(plan, data, trainer, first_look, defense, [*watching, *keeping])
         return
     del first_look, sources
     if defense is not None:
-        provide_f_b(defense, data, config.f_b_training, checkpoints / "f_b", plain(config.trainer), config.seed)
-    training = build_training(model, defense, settings, config.seed, facts.num_classes)
-    training.recipe = recipe
+        provide_f_b(defense, data, plan.f_b_training, checkpoints / "f_b", plan.trainer, plan.seed)
+    training = build_training(model, defense, settings, plan.seed, facts.num_classes)
+    training.recipe = {**recipe, "plan": plan.to_json()}
 
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
     console.print(f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True)
-    seldom = training.objective.inner() is not None and config.robust.every != 1 and config.monitor == "val/accuracy"
-    why = f", since --robust.every {config.robust.every} leaves epochs without an attack" if seldom else ""
-    console.print(f"best.ckpt: the epoch that is best by {config.monitor}{why}", soft_wrap=True, highlight=False)
+    seldom = training.objective.inner() is not None and plan.robust.every != 1 and monitor == "val/accuracy"
+    why = f", since --robust.every {plan.robust.every} leaves epochs without an attack" if seldom else ""
+    console.print(f"best.ckpt: the epoch that is best by {monitor}{why}", soft_wrap=True, highlight=False)
     if first_process():  # the others save where the first one does: Lightning tells them
         writable(folder, "--checkpoints")
 
@@ -183,7 +136,7 @@ def shown(callbacks: list[pl.Callback]) -> dict[str, Scenario]:
 
 
 def estimate_all(
-    config: Namespace,
+    plan: TrainingPlan,
     data: ImageData,
     trainer: pl.Trainer,
     training: RobustTraining,
@@ -191,27 +144,28 @@ def estimate_all(
     callbacks: list[pl.Callback],
 ) -> None:
     """Say what the run would cost, an f_b that would be trained before it first."""
-    folder = Path(config.checkpoints) / "f_b"
-    for arguments, settings, path in places(defense, data, config.f_b_training, folder, config.seed):
+    folder = Path(plan.checkpoints) / "f_b"
+    for arguments, settings, path in places(defense, data, plan.f_b_training, folder, plan.seed):
         if not path.is_file():
-            console.print(f"f_b: none at hand; first one would be trained ({config.f_b_training}), kept as {path}:")
-            f_b = training_of(arguments["model"], data.facts().num_classes, settings, config.seed)
-            estimate(f_b, data.alone(), f_b_trainer(plain(config.trainer), settings["epochs"]))
+            console.print(f"f_b: none at hand; first one would be trained ({plan.f_b_training}), kept as {path}:")
+            f_b = training_of(arguments["model"], data.facts().num_classes, settings, plan.seed)
+            estimate(f_b, data.alone(), f_b_trainer(plan.trainer, settings["epochs"]))
             console.print("the run itself:")
     estimate(training, data, trainer, callbacks)
 
 
-def add_extra(config: Namespace, data: ImageData) -> int:
+def add_extra(plan: TrainingPlan, data: ImageData) -> int:
     """Give ``data`` the images of ``--extra.root``; how many there are.
 
     Raises:
         UserError: they are not sorted by class, or are of other classes or shape.
     """
-    root, facts = config.extra.root, data.facts()
+    root, facts = plan.extra.root, data.facts()
+    assert root is not None  # else nobody calls
     try:
         extra = ImageFolder(root, data.batch_size, 0.0, image_size=facts.image_size, channels=facts.channels)
         with under("--extra"):
-            return data.add_extra(extra, config.extra.share)
+            return data.add_extra(extra, plan.extra.share)
     except UserError as error:
         if str(error).startswith("--extra"):
             raise
@@ -264,7 +218,7 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
     kept = read_recipe(path).get("training", {}).get("inner_precision", "trainer")
     if recipe["training"]["inner_precision"] == "auto":
         recipe["training"]["inner_precision"] = kept  # what the run began with, whatever is faster by now
-    before, now = (flat(as_before(_without_places(found))) for found in (read_recipe(path), recipe))
+    before, now = (flat(as_before(_comparable(found))) for found in (read_recipe(path), recipe))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise UserError(
@@ -274,7 +228,9 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
     return path
 
 
-def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run must share: neither the places of data, nor what the plan says besides."""
     data = recipe["data"]
+    recipe = {key: value for key, value in recipe.items() if key != "plan"}
     kept = {key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES}
     return {**recipe, "data": {**data, "init_args": kept}}

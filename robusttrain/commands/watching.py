@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import Namespace
 from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
@@ -14,46 +13,54 @@ from pytorch_lightning.callbacks import (
 )
 
 from robusttrain.config.attacks import scenarios
-from robusttrain.config.command_line import listed, plain
 from robusttrain.core.console import say
-from robusttrain.core.errors import OptionError, at_least, under
+from robusttrain.core.errors import OptionError, under
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks import SWA, Overfitting, Pace, Pictures, RobustAccuracy
+from robusttrain.training.plan import TrainingPlan
 
 
-def watchers(config: Namespace, around: bool, inner: Scenario | None = None) -> list[Callback]:
+def monitored(plan: TrainingPlan, inner: Scenario | None) -> str:
+    """What 'best' means, if the plan does not say it.
+
+    Args:
+        plan: of the training.
+        inner: what the objective trains against.
+    """
+    if plan.monitor is not None:
+        return plan.monitor
+    # The epoch that is best on clean images is the one that has overfitted most.
+    return "robust/worst_case" if inner is not None and plan.robust.every == 1 else "val/accuracy"
+
+
+def watchers(plan: TrainingPlan, around: bool, inner: Scenario | None = None) -> list[Callback]:
     """Callbacks that attack during validation.
 
     Args:
-        config: the parsed command line; the default of ``monitor`` is filled in.
+        plan: of the training.
         around: whether attacks have to go around a defense, which has no useful gradient.
         inner: what the objective trains against.
     """
-    at_least("--robust.every", config.robust.every, 0)
-    names = listed(config.robust.attacks) or ["bpda-i-quick" if around else "pgd-quick"]
-    attacks = scenarios(names, epsilon=config.robust.epsilon, option="--robust.attacks")
-    allowed = ["val/accuracy", "val/loss"]
-    if config.robust.every == 1:
+    names = plan.robust.names or ["bpda-i-quick" if around else "pgd-quick"]
+    attacks = scenarios(names, epsilon=plan.robust.epsilon, option="--robust.attacks")
+    allowed, monitor = ["val/accuracy", "val/loss"], monitored(plan, inner)
+    if plan.robust.every == 1:
         allowed += [f"robust/{name}" for name in (*attacks, "worst_case")]
-    if config.monitor is None:
-        # The epoch that is best on clean images is the one that has overfitted most.
-        config.monitor = "robust/worst_case" if inner is not None and config.robust.every == 1 else "val/accuracy"
-    if config.monitor not in allowed:
-        raise OptionError("--monitor", config.monitor, f"must be logged in every epoch: one of {', '.join(allowed)}")
+    if monitor not in allowed:
+        raise OptionError("--monitor", monitor, f"must be logged in every epoch: one of {', '.join(allowed)}")
     first = next(iter(attacks))
     with under("--pictures"):
         found: list[Callback] = [
-            Pictures(attacks[first], first, config.pictures.images, config.pictures.every, seed=config.seed)
+            Pictures(attacks[first], first, plan.pictures.images, plan.pictures.every, seed=plan.seed)
         ]
-    if config.robust.every:
-        settings = plain(config.robust)
+    if plan.robust.every:
         with under("--robust"):
-            found.append(RobustAccuracy(attacks, settings["every"], settings["images"], settings["draws"], config.seed))
-        found.append(_guard(config, attacks, names[0], inner))
+            found.append(RobustAccuracy(attacks, plan.robust.every, plan.robust.images, plan.robust.draws, plan.seed))
+        found.append(_guard(plan, attacks, names[0], inner))
     return found
 
 
-def _guard(config: Namespace, attacks: dict[str, Scenario], first: str, inner: Scenario | None) -> Overfitting:
+def _guard(plan: TrainingPlan, attacks: dict[str, Scenario], first: str, inner: Scenario | None) -> Overfitting:
     """What looks out for overfitting: the first attack of validation is the check."""
     check, name = None, next(iter(attacks))
     if inner is not None:
@@ -62,25 +69,23 @@ def _guard(config: Namespace, attacks: dict[str, Scenario], first: str, inner: S
             inner = None  # no common measure of strength
         elif threats[0].epsilon != threats[1].epsilon:
             (check,) = scenarios([first], epsilon=threats[0].epsilon, option="--robust.attacks").values()
-    settings = (config.robust.images, config.robust.draws, config.robust.every, config.seed)
+    settings = (plan.robust.images, plan.robust.draws, plan.robust.every, plan.seed)
     with under("--guard"):
-        return Overfitting(
-            f"robust/{name}", inner, check, *settings, say, drop=config.guard.drop, fall=config.guard.fall
-        )
+        return Overfitting(f"robust/{name}", inner, check, *settings, say, drop=plan.guard.drop, fall=plan.guard.fall)
 
 
-def keepers(config: Namespace, folder: Path) -> list[Callback]:
+def keepers(plan: TrainingPlan, monitor: str, folder: Path) -> list[Callback]:
     """Callbacks that keep weights."""
-    better = "min" if config.monitor.endswith("loss") else "max"
+    better = "min" if monitor.endswith("loss") else "max"
     found: list[Callback] = [LearningRateMonitor(), Pace()]
-    if config.early_stopping:
-        found.append(EarlyStopping(config.monitor, patience=config.early_stopping, mode=better))
-    if config.swa.start is not None:
+    if plan.early_stopping:
+        found.append(EarlyStopping(monitor, patience=plan.early_stopping, mode=better))
+    if plan.swa.start is not None:
         with under("--swa"):
-            found.append(SWA(config.swa.start, config.swa.batches))
-    if config.ema:
+            found.append(SWA(plan.swa.start, plan.swa.batches))
+    if plan.ema:
         # After the callbacks that attack: they must see the averaged weights, which this one swaps in and out.
-        found.append(EMAWeightAveraging(decay=config.ema))
-    best = ModelCheckpoint(folder, filename="best", monitor=config.monitor, mode=better, enable_version_counter=False)
+        found.append(EMAWeightAveraging(decay=plan.ema))
+    best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=better, enable_version_counter=False)
     last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     return [*found, best, last]

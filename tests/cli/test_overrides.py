@@ -3,8 +3,7 @@
 import pytest
 import yaml
 
-from robusttrain.commands import train
-from robusttrain.config import presets
+from robusttrain.config import presets, training
 from robusttrain.config.attacks import name_inner_attacks
 from robusttrain.config.command_line import plain, read
 
@@ -15,7 +14,7 @@ NEEDED = {"ensemble-adversarial": ["--training.objective.models", "[a.ckpt]"]}
 
 def configured(name, *overrides):
     arguments, fill = name_inner_attacks(["--training", name, *NEEDED.get(name, []), *overrides])
-    return plain(read(train.parser(), arguments, train.KINDS, train.DEFAULTS, fill).training)
+    return plain(read(training.parser(), arguments, training.KINDS, training.DEFAULTS, fill).training)
 
 
 def leaves(node, path="--training"):
@@ -69,5 +68,5 @@ def test_the_inner_attack(name):
 def test_a_whole_number_of_batches_stays_one():
     """1 is one batch, 1.0 all of them, whichever union of int and float typing has met first."""
     typed = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1.0"]
-    found = read(train.parser(), typed, train.KINDS, train.DEFAULTS).trainer
+    found = read(training.parser(), typed, training.KINDS, training.DEFAULTS).trainer
     assert (type(found.limit_train_batches), type(found.limit_val_batches)) == (int, float)

@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robusttrain import load
 from robusttrain.attacks import L2, Linf, ProjectedGradient, Target
-from robusttrain.commands.train import DEFAULTS, KINDS, keepers, parser, watchers
+from robusttrain.commands.watching import keepers, monitored, watchers
 from robusttrain.config.checkpoints import read_recipe
-from robusttrain.config.command_line import read
+from robusttrain.config.training import read_plan
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks import RobustAccuracy
 
@@ -156,7 +156,12 @@ def test_runs_do_not_overwrite_each_other_and_one_seed_gives_one_result(train):
 
 
 def configured(*arguments):
-    return read(parser(), list(map(str, arguments)), KINDS, DEFAULTS)
+    return read_plan(list(map(str, arguments)))
+
+
+def kept(tmp_path, *arguments):
+    plan = configured(*arguments)
+    return keepers(plan, monitored(plan, None), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +193,12 @@ def test_behind_a_defense_the_attack_goes_around_it():
 
 def test_what_keeps_weights(tmp_path):
     options = ["--monitor", "val/loss", "--early_stopping", 4, "--ema", 0.75]
-    _, _, stopping, _, best, last = keepers(configured(*options), tmp_path)
+    _, _, stopping, _, best, last = kept(tmp_path, *options)
     assert (stopping.monitor, stopping.patience, stopping.mode) == ("val/loss", 4, "min")
     assert (best.monitor, best.mode, last.monitor) == ("val/loss", "min", None)
-    config = configured()
-    watchers(config, around=False)
-    assert len(keepers(config, tmp_path)) == 4
-    assert keepers(config, tmp_path)[2].mode == "max"
-    averaging = keepers(configured("--swa.start", 3, "--swa.batches", 7, "--monitor", "val/loss"), tmp_path)[2]
+    assert len(kept(tmp_path)) == 4
+    assert kept(tmp_path)[2].mode == "max"
+    averaging = kept(tmp_path, "--swa.start", 3, "--swa.batches", 7, "--monitor", "val/loss")[2]
     assert (averaging.start, averaging.batches) == (3, 7)
 
 
@@ -207,9 +210,9 @@ def test_the_best_epoch_of_a_training_that_attacks_is_the_most_robust():
         (["--robust.every", 2], inner, "val/accuracy"),
         (["--monitor", "val/loss"], inner, "val/loss"),
     ):
-        config = configured(*arguments)
-        watchers(config, around=False, inner=attack)
-        assert config.monitor == chosen
+        plan = configured(*arguments)
+        watchers(plan, around=False, inner=attack)  # accepts it
+        assert monitored(plan, attack) == chosen
 
 
 def test_the_guard_checks_under_the_threat_of_training():

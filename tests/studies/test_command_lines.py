@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from robusttrain.commands import reparameterization, train, transfer
+from robusttrain.commands import reparameterization, transfer
 from robusttrain.config import evaluation
+from robusttrain.config import training as command_line
 from robusttrain.config.attacks import attack_nodes, checked, split_attacks
 from robusttrain.config.command_line import read
 from studies.models import Models
@@ -20,7 +21,7 @@ STUDIES = sorted(path.stem for path in FILES if "\ndef run(arguments" in path.re
 
 
 #: Building a parser takes longer than using it.
-PARSERS = {module: cache(module.parser) for module in (evaluation, reparameterization, train, transfer)}
+PARSERS = {module: cache(module.parser) for module in (evaluation, reparameterization, command_line, transfer)}
 
 
 class PlannedError(Exception):
@@ -59,7 +60,7 @@ def test_small_and_paper(name, folder, monkeypatch):
         if training.is_h:
             read(PARSERS[reparameterization](), arguments, ("data", "training"), {"data": "digits"})
         else:
-            read(PARSERS[train](), arguments, train.KINDS, train.DEFAULTS)
+            read(PARSERS[command_line](), arguments, command_line.KINDS, command_line.DEFAULTS)
     understood = []  # many points of a study differ by their model alone
     for point in planned:
         if point.measure is None and not point.missing:

@@ -1,0 +1,57 @@
+"""From a command line of train.py to its plan."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from robusttrain.config.attacks import name_inner_attacks
+from robusttrain.config.command_line import add_trainer, new_parser, plain, read
+from robusttrain.data import ImageData
+from robusttrain.defenses import Defense
+from robusttrain.training import RobustTraining
+from robusttrain.training.plan import TrainingPlan
+
+KINDS = ("data", "model", "defense", "training")
+DEFAULTS = {"data": "digits", "model": "resnet_small", "training": "standard"}
+#: Defaults of Lightning's Trainer that are ours.
+TRAINER = {
+    "max_epochs": 30,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 20,
+}
+
+
+def parser() -> ArgumentParser:
+    """The options of train.py: the fields of its plan, and presets by name."""
+    options = new_parser(prog="train.py", description="Train a robust classifier. Presets by name: --list shows all.")
+    options.add_subclass_arguments(ImageData, "data", help="data set: a preset, YAML file or class path")
+    options.add_subclass_arguments(nn.Module, "model", help="network f_a: a preset, YAML file or class path")
+    options.add_argument("--defense", type=Defense | None, default=None, help="what stands before it: likewise")
+    options.add_class_arguments(
+        RobustTraining, "training", skip={"model", "num_classes", "seed"}, instantiate=False, help="how it is trained"
+    )
+    add_trainer(options, TRAINER)
+    options.add_class_arguments(TrainingPlan, skip={*KINDS, "trainer", "estimate"})
+    options.add_argument("--estimate", action="store_true", help="say what training would cost, and stop")
+    return options
+
+
+def settings_of(arguments: list[str]) -> dict[str, Any]:
+    """What a command line says of the fields of the plan, as plain values."""
+    rest, fill = name_inner_attacks(arguments)
+    said = plain(read(parser(), rest, KINDS, DEFAULTS, fill))
+    return {each.name: said[each.name] for each in fields(TrainingPlan)}
+
+
+def read_plan(arguments: list[str]) -> TrainingPlan:
+    """The plan that a command line describes.
+
+    Raises:
+        UserError: in one line, the option, its value and the fix.
+    """
+    return TrainingPlan.from_json(settings_of(arguments))

@@ -1,0 +1,172 @@
+"""The plan of a training: everything that the weights depend on, in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from robusttrain.core.errors import OptionError, UserError, at_least, below_one
+
+#: A part of the configuration: {"class_path": ..., "init_args": {...}}.
+Node = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """A mean of the weights (SWA).
+
+    Args:
+        start: first epoch of the mean; null: none.
+        batches: training batches for its batch-norm statistics.
+    """
+
+    start: int | None = None
+    batches: int = 20
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Attacks at validation.
+
+    Args:
+        attacks: presets; default: pgd-quick, or bpda-i-quick where the defense has no useful gradient.
+        epsilon: radius of their threat; default: the presets' own.
+        every: epochs between two such evaluations; 0: never.
+        images: validation images that are attacked.
+        draws: draws of a random defense that score an image.
+    """
+
+    attacks: list[str] | str | None = None
+    epsilon: float | None = None
+    every: int = 1
+    images: int = 128
+    draws: int = 3
+
+    @property
+    def names(self) -> list[str]:
+        """The presets that were named."""
+        if self.attacks is None:
+            return []
+        return [self.attacks] if isinstance(self.attacks, str) else list(self.attacks)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Pictures in TensorBoard.
+
+    Args:
+        images: images of the picture panel; 0: no pictures.
+        every: epochs between two picture panels.
+    """
+
+    images: int = 4
+    every: int = 5
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What counts as overfitting.
+
+    Args:
+        drop: fall of robust accuracy that is catastrophic.
+        fall: fall that is robust overfitting.
+    """
+
+    drop: float = 0.2
+    fall: float = 0.05
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Further training images.
+
+    Args:
+        root: folder of further training images; null: none.
+        share: share of each batch that is theirs.
+    """
+
+    root: str | None = None
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is trained, how, under whose eyes, and where it is kept.
+
+    The command line, YAML and Python all end here. A plan is complete and plain; it is written into
+    the checkpoint.
+
+    Args:
+        model: node of the network f_a.
+        data: node of the data set.
+        training: arguments of `robusttrain.training.RobustTraining`, but for the model.
+        trainer: options of Lightning's Trainer.
+        defense: node of what stands before f_a; None for nothing.
+        seed: of every random number.
+        name: of the run; default: data-defense-model.
+        checkpoints: folder for checkpoints.
+        logs: folder for TensorBoard.
+        ckpt_path: resume from a file; 'last': newest run.
+        ema: decay of averaged weights (0.999 say); 0 for none.
+        swa: a mean of the weights over epochs.
+        monitor: what 'best' means; default: robust/worst_case where the objective attacks, else val/accuracy.
+        early_stopping: epochs without a better --monitor; 0: never.
+        robust: attacks at validation.
+        pictures: pictures in TensorBoard.
+        guard: what counts as overfitting.
+        extra: further training images.
+        estimate: say what training would cost, and stop.
+        f_b_training: training preset for an f_b, if one is needed.
+
+    Raises:
+        OptionError: a value that cannot work.
+    """
+
+    model: Node
+    data: Node
+    training: dict[str, Any]
+    trainer: dict[str, Any]
+    defense: Node | None = None
+    seed: int = 0
+    name: str | None = None
+    checkpoints: str = "checkpoints"
+    logs: str = "logs"
+    ckpt_path: str | None = None
+    ema: float = 0.0
+    swa: Averaging = field(default_factory=Averaging)
+    monitor: str | None = None
+    early_stopping: int = 0
+    robust: Watching = field(default_factory=Watching)
+    pictures: Panel = field(default_factory=Panel)
+    guard: Guard = field(default_factory=Guard)
+    extra: Extra = field(default_factory=Extra)
+    estimate: bool = False
+    f_b_training: str = "f_b"
+
+    def __post_init__(self) -> None:
+        at_least("--seed", self.seed, 0)
+        below_one("--ema", self.ema)
+        at_least("--early_stopping", self.early_stopping, 0)
+        at_least("--robust.every", self.robust.every, 0)
+        if self.swa.start is not None and self.ema:
+            raise OptionError("--swa.start", self.swa.start, "excludes --ema: choose one mean of the weights")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `from_json` makes the same plan."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> TrainingPlan:
+        """The plan that ``to_json`` wrote.
+
+        Raises:
+            UserError: something is missing, or unknown here.
+        """
+        inner = {"swa": Averaging, "robust": Watching, "pictures": Panel, "guard": Guard, "extra": Extra}
+        if unknown := sorted(set(found) - {each.name for each in fields(cls)}):
+            raise UserError(f"plan: {unknown[0]} is unknown to this version of robusttrain")
+        try:
+            return cls(**{key: inner[key](**value) if key in inner else value for key, value in found.items()})
+        except TypeError as error:
+            raise UserError(f"plan: {error}") from error
