@@ -265,10 +265,10 @@ def test_a_printed_configuration_can_be_fed_back(command, tmp_path):
 
 def test_a_preset_that_is_chosen_leaves_nothing_of_the_default():
     config = configured("--training", "adversarial")
-    assert config.training.objective.class_path == "robusttrain.training.Adversarial"
-    assert config.training.nesterov is False  # as in the preset, not as in the default "standard"
-    assert configured("--training.learning_rate", 0.3).training.nesterov is True
-    assert configured("--model", "vgg_small").model.class_path == "robusttrain.models.VGGSmall"
+    assert config.training["objective"]["class_path"] == "robusttrain.training.Adversarial"
+    assert config.training["nesterov"] is False  # as in the preset, not as in the default "standard"
+    assert configured("--training.learning_rate", 0.3).training["nesterov"] is True
+    assert configured("--model", "vgg_small").model["class_path"] == "robusttrain.models.VGGSmall"
 
 
 @pytest.mark.parametrize("file_first", [True, False])
@@ -282,9 +282,9 @@ def test_a_preset_on_the_command_line_beats_a_configuration_file(tmp_path, file_
     file = ["--config", tmp_path / "all.yaml"]
     chosen = ["--defense", "randomization", "--model", "vgg_small", "--training", "adversarial"]
     config = configured(*(file + chosen if file_first else chosen + file))
-    assert config.defense.class_path == "robusttrain.defenses.RandomResizePad"
-    assert config.model.class_path == "robusttrain.models.VGGSmall"
-    assert config.training.objective.class_path == "robusttrain.training.Adversarial"
-    assert config.training.objective.init_args.label_smoothing == 0
-    assert config.trainer.max_epochs == 7
-    assert configured(*file, "--model.widths", "[4]").model.init_args.widths == [4]
+    assert config.defense["class_path"] == "robusttrain.defenses.RandomResizePad"
+    assert config.model["class_path"] == "robusttrain.models.VGGSmall"
+    assert config.training["objective"]["class_path"] == "robusttrain.training.Adversarial"
+    assert config.training["objective"]["init_args"]["label_smoothing"] == 0
+    assert config.trainer["max_epochs"] == 7
+    assert configured(*file, "--model.widths", "[4]").model["init_args"]["widths"] == [4]
