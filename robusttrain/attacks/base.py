@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
 from robusttrain.core.errors import UserError
@@ -61,7 +62,8 @@ class Attack(ABC):
 
         Args:
             source: what the attacker differentiates: images in [0, 1] to logits (B, K). Any ``nn.Module``; it is
-                put into evaluation mode meanwhile and left as it was.
+                put into evaluation mode meanwhile and left as it was. One that draws from a global generator is
+                asked image by image (see `Queried`).
             images: (B, C, H, W), pixel values in [0, 1].
             labels: (B,) int64, true classes.
             rng: streams of the images, (B,); None takes keys from torch's global generator.
@@ -76,6 +78,7 @@ class Attack(ABC):
         if labels.shape != images.shape[:1]:
             raise UserError(f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}")
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        source = Queried.of(source)
         with prepared(source):
             # Inference tensors can never enter autograd; a clone made outside inference mode can.
             images, labels = images.clone(), labels.clone()

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import ask_or_believe
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
@@ -72,7 +72,7 @@ def judge(
 
 def known(source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
     """(B,) bool each: for which images the source is random, and which of the others it gets wrong as they stand."""
-    logits, random = ask_or_believe(source, images, rng.fold("ask"))
+    logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
     return random, ~random & ((logits.argmax(dim=1) != labels) | ~logits.isfinite().all(dim=1))
 
 
