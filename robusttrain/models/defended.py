@@ -35,10 +35,14 @@ class DefendedClassifier(nn.Module):
         self.found_random = False
 
     @property
+    def declared_random(self) -> bool:
+        """Whether a part says that it is random."""
+        return (self.defense is not None and bool(self.defense.random)) or says_random(self.classifier)
+
+    @property
     def random(self) -> bool:
         """Whether two passes over one image may differ: as the parts say, or as asking has found."""
-        declared = self.defense is not None and bool(self.defense.random)
-        return declared or says_random(self.classifier) or self.found_random
+        return self.declared_random or self.found_random
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Logits (B, K) of images (B, C, H, W); ``rng`` as for ``Defense.forward``."""

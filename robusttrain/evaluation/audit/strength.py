@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from robusttrain.attacks import CarliniWagner, call_model, prepared
+from robusttrain.attacks import CarliniWagner, prepared
 from robusttrain.evaluation.audit.changes import (
     averaged_draws,
     more_draws,
@@ -85,10 +85,8 @@ def epsilon_half(subject: Subject) -> Finding | None:
 
 
 def _classes(subject: Subject) -> int:
-    with prepared(subject.target), torch.no_grad():
-        return call_model(
-            subject.target, subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])
-        ).shape[1]
+    with prepared(subject.asked), torch.no_grad():
+        return subject.asked(subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])).shape[1]
 
 
 def monotone(subject: Subject) -> Finding | None:
