@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields, is_dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
 
 
@@ -47,6 +48,22 @@ class Attack(ABC):
     threat: Threat
     #: Whether its queries are to the g behind the source, instead of to the source.
     asks_g = False
+
+    @property
+    def members(self) -> tuple[Attack, ...]:
+        """The attacks inside a wrapper, in their order and in the wrapper's threat; none for all others."""
+        return ()
+
+    def within(self, threat: Threat) -> Attack:
+        """The same attack in another threat.
+
+        Raises:
+            OptionError: the attack does not know that threat, or cannot be moved out of its own.
+        """
+        if not is_dataclass(self) or all(each.name != "threat" for each in fields(self)):
+            raise OptionError("threat", threat, f"cannot be given to {type(self).__name__}, which has one of its own")
+        moved: Attack = replace(self, threat=threat)  # type: ignore[assignment]
+        return moved
 
     @property
     def rounds_well(self) -> bool:

@@ -14,7 +14,7 @@ the rest, only if all are wrong: with 30 draws one can be 95 % sure that at leas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -39,7 +39,7 @@ def within(attack: Attack, threat: Threat, where: str) -> Attack:
         OptionError: the attack does not know that threat.
     """
     with under(where):
-        return replace(attack, threat=threat)  # type: ignore[type-var]
+        return attack.within(threat)
 
 
 def judge(
@@ -151,9 +151,9 @@ class Restarts(Attack):
         self.members  # noqa: B018 - refuses threats that the attack does not know
 
     @property
-    def members(self) -> list[Attack]:
+    def members(self) -> tuple[Attack, ...]:
         """The runs."""
-        return [within(self.attack, self.threat, "attack")] * self.restarts
+        return (within(self.attack, self.threat, "attack"),) * self.restarts
 
     @property
     def asks_g(self) -> bool:  # type: ignore[override]
@@ -203,9 +203,9 @@ class Several(Attack):
         self.members  # noqa: B018 - refuses threats that an attack does not know
 
     @property
-    def members(self) -> list[Attack]:
+    def members(self) -> tuple[Attack, ...]:
         """The attacks in one threat."""
-        return [within(attack, self.threat, f"attacks[{number}]") for number, attack in enumerate(self.attacks)]
+        return tuple(within(attack, self.threat, f"attacks[{number}]") for number, attack in enumerate(self.attacks))
 
     @property
     def asks_g(self) -> bool:  # type: ignore[override]
