@@ -124,8 +124,10 @@ def one_step(subject: Subject) -> Finding | None:
 def twice_the_steps(subject: Subject) -> Finding | None:
     """Whether twice the steps from another start break more."""
     attack = more_steps(subject.scenario.attack)
-    if attack is None or not len(subject.standing):
+    if not len(subject.standing):
         return None
+    if attack is None:
+        return _not_run("twice the steps", subject, "the attack has neither steps nor queries that can be doubled")
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the steps")
     return subject.rival(
         found,
@@ -144,7 +146,7 @@ def twice_the_draws(subject: Subject) -> Finding | None:
         return None
     attack, before = more_draws(subject.scenario.attack, DRAWS), averaged_draws(subject.scenario.attack)
     if attack is None:
-        return None
+        return _not_run("twice the draws", subject, "the attack has neither an average nor votes that can be doubled")
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the draws")
     return subject.rival(
         found,
@@ -217,6 +219,8 @@ def still_rising(subject: Subject) -> Finding | None:
 def _not_watched(check: str, subject: Subject) -> Finding | None:
     if not subject.scenario.attack.cost().gradients:
         return None  # nothing to watch in an attack that only asks
-    return Finding(
-        check=check, severity="not run", attack=subject.main, measured="the attack has no estimator that can be watched"
-    )
+    return _not_run(check, subject, "the attack has no estimator that can be watched")
+
+
+def _not_run(check: str, subject: Subject, why: str) -> Finding:
+    return Finding(check=check, severity="not run", attack=subject.main, measured=why)
