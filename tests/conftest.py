@@ -74,6 +74,7 @@ class Counting(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.random = bool(getattr(model, "random", getattr(model, "takes_rng", False)))
         self.gradients = self.queries = 0
         self.keys: list[int] = []
 

@@ -40,7 +40,7 @@ from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.algorithms.random_noise import RandomNoise
 from robusttrain.attacks.algorithms.square import Square
 from robusttrain.attacks.algorithms.wrappers import Restarts, Several
-from robusttrain.attacks.asking import ask_twice, call_model, is_random, loss_terms
+from robusttrain.attacks.asking import Queried, ask_twice, call_model, loss_terms
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.average_logits import AverageLogits
 from robusttrain.attacks.parts.finite_difference import FiniteDifference
@@ -123,6 +123,7 @@ __all__ = [
     "OtherModel",
     "OwnSurrogate",
     "ProjectedGradient",
+    "Queried",
     "RMSD",
     "RandomNoise",
     "Reparameterization",
@@ -146,7 +147,6 @@ __all__ = [
     "WrongProbability",
     "ask_twice",
     "call_model",
-    "is_random",
     "mean_transform",
     "prepared",
 ]

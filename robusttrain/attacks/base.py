@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields, is_dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
 
 
@@ -48,6 +50,22 @@ class Attack(ABC):
     asks_g = False
 
     @property
+    def members(self) -> tuple[Attack, ...]:
+        """The attacks inside a wrapper, in their order and in the wrapper's threat; none for all others."""
+        return ()
+
+    def within(self, threat: Threat) -> Attack:
+        """The same attack in another threat.
+
+        Raises:
+            OptionError: the attack does not know that threat, or cannot be moved out of its own.
+        """
+        if not is_dataclass(self) or all(each.name != "threat" for each in fields(self)):
+            raise OptionError("threat", threat, f"cannot be given to {type(self).__name__}, which has one of its own")
+        moved: Attack = replace(self, threat=threat)  # type: ignore[assignment]
+        return moved
+
+    @property
     def rounds_well(self) -> bool:
         """Whether gradients computed in bfloat16 serve it as well as exact ones.
 
@@ -61,7 +79,8 @@ class Attack(ABC):
 
         Args:
             source: what the attacker differentiates: images in [0, 1] to logits (B, K). Any ``nn.Module``; it is
-                put into evaluation mode meanwhile and left as it was.
+                put into evaluation mode meanwhile and left as it was. One that draws from a global generator is
+                asked image by image (see `Queried`).
             images: (B, C, H, W), pixel values in [0, 1].
             labels: (B,) int64, true classes.
             rng: streams of the images, (B,); None takes keys from torch's global generator.
@@ -76,6 +95,7 @@ class Attack(ABC):
         if labels.shape != images.shape[:1]:
             raise UserError(f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}")
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
+        source = Queried.of(source)
         with prepared(source):
             # Inference tensors can never enter autograd; a clone made outside inference mode can.
             images, labels = images.clone(), labels.clone()

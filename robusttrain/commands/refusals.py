@@ -142,9 +142,8 @@ def _passes(objective: TrainingObjective) -> int:
 
 def stacked(attack: Attack, batch: int, pixels: int) -> int:
     """How many copies of a batch of this size an attack evaluates at once; ``pixels`` are an image's values, C H W."""
-    inside = getattr(attack, "attack", None)
-    if isinstance(inside, Attack):
-        return stacked(inside, batch, pixels)
+    if attack.members:
+        return max(stacked(member, batch, pixels) for member in attack.members)
     copies, estimator = 1, getattr(attack, "gradient", None)
     while estimator is not None:
         draws = getattr(estimator, "draws", getattr(estimator, "samples", getattr(estimator, "directions", 1)))

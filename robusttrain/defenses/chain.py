@@ -30,6 +30,10 @@ class Chain(Defense):
     def differentiable(self) -> bool:  # type: ignore[override]
         return all(defense.differentiable for defense in self.defenses)
 
+    @property
+    def gradients(self) -> int:  # type: ignore[override]
+        return sum(defense.gradients for defense in self.defenses)  # type: ignore[misc]
+
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         for number, defense in enumerate(self.defenses):
             images = defense(images, rng.fold(number))

@@ -7,6 +7,7 @@ images may come from anywhere.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Cost, Source, call_model, is_random, loss_terms, prepared
+from robusttrain.attacks import Attack, Cost, Queried, Source, prepared
+from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
-from robusttrain.attacks.sources.surrogates import members_of
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.scoring import verdicts
@@ -25,6 +26,8 @@ from robusttrain.models.defended import DefendedClassifier
 #: Per-image tensors by name, first dimension the images: "index", "label", "clean/select", "clean/score", and for each
 #: attack "NAME/select", "NAME/score", "NAME/distance", "NAME/gradients", "NAME/queries", "NAME/attacked".
 Records = dict[str, Tensor]
+#: Images of the first batch that are asked about twice, to see whether the target is random.
+ASKED = 8
 #: Draws that must all be wrong before an image counts as broken: it is then right in less than a tenth (95 % sure).
 CONFIRMING = 30
 
@@ -56,67 +59,13 @@ class Scenario:
         return self.knows or self.source.knows
 
 
-class _Member(nn.Module):
-    """One of an ensemble's n members; asking it counts as an n-th of asking the ensemble."""
-
-    takes_rng = True
-
-    def __init__(self, model: nn.Module, count: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self.model, self.count = model, count
-
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        self.count(images)
-        return call_model(self.model, images, rng)
-
-
-class _Counted(nn.Module):
-    """Counts what an attack asks of its source."""
-
-    takes_rng = True
-
-    def __init__(self, model: nn.Module, advance: Callable[[float], None]) -> None:
-        super().__init__()
-        self.model = model
-        members = members_of(model)
-        share = 1 / len(members)
-        self.weights = [weight for _, weight in members]
-        self.members = [_Member(member, lambda images: self.count(images, share)) for member, _ in members]
-        self.random = is_random(model)  # query attacks let images go where it is not
-        self.gradients = self.queries = 0.0
-        self.advance = advance
-
-    def count(self, images: Tensor, share: float = 1.0) -> None:
-        """Note a pass of these images through ``share`` of the source."""
-        if torch.is_grad_enabled() and images.requires_grad:
-            self.gradients += share * len(images)
-        else:
-            self.queries += share * len(images)
-        self.advance(share * len(images))
-
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        self.count(images)
-        return call_model(self.model, images, rng)
-
-    def loss_terms(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
-        """What the loss of an attack is made of; counts once, as all members are evaluated together."""
-        self.count(images)
-        return loss_terms(self.model, images, rng)
-
-    def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """The model's g alone, for attacks that have checked that there is one."""
-        self.queries += len(images)
-        self.advance(len(images))
-        transformed: Tensor = self.model.transform(images, rng)  # type: ignore[operator]
-        return transformed
-
-
 def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "the model") -> None:
     """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this number of classes."""
     check_images(images)
     try:
-        with prepared(model), torch.no_grad():
-            logits = call_model(model, images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device)))
+        queried = Queried.of(model)
+        with prepared(queried), torch.no_grad():
+            logits = queried(images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device)))
     except (RuntimeError, AssertionError, ValueError) as error:  # timm's transformers assert their size
         shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{what} cannot take images of {shape}: {reason}") from error
@@ -152,11 +101,20 @@ def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: T
 class Engine:
     """Evaluates one target under several attacks.
 
+    Whether the target is random it says itself, or the first batch tells: it is asked twice about a few images, on
+    draws of their own, and global generators are watched (`Queried`). A random target is scored over ``draws`` draws
+    that neither attack nor selection has seen, whether or not it says anything.
+
+    Figures depend on the seed, and on neither batch size, order, number of processes nor on what else draws from global
+    generators, up to rounding. That holds for attacks and verdicts alike, where the target draws from the streams of
+    the images or from global generators; not where it has a generator of its own, which no seed reaches.
+
     Args:
         target: the model under attack; verdicts are float32 forward passes of it.
         scenarios: attacks by name.
         seed: of every random number; one seed, one result.
-        draws: fresh draws of a random target's randomness that score each image (and as many that select).
+        draws: fresh draws of a random target's randomness that score each image (and as many that select); the
+            attribute is 1 as long as the target is not known as random.
         precision: in which attacks differentiate the classifier: one for all, or one for each by its name.
         survivors: whether an image that an attack broke for good is spared those that follow.
         keep_images: whether records hold the adversarial images, as "NAME/images".
@@ -183,8 +141,7 @@ class Engine:
         self.scenarios = dict(scenarios)
         self.seed, self.survivors, self.keep_images, self.advance = seed, survivors, keep_images, advance
         self.kept = kept
-        self.random = self.target.random
-        self.draws = draws if self.random else 1
+        self._draws, self._queried, self._settled = draws, Queried(self.target), False
         one_threat(self.scenarios)
         each = precision if isinstance(precision, Mapping) else dict.fromkeys(self.scenarios, precision)
         attacked = {dtype: self.target.fast(dtype) for dtype in {*each.values()}}
@@ -193,13 +150,46 @@ class Engine:
             try:
                 source = scenario.source(attacked[each[name]])
                 scenario.attack.check(source)
-                self.sources[name] = _Counted(source, lambda count: self.advance(count))
+                self.sources[name] = Queried(source, lambda count: self.advance(count))
             except UserError as error:
                 raise UserError(f"attack {name}: {error}") from error
+
+    @property
+    def random(self) -> bool:
+        """Whether the target is random, as far as is known: it says so, or `ask` has found out."""
+        return self._queried.random
+
+    @property
+    def draws(self) -> int:
+        """Draws that score an image, and as many that select."""
+        return self._draws if self.random else 1
+
+    def ask(self, images: Tensor, indices: Tensor) -> bool:
+        """Find out whether the target is random, and the sources, unless that is known; `run` does it by itself.
+
+        Args:
+            images: (B, C, H, W), of which a few are asked about.
+            indices: (B,) int64, as for `run`.
+
+        Returns:
+            `random`, as it stays from then on.
+        """
+        if self._settled or not len(images):
+            return self.random
+        few = images[:ASKED].clone()
+        rng = Rng.for_images(self.seed, indices[:ASKED]).fold("random")
+        for queried in (self._queried, *self.sources.values()):
+            with prepared(queried):
+                queried.settle(few.float() if queried is self._queried else few, rng)
+        self._settled, self.target.found_random = True, self.random
+        if self._queried.draws_globally:
+            warnings.warn(SLOW, UserWarning, stacklevel=2)
+        return self.random
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Seconds per image that each attack, and "scoring", will take: extrapolated from a few evaluations."""
         images, labels = images[:16].clone(), labels[:16].clone()
+        self.ask(images, torch.arange(len(images), device=images.device))
         rng = Rng.for_images(self.seed, torch.arange(len(images), device=images.device)).fold("measure")
         expected: dict[str, float] = {}
         for name, source in self.sources.items():
@@ -216,13 +206,13 @@ class Engine:
             cost = attack.cost()
             query = self._seconds_of_g(source, images, rng) if attack.asks_g else min(seconds[1:])
             expected[name] = min(seconds[1:]) * cost.gradients + query * cost.queries
-            source.gradients = source.queries = 0.0
+            source.reset()
         start = time.perf_counter()
-        verdicts(self.target, images, labels, rng, draws=1)
+        verdicts(self._queried, images, labels, rng, draws=1)
         expected["scoring"] = (time.perf_counter() - start) / len(images) * self.verdicts_per_image
         return expected
 
-    def _seconds_of_g(self, source: _Counted, images: Tensor, rng: Rng) -> float:
+    def _seconds_of_g(self, source: Queried, images: Tensor, rng: Rng) -> float:
         """Seconds per image of the source's g alone."""
         start = time.perf_counter()
         with torch.no_grad():
@@ -245,6 +235,7 @@ class Engine:
         Returns:
             Records of the batch on the CPU, and seconds by attack.
         """
+        self.ask(images, indices)
         rng = Rng.for_images(self.seed, indices)
         records: Records = {"index": indices.cpu(), "label": labels.cpu()}
         alive, seconds = torch.ones(len(images), dtype=torch.bool), {}
@@ -288,7 +279,7 @@ class Engine:
         """Attack the images that are ``alive``, and judge all of them."""
         scenario, source = self.scenarios[name], self.sources[name]
         keep = alive.nonzero().squeeze(1).to(images.device)
-        source.gradients = source.queries = 0.0
+        source.reset()
         start = time.perf_counter()
         adversarial = images.clone()
         if len(keep):
@@ -305,8 +296,8 @@ class Engine:
         if self.survivors:
             entry["broken"] = self._broken(entry, name, alive, adversarial, labels, rng)
         entry["distance"] = scenario.attack.threat.distance(adversarial, images).cpu()
-        for kind in ("gradients", "queries"):
-            entry[kind] = torch.where(alive, getattr(source, kind) / max(1, len(keep)), 0.0)
+        for kind, count in (("gradients", source.gradients), ("queries", source.queries)):
+            entry[kind] = torch.where(alive, count / max(1, len(keep)), 0.0)
         if self.keep_images or self.kept:
             entry["images"] = adversarial.cpu()
         return entry
@@ -322,13 +313,13 @@ class Engine:
             which = broken.nonzero().squeeze(1)
             there = which.to(images.device)
             streams = rng[there].fold("confirm").fold(name)
-            broken[which] = ~verdicts(self.target, images[there], labels[there], streams, CONFIRMING).any(dim=1)
+            broken[which] = ~verdicts(self._queried, images[there], labels[there], streams, CONFIRMING).any(dim=1)
         return broken
 
     def score(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """(B, draws) bool: verdicts on other images in the place of these, on the draws that score them."""
         rng = Rng.for_images(self.seed, indices).fold("score")
-        return verdicts(self.target, images, labels, rng, self.draws)
+        return verdicts(self._queried, images, labels, rng, self.draws)
 
     def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> Records:
         """Verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
@@ -336,7 +327,13 @@ class Engine:
         Clean and adversarial images are scored with the same draws: none of the attacks has seen them, and an attack
         that changes nothing then scores exactly as no attack.
         """
-        score = verdicts(self.target, images, labels, rng.fold("score"), self.draws)
-        select = verdicts(self.target, images, labels, rng.fold("select"), self.draws) if self.random else score
+        random = self.random
+        score = verdicts(self._queried, images, labels, rng.fold("score"), self.draws)
+        if self.random and not random:
+            raise UserError(
+                "the target draws random numbers for some images, and drew none for those that were asked about first: "
+                "set random = True on it, so that all images are scored over several draws"
+            )
+        select = verdicts(self._queried, images, labels, rng.fold("select"), self.draws) if random else score
         self.advance(len(images) * self.draws * (2 if self.random else 1))
         return {"score": score, "select": select}

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import call_model, prepared
+from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.parts.gradients import copies_at_once
 from robusttrain.core.rng import Rng
 
@@ -30,17 +30,12 @@ def wilson(mean: float, count: int) -> list[float]:
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
-def seed_globals(rng: Rng) -> None:
-    """Seed torch's global generators from the streams, for models that draw from there. Call inside ``prepared``."""
-    if len(rng):
-        torch.manual_seed(int(rng.keys[0]) & (2**63 - 1))
-
-
 def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int = 5) -> Tensor:
     """The likeliest classes, likeliest first, in a float32 forward pass: (B, draws, min(top, K)) int64.
 
     Args:
-        model: images to logits (B, K); put into evaluation mode meanwhile.
+        model: images to logits (B, K); put into evaluation mode meanwhile, and asked through `Queried`: each answer
+            depends on the image's own streams alone, also where the model draws from global generators.
         images: (B, C, H, W), pixel values in [0, 1].
         rng: streams of the images; draw k takes ``rng.fold(k)``.
         draws: draws of the model's randomness; 1 for a deterministic model.
@@ -53,14 +48,13 @@ def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int
     if not batch:
         return torch.zeros(0, draws, top, dtype=torch.int64)
     chunk = copies_at_once(None, batch, images[0].numel())
-    found = []
-    with prepared(model), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    found, queried = [], Queried.of(model)
+    with prepared(queried), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         images = images.clone().float()
         for start in range(0, draws, chunk):
             numbers = range(start, min(start + chunk, draws))
             streams = rng.tile(numbers)
-            seed_globals(streams)
-            logits = call_model(model, images.repeat(len(numbers), 1, 1, 1), streams).float()
+            logits = queried(images.repeat(len(numbers), 1, 1, 1), streams).float()
             order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
             order = order.where(logits.isfinite().all(dim=1, keepdim=True), -1)
             found.append(order.view(len(numbers), batch, -1))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robusttrain.core.errors import at_least
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
+from robusttrain.models.declared import answer, says_random, takes_streams
 
 if TYPE_CHECKING:
     from robusttrain.models.defense import Defense
@@ -30,18 +31,24 @@ class DefendedClassifier(nn.Module):
         super().__init__()
         self.defense = defense
         self.classifier = classifier
+        #: What asking found (`robusttrain.attacks.Queried`): a part that says nothing of it may draw, too.
+        self.found_random = False
+
+    @property
+    def declared_random(self) -> bool:
+        """Whether a part says that it is random."""
+        return (self.defense is not None and bool(self.defense.random)) or says_random(self.classifier)
 
     @property
     def random(self) -> bool:
-        """Whether two passes over one image may differ."""
-        return self.defense is not None and bool(self.defense.random)
+        """Whether two passes over one image may differ: as the parts say, or as asking has found."""
+        return self.declared_random or self.found_random
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Logits (B, K) of images (B, C, H, W); ``rng`` as for ``Defense.forward``."""
         if self.defense is not None:
             images = self.defense(images, rng)
-        logits: Tensor = self.classifier(images)
-        return logits
+        return classified(self.classifier, images, rng)
 
     def fast(self, dtype: torch.dtype = torch.float32) -> DefendedClassifier:
         """The same function for attacks: f_a with batch norm folded, in channels_last and ``dtype``.
@@ -49,6 +56,12 @@ class DefendedClassifier(nn.Module):
         The defense is shared, not copied; logits come back as float32.
         """
         return DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
+
+
+def classified(classifier: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
+    """Logits of f_a behind g, whose streams are others than those of g if it takes any."""
+    streams = None if rng is None or not takes_streams(classifier) else rng.fold("classifier")
+    return answer(classifier, images, streams)
 
 
 class MeanPrediction(nn.Module):

@@ -20,6 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robusttrain.core.memory_format import use_fastest_format
+from robusttrain.core.rng import Rng
+from robusttrain.models.declared import answer
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class FastModel(nn.Module):
     def __init__(self, network: nn.Module, dtype: torch.dtype, autocast: bool, folded: int) -> None:
         super().__init__()
         self.network, self.dtype, self.autocast, self.folded = network, dtype, autocast, folded
-        for name in ("num_classes", "in_channels", "image_size"):
+        for name in ("num_classes", "in_channels", "image_size", "takes_rng", "random"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
         self.eval()
@@ -55,13 +57,13 @@ class FastModel(nn.Module):
         """Stay in evaluation mode: folded batch norm has no other."""
         return super().train(False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to float32 logits (B, K), differentiable twice."""
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] to float32 logits (B, K), differentiable twice; ``rng`` if it takes any."""
         layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
         if self.autocast:
             with torch.autocast(images.device.type, self.dtype):
-                return self.network(images.to(torch.float32, memory_format=layout)).float()
-        return self.network(images.to(self.dtype, memory_format=layout)).float()
+                return answer(self.network, images.to(torch.float32, memory_format=layout), rng).float()
+        return answer(self.network, images.to(self.dtype, memory_format=layout), rng).float()
 
 
 def fast_copy(model: nn.Module, dtype: torch.dtype = torch.float32, example: Tensor | None = None) -> FastModel:

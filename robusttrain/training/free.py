@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robusttrain.attacks import Linf, ProjectedGradient, Source, Target, call_model
+from robusttrain.attacks import Linf, ProjectedGradient, Source, Target
 from robusttrain.core.errors import OptionError, at_least, within
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
+from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import judge
 from robusttrain.training.objectives import Passes, TrainingObjective
@@ -63,7 +64,8 @@ class Free(TrainingObjective):
         self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
         point = crafted.detach().requires_grad_(torch.is_grad_enabled())
-        logits = call_model(self.source(model).to(images.device), point, rng)
+        # Not through `Queried`: in training, batch norm and dropout are of the batch.
+        logits = answer(self.source(model).to(images.device), point, rng)
         judge(logits, labels)
         if point.requires_grad:
             # Called in the backward pass that computes the gradients of the weights.

@@ -224,9 +224,7 @@ class TRADES(TrainingObjective):
 
 def goals(attack: Attack) -> list[Any]:
     """What an attack maximises; where it goes around others, what those maximise."""
-    around = [*getattr(attack, "attacks", ()), getattr(attack, "attack", None)]
-    members = [member for member in around if isinstance(member, Attack)]
-    return [goal for member in members for goal in goals(member)] or [getattr(attack, "objective", None)]
+    return [goal for member in attack.members for goal in goals(member)] or [getattr(attack, "objective", None)]
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:

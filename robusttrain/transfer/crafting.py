@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.sources.surrogates import fused
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
@@ -107,6 +108,7 @@ class Crafting:
         self.models, self.attacks, self.folder = dict(models), dict(attacks), folder
         self.seed, self.precision, self.draws, self.fuse, self.report = seed, precision, draws, fuse, report
         self._weights = {name: weights_of(model.defended) for name, model in models.items()}
+        self._settled: set[str] = set()  # targets of which it is known whether they are random
         # Every attack and every ensemble asks for them again.
         self._fast: dict[str, DefendedClassifier] = {}
 
@@ -186,7 +188,7 @@ class Crafting:
                 goals.append(entry["goals"])
             for name in targets:
                 asked = self.models[name].defended
-                draws = self.draws if asked.random else 1
+                draws = self._draws_of(name, images, rng)
                 classes[name].append(top_classes(asked, adversarial, rng.fold("score"), draws, top))
             for name, measure in (("linf", linf), ("l2", l2), ("rmsd", rmsd)):
                 distances[name].append(measure(adversarial, images).cpu())
@@ -201,6 +203,16 @@ class Crafting:
             cost.queries,
             examples,
         )
+
+    def _draws_of(self, name: str, images: Tensor, rng: Rng) -> int:
+        """Draws that score a target: several where it is random, as it says or as two answers to a few images tell."""
+        target = self.models[name].defended
+        if name not in self._settled and len(images):
+            queried = Queried(target)
+            with prepared(queried):
+                target.found_random = queried.settle(images[:8].clone(), rng[: min(8, len(rng))].fold("random"))
+            self._settled.add(name)
+        return self.draws if target.random else 1
 
     def _craft(
         self, scenario: Scenario, name: str, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng
@@ -222,6 +234,6 @@ class Crafting:
             rng = Rng.for_images(self.seed, indices).fold("clean")
             for name in targets:
                 asked = self.models[name].defended
-                draws = self.draws if asked.random else 1
+                draws = self._draws_of(name, images, rng)
                 found[name].append(top_classes(asked, images, rng, draws, top))
         return {name: torch.cat(parts) for name, parts in found.items()}

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional import pairwise_cosine_similarity
 
-from robusttrain.attacks import Backprop, CrossEntropy, GradientEstimator, Loss, Objective, prepared
+from robusttrain.attacks import Backprop, CrossEntropy, GradientEstimator, Loss, Objective, Queried, prepared
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation.scoring import seed_globals
 from robusttrain.transfer.estimates import Estimate, Matrix
 
 
@@ -39,12 +38,11 @@ def gradients(
         batch: images at a time.
     """
     objective, estimator = objective or CrossEntropy(), estimator or Backprop()
-    found = []
-    with prepared(model):
+    found, queried = [], Queried.of(model)
+    with prepared(queried):
         for start in range(0, len(images), batch):
             part = slice(start, start + batch)
-            seed_globals(rng[part])
-            loss = Loss(model, objective, goal[part].clone())
+            loss = Loss(queried, objective, goal[part].clone())
             found.append(estimator(loss, images[part].clone(), rng[part])[1])
     return torch.cat(found) if found else torch.zeros_like(images)
 

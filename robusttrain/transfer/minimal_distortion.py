@@ -14,11 +14,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import is_random, prepared
+from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.parts.threats import per_image
 from robusttrain.core.errors import UserError, above
+from robusttrain.core.rng import Rng
 from robusttrain.transfer.distances import rmsd
 from robusttrain.transfer.estimates import Estimate
+
+#: Images that models are asked about twice, to see whether they are random.
+FEW = 8
 
 
 def minimal_distortion(
@@ -53,8 +57,14 @@ def minimal_distortion(
     """
     above("step", step, 0)
     above("limit", limit, 0)
-    if any(is_random(model) for model in models):
-        raise UserError("minimal distortion needs deterministic models: fix the randomness of a random one first")
+    few = slice(min(len(images), FEW))
+    streams = Rng.for_images(0, torch.arange(len(images), device=images.device))[few].fold("random")
+    for model in models:
+        with prepared(model):
+            if Queried.of(model).settle(images[few].clone(), streams):
+                raise UserError(
+                    "minimal distortion needs deterministic models: fix the randomness of a random one first"
+                )
     if not directions.isfinite().all():
         raise UserError("minimal distortion: directions hold NaN or infinity (a vanished gradient?)")
     deltas = directions / per_image(rmsd(directions, torch.zeros_like(directions)).clamp_min(1e-30))

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import call_model, prepared
+from robusttrain.attacks import Queried, prepared
 from robusttrain.core.errors import UserError, above, at_least
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation.scoring import seed_globals
 
 
 def unit(direction: Tensor) -> Tensor:
@@ -108,14 +107,13 @@ def regions(
     v, u = (each.flatten() for each in torch.meshgrid(line, line, indexing="ij"))
     found = {}
     for name, model in models.items():
-        parts = []
-        with prepared(model), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        parts, queried = [], Queried.of(model)
+        with prepared(queried), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             for start in range(0, len(u), batch):
                 uu, vv = (each[start : start + batch, None, None, None] for each in (u, v))
                 shown = (image + uu * one + vv * two).clamp_(0, 1)
                 streams = Rng(rng.fold("regions").keys.expand(len(shown)))
-                seed_globals(streams)
-                logits = call_model(model, shown, streams).float()
+                logits = queried(shown, streams).float()
                 parts.append(logits.argmax(dim=1).where(logits.isfinite().all(dim=1), -1))
         found[name] = torch.cat(parts).view(points, points).cpu()
     return Regions(found, reach)

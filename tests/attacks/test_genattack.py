@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import L2, GenAttack, HopSkipJump, Linf, Target, is_random
+from robusttrain.attacks import L2, GenAttack, HopSkipJump, Linf, Target
 from robusttrain.core.errors import OptionError
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.evaluation import Engine, Scenario
@@ -268,7 +268,7 @@ def test_the_engine_tells_whether_the_target_draws(linear, images):
     for defense, random in ((None, False), (AdversarialTransform(linear(), steps=1), True)):
         engine = Engine(DefendedClassifier(defense, linear()), scenarios, draws=2)
         records, _ = engine.run(images(), y, torch.arange(4))
-        assert [is_random(source) for source in engine.sources.values()] == [random] * 2
+        assert [source.random for source in engine.sources.values()] == [random] * 2
         for name, scenario in scenarios.items():
             assert (records[f"{name}/queries"] <= scenario.attack.cost().queries).all()
             assert (records[f"{name}/gradients"] == 0).all()

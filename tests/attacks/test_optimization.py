@@ -21,7 +21,7 @@ from robusttrain.attacks import (
     WrongProbability,
 )
 from robusttrain.attacks.algorithms.optimization import away
-from robusttrain.attacks.sources.surrogates import members_of
+from robusttrain.attacks.asking import members_of
 from robusttrain.core.errors import OptionError
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.models.defended import DefendedClassifier

@@ -333,7 +333,7 @@ def test_autoattack_of_torchattacks(patterns, streams):
 
 def test_the_standard_and_the_random_version_are_those_of_the_paper():
     standard, rand = (found.attack for found in scenarios(["autoattack", "autoattack-rand"]).values())
-    assert standard.members == [
+    assert list(standard.members) == [
         APGD(100),
         APGD(100, targets=9, objective=TargetedDLR()),
         FAB(100),
@@ -344,3 +344,26 @@ def test_the_standard_and_the_random_version_are_those_of_the_paper():
         assert (member.steps, member.gradient, member.restarts) == (100, Average(20), 1)
     assert rand.members[0].objective == CrossEntropy()
     assert standard.keep == rand.keep == "first"
+
+
+@pytest.mark.parametrize("attack", WRAPPED.values(), ids=WRAPPED.keys())
+def test_members_are_in_the_wrappers_threat_and_move_with_it(attack):
+    moved = attack.within(Linf(0.07))
+    assert moved.threat == Linf(0.07)
+    assert moved.members
+    assert all(member.threat == Linf(0.07) for member in moved.members)
+    assert APGD(3).members == ()
+
+
+def test_an_attack_without_a_threat_of_its_own_cannot_be_moved():
+    class Fixed(Attack):
+        threat = Linf(0.1)
+
+        def run(self, source, images, labels, rng):
+            return images
+
+        def cost(self):
+            return Cost(0, 0)
+
+    with pytest.raises(OptionError, match="Fixed"):
+        Fixed().within(Linf(0.2))

@@ -7,16 +7,19 @@ from robusttrain import DefendedClassifier
 from robusttrain.attacks import (
     APGD,
     L2,
+    Attack,
     Average,
     AverageLogits,
     Backprop,
+    Cost,
     GenAttack,
     Linf,
     ProjectedGradient,
     Square,
     Target,
 )
-from robusttrain.evaluation import Engine, Scenario
+from robusttrain.evaluation import Engine, Scenario, merge
+from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.audit.changes import (
     averaged_draws,
     more_draws,
@@ -29,6 +32,8 @@ from robusttrain.evaluation.audit.changes import (
 from robusttrain.evaluation.audit.finding import Finding, beaten, significant, tail
 from robusttrain.evaluation.audit.report import verdict
 from robusttrain.evaluation.audit.subject import Subject
+
+from .networks import digits, plain
 
 
 def pgd(**values):
@@ -140,3 +145,27 @@ def test_the_strongest_attack_where_images_are_handed_on(survivors, strongest):
         records |= {f"{name}/select": torch.tensor(right[name])[:, None], f"{name}/attacked": torch.tensor(given[name])}
     subject = Subject(engine, torch.rand(20, 1, 2, 2), torch.zeros(20, dtype=torch.int64), torch.arange(20), records)
     assert subject.main == strongest
+
+
+class Plain(Attack):
+    """An attack of a user's, that declares nothing but what it must."""
+
+    threat = Linf(0.1)
+
+    def run(self, source, images, labels, rng):
+        return self.threat.random_start(images, rng)
+
+    def cost(self):
+        return Cost(0, 0)
+
+
+def test_what_cannot_be_done_with_an_attack_is_not_run_and_never_passed():
+    engine = Engine(plain(), {"plain": Scenario(Plain(), Target())})
+    data = digits()
+    batch = data.test[:32], data.test_labels[:32], torch.arange(32)
+    audit = Audit(engine, 32, 16)
+    audit.before(*batch)
+    records, _ = engine.run(*batch)
+    audit.after(merge([records]))
+    not_run = {found.check for found in audit.findings if found.severity == "not run"}
+    assert {"twice the steps", "epsilon zero", "epsilon half", "monotone"} <= not_run

@@ -72,3 +72,9 @@ def test_real_defenses_chain_and_their_f_b_is_saved(curved, images, streams):
 def test_an_empty_chain_is_refused():
     with pytest.raises(OptionError, match=r"^defenses = "):
         Chain([])
+
+
+def test_a_chain_costs_what_its_parts_cost(curved):
+    g = AdversarialTransform(curved(), steps=3)
+    assert g.gradients == 3
+    assert Chain([g, RandomResizePad(8, 10), g]).gradients == 6

@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import ask_twice, call_model, loss_terms
+from robusttrain.attacks.asking import Queried, call_model, loss_terms
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
@@ -44,6 +44,7 @@ class _Watched(nn.Module):
     """The source, and a note of which images it misclassified in every pass since the note was wiped."""
 
     takes_rng = True
+    asks_queried = True
 
     def __init__(self, source: nn.Module, labels: Tensor) -> None:
         super().__init__()
@@ -131,7 +132,7 @@ class APGD(Attack):
         return Cost(points * self.gradient.evaluations, 2 + aim + points * self.gradient.queries)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        logits, random = ask_twice(source, images, rng.fold("ask"))
+        logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         best = images.to(torch.promote_types(images.dtype, torch.float32))
         f_best = torch.full_like(logits[:, 0], -torch.inf)
         broken = torch.zeros_like(random)
@@ -177,7 +178,7 @@ class APGD(Attack):
             The best points (B, C, H, W), their losses (B,), and (B,) bool: whether the model, if it is not random,
             misclassifies them.
         """
-        watched, direction = _Watched(source, labels), STEEPEST[self.threat.norm]
+        watched, direction = _Watched(Queried.of(source), labels), STEEPEST[self.threat.norm]
         loss_fn = Loss(watched, self.objective, goal)
 
         def evaluate(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import ask_twice
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
@@ -110,7 +110,7 @@ class CarliniWagner(Attack):
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        _, random = ask_twice(source, images, rng.fold("ask"))
+        _, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         goal = self.objective.aim(source, images, labels, rng.fold("aim"))
         share = self.share_fooled(source, images, goal, random, rng.fold("clean"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import ask_twice, call_model
+from robusttrain.attacks.asking import Queried, call_model
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.attacks.parts.objectives import Margin
@@ -70,7 +70,7 @@ class DeepFool(Attack):
         return Cost(gradients=self.steps * (self.classes - 1), queries=2 + self.votes * (1 + self.steps))
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        logits, random = ask_twice(source, images, rng.fold("ask"))
+        logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         rivals = self.rivals(logits, labels)
         moved, point = torch.zeros_like(images), images.clone()

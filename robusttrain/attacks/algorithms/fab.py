@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import ask_or_believe
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
@@ -146,7 +146,7 @@ class FAB(Attack):
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        logits, random = ask_or_believe(source, images, rng.fold("ask"))
+        logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         result = images.clone()
         ranked = rank_targets(logits, labels, rng.fold("aim"), "second", self.targets).unbind(dim=1)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import is_random
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin, TargetedMargin, choose_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
@@ -39,7 +39,7 @@ class GenAttack(Attack):
     ``classes`` of them. Where nothing succeeds, what comes nearest to success comes back.
 
     On a deterministic model, images leave when one of their population succeeds, those misclassified already at once,
-    and the elite is not asked twice. On a random one (sources say so by ``random`` or ``takes_rng``) p is a mean over
+    and the elite is not asked twice. On a random one (`Queried.random`) p is a mean over
     ``votes`` draws, and nothing is final: no image leaves, every generation is judged by new draws, elite included, so
     that luck does not keep it alive, and the last elite of each target is judged once more.
 
@@ -97,7 +97,7 @@ class GenAttack(Attack):
         else:
             goals = choose_targets(log_p, labels, rng.fold("target"), self.target)[:, None]
         best, margin = images.clone(), self.margin(log_p, labels, goals[:, 0])
-        random = is_random(source)
+        random = Queried.of(source).random
         for i in range(goals.shape[1]):
             here = torch.arange(len(images), device=images.device) if random else (margin <= 0).nonzero().squeeze(1)
             if not len(here):
@@ -122,7 +122,7 @@ class GenAttack(Attack):
         Returns:
             For each image what came nearest to success, (B, C, H, W), and its margin (B,).
         """
-        random, epsilon = is_random(source), self.threat.epsilon
+        random, epsilon = Queried.of(source).random, self.threat.epsilon
         best, best_margin = images.clone(), images.new_full((len(images),), -torch.inf)
         here = torch.arange(len(images), device=images.device)  # the images that are still attacked
         x, n = images, self.population

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import is_random
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.gradients import mean_over_copies
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
@@ -64,7 +64,7 @@ class HopSkipJump(Attack):
     comes back, of equals the farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which
     nothing adversarial is found, and one that is misclassified already, come back as they were.
 
-    On a random model (sources say so by ``random`` or ``takes_rng``) a verdict is the majority of ``votes`` draws. Two
+    On a random model (`Queried.random`) a verdict is the majority of ``votes`` draws. Two
     things keep flickering verdicts from misleading the search. A point counts only if a second vote confirms it, else
     lucky draws would lead the search to the image itself; where it does not, points farther back are asked. And the
     estimate of v takes one draw for each direction: averaging over directions averages over draws too, and new
@@ -122,7 +122,7 @@ class HopSkipJump(Attack):
         """gamma, also where it is left open."""
         if self.gamma is not None:
             return self.gamma
-        return float(images[0].numel()) if is_random(source) else 1.0
+        return float(images[0].numel()) if Queried.of(source).random else 1.0
 
     def evaluations_at(self, t: int) -> int:
         """B_t."""
@@ -169,7 +169,7 @@ class HopSkipJump(Attack):
 
     def minimise(self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """The loop, from adversarial ``start`` (B, C, H, W) to the nearest adversarial point that it finds."""
-        random, pixels = is_random(source), images[0].numel()
+        random, pixels = Queried.of(source).random, images[0].numel()
         gamma, one = self.gamma_for(source, images), images.new_ones(len(images))
         point = self.search(source, start, images, labels, rng.fold("blend"), blend, one)
         reach = self.threat.distance(point, images)

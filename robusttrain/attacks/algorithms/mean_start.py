@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator, mean_over_copies
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
@@ -80,12 +81,12 @@ class MeanStart(Attack):
         return Cost(cost.gradients, cost.queries + self.draws)
 
     def check(self, source: nn.Module) -> None:
-        if not hasattr(source, "transform"):
+        if not Queried.of(source).transforms:
             raise UserError("MeanStart: this source has no g to start from; use robusttrain.attacks.ClassifierOnly")
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         self.check(source)
-        mean = mean_transform(source.transform, images, rng.fold("mean"), self.draws)  # type: ignore[arg-type]
+        mean = mean_transform(Queried.of(source).transform, images, rng.fold("mean"), self.draws)
         if mean.shape != images.shape:
             raise UserError(
                 f"MeanStart: the defense turns images of {tuple(images.shape[1:])} into {tuple(mean.shape[1:])}; their "

@@ -55,6 +55,11 @@ class MinimalNorm(Attack):
         return within(self.attack, replace(self.threat, epsilon=radius), "attack")  # type: ignore[type-var]
 
     @property
+    def members(self) -> tuple[Attack, ...]:
+        """The attack within the largest radius."""
+        return (self.at(2**self.steps),)
+
+    @property
     def asks_g(self) -> bool:  # type: ignore[override]
         return self.attack.asks_g
 

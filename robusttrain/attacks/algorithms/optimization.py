@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Objective, WrongProbability
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.parts.updates import Adam
-from robusttrain.attacks.sources.surrogates import members_of
 from robusttrain.core.errors import above, at_least
 from robusttrain.core.rng import Rng
 
@@ -75,7 +75,7 @@ class Optimization(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         goal = self.objective.aim(source, images, labels, rng.fold("aim"))
-        models = members_of(source) if self.apart else [(source, 1.0)]
+        models = Queried.of(source).members if self.apart else [(Queried.of(source), 1.0)]
         adam, adversarial = Adam(), images
         memories = [adam.init(images) for _ in models]
         for t in range(self.steps):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import ask_or_believe
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
@@ -48,7 +48,7 @@ class RandomNoise(Attack):
         return Cost(gradients=0, queries=self.queries)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        logits, random = ask_or_believe(source, images, rng.fold("ask"))
+        logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
         highest = torch.full((len(images),), -torch.inf, device=images.device)
         wrong = ~random & (Margin()(logits, labels) > 0)

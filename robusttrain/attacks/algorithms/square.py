@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import ask_twice
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
@@ -101,7 +101,7 @@ class Square(Attack):
         return Cost(gradients=0, queries=self.queries)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        _, random = ask_twice(source, images, rng.fold("ask"))
+        _, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         goal = self.objective.aim(source, images, labels, rng.fold("aim"))
         best = self.start(images, rng.fold("start"))
         searches = ((~random, self.search), (random, self.search_random))

@@ -14,13 +14,13 @@ the rest, only if all are wrong: with 30 draws one can be 95 % sure that at leas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import ask_or_believe
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
@@ -39,7 +39,7 @@ def within(attack: Attack, threat: Threat, where: str) -> Attack:
         OptionError: the attack does not know that threat.
     """
     with under(where):
-        return replace(attack, threat=threat)  # type: ignore[type-var]
+        return attack.within(threat)
 
 
 def judge(
@@ -72,7 +72,7 @@ def judge(
 
 def known(source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
     """(B,) bool each: for which images the source is random, and which of the others it gets wrong as they stand."""
-    logits, random = ask_or_believe(source, images, rng.fold("ask"))
+    logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
     return random, ~random & ((logits.argmax(dim=1) != labels) | ~logits.isfinite().all(dim=1))
 
 
@@ -151,9 +151,9 @@ class Restarts(Attack):
         self.members  # noqa: B018 - refuses threats that the attack does not know
 
     @property
-    def members(self) -> list[Attack]:
+    def members(self) -> tuple[Attack, ...]:
         """The runs."""
-        return [within(self.attack, self.threat, "attack")] * self.restarts
+        return (within(self.attack, self.threat, "attack"),) * self.restarts
 
     @property
     def asks_g(self) -> bool:  # type: ignore[override]
@@ -203,9 +203,9 @@ class Several(Attack):
         self.members  # noqa: B018 - refuses threats that an attack does not know
 
     @property
-    def members(self) -> list[Attack]:
+    def members(self) -> tuple[Attack, ...]:
         """The attacks in one threat."""
-        return [within(attack, self.threat, f"attacks[{number}]") for number, attack in enumerate(self.attacks)]
+        return tuple(within(attack, self.threat, f"attacks[{number}]") for number, attack in enumerate(self.attacks))
 
     @property
     def asks_g(self) -> bool:  # type: ignore[override]

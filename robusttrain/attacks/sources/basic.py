@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import call_model
+from robusttrain.attacks.asking import Queried
 from robusttrain.core.errors import UserError, at_least
 from robusttrain.core.rng import Rng
-from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.declared import says_random
+from robusttrain.models.defended import DefendedClassifier, classified
 from robusttrain.models.defense import Defense
 
 
@@ -73,18 +74,20 @@ class Target(Source):
 
 
 class _ClassifierOnly(nn.Module):
+    takes_rng = True
+
     def __init__(self, defense: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.defense, self.classifier = defense, classifier
+        self.random = says_random(classifier)
 
     def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """g(images), for attacks that start there."""
         transformed: Tensor = self.defense(images, rng)
         return transformed
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(images)
-        return logits
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        return classified(self.classifier, images, rng)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class _IdentityBackward(nn.Module):
     def __init__(self, defense: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.defense, self.classifier = defense, classifier
-        self.random = bool(getattr(defense, "random", True))
+        self.random = says_random(defense) or says_random(classifier)
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         with torch.no_grad():
@@ -114,8 +117,7 @@ class _IdentityBackward(nn.Module):
                 f"{tuple(transformed.shape[1:])}, so its derivative cannot be the identity; use Target"
             )
         # The bracket is zero in value and the identity in derivative: forward sees g(x) exactly.
-        logits: Tensor = self.classifier(transformed + (images - images.detach()))
-        return logits
+        return classified(self.classifier, transformed + (images - images.detach()), rng)
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,16 @@ class IdentityBackward(Source):
 class _FixedRandomness(nn.Module):
     takes_rng = True
     random = False
+    asks_queried = True
 
     def __init__(self, model: nn.Module, draw: int) -> None:
         super().__init__()
-        self.model, self.draw = model, draw
+        self.model, self.draw = Queried.of(model), draw
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         keys = torch.full((len(images),), self.draw, dtype=torch.int64, device=images.device)
-        return call_model(self.model, images, Rng(keys).fold("fixed"))
+        logits: Tensor = self.model(images, Rng(keys).fold("fixed"))
+        return logits
 
 
 @dataclass(frozen=True)

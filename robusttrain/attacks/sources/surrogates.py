@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from robusttrain.attacks.asking import call_model
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.sources.basic import IdentityBackward, Reader, Source, Target
 from robusttrain.core.errors import OptionError, UserError, one_of
 from robusttrain.core.rng import Rng
-from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.declared import says_random
+from robusttrain.models.defended import DefendedClassifier, classified
 
 #: What a path starts with that stands for a model which evaluate.py trains first.
 TO_BE_TRAINED = "surrogate:"
@@ -124,13 +125,15 @@ class OwnSurrogate(Source):
 
 
 class _StoodIn(nn.Module):
+    takes_rng = True
+
     def __init__(self, network: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.network, self.classifier = network, classifier
+        self.random = says_random(classifier)
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.network(images))
-        return logits
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        return classified(self.classifier, self.network(images), rng)
 
 
 @dataclass(frozen=True)
@@ -176,13 +179,14 @@ class _Ensemble(nn.Module):
     def __init__(self, members: list[nn.Module], weights: list[float], fuse: str) -> None:
         super().__init__()
         self.members, self.weights, self.fuse = nn.ModuleList(members), weights, fuse
+        self._asked = [Queried.of(member) for member in members]  # a list hides them: members are registered once
 
     def each(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
         """Weight and logits (B, K) of every member."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         found = [
             (weight, self._ask(member, images, rng.fold(number)).float())
-            for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True))
+            for number, (member, weight) in enumerate(zip(self._asked, self.weights, strict=True))
         ]
         for _, logits in found:
             if logits.shape != found[0][1].shape:
@@ -190,17 +194,26 @@ class _Ensemble(nn.Module):
                 raise UserError(f"source Ensemble: members answer with {classes} and {logits.shape[1]} classes")
         return found
 
-    def _ask(self, member: nn.Module, images: Tensor, rng: Rng) -> Tensor:
+    def _ask(self, member: Queried, images: Tensor, rng: Rng) -> Tensor:
         """The member's logits; what its backward pass needs is computed anew then, so that memory holds one member's.
 
         Not where a defense without a derivative stands inside: that costs many times what it would save.
         """
-        defense = getattr(member, "defense", None)
+        defense = getattr(member.model, "defense", None)
         keep = len(self.members) == 1 or not (torch.is_grad_enabled() and images.requires_grad)
         if keep or not getattr(defense, "differentiable", True):
-            return call_model(member, images, rng)
-        logits: Tensor = checkpoint(call_model, member, images, rng, use_reentrant=False, preserve_rng_state=False)
-        return logits
+            logits: Tensor = member(images, rng)
+            return logits
+
+        def again() -> Tensor:
+            found: Tensor = checkpoint(member, images, rng, use_reentrant=False, preserve_rng_state=False)
+            return found
+
+        apart = member.draws_globally
+        logits = again()
+        # A pass that has only now shown that the member draws from global generators is followed by passes of another
+        # kind, and the second computation has to be of the kind of the first.
+        return logits if member.draws_globally == apart else again()
 
     def loss_terms(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
         """What an attack's loss is made of: the members one by one, or what they fuse to."""
@@ -219,14 +232,6 @@ class _Ensemble(nn.Module):
 def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> nn.Module:
     """Several models as one, as `Ensemble` describes it; the gradient's memory does not grow with their number."""
     return _Ensemble(members, weights or [1 / len(members)] * len(members), fuse)
-
-
-def members_of(model: nn.Module) -> list[tuple[nn.Module, float]]:
-    """An ensemble's members with their weights, which sum to 1; any other model is its own only member."""
-    members, weights = getattr(model, "members", ()), getattr(model, "weights", ())
-    if not len(members) or len(members) != len(weights):
-        return [(model, 1.0)]
-    return list(zip(members, weights, strict=True))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.sources.basic import Source, iterative
 from robusttrain.core.errors import one_of
 from robusttrain.core.rng import Rng
-from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.defended import DefendedClassifier, classified
 
 Derivatives = Literal["automatic", "softsign", "tanh"]
 
@@ -157,8 +157,7 @@ class _UnrolledTransform(nn.Module):
         return transformed
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        logits: Tensor = self.classifier(self.transform(images, rng))
-        return logits
+        return classified(self.classifier, self.transform(images, rng), rng)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robusttrain.attacks import Loss, ask_twice, call_model, prepared
+from robusttrain.attacks import Loss, ask_twice, prepared
 from robusttrain.evaluation.audit.changes import estimator_of, objective_of
 from robusttrain.evaluation.audit.finding import CARLINI, CROCE, MORE_THAN_LUCK, PINTOR, Finding, significant
 from robusttrain.evaluation.audit.subject import LEAST, Subject
@@ -33,22 +33,29 @@ def sample(subject: Subject) -> Finding | None:
 
 def repeated_passes(subject: Subject) -> Finding | None:
     """Whether the model answers the same twice, and whatever else is in the batch."""
-    target, images = subject.target, subject.images.float()
-    with prepared(target), torch.no_grad():
-        _, differ = ask_twice(target, images, subject.rng("ask"))
-        whole = call_model(target, images, subject.rng("company"))
+    asked, images = subject.asked, subject.images.float()
+    with prepared(asked), torch.no_grad():
+        _, differ = ask_twice(asked, images, subject.rng("ask"))
+        whole = asked(images, subject.rng("company"))
         part, half = subject.everyone[::2], subject.rng("company", subject.everyone[::2])
-        company = (call_model(target, images[part], half) - whole[part]).abs().amax(dim=1)
+        company = (asked(images[part], half) - whole[part]).abs().amax(dim=1)
     random, scale = int(differ.sum()), whole.abs().amax().clamp_min(1e-12)
-    if random and not subject.random:
+    if random and not subject.target.declared_random:
+        # Global generators can be seeded; one of the model's own cannot.
+        seeded = asked.draws_globally
+        told = (
+            "it draws from a global generator, and is asked image by image, over several draws"
+            if seeded
+            else "it has a generator of its own that no seed reaches, and another run gives other figures"
+        )
         return Finding(
             check="repeated passes",
-            severity="weak",
+            severity="note" if seeded else "weak",
             measured=f"two passes over the same images differ on {random} of {subject.size}, and the model does not "
-            "say that it is random: it is scored by one draw, and attacks take luck for success",
+            f"say that it is random: {told}",
             threshold="equal answers, or a defense with random = True",
             source=f"{CARLINI}, section 4.6; {PINTOR}, I2 (unstable predictions); {CROCE}, released code",
-            remedy="draw from the rng that forward is given and say random = True; then attack with EOT (Average)",
+            remedy="draw from the rng that forward is given (takes_rng = True) and say random = True",
             value=random / subject.size,
         )
     together = int((company > ROUNDING * scale).sum())
@@ -77,8 +84,8 @@ def repeated_passes(subject: Subject) -> Finding | None:
 
 def probabilities(subject: Subject) -> Finding | None:
     """Whether the model answers with probabilities where logits are expected."""
-    with prepared(subject.target), torch.no_grad():
-        logits = call_model(subject.target, subject.images.float(), subject.rng("probabilities"))
+    with prepared(subject.asked), torch.no_grad():
+        logits = subject.asked(subject.images.float(), subject.rng("probabilities"))
     farthest = float((logits.sum(dim=1) - 1).abs().max())
     if float(logits.min()) < 0 or farthest > SUM:
         return None

@@ -51,7 +51,12 @@ def rebuilt(attack: Attack, change: Callable[[Attack], Attack]) -> Attack:
 
 
 def with_epsilon(attack: Attack, epsilon: float) -> Attack:
-    """The attack within another radius; a step size in pixel values grows or shrinks with it."""
+    """The attack within another radius; a step size in pixel values grows or shrinks with it.
+
+    Raises:
+        OptionError: the attack cannot be moved out of its own threat.
+    """
+    attack.within(replace(attack.threat, epsilon=epsilon))  # type: ignore[type-var]
 
     def change(part: Attack) -> Attack:
         if not (is_dataclass(part) and _has(part, "threat")):

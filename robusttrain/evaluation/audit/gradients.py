@@ -139,7 +139,7 @@ def _step(subject: Subject, direction: Tensor, length: float) -> Tensor:
 def _margin(subject: Subject, points: Tensor) -> Tensor:
     """(n,) the target's mean margin there; the same draws for all points."""
     draws = DRAWS if subject.random else 1
-    with prepared(subject.target), torch.no_grad():
-        loss = Loss(subject.target, Margin(), subject.labels)
+    with prepared(subject.asked), torch.no_grad():
+        loss = Loss(subject.asked, Margin(), subject.labels)
         drawn = [loss(points.float(), subject.rng("margin").fold(draw)) for draw in range(draws)]
     return torch.stack(drawn).mean(dim=0)

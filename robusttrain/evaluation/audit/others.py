@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from robusttrain.attacks import FixedRandomness, IdentityBackward, Margin, Square, call_model, prepared
+from robusttrain.attacks import FixedRandomness, IdentityBackward, Margin, Square, prepared
 from robusttrain.attacks.sources.basic import Source
 from robusttrain.evaluation.audit.finding import (
     ATHALYE,
@@ -77,7 +77,7 @@ def black_box(subject: Subject) -> Finding | None:
         return Finding(check="black box", severity="not run", measured=f"random search knows no norm {threat.norm}")
     square = Square(queries=QUERIES, votes=DRAWS // 2, threat=threat)
     return subject.rival(
-        subject.attack(square, subject.target, subject.standing, "square"),
+        subject.attack(square, subject.asked, subject.standing, "square"),
         check="black box",
         severity="masked",
         measured=f"{QUERIES} queries of random search break {{count}} of {{size}} images that the evaluation "
@@ -140,7 +140,7 @@ def random_noise(subject: Subject) -> Finding | None:
     where, threat = subject.standing, subject.scenario.attack.threat
     if not len(where) or threat.epsilon <= 0:
         return None
-    images, labels, target = subject.images[where].float(), subject.labels[where], subject.target
+    images, labels, target = subject.images[where].float(), subject.labels[where], subject.asked
     best, highest = images, torch.full((len(where),), -torch.inf, device=images.device)
     with prepared(target), torch.no_grad():
         for k in range(NOISE):
@@ -150,7 +150,7 @@ def random_noise(subject: Subject) -> Finding | None:
             else:  # corners of the ball, and of the box
                 signs = rng.integers(images.shape[1:], 0, 2).to(images.dtype) * 2 - 1
                 points = threat.project(images + signs * (threat.epsilon if threat.norm == "linf" else 1e3), images)
-            margin = Margin()(call_model(target, points, rng.fold("model")).float(), labels)
+            margin = Margin()(target(points, rng.fold("model")).float(), labels)
             better = margin > highest
             best = torch.where(better[:, None, None, None], points, best)
             highest = torch.where(better, margin, highest)

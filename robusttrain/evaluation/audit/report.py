@@ -111,6 +111,7 @@ class Audit:
     def before(self, images: Tensor, labels: Tensor, indices: Tensor) -> list[Finding]:
         """Take the sample from candidates (m, C, H, W), on the target's device; the checks that need no results."""
         start = time.perf_counter()
+        self.engine.ask(images, indices)
         streams = Rng.for_images(self.engine.seed, indices).fold("audit").fold("right")
         score = verdicts(self.engine.target, images, labels, streams, DRAWS if self.engine.random else 1)
         right = (score.double().mean(dim=1) > 0.5).nonzero().squeeze(1)[: self.size].to(images.device)

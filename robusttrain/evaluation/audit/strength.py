@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from robusttrain.attacks import CarliniWagner, call_model, prepared
+from robusttrain.attacks import CarliniWagner, prepared
 from robusttrain.evaluation.audit.changes import (
     averaged_draws,
     more_draws,
@@ -85,10 +85,8 @@ def epsilon_half(subject: Subject) -> Finding | None:
 
 
 def _classes(subject: Subject) -> int:
-    with prepared(subject.target), torch.no_grad():
-        return call_model(
-            subject.target, subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])
-        ).shape[1]
+    with prepared(subject.asked), torch.no_grad():
+        return subject.asked(subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])).shape[1]
 
 
 def monotone(subject: Subject) -> Finding | None:
@@ -126,8 +124,10 @@ def one_step(subject: Subject) -> Finding | None:
 def twice_the_steps(subject: Subject) -> Finding | None:
     """Whether twice the steps from another start break more."""
     attack = more_steps(subject.scenario.attack)
-    if attack is None or not len(subject.standing):
+    if not len(subject.standing):
         return None
+    if attack is None:
+        return _not_run("twice the steps", subject, "the attack has neither steps nor queries that can be doubled")
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the steps")
     return subject.rival(
         found,
@@ -146,7 +146,7 @@ def twice_the_draws(subject: Subject) -> Finding | None:
         return None
     attack, before = more_draws(subject.scenario.attack, DRAWS), averaged_draws(subject.scenario.attack)
     if attack is None:
-        return None
+        return _not_run("twice the draws", subject, "the attack has neither an average nor votes that can be doubled")
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the draws")
     return subject.rival(
         found,
@@ -219,6 +219,8 @@ def still_rising(subject: Subject) -> Finding | None:
 def _not_watched(check: str, subject: Subject) -> Finding | None:
     if not subject.scenario.attack.cost().gradients:
         return None  # nothing to watch in an attack that only asks
-    return Finding(
-        check=check, severity="not run", attack=subject.main, measured="the attack has no estimator that can be watched"
-    )
+    return _not_run(check, subject, "the attack has no estimator that can be watched")
+
+
+def _not_run(check: str, subject: Subject, why: str) -> Finding:
+    return Finding(check=check, severity="not run", attack=subject.main, measured=why)

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, GradientEstimator, IdentityBackward, Loss, LossFn, Target
+from robusttrain.attacks import Attack, GradientEstimator, IdentityBackward, Loss, LossFn, Queried, Target
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit.changes import objective_of, rebuilt
 from robusttrain.evaluation.audit.finding import MORE_THAN_LUCK, Beaten, Finding, Severity, beaten, told
@@ -114,6 +114,7 @@ class Subject:
     def __post_init__(self) -> None:
         self.everyone = torch.arange(len(self.images), device=self.images.device)
         self.target, self.random = self.engine.target, self.engine.random
+        self.asked = Queried(self.target)
         self.streams = Rng.for_images(self.engine.seed, self.indices)
 
     @property
@@ -146,7 +147,7 @@ class Subject:
         """
         which = self.everyone if which is None else which
         draws = (DRAWS if self.random else 1) if draws is None else draws
-        model = self.target if target is None else target
+        model = self.asked if target is None else target
         return verdicts(model, images, self.labels[which], self.rng(purpose, which), draws).double().mean(dim=1)
 
     def attack(
@@ -164,11 +165,9 @@ class Subject:
         rng = self.rng(purpose, which) if rng is None else rng
         return attack(source, self.images[which], self.labels[which], rng).to(self.images.dtype)
 
-    def source(self, name: str) -> nn.Module:
-        """What the attack ``name`` differentiates, as the engine built it, uncounted."""
-        found = self.engine.sources[name].model
-        assert isinstance(found, nn.Module)
-        return found
+    def source(self, name: str) -> Queried:
+        """What the attack ``name`` differentiates, as the engine built it, counted apart."""
+        return Queried(self.engine.sources[name].model)
 
     # What the records say.
 

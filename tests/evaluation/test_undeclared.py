@@ -1,0 +1,131 @@
+"""Targets that draw random numbers and do not say so are scored as those that do."""
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from robusttrain.attacks import HopSkipJump, Linf, ProjectedGradient, Square, Target
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation import Engine, Scenario
+from robusttrain.models.defended import DefendedClassifier
+
+COUNT = 70
+
+
+class Drawing(nn.Module):
+    """Logits and noise, from one of the global generators."""
+
+    def __init__(self, model, kind):
+        super().__init__()
+        self.model, self.kind = model, kind
+
+    def forward(self, images):
+        if self.kind == "dropout":
+            return self.model(F.dropout(images, 0.2, training=True))
+        logits = self.model(images)
+        shape = tuple(logits.shape)
+        if self.kind == "torch":
+            return logits + 2 * torch.randn(shape)
+        if self.kind == "numpy":
+            return logits + 2 * torch.from_numpy(np.random.standard_normal(shape)).float()  # noqa: NPY002
+        return logits + 2 * torch.tensor([[random.gauss(0, 1) for _ in row] for row in logits])
+
+
+KINDS = ["torch", "numpy", "python", "dropout"]
+PGD = {"pgd": Scenario(ProjectedGradient(2, 0.005, threat=Linf(0.01)), Target())}
+
+
+def evaluated(model, images, labels, size=COUNT, order=None, seed=0, scenarios=None, draws=3):
+    """Records by image, from batches of this size in this order."""
+    order = torch.arange(COUNT) if order is None else order
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine = Engine(model, PGD if scenarios is None else scenarios, seed, draws, keep_images=True)
+        parts = [engine.run(images[which], labels[which], which)[0] for which in order.split(size)]
+    merged = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    place = merged["index"].argsort()
+    return engine, {name: values[place] for name, values in merged.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verdicts_depend_on_the_seed_and_on_nothing_else(kind, images, linear):
+    model, x, labels = Drawing(linear(scale=1.0), kind), images(COUNT), torch.arange(COUNT) % 3
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    engine, whole = evaluated(model, x, labels)
+    assert engine.random
+    assert engine.target.random
+    assert engine.draws == 3
+    assert whole["pgd/score"].shape == (COUNT, 3)
+    assert not torch.equal(whole["pgd/score"], whole["pgd/select"])
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())  # noqa: NPY002
+    shuffled = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
+    for size, order in ((1, None), (7, None), (64, None), (16, shuffled)):
+        torch.manual_seed(size)  # what goes on outside does not matter
+        _, other = evaluated(model, x, labels, size, order)
+        for name in ("clean/score", "clean/select", "pgd/score", "pgd/select"):
+            assert torch.equal(other[name], whole[name]), (size, name)
+        torch.testing.assert_close(other["pgd/images"], whole["pgd/images"], rtol=0, atol=1e-5)
+    _, other = evaluated(model, x, labels, seed=1)
+    assert not torch.equal(other["clean/score"], whole["clean/score"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_told_how_to_make_it_fast(kind, images, linear):
+    engine = Engine(Drawing(linear(), kind), {}, draws=2)
+    with pytest.warns(UserWarning, match="takes_rng = True"):
+        engine.ask(images(), torch.arange(4))
+
+
+def test_query_attacks_treat_the_source_as_random(images, linear):
+    model, x, labels = Drawing(linear(scale=1.0), "torch"), images(COUNT), torch.arange(COUNT) % 3
+    scenarios = {
+        "square": Scenario(Square(12, votes=2, threat=Linf(0.05)), Target()),
+        "hsj": Scenario(HopSkipJump(1, 4, votes=3, tries=4, search_steps=4, threat=Linf(0.05)), Target()),
+    }
+    engine, found = evaluated(model, x, labels, scenarios=scenarios)
+    assert all(source.random for source in engine.sources.values())
+    # No image leaves: on a deterministic source those that are wrong would.
+    assert found["square/queries"].unique().tolist() == [10.0]
+
+
+def test_a_classifier_that_takes_streams_is_given_them(images, random_linear):
+    """What the warning advises."""
+    model, x, labels = random_linear(scale=1.0), images(COUNT), torch.arange(COUNT) % 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine = Engine(model, PGD, draws=3)
+        assert engine.random
+        engine.ask(x, torch.arange(COUNT))
+    _, whole = evaluated(model, x, labels)
+    _, other = evaluated(DefendedClassifier(None, model), x, labels, 7)
+    assert torch.equal(whole["pgd/score"], other["pgd/score"])
+    assert not torch.equal(whole["clean/score"][:, 0], whole["clean/score"][:, 1])
+
+
+def test_a_deterministic_target_stays_one(images, linear):
+    engine, found = evaluated(linear(), images(COUNT), torch.arange(COUNT) % 3)
+    assert not engine.random
+    assert found["pgd/score"].shape == (COUNT, 1)
+
+
+def test_who_draws_for_some_images_only_must_say_so(images, linear):
+    class Sometimes(nn.Module):
+        def forward(self, images):
+            logits = linear()(images)
+            return logits + torch.randn_like(logits) if (images > 0.9).any() else logits
+
+    model, dark = Sometimes(), images(8)
+    engine = Engine(model, {}, draws=3)
+    engine.run(dark, torch.arange(8) % 3, torch.arange(8))
+    with pytest.raises(UserError, match="random = True"):
+        engine.run(dark + 0.3, torch.arange(8) % 3, torch.arange(8, 16))
+    model.random = True
+    engine = Engine(model, {}, draws=3)
+    for shift in (0.0, 0.3):
+        assert engine.run(dark + shift, torch.arange(8) % 3, torch.arange(8))[0]["clean/score"].shape == (8, 3)
