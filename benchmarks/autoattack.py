@@ -1,10 +1,11 @@
-"""AutoAttack beside torchattacks': robust accuracy on the same model and images, and throughput.
+r"""AutoAttack beside torchattacks': robust accuracy on the same model and images, and throughput.
 
-    python -m benchmarks.autoattack --root data/cifar10-jpeg --model vgg_small --weights FILE --output autoattack.json
+    python -m benchmarks.autoattack --root data/cifar10-jpeg --model vgg_small --weights FILE \
+        --output autoattack.json
 
-Whole (``autoattack``: APGD-CE, APGD-T, FAB-T, Square, each on what is left) and its first attack alone, at the paper's
-budgets. All images are looked at, those that the model gets wrong count as fallen. What comes back is judged by the
-model in float32: inside the ball, and by its verdict.
+Whole (``autoattack``: APGD-CE, APGD-T, FAB-T, Square, each on what is left) and its first attack
+alone, at the paper's budgets. All images are looked at, those that the model gets wrong count as
+fallen. What comes back is judged by the model in float32: inside the ball, and by its verdict.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from robusttrain.attacks import Linf
 from robusttrain.config.attacks import attack_nodes, scenario
 from robusttrain.evaluation import verdicts, wilson
 
-#: Steps of each attack in the paper; torchattacks' AutoAttack leaves its members at their own default, 10.
+#: Steps of each attack in the paper; torchattacks' AutoAttack leaves its members at their own
+#: default, 10.
 STEPS = 100
 
 
@@ -48,7 +50,9 @@ def standard(model: nn.Module, epsilon: float) -> torchattacks.AutoAttack:
 
 #: Each attack of ours, and torchattacks' of the same budget.
 PEERS = {
-    "apgd-ce": lambda model, epsilon: torchattacks.APGD(model, eps=epsilon, steps=STEPS, loss="ce", rho=0.75),
+    "apgd-ce": lambda model, epsilon: torchattacks.APGD(
+        model, eps=epsilon, steps=STEPS, loss="ce", rho=0.75
+    ),
     "autoattack": standard,
 }
 #: How far outside the ball rounding may carry an image.
@@ -89,23 +93,34 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
 
 def model_right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """(B,) bool: which images the model gets right."""
-    return verdicts(model, images, labels, Rng.for_images(0, torch.arange(len(images))), 1).squeeze(1)
+    return verdicts(model, images, labels, Rng.for_images(0, torch.arange(len(images))), 1).squeeze(
+        1
+    )
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One report: for each attack, both robust accuracies, how many verdicts differ, and throughput."""
+    """One report: for each attack, both robust accuracies, how many verdicts differ, and
+    throughput.
+    """
     seconds, found, _ = interleave(contenders, arguments)
     model, images, labels = material(arguments)
     threat = Linf(arguments.epsilon)
     stands = {}
     for name, adversarial in found.items():
         inside = threat.distance(adversarial, images) <= arguments.epsilon + ROUNDING
-        inside &= (adversarial.flatten(1) >= 0).all(dim=1) & (adversarial.flatten(1) <= 1).all(dim=1)
-        stands[name] = model_right(model, torch.where(inside[:, None, None, None], adversarial, images), labels)
+        inside &= (adversarial.flatten(1) >= 0).all(dim=1) & (adversarial.flatten(1) <= 1).all(
+            dim=1
+        )
+        stands[name] = model_right(
+            model, torch.where(inside[:, None, None, None], adversarial, images), labels
+        )
 
     def accuracy(which: Tensor) -> dict[str, Any]:
         rate = which.double().mean().item()
-        return {"accuracy": round(rate, 4), "ci95": [round(end, 4) for end in wilson(rate, len(which))]}
+        return {
+            "accuracy": round(rate, 4),
+            "ci95": [round(end, 4) for end in wilson(rate, len(which))],
+        }
 
     def beside(name: str) -> dict[str, Any]:
         mine, theirs = stands[f"{name} ours"], stands[f"{name} torchattacks"]
@@ -114,7 +129,9 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             "torchattacks": accuracy(theirs),
             "fell_to_ours_alone": int((theirs & ~mine).sum()),
             "fell_to_theirs_alone": int((mine & ~theirs).sum()),
-            "throughput_relative_to_theirs": round(seconds[f"{name} torchattacks"] / seconds[f"{name} ours"], 2),
+            "throughput_relative_to_theirs": round(
+                seconds[f"{name} torchattacks"] / seconds[f"{name} ours"], 2
+            ),
         }
 
     named = ("model", "epsilon", "rounds", "memory")
@@ -130,14 +147,18 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="folder of the data, as ImageFolder reads it")
     parser.add_argument("--model", default="vgg_small", help="model preset")
     parser.add_argument("--weights", help="its weights")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--epsilon", type=float, default=0.031)
     parser.add_argument("--attack", nargs="+", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument("--rounds", type=int, default=0, help="timed rounds after a first one; 0 times the first")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="timed rounds after a first one; 0 times the first"
+    )
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     parser.add_argument("--output", default="results/benchmarks/autoattack.json")
     arguments = parser.parse_args()

@@ -2,9 +2,10 @@
 
     python -m benchmarks.ensemble --root data/cifar10-jpeg --model resnet18 --output ensemble.json
 
-The peak of one step of PGD in a process of its own, above what it held before with all models loaded: it should not
-grow with their number. Beside it, what the same step needs where all members' activations are held at once, as in a
-plain mean of logits.
+The peak of one step of PGD in a process of its own, above what it held before with all models
+    loaded: it should not
+grow with their number. Beside it, what the same step needs where all members' activations are held
+at once, as in a plain mean of logits.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class PlainMean(nn.Module):
 def step(version: str, count: int, arguments: argparse.Namespace) -> Callable[[], Tensor]:
     """One step of PGD on ``count`` untrained models: weights do not matter for memory."""
     data, images, labels = load_images(arguments.root, arguments.images, arguments.data)
-    members: list[nn.Module] = [fast_copy(network(arguments.model, None, data), torch.float32) for _ in range(count)]
+    members: list[nn.Module] = [
+        fast_copy(network(arguments.model, None, data), torch.float32) for _ in range(count)
+    ]
     source = PlainMean(members) if version == "plain" else fused(members, None, version)
     rng = Rng.for_images(0, torch.arange(len(images)))
     with torch.no_grad():
@@ -48,16 +51,24 @@ def step(version: str, count: int, arguments: argparse.Namespace) -> Callable[[]
 
 def main() -> None:
     """Parse, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="folder of the data")
-    parser.add_argument("--data", choices=("imagefolder", "imagenet"), default="imagefolder", help="its layout")
+    parser.add_argument(
+        "--data", choices=("imagefolder", "imagenet"), default="imagefolder", help="its layout"
+    )
     parser.add_argument("--model", default="resnet_small", help="model preset of the members")
     parser.add_argument("--images", type=int, default=64, help="one batch of this many images")
-    parser.add_argument("--models", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of models")
+    parser.add_argument(
+        "--models", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of models"
+    )
     parser.add_argument("--output", default="results/benchmarks/ensemble.json")
     arguments = parser.parse_args()
     mib = {
-        version: {str(count): round(peak(step, version, count, arguments)) for count in arguments.models}
+        version: {
+            str(count): round(peak(step, version, count, arguments)) for count in arguments.models
+        }
         for version in ("logits", "probabilities", "losses", "plain")
     }
     few, many = str(arguments.models[0]), str(arguments.models[-1])

@@ -2,9 +2,12 @@
 
     python -m benchmarks.eot --root data/cifar10-jpeg --weights FILE --output eot.json
 
-Time: one gradient evaluation of BPDA-I with EOT (`bpda-eot-paper` with fewer draws and one step: both only repeat it)
-beside one plain one: f_a(g(x)) forward and f_a backward on the same batch, interleaved. Memory: the peak of a process
-of its own, above what it held before the attack, with many and with few draws, and of the unrolled g with N = 13 and 1.
+Time: one gradient evaluation of BPDA-I with EOT (`bpda-eot-paper` with fewer draws and one step:
+    both only repeat it)
+beside one plain one: f_a(g(x)) forward and f_a backward on the same batch, interleaved. Memory: the
+    peak of a process
+of its own, above what it held before the attack, with many and with few draws, and of the unrolled
+g with N = 13 and 1.
 """
 
 from __future__ import annotations
@@ -21,12 +24,20 @@ from torch import Tensor
 from benchmarks.memory import peak
 from benchmarks.timing import Contenders, interleave, load_images, machine, network, write
 from robusttrain import Rng
-from robusttrain.attacks import Average, IdentityBackward, ProjectedGradient, UnrolledTransform, call_model
+from robusttrain.attacks import (
+    Average,
+    IdentityBackward,
+    ProjectedGradient,
+    UnrolledTransform,
+    call_model,
+)
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.models.defended import DefendedClassifier
 
 
-def material(arguments: argparse.Namespace, steps: int) -> tuple[DefendedClassifier, Tensor, Tensor, Rng]:
+def material(
+    arguments: argparse.Namespace, steps: int
+) -> tuple[DefendedClassifier, Tensor, Tensor, Rng]:
     """f_a(g(.)) with a g of ``steps`` steps, ready for attacks, and a batch with its streams."""
     data, images, labels = load_images(arguments.root, arguments.images)
     f_b = network("vgg_small", arguments.weights, data)
@@ -41,14 +52,18 @@ def attack(draws: int) -> ProjectedGradient:
 
 
 def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
-    """EOT with ``--timed_draws`` draws on our side; on the other, as many plain evaluations, one after the other."""
+    """EOT with ``--timed_draws`` draws on our side; on the other, as many plain evaluations, one
+    after the other.
+    """
     target, images, labels, rng = material(arguments, 13)
     source = IdentityBackward()(target)
 
     def plain() -> Tensor:
         for draw in range(arguments.timed_draws):
             points = images.clone().requires_grad_()
-            loss = F.cross_entropy(call_model(source, points, rng.fold(draw)), labels, reduction="sum")
+            loss = F.cross_entropy(
+                call_model(source, points, rng.fold(draw)), labels, reduction="sum"
+            )
             torch.autograd.grad(loss, points)
         return images
 
@@ -63,23 +78,34 @@ def prepared_attack(case: str, number: int, arguments: argparse.Namespace) -> Ca
     with torch.no_grad():
         call_model(target, images[:1], rng[:1])  # loads what every attack loads
     if case == "unrolled":
-        return lambda: ProjectedGradient(1, 0.002, random_start=False)(UnrolledTransform()(target), images, labels, rng)
+        return lambda: ProjectedGradient(1, 0.002, random_start=False)(
+            UnrolledTransform()(target), images, labels, rng
+        )
     return lambda: attack(number)(IdentityBackward()(target), images, labels, rng)
 
 
 def main() -> None:
     """Parse, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="image folder with test/ or val/")
     parser.add_argument("--weights", required=True, help="of f_b, a vgg_small")
     parser.add_argument("--model", default="resnet_small", help="model preset of f_a (untrained)")
     parser.add_argument("--images", type=int, default=100, help="one batch of this many images")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of g")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of g"
+    )
     parser.add_argument("--timed_draws", type=int, default=6, help="draws of the timed EOT step")
     parser.add_argument("--draws", type=int, default=500, help="many draws, for memory")
     parser.add_argument("--few_draws", type=int, default=20, help="few draws, for memory")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory", choices=("kept", "system"), default="kept", help="see benchmarks.pgd; timing only")
+    parser.add_argument(
+        "--memory",
+        choices=("kept", "system"),
+        default="kept",
+        help="see benchmarks.pgd; timing only",
+    )
     parser.add_argument("--output", default="results/benchmarks/eot.json")
     arguments = parser.parse_args()
     seconds, _, _ = interleave(contenders, arguments)
@@ -98,8 +124,12 @@ def main() -> None:
         "machine": machine(),
         "images": arguments.images,
         "precision": arguments.precision,
-        "time_of_one_gradient_evaluation_relative_to_plain": round(seconds["eot"] / seconds["plain"], 3),
-        "peak_mib_above_start": {case: {key: round(value) for key, value in row.items()} for case, row in mib.items()},
+        "time_of_one_gradient_evaluation_relative_to_plain": round(
+            seconds["eot"] / seconds["plain"], 3
+        ),
+        "peak_mib_above_start": {
+            case: {key: round(value) for key, value in row.items()} for case, row in mib.items()
+        },
         "peak_with_many_draws_relative_to_few": growth("eot"),
         "peak_of_unrolled_13_steps_relative_to_1": growth("unrolled"),
     }

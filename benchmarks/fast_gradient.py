@@ -1,12 +1,16 @@
-"""FGSM, MI-FGSM, DI2-FGSM and M-DI2-FGSM beside torchattacks, on the same source, target, images and budget.
+r"""FGSM, MI-FGSM, DI2-FGSM and M-DI2-FGSM beside torchattacks, on the same source, target, images
+and budget.
 
-    python -m benchmarks.fast_gradient --data imagenet --root data/imagenet-sample --model efficientnet_lite0 \\
+    python -m benchmarks.fast_gradient --data imagenet --root data/imagenet-sample \
+        --model efficientnet_lite0 \\
         --target efficientnet_lite2 --output fast_gradient.json
-    python -m benchmarks.fast_gradient --root data/cifar10-jpeg --model vgg_small --weights FILE --epsilon 0.031
+    python -m benchmarks.fast_gradient --root data/cifar10-jpeg --model vgg_small \
+        --weights FILE --epsilon 0.031
 
-Images are crafted on the source and judged in float32 by the source and, with ``--target``, by another model; only
-images that all of them have right are attacked. torchattacks draws one resizing for a whole batch and step, ours one
-for each image. Both resize to 0.9 of the side at least and pad to the full side.
+Images are crafted on the source and judged in float32 by the source and, with ``--target``, by
+another model; only images that all of them have right are attacked. torchattacks draws one resizing
+for a whole batch and step, ours one for each image. Both resize to 0.9 of the side at least and pad
+to the full side.
 """
 
 from __future__ import annotations
@@ -49,14 +53,19 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
 
         def iterated(mu: float, p: float) -> Any:
             if p:
-                return torchattacks.DIFGSM(model, epsilon, alpha, steps, mu, SMALLEST, p, random_start=False)
+                return torchattacks.DIFGSM(
+                    model, epsilon, alpha, steps, mu, SMALLEST, p, random_start=False
+                )
             return torchattacks.MIFGSM(model, epsilon, alpha, steps, mu)
 
         attacks = {
             name: torchattacks.FGSM(model, epsilon) if name == "fgsm" else iterated(*given)
             for name, given in FAMILY.items()
         }
-        return {f"{name} torchattacks": partial(attack, images, labels) for name, attack in attacks.items()}
+        return {
+            f"{name} torchattacks": partial(attack, images, labels)
+            for name, attack in attacks.items()
+        }
 
     rng = Rng.for_images(0, torch.arange(len(images)))
     images = images.contiguous(memory_format=torch.channels_last)
@@ -88,13 +97,17 @@ def material(arguments: argparse.Namespace) -> tuple[list[nn.Module], Tensor, Te
     if arguments.target:
         models.append(network(arguments.target, arguments.target_weights, data))
     for model in models:
-        for parameter in model.parameters():  # as a user of the peers would, who wants gradients of images alone
+        for parameter in (
+            model.parameters()
+        ):  # as a user of the peers would, who wants gradients of images alone
             parameter.requires_grad_(False)
     return models, *right_for_all(models, images, labels, arguments.images)
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One report: for each attack and precision, our throughput relative to torchattacks', and success of both."""
+    """One report: for each attack and precision, our throughput relative to torchattacks', and
+    success of both.
+    """
     seconds, adversarial, _ = interleave(contenders, arguments)
     models, images, labels = material(arguments)
     judges = dict(zip(("source", "target"), models, strict=False))
@@ -105,7 +118,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         for judge, model in judges.items():
             fell = ~verdicts(model, adversarial[name], labels, rng, 1).squeeze(1)
             rate = fell.double().mean().item()
-            found[judge] = {"value": round(rate, 4), "ci95": [round(end, 4) for end in wilson(rate, len(fell))]}
+            found[judge] = {
+                "value": round(rate, 4),
+                "ci95": [round(end, 4) for end in wilson(rate, len(fell))],
+            }
         return found
 
     def beside(attack: str, dtype: str) -> dict[str, Any]:
@@ -122,20 +138,28 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(),
         "images": len(images),
         **{name: getattr(arguments, name) for name in named},
-        "comparisons": {attack: {dtype: beside(attack, dtype) for dtype in DTYPES} for attack in FAMILY},
+        "comparisons": {
+            attack: {dtype: beside(attack, dtype) for dtype in DTYPES} for attack in FAMILY
+        },
     }
 
 
 def main() -> None:
     """Parse, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="folder of the data")
-    parser.add_argument("--data", choices=("imagefolder", "imagenet"), default="imagefolder", help="its layout")
+    parser.add_argument(
+        "--data", choices=("imagefolder", "imagenet"), default="imagefolder", help="its layout"
+    )
     parser.add_argument("--model", default="vgg_small", help="model preset of the source")
     parser.add_argument("--weights", help="its weights, if they do not come with it")
     parser.add_argument("--target", help="model preset of another model that judges")
     parser.add_argument("--target_weights", help="its weights")
-    parser.add_argument("--images", type=int, default=32, help="one batch of at most this many images")
+    parser.add_argument(
+        "--images", type=int, default=32, help="one batch of at most this many images"
+    )
     parser.add_argument("--epsilon", type=float, default=15 / 255)
     parser.add_argument("--step_size", type=float, default=2 / 255)
     parser.add_argument("--steps", type=int, default=10)

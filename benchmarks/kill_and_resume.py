@@ -1,9 +1,11 @@
-"""An evaluation that is killed again and again and started again ends as one that was not.
+r"""An evaluation that is killed again and again and started again ends as one that was not.
 
-    python -m benchmarks.kill_and_resume --kills 20 -- --checkpoint CKPT --attack bpda-i --attack wt --images 40
+    python -m benchmarks.kill_and_resume --kills 20 -- --checkpoint CKPT --attack bpda-i \
+        --attack wt --images 40
 
-What stands behind ``--`` is a command line of evaluate.py. It is run once whole, then killed (SIGKILL) ``--kills``
-times at random moments, and run to its end. The two results.json are compared, but for seconds.
+What stands behind ``--`` is a command line of evaluate.py. It is run once whole, then killed
+(SIGKILL) ``--kills`` times at random moments, and run to its end. The two results.json are
+compared, but for seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def _evaluate(arguments: list[str]) -> None:
         sys.exit(f"evaluate.py: {error}")
 
 
-def kill_and_resume(arguments: list[str], folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
+def kill_and_resume(
+    arguments: list[str], folder: Path, kills: int, seed: int = 0
+) -> dict[str, Any]:
     """Run, kill, resume, compare.
 
     Args:
@@ -49,7 +53,8 @@ def kill_and_resume(arguments: list[str], folder: Path, kills: int, seed: int = 
         seed: of the moments.
 
     Returns:
-        ``same``: whether both ended alike; ``entries``: batches of attacks in all; ``found``: how many of them were
+        ``same``: whether both ended alike; ``entries``: batches of attacks in all; ``found``: how
+            many of them were
         there before the last start; ``kills``: how often a run that was still going was killed.
     """
     # Forked, so that imports are paid for once; what the children do does not come back.
@@ -69,7 +74,9 @@ def kill_and_resume(arguments: list[str], folder: Path, kills: int, seed: int = 
     whole.join()
     lasts = time.monotonic() - begin
     if whole.exitcode:
-        raise UserError(f"evaluate.py ended with exit code {whole.exitcode}: nothing to compare with")
+        raise UserError(
+            f"evaluate.py ended with exit code {whole.exitcode}: nothing to compare with"
+        )
     killed = 0
     for _ in range(kills):
         process = start("killed")
@@ -100,7 +107,9 @@ def main() -> None:
     """Parse, run, tell; exit code 1 if the runs differ."""
     own = sys.argv[1:]
     command = own[own.index("--") + 1 :] if "--" in own else []
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", default="results/kill-and-resume", help="for both runs")

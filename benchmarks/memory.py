@@ -1,4 +1,6 @@
-"""The peak of a process of its own, above what it held before: what an attack needs beside the models."""
+"""The peak of a process of its own, above what it held before: what an attack needs beside the
+models.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def _held() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _measure(pipe: Connection, prepare: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> None:
+def _measure(
+    pipe: Connection, prepare: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]
+) -> None:
     attack = prepare(*arguments)
     before = _held()
     attack()
@@ -25,16 +29,20 @@ def _measure(pipe: Connection, prepare: Callable[..., Callable[[], object]], arg
 def peak(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> float:
     """MiB that a call needs at its largest.
 
-    glibc is told to hand every large block back at once: what it would keep for later grows with every allocation, and
+    glibc is told to hand every large block back at once: what it would keep for later grows with
+        every allocation, and
     is not what the call needs.
 
     Args:
-        prepare: ``prepare(*arguments)`` loads what is there before, and returns the call; importable by name.
+        prepare: ``prepare(*arguments)`` loads what is there before, and returns the call;
+            importable by name.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_measure, args=(theirs, prepare, arguments))
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(128 * 1024)  # a fixed one: glibc would raise it as blocks come and go
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(
+        128 * 1024
+    )  # a fixed one: glibc would raise it as blocks come and go
     process.start()
     del os.environ["MALLOC_MMAP_THRESHOLD_"]
     theirs.close()

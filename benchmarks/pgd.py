@@ -1,8 +1,10 @@
-"""PGD beside torchattacks, Foolbox and the bare limit, on the same model, images and budget.
+r"""PGD beside torchattacks, Foolbox and the bare limit, on the same model, images and budget.
 
-    python -m benchmarks.pgd --root data/cifar10-jpeg --model vgg_small --weights FILE --output pgd.json
+    python -m benchmarks.pgd --root data/cifar10-jpeg --model vgg_small --weights FILE \
+        --output pgd.json
 
-The limit is what no implementation of these steps can beat with this network: for each step, one forward pass and one
+The limit is what no implementation of these steps can beat with this network: for each step, one
+    forward pass and one
 backward pass to the input, nothing else, in the same dtype and memory format as ours.
 """
 
@@ -18,7 +20,16 @@ import torch.nn.functional as F
 import torchattacks
 from torch import Tensor, nn
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
+from benchmarks.timing import (
+    MEMORY,
+    MEMORY_HELP,
+    Contenders,
+    interleave,
+    load_images,
+    machine,
+    network,
+    write,
+)
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import Linf, ProjectedGradient
 from robusttrain.evaluation import verdicts
@@ -38,7 +49,9 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     model, images, labels = material(arguments)
     steps, epsilon, step_size = arguments.steps, arguments.epsilon, arguments.epsilon / 4
     if side == "peers":
-        theirs = torchattacks.PGD(model, eps=epsilon, alpha=step_size, steps=steps, random_start=True)
+        theirs = torchattacks.PGD(
+            model, eps=epsilon, alpha=step_size, steps=steps, random_start=True
+        )
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
         linf_pgd = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=True)
         return {
@@ -61,17 +74,24 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and the images and labels to attack."""
     data, images, labels = load_images(arguments.root, arguments.images)
     model = network(arguments.model, arguments.weights, data)
-    for parameter in model.parameters():  # as a user of the peers would, who wants gradients of images alone
+    for (
+        parameter
+    ) in model.parameters():  # as a user of the peers would, who wants gradients of images alone
         parameter.requires_grad_(arguments.peers_keep_parameter_gradients)
     return model, images, labels
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One report: seconds relative to torchattacks' and to the limit's, and robust accuracy, by contender."""
+    """One report: seconds relative to torchattacks' and to the limit's, and robust accuracy, by
+    contender.
+    """
     seconds, adversarial, _ = interleave(contenders, arguments)
     model, images, labels = material(arguments)
     rng = Rng.for_images(0, torch.arange(len(images)))
-    right = {name: verdicts(model, found, labels, rng, 1).float().mean().item() for name, found in adversarial.items()}
+    right = {
+        name: verdicts(model, found, labels, rng, 1).float().mean().item()
+        for name, found in adversarial.items()
+    }
     return {
         "command": "python -m benchmarks.pgd " + " ".join(arguments.command),
         "machine": machine(),
@@ -81,12 +101,17 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "epsilon": arguments.epsilon,
         "rounds": arguments.rounds,
         "memory": arguments.memory,
-        "time_relative_to_torchattacks": {name: round(s / seconds["torchattacks"], 3) for name, s in seconds.items()},
+        "time_relative_to_torchattacks": {
+            name: round(s / seconds["torchattacks"], 3) for name, s in seconds.items()
+        },
         "throughput_relative_to_torchattacks": {
-            name: round(seconds["torchattacks"] / s, 2) for name, s in seconds.items() if "limit" not in name
+            name: round(seconds["torchattacks"] / s, 2)
+            for name, s in seconds.items()
+            if "limit" not in name
         },
         "time_relative_to_limit": {
-            dtype: round(seconds[f"ours {dtype}"] / seconds[f"limit {dtype}"], 3) for dtype in ("float32", "bfloat16")
+            dtype: round(seconds[f"ours {dtype}"] / seconds[f"limit {dtype}"], 3)
+            for dtype in ("float32", "bfloat16")
         },
         "accuracy": {
             "clean": round(right["limit float32"], 4),
@@ -97,7 +122,9 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="image folder with test/ or val/")
     parser.add_argument("--model", default="vgg_small", help="model preset")
     parser.add_argument("--weights", help="its weights")
@@ -107,7 +134,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     parser.add_argument(
-        "--peers_keep_parameter_gradients", action="store_true", help="leave requires_grad on, as most callers do"
+        "--peers_keep_parameter_gradients",
+        action="store_true",
+        help="leave requires_grad on, as most callers do",
     )
     parser.add_argument("--output", default="results/benchmarks/pgd.json")
     arguments = parser.parse_args()

@@ -1,12 +1,15 @@
-"""HopSkipJump, Square and GenAttack beside Foolbox, torchattacks and ART, at equal budgets on one model and images.
+r"""HopSkipJump, Square and GenAttack beside Foolbox, torchattacks and ART, at equal budgets on one
+model and images.
 
-    python -m benchmarks.queries --root data/cifar10-jpeg --model vgg_small --weights FILE --output queries.json
+    python -m benchmarks.queries --root data/cifar10-jpeg --model vgg_small --weights FILE \
+        --output queries.json
 
-ART takes part where it is installed (``pip install adversarial-robustness-toolbox``). Only images that the model gets
-right are attacked. Everybody's queries are counted at the model itself. HopSkipJump looks for the nearest adversarial
-image, so distances are compared, in the norm of the search; Square and GenAttack have a radius, so success is.
-GenAttack aims at the likeliest wrong class. What comes back is judged by the model in float32, whatever an attack ran
-in. "passes_alone" is what the network's forward passes alone allow: ours of the folded copy, theirs of the model.
+ART takes part where it is installed (``pip install adversarial-robustness-toolbox``). Only images
+that the model gets right are attacked. Everybody's queries are counted at the model itself.
+HopSkipJump looks for the nearest adversarial image, so distances are compared, in the norm of the
+search; Square and GenAttack have a radius, so success is. GenAttack aims at the likeliest wrong
+class. What comes back is judged by the model in float32, whatever an attack ran in. "passes_alone"
+is what the network's forward passes alone allow: ours of the folded copy, theirs of the model.
 """
 
 from __future__ import annotations
@@ -56,10 +59,14 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     """The attacks of one side, each a call without arguments."""
     model, images, labels = material(arguments)
     made = (peers if side == "peers" else ours)(model, images, labels, arguments)
-    return {name: attack for name, attack in made.items() if name.startswith((*arguments.attack, ALONE))}
+    return {
+        name: attack for name, attack in made.items() if name.startswith((*arguments.attack, ALONE))
+    }
 
 
-def peers(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace) -> Contenders:
+def peers(
+    model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace
+) -> Contenders:
     """Foolbox's, torchattacks' and ART's."""
     goal = foolbox.criteria.TargetedMisclassification(aims(model, images, labels))
     # ART's search for the boundary in Linf hands over double precision.
@@ -69,25 +76,39 @@ def peers(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.
     found: Contenders = {}
     for norm in ("linf", "l2"):
         hop = foolbox.attacks.HopSkipJumpAttack(steps=arguments.hop_steps, constraint=norm)
-        found[f"hopskipjump {norm} foolbox"] = partial(_second, hop, wrapped, images, labels, epsilons=None)
+        found[f"hopskipjump {norm} foolbox"] = partial(
+            _second, hop, wrapped, images, labels, epsilons=None
+        )
     square = torchattacks.Square(
-        model, eps=arguments.epsilon, n_queries=arguments.square_queries, p_init=0.8, resc_schedule=False
+        model,
+        eps=arguments.epsilon,
+        n_queries=arguments.square_queries,
+        p_init=0.8,
+        resc_schedule=False,
     )
     found[f"{ALONE} peers"] = partial(passes, model, images)
     found["square torchattacks"] = partial(square, images, labels)
     genetic = foolbox.attacks.GenAttack(steps=arguments.generations, channel_axis=1)
-    found["genattack foolbox"] = partial(_second, genetic, wrapped, images, goal, epsilons=arguments.epsilon)
+    found["genattack foolbox"] = partial(
+        _second, genetic, wrapped, images, goal, epsilons=arguments.epsilon
+    )
     if ART:
         from art.attacks.evasion import HopSkipJump as ArtHopSkipJump
         from art.attacks.evasion import SquareAttack
         from art.estimators.classification import PyTorchClassifier
 
         classifier = PyTorchClassifier(
-            model, nn.CrossEntropyLoss(), images.shape[1:], int(model(images[:1]).shape[1]), clip_values=(0, 1)
+            model,
+            nn.CrossEntropyLoss(),
+            images.shape[1:],
+            int(model(images[:1]).shape[1]),
+            clip_values=(0, 1),
         )
         pixels, truth = images.numpy(), labels.numpy()
         for norm, told in (("linf", "inf"), ("l2", 2)):
-            art_hop = ArtHopSkipJump(classifier, norm=told, max_iter=arguments.hop_steps, verbose=False)
+            art_hop = ArtHopSkipJump(
+                classifier, norm=told, max_iter=arguments.hop_steps, verbose=False
+            )
             found[f"hopskipjump {norm} art"] = partial(_tensor, art_hop, pixels, truth)
         art_square = SquareAttack(
             classifier,
@@ -112,11 +133,16 @@ def _tensor(attack: Any, *arguments: Any) -> Tensor:
     return torch.from_numpy(attack.generate(*arguments))
 
 
-def ours(model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace) -> Contenders:
+def ours(
+    model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace
+) -> Contenders:
     """Ours, in both precisions."""
     threat = Linf(arguments.epsilon)
-    # Foolbox's numbers: a population of 10, pixels mutated with probability 0.1 by up to 0.15 epsilon.
-    genetic = GenAttack(arguments.generations, 10, 0.10, 0.15, 0.3, adaptive=False, target="second", threat=threat)
+    # Foolbox's numbers: a population of 10, pixels mutated with probability 0.1 by up to 0.15
+    # epsilon.
+    genetic = GenAttack(
+        arguments.generations, 10, 0.10, 0.15, 0.3, adaptive=False, target="second", threat=threat
+    )
     attacks = {
         "hopskipjump linf": HopSkipJump(arguments.hop_steps, nearest=True, threat=Linf(FAR)),
         "hopskipjump l2": HopSkipJump(arguments.hop_steps, nearest=True, threat=L2(FAR)),
@@ -159,7 +185,9 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
 def outcome(
     attack: str, found: Tensor, queries: int, model: nn.Module, images: Tensor, labels: Tensor
 ) -> dict[str, Any]:
-    """Queries for an image, and success with its interval (GenAttack: of the aim), or the median distance."""
+    """Queries for an image, and success with its interval (GenAttack: of the aim), or the median
+    distance.
+    """
     points = found.float()
     rng = Rng.for_images(0, torch.arange(len(images)))
     if attack == "genattack":
@@ -170,9 +198,17 @@ def outcome(
     if attack.startswith("hopskipjump"):
         threat: Threat = Linf(FAR) if attack.endswith("linf") else L2(FAR)
         distance = torch.where(fell, threat.distance(points, images), torch.inf)
-        return {**told, "adversarial": int(fell.sum()), "median_distance": round(distance.median().item(), 5)}
+        return {
+            **told,
+            "adversarial": int(fell.sum()),
+            "median_distance": round(distance.median().item(), 5),
+        }
     rate = fell.double().mean().item()
-    return {**told, "success": round(rate, 4), "ci95": [round(end, 4) for end in wilson(rate, len(fell))]}
+    return {
+        **told,
+        "success": round(rate, 4),
+        "ci95": [round(end, 4) for end in wilson(rate, len(fell))],
+    }
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +216,9 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds, found, asked = interleave(contenders, arguments)
     judges = material(arguments)
     attacks = {name: attack for name in found for attack in PEERS if name.startswith(attack)}
-    outcomes = {name: outcome(attack, found[name], asked[name], *judges) for name, attack in attacks.items()}
+    outcomes = {
+        name: outcome(attack, found[name], asked[name], *judges) for name, attack in attacks.items()
+    }
 
     def beside(attack: str, peer: str) -> dict[str, Any]:
         theirs = f"{attack} {peer}"
@@ -204,14 +242,25 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             "ours": {dtype: outcomes[name] for dtype, name in mine.items()},
         }
 
-    named = ("data", "model", "images", "epsilon", "hop_steps", "square_queries", "generations", "rounds", "memory")
+    named = (
+        "data",
+        "model",
+        "images",
+        "epsilon",
+        "hop_steps",
+        "square_queries",
+        "generations",
+        "rounds",
+        "memory",
+    )
     return {
         "command": "python -m benchmarks.queries " + " ".join(arguments.command),
         "machine": machine(),
         "art": ART,
         **{name: getattr(arguments, name) for name in named},
         "passes_alone": {
-            dtype: round(seconds[f"{ALONE} peers"] / seconds[f"{ALONE} ours {dtype}"], 2) for dtype in DTYPES
+            dtype: round(seconds[f"{ALONE} peers"] / seconds[f"{ALONE} ours {dtype}"], 2)
+            for dtype in DTYPES
         },
         "comparisons": {
             attack: {peer: beside(attack, peer) for peer in names if f"{attack} {peer}" in found}
@@ -223,18 +272,26 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="folder of the data")
-    parser.add_argument("--data", choices=("imagefolder", "imagenet"), default="imagefolder", help="its layout")
+    parser.add_argument(
+        "--data", choices=("imagefolder", "imagenet"), default="imagefolder", help="its layout"
+    )
     parser.add_argument("--model", default="vgg_small", help="model preset")
     parser.add_argument("--weights", help="its weights")
-    parser.add_argument("--images", type=int, default=50, help="one batch of at most this many images")
+    parser.add_argument(
+        "--images", type=int, default=50, help="one batch of at most this many images"
+    )
     parser.add_argument("--epsilon", type=float, default=0.031)
     parser.add_argument("--hop_steps", type=int, default=10, help="HopSkipJump's")
     parser.add_argument("--square_queries", type=int, default=1000)
     parser.add_argument("--generations", type=int, default=100, help="GenAttack's, of 10 images")
     parser.add_argument("--attack", nargs="+", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument("--rounds", type=int, default=0, help="timed rounds after a first one; 0 times the first")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="timed rounds after a first one; 0 times the first"
+    )
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     parser.add_argument("--output", default="results/benchmarks/queries.json")
     arguments = parser.parse_args()

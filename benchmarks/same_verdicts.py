@@ -2,7 +2,8 @@
 
     python -m benchmarks.same_verdicts RUN RUN... --output same.json
 
-Each RUN is an output folder of ``evaluate.py --save_verdicts true``; all are compared with the first one.
+Each RUN is an output folder of ``evaluate.py --save_verdicts true``; all are compared with the
+first one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from robusttrain.storage.weights import read_tensors
 
 def main() -> None:
     """Parse, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", help="output folders; the first one is the reference")
     parser.add_argument("--output", default="results/benchmarks/same_verdicts.json")
     arguments = parser.parse_args()
@@ -35,7 +38,10 @@ def main() -> None:
             for name, values in first.items()
             if name.endswith("/score")
         }
-    write({"reference": arguments.runs[0], "images": len(first["index"]), "differences": compared}, arguments.output)
+    write(
+        {"reference": arguments.runs[0], "images": len(first["index"]), "differences": compared},
+        arguments.output,
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Side by side in one run: interleaved rounds, medians, ratios.
 
-Absolute times mean nothing on shared machines. Contenders take turns within each round, so that whatever else the
-machine does hits all of them, and what is reported is a ratio of medians. Each side runs in a process of its own, so
-that each can have its own memory policy; the processes take turns too.
+Absolute times mean nothing on shared machines. Contenders take turns within each round, so that
+whatever else the machine does hits all of them, and what is reported is a ratio of medians. Each
+side runs in a process of its own, so that each can have its own memory policy; the processes take
+turns too.
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ MEMORY = {
     "kept": {"ours": True, "peers": True},
 }
 MEMORY_HELP = (
-    "who keeps freed memory. as-run: our side, as our commands do, while peers leave it to the system, as their users "
-    "do; system: nobody; kept: everybody"
+    "who keeps freed memory. as-run: our side, as our commands do, while peers leave it to the"
+    " system, as their users do; system: nobody; kept: everybody"
 )
 Contenders = dict[str, Callable[[], Tensor]]
 _seen = 0  # images that counted models have been shown in this process
 
 
 def count_images(model: nn.Module) -> None:
-    """From now on, count the images that ``model`` is shown: attacks that stop early do less than they were told."""
+    """From now on, count the images that ``model`` is shown: attacks that stop early do less than
+    they were told.
+    """
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         global _seen
@@ -53,7 +56,9 @@ def count_images(model: nn.Module) -> None:
     model.register_forward_hook(add)
 
 
-def _work(pipe: Connection, make: Callable[..., Contenders], side: str, kept: bool, arguments: Any) -> None:
+def _work(
+    pipe: Connection, make: Callable[..., Contenders], side: str, kept: bool, arguments: Any
+) -> None:
     """A process: build one side's contenders, then run whichever is asked for."""
     if kept:
         keep_freed_memory()
@@ -68,21 +73,25 @@ def _work(pipe: Connection, make: Callable[..., Contenders], side: str, kept: bo
 def interleave(
     make: Callable[..., Contenders], arguments: Any
 ) -> tuple[dict[str, float], dict[str, Tensor], dict[str, int]]:
-    """Median seconds of each contender, what it returned last, and images that its counted models then saw.
+    """Median seconds of each contender, what it returned last, and images that its counted models
+    then saw.
 
     One round before the first warms up.
 
     No rounds at all time the one that would warm up: for attacks so long that it does not matter.
 
     Args:
-        make: ``make(side, arguments)`` gives the contenders of side "ours" or "peers"; importable by name.
+        make: ``make(side, arguments)`` gives the contenders of side "ours" or "peers"; importable
+            by name.
         arguments: with ``rounds`` and ``memory``.
     """
     context = multiprocessing.get_context("spawn")
     pipes = {}
     for side, kept in MEMORY[arguments.memory].items():
         pipes[side], theirs = context.Pipe()
-        context.Process(target=_work, args=(theirs, make, side, kept, arguments), daemon=True).start()
+        context.Process(
+            target=_work, args=(theirs, make, side, kept, arguments), daemon=True
+        ).start()
         theirs.close()  # so that a process that dies ends recv() instead of blocking it
     names = [(name, pipe) for pipe in pipes.values() for name in pipe.recv()]
     spent: dict[str, list[float]] = {name: [] for name, _ in names}
@@ -110,19 +119,26 @@ def network(preset: str, weights: str | None, data: ImageData) -> nn.Module:
     return model.eval()
 
 
-def load_images(root: str, count: int, layout: str = "imagefolder") -> tuple[ImageData, Tensor, Tensor]:
-    """The data module, and ``count`` of its test images (B, C, H, W) in [0, 1] with labels, chosen by seed 0.
+def load_images(
+    root: str, count: int, layout: str = "imagefolder"
+) -> tuple[ImageData, Tensor, Tensor]:
+    """The data module, and ``count`` of its test images (B, C, H, W) in [0, 1] with labels, chosen
+    by seed 0.
 
     ``layout`` is "imagefolder", or "imagenet" for a folder with ``val/<wnid>/``.
     """
-    data: ImageData = (ImageNet if layout == "imagenet" else ImageFolder)(root=root, batch_size=count)
+    data: ImageData = (ImageNet if layout == "imagenet" else ImageFolder)(
+        root=root, batch_size=count
+    )
     data.limit_test(count, seed=0)
     data.setup("test")
     batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     return data, batch.images.contiguous(), batch.labels
 
 
-def right_for_all(models: Sequence[nn.Module], images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def right_for_all(
+    models: Sequence[nn.Module], images: Tensor, labels: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
     """The first ``count`` images, with labels, that every model gets right."""
     right = torch.ones(len(images), dtype=torch.bool)
     with torch.no_grad():

@@ -1,15 +1,20 @@
-"""One step of PGD adversarial training: ours, a plain loop, ART's trainer and the bare limit, in one run.
+r"""One step of PGD adversarial training: ours, a plain loop, ART's trainer and the bare limit, in
+one run.
 
-    python -m benchmarks.training --root data/cifar10-jpeg --model resnet_small --output training.json
-    python -m benchmarks.training --root data/cifar10-jpeg --defense advtransform --weights F_B --output behind-g.json
+    python -m benchmarks.training --root data/cifar10-jpeg --model resnet_small \
+        --output training.json
+    python -m benchmarks.training --root data/cifar10-jpeg --defense advtransform --weights F_B \
+        --output behind-g.json
 
-Same network, images and attack, taking turns. The plain loop is how released code trains: float32 (and bfloat16 under
-autocast, where it has that at all), the model as it was built, ``backward()`` in every step of the attack, which
-computes the gradients of all weights as well. The limit is what no implementation of these steps can beat with this
-network: for each inner step one forward pass and one backward pass to the input, with batch norm folded as evaluation
-mode allows, then one forward and backward pass for the weights in training mode; no attack, no update, in the dtype and
-memory format of ours. Behind g (``--defense``, identity backward), each of these passes has one of g before it: ours,
-but for the plain loop, which has the straightforward one of `benchmarks.transform`.
+Same network, images and attack, taking turns. The plain loop is how released code trains: float32
+(and bfloat16 under autocast, where it has that at all), the model as it was built, ``backward()``
+in every step of the attack, which computes the gradients of all weights as well. The limit is what
+no implementation of these steps can beat with this network: for each inner step one forward pass
+and one backward pass to the input, with batch norm folded as evaluation mode allows, then one
+forward and backward pass for the weights in training mode; no attack, no update, in the dtype and
+memory format of ours. Behind g (``--defense``, identity backward), each of these passes has one of
+g before it: ours, but for the plain loop, which has the straightforward one of
+`benchmarks.transform`.
 
 ART's trainer takes part where ``art`` can be imported.
 """
@@ -28,7 +33,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
+from benchmarks.timing import (
+    MEMORY,
+    MEMORY_HELP,
+    Contenders,
+    interleave,
+    load_images,
+    machine,
+    network,
+    write,
+)
 from benchmarks.training_peers import art_trainer, autocast, optimizer_of, plain_loop
 from robusttrain import DefendedClassifier, Rng, fast_copy
 from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient, Target
@@ -66,7 +80,9 @@ def ours(
     return step
 
 
-def limit(model: DefendedClassifier, batch: Batch, steps: int, dtype: torch.dtype) -> Callable[[], Tensor]:
+def limit(
+    model: DefendedClassifier, batch: Batch, steps: int, dtype: torch.dtype
+) -> Callable[[], Tensor]:
     """The passes alone."""
     images = batch.images.contiguous(memory_format=torch.channels_last)
     trained = model.classifier.train()
@@ -95,10 +111,14 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     """Steps of one side, each a call without arguments that returns the loss."""
     data, images, labels = load_images(arguments.root, arguments.images)
     batch = Batch(images, labels, torch.arange(len(images)))
-    attack = ProjectedGradient(steps=arguments.steps, step_size=arguments.epsilon / 4, threat=Linf(arguments.epsilon))
+    attack = ProjectedGradient(
+        steps=arguments.steps, step_size=arguments.epsilon / 4, threat=Linf(arguments.epsilon)
+    )
 
     def model(dtype: torch.dtype) -> DefendedClassifier:
-        return DefendedClassifier(defense(arguments, data, dtype), network(arguments.model, None, data)).train()
+        return DefendedClassifier(
+            defense(arguments, data, dtype), network(arguments.model, None, data)
+        ).train()
 
     chosen = {name: DTYPES[name] for name in arguments.dtypes}
     if side == "peers":
@@ -110,13 +130,20 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
             found["ART float32"] = art_trainer(model(torch.float32), batch, attack)
         return found
     batch = batch._replace(images=images.contiguous(memory_format=torch.channels_last))
-    found = {f"ours {name}": ours(model(dtype), batch, attack, dtype) for name, dtype in chosen.items()}
-    found |= {f"limit {name}": limit(model(dtype), batch, arguments.steps, dtype) for name, dtype in chosen.items()}
+    found = {
+        f"ours {name}": ours(model(dtype), batch, attack, dtype) for name, dtype in chosen.items()
+    }
+    found |= {
+        f"limit {name}": limit(model(dtype), batch, arguments.steps, dtype)
+        for name, dtype in chosen.items()
+    }
     return found | {"data path": data_path(images, labels)}
 
 
 def defense(arguments: argparse.Namespace, data: Any, dtype: torch.dtype) -> Defense | None:
-    """The defense of ``--defense``, with f_b's weights if there are any; g in the type of training."""
+    """The defense of ``--defense``, with f_b's weights if there are any; g in the type of
+    training.
+    """
     if arguments.defense is None:
         return None
     node = copy.deepcopy(read("defense", arguments.defense)["defense"])
@@ -131,9 +158,13 @@ def defense(arguments: argparse.Namespace, data: Any, dtype: torch.dtype) -> Def
 
 
 def data_path(images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
-    """Everything between memory and the step: indexing a batch of uint8 images, cropping, flipping, floats."""
+    """Everything between memory and the step: indexing a batch of uint8 images, cropping, flipping,
+    floats.
+    """
     size, copies = len(images), 20  # more images than processors keep at hand
-    split = Split((255 * images).round().to(torch.uint8).repeat(copies, 1, 1, 1), labels.repeat(copies))
+    split = Split(
+        (255 * images).round().to(torch.uint8).repeat(copies, 1, 1, 1), labels.repeat(copies)
+    )
     batches = loader(split, EpochBatches(len(split), size, shuffle=True, drop_last=True), workers=0)
     waiting: Iterator[Batch] = iter(())
 
@@ -143,13 +174,17 @@ def data_path(images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
         if batch is None:
             waiting = iter(batches)
             batch = next(waiting)
-        return as_float(crop_and_flip(batch.images, Rng.for_images(0, batch.indices), 4, True)).mean()
+        return as_float(
+            crop_and_flip(batch.images, Rng.for_images(0, batch.indices), 4, True)
+        ).mean()
 
     return fetch
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One report: times relative to the limit and to the plain loop of the same dtype, by contender."""
+    """One report: times relative to the limit and to the plain loop of the same dtype, by
+    contender.
+    """
     begun = time.perf_counter()
     seconds, _, _ = interleave(contenders, arguments)
     plain = seconds.get("plain loop float32", seconds[f"plain loop {arguments.dtypes[0]}"])
@@ -165,27 +200,34 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "memory": arguments.memory,
         "seconds_in_all": round(time.perf_counter() - begun),
         "time_relative_to_limit": {
-            name: round(seconds[f"ours {name}"] / seconds[f"limit {name}"], 3) for name in arguments.dtypes
+            name: round(seconds[f"ours {name}"] / seconds[f"limit {name}"], 3)
+            for name in arguments.dtypes
         },
         "speed_relative_to_plain_loop_float32": {
             name: round(plain / spent, 2) for name, spent in seconds.items() if name != "data path"
         },
         "speed_relative_to_plain_loop_of_the_same_dtype": {
-            name: round(seconds[f"plain loop {name}"] / seconds[f"ours {name}"], 2) for name in arguments.dtypes
+            name: round(seconds[f"plain loop {name}"] / seconds[f"ours {name}"], 2)
+            for name in arguments.dtypes
         },
         "data_path_as_a_share_of_our_step": {
-            name: round(seconds["data path"] / seconds[f"ours {name}"], 4) for name in arguments.dtypes
+            name: round(seconds["data path"] / seconds[f"ours {name}"], 4)
+            for name in arguments.dtypes
         },
     }
 
 
 def main() -> None:
     """Parse, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="image folder with train/ and test/ or val/")
     parser.add_argument("--model", default="resnet_small", help="model preset")
     parser.add_argument("--defense", help="defense preset; a step behind g, by identity backward")
-    parser.add_argument("--weights", help="of its f_b; without, one that is untrained, which takes as long")
+    parser.add_argument(
+        "--weights", help="of its f_b; without, one that is untrained, which takes as long"
+    )
     parser.add_argument("--images", type=int, default=128, help="of a batch")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--epsilon", type=float, default=0.031)

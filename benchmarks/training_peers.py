@@ -23,7 +23,9 @@ def autocast(images: Tensor, dtype: torch.dtype) -> Any:
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """SGD as in our presets; the rate keeps the weights where they are, so that every round is the same work."""
+    """SGD as in our presets; the rate keeps the weights where they are, so that every round is the
+    same work.
+    """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     return torch.optim.SGD(weights, lr=1e-6, momentum=0.9, weight_decay=5e-4)
 
@@ -31,7 +33,9 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
 def plain_loop(
     model: DefendedClassifier, batch: Batch, attack: ProjectedGradient, dtype: torch.dtype
 ) -> Callable[[], Tensor]:
-    """The loop of released code: evaluation mode to craft, ``backward()`` in every step, training mode to learn."""
+    """The loop of released code: evaluation mode to craft, ``backward()`` in every step, training
+    mode to learn.
+    """
     images, labels, optimizer = batch.images.contiguous(), batch.labels, optimizer_of(model)
     epsilon, alpha = attack.threat.epsilon, attack.alpha
 
@@ -45,7 +49,9 @@ def plain_loop(
             loss.backward()
             assert adversarial.grad is not None
             moved = adversarial.detach() + alpha * adversarial.grad.sign()
-            adversarial = torch.min(torch.max(moved, images - epsilon), images + epsilon).clamp(0, 1)
+            adversarial = torch.min(torch.max(moved, images - epsilon), images + epsilon).clamp(
+                0, 1
+            )
         model.train()
         optimizer.zero_grad()
         with autocast(images, dtype):
@@ -73,10 +79,14 @@ def plain_transform(defense: nn.Module, images: Tensor) -> Tensor:
         return found
     f_b: Any = defense.f_b.module
     f_b.requires_grad_(True)  # as whoever loads a network leaves it
-    return straightforward(f_b, images, defense.attack.threat.epsilon, defense.attack.steps).detach()
+    return straightforward(
+        f_b, images, defense.attack.threat.epsilon, defense.attack.steps
+    ).detach()
 
 
-def art_trainer(model: DefendedClassifier, batch: Batch, attack: ProjectedGradient) -> Callable[[], Tensor]:
+def art_trainer(
+    model: DefendedClassifier, batch: Batch, attack: ProjectedGradient
+) -> Callable[[], Tensor]:
     """One batch of ART's AdversarialTrainer, all of it adversarial."""
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.defences.trainer import AdversarialTrainer

@@ -2,7 +2,8 @@
 
     python -m benchmarks.transform --root data/cifar10-jpeg --weights FILE --output transform.json
 
-The loop is how g is usually written: float32, the model as it was trained, ``backward()`` at every step (which computes
+The loop is how g is usually written: float32, the model as it was trained, ``backward()`` at every
+    step (which computes
 the gradients of all weights as well), the step and the projection written out.
 """
 
@@ -18,7 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import MEMORY, MEMORY_HELP, Contenders, interleave, load_images, machine, network, write
+from benchmarks.timing import (
+    MEMORY,
+    MEMORY_HELP,
+    Contenders,
+    interleave,
+    load_images,
+    machine,
+    network,
+    write,
+)
 from robusttrain import Rng
 from robusttrain.defenses import AdversarialTransform
 
@@ -44,12 +54,18 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     data, images, _ = load_images(arguments.root, arguments.images)
     f_b = network("vgg_small", arguments.weights, data)
     if side == "peers":
-        return {"straightforward": lambda: straightforward(f_b, images, arguments.radius, arguments.steps)}
+        return {
+            "straightforward": lambda: straightforward(
+                f_b, images, arguments.radius, arguments.steps
+            )
+        }
     rng = Rng.for_images(0, torch.arange(len(images)))
 
     def g(precision: Literal["float32", "bfloat16"]) -> Callable[[], Tensor]:
         twin = copy.deepcopy(f_b)
-        transform = AdversarialTransform(twin, None, arguments.radius, arguments.steps, precision=precision)
+        transform = AdversarialTransform(
+            twin, None, arguments.radius, arguments.steps, precision=precision
+        )
         return lambda: transform(images, rng)
 
     return {"ours float32": g("float32"), "ours bfloat16": g("bfloat16")}
@@ -57,7 +73,9 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
 
 def main() -> None:
     """Parse, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="image folder with test/ or val/")
     parser.add_argument("--weights", required=True, help="of f_b, a vgg_small")
     parser.add_argument("--images", type=int, default=128, help="one batch of this many images")
@@ -73,7 +91,8 @@ def main() -> None:
     with torch.no_grad():
         least_likely = loop_f_b(images).argmin(dim=1)
         reached = {
-            name: F.cross_entropy(loop_f_b(transformed), least_likely).item() for name, transformed in found.items()
+            name: F.cross_entropy(loop_f_b(transformed), least_likely).item()
+            for name, transformed in found.items()
         }
     report = {
         "command": "python -m benchmarks.transform " + " ".join(sys.argv[1:]),
@@ -86,7 +105,9 @@ def main() -> None:
         "throughput_relative_to_straightforward": {
             name: round(seconds["straightforward"] / s, 2) for name, s in seconds.items()
         },
-        "loss_towards_least_likely_class_reached": {name: round(loss, 4) for name, loss in reached.items()},
+        "loss_towards_least_likely_class_reached": {
+            name: round(loss, 4) for name, loss in reached.items()
+        },
     }
     write(report, arguments.output)
 

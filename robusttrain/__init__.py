@@ -1,8 +1,9 @@
 """robusttrain: trains robust image classifiers and attacks them honestly.
 
-Data flows one way: data -> defended classifier -> attack -> score -> report. Start at ``attacks/`` to read how an
-attack is put together, at ``defenses/`` for what stands before a classifier, at ``evaluation/`` for how a figure
-comes about.
+Data flows one way: data -> defended classifier -> attack -> score -> report. Start at ``attacks/``
+    to read how an
+attack is put together, at ``defenses/`` for what stands before a classifier, at ``evaluation/`` for
+how a figure comes about.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ __all__ = [
     "read_results",
 ]
 
-#: Where each public name lives. It is imported when it is first asked for: `import robusttrain` costs nothing, and a
-#: command can prepare its process before torch is loaded.
+#: Where each public name lives. It is imported when it is first asked for: `import robusttrain`
+#: costs nothing, and a command can prepare its process before torch is loaded.
 _HOMES = {
     "READER": "robusttrain.config.checkpoints",
     "DefendedClassifier": "robusttrain.models.defended",

@@ -1,7 +1,8 @@
 """Beyond the paper: harder attacks on the adversarial transformation, one row each.
 
-BPDA with momentum, margin, EOT, mean predictions, a frozen draw, fewer steps and unrolled steps; finite differences;
-transfer from f_a, from models of an attacker and from a defense of an attacker; reparameterization.
+BPDA with momentum, margin, EOT, mean predictions, a frozen draw, fewer steps and unrolled steps;
+finite differences; transfer from f_a, from models of an attacker and from a defense of an attacker;
+reparameterization.
 """
 
 from __future__ import annotations
@@ -16,9 +17,23 @@ from studies.scales import EPSILON, Scale
 from studies.study import Study
 
 ATTACKS = (
-    *("bpda-i", "bpda-i-momentum", "bpda-i-margin", "bpda-eot", "average-logits", "fixed-randomness"),
+    *(
+        "bpda-i",
+        "bpda-i-momentum",
+        "bpda-i-margin",
+        "bpda-eot",
+        "average-logits",
+        "fixed-randomness",
+    ),
     *("fewer-steps N=1", "fewer-steps N=2", "fewer-steps N=3", "fewer-steps N=4"),
-    *("bpda-softsign", "bpda-tanh", "automatic-differentiation", "finite-differences", "wt", "wt-mean-start"),
+    *(
+        "bpda-softsign",
+        "bpda-tanh",
+        "automatic-differentiation",
+        "finite-differences",
+        "wt",
+        "wt-mean-start",
+    ),
     *("small-n-transfer", "own-surrogate", "reparameterization"),
     *("transfer-standard", "transfer-adversarial", "transfer-ensemble"),
     "wt-mean-start-unrestricted",
@@ -43,13 +58,19 @@ IMAGES = {"smoke": 8, "small": 50, "paper": 1_000}
 #: Values of presets that a scale changes.
 CHANGED = {
     "smoke": {
-        **dict.fromkeys(("bpda-i-margin", "bpda-eot", "average-logits", "own-surrogate"), ("gradient.draws", "2")),
+        **dict.fromkeys(
+            ("bpda-i-margin", "bpda-eot", "average-logits", "own-surrogate"),
+            ("gradient.draws", "2"),
+        ),
         "bpda-i-momentum": ("gradient.draws", "2"),
         "finite-differences": ("gradient.directions", "4"),
         **dict.fromkeys(("wt-mean-start", "wt-mean-start-unrestricted"), ("draws", "4")),
     },
     "small": {
-        **dict.fromkeys(("bpda-i-margin", "bpda-eot", "average-logits", "own-surrogate"), ("gradient.draws", "5")),
+        **dict.fromkeys(
+            ("bpda-i-margin", "bpda-eot", "average-logits", "own-surrogate"),
+            ("gradient.draws", "5"),
+        ),
         "finite-differences": ("gradient.directions", "25"),
         **dict.fromkeys(("wt-mean-start", "wt-mean-start-unrestricted"), ("draws", "300")),
     },
@@ -94,7 +115,9 @@ def run(arguments: list[str]) -> None:
             options += (f"--attack.{attack}.{key}", value)
         epsilon = ELSEWHERE.get(attack, EPSILON)
         images = IMAGES[scale.name]
-        points.append(Point(row, scale.attacked(scale.ours(), *options, images=images, epsilon=epsilon)))
+        points.append(
+            Point(row, scale.attacked(scale.ours(), *options, images=images, epsilon=epsilon))
+        )
     found = study.run(points)
 
     rows = []
@@ -110,17 +133,39 @@ def run(arguments: list[str]) -> None:
         if attack in ELSEWHERE:
             told += f"; Linf {ELSEWHERE[attack]:g}, not {EPSILON:g}"
         cost = f"{row['gradient_evaluations_per_image']:g} / {row['queries_per_image']:g}"
-        rows.append((attack, report.robust(point), cost, f"{point['seconds']:.0f}", row["knows"], told))
-    values["worst case"] = study.worst_case([point for row, point in found.items() if row not in ELSEWHERE])
-    rows.append(("worst case of all", report.percent(values["worst case"]), "-", "-", "-", "73.4 % (table 3)"))
+        rows.append(
+            (attack, report.robust(point), cost, f"{point['seconds']:.0f}", row["knows"], told)
+        )
+    values["worst case"] = study.worst_case(
+        [point for row, point in found.items() if row not in ELSEWHERE]
+    )
+    rows.append(
+        (
+            "worst case of all",
+            report.percent(values["worst case"]),
+            "-",
+            "-",
+            "-",
+            "73.4 % (table 3)",
+        )
+    )
     clean = report.clean(next(iter(found.values())))
     missing = [attack for attack in ATTACKS if attack not in found]
     notes = (
-        f"{IMAGES[scale.name]:,} images; clean accuracy {clean}. The worst case is per image over all rows, chosen and "
-        "scored on different draws of g."
-        + (f" Not run, because their presets are missing: {', '.join(missing)}." if missing else ""),
+        f"{IMAGES[scale.name]:,} images; clean accuracy {clean}. The worst case is per image over"
+        " all rows, chosen and scored on different draws of g."
+        + (
+            f" Not run, because their presets are missing: {', '.join(missing)}." if missing else ""
+        ),
     )
-    columns = ("attack", "accuracy", "gradients / queries per image", "seconds", "attacker knows", "paper")
+    columns = (
+        "attack",
+        "accuracy",
+        "gradients / queries per image",
+        "seconds",
+        "attacker knows",
+        "paper",
+    )
     report.write(study, found, columns, rows, report.bars(values, "accuracy by attack"), notes)
 
 

@@ -1,7 +1,7 @@
 """Table 2: robustness under black-box attacks.
 
-No defense, adversarial training and the adversarial transformation under transfer from an independently trained
-standard model, HopSkipJump and GenAttack. Xiao & Zheng 2020, section 4.2.
+No defense, adversarial training and the adversarial transformation under transfer from an
+independently trained standard model, HopSkipJump and GenAttack. Xiao & Zheng 2020, section 4.2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from studies.study import Study
 
 @dataclass(frozen=True)
 class Settings:
-    """Attacks that are transferred; attacks by queries, their images, and options that make them shorter."""
+    """Attacks that are transferred; attacks by queries, their images, and options that make them
+    shorter.
+    """
 
     transferred: tuple[str, ...]
     queries: tuple[str, ...]
@@ -48,7 +50,12 @@ PAPER = {
 
 def transfer(attack: str, source: Training) -> tuple[str | Training, ...]:
     """Options of evaluate.py for an attack that is crafted on another model."""
-    surrogate = ("--attack.source.class_path", "robusttrain.attacks.Checkpoint", "--attack.source.path", source)
+    surrogate = (
+        "--attack.source.class_path",
+        "robusttrain.attacks.Checkpoint",
+        "--attack.source.path",
+        source,
+    )
     return ("--attack", attack, *surrogate)
 
 
@@ -56,7 +63,11 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("black_box", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    models = {"no defense": scale.standard(), "adversarial training": scale.adversarial(), "ours": scale.ours()}
+    models = {
+        "no defense": scale.standard(),
+        "adversarial training": scale.adversarial(),
+        "ours": scale.ours(),
+    }
     independent = scale.standard(seed=1)
     transferred_points = [
         Point(f"{name}, {attack}", scale.attacked(model, *transfer(attack, independent)))
@@ -66,7 +77,9 @@ def run(arguments: list[str]) -> None:
     query_points = [
         Point(
             f"{name}, {attack}",
-            scale.attacked(model, "--attack", attack, *settings.budget.get(attack, ()), images=settings.images),
+            scale.attacked(
+                model, "--attack", attack, *settings.budget.get(attack, ()), images=settings.images
+            ),
         )
         for name, model in models.items()
         for attack in settings.queries
@@ -78,24 +91,41 @@ def run(arguments: list[str]) -> None:
     for name in models:
         transferred = [found[f"{name}, {attack}"] for attack in settings.transferred]
         worst = study.worst_case(transferred)
-        values |= {f"{name}, clean": transferred[0]["clean"]["accuracy"], f"{name}, transfer": worst}
+        values |= {
+            f"{name}, clean": transferred[0]["clean"]["accuracy"],
+            f"{name}, transfer": worst,
+        }
         told = ["not run at this scale"] * len(QUERIES)
         for column, attack in enumerate(settings.queries):
             point = found.get(f"{name}, {attack}")
             told[column] = report.robust(point)
             if point:
-                told[column] += f" of {report.percent(point['clean']['accuracy'])}"  # fewer images than the others'
+                told[column] += (  # fewer images than the others'
+                    f" of {report.percent(point['clean']['accuracy'])}"
+                )
                 values[f"{name}, {attack}"] = point["attacks"][attack]["robust_accuracy"]
         paper = " / ".join(report.percent(figure) for figure in PAPER[name])
         rows.append((name, report.clean(transferred[0]), report.percent(worst), *told, paper))
-    columns = ("model", "clean", "transfer", "HopSkipJump", "GenAttack", "paper: clean / transfer / HSJ / GA")
-    asked = {attack: found[f"ours, {attack}"]["attacks"][attack]["queries_per_image"] for attack in settings.queries}
+    columns = (
+        "model",
+        "clean",
+        "transfer",
+        "HopSkipJump",
+        "GenAttack",
+        "paper: clean / transfer / HSJ / GA",
+    )
+    asked = {
+        attack: found[f"ours, {attack}"]["attacks"][attack]["queries_per_image"]
+        for attack in settings.queries
+    }
     budgets = ", ".join(f"{attack} {queries:,.0f}" for attack, queries in asked.items())
     notes = (
-        f"Transfer is the worst case per image of {', '.join(settings.transferred)}, crafted on a standard model of "
-        f"seed 1; attacks by queries on {settings.images:,} images (queries for "
-        f"an image: {budgets or 'none'}), beside what is right of these. The paper does not say which attack it "
-        "transfers.",
+        (
+            f"Transfer is the worst case per image of {', '.join(settings.transferred)}, crafted on"
+            f" a standard model of seed 1; attacks by queries on {settings.images:,} images"
+            f" (queries for an image: {budgets or 'none'}), beside what is right of these. The"
+            " paper does not say which attack it transfers."
+        ),
     )
     report.write(study, found, columns, rows, report.bars(values, study.title), notes)
 

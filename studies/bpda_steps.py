@@ -1,7 +1,7 @@
 """Figure 5: BPDA through the unrolled steps of g, as their number N grows.
 
-f_a trained and tested behind g of N steps without random start; sign replaced by soft sign or tanh in the backward
-pass, PGD with 50 steps of 0.002. Xiao & Zheng 2020, section 4.1.
+f_a trained and tested behind g of N steps without random start; sign replaced by soft sign or tanh
+in the backward pass, PGD with 50 steps of 0.002. Xiao & Zheng 2020, section 4.1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def run(arguments: list[str]) -> None:
     )
 
     rows = []
-    series: dict[str, list[tuple[float, float]]] = {"clean": [], **{attack: [] for attack in ATTACKS}}
+    series: dict[str, list[tuple[float, float]]] = {
+        "clean": [],
+        **{attack: [] for attack in ATTACKS},
+    }
     for number in steps:
         points = {attack: found.get(f"{attack} N {number}") for attack in ATTACKS}
         for attack, point in points.items():
@@ -40,7 +43,9 @@ def run(arguments: list[str]) -> None:
             series["clean"].append((number, first["clean"]["accuracy"]))
         paper = "falls to the attack" if number <= 2 else "robust" if number > 5 else "not said"
         told = [report.robust(point) for point in points.values()]
-        rows.append((number, report.clean(first), *told, f"{paper} (values: {report.NOT_AVAILABLE})"))
+        rows.append(
+            (number, report.clean(first), *told, f"{paper} (values: {report.NOT_AVAILABLE})")
+        )
     columns = ("N", "clean", "BPDA, soft sign", "BPDA, tanh", "paper")
     notes = ("g has no random start here, so it is deterministic and one draw says everything.",)
     report.write(study, found, columns, rows, report.lines(series, "steps N of g"), notes)

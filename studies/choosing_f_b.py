@@ -1,7 +1,9 @@
 """Table 1: which f_b makes the defense robust.
 
-f_b untrained, after more and more epochs of standard training, and adversarially trained: accuracy of f_a(g(x)),
-accuracy under BPDA-I, with EOT too, and the mean Linf distance of x to E[g(x)]. Xiao & Zheng 2020, section 3.4.
+f_b untrained, after more and more epochs of standard training, and adversarially trained: accuracy
+    of f_a(g(x)),
+accuracy under BPDA-I, with EOT too, and the mean Linf distance of x to E[g(x)]. Xiao & Zheng 2020,
+section 3.4.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("choosing_f_b", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    models: dict[int | str, Path | Training] = {epochs: scale.standard_f_b(epochs) for epochs in settings.epochs}
+    models: dict[int | str, Path | Training] = {
+        epochs: scale.standard_f_b(epochs) for epochs in settings.epochs
+    }
     models[ADVERSARIAL] = scale.adversarial_f_b()
     points = []
     for name, f_b in models.items():
@@ -58,7 +62,9 @@ def run(arguments: list[str]) -> None:
         points += [
             Point(f"{name} bpda-i", scale.attacked(ours, "--attack", "bpda-i")),
             Point(f"{name} eot", scale.attacked(ours, *scale.eot)),
-            Point(f"{name} distance", g, mean_distance, transforms=settings.images * settings.draws),
+            Point(
+                f"{name} distance", g, mean_distance, transforms=settings.images * settings.draws
+            ),
         ]
     found = study.run(points)
 
@@ -85,12 +91,28 @@ def run(arguments: list[str]) -> None:
             else "untrained"
         )
         paper = PAPER[name]
-        ours_told = (report.clean(once), report.robust(once), report.robust(eot), f"{distance['mean_distance']:.3f}")
-        rows.append((told, *ours_told, report.percent(paper[0]), report.percent(paper[1]), f"{paper[2]:.3f}"))
+        ours_told = (
+            report.clean(once),
+            report.robust(once),
+            report.robust(eot),
+            f"{distance['mean_distance']:.3f}",
+        )
+        rows.append(
+            (
+                told,
+                *ours_told,
+                report.percent(paper[0]),
+                report.percent(paper[1]),
+                f"{paper[2]:.3f}",
+            )
+        )
 
     def line(kind: str, attack: str) -> list[tuple[float, float]]:
         return [
-            (found[f"{name} distance"]["mean_distance"], found[f"{name} {kind}"]["attacks"][attack]["robust_accuracy"])
+            (
+                found[f"{name} distance"]["mean_distance"],
+                found[f"{name} {kind}"]["attacks"][attack]["robust_accuracy"],
+            )
             for name in models
         ]
 
@@ -101,12 +123,24 @@ def run(arguments: list[str]) -> None:
         "paper, BPDA-I": [(distance, accuracy) for _, accuracy, distance in PAPER.values()],
     }
     notes = (
-        "The paper's 0.272 is larger than Delta 0.2, out of which g as its text defines it cannot lead: the paper must "
-        "have measured something else.",
-        f"Distances over {settings.images} images, E[g(x)] over {settings.draws:,} draws (paper: 5,000). Fewer draws "
-        "leave noise in E[g(x)], and the largest of many noisy pixels makes the distance too large.",
+        (
+            "The paper's 0.272 is larger than Delta 0.2, out of which g as its text defines it"
+            " cannot lead: the paper must have measured something else."
+        ),
+        (
+            f"Distances over {settings.images} images, E[g(x)] over {settings.draws:,} draws"
+            " (paper: 5,000). Fewer draws leave noise in E[g(x)], and the largest of many noisy"
+            " pixels makes the distance too large."
+        ),
     )
-    report.write(study, found, columns, rows, report.lines(series, "mean Linf distance of x to E[g(x)]"), notes)
+    report.write(
+        study,
+        found,
+        columns,
+        rows,
+        report.lines(series, "mean Linf distance of x to E[g(x)]"),
+        notes,
+    )
 
 
 if __name__ == "__main__":

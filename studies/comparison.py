@@ -1,7 +1,7 @@
 """Table 3: standard and worst-case robust accuracy beside other methods.
 
-No defense, adversarial training and TRADES under PGD; the adversarial transformation under the BPDA attacks, white-box
-transfer and transfer from another model. Xiao & Zheng 2020, section 5.
+No defense, adversarial training and TRADES under PGD; the adversarial transformation under the BPDA
+attacks, white-box transfer and transfer from another model. Xiao & Zheng 2020, section 5.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ BPDA = {
     "small": ("bpda-i", "bpda-i-margin", "bpda-softsign", "bpda-tanh"),
     "paper": ("bpda-i", "bpda-i-momentum", "bpda-i-margin", "bpda-softsign", "bpda-tanh"),
 }
-TRANSFERRED = {"smoke": ("mifgsm",), "small": ("mifgsm", "mdifgsm"), "paper": ("pgd", "mifgsm", "mdifgsm")}
+TRANSFERRED = {
+    "smoke": ("mifgsm",),
+    "small": ("mifgsm", "mdifgsm"),
+    "paper": ("pgd", "mifgsm", "mdifgsm"),
+}
 #: Clean and worst case.
 PAPER = {
     "no defense": (0.929, 0.0),
@@ -32,17 +36,30 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("comparison", __doc__, arguments)
     scale = study.scale
-    others = {"no defense": scale.standard(), "adversarial training": scale.adversarial(), "TRADES": scale.trades()}
-    points = [Point(f"{name}, pgd", scale.attacked(model, "--attack", "pgd")) for name, model in others.items()]
+    others = {
+        "no defense": scale.standard(),
+        "adversarial training": scale.adversarial(),
+        "TRADES": scale.trades(),
+    }
+    points = [
+        Point(f"{name}, pgd", scale.attacked(model, "--attack", "pgd"))
+        for name, model in others.items()
+    ]
     ours = scale.ours()
     bpda = [
         Point("ours, eot", scale.attacked(ours, *scale.eot)),
-        *(Point(f"ours, {name}", scale.attacked(ours, "--attack", name)) for name in BPDA[scale.name]),
+        *(
+            Point(f"ours, {name}", scale.attacked(ours, "--attack", name))
+            for name in BPDA[scale.name]
+        ),
     ]
     other = [
         Point("ours, wt", scale.attacked(ours, "--attack", "wt")),
         *(
-            Point(f"ours, transfer {name}", scale.attacked(ours, *transfer(name, scale.standard(seed=1))))
+            Point(
+                f"ours, transfer {name}",
+                scale.attacked(ours, *transfer(name, scale.standard(seed=1))),
+            )
             for name in TRANSFERRED[scale.name]
         ),
     ]
@@ -56,11 +73,18 @@ def run(arguments: list[str]) -> None:
         measured = [found[label] for label in labels if label in found]
         worst = study.worst_case(measured)
         values[name] = worst
-        attacks = ", ".join(label.partition(", ")[2] + ("" if label in found else " (missing)") for label in labels)
+        attacks = ", ".join(
+            label.partition(", ")[2] + ("" if label in found else " (missing)") for label in labels
+        )
         paper = [report.percent(figure) for figure in PAPER[name]]
         rows.append((name, report.clean(measured[0]), report.percent(worst), attacks, *paper))
     columns = ("method", "clean", "worst case", "attacks", "paper: clean", "paper: worst case")
-    notes = ("The worst case is per image over the attacks of its row, chosen and scored on different draws of g.",)
+    notes = (
+        (
+            "The worst case is per image over the attacks of its row, chosen and scored on"
+            " different draws of g."
+        ),
+    )
     report.write(study, found, columns, rows, report.bars(values, "worst case"), notes)
 
 

@@ -1,8 +1,9 @@
-"""Ensemble adversarial training at CIFAR scale (Tramer et al. 2018), on which xie-2018's best entry stands.
+"""Ensemble adversarial training at CIFAR scale (Tramer et al. 2018), on which xie-2018's best entry
+stands.
 
-No defense, adversarial training by the same single step on the model alone, and ensemble adversarial training, whose
-adversarial images come from static models too: under the single step, under PGD, and under transfer from a model that
-took part in no training.
+No defense, adversarial training by the same single step on the model alone, and ensemble
+adversarial training, whose adversarial images come from static models too: under the single step,
+under PGD, and under transfer from a model that took part in no training.
 """
 
 from __future__ import annotations
@@ -35,10 +36,19 @@ class Contenders:
 
 
 def contenders(scale: Scale) -> Contenders:
-    """The models of a scale. Passes count gradient evaluations, half of FGSM's images being crafted elsewhere."""
+    """The models of a scale. Passes count gradient evaluations, half of FGSM's images being crafted
+    elsewhere.
+    """
     static = (scale.standard(seed=1), scale.standard_f_b(5))
     attack = "--training.objective.attack"
-    single = (f"{attack}.steps", "1", f"{attack}.step_size", "0.031", f"{attack}.random_start", "false")
+    single = (
+        f"{attack}.steps",
+        "1",
+        f"{attack}.step_size",
+        "0.031",
+        f"{attack}.random_start",
+        "false",
+    )
     ensemble = ("--training.objective.models", Text("[%s, %s]", static))
     models = {
         "no defense": scale.standard(),
@@ -58,9 +68,15 @@ def run(arguments: list[str]) -> None:
     chosen, scale = contenders(study.scale), study.scale
     points = []
     for name, model in chosen.models.items():
-        points += [Point(f"{name}, {attack}", scale.attacked(model, "--attack", attack)) for attack in WHITE_BOX]
         points += [
-            Point(f"{name}, {attack} from elsewhere", scale.attacked(model, *transfer(attack, chosen.held_out)))
+            Point(f"{name}, {attack}", scale.attacked(model, "--attack", attack))
+            for attack in WHITE_BOX
+        ]
+        points += [
+            Point(
+                f"{name}, {attack} from elsewhere",
+                scale.attacked(model, *transfer(attack, chosen.held_out)),
+            )
             for attack in TRANSFERRED
         ]
     found = study.run(points)
@@ -71,22 +87,42 @@ def run(arguments: list[str]) -> None:
             *(found[f"{name}, {attack}"] for attack in WHITE_BOX),
             *(found[f"{name}, {attack} from elsewhere"] for attack in TRANSFERRED),
         ]
-        rows.append((name, report.clean(measured[0]), *(report.robust(point) for point in measured), "not at hand"))
-        told = (*(f"{attack}, white box" for attack in WHITE_BOX), *(f"{attack}, transfer" for attack in TRANSFERRED))
+        rows.append(
+            (
+                name,
+                report.clean(measured[0]),
+                *(report.robust(point) for point in measured),
+                "not at hand",
+            )
+        )
+        told = (
+            *(f"{attack}, white box" for attack in WHITE_BOX),
+            *(f"{attack}, transfer" for attack in TRANSFERRED),
+        )
         for column, attack, point in zip(told, (*WHITE_BOX, *TRANSFERRED), measured, strict=True):
             values[f"{name}: {column}"] = point["attacks"][attack]["robust_accuracy"]
     columns = ("model", "clean", "FGSM", "PGD", "FGSM, transfer", "MI-FGSM, transfer", "paper")
 
     def accuracy(name: str, attack: str) -> float:
-        return float(found[f"{name}, {attack} from elsewhere"]["attacks"][attack]["robust_accuracy"])
+        return float(
+            found[f"{name}, {attack} from elsewhere"]["attacks"][attack]["robust_accuracy"]
+        )
 
-    single, ensemble = ([accuracy(name, attack) for attack in TRANSFERRED] for name in list(chosen.models)[1:])
+    single, ensemble = (
+        [accuracy(name, attack) for attack in TRANSFERRED] for name in list(chosen.models)[1:]
+    )
     holds = all(more > less for more, less in zip(ensemble, single, strict=True))
     verdict = "holds" if holds else "does not hold"
     notes = (
-        "Transfer is crafted on a standard model of seed 2; the static models are a standard one of seed 1 and a VGG.",
-        "Tramer et al.: ensemble adversarial training withstands transfer better than single-step adversarial training "
-        f"on the model alone, whose gradients hide. Here, by accuracies under transfer: {verdict}.",
+        (
+            "Transfer is crafted on a standard model of seed 2; the static models are a standard"
+            " one of seed 1 and a VGG."
+        ),
+        (
+            "Tramer et al.: ensemble adversarial training withstands transfer better than"
+            " single-step adversarial training on the model alone, whose gradients hide. Here, by"
+            f" accuracies under transfer: {verdict}."
+        ),
     )
     report.write(study, found, columns, rows, report.bars(values, study.title), notes)
 

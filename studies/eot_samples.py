@@ -37,7 +37,12 @@ def run(arguments: list[str]) -> None:
     points = []
     for radius in RADII:
         for draws in settings.draws:
-            attack = ("--attack", settings.preset, f"--attack.{settings.preset}.gradient.draws", str(draws))
+            attack = (
+                "--attack",
+                settings.preset,
+                f"--attack.{settings.preset}.gradient.draws",
+                str(draws),
+            )
             arguments_ = scale.attacked(scale.ours(radius), *attack, images=settings.images)
             points.append(Point(f"Delta {radius:g}, {draws} draws", arguments_))
     found = study.run(points)
@@ -49,9 +54,14 @@ def run(arguments: list[str]) -> None:
         for radius in RADII:
             point = found[f"Delta {radius:g}, {draws} draws"]
             row.append(report.robust(point))
-            series[f"Delta {radius:g}"].append((draws, point["attacks"][settings.preset]["robust_accuracy"]))
+            series[f"Delta {radius:g}"].append(
+                (draws, point["attacks"][settings.preset]["robust_accuracy"])
+            )
         rows.append((*row, report.NOT_AVAILABLE))
-    clean = {radius: report.clean(found[f"Delta {radius:g}, {settings.draws[0]} draws"]) for radius in RADII}
+    clean = {
+        radius: report.clean(found[f"Delta {radius:g}, {settings.draws[0]} draws"])
+        for radius in RADII
+    }
     columns = ("draws a step", *(f"BPDA-I with EOT, Delta {radius:g}" for radius in RADII), "paper")
     notes = (
         f"{settings.images:,} images. Clean: "

@@ -1,7 +1,7 @@
 """Figure 3, right: derivatives of g by finite differences (equation 4).
 
-One frozen draw of g, h from 1e-7 to 1e-1: the estimate of dg_i/dx_j for i = j, for a neighbour and for a pixel far
-away. Xiao & Zheng 2020, section 3.3.
+One frozen draw of g, h from 1e-7 to 1e-1: the estimate of dg_i/dx_j for i = j, for a neighbour and
+for a pixel far away. Xiao & Zheng 2020, section 3.3.
 """
 
 from __future__ import annotations
@@ -40,18 +40,33 @@ def run(arguments: list[str]) -> None:
         ]
     )
 
-    columns = ("h", *(f"{place}: zero / median / largest" for place in ("same", "neighbour", "far")), "paper")
+    columns = (
+        "h",
+        *(f"{place}: zero / median / largest" for place in ("same", "neighbour", "far")),
+        "paper",
+    )
     rows = []
     for exponent in range(-7, -1):
         told = [_told(found.values(), place, exponent) for place in ("same", "neighbour", "far")]
         claim = "vanishes" if exponent < -5 else "fluctuates severely"
-        rows.append((f"1e{exponent} to 1e{exponent + 1}", *told, f"{claim} (values: {report.NOT_AVAILABLE})"))
+        rows.append(
+            (
+                f"1e{exponent} to 1e{exponent + 1}",
+                *told,
+                f"{claim} (values: {report.NOT_AVAILABLE})",
+            )
+        )
     notes = (
-        f"Over {images} images, one frozen draw of g each: the share of estimates that are exactly zero, the median "
-        "and the largest of their absolute values. Pixel j is the middle of the image; i is j itself, its right "
-        "neighbour, or the middle of the upper half. The paper does not say which i and j it shows.",
+        (
+            f"Over {images} images, one frozen draw of g each: the share of estimates that are"
+            " exactly zero, the median and the largest of their absolute values. Pixel j is the"
+            " middle of the image; i is j itself, its right neighbour, or the middle of the upper"
+            " half. The paper does not say which i and j it shows."
+        ),
     )
-    report.write(study, found, columns, rows, report.drawn(lambda axes: _draw(axes, found["image 0"])), notes)
+    report.write(
+        study, found, columns, rows, report.drawn(lambda axes: _draw(axes, found["image 0"])), notes
+    )
 
 
 def _told(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) -> str:

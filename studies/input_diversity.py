@@ -1,8 +1,8 @@
 """Input diversity: tables 1 to 3 and figures 4 to 6 of Xie et al. 2019.
 
-FGSM, I-FGSM, DI2-FGSM, MI-FGSM and M-DI2-FGSM from one network and from ensembles of all but one, C&W and D-C&W; then
-the transformation probability p, the number of steps N and the step size alpha. Table 4, defenses of a competition, is
-left out: they are not at hand.
+FGSM, I-FGSM, DI2-FGSM, MI-FGSM and M-DI2-FGSM from one network and from ensembles of all but one,
+C&W and D-C&W; then the transformation probability p, the number of steps N and the step size alpha.
+Table 4, defenses of a competition, is left out: they are not at hand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ OPTIMISED = ("cw", "d-cw")
 
 @dataclass(frozen=True)
 class Settings:
-    """Attacks and what of theirs is varied, most steps where it is not N that varies, images of C&W and its options."""
+    """Attacks and what of theirs is varied, most steps where it is not N that varies, images of C&W
+    and its options.
+    """
 
     varied: tuple[str, ...]
     probabilities: tuple[float, ...]
@@ -37,9 +39,17 @@ class Settings:
 FEW = ("--attack.search_steps", "3", "--attack.initial_c", "0.1")
 SETTINGS = {
     "smoke": Settings(("mdifgsm",), (1,), (2,), (), 3, 20, ("--attack.steps", "5", *FEW)),
-    "small": Settings(("mdifgsm",), (0.2, 0.8, 1), (5, 20), (3,), 10, 12, ("--attack.steps", "30", *FEW)),
+    "small": Settings(
+        ("mdifgsm",), (0.2, 0.8, 1), (5, 20), (3,), 10, 12, ("--attack.steps", "30", *FEW)
+    ),
     "paper": Settings(
-        ("difgsm", "mdifgsm"), (0.2, 0.4, 0.6, 0.8, 1), (15, 19, 23, 27, 31), (15, 5, 3, 1, 0.5), 18, 1_000, ()
+        ("difgsm", "mdifgsm"),
+        (0.2, 0.4, 0.6, 0.8, 1),
+        (15, 19, 23, 27, 31),
+        (15, 5, 3, 1, 0.5),
+        18,
+        1_000,
+        (),
     ),
 }
 #: Inc-v3 onto Inc-v4 in table 1; the mean over all seven held-out networks in table 3.
@@ -65,32 +75,48 @@ def points_of(arena: Field, settings: Settings) -> list[Point]:
         points += [
             Point(
                 f"{attack} p {p:g}",
-                arena.point(*chosen, *given, "--attack.gradient.probability", f"{p:g}", held_out=True),
+                arena.point(
+                    *chosen, *given, "--attack.gradient.probability", f"{p:g}", held_out=True
+                ),
             )
             for p in settings.probabilities
         ]
         points += [
-            Point(f"{attack} N {steps}", arena.point(*chosen, *_steps(arena, settings, steps)[:2], held_out=True))
+            Point(
+                f"{attack} N {steps}",
+                arena.point(*chosen, *_steps(arena, settings, steps)[:2], held_out=True),
+            )
             for steps in settings.steps
         ]
         for size in settings.step_sizes:
             steps = str(max(1, round(arena.epsilon / PIXEL / size)))
             moved = ("--attack.steps", steps, "--attack.step_size", f"{size * PIXEL:.10g}")
-            points.append(Point(f"{attack} alpha {size:g}", arena.point(*chosen, *moved, held_out=True)))
+            points.append(
+                Point(f"{attack} alpha {size:g}", arena.point(*chosen, *moved, held_out=True))
+            )
     return points
 
 
 def _steps(arena: Field, settings: Settings, steps: int | None = None) -> tuple[str, str, str, str]:
-    """N = min(eps + 4, 1.25 eps) steps of 1/255; where those are too many, fewer and longer ones that reach as far."""
+    """N = min(eps + 4, 1.25 eps) steps of 1/255; where those are too many, fewer and longer ones
+    that reach as far.
+    """
     epsilon = arena.epsilon / PIXEL
     reach = min(epsilon + 4, 1.25 * epsilon)
     steps = steps or min(int(reach), settings.most_steps)
-    return ("--attack.steps", str(steps), "--attack.step_size", f"{PIXEL * max(1, int(reach) / steps):.10g}")
+    return (
+        "--attack.steps",
+        str(steps),
+        "--attack.step_size",
+        f"{PIXEL * max(1, int(reach) / steps):.10g}",
+    )
 
 
 def _unlimited(arena: Field, settings: Settings, attacks: list[str]) -> Arguments:
     """C&W has no radius: it may go anywhere."""
-    return arena.point(*attacks, *settings.cw, images=min(settings.cw_images, arena.images), epsilon=1000)
+    return arena.point(
+        *attacks, *settings.cw, images=min(settings.cw_images, arena.images), epsilon=1000
+    )
 
 
 def run(arguments: list[str]) -> None:
@@ -101,7 +127,10 @@ def run(arguments: list[str]) -> None:
     columns = ("attack", "source", *arena.models, "mean black box", "paper")
     rows = [
         row
-        for label, attacks, paper in (("family", FAMILY, PAPER_SINGLE), ("optimised", OPTIMISED, PAPER_CW))
+        for label, attacks, paper in (
+            ("family", FAMILY, PAPER_SINGLE),
+            ("optimised", OPTIMISED, PAPER_CW),
+        )
         for attack in attacks
         for row in _rows(arena, found[label], attack, paper[attack])
     ]
@@ -109,8 +138,12 @@ def run(arguments: list[str]) -> None:
     family = found["family"]
     series: dict[str, list[tuple[float, float]]] = {}
     for attack in settings.varied:
-        # Without diversity an attack is the one of the same name without "di"; the family's own has p = 0.5.
-        points = {0.0: (family, {"difgsm": "ifgsm", "mdifgsm": "mifgsm"}[attack]), 0.5: (family, attack)}
+        # Without diversity an attack is the one of the same name without "di"; the family's own has
+        # p = 0.5.
+        points = {
+            0.0: (family, {"difgsm": "ifgsm", "mdifgsm": "mifgsm"}[attack]),
+            0.5: (family, attack),
+        }
         points |= {p: (found[f"{attack} p {p:g}"], attack) for p in settings.probabilities}
         for p, (point, name) in sorted(points.items()):
             for told_as, black_box in (("held out", True), ("ensemble", False)):
@@ -125,14 +158,21 @@ def run(arguments: list[str]) -> None:
         "momentum raises transfer": single["mifgsm"] > single["ifgsm"],
         "diversity raises transfer": single["difgsm"] > single["ifgsm"],
         "both together are best": single["mdifgsm"] == max(single.values()),
-        "an ensemble transfers better than one network": arena.mean(family, "mdifgsm", True, True) > single["mdifgsm"],
+        "an ensemble transfers better than one network": (
+            arena.mean(family, "mdifgsm", True, True) > single["mdifgsm"]
+        ),
     }
     notes = (
-        f"{counted(family)} "
-        f"Iterated attacks: {_steps(arena, settings)[1]} steps where N is not varied. "
-        "Cells: success rate onto the column's model. Mean black box: over pairs of models, or over held-out models.",
+        (
+            f"{counted(family)} Iterated attacks: {_steps(arena, settings)[1]} steps where N is not"
+            " varied. Cells: success rate onto the column's model. Mean black box: over pairs of"
+            " models, or over held-out models."
+        ),
         "Claims of the paper, by the mean black-box rates here: "
-        + "; ".join(f"{claim}: {'holds' if holds_here else 'does not hold'}" for claim, holds_here in holds.items())
+        + "; ".join(
+            f"{claim}: {'holds' if holds_here else 'does not hold'}"
+            for claim, holds_here in holds.items()
+        )
         + ". Whether a difference is more than chance, the intervals of the cells say.",
     )
     report.write(
@@ -167,7 +207,13 @@ def _held_out(arena: Field, point: dict[str, Any], attack: str) -> tuple[str, ..
     cells = (told(arena.rate(point, attack, HELD_OUT + target, target)) for target in arena.models)
     paper = PAPER_HELD_OUT.get(attack)
     mean = report.percent(arena.mean(point, attack, True, True))
-    return (attack, "all others", *cells, mean, f"mean of table 3: {report.percent(paper)}" if paper else "-")
+    return (
+        attack,
+        "all others",
+        *cells,
+        mean,
+        f"mean of table 3: {report.percent(paper)}" if paper else "-",
+    )
 
 
 def _varied(arena: Field, point: dict[str, Any], attack: str, what: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Figure 4: pictures of x and of E[g(x)] for several f_b.
 
-For f_b untrained, after more and more epochs of standard training, and adversarially trained: the difference of x and
+For f_b untrained, after more and more epochs of standard training, and adversarially trained: the
+    difference of x and
 E[g(x)], and its largest pixel. Xiao & Zheng 2020, section 3.4.
 """
 
@@ -36,7 +37,8 @@ SETTINGS = {
     "small": Settings((0, 1, 5), 3, 1_000),
     "paper": Settings((0, 1, 2, 5, 10, 15, 20), 3, 5_000),
 }
-#: Distances that the text of the paper's figure gives for its one image, without saying for which f_b.
+#: Distances that the text of the paper's figure gives for its one image, without saying for which
+#: f_b.
 LEGIBLE = "0.137, 0.141 and 0.263 under three of its pictures"
 
 
@@ -54,7 +56,9 @@ def run(arguments: list[str]) -> None:
     transforms = settings.images * settings.draws
     found = study.run(
         [
-            Point(name, (*scale.data, *scale.defense(f_b), *steps, *size), mean_distance, transforms)
+            Point(
+                name, (*scale.data, *scale.defense(f_b), *steps, *size), mean_distance, transforms
+            )
             for name, f_b in models.items()
         ]
     )
@@ -66,9 +70,11 @@ def run(arguments: list[str]) -> None:
         distances = [f"{point['distances'][number]:.3f}" for number in shown]
         rows.append((name, *distances, f"{point['mean_distance']:.3f}", report.NOT_AVAILABLE))
     notes = (
-        f"The paper's figure prints {LEGIBLE}. E[g(x)] is a mean of {settings.draws:,} draws (paper: 5,000). "
-        "No pixel of g as the text defines it can be farther from x than Delta 0.2. "
-        "Differences are scaled to the full range of grey, each by itself.",
+        (
+            f"The paper's figure prints {LEGIBLE}. E[g(x)] is a mean of {settings.draws:,} draws"
+            " (paper: 5,000). No pixel of g as the text defines it can be farther from x than"
+            " Delta 0.2. Differences are scaled to the full range of grey, each by itself."
+        ),
     )
     report.write(study, found, columns, rows, pictures(found), notes)
 

@@ -26,7 +26,8 @@ class Models:
     """The folder of trained models.
 
     Args:
-        folder: one subfolder for each model, with train.py's checkpoints and ``training.json``, which is written last.
+        folder: one subfolder for each model, with train.py's checkpoints and ``training.json``,
+            which is written last.
         logs: for TensorBoard.
     """
 
@@ -54,7 +55,11 @@ class Models:
         for position, argument in enumerate(arguments):
             if isinstance(argument, Training):
                 before = str(arguments[position - 1]) if position else ""
-                argument = self.weights(argument) if before.endswith("weights") else self.checkpoint(argument)
+                argument = (
+                    self.weights(argument)
+                    if before.endswith("weights")
+                    else self.checkpoint(argument)
+                )
             if isinstance(argument, Text):
                 argument = argument.pattern % tuple(map(str, map(self.checkpoint, argument.models)))
             typed.append(str(argument))
@@ -65,7 +70,8 @@ class Models:
 
         Args:
             training: it, whose own parts are there or trained by another process.
-            wait: for another process that trains it, or a part of it; otherwise leave it to that one.
+            wait: for another process that trains it, or a part of it; otherwise leave it to that
+                one.
         """
         if not wait and not all(map(self.found, trainings(training.arguments))):
             return
@@ -73,26 +79,49 @@ class Models:
             if not held or self.found(training):
                 return
             own = self.folder / training.name
-            arguments = [*self.command(training.arguments), "--trainer.max_epochs", str(training.epochs)]
+            arguments = [
+                *self.command(training.arguments),
+                "--trainer.max_epochs",
+                str(training.epochs),
+            ]
             start = time.monotonic()
             if training.is_h:
                 arguments += ["--output", str(self.weights(training))]
                 interruptible(train.run, arguments)
             elif training.epochs:
-                places = ["--checkpoints", str(self.folder), "--logs", str(self.logs), "--name", training.name]
+                places = [
+                    "--checkpoints",
+                    str(self.folder),
+                    "--logs",
+                    str(self.logs),
+                    "--name",
+                    training.name,
+                ]
                 resume = ["--ckpt_path", "last"] if any(own.glob("version_*/last.ckpt")) else []
                 interruptible(train.run, [*arguments, *places, *resume])
-                save_tensors(robusttrain.load(self.checkpoint(training)).classifier, self.weights(training))
+                save_tensors(
+                    robusttrain.load(self.checkpoint(training)).classifier, self.weights(training)
+                )
                 arguments += places
             else:
                 save_tensors(initial_network(arguments), self.weights(training))
-            command = shlex.join(["python", "train.py", *arguments]) if training.epochs else "initial weights, seed 0"
-            told = {"label": training.label, "command": command, "seconds": round(time.monotonic() - start, 1)}
+            command = (
+                shlex.join(["python", "train.py", *arguments])
+                if training.epochs
+                else "initial weights, seed 0"
+            )
+            told = {
+                "label": training.label,
+                "command": command,
+                "seconds": round(time.monotonic() - start, 1),
+            }
             write_json(told, own / "training.json")
 
 
 def interruptible(command: Callable[[list[str]], None], arguments: list[str]) -> None:
-    """Run a command of train.py or evaluate.py; Lightning's exit on Ctrl-C becomes an interruption again."""
+    """Run a command of train.py or evaluate.py; Lightning's exit on Ctrl-C becomes an interruption
+    again.
+    """
     try:
         command(arguments)
     except SystemExit as stopped:
@@ -111,5 +140,7 @@ def configuration(arguments: Sequence[str]) -> tuple[dict[str, Any], ImageData]:
 def initial_network(arguments: Sequence[str]) -> Any:
     """The network with which the training of these arguments starts."""
     config, data = configuration(arguments)
-    training = train.build_training(config["model"], None, config["training"], config["seed"], data.facts().num_classes)
+    training = train.build_training(
+        config["model"], None, config["training"], config["seed"], data.facts().num_classes
+    )
     return training.model.classifier

@@ -1,7 +1,9 @@
-"""Noise-reduced gradients: tables 1 to 8 and figures 3 to 6 of Wu et al. 2018, and appendix B on an embedded set.
+"""Noise-reduced gradients: tables 1 to 8 and figures 3 to 6 of Wu et al. 2018, and appendix B on an
+embedded set.
 
-FGSM, FGM and IGSM beside their noise-reduced versions at equal numbers of gradients, from single models and ensembles,
-targeted too; the noise sigma and the number of copies m; what transformations destroy; decision regions.
+FGSM, FGM and IGSM beside their noise-reduced versions at equal numbers of gradients, from single
+models and ensembles, targeted too; the noise sigma and the number of copies m; what transformations
+destroy; decision regions.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from studies.transfers import PIXEL, Field, counted, field, told
 
 @dataclass(frozen=True)
 class Settings:
-    """Steps of nr-IGSM, copies m, what is varied, attacks on ensembles, most images, images that say how
-    accurate the models are, epochs of appendix B."""
+    """Steps of nr-IGSM, copies m, what is varied, attacks on ensembles, most images, images that
+    say how accurate the models are, epochs of appendix B.
+    """
 
     steps: int
     copies: int
@@ -45,14 +48,23 @@ PAPER = {
 SETTINGS = {
     "smoke": Settings(1, 2, (15,), (2,), tuple(PAPER), 40, 60, 4),
     "small": Settings(4, 5, (5, 25), (2, 10), ("FGSM", "IGSM targeted"), 200, 500, 10),
-    "paper": Settings(5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), tuple(PAPER), 1_000, 5_000, 30),
+    "paper": Settings(
+        5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), tuple(PAPER), 1_000, 5_000, 30
+    ),
 }
 #: Hidden layers of appendix B, and success rates of table 4 onto D = 1 and D = 9.
-DEPTHS = {1: ("89.4 %", "64.4 %"), 3: ("52.9 %", "49.4 %"), 5: ("47.3 %", "44.8 %"), 9: ("31.2 %", "39.6 %")}
+DEPTHS = {
+    1: ("89.4 %", "64.4 %"),
+    3: ("52.9 %", "49.4 %"),
+    5: ("47.3 %", "44.8 %"),
+    9: ("31.2 %", "39.6 %"),
+}
 
 
 def pairs(settings: Settings) -> dict[str, tuple[str, Arguments, str, Arguments]]:
-    """By name: an attack and its options, and the noise-reduced one; iterated ones with equal gradient counts."""
+    """By name: an attack and its options, and the noise-reduced one; iterated ones with equal
+    gradient counts.
+    """
     gradients = settings.steps * settings.copies
     copies = ("--attack.gradient.samples", str(settings.copies))
     return {
@@ -71,7 +83,16 @@ def pairs(settings: Settings) -> dict[str, tuple[str, Arguments, str, Arguments]
 
 def networks(scale: Scale, settings: Settings) -> dict[str, Training]:
     """Appendix B: fully connected networks of growing depth, on digits at every scale."""
-    data = ("--data", "digits", "--data.batch_size", "64", "--robust.every", "0", "--pictures.images", "0")
+    data = (
+        "--data",
+        "digits",
+        "--data.batch_size",
+        "64",
+        "--robust.every",
+        "0",
+        "--pictures.images",
+        "0",
+    )
     return {
         f"D = {depth}": Training(
             f"mlp-depth-{depth}",
@@ -101,18 +122,37 @@ def points_of(arena: Field, settings: Settings, appendix: Field) -> list[Point]:
         for version, chosen in (("plain", (plain, *options)), ("reduced", (reduced, *others))):
             ensembles = name in settings.ensembles
             points.append(
-                Point(f"{name}, {version}", arena.point("--attack", *chosen, images=images, held_out=ensembles))
+                Point(
+                    f"{name}, {version}",
+                    arena.point("--attack", *chosen, images=images, held_out=ensembles),
+                )
             )
     copies = ("--attack.gradient.samples", str(settings.copies))
     for sigma in settings.sigmas:
         noise = ("--attack.gradient.sigma", f"{sigma * PIXEL:.10g}")
-        points.append(Point(f"sigma {sigma:g}", arena.point("--attack", "nrfgsm", *copies, *noise, images=images)))
+        points.append(
+            Point(
+                f"sigma {sigma:g}",
+                arena.point("--attack", "nrfgsm", *copies, *noise, images=images),
+            )
+        )
     for number in settings.numbers:
         varied = ("--attack.gradient.samples", str(number))
-        points.append(Point(f"m {number}", arena.point("--attack", "nrfgsm", *varied, images=images)))
-    both = ("--attack", "fgsm", "--attack", "nrfgsm", "--attack.nrfgsm.gradient.samples", str(settings.copies))
+        points.append(
+            Point(f"m {number}", arena.point("--attack", "nrfgsm", *varied, images=images))
+        )
+    both = (
+        "--attack",
+        "fgsm",
+        "--attack",
+        "nrfgsm",
+        "--attack.nrfgsm.gradient.samples",
+        str(settings.copies),
+    )
     points.append(Point("destruction", ("--count", str(images), *arena.point(*both)), destruction))
-    points.append(Point("planes", ("--count", "1", *arena.point("--attack", "fgsm", images=40)), planes))
+    points.append(
+        Point("planes", ("--count", "1", *arena.point("--attack", "fgsm", images=40)), planes)
+    )
     tested = ("--tested", str(settings.tested), *arena.point("--attack", "fgsm"))
     points.append(Point("models", tested, capacities))
     points.append(Point("appendix B", appendix.point("--attack", "fgsm")))
@@ -132,11 +172,15 @@ def run(arguments: list[str]) -> None:
     for name, (plain, _, reduced, _) in pairs(settings).items():
         kind = "matching_top1" if "targeted" in name else "success_top1"
         black_box = []
-        for version, attack, paper in zip(("plain", "reduced"), (plain, reduced), PAPER[name], strict=True):
+        for version, attack, paper in zip(
+            ("plain", "reduced"), (plain, reduced), PAPER[name], strict=True
+        ):
             point = found[f"{name}, {version}"]
             white, black = (arena.mean(point, attack, other, kind=kind) for other in (False, True))
             ensemble = (
-                report.percent(arena.mean(point, attack, True, True, kind)) if name in settings.ensembles else "-"
+                report.percent(arena.mean(point, attack, True, True, kind))
+                if name in settings.ensembles
+                else "-"
             )
             means = (report.percent(white), report.percent(black), ensemble)
             rows.append((name, version, *means, _gradients(point, attack), paper))
@@ -159,44 +203,79 @@ def run(arguments: list[str]) -> None:
         for name, about, rate in attackers
     ]
     for depth, published in zip(appendix.models, DEPTHS.values(), strict=True):
-        onto = [told(appendix.rate(found["appendix B"], "fgsm", depth, target)) for target in ("D = 1", "D = 9")]
-        rows.append(("FGSM, appendix B", f"from {depth}", *onto, "-", 1, " and ".join(published) + " onto D = 1, 9"))
+        onto = [
+            told(appendix.rate(found["appendix B"], "fgsm", depth, target))
+            for target in ("D = 1", "D = 9")
+        ]
+        rows.append(
+            (
+                "FGSM, appendix B",
+                f"from {depth}",
+                *onto,
+                "-",
+                1,
+                " and ".join(published) + " onto D = 1, 9",
+            )
+        )
     pictured(found["planes"], study.output / "planes.png")
     notes = (
-        f"{counted(found['FGSM, plain'])} "
-        "Mean success rates (targeted: matching rates) over pairs of models: onto the source itself, onto others, and "
-        "of all models but one onto that one. In appendix B: onto D = 1, and onto D = 9.",
-        f"Equal numbers of gradients where steps are iterated: m = {settings.copies}, {settings.steps} steps of 5/255. "
-        "Noise reduction raises transfer to other models: "
+        (
+            f"{counted(found['FGSM, plain'])} Mean success rates (targeted: matching rates) over"
+            " pairs of models: onto the source itself, onto others, and of all models but one onto"
+            " that one. In appendix B: onto D = 1, and onto D = 9."
+        ),
+        f"Equal numbers of gradients where steps are iterated: m = {settings.copies},"
+        f" {settings.steps} steps of 5/255. Noise reduction raises transfer to other models: "
         + "; ".join(f"{name} {'yes' if better else 'no'}" for name, better in holds.items())
         + ". Models that attack others best, by FGSM: "
-        + ", then ".join(f"{name} ({about}): {report.percent(rate)}" for name, about, rate in attackers)
-        + "; the paper's best are small and accurate. planes.png shows what the models answer around one image.",
+        + ", then ".join(
+            f"{name} ({about}): {report.percent(rate)}" for name, about, rate in attackers
+        )
+        + "; the paper's best are small and accurate. planes.png shows what the models answer"
+        " around one image.",
     )
-    columns = ("attack", "version", "white box", "black box", "held out", "gradients", "paper: black box")
+    columns = (
+        "attack",
+        "version",
+        "white box",
+        "black box",
+        "held out",
+        "gradients",
+        "paper: black box",
+    )
     figure = report.lines(
-        {name: sorted(each) for name, each in series.items()}, "sigma in 255ths, or m", "success rate onto other models"
+        {name: sorted(each) for name, each in series.items()},
+        "sigma in 255ths, or m",
+        "success rate onto other models",
     )
     report.write(study, found, columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
 def _attackers(arena: Field, found: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """Name, size and error, and mean success rate of FGSM onto the other models, best attackers first."""
+    """Name, size and error, and mean success rate of FGSM onto the other models, best attackers
+    first.
+    """
     models, rows = found["models"]["models"], []
     for source in arena.models:
         about = models[arena.called(source)]
         told_about = (
-            f"{about['parameters'] / 1e6:.2f} M parameters, error {report.percent(1 - about['accuracy']['value'])}"
+            f"{about['parameters'] / 1e6:.2f} M parameters, error"
+            f" {report.percent(1 - about['accuracy']['value'])}"
         )
         others = [target for target in arena.models if target != source]
-        rates = [arena.rate(found["FGSM, plain"], "fgsm", source, target)["value"] for target in others]
+        rates = [
+            arena.rate(found["FGSM, plain"], "fgsm", source, target)["value"] for target in others
+        ]
         rows.append((source, told_about, sum(rates) / len(rates)))
     return sorted(rows, key=lambda row: -row[2])
 
 
 def _sigma() -> float:
     """The preset's, in 255ths."""
-    return float(presets.read("attack", "nrfgsm")["init_args"]["gradient"]["init_args"]["sigma"]) / PIXEL
+    return (
+        float(presets.read("attack", "nrfgsm")["init_args"]["gradient"]["init_args"]["sigma"])
+        / PIXEL
+    )
 
 
 def _gradients(point: dict[str, Any], attack: str) -> int:

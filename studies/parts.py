@@ -1,8 +1,9 @@
-"""What a study consists of: models to train and points to measure, each a command line with a fingerprint.
+"""What a study consists of: models to train and points to measure, each a command line with a
+fingerprint.
 
-A `Training` is a command line of train.py, a `Point` one of evaluate.py (or a measurement on g with train.py's
-options). Their fingerprints are hashes of these command lines, of the presets that they name and of the files that
-they read: equal settings are found again, whatever study asks for them.
+A `Training` is a command line of train.py, a `Point` one of evaluate.py (or a measurement on g with
+train.py's options). Their fingerprints are hashes of these command lines, of the presets that they
+name and of the files that they read: equal settings are found again, whatever study asks for them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Arguments = tuple[Argument, ...]
 
 @dataclass(frozen=True)
 class Text:
-    """An argument that names several models: their checkpoints stand for each ``%s`` of the pattern."""
+    """An argument that names several models: their checkpoints stand for each ``%s`` of the
+    pattern.
+    """
 
     pattern: str
     models: tuple[Training, ...]
@@ -37,11 +40,12 @@ class Training:
 
     Args:
         label: short name, for folders and messages; not part of the fingerprint.
-        arguments: of train.py, without places. A `Training` among them stands for what it leaves: for its
-            network's weights after an option that ends in ``weights``, for its checkpoint elsewhere. The training
-            preset ``reparameterization`` leaves h alone.
+        arguments: of train.py, without places. A `Training` among them stands for what it leaves:
+            for its network's weights after an option that ends in ``weights``, for its checkpoint
+            elsewhere. The training preset ``reparameterization`` leaves h alone.
         epochs: of training; 0 for a network with its initial weights.
-        passes: gradient evaluations of the model for each image and epoch (11 for adversarial training with 10 steps).
+        passes: gradient evaluations of the model for each image and epoch (11 for adversarial
+            training with 10 steps).
         steps: steps N of the g that it is trained behind, 0 for none.
         images: of an epoch; this and the last two serve the estimate of the cost alone.
     """
@@ -60,7 +64,9 @@ class Training:
 
     @property
     def is_h(self) -> bool:
-        """Whether it is h of the reparameterization attack, which stands in for the g of a checkpoint."""
+        """Whether it is h of the reparameterization attack, which stands in for the g of a
+        checkpoint.
+        """
         return "reparameterization" in self.arguments
 
     @property
@@ -88,7 +94,9 @@ class Point:
     @property
     def key(self) -> str:
         """Equal for equal settings."""
-        how = f"{self.measure.__module__}.{self.measure.__name__}" if self.measure else "evaluate.py"
+        how = (
+            f"{self.measure.__module__}.{self.measure.__name__}" if self.measure else "evaluate.py"
+        )
         return fingerprint((how, *self.arguments))
 
     @property
@@ -100,7 +108,11 @@ class Point:
     @property
     def missing(self) -> list[str]:
         """Attack presets that do not exist (yet)."""
-        return [name for name in self.attacks if not name.endswith(".yaml") and name not in presets.names("attack")]
+        return [
+            name
+            for name in self.attacks
+            if not name.endswith(".yaml") and name not in presets.names("attack")
+        ]
 
 
 def trainings(arguments: Arguments) -> Iterator[Training]:
@@ -144,5 +156,7 @@ def _preset(path: Path, changed: int) -> dict[str, Any]:
 
 @cache
 def _content(path: Path, changed: int) -> str:
-    """A file counts by its content, wherever it lies; ``changed`` tells the caches about another version of it."""
+    """A file counts by its content, wherever it lies; ``changed`` tells the caches about another
+    version of it.
+    """
     return hash_of_file(path)

@@ -1,7 +1,8 @@
 """Randomization layers: tables 1 to 6 of Xie et al. 2018, and EOT, which the paper did not try.
 
-Vanilla attack, single pattern, ensemble of patterns, one-pixel padding and resizing, each by FGSM with three radii,
-DeepFool and C&W; then PGD along the mean gradient over draws of the layers; and the score of the challenge, eq. 5.
+Vanilla attack, single pattern, ensemble of patterns, one-pixel padding and resizing, each by FGSM
+with three radii, DeepFool and C&W; then PGD along the mean gradient over draws of the layers; and
+the score of the challenge, eq. 5.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Layers:
     eot: tuple[int, int]
     eot_radii: tuple[int, ...] = RADII
 
-    def point(self, label: str, defense: Arguments, attack: Arguments, epsilon: float, slow: bool = False) -> Point:
+    def point(
+        self, label: str, defense: Arguments, attack: Arguments, epsilon: float, slow: bool = False
+    ) -> Point:
         """One evaluation of the classifier behind a defense."""
         count = self.slow_images if slow else self.images
         size = ("--images", str(count), "--draws", str(self.draws), "--epsilon", f"{epsilon:.10g}")
@@ -111,7 +114,11 @@ def fixed(canvas: int, *options: str) -> Arguments:
 
 def attacks(at: Layers, *source: str) -> Iterator[tuple[str, Arguments, float, bool]]:
     """Name, options, radius, and whether it is slow, of the paper's attacks from a source."""
-    fewer = ("--attack.source.sizes", str(at.slow_sizes)) if SOURCE + "EnsemblePattern" in source else ()
+    fewer = (
+        ("--attack.source.sizes", str(at.slow_sizes))
+        if SOURCE + "EnsemblePattern" in source
+        else ()
+    )
     for radius in RADII:
         yield f"FGSM-{radius}", ("--attack", "fgsm", *source), radius * PIXEL, False
     yield "DeepFool", ("--attack", "deepfool", *source, *fewer), 1000.0, True
@@ -148,9 +155,13 @@ def points_of(at: Layers, arena: Field) -> list[Point]:
     ]
     draws, steps = at.eot
     given = ("--attack", "eot", "--attack.gradient.draws", str(draws), "--attack.steps", str(steps))
-    points += [at.point(f"EOT, PGD-{radius}", random(at), given, radius * PIXEL) for radius in at.eot_radii]
+    points += [
+        at.point(f"EOT, PGD-{radius}", random(at), given, radius * PIXEL) for radius in at.eot_radii
+    ]
     # The layers enlarge images, which the small VGG does not take.
-    entered = replace(arena, models={name: model for name, model in arena.models.items() if name != "VGG"})
+    entered = replace(
+        arena, models={name: model for name, model in arena.models.items() if name != "VGG"}
+    )
     crafted = entered.point("--attack", "fgsm", "--attack", "mdifgsm")
     size = ("--canvas", str(at.canvas), "--count", str(arena.images))
     return [*points, Point(ENTRY, (*size, *crafted), challenge)]
@@ -170,31 +181,53 @@ def run(arguments: list[str]) -> None:
         published = PAPER.get(scenario, ())
         place = order.index(name) if name in order else len(order)
         paper = report.percent(published[place]) if place < len(published) else "not in the paper"
-        rows.append((scenario, name, report.clean(point), report.robust(point), _largest(point), paper))
+        rows.append(
+            (scenario, name, report.clean(point), report.robust(point), _largest(point), paper)
+        )
         if name in (f"FGSM-{radius}", "C&W", f"PGD-{radius}"):
             values[label] = _accuracy(point)
     eot, bare = found[f"EOT, PGD-{radius}"], found[f"bare, FGSM-{radius}"]
     notes = (
-        f"Images of {at.side} pixels, layers to [{at.side}, {at.canvas}), accuracy over {at.draws} draws each. All "
-        f"{at.images} images count ({at.slow_images} for DeepFool and C&W), also those that are wrong before an "
-        "attack. The paper: Inception-v3 behind the layers, on images that it has right.",
+        (
+            f"Images of {at.side} pixels, layers to [{at.side}, {at.canvas}), accuracy over"
+            f" {at.draws} draws each. All {at.images} images count ({at.slow_images} for DeepFool"
+            " and C&W), also those that are wrong before an attack. The paper: Inception-v3 behind"
+            " the layers, on images that it has right."
+        ),
         f"The ensemble of patterns has {5 * at.slow_sizes + 1} patterns for DeepFool and C&W.",
-        f"EOT of {at.eot[0]} draws and {at.eot[1]} steps within {radius}/255 leaves {report.robust(eot)} of "
-        f"{report.clean(eot)}; FGSM on the bare model leaves {report.robust(bare)}. The layers stop attacks that do "
-        "not expect them; where EOT's figure is near zero they are no defense against one that averages over draws.",
+        (
+            f"EOT of {at.eot[0]} draws and {at.eot[1]} steps within {radius}/255 leaves"
+            f" {report.robust(eot)} of {report.clean(eot)}; FGSM on the bare model leaves"
+            f" {report.robust(bare)}. The layers stop attacks that do not expect them; where EOT's"
+            " figure is near zero they are no defense against one that averages over draws."
+        ),
     )
     rows += [
-        (ENTRY, f"{len(entry['attacks'])} attacks on {name}", "-", told(scores["entry"]), "-", _entry(scores))
+        (
+            ENTRY,
+            f"{len(entry['attacks'])} attacks on {name}",
+            "-",
+            told(scores["entry"]),
+            "-",
+            _entry(scores),
+        )
         for name, scores in entry["scores"].items()
     ]
     columns = ("scenario", "attack", "clean", "accuracy", "largest change", "paper")
-    setting = f"radii of 2, 5 and 10 as named, in 255ths; the classifier is {' '.join(map(_name, at.model))}."
+    setting = (
+        "radii of 2, 5 and 10 as named, in 255ths; the classifier is"
+        f" {' '.join(map(_name, at.model))}."
+    )
     figure = report.bars(values, "accuracy behind the layers")
-    report.write(study, {**found, ENTRY: entry}, columns, rows, figure, notes, setting, RADII[-1] * PIXEL)
+    report.write(
+        study, {**found, ENTRY: entry}, columns, rows, figure, notes, setting, RADII[-1] * PIXEL
+    )
 
 
 def _entry(scores: Mapping[str, Any]) -> str:
-    return f"alone {told(scores['alone'])}; paper, ens-adv-Inception-ResNet-v2: 92.4 %, alone 77.3 %"
+    return (
+        f"alone {told(scores['alone'])}; paper, ens-adv-Inception-ResNet-v2: 92.4 %, alone 77.3 %"
+    )
 
 
 def _name(argument: Argument) -> str:

@@ -1,8 +1,10 @@
-"""Which recipe for a budget: robust training, with and without a defense, at equal gradient evaluations.
+"""Which recipe for a budget: robust training, with and without a defense, at equal gradient
+evaluations.
 
-All have the same number of gradient evaluations, those of f_b inside g counted, and as many images as that buys.
-Clean accuracy, PGD-20 and the worst case over a suite; robust accuracy epoch by epoch; and, on few images seen often,
-robust overfitting (Rice et al. 2020) with adversarial training and with TRADES + AWP.
+All have the same number of gradient evaluations, those of f_b inside g counted, and as many images
+as that buys. Clean accuracy, PGD-20 and the worst case over a suite; robust accuracy epoch by
+epoch; and, on few images seen often, robust overfitting (Rice et al. 2020) with adversarial
+training and with TRADES + AWP.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Settings:
         recipes: names in `RECIPES`.
         suite: of attacks that look for the worst case.
         images: test images that are attacked.
-        few: for robust overfitting: options that leave few training images, how many, epochs and budget.
+        few: for robust overfitting: options that leave few training images, how many, epochs and
+            budget.
         training: options of every training.
         attacks: shorter attacks, "ATTACK.KEY" to value, for those of the suite that apply.
     """
@@ -80,20 +83,32 @@ WIDE = "RobustBench, WideResNet-"
 AWP = ("--training", "trades-awp", "--training.objective.warmup", "2")
 RECIPES = {
     "none": Recipe(("--training", "standard"), reference="clean 92.9 % (xiao-2020)"),
-    "adversarial training": Recipe(("--training", "adversarial"), PLAIN, reference="PGD-10 52.7 %, AutoAttack 48.7 %"),
+    "adversarial training": Recipe(
+        ("--training", "adversarial"), PLAIN, reference="PGD-10 52.7 %, AutoAttack 48.7 %"
+    ),
     "TRADES": Recipe(("--training", "trades"), PLAIN, reference="PGD-10 53.5 %, AutoAttack 49.5 %"),
     "MART": Recipe(
-        ("--training", "mart"), PLAIN, reference=f"{WIDE}28-10, more images: clean 87.5 %, AutoAttack 56.3 %"
+        ("--training", "mart"),
+        PLAIN,
+        reference=f"{WIDE}28-10, more images: clean 87.5 %, AutoAttack 56.3 %",
     ),
     "TRADES + AWP": Recipe(AWP, WRAPPED, reference="PGD-10 55.9 %, AutoAttack 51.6 %"),
-    "fast": Recipe(("--training", "fast"), reference="RobustBench, ResNet-18: clean 83.3 %, AutoAttack 43.2 %"),
+    "fast": Recipe(
+        ("--training", "fast"), reference="RobustBench, ResNet-18: clean 83.3 %, AutoAttack 43.2 %"
+    ),
     "free": Recipe(
         ("--training", "free", "--training.objective.replays", "4"),
         reference=f"{WIDE}34-10: clean 86.1 %, AutoAttack 41.5 %",
     ),
-    "randomization + adversarial training": Recipe(("--training", "adversarial", "--defense", "randomization"), PLAIN),
-    "g": Recipe(("--training", "standard"), g=STEPS_OF_G, reference="clean 82.9 %, worst 73.4 % (xiao-2020)"),
-    "g + adversarial training": Recipe(("--training", "adversarial-through-g"), PLAIN, 2, STEPS_OF_G),
+    "randomization + adversarial training": Recipe(
+        ("--training", "adversarial", "--defense", "randomization"), PLAIN
+    ),
+    "g": Recipe(
+        ("--training", "standard"), g=STEPS_OF_G, reference="clean 82.9 %, worst 73.4 % (xiao-2020)"
+    ),
+    "g + adversarial training": Recipe(
+        ("--training", "adversarial-through-g"), PLAIN, 2, STEPS_OF_G
+    ),
 }
 SETTINGS = {
     "smoke": Settings(
@@ -113,7 +128,14 @@ SETTINGS = {
         200,
         (
             (
-                *("--data.validation", "0.99", "--data.batch_size", "32", "--trainer.limit_val_batches", "16"),
+                *(
+                    "--data.validation",
+                    "0.99",
+                    "--data.batch_size",
+                    "32",
+                    "--trainer.limit_val_batches",
+                    "16",
+                ),
                 *("--robust.every", "5", "--robust.images", "256"),
             ),
             500,
@@ -121,7 +143,14 @@ SETTINGS = {
             450_000,
         ),
         # Small batches: the budget buys few steps.
-        ("--trainer.precision", "bf16-mixed", "--data.batch_size", "64", "--trainer.limit_val_batches", "8"),
+        (
+            "--trainer.precision",
+            "bf16-mixed",
+            "--data.batch_size",
+            "64",
+            "--trainer.limit_val_batches",
+            "8",
+        ),
         {
             "eot.gradient.draws": "5",
             "average-logits.gradient.draws": "5",
@@ -167,15 +196,24 @@ TAGS = ("robust/worst_case", "inner/train_accuracy", "val/accuracy", SPEED)
 def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> tuple[Training, int]:
     """The training of a recipe within the budget, and its gradient evaluations."""
     settings = SETTINGS[scale.name]
-    fewer, images, epochs, budget = settings.few if few else ((), scale.train_images, settings.epochs, settings.budget)
+    fewer, images, epochs, budget = (
+        settings.few if few else ((), scale.train_images, settings.epochs, settings.budget)
+    )
     options = [*scale.data, *scale.model, *recipe.options]
     if recipe.inner and (steps := recipe.steps or scale.inner_steps) != 10:
-        options += [f"{recipe.inner}.steps", str(steps), f"{recipe.inner}.step_size", f"{0.06 / steps:g}"]
+        options += [
+            f"{recipe.inner}.steps",
+            str(steps),
+            f"{recipe.inner}.step_size",
+            f"{0.06 / steps:g}",
+        ]
     options += [*scale.more, *settings.training, "--seed", "0", "--robust.every", "1", *fewer]
     config, data = configuration([str(option) for option in options])
     if recipe.g:
         options += [*scale.defense(), "--defense.steps", str(recipe.g)]
-    objective = train.build_training(config["model"], None, config["training"], 0, data.facts().num_classes).objective
+    objective = train.build_training(
+        config["model"], None, config["training"], 0, data.facts().num_classes
+    ).objective
     costs = [objective.at(epoch).cost() for epoch in range(epochs)]
     # Every pass goes through g: N gradient evaluations of f_b more.
     each = sum(cost.inner + cost.training for cost in costs) * (1 + recipe.g) * data.batch_size
@@ -184,11 +222,16 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> tuple
     passes = round(sum(cost.inner + cost.training for cost in costs) / epochs)
     label = f"recipe-{name}" + ("-few" if few else "")
     shown = batches * data.batch_size
-    return Training(label, tuple(options), epochs, shown, passes=passes, steps=recipe.g), each * batches
+    return (
+        Training(label, tuple(options), epochs, shown, passes=passes, steps=recipe.g),
+        each * batches,
+    )
 
 
 def curves(arguments: list[str]) -> dict[str, Any]:
-    """What training logged after each epoch: validation accuracy, robust and clean, and that on its own images."""
+    """What training logged after each epoch: validation accuracy, robust and clean, and that on its
+    own images.
+    """
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     name = Path(options["--checkpoint"]).parent.parent.name
     found: dict[str, list[float]] = {tag: [] for tag in TAGS}
@@ -223,15 +266,35 @@ def run(arguments: list[str]) -> None:
     for name in settings.recipes:
         recipe = RECIPES[name]
         models[name], spent[name] = trained(scale, recipe, name)
-        pgd = ("bpda-i", "--attack.steps", "20", "--attack.step_size", "0.0031") if recipe.g else ("pgd",)
+        pgd = (
+            ("bpda-i", "--attack.steps", "20", "--attack.step_size", "0.0031")
+            if recipe.g
+            else ("pgd",)
+        )
         points += [
-            Point(f"{name}, curves", ("--checkpoint", models[name], "--logs", str(study.models.logs)), curves),
-            Point(f"{name}, PGD-20", scale.attacked(models[name], "--attack", *pgd, images=settings.images)),
-            Point(f"{name}, worst", scale.attacked(models[name], *strong(scale, recipe), images=settings.images)),
+            Point(
+                f"{name}, curves",
+                ("--checkpoint", models[name], "--logs", str(study.models.logs)),
+                curves,
+            ),
+            Point(
+                f"{name}, PGD-20",
+                scale.attacked(models[name], "--attack", *pgd, images=settings.images),
+            ),
+            Point(
+                f"{name}, worst",
+                scale.attacked(models[name], *strong(scale, recipe), images=settings.images),
+            ),
         ]
-    few = {name: trained(scale, RECIPES[name], name, few=True) for name in OVERFITTING if name in settings.recipes}
+    few = {
+        name: trained(scale, RECIPES[name], name, few=True)
+        for name in OVERFITTING
+        if name in settings.recipes
+    }
     points += [
-        Point(f"{name}, few images", ("--checkpoint", model, "--logs", str(study.models.logs)), curves)
+        Point(
+            f"{name}, few images", ("--checkpoint", model, "--logs", str(study.models.logs)), curves
+        )
         for name, (model, _) in few.items()
     ]
     found = study.run(points)
@@ -255,51 +318,90 @@ def run(arguments: list[str]) -> None:
         )
     few_spent = {name: evaluations for name, (_, evaluations) in few.items()}
     columns = (
-        *("recipe", "images seen", "gradient evaluations", "seconds", "clean", "PGD-20", "worst case"),
+        *(
+            "recipe",
+            "images seen",
+            "gradient evaluations",
+            "seconds",
+            "clean",
+            "PGD-20",
+            "worst case",
+        ),
         *(f"worst case beside {YARDSTICK}", "the paper, or MAIR (resnet18), or as named"),
     )
     setting = (
-        f"{settings.images} test images, {scale.draws} draws for an image's score of a random defense; suite "
-        f"{settings.suite}. Training: {settings.budget:,} gradient evaluations each, f_b's inside g counted; inner "
-        f"attacks of {scale.inner_steps} steps, through g {RECIPES['g + adversarial training'].steps}; g of "
-        f"{STEPS_OF_G} steps, f_b: {scale.f_b or 'trained here'}"
+        f"{settings.images} test images, {scale.draws} draws for an image's score of a random"
+        f" defense; suite {settings.suite}. Training: {settings.budget:,} gradient evaluations"
+        f" each, f_b's inside g counted; inner attacks of {scale.inner_steps} steps, through g"
+        f" {RECIPES['g + adversarial training'].steps}; g of {STEPS_OF_G} steps, f_b:"
+        f" {scale.f_b or 'trained here'}"
     )
     notes = (
-        "Seconds: images seen over the median of the epochs' images a second, without validation; a training that was "
-        "interrupted, or paused for a while, counts no more than another. PGD-20 behind g goes through it by identity "
-        "backward (20 steps of 0.0031). The last but one column: difference of worst cases in points, with its 95 % "
-        "interval, image by image: all are attacked on the same ones.",
-        "Robust overfitting: {:,} training images, {} epochs, {:,} gradient evaluations at most; accuracy on validation"
-        " images under the check, and on its own images under the inner attack.".format(*settings.few[1:]),
+        (
+            "Seconds: images seen over the median of the epochs' images a second, without"
+            " validation; a training that was interrupted, or paused for a while, counts no more"
+            " than another. PGD-20 behind g goes through it by identity backward (20 steps of"
+            " 0.0031). The last but one column: difference of worst cases in points, with its 95 %"
+            " interval, image by image: all are attacked on the same ones."
+        ),
+        "Robust overfitting: {:,} training images, {} epochs, {:,} gradient evaluations at most;"
+        " accuracy on validation images under the check, and on its own images under the inner"
+        " attack.".format(*settings.few[1:]),
     )
     report.write(study, found, columns, rows, picture(found, spent, few_spent), notes, setting)
 
 
 def beside(ours: Tensor, theirs: Tensor) -> str:
-    """Difference of two worst cases (n,) on the same images in points, with the 95 % interval of its mean."""
+    """Difference of two worst cases (n,) on the same images in points, with the 95 % interval of
+    its mean.
+    """
     difference = ours - theirs
     margin = 1.96 * float(difference.std()) / len(difference) ** 0.5
     mean = float(difference.mean())
     return f"{100 * mean:+.1f} ({100 * (mean - margin):+.1f} to {100 * (mean + margin):+.1f})"
 
 
-def picture(found: Mapping[str, Mapping[str, Any]], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:
+def picture(
+    found: Mapping[str, Mapping[str, Any]], spent: Mapping[str, int], few: Mapping[str, int]
+) -> Figure:
     """Robust validation accuracy against the budget, robust overfitting, and the table as bars."""
     figure = Figure(figsize=(18, 6), layout="constrained")
     FigureCanvasAgg(figure)
     growth, overfitting, bars = figure.subplots(1, 3)
 
-    def line(axes: Any, name: str, point: Mapping[str, Any], tag: str, total: int, **style: Any) -> None:
+    def line(
+        axes: Any, name: str, point: Mapping[str, Any], tag: str, total: int, **style: Any
+    ) -> None:
         values = point[tag]
-        axes.plot([total * (1 + number) / len(values) for number in range(len(values))], values, label=name, **style)
+        axes.plot(
+            [total * (1 + number) / len(values) for number in range(len(values))],
+            values,
+            label=name,
+            **style,
+        )
 
     for name, total in spent.items():
         line(growth, name, found[f"{name}, curves"], "robust/worst_case", total, marker=".")
     growth.set_title("robust validation accuracy while training")
     for number, (name, total) in enumerate(few.items()):
         point = found[f"{name}, few images"]
-        line(overfitting, f"{name}: validation", point, "robust/worst_case", total, color=f"C{number}")
-        line(overfitting, f"{name}: trained on", point, "inner/train_accuracy", total, color=f"C{number}", ls="--")
+        line(
+            overfitting,
+            f"{name}: validation",
+            point,
+            "robust/worst_case",
+            total,
+            color=f"C{number}",
+        )
+        line(
+            overfitting,
+            f"{name}: trained on",
+            point,
+            "inner/train_accuracy",
+            total,
+            color=f"C{number}",
+            ls="--",
+        )
     overfitting.set_title("robust overfitting on few images")
     for axes in (growth, overfitting):
         axes.set_xlabel("gradient evaluations")
@@ -309,9 +411,17 @@ def picture(found: Mapping[str, Mapping[str, Any]], spent: Mapping[str, int], fe
         axes.grid(alpha=0.3)
     names = list(spent)[::-1]
     worst = [found[f"{name}, worst"] for name in names]
-    bars.barh(names, [point["clean"]["accuracy"] for point in worst], color="lightgrey", label="clean")
-    bars.barh(names, [found[f"{name}, PGD-20"]["worst_case"]["robust_accuracy"] for name in names], label="PGD-20")
-    bars.barh(names, [point["worst_case"]["robust_accuracy"] for point in worst], label="worst case")
+    bars.barh(
+        names, [point["clean"]["accuracy"] for point in worst], color="lightgrey", label="clean"
+    )
+    bars.barh(
+        names,
+        [found[f"{name}, PGD-20"]["worst_case"]["robust_accuracy"] for name in names],
+        label="PGD-20",
+    )
+    bars.barh(
+        names, [point["worst_case"]["robust_accuracy"] for point in worst], label="worst case"
+    )
     bars.set_xlim(0, 1)
     bars.set_title(f"test images, Linf {EPSILON:g}")
     bars.legend(fontsize="x-small")

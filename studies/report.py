@@ -43,14 +43,22 @@ def write(
         epsilon: radius of the threat, Linf.
     """
     scale = study.scale
-    images = sorted({point["images"] for point in found.values() if "clean" in point}) or [scale.images]
+    images = sorted({point["images"] for point in found.values() if "clean" in point}) or [
+        scale.images
+    ]
     told_images = " or ".join(f"{count:,}" for count in images)
     settings = {
         "about": scale.about,
         "data": " ".join(map(str, scale.data)),
         "f_a": " ".join(map(str, scale.model)),
-        "training": f"preset {scale.recipe}, {scale.epochs} epochs of {scale.short_images:,} images, seed 0",
-        "f_b": str(scale.f_b) if scale.f_b else f"trained here, preset {scale.f_b_recipe}, {scale.f_b_epochs} epochs",
+        "training": (
+            f"preset {scale.recipe}, {scale.epochs} epochs of {scale.short_images:,} images, seed 0"
+        ),
+        "f_b": (
+            str(scale.f_b)
+            if scale.f_b
+            else f"trained here, preset {scale.f_b_recipe}, {scale.f_b_epochs} epochs"
+        ),
         "adversarial training": f"{scale.inner_steps} steps",
         "attack options": " ".join(map(str, scale.attack)) or "those of the presets",
     }
@@ -69,13 +77,17 @@ def write(
         "points": {label: kept(point, label, threat) for label, point in found.items()},
     }
     transformation = (
-        f"{told_images} test images, {scale.draws} draws of g for an image's score; adversarial training with "
-        f"{scale.inner_steps} steps. Training: {settings['training']}; f_b: {settings['f_b']}."
+        f"{told_images} test images, {scale.draws} draws of g for an image's score; adversarial"
+        f" training with {scale.inner_steps} steps. Training: {settings['training']}; f_b:"
+        f" {settings['f_b']}."
     )
     lines = [
         f"## {study.title}",
         "",
-        f"Scale {scale.name}: {scale.about}. Linf, epsilon {epsilon:g}; {setting or transformation}",
+        (
+            f"Scale {scale.name}: {scale.about}. Linf, epsilon {epsilon:g};"
+            f" {setting or transformation}"
+        ),
         "",
         f"    {study.command}",
         "",
@@ -101,9 +113,9 @@ IN_THE_COMMAND = ("target", "data")
 def kept(point: Mapping[str, Any], label: str, threat: Mapping[str, Any]) -> dict[str, Any]:
     """What a report tells of a point: every figure, but no pictures and nothing twice.
 
-    An estimate is ``[value, low, high, images]``. A matrix has a row of them for each source, one for
-    each of its ``targets``, with the number of images beside the rows where it is one for all. The
-    file that the point was kept in says more, and in more digits.
+    An estimate is ``[value, low, high, images]``. A matrix has a row of them for each source, one
+    for each of its ``targets``, with the number of images beside the rows where it is one for all.
+    The file that the point was kept in says more, and in more digits.
     """
     said = {"label": label, "threat": dict(threat), "audit": [], "left_out": {}, "survivors": False}
     told = {}
@@ -128,7 +140,9 @@ def _shortened(value: Any) -> Any:
             short["seconds"] = round(sum(seconds.values()), 1)
         return short
     if isinstance(value, list | tuple):
-        return [float(f"{item:.4g}") if isinstance(item, float) else _shortened(item) for item in value]
+        return [
+            float(f"{item:.4g}") if isinstance(item, float) else _shortened(item) for item in value
+        ]
     return value
 
 
@@ -174,7 +188,10 @@ def robust(point: Mapping[str, Any] | None, attack: str | None = None) -> str:
 
 
 def lines(
-    series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str = "accuracy", log: bool = False
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x: str,
+    y: str = "accuracy",
+    log: bool = False,
 ) -> Figure:
     """A figure with one line for each series of (x, y)."""
 

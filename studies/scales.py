@@ -63,7 +63,9 @@ class Scale:
     precision: str = "float32"
     f_b: Path | None = None
 
-    def training(self, label: str, *arguments: Argument, seed: int = 0, passes: int = 1) -> Training:
+    def training(
+        self, label: str, *arguments: Argument, seed: int = 0, passes: int = 1
+    ) -> Training:
         """A training of f_a."""
         seeded = (*self.data, *self.model, *arguments, *self.more, *self.short, "--seed", str(seed))
         return Training(label, seeded, self.epochs, self.short_images, passes=passes)
@@ -75,30 +77,53 @@ class Scale:
     def adversarial(self, seed: int = 0) -> Training:
         """f_a by adversarial training (Madry et al. 2018)."""
         how = ("--training", "adversarial", *self.inner())
-        return self.training(f"adversarial-seed-{seed}", *how, seed=seed, passes=1 + self.inner_steps)
+        return self.training(
+            f"adversarial-seed-{seed}", *how, seed=seed, passes=1 + self.inner_steps
+        )
 
     def trades(self) -> Training:
         """f_a by TRADES (Zhang et al. 2019)."""
-        return self.training("trades", "--training", "trades", *self.inner(), passes=2 + self.inner_steps)
+        return self.training(
+            "trades", "--training", "trades", *self.inner(), passes=2 + self.inner_steps
+        )
 
     def inner(self) -> Arguments:
-        """Options of the attack inside adversarial training; fewer steps are longer, to reach as far."""
+        """Options of the attack inside adversarial training; fewer steps are longer, to reach as
+        far.
+        """
         if self.inner_steps == 10:
             return ()
         attack = "--training.objective.attack"
-        return (f"{attack}.steps", str(self.inner_steps), f"{attack}.step_size", f"{0.06 / self.inner_steps:g}")
+        return (
+            f"{attack}.steps",
+            str(self.inner_steps),
+            f"{attack}.step_size",
+            f"{0.06 / self.inner_steps:g}",
+        )
 
     def adversarial_f_b(self, seed: int = 0) -> Path | Training:
-        """The f_b of the defense: weights from a file, or trained adversarially; of an attacker for another seed."""
+        """The f_b of the defense: weights from a file, or trained adversarially; of an attacker for
+        another seed.
+        """
         if self.f_b is not None and seed == 0:
             return self.f_b
         how = (*self.f_b_model(), "--training", self.f_b_recipe, "--seed", str(seed))
         options = (*self.data, *how, *self.more, *self.short)
-        return Training(f"f_b-adversarial-seed-{seed}", options, self.f_b_epochs, self.short_images, 1 + self.f_b_steps)
+        return Training(
+            f"f_b-adversarial-seed-{seed}",
+            options,
+            self.f_b_epochs,
+            self.short_images,
+            1 + self.f_b_steps,
+        )
 
     def f_b_model(self) -> Arguments:
         """Options of f_b's network."""
-        return ("--model", "vgg_small", *(("--model.width", str(self.f_b_width)) if self.f_b_width != 64 else ()))
+        return (
+            "--model",
+            "vgg_small",
+            *(("--model.width", str(self.f_b_width)) if self.f_b_width != 64 else ()),
+        )
 
     def standard_f_b(self, epochs: int) -> Training:
         """An f_b by standard training, in whole epochs; untrained for 0."""
@@ -121,19 +146,50 @@ class Scale:
         label += f"-seed-{seed}" if seed else ""
         options = ("--defense.radius", f"{radius:g}", "--defense.steps", str(steps))
         started = () if start else ("--defense.random_start", "false")
-        trained = self.training(label, "--training", self.recipe, *self.defense(f_b), *options, *started, seed=seed)
+        trained = self.training(
+            label, "--training", self.recipe, *self.defense(f_b), *options, *started, seed=seed
+        )
         return replace(trained, steps=steps)
 
     def defense(self, f_b: Path | Training | None = None) -> Arguments:
         """Options of g, but for radius and steps."""
         weights = ("--defense.weights", f_b or self.adversarial_f_b())
         narrow = ("--defense.model.width", str(self.f_b_width)) if self.f_b_width != 64 else ()
-        return ("--defense", "advtransform", *narrow, *weights, "--defense.precision", self.precision)
+        return (
+            "--defense",
+            "advtransform",
+            *narrow,
+            *weights,
+            "--defense.precision",
+            self.precision,
+        )
 
     def attacked(
-        self, target: Training, *attacks: Argument, images: int | None = None, epsilon: float = EPSILON
+        self,
+        target: Training,
+        *attacks: Argument,
+        images: int | None = None,
+        epsilon: float = EPSILON,
     ) -> Arguments:
-        """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to them."""
-        size = ("--images", str(images or self.images), "--draws", str(self.draws), "--epsilon", f"{epsilon:g}")
+        """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to
+        them.
+        """
+        size = (
+            "--images",
+            str(images or self.images),
+            "--draws",
+            str(self.draws),
+            "--epsilon",
+            f"{epsilon:g}",
+        )
         root = self.data[2:4] if "--data.root" in self.data else ()
-        return ("--checkpoint", target, *size, *root, *attacks, *self.attack, "--save_verdicts", "true")
+        return (
+            "--checkpoint",
+            target,
+            *size,
+            *root,
+            *attacks,
+            *self.attack,
+            "--save_verdicts",
+            "true",
+        )

@@ -88,7 +88,9 @@ def on_imagenet(scale: Scale, folder: str) -> Scale:
         UserError: the folder is not there, or the scale makes do with embedded digits.
     """
     if scale.name == "smoke":
-        raise UserError(f"--imagenet {folder}: scale smoke makes do with embedded digits; leave it out")
+        raise UserError(
+            f"--imagenet {folder}: scale smoke makes do with embedded digits; leave it out"
+        )
     if not Path(folder).is_dir():
         raise UserError(f"--imagenet {folder}: no such folder")
     about = "ImageNet's validation images at 224 pixels, models as they were published"
@@ -100,13 +102,19 @@ def placed(scale: Scale, root: str | None, f_b: str | None) -> Scale:
     """The scale with the user's own files.
 
     Raises:
-        UserError: a file or folder is not there, missing where it is needed, or given where it means nothing.
+        UserError: a file or folder is not there, missing where it is needed, or given where it
+            means nothing.
     """
     for option, value in (("--root", root), ("--f_b", f_b)):
         if value is not None and scale.name == "smoke":
-            raise UserError(f"{option} {value}: scale smoke makes do with embedded digits; leave it out")
+            raise UserError(
+                f"{option} {value}: scale smoke makes do with embedded digits; leave it out"
+            )
     if root is None and "imagefolder" in scale.data:
-        raise UserError("--root: scale small needs CIFAR-10 as an image folder, DIR/train/<class> and DIR/test/<class>")
+        raise UserError(
+            "--root: scale small needs CIFAR-10 as an image folder, DIR/train/<class> and"
+            " DIR/test/<class>"
+        )
     if root is not None:
         if not Path(root).is_dir():
             raise UserError(f"--root {root}: no such folder")

@@ -48,18 +48,34 @@ class Study:
     """
 
     def __init__(
-        self, name: str, about: str | None, arguments: Sequence[str], data: str | None = None, imagenet: bool = False
+        self,
+        name: str,
+        about: str | None,
+        arguments: Sequence[str],
+        data: str | None = None,
+        imagenet: bool = False,
     ) -> None:
         parser = _Parser(prog=f"python -m studies.{name}", description=about, allow_abbrev=False)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        parser.add_argument("--scale", choices=tuple(SCALES), default="smoke", help="how large; default: smoke")
+        parser.add_argument(
+            "--scale", choices=tuple(SCALES), default="smoke", help="how large; default: smoke"
+        )
         parser.add_argument("--output", help="folder; default: results/studies/NAME-SCALE")
         parser.add_argument("--root", help="folder with the data, for scales small and paper")
         if imagenet:
-            told = "folder with ImageNet's val/<wnid>/, in place of the scale's own data; not for smoke"
+            told = (
+                "folder with ImageNet's val/<wnid>/, in place of the scale's own data; not for"
+                " smoke"
+            )
             parser.add_argument("--imagenet", help=told)
-        parser.add_argument("--f_b", help="weights of an adversarially trained f_b; default: one is trained")
-        parser.add_argument("--checkpoints", default="checkpoints/studies", help="folder of models that studies share")
+        parser.add_argument(
+            "--f_b", help="weights of an adversarially trained f_b; default: one is trained"
+        )
+        parser.add_argument(
+            "--checkpoints",
+            default="checkpoints/studies",
+            help="folder of models that studies share",
+        )
         parser.add_argument("--logs", default="logs/studies", help="folder for TensorBoard")
         options = parser.parse_args(list(arguments))
         self.name = name
@@ -68,15 +84,22 @@ class Study:
         scale = SCALES[options.scale]
         if getattr(options, "imagenet", None):
             scale = on_imagenet(scale, options.imagenet)
-        self.scale: Scale = placed(replace(scale, data=("--data", data)) if data else scale, options.root, options.f_b)
-        self.output = writable(Path(options.output or f"results/studies/{name}-{options.scale}"), "--output")
-        self.models = Models(writable(Path(options.checkpoints), "--checkpoints"), Path(options.logs))
+        self.scale: Scale = placed(
+            replace(scale, data=("--data", data)) if data else scale, options.root, options.f_b
+        )
+        self.output = writable(
+            Path(options.output or f"results/studies/{name}-{options.scale}"), "--output"
+        )
+        self.models = Models(
+            writable(Path(options.checkpoints), "--checkpoints"), Path(options.logs)
+        )
 
     def run(self, points: Sequence[Point]) -> dict[str, dict[str, Any]]:
         """Measure the points that are not there yet, after training what they need.
 
         Returns:
-            What was found, by the points' labels; points whose attack preset does not exist are left out.
+            What was found, by the points' labels; points whose attack preset does not exist are
+            left out.
         """
         self._check_data()
         # What an interrupted or older run measured counts, if its settings are the same.
@@ -84,29 +107,45 @@ class Study:
         possible = [point for point in points if not point.missing]
         for point in points:
             if point.missing:
-                console.print(f"{point.label}: not run, preset missing: {', '.join(point.missing)}", soft_wrap=True)
+                console.print(
+                    f"{point.label}: not run, preset missing: {', '.join(point.missing)}",
+                    soft_wrap=True,
+                )
         waiting = [point for point in possible if not self._kept(point).is_file()]
-        needed = dict.fromkeys(training for point in waiting for training in trainings(point.arguments))
+        needed = dict.fromkeys(
+            training for point in waiting for training in trainings(point.arguments)
+        )
         missing = [training for training in needed if not self.models.found(training)]
         console.print(
-            f"{self.name} at scale {self.scale.name}: {len(points)} points, {len(waiting)} of them to be measured, "
-            f"{len(missing)} models to be trained first{self._estimate(missing, waiting)}",
+            f"{self.name} at scale {self.scale.name}: {len(points)} points, {len(waiting)} of them"
+            f" to be measured, {len(missing)} models to be trained"
+            f" first{self._estimate(missing, waiting)}",
             soft_wrap=True,
         )
-        # Another process with the same command shares the work: first what nobody is at, then wait for the others.
+        # Another process with the same command shares the work: first what nobody is at, then wait
+        # for the others.
         for models_wait, points_wait in ((False, False), (True, False), (True, True)):
             for number, training in enumerate(missing, 1):
                 if not self.models.found(training):
-                    console.print(f"model {number} of {len(missing)}: {training.label}, {training.epochs} epochs")
+                    console.print(
+                        f"model {number} of {len(missing)}: {training.label}, {training.epochs}"
+                        " epochs"
+                    )
                     self.models.train(training, models_wait)
             for number, point in enumerate(waiting, 1):
-                if not self._kept(point).is_file() and all(map(self.models.found, trainings(point.arguments))):
-                    console.print(f"point {number} of {len(waiting)}: {point.label}", soft_wrap=True)
+                if not self._kept(point).is_file() and all(
+                    map(self.models.found, trainings(point.arguments))
+                ):
+                    console.print(
+                        f"point {number} of {len(waiting)}: {point.label}", soft_wrap=True
+                    )
                     self._measure(point, points_wait)
         return {point.label: json.loads(self._kept(point).read_text()) for point in possible}
 
     def worst_case(self, points: Sequence[dict[str, Any]]) -> float:
-        """Accuracy under the attack that is worst for each image, over points on the same images of one model."""
+        """Accuracy under the attack that is worst for each image, over points on the same images of
+        one model.
+        """
         return float(self.worst_cases(points).mean())
 
     def worst_cases(self, points: Sequence[dict[str, Any]]) -> Tensor:
@@ -141,7 +180,9 @@ class Study:
             found = json.loads((folder / "results.json").read_text())
             command = shlex.join(["python", "evaluate.py", *arguments])
         told = {"label": point.label, "key": point.key, "command": command}
-        write_json({**told, **found, "seconds": round(time.monotonic() - start, 1)}, self._kept(point))
+        write_json(
+            {**told, **found, "seconds": round(time.monotonic() - start, 1)}, self._kept(point)
+        )
 
     def _kept(self, point: Point) -> Path:
         return self.output / "points" / f"{point.key}.json"

@@ -1,7 +1,8 @@
 """Appendix A.5: Tiny ImageNet.
 
-Adversarial training and the adversarial transformation on 200 classes of 64 x 64 pixels. Give the unpacked
-tiny-imagenet-200.zip with --root; at scale smoke a few invented images stand in for it. Xiao & Zheng 2020, section 5.
+Adversarial training and the adversarial transformation on 200 classes of 64 x 64 pixels. Give the
+unpacked tiny-imagenet-200.zip with --root; at scale smoke a few invented images stand in for it.
+Xiao & Zheng 2020, section 5.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from studies import report
 from studies.parts import Point
 from studies.study import Study
 
-#: Worst-case robust accuracy before and with the adversarial transformation; clean accuracies are in its appendix only.
+#: Worst-case robust accuracy before and with the adversarial transformation; clean accuracies are
+#: in its appendix only.
 PAPER = {"adversarial training": 0.18, "ours": 0.402}
 
 
@@ -28,7 +30,8 @@ def run(arguments: list[str]) -> None:
     if scale.name == "smoke":
         root = invented(study.output / "data")
         data = ("--data", "tiny_imagenet", "--data.root", root, "--data.batch_size", "4")
-        # Not the eight channels of other studies: torch 2.15 crashes on a CPU in their backward pass at 64 x 64.
+        # Not the eight channels of other studies: torch 2.15 crashes on a CPU in their backward
+        # pass at 64 x 64.
         model = ("--model", "resnet_small", "--model.widths", "[16, 16, 32]", "--model.blocks", "1")
         scale = replace(scale, data=data, model=model, images=4, short_images=32, train_images=32)
     elif scale.name == "small":
@@ -37,7 +40,9 @@ def run(arguments: list[str]) -> None:
     study.scale = scale
     baseline, ours = scale.adversarial(), scale.ours()
     points = {
-        "adversarial training": [Point("adversarial training, pgd", scale.attacked(baseline, "--attack", "pgd"))],
+        "adversarial training": [
+            Point("adversarial training, pgd", scale.attacked(baseline, "--attack", "pgd"))
+        ],
         "ours": [
             Point("ours, eot", scale.attacked(ours, *scale.eot)),
             Point("ours, wt", scale.attacked(ours, "--attack", "wt")),
@@ -65,7 +70,10 @@ def invented(folder: Path, classes: int = 3) -> Path:
     lines = []
     for label, wnid in enumerate(wnids):
         for number in range(16):
-            _square(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", 80 * label + 4 * number)
+            _square(
+                folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG",
+                80 * label + 4 * number,
+            )
         for number in range(3):
             name = f"val_{label}_{number}.JPEG"
             _square(folder / "val" / "images" / name, 80 * label + 5 * number)

@@ -1,4 +1,6 @@
-"""Measurements on several models, with evaluate.py's options for ``--models``; ``--count`` images are taken."""
+"""Measurements on several models, with evaluate.py's options for ``--models``; ``--count`` images
+are taken.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ class Material:
         scenario = self.crafting.attacks[attack].scenario
         rng = Rng.for_images(self.crafting.seed, self.indices).fold("attack").fold(attack)
         parts = [slice(start, start + batch) for start in range(0, len(self.images), batch)]
-        return torch.cat([scenario.attack(network, self.images[p], self.labels[p], rng[p]) for p in parts])
+        return torch.cat(
+            [scenario.attack(network, self.images[p], self.labels[p], rng[p]) for p in parts]
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ def opened(arguments: list[str], images: int | None = None) -> Opened:
     models = named_models(config.models, data, [], device)
     data.prepare_data()
     data.setup("test")
-    attacks = {name: Planned(each) for name, each in scenarios(names, overrides, config.epsilon).items()}
+    attacks = {
+        name: Planned(each) for name, each in scenarios(names, overrides, config.epsilon).items()
+    }
     return Opened(data, models, attacks, config.seed, device)
 
 
@@ -115,19 +121,31 @@ def material(arguments: list[str]) -> Material:
     """What a command line names; ``--count`` of the images that all models have right."""
     (given,), arguments = take(arguments, lambda option: option == "--count")
     held = opened(arguments)
-    common = commonly_correct(held.defended, held.data.test_dataloader(), held.data.num_classes, held.seed)
+    common = commonly_correct(
+        held.defended, held.data.test_dataloader(), held.data.num_classes, held.seed
+    )
     batch = held.data.test_images(common.indices[: int(given[1])])
     images, labels, indices = (part.to(held.device) for part in batch)
-    return Material(Crafting(held.models, held.attacks), images, labels, indices, Rng.for_images(held.seed, indices))
+    return Material(
+        Crafting(held.models, held.attacks),
+        images,
+        labels,
+        indices,
+        Rng.for_images(held.seed, indices),
+    )
 
 
 def capacities(arguments: list[str]) -> dict[str, Any]:
-    """Parameters of every model, and its accuracy on ``--tested`` test images: the axes of [P3 figure 6]."""
+    """Parameters of every model, and its accuracy on ``--tested`` test images: the axes of [P3
+    figure 6].
+    """
     (given,), arguments = take(arguments, lambda option: option == "--tested")
     held = opened(arguments, int(given[1]))
     right: dict[str, list[Tensor]] = {name: [] for name in held.models}
     for batch in held.data.test_dataloader():
-        images, labels, indices = (part.to(held.device) for part in held.data.on_after_batch_transfer(batch, 0))
+        images, labels, indices = (
+            part.to(held.device) for part in held.data.on_after_batch_transfer(batch, 0)
+        )
         rng = Rng.for_images(held.seed, indices).fold("score")
         for name, model in held.defended.items():
             right[name].append(verdicts(model, images, labels, rng, 1).squeeze(1))
@@ -153,14 +171,21 @@ def destruction(arguments: list[str]) -> dict[str, Any]:
         for name, (strengths, transformation) in TRANSFORMED.items():
             by_strength = {strength: transformation(strength) for strength in strengths}
             found = destruction_curve(
-                held.models[target], held.images, adversarial, held.labels, by_strength, held.rng.fold(name)
+                held.models[target],
+                held.images,
+                adversarial,
+                held.labels,
+                by_strength,
+                held.rng.fold(name),
             )
             curves[attack][name] = [(strength, estimate.json()) for strength, estimate in found]
     return {"count": len(held.images), "source": source, "target": target, "curves": curves}
 
 
 def planes(arguments: list[str]) -> dict[str, Any]:
-    """What all models answer around one image, along the first one's noise-reduced gradient and across it."""
+    """What all models answer around one image, along the first one's noise-reduced gradient and
+    across it.
+    """
     held = material(arguments)
     first = next(iter(held.models.values()))
     image, label, rng = held.images[:1], held.labels[:1], held.rng[:1]
@@ -195,14 +220,18 @@ def angles(arguments: list[str]) -> dict[str, Any]:
 
 
 def distortion(arguments: list[str]) -> dict[str, Any]:
-    """Minimal transferable RMSD from the first model to the second, along gradient and sign [P5 figure 1]."""
+    """Minimal transferable RMSD from the first model to the second, along gradient and sign [P5
+    figure 1].
+    """
     held = material(arguments)
     source, target = list(held.models)[:2]
     gradient = gradients(held.models[source], held.images, held.labels, held.rng)
     found = {}
     for name, direction in (("FG", gradient), ("FGS", gradient.sign())):
         pair = [held.models[source], held.models[target]]
-        least = minimal_distortion(pair, held.images, direction, held.labels, step=0.5 * PIXEL, limit=100 * PIXEL)
+        least = minimal_distortion(
+            pair, held.images, direction, held.labels, step=0.5 * PIXEL, limit=100 * PIXEL
+        )
         steps = [number * PIXEL for number in range(0, 101, 2)]
         found[name] = {
             "median": least_for(least, 0.5) / PIXEL,
@@ -213,16 +242,26 @@ def distortion(arguments: list[str]) -> dict[str, Any]:
 
 
 def mistakes(arguments: list[str]) -> dict[str, Any]:
-    """How often models make the same mistake on the first attack's images from the first model [P5 table 9]."""
+    """How often models make the same mistake on the first attack's images from the first model [P5
+    table 9].
+    """
     held = material(arguments)
     source, attack = next(iter(held.models)), next(iter(held.crafting.attacks))
     adversarial = held.crafted(attack, source)
-    said = {name: answers(model, adversarial, held.rng.fold("score")) for name, model in held.models.items()}
-    return {"count": len(held.images), "source": source, "mistakes": same_mistake(said, held.labels.cpu()).json()}
+    said = {
+        name: answers(model, adversarial, held.rng.fold("score"))
+        for name, model in held.models.items()
+    }
+    return {
+        "count": len(held.images),
+        "source": source,
+        "mistakes": same_mistake(said, held.labels.cpu()).json(),
+    }
 
 
 def challenge(arguments: list[str]) -> dict[str, Any]:
-    """The challenge's score of every model alone, and of the entry on it: layers, mirroring, 30 passes [P4 5.1].
+    """The challenge's score of every model alone, and of the entry on it: layers, mirroring, 30
+    passes [P4 5.1].
 
     The attacks see the bare models, each from every one of them, as the competitors' did.
     """
@@ -241,7 +280,10 @@ def challenge(arguments: list[str]) -> dict[str, Any]:
         entry = MeanPrediction(DefendedClassifier(layers, classifier))
         found[name] = {
             version: challenge_score(
-                {attack: answers(defense, images, held.rng.fold("score")) for attack, images in crafted.items()},
+                {
+                    attack: answers(defense, images, held.rng.fold("score"))
+                    for attack, images in crafted.items()
+                },
                 held.labels.cpu(),
             ).json()
             for version, defense in (("alone", model), ("entry", entry))

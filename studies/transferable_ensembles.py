@@ -1,7 +1,8 @@
 """Transferable ensembles: tables 1 to 5, 9 and 33 and figures 1 and 3 of Liu et al. 2017.
 
-The optimisation-based attack, FG and FGS between single models; targeted, where labels hardly transfer from one model,
-and from ensembles, where they do; the least distortion that transfers; the models' gradients, mistakes and regions.
+The optimisation-based attack, FG and FGS between single models; targeted, where labels hardly
+transfer from one model, and from ensembles, where they do; the least distortion that transfers; the
+models' gradients, mistakes and regions.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ class Settings:
     count: int
 
 
-SETTINGS = {"smoke": Settings(4, 40, 8), "small": Settings(20, 200, 15), "paper": Settings(100, 1_000, 100)}
+SETTINGS = {
+    "smoke": Settings(4, 40, 8),
+    "small": Settings(20, 200, 15),
+    "paper": Settings(100, 1_000, 100),
+}
 #: What the paper's tables say, white box and onto other models: accuracy there is 1 - success here.
 PAPER = {
     "optimisation": "table 1: 100 %; 61 to 95 % onto other models",
@@ -92,17 +97,28 @@ def run(arguments: list[str]) -> None:
         white, black = (arena.mean(point, attack, other, held_out, kind) for other in (False, True))
         top5 = arena.mean(point, attack, True, held_out, kind.replace("top1", "top5"))
         black_box[name] = black
-        rows.append((name, kind.partition("_")[0], *map(report.percent, (white, black, top5)), PAPER[name]))
+        rows.append(
+            (name, kind.partition("_")[0], *map(report.percent, (white, black, top5)), PAPER[name])
+        )
     rows += _beside(found)
     pictured(found["planes"], study.output / "planes.png")
-    single, ensemble = black_box["optimisation, targeted"], black_box["optimisation, targeted, ensemble"]
+    single, ensemble = (
+        black_box["optimisation, targeted"],
+        black_box["optimisation, targeted, ensemble"],
+    )
     notes = (
-        f"{counted(found['optimisation'])} "
-        "Mean rates over pairs of models: onto the source, onto other models, and among the likeliest five there (of "
-        "success: the true class is not among them). Ensembles hold all models but the one that is tested; each of "
-        f"their models has an Adam of its own. RMSD at most {RMSD:g}/255, {settings.steps} steps of Adam.",
-        f"Targeted labels: {report.percent(single)} from one model, {report.percent(ensemble)} from ensembles onto a "
-        f"model that was left out; the paper's claim that ensembles raise this {_holds(ensemble > single)} here.",
+        (
+            f"{counted(found['optimisation'])} Mean rates over pairs of models: onto the source,"
+            " onto other models, and among the likeliest five there (of success: the true class is"
+            " not among them). Ensembles hold all models but the one that is tested; each of their"
+            f" models has an Adam of its own. RMSD at most {RMSD:g}/255, {settings.steps} steps of"
+            " Adam."
+        ),
+        (
+            f"Targeted labels: {report.percent(single)} from one model, {report.percent(ensemble)}"
+            " from ensembles onto a model that was left out; the paper's claim that ensembles"
+            f" raise this {_holds(ensemble > single)} here."
+        ),
     )
     columns = ("attack", "rate", "white box", "black box", "black box, top 5", "paper")
     figure = report.lines(_cdf(found), "RMSD in 255ths", "share of images")
@@ -124,15 +140,32 @@ def _beside(found: dict[str, dict[str, Any]]) -> list[tuple[object, ...]]:
             if row != column and cell["value"] is not None
         ]
         mean = f"{sum(values) / len(values):.3f}" if values else "n/a"
-        rows.append((f"gradients, {version}", "mean cosine", "1", mean, "-", "nearly orthogonal (table 33)"))
+        rows.append(
+            (f"gradients, {version}", "mean cosine", "1", mean, "-", "nearly orthogonal (table 33)")
+        )
     point = found["mistakes"]
     for target, cell in point["mistakes"]["cells"][point["source"]].items():
         if target != point["source"]:
-            rows.append((f"same mistake, {point['source']} and {target}", "share", "-", told(cell), "-", "table 9"))
+            rows.append(
+                (
+                    f"same mistake, {point['source']} and {target}",
+                    "share",
+                    "-",
+                    told(cell),
+                    "-",
+                    "table 9",
+                )
+            )
     for direction, least in found["distortion"]["distortions"].items():
         told_least = (f"median {least['median']:.1f}", f"90 % {least['nine_tenths']:.1f}")
         rows.append(
-            (f"least RMSD, {direction}", "in 255ths", "-", *told_least, "figure 1: all below 80.9 (FG), 86.6 (FGS)")
+            (
+                f"least RMSD, {direction}",
+                "in 255ths",
+                "-",
+                *told_least,
+                "figure 1: all below 80.9 (FG), 86.6 (FGS)",
+            )
         )
     return rows
 

@@ -1,4 +1,6 @@
-"""What the studies of transfer share: models that attack each other, on images that all of them classify correctly."""
+"""What the studies of transfer share: models that attack each other, on images that all of them
+classify correctly.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,21 @@ class Field:
     epsilon: float
 
     def point(
-        self, *attacks: Argument, images: int | None = None, epsilon: float | None = None, held_out: bool = False
+        self,
+        *attacks: Argument,
+        images: int | None = None,
+        epsilon: float | None = None,
+        held_out: bool = False,
     ) -> Arguments:
-        """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to them."""
-        size = ("--images", str(images or self.images), "--epsilon", f"{epsilon or self.epsilon:.16g}")
+        """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to
+        them.
+        """
+        size = (
+            "--images",
+            str(images or self.images),
+            "--epsilon",
+            f"{epsilon or self.epsilon:.16g}",
+        )
         ensembles = ("--held_out", "true") if held_out else ()
         return (*self.data, *size, *attacks, *ensembles, "--models", *self.models.values())
 
@@ -49,9 +62,16 @@ class Field:
         return model.name if isinstance(model, Training) else str(model).removeprefix("timm:")
 
     def rate(
-        self, point: Mapping[str, Any], attack: str, source: str, target: str, kind: str = "success_top1"
+        self,
+        point: Mapping[str, Any],
+        attack: str,
+        source: str,
+        target: str,
+        kind: str = "success_top1",
     ) -> Mapping[str, Any]:
-        """value, ci95 and images of one cell; a source "all but NAME" is the ensemble of the others."""
+        """value, ci95 and images of one cell; a source "all but NAME" is the ensemble of the
+        others.
+        """
         row = (
             f"all but {self.called(source.removeprefix(HELD_OUT))}"
             if source.startswith(HELD_OUT)
@@ -61,9 +81,16 @@ class Field:
         return found
 
     def mean(
-        self, point: Mapping[str, Any], attack: str, black_box: bool, held_out: bool = False, kind: str = "success_top1"
+        self,
+        point: Mapping[str, Any],
+        attack: str,
+        black_box: bool,
+        held_out: bool = False,
+        kind: str = "success_top1",
     ) -> float:
-        """Mean rate over pairs: onto targets that are no part of the source (black box), or onto those that are."""
+        """Mean rate over pairs: onto targets that are no part of the source (black box), or onto
+        those that are.
+        """
         pairs = [
             ((HELD_OUT + one) if held_out else one, other)
             for one in self.models
@@ -91,10 +118,15 @@ def field(scale: Scale) -> Field:
         }
         size = ("--data.image_size", "299") if scale.name == "paper" else ()
         models: Mapping[str, Argument] = timm if scale.name == "paper" else packaged
-        return Field(models, (*scale.data, *size), 50_000 if scale.name == "paper" else 24, 15 * PIXEL)
+        return Field(
+            models, (*scale.data, *size), 50_000 if scale.name == "paper" else 24, 15 * PIXEL
+        )
     if scale.name == "smoke":
-        return Field({f"ResNet {seed}": _quick(scale, seed) for seed in range(3)}, scale.data, 60, 0.2)
-    # Of seed 1, like the attacker's own models in the studies of the main paper, which then are trained once.
+        return Field(
+            {f"ResNet {seed}": _quick(scale, seed) for seed in range(3)}, scale.data, 60, 0.2
+        )
+    # Of seed 1, like the attacker's own models in the studies of the main paper, which then are
+    # trained once.
     trained: dict[str, Argument] = {f"ResNet {seed}": scale.standard(seed) for seed in range(2)}
     trained |= {"ResNet adv": scale.adversarial(1), "VGG": scale.standard_f_b(5)}
     return Field(trained, scale.data, 250 if scale.name == "small" else 10_000, 8 * PIXEL)
@@ -102,13 +134,24 @@ def field(scale: Scale) -> Field:
 
 def _quick(scale: Scale, seed: int) -> Training:
     """A network that knows enough for three of them to have some images right."""
-    options = (*scale.data, *scale.model, "--training", scale.recipe, "--seed", str(seed), *scale.more)
+    options = (
+        *scale.data,
+        *scale.model,
+        "--training",
+        scale.recipe,
+        "--seed",
+        str(seed),
+        *scale.more,
+    )
     return Training(f"quick-seed-{seed}", options, 3, scale.train_images)
 
 
 def counted(point: Mapping[str, Any]) -> str:
     """The denominator of a point's rates, for a report."""
-    return f"{point['images']} of {point['candidates']} images are classified correctly by all models and count."
+    return (
+        f"{point['images']} of {point['candidates']} images are classified correctly by all models"
+        " and count."
+    )
 
 
 def told(cell: Mapping[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""Measurements on g itself, with train.py's options for data and defense, ``--images`` and ``--draws``."""
+"""Measurements on g itself, with train.py's options for data and defense, ``--images`` and
+``--draws``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from studies.models import configuration
 
 
 def mean_distance(arguments: list[str]) -> dict[str, Any]:
-    """How far E[g(x)] is from x in Linf, for each image; with pictures of x and E[g(x)] of the first three images."""
+    """How far E[g(x)] is from x in Linf, for each image; with pictures of x and E[g(x)] of the
+    first three images.
+    """
     (count, draws), options = _numbers(arguments, "--images", "--draws")
     g, images, rng = transformation(options, count)
     mean = mean_transform(g.transform, images, rng, draws)
@@ -26,14 +30,18 @@ def mean_distance(arguments: list[str]) -> dict[str, Any]:
         "draws": draws,
         "mean_distance": round(distances.mean().item(), 6),
         "distances": [round(distance, 6) for distance in distances.tolist()],
-        "pictures": {name: (pixels * 1000).round().int().tolist() for name, pixels in shown.items()},
+        "pictures": {
+            name: (pixels * 1000).round().int().tolist() for name, pixels in shown.items()
+        },
     }
 
 
 def finite_differences(arguments: list[str]) -> dict[str, Any]:
-    """Equation 4 for one image and one frozen draw of g, over ``--count`` values of h from 1e-7 to 1e-1.
+    """Equation 4 for one image and one frozen draw of g, over ``--count`` values of h from 1e-7 to
+    1e-1.
 
-    Pixel j is the middle of the image; pixel i is j itself, its right neighbour, or the middle of the upper half.
+    Pixel j is the middle of the image; pixel i is j itself, its right neighbour, or the middle of
+    the upper half.
     """
     (count, image), options = _numbers(arguments, "--count", "--image")
     g, images, rng = transformation(options, image + 1)

@@ -19,23 +19,31 @@ LONG = ("studies", "audit", "cli", "callbacks")
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first: with one file to a worker at a time, a long one at the end leaves the others idle."""
+    """Long files first: with one file to a worker at a time, a long one at the end leaves the
+    others idle.
+    """
     rank = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(Path(item.path).parent.name, len(LONG)))
 
 
 def make_images(count: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> Tensor:
     """Seeded images (B, C, H, W), uniform in [0.2, 0.8]: small perturbations never meet the box."""
-    return 0.2 + 0.6 * torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
+    return 0.2 + 0.6 * torch.rand(
+        count, channels, side, side, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 class Linear(nn.Module):
     """z = W x + b: every best perturbation is known."""
 
-    def __init__(self, classes: int = 3, channels: int = 3, side: int = 8, seed: int = 0, scale: float = 0.2) -> None:
+    def __init__(
+        self, classes: int = 3, channels: int = 3, side: int = 8, seed: int = 0, scale: float = 0.2
+    ) -> None:
         super().__init__()
         rng = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(scale * torch.randn(classes, channels * side * side, generator=rng))
+        self.weight = nn.Parameter(
+            scale * torch.randn(classes, channels * side * side, generator=rng)
+        )
         self.bias = nn.Parameter(scale * torch.randn(classes, generator=rng))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -43,7 +51,9 @@ class Linear(nn.Module):
 
 
 class RandomLinear(Linear):
-    """A linear model on images with noise of their own: takes streams, as defended classifiers do."""
+    """A linear model on images with noise of their own: takes streams, as defended classifiers
+    do.
+    """
 
     takes_rng = True
 
@@ -85,11 +95,17 @@ class Counting(nn.Module):
             self.queries += len(images)
         if rng is not None:
             self.keys += rng.keys.tolist()
-        return self.model(images, rng) if getattr(self.model, "takes_rng", False) else self.model(images)
+        return (
+            self.model(images, rng)
+            if getattr(self.model, "takes_rng", False)
+            else self.model(images)
+        )
 
 
 def make_convnet(classes: int = 3, channels: int = 3, seed: int = 0) -> nn.Sequential:
-    """Convolution, batch norm with statistics of its own, dropout, and a linear layer; for images of any size."""
+    """Convolution, batch norm with statistics of its own, dropout, and a linear layer; for images
+    of any size.
+    """
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Conv2d(channels, 8, 3, padding=1),
@@ -150,8 +166,9 @@ def convnet():
 
 @pytest.fixture(scope="session")
 def patterns():
-    """A network that tells four coloured patterns apart, behind enough noise to be attackable; and test images that
-    it gets right."""
+    """A network that tells four coloured patterns apart, behind enough noise to be attackable; and
+    test images that it gets right.
+    """
     rng = torch.Generator().manual_seed(0)
     colours = torch.rand(4, 3, 8, 8, generator=rng)
     labels = torch.randint(4, (456,), generator=rng)
@@ -189,8 +206,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def brief(script, arguments):
-    """The command line, with defaults that suit most tests: no audit, which takes longer than what they are about, and
-    no precision that a measurement decides."""
+    """The command line, with defaults that suit most tests: no audit, which takes longer than what
+    they are about, and no precision that a measurement decides.
+    """
     words = list(map(str, arguments))
     if script != "evaluate.py" or {"--models", "--config", "--again"} & {*words}:
         return words
@@ -218,7 +236,9 @@ def run_script():
 
 @pytest.fixture(scope="session")
 def start_script():
-    """Starts ``python SCRIPT ...`` from the repository's root and leaves it running; the caller ends it."""
+    """Starts ``python SCRIPT ...`` from the repository's root and leaves it running; the caller
+    ends it.
+    """
 
     def start(script, *arguments):
         command = [sys.executable, script, *brief(script, arguments)]
@@ -246,10 +266,14 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def trained(run_script, tmp_path_factory):
-    """One run of train.py, digits behind the adversarial transformation: folder, best and last checkpoint, output."""
+    """One run of train.py, digits behind the adversarial transformation: folder, best and last
+    checkpoint, output.
+    """
     folder = tmp_path_factory.mktemp("trained")
     places = ["--checkpoints", folder / "checkpoints", "--logs", folder / "logs"]
     done = run_script("train.py", "--config", CONF / "advtransform.yaml", *places)
     assert done.code == 0, done.err
     (best,) = (folder / "checkpoints").rglob("best.ckpt")
-    return SimpleNamespace(folder=folder, best=best, last=best.with_name("last.ckpt"), out=done.out, err=done.err)
+    return SimpleNamespace(
+        folder=folder, best=best, last=best.with_name("last.ckpt"), out=done.out, err=done.err
+    )

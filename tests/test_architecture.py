@@ -1,4 +1,6 @@
-"""The house as docs/architecture.md has it: each room imports only from rooms above it, and nothing runs in circles."""
+"""The house as docs/architecture.md has it: each room imports only from rooms above it, and nothing
+runs in circles.
+"""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -8,7 +10,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "robusttrain"
 #: From the foundation up: a room imports from those before it, and from itself.
 ROOMS = (
-    *("core", "storage", "data", "models", "attacks", "defenses", "evaluation", "transfer", "reporting"),
+    *(
+        "core",
+        "storage",
+        "data",
+        "models",
+        "attacks",
+        "defenses",
+        "evaluation",
+        "transfer",
+        "reporting",
+    ),
     *("training", "config", "commands"),
 )
 #: What may stand outside of rooms.
@@ -59,7 +71,11 @@ def test_no_arrow_runs_upward():
 def test_no_circle():
     known = modules()
     # A package's __init__ only gathers what stands in its modules.
-    graph = {name: imported(path, known) - {name} for name, path in known.items() if path.name != "__init__.py"}
+    graph = {
+        name: imported(path, known) - {name}
+        for name, path in known.items()
+        if path.name != "__init__.py"
+    }
     graph = {name: {other for other in others if other in graph} for name, others in graph.items()}
     try:
         tuple(TopologicalSorter(graph).static_order())

@@ -2,29 +2,32 @@
 
 An attack answers four questions, and each answer is a small part that can be exchanged:
 
-- what does the attacker differentiate?   ``Source``             Target, IdentityBackward, UnrolledTransform,
-                                          ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker trained:
-                                          Checkpoint, OwnSurrogate, Reparameterization, Ensemble
-- how is the gradient estimated?          ``GradientEstimator``  Backprop, Average (EOT), AverageLogits, Smooth (NRG),
-                                          Diverse (DI), FiniteDifference
-- how does the image move?                ``UpdateRule``         Sign, MomentumSign, Normalized, Adam
-- where may it go?                        ``Threat``             Linf, L2
+- What does the attacker differentiate? A ``Source``: Target, IdentityBackward, UnrolledTransform,
+  ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker trained: Checkpoint,
+  OwnSurrogate, Reparameterization, Ensemble.
+- How is the gradient estimated? A ``GradientEstimator``: Backprop, Average (EOT), AverageLogits,
+  Smooth (NRG), Diverse (DI), FiniteDifference.
+- How does the image move? An ``UpdateRule``: Sign, MomentumSign, Normalized, Adam.
+- Where may it go? A ``Threat``: Linf, L2.
 
-and what it maximises is the ``Objective``: CrossEntropy, WrongProbability, Margin, DLR, KLDivergence, the targeted
-ones. BPDA with EOT reads, in full::
+What it maximises is the ``Objective``: CrossEntropy, WrongProbability, Margin, DLR, KLDivergence,
+the targeted ones. BPDA with EOT reads, in full::
 
     source = IdentityBackward()(target)
     attack = ProjectedGradient(steps=50, step_size=0.002, gradient=Average(draws=500))
     adversarial = attack(source, images, labels, rng)
 
-Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack and RandomNoise (scores). So have
-those that look for the nearest adversarial image, CarliniWagner, DeepFool and FAB, and Optimization, with an Adam for
-each of its models. Wrappers make attacks of attacks: Restarts, Several (a cascade, or the best of all)
-and MinimalNorm.
+Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack and RandomNoise
+    (scores). So have
+those that look for the nearest adversarial image, CarliniWagner, DeepFool and FAB, and
+Optimization, with an Adam for each of its models. Wrappers make attacks of attacks: Restarts,
+Several (a cascade, or the best of all) and MinimalNorm.
 
-Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations around one point:
-an estimator. It needs memory between steps: an update rule. It needs both, or no gradient at all: an ``Attack`` in a
-file of its own, as ``APGD`` and ``Square``. Nothing in this package knows of Lightning, of data sets or of presets.
+Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations
+    around one point:
+an estimator. It needs memory between steps: an update rule. It needs both, or no gradient at all:
+an ``Attack`` in a file of its own, as ``APGD`` and ``Square``. Nothing in this package knows of
+Lightning, of data sets or of presets.
 """
 
 from robusttrain.attacks.algorithms.apgd import APGD
@@ -44,7 +47,13 @@ from robusttrain.attacks.asking import Queried, ask_twice, call_model, loss_term
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.average_logits import AverageLogits
 from robusttrain.attacks.parts.finite_difference import FiniteDifference
-from robusttrain.attacks.parts.gradients import Average, Backprop, Diverse, GradientEstimator, Smooth
+from robusttrain.attacks.parts.gradients import (
+    Average,
+    Backprop,
+    Diverse,
+    GradientEstimator,
+    Smooth,
+)
 from robusttrain.attacks.parts.loss import Loss, LossFn
 from robusttrain.attacks.parts.objectives import (
     DLR,
@@ -59,7 +68,14 @@ from robusttrain.attacks.parts.objectives import (
     WrongProbability,
 )
 from robusttrain.attacks.parts.threats import L2, RMSD, Linf, Threat
-from robusttrain.attacks.parts.updates import Adam, MomentumSign, Normalized, Sign, UnitRMSD, UpdateRule
+from robusttrain.attacks.parts.updates import (
+    Adam,
+    MomentumSign,
+    Normalized,
+    Sign,
+    UnitRMSD,
+    UpdateRule,
+)
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.sources.basic import (
     ClassifierOnly,

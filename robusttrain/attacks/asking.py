@@ -2,14 +2,15 @@
 
 Three kinds of models draw random numbers:
 
-- Those that take streams (``takes_rng = True``) and draw from them alone. The streams belong to the images, and so
-  batches may have any size.
-- Those that draw from torch's, numpy's or Python's global generator: dropout that is left on, ``torch.randn_like`` in
-  ``forward``. Many say nothing of it. Such a pass draws for the whole batch at once, and one image's answer would
-  depend on its neighbours. `Queried` watches the generators during every pass; where one was drawn from, it asks again,
-  image by image, each with the generators seeded from the streams of that image. That is slow, and right.
-- Those with a generator of their own. Nobody can seed it: two passes that differ give them away, and they are treated
-  as random, but a second evaluation gives other figures.
+- Those that take streams (``takes_rng = True``) and draw from them alone. The streams belong to the
+  images, and so batches may have any size.
+- Those that draw from torch's, numpy's or Python's global generator: dropout that is left on,
+  ``torch.randn_like`` in ``forward``. Many say nothing of it. Such a pass draws for the whole batch
+  at once, and one image's answer would depend on its neighbours. `Queried` watches the generators
+  during every pass; where one was drawn from, it asks again, image by image, each with the
+  generators seeded from the streams of that image. That is slow, and right.
+- Those with a generator of their own. Nobody can seed it: two passes that differ give them away,
+  and they are treated as random, but a second evaluation gives other figures.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from robusttrain.models.declared import answer, says_random
 
 #: What is told, in one line, of a model that draws from global generators.
 SLOW = (
-    "the model draws from a global generator (torch's, numpy's or Python's), so it is asked image by image, each with "
-    "seeds of its own: to make that fast, set takes_rng = True and draw from the rng that forward(images, rng) is given"
+    "the model draws from a global generator (torch's, numpy's or Python's), so it is asked image"
+    " by image, each with seeds of its own: to make that fast, set takes_rng = True and draw from"
+    " the rng that forward(images, rng) is given"
 )
 
 Terms = list[tuple[float, Tensor]]
@@ -35,17 +37,19 @@ Terms = list[tuple[float, Tensor]]
 class Queried(nn.Module):
     """A model as attacks and evaluation ask it.
 
-    What holds for any ``nn.Module`` that draws from its streams or from global generators: each image's answer, and
-    its gradient, depend on the model, the image and that image's streams alone, up to rounding. Batch size, order, the
-    number of processes and the callers' own draws change nothing. A caller's next draw from a global generator is as
-    if nobody had been asked.
+    What holds for any ``nn.Module`` that draws from its streams or from global generators: each
+    image's answer, and its gradient, depend on the model, the image and that image's streams alone,
+    up to rounding. Batch size, order, the number of processes and the callers' own draws change
+    nothing. A caller's next draw from a global generator is as if nobody had been asked.
 
-    Without streams (``rng`` is None) the model is called as torch calls it, and draws from wherever it does.
+    Without streams (``rng`` is None) the model is called as torch calls it, and draws from wherever
+    it does.
 
     Args:
         model: images (B, C, H, W) in [0, 1] to logits (B, K).
         advance: called with the number of images of every evaluation, for progress bars.
-        part_of: the ensemble that counts what this one is asked, and the share that a pass is of one of its own.
+        part_of: the ensemble that counts what this one is asked, and the share that a pass is of
+            one of its own.
 
     Attributes:
         gradients: images that were asked about with a gradient.
@@ -78,15 +82,18 @@ class Queried(nn.Module):
 
     @property
     def random(self) -> bool:
-        """Whether two answers to one image may differ: the model says so, or was seen to draw, or to differ.
+        """Whether two answers to one image may differ: the model says so, or was seen to draw, or
+        to differ.
 
-        A model that says that it is random is believed. One that says that it is not, or nothing, is believed until a
-        pass draws from a global generator, or `settle` finds two answers that differ.
+        A model that says that it is random is believed. One that says that it is not, or nothing,
+        is believed until a pass draws from a global generator, or `settle` finds two answers that
+        differ.
         """
         return says_random(self.model) or self.draws_globally or self._differs
 
     def settle(self, images: Tensor, rng: Rng) -> bool:
-        """Find out whether the model is random, and from where it draws: ask twice about a few images, uncounted.
+        """Find out whether the model is random, and from where it draws: ask twice about a few
+        images, uncounted.
 
         Args:
             images: (B, C, H, W), any few.
@@ -104,7 +111,9 @@ class Queried(nn.Module):
         return self.random
 
     def asked_twice(self, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """`ask_twice`, where a model that is known as random is random for every image: draws may agree by chance."""
+        """`ask_twice`, where a model that is known as random is random for every image: draws may
+        agree by chance.
+        """
         logits, differ = ask_twice(self, images, rng)
         return logits, differ | self.random
 
@@ -113,10 +122,13 @@ class Queried(nn.Module):
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Logits (B, K) of images (B, C, H, W), with streams (B,)."""
         self.count(images)
-        return self._asked(lambda x, streams: [(1.0, answer(self.model, x, streams))], images, rng)[0][1]
+        return self._asked(lambda x, streams: [(1.0, answer(self.model, x, streams))], images, rng)[
+            0
+        ][1]
 
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> Terms:
-        """Weights and logits (B, K) whose losses add up to the loss: one of each, but for ensembles that fuse losses.
+        """Weights and logits (B, K) whose losses add up to the loss: one of each, but for ensembles
+        that fuse losses.
 
         Counts once, as all members are evaluated together.
         """
@@ -143,14 +155,18 @@ class Queried(nn.Module):
 
     @property
     def members(self) -> list[tuple[Queried, float]]:
-        """An ensemble's n members with their weights; asking one counts as an n-th of asking the ensemble.
+        """An ensemble's n members with their weights; asking one counts as an n-th of asking the
+        ensemble.
 
         Any other model is its own only member.
         """
         members = members_of(self.model)
         if len(members) == 1 and members[0][0] is self.model:
             return [(self, 1.0)]
-        return [(Queried(member, part_of=(self, 1 / len(members))), weight) for member, weight in members]
+        return [
+            (Queried(member, part_of=(self, 1 / len(members))), weight)
+            for member, weight in members
+        ]
 
     def count(self, images: Tensor, share: float = 1.0) -> None:
         """Note a pass of these images through ``share`` of the model."""
@@ -168,8 +184,12 @@ class Queried(nn.Module):
         """Count from zero."""
         self.gradients = self.queries = 0.0
 
-    def _asked(self, ask: Callable[[Tensor, Rng | None], Terms], images: Tensor, rng: Rng | None) -> Terms:
-        """One pass, as a whole where it draws nothing from global generators, else image by image."""
+    def _asked(
+        self, ask: Callable[[Tensor, Rng | None], Terms], images: Tensor, rng: Rng | None
+    ) -> Terms:
+        """One pass, as a whole where it draws nothing from global generators, else image by
+        image.
+        """
         if rng is None or not len(images) or not self._watches:
             return ask(images, rng)
         generators, position = SharedGenerators(images.device), rng.position
@@ -191,7 +211,11 @@ class Queried(nn.Module):
                 generators.put_back()
 
     def _apart(
-        self, ask: Callable[[Tensor, Rng | None], Terms], images: Tensor, rng: Rng, generators: SharedGenerators
+        self,
+        ask: Callable[[Tensor, Rng | None], Terms],
+        images: Tensor,
+        rng: Rng,
+        generators: SharedGenerators,
     ) -> Terms:
         """Image by image, each with the global generators seeded from its own streams."""
         each: list[Terms] = []
@@ -204,7 +228,10 @@ class Queried(nn.Module):
             each.append(ask(images[i : i + 1], streams))
             self.draws_globally = self.draws_globally or (before is not None and before.drawn)
         rng.position = streams.position
-        return [(terms[0][0], torch.cat([logits for _, logits in terms])) for terms in zip(*each, strict=True)]
+        return [
+            (terms[0][0], torch.cat([logits for _, logits in terms]))
+            for terms in zip(*each, strict=True)
+        ]
 
 
 def call_model(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
@@ -219,7 +246,9 @@ def loss_terms(model: nn.Module, images: Tensor, rng: Rng | None) -> Terms:
 
 
 def members_of(model: nn.Module) -> Sequence[tuple[nn.Module, float]]:
-    """An ensemble's members with their weights, which sum to 1; any other model is its own only member."""
+    """An ensemble's members with their weights, which sum to 1; any other model is its own only
+    member.
+    """
     members, weights = getattr(model, "members", ()), getattr(model, "weights", ())
     if isinstance(model, Queried) or not len(members) or len(members) != len(weights):
         return [(model, 1.0)]
@@ -227,10 +256,11 @@ def members_of(model: nn.Module) -> Sequence[tuple[nn.Module, float]]:
 
 
 def ask_twice(model: nn.Module, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-    """Two forward passes with different draws: what the model says, and whether it says the same again.
+    """Two forward passes with different draws: what the model says, and whether it says the same
+    again.
 
-    No flag can be trusted here. An attack that has found one misclassified draw has won against a model that repeats
-    itself, and has perhaps only been lucky against others.
+    No flag can be trusted here. An attack that has found one misclassified draw has won against a
+    model that repeats itself, and has perhaps only been lucky against others.
 
     Args:
         model: prepared for attack.
@@ -238,7 +268,8 @@ def ask_twice(model: nn.Module, images: Tensor, rng: Rng) -> tuple[Tensor, Tenso
         rng: streams of the images, (B,).
 
     Returns:
-        Mean logits (B, K) of both passes, float32 or wider, and (B,) bool: whether the passes differ for that image.
+        Mean logits (B, K) of both passes, float32 or wider, and (B,) bool: whether the passes
+        differ for that image.
     """
     queried = Queried.of(model)
     with torch.no_grad():

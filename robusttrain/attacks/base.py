@@ -31,7 +31,9 @@ class Cost(NamedTuple):
 def check_images(images: Tensor) -> None:
     """Raise UserError unless images are a float tensor (B, C, H, W) with values in [0, 1]."""
     if images.dim() != 4 or not images.is_floating_point():
-        raise UserError(f"images: expected floats (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        raise UserError(
+            f"images: expected floats (B, C, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
     if not len(images):
         return
     low, high = torch.aminmax(images)
@@ -43,7 +45,9 @@ def check_images(images: Tensor) -> None:
 
 
 class Attack(ABC):
-    """Finds adversarial images. Subclasses are frozen dataclasses that write ``run`` and ``cost``."""
+    """Finds adversarial images. Subclasses are frozen dataclasses that write ``run`` and
+    ``cost``.
+    """
 
     threat: Threat
     #: Whether its queries are to the g behind the source, instead of to the source.
@@ -51,7 +55,9 @@ class Attack(ABC):
 
     @property
     def members(self) -> tuple[Attack, ...]:
-        """The attacks inside a wrapper, in their order and in the wrapper's threat; none for all others."""
+        """The attacks inside a wrapper, in their order and in the wrapper's threat; none for all
+        others.
+        """
         return ()
 
     def within(self, threat: Threat) -> Attack:
@@ -61,7 +67,11 @@ class Attack(ABC):
             OptionError: the attack does not know that threat, or cannot be moved out of its own.
         """
         if not is_dataclass(self) or all(each.name != "threat" for each in fields(self)):
-            raise OptionError("threat", threat, f"cannot be given to {type(self).__name__}, which has one of its own")
+            raise OptionError(
+                "threat",
+                threat,
+                f"cannot be given to {type(self).__name__}, which has one of its own",
+            )
         moved: Attack = replace(self, threat=threat)  # type: ignore[assignment]
         return moved
 
@@ -74,13 +84,15 @@ class Attack(ABC):
         """
         return False
 
-    def __call__(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng | None = None) -> Tensor:
+    def __call__(
+        self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng | None = None
+    ) -> Tensor:
         """Adversarial images inside the threat.
 
         Args:
-            source: what the attacker differentiates: images in [0, 1] to logits (B, K). Any ``nn.Module``; it is
-                put into evaluation mode meanwhile and left as it was. One that draws from a global generator is
-                asked image by image (see `Queried`).
+            source: what the attacker differentiates: images in [0, 1] to logits (B, K). Any
+                ``nn.Module``; it is put into evaluation mode meanwhile and left as it was. One that
+                draws from a global generator is asked image by image (see `Queried`).
             images: (B, C, H, W), pixel values in [0, 1].
             labels: (B,) int64, true classes.
             rng: streams of the images, (B,); None takes keys from torch's global generator.
@@ -89,11 +101,14 @@ class Attack(ABC):
             (B, C, H, W), detached.
 
         Raises:
-            UserError: images outside [0, 1] or of another shape, labels of another length, no gradient to follow.
+            UserError: images outside [0, 1] or of another shape, labels of another length, no
+                gradient to follow.
         """
         check_images(images)
         if labels.shape != images.shape[:1]:
-            raise UserError(f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}")
+            raise UserError(
+                f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}"
+            )
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         source = Queried.of(source)
         with prepared(source):
@@ -106,12 +121,16 @@ class Attack(ABC):
         """The algorithm, on a prepared source; arguments as for ``__call__``."""
 
     def check(self, source: nn.Module) -> None:  # noqa: B027 - most attacks take any source
-        """Raise UserError if ``source`` lacks what this attack needs; asked before anything runs."""
+        """Raise UserError if ``source`` lacks what this attack needs; asked before anything
+        runs.
+        """
 
     def goals(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor | None:
-        """The class (B,) that a targeted attack with one target strives for in each image, else None.
+        """The class (B,) that a targeted attack with one target strives for in each image, else
+        None.
 
-        Arguments as for ``__call__``, with the same streams: the answer is what that call strives for.
+        Arguments as for ``__call__``, with the same streams: the answer is what that call strives
+            for.
         """
         objective = getattr(self, "objective", None)
         if objective is None or objective.target is None or getattr(self, "targets", None):

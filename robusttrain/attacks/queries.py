@@ -1,4 +1,6 @@
-"""What an attacker learns who may only ask: answers to stacked images, over several draws of the model's randomness."""
+"""What an attacker learns who may only ask: answers to stacked images, over several draws of the
+model's randomness.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,11 @@ def ask(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def share_wrong(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, votes: int = 1) -> Tensor:
-    """(n,) in [0, 1]: the share of draws in which the answer is not the label; arguments as for `ask`, labels (n,).
+def share_wrong(
+    model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, votes: int = 1
+) -> Tensor:
+    """(n,) in [0, 1]: the share of draws in which the answer is not the label; arguments as for
+    `ask`, labels (n,).
 
     A logit that is not finite is no right answer: so does scoring see it.
     """
@@ -53,7 +58,8 @@ def share_above(
     rng: Rng,
     votes: int = 1,
 ) -> Tensor:
-    """(n,) in [0, 1]: the share of draws in which the objective is greater than ``level``; NaN is not.
+    """(n,) in [0, 1]: the share of draws in which the objective is greater than ``level``; NaN is
+    not.
 
     Args:
         model, images, rng: as for `ask`.
@@ -77,7 +83,8 @@ def share_above(
 def mean_log_probabilities(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
     """(n, K): log of the probabilities' mean over draws, finite; arguments as for `ask`.
 
-    Computed from logits throughout: probabilities themselves round to 0 and 1 where the model is sure.
+    Computed from logits throughout: probabilities themselves round to 0 and 1 where the model is
+        sure.
     """
     log_p = ask(model, images, rng, votes).log_softmax(dim=2).logsumexp(dim=0) - math.log(votes)
     return log_p.nan_to_num(nan=-1e4, neginf=-1e4)

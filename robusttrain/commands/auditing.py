@@ -1,4 +1,6 @@
-"""The audit as a part of evaluate.py: before the attacks, after them, and kept with what they found."""
+"""The audit as a part of evaluate.py: before the attacks, after them, and kept with what they
+found.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,29 @@ def images_of(data: ImageData) -> int:
     return len(data.test_dataloader().dataset)  # type: ignore[arg-type]
 
 
-def begin_audit(audit: Audit, evaluation: Evaluation, data: ImageData, seed: int, device: torch.device) -> None:
-    """Give the audit its candidates, chosen by the seed among the evaluation's images, and tell what it finds."""
+def begin_audit(
+    audit: Audit, evaluation: Evaluation, data: ImageData, seed: int, device: torch.device
+) -> None:
+    """Give the audit its candidates, chosen by the seed among the evaluation's images, and tell
+    what it finds.
+    """
     split: Split = data.test_dataloader().dataset  # type: ignore[assignment]
     chosen = split.subset[seeded_order(len(split), seed, "audit")[: audit.candidates].sort().values]
     batch = data.test_images(chosen)
     evaluation.to(device)
     for found in audit.before(*(part.to(device) for part in batch)):
         if found.severity in ("masked", "weak"):
-            console.print(f"audit: {found.check}: {found.measured}; {found.remedy}", soft_wrap=True, highlight=False)
+            console.print(
+                f"audit: {found.check}: {found.measured}; {found.remedy}",
+                soft_wrap=True,
+                highlight=False,
+            )
 
 
 def kept_audit(journal: Journal, images: int | None) -> dict[str, Any]:
-    """What an audit of this very run, on as many images, has found before; empty if there was none."""
+    """What an audit of this very run, on as many images, has found before; empty if there was
+    none.
+    """
     try:
         kept = json.loads((journal.folder / "audit.json").read_text())
         found: dict[str, Any] = kept["found"] if kept["asked"] == images else {}
@@ -42,10 +54,13 @@ def kept_audit(journal: Journal, images: int | None) -> dict[str, Any]:
     return found
 
 
-def finish_audit(audit: Audit, evaluation: Evaluation, device: torch.device, journal: Journal) -> dict[str, Any]:
+def finish_audit(
+    audit: Audit, evaluation: Evaluation, device: torch.device, journal: Journal
+) -> dict[str, Any]:
     """The rest of an audit, on what the attacks found; kept, so that a finished run costs nothing.
 
-    Of several processes that share the journal's folder one does it, and the others wait for what it finds.
+    Of several processes that share the journal's folder one does it, and the others wait for what
+    it finds.
     """
     with alone(journal.folder / "audit", "the audit", say):
         if found := kept_audit(journal, audit.images):

@@ -9,9 +9,9 @@ from typing import NoReturn
 
 def start(name: str) -> NoReturn:
     """Run the command of this name, "train" or "evaluate", with the arguments of this process."""
-    # OpenMP's threads spin while they wait, at the cost of every other process on these cores: beside
-    # a second one, g takes several times as long. Sleeping costs nothing where nobody else computes.
-    # The library reads this once, when torch loads it.
+    # OpenMP's threads spin while they wait, at the cost of every other process on these cores:
+    # beside a second one, g takes several times as long. Sleeping costs nothing where nobody else
+    # computes. The library reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from robusttrain.config.command_line import main
 

@@ -11,17 +11,21 @@ from robusttrain.evaluation import Audit, Engine, check_classes
 
 @rank_zero_only
 def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int:
-    """Say what the evaluation will cost before it starts; returns the number of evaluations of images in all."""
+    """Say what the evaluation will cost before it starts; returns the number of evaluations of
+    images in all.
+    """
     loader, batch = data.test_dataloader(), check_sources(engine, data)
     total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
     expected = engine.measure(batch.images, batch.labels)
     evaluations = engine.verdicts_per_image
     for name, planned in engine.scenarios.items():
         cost = planned.attack.cost()
-        told = f"{cost.gradients} gradient evaluations" + (f" and {cost.queries} queries" if cost.queries else "")
+        told = f"{cost.gradients} gradient evaluations" + (
+            f" and {cost.queries} queries" if cost.queries else ""
+        )
         console.print(
-            f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient evaluations, about "
-            f"{duration(expected[name] * total)} here",
+            f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient"
+            f" evaluations, about {duration(expected[name] * total)} here",
             soft_wrap=True,
             highlight=False,
         )
@@ -29,8 +33,8 @@ def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int
     if audit is not None:
         most, seconds = audit.cost(expected)
         console.print(
-            f"audit: at most {most:,} evaluations on {audit.size} images, about {duration(seconds)} here "
-            "(--audit_images 8 looks at fewer, --audit false leaves it out)",
+            f"audit: at most {most:,} evaluations on {audit.size} images, about {duration(seconds)}"
+            " here (--audit_images 8 looks at fewer, --audit false leaves it out)",
             soft_wrap=True,
             highlight=False,
         )
@@ -44,7 +48,9 @@ def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int
 
 
 def check_sources(engine: Engine, data: ImageData) -> Batch:
-    """Raise UserError unless target and sources take the data's images and answer with its classes; a first batch."""
+    """Raise UserError unless target and sources take the data's images and answer with its classes;
+    a first batch.
+    """
     batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     classes = data.facts().num_classes
     check_classes(engine.target, batch.images, classes)

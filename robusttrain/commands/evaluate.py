@@ -27,7 +27,15 @@ from robusttrain.core.console import console, first_process, say
 from robusttrain.core.errors import UserError
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.data import ImageData
-from robusttrain.evaluation import Audit, Engine, Evaluation, Scenario, audit_table, one_threat, table
+from robusttrain.evaluation import (
+    Audit,
+    Engine,
+    Evaluation,
+    Scenario,
+    audit_table,
+    one_threat,
+    table,
+)
 from robusttrain.evaluation.export import check_export, export, told_export
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import changes, read_results
@@ -35,13 +43,16 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import writable, write_json
 from robusttrain.storage.journal import refuse_others
 
-#: Exit codes: the audit's verdict is not sound (with --strict); a repeated evaluation came out otherwise.
+#: Exit codes: the audit's verdict is not sound (with --strict); a repeated evaluation came out
+#: otherwise.
 UNSOUND, OTHERWISE = 3, 4
 
 
 def run(arguments: list[str]) -> None:
     """Attack as the command line says."""
-    with saying_how_to_go_on(say, lambda: "what was finished is kept; the same command goes on from there"):
+    with saying_how_to_go_on(
+        say, lambda: "what was finished is kept; the same command goes on from there"
+    ):
         repeated, rest = take(arguments, lambda option: option == "--again", "give a results.json")
         if repeated:
             repeat(repeated[-1][1], rest)
@@ -55,7 +66,9 @@ def run(arguments: list[str]) -> None:
 
 
 def repeat(path: str, rest: list[str]) -> None:
-    """Evaluate again what a results.json tells of, beside it, and say whether it came out the same."""
+    """Evaluate again what a results.json tells of, beside it, and say whether it came out the
+    same.
+    """
     if rest:
         raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
     before = read_results(path)
@@ -65,14 +78,19 @@ def repeat(path: str, rest: list[str]) -> None:
     told = list(changes(before.json, json.loads(json.dumps(found))))
     for line in told:
         say(f"differs: {line}")
-    here = "" if found["processor"] == before.json["processor"] else ", on another processor or version of torch"
+    here = (
+        ""
+        if found["processor"] == before.json["processor"]
+        else ", on another processor or version of torch"
+    )
     say(f"again: {'the same' if not told else f'{len(told)} figures or facts differ'}{here}")
     if told:
         sys.exit(OTHERWISE)
 
 
 def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> dict[str, Any]:
-    """Carry out a plan; what is returned was also written to ``results.json`` (in the first of several processes).
+    """Carry out a plan; what is returned was also written to ``results.json`` (in the first of
+    several processes).
 
     Args:
         plan: what to evaluate.
@@ -82,13 +100,17 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
     data = build_data(plan)
     folder = Path(plan.checkpoints) / "f_b"
     target, told = build_target(
-        plan, data, lambda node: provide_f_b(node, data, "f_b", folder, plan.trainer, plan.seed, train=False)
+        plan,
+        data,
+        lambda node: provide_f_b(node, data, "f_b", folder, plan.trainer, plan.seed, train=False),
     )
     check_export(plan.export, data.facts().channels)
     data.prepare_data()
     data.setup("test")
 
-    unfit = {stem(name): why for name, why in left_out(plan.suites, plan.asked, target, data).items()}
+    unfit = {
+        stem(name): why for name, why in left_out(plan.suites, plan.asked, target, data).items()
+    }
     for name, why in unfit.items():
         say(f"left out: {name}, because {why}")
     left = plan.without(unfit)
@@ -102,7 +124,9 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
     known = fingerprint(left, target)
     if precisions is None:
         this = Run(output, known, plan.fresh and first_process())
-        precisions = choose_precisions(plan.precision, target, attacks, data, plan.seed, this, device)
+        precisions = choose_precisions(
+            plan.precision, target, attacks, data, plan.seed, this, device
+        )
     known |= {"precision": precisions}
     attacks = provide_surrogates(left, attacks, target, data, known)
     types = {name: getattr(torch, chosen) for name, chosen in precisions.items()}
@@ -111,10 +135,14 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
     engine.kept = journal = open_journal(output / "journal", known, engine, plan.fresh)
 
     evaluation = Evaluation(
-        engine, journal, lambda count: say(f"waiting for {count} batches that other processes work on")
+        engine,
+        journal,
+        lambda count: say(f"waiting for {count} batches that other processes work on"),
     )
     audited = kept_audit(journal, plan.audit_images) if plan.audit else {}
-    audit = Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
+    audit = (
+        Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
+    )
     total = announce(engine, data, audit)
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, plan.seed, device)
@@ -152,7 +180,8 @@ def provide_surrogates(
     data: ImageData,
     known: dict[str, Any],
 ) -> dict[str, Scenario]:
-    """The attacks with the models that the attacker trains, found where they were kept or trained now.
+    """The attacks with the models that the attacker trains, found where they were kept or trained
+    now.
 
     Args:
         plan: what is evaluated.
@@ -168,7 +197,9 @@ def provide_surrogates(
     if not plan.fresh:
         refuse_others(Path(plan.output) / "journal", known)
     one_threat(attacks)
-    at_hand = {name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)}
+    at_hand = {
+        name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)
+    }
     check_sources(Engine(target, at_hand), data)
     folder = Path(plan.checkpoints) / "surrogates"
     keeper = Keeper(folder, target, training_data(plan), plan.trainer, plan.defense)

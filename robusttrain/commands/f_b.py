@@ -25,7 +25,9 @@ TRANSFORM = "AdversarialTransform"
 
 
 def transforms(node: Any) -> list[dict[str, Any]]:
-    """The arguments of every adversarial transformation under a configuration node that has no weights for its f_b."""
+    """The arguments of every adversarial transformation under a configuration node that has no
+    weights for its f_b.
+    """
     if isinstance(node, list):
         return [found for item in node for found in transforms(item)]
     if not is_node(node):
@@ -45,7 +47,8 @@ def provide_f_b(
     seed: int,
     train: bool = True,
 ) -> None:
-    """Fill in weights for every f_b in ``defense`` that has none, in place; train what was never trained.
+    """Fill in weights for every f_b in ``defense`` that has none, in place; train what was never
+    trained.
 
     Args:
         defense: configuration node.
@@ -63,7 +66,10 @@ def provide_f_b(
         if path.is_file():
             console.print(f"f_b: taking the one trained before, {path}", soft_wrap=True)
         elif train:
-            console.print(f"f_b: none at hand; training one first ({preset}), to be kept as {path}", soft_wrap=True)
+            console.print(
+                f"f_b: none at hand; training one first ({preset}), to be kept as {path}",
+                soft_wrap=True,
+            )
             _train(arguments["model"], data, config, trainer, seed, path)
         else:
             raise UserError("--defense: no weights for f_b: name them with --defense.weights FILE")
@@ -73,7 +79,9 @@ def provide_f_b(
 def places(
     defense: dict[str, Any] | None, data: ImageData, preset: str, folder: Path, seed: int
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], Path]]:
-    """Every f_b in ``defense`` without weights: the transformation's arguments, how it is trained, where it is kept."""
+    """Every f_b in ``defense`` without weights: the transformation's arguments, how it is trained,
+    where it is kept.
+    """
     for arguments in transforms(defense):
         config = _training(preset)
         about = {
@@ -97,13 +105,17 @@ def places(
 def _training(preset: str) -> dict[str, Any]:
     """The training preset, checked, with all defaults."""
     parser = new_parser()
-    parser.add_class_arguments(RobustTraining, "training", skip={"model", "num_classes", "seed"}, instantiate=False)
+    parser.add_class_arguments(
+        RobustTraining, "training", skip={"model", "num_classes", "seed"}, instantiate=False
+    )
     parser.add_argument("--trainer.max_epochs", type=int, default=20)
     parsed = read(parser, [f"--config={presets.find('training', preset)}"], (), {})
     return {"training": plain(parsed.training), "epochs": parsed.trainer.max_epochs}
 
 
-def training_of(model: dict[str, Any], classes: int, config: dict[str, Any], seed: int) -> RobustTraining:
+def training_of(
+    model: dict[str, Any], classes: int, config: dict[str, Any], seed: int
+) -> RobustTraining:
     """What trains an f_b: ``model`` is its configuration, ``config`` that of its training."""
     pl.seed_everything(seed, verbose=False)
     found: RobustTraining = build(
@@ -112,16 +124,23 @@ def training_of(model: dict[str, Any], classes: int, config: dict[str, Any], see
             "init_args": {**config["training"], "seed": seed},
         },
         "f_b_training",
-        given={"model": DefendedClassifier(None, build(model, "defense.model")), "num_classes": classes},
+        given={
+            "model": DefendedClassifier(None, build(model, "defense.model")),
+            "num_classes": classes,
+        },
     )
     found.objective = found.objective.opened(READER)
     return found
 
 
 def f_b_trainer(trainer: dict[str, Any], epochs: int) -> Any:
-    """Lightning's Trainer for an f_b, on the device and in the precision that ``--trainer`` says."""
+    """Lightning's Trainer for an f_b, on the device and in the precision that ``--trainer``
+    says.
+    """
     taken: dict[str, Any] = {
-        name: trainer[name] for name in ("accelerator", "precision", "enable_progress_bar") if name in trainer
+        name: trainer[name]
+        for name in ("accelerator", "precision", "enable_progress_bar")
+        if name in trainer
     }
     return trainer_from(
         {**taken, "devices": 1, "max_epochs": epochs, "enable_model_summary": False},
@@ -132,7 +151,12 @@ def f_b_trainer(trainer: dict[str, Any], epochs: int) -> Any:
 
 
 def _train(
-    model: dict[str, Any], data: ImageData, config: dict[str, Any], trainer: dict[str, Any], seed: int, path: Path
+    model: dict[str, Any],
+    data: ImageData,
+    config: dict[str, Any],
+    trainer: dict[str, Any],
+    seed: int,
+    path: Path,
 ) -> None:
     training = training_of(model, data.facts().num_classes, config, seed)
     # Whatever the main recipe adds: what is kept here is found by all of them.
@@ -142,4 +166,8 @@ def _train(
     runner.fit(training, datamodule=data)
     metrics = {key: round(float(value), 4) for key, value in runner.callback_metrics.items()}
     console.print(f"f_b: {metrics}", soft_wrap=True)
-    save_tensors(training.model.classifier, path, {"training": json.dumps(config), "metrics": json.dumps(metrics)})
+    save_tensors(
+        training.model.classifier,
+        path,
+        {"training": json.dumps(config), "metrics": json.dumps(metrics)},
+    )

@@ -1,4 +1,6 @@
-"""What evaluate.py leaves on disk beside its results: the journal on the way, images and verdicts at the end."""
+"""What evaluate.py leaves on disk beside its results: the journal on the way, images and verdicts
+at the end.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,17 @@ VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
 
 def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, Any]:
-    """All that the figures depend on, but for precisions and for sources that an attacker may have to train first."""
+    """All that the figures depend on, but for precisions and for sources that an attacker may have
+    to train first.
+    """
     arguments = plan.data.get("init_args") or {}
     return {
         "target": {"model": plan.model, "defense": plan.defense, "weights": weights_of(target)},
         "attacks": plan.attacks,
         "data": {
             "class_path": plan.data["class_path"],
-            # Where the images lie and how they are loaded changes nothing: every batch is compared with what it was.
+            # Where the images lie and how they are loaded changes nothing: every batch is compared
+            # with what it was.
             **{key: value for key, value in arguments.items() if key not in PLACES},
         },
         "images": plan.images,
@@ -92,7 +97,8 @@ def explained(
 
 
 def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: bool) -> Journal:
-    """Where finished batches are kept; what an interrupted run of the same settings left is found there.
+    """Where finished batches are kept; what an interrupted run of the same settings left is found
+    there.
 
     Args:
         folder: of the journal.
@@ -103,7 +109,10 @@ def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: boo
     Raises:
         UserError: an unfinished run of other settings lies there; what differs is named.
     """
-    whole = {**known, "sources": {name: weights_of(source) for name, source in engine.sources.items()}}
+    whole = {
+        **known,
+        "sources": {name: weights_of(source) for name, source in engine.sources.items()},
+    }
     with alone(folder, "the journal", say):
         # Processes that Lightning starts find what the first one made: they drop nothing.
         journal = Journal(folder, whole, fresh and first_process(), say)
@@ -123,4 +132,6 @@ def keep(evaluation: Evaluation, plan: EvaluationPlan) -> None:
         )
     if plan.save_images:
         for name in evaluation.engine.scenarios:
-            save_tensors({**shared, "images": records[f"{name}/images"]}, output / f"{name}.safetensors")
+            save_tensors(
+                {**shared, "images": records[f"{name}/images"]}, output / f"{name}.safetensors"
+            )

@@ -1,4 +1,6 @@
-"""Models by name, for commands that take several: presets, YAML files, checkpoints, and what timm has pretrained."""
+"""Models by name, for commands that take several: presets, YAML files, checkpoints, and what timm
+has pretrained.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,17 @@ def named_models(
     """The models that ``--models`` names, by short names.
 
     Raises:
-        UserError: a name that is no model, one without weights, for other classes, or two of the same name.
+        UserError: a name that is no model, one without weights, for other classes, or two of the
+            same name.
     """
     found: dict[str, Model] = {}
     for specification in specifications:
         name = short_name(specification)
         if name in found:
-            raise UserError(f"--models {specification}: there is another model called {name}: rename one of the files")
+            raise UserError(
+                f"--models {specification}: there is another model called {name}: rename one of the"
+                " files"
+            )
         found[name] = _model(specification, data, trust)
         found[name].defended.eval().to(device)
     return found
@@ -50,18 +56,28 @@ def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
         recipe = read_recipe(specification)
         classes = (recipe["model"].get("init_args") or {}).get("num_classes", facts.num_classes)
         if classes != facts.num_classes:
-            raise UserError(f"--models {specification}: has {classes} classes, the data set {facts.num_classes}")
-        return Model(load(specification, trust), {"model": recipe["model"], "defense": recipe["defense"]})
+            raise UserError(
+                f"--models {specification}: has {classes} classes, the data set {facts.num_classes}"
+            )
+        return Model(
+            load(specification, trust), {"model": recipe["model"], "defense": recipe["defense"]}
+        )
     if specification.startswith("timm:"):
         arguments = {"name": specification.removeprefix("timm:"), "pretrained": True}
-        node: dict[str, Any] = {"model": {"class_path": "robusttrain.models.TimmClassifier", "init_args": arguments}}
+        node: dict[str, Any] = {
+            "model": {"class_path": "robusttrain.models.TimmClassifier", "init_args": arguments}
+        }
     else:
         node = presets.read("model", specification, "--models")
     if "model" not in node:
-        raise UserError(f"--models {specification}: the file must hold a class path and arguments under 'model'")
+        raise UserError(
+            f"--models {specification}: the file must hold a class path and arguments under 'model'"
+        )
     if unknown := node.keys() - {"model", "defense", "weights"}:
         told = ", ".join(sorted(unknown))
-        raise UserError(f"--models {specification}: holds {told}; known are model, defense and weights")
+        raise UserError(
+            f"--models {specification}: holds {told}; known are model, defense and weights"
+        )
     with under(f"--models {specification}"):
         fit_to_data(node["model"], facts, "model")
         fit_to_data(node.get("defense"), facts, "defense")
@@ -75,6 +91,10 @@ def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
         try:
             check_pretrained(defended.classifier, facts.num_classes)
         except UserError as error:
-            told = str(error).removeprefix("--model: ").replace("--weights FILE", "a YAML file of model and weights")
+            told = (
+                str(error)
+                .removeprefix("--model: ")
+                .replace("--weights FILE", "a YAML file of model and weights")
+            )
             raise UserError(f"--models {specification}: {told}") from error
     return Model(defended, {key: node[key] for key in ("model", "defense") if node.get(key)})

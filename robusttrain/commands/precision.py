@@ -29,7 +29,8 @@ def choose_precisions(
     run: Run,
     device: torch.device,
 ) -> dict[str, str]:
-    """The precision of each attack, "float32" or "bfloat16", told in one line where it was to be chosen.
+    """The precision of each attack, "float32" or "bfloat16", told in one line where it was to be
+    chosen.
 
     Args:
         asked: the option: "auto", "float32" or "bfloat16".
@@ -37,8 +38,8 @@ def choose_precisions(
         attacks: by name.
         data: set up for "test".
         seed: of the evaluation.
-        run: which evaluation this is. It goes on as it began, whatever is faster by now, and all of its processes do
-            as the first one chose.
+        run: which evaluation this is. It goes on as it began, whatever is faster by now, and all of
+            its processes do as the first one chose.
         device: where the attacks will run.
     """
     if asked != "auto":
@@ -94,12 +95,16 @@ class Run:
         write_json({"run": hash_of_json(self.known), "precisions": dict(precisions)}, self._file)
 
 
-def measure_on(target: DefendedClassifier, data: ImageData, seed: int, device: torch.device) -> Speeds:
+def measure_on(
+    target: DefendedClassifier, data: ImageData, seed: int, device: torch.device
+) -> Speeds:
     """`measure_speeds` of a target's classifier on what it sees of a first batch of test images."""
     batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     check_classes(target, batch.images, data.facts().num_classes)
     target.to(device)
-    speeds = measure_speeds_of(target, batch.images.to(device), Rng.for_images(seed, batch.indices.to(device)))
+    speeds = measure_speeds_of(
+        target, batch.images.to(device), Rng.for_images(seed, batch.indices.to(device))
+    )
     target.cpu()
     return speeds
 

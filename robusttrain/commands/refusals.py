@@ -34,14 +34,20 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
     parts = options.accumulate_grad_batches or 1
     if parts > 1 and not objective.accumulates:
         why = {
-            "AWP": "the weights move along the gradient of the batch that a step takes, and a part of it has another",
+            "AWP": (
+                "the weights move along the gradient of the batch that a step takes, and a part of"
+                " it has another"
+            ),
             "Free": "the weights take a step between two replays of a batch",
         }.get(name, f"{name} takes a step after every batch")
         fix = f"{why}: set it to 1, with a smaller --data.batch_size if memory is short"
         raise OptionError("--trainer.accumulate_grad_batches", parts, fix)
     every = options.val_check_interval
     if plan.swa.start is not None and every is not None and (isinstance(every, int) or every < 1):
-        fix = "with --swa.start weights are averaged when an epoch ends, and validation within one would judge old ones"
+        fix = (
+            "with --swa.start weights are averaged when an epoch ends, and validation within one"
+            " would judge old ones"
+        )
         raise OptionError("--trainer.val_check_interval", every, f"{fix}: leave it out")
     if plan.early_stopping and options.limit_val_batches == 0:
         fix = "without validation nothing tells when to stop early: leave out --early_stopping"
@@ -49,16 +55,24 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
     if str(options.precision) in TRUE:
         fix = "images stay in float32: take bf16-mixed, 16-mixed or 32-true"
         raise OptionError("--trainer.precision", options.precision, fix)
-    endless = options.max_epochs is not None and options.max_epochs < 0 and (options.max_steps or -1) < 0
+    endless = (
+        options.max_epochs is not None and options.max_epochs < 0 and (options.max_steps or -1) < 0
+    )
     if endless and training.schedule in ("one_cycle", "cosine"):
-        fix = f"the schedule {training.schedule} needs an end: give a number, or --training.schedule constant"
+        fix = (
+            f"the schedule {training.schedule} needs an end: give a number, or --training.schedule"
+            " constant"
+        )
         raise OptionError("--trainer.max_epochs", options.max_epochs, fix)
     if options.max_epochs is not None:
         refuse_never(plan, training, options.max_epochs)
 
 
-def refuse_batches(plan: TrainingPlan, training: RobustTraining, trainer: pl.Trainer, batches: int) -> None:
-    """Raise OptionError if the limits of a run leave nothing to do, or end it before what was asked for begins.
+def refuse_batches(
+    plan: TrainingPlan, training: RobustTraining, trainer: pl.Trainer, batches: int
+) -> None:
+    """Raise OptionError if the limits of a run leave nothing to do, or end it before what was asked
+    for begins.
 
     Args:
         plan: of the training.
@@ -69,10 +83,16 @@ def refuse_batches(plan: TrainingPlan, training: RobustTraining, trainer: pl.Tra
     limit = trainer.limit_train_batches
     length = limited(batches, limit)
     if not length and batches:
-        raise OptionError("--trainer.limit_train_batches", limit, f"leaves none of {batches} batches: give more")
+        raise OptionError(
+            "--trainer.limit_train_batches", limit, f"leaves none of {batches} batches: give more"
+        )
     every = trainer.val_check_interval
     if isinstance(every, int) and every > length and trainer.check_val_every_n_epoch is not None:
-        raise OptionError("--trainer.val_check_interval", every, f"an epoch has {length} batches: give at most that")
+        raise OptionError(
+            "--trainer.val_check_interval",
+            every,
+            f"an epoch has {length} batches: give at most that",
+        )
     if trainer.max_steps > 0 and length:
         reached = math.ceil(trainer.max_steps / math.ceil(length / trainer.accumulate_grad_batches))
         epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
@@ -80,24 +100,34 @@ def refuse_batches(plan: TrainingPlan, training: RobustTraining, trainer: pl.Tra
 
 
 def refuse_never(plan: TrainingPlan, training: RobustTraining, epochs: int) -> None:
-    """Raise OptionError if something would begin only after the last of ``epochs`` epochs; negative: without end."""
+    """Raise OptionError if something would begin only after the last of ``epochs`` epochs;
+    negative: without end.
+    """
     if epochs <= 0:
         return
     objective = training.objective
     last = (
-        f"the run has {epochs} epochs, counted from 0: give less than {epochs}, or a larger --trainer.max_epochs "
-        "(--trainer.max_steps, where that ends the run)"
+        f"the run has {epochs} epochs, counted from 0: give less than {epochs}, or a larger"
+        " --trainer.max_epochs (--trainer.max_steps, where that ends the run)"
     )
     if training.milestones and max(training.milestones) >= epochs:
-        raise OptionError("--training.milestones", training.milestones, f"the rate would not drop so often; {last}")
+        raise OptionError(
+            "--training.milestones",
+            training.milestones,
+            f"the rate would not drop so often; {last}",
+        )
     if plan.swa.start is not None and plan.swa.start >= epochs:
         raise OptionError("--swa.start", plan.swa.start, last)
     if training.warmup_epochs >= epochs:
-        raise OptionError("--training.warmup_epochs", training.warmup_epochs, f"the rate would only rise; {last}")
+        raise OptionError(
+            "--training.warmup_epochs", training.warmup_epochs, f"the rate would only rise; {last}"
+        )
     warmup = getattr(objective, "warmup", 0)
     if warmup >= epochs:
         name = type(objective).__name__
-        raise OptionError("--training.objective.warmup", warmup, f"no epoch would have {name}; {last}")
+        raise OptionError(
+            "--training.objective.warmup", warmup, f"no epoch would have {name}; {last}"
+        )
 
 
 def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> None:
@@ -129,7 +159,9 @@ def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> No
 
 
 def limited(batches: int, limit: float | None) -> int:
-    """Batches of an epoch under Lightning's ``limit_train_batches``: a number of them, or a share."""
+    """Batches of an epoch under Lightning's ``limit_train_batches``: a number of them, or a
+    share.
+    """
     if limit is None:
         return batches
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
@@ -141,13 +173,19 @@ def _passes(objective: TrainingObjective) -> int:
 
 
 def stacked(attack: Attack, batch: int, pixels: int) -> int:
-    """How many copies of a batch of this size an attack evaluates at once; ``pixels`` are an image's values, C H W."""
+    """How many copies of a batch of this size an attack evaluates at once; ``pixels`` are an
+    image's values, C H W.
+    """
     if attack.members:
         return max(stacked(member, batch, pixels) for member in attack.members)
     copies, estimator = 1, getattr(attack, "gradient", None)
     while estimator is not None:
-        draws = getattr(estimator, "draws", getattr(estimator, "samples", getattr(estimator, "directions", 1)))
-        copies *= min(draws, copies_at_once(getattr(estimator, "chunk", None), batch * copies, pixels))
+        draws = getattr(
+            estimator, "draws", getattr(estimator, "samples", getattr(estimator, "directions", 1))
+        )
+        copies *= min(
+            draws, copies_at_once(getattr(estimator, "chunk", None), batch * copies, pixels)
+        )
         estimator = getattr(estimator, "inner", None)
     return copies
 

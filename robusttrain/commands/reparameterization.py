@@ -1,4 +1,6 @@
-"""What ``python train.py --training reparameterization`` does: train h towards the g of a checkpoint."""
+"""What ``python train.py --training reparameterization`` does: train h towards the g of a
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -56,25 +58,53 @@ def parser() -> ArgumentParser:
     """The options of this training."""
     options = new_parser(
         prog="train.py --training reparameterization",
-        description="Train h, a differentiable stand-in for the g of a trained checkpoint, to attack f_a(h(x)).",
+        description=(
+            "Train h, a differentiable stand-in for the g of a trained checkpoint, to attack"
+            " f_a(h(x))."
+        ),
     )
-    options.add_argument("--checkpoint", type=str | None, default=None, help="file that train.py left; default: newest")
-    options.add_argument("--checkpoints", type=str, default="checkpoints", help="folder for checkpoints")
-    options.add_argument("--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name")
-    options.add_subclass_arguments(ImageData, "data", help="data set; default: the checkpoint's own")
-    options.add_argument("--h.width", type=int, default=DEFAULTS["width"], help="channels inside h")
-    options.add_argument("--h.depth", type=int, default=DEFAULTS["depth"], help="residual blocks of h")
     options.add_argument(
-        "--h.learning_rate", type=float, default=DEFAULTS["learning_rate"], help="Adam's, at its highest"
+        "--checkpoint",
+        type=str | None,
+        default=None,
+        help="file that train.py left; default: newest",
     )
-    options.add_argument("--h.weight_decay", type=float, default=DEFAULTS["weight_decay"], help="Adam's")
-    options.add_argument("--output", type=str | None, default=None, help="file for h; default: where evaluate.py looks")
+    options.add_argument(
+        "--checkpoints", type=str, default="checkpoints", help="folder for checkpoints"
+    )
+    options.add_argument(
+        "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
+    )
+    options.add_subclass_arguments(
+        ImageData, "data", help="data set; default: the checkpoint's own"
+    )
+    options.add_argument("--h.width", type=int, default=DEFAULTS["width"], help="channels inside h")
+    options.add_argument(
+        "--h.depth", type=int, default=DEFAULTS["depth"], help="residual blocks of h"
+    )
+    options.add_argument(
+        "--h.learning_rate",
+        type=float,
+        default=DEFAULTS["learning_rate"],
+        help="Adam's, at its highest",
+    )
+    options.add_argument(
+        "--h.weight_decay", type=float, default=DEFAULTS["weight_decay"], help="Adam's"
+    )
+    options.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="file for h; default: where evaluate.py looks",
+    )
     add_trainer(options, {"max_epochs": 10}, only={*DEPENDS, "accelerator", "enable_progress_bar"})
     return options
 
 
 def run(arguments: list[str]) -> None:
-    """Train h as the command line says, and keep it where ``evaluate.py --attack reparameterization`` finds it."""
+    """Train h as the command line says, and keep it where ``evaluate.py --attack
+    reparameterization`` finds it.
+    """
     config = configure(arguments)
     path = Path(config.checkpoint) if config.checkpoint else newest(config.checkpoints)
     target = load(path, listed(config.trust))
@@ -82,7 +112,10 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"--checkpoint {path}: it has no defense that h could stand for")
     trainer = plain(config.trainer)
     # All that h depends on: a short trial must not be found in place of the real one.
-    settings = {"h": plain(config.h), "trainer": {key: trainer[key] for key in DEPENDS if trainer[key] is not None}}
+    settings = {
+        "h": plain(config.h),
+        "trainer": {key: trainer[key] for key in DEPENDS if trainer[key] is not None},
+    }
     folder = Path(config.checkpoints) / "surrogates"
     keeper = Keeper(folder, target, plain(config.data), trainer, read_recipe(path)["defense"])
     kept = Path(config.output) if config.output else keeper.path("reparameterization", settings)
@@ -102,7 +135,11 @@ def configure(arguments: list[str]) -> Namespace:
         node = presets.read_yaml(file, "--config")
         given |= {f"--{key}": value for key, value in node.items() if f"--{key}" in wanted}
     given |= dict(take(arguments, lambda option: option in wanted)[0])
-    path = Path(given["--checkpoint"]) if "--checkpoint" in given else newest(given.get("--checkpoints", "checkpoints"))
+    path = (
+        Path(given["--checkpoint"])
+        if "--checkpoint" in given
+        else newest(given.get("--checkpoints", "checkpoints"))
+    )
     recipe = read_recipe(path)
     check_trust([recipe["data"]], ["robusttrain", *listed(given.get("--trust"))])
     return read(parser(), arguments, ("data", "training"), {"data": recipe["data"]})
@@ -129,11 +166,15 @@ def train(
     writable(path.parent, "--output")
     defense = target.defense
     assert isinstance(defense, Defense)
-    radius = getattr(getattr(getattr(defense, "attack", None), "threat", None), "epsilon", None) or 1.0
+    radius = (
+        getattr(getattr(getattr(defense, "attack", None), "threat", None), "epsilon", None) or 1.0
+    )
     options = settings["h"]
     pl.seed_everything(seed, verbose=False)
     with under("--h"):
-        network = FullyConvolutional(radius, data.facts().channels, options["width"], options["depth"])
+        network = FullyConvolutional(
+            radius, data.facts().channels, options["width"], options["depth"]
+        )
         training = ReparameterizationTraining(
             defense, network, options["learning_rate"], options["weight_decay"], seed=seed
         )
@@ -142,8 +183,13 @@ def train(
     sample = data.unaugmented("train", 1).images
     check_classes(target, sample, data.facts().num_classes, "the checkpoint")
     if defense(sample).shape != sample.shape:
-        raise UserError(f"reparameterization: {type(defense).__name__} changes the size of images: h cannot follow")
-    console.print(f"training h, {settings['trainer']['max_epochs']} epochs, into {path}", soft_wrap=True)
+        raise UserError(
+            f"reparameterization: {type(defense).__name__} changes the size of images: h cannot"
+            " follow"
+        )
+    console.print(
+        f"training h, {settings['trainer']['max_epochs']} epochs, into {path}", soft_wrap=True
+    )
     # One process: what comes out is small, and each process of an evaluation would train its own.
     alone = {
         **{"devices": 1, "strategy": "auto"},
@@ -151,10 +197,16 @@ def train(
     }
     digest = hash_of_json([settings, seed])[:8]
     unfinished = path.parent / f".{path.stem}-{digest}"
-    last = ModelCheckpoint(unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    runner = trainer_from({**trainer, **settings["trainer"], **alone}, logger=False, callbacks=[last])
+    last = ModelCheckpoint(
+        unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    runner = trainer_from(
+        {**trainer, **settings["trainer"], **alone}, logger=False, callbacks=[last]
+    )
     resume = unfinished / "last.ckpt"
-    runner.fit(training, datamodule=data, ckpt_path=resume if resume.is_file() else None, weights_only=True)
+    runner.fit(
+        training, datamodule=data, ckpt_path=resume if resume.is_file() else None, weights_only=True
+    )
     network.eval()
     found: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -166,7 +218,9 @@ def train(
             rng = Rng.for_images(seed, batch.indices[part]).fold("errors").fold(split)
             share = len(batch.images[part]) / len(batch.images)
             for name, values in errors(defense, network, batch.images[part], rng).items():
-                found[f"{split}_{name}"] = found.get(f"{split}_{name}", 0.0) + share * values.mean().item()
+                found[f"{split}_{name}"] = (
+                    found.get(f"{split}_{name}", 0.0) + share * values.mean().item()
+                )
     found = {name: round(value, 6) for name, value in found.items()}
     network.save(path, {"errors": json.dumps(found)})
     write_json({**settings, "seed": seed, "images": counts, **found}, path.with_suffix(".json"))

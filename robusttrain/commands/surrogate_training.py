@@ -14,12 +14,18 @@ from robusttrain.storage.files import writable, write_whole
 
 
 def train_surrogate(keeper: Keeper, recipe: dict[str, Any], path: Path) -> None:
-    """Train the attacker's model of a recipe, to be kept as ``path``; an unfinished training goes on."""
+    """Train the attacker's model of a recipe, to be kept as ``path``; an unfinished training goes
+    on.
+    """
     folder = writable(keeper.folder, "--checkpoints")
     if "h" in recipe:
         reparameterization.train(keeper.target, keeper.data, recipe, keeper.trainer, SEED, path)
         return
-    options = {key: value for key, value in recipe.items() if key not in ("defense_of_target", "f_b_epochs")}
+    options = {
+        key: value
+        for key, value in recipe.items()
+        if key not in ("defense_of_target", "f_b_epochs")
+    }
     if "defense_of_target" in recipe:
         options["defense"] = keeper.defense_with(recipe["defense_of_target"])
     options["data"] = keeper.node

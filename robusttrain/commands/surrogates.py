@@ -1,8 +1,9 @@
 """The attacker's own models: found where they were kept, or trained first.
 
-A path of ``surrogate:NAME`` in an attack preset stands for a model that the attacker trains by the recipe
-``configs/surrogate/NAME.yaml``, on the images that the target was trained on. What is trained is kept by all of its
-settings, so that another evaluation, or another attack of the same one, finds it.
+A path of ``surrogate:NAME`` in an attack preset stands for a model that the attacker trains by the
+recipe ``configs/surrogate/NAME.yaml``, on the images that the target was trained on. What is
+trained is kept by all of its settings, so that another evaluation, or another attack of the same
+one, finds it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
 
-#: The attacker's. It does not know the target's; and another seed of an evaluation finds what is there.
+#: The attacker's. It does not know the target's; and another seed of an evaluation finds what is
+#: there.
 SEED = 1000
 
 
@@ -51,8 +53,10 @@ class Keeper:
     Args:
         folder: where they are kept.
         target: the model under attack; recipes that use its g take it from here.
-        node: configuration of the attacker's images: those that the target was trained on, in batches as then.
-        trainer: ``--trainer.*`` options of the evaluation: accelerator, precision and progress bar are taken over.
+        node: configuration of the attacker's images: those that the target was trained on, in
+            batches as then.
+        trainer: ``--trainer.*`` options of the evaluation: accelerator, precision and progress bar
+            are taken over.
         defense: configuration of the target's defense, if it has one.
     """
 
@@ -67,7 +71,9 @@ class Keeper:
         self.folder, self.target, self.node, self.defense = folder, target, node, defense
         self.data: ImageData = build(node, "data", kind=ImageData)
         self.trainer: dict[str, Any] = {
-            name: trainer[name] for name in ("accelerator", "precision", "enable_progress_bar") if name in trainer
+            name: trainer[name]
+            for name in ("accelerator", "precision", "enable_progress_bar")
+            if name in trainer
         }
         # What is trained must not depend on how many processes evaluate.
         self.trainer |= {"devices": 1, "strategy": "auto"}
@@ -92,15 +98,24 @@ class Keeper:
             ],
             "seed": SEED,
         }
-        if "h" in recipe or "defense_of_target" in recipe:  # what is trained depends on the target's g
+        if (
+            "h" in recipe or "defense_of_target" in recipe
+        ):  # what is trained depends on the target's g
             about["g"] = self._g_digest()
         key = hash_of_json(about)[:8]
-        return self.folder / f"{data.name}-{Path(name).stem}-{key}{'.safetensors' if 'h' in recipe else '.ckpt'}"
+        return (
+            self.folder
+            / f"{data.name}-{Path(name).stem}-{key}{'.safetensors' if 'h' in recipe else '.ckpt'}"
+        )
 
     def provide(
-        self, names: list[str], train: Callable[[Keeper, dict[str, Any], Path], None], epochs: int | None = None
+        self,
+        names: list[str],
+        train: Callable[[Keeper, dict[str, Any], Path], None],
+        epochs: int | None = None,
     ) -> dict[str, Path]:
-        """The files of these surrogates; what was never trained is trained, and its cost is said first.
+        """The files of these surrogates; what was never trained is trained, and its cost is said
+        first.
 
         Args:
             names: of the recipes.
@@ -112,13 +127,17 @@ class Keeper:
         missing = [name for name, path in paths.items() if not path.is_file()]
         for name in names:
             if name not in missing:
-                console.print(f"surrogate {name}: taking the one trained before, {paths[name]}", soft_wrap=True)
+                console.print(
+                    f"surrogate {name}: taking the one trained before, {paths[name]}",
+                    soft_wrap=True,
+                )
         if missing:
             for name in missing:
                 self._check(name, recipes[name])
             total = sum(self._epochs(recipes[name]) for name in missing)
             console.print(
-                f"surrogates: training {', '.join(missing)} first, {total} epochs in all (fewer: --surrogate_epochs N)",
+                f"surrogates: training {', '.join(missing)} first, {total} epochs in all (fewer:"
+                " --surrogate_epochs N)",
                 soft_wrap=True,
             )
         for name in missing:
@@ -130,21 +149,35 @@ class Keeper:
     def _epochs(self, recipe: dict[str, Any]) -> int:
         """All epochs that a recipe asks for, those of an f_b of its own among them."""
         own = recipe.get("trainer", {}).get("max_epochs", 30)
-        f_b = presets.read("training", recipe.get("f_b_training", "f_b")) if "defense" in recipe else {}
-        return int(own + recipe.get("f_b_epochs", f_b.get("trainer", {}).get("max_epochs", 20) if f_b else 0))
+        f_b = (
+            presets.read("training", recipe.get("f_b_training", "f_b"))
+            if "defense" in recipe
+            else {}
+        )
+        return int(
+            own
+            + recipe.get("f_b_epochs", f_b.get("trainer", {}).get("max_epochs", 20) if f_b else 0)
+        )
 
     def _check(self, name: str, recipe: dict[str, Any]) -> None:
-        """Raise UserError if the target has no g of the kind that the recipe imitates: before anything is trained."""
+        """Raise UserError if the target has no g of the kind that the recipe imitates: before
+        anything is trained.
+        """
         defense: Any = self.target.defense
         if "defense_of_target" in recipe and (not hasattr(defense, "f_b") or self.defense is None):
             kind = type(defense).__name__
-            raise UserError(f"surrogate {name} imitates the target's g, but {kind} is no adversarial transformation")
+            raise UserError(
+                f"surrogate {name} imitates the target's g, but {kind} is no adversarial"
+                " transformation"
+            )
         if "h" in recipe:
             facts = self.data.facts()
             example = torch.full((1, facts.channels, facts.image_size, facts.image_size), 0.5)
             if defense(example).shape != example.shape:
                 kind = type(defense).__name__
-                raise UserError(f"surrogate {name}: {kind} changes the size of images: no h can follow it")
+                raise UserError(
+                    f"surrogate {name}: {kind} changes the size of images: no h can follow it"
+                )
 
     def _g_digest(self) -> str:
         defense = self.target.defense
@@ -155,8 +188,13 @@ class Keeper:
     def _defense_node(self) -> dict[str, Any]:
         """The target's defense as options, in so far as they are known."""
         node = self.defense or {}
-        arguments = {key: value for key, value in (node.get("init_args") or {}).items() if key != "weights"}
-        return {"class_path": node.get("class_path", type(self.target.defense).__name__), "init_args": arguments}
+        arguments = {
+            key: value for key, value in (node.get("init_args") or {}).items() if key != "weights"
+        }
+        return {
+            "class_path": node.get("class_path", type(self.target.defense).__name__),
+            "init_args": arguments,
+        }
 
     def defense_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The target's own defense, f_b and all, with some options changed."""

@@ -47,7 +47,8 @@ def train(plan: TrainingPlan) -> None:
     fit_to_data(defense, facts, "defense")
     checkpoints = writable(Path(plan.checkpoints), "--checkpoints")
     writable(Path(plan.logs), "--logs")
-    # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not fit it.
+    # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not
+    # fit it.
     first_look = build_training(model, defense, settings, plan.seed, facts.num_classes)
     refuse(plan, first_look)
     first_look.objective.check(first_look.model)
@@ -68,7 +69,9 @@ def train(plan: TrainingPlan) -> None:
         recipe["run"]["extra"] = {"images": add_extra(plan, data), "share": plan.extra.share}
     resume = resumed(plan.ckpt_path, checkpoints / name, recipe)
     # A file that lies elsewhere starts a folder of its own, beside this run's others.
-    at_home = resume is not None and resume.resolve().parent.parent == (checkpoints / name).resolve()
+    at_home = (
+        resume is not None and resume.resolve().parent.parent == (checkpoints / name).resolve()
+    )
     version = resume.parent.name if resume and at_home else next_version(checkpoints / name)
     folder = checkpoints / name / version
     keeping = keepers(plan, monitor, folder)
@@ -104,21 +107,40 @@ def train(plan: TrainingPlan) -> None:
     training.recipe = {**recipe, "plan": plan.to_json()}
 
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
-    console.print(f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True)
-    seldom = training.objective.inner() is not None and plan.robust.every != 1 and monitor == "val/accuracy"
-    why = f", since --robust.every {plan.robust.every} leaves epochs without an attack" if seldom else ""
-    console.print(f"best.ckpt: the epoch that is best by {monitor}{why}", soft_wrap=True, highlight=False)
+    console.print(
+        f"training {name}, {trainable / 1e6:.2f} M parameters, into {folder}", soft_wrap=True
+    )
+    seldom = (
+        training.objective.inner() is not None
+        and plan.robust.every != 1
+        and monitor == "val/accuracy"
+    )
+    why = (
+        f", since --robust.every {plan.robust.every} leaves epochs without an attack"
+        if seldom
+        else ""
+    )
+    console.print(
+        f"best.ckpt: the epoch that is best by {monitor}{why}", soft_wrap=True, highlight=False
+    )
     if first_process():  # the others save where the first one does: Lightning tells them
         writable(folder, "--checkpoints")
 
     def how_to_go_on() -> str:
         if not (folder / "last.ckpt").is_file():
             return "no epoch was finished, so nothing is kept; the same command starts again"
-        return f"the last finished epoch is kept as {folder / 'last.ckpt'}; --ckpt_path last goes on from there"
+        return (
+            f"the last finished epoch is kept as {folder / 'last.ckpt'}; --ckpt_path last goes on"
+            " from there"
+        )
 
     with saying_how_to_go_on(say, how_to_go_on):
-        trainer.fit(training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
-    told = {key: f"{float(value):.3f}" for key, value in trainer.callback_metrics.items() if "/" in key}
+        trainer.fit(
+            training, datamodule=data, ckpt_path=resume, weights_only=True if resume else None
+        )
+    told = {
+        key: f"{float(value):.3f}" for key, value in trainer.callback_metrics.items() if "/" in key
+    }
     console.print(f"done: {told}", soft_wrap=True)
     kept = " and ".join(name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file())
     console.print(f"kept {folder}/{kept}; attack with python evaluate.py", soft_wrap=True)
@@ -147,7 +169,10 @@ def estimate_all(
     folder = Path(plan.checkpoints) / "f_b"
     for arguments, settings, path in places(defense, data, plan.f_b_training, folder, plan.seed):
         if not path.is_file():
-            console.print(f"f_b: none at hand; first one would be trained ({plan.f_b_training}), kept as {path}:")
+            console.print(
+                f"f_b: none at hand; first one would be trained ({plan.f_b_training}), kept as"
+                f" {path}:"
+            )
             f_b = training_of(arguments["model"], data.facts().num_classes, settings, plan.seed)
             estimate(f_b, data.alone(), f_b_trainer(plan.trainer, settings["epochs"]))
             console.print("the run itself:")
@@ -163,7 +188,9 @@ def add_extra(plan: TrainingPlan, data: ImageData) -> int:
     root, facts = plan.extra.root, data.facts()
     assert root is not None  # else nobody calls
     try:
-        extra = ImageFolder(root, data.batch_size, 0.0, image_size=facts.image_size, channels=facts.channels)
+        extra = ImageFolder(
+            root, data.batch_size, 0.0, image_size=facts.image_size, channels=facts.channels
+        )
         with under("--extra"):
             return data.add_extra(extra, plan.extra.share)
     except UserError as error:
@@ -171,19 +198,28 @@ def add_extra(plan: TrainingPlan, data: ImageData) -> int:
             raise
         told = str(error).partition(": give --data")[0]
         raise UserError(
-            f"--extra.root {root}: images without labels train nothing here ({told}): sort them into "
-            "train/<class>/, by a model's predictions if need be"
+            f"--extra.root {root}: images without labels train nothing here ({told}): sort them"
+            " into train/<class>/, by a model's predictions if need be"
         ) from error
 
 
 def build_training(
-    model: dict[str, Any], defense: dict[str, Any] | None, settings: dict[str, Any], seed: int, classes: int
+    model: dict[str, Any],
+    defense: dict[str, Any] | None,
+    settings: dict[str, Any],
+    seed: int,
+    classes: int,
 ) -> RobustTraining:
     """The LightningModule; the same seed gives the same initial weights."""
     pl.seed_everything(seed, verbose=False)
     defended = build_defended(model, defense)
-    node = {"class_path": "robusttrain.training.RobustTraining", "init_args": {**settings, "seed": seed}}
-    built: RobustTraining = build(node, "training", given={"model": defended, "num_classes": classes})
+    node = {
+        "class_path": "robusttrain.training.RobustTraining",
+        "init_args": {**settings, "seed": seed},
+    }
+    built: RobustTraining = build(
+        node, "training", given={"model": defended, "num_classes": classes}
+    )
     built.objective = built.objective.opened(READER)
     return built
 
@@ -196,7 +232,11 @@ def short_name(node: dict[str, Any]) -> str:
 
 def next_version(folder: Path) -> str:
     """The name of a new run's folder: no run overwrites another one's checkpoints."""
-    taken = [int(path.name.removeprefix("version_")) for path in folder.glob("version_*") if path.name[8:].isdigit()]
+    taken = [
+        int(path.name.removeprefix("version_"))
+        for path in folder.glob("version_*")
+        if path.name[8:].isdigit()
+    ]
     return f"version_{max(taken, default=-1) + 1}"
 
 
@@ -204,26 +244,34 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
     """The checkpoint to go on from, None for a new run.
 
     Raises:
-        UserError: there is none, or it belongs to a run that was configured differently; what differs is named.
+        UserError: there is none, or it belongs to a run that was configured differently; what
+            differs is named.
     """
     if ckpt_path is None:
         return None
     if ckpt_path == "last":
-        found = sorted(folder.glob("version_*/last.ckpt"), key=lambda path: int(path.parent.name[8:]))
+        found = sorted(
+            folder.glob("version_*/last.ckpt"), key=lambda path: int(path.parent.name[8:])
+        )
         if not found:
-            raise UserError(f"--ckpt_path last: no last.ckpt of this run under {folder}; leave the option out to start")
+            raise UserError(
+                f"--ckpt_path last: no last.ckpt of this run under {folder}; leave the option out"
+                " to start"
+            )
         path = found[-1]
     else:
         path = Path(ckpt_path)
     kept = read_recipe(path).get("training", {}).get("inner_precision", "trainer")
     if recipe["training"]["inner_precision"] == "auto":
-        recipe["training"]["inner_precision"] = kept  # what the run began with, whatever is faster by now
+        recipe["training"]["inner_precision"] = (
+            kept  # what the run began with, whatever is faster by now
+        )
     before, now = (flat(as_before(_comparable(found))) for found in (read_recipe(path), recipe))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise UserError(
-                f"--ckpt_path {path}: that run had {name} = {before.get(name)!r}, this one {now.get(name)!r}; "
-                "give the same options, or start a new run without --ckpt_path"
+                f"--ckpt_path {path}: that run had {name} = {before.get(name)!r}, this one"
+                f" {now.get(name)!r}; give the same options, or start a new run without --ckpt_path"
             )
     return path
 

@@ -20,8 +20,11 @@ from robusttrain.training import Passes, RobustTraining
 from robusttrain.training.callbacks import SWA, Overfitting, RobustAccuracy
 
 
-def estimate(training: RobustTraining, data: ImageData, trainer: Any, watching: Sequence[Any] = ()) -> int:
-    """Print what training, and validation under attack, will cost here; returns gradient evaluations of training.
+def estimate(
+    training: RobustTraining, data: ImageData, trainer: Any, watching: Sequence[Any] = ()
+) -> int:
+    """Print what training, and validation under attack, will cost here; returns gradient
+    evaluations of training.
 
     Args:
         training: what would be trained; its weights take a few steps here.
@@ -42,30 +45,51 @@ def estimate(training: RobustTraining, data: ImageData, trainer: Any, watching: 
         epochs = -(-steps // batches)
     size, total, seconds = len(batch.images) * trainer.world_size, 0, 0.0
     # A wrapper may begin later: phases of epochs that cost the same.
-    phases = [(cost, len(list(group))) for cost, group in itertools.groupby(map(training.objective.at, range(epochs)))]
+    phases = [
+        (cost, len(list(group)))
+        for cost, group in itertools.groupby(map(training.objective.at, range(epochs)))
+    ]
     first, left = 0, steps
     for objective, length in phases:
         cost, taken = objective.cost(), min(left, length * batches)
         each, through_g = a_step(training, batch, trainer, first)
         evaluations = round((cost.inner + cost.training + through_g) * size * taken)
-        told = f"epochs {first} to {first + length - 1}, {type(objective).__name__}: {batches * size:,} images an epoch"
+        told = (
+            f"epochs {first} to {first + length - 1}, {type(objective).__name__}:"
+            f" {batches * size:,} images an epoch"
+        )
         inside = f", and {through_g:g} of f_b inside g" if through_g else ""
-        _say(f"{told}, each {_told(cost)}{inside}: {evaluations:,} gradient evaluations, {about(each * taken)}")
-        total, seconds, first, left = total + evaluations, seconds + each * taken, first + length, left - taken
+        _say(
+            f"{told}, each {_told(cost)}{inside}: {evaluations:,} gradient evaluations,"
+            f" {about(each * taken)}"
+        )
+        total, seconds, first, left = (
+            total + evaluations,
+            seconds + each * taken,
+            first + length,
+            left - taken,
+        )
     _say(f"training: {total:,} gradient evaluations, {about(seconds)}")
     for callback in watching if epochs else ():
         if isinstance(callback, SWA) and callback.start + 1 < epochs:
             shown, times = min(callback.batches, batches), epochs - callback.start - 1
-            what = f"statistics of the averaged weights: {times} times on {shown * size:,} training images"
+            what = (
+                f"statistics of the averaged weights: {times} times on {shown * size:,} training"
+                " images"
+            )
             _say(f"{what}: at most {about(each * shown * times)}")
         looks = callback.attacks if isinstance(callback, Overfitting) else callback
         if isinstance(looks, RobustAccuracy):
-            what = "inner attack on validation images" if looks is not callback else "robust accuracy"
+            what = (
+                "inner attack on validation images" if looks is not callback else "robust accuracy"
+            )
             _say(f"{what}: {_looking(looks, training, data, epochs, device)}")
     return total
 
 
-def _looking(robust: RobustAccuracy, training: RobustTraining, data: ImageData, epochs: int, device: Any) -> str:
+def _looking(
+    robust: RobustAccuracy, training: RobustTraining, data: ImageData, epochs: int, device: Any
+) -> str:
     """How often the attacks of a callback run, and what they cost."""
     looks = sum((epoch + 1) % robust.every == 0 or epoch + 1 == epochs for epoch in range(epochs))
     shown = data.validation_images(robust.images)
@@ -74,14 +98,25 @@ def _looking(robust: RobustAccuracy, training: RobustTraining, data: ImageData, 
     for source in engine.sources.values():
         source.to(device)
     expected = engine.measure(found.images, found.labels)
-    count = sum(each.attack.cost().gradients for each in robust.scenarios.values()) * len(shown.images) * looks
+    count = (
+        sum(each.attack.cost().gradients for each in robust.scenarios.values())
+        * len(shown.images)
+        * looks
+    )
     spent = sum(expected.values()) * len(shown.images) * looks
-    return f"{looks} times on {len(shown.images)} images: {count:,} gradient evaluations, {about(spent)}"
+    return (
+        f"{looks} times on {len(shown.images)} images: {count:,} gradient evaluations,"
+        f" {about(spent)}"
+    )
 
 
 def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> tuple[float, float]:
-    """Seconds of a step, the shorter of two after one that warms up; gradient evaluations inside g for each image."""
-    optimizer = torch.optim.SGD([weight for weight in training.parameters() if weight.requires_grad], lr=1e-4)
+    """Seconds of a step, the shorter of two after one that warms up; gradient evaluations inside g
+    for each image.
+    """
+    optimizer = torch.optim.SGD(
+        [weight for weight in training.parameters() if weight.requires_grad], lr=1e-4
+    )
     training.train()
     found = []
     with counted(training) as inside:
@@ -101,13 +136,19 @@ def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> 
 
 @contextmanager
 def counted(training: RobustTraining) -> Iterator[list[int]]:
-    """The gradient evaluations that defenses make of models of their own while the block runs, one entry a pass."""
+    """The gradient evaluations that defenses make of models of their own while the block runs, one
+    entry a pass.
+    """
     found: list[int] = []
 
     def count(defense: Any, inputs: tuple[Any, ...]) -> None:
         found.append(defense.gradients * len(inputs[0]))
 
-    hooks = [part.register_forward_pre_hook(count) for part in training.modules() if isinstance(part, Defense)]
+    hooks = [
+        part.register_forward_pre_hook(count)
+        for part in training.modules()
+        if isinstance(part, Defense)
+    ]
     try:
         yield found
     finally:

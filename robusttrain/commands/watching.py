@@ -47,20 +47,30 @@ def watchers(plan: TrainingPlan, around: bool, inner: Scenario | None = None) ->
     if plan.robust.every == 1:
         allowed += [f"robust/{name}" for name in (*attacks, "worst_case")]
     if monitor not in allowed:
-        raise OptionError("--monitor", monitor, f"must be logged in every epoch: one of {', '.join(allowed)}")
+        raise OptionError(
+            "--monitor", monitor, f"must be logged in every epoch: one of {', '.join(allowed)}"
+        )
     first = next(iter(attacks))
     with under("--pictures"):
         found: list[Callback] = [
-            Pictures(attacks[first], first, plan.pictures.images, plan.pictures.every, seed=plan.seed)
+            Pictures(
+                attacks[first], first, plan.pictures.images, plan.pictures.every, seed=plan.seed
+            )
         ]
     if plan.robust.every:
         with under("--robust"):
-            found.append(RobustAccuracy(attacks, plan.robust.every, plan.robust.images, plan.robust.draws, plan.seed))
+            found.append(
+                RobustAccuracy(
+                    attacks, plan.robust.every, plan.robust.images, plan.robust.draws, plan.seed
+                )
+            )
         found.append(_guard(plan, attacks, names[0], inner))
     return found
 
 
-def _guard(plan: TrainingPlan, attacks: dict[str, Scenario], first: str, inner: Scenario | None) -> Overfitting:
+def _guard(
+    plan: TrainingPlan, attacks: dict[str, Scenario], first: str, inner: Scenario | None
+) -> Overfitting:
     """What looks out for overfitting: the first attack of validation is the check."""
     check, name = None, next(iter(attacks))
     if inner is not None:
@@ -68,10 +78,20 @@ def _guard(plan: TrainingPlan, attacks: dict[str, Scenario], first: str, inner: 
         if threats[0].norm != threats[1].norm:
             inner = None  # no common measure of strength
         elif threats[0].epsilon != threats[1].epsilon:
-            (check,) = scenarios([first], epsilon=threats[0].epsilon, option="--robust.attacks").values()
+            (check,) = scenarios(
+                [first], epsilon=threats[0].epsilon, option="--robust.attacks"
+            ).values()
     settings = (plan.robust.images, plan.robust.draws, plan.robust.every, plan.seed)
     with under("--guard"):
-        return Overfitting(f"robust/{name}", inner, check, *settings, say, drop=plan.guard.drop, fall=plan.guard.fall)
+        return Overfitting(
+            f"robust/{name}",
+            inner,
+            check,
+            *settings,
+            say,
+            drop=plan.guard.drop,
+            fall=plan.guard.fall,
+        )
 
 
 def keepers(plan: TrainingPlan, monitor: str, folder: Path) -> list[Callback]:
@@ -84,8 +104,13 @@ def keepers(plan: TrainingPlan, monitor: str, folder: Path) -> list[Callback]:
         with under("--swa"):
             found.append(SWA(plan.swa.start, plan.swa.batches))
     if plan.ema:
-        # After the callbacks that attack: they must see the averaged weights, which this one swaps in and out.
+        # After the callbacks that attack: they must see the averaged weights, which this one swaps
+        # in and out.
         found.append(EMAWeightAveraging(decay=plan.ema))
-    best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=better, enable_version_counter=False)
-    last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    best = ModelCheckpoint(
+        folder, filename="best", monitor=monitor, mode=better, enable_version_counter=False
+    )
+    last = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
     return [*found, best, last]

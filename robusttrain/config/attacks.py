@@ -1,7 +1,7 @@
 """Attacks by name: from presets and ``--attack`` options to scenarios that are ready to run.
 
-A preset holds the class and arguments of an attack, and beside them its ``source`` and, if the source does not say it
-well enough, what the attacker ``knows``.
+A preset holds the class and arguments of an attack, and beside them its ``source`` and, if the
+source does not say it well enough, what the attacker ``knows``.
 """
 
 from __future__ import annotations
@@ -41,14 +41,20 @@ def split_attacks(
     """
     names: list[str] = []
     overrides: list[tuple[str, str]] = []
-    taken, rest = take(arguments, lambda option: option in ("--attack", "--suite") or option.startswith("--attack."))
+    taken, rest = take(
+        arguments,
+        lambda option: option in ("--attack", "--suite") or option.startswith("--attack."),
+    )
     for option, value in taken:
         if option == "--attack":
             names.append(value)
         elif option == "--suite":
             names.extend(suite(value))
             # Before the rest of the line, which overrides it.
-            rest = [*(f"--{key}={setting}" for key, setting in suite_settings(value, options).items()), *rest]
+            rest = [
+                *(f"--{key}={setting}" for key, setting in suite_settings(value, options).items()),
+                *rest,
+            ]
         else:
             overrides.append((option.removeprefix("--attack."), value))
     return list(dict.fromkeys(names)), overrides, rest
@@ -58,10 +64,13 @@ _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
 _TARGET = {"class_path": "robusttrain.attacks.Target"}
 
 
-def _with_members(node: dict[str, Any], name: str, option: str, within: tuple[str, ...] = ()) -> dict[str, Any]:
+def _with_members(
+    node: dict[str, Any], name: str, option: str, within: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The node of an attack with the nodes of presets in place of the names of its members.
 
-    A wrapper's members attack the wrapper's source: a preset that needs another one cannot be a member.
+    A wrapper's members attack the wrapper's source: a preset that needs another one cannot be a
+    member.
     """
     if not isinstance(arguments := node.get("init_args"), dict):
         return node
@@ -72,19 +81,26 @@ def _with_members(node: dict[str, Any], name: str, option: str, within: tuple[st
         if not isinstance(value, str):
             return value
         if value in within:
-            raise UserError(f"{option} {name}: preset {value} is a member of itself: name another attack")
+            raise UserError(
+                f"{option} {name}: preset {value} is a member of itself: name another attack"
+            )
         found = presets.read("attack", value, f"{option} {name}: member")
         source, own = found.pop("source", _TARGET), node.get("source", _TARGET)
         if source not in (_TARGET, own):
             raise UserError(
-                f"{option} {name}: its members attack one source, {own.get('class_path')}, and {value} needs "
-                f"{source.get('class_path')}: name that under 'source', or take a suite with survivors: true"
+                f"{option} {name}: its members attack one source, {own.get('class_path')}, and"
+                f" {value} needs {source.get('class_path')}: name that under 'source', or take a"
+                " suite with survivors: true"
             )
         found.pop("knows", None)
         return _with_members({**found, "source": own}, name, option, (*within, value))
 
     def plain(value: Any) -> Any:
-        return {key: item for key, item in value.items() if key != "source"} if isinstance(value, dict) else value
+        return (
+            {key: item for key, item in value.items() if key != "source"}
+            if isinstance(value, dict)
+            else value
+        )
 
     filled = dict(arguments)
     if isinstance(arguments.get("attack"), str | dict):
@@ -94,20 +110,22 @@ def _with_members(node: dict[str, Any], name: str, option: str, within: tuple[st
     return {**node, "init_args": filled}
 
 
-#: Where train.py takes an objective's class, and its inner attack; a wrapper has its objective inside.
+#: Where train.py takes an objective's class, and its inner attack; a wrapper has its objective
+#: inside.
 _OBJECTIVE = re.compile(r"--training(\.objective)+")
 _INNER = re.compile(r"--training((?:\.objective)+)\.attack")
 Fill = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def name_inner_attacks(arguments: Sequence[str]) -> tuple[list[str], Fill]:
-    """Take ``--training.objective.attack NAME`` out of a command line of train.py, where NAME is a preset's.
+    """Take ``--training.objective.attack NAME`` out of a command line of train.py, where NAME is a
+    preset's.
 
     The preset's source comes along, unless the line names one.
 
     Returns:
-        What is left of the line, and what puts the attacks in their place in a configuration; it also replaces names of
-        presets that stand there, under ``training``.
+        What is left of the line, and what puts the attacks in their place in a configuration; it
+        also replaces names of presets that stand there, under ``training``.
     """
     objectives, rest = take(arguments, lambda option: _OBJECTIVE.fullmatch(option) is not None)
     chosen, rest = take(rest, lambda option: _INNER.fullmatch(option) is not None)
@@ -117,13 +135,19 @@ def name_inner_attacks(arguments: Sequence[str]) -> tuple[list[str], Fill]:
         if not _is_preset(value):
             kept.append(f"{option}={value}")
             continue
-        inner = _inner(value, option, nulls=not objectives)  # jsonargparse takes none from a nested option
+        inner = _inner(
+            value, option, nulls=not objectives
+        )  # jsonargparse takes none from a nested option
         if any(argument.startswith(option.removesuffix("attack") + "source") for argument in rest):
             inner.pop("source", None)
         if objectives:  # no configuration says which class takes it
             source, attack = inner.pop("source", None), json.dumps(inner)
             kept.append(f"{option}={attack}")
-            kept += [] if source is None else [f"{option.removesuffix('attack')}source={json.dumps(source)}"]
+            kept += (
+                []
+                if source is None
+                else [f"{option.removesuffix('attack')}source={json.dumps(source)}"]
+            )
         else:
             named.append((option.count(".objective"), inner))
 
@@ -139,14 +163,18 @@ def name_inner_attacks(arguments: Sequence[str]) -> tuple[list[str], Fill]:
                 place.update({"source": attack.pop("source")} if "source" in attack else {})
                 place["attack"] = attack
             elif "objective" in node.get("training", {}):
-                raise UserError("--training" + ".objective" * depth + ".attack: there is no objective that deep")
+                raise UserError(
+                    "--training" + ".objective" * depth + ".attack: there is no objective that deep"
+                )
         return node
 
     return [*kept, *rest], fill
 
 
 def fill_inner_attacks(node: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of train.py with the attacks of presets in place of their names, under ``training``."""
+    """A configuration of train.py with the attacks of presets in place of their names, under
+    ``training``.
+    """
 
     def filled(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -165,7 +193,9 @@ def fill_inner_attacks(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_preset(value: str) -> bool:
-    """Whether the value of an option can only be a preset's name or file: no class path, no configuration."""
+    """Whether the value of an option can only be a preset's name or file: no class path, no
+    configuration.
+    """
     named = re.fullmatch(r"[A-Za-z][\w-]*", value) is not None and value != "null"
     return named or value.endswith((".yaml", ".yml"))
 
@@ -178,7 +208,9 @@ def _inner(name: str, option: str, nulls: bool = True) -> dict[str, Any]:
 
 
 def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set a value deep inside a preset; ``init_args`` need not be named, and items of lists go by number."""
+    """Set a value deep inside a preset; ``init_args`` need not be named, and items of lists go by
+    number.
+    """
     key, *deeper = path
     if "class_path" in node and key not in _PLAIN_KEYS:
         node = node.setdefault("init_args", {})
@@ -216,8 +248,12 @@ def scenarios(
     return {name: scenario(node, name, option) for name, node in nodes.items()}
 
 
-def unopened(names: Sequence[str], overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Scenario]:
-    """Attacks by name, to be looked at and not to be run: the files that their sources name need not be there."""
+def unopened(
+    names: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
+) -> dict[str, Scenario]:
+    """Attacks by name, to be looked at and not to be run: the files that their sources name need
+    not be there.
+    """
     return {name: checked(node, name) for name, node in attack_nodes(names, overrides).items()}
 
 
@@ -243,7 +279,9 @@ def attack_nodes(
     for name, file in nodes.items():
         node = _with_members(presets.read("attack", file, option), name, option, (name,))
         # Classes first: an argument may be meant for the part that replaces another.
-        for key, text in sorted(overrides, key=lambda override: not override[0].endswith("class_path")):
+        for key, text in sorted(
+            overrides, key=lambda override: not override[0].endswith("class_path")
+        ):
             owner, _, inner = key.partition(".")
             if owner in nodes and inner:
                 if owner != name:
@@ -263,7 +301,9 @@ def attack_nodes(
 
 
 def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:
-    """One attack from the content of its preset, with the models that it names; arguments as for `checked`."""
+    """One attack from the content of its preset, with the models that it names; arguments as for
+    `checked`.
+    """
     found = checked(node, name, option)
     with under(f"{option}.{name}"):
         return replace(found, source=found.source.opened(READER))
@@ -290,15 +330,22 @@ def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenar
         parsed = parser.parse_object({"attack": node, "source": source}).as_dict()
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         told = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
-        raise UserError(f"{option}.{name}.{told}" if ": " in told else f"{option} {name}: {told}") from error
+        raise UserError(
+            f"{option}.{name}.{told}" if ": " in told else f"{option} {name}: {told}"
+        ) from error
     with under(f"{option}.{name}"):
-        return Scenario(build(parsed["attack"], kind=Attack), build(parsed["source"], "source", kind=Source), knows)
+        return Scenario(
+            build(parsed["attack"], kind=Attack),
+            build(parsed["source"], "source", kind=Source),
+            knows,
+        )
 
 
 def _with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, bool)) -> Any:
     """Nodes with the plain defaults of their own classes spelt out.
 
-    jsonargparse would carry arguments over from the class that a part has by default: L2 with the radius of Linf.
+    jsonargparse would carry arguments over from the class that a part has by default: L2 with the
+        radius of Linf.
     """
     if isinstance(node, list):  # a new one: parsing changes what it is given
         return [_with_own_defaults(item, plain) for item in node]
@@ -315,5 +362,8 @@ def _with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, bo
     defaults = {item.name: item.default for item in parameters if isinstance(item.default, plain)}
     return {
         **filled,
-        "init_args": {**defaults, **{key: _with_own_defaults(value, plain) for key, value in given.items()}},
+        "init_args": {
+            **defaults,
+            **{key: _with_own_defaults(value, plain) for key, value in given.items()},
+        },
     }

@@ -1,7 +1,8 @@
 """Checkpoints: what training leaves, and how it becomes a model again.
 
-A checkpoint is Lightning's, with one entry of ours, ``robusttrain``: the configuration of model, defense and data, as
-plain dicts. It is read with ``weights_only=True``, and its class paths may not leave trusted packages.
+A checkpoint is Lightning's, with one entry of ours, ``robusttrain``: the configuration of model,
+defense and data, as plain dicts. It is read with ``weights_only=True``, and its class paths may not
+leave trusted packages.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ NOBODYS = {"surrogates", "studies"}
 #: Arguments that say where weights come from: a checkpoint holds them itself.
 ELSEWHERE = {"weights": None, "pretrained": False}
 
-#: Training options that recipes of earlier versions do not name, with the value that says the same as their absence.
+#: Training options that recipes of earlier versions do not name, with the value that says the same
+#: as their absence.
 LATER = {
     "batch_norm": "eval",
     "warmup_epochs": 0.0,
@@ -38,17 +40,28 @@ LATER = {
 
 
 def as_before(node: Any) -> Any:
-    """A training configuration without options that are younger than some recipes and were left alone."""
+    """A training configuration without options that are younger than some recipes and were left
+    alone.
+    """
     if isinstance(node, list):
         return [as_before(item) for item in node]
     if not isinstance(node, dict):
         return node
-    return {key: as_before(item) for key, item in node.items() if key not in LATER or LATER[key] != item}
+    return {
+        key: as_before(item) for key, item in node.items() if key not in LATER or LATER[key] != item
+    }
 
 
-def recipe_of(model: dict[str, Any], defense: dict[str, Any] | None, data: dict[str, Any]) -> dict[str, Any]:
+def recipe_of(
+    model: dict[str, Any], defense: dict[str, Any] | None, data: dict[str, Any]
+) -> dict[str, Any]:
     """What a checkpoint stores to rebuild the defended classifier, and to find its data again."""
-    return {"format": FORMAT, "model": self_contained(model), "defense": self_contained(defense), "data": data}
+    return {
+        "format": FORMAT,
+        "model": self_contained(model),
+        "defense": self_contained(defense),
+        "data": data,
+    }
 
 
 def self_contained(node: Any) -> Any:
@@ -77,11 +90,18 @@ def _recipe(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     recipe = content.get("robusttrain") if isinstance(content, dict) else None
     if not isinstance(recipe, dict) or not _well_formed(recipe):
         raise UserError(
-            f"{path} is no checkpoint of robusttrain; for weights alone name the model: --model NAME --weights {path}"
+            f"{path} is no checkpoint of robusttrain; for weights alone name the model: --model"
+            f" NAME --weights {path}"
         )
     if recipe.get("format") != FORMAT:
-        raise UserError(f"{path} has checkpoint format {recipe.get('format')!r}; this version reads {FORMAT}")
-    return {**recipe, "model": self_contained(recipe["model"]), "defense": self_contained(recipe["defense"])}
+        raise UserError(
+            f"{path} has checkpoint format {recipe.get('format')!r}; this version reads {FORMAT}"
+        )
+    return {
+        **recipe,
+        "model": self_contained(recipe["model"]),
+        "defense": self_contained(recipe["defense"]),
+    }
 
 
 def _well_formed(recipe: dict[str, Any]) -> bool:
@@ -93,19 +113,24 @@ def _well_formed(recipe: dict[str, Any]) -> bool:
     if not {"model", "defense", "data"} <= set(recipe):
         return False
     return all(
-        _is_clean(recipe[name]) and (is_node(recipe[name]) or (name == "defense" and recipe[name] is None))
+        _is_clean(recipe[name])
+        and (is_node(recipe[name]) or (name == "defense" and recipe[name] is None))
         for name in ("model", "defense", "data")
     )
 
 
 def _is_clean(value: Any) -> bool:
-    """Whether every node under ``value`` has a name for a class, and a mapping for its arguments."""
+    """Whether every node under ``value`` has a name for a class, and a mapping for its
+    arguments.
+    """
     if isinstance(value, list):
         return all(_is_clean(item) for item in value)
     if not isinstance(value, dict):
         return True
     if is_node(value):
-        named = isinstance(value["class_path"], str) and isinstance(value.get("init_args") or {}, dict)
+        named = isinstance(value["class_path"], str) and isinstance(
+            value.get("init_args") or {}, dict
+        )
         if not named:
             return False
     return all(_is_clean(item) for item in value.values())
@@ -119,22 +144,28 @@ def load(
     """The defended classifier of a checkpoint, on the CPU, in evaluation mode.
 
     Args:
-        checkpoint: a file that ``train.py`` left (``last.ckpt`` or ``best.ckpt``); EMA weights, where kept, are used.
+        checkpoint: a file that ``train.py`` left (``last.ckpt`` or ``best.ckpt``); EMA weights,
+            where kept, are used.
         trust: packages besides robusttrain whose classes the checkpoint may name.
-        recipe: overrides the configuration inside (another radius for g, say); weights must still fit.
+        recipe: overrides the configuration inside (another radius for g, say); weights must still
+            fit.
 
     Raises:
-        UserError: no such file, damaged, needs code to load, not a checkpoint, an untrusted class, weights that do
-            not fit.
+        UserError: no such file, damaged, needs code to load, not a checkpoint, an untrusted class,
+            weights that do not fit.
     """
     content = read_torch(checkpoint)
     recipe = recipe or _recipe(content, checkpoint)
     defended = build_defended(recipe["model"], recipe["defense"], ("robusttrain", *trust))
     prefix = "model."
     state = content.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
         raise UserError(f"{checkpoint} holds no weights")
-    state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    state = {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
     fit_state(defended, state, Path(checkpoint))
     return defended.eval()
 
@@ -145,12 +176,16 @@ def newest(folder: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: there is none.
     """
-    runs = [path for path in Path(folder).rglob("*.ckpt") if not {*path.relative_to(folder).parts} & NOBODYS]
+    runs = [
+        path
+        for path in Path(folder).rglob("*.ckpt")
+        if not {*path.relative_to(folder).parts} & NOBODYS
+    ]
     found = sorted(runs, key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(
-            f"no checkpoint under {folder}: train one (python train.py --defense advtransform), or give --checkpoint "
-            "FILE, or --model NAME --weights FILE"
+            f"no checkpoint under {folder}: train one (python train.py --defense advtransform), or"
+            " give --checkpoint FILE, or --model NAME --weights FILE"
         )
     run = found[-1].parent
     best = run / "best.ckpt"

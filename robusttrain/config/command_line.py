@@ -1,9 +1,9 @@
 """The command line that train.py and evaluate.py share: presets by name on top of jsonargparse.
 
-A preset is a partial configuration. What is in force: defaults, then ``--config`` files, then presets, then single
-values; so ``--defense.radius 0.1`` overrides a value of ``--defense advtransform`` wherever it stands on the line. A
-preset replaces whole what a file or a default says of the same part: jsonargparse would carry over arguments of the
-same name.
+A preset is a partial configuration. What is in force: defaults, then ``--config`` files, then
+presets, then single values; so ``--defense.radius 0.1`` overrides a value of ``--defense
+advtransform`` wherever it stands on the line. A preset replaces whole what a file or a default says
+of the same part: jsonargparse would carry over arguments of the same name.
 """
 
 from __future__ import annotations
@@ -34,14 +34,23 @@ from robusttrain.core.stopping import heeding_sigterm
 
 #: Warnings of Lightning's that are no news of a run of ours.
 UNIMPORTANT = (
-    r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\) in eval mode at).*"
+    r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\)"
+    r" in eval mode at).*"
 )
 #: Trainer options that this framework sets itself.
-OWN_TRAINER_OPTIONS = {"logger", "callbacks", "use_distributed_sampler", "enable_checkpointing", "inference_mode"}
+OWN_TRAINER_OPTIONS = {
+    "logger",
+    "callbacks",
+    "use_distributed_sampler",
+    "enable_checkpointing",
+    "inference_mode",
+}
 
 
 def main(command: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command: its errors become one line each and exit code 2, Ctrl-C exit code 130, SIGTERM 143."""
+    """Run a command: its errors become one line each and exit code 2, Ctrl-C exit code 130, SIGTERM
+    143.
+    """
     arguments = sys.argv[1:]
     try:
         if "--list" in arguments:
@@ -55,14 +64,19 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
                 command(arguments)
     except UserError as error:
         # Builders name options without the dashes that a user types.
-        dashes = "--" if isinstance(error, OptionError) and not error.option.startswith("--") else ""
+        dashes = (
+            "--" if isinstance(error, OptionError) and not error.option.startswith("--") else ""
+        )
         one_line = dashes + " ".join(str(error).split())
         sys.stderr.write(f"{sys.argv[0].rpartition('/')[2]}: error: {one_line}\n")
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.stderr.write(f"{sys.argv[0].rpartition('/')[2]}: error: the disk is full; what was finished is kept\n")
+        sys.stderr.write(
+            f"{sys.argv[0].rpartition('/')[2]}: error: the disk is full; what was finished is"
+            " kept\n"
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -74,7 +88,9 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
 
 
 def print_presets() -> None:
-    """All presets with their first comment, by kind; surrogates are named in attacks, not on the command line."""
+    """All presets with their first comment, by kind; surrogates are named in attacks, not on the
+    command line.
+    """
     shown = Table(box=None, pad_edge=False)
     shown.add_column("option")
     shown.add_column("preset", style="bold")
@@ -86,25 +102,33 @@ def print_presets() -> None:
 
 
 class _Parser(ArgumentParser):
-    """jsonargparse's parser, whose help names our own classes, not every module of torch and timm."""
+    """jsonargparse's parser, whose help names our own classes, not every module of torch and
+    timm.
+    """
 
     def format_help(self, *arguments: Any, **options: Any) -> str:
         def ours(match: re.Match[str]) -> str:
             known = re.sub(r"\s", "", match[1]).split(",")
             named = [
-                name for name in known if re.match(r"robusttrain\.(?!evaluation|training|frozen|Def)", name)
+                name
+                for name in known
+                if re.match(r"robusttrain\.(?!evaluation|training|frozen|Def)", name)
             ] or known[:8]
             indent = "\n" + 24 * " "
             return f"known subclasses:{indent}{(',' + indent).join(named)})"
 
-        return re.sub(r"known\s+subclasses:\s+([^()]*)\)", ours, super().format_help(*arguments, **options))
+        return re.sub(
+            r"known\s+subclasses:\s+([^()]*)\)", ours, super().format_help(*arguments, **options)
+        )
 
 
 def new_parser(**options: Any) -> ArgumentParser:
     """A parser that raises, with the options that every command has."""
     # Abbreviations would slip past the checks of which options go together.
     parser = _Parser(exit_on_error=False, allow_abbrev=False, **options)
-    parser.add_argument("--config", action="config", help="YAML file with any of these options; repeatable")
+    parser.add_argument(
+        "--config", action="config", help="YAML file with any of these options; repeatable"
+    )
     parser.add_argument("--list", action="store_true", help="list all presets and exit")
     return parser
 
@@ -122,7 +146,8 @@ def read(
         parser: of the command.
         arguments: the command line.
         kinds: options whose value may be a preset's name.
-        defaults: by kind, the name of a preset or a configuration node, for kinds that nobody else chooses.
+        defaults: by kind, the name of a preset or a configuration node, for kinds that nobody else
+            chooses.
         fill: called with every file's content, for names that stand for more.
 
     Raises:
@@ -131,13 +156,21 @@ def read(
     presets_chosen, rest = expand(arguments, kinds)
     files, rest = config_files(rest)
     nodes = [presets.read_yaml(path, "--config") for path in files]
-    chosen = {option[2:].partition("=")[0] for option in rest if option.startswith("--") and "." not in option}
+    chosen = {
+        option[2:].partition("=")[0]
+        for option in rest
+        if option.startswith("--") and "." not in option
+    }
     chosen |= presets_chosen.keys()
     configs: list[dict[str, Any]] = []
     for kind, default in defaults.items():
         if kind not in chosen and not any(kind in node for node in nodes):
-            configs.append(presets.read(kind, default) if isinstance(default, str) else {kind: default})
-    configs += [{key: value for key, value in node.items() if key not in presets_chosen} for node in nodes]
+            configs.append(
+                presets.read(kind, default) if isinstance(default, str) else {kind: default}
+            )
+    configs += [
+        {key: value for key, value in node.items() if key not in presets_chosen} for node in nodes
+    ]
     configs += [presets.read_yaml(path, f"--{kind}") for kind, path in presets_chosen.items()]
     try:
         # jsonargparse takes a configuration as text in place of a path.
@@ -151,7 +184,8 @@ def read(
 def take(
     arguments: Sequence[str], wanted: Callable[[str], bool], missing: str = "a value is missing"
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Take some options out of a command line: (option, value) in their order, and what is left of the line.
+    """Take some options out of a command line: (option, value) in their order, and what is left of
+    the line.
 
     Args:
         arguments: the command line; values follow their option, or stand behind its "=".
@@ -184,7 +218,8 @@ def config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
 def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
     """Take the presets out of a command line: their files by kind, and what is left of the line.
 
-    A value with a dot that is no YAML file is a class path and stays, before what overrides its arguments.
+    A value with a dot that is no YAML file is a class path and stays, before what overrides its
+    arguments.
     """
     found: dict[str, Path] = {}
     classes = []
@@ -199,7 +234,9 @@ def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[dict[str, Pa
 
 
 def short(message: str, parser: ArgumentParser | None = None) -> str:
-    """jsonargparse's message of many lines as one: the option's full name, then what is wrong with it."""
+    """jsonargparse's message of many lines as one: the option's full name, then what is wrong with
+    it.
+    """
     keys, reason, class_path = [], "", ""
     for line in message.splitlines():
         text = line.strip().lstrip("- ")
@@ -208,21 +245,35 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
             text = key[2].strip()
         if given := re.match(r"Problem with given class_path '([\w.]+)'", text):
             class_path = given[1]
-        skip = ("Does not validate", "Subtypes:", "Errors:", "Problem with given class_path", "Given value")
+        skip = (
+            "Does not validate",
+            "Subtypes:",
+            "Errors:",
+            "Problem with given class_path",
+            "Given value",
+        )
         if text and not text.startswith(skip):
             reason = text
             break
     if reason.startswith("Expected a ") and (choices := re.findall(r"Literal\[(.*?)\]", message)):
-        named = ", ".join(dict.fromkeys(choice.strip("' ") for choice in ", ".join(choices).split(",")))
+        named = ", ".join(
+            dict.fromkeys(choice.strip("' ") for choice in ", ".join(choices).split(","))
+        )
         value = re.search(r"Got value: (.*)", message)
         reason = f"{value[1] + ': ' if value else ''}must be one of {named}"
     option = ".".join(keys).replace(".init_args.", ".")
     hint = ""
-    if unknown := re.search(r"(?:unrecognized arguments?: -*|Option '|Key ')([\w.-]+)", message, re.IGNORECASE):
+    if unknown := re.search(
+        r"(?:unrecognized arguments?: -*|Option '|Key ')([\w.-]+)", message, re.IGNORECASE
+    ):
         known = list(inspect.signature(resolve(class_path)).parameters) if class_path else []
         known = known or [action.dest for action in (parser._actions if parser else [])]
         near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
-        hint = f"; did you mean {'' if class_path else '--'}{near[0]}?" if near else "; --help lists the options"
+        hint = (
+            f"; did you mean {'' if class_path else '--'}{near[0]}?"
+            if near
+            else "; --help lists the options"
+        )
     return f"--{option}: {reason}{hint}" if option else f"{reason or message}{hint}"
 
 
@@ -231,16 +282,22 @@ def listed(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
-def add_trainer(parser: ArgumentParser, defaults: dict[str, Any], only: set[str] | None = None) -> None:
-    """Add ``--trainer.*``: Lightning's Trainer, but for what this framework sets itself; or ``only`` some of it."""
+def add_trainer(
+    parser: ArgumentParser, defaults: dict[str, Any], only: set[str] | None = None
+) -> None:
+    """Add ``--trainer.*``: Lightning's Trainer, but for what this framework sets itself; or
+    ``only`` some of it.
+    """
     from pytorch_lightning import Trainer
 
     everything = inspect.signature(Trainer).parameters
     skip = OWN_TRAINER_OPTIONS if only is None else {*everything} - only
-    # A number of batches or a share of them, 1 or 1.0. typing keeps one object for Union[int, float] and
-    # Union[float, int], whichever came first in this process, and jsonargparse tries its members in that order: 1 could
-    # become 1.0. A union written with | has its own order.
-    either = {name for name, item in everything.items() if {int, float} <= {*get_args(item.annotation)}} - skip
+    # A number of batches or a share of them, 1 or 1.0. typing keeps one object for Union[int,
+    # float] and Union[float, int], whichever came first in this process, and jsonargparse tries its
+    # members in that order: 1 could become 1.0. A union written with | has its own order.
+    either = {
+        name for name, item in everything.items() if {int, float} <= {*get_args(item.annotation)}
+    } - skip
     parser.add_class_arguments(Trainer, "trainer", skip={*skip, *either}, instantiate=False)
     for name in sorted(either):
         optional = type(None) in get_args(everything[name].annotation)
@@ -248,13 +305,18 @@ def add_trainer(parser: ArgumentParser, defaults: dict[str, Any], only: set[str]
             f"--trainer.{name}",
             type=(int | float | None) if optional else (int | float),
             default=everything[name].default,
-            help="as Lightning's Trainer has it: where batches are counted, 1 is one of them and 1.0 all",
+            help=(
+                "as Lightning's Trainer has it: where batches are counted, 1 is one of them and"
+                " 1.0 all"
+            ),
         )
     parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
 
 def trainer_from(settings: dict[str, Any], **own: Any) -> Any:
-    """Lightning's Trainer from ``--trainer.*`` options and ours; what it refuses becomes one line."""
+    """Lightning's Trainer from ``--trainer.*`` options and ours; what it refuses becomes one
+    line.
+    """
     from pytorch_lightning import Trainer
     from pytorch_lightning.callbacks import RichProgressBar
     from pytorch_lightning.utilities.exceptions import MisconfigurationException

@@ -42,18 +42,32 @@ def parser() -> ArgumentParser:
     """The options of evaluate.py: the fields of its plan, and presets by name."""
     options = new_parser(
         prog="evaluate.py",
-        description="Attack a classifier and report what is left of it. Without --checkpoint or --model: the newest "
-        "checkpoint. --attack NAME and --suite NAME are repeatable; --attack.KEY VALUE overrides a value in every "
-        "attack, --attack.NAME.KEY VALUE in one. --list shows all presets. --again RESULTS repeats an evaluation and "
-        "says whether it came out the same. --models A B ... measures transfer between models instead, with options "
-        "of its own: --models --help.",
+        description=(
+            "Attack a classifier and report what is left of it. Without --checkpoint or --model:"
+            " the newest checkpoint. --attack NAME and --suite NAME are repeatable; --attack.KEY"
+            " VALUE overrides a value in every attack, --attack.NAME.KEY VALUE in one. --list shows"
+            " all presets. --again RESULTS repeats an evaluation and says whether it came out the"
+            " same. --models A B ... measures transfer between models instead, with options of its"
+            " own: --models --help."
+        ),
     )
-    options.add_subclass_arguments(nn.Module, "model", help="a network instead: a preset, YAML file or class path")
-    options.add_argument("--defense", type=Defense | None, default=None, help="what stands before it; or 'none'")
-    options.add_subclass_arguments(ImageData, "data", help="data set; default: the checkpoint's own")
-    for name, help in (("attack", "attack preset or file, repeatable"), ("suite", "several attacks by one name")):
+    options.add_subclass_arguments(
+        nn.Module, "model", help="a network instead: a preset, YAML file or class path"
+    )
+    options.add_argument(
+        "--defense", type=Defense | None, default=None, help="what stands before it; or 'none'"
+    )
+    options.add_subclass_arguments(
+        ImageData, "data", help="data set; default: the checkpoint's own"
+    )
+    for name, help in (
+        ("attack", "attack preset or file, repeatable"),
+        ("suite", "several attacks by one name"),
+    ):
         options.add_argument(f"--{name}", type=list[str] | str | None, default=None, help=help)
-    options.add_argument("--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name")
+    options.add_argument(
+        "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
+    )
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
     add_trainer(options, {}, only=WHERE)
     return options
@@ -73,14 +87,20 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
         suites, asked = listed(config.suite), listed(config.attack)
         names = [*asked, *(name for preset in suites for name in suite(preset))]
         named = {option.partition("=")[0] for option in rest}
-        settings = {key: value for preset in suites for key, value in suite_settings(preset).items()}
+        settings = {
+            key: value for preset in suites for key, value in suite_settings(preset).items()
+        }
         if "--survivors" not in named:
             config.survivors = settings.get("survivors", config.survivors)
         config.images = settings.get("images") if config.images is None else config.images
     nodes = attack_nodes(names or ["pgd"], overrides, config.epsilon)
     for name, node in nodes.items():
         checked(node, name)  # says what is wrong with it
-    said = {key: value for key, value in plain(config).items() if key in EvaluationPlan.__dataclass_fields__}
+    said = {
+        key: value
+        for key, value in plain(config).items()
+        if key in EvaluationPlan.__dataclass_fields__
+    }
     said |= {"attacks": nodes, "suites": suites, "asked": asked, "trust": listed(config.trust)}
     said["checkpoint"] = None if path is None else str(path)
     said["trainer"] = {key: value for key, value in said["trainer"].items() if value is not None}
@@ -101,24 +121,36 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     named += [f"--{key}" for node in nodes for key in node]
     if "--model" in named or any(option.startswith("--model.") for option in named):
         if "--checkpoint" in named:
-            raise UserError("--checkpoint and --model exclude each other: a checkpoint names its own model")
+            raise UserError(
+                "--checkpoint and --model exclude each other: a checkpoint names its own model"
+            )
         config = read(options, arguments, KINDS, {"data": "digits"})
         return config, None
     if "--weights" in named:
         raise UserError("--weights: name the network that they belong to with --model NAME")
     if "--defense" in named:
-        raise UserError("--defense: a checkpoint has its own; change its values (--defense.radius 0.1) or use --model")
-    # A first look for these two alone; the full check follows once the checkpoint's own options are known.
+        raise UserError(
+            "--defense: a checkpoint has its own; change its values (--defense.radius 0.1) or use"
+            " --model"
+        )
+    # A first look for these two alone; the full check follows once the checkpoint's own options are
+    # known.
     if "--help" in named or "-h" in named:
         options.parse_args(["--help"])
     if "--defense.weights" in named:
-        raise UserError("--defense.weights: a checkpoint holds its own f_b; to exchange it, use --model and --weights")
+        raise UserError(
+            "--defense.weights: a checkpoint holds its own f_b; to exchange it, use --model and"
+            " --weights"
+        )
     look = new_parser()
     look.add_argument("--checkpoint", type=str | None, default=None)
     look.add_argument("--checkpoints", type=str, default="checkpoints")
     look.add_argument("--trust", type=list[str] | str, default=[])
     in_files: dict[str, Any] = {
-        key: node[key] for node in nodes for key in ("checkpoint", "checkpoints", "trust") if key in node
+        key: node[key]
+        for node in nodes
+        for key in ("checkpoint", "checkpoints", "trust")
+        if key in node
     }
     look.set_defaults(in_files)
     wanted = ("--checkpoint", "--checkpoints", "--trust")
@@ -127,6 +159,10 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
     recipe = read_recipe(path)
     # Before jsonargparse imports a class that the file names.
-    check_trust([recipe["model"], recipe["defense"], recipe["data"]], ["robusttrain", *listed(early.trust)])
-    first: dict[str, Any] = {key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)}
+    check_trust(
+        [recipe["model"], recipe["defense"], recipe["data"]], ["robusttrain", *listed(early.trust)]
+    )
+    first: dict[str, Any] = {
+        key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)
+    }
     return read(options, arguments, KINDS, first), path

@@ -1,7 +1,8 @@
 """Presets: small YAML files, found by name.
 
-``configs/KIND/NAME.yaml`` is a partial configuration. Names are looked for in ``configs/`` of the working directory
-first, then in the repository that this package stands in, then in the installed package.
+``configs/KIND/NAME.yaml`` is a partial configuration. Names are looked for in ``configs/`` of the
+working directory first, then in the repository that this package stands in, then in the installed
+package.
 
 A preset may say ``like: NAME`` and then only what is different: the other preset of its kind is
 read first, and this one's values are laid over it (`laid_over`). Whoever reads a preset gets the
@@ -25,7 +26,9 @@ def folders() -> list[Path]:
     """The folders that presets are looked for in, first match first."""
     package = Path(__file__).parents[1]
     candidates = [Path("configs"), package.parent / "configs", package / "configs"]
-    unique = {candidate.resolve(): candidate for candidate in reversed(candidates) if candidate.is_dir()}
+    unique = {
+        candidate.resolve(): candidate for candidate in reversed(candidates) if candidate.is_dir()
+    }
     return list(reversed(unique.values()))
 
 
@@ -39,7 +42,8 @@ def names(kind: str) -> dict[str, Path]:
 
 
 def find(kind: str, name: str, option: str | None = None) -> Path:
-    """The file of a preset's name, or of a path to a YAML file; ``option`` is what the user typed, if not --kind.
+    """The file of a preset's name, or of a path to a YAML file; ``option`` is what the user typed,
+    if not --kind.
 
     Raises:
         UserError: there is none; the nearest names are suggested.
@@ -53,8 +57,13 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
-    raise UserError(f"{option} {name}: no such preset; {hint} (--list shows all; a path to a YAML file works too)")
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
+    )
+    raise UserError(
+        f"{option} {name}: no such preset; {hint} (--list shows all; a path to a YAML file works"
+        " too)"
+    )
 
 
 def read(kind: str, name: str, option: str | None = None) -> dict[str, Any]:
@@ -142,7 +151,9 @@ def _mapping(path: Path, option: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{option}: {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{option}: {path} cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{option}: {path} must be a mapping of options to values")
     return content

@@ -1,12 +1,14 @@
 """Suites: several attacks by one name, and which of them apply to the target at hand.
 
-``configs/suite/NAME.yaml`` lists attack presets under ``attacks``. An entry is a name, or a name with conditions::
+``configs/suite/NAME.yaml`` lists attack presets under ``attacks``. An entry is a name, or a name
+with conditions::
 
     attacks:
       - square
       - {attack: bpda-eot, when: {random: true, differentiable: false, keeps_size: true}}
 
-The conditions are those of `FACTS`. What they leave out is said, with the reason, and recorded in results.json.
+The conditions are those of `FACTS`. What they leave out is said, with the reason, and recorded in
+results.json.
 """
 
 from __future__ import annotations
@@ -85,23 +87,33 @@ def _takes_images(target: DefendedClassifier, data: ImageData) -> bool:
 #: What a condition may ask, by name.
 FACTS: dict[str, Fact] = {
     "defended": Fact(
-        lambda target, data: target.defense is not None, "the target has a defense", "the target has no defense"
+        lambda target, data: target.defense is not None,
+        "the target has a defense",
+        "the target has no defense",
     ),
-    "random": Fact(lambda target, data: target.random, "the target is random", "the target is not random"),
+    "random": Fact(
+        lambda target, data: target.random, "the target is random", "the target is not random"
+    ),
     "differentiable": Fact(
         _differentiable,
         "the target can be differentiated as it is",
         "the target's defense has no useful gradient",
     ),
     "iterative": Fact(
-        _defense_says("iterative"), "the defense is iterative", "the target has no iterative transformation to unroll"
+        _defense_says("iterative"),
+        "the defense is iterative",
+        "the target has no iterative transformation to unroll",
     ),
     "draws_patterns": Fact(
         _defense_says("draws_patterns"),
         "the defense draws patterns",
         "the target has no randomization layers that draw patterns",
     ),
-    "keeps_size": Fact(_keeps_size, "the defense keeps the size of images", "the defense changes the size of images"),
+    "keeps_size": Fact(
+        _keeps_size,
+        "the defense keeps the size of images",
+        "the defense changes the size of images",
+    ),
     "bare_classifier": Fact(
         _takes_images,
         "the classifier takes images as they are",
@@ -137,15 +149,24 @@ def _entry(item: Any, where: str) -> Entry:
     if not isinstance(item, dict):
         return Entry(str(item), {})
     when = item.get("when") or {}
-    if not isinstance(item.get("attack"), str) or item.keys() - {"attack", "when"} or not isinstance(when, dict):
-        raise UserError(f"{where}: entry {item} must be a preset's name, or {{attack: NAME, when: {{FACT: true}}}}")
+    if (
+        not isinstance(item.get("attack"), str)
+        or item.keys() - {"attack", "when"}
+        or not isinstance(when, dict)
+    ):
+        raise UserError(
+            f"{where}: entry {item} must be a preset's name, or {{attack: NAME, when: {{FACT:"
+            " true}}"
+        )
     for fact, wanted in when.items():
         if fact not in FACTS:
             near = difflib.get_close_matches(str(fact), FACTS, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FACTS)}"
             raise UserError(f"{where}: {item['attack']}: there is no condition {fact}; {hint}")
         if not isinstance(wanted, bool):
-            raise UserError(f"{where}: {item['attack']}: condition {fact} = {wanted!r}: must be true or false")
+            raise UserError(
+                f"{where}: {item['attack']}: condition {fact} = {wanted!r}: must be true or false"
+            )
     return Entry(item["attack"], when)
 
 
@@ -165,7 +186,8 @@ def left_out(
     """Attacks of suites that do not apply to a target, and why not.
 
     Args:
-        suites: names of suites. An attack that stands in them more than once applies if one entry does.
+        suites: names of suites. An attack that stands in them more than once applies if one entry
+            does.
         named: attacks that the user asked for by name, which stay in any case.
         target: on the CPU.
         data: its images.
@@ -186,11 +208,18 @@ def left_out(
         else:
             applying.add(entry.attack)
     if suites and not applying:
-        raise UserError(f"--suite {' '.join(suites)}: no attack applies, because {'; '.join(set(reasons.values()))}")
+        raise UserError(
+            f"--suite {' '.join(suites)}: no attack applies, because"
+            f" {'; '.join(set(reasons.values()))}"
+        )
     return {attack: why for attack, why in reasons.items() if attack not in applying}
 
 
 def _why_not(when: Mapping[str, bool], known: Mapping[str, bool]) -> str:
     """What of the conditions does not hold, in words; empty if all do."""
-    told = (FACTS[fact].no if wanted else FACTS[fact].yes for fact, wanted in when.items() if known[fact] != wanted)
+    told = (
+        FACTS[fact].no if wanted else FACTS[fact].yes
+        for fact, wanted in when.items()
+        if known[fact] != wanted
+    )
     return ", and ".join(told)

@@ -41,7 +41,10 @@ def build_target(
         recipe = {**read_recipe(plan.checkpoint), "model": model, "defense": defense}
         classes = (model.get("init_args") or {}).get("num_classes", facts.num_classes)
         if classes != facts.num_classes:
-            raise UserError(f"{plan.checkpoint} has {classes} classes, the data set {facts.num_classes}: change --data")
+            raise UserError(
+                f"{plan.checkpoint} has {classes} classes, the data set {facts.num_classes}: change"
+                " --data"
+            )
         return load(plan.checkpoint, plan.trust, recipe), plan.checkpoint
     fit_to_data(model, facts, "model")
     fit_to_data(defense, facts, "defense")
@@ -67,7 +70,9 @@ def training_data(plan: EvaluationPlan) -> Node:
     then = read_recipe(plan.checkpoint)["data"]
     if then["class_path"] != plan.data["class_path"]:
         return plan.data
-    places = {key: value for key, value in (plan.data.get("init_args") or {}).items() if key in PLACES}
+    places = {
+        key: value for key, value in (plan.data.get("init_args") or {}).items() if key in PLACES
+    }
     return {**then, "init_args": {**(then.get("init_args") or {}), **places}}
 
 

@@ -28,16 +28,30 @@ TRAINER = {
 
 def parser() -> ArgumentParser:
     """The options of train.py: the fields of its plan, and presets by name."""
-    options = new_parser(prog="train.py", description="Train a robust classifier. Presets by name: --list shows all.")
-    options.add_subclass_arguments(ImageData, "data", help="data set: a preset, YAML file or class path")
-    options.add_subclass_arguments(nn.Module, "model", help="network f_a: a preset, YAML file or class path")
-    options.add_argument("--defense", type=Defense | None, default=None, help="what stands before it: likewise")
+    options = new_parser(
+        prog="train.py", description="Train a robust classifier. Presets by name: --list shows all."
+    )
+    options.add_subclass_arguments(
+        ImageData, "data", help="data set: a preset, YAML file or class path"
+    )
+    options.add_subclass_arguments(
+        nn.Module, "model", help="network f_a: a preset, YAML file or class path"
+    )
+    options.add_argument(
+        "--defense", type=Defense | None, default=None, help="what stands before it: likewise"
+    )
     options.add_class_arguments(
-        RobustTraining, "training", skip={"model", "num_classes", "seed"}, instantiate=False, help="how it is trained"
+        RobustTraining,
+        "training",
+        skip={"model", "num_classes", "seed"},
+        instantiate=False,
+        help="how it is trained",
     )
     add_trainer(options, TRAINER)
     options.add_class_arguments(TrainingPlan, skip={*KINDS, "trainer", "estimate"})
-    options.add_argument("--estimate", action="store_true", help="say what training would cost, and stop")
+    options.add_argument(
+        "--estimate", action="store_true", help="say what training would cost, and stop"
+    )
     return options
 
 

@@ -15,7 +15,9 @@ def first_process() -> bool:
 
 #: Messages and tables; files and pipes get the width that tables need.
 #: The first of several processes speaks for all.
-console = Console(stderr=True, width=None if sys.stderr.isatty() else 140, quiet=not first_process())
+console = Console(
+    stderr=True, width=None if sys.stderr.isatty() else 140, quiet=not first_process()
+)
 
 
 def say(line: str) -> None:

@@ -8,14 +8,17 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something the user gave cannot work. The command line prints its one line and exits with code 2."""
+    """Something the user gave cannot work. The command line prints its one line and exits with code
+    2.
+    """
 
 
 class OptionError(UserError, ValueError):
     """An option has a value that cannot work.
 
-    The constructor that finds the mistake knows only its own argument; whoever builds the object from a
-    configuration prepends where it stands (``defense.``), so that the line names what the user typed.
+    The constructor that finds the mistake knows only its own argument; whoever builds the object
+    from a configuration prepends where it stands (``defense.``), so that the line names what the
+    user typed.
 
     Args:
         option: name of the option, relative to the object that raises.
@@ -32,7 +35,9 @@ class OptionError(UserError, ValueError):
 
     def under(self, prefix: str) -> OptionError:
         """The same error with ``prefix`` before the option's name."""
-        return OptionError(f"{prefix}.{self.option}" if prefix else self.option, self.value, self.fix)
+        return OptionError(
+            f"{prefix}.{self.option}" if prefix else self.option, self.value, self.fix
+        )
 
 
 @contextmanager
@@ -47,7 +52,11 @@ def under(prefix: str) -> Iterator[None]:
 def at_least(option: str, value: float, lowest: float) -> None:
     """Raise OptionError unless ``value`` is a finite number that is at least ``lowest``."""
     if not (math.isfinite(value) and value >= lowest):
-        raise OptionError(option, value, f"must be at least {lowest:g}" + (", and finite" if math.isinf(value) else ""))
+        raise OptionError(
+            option,
+            value,
+            f"must be at least {lowest:g}" + (", and finite" if math.isinf(value) else ""),
+        )
 
 
 def above(option: str, value: float, bound: float) -> None:

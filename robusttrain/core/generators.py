@@ -1,7 +1,7 @@
 """The generators that everybody shares: torch's, numpy's and Python's.
 
-What is ours draws from streams that belong to the image (`Rng`). Models of others draw from here, and so these
-generators can be watched, seeded, and put back as they were.
+What is ours draws from streams that belong to the image (`Rng`). Models of others draw from here,
+and so these generators can be watched, seeded, and put back as they were.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ REGISTER = 16
 
 
 def use_fastest_format(network: nn.Module) -> None:
-    """Bring ``network`` into channels_last, in place; every place that chooses a memory format calls this.
+    """Bring ``network`` into channels_last, in place; every place that chooses a memory format
+    calls this.
 
     Names of weights, state dicts, hooks, attributes and results stay as they are; weights of other
     than four dimensions keep their format. Convolutions of the kind that oneDNN breaks compute
@@ -37,7 +38,9 @@ def use_fastest_format(network: nn.Module) -> None:
         if parameter.dim() == 4:  # Module.to would stumble over the five dimensions of a Conv3d
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and _broken(module.weight, module.stride, module.padding, module.groups):
+        if isinstance(module, nn.Conv2d) and _broken(
+            module.weight, module.stride, module.padding, module.groups
+        ):
             # nn.Conv2d.forward calls this method. A subclass with a forward pass of its own calls
             # the function, which `ExactConvolutions` catches.
             module._conv_forward = EveryNthPixel(module.stride)  # type: ignore[assignment]
@@ -45,7 +48,8 @@ def use_fastest_format(network: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class EveryNthPixel:
-    """Takes the place of a convolution module's ``_conv_forward``: its stride becomes a choice of pixels.
+    """Takes the place of a convolution module's ``_conv_forward``: its stride becomes a choice of
+    pixels.
 
     Args:
         stride: rows and columns from one pixel to the next.

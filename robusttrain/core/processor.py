@@ -16,7 +16,9 @@ def cores() -> int:
 
 
 def processor(device: torch.device | None = None) -> dict[str, Any]:
-    """Device, vector instructions, cores, threads and torch's version, as ``results.json`` has them."""
+    """Device, vector instructions, cores, threads and torch's version, as ``results.json`` has
+    them.
+    """
     found: dict[str, Any] = {
         "device": "cpu",
         "capability": torch.backends.cpu.get_cpu_capability(),

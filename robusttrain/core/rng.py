@@ -1,12 +1,15 @@
 """Randomness that belongs to the image.
 
-Every random number here is a pure function of a 64-bit key and a counter, and every image of a batch has a key
-of its own. Keys are derived, never drawn: ``Rng.for_images(seed, indices).fold("score").fold(draw)``. Hence batch
-size, order, device, number of processes and a resumed run change nothing, and images may leave a batch
-(``rng[keep]``) without disturbing those that stay.
+Every random number here is a pure function of a 64-bit key and a counter, and every image of a
+batch has a key of its own. Keys are derived, never drawn: ``Rng.for_images(seed,
+indices).fold("score").fold(draw)``. Hence batch size, order, device, number of processes and a
+resumed run change nothing, and images may leave a batch (``rng[keep]``) without disturbing those
+that stay.
 
-The generator is SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): number ``n`` of a stream is ``mix(key + n * GAMMA)``,
-where ``mix`` is a bijection of 64-bit integers. It runs as a handful of int64 tensor operations on whole batches.
+The generator is SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): number ``n`` of a stream is
+    ``mix(key + n * GAMMA)``,
+where ``mix`` is a bijection of 64-bit integers. It runs as a handful of int64 tensor operations on
+whole batches.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's output function, in place. torch shifts int64 arithmetically: the masks make the shifts logical."""
+    """SplitMix64's output function, in place. torch shifts int64 arithmetically: the masks make the
+    shifts logical.
+    """
     z.bitwise_xor_((z >> 30).bitwise_and_((1 << 34) - 1)).mul_(_MIX_1)
     z.bitwise_xor_((z >> 27).bitwise_and_((1 << 37) - 1)).mul_(_MIX_2)
     return z.bitwise_xor_((z >> 31).bitwise_and_((1 << 33) - 1))
@@ -45,8 +50,8 @@ class Rng:
     Args:
         keys: (B,) int64, one key per image, on the device where the numbers are needed.
 
-    Drawing advances the streams of all images alike; ``fold``, ``tile`` and indexing give new streams and leave
-    this one as it is.
+    Drawing advances the streams of all images alike; ``fold``, ``tile`` and indexing give new
+    streams and leave this one as it is.
     """
 
     def __init__(self, keys: Tensor, position: int = 0) -> None:
@@ -55,7 +60,9 @@ class Rng:
 
     @classmethod
     def for_images(cls, seed: int, indices: Tensor) -> Rng:
-        """Streams that depend on ``seed`` and on each image's index in its data set, (B,) int64, alone."""
+        """Streams that depend on ``seed`` and on each image's index in its data set, (B,) int64,
+        alone.
+        """
         # From 1: mix(0) is 0, and image 0 would share streams with others.
         return cls(_mix((indices.to(torch.int64) + 1) * _GAMMA)).fold(seed)
 
@@ -73,19 +80,26 @@ class Rng:
         return Rng(self.keys[which], self.position)
 
     def fold(self, tag: int | str) -> Rng:
-        """New, independent streams: one for each ``tag`` (a step, a draw, the name of a purpose)."""
+        """New, independent streams: one for each ``tag`` (a step, a draw, the name of a
+        purpose).
+        """
         number = zlib.crc32(tag.encode()) | 1 << 32 if isinstance(tag, str) else tag
-        # Two rounds of mixing: keys that differ in one bit and tags that differ by one end up unrelated.
+        # Two rounds of mixing: keys that differ in one bit and tags that differ by one end up
+        # unrelated.
         return Rng(_mix(_mix(self.keys + _signed(number * _GAMMA)) + _GAMMA))
 
     def tile(self, copies: int | range) -> Rng:
-        """Streams for ``copies`` stacked copies of the batch, copy ``k`` being ``fold(k)``: (copies * B,) in all."""
+        """Streams for ``copies`` stacked copies of the batch, copy ``k`` being ``fold(k)``: (copies
+        * B,) in all.
+        """
         numbers = range(copies) if isinstance(copies, int) else copies
         return Rng(torch.cat([self.fold(number).keys for number in numbers]))
 
     def _bits(self, shape: Sequence[int]) -> Tensor:
         count = math.prod(shape)
-        counters = torch.arange(self.position + 1, self.position + 1 + count, device=self.keys.device)
+        counters = torch.arange(
+            self.position + 1, self.position + 1 + count, device=self.keys.device
+        )
         self.position += count
         return _mix(self.keys[:, None] + counters.mul_(_GAMMA)).view(len(self), *shape)
 
@@ -102,9 +116,12 @@ class Rng:
         return self.uniform(shape, high=2 * math.pi).cos_().mul_(radius)
 
     def integers(self, shape: Sequence[int], low: Tensor | int, high: Tensor | int) -> Tensor:
-        """(B, *shape) int64, uniform in [low, high); bounds may be tensors that broadcast against the result."""
+        """(B, *shape) int64, uniform in [low, high); bounds may be tensors that broadcast against
+        the result.
+        """
         span = torch.as_tensor(high - low, device=self.keys.device)
-        # 31 random bits times a span below 2^31 fit in 63: no float rounding, and a bias below span / 2^31.
+        # 31 random bits times a span below 2^31 fit in 63: no float rounding, and a bias below span
+        # / 2^31.
         bits = self._bits(shape).bitwise_right_shift_(33).bitwise_and_((1 << 31) - 1)
         return (bits * span >> 31) + low
 

@@ -21,7 +21,8 @@ class Terminated(SystemExit):
 
 @contextmanager
 def heeding_sigterm() -> Iterator[None]:
-    """While the block runs, SIGTERM raises `Terminated` in the main thread; a second one ends the process.
+    """While the block runs, SIGTERM raises `Terminated` in the main thread; a second one ends the
+    process.
 
     Lightning's own handler only takes a note for the end of a training step, and in an evaluation
     nobody reads it; it calls a handler that was there before, which is this one.

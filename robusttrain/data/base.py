@@ -1,4 +1,6 @@
-"""The data module that all data sets share: splits, loaders, and what happens to a batch on the device."""
+"""The data module that all data sets share: splits, loaders, and what happens to a batch on the
+device.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,9 @@ def as_float(images: Tensor) -> Tensor:
 class ImageData(LightningDataModule, ABC):
     """Images in memory, for training, validation and test.
 
-    Training and validation images come from the train split alone; the test split is read for ``setup("test")`` only.
-    After ``setup``, ``num_classes``, ``channels``, ``image_size`` (pixels) and ``class_names`` are there.
+    Training and validation images come from the train split alone; the test split is read for
+    ``setup("test")`` only. After ``setup``, ``num_classes``, ``channels``, ``image_size`` (pixels)
+    and ``class_names`` are there.
 
     Args:
         root: folder with the data.
@@ -99,14 +102,18 @@ class ImageData(LightningDataModule, ABC):
 
     @abstractmethod
     def facts(self) -> Facts:
-        """Classes, channels and image size, without reading the images; a UserError if the data are missing."""
+        """Classes, channels and image size, without reading the images; a UserError if the data are
+        missing.
+        """
 
     @abstractmethod
     def _read(self, split: SplitName) -> tuple[Tensor | ImageFiles, Tensor, list[str]]:
         """Images (N, C, H, W) uint8, labels (N,) int64 and class names of one split."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what ``stage`` needs and is not there yet: "fit", "validate", "test", or None for all."""
+        """Read what ``stage`` needs and is not there yet: "fit", "validate", "test", or None for
+        all.
+        """
         self.num_classes, self.channels, self.image_size = self.facts()
         if stage in (None, "fit", "validate") and self._train is None:
             images, labels, self.class_names = self._read("train")
@@ -121,17 +128,21 @@ class ImageData(LightningDataModule, ABC):
             self._limited_test()
 
     def limit_test(self, count: int, seed: int) -> None:
-        """Restrict the test loader to ``count`` images, chosen by ``seed``; a larger choice contains the smaller."""
+        """Restrict the test loader to ``count`` images, chosen by ``seed``; a larger choice
+        contains the smaller.
+        """
         at_least("images", count, 1)
         self._test_limit = (count, seed)
         if self._test is not None:
             self._limited_test()
 
     def add_extra(self, other: ImageData, share: float) -> int:
-        """Fill every training batch up with training images of another data set; returns how many it has.
+        """Fill every training batch up with training images of another data set; returns how many
+        it has.
 
         Args:
-            other: classes are matched by name; shapes must agree. Its held-out images, if any, stay out.
+            other: classes are matched by name; shapes must agree. Its held-out images, if any, stay
+                out.
             share: of every batch that is the other's; an epoch stays one pass over the own images.
 
         Raises:
@@ -156,13 +167,17 @@ class ImageData(LightningDataModule, ABC):
         return len(split)
 
     def alone(self) -> ImageData:
-        """The same data set without what a recipe adds: no images of ``add_extra``, every batch once."""
+        """The same data set without what a recipe adds: no images of ``add_extra``, every batch
+        once.
+        """
         found = copy.copy(self)
         found._extra, found.replays = None, 1
         return found
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Full batches in a new order every epoch; with those of ``add_extra``, each ``replays`` times."""
+        """Full batches in a new order every epoch; with those of ``add_extra``, each ``replays``
+        times.
+        """
         # Lightning's overfit_batches asks for the same few batches in every epoch.
         overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
         split = _ready(self._train, "fit")
@@ -177,7 +192,9 @@ class ImageData(LightningDataModule, ABC):
         return loader(Joined(split, self._extra[0]), batches, self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every validation image once, in an order that the seed chooses: any few batches hold all classes."""
+        """Every validation image once, in an order that the seed chooses: any few batches hold all
+        classes.
+        """
         split = _ready(self._validation, "fit")
         return self._loader(split.only(split.subset[seeded_order(len(split), self.seed, "validation order")]))
 
@@ -186,7 +203,9 @@ class ImageData(LightningDataModule, ABC):
         return self._loader(self._limited_test())
 
     def validation_images(self, count: int) -> Batch:
-        """``count`` validation images chosen by the seed, as float32 in [0, 1]; all of them where there are fewer."""
+        """``count`` validation images chosen by the seed, as float32 in [0, 1]; all of them where
+        there are fewer.
+        """
         at_least("count", count, 1)
         split = _ready(self._validation, "fit")
         if not len(split):
@@ -195,14 +214,18 @@ class ImageData(LightningDataModule, ABC):
         return batch._replace(images=as_float(batch.images))
 
     def unaugmented(self, split: SplitName, count: int) -> Batch:
-        """``count`` training or test images chosen by the seed, as float32 in [0, 1]; all where there are fewer."""
+        """``count`` training or test images chosen by the seed, as float32 in [0, 1]; all where
+        there are fewer.
+        """
         at_least("count", count, 1)
         chosen = _ready(self._train, "fit") if split == "train" else _ready(self._test, "test")
         batch = chosen[seeded_order(len(chosen), self.seed, f"{split} images")[:count]]
         return batch._replace(images=as_float(batch.images))
 
     def test_images(self, indices: Tensor) -> Batch:
-        """The test images with these indices in the whole split, (B,) int64, as float32 in [0, 1], in this order."""
+        """The test images with these indices in the whole split, (B,) int64, as float32 in [0, 1],
+        in this order.
+        """
         batch = _ready(self._test, "test")[indices]
         return batch._replace(images=as_float(batch.images))
 

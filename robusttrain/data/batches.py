@@ -1,4 +1,6 @@
-"""Whole batches by indexing: what a batch is, the images of a split, and which of them come when."""
+"""Whole batches by indexing: what a batch is, the images of a split, and which of them come
+when.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ class Batch(NamedTuple):
     """Some images of a split.
 
     Attributes:
-        images: (B, C, H, W), uint8 as they leave the loader, float32 in [0, 1] once they are on the device.
+        images: (B, C, H, W), uint8 as they leave the loader, float32 in [0, 1] once they are on the
+            device.
         labels: (B,) int64.
-        indices: (B,) int64, the index of each image in its split as it was read. It stays with the image: validation
-            images keep their index in the train split, a subset of the test split keeps the test indices.
+        indices: (B,) int64, the index of each image in its split as it was read. It stays with the
+            image: validation images keep their index in the train split, a subset of the test split
+            keeps the test indices.
     """
 
     images: Tensor
@@ -29,8 +33,11 @@ class Batch(NamedTuple):
 
 
 def seeded_order(count: int, seed: int, purpose: str, epoch: int = 0) -> Tensor:
-    """(count,) int64: a permutation of 0..count-1, a function of the arguments and of no global state."""
-    # The keys of a stream are distinct 64-bit numbers, hence sorting them is a permutation without ties.
+    """(count,) int64: a permutation of 0..count-1, a function of the arguments and of no global
+    state.
+    """
+    # The keys of a stream are distinct 64-bit numbers, hence sorting them is a permutation without
+    # ties.
     return Rng.for_images(seed, torch.arange(count)).fold(purpose).fold(epoch).keys.argsort()
 
 
@@ -40,7 +47,8 @@ class Split(Dataset[Batch]):
     Args:
         images: (N, C, H, W) uint8, or files that are decoded when they are indexed.
         labels: (N,) int64.
-        subset: (M,) int64, the indices that belong to it; all by default. The images are shared, not copied.
+        subset: (M,) int64, the indices that belong to it; all by default. The images are shared,
+            not copied.
     """
 
     def __init__(self, images: Tensor | ImageFiles, labels: Tensor, subset: Tensor | None = None) -> None:
@@ -62,10 +70,10 @@ class Split(Dataset[Batch]):
 class EpochBatches(SequentialSampler):
     """The positions of each batch of an epoch, for one of several processes.
 
-    The order depends on (seed, epoch) alone: a killed and resumed run sees the same batches, and torch's global
-    generator is left as it is. All processes get the same number of batches, since they wait for each other at
-    each one. (It is a SequentialSampler because Lightning's ``overfit_batches`` replaces samplers of other types by
-    one that gives single images.)
+    The order depends on (seed, epoch) alone: a killed and resumed run sees the same batches, and
+    torch's global generator is left as it is. All processes get the same number of batches, since
+    they wait for each other at each one. (It is a SequentialSampler because Lightning's
+    ``overfit_batches`` replaces samplers of other types by one that gives single images.)
 
     Args:
         count: size of the data set.
@@ -74,9 +82,10 @@ class EpochBatches(SequentialSampler):
         seed: seed of the order.
         rank: number of this process.
         world: number of processes.
-        drop_last: True gives full batches only, and leaves out the images that do not fill one (in a set smaller
-            than one batch, a single smaller batch). False gives every image exactly once over all processes, in
-            batches whose sizes differ by at most one (with more processes than images, some are empty).
+        drop_last: True gives full batches only, and leaves out the images that do not fill one (in
+            a set smaller than one batch, a single smaller batch). False gives every image exactly
+            once over all processes, in batches whose sizes differ by at most one (with more
+            processes than images, some are empty).
     """
 
     def __init__(
@@ -126,6 +135,7 @@ def loader(split: Dataset[Batch], batches: SequentialSampler, workers: int) -> D
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        # Without one of its own, each epoch of a DataLoader draws a seed from torch's global generator.
+        # Without one of its own, each epoch of a DataLoader draws a seed from torch's global
+        # generator.
         generator=torch.Generator(),
     )

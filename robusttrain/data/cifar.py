@@ -1,7 +1,8 @@
 """Reading CIFAR-10 and CIFAR-100 in either of their two official layouts.
 
-The binary version is plain bytes. The Python version is made of pickles, which run code when they are read:
-torchvision reads them only when the MD5 sum of each file is the official one, and we read them through torchvision.
+The binary version is plain bytes. The Python version is made of pickles, which run code when they
+are read: torchvision reads them only when the MD5 sum of each file is the official one, and we read
+them through torchvision.
 """
 
 from __future__ import annotations

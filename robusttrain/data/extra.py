@@ -14,8 +14,8 @@ from robusttrain.data.batches import Batch, EpochBatches, Split, seeded_order
 class Joined(Dataset[Batch]):
     """Two splits as one: positions from 0 are the first one's, those after them the second one's.
 
-    Indices of the second one's images start where those of the first one's end, so that no two images share their
-    random numbers.
+    Indices of the second one's images start where those of the first one's end, so that no two
+    images share their random numbers.
 
     Args:
         first, second: images of the same shape, labels of the same classes.
@@ -39,8 +39,9 @@ class Joined(Dataset[Batch]):
 class MixedBatches(SequentialSampler):
     """Batches of one data set, each filled up with images of another: positions in a `Joined`.
 
-    The other one's images come in passes over all of them, in a new order each time, which go on from epoch to epoch
-    and are dealt out to all processes in turn. They are a function of seed, epoch and process, as the own ones are.
+    The other one's images come in passes over all of them, in a new order each time, which go on
+    from epoch to epoch and are dealt out to all processes in turn. They are a function of seed,
+    epoch and process, as the own ones are.
 
     Args:
         own: batches of the own images, in each process.

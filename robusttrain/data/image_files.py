@@ -1,4 +1,6 @@
-"""Folders of image files, decoded by a pool of threads (Pillow releases Python's lock while it decodes)."""
+"""Folders of image files, decoded by a pool of threads (Pillow releases Python's lock while it
+decodes).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def images_in(folder: Path) -> list[str]:
-    """Sorted paths of the image files directly in ``folder``; none where there is no such folder."""
+    """Sorted paths of the image files directly in ``folder``; none where there is no such
+    folder.
+    """
     if not folder.is_dir():
         return []
     return sorted(entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(_SUFFIXES))
@@ -51,8 +55,9 @@ class ImageFiles:
         paths: N files.
         size: height and width S in pixels.
         channels: 3 for colour, 1 for grey; files of the other kind are converted.
-        resize: pixels that the shorter side is resized to (bicubic, antialiased) before the square of ``size`` in the
-            centre is cropped; at least ``size``. None leaves files as they are, and another size is an error.
+        resize: pixels that the shorter side is resized to (bicubic, antialiased) before the square
+            of ``size`` in the centre is cropped; at least ``size``. None leaves files as they are,
+            and another size is an error.
         fix: what to do about a file of another size, as the end of a sentence.
     """
 
@@ -121,7 +126,9 @@ def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:
 
 
 def _shown(chunks: Iterator[None], images: int, count: int) -> Iterator[None]:
-    """``chunks`` with a progress bar where there is time to look at one, in the first process only."""
+    """``chunks`` with a progress bar where there is time to look at one, in the first process
+    only.
+    """
     silent = images < _WORTH_A_BAR or getattr(rank_zero_only, "rank", 0) > 0
     console = Console(stderr=True)
     yield from track(chunks, f"Reading {images:,} images", count, console=console, transient=True, disable=silent)

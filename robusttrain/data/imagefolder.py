@@ -18,20 +18,21 @@ _RESIZE = "give --data.image_size N to resize all of them"
 class ImageFolder(ImageData):
     """Images in ``train/<class>/`` and ``test/<class>/`` (or ``val/<class>/``).
 
-    A class is a folder, and its number is that of its name among the sorted names of the folders of ``train/`` (of
-    the test split, where there is no ``train/``); folders may be empty.
+    A class is a folder, and its number is that of its name among the sorted names of the folders of
+    ``train/`` (of the test split, where there is no ``train/``); folders may be empty.
 
     Args:
-        root: folder with ``train/`` and ``test/`` or ``val/``. One of them is enough to train or to evaluate.
+        root: folder with ``train/`` and ``test/`` or ``val/``. One of them is enough to train or to
+            evaluate.
         batch_size: images of a batch, in each process.
         validation: share of the train split that is held out for validation.
         crop: width in pixels of the border of zeros for random crops in training; 0 for none.
         flip: whether to mirror half of the images in training.
-        image_size: height and width in pixels: the shorter side is resized to it and the centre is cropped. By
-            default the images stay as they are, and must all be squares of one size.
+        image_size: height and width in pixels: the shorter side is resized to it and the centre is
+            cropped. By default the images stay as they are, and must all be squares of one size.
         channels: 3 for colour, 1 for grey; images of the other kind are converted.
-        memory_limit_gib: a split that would take more memory than this is not held there, but decoded batch by batch
-            (``workers`` do that side by side).
+        memory_limit_gib: a split that would take more memory than this is not held there, but
+            decoded batch by batch (``workers`` do that side by side).
         seed: seed of the validation split, of the order and of the augmentation.
         workers: processes that load batches; 0 loads them in the main process.
     """

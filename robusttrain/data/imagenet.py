@@ -1,4 +1,6 @@
-"""ImageNet's validation images (ILSVRC 2012, 50,000 photographs in 1,000 classes), or some of them, for evaluation."""
+"""ImageNet's validation images (ILSVRC 2012, 50,000 photographs in 1,000 classes), or some of them,
+for evaluation.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,20 @@ _FIX = "sort the validation images into one folder for each class, and give --da
 class ImageNet(ImageData):
     """ImageNet's validation images in ``val/<wnid>/``, as the test split.
 
-    A class is a WordNet id, and its number is the id's place among ImageNet's 1,000 sorted ids. With all 1,000 folders
-    that is the number of the folder; folders may be empty, or not be there. Images are decoded when a batch needs
+    A class is a WordNet id, and its number is the id's place among ImageNet's 1,000 sorted ids.
+    With all 1,000 folders that is the number of the folder; folders may be empty, or not be there.
+    Images are decoded when a batch needs
     them: memory does not grow with their number, and ``--images 100`` reads 100 of 50,000 files.
 
-    Only evaluation is supported. ``ImageFolder`` with an ``image_size`` trains on ``train/<wnid>/``.
+    Only evaluation is supported. ``ImageFolder`` with an ``image_size`` trains on
+    ``train/<wnid>/``.
 
     Args:
         root: folder with ``val/``.
         batch_size: images of a batch, in each process.
         image_size: height and width in pixels of the square in the centre that is cropped.
-        resize: pixels that the shorter side is resized to (bicubic, antialiased) before the crop; by default
-            ``image_size``. The usual 256 before a crop of 224 leaves a border out.
+        resize: pixels that the shorter side is resized to (bicubic, antialiased) before the crop;
+            by default ``image_size``. The usual 256 before a crop of 224 leaves a border out.
         seed: seed of orders.
         workers: processes that load batches; 0 loads them in the main process, in threads.
     """

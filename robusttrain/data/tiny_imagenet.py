@@ -17,11 +17,13 @@ _FIX = "get the official archive tiny-imagenet-200.zip, unpack it and give --dat
 class TinyImageNet(ImageData):
     """Tiny ImageNet, from its official archive tiny-imagenet-200.zip, unpacked.
 
-    Its test labels were never published: here, as in the literature, its ``val/`` of 10,000 images is the test split,
+    Its test labels were never published: here, as in the literature, its ``val/`` of 10,000 images
+        is the test split,
     and validation images are held out from its 100,000 train images.
 
     Args:
-        root: folder that has ``wnids.txt``, ``train/`` and ``val/``, or ``tiny-imagenet-200/`` with them.
+        root: folder that has ``wnids.txt``, ``train/`` and ``val/``, or ``tiny-imagenet-200/`` with
+            them.
         batch_size: images of a batch, in each process.
         validation: share of the train split that is held out for validation.
         crop: width in pixels of the border of zeros for random crops in training; 0 for none.
@@ -66,7 +68,9 @@ class TinyImageNet(ImageData):
         return [(path, label) for label, folder in enumerate(folders) for path in images_in(folder)]
 
     def _val_files(self, wnids: list[str]) -> list[tuple[str, int]]:
-        """The lines of val_annotations.txt are: file, class, and a bounding box that we leave alone."""
+        """The lines of val_annotations.txt are: file, class, and a bounding box that we leave
+        alone.
+        """
         labels = {wnid: label for label, wnid in enumerate(wnids)}
         found = []
         for number, line in enumerate(self._lines("val/val_annotations.txt"), 1):

@@ -1,4 +1,6 @@
-"""The defense of Xiao & Zheng (CVPR 2020): a strong adversarial example on another model, before classifying."""
+"""The defense of Xiao & Zheng (CVPR 2020): a strong adversarial example on another model, before
+classifying.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +30,26 @@ class AdversarialTransform(Defense):
 
     with y_L the least likely class of f_b at x and Proj the projection onto |x' - x|_inf <= Delta.
 
-    Automatic differentiation through g gives the identity: that is the derivative of the update rule almost
-    everywhere (sign' = 0; the projection and x'_0 move along with x), and so what an attacker who differentiates
+    Automatic differentiation through g gives the identity: that is the derivative of the update
+        rule almost
+    everywhere (sign' = 0; the projection and x'_0 move along with x), and so what an attacker who
+    differentiates
     through g naively would find: BPDA-I. Smoothed derivatives are a matter for attack sources.
 
     Args:
-        model: f_b, images in [0, 1] to logits; taken over: put into evaluation mode and frozen for good.
-        weights: file with f_b's weights (.safetensors, or a state dict saved by torch), None for those it has.
+        model: f_b, images in [0, 1] to logits; taken over: put into evaluation mode and frozen for
+            good.
+        weights: file with f_b's weights (.safetensors, or a state dict saved by torch), None for
+            those it has.
         radius: Delta, in pixel values.
         steps: N.
         step_size: eps, in pixel values; None for Delta / 6 as in the paper.
-        target: "least_likely", or "predicted": away from f_b's predicted class, as in the authors' published notebook.
+        target: "least_likely", or "predicted": away from f_b's predicted class, as in the authors'
+            published notebook.
         random_start: whether x'_0 is random (else x itself; then g is deterministic).
         clip: whether g(x) is clipped to [0, 1]; the paper's ball is not.
-        precision: in which f_b is differentiated; g is always computed with f_b's batch norm folded.
+        precision: in which f_b is differentiated; g is always computed with f_b's batch norm
+            folded.
     """
 
     differentiable = False
@@ -75,7 +83,9 @@ class AdversarialTransform(Defense):
             step_size=step_size or radius / 6 or 1.0,
             random_start=random_start,
             threat=Linf(radius, clip=clip),
-            objective=TargetedCrossEntropy("least_likely") if target == "least_likely" else AwayFromPrediction(),
+            objective=TargetedCrossEntropy("least_likely")
+            if target == "least_likely"
+            else AwayFromPrediction(),
         )
 
     @property
@@ -87,7 +97,9 @@ class AdversarialTransform(Defense):
         return self.attack.cost().gradients
 
     def differentiated(self, dtype: torch.dtype | None = None) -> nn.Module:
-        """f_b as it is differentiated: batch norm folded, in ``dtype`` (None: that of ``precision``)."""
+        """f_b as it is differentiated: batch norm folded, in ``dtype`` (None: that of
+        ``precision``).
+        """
         chosen: torch.dtype = dtype or getattr(torch, self.precision)
         return self.f_b.derived(chosen, lambda model: fast_copy(model, chosen))
 
@@ -98,8 +110,8 @@ class AdversarialTransform(Defense):
         return twin
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        # g differentiates f_b, so it must work where its caller has switched gradients off, in Lightning's inference
-        # mode, and in float32 under somebody else's autocast.
+        # g differentiates f_b, so it must work where its caller has switched gradients off, in
+        # Lightning's inference mode, and in float32 under somebody else's autocast.
         with (
             torch.inference_mode(False),
             torch.enable_grad(),

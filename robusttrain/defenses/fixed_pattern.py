@@ -1,4 +1,6 @@
-"""One fixed pattern of the randomization layers: what [P4 section 4.4 to 4.6] attack, or defend with."""
+"""One fixed pattern of the randomization layers: what [P4 section 4.4 to 4.6] attack, or defend
+with.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ class FixedResizePad(Defense):
     Args:
         canvas: side of the result, in pixels.
         size: side after resizing, in pixels; None resizes nothing.
-        position: where the resized image stands: a corner, or "center" (one pixel nearer to the top left where the
-            room is odd).
+        position: where the resized image stands: a corner, or "center" (one pixel nearer to the top
+            left where the room is odd).
         mode: "bilinear" or "nearest".
     """
 
@@ -48,8 +50,8 @@ class FixedResizePad(Defense):
         room = self.canvas - size
         if room < 0:
             raise UserError(
-                f"images of {size} pixels do not fit into canvas = {self.canvas} without resizing: give size, or a "
-                "larger canvas"
+                f"images of {size} pixels do not fit into canvas = {self.canvas} without resizing:"
+                " give size, or a larger canvas"
             )
         vertical, _, horizontal = self.position.partition("-")
         top = {"top": 0, "bottom": room}.get(vertical, room // 2)
@@ -58,4 +60,6 @@ class FixedResizePad(Defense):
         def of_all(value: int) -> Tensor:
             return torch.full((len(images),), value, dtype=torch.int64, device=images.device)
 
-        return resize_and_pad(images, of_all(size), of_all(top), of_all(left), self.canvas, self.mode)
+        return resize_and_pad(
+            images, of_all(size), of_all(top), of_all(left), self.canvas, self.mode
+        )

@@ -15,16 +15,19 @@ from robusttrain.models.defense import Defense
 
 
 class RandomResizePad(Defense):
-    """Resize to r x r, r uniform in [low, canvas), and pad with zeros to canvas x canvas at a random place.
+    """Resize to r x r, r uniform in [low, canvas), and pad with zeros to canvas x canvas at a
+    random place.
 
-    Every image of the batch has its own size and place, in one batched operation that equals ``interpolate`` and
-    ``pad``. The paper's 299 -> [299, 331) gives sum over r of (331 - r + 1)^2 = 12,528 patterns.
+    Every image of the batch has its own size and place, in one batched operation that equals
+    ``interpolate`` and ``pad``. The paper's 299 -> [299, 331) gives sum over r of (331 - r + 1)^2 =
+    12,528 patterns.
 
     Args:
         low: least side after resizing, in pixels.
         canvas: side of the result, in pixels: the classifier must take images of this size.
         mode: "bilinear" or "nearest".
-        flip: probability that an image is mirrored; 0.5 in the paper's entry to the challenge [P4 5.1].
+        flip: probability that an image is mirrored; 0.5 in the paper's entry to the challenge [P4
+            5.1].
     """
 
     random = True

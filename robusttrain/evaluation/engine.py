@@ -1,7 +1,7 @@
 """The engine: runs attacks over batches and keeps the verdicts of every image.
 
-``evaluate.py`` and the validation callback are two callers of it. It knows nothing of how an attack works, and the
-images may come from anywhere.
+``evaluate.py`` and the validation callback are two callers of it. It knows nothing of how an attack
+works, and the images may come from anywhere.
 """
 
 from __future__ import annotations
@@ -23,21 +23,29 @@ from robusttrain.core.rng import Rng
 from robusttrain.evaluation.scoring import verdicts
 from robusttrain.models.defended import DefendedClassifier
 
-#: Per-image tensors by name, first dimension the images: "index", "label", "clean/select", "clean/score", and for each
-#: attack "NAME/select", "NAME/score", "NAME/distance", "NAME/gradients", "NAME/queries", "NAME/attacked".
+#: Per-image tensors by name, first dimension the images: "index", "label", "clean/select",
+#: "clean/score", and for each attack "NAME/select", "NAME/score", "NAME/distance",
+#: "NAME/gradients", "NAME/queries", "NAME/attacked".
 Records = dict[str, Tensor]
 #: Images of the first batch that are asked about twice, to see whether the target is random.
 ASKED = 8
-#: Draws that must all be wrong before an image counts as broken: it is then right in less than a tenth (95 % sure).
+#: Draws that must all be wrong before an image counts as broken: it is then right in less than a
+#: tenth (95 % sure).
 CONFIRMING = 30
 
 
 class Kept(Protocol):
-    """A `Journal`, as far as the engine knows it: entries by stage ("clean", or an attack) and batch."""
+    """A `Journal`, as far as the engine knows it: entries by stage ("clean", or an attack) and
+    batch.
+    """
 
-    def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Records | None: ...
+    def get(
+        self, stage: str, images: Tensor, labels: Tensor, indices: Tensor
+    ) -> Records | None: ...
 
-    def put(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Records) -> None: ...
+    def put(
+        self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Records
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -60,27 +68,46 @@ class Scenario:
 
 
 def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "the model") -> None:
-    """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this number of classes."""
+    """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this
+    number of classes.
+    """
     check_images(images)
     try:
         queried = Queried.of(model)
         with prepared(queried), torch.no_grad():
-            logits = queried(images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device)))
-    except (RuntimeError, AssertionError, ValueError) as error:  # timm's transformers assert their size
-        shape, reason = tuple(images.shape[1:]), (str(error).splitlines() or [type(error).__name__])[0]
+            logits = queried(
+                images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device))
+            )
+    except (
+        RuntimeError,
+        AssertionError,
+        ValueError,
+    ) as error:  # timm's transformers assert their size
+        shape, reason = (
+            tuple(images.shape[1:]),
+            (str(error).splitlines() or [type(error).__name__])[0],
+        )
         raise UserError(f"{what} cannot take images of {shape}: {reason}") from error
     if logits.shape != (1, classes):
         raise UserError(
-            f"{what} answers with {logits.shape[-1]} classes, but the data set has {classes}: change one of them"
+            f"{what} answers with {logits.shape[-1]} classes, but the data set has {classes}:"
+            " change one of them"
         )
 
 
 def one_threat(scenarios: Mapping[str, Scenario]) -> None:
     """Raise UserError if threats differ between attacks."""
-    different = {(each.attack.threat.norm, each.attack.threat.epsilon): name for name, each in scenarios.items()}
+    different = {
+        (each.attack.threat.norm, each.attack.threat.epsilon): name
+        for name, each in scenarios.items()
+    }
     if len(different) > 1:
-        told = ", ".join(f"{name}: {norm} {epsilon:g}" for (norm, epsilon), name in different.items())
-        raise UserError(f"attacks of different threats have no common worst case ({told}): give --epsilon E")
+        told = ", ".join(
+            f"{name}: {norm} {epsilon:g}" for (norm, epsilon), name in different.items()
+        )
+        raise UserError(
+            f"attacks of different threats have no common worst case ({told}): give --epsilon E"
+        )
 
 
 def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:
@@ -90,35 +117,41 @@ def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: T
     threat = scenario.attack.threat
     farthest = float(threat.distance(adversarial, images).max())
     low, high = (float(value) for value in torch.aminmax(adversarial))
-    # Rounding of x + epsilon and of the difference, each half a unit in the last place of a number up to 1.
+    # Rounding of x + epsilon and of the difference, each half a unit in the last place of a number
+    # up to 1.
     if not (farthest <= threat.epsilon + 1e-6 and low >= 0 and high <= 1):
         raise UserError(
-            f"attack {name} left its threat: distance {farthest:.6g} (epsilon {threat.epsilon:g}), pixel values "
-            f"in [{low:.6g}, {high:.6g}]; its figures would be worth nothing"
+            f"attack {name} left its threat: distance {farthest:.6g} (epsilon {threat.epsilon:g}),"
+            f" pixel values in [{low:.6g}, {high:.6g}]; its figures would be worth nothing"
         )
 
 
 class Engine:
     """Evaluates one target under several attacks.
 
-    Whether the target is random it says itself, or the first batch tells: it is asked twice about a few images, on
-    draws of their own, and global generators are watched (`Queried`). A random target is scored over ``draws`` draws
-    that neither attack nor selection has seen, whether or not it says anything.
+    Whether the target is random it says itself, or the first batch tells: it is asked twice about a
+        few images, on
+    draws of their own, and global generators are watched (`Queried`). A random target is scored
+    over ``draws`` draws that neither attack nor selection has seen, whether or not it says
+    anything.
 
-    Figures depend on the seed, and on neither batch size, order, number of processes nor on what else draws from global
-    generators, up to rounding. That holds for attacks and verdicts alike, where the target draws from the streams of
-    the images or from global generators; not where it has a generator of its own, which no seed reaches.
+    Figures depend on the seed, and on neither batch size, order, number of processes nor on what
+    else draws from global generators, up to rounding. That holds for attacks and verdicts alike,
+    where the target draws from the streams of the images or from global generators; not where it
+    has a generator of its own, which no seed reaches.
 
     Args:
         target: the model under attack; verdicts are float32 forward passes of it.
         scenarios: attacks by name.
         seed: of every random number; one seed, one result.
-        draws: fresh draws of a random target's randomness that score each image (and as many that select); the
-            attribute is 1 as long as the target is not known as random.
-        precision: in which attacks differentiate the classifier: one for all, or one for each by its name.
+        draws: fresh draws of a random target's randomness that score each image (and as many that
+            select); the attribute is 1 as long as the target is not known as random.
+        precision: in which attacks differentiate the classifier: one for all, or one for each by
+            its name.
         survivors: whether an image that an attack broke for good is spared those that follow.
         keep_images: whether records hold the adversarial images, as "NAME/images".
-        advance: called with the number of images of every evaluation of a source, for progress bars.
+        advance: called with the number of images of every evaluation of a source, for progress
+            bars.
         kept: where what is finished is kept, and found again.
 
     Raises:
@@ -137,13 +170,24 @@ class Engine:
         advance: Callable[[float], None] = lambda count: None,
         kept: Kept | None = None,
     ) -> None:
-        self.target = target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
+        self.target = (
+            target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
+        )
         self.scenarios = dict(scenarios)
-        self.seed, self.survivors, self.keep_images, self.advance = seed, survivors, keep_images, advance
+        self.seed, self.survivors, self.keep_images, self.advance = (
+            seed,
+            survivors,
+            keep_images,
+            advance,
+        )
         self.kept = kept
         self._draws, self._queried, self._settled = draws, Queried(self.target), False
         one_threat(self.scenarios)
-        each = precision if isinstance(precision, Mapping) else dict.fromkeys(self.scenarios, precision)
+        each = (
+            precision
+            if isinstance(precision, Mapping)
+            else dict.fromkeys(self.scenarios, precision)
+        )
         attacked = {dtype: self.target.fast(dtype) for dtype in {*each.values()}}
         self.sources = {}
         for name, scenario in self.scenarios.items():
@@ -165,7 +209,8 @@ class Engine:
         return self._draws if self.random else 1
 
     def ask(self, images: Tensor, indices: Tensor) -> bool:
-        """Find out whether the target is random, and the sources, unless that is known; `run` does it by itself.
+        """Find out whether the target is random, and the sources, unless that is known; `run` does
+        it by itself.
 
         Args:
             images: (B, C, H, W), of which a few are asked about.
@@ -187,10 +232,14 @@ class Engine:
         return self.random
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Seconds per image that each attack, and "scoring", will take: extrapolated from a few evaluations."""
+        """Seconds per image that each attack, and "scoring", will take: extrapolated from a few
+        evaluations.
+        """
         images, labels = images[:16].clone(), labels[:16].clone()
         self.ask(images, torch.arange(len(images), device=images.device))
-        rng = Rng.for_images(self.seed, torch.arange(len(images), device=images.device)).fold("measure")
+        rng = Rng.for_images(self.seed, torch.arange(len(images), device=images.device)).fold(
+            "measure"
+        )
         expected: dict[str, float] = {}
         for name, source in self.sources.items():
             seconds = []
@@ -224,13 +273,16 @@ class Engine:
         """Forward passes of the target that judge one image, over all attacks and none."""
         return (len(self.scenarios) + 1) * self.draws * (2 if self.random else 1)
 
-    def run(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Records, dict[str, float]]:
+    def run(
+        self, images: Tensor, labels: Tensor, indices: Tensor
+    ) -> tuple[Records, dict[str, float]]:
         """Attack one batch.
 
         Args:
             images: (B, C, H, W), pixel values in [0, 1].
             labels: (B,) int64.
-            indices: (B,) int64, each image's index in its data set: its random streams depend on nothing else.
+            indices: (B,) int64, each image's index in its data set: its random streams depend on
+                nothing else.
 
         Returns:
             Records of the batch on the CPU, and seconds by attack.
@@ -256,7 +308,9 @@ class Engine:
             alive = alive & ~entry["broken"]
             if stage != "clean":
                 seconds[stage] = entry["seconds"].item()
-            wanted = entry.keys() - {"broken", "seconds"} - (set() if self.keep_images else {"images"})
+            wanted = (
+                entry.keys() - {"broken", "seconds"} - (set() if self.keep_images else {"images"})
+            )
             records |= {f"{stage}/{name}": entry[name] for name in entry if name in wanted}
         return records, seconds
 
@@ -268,14 +322,19 @@ class Engine:
     def _clean(self, images: Tensor, labels: Tensor, rng: Rng) -> Records:
         """Verdicts on the images as they are."""
         entry = self._judge(images, labels, rng)
-        # A deterministic model that is wrong already stays wrong: no attack can make the verdict worse. A random one
-        # that is wrong in draw after draw is taken for wrong where images are handed on, and attacked elsewhere.
+        # A deterministic model that is wrong already stays wrong: no attack can make the verdict
+        # worse. A random one that is wrong in draw after draw is taken for wrong where images are
+        # handed on, and attacked elsewhere.
         everyone = torch.ones(len(images), dtype=torch.bool)
         spared = self.survivors or not self.random
-        entry["broken"] = self._broken(entry, "clean", everyone, images, labels, rng) if spared else ~everyone
+        entry["broken"] = (
+            self._broken(entry, "clean", everyone, images, labels, rng) if spared else ~everyone
+        )
         return entry
 
-    def _attack(self, name: str, images: Tensor, labels: Tensor, rng: Rng, alive: Tensor) -> Records:
+    def _attack(
+        self, name: str, images: Tensor, labels: Tensor, rng: Rng, alive: Tensor
+    ) -> Records:
         """Attack the images that are ``alive``, and judge all of them."""
         scenario, source = self.scenarios[name], self.sources[name]
         keep = alive.nonzero().squeeze(1).to(images.device)
@@ -283,7 +342,9 @@ class Engine:
         start = time.perf_counter()
         adversarial = images.clone()
         if len(keep):
-            found = scenario.attack(source, images[keep], labels[keep], rng[keep].fold("attack").fold(name))
+            found = scenario.attack(
+                source, images[keep], labels[keep], rng[keep].fold("attack").fold(name)
+            )
             adversarial[keep] = found.to(adversarial.dtype)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
@@ -302,38 +363,51 @@ class Engine:
             entry["images"] = adversarial.cpu()
         return entry
 
-    def _broken(self, entry: Records, name: str, among: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """(B,) bool: images of those ``among`` that are wrong in every selecting draw and, if random, in 30 more.
+    def _broken(
+        self, entry: Records, name: str, among: Tensor, images: Tensor, labels: Tensor, rng: Rng
+    ) -> Tensor:
+        """(B,) bool: images of those ``among`` that are wrong in every selecting draw and, if
+        random, in 30 more.
 
-        A model that is right in 40 % of its draws is wrong in four of them once in eight times: a few draws would spare
-        images that an attack broke by luck alone.
+        A model that is right in 40 % of its draws is wrong in four of them once in eight times: a
+        few draws would spare images that an attack broke by luck alone.
         """
         broken = among & ~entry["select"].any(dim=1)
         if self.random and broken.any():
             which = broken.nonzero().squeeze(1)
             there = which.to(images.device)
             streams = rng[there].fold("confirm").fold(name)
-            broken[which] = ~verdicts(self._queried, images[there], labels[there], streams, CONFIRMING).any(dim=1)
+            broken[which] = ~verdicts(
+                self._queried, images[there], labels[there], streams, CONFIRMING
+            ).any(dim=1)
         return broken
 
     def score(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """(B, draws) bool: verdicts on other images in the place of these, on the draws that score them."""
+        """(B, draws) bool: verdicts on other images in the place of these, on the draws that score
+        them.
+        """
         rng = Rng.for_images(self.seed, indices).fold("score")
         return verdicts(self._queried, images, labels, rng, self.draws)
 
     def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> Records:
         """Verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
 
-        Clean and adversarial images are scored with the same draws: none of the attacks has seen them, and an attack
+        Clean and adversarial images are scored with the same draws: none of the attacks has seen
+            them, and an attack
         that changes nothing then scores exactly as no attack.
         """
         random = self.random
         score = verdicts(self._queried, images, labels, rng.fold("score"), self.draws)
         if self.random and not random:
             raise UserError(
-                "the target draws random numbers for some images, and drew none for those that were asked about first: "
-                "set random = True on it, so that all images are scored over several draws"
+                "the target draws random numbers for some images, and drew none for those that were"
+                " asked about first: set random = True on it, so that all images are scored over"
+                " several draws"
             )
-        select = verdicts(self._queried, images, labels, rng.fold("select"), self.draws) if random else score
+        select = (
+            verdicts(self._queried, images, labels, rng.fold("select"), self.draws)
+            if random
+            else score
+        )
         self.advance(len(images) * self.draws * (2 if self.random else 1))
         return {"score": score, "select": select}

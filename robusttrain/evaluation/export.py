@@ -1,7 +1,9 @@
-"""Adversarial images as eight-bit files: what is left of an attack once an image is a picture again.
+"""Adversarial images as eight-bit files: what is left of an attack once an image is a picture
+again.
 
-Attacks move images in float32. A file holds 256 levels a channel, and rounding to the nearest of them may leave the
-ball or undo the attack, so images are rounded inside the ball, written, read back, and judged by the model once more.
+Attacks move images in float32. A file holds 256 levels a channel, and rounding to the nearest of
+them may leave the ball or undo the attack, so images are rounded inside the ball, written, read
+back, and judged by the model once more.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ LEVELS = 255
 
 
 def eight_bit(adversarial: Tensor, images: Tensor, threat: Threat) -> Tensor:
-    """Levels (B, C, H, W) uint8 near ``adversarial`` and inside the ball around ``images``, if it holds any.
+    """Levels (B, C, H, W) uint8 near ``adversarial`` and inside the ball around ``images``, if it
+    holds any.
 
-    Each pixel takes the nearest level. Where that lies outside, the pixel takes the next level towards its clean value,
+    Each pixel takes the nearest level. Where that lies outside, the pixel takes the next level
+    towards its clean value,
     which moves it less than the attack did: a clean image of whole levels then stays in every ball.
 
     Args:
@@ -41,7 +45,9 @@ def eight_bit(adversarial: Tensor, images: Tensor, threat: Threat) -> Tensor:
     # Half a thousandth of a level is rounding of the projection and no step out of the ball.
     left = (inside * LEVELS - levels).abs() > 5e-4
     towards = torch.where(
-        adversarial > images, (adversarial * LEVELS + 5e-4).floor(), (adversarial * LEVELS - 5e-4).ceil()
+        adversarial > images,
+        (adversarial * LEVELS + 5e-4).floor(),
+        (adversarial * LEVELS - 5e-4).ceil(),
     )
     return torch.where(left, towards, levels).clamp(0, LEVELS).to(torch.uint8)
 
@@ -66,13 +72,16 @@ def write_pictures(levels: Tensor, indices: Tensor, folder: Path) -> Tensor:
         for each, index in zip(levels, indices.tolist(), strict=True):
             path = folder / f"{index:06d}.png"
             pixels = each.permute(1, 2, 0).contiguous().numpy()
-            Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels, MODES[len(each)]).save(path)
+            Image.fromarray(
+                pixels.squeeze(2) if pixels.shape[2] == 1 else pixels, MODES[len(each)]
+            ).save(path)
             with Image.open(path) as picture:
                 read = numpy.array(picture)
             found.append(torch.from_numpy(read.reshape(pixels.shape)).permute(2, 0, 1))
     except OSError as error:
         raise UserError(
-            f"--export png: {folder}: {error.strerror or error}: make room and give the same command again"
+            f"--export png: {folder}: {error.strerror or error}: make room and give the same"
+            " command again"
         ) from error
     return torch.stack(found).float() / LEVELS
 
@@ -82,10 +91,14 @@ def check_export(wanted: str | None, channels: int) -> None:
     if wanted not in (None, "png"):
         raise UserError(f"--export {wanted}: must be png")
     if wanted and channels not in MODES:
-        raise UserError(f"--export png: a PNG has 1 or 3 channels, these images have {channels}: leave it out")
+        raise UserError(
+            f"--export png: a PNG has 1 or 3 channels, these images have {channels}: leave it out"
+        )
 
 
-def export(engine: Engine, data: ImageData, records: Records, folder: Path, batch: int) -> dict[str, dict[str, Any]]:
+def export(
+    engine: Engine, data: ImageData, records: Records, folder: Path, batch: int
+) -> dict[str, dict[str, Any]]:
     """Write what every attack found, read it back, and judge it on the draws that scored it before.
 
     Args:
@@ -96,7 +109,8 @@ def export(engine: Engine, data: ImageData, records: Records, folder: Path, batc
         batch: images at a time.
 
     Returns:
-        By attack: accuracy on the files, images whose verdicts changed, and images that no level keeps inside the ball
+        By attack: accuracy on the files, images whose verdicts changed, and images that no level
+            keeps inside the ball
         (clean pixels between two levels, and a radius below half of one).
     """
     device = next(iter(engine.target.parameters())).device
@@ -109,8 +123,15 @@ def export(engine: Engine, data: ImageData, records: Records, folder: Path, batc
             clean = data.test_images(indices).images
             levels = eight_bit(records[f"{name}/images"][part], clean, scenario.attack.threat)
             read = write_pictures(levels, indices, folder / name)
-            outside += int((scenario.attack.threat.distance(read, clean) > scenario.attack.threat.epsilon + 1e-6).sum())
-            score = engine.score(read.to(device), records["label"][part].to(device), indices.to(device))
+            outside += int(
+                (
+                    scenario.attack.threat.distance(read, clean)
+                    > scenario.attack.threat.epsilon + 1e-6
+                ).sum()
+            )
+            score = engine.score(
+                read.to(device), records["label"][part].to(device), indices.to(device)
+            )
             changed += int((score != records[f"{name}/score"][part]).any(dim=1).sum())
             scores.append(score.double().mean(dim=1))
         mean = torch.cat(scores).mean().item()
@@ -126,7 +147,8 @@ def export(engine: Engine, data: ImageData, records: Records, folder: Path, batc
 def told_export(found: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
     """One line for the terminal."""
     rows = [
-        f"{name} {100 * row['robust_accuracy']:.1f} %, {row['verdicts_changed']} images with another verdict"
+        f"{name} {100 * row['robust_accuracy']:.1f} %, {row['verdicts_changed']} images with"
+        " another verdict"
         + (f", {row['outside_threat']} outside the ball" if row["outside_threat"] else "")
         for name, row in found.items()
     ]

@@ -12,7 +12,8 @@ from robusttrain.core.rng import Rng
 
 
 def bytes_per_image(model: nn.Module, images: Tensor) -> int:
-    """Bytes that one more image keeps for the backward pass with respect to the images, in evaluation mode.
+    """Bytes that one more image keeps for the backward pass with respect to the images, in
+    evaluation mode.
 
     Args:
         model: images to logits.
@@ -29,7 +30,8 @@ def bytes_per_image(model: nn.Module, images: Tensor) -> int:
         rng = Rng.for_images(0, torch.arange(count, device=images.device))
         with prepared(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             points = images[:count].clone().requires_grad_()
-            # Held until all are counted: storage that is freed would be counted again at the same address.
+            # Held until all are counted: storage that is freed would be counted again at the same
+            # address.
             logits = call_model(model, points, rng)
             kept.append(sum(seen.values()))
             del logits
@@ -44,7 +46,9 @@ def free_bytes(device: torch.device) -> int | None:
     found = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+        found.append(
+            1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+        )
         limit = Path("/sys/fs/cgroup/memory.max")
         if limit.is_file() and (text := limit.read_text().strip()) != "max":
             found.append(int(text) - int(Path("/sys/fs/cgroup/memory.current").read_text()))

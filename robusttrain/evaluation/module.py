@@ -35,16 +35,21 @@ def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[
 
 
 class Evaluation(pl.LightningModule):
-    """Runs an engine over the test split; afterwards ``found`` holds the results, ``records`` the verdicts.
+    """Runs an engine over the test split; afterwards ``found`` holds the results, ``records`` the
+    verdicts.
 
     Args:
         engine: the engine; its target and sources follow this module to the device.
         journal: where processes that run the same command see what others work on.
-        waiting: called with the number of batches that are left to others, when nothing else is left to do.
+        waiting: called with the number of batches that are left to others, when nothing else is
+            left to do.
     """
 
     def __init__(
-        self, engine: Engine, journal: Journal | None = None, waiting: Callable[[int], None] = lambda count: None
+        self,
+        engine: Engine,
+        journal: Journal | None = None,
+        waiting: Callable[[int], None] = lambda count: None,
     ) -> None:
         super().__init__()
         self.engine, self.journal, self.waiting = engine, journal, waiting
@@ -60,7 +65,9 @@ class Evaluation(pl.LightningModule):
             self._others.append(batch)
 
     def _run(self, batch: Batch) -> bool:
-        """Attack a batch, or find what others did with it; False while another process works on it."""
+        """Attack a batch, or find what others did with it; False while another process works on
+        it.
+        """
         with self.journal.taken(batch.indices) if self.journal else nullcontext(True) as mine:
             if mine:
                 records, seconds = self.engine.run(batch.images, batch.labels, batch.indices)

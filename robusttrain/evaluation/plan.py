@@ -47,7 +47,8 @@ class EvaluationPlan:
         save_images: keep adversarial images (safetensors).
         save_verdicts: keep each image's verdicts (safetensors).
         export: png: write adversarial images as files, and judge those too.
-        checkpoints: folder where the newest checkpoint is looked for, and an attacker's models are kept.
+        checkpoints: folder where the newest checkpoint is looked for, and an attacker's models are
+            kept.
         trainer: options of Lightning's Trainer.
 
     Raises:

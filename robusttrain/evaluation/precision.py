@@ -1,4 +1,5 @@
-"""In which precision attacks differentiate a classifier: what is fastest here, where rounding does not matter.
+"""In which precision attacks differentiate a classifier: what is fastest here, where rounding does
+not matter.
 
 Verdicts are float32 passes whatever is chosen. bfloat16 is several times as fast as float32 on
 processors with units for it, and many times as slow on others, so it is measured.
@@ -53,8 +54,8 @@ class Speeds:
     def __str__(self) -> str:
         ratio = f"{self.bfloat16 / self.float32:.2g}"
         return (
-            f"a gradient in bfloat16 takes {ratio} times as long as in float32 here, at a cosine of "
-            f"{self.cosine:.2f} between them"
+            f"a gradient in bfloat16 takes {ratio} times as long as in float32 here, at a cosine of"
+            f" {self.cosine:.2f} between them"
         )
 
 
@@ -96,7 +97,9 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
 
 
 def measure_speeds_of(target: DefendedClassifier, images: Tensor, rng: Rng) -> Speeds:
-    """`measure_speeds` of a target's classifier, on what it sees of images (B, C, H, W) with streams (B,)."""
+    """`measure_speeds` of a target's classifier, on what it sees of images (B, C, H, W) with
+    streams (B,).
+    """
     images, rng = images[:IMAGES], rng[torch.arange(min(IMAGES, len(images)), device=images.device)]
     if target.defense is not None:
         with torch.no_grad():
@@ -105,5 +108,10 @@ def measure_speeds_of(target: DefendedClassifier, images: Tensor, rng: Rng) -> S
 
 
 def choose(scenarios: Mapping[str, Scenario], fastest: str) -> dict[str, str]:
-    """The precision of each attack: ``fastest`` for those that rounding leaves as strong, float32 for others."""
-    return {name: fastest if scenario.attack.rounds_well else "float32" for name, scenario in scenarios.items()}
+    """The precision of each attack: ``fastest`` for those that rounding leaves as strong, float32
+    for others.
+    """
+    return {
+        name: fastest if scenario.attack.rounds_well else "float32"
+        for name, scenario in scenarios.items()
+    }

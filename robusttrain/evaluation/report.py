@@ -17,7 +17,9 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Figure:
-    """An accuracy with its 95 % interval over images, each in [0, 1]; None where no image counts."""
+    """An accuracy with its 95 % interval over images, each in [0, 1]; None where no image
+    counts.
+    """
 
     accuracy: float | None
     low: float
@@ -119,9 +121,13 @@ def read_results(path: str | Path) -> Results:
     try:
         found = json.loads(path.read_text())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): name a results.json") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}): name a results.json"
+        ) from error
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON: name a results.json that evaluate.py wrote") from error
+        raise UserError(
+            f"{path}: is no JSON: name a results.json that evaluate.py wrote"
+        ) from error
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:
         told = "of version 0.1, which kept no plan" if schema is None else f"of schema {schema}"
@@ -137,11 +143,15 @@ _PASSING = {"seconds", "audit_seconds", "processor", "command", "output", "plan"
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """What differs between the contents of two results.json, but for time and place, a line each."""
+    """What differs between the contents of two results.json, but for time and place, a line
+    each.
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys([*before, *now]):
             if key not in _PASSING:
-                yield from changes(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+                yield from changes(
+                    before.get(key), now.get(key), f"{where}.{key}" if where else key
+                )
     elif before != now:
         yield f"{where}: was {_short(before)}, is {_short(now)}"
 

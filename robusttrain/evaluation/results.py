@@ -40,22 +40,37 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
         engine: what produced them.
         seconds: spent by attack, over all processes.
     """
-    score = {name: records[f"{name}/score"].double().mean(dim=1) for name in ("clean", *engine.scenarios)}
-    select = {name: records[f"{name}/select"].double().mean(dim=1) for name in ("clean", *engine.scenarios)}
-    right = select["clean"] > 0.5  # images that were right before the attack, on draws that score nothing
+    score = {
+        name: records[f"{name}/score"].double().mean(dim=1) for name in ("clean", *engine.scenarios)
+    }
+    select = {
+        name: records[f"{name}/select"].double().mean(dim=1)
+        for name in ("clean", *engine.scenarios)
+    }
+    right = (
+        select["clean"] > 0.5
+    )  # images that were right before the attack, on draws that score nothing
     attacks: dict[str, Any] = {}
     so_far = ["clean"]
     for name, scenario in engine.scenarios.items():
         attacked = records[f"{name}/attacked"]
         so_far.append(name)
-        # Where images are handed on, a figure of an attack speaks of those that reached it, and of no others.
+        # Where images are handed on, a figure of an attack speaks of those that reached it, and of
+        # no others.
         judged = attacked if engine.survivors else torch.ones_like(attacked)
         reached = right & judged
-        cost = {kind: records[f"{name}/{kind}"][attacked].double() for kind in ("gradients", "queries")}
-        per_image = {kind: round(values.mean().item(), 3) if len(values) else 0.0 for kind, values in cost.items()}
+        cost = {
+            kind: records[f"{name}/{kind}"][attacked].double() for kind in ("gradients", "queries")
+        }
+        per_image = {
+            kind: round(values.mean().item(), 3) if len(values) else 0.0
+            for kind, values in cost.items()
+        }
         attacks[name] = {
             **_figure(score[name][judged]),
-            "success_rate": round(1 - score[name][reached].mean().item(), 6) if reached.any() else None,
+            "success_rate": round(1 - score[name][reached].mean().item(), 6)
+            if reached.any()
+            else None,
             "success_rate_of": int(reached.sum()),
             "largest_perturbation": round(records[f"{name}/distance"].max().item(), 6),
             "gradient_evaluations_per_image": per_image["gradients"],
@@ -64,8 +79,13 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             "knows": scenario.knowledge,
         }
         if engine.survivors:
-            worst = worst_case(*(torch.stack([kept[each] for each in so_far]) for kept in (select, score)))
-            attacks[name] |= {"images": int(judged.sum()), "worst_case_so_far": _figure(worst)["robust_accuracy"]}
+            worst = worst_case(
+                *(torch.stack([kept[each] for each in so_far]) for kept in (select, score))
+            )
+            attacks[name] |= {
+                "images": int(judged.sum()),
+                "worst_case_so_far": _figure(worst)["robust_accuracy"],
+            }
     worst = worst_case(torch.stack(list(select.values())), torch.stack(list(score.values())))
     threats = [scenario.attack.threat for scenario in engine.scenarios.values()]
     return {
@@ -87,7 +107,9 @@ def table(found: Mapping[str, Any]) -> Table:
     threat = found["threat"]
     told = f"{threat['norm']} {threat['epsilon']:g}" if threat else "no threat"
     draws = f", mean of {found['draws']} draws" if found["random"] else ""
-    shown = Table(title=f"{found.get('target', 'model')} on {found['images']} images, {told}{draws}")
+    shown = Table(
+        title=f"{found.get('target', 'model')} on {found['images']} images, {told}{draws}"
+    )
     shown.add_column("attack")
     shown.add_column("accuracy", justify="right")
     shown.add_column("95 % interval", justify="right")
@@ -104,7 +126,16 @@ def table(found: Mapping[str, Any]) -> Table:
 
     clean, worst = found["clean"], found["worst_case"]
     handed_on = [""] * (2 if found["survivors"] else 0)
-    shown.add_row("none (clean)", f"{100 * clean['accuracy']:.1f} %", interval(clean), "", *handed_on, "", "", "")
+    shown.add_row(
+        "none (clean)",
+        f"{100 * clean['accuracy']:.1f} %",
+        interval(clean),
+        "",
+        *handed_on,
+        "",
+        "",
+        "",
+    )
     for name, row in found["attacks"].items():
         success = "-" if row["success_rate"] is None else f"{100 * row['success_rate']:.1f} %"
         shown.add_row(
@@ -118,5 +149,14 @@ def table(found: Mapping[str, Any]) -> Table:
             row["knows"],
         )
     shown.add_section()
-    shown.add_row("worst case", f"{100 * worst['robust_accuracy']:.1f} %", interval(worst), "", *handed_on, "", "", "")
+    shown.add_row(
+        "worst case",
+        f"{100 * worst['robust_accuracy']:.1f} %",
+        interval(worst),
+        "",
+        *handed_on,
+        "",
+        "",
+        "",
+    )
     return shown

@@ -1,7 +1,8 @@
 """From verdicts to accuracies that can be believed.
 
-A verdict is "correct" or not, for one image and one draw of the model's randomness. An image's score is the mean of
-its verdicts over draws; an accuracy is the mean of scores over images, with an interval over images.
+A verdict is "correct" or not, for one image and one draw of the model's randomness. An image's
+score is the mean of its verdicts over draws; an accuracy is the mean of scores over images, with an
+interval over images.
 """
 
 from __future__ import annotations
@@ -19,30 +20,34 @@ from robusttrain.core.rng import Rng
 def wilson(mean: float, count: int) -> list[float]:
     """The 95 % interval of a mean of ``count`` values in [0, 1] (Wilson 1927).
 
-    Exact in spirit for verdicts; for scores between 0 and 1 it is wider than need be, because no variable in [0, 1]
-    varies more than a verdict of the same mean.
+    Exact in spirit for verdicts; for scores between 0 and 1 it is wider than need be, because no
+    variable in [0, 1] varies more than a verdict of the same mean.
     """
     if count == 0:
         return [0.0, 1.0]
     z = 1.959964
     centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
+    half = (
+        z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
+    )
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
 def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int = 5) -> Tensor:
-    """The likeliest classes, likeliest first, in a float32 forward pass: (B, draws, min(top, K)) int64.
+    """The likeliest classes, likeliest first, in a float32 forward pass: (B, draws, min(top, K))
+    int64.
 
     Args:
-        model: images to logits (B, K); put into evaluation mode meanwhile, and asked through `Queried`: each answer
-            depends on the image's own streams alone, also where the model draws from global generators.
+        model: images to logits (B, K); put into evaluation mode meanwhile, and asked through
+            `Queried`: each answer depends on the image's own streams alone, also where the model
+            draws from global generators.
         images: (B, C, H, W), pixel values in [0, 1].
         rng: streams of the images; draw k takes ``rng.fold(k)``.
         draws: draws of the model's randomness; 1 for a deterministic model.
         top: how many classes.
 
-    Where a logit is not finite the answer is -1 throughout: it is no class, and so never right. Of equal logits the
-    lower class comes first.
+    Where a logit is not finite the answer is -1 throughout: it is no class, and so never right. Of
+    equal logits the lower class comes first.
     """
     batch = len(images)
     if not batch:
@@ -76,11 +81,13 @@ def verdicts(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, draws: 
 def worst_case(selection: Tensor, score: Tensor) -> Tensor:
     """Each image's score under the attack that is worst for it: (n,).
 
-    The attack is chosen by one set of draws and scored by another: choosing and scoring by the same draws would
+    The attack is chosen by one set of draws and scored by another: choosing and scoring by the same
+        draws would
     report the luck of the draw as success of the attack.
 
     Args:
-        selection: (A, n) mean verdicts on the draws that choose, one row per attack (and one for no attack).
+        selection: (A, n) mean verdicts on the draws that choose, one row per attack (and one for no
+            attack).
         score: (A, n) mean verdicts on the draws that score.
     """
     # Of attacks that look equally bad for an image, the one that is worse for all images together.

@@ -1,7 +1,8 @@
 """What a model says of itself: two attributes that any ``nn.Module`` may have, and that none needs.
 
-``takes_rng = True``: ``forward(images, rng)`` draws from the streams of the images, and from nowhere else. ``random``:
-whether two answers to one image may differ. A model that says neither is called as torch calls it.
+``takes_rng = True``: ``forward(images, rng)`` draws from the streams of the images, and from
+nowhere else. ``random``: whether two answers to one image may differ. A model that says neither is
+called as torch calls it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ def takes_streams(model: nn.Module) -> bool:
 
 
 def says_random(model: nn.Module) -> bool:
-    """Whether the model says that it is random; who takes streams and says nothing else is taken at that word."""
+    """Whether the model says that it is random; who takes streams and says nothing else is taken at
+    that word.
+    """
     return bool(getattr(model, "random", takes_streams(model)))
 
 

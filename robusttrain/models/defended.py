@@ -31,17 +31,22 @@ class DefendedClassifier(nn.Module):
         super().__init__()
         self.defense = defense
         self.classifier = classifier
-        #: What asking found (`robusttrain.attacks.Queried`): a part that says nothing of it may draw, too.
+        #: What asking found (`robusttrain.attacks.Queried`): a part that says nothing of it may
+        #: draw, too.
         self.found_random = False
 
     @property
     def declared_random(self) -> bool:
         """Whether a part says that it is random."""
-        return (self.defense is not None and bool(self.defense.random)) or says_random(self.classifier)
+        return (self.defense is not None and bool(self.defense.random)) or says_random(
+            self.classifier
+        )
 
     @property
     def random(self) -> bool:
-        """Whether two passes over one image may differ: as the parts say, or as asking has found."""
+        """Whether two passes over one image may differ: as the parts say, or as asking has
+        found.
+        """
         return self.declared_random or self.found_random
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
@@ -51,7 +56,8 @@ class DefendedClassifier(nn.Module):
         return classified(self.classifier, images, rng)
 
     def fast(self, dtype: torch.dtype = torch.float32) -> DefendedClassifier:
-        """The same function for attacks: f_a with batch norm folded, in channels_last and ``dtype``.
+        """The same function for attacks: f_a with batch norm folded, in channels_last and
+        ``dtype``.
 
         The defense is shared, not copied; logits come back as float32.
         """
@@ -82,6 +88,9 @@ class MeanPrediction(nn.Module):
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Log-probabilities (B, K) of images (B, C, H, W); pass k takes ``rng.fold(k)``."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        mean = sum(self.model(images, rng.fold(number)).float().softmax(dim=1) for number in range(self.draws))
+        mean = sum(
+            self.model(images, rng.fold(number)).float().softmax(dim=1)
+            for number in range(self.draws)
+        )
         # An average of zeros would have an infinite logarithm, which counts as no answer.
         return (mean / self.draws).clamp_min(torch.finfo(torch.float32).tiny).log()

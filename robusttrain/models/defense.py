@@ -17,14 +17,17 @@ class Defense(nn.Module, ABC):
     Class attributes say what an evaluation must know to attack it properly.
     """
 
-    #: Whether two passes over one image may differ: then attacks need EOT, and scores need several draws.
+    #: Whether two passes over one image may differ: then attacks need EOT, and scores need several
+    #: draws.
     random: bool = False
-    #: Whether automatic differentiation through g gives the gradient of g (not that of a surrogate).
+    #: Whether automatic differentiation through g gives the gradient of g (not that of a
+    #: surrogate).
     differentiable: bool = True
-    #: Whether g is a loop of steps that can be counted and unrolled: it has ``with_steps`` and ``differentiated`` then.
+    #: Whether g is a loop of steps that can be counted and unrolled: it has ``with_steps`` and
+    #: ``differentiated`` then.
     iterative: bool = False
-    #: Whether g draws one of many patterns that an attacker can try one by one: it has ``pattern``, ``low`` and
-    #: ``canvas`` then (sources `SinglePattern` and `EnsemblePattern`).
+    #: Whether g draws one of many patterns that an attacker can try one by one: it has ``pattern``,
+    #: ``low`` and ``canvas`` then (sources `SinglePattern` and `EnsemblePattern`).
     draws_patterns: bool = False
     #: Gradient evaluations of a model of its own that one image costs.
     gradients: int = 0
@@ -34,14 +37,16 @@ class Defense(nn.Module, ABC):
 
         Args:
             images: (B, C, H, W), pixel values in [0, 1].
-            rng: streams of the images, (B,); None takes keys from torch's global generator, so that attack libraries
-                that know nothing of streams can call a defended classifier as a plain module.
+            rng: streams of the images, (B,); None takes keys from torch's global generator, so that
+                attack libraries that know nothing of streams can call a defended classifier as a
+                plain module.
 
         Returns:
             (B, C, H', W').
         """
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        # A stream of its own, so that drawing here leaves the caller's as it is: same streams, same g.
+        # A stream of its own, so that drawing here leaves the caller's as it is: same streams, same
+        # g.
         return self.transform(images, rng.fold("defense"))
 
     def pattern(self, size: int | None, position: Position) -> Defense:
@@ -54,7 +59,10 @@ class Defense(nn.Module, ABC):
         Raises:
             UserError: this defense draws no patterns.
         """
-        raise UserError(f"{type(self).__name__} draws no patterns; this is for robusttrain.defenses.RandomResizePad")
+        raise UserError(
+            f"{type(self).__name__} draws no patterns; this is for"
+            " robusttrain.defenses.RandomResizePad"
+        )
 
     @abstractmethod
     def transform(self, images: Tensor, rng: Rng) -> Tensor:

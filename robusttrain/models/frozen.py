@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 
 class Frozen(nn.Module):
-    """Holds a module in evaluation mode with frozen parameters, out of sight of everything that trains.
+    """Holds a module in evaluation mode with frozen parameters, out of sight of everything that
+    trains.
 
-    The held module is no child: ``parameters()``, ``modules()``, ``train()``, optimizers and DDP buckets do not find
-    it. It still follows ``to(device)``, is copied by ``deepcopy``, and is saved to and loaded from the state dict
-    under this module's own name.
+    The held module is no child: ``parameters()``, ``modules()``, ``train()``, optimizers and DDP
+        buckets do not find
+    it. It still follows ``to(device)``, is copied by ``deepcopy``, and is saved to and loaded from
+    the state dict under this module's own name.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -29,7 +31,9 @@ class Frozen(nn.Module):
         return self._held[0]
 
     def derived(self, key: Any, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-        """What ``make`` makes of the held module, remembered until the held weights move or change."""
+        """What ``make`` makes of the held module, remembered until the held weights move or
+        change.
+        """
         if key not in self._derived:
             self._derived[key] = make(self.module)
         return self._derived[key]
@@ -43,7 +47,9 @@ class Frozen(nn.Module):
         self._derived.clear()
         return super()._apply(fn, recurse)
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         self.module.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
 
     def _load_from_state_dict(
@@ -56,9 +62,14 @@ class Frozen(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        own = {
+            key.removeprefix(prefix): value
+            for key, value in state_dict.items()
+            if key.startswith(prefix)
+        }
         self._derived.clear()
-        # The caller reports what does not fit, together with its own; so nothing may raise here but a wrong shape.
+        # The caller reports what does not fit, together with its own; so nothing may raise here but
+        # a wrong shape.
         try:
             result = self.module.load_state_dict(own, strict=False)
         except RuntimeError as error:

@@ -13,10 +13,13 @@ from robusttrain.storage.weights import fit_state, read_metadata, read_tensors, 
 
 
 class FullyConvolutional(nn.Module):
-    """h(x) = x + radius * tanh(network(x)): images to images of the same size [P1 4.1, "reparameterization"].
+    """h(x) = x + radius * tanh(network(x)): images to images of the same size [P1 4.1,
+    "reparameterization"].
 
-    Whatever g reaches within its ball, h can reach, which is not so for a sigmoid over [0, 1] (the authors' code).
-    Dilated 3x3 convolutions with residual connections see far: 1 + 2 * (1 + sum of dilations) pixels across.
+    Whatever g reaches within its ball, h can reach, which is not so for a sigmoid over [0, 1] (the
+    authors' code).
+    Dilated 3x3 convolutions with residual connections see far: 1 + 2 * (1 + sum of dilations)
+        pixels across.
 
     Args:
         radius: farthest that a pixel may move, in pixel values: g's.
@@ -25,7 +28,9 @@ class FullyConvolutional(nn.Module):
         depth: residual blocks of one convolution each; dilations 1, 2, 4, 1, 2, 4, ...
     """
 
-    def __init__(self, radius: float = 0.2, channels: int = 3, width: int = 64, depth: int = 8) -> None:
+    def __init__(
+        self, radius: float = 0.2, channels: int = 3, width: int = 64, depth: int = 8
+    ) -> None:
         super().__init__()
         above("radius", radius, 0)
         at_least("channels", channels, 1)
@@ -36,7 +41,9 @@ class FullyConvolutional(nn.Module):
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         dilations = [(1, 2, 4)[number % 3] for number in range(depth)]
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=d, dilation=d))
+            nn.Sequential(
+                nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=d, dilation=d)
+            )
             for d in dilations
         )
         self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 1))
@@ -64,10 +71,13 @@ class FullyConvolutional(nn.Module):
         try:
             options = json.loads(told or "")
             with torch.random.fork_rng(devices=[]):
-                network = cls(**{key: options[key] for key in ("radius", "channels", "width", "depth")})
+                network = cls(
+                    **{key: options[key] for key in ("radius", "channels", "width", "depth")}
+                )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} is no h of a reparameterization; train one: train.py --training reparameterization"
+                f"{path} is no h of a reparameterization; train one: train.py --training"
+                " reparameterization"
             ) from error
         fit_state(network, read_tensors(path), path)
         return network.eval()

@@ -1,4 +1,6 @@
-"""Fully connected networks: what appendix B of Wu et al. 2018 attacks, and fast enough for any machine."""
+"""Fully connected networks: what appendix B of Wu et al. 2018 attacks, and fast enough for any
+machine.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,11 @@ from robusttrain.core.errors import at_least
 
 
 class MLP(nn.Module):
-    """``depth`` hidden layers of ``width`` units with ReLU, then a linear layer [P3 appendix B: 784-500-500-10].
+    """``depth`` hidden layers of ``width`` units with ReLU, then a linear layer [P3 appendix B:
+    784-500-500-10].
 
-    Weights start as He et al. 2015 draw them: from torch's own start nine hidden layers learn nothing.
+    Weights start as He et al. 2015 draw them: from torch's own start nine hidden layers learn
+    nothing.
 
     Args:
         num_classes: number of logits K.
@@ -21,14 +25,23 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, depth: int = 2, width: int = 500
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        depth: int = 2,
+        width: int = 500,
     ) -> None:
         super().__init__()
         at_least("depth", depth, 0)
         at_least("width", width, 1)
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
         sizes = [in_channels * image_size**2, *[width] * depth]
-        hidden = [part for each in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(*each), nn.ReLU())]
+        hidden = [
+            part
+            for each in zip(sizes, sizes[1:], strict=False)
+            for part in (nn.Linear(*each), nn.ReLU())
+        ]
         last = nn.Linear(sizes[-1], num_classes)
         self.layers = nn.Sequential(nn.Flatten(), *hidden, last)
         for layer in self.layers:

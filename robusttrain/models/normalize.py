@@ -13,7 +13,8 @@ from robusttrain.core.errors import OptionError
 class Normalize(nn.Module):
     """``(images - mean) / std``, channel by channel.
 
-    The constants are buffers that a state dict leaves out: they belong to the architecture's options, and released
+    The constants are buffers that a state dict leaves out: they belong to the architecture's
+        options, and released
     files, which never hold them, load as they are.
 
     Args:
@@ -27,12 +28,20 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std):
-            raise OptionError("std", list(std), f"needs as many values as mean, which has {len(mean)}")
+            raise OptionError(
+                "std", list(std), f"needs as many values as mean, which has {len(mean)}"
+            )
         if not all(value > 0 for value in std):
             raise OptionError("std", list(std), "must be greater than 0 in every channel")
         # (1, C, 1, 1) against images (B, C, H, W).
-        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean",
+            torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1),
+            persistent=False,
+        )
+        self.register_buffer(
+            "std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1), persistent=False
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] to the same shape, centred and scaled."""

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from robusttrain.core.errors import OptionError, at_least
 from robusttrain.models.normalize import Normalize
 
-# Constants of no data set: they bring [0, 1] to about zero mean and unit variance for natural images (CIFAR-10's own
-# are 0.47 and 0.25), so that a figure never depends on statistics someone measured on the wrong split.
+# Constants of no data set: they bring [0, 1] to about zero mean and unit variance for natural
+# images (CIFAR-10's own are 0.47 and 0.25), so that a figure never depends on statistics someone
+# measured on the wrong split.
 MEAN, STD = 0.5, 0.25
 
 
@@ -33,7 +34,8 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +45,8 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet of basic blocks for images of about 32 x 32 pixels; the default is ResNet-18 (11.2 M parameters).
+    """ResNet of basic blocks for images of about 32 x 32 pixels; the default is ResNet-18 (11.2 M
+    parameters).
 
     Each stage after the first halves height and width; a global average makes any image size work
     (``image_size`` is None). Widths (32, 64, 128) with one block a stage have 0.31 M parameters.
@@ -73,14 +76,19 @@ class CifarResNet(nn.Module):
         at_least("in_channels", in_channels, 1)
         at_least("blocks", blocks, 1)
         if not widths or min(widths) < 1:
-            raise OptionError("widths", list(widths), "needs at least one stage, each of at least 1 channel")
+            raise OptionError(
+                "widths", list(widths), "needs at least one stage, each of at least 1 channel"
+            )
         for option, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != in_channels:
-                raise OptionError(option, list(values), f"needs one value for each of the {in_channels} channels")
+                raise OptionError(
+                    option, list(values), f"needs one value for each of the {in_channels} channels"
+                )
         self.num_classes, self.in_channels = num_classes, in_channels
 
         self.normalize = Normalize(
-            [MEAN] * in_channels if mean is None else mean, [STD] * in_channels if std is None else std
+            [MEAN] * in_channels if mean is None else mean,
+            [STD] * in_channels if std is None else std,
         )
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False),
@@ -92,7 +100,9 @@ class CifarResNet(nn.Module):
         for stage, width in enumerate(widths):
             layers: list[nn.Module] = []
             for block in range(blocks):
-                layers.append(BasicBlock(channels, width, stride=2 if stage > 0 and block == 0 else 1))
+                layers.append(
+                    BasicBlock(channels, width, stride=2 if stage > 0 and block == 0 else 1)
+                )
                 channels = width
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)

@@ -15,19 +15,24 @@ from robusttrain.models.normalize import Normalize
 class TimmClassifier(nn.Module):
     """A timm model that takes images in [0, 1].
 
-    Mean, std and input size are those of the model's ``pretrained_cfg``. Images are not resized: convolutional
-    networks take any size, vision transformers only the size they were built for.
+    Mean, std and input size are those of the model's ``pretrained_cfg``. Images are not resized:
+    convolutional networks take any size, vision transformers only the size they were built for.
 
     Args:
-        name: timm's name, with or without a tag (``resnet18``, ``vit_tiny_patch16_224.augreg_in21k``).
-        num_classes: number of logits K; with ``pretrained``, a K other than the file's gives a new, untrained head.
+        name: timm's name, with or without a tag (``resnet18``,
+            ``vit_tiny_patch16_224.augreg_in21k``).
+        num_classes: number of logits K; with ``pretrained``, a K other than the file's gives a new,
+            untrained head.
         pretrained: download timm's weights.
-        image_size: height and width of the images in pixels; None takes the model's own (``pretrained_cfg``).
-        in_channels: channels C of the images; timm sums or repeats the first layer's weights when it is not 3.
+        image_size: height and width of the images in pixels; None takes the model's own
+            (``pretrained_cfg``).
+        in_channels: channels C of the images; timm sums or repeats the first layer's weights when
+            it is not 3.
 
     Attributes:
         image_size: the given size, or the model's own.
-        pretrained_classes: classes that the downloaded weights are for; None without ``pretrained``.
+        pretrained_classes: classes that the downloaded weights are for; None without
+            ``pretrained``.
     """
 
     def __init__(
@@ -48,7 +53,9 @@ class TimmClassifier(nn.Module):
 
         config = timm.data.resolve_model_data_config(self.network)
         mean, std = list(config["mean"]), list(config["std"])
-        if len(mean) != in_channels:  # the constants of RGB say nothing about other channels, their average does
+        if (
+            len(mean) != in_channels
+        ):  # the constants of RGB say nothing about other channels, their average does
             mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
         self.normalize = Normalize(mean, std)
         self.image_size = config["input_size"][-1] if image_size is None else image_size
@@ -61,7 +68,9 @@ class TimmClassifier(nn.Module):
         return self.network(self.normalize(images))
 
 
-def _create(name: str, num_classes: int, pretrained: bool, image_size: int | None, in_channels: int) -> nn.Module:
+def _create(
+    name: str, num_classes: int, pretrained: bool, image_size: int | None, in_channels: int
+) -> nn.Module:
     """timm.create_model with errors that a user can mend."""
     architecture = name.partition(".")[0]
     if not timm.is_model(name):
@@ -73,14 +82,21 @@ def _create(name: str, num_classes: int, pretrained: bool, image_size: int | Non
     except RuntimeError as error:
         tagged = timm.list_pretrained(f"{architecture}.*")
         near = difflib.get_close_matches(name, tagged, n=3) or tagged[:3]
-        raise OptionError("name", name, f"timm has no such tag; the nearest are {', '.join(near)}") from error
+        raise OptionError(
+            "name", name, f"timm has no such tag; the nearest are {', '.join(near)}"
+        ) from error
 
-    # Only models built for one size (their configuration says so) know the argument img_size; the others take any.
+    # Only models built for one size (their configuration says so) know the argument img_size; the
+    # others take any.
     sized: dict[str, Any] = (
-        {"img_size": image_size} if image_size is not None and config and config.fixed_input_size else {}
+        {"img_size": image_size}
+        if image_size is not None and config and config.fixed_input_size
+        else {}
     )
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **sized)
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **sized
+        )
     except Exception as error:  # a failed download comes in a dozen classes of three libraries
         if not pretrained:
             raise

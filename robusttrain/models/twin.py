@@ -1,4 +1,6 @@
-"""A fast copy of a model that is being trained: its structure is made once, its weights are brought up to date."""
+"""A fast copy of a model that is being trained: its structure is made once, its weights are brought
+up to date.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Twin:
         dtype: of the computation.
 
     Attributes:
-        useful: whether the copy is faster than the model: batch norm was folded, or the type is shorter.
+        useful: whether the copy is faster than the model: batch norm was folded, or the type is
+            shorter.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
@@ -35,7 +38,10 @@ class Twin:
             if name not in own
         ]
         known = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
-        self.useful = bool(self.fast.folded or dtype != torch.float32) and {name for name, _ in self.plain} <= known
+        self.useful = (
+            bool(self.fast.folded or dtype != torch.float32)
+            and {name for name, _ in self.plain} <= known
+        )
 
     @torch.no_grad()
     def refresh(self, model: nn.Module) -> FastModel:
@@ -70,7 +76,8 @@ _twins: WeakKeyDictionary[nn.Module, dict[torch.dtype, Twin]] = WeakKeyDictionar
 def fast_twin(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The same function in evaluation mode, faster where that is possible; else the model itself.
 
-    The first call on a model copies its structure, later ones its weights; nobody may write to what is returned.
+    The first call on a model copies its structure, later ones its weights; nobody may write to what
+    is returned.
 
     Args:
         model: a classifier; its gradients, mode and weights are left alone.

@@ -13,10 +13,12 @@ WIDTH, HIDDEN = 64, 8
 
 
 class VGGSmall(nn.Module):
-    """VGG with six 3x3 convolutions, batch norm and three linear layers (0.94 M parameters at 32 x 32).
+    """VGG with six 3x3 convolutions, batch norm and three linear layers (0.94 M parameters at 32 x
+    32).
 
-    Channels 64-M-128-M-64-64-M-128-128-M, then 512-512-classes. The layers stand at the positions of the authors'
-    ``nn.Sequential``, so that the file they released (keys ``features.N.*``, ``classifier.N.*``) loads strictly.
+    Channels 64-M-128-M-64-64-M-128-128-M, then 512-512-classes. The layers stand at the positions
+    of the authors' ``nn.Sequential``, so that the file they released (keys ``features.N.*``,
+    ``classifier.N.*``) loads strictly.
     There is no normalisation: theirs takes images in [0, 1] directly.
 
     Source: the paper of the adversarial transformation (P1 in docs), ``f_b`` of its experiments.
@@ -24,17 +26,24 @@ class VGGSmall(nn.Module):
     Args:
         num_classes: number of logits K.
         in_channels: channels C of the images.
-        image_size: height and width of the images in pixels, a multiple of 16 (four poolings halve it).
+        image_size: height and width of the images in pixels, a multiple of 16 (four poolings halve
+            it).
         width: channels of the first convolution; all other layers keep their proportion to it.
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: int = WIDTH) -> None:
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: int = WIDTH
+    ) -> None:
         super().__init__()
         at_least("num_classes", num_classes, 1)
         at_least("in_channels", in_channels, 1)
         at_least("width", width, 1)
         if image_size < 16 or image_size % 16:
-            raise OptionError("image_size", image_size, "must be a multiple of 16, as four poolings halve the image")
+            raise OptionError(
+                "image_size",
+                image_size,
+                "must be a multiple of 16, as four poolings halve the image",
+            )
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
 
         features: list[nn.Module] = []
@@ -44,7 +53,11 @@ class VGGSmall(nn.Module):
                 features.append(nn.MaxPool2d(2))
                 continue
             wide = layer * width
-            features += [nn.Conv2d(channels, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
+            features += [
+                nn.Conv2d(channels, wide, 3, padding=1),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(inplace=True),
+            ]
             channels = wide
         self.features = nn.Sequential(*features)
         hidden = HIDDEN * width

@@ -1,4 +1,5 @@
-"""Pictures of transfer, as matplotlib figures: ``png(figure)`` for a file, ``add_figure`` for TensorBoard.
+"""Pictures of transfer, as matplotlib figures: ``png(figure)`` for a file, ``add_figure`` for
+TensorBoard.
 
 They draw what the measures of `robusttrain.transfer` found, and compute nothing of their own.
 """

@@ -1,4 +1,6 @@
-"""What all pictures share: figures without a screen, colours that everybody can tell apart, images for matplotlib."""
+"""What all pictures share: figures without a screen, colours that everybody can tell apart, images
+for matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,17 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 
 
 def rgb(image: Tensor) -> Any:
-    """(C, H, W) in [0, 1] as matplotlib wants it, (H, W, 3); grey images have their channel repeated."""
+    """(C, H, W) in [0, 1] as matplotlib wants it, (H, W, 3); grey images have their channel
+    repeated.
+    """
     shown = image.detach().float().cpu().clamp(0, 1)
     return (shown.expand(3, -1, -1) if len(shown) == 1 else shown).permute(1, 2, 0).numpy()
 
 
 def centred(change: Tensor) -> Tensor:
-    """Changes (B, C, H, W) as grey plus or minus: each image's largest change reaches black or white."""
+    """Changes (B, C, H, W) as grey plus or minus: each image's largest change reaches black or
+    white.
+    """
     largest = change.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
     return 0.5 + 0.5 * change / largest
 

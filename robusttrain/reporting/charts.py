@@ -41,7 +41,9 @@ def lines(
     axes = figure.subplots()
     looks = zip(series.items(), cycle(COLOURS[:6]), cycle(_MARKERS), cycle(_STYLES), strict=False)
     for (name, points), colour, marker, style in looks:
-        known = sorted(((at, found) for at, found in points if found.images), key=lambda point: point[0])
+        known = sorted(
+            ((at, found) for at, found in points if found.images), key=lambda point: point[0]
+        )
         if not known:
             continue
         at = [each for each, _ in known]

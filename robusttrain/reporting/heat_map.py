@@ -14,12 +14,13 @@ from robusttrain.transfer.estimates import Matrix
 
 
 def heat_map(matrix: Matrix, outlined: Collection[tuple[str, str]] | None = None) -> Figure:
-    """Rows by columns, each cell with its value, its 95 % interval, and its denominator where denominators differ.
+    """Rows by columns, each cell with its value, its 95 % interval, and its denominator where
+    denominators differ.
 
     Args:
         matrix: what is shown; cells that are not available are hatched.
-        outlined: (row, column) of the white-box cells, which get a frame; by default those of equal names, where rows
-            are sources.
+        outlined: (row, column) of the white-box cells, which get a frame; by default those of equal
+            names, where rows are sources.
     """
     values = matrix.values().numpy()
     rows, columns = matrix.rows, matrix.columns
@@ -29,7 +30,9 @@ def heat_map(matrix: Matrix, outlined: Collection[tuple[str, str]] | None = None
     figure = canvas(2.2 + 1.25 * len(columns), 1.5 + 0.62 * len(rows))
     axes = figure.subplots()
     known = values[np.isfinite(values)]
-    low, high = (0.0, 1.0) if matrix.unit == "%" or not len(known) else (min(0.0, known.min()), known.max())
+    low, high = (
+        (0.0, 1.0) if matrix.unit == "%" or not len(known) else (min(0.0, known.min()), known.max())
+    )
     colours = colormaps["cividis"]
     axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
     for i, row in enumerate(rows):
@@ -37,7 +40,15 @@ def heat_map(matrix: Matrix, outlined: Collection[tuple[str, str]] | None = None
             cell = matrix.cells[row][column]
             if not np.isfinite(values[i, j]):
                 axes.add_patch(
-                    Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="0.92", edgecolor="0.7", hatch="//", linewidth=0)
+                    Rectangle(
+                        (j - 0.5, i - 0.5),
+                        1,
+                        1,
+                        facecolor="0.92",
+                        edgecolor="0.7",
+                        hatch="//",
+                        linewidth=0,
+                    )
                 )
             red, green, blue, _ = colours((values[i, j] - low) / (high - low or 1.0))
             dark = np.isfinite(values[i, j]) and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
@@ -46,12 +57,27 @@ def heat_map(matrix: Matrix, outlined: Collection[tuple[str, str]] | None = None
             if matrix.images is None:
                 interval += f"{', ' if interval else ''}of {cell.images:,}"
             ink = "white" if dark else "black"
-            axes.text(j, i - (0.12 if interval else 0), value, ha="center", va="center", color=ink, fontsize=10)
+            axes.text(
+                j,
+                i - (0.12 if interval else 0),
+                value,
+                ha="center",
+                va="center",
+                color=ink,
+                fontsize=10,
+            )
             if interval:
                 axes.text(j, i + 0.24, interval, ha="center", va="center", color=ink, fontsize=7)
             if (row, column) in outlined:
                 axes.add_patch(
-                    Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor=COLOURS[3], linewidth=2)
+                    Rectangle(
+                        (j - 0.47, i - 0.45),
+                        0.94,
+                        0.9,
+                        fill=False,
+                        edgecolor=COLOURS[3],
+                        linewidth=2,
+                    )
                 )
     axes.set_xticks(range(len(columns)), columns)
     if max(map(len, columns), default=0) > 12:

@@ -19,8 +19,8 @@ def perturbations(
 ) -> Figure:
     """One row for each image: the image, and each attack's adversarial image with its perturbation.
 
-    A perturbation is shown on grey, amplified until its largest change is black or white; the factor, the RMSD and the
-    largest change (in units of 1/255) stand under it.
+    A perturbation is shown on grey, amplified until its largest change is black or white; the
+    factor, the RMSD and the largest change (in units of 1/255) stand under it.
 
     Args:
         images: (n, C, H, W), pixel values in [0, 1].
@@ -51,5 +51,7 @@ def perturbations(
             if said is not None:
                 right = said[attack][row] == labels[row]
                 mark = "\N{CHECK MARK}" if right else "\N{BALLOT X}"
-                left[row].set_xlabel(f"{mark} {said[attack][row]}", fontsize=8, color=RIGHT if right else WRONG)
+                left[row].set_xlabel(
+                    f"{mark} {said[attack][row]}", fontsize=8, color=RIGHT if right else WRONG
+                )
     return figure

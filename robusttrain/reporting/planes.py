@@ -22,7 +22,9 @@ AXES = ("u, along the gradient", "v, random orthogonal direction")
 
 
 def _extent(regions: Regions) -> tuple[float, float, float, float]:
-    """Left, right, bottom, top in units of 1/255; the outermost points are the middles of the outermost squares."""
+    """Left, right, bottom, top in units of 1/255; the outermost points are the middles of the
+    outermost squares.
+    """
     points = len(next(iter(regions.classes.values())))
     edge = 255 * regions.reach * points / (points - 1)
     return (-edge, edge, -edge, edge)
@@ -41,7 +43,8 @@ def decision_regions(
     axes: tuple[str, str] = AXES,
     title: str = "",
 ) -> Figure:
-    """What each model answers around an image, one panel a model; a class has the same colour in all of them.
+    """What each model answers around an image, one panel a model; a class has the same colour in
+    all of them.
 
     Args:
         regions: answers on the grid.
@@ -50,7 +53,8 @@ def decision_regions(
         axes: what u and v are; both are RMSD in units of 1/255.
         title: above the panels.
 
-    The seven largest other classes have colours; what is left is dark grey, and answers that are not finite are black.
+    The seven largest other classes have colours; what is left is dark grey, and answers that are
+    not finite are black.
     """
     together = torch.cat([found.flatten() for found in regions.classes.values()])
     classes, counts = together[(together >= 0) & (together != label)].unique(return_counts=True)
@@ -70,20 +74,30 @@ def decision_regions(
         for number, each in enumerate(coloured):
             colour[found == each] = number + 1
         panel.imshow(
-            colour.numpy(), cmap=look, vmin=0, vmax=look.N - 1, origin="lower", extent=_extent(regions), aspect="equal"
+            colour.numpy(),
+            cmap=look,
+            vmin=0,
+            vmax=look.N - 1,
+            origin="lower",
+            extent=_extent(regions),
+            aspect="equal",
         )
         panel.plot(0, 0, marker="+", color="black", markersize=9)
         panel.set_title(f"{model}: {answered[model]} classes", fontsize=9)
     for missing in range(len(regions.classes), len(panels)):
         panels[missing].set_visible(False)
-        panels[missing - columns].tick_params(labelbottom=True)  # its shared axis has nothing below any more
+        panels[missing - columns].tick_params(
+            labelbottom=True
+        )  # its shared axis has nothing below any more
     handles: list[Artist] = [Patch(facecolor=_TRUE, edgecolor="0.5", label=f"{name(label)} (true)")]
     handles += [Patch(facecolor=COLOURS[i], label=name(each)) for i, each in enumerate(coloured)]
     if others:
         handles.append(Patch(facecolor=_OTHER, label=f"{others} other classes"))
     if (together < 0).any():
         handles.append(Patch(facecolor=_BROKEN, label="not finite"))
-    handles.append(Line2D([], [], color="black", marker="+", linestyle="", markersize=9, label="the image"))
+    handles.append(
+        Line2D([], [], color="black", marker="+", linestyle="", markersize=9, label="the image")
+    )
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     figure.supxlabel(f"{axes[0]} (RMSD, 1/255)", fontsize=9)
     figure.supylabel(f"{axes[1]}\n(RMSD, 1/255)", fontsize=9, multialignment="center")
@@ -93,7 +107,11 @@ def decision_regions(
 
 
 def boundaries(
-    regions: Regions, wanted: int, what: str = "true class", axes: tuple[str, str] = AXES, title: str = ""
+    regions: Regions,
+    wanted: int,
+    what: str = "true class",
+    axes: tuple[str, str] = AXES,
+    title: str = "",
 ) -> Figure:
     """The border of one class's region, all models in one panel [P5 figures 4, 5].
 
@@ -114,11 +132,21 @@ def boundaries(
         line = np.linspace(-reach, reach, len(found))
         empty = not inside.any()
         if not (empty or inside.all()):
-            panel.contour(line, line, inside, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.8)
+            panel.contour(
+                line,
+                line,
+                inside,
+                levels=[0.5],
+                colors=[colour],
+                linestyles=[style],
+                linewidths=1.8,
+            )
         told = f"{model} (nowhere)" if empty else f"{model} (everywhere)" if inside.all() else model
         handles.append(Line2D([], [], color=colour, linestyle=style, label=told))
     panel.plot(0, 0, marker="+", color="black", markersize=9)
-    handles.append(Line2D([], [], color="black", marker="+", linestyle="", markersize=9, label="the image"))
+    handles.append(
+        Line2D([], [], color="black", marker="+", linestyle="", markersize=9, label="the image")
+    )
     panel.set_xlim(-reach, reach)
     panel.set_ylim(-reach, reach)
     panel.set_aspect("equal")

@@ -1,10 +1,13 @@
 """Claims: processes and machines that share a folder take batches from each other.
 
-A claim is a file that only one process can make and that its owner touches while it lives. It is free again once its
-owner is gone: on the same machine when there is no such process any more, elsewhere when it was long not touched.
+A claim is a file that only one process can make and that its owner touches while it lives. It is
+free again once its owner is gone: on the same machine when there is no such process any more,
+elsewhere when it was long not touched.
 
-Claims save work, and no figure depends on them: random streams belong to images, so an entry of the journal is the same
-whoever makes it, and it is written whole. Where two processes take one batch after all, the work is done twice.
+Claims save work, and no figure depends on them: random streams belong to images, so an entry of the
+    journal is the same
+whoever makes it, and it is written whole. Where two processes take one batch after all, the work is
+done twice.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ LIFE = 120.0
 
 
 def _start_of(pid: int) -> str:
-    """When a process of this machine started, as the kernel counts; empty where that is not told."""
+    """When a process of this machine started, as the kernel counts; empty where that is not
+    told.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -54,7 +59,9 @@ class Claims:
 
     @contextmanager
     def taken(self, name: str) -> Iterator[bool]:
-        """Whether the work of this name is this process's while the block runs; False if another one is at it."""
+        """Whether the work of this name is this process's while the block runs; False if another
+        one is at it.
+        """
         path = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self._make(path) or (self._free(path) and self._replace(path))):
@@ -82,7 +89,9 @@ class Claims:
         except FileExistsError:
             return False
         with os.fdopen(made, "w") as claim:
-            claim.write(json.dumps({"place": _place(), "pid": os.getpid(), "start": _start_of(os.getpid())}))
+            claim.write(
+                json.dumps({"place": _place(), "pid": os.getpid(), "start": _start_of(os.getpid())})
+            )
         return True
 
     def _replace(self, path: Path) -> bool:

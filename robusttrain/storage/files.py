@@ -1,4 +1,6 @@
-"""Files that are there whole or not at all, and hashes of what is in them: the one place for both."""
+"""Files that are there whole or not at all, and hashes of what is in them: the one place for
+both.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from robusttrain.core.errors import UserError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, never half of it; folders are made as needed."""
+    """Write a file so that a reader finds the old one or the new one, never half of it; folders are
+    made as needed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, as os.replace is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -87,7 +91,9 @@ def writable(folder: Path, option: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{option} {folder}: cannot be written to ({error.strerror}): name another folder") from error
+        raise UserError(
+            f"{option} {folder}: cannot be written to ({error.strerror}): name another folder"
+        ) from error
     return folder
 
 

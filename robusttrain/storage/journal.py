@@ -1,8 +1,10 @@
-"""The journal of a long run: every finished batch of every stage is on disk before the next one starts.
+"""The journal of a long run: every finished batch of every stage is on disk before the next one
+starts.
 
-A stage is one attack (or one attack on one source). An entry holds the tensors of one stage for one batch of images, in
-a file of its own that is written whole or not at all. A run that was killed finds its entries and redoes the rest, and
-runs of the same command that share the folder take batches from each other.
+A stage is one attack (or one attack on one source). An entry holds the tensors of one stage for one
+batch of images, in a file of its own that is written whole or not at all. A run that was killed
+finds its entries and redoes the rest, and runs of the same command that share the folder take
+batches from each other.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def read_fingerprint(folder: Path) -> dict[str, Any] | None:
-    """What the run in a folder depends on; None where there is no run, {} where that cannot be read."""
+    """What the run in a folder depends on; None where there is no run, {} where that cannot be
+    read.
+    """
     try:
         found = json.loads((folder / "fingerprint.json").read_text())
     except FileNotFoundError:
@@ -75,8 +79,8 @@ def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> 
 
     Args:
         folder: of a journal.
-        now: a fingerprint, or the part of it that is known at once: what would be refused in the end is then refused
-            before hours are spent.
+        now: a fingerprint, or the part of it that is known at once: what would be refused in the
+            end is then refused before hours are spent.
         whole: whether ``now`` is all of it.
     """
     before = read_fingerprint(folder)
@@ -86,8 +90,9 @@ def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> 
     if told:
         more = f", and {len(told) - 3} more" if len(told) > 3 else ""
         raise UserError(
-            f"--output {folder.parent}: an unfinished run lies there that differs in {'; '.join(told[:3])}"
-            f"{more}: finish it with its own command, name another --output, or drop it with --fresh true"
+            f"--output {folder.parent}: an unfinished run lies there that differs in"
+            f" {'; '.join(told[:3])}{more}: finish it with its own command, name another --output,"
+            " or drop it with --fresh true"
         )
 
 
@@ -102,8 +107,8 @@ class Journal:
 
     Args:
         folder: of this run alone; made as needed.
-        fingerprint: all that the entries depend on, as plain JSON. A finished run of another fingerprint is replaced;
-            an unfinished one is not.
+        fingerprint: all that the entries depend on, as plain JSON. A finished run of another
+            fingerprint is replaced; an unfinished one is not.
         fresh: whether to drop what an unfinished run left.
         report: called with a line about a damaged entry that was dropped.
 
@@ -144,7 +149,8 @@ class Journal:
         (self.folder / FINISHED).touch()
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
-        """The entry of a stage for a batch, None if there is none; a damaged one is dropped and told.
+        """The entry of a stage for a batch, None if there is none; a damaged one is dropped and
+        told.
 
         Args:
             stage: which attack.
@@ -167,10 +173,14 @@ class Journal:
             self._drop(path, f"{path} does not hold what was written")
             return None
         if kept.get("batch") != _batch(images, labels, indices):
-            raise UserError(f"{path} was made from other images: the data set has changed since that run began")
+            raise UserError(
+                f"{path} was made from other images: the data set has changed since that run began"
+            )
         return entry
 
-    def put(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry) -> None:
+    def put(
+        self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
+    ) -> None:
         """Write an entry, arguments as for ``get``.
 
         Raises:
@@ -182,7 +192,8 @@ class Journal:
 
     @contextmanager
     def taken(self, indices: Tensor) -> Iterator[bool]:
-        """Whether this process is the one that works on a batch while the block runs; see `Claims.taken`.
+        """Whether this process is the one that works on a batch while the block runs; see
+        `Claims.taken`.
 
         Raises:
             UserError: the disk is full; all entries so far are kept.
@@ -199,8 +210,8 @@ class Journal:
         except OSError as error:
             if error.errno in _FULL:
                 raise UserError(
-                    f"{self.folder}: the disk is full; what was finished is kept: make room and give the same command "
-                    "again"
+                    f"{self.folder}: the disk is full; what was finished is kept: make room and"
+                    " give the same command again"
                 ) from error
             raise
 

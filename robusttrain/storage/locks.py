@@ -1,4 +1,6 @@
-"""Files that several processes want to make: one of them makes each, the others wait and find it."""
+"""Files that several processes want to make: one of them makes each, the others wait and find
+it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def alone(path: Path, what: str, say: Callable[[str], None], wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of ``path``; a process that is killed holds nobody up. Yields whether it is held.
+    """Hold the lock of ``path``; a process that is killed holds nobody up. Yields whether it is
+    held.
 
     Args:
         path: what is to be made; the lock is a hidden file beside it.

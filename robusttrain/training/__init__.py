@@ -1,6 +1,7 @@
 """Training: one LightningModule, and the objectives that it minimises.
 
-A new objective is one file here that subclasses ``TrainingObjective``, and one YAML in ``configs/training/``.
+A new objective is one file here that subclasses ``TrainingObjective``, and one YAML in
+``configs/training/``.
 """
 
 from robusttrain.training.awp import AWP

@@ -25,21 +25,23 @@ TINY = 1e-20
 
 @dataclass(frozen=True)
 class AWP(TrainingObjective):
-    """min_w max_{|v_l| <= gamma |w_l|} loss(w + v) (Wu et al. 2020, eq. 7), around any other objective.
+    """min_w max_{|v_l| <= gamma |w_l|} loss(w + v) (Wu et al. 2020, eq. 7), around any other
+    objective.
 
-    The adversarial images are crafted at w. The weights of each layer then move by v_l = gamma |w_l| g_l / |g_l|, g_l
-    the gradient of the objective (eq. 10 and 11 with one step, the released code's), and what is minimised is the
-    objective at w + v, for the same adversarial images (eq. 12). As in the released code, biases and batch norm stay.
+    The adversarial images are crafted at w. The weights of each layer then move by v_l = gamma
+    |w_l| g_l / |g_l|, g_l the gradient of the objective (eq. 10 and 11 with one step, the released
+    code's), and what is minimised is the objective at w + v, for the same adversarial images (eq.
+    12). As in the released code, biases and batch norm stay.
 
-    The model's own weights are never written to: the loss is computed with w + v in their place and differentiated with
-    respect to w, so momentum, weight decay and clipping see w. (The released code takes its step from w + v and
-    subtracts v afterwards; its weight decay is that of w + v.) The pass that finds v leaves batch norm's statistics
-    alone.
+    The model's own weights are never written to: the loss is computed with w + v in their place and
+    differentiated with respect to w, so momentum, weight decay and clipping see w. (The released
+    code takes its step from w + v and subtracts v afterwards; its weight decay is that of w + v.)
+    The pass that finds v leaves batch norm's statistics alone.
 
     Args:
         objective: what is minimised.
-        gamma: radius of the perturbation relative to each layer's norm; in the paper 0.01 for adversarial training and
-            0.005 for TRADES.
+        gamma: radius of the perturbation relative to each layer's norm; in the paper 0.01 for
+            adversarial training and 0.005 for TRADES.
         warmup: epochs at the start without perturbation (10 in the released code around TRADES).
     """
 
@@ -55,7 +57,11 @@ class AWP(TrainingObjective):
         at_least("warmup", self.warmup, 0)
         if isinstance(self.objective, AWP) or self.objective.replays > 1:
             name = type(self.objective).__name__
-            raise OptionError("objective", name, "AWP goes around objectives with one loss a batch and none of its own")
+            raise OptionError(
+                "objective",
+                name,
+                "AWP goes around objectives with one loss a batch and none of its own",
+            )
 
     @property
     def takes_mixed_labels(self) -> bool:  # type: ignore[override]
@@ -72,7 +78,8 @@ class AWP(TrainingObjective):
 
     def cost(self) -> Passes:
         inside = self.objective.cost()
-        # The gradient with respect to the weights that finds v costs as much as the one that is followed.
+        # The gradient with respect to the weights that finds v costs as much as the one that is
+        # followed.
         return inside._replace(training=2 * inside.training)
 
     def opened(self, read: Reader) -> AWP:
@@ -88,7 +95,9 @@ class AWP(TrainingObjective):
             return self.objective.losses(model, images, crafted, labels, rng)
         # What is judged is the loss that the weights follow, not the one that finds v.
         with statistics_at_rest(model), Meter().listening():
-            moved = self.perturbed(model, self.objective.losses(model, images, crafted, labels, rng)[0])
+            moved = self.perturbed(
+                model, self.objective.losses(model, images, crafted, labels, rng)[0]
+            )
         found: tuple[Tensor, Tensor] = functional_call(
             _Losses(model, self.objective),
             {f"model.{name}": weight for name, weight in moved.items()},
@@ -99,7 +108,9 @@ class AWP(TrainingObjective):
     def perturbed(self, model: nn.Module, losses: Tensor) -> dict[str, Tensor]:
         """w + v by name, differentiable with respect to w, for the losses (B,) at w."""
         weights = {
-            name: weight for name, weight in model.named_parameters() if weight.requires_grad and weight.dim() > 1
+            name: weight
+            for name, weight in model.named_parameters()
+            if weight.requires_grad and weight.dim() > 1
         }
         gradients = torch.autograd.grad(losses.mean(), list(weights.values()), allow_unused=True)
         moved = {}
@@ -111,20 +122,30 @@ class AWP(TrainingObjective):
 
 
 class _Losses(nn.Module):
-    """An objective's losses as a module, so that torch can put other weights in the model's place meanwhile."""
+    """An objective's losses as a module, so that torch can put other weights in the model's place
+    meanwhile.
+    """
 
     def __init__(self, model: DefendedClassifier, objective: TrainingObjective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
         return self.objective.losses(self.model, images, crafted, labels, rng)
 
 
 @contextmanager
 def statistics_at_rest(model: nn.Module) -> Iterator[None]:
-    """Batch norm in training mode normalises with the batch's statistics, but does not remember them."""
-    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    """Batch norm in training mode normalises with the batch's statistics, but does not remember
+    them.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats
+    ]
     awake = [layer for layer in layers if layer.training]
     try:
         for layer in awake:

@@ -22,18 +22,20 @@ Distance = Literal["jensen_shannon", "symmetric_kl"]
 class Consistency(TrainingObjective):
     """(CE(z_1, y) + CE(z_2, y)) / 2 + w D(p_1, p_2), z_1 and z_2 under two draws of the defense.
 
-    The regulariser of Tack et al. 2022 (eq. 3: Jensen-Shannon between tempered predictions), with two draws of g in the
-    place of two augmentations. With an attack, both draws see the same adversarial image, crafted under a third.
+    The regulariser of Tack et al. 2022 (eq. 3: Jensen-Shannon between tempered predictions), with
+    two draws of g in the place of two augmentations. With an attack, both draws see the same
+    adversarial image, crafted under a third.
 
     Args:
         weight: w, 1 in that paper.
-        distance: D: "jensen_shannon", KL(p_1 || m) / 2 + KL(p_2 || m) / 2 with m = (p_1 + p_2) / 2; or "symmetric_kl",
-            (KL(p_1 || p_2) + KL(p_2 || p_1)) / 2.
+        distance: D: "jensen_shannon", KL(p_1 || m) / 2 + KL(p_2 || m) / 2 with m = (p_1 + p_2) / 2;
+            or "symmetric_kl", (KL(p_1 || p_2) + KL(p_2 || p_1)) / 2.
         temperature: logits are divided by it before D, 0.5 in that paper.
         attack: the inner maximisation; None trains on the images as they are.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
         label_smoothing: share of the target distribution that is spread over all classes.
-        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is always "train".
+        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is
+            always "train".
     """
 
     weight: float = 1.0
@@ -58,8 +60,8 @@ class Consistency(TrainingObjective):
     def check(self, model: DefendedClassifier) -> None:
         if not model.random:
             raise UserError(
-                "training.objective = Consistency: two draws of a defense that draws nothing are the same; give "
-                "--defense advtransform or randomization, or another --training"
+                "training.objective = Consistency: two draws of a defense that draws nothing are"
+                " the same; give --defense advtransform or randomization, or another --training"
             )
         super().check(model)
 
@@ -78,7 +80,9 @@ class Consistency(TrainingObjective):
 
 
 def distance(first: Tensor, second: Tensor, kind: Distance) -> Tensor:
-    """(B,): how far the distributions of two sets of logits (B, K) are from each other, by `Consistency.distance`."""
+    """(B,): how far the distributions of two sets of logits (B, K) are from each other, by
+    `Consistency.distance`.
+    """
     if kind == "symmetric_kl":
         return (kl_divergence(first, second) + kl_divergence(second, first)) / 2
     # The logarithm of a mean of probabilities is a distribution's logits again.

@@ -1,4 +1,6 @@
-"""The inner maximisation of adversarial training: an attack, the mode of batch norm meanwhile, and what it took."""
+"""The inner maximisation of adversarial training: an attack, the mode of batch norm meanwhile, and
+what it took.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ BATCH_NORM_MODES = ("eval", "train")
 
 
 class Meter:
-    """What inner attacks took and achieved since the last `reset`. Nothing here waits for an accelerator.
+    """What inner attacks took and achieved since the last `reset`. Nothing here waits for an
+    accelerator.
 
     Attributes:
         images: adversarial images that were judged.
@@ -88,7 +91,9 @@ def crafting_in(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def judge(logits: Tensor, labels: Tensor) -> None:
-    """Report to whoever listens how the model does on adversarial images: logits (B, K), labels (B,) or (B, K)."""
+    """Report to whoever listens how the model does on adversarial images: logits (B, K), labels
+    (B,) or (B, K).
+    """
     meter = _listener.get()
     if meter is not None:
         meter.images += len(logits)
@@ -96,16 +101,19 @@ def judge(logits: Tensor, labels: Tensor) -> None:
 
 
 def hard(labels: Tensor) -> Tensor:
-    """(B,) int64: the class of each image; of mixed labels (B, K), the one with the largest share."""
+    """(B,) int64: the class of each image; of mixed labels (B, K), the one with the largest
+    share.
+    """
     return labels.argmax(dim=1) if labels.dim() > 1 else labels
 
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Let batch norm layers that are in training mode now stay in it under an attack, which sets evaluation mode.
+    """Let batch norm layers that are in training mode now stay in it under an attack, which sets
+    evaluation mode.
 
-    Frozen ones, f_b's among them, stay frozen. As in the code of those who train so (fast and free adversarial
-    training), the running statistics follow the images of the attack's steps as well.
+    Frozen ones, f_b's among them, stay frozen. As in the code of those who train so (fast and free
+    adversarial training), the running statistics follow the images of the attack's steps as well.
     """
 
     def wake(layer: nn.Module, _: Any) -> None:
@@ -138,19 +146,25 @@ def craft(
         images: (B, C, H, W), pixel values in [0, 1].
         labels: (B,) int64, or (B, K) shares of a mixed image: the attack goes against the largest.
         rng: streams of the images, (B,).
-        batch_norm: "eval" normalises with running statistics and changes nothing in them (PGD adversarial training as
-            TRADES, MART and this framework do it); "train" with the batch's own (see `batch_statistics`).
+        batch_norm: "eval" normalises with running statistics and changes nothing in them (PGD
+            adversarial training as TRADES, MART and this framework do it); "train" with the batch's
+            own (see `batch_statistics`).
     """
     meter = _listener.get() or Meter()
     with meter.timing(images.device):
         if batch_norm == "train":
             with batch_statistics(model):
-                return attack(source(model).to(images.device), images, hard(labels), rng.fold("inner attack"))
-        # In evaluation mode batch norm folds into convolutions: a copy with today's weights is faster by more than it
-        # costs. Unless told otherwise, its type is that of autocast, which would cast every weight again in every pass.
+                return attack(
+                    source(model).to(images.device), images, hard(labels), rng.fold("inner attack")
+                )
+        # In evaluation mode batch norm folds into convolutions: a copy with today's weights is
+        # faster by more than it costs. Unless told otherwise, its type is that of autocast, which
+        # would cast every weight again in every pass.
         kind = images.device.type
         own = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         fast = fast_twin(model.classifier, _dtype.get() or own)
         attacked = model if fast is model.classifier else DefendedClassifier(model.defense, fast)
         with torch.autocast(kind, enabled=attacked is model and torch.is_autocast_enabled(kind)):
-            return attack(source(attacked).to(images.device), images, hard(labels), rng.fold("inner attack"))
+            return attack(
+                source(attacked).to(images.device), images, hard(labels), rng.fold("inner attack")
+            )

@@ -1,4 +1,6 @@
-"""Ensemble adversarial training: adversarial images from other models as well (Tramer et al. 2018)."""
+"""Ensemble adversarial training: adversarial images from other models as well (Tramer et al.
+2018).
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,21 @@ def _single_step() -> ProjectedGradient:
 
 @dataclass(frozen=True)
 class EnsembleAdversarial(TrainingObjective):
-    """a CE(f(x), y) + (1 - a) CE(f(x'), y), x' from another model in each batch (Tramer et al. 2018, section 3.4).
+    """a CE(f(x), y) + (1 - a) CE(f(x'), y), x' from another model in each batch (Tramer et al.
+    2018, section 3.4).
 
-    Models that were trained before and stay as they are take turns with the model in training: adversarial images that
-    do not depend on it keep it from hiding its gradients, as it does under single-step attacks on itself. [P4]'s best
-    entry stands on this training.
+    Models that were trained before and stay as they are take turns with the model in training:
+        adversarial images that
+    do not depend on it keep it from hiding its gradients, as it does under single-step attacks on
+    itself. [P4]'s best entry stands on this training.
 
     Batch norm is in evaluation mode while the images are crafted and in training mode for the loss.
 
     Args:
         models: checkpoints of the static models, files that train.py left.
         attack: crafts x'.
-        source: what the attack differentiates of the model in training; IdentityBackward behind a defense.
+        source: what the attack differentiates of the model in training; IdentityBackward behind a
+            defense.
         clean_share: a, the weight of the clean images.
         trust: packages besides robusttrain whose classes the checkpoints may name.
     """
@@ -46,14 +51,18 @@ class EnsembleAdversarial(TrainingObjective):
     source: Source = field(default_factory=Target)
     clean_share: float = 0.5
     trust: list[str] = field(default_factory=list)
-    #: The static models once they are read, and once they are ready for attacks; no part of what this objective is.
+    #: The static models once they are read, and once they are ready for attacks; no part of what
+    #: this objective is.
     _read: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
     _ready: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         within("clean_share", self.clean_share, 0, 1)
         if not self.models:
-            fix = "name checkpoints of other models, each left by a training of its own: '[a.ckpt, b.ckpt]'"
+            fix = (
+                "name checkpoints of other models, each left by a training of its own: '[a.ckpt,"
+                " b.ckpt]'"
+            )
             raise OptionError("models", self.models, fix)
 
     @property
@@ -62,7 +71,8 @@ class EnsembleAdversarial(TrainingObjective):
 
     def opened(self, read: Reader) -> EnsembleAdversarial:
         found = replace(self, source=self.source.opened(read))
-        # Differentiated and never trained: without their own defenses, which the paper's do not have either.
+        # Differentiated and never trained: without their own defenses, which the paper's do not
+        # have either.
         for path in self.models:
             try:
                 found._read.append(read.checkpoint(path, self.trust).classifier)
@@ -77,7 +87,9 @@ class EnsembleAdversarial(TrainingObjective):
             UserError: a model takes other images or knows other classes, or none was read yet.
         """
         if not self._read:
-            raise UserError("training.objective.models: not read yet: take .opened(robusttrain.READER)")
+            raise UserError(
+                "training.objective.models: not read yet: take .opened(robusttrain.READER)"
+            )
         if not self._ready:
             with prepared(model), torch.no_grad():
                 classes = model(images[:1].clone()).shape[1]

@@ -20,16 +20,19 @@ from robusttrain.training.objectives import Passes, TrainingObjective
 
 @dataclass(frozen=True)
 class Free(TrainingObjective):
-    """CE(f(x + d), y), then d <- clip(d + epsilon sign(grad_x), -epsilon, epsilon) (Shafahi et al. 2019, algorithm 1).
+    """CE(f(x + d), y), then d <- clip(d + epsilon sign(grad_x), -epsilon, epsilon) (Shafahi et al.
+    2019, algorithm 1).
 
-    Each batch is replayed m times. One backward pass gives the gradients of both weights and images: the weights take
-    a step, and d moves for the next replay. It starts at zero and is kept from batch to batch. An epoch has m times
+    Each batch is replayed m times. One backward pass gives the gradients of both weights and
+    images: the weights take a step, and d moves for the next replay. It starts at zero and is kept
+    from batch to batch. An epoch has m times
     as many steps: for the cost of E epochs of standard training, give E / m.
 
     Args:
         replays: m; 8 in the paper for CIFAR-10.
         threat: the ball, in the norm Linf; d moves by its epsilon.
-        source: what the images' gradient is taken through; IdentityBackward to train through a defense.
+        source: what the images' gradient is taken through; IdentityBackward to train through a
+            defense.
         label_smoothing: share of the target distribution that is spread over all classes.
     """
 
@@ -47,11 +50,17 @@ class Free(TrainingObjective):
         at_least("replays", self.replays, 1)
         within("label_smoothing", self.label_smoothing, 0, 1)
         if not isinstance(self.threat, Linf):
-            raise OptionError("threat", type(self.threat).__name__, "free adversarial training moves by signs: Linf")
+            raise OptionError(
+                "threat",
+                type(self.threat).__name__,
+                "free adversarial training moves by signs: Linf",
+            )
 
     def inner(self) -> Scenario:
         """FGSM: the steps that d takes; no attack runs in training."""
-        single = ProjectedGradient(steps=1, relative_step_size=1.0, random_start=False, threat=self.threat)
+        single = ProjectedGradient(
+            steps=1, relative_step_size=1.0, random_start=False, threat=self.threat
+        )
         return Scenario(single, self.source)
 
     def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -70,7 +79,9 @@ class Free(TrainingObjective):
         if point.requires_grad:
             # Called in the backward pass that computes the gradients of the weights.
             point.register_hook(self._move)
-        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing), logits
+        return F.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.label_smoothing
+        ), logits
 
     def _delta(self, images: Tensor) -> Tensor:
         delta = self._kept.get("delta")

@@ -17,16 +17,20 @@ from robusttrain.training.objectives import TrainingObjective
 
 
 def _least_likely() -> ProjectedGradient:
-    return ProjectedGradient(steps=10, step_size=0.007, objective=TargetedCrossEntropy("least_likely"))
+    return ProjectedGradient(
+        steps=10, step_size=0.007, objective=TargetedCrossEntropy("least_likely")
+    )
 
 
 @dataclass(frozen=True)
 class LogitPairing(TrainingObjective):
-    """(CE(z, y) + CE(z', y)) / 2 + w mean_k (z_k - z'_k)^2, z = f(x), z' = f(x') (Kannan et al. 2018, section 3).
+    """(CE(z, y) + CE(z', y)) / 2 + w mean_k (z_k - z'_k)^2, z = f(x), z' = f(x') (Kannan et al.
+    2018, section 3).
 
-    The released code (tensorflow/models, research/adversarial_logit_pairing) minimises cross entropy, with label
-    smoothing, over one batch of clean and adversarial images together (mixed-minibatch PGD), plus the mean squared
-    difference of their logits; its example crafts towards the least likely class. This loss alone is known to hold
+    The released code (tensorflow/models, research/adversarial_logit_pairing) minimises cross
+    entropy, with label smoothing, over one batch of clean and adversarial images together
+    (mixed-minibatch PGD), plus the mean squared difference of their logits; its example crafts
+    towards the least likely class. This loss alone is known to hold
     back gradients more than attacks (Engstrom et al. 2018): judge it by the suite ``worst-case``.
 
     Clean and adversarial images see the same draws of a random defense.
@@ -35,8 +39,10 @@ class LogitPairing(TrainingObjective):
         weight: w, 0.5 in the released code's example.
         attack: the inner maximisation.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
-        label_smoothing: share of the target distribution that is spread over all classes, 0.1 in the released code.
-        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is always "train".
+        label_smoothing: share of the target distribution that is spread over all classes, 0.1 in
+            the released code.
+        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is
+            always "train".
     """
 
     weight: float = 0.5
@@ -65,4 +71,6 @@ class LogitPairing(TrainingObjective):
             F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
             for logits in (clean, robust)
         ]
-        return (crossed[0] + crossed[1]) / 2 + self.weight * (clean - robust).square().mean(dim=1), clean
+        return (crossed[0] + crossed[1]) / 2 + self.weight * (clean - robust).square().mean(
+            dim=1
+        ), clean

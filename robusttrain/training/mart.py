@@ -20,16 +20,18 @@ from robusttrain.training.objectives import TrainingObjective, default_attack, g
 class MART(TrainingObjective):
     """BCE(f(x'), y) + lambda KL(f(x) || f(x')) (1 - p_y(x)) (Wang et al. 2020, eq. 11).
 
-    BCE(f(x'), y) = -log p_y(x') - log(1 - max_{k != y} p_k(x')) (eq. 8) asks for a margin; the weight 1 - p_y(x) makes
-    the KL term count where the clean image is misclassified, or nearly so. Both terms need labels: x' is crafted
-    against them (eq. 12). Computed from logits, where the released code adds constants to keep logarithms finite.
+    BCE(f(x'), y) = -log p_y(x') - log(1 - max_{k != y} p_k(x')) (eq. 8) asks for a margin; the
+    weight 1 - p_y(x) makes the KL term count where the clean image is misclassified, or nearly so.
+    Both terms need labels: x' is crafted against them (eq. 12). Computed from logits, where the
+    released code adds constants to keep logarithms finite.
 
     Args:
-        weight: lambda. 6 is the default of the released loss; the released ResNet-18 script passes 5.
+        weight: lambda. 6 is the default of the released loss; the released ResNet-18 script passes
+            5.
         attack: the inner maximisation, of the loss on the labels.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
-        batch_norm: its mode while the images are crafted, "eval" (as the released code) or "train"; for the loss it is
-            always "train".
+        batch_norm: its mode while the images are crafted, "eval" (as the released code) or "train";
+            for the loss it is always "train".
     """
 
     takes_mixed_labels = False
@@ -59,11 +61,15 @@ class MART(TrainingObjective):
         robust = model(crafted, rng)
         judge(robust, labels)
         unsure = 1 - clean.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
-        return boosted_cross_entropy(robust, labels) + self.weight * kl_divergence(clean, robust) * unsure, clean
+        return boosted_cross_entropy(robust, labels) + self.weight * kl_divergence(
+            clean, robust
+        ) * unsure, clean
 
 
 def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,): -log p_y - log(1 - max_{k != y} p_k) of logits (B, K) and labels (B,) (Wang et al. 2020, eq. 8)."""
+    """(B,): -log p_y - log(1 - max_{k != y} p_k) of logits (B, K) and labels (B,) (Wang et al.
+    2020, eq. 8).
+    """
     likeliest = logits.detach().scatter(1, labels[:, None], -torch.inf).argmax(dim=1, keepdim=True)
     # 1 - p_k is the probability of all other classes together.
     others = logits.scatter(1, likeliest, -torch.inf).logsumexp(dim=1)

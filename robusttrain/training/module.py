@@ -12,7 +12,15 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from robusttrain.core.errors import OptionError, UserError, above, at_least, below_one, one_of, within
+from robusttrain.core.errors import (
+    OptionError,
+    UserError,
+    above,
+    at_least,
+    below_one,
+    one_of,
+    within,
+)
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
@@ -30,7 +38,8 @@ INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
 class RobustTraining(pl.LightningModule):
     """Trains f_a by SGD with momentum; the defense before it stays as it is.
 
-    Every random number belongs to (seed, epoch, image), so a run that is killed and resumed sees the same ones.
+    Every random number belongs to (seed, epoch, image), so a run that is killed and resumed sees
+    the same ones.
 
     Args:
         model: the defended classifier.
@@ -40,17 +49,18 @@ class RobustTraining(pl.LightningModule):
         momentum: SGD's.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: SGD's, on all trainable parameters.
-        schedule: of the learning rate over the run: constant; cosine to zero; one_cycle: cosine warm-up for the first
-            ``warmup`` of the run, then cosine to zero (torch's OneCycleLR); piecewise: a tenth after each of
-            ``milestones``.
+        schedule: of the learning rate over the run: constant; cosine to zero; one_cycle: cosine
+            warm-up for the first ``warmup`` of the run, then cosine to zero (torch's OneCycleLR);
+            piecewise: a tenth after each of ``milestones``.
         milestones: epochs after which a piecewise schedule drops.
         warmup: share of the run in which a one_cycle schedule rises.
-        warmup_epochs: epochs in which any other schedule first rises, linearly, to ``learning_rate``.
+        warmup_epochs: epochs in which any other schedule first rises, linearly, to
+            ``learning_rate``.
         mixing: of every training batch: none, mixup or cutmix (of neighbours in the batch).
         mixing_alpha: a mixture's weight or area is drawn from Beta(alpha, alpha).
-        inner_precision: in which inner attacks differentiate: trainer, that of the weights' own passes; float32;
-            bfloat16; or auto, the faster of these two here, measured on the first batch, where rounding leaves the
-            attack as strong.
+        inner_precision: in which inner attacks differentiate: trainer, that of the weights' own
+            passes; float32; bfloat16; or auto, the faster of these two here, measured on the first
+            batch, where rounding leaves the attack as strong.
         seed: of all randomness in training.
     """
 
@@ -84,19 +94,29 @@ class RobustTraining(pl.LightningModule):
         one_of("inner_precision", inner_precision, INNER_PRECISIONS)
         if warmup_epochs and schedule == "one_cycle":
             raise OptionError(
-                "warmup_epochs", warmup_epochs, "one_cycle rises by itself: give training.warmup, a share"
+                "warmup_epochs",
+                warmup_epochs,
+                "one_cycle rises by itself: give training.warmup, a share",
             )
         if nesterov and momentum == 0:
             raise OptionError("nesterov", True, "needs a momentum above 0")
         if (schedule == "piecewise") != bool(milestones):
-            raise OptionError("milestones", milestones, "go with schedule = piecewise, and only with it")
+            raise OptionError(
+                "milestones", milestones, "go with schedule = piecewise, and only with it"
+            )
         if milestones and min(milestones) <= warmup_epochs:
-            raise OptionError("milestones", milestones, f"must come after epoch 0 and the warm-up ({warmup_epochs:g})")
+            raise OptionError(
+                "milestones",
+                milestones,
+                f"must come after epoch 0 and the warm-up ({warmup_epochs:g})",
+            )
         self.model = model
         self.objective = objective or Standard()
         if mixing != "none" and not self.objective.takes_mixed_labels:
             name = type(self.objective).__name__
-            raise OptionError("mixing", mixing, f"{name} needs one label an image; set none, or train with TRADES")
+            raise OptionError(
+                "mixing", mixing, f"{name} needs one label an image; set none, or train with TRADES"
+            )
         self.sgd: dict[str, Any] = {
             "lr": learning_rate,
             "momentum": momentum,
@@ -109,14 +129,20 @@ class RobustTraining(pl.LightningModule):
             warmup,
             warmup_epochs,
         )
-        self.mixing, self.mixing_alpha, self.num_classes, self.seed = mixing, mixing_alpha, num_classes, seed
+        self.mixing, self.mixing_alpha, self.num_classes, self.seed = (
+            mixing,
+            mixing_alpha,
+            num_classes,
+            seed,
+        )
         self.inner_precision = inner_precision
         #: What the inner attacks of an epoch took and achieved.
         self.meter = Meter()
         accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.train_accuracy, self.val_accuracy = accuracy, accuracy.clone()
         self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
-        #: What ``on_save_checkpoint`` stores to rebuild the model; set by whoever built it from a configuration.
+        #: What ``on_save_checkpoint`` stores to rebuild the model; set by whoever built it from a
+        #: configuration.
         self.recipe: dict[str, Any] = {}
 
     def configure_optimizers(self) -> Any:
@@ -124,7 +150,9 @@ class RobustTraining(pl.LightningModule):
         optimizer = torch.optim.SGD(trainable, **self.sgd)
         steps = self.trainer.estimated_stepping_batches  # asked first: it counts the batches
         # max_steps may end the run within an epoch, and epochs stay as long as they are.
-        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        per_epoch = math.ceil(
+            self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        )
         settings = (self.milestones, self.warmup, self.warmup_epochs)
         found = scheduler(optimizer, self.schedule, steps, per_epoch, *settings)
         if found is None:
@@ -136,14 +164,18 @@ class RobustTraining(pl.LightningModule):
         use_fastest_format(self.model)
 
     def settle_inner_precision(self, batch: Batch) -> Speeds | None:
-        """Turn an ``inner_precision`` of "auto" into the better one; the speeds, if they were measured."""
+        """Turn an ``inner_precision`` of "auto" into the better one; the speeds, if they were
+        measured.
+        """
         inner = self.objective.inner()
         if self.inner_precision != "auto":
             return None
         if inner is None or not inner.attack.rounds_well:
             self.inner_precision = "float32"
             return None
-        speeds = measure_speeds_of(self.model, batch.images, Rng.for_images(self.seed, batch.indices))
+        speeds = measure_speeds_of(
+            self.model, batch.images, Rng.for_images(self.seed, batch.indices)
+        )
         self.inner_precision = speeds.better
         return speeds
 
@@ -152,8 +184,8 @@ class RobustTraining(pl.LightningModule):
         self.inner_precision = self.trainer.strategy.broadcast(self.inner_precision)
 
     def on_train_epoch_start(self) -> None:
-        # Layers that draw from torch's global generator (dropout, stochastic depth in timm's networks) draw the same
-        # numbers in a resumed epoch as in an uninterrupted one.
+        # Layers that draw from torch's global generator (dropout, stochastic depth in timm's
+        # networks) draw the same numbers in a resumed epoch as in an uninterrupted one.
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_000 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -161,8 +193,9 @@ class RobustTraining(pl.LightningModule):
         loss = losses.mean()
         if not torch.isfinite(loss):
             raise UserError(
-                f"training: the loss became {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}; the "
-                "checkpoints of the epochs before are kept: lower --training.learning_rate and resume or restart"
+                f"training: the loss became {loss.item()} in epoch {self.current_epoch}, batch"
+                f" {batch_idx}; the checkpoints of the epochs before are kept: lower"
+                " --training.learning_rate and resume or restart"
             )
         self.train_loss(losses.detach())
         self.train_accuracy(logits.detach(), batch.labels)
@@ -171,11 +204,17 @@ class RobustTraining(pl.LightningModule):
         return loss
 
     def losses(self, batch: Batch, batch_idx: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed if ``mixing`` says so."""
+        """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed if
+        ``mixing`` says so.
+        """
         rng = Rng.for_images(self.seed, batch.indices).fold("train").fold(epoch)
-        mixed = mix(batch.images, batch.labels, self.mixing, self.mixing_alpha, self.num_classes, rng)
+        mixed = mix(
+            batch.images, batch.labels, self.mixing, self.mixing_alpha, self.num_classes, rng
+        )
         objective = self.objective.at(epoch)
-        if replay := batch_idx % objective.replays:  # other draws of a random defense, of the same mixture
+        if (
+            replay := batch_idx % objective.replays
+        ):  # other draws of a random defense, of the same mixture
             rng = rng.fold("replay").fold(replay)
         self.settle_inner_precision(batch)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(self.inner_precision)
@@ -193,12 +232,15 @@ class RobustTraining(pl.LightningModule):
         for name, values in (*self.model.named_parameters(), *self.model.named_buffers()):
             if not values.isfinite().all():
                 raise UserError(
-                    f"training: {name} became NaN or infinite in epoch {self.current_epoch}; the checkpoints of the "
-                    "epochs before are kept: lower --training.learning_rate and resume or restart"
+                    f"training: {name} became NaN or infinite in epoch {self.current_epoch}; the"
+                    " checkpoints of the epochs before are kept: lower --training.learning_rate"
+                    " and resume or restart"
                 )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if not len(batch.images):  # a share of the last batch may be empty where there are more processes than images
+        if not len(
+            batch.images
+        ):  # a share of the last batch may be empty where there are more processes than images
             return
         rng = Rng.for_images(self.seed, batch.indices).fold("validation")
         logits = self.model(batch.images, rng)

@@ -1,10 +1,10 @@
 """Training objectives: what the weights of f_a minimise.
 
-``objective(model, images, labels, rng)`` returns one loss per image, and the logits that training accuracy is read
-from. It has two steps, so that wrappers (adversarial weight perturbation) can come between them: ``craft`` finds
-adversarial images, ``losses`` is what is differentiated with respect to the weights. The inner maximisation is an
-attack like any other, on a source like any other: so training through a random defense (identity backward, several
-draws) is configuration.
+``objective(model, images, labels, rng)`` returns one loss per image, and the logits that training
+accuracy is read from. It has two steps, so that wrappers (adversarial weight perturbation) can come
+between them: ``craft`` finds adversarial images, ``losses`` is what is differentiated with respect
+to the weights. The inner maximisation is an attack like any other, on a source like any other: so
+training through a random defense (identity backward, several draws) is configuration.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Passes(NamedTuple):
     """What an objective costs for one image of one batch.
 
     Args:
-        inner: gradient evaluations with respect to the image (one forward and one backward pass each).
+        inner: gradient evaluations with respect to the image (one forward and one backward pass
+            each).
         queries: forward passes alone.
         training: forward and backward passes with respect to the weights.
     """
@@ -41,9 +42,12 @@ class Passes(NamedTuple):
 
 
 class TrainingObjective(ABC):
-    """From a batch to losses and logits. Subclasses are frozen dataclasses that write ``losses``."""
+    """From a batch to losses and logits. Subclasses are frozen dataclasses that write
+    ``losses``.
+    """
 
-    # No annotations here: command lines would resolve them in the module of each subclass, which need not know them.
+    # No annotations here: command lines would resolve them in the module of each subclass, which
+    # need not know them.
     #: Whether labels may be shares of classes, (B, K), as CutMix and MixUp make them.
     takes_mixed_labels = True
     #: Whether a step may be the sum over several batches (gradient accumulation).
@@ -69,24 +73,32 @@ class TrainingObjective(ABC):
         """
 
     def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """The images (B, C, H, W) that the inner attack finds; the images themselves where there is none."""
+        """The images (B, C, H, W) that the inner attack finds; the images themselves where there is
+        none.
+        """
         inner = self.inner()
         if inner is None:
             return images
         mode: BatchNormMode = getattr(self, "batch_norm", "eval")
         return craft(model, inner.attack, inner.source, images, labels, rng, mode)
 
-    def __call__(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
         """Losses (B,) and logits (B, K); arguments as for ``losses``."""
         return self.losses(model, images, self.craft(model, images, labels, rng), labels, rng)
 
     def inner(self) -> Scenario | None:
-        """The attack that is trained against, and what it differentiates; None where there is none."""
+        """The attack that is trained against, and what it differentiates; None where there is
+        none.
+        """
         attack = getattr(self, "attack", None)
         return None if attack is None else Scenario(attack, getattr(self, "source", Target()))
 
     def opened(self, read: Reader) -> TrainingObjective:
-        """The same objective with models in place of the files that it or its source names, if any."""
+        """The same objective with models in place of the files that it or its source names, if
+        any.
+        """
         source = getattr(self, "source", None)
         return replace(self, source=source.opened(read)) if isinstance(source, Source) else self  # type: ignore[type-var]
 
@@ -101,7 +113,9 @@ class TrainingObjective(ABC):
             inner.attack.check(inner.source(model))
 
     def check_images(self, model: DefendedClassifier, images: Tensor) -> None:  # noqa: B027 - most need nothing more
-        """Raise UserError if what the objective reads from files does not fit images (B, C, H, W) of the data."""
+        """Raise UserError if what the objective reads from files does not fit images (B, C, H, W)
+        of the data.
+        """
 
     @property
     def passes(self) -> int:
@@ -139,7 +153,9 @@ class Standard(TrainingObjective):
         self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
         logits = model(images, rng)
-        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing), logits
+        return F.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.label_smoothing
+        ), logits
 
 
 def default_attack() -> ProjectedGradient:
@@ -151,14 +167,15 @@ def default_attack() -> ProjectedGradient:
 class Adversarial(TrainingObjective):
     """Cross entropy on adversarial images (Madry et al. 2018, eq. 2.1).
 
-    One step of 1.25 epsilon from a random start, with batch norm in training mode, is fast adversarial training (Wong
-    et al. 2020, algorithm 3): ``configs/training/fast.yaml``.
+    One step of 1.25 epsilon from a random start, with batch norm in training mode, is fast
+    adversarial training (Wong et al. 2020, algorithm 3): ``configs/training/fast.yaml``.
 
     Args:
         attack: the inner maximisation.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
         label_smoothing: share of the target distribution that is spread over all classes.
-        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is always "train".
+        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is
+            always "train".
     """
 
     attack: Attack = field(default_factory=default_attack)
@@ -175,7 +192,9 @@ class Adversarial(TrainingObjective):
     ) -> tuple[Tensor, Tensor]:
         logits = model(crafted, rng)
         judge(logits, labels)
-        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing), logits
+        return F.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.label_smoothing
+        ), logits
 
 
 def _trades_attack() -> ProjectedGradient:
@@ -186,14 +205,15 @@ def _trades_attack() -> ProjectedGradient:
 class TRADES(TrainingObjective):
     """CE(f(x), y) + beta max_{x'} KL(f(x) || f(x')) (Zhang et al. 2019, eq. 5).
 
-    Clean and adversarial images see the same draws of a random defense, so the KL term measures the attack alone.
+    Clean and adversarial images see the same draws of a random defense, so the KL term measures the
+    attack alone.
 
     Args:
         beta: weight of the robust term (1 / lambda in the paper).
         attack: the inner maximisation; its objective must be KLDivergence.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
-        batch_norm: its mode while the images are crafted, "eval" (as the released code) or "train"; for the loss it is
-            always "train".
+        batch_norm: its mode while the images are crafted, "eval" (as the released code) or "train";
+            for the loss it is always "train".
     """
 
     beta: float = 6.0
@@ -206,7 +226,9 @@ class TRADES(TrainingObjective):
         one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
         for goal in goals(self.attack):
             if not isinstance(goal, KLDivergence):
-                raise OptionError("attack.objective", type(goal).__name__, "TRADES maximises KLDivergence")
+                raise OptionError(
+                    "attack.objective", type(goal).__name__, "TRADES maximises KLDivergence"
+                )
 
     @property
     def passes(self) -> int:
@@ -224,11 +246,15 @@ class TRADES(TrainingObjective):
 
 def goals(attack: Attack) -> list[Any]:
     """What an attack maximises; where it goes around others, what those maximise."""
-    return [goal for member in attack.members for goal in goals(member)] or [getattr(attack, "objective", None)]
+    return [goal for member in attack.members for goal in goals(member)] or [
+        getattr(attack, "objective", None)
+    ]
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
     """(B,): KL(softmax(first) || softmax(second)) of logits (B, K); gradients flow through both."""
     # In bfloat16, as autocast hands logits on, small divergences are mostly rounding.
-    first, second = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (first, second))
+    first, second = (
+        logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (first, second)
+    )
     return F.kl_div(second.log_softmax(dim=1), first.softmax(dim=1), reduction="none").sum(dim=1)

@@ -30,7 +30,8 @@ class Watching:
     """Attacks at validation.
 
     Args:
-        attacks: presets; default: pgd-quick, or bpda-i-quick where the defense has no useful gradient.
+        attacks: presets; default: pgd-quick, or bpda-i-quick where the defense has no useful
+            gradient.
         epsilon: radius of their threat; default: the presets' own.
         every: epochs between two such evaluations; 0: never.
         images: validation images that are attacked.
@@ -110,7 +111,8 @@ class TrainingPlan:
         ckpt_path: resume from a file; 'last': newest run.
         ema: decay of averaged weights (0.999 say); 0 for none.
         swa: a mean of the weights over epochs.
-        monitor: what 'best' means; default: robust/worst_case where the objective attacks, else val/accuracy.
+        monitor: what 'best' means; default: robust/worst_case where the objective attacks, else
+            val/accuracy.
         early_stopping: epochs without a better --monitor; 0: never.
         robust: attacks at validation.
         pictures: pictures in TensorBoard.
@@ -150,7 +152,9 @@ class TrainingPlan:
         at_least("--early_stopping", self.early_stopping, 0)
         at_least("--robust.every", self.robust.every, 0)
         if self.swa.start is not None and self.ema:
-            raise OptionError("--swa.start", self.swa.start, "excludes --ema: choose one mean of the weights")
+            raise OptionError(
+                "--swa.start", self.swa.start, "excludes --ema: choose one mean of the weights"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same plan."""
@@ -163,10 +167,21 @@ class TrainingPlan:
         Raises:
             UserError: something is missing, or unknown here.
         """
-        inner = {"swa": Averaging, "robust": Watching, "pictures": Panel, "guard": Guard, "extra": Extra}
+        inner = {
+            "swa": Averaging,
+            "robust": Watching,
+            "pictures": Panel,
+            "guard": Guard,
+            "extra": Extra,
+        }
         if unknown := sorted(set(found) - {each.name for each in fields(cls)}):
             raise UserError(f"plan: {unknown[0]} is unknown to this version of robusttrain")
         try:
-            return cls(**{key: inner[key](**value) if key in inner else value for key, value in found.items()})
+            return cls(
+                **{
+                    key: inner[key](**value) if key in inner else value
+                    for key, value in found.items()
+                }
+            )
         except TypeError as error:
             raise UserError(f"plan: {error}") from error

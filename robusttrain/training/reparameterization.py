@@ -1,4 +1,6 @@
-"""Training of h, the differentiable stand-in for g of the reparameterization attack [P1 3.3, 4.1]."""
+"""Training of h, the differentiable stand-in for g of the reparameterization attack [P1 3.3,
+4.1].
+"""
 
 from __future__ import annotations
 
@@ -46,33 +48,49 @@ class ReparameterizationTraining(pl.LightningModule):
         use_fastest_format(self.network)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
         steps = int(self.trainer.estimated_stepping_batches)
-        return [optimizer], [{"scheduler": OneCycleLR(optimizer, self.learning_rate, steps), "interval": "step"}]
+        return [optimizer], [
+            {"scheduler": OneCycleLR(optimizer, self.learning_rate, steps), "interval": "step"}
+        ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = Rng.for_images(self.seed, batch.indices).fold("train").fold(self.current_epoch)
         with torch.no_grad():
             aim = self.defense(batch.images, rng)
         if aim.shape != batch.images.shape:
-            raise UserError("reparameterization: this defense changes the size of images; h cannot follow")
+            raise UserError(
+                "reparameterization: this defense changes the size of images; h cannot follow"
+            )
         with ExactConvolutions():
             error = (self.network(batch.images) - aim).square().mean()
         if not torch.isfinite(error):
-            raise UserError("reparameterization: the error became NaN or infinite: lower --h.learning_rate")
+            raise UserError(
+                "reparameterization: the error became NaN or infinite: lower --h.learning_rate"
+            )
         self.log("h/training_error", error, prog_bar=True)
         return error
 
 
-def errors(defense: Defense, network: FullyConvolutional, images: Tensor, rng: Rng) -> dict[str, Tensor]:
+def errors(
+    defense: Defense, network: FullyConvolutional, images: Tensor, rng: Rng
+) -> dict[str, Tensor]:
     """How close h is to g, as mean squares per pixel value, (B,) each.
 
     - ``error``: |h(x) - g(x)|^2, what training minimises.
-    - ``floor``: the variance of g's draws, below which no function of x alone can get: |g_1 - g_2|^2 / 2 of two draws
-      estimates it without bias.
+    - ``floor``: the variance of g's draws, below which no function of x alone can get: |g_1 -
+      g_2|^2 / 2 of two draws estimates it without bias.
     - ``identity``: |x - g(x)|^2, what h(x) = x would get, the stand-in that BPDA-I takes.
     """
     with torch.no_grad():
         first, second = (defense(images, rng.fold(draw)) for draw in range(2))
-        differences = {"error": network(images) - first, "floor": (first - second) / 2**0.5, "identity": images - first}
-    return {name: difference.square().flatten(1).mean(dim=1) for name, difference in differences.items()}
+        differences = {
+            "error": network(images) - first,
+            "floor": (first - second) / 2**0.5,
+            "identity": images - first,
+        }
+    return {
+        name: difference.square().flatten(1).mean(dim=1) for name, difference in differences.items()
+    }

@@ -4,10 +4,12 @@
 - what targets answer, and which images count:  `answers`, `every_model_right`, `target_right`
 - what transfers:      `success_matrix`, `matching_matrix`, `same_mistake`, `challenge_score`
 - how far it goes:     `rmsd`, `l2`, `linf`, `minimal_distortion`, `cumulative`
-- what survives:       `destruction_rate`, `destruction_curve`; `Rotation`, `GaussianNoise`, `GaussianBlur`, `JPEG`
+- what survives:       `destruction_rate`, `destruction_curve`; `Rotation`, `GaussianNoise`,
+  `GaussianBlur`, `JPEG`
 - why:                 `angle_matrix` of `gradients`, `regions` in a plane
 
-Every figure is an `Estimate`: value, 95 % interval, and the number of images that it is over. Tables of them are a
+Every figure is an `Estimate`: value, 95 % interval, and the number of images that it is over.
+    Tables of them are a
 `Matrix`, as JSON, Markdown or for the terminal. Pictures: `robusttrain.reporting`.
 """
 
@@ -26,8 +28,19 @@ from robusttrain.transfer.predictions import (
     target_right,
     within_top,
 )
-from robusttrain.transfer.success import challenge_score, matching_matrix, same_mistake, success_matrix
-from robusttrain.transfer.transformations import JPEG, GaussianBlur, GaussianNoise, Rotation, Transformation
+from robusttrain.transfer.success import (
+    challenge_score,
+    matching_matrix,
+    same_mistake,
+    success_matrix,
+)
+from robusttrain.transfer.transformations import (
+    JPEG,
+    GaussianBlur,
+    GaussianNoise,
+    Rotation,
+    Transformation,
+)
 
 __all__ = [
     "JPEG",

@@ -1,7 +1,8 @@
 """Images that several models all classify correctly: what transfer attacks are measured on.
 
-Success on such an image is the attack's doing for every source and target alike, so success rates of a transfer matrix
-share one denominator (liu-2017, section 2.3; wu-2018 and xie-2018, section 4; xie-2019, section 4.1).
+Success on such an image is the attack's doing for every source and target alike, so success rates
+of a transfer matrix share one denominator (liu-2017, section 2.3; wu-2018 and xie-2018, section 4;
+xie-2019, section 4.1).
 """
 
 from __future__ import annotations
@@ -37,18 +38,20 @@ def commonly_correct(
 ) -> CommonlyCorrect:
     """The images that every model classifies correctly, in a float32 forward pass.
 
-    A model is asked only about images that those before it got right; the result is the same in any order.
+    A model is asked only about images that those before it got right; the result is the same in any
+    order.
 
     Args:
         models: by name, images (B, C, H, W) in [0, 1] to logits (B, K); left as they were.
-        batches: the candidates, uint8 as a loader gives them (``data.test_dataloader()``, after ``limit_test`` for a
-            seeded subset) or float in [0, 1] (``[data.unaugmented("test", count)]``).
+        batches: the candidates, uint8 as a loader gives them (``data.test_dataloader()``, after
+            ``limit_test`` for a seeded subset) or float in [0, 1] (``[data.unaugmented("test",
+            count)]``).
         num_classes: classes of the data set.
         seed: of the draw of each image by which a random model is judged, one draw each.
 
     Raises:
-        UserError: no model is given, a model answers with other classes or cannot take the images (it is named), or
-            no image is left.
+        UserError: no model is given, a model answers with other classes or cannot take the images
+            (it is named), or no image is left.
     """
     if not models:
         raise UserError("commonly correct images need at least one model")
@@ -64,7 +67,9 @@ def commonly_correct(
         candidates += len(images)
         alive = torch.arange(len(images))
         for name, model in models.items():
-            kept, labels, indices = (part[alive].to(_device(model)) for part in (images, batch.labels, batch.indices))
+            kept, labels, indices = (
+                part[alive].to(_device(model)) for part in (images, batch.labels, batch.indices)
+            )
             rng = Rng.for_images(seed, indices).fold("commonly correct")
             alive = alive[verdicts(model, kept, labels, rng, draws=1).squeeze(1)]
             left[name] += len(alive)
@@ -73,8 +78,9 @@ def commonly_correct(
     if not len(common):
         steps = ", ".join(f"{name} leaves {count}" for name, count in left.items())
         raise UserError(
-            f"no image of {candidates} is classified correctly by all models ({steps}): give more images, or other "
-            "models (weights, normalisation and the order of the classes must be those of the data set)"
+            f"no image of {candidates} is classified correctly by all models ({steps}): give more"
+            " images, or other models (weights, normalisation and the order of the classes must be"
+            " those of the data set)"
         )
     return CommonlyCorrect(common, candidates)
 

@@ -1,8 +1,10 @@
-"""Adversarial images for transfer: crafted once on each source, kept on disk, and shown to every target.
+"""Adversarial images for transfer: crafted once on each source, kept on disk, and shown to every
+target.
 
-A maker is what an attack is run on: one model, or several as one (hold-out ensembles). What it crafts is a function of
-maker, attack, setting and image alone, so the images are kept under all of these, and another set of targets, or
-another study, finds them.
+A maker is what an attack is run on: one model, or several as one (hold-out ensembles). What it
+    crafts is a function of
+maker, attack, setting and image alone, so the images are kept under all of these, and another set
+of targets, or another study, finds them.
 """
 
 from __future__ import annotations
@@ -106,7 +108,13 @@ class Crafting:
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.models, self.attacks, self.folder = dict(models), dict(attacks), folder
-        self.seed, self.precision, self.draws, self.fuse, self.report = seed, precision, draws, fuse, report
+        self.seed, self.precision, self.draws, self.fuse, self.report = (
+            seed,
+            precision,
+            draws,
+            fuse,
+            report,
+        )
         self._weights = {name: weights_of(model.defended) for name, model in models.items()}
         self._settled: set[str] = set()  # targets of which it is known whether they are random
         # Every attack and every ensemble asks for them again.
@@ -132,7 +140,9 @@ class Crafting:
 
     def fingerprint(self, attack: str, maker: Sequence[str]) -> dict[str, Any]:
         """All that the images of an attack on a maker depend on, but for the clean images."""
-        members = {name: {**self.models[name].about, "weights": self._weights[name]} for name in maker}
+        members = {
+            name: {**self.models[name].about, "weights": self._weights[name]} for name in maker
+        }
         return {
             "attack": dict(self.attacks[attack].about) | {"name": attack},
             # A model's name is no part of what it is.
@@ -153,7 +163,12 @@ class Crafting:
         return Journal(self.folder / f"{name[:80]}-{key}", about, report=self.report)
 
     def run(
-        self, attack: str, maker: Sequence[str], targets: Sequence[str], batches: Iterable[Batch], top: int = 5
+        self,
+        attack: str,
+        maker: Sequence[str],
+        targets: Sequence[str],
+        batches: Iterable[Batch],
+        top: int = 5,
     ) -> Found:
         """Run one attack on one maker, and show what comes out to all targets.
 
@@ -205,17 +220,27 @@ class Crafting:
         )
 
     def _draws_of(self, name: str, images: Tensor, rng: Rng) -> int:
-        """Draws that score a target: several where it is random, as it says or as two answers to a few images tell."""
+        """Draws that score a target: several where it is random, as it says or as two answers to a
+        few images tell.
+        """
         target = self.models[name].defended
         if name not in self._settled and len(images):
             queried = Queried(target)
             with prepared(queried):
-                target.found_random = queried.settle(images[:8].clone(), rng[: min(8, len(rng))].fold("random"))
+                target.found_random = queried.settle(
+                    images[:8].clone(), rng[: min(8, len(rng))].fold("random")
+                )
             self._settled.add(name)
         return self.draws if target.random else 1
 
     def _craft(
-        self, scenario: Scenario, name: str, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng
+        self,
+        scenario: Scenario,
+        name: str,
+        source: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        rng: Rng,
     ) -> dict[str, Tensor]:
         """One batch of adversarial images, and what a targeted attack strove for."""
         streams = rng.fold("attack").fold(name)
@@ -227,7 +252,9 @@ class Crafting:
             entry["goals"] = goals.cpu()
         return entry
 
-    def clean(self, targets: Sequence[str], batches: Iterable[Batch], top: int = 5) -> dict[str, Tensor]:
+    def clean(
+        self, targets: Sequence[str], batches: Iterable[Batch], top: int = 5
+    ) -> dict[str, Tensor]:
         """What the targets answer on the clean images: target to ``classes``."""
         found: dict[str, list[Tensor]] = {name: [] for name in targets}
         for images, _, indices in batches:

@@ -1,10 +1,11 @@
-"""The destruction rate: which adversarial images no longer fool once they are turned, blurred, or saved as JPEG.
+"""The destruction rate: which adversarial images no longer fool once they are turned, blurred, or
+saved as JPEG.
 
     R = sum_i C(X_i) (1 - C(X_i^adv)) C(T(X_i^adv)) / sum_i C(X_i) (1 - C(X_i^adv))
 
-[P3 6.2, after Kurakin et al. 2016]: of the images that the target had right and that the attack made wrong, the share
-that is right again after the transformation T. C(X) is 1 where the target classifies X correctly, else 0; of a random
-target C is the mean over its draws.
+[P3 6.2, after Kurakin et al. 2016]: of the images that the target had right and that the attack
+made wrong, the share that is right again after the transformation T. C(X) is 1 where the target
+classifies X correctly, else 0; of a random target C is the mean over its draws.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def destruction_rate(
         clean: (n,) C(X_i), whether (or in what share of draws) the target has the image right.
         adversarial: (n,) C(X_i^adv).
         transformed: (n,) C(T(X_i^adv)).
-        transformed_clean: (n,) C(T(X_i)), to count only images that T alone leaves right; None as in the paper. Without
-            it, an image that T makes unrecognisable counts as one whose perturbation survived.
+        transformed_clean: (n,) C(T(X_i)), to count only images that T alone leaves right; None as
+            in the paper. Without it, an image that T makes unrecognisable counts as one whose
+            perturbation survived.
     """
     weight = clean.double() * (1 - adversarial.double())
     if transformed_clean is not None:
@@ -40,7 +42,8 @@ def destruction_rate(
     if not total:
         return Estimate(math.nan, math.nan, math.nan, 0)
     rate = min(1.0, ((weight * transformed.double()).sum() / total).item())
-    # Images of a random target weigh less than one each. Kish's effective sample size; the plain count for 0 and 1.
+    # Images of a random target weigh less than one each. Kish's effective sample size; the plain
+    # count for 0 and 1.
     effective = total**2 / weight.square().sum().item()
     low, high = wilson(rate, round(effective))
     return Estimate(rate, low, high, int((weight > 0).sum()))
@@ -68,11 +71,14 @@ def destruction_curve(
         rng: streams of the images, (n,).
         draws: of a random target; each of the four answers on an image has draws of its own.
         batch: images at a time.
-        keep_right: count only images that are right also when they are transformed without a perturbation.
+        keep_right: count only images that are right also when they are transformed without a
+            perturbation.
     """
 
     def correct(shown: Tensor, purpose: str) -> Tensor:
-        return within_top(answers(target, shown, rng.fold(purpose), draws, top=1, batch=batch), labels)
+        return within_top(
+            answers(target, shown, rng.fold(purpose), draws, top=1, batch=batch), labels
+        )
 
     before, fooled = correct(images, "clean"), correct(adversarial, "adversarial")
     curve = []

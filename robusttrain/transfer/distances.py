@@ -10,7 +10,8 @@ from robusttrain.attacks.parts.threats import euclidean
 
 
 def rmsd(adversarial: Tensor, images: Tensor) -> Tensor:
-    """Root mean square deviation (B,): sqrt(sum_i (x*_i - x_i)^2 / N), N pixel values an image [P5 2.2; P3 4].
+    """Root mean square deviation (B,): sqrt(sum_i (x*_i - x_i)^2 / N), N pixel values an image [P5
+    2.2; P3 4].
 
     The papers' values are times 255. At most 1, and at most the Linf distance.
     """

@@ -36,23 +36,27 @@ class Estimate:
 
     @classmethod
     def share(cls, scores: Tensor, among: Tensor | None = None) -> Estimate:
-        """The mean of scores (n,) in [0, 1], bool or float, over the images of ``among`` (n,) bool; Wilson's interval.
+        """The mean of scores (n,) in [0, 1], bool or float, over the images of ``among`` (n,) bool;
+        Wilson's interval.
 
         An image's score is its mean over draws of a random model: 0 or 1 for a deterministic one.
         """
         chosen = scores.double() if among is None else scores[among].double()
         if not len(chosen):
             return cls(math.nan, math.nan, math.nan, 0)
-        # Sums of many 1s and rounding may leave [0, 1] by a unit in the last place, and Wilson takes a square root.
+        # Sums of many 1s and rounding may leave [0, 1] by a unit in the last place, and Wilson
+        # takes a square root.
         mean = min(1.0, max(0.0, chosen.mean().item()))
         low, high = wilson(mean, len(chosen))
         return cls(mean, low, high, len(chosen))
 
     @classmethod
     def mean(cls, values: Tensor, among: Tensor | None = None) -> Estimate:
-        """The mean of any values (n,) over the images of ``among`` (n,) bool; the normal distribution's interval.
+        """The mean of any values (n,) over the images of ``among`` (n,) bool; the normal
+        distribution's interval.
 
-        mean +- 1.96 s / sqrt(n), with s the standard deviation over images: none for a single image.
+        mean +- 1.96 s / sqrt(n), with s the standard deviation over images: none for a single
+        image.
         """
         chosen = values.double() if among is None else values[among].double()
         count = len(chosen)
@@ -64,7 +68,10 @@ class Estimate:
 
     def json(self) -> dict[str, Any]:
         """value, ci95 and images; None in place of NaN, which JSON does not know."""
-        value, low, high = (None if math.isnan(each) else round(each, 6) for each in (self.value, self.low, self.high))
+        value, low, high = (
+            None if math.isnan(each) else round(each, 6)
+            for each in (self.value, self.low, self.high)
+        )
         return {"value": value, "ci95": None if low is None else [low, high], "images": self.images}
 
     def told(self, unit: str = "%", interval: bool = True) -> str:
@@ -108,12 +115,15 @@ class Matrix:
     def values(self) -> Tensor:
         """(rows, columns) float64, NaN where there was no image."""
         return torch.tensor(
-            [[row[column].value for column in self.columns] for row in self.cells.values()], dtype=torch.float64
+            [[row[column].value for column in self.columns] for row in self.cells.values()],
+            dtype=torch.float64,
         )
 
     @property
     def images(self) -> int | None:
-        """The denominator that all cells share; None where they differ, and each cell must tell its own."""
+        """The denominator that all cells share; None where they differ, and each cell must tell its
+        own.
+        """
         counts = {cell.images for row in self.cells.values() for cell in row.values()}
         return counts.pop() if len(counts) == 1 else None
 
@@ -126,22 +136,37 @@ class Matrix:
         return f"{self.title}, of {count} images {self.denominator}".rstrip()
 
     def json(self) -> dict[str, Any]:
-        cells = {row: {column: cell.json() for column, cell in cells.items()} for row, cells in self.cells.items()}
-        return {"title": self.title, "denominator": self.denominator, "unit": self.unit, "cells": cells}
+        cells = {
+            row: {column: cell.json() for column, cell in cells.items()}
+            for row, cells in self.cells.items()
+        }
+        return {
+            "title": self.title,
+            "denominator": self.denominator,
+            "unit": self.unit,
+            "cells": cells,
+        }
 
     def lines(self) -> list[list[str]]:
-        """The rows of the table as text, without the head. Cells of different denominators each tell theirs."""
+        """The rows of the table as text, without the head. Cells of different denominators each
+        tell theirs.
+        """
 
         def told(cell: Estimate) -> str:
             return cell.told(self.unit) + (f" of {cell.images:,}" if self.images is None else "")
 
-        return [[name, *(told(row[column]) for column in self.columns)] for name, row in self.cells.items()]
+        return [
+            [name, *(told(row[column]) for column in self.columns)]
+            for name, row in self.cells.items()
+        ]
 
     def markdown(self) -> str:
         """Caption and table."""
         head: Sequence[Sequence[str]] = [[self.corner, *self.columns], *self.lines()]
         told = ["| " + " | ".join(row) + " |" for row in head]
-        return "\n".join([self.caption, "", told[0], "|---|" + "---:|" * len(self.columns), *told[1:]])
+        return "\n".join(
+            [self.caption, "", told[0], "|---|" + "---:|" * len(self.columns), *told[1:]]
+        )
 
     def table(self) -> Table:
         """For the terminal."""

@@ -1,7 +1,9 @@
 """Angles between the gradients of models at the same images [P5 6, table 33; P3 3.1].
 
-Symbols: g_i(x) the gradient of model i's loss at the image x; the cell (i, j) is the mean over images of
-cos(g_i, g_j) = g_i . g_j / (|g_i| |g_j|). Models whose gradients are orthogonal hardly share adversarial directions.
+Symbols: g_i(x) the gradient of model i's loss at the image x; the cell (i, j) is the mean over
+    images of
+cos(g_i, g_j) = g_i . g_j / (|g_i| |g_j|). Models whose gradients are orthogonal hardly share
+adversarial directions.
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional import pairwise_cosine_similarity
 
-from robusttrain.attacks import Backprop, CrossEntropy, GradientEstimator, Loss, Objective, Queried, prepared
+from robusttrain.attacks import (
+    Backprop,
+    CrossEntropy,
+    GradientEstimator,
+    Loss,
+    Objective,
+    Queried,
+    prepared,
+)
 from robusttrain.core.rng import Rng
 from robusttrain.transfer.estimates import Estimate, Matrix
 
@@ -56,7 +66,8 @@ def cosines(by_model: Mapping[str, Tensor]) -> Tensor:
     count = len(next(iter(by_model.values())))
     found = torch.zeros(count, len(by_model), len(by_model), dtype=torch.float64)
     for i in range(count):
-        # One image at a time in float64, where neither tiny gradients vanish nor equal ones differ by rounding.
+        # One image at a time in float64, where neither tiny gradients vanish nor equal ones differ
+        # by rounding.
         image = torch.stack([each[i].flatten() for each in by_model.values()]).double()
         found[i] = pairwise_cosine_similarity(image, zero_diagonal=False)
     return found
@@ -76,7 +87,10 @@ def angle_matrix(by_model: Mapping[str, Tensor], degrees: bool = False) -> Matri
         found = found.clamp(-1, 1).acos().rad2deg()
     names = list(by_model)
     cells = {
-        first: {second: Estimate.mean(found[:, i, j], found[:, i, j].isfinite()) for j, second in enumerate(names)}
+        first: {
+            second: Estimate.mean(found[:, i, j], found[:, i, j].isfinite())
+            for j, second in enumerate(names)
+        }
         for i, first in enumerate(names)
     }
     title = "angle between gradients, in degrees" if degrees else "cosine between gradients"

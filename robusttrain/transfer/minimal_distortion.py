@@ -1,9 +1,12 @@
-"""The least distortion along a direction that fools the source and the target: minimal transferable RMSD [P5 3.2.2].
+"""The least distortion along a direction that fools the source and the target: minimal transferable
+RMSD [P5 3.2.2].
 
-Symbols: x the image, delta a direction (for FG the gradient of the source's loss, for FGS its sign) of RMSD 1,
+Symbols: x the image, delta a direction (for FG the gradient of the source's loss, for FGS its sign)
+    of RMSD 1,
 x_B = clip(x + B delta, 0, 1), M1 and M2 the source and the target.
 
-The search is linear, as the paper's, and not by bisection: what B makes x_B adversarial is often several intervals.
+The search is linear, as the paper's, and not by bisection: what B makes x_B adversarial is often
+several intervals.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ def minimal_distortion(
     limit: float = 100 / 255,
     batch: int = 256,
 ) -> Tensor:
-    """RMSD of the first x_B, B = 0, step, 2 step, ... limit, that fools all of ``models``: (n,) float32.
+    """RMSD of the first x_B, B = 0, step, 2 step, ... limit, that fools all of ``models``: (n,)
+    float32.
 
     Args:
         models: M1 and M2 (or any number): images to logits, deterministic.
@@ -48,12 +52,12 @@ def minimal_distortion(
         batch: points evaluated at once; images that are done leave the search.
 
     Returns:
-        Infinity where no point up to the limit fools, so where the direction is zero. The RMSD is that of x_B as it is
-        after clipping, hence at most B.
+        Infinity where no point up to the limit fools, so where the direction is zero. The RMSD is
+        that of x_B as it is after clipping, hence at most B.
 
     Raises:
-        UserError: a random model, where the least of many lucky draws would mean nothing; directions that are not
-            finite; a step or a limit that is not positive.
+        UserError: a random model, where the least of many lucky draws would mean nothing;
+            directions that are not finite; a step or a limit that is not positive.
     """
     above("step", step, 0)
     above("limit", limit, 0)
@@ -63,10 +67,13 @@ def minimal_distortion(
         with prepared(model):
             if Queried.of(model).settle(images[few].clone(), streams):
                 raise UserError(
-                    "minimal distortion needs deterministic models: fix the randomness of a random one first"
+                    "minimal distortion needs deterministic models: fix the randomness of a random"
+                    " one first"
                 )
     if not directions.isfinite().all():
-        raise UserError("minimal distortion: directions hold NaN or infinity (a vanished gradient?)")
+        raise UserError(
+            "minimal distortion: directions hold NaN or infinity (a vanished gradient?)"
+        )
     deltas = directions / per_image(rmsd(directions, torch.zeros_like(directions)).clamp_min(1e-30))
     bounds = torch.arange(int(limit / step + 1e-6) + 1, dtype=torch.float64).mul_(step).tolist()
     parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
@@ -74,7 +81,13 @@ def minimal_distortion(
         [images.new_zeros(0)]
         + [
             _search(
-                models, images[part], deltas[part], labels[part], None if goals is None else goals[part], bounds, batch
+                models,
+                images[part],
+                deltas[part],
+                labels[part],
+                None if goals is None else goals[part],
+                bounds,
+                batch,
             )
             for part in parts
         ]
@@ -90,7 +103,9 @@ def _search(
     bounds: Sequence[float],
     batch: int,
 ) -> Tensor:
-    """(B,) for at most ``batch`` images: several consecutive B of each image at once, as many as the batch holds."""
+    """(B,) for at most ``batch`` images: several consecutive B of each image at once, as many as
+    the batch holds.
+    """
     found = torch.full((len(images),), torch.inf, device=images.device)
     alive = torch.arange(len(images), device=images.device)
     start = 0
@@ -101,17 +116,22 @@ def _search(
         fooled = _all_fooled(models, points, labels[alive], None if goals is None else goals[alive])
         fooled = fooled.view(len(now), len(alive))
         first = fooled.int().argmax(dim=0)  # of equal values the first
-        reached = points.view(len(now), len(alive), *points.shape[1:])[first, torch.arange(len(alive))]
+        reached = points.view(len(now), len(alive), *points.shape[1:])[
+            first, torch.arange(len(alive))
+        ]
         done = fooled.any(dim=0)
         found[alive[done]] = rmsd(reached, images[alive])[done]
         alive = alive[~done]
     return found
 
 
-def _all_fooled(models: Sequence[nn.Module], points: Tensor, labels: Tensor, goals: Tensor | None) -> Tensor:
+def _all_fooled(
+    models: Sequence[nn.Module], points: Tensor, labels: Tensor, goals: Tensor | None
+) -> Tensor:
     """(m,) bool for stacked copies of the images: whether every model is fooled.
 
-    A model is only asked about points that fool all before it. A logit that is not finite proves nothing.
+    A model is only asked about points that fool all before it. A logit that is not finite proves
+    nothing.
     """
     copies = len(points) // len(labels)
     wanted = (labels if goals is None else goals).repeat(copies)
@@ -128,12 +148,15 @@ def _all_fooled(models: Sequence[nn.Module], points: Tensor, labels: Tensor, goa
 
 
 def cumulative(distortions: Tensor, at: Sequence[float]) -> list[tuple[float, Estimate]]:
-    """(RMSD r, share of images with a distortion of at most r) for each r of ``at``: [P5 figure 1]."""
+    """(RMSD r, share of images with a distortion of at most r) for each r of ``at``: [P5 figure
+    1].
+    """
     return [(r, Estimate.share(distortions <= r)) for r in at]
 
 
 def least_for(distortions: Tensor, share: float) -> float:
-    """The least RMSD that suffices for a share in (0, 1] of the images, e.g. 0.5 or 0.9 [P5 figure 1].
+    """The least RMSD that suffices for a share in (0, 1] of the images, e.g. 0.5 or 0.9 [P5 figure
+    1].
 
     Infinity where the search found none for so many; NaN for no images.
     """

@@ -1,9 +1,10 @@
 """What models answer in a plane of images: decision regions [P5 6, figures 3-5; P3 6.3, eq. 13].
 
-Symbols: x the image, d1 and d2 two directions, (u, v) a point of the plane: clip(x + u d1 + v d2, 0, 1).
+Symbols: x the image, d1 and d2 two directions, (u, v) a point of the plane: clip(x + u d1 + v d2,
+    0, 1).
 
-Directions are scaled to RMSD 1. Along either axis u and v are then the RMSD of the change (before clipping), in the
-unit of both papers' axes: a direction of signs, as in [P3], has RMSD 1 as it is.
+Directions are scaled to RMSD 1. Along either axis u and v are then the RMSD of the change (before
+clipping), in the unit of both papers' axes: a direction of signs, as in [P3], has RMSD 1 as it is.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ def unit(direction: Tensor) -> Tensor:
     wide = direction.double()
     largest = wide.abs().max()
     if not (largest.isfinite() and largest > 0):
-        raise UserError(f"a direction needs a length, got one whose largest entry is {float(largest):g}")
+        raise UserError(
+            f"a direction needs a length, got one whose largest entry is {float(largest):g}"
+        )
     wide = wide / largest  # squares of tiny gradients would vanish
     return (wide / wide.square().mean().sqrt()).float()
 
 
 def rejection(direction: Tensor, along: Tensor) -> Tensor:
-    """What is left of ``direction`` without its component along another, both (C, H, W): float64, orthogonal to it.
+    """What is left of ``direction`` without its component along another, both (C, H, W): float64,
+    orthogonal to it.
 
-    [P3 3.1]: with the gradient and the noise-reduced gradient, the model-specific component of the gradient.
+    [P3 3.1]: with the gradient and the noise-reduced gradient, the model-specific component of the
+    gradient.
     """
     base = unit(along).double()
     left = direction.double()
@@ -52,7 +57,9 @@ def orthogonal(direction: Tensor, rng: Rng) -> Tensor:
         direction: (C, H, W).
         rng: the image's stream, (1,).
     """
-    return unit(rejection(rng.fold("orthogonal").normal(direction.shape)[0].to(direction.device), direction))
+    return unit(
+        rejection(rng.fold("orthogonal").normal(direction.shape)[0].to(direction.device), direction)
+    )
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,8 @@ class Regions:
     """What each model answers in a plane.
 
     Args:
-        classes: model to (V, U) int64, rows by v, columns by u, both rising; -1 where an answer is not finite.
+        classes: model to (V, U) int64, rows by v, columns by u, both rising; -1 where an answer is
+            not finite.
         reach: largest |u| and |v|, an RMSD for pixel values in [0, 1].
     """
 
@@ -69,7 +77,9 @@ class Regions:
 
     def counts(self) -> dict[str, int]:
         """How many different classes each model answers with [P5 table 5]."""
-        return {name: int(found[found >= 0].unique().numel()) for name, found in self.classes.items()}
+        return {
+            name: int(found[found >= 0].unique().numel()) for name, found in self.classes.items()
+        }
 
 
 def regions(
@@ -85,7 +95,8 @@ def regions(
     """What the models answer on a square grid around ``image`` in the plane of two directions.
 
     Args:
-        models: images to logits. A random one answers with one draw, the same everywhere: its regions, not its noise.
+        models: images to logits. A random one answers with one draw, the same everywhere: its
+            regions, not its noise.
         image: (C, H, W), pixel values in [0, 1]; in the middle of the grid.
         first: (C, H, W), the direction of u, of any length; its sign pattern for [P3].
         second: (C, H, W), the direction of v.

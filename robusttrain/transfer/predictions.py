@@ -1,9 +1,11 @@
-"""What a target answers about images: the plain data that the measures of transfer are computed from.
+"""What a target answers about images: the plain data that the measures of transfer are computed
+from.
 
-``classes`` is (n, D, k) int64: for each of n images and D draws of the target's randomness (1 if it has none), its k
-likeliest classes, likeliest first, as `top_classes` gives them. Nothing else of the logits is kept, so a study's
-answers stay small. Clean images that choose a denominator and adversarial images that are scored need different
-streams where the target is random: choosing and scoring by the same draws would report the luck of the draw.
+``classes`` is (n, D, k) int64: for each of n images and D draws of the target's randomness (1 if it
+has none), its k likeliest classes, likeliest first, as `top_classes` gives them. Nothing else of
+the logits is kept, so a study's answers stay small. Clean images that choose a denominator and
+adversarial images that are scored need different streams where the target is random: choosing and
+scoring by the same draws would report the luck of the draw.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from robusttrain.core.rng import Rng
 from robusttrain.evaluation.scoring import top_classes
 
 
-def answers(model: nn.Module, images: Tensor, rng: Rng, draws: int = 1, top: int = 5, batch: int = 32) -> Tensor:
+def answers(
+    model: nn.Module, images: Tensor, rng: Rng, draws: int = 1, top: int = 5, batch: int = 32
+) -> Tensor:
     """``classes`` of all images, (n, draws, min(top, K)), some images at a time.
 
     Args:
@@ -38,7 +42,8 @@ def answers(model: nn.Module, images: Tensor, rng: Rng, draws: int = 1, top: int
 
 
 def within_top(classes: Tensor, wanted: Tensor, top: int = 1) -> Tensor:
-    """Share of draws in which the class ``wanted`` (n,) is among the ``top`` likeliest: (n,) float64.
+    """Share of draws in which the class ``wanted`` (n,) is among the ``top`` likeliest: (n,)
+    float64.
 
     Raises:
         UserError: ``classes`` holds fewer than ``top`` classes, or another number of images.
@@ -46,7 +51,9 @@ def within_top(classes: Tensor, wanted: Tensor, top: int = 1) -> Tensor:
     if top > classes.shape[2]:
         raise UserError(f"top {top}: only the {classes.shape[2]} likeliest classes were kept")
     if len(classes) != len(wanted):
-        raise UserError(f"answers on {len(classes)} images, but classes of {len(wanted)}: give the same images")
+        raise UserError(
+            f"answers on {len(classes)} images, but classes of {len(wanted)}: give the same images"
+        )
     return (classes[:, :, :top] == wanted[:, None, None]).any(dim=2).double().mean(dim=1)
 
 
@@ -69,7 +76,8 @@ def right(classes: Tensor, labels: Tensor) -> Tensor:
 
 
 def every_model_right(clean: Mapping[str, Tensor], labels: Tensor) -> Denominator:
-    """The papers' choice: images that all models classify correctly before the attack [P3 4, P5 2.2].
+    """The papers' choice: images that all models classify correctly before the attack [P3 4, P5
+    2.2].
 
     Args:
         clean: model to ``classes`` of the clean images.
@@ -88,6 +96,8 @@ def every_model_right(clean: Mapping[str, Tensor], labels: Tensor) -> Denominato
 
 
 def target_right(clean: Mapping[str, Tensor], labels: Tensor) -> Denominator:
-    """For each target, the images that it had right before the attack itself; arguments as for `every_model_right`."""
+    """For each target, the images that it had right before the attack itself; arguments as for
+    `every_model_right`.
+    """
     among = {name: right(classes, labels) for name, classes in clean.items()}
     return Denominator("that the target had right before", among)

@@ -1,7 +1,7 @@
 """What transfers: success and matching rates, the same mistakes, the score of a defense.
 
-``classes`` (n, D, k) is what one target answers, see `predictions`. A random target counts with the mean over its
-draws, and each image once, whatever the draws.
+``classes`` (n, D, k) is what one target answers, see `predictions`. A random target counts with the
+mean over its draws, and each image once, whatever the draws.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Answers = Mapping[str, Mapping[str, Tensor]]
 
 
 def success_matrix(adversarial: Answers, labels: Tensor, of: Denominator, top: int = 1) -> Matrix:
-    """How often each source's adversarial images fool each target [P3 eq. 11; P5 2.2: 1 - accuracy].
+    """How often each source's adversarial images fool each target [P3 eq. 11; P5 2.2: 1 -
+    accuracy].
 
     Args:
         adversarial: source to target to ``classes``.
@@ -38,8 +39,11 @@ def success_matrix(adversarial: Answers, labels: Tensor, of: Denominator, top: i
     return Matrix(f"top-{top} success rate", of.words, cells)
 
 
-def matching_matrix(adversarial: Answers, labels: Tensor, goals: Tensor, of: Denominator, top: int = 1) -> Matrix:
-    """How often each target takes targeted adversarial images for their goal: the matching rate [P5 2.2; P3 eq. 12].
+def matching_matrix(
+    adversarial: Answers, labels: Tensor, goals: Tensor, of: Denominator, top: int = 1
+) -> Matrix:
+    """How often each target takes targeted adversarial images for their goal: the matching rate [P5
+    2.2; P3 eq. 12].
 
     Args:
         adversarial: source to target to ``classes``.
@@ -53,7 +57,10 @@ def matching_matrix(adversarial: Answers, labels: Tensor, goals: Tensor, of: Den
     """
     same = (labels == goals).nonzero().flatten()
     if len(same):
-        raise UserError(f"image {int(same[0])}: target label {int(goals[same[0]])} is its true class: choose another")
+        raise UserError(
+            f"image {int(same[0])}: target label {int(goals[same[0]])} is its true class: choose"
+            " another"
+        )
     cells = {
         source: {
             target: Estimate.share(within_top(classes, goals, top), of.among[target])
@@ -64,7 +71,9 @@ def matching_matrix(adversarial: Answers, labels: Tensor, goals: Tensor, of: Den
     return Matrix(f"top-{top} matching rate", of.words, cells)
 
 
-def same_mistake(answers: Mapping[str, Tensor], labels: Tensor, among: Tensor | None = None) -> Matrix:
+def same_mistake(
+    answers: Mapping[str, Tensor], labels: Tensor, among: Tensor | None = None
+) -> Matrix:
     """How often two models that are both wrong give the same wrong answer [P5 appendix, table 9].
 
     Args:
@@ -72,21 +81,29 @@ def same_mistake(answers: Mapping[str, Tensor], labels: Tensor, among: Tensor | 
         labels: (n,) true classes.
         among: (n,) bool, images that count at all; None for all.
 
-    The denominator of a cell is the images that both models misclassify, in some draw where models are random; draw k
-    of one model is held against draw k of the other.
+    The denominator of a cell is the images that both models misclassify, in some draw where models
+    are random; draw k of one model is held against draw k of the other.
 
     Raises:
         UserError: random models with different numbers of draws.
     """
     draws = max((classes.shape[1] for classes in answers.values()), default=1)
-    if told := {name: classes.shape[1] for name, classes in answers.items() if classes.shape[1] not in (1, draws)}:
-        raise UserError(f"draws of {told} and {draws} cannot be held against each other: give equal numbers of draws")
+    if told := {
+        name: classes.shape[1]
+        for name, classes in answers.items()
+        if classes.shape[1] not in (1, draws)
+    }:
+        raise UserError(
+            f"draws of {told} and {draws} cannot be held against each other: give equal numbers of"
+            " draws"
+        )
     said = {name: classes[:, :, 0].expand(-1, draws) for name, classes in answers.items()}
     wrong = {name: classes != labels[:, None] for name, classes in said.items()}
 
     def cell(first: str, second: str) -> Estimate:
         both = wrong[first] & wrong[second]
-        # An answer that is not finite (-1) is wrong, but nothing that two models could have in common.
+        # An answer that is not finite (-1) is wrong, but nothing that two models could have in
+        # common.
         same = both & (said[first] == said[second]) & (said[first] >= 0)
         counts = both.sum(dim=1)
         share = same.sum(dim=1).double() / counts.clamp_min(1)
@@ -105,11 +122,14 @@ def challenge_score(answers: Mapping[str, Tensor], labels: Tensor) -> Estimate:
         answers: attack to ``classes`` that the defense under test gives.
         labels: (n,) true classes; every attack is on the same images.
 
-    The interval is over images, not over M: answers on one image under several attacks are not independent.
+    The interval is over images, not over M: answers on one image under several attacks are not
+        independent.
 
     Raises:
         UserError: no attack, or attacks on different numbers of images.
     """
     if not answers:
         raise UserError("the challenge score needs at least one attack's answers")
-    return Estimate.share(torch.stack([within_top(classes, labels) for classes in answers.values()]).mean(dim=0))
+    return Estimate.share(
+        torch.stack([within_top(classes, labels) for classes in answers.values()]).mean(dim=0)
+    )

@@ -1,7 +1,9 @@
-"""Transformations that adversarial images meet on their way: rotation, noise, blur, JPEG [P3 6.2, figure 4].
+"""Transformations that adversarial images meet on their way: rotation, noise, blur, JPEG [P3 6.2,
+figure 4].
 
-``transformation(images, rng) -> images``: (B, C, H, W) in [0, 1] to the same, each image on its own. Randomness comes
-from the images' streams. The weakest setting of each changes nothing, but JPEG, which always rounds.
+``transformation(images, rng) -> images``: (B, C, H, W) in [0, 1] to the same, each image on its
+own. Randomness comes from the images' streams. The weakest setting of each changes nothing, but
+JPEG, which always rounds.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class GaussianNoise:
         at_least("sigma", self.sigma, 0)
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor:
-        return (images + self.sigma * rng.fold("transformation").normal(images.shape[1:])).clamp(0, 1)
+        return (images + self.sigma * rng.fold("transformation").normal(images.shape[1:])).clamp(
+            0, 1
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class GaussianBlur:
     """Blurs with a Gaussian kernel, cut off at three standard deviations; edges are mirrored.
 
     Args:
-        radius: standard deviation of the kernel, in pixels (what PIL and the paper's axis call its radius).
+        radius: standard deviation of the kernel, in pixels (what PIL and the paper's axis call its
+            radius).
     """
 
     radius: float
@@ -80,7 +85,8 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class JPEG:
-    """Rounds to 8 bits, encodes and decodes: the real thing (libjpeg), not a differentiable stand-in.
+    """Rounds to 8 bits, encodes and decodes: the real thing (libjpeg), not a differentiable
+    stand-in.
 
     Args:
         quality: 1 (worst) to 100.

@@ -1,4 +1,6 @@
-"""APGD: closed forms on linear models, the algorithm written down once more, and what it chooses to return."""
+"""APGD: closed forms on linear models, the algorithm written down once more, and what it chooses to
+return.
+"""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -41,28 +43,45 @@ def margins(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("objective", [CrossEntropy(), Margin()], ids=str)
 @pytest.mark.parametrize("random_start", [False, True])
 @pytest.mark.parametrize("threat", [Linf(0.031), L2(0.4)], ids=str)
-def test_two_classes_linear_reach_the_best_point_of_the_ball(threat, random_start, objective, linear, images, streams):
-    """The margin rises by epsilon |w|_1 (Linf) or epsilon |w|_2 (L2), w the difference of the two rows."""
+def test_two_classes_linear_reach_the_best_point_of_the_ball(
+    threat, random_start, objective, linear, images, streams
+):
+    """The margin rises by epsilon |w|_1 (Linf) or epsilon |w|_2 (L2), w the difference of the two
+    rows.
+    """
     model, x = linear(classes=2), images()
-    adversarial = APGD(30, random_start=random_start, threat=threat, objective=objective)(model, x, LABELS, streams())
+    adversarial = APGD(30, random_start=random_start, threat=threat, objective=objective)(
+        model, x, LABELS, streams()
+    )
     w = (model.weight[1 - LABELS] - model.weight[LABELS]).detach()
-    direction, rise = (w.sign(), w.abs().sum(dim=1)) if threat.norm == "linf" else (None, w.norm(dim=1))
+    direction, rise = (
+        (w.sign(), w.abs().sum(dim=1)) if threat.norm == "linf" else (None, w.norm(dim=1))
+    )
     direction = w / w.norm(dim=1, keepdim=True) if direction is None else direction
     # Where the cross entropy is near zero, float32 no longer tells the very best points apart.
-    torch.testing.assert_close(adversarial, x + threat.epsilon * direction.view_as(x), rtol=0, atol=2e-4)
+    torch.testing.assert_close(
+        adversarial, x + threat.epsilon * direction.view_as(x), rtol=0, atol=2e-4
+    )
     gained = margins(model, adversarial, LABELS) - margins(model, x, LABELS)
     torch.testing.assert_close(gained, threat.epsilon * rise, rtol=1e-3, atol=1e-5)
 
 
 def test_the_box_is_respected_on_the_way(linear, streams):
-    model, x = linear(classes=2), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+    model, x = (
+        linear(classes=2),
+        torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).round(),
+    )
     adversarial = APGD(10)(model, x, LABELS, streams())
     w = (model.weight[1 - LABELS] - model.weight[LABELS]).detach()
-    torch.testing.assert_close(adversarial, (x + 0.031 * w.sign().view_as(x)).clamp(0, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        adversarial, (x + 0.031 * w.sign().view_as(x)).clamp(0, 1), rtol=0, atol=1e-6
+    )
 
 
 def test_checkpoints_by_hand():
-    """p = 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99: strides of 22, 19, 16, 13, 10, 7, then 6."""
+    """p = 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99: strides of 22, 19, 16, 13, 10, 7,
+    then 6.
+    """
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert checkpoints(1000) == [220, 410, 570, 700, 800, 870, 930, 990]
     assert checkpoints(20) == [5, 9, 12, 14, 16, 18, 19, 20]
@@ -88,7 +107,9 @@ STEPS = 20  # checkpoints 5, 9, 12, 14, 16, 18, 19, 20
 
 
 def visited(losses: list[float], linear, streams) -> list[float]:
-    """One pixel of x^(0), x^(1), ..., in units of epsilon, for a ball so wide that nothing is projected."""
+    """One pixel of x^(0), x^(1), ..., in units of epsilon, for a ball so wide that nothing is
+    projected.
+    """
     script = Scripted(tuple(losses))
     x = torch.full((1, 3, 8, 8), 0.5)
     threat = Linf(0.001, clip=False)
@@ -104,7 +125,9 @@ def test_the_loss_that_rises_keeps_the_step_size(linear, streams):
 
 
 def test_a_loss_that_never_rises_goes_back_to_the_best(linear, streams):
-    """At 5, 9, 12, ... back to x^(0), eta halved; the next point is off by 0.75 (z - x) + 0.25 (x^(0) - x^(k-1))."""
+    """At 5, 9, 12, ... back to x^(0), eta halved; the next point is off by 0.75 (z - x) + 0.25
+    (x^(0) - x^(k-1)).
+    """
     points = visited([0.0] * (STEPS + 1), linear, streams)
     assert points[:6] == [0, 1, 1, 1, 1, 1]
     # eta is 1 epsilon after the first checkpoint: z = 1, x - x_before = -1
@@ -120,13 +143,32 @@ def test_a_loss_that_never_rises_goes_back_to_the_best(linear, streams):
     ids=["4 of 5 rise", "3 of 5 rise"],
 )
 def test_three_quarters_of_the_steps_must_rise(losses, then, linear, streams):
-    """At the first checkpoint, 5, fewer than 3.75 rises: back to the best, which is x^(0), with half of eta."""
+    """At the first checkpoint, 5, fewer than 3.75 rises: back to the best, which is x^(0), with
+    half of eta.
+    """
     assert visited([*losses, *[0.0] * (STEPS - 5)], linear, streams)[6] == then
 
 
 def test_a_best_that_stands_still_halves_unless_it_was_halved_just_before(linear, streams):
-    """All but one step rise, but never above x^(0): halved at 5, not at 9, where eta is new, and again at 12."""
-    losses = [9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, *[0.0] * (STEPS - 12)]
+    """All but one step rise, but never above x^(0): halved at 5, not at 9, where eta is new, and
+    again at 12.
+    """
+    losses = [
+        9.0,
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+        5.0,
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+        5.0,
+        6.0,
+        7.0,
+        *[0.0] * (STEPS - 12),
+    ]
     points = visited(losses, linear, streams)
     assert points[6] == pytest.approx(0.75 * 1.0 - 0.25)
     assert points[7:13] == [1.0] * 6
@@ -183,7 +225,9 @@ def reference(attack: APGD, model: nn.Module, image: Tensor, label: Tensor) -> t
             first = sum(rises[w[j - 1] : w[j]]) < 0.75 * (w[j] - w[j - 1])
             second = etas[w[j - 1]] == eta and bests[w[j - 1]] == f_max
             bests[k + 1] = f_max
-            etas[k + 1] = eta  # before halving: at the next checkpoint it differs if it was halved here
+            etas[k + 1] = (
+                eta  # before halving: at the next checkpoint it differs if it was halved here
+            )
             if first or second:
                 eta, x[k + 1] = eta / 2, x_max
     return x_max, f_max
@@ -207,14 +251,20 @@ def test_it_is_algorithm_1(objective, threat, curved, images):
 
 @pytest.mark.parametrize("threat", [Linf(0.05), L2(0.5)], ids=str)
 @pytest.mark.parametrize("objective", [CrossEntropy(), DLR()], ids=str)
-def test_it_reaches_a_higher_loss_than_plain_ascent_with_as_many_steps(objective, threat, convnet, images, streams):
+def test_it_reaches_a_higher_loss_than_plain_ascent_with_as_many_steps(
+    objective, threat, convnet, images, streams
+):
     model, x = convnet(4), images(32)
     labels = model(x).argmax(1)
     options = {"threat": threat, "objective": objective}
     adaptive = APGD(50, **options)(model, x, labels, streams(32))
     rule = Sign() if threat.norm == "linf" else Normalized()
-    plain = ProjectedGradient(51, relative_step_size=0.25, rule=rule, **options)(model, x, labels, streams(32))
-    assert objective(model(adaptive), labels).mean() >= objective(model(plain), labels).mean() - 1e-4
+    plain = ProjectedGradient(51, relative_step_size=0.25, rule=rule, **options)(
+        model, x, labels, streams(32)
+    )
+    assert (
+        objective(model(adaptive), labels).mean() >= objective(model(plain), labels).mean() - 1e-4
+    )
 
 
 @pytest.mark.parametrize("threat", [Linf(0), L2(0)], ids=str)
@@ -225,7 +275,9 @@ def test_epsilon_zero_returns_the_images(threat, curved, images, streams):
 
 
 def test_more_steps_and_more_restarts_are_never_weaker(curved, images, streams):
-    """A run of fewer steps is no prefix of a longer one (the checkpoints move), but restarts are."""
+    """A run of fewer steps is no prefix of a longer one (the checkpoints move), but restarts
+    are.
+    """
     model, x = curved(), images()
     labels = model(x).argmax(1)
     reached = []
@@ -240,7 +292,9 @@ def test_more_steps_and_more_restarts_are_never_weaker(curved, images, streams):
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.7)], ids=str)
 def test_the_best_of_all_visited_points_is_returned(threat, curved, images, streams):
-    """DLR is positive exactly where the image is misclassified: nothing visited is better than what is returned."""
+    """DLR is positive exactly where the image is misclassified: nothing visited is better than what
+    is returned.
+    """
     model, x = curved(), images()
     labels = model(x).argmax(1)
     seen: list[Tensor] = []
@@ -253,23 +307,31 @@ def test_the_best_of_all_visited_points_is_returned(threat, curved, images, stre
 
     found = APGD(30, threat=threat, objective=DLR())(Recorded(), x, labels, streams())
     assert len(seen) == 33
-    torch.testing.assert_close(DLR()(model(found), labels), torch.stack(seen[2:]).amax(dim=0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        DLR()(model(found), labels), torch.stack(seen[2:]).amax(dim=0), rtol=1e-5, atol=1e-6
+    )
 
 
 class Valley(nn.Module):
-    """Class 1 wins only where the first pixel is in [0.52, 0.54]; cross entropy goes on rising beyond."""
+    """Class 1 wins only where the first pixel is in [0.52, 0.54]; cross entropy goes on rising
+    beyond.
+    """
 
     def forward(self, images):
         a = images[:, 0, 0, 0]
         narrow = ((a >= 0.52) & (a <= 0.54)).float() * 0.6
-        others = torch.stack([torch.ones_like(a)] + [0.4 + 2 * (a - 0.5).clamp(max=0.25)] * 8, dim=1)
+        others = torch.stack(
+            [torch.ones_like(a)] + [0.4 + 2 * (a - 0.5).clamp(max=0.25)] * 8, dim=1
+        )
         others[:, 1] = others[:, 1] + narrow
         return others
 
 
 def test_a_misclassified_point_comes_before_a_higher_loss(streams):
     model, x, labels = Valley(), torch.full((64, 1, 4, 4), 0.5), torch.zeros(64, dtype=torch.int64)
-    attack = APGD(10, threat=Linf(0.1))  # some random starts lie in the valley; the way from there leads out of it
+    attack = APGD(
+        10, threat=Linf(0.1)
+    )  # some random starts lie in the valley; the way from there leads out of it
     found = attack(model, x, labels, streams(64))
     high = CrossEntropy()(model(x + 0.1), labels)
     broken = model(found).argmax(1) == 1
@@ -284,7 +346,9 @@ def test_a_misclassified_point_comes_before_a_higher_loss(streams):
         def forward(self, images, rng):
             return model(images) + 1e-4 * rng.uniform((1,))
 
-    torch.testing.assert_close(CrossEntropy()(model(attack(Random(), x, labels, streams(64))), labels), high)
+    torch.testing.assert_close(
+        CrossEntropy()(model(attack(Random(), x, labels, streams(64))), labels), high
+    )
 
 
 def test_ask_twice_tells_random_images_from_others(linear, random_linear, images, streams):
@@ -309,7 +373,9 @@ def test_ask_twice_tells_random_images_from_others(linear, random_linear, images
     assert not ask_twice(linear(), x, streams())[1].any()
 
 
-@pytest.mark.parametrize("objective", [TargetedCrossEntropy(), TargetedMargin("second"), TargetedDLR()], ids=str)
+@pytest.mark.parametrize(
+    "objective", [TargetedCrossEntropy(), TargetedMargin("second"), TargetedDLR()], ids=str
+)
 def test_the_last_target_is_reached_when_only_it_can_be(objective, images, streams):
     """Only class 3 can win, the least likely one: one target misses it, all targets find it."""
 
@@ -318,7 +384,9 @@ def test_the_last_target_is_reached_when_only_it_can_be(objective, images, strea
             a = images.flatten(1).mean(dim=1) - 0.5
             door = torch.where(a > 0.04, 1.5, -1.0) + a
             still = [torch.full_like(a, value) for value in (1.0, 0.8, 0.7, 0.6)]
-            return torch.stack([still[0], still[1] - 2 * a, still[2] - 2 * a, door, still[3] - 2 * a], dim=1)
+            return torch.stack(
+                [still[0], still[1] - 2 * a, still[2] - 2 * a, door, still[3] - 2 * a], dim=1
+            )
 
     x, labels = torch.full((4, 1, 4, 4), 0.5), torch.zeros(4, dtype=torch.int64)
     objective = replace(objective, target="second")
@@ -329,7 +397,10 @@ def test_the_last_target_is_reached_when_only_it_can_be(objective, images, strea
 
 
 def test_targets_are_ranked_without_the_true_class(streams):
-    logits, labels = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0]]), torch.tensor([0, 1])
+    logits, labels = (
+        torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0]]),
+        torch.tensor([0, 1]),
+    )
     ranked = rank_targets(logits, labels, streams(2), "second", 9)
     assert ranked.tolist() == [[2, 1, 3], [3, 2, 0]]
     assert rank_targets(logits, labels, streams(2), "least_likely", 2).tolist() == [[3, 1], [0, 2]]
@@ -364,7 +435,9 @@ def test_declared_cost_is_counted_cost_where_nobody_is_broken(
     assert (model.gradients, model.queries) == tuple(4 * part for part in attack.cost())
 
 
-def test_broken_images_are_spared_further_restarts_and_disturb_nobody(curved, counting, images, streams):
+def test_broken_images_are_spared_further_restarts_and_disturb_nobody(
+    curved, counting, images, streams
+):
     model, x = counting(curved()), images(8)
     labels = model.model(x).argmax(1)
     attack = APGD(10, restarts=4, threat=Linf(0.012))
@@ -399,7 +472,9 @@ def test_every_field_changes_the_outcome(change, curved, images, streams):
     model, x = curved(), images()
     labels = model(x).argmax(1)
     plain = PLAIN(model, x, labels, streams())
-    assert (Margin()(model(plain), labels) < 0).all()  # else the first misclassified point would do for all
+    assert (
+        Margin()(model(plain), labels) < 0
+    ).all()  # else the first misclassified point would do for all
     assert (replace(PLAIN, **change)(model, x, labels, streams()) - plain).abs().max() > 1e-5
 
 
@@ -416,21 +491,31 @@ def test_targets_are_tried_in_the_order_of_the_objective(target, first, linear, 
             tried.append(goal.unique().tolist())
             return super().__call__(logits, goal)
 
-    APGD(1, targets=3, objective=Told(target))(model, images(), torch.zeros(4, dtype=torch.int64), streams())
+    APGD(1, targets=3, objective=Told(target))(
+        model, images(), torch.zeros(4, dtype=torch.int64), streams()
+    )
     assert tried == [[target] for target in first for _ in range(2)]
 
 
 @pytest.mark.parametrize("gradient", [Average(4), AverageLogits(4)], ids=str)
 @pytest.mark.parametrize("targets", [None, 3])
-def test_a_random_model_is_climbed_on_the_mean_of_its_draws(gradient, targets, random_linear, images, streams):
+def test_a_random_model_is_climbed_on_the_mean_of_its_draws(
+    gradient, targets, random_linear, images, streams
+):
     model, x = random_linear(5, scale=0.05), images(8)
     labels = super(type(model), model).forward(x).argmax(1)
     objective = CrossEntropy() if targets is None else TargetedDLR()
-    found = APGD(20, targets=targets, objective=objective, gradient=gradient)(model, x, labels, streams(8))
+    found = APGD(20, targets=targets, objective=objective, gradient=gradient)(
+        model, x, labels, streams(8)
+    )
 
     def mean_loss(points):
         rng = Rng.for_images(9, torch.arange(8)).tile(50)
-        return Margin()(model(points.repeat(50, 1, 1, 1), rng), labels.repeat(50)).view(50, 8).mean(dim=0)
+        return (
+            Margin()(model(points.repeat(50, 1, 1, 1), rng), labels.repeat(50))
+            .view(50, 8)
+            .mean(dim=0)
+        )
 
     assert (mean_loss(found) > mean_loss(x) + 0.1).all()
     assert Linf(0.031).distance(found, x).max() <= 0.031 + 1e-6

@@ -51,7 +51,9 @@ class Numpy(Torch):
 
 
 class Python(Torch):
-    """One number for the whole batch: the harder case, as neighbours shift nothing and share everything."""
+    """One number for the whole batch: the harder case, as neighbours shift nothing and share
+    everything.
+    """
 
     def noise(self, images):
         return torch.full_like(images, random.gauss(0, 1))
@@ -90,7 +92,9 @@ def test_an_answer_depends_on_the_streams_of_its_image_alone(kind, linear, image
         parts = [queried(x[i : i + size], rng[i : i + size]) for i in range(0, 9, size)]
         torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-6)
     order = torch.tensor([3, 8, 0])
-    torch.testing.assert_close(Queried(kind(linear()))(x[order], rng[order]), whole[order], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        Queried(kind(linear()))(x[order], rng[order]), whole[order], rtol=0, atol=1e-6
+    )
     assert (Queried(kind(linear()))(x, streams(9, seed=1)) != whole).any(dim=1).all()
     # Images have draws of their own.
     same = Queried(kind(linear()))(x[:1].repeat(9, 1, 1, 1), rng)
@@ -132,7 +136,9 @@ def test_a_gradient_is_that_of_the_same_draws(kind, linear, images, streams):
     for i in range(5):
         point = images(5)[i : i + 1].requires_grad_()
         loss = Loss(alone, CrossEntropy(), labels[i : i + 1])(point, rng[i : i + 1])
-        torch.testing.assert_close(torch.autograd.grad(loss.sum(), point)[0], whole[i : i + 1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            torch.autograd.grad(loss.sum(), point)[0], whole[i : i + 1], rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("kind", [*KINDS, Own])
@@ -202,7 +208,9 @@ def test_streams_and_global_draws_in_one_model(random_linear, images, streams):
     x, model = images(6), Both()
     whole = call_model(model, x, streams(6))
     for i in range(6):
-        torch.testing.assert_close(call_model(model, x[i : i + 1], streams(6)[i : i + 1]), whole[i : i + 1])
+        torch.testing.assert_close(
+            call_model(model, x[i : i + 1], streams(6)[i : i + 1]), whole[i : i + 1]
+        )
     queried = Queried(model)
     for _ in range(2):  # the pass that finds out leaves streams where all others leave them
         rng = streams(6)
@@ -211,7 +219,9 @@ def test_streams_and_global_draws_in_one_model(random_linear, images, streams):
 
 
 def test_members_draw_apart_and_are_computed_anew_as_they_were(linear, images, streams):
-    """An ensemble's gradient needs one member's memory: the second computation must draw what the first did."""
+    """An ensemble's gradient needs one member's memory: the second computation must draw what the
+    first did.
+    """
     labels = torch.tensor([0, 1, 2, 0])
     found = []
     for size in (4, 1):
@@ -249,7 +259,9 @@ ATTACKS = {
     "fab": FAB(3, targets=2, threat=WIDE),
     "noise": RandomNoise(30, votes=2, threat=WIDE),
     "restarts": Restarts(ProjectedGradient(3, 0.03), 2, votes=4, threat=WIDE),
-    "several": Several([ProjectedGradient(3, 0.03), Square(20, votes=2)], "best", votes=4, threat=WIDE),
+    "several": Several(
+        [ProjectedGradient(3, 0.03), Square(20, votes=2)], "best", votes=4, threat=WIDE
+    ),
 }
 
 

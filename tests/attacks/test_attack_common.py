@@ -34,10 +34,14 @@ ATTACKS = {
     "pgd": ProjectedGradient(4, relative_step_size=0.3),
     "pgd-l2": ProjectedGradient(4, step_size=0.2, threat=L2(0.5), rule=Normalized()),
     "eot": ProjectedGradient(2, step_size=0.01, gradient=Average(3), objective=Margin()),
-    "smooth": ProjectedGradient(2, step_size=0.01, gradient=Smooth(3, inner=Average(2)), objective=DLR()),
+    "smooth": ProjectedGradient(
+        2, step_size=0.01, gradient=Smooth(3, inner=Average(2)), objective=DLR()
+    ),
     "mdi": ProjectedGradient(3, step_size=0.01, gradient=Diverse(0.5, 0.6), rule=MomentumSign()),
     "kl": ProjectedGradient(2, step_size=0.01, objective=KLDivergence()),
-    "away": ProjectedGradient(2, step_size=0.01, objective=AwayFromPrediction(), gradient=Average(2)),
+    "away": ProjectedGradient(
+        2, step_size=0.01, objective=AwayFromPrediction(), gradient=Average(2)
+    ),
     "targeted": ProjectedGradient(2, step_size=0.01, objective=TargetedCrossEntropy("random")),
     "targeted-margin": ProjectedGradient(2, step_size=0.01, objective=TargetedMargin("second")),
     "apgd": APGD(4),
@@ -45,8 +49,12 @@ ATTACKS = {
     "apgd-eot": APGD(3, gradient=Average(2), objective=TargetedDLR()),
     "apgd-smooth": APGD(3, gradient=Smooth(3, inner=Average(2)), random_start=False),
     "optimization": Optimization(3, 0.01),
-    "optimization-eot": Optimization(2, 0.01, 0.5, gradient=Average(2), objective=TargetedCrossEntropy()),
-    "targeted-dlr": ProjectedGradient(2, step_size=0.01, objective=TargetedDLR(), gradient=Average(2)),
+    "optimization-eot": Optimization(
+        2, 0.01, 0.5, gradient=Average(2), objective=TargetedCrossEntropy()
+    ),
+    "targeted-dlr": ProjectedGradient(
+        2, step_size=0.01, objective=TargetedDLR(), gradient=Average(2)
+    ),
 }
 
 
@@ -61,7 +69,9 @@ def labels(count: int = 8) -> torch.Tensor:
 
 def edges(count: int = 8) -> torch.Tensor:
     """Images with many pixels at 0 and 1."""
-    return (2 * torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(3)) - 0.5).clamp(0, 1)
+    return (2 * torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(3)) - 0.5).clamp(
+        0, 1
+    )
 
 
 def test_results_lie_in_the_ball_and_in_the_box(attack, convnet, streams):
@@ -85,7 +95,10 @@ def test_one_seed_one_result(attack, curved, random_linear, images, streams):
     first = attack(model, images(8), labels())
     torch.manual_seed(5)
     assert torch.equal(attack(model, images(8), labels()), first)
-    assert not torch.equal(attack(model, images(8), labels(), streams(8, seed=1)), result) or not attack.random_start
+    assert (
+        not torch.equal(attack(model, images(8), labels(), streams(8, seed=1)), result)
+        or not attack.random_start
+    )
 
 
 def test_an_image_is_attacked_alone_as_in_its_batch(attack, curved, random_linear, images, streams):
@@ -101,7 +114,9 @@ def test_cost_is_what_the_model_sees(attack, curved, counting, images, streams):
     assert (model.gradients, model.queries) == tuple(8 * part for part in attack.cost())
 
 
-def test_a_random_model_is_never_asked_twice_with_the_same_streams(attack, random_linear, counting, images, streams):
+def test_a_random_model_is_never_asked_twice_with_the_same_streams(
+    attack, random_linear, counting, images, streams
+):
     model = counting(random_linear(4))
     attack(model, images(8), labels(), streams(8))
     assert len(model.keys) == len(set(model.keys)) == model.gradients + model.queries
@@ -120,13 +135,18 @@ def test_the_model_is_put_back_exactly_as_it_was(attack, convnet, images, stream
     model[1].eval()  # a frozen batch norm
     model[1].weight.requires_grad_(False)
     model[3].weight.grad = torch.ones_like(model[3].weight)
-    modes, wanted = [part.training for part in model.modules()], [p.requires_grad for p in model.parameters()]
+    modes, wanted = (
+        [part.training for part in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+    )
     state, x, random = copy.deepcopy(model.state_dict()), images(8), torch.get_rng_state()
     attack(model, x, labels(), streams(8))
     assert [part.training for part in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == wanted
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == ["3.weight"]
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == [
+        "3.weight"
+    ]
     assert (model[3].weight.grad == 1).all()
     assert torch.equal(torch.get_rng_state(), random)
 
@@ -153,7 +173,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("spoil_images", "spoil_labels", "words"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(
+    ("spoil_images", "spoil_labels", "words"), WRONG.values(), ids=WRONG.keys()
+)
 def test_wrong_input_is_one_line(spoil_images, spoil_labels, words, curved, images):
     with pytest.raises(UserError, match=words) as caught:
         ATTACKS["pgd"](curved(), spoil_images(images(8)), spoil_labels(labels()))
@@ -193,7 +215,9 @@ class Poisoned(nn.Module):
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd-l2", "mdi", "apgd", "apgd-l2"])
 def test_an_image_with_a_nan_gradient_stays_an_image(name, curved, images, streams):
-    attack = replace(ATTACKS[name], random_start=False, gradient=Backprop(), objective=CrossEntropy())
+    attack = replace(
+        ATTACKS[name], random_start=False, gradient=Backprop(), objective=CrossEntropy()
+    )
     x = images(8)
     x[2, :, 0, 0] = 0
     result = attack(Poisoned(curved()), x, labels(), streams(8))

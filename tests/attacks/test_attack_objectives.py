@@ -65,7 +65,9 @@ class Fixed(nn.Module):
 )
 def test_values_by_hand(objective, goal, value):
     result = objective(LOGITS, torch.tensor([goal]))
-    torch.testing.assert_close(result, torch.tensor([value], dtype=torch.float32), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        result, torch.tensor([value], dtype=torch.float32), rtol=1e-5, atol=1e-6
+    )
 
 
 OBJECTIVES = [
@@ -100,7 +102,9 @@ def test_dlr_is_blind_to_scale_and_shift(objective):
     logits, labels = several()
     goal = labels if isinstance(objective, DLR) else torch.stack([labels, (labels + 1) % 5], dim=1)
     changed = 7.5 * logits + torch.linspace(-4, 4, 50)[:, None]
-    torch.testing.assert_close(objective(changed, goal), objective(logits, goal), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        objective(changed, goal), objective(logits, goal), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_dlr_is_finite_where_all_logits_are_equal():
@@ -139,7 +143,9 @@ def test_untargeted_objectives_aim_at_the_labels_and_do_not_ask(streams):
     labels = several()[1]
     for objective in (CrossEntropy(), Margin(), DLR()):
         assert not objective.asks
-        assert torch.equal(objective.aim(nn.Identity(), torch.zeros(50, 1), labels, streams(50)), labels)
+        assert torch.equal(
+            objective.aim(nn.Identity(), torch.zeros(50, 1), labels, streams(50)), labels
+        )
 
 
 @pytest.mark.parametrize("choice", ["least_likely", "second", "random"])
@@ -154,7 +160,10 @@ def test_targets_are_those_asked_for_and_never_the_true_class(objective, choice,
         goal = goal[:, 1]
     assert not (goal == labels).any()
     ranked = logits.argsort(dim=1).tolist()
-    wrong = [[rank for rank in row if rank != label] for row, label in zip(ranked, labels.tolist(), strict=True)]
+    wrong = [
+        [rank for rank in row if rank != label]
+        for row, label in zip(ranked, labels.tolist(), strict=True)
+    ]
     if choice == "random":
         assert len(set(goal.tolist())) == 5
     else:
@@ -163,7 +172,9 @@ def test_targets_are_those_asked_for_and_never_the_true_class(objective, choice,
 
 def test_random_targets_are_uniform_among_wrong_classes(streams):
     labels = torch.full((4000,), 2)
-    goal = choose_targets(torch.zeros(4000, 5), labels, Rng.for_images(0, torch.arange(4000)), "random")
+    goal = choose_targets(
+        torch.zeros(4000, 5), labels, Rng.for_images(0, torch.arange(4000)), "random"
+    )
     counts = torch.bincount(goal, minlength=5)
     assert counts[2] == 0
     assert (counts[[0, 1, 3, 4]] - 1000).abs().max() < 5 * 750**0.5
@@ -172,17 +183,23 @@ def test_random_targets_are_uniform_among_wrong_classes(streams):
 def test_without_labels_the_least_likely_class_of_all_is_taken(streams):
     logits = several()[0]
     assert torch.equal(choose_targets(logits, None, streams(50), "least_likely"), logits.argmin(1))
-    assert torch.equal(choose_targets(logits, None, streams(50), "second"), logits.topk(2).indices[:, 1])
+    assert torch.equal(
+        choose_targets(logits, None, streams(50), "second"), logits.topk(2).indices[:, 1]
+    )
     assert not (choose_targets(logits, None, streams(50), "random") == logits.argmax(1)).any()
 
 
 def test_an_unknown_target_is_named(streams):
     with pytest.raises(ValueError, match=r"^target = 'nearest'"):
-        TargetedMargin("nearest").aim(Fixed(LOGITS), torch.zeros(1, 1, 1, 1), torch.tensor([0]), streams(1))
+        TargetedMargin("nearest").aim(
+            Fixed(LOGITS), torch.zeros(1, 1, 1, 1), torch.tensor([0]), streams(1)
+        )
 
 
 def test_the_probability_of_being_wrong_has_a_gradient_where_the_model_is_sure():
-    """1 - p_y is exp(-200), 0 in float32: computed from it, the loss would be infinite and its gradient NaN."""
+    """1 - p_y is exp(-200), 0 in float32: computed from it, the loss would be infinite and its
+    gradient NaN.
+    """
     logits = torch.tensor([[200.0, 0.0, -1.0]], requires_grad=True)
     loss = WrongProbability()(logits, torch.tensor([0]))
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)) - 200)

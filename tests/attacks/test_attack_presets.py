@@ -1,4 +1,6 @@
-"""Attack presets: each builds, says where it is from, holds its paper's figures, and can be overridden."""
+"""Attack presets: each builds, says where it is from, holds its paper's figures, and can be
+overridden.
+"""
 
 from pathlib import Path
 
@@ -81,20 +83,62 @@ FIGURES = {
     "bpda-i-momentum": (10, 0.0062, False, Average(10), MomentumSign(0.5), IdentityBackward()),
     "bpda-i-margin": (20, 0.004, False, Average(10), Sign(), IdentityBackward()),
     "average-logits": (20, 0.004, False, AverageLogits(10), Sign(), IdentityBackward()),
-    "automatic-differentiation": (50, 0.002, False, Backprop(), Sign(), UnrolledTransform("automatic")),
+    "automatic-differentiation": (
+        50,
+        0.002,
+        False,
+        Backprop(),
+        Sign(),
+        UnrolledTransform("automatic"),
+    ),
     "bpda-softsign": (50, 0.002, False, Backprop(), Sign(), UnrolledTransform("softsign")),
     "bpda-tanh": (50, 0.002, False, Backprop(), Sign(), UnrolledTransform("tanh")),
-    "fixed-randomness": (50, 0.002, False, Backprop(), Sign(), FixedRandomness(0, IdentityBackward())),
-    "fewer-steps": (50, 0.002, False, Backprop(), Sign(), FewerSteps(2, UnrolledTransform("softsign"))),
+    "fixed-randomness": (
+        50,
+        0.002,
+        False,
+        Backprop(),
+        Sign(),
+        FixedRandomness(0, IdentityBackward()),
+    ),
+    "fewer-steps": (
+        50,
+        0.002,
+        False,
+        Backprop(),
+        Sign(),
+        FewerSteps(2, UnrolledTransform("softsign")),
+    ),
     "finite-differences": (10, 0.0062, False, FiniteDifference(100, 0.01), Sign(), Target()),
-    "reparameterization": (50, 0.002, False, Backprop(), Sign(), Reparameterization("surrogate:reparameterization")),
+    "reparameterization": (
+        50,
+        0.002,
+        False,
+        Backprop(),
+        Sign(),
+        Reparameterization("surrogate:reparameterization"),
+    ),
     "small-n-transfer": (
         *(20, 0.004, False, Backprop(), Sign()),
         OwnSurrogate("surrogate:small-n", UnrolledTransform("softsign")),
     ),
     "own-surrogate": (20, 0.004, False, Average(10), Sign(), OwnSurrogate("surrogate:own-defense")),
-    "transfer-standard": (18, PIXEL, False, Diverse, MomentumSign(1.0), Checkpoint("surrogate:standard")),
-    "transfer-adversarial": (18, PIXEL, False, Diverse, MomentumSign(1.0), Checkpoint("surrogate:adversarial")),
+    "transfer-standard": (
+        18,
+        PIXEL,
+        False,
+        Diverse,
+        MomentumSign(1.0),
+        Checkpoint("surrogate:standard"),
+    ),
+    "transfer-adversarial": (
+        18,
+        PIXEL,
+        False,
+        Diverse,
+        MomentumSign(1.0),
+        Checkpoint("surrogate:adversarial"),
+    ),
     "fgsm-targeted": (1, "1.0", False, Backprop(), Sign(), Target()),
     "fgm": (1, "1.0", False, Backprop(), UnitRMSD(), Target()),
     "fgm-targeted": (1, "1.0", False, Backprop(), UnitRMSD(), Target()),
@@ -114,8 +158,11 @@ FIGURES = {
 }
 TARGETED = ("fgsm-targeted", "fgm-targeted", "ifgsm-targeted", "nrigsm-targeted")
 OBJECTIVES = {"bpda-i-margin": Margin(), **dict.fromkeys(TARGETED, TargetedCrossEntropy("random"))}
-THREATS = dict.fromkeys(("fgm", "fgm-targeted", "ifgm", "nrfgm", "nrifgm"), RMSD(0.0588235294117647))
-# The paper's start over 5,000 draws: within the threat, and moving 0.031 around it as the paper does.
+THREATS = dict.fromkeys(
+    ("fgm", "fgm-targeted", "ifgm", "nrfgm", "nrifgm"), RMSD(0.0588235294117647)
+)
+# The paper's start over 5,000 draws: within the threat, and moving 0.031 around it as the paper
+# does.
 MEAN_STARTS = {"wt-mean-start": (None, 0.031), "wt-mean-start-unrestricted": (0.031, 0.3)}
 # Croce & Hein 2020, sections 3 and 4; Andriushchenko et al. 2020 as AutoAttack runs it.
 OTHERS = {
@@ -136,9 +183,13 @@ QUERIES = {
 EOT = Average(20)
 WRAPPERS = {
     "autoattack": Several(
-        [APGD(100), APGD(100, targets=9, objective=TargetedDLR("second")), FAB(100), Square(5000)], "first", 30
+        [APGD(100), APGD(100, targets=9, objective=TargetedDLR("second")), FAB(100), Square(5000)],
+        "first",
+        30,
     ),
-    "autoattack-rand": Several([APGD(100, gradient=EOT), APGD(100, objective=DLR(), gradient=EOT)], "first", 30),
+    "autoattack-rand": Several(
+        [APGD(100, gradient=EOT), APGD(100, objective=DLR(), gradient=EOT)], "first", 30
+    ),
     "apgd-best-of": Several([APGD(100), APGD(100, objective=DLR())], "best", 30),
     "pgd-restarts": Restarts(ProjectedGradient(20, None, 0.1), 10, "first", 30),
     "minimal-norm": MinimalNorm(APGD(30), 10, 30, Linf(1.0)),
@@ -149,12 +200,18 @@ ANYWHERE, BOX = L2(1000.0), Linf(1.0)
 UNBOUNDED = {
     "cw": (CarliniWagner(1000, 0.01, 0.0, 9, 0.001, True, threat=ANYWHERE), Target()),
     "cw-paper": (CarliniWagner(10_000, 0.01, 0.0, 9, 0.001, True, threat=ANYWHERE), Target()),
-    "d-cw": (CarliniWagner(250, 0.01, 10.0, 9, 0.001, threat=ANYWHERE, gradient=Diverse(0.5, 0.90606)), Target()),
+    "d-cw": (
+        CarliniWagner(250, 0.01, 10.0, 9, 0.001, threat=ANYWHERE, gradient=Diverse(0.5, 0.90606)),
+        Target(),
+    ),
     "deepfool": (DeepFool(50, 10, 0.02, threat=ANYWHERE), Target()),
     "liu": (Optimization(100, 4 * PIXEL, 0.0, threat=BOX, objective=WrongProbability()), Target()),
     "liu-ensemble": (
         Optimization(100, 8 * PIXEL, 0.0, True, threat=BOX, objective=WrongProbability()),
-        Ensemble([Checkpoint("surrogate:standard"), Checkpoint("surrogate:adversarial")], fuse="probabilities"),
+        Ensemble(
+            [Checkpoint("surrogate:standard"), Checkpoint("surrogate:adversarial")],
+            fuse="probabilities",
+        ),
     ),
 }
 NAMES = {*FIGURES, *MEAN_STARTS, *OTHERS, *QUERIES, *UNBOUNDED, *WRAPPERS}
@@ -246,22 +303,35 @@ def test_preset_holds_its_papers_figures(name):
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
     assert preset.read_text().startswith("# ")
-    overrides = [("queries", "25")] if preset.stem in ("square", "random-noise") else [("steps", "1")]
-    if "cw" in preset.stem:  # a step that changes c, and one that crosses the boundary, take more than one
-        overrides = [("steps", "15"), ("search_steps", "1"), ("initial_c", "10"), ("learning_rate", "0.1")]
+    overrides = (
+        [("queries", "25")] if preset.stem in ("square", "random-noise") else [("steps", "1")]
+    )
+    if (
+        "cw" in preset.stem
+    ):  # a step that changes c, and one that crosses the boundary, take more than one
+        overrides = [
+            ("steps", "15"),
+            ("search_steps", "1"),
+            ("initial_c", "10"),
+            ("learning_rate", "0.1"),
+        ]
     overrides += [("gradient.draws", "2")] * ("eot" in preset.stem or preset.stem == "bpda-i-apgd")
     overrides += [("draws", "2")] * ("mean-start" in preset.stem)
     if preset.stem in WRAPPERS:
         overrides = [("votes", "2")]
         for number, member in enumerate(getattr(WRAPPERS[preset.stem], "attacks", [])):
             overrides.append(
-                (f"attacks.{number}.queries", "9") if isinstance(member, Square) else (f"attacks.{number}.steps", "1")
+                (f"attacks.{number}.queries", "9")
+                if isinstance(member, Square)
+                else (f"attacks.{number}.steps", "1")
             )
             overrides += [(f"attacks.{number}.gradient.draws", "2")] * ("rand" in preset.stem)
         overrides += [("attack.steps", "1")] * (preset.stem in ("pgd-restarts", "minimal-norm"))
     attack = one(preset.stem, *overrides).attack
     x = images()
-    source = ClassifierOnly()(DefendedClassifier(AdversarialTransform(curved(seed=1), steps=1), curved()))
+    source = ClassifierOnly()(
+        DefendedClassifier(AdversarialTransform(curved(seed=1), steps=1), curved())
+    )
     result = attack(source, x, curved()(x).argmax(1), streams())
     assert 0 < attack.threat.distance(result, x).max() <= attack.threat.epsilon + 1e-6
 
@@ -294,10 +364,18 @@ def test_an_override_reaches_every_attack_or_the_named_one():
             0.031,
         ),
         ("ifgsm", [("threat.epsilon", "0.1")], lambda found: found.attack.threat, Linf(0.1)),
-        ("ifgsm", [("threat.clip", "false")], lambda found: found.attack.threat, Linf(0.031, clip=False)),
         (
             "ifgsm",
-            [("threat.class_path", "robusttrain.attacks.L2"), ("rule.class_path", "robusttrain.attacks.Normalized")],
+            [("threat.clip", "false")],
+            lambda found: found.attack.threat,
+            Linf(0.031, clip=False),
+        ),
+        (
+            "ifgsm",
+            [
+                ("threat.class_path", "robusttrain.attacks.L2"),
+                ("rule.class_path", "robusttrain.attacks.Normalized"),
+            ],
             lambda found: (found.attack.threat, found.attack.rule),
             (L2(), Normalized()),
         ),
@@ -305,7 +383,10 @@ def test_an_override_reaches_every_attack_or_the_named_one():
         ("nrigsm", [("gradient.sigma", "0.2")], lambda found: found.attack.gradient.sigma, 0.2),
         (
             "bpda-eot",
-            [("gradient.inner.class_path", "robusttrain.attacks.Smooth"), ("gradient.inner.samples", "3")],
+            [
+                ("gradient.inner.class_path", "robusttrain.attacks.Smooth"),
+                ("gradient.inner.samples", "3"),
+            ],
             lambda found: found.attack.gradient,
             Average(10, Smooth(3)),
         ),
@@ -334,16 +415,24 @@ def test_a_preset_of_another_norm_has_that_norms_own_radius(tmp_path):
     """The default threat is Linf(0.031): its radius must not become that of an L2 ball."""
     file = tmp_path / "l2.yaml"
     threat = "threat: {class_path: robusttrain.attacks.L2}"
-    file.write_text(f"class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {{step_size: 0.1, {threat}}}\n")
+    file.write_text(
+        "class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {step_size: 0.1,"
+        f" {threat}}}\n"
+    )
     assert scenarios([str(file)])["l2"].attack.threat == L2()
 
 
 def test_epsilon_reaches_an_attack_that_leaves_its_threat_at_the_default(tmp_path):
     file = tmp_path / "short.yaml"
-    file.write_text("class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {steps: 3, step_size: 0.01}\n")
+    file.write_text(
+        "class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {steps: 3, step_size:"
+        " 0.01}\n"
+    )
     assert scenarios([str(file)])["short"].attack == ProjectedGradient(3, 0.01)
     assert scenarios([str(file)])["short"].source == Target()
-    assert scenarios([str(file)], epsilon=0.1)["short"].attack == ProjectedGradient(3, 0.01, threat=Linf(0.1))
+    assert scenarios([str(file)], epsilon=0.1)["short"].attack == ProjectedGradient(
+        3, 0.01, threat=Linf(0.1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -355,7 +444,11 @@ def test_epsilon_reaches_an_attack_that_leaves_its_threat_at_the_default(tmp_pat
         (["pgd"], [("steps", "-1")], r"--attack\.pgd\.steps = -1: must be at least 0"),
         (["pgd"], [("threat.epsilon", "-1")], r"--attack\.pgd\.threat\.epsilon = -1"),
         (["bpda-eot"], [("gradient.draws", "0")], r"--attack\.bpda-eot\.gradient\.draws = 0"),
-        (["ifgsm"], [("relative_step_size", "0.1")], "exactly one of step_size and relative_step_size"),
+        (
+            ["ifgsm"],
+            [("relative_step_size", "0.1")],
+            "exactly one of step_size and relative_step_size",
+        ),
         (["pgd"], [("rule.class_path", "robusttrain.attacks.Linf")], "rule"),
         (["nowhere.yaml"], [], "no such file"),
     ],
@@ -367,7 +460,16 @@ def test_mistakes_are_one_line_that_names_the_option(names, overrides, words):
 
 
 def test_attacks_and_suites_are_taken_out_of_a_command_line():
-    chosen = ["--attack", "pgd", "--attack.steps=5", "--suite", "bpda", "--attack=fgsm", "--attack", "pgd"]
+    chosen = [
+        "--attack",
+        "pgd",
+        "--attack.steps=5",
+        "--suite",
+        "bpda",
+        "--attack=fgsm",
+        "--attack",
+        "pgd",
+    ]
     names, overrides, rest = split_attacks(["--seed", "3", *chosen, "--attack.wt.steps", "2"])
     assert names == ["pgd", "bpda-i", "bpda-eot", "wt", "fgsm"]
     assert overrides == [("steps", "5"), ("wt.steps", "2")]

@@ -1,4 +1,6 @@
-"""Carlini & Wagner: the closed form on affine models, what each option does, torchattacks' and Foolbox's beside it."""
+"""Carlini & Wagner: the closed form on affine models, what each option does, torchattacks' and
+Foolbox's beside it.
+"""
 
 import math
 from dataclasses import replace
@@ -26,7 +28,9 @@ CLOSE = CarliniWagner(steps=60, learning_rate=0.005, search_steps=7, initial_c=0
 
 
 def centred(model):
-    """The affine model with its boundaries near the grey image, so that the box is not met on the way there."""
+    """The affine model with its boundaries near the grey image, so that the box is not met on the
+    way there.
+    """
     model.bias.data -= model.weight.data.sum(1) / 2
     return model
 
@@ -40,7 +44,9 @@ def margin(model, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def closed_form(model, images: Tensor, labels: Tensor, confidence: float = 0.0) -> Tensor:
-    """(B,): how far the nearest point lies where some class exceeds the label's by ``confidence``."""
+    """(B,): how far the nearest point lies where some class exceeds the label's by
+    ``confidence``.
+    """
     z, w = model(images).detach(), model.weight.detach()
     away = (z.gather(1, labels[:, None]) - z + confidence) / (w - w[labels][:, None]).norm(dim=2)
     return away.scatter(1, labels[:, None], torch.inf).amin(1)
@@ -49,7 +55,9 @@ def closed_form(model, images: Tensor, labels: Tensor, confidence: float = 0.0) 
 @pytest.mark.parametrize("confidence", [0.0, 1.0])
 @pytest.mark.parametrize("classes", [2, 5])
 def test_an_affine_models_nearest_adversarial_image(classes, confidence, linear, images, streams):
-    """Within 3 % of the closed form or 0.003, and never nearer; the logits differ by the confidence at least."""
+    """Within 3 % of the closed form or 0.003, and never nearer; the logits differ by the confidence
+    at least.
+    """
     model, x = centred(linear(classes=classes)), images(6)
     y = right(model, x)
     attack = replace(CLOSE, confidence=confidence)
@@ -61,7 +69,9 @@ def test_an_affine_models_nearest_adversarial_image(classes, confidence, linear,
 
 
 def test_towards_a_target(linear, images, streams):
-    """The least likely class is reached, at some distance; with two classes that distance is known, within 3 %."""
+    """The least likely class is reached, at some distance; with two classes that distance is known,
+    within 3 %.
+    """
     model, x = centred(linear(classes=5)), images(6)
     y, target = right(model, x), model(x).argmin(1)
     attack = replace(CLOSE, objective=TargetedMargin("least_likely"))
@@ -164,15 +174,21 @@ def test_each_option_changes_the_outcome(changed, curved, images, streams):
 def test_more_searches_come_nearer_and_confidence_costs_distance(curved, images, streams):
     model, x = curved(), images(8)
     y = right(model, x)
-    attacks = [CarliniWagner(60, search_steps=searches, initial_c=3.0, threat=WIDE) for searches in (1, 5)]
+    attacks = [
+        CarliniWagner(60, search_steps=searches, initial_c=3.0, threat=WIDE) for searches in (1, 5)
+    ]
     attacks.append(replace(attacks[1], confidence=1.0))
-    medians = [WIDE.distance(attack(model, x, y, streams(8)), x).median().item() for attack in attacks]
+    medians = [
+        WIDE.distance(attack(model, x, y, streams(8)), x).median().item() for attack in attacks
+    ]
     assert medians[1] < 0.98 * medians[0]
     assert medians[1] < 0.98 * medians[2]
 
 
 def test_the_loop_is_its_formula_step_by_step(curved, images, streams):
-    """One descent, written out with torch's autograd and Adam for one image: the same nearest iterate."""
+    """One descent, written out with torch's autograd and Adam for one image: the same nearest
+    iterate.
+    """
     model, x = curved(), images()
     y = right(model, x)
     attack = CarliniWagner(60, 0.02, 0.1, 1, 5.0, abort_early=False, threat=WIDE)
@@ -194,7 +210,9 @@ def test_the_loop_is_its_formula_step_by_step(curved, images, streams):
 
 
 def test_images_stop_early_each_for_itself(curved, counting, images, streams):
-    """Stopping early saves evaluations, costs little distance, and an image's own loss decides, not the batch's."""
+    """Stopping early saves evaluations, costs little distance, and an image's own loss decides, not
+    the batch's.
+    """
     counted, x = counting(curved()), images(4)
     y, distances, spent = right(curved(), x), [], []
     attack = CarliniWagner(240, 0.02, search_steps=2, initial_c=1.0, threat=WIDE)
@@ -215,9 +233,15 @@ def test_images_stop_early_each_for_itself(curved, counting, images, streams):
     assert len(set(alone)) > 1
 
 
-@pytest.mark.parametrize("gradient", [SMALL.gradient, Diverse(0.7, 0.6), Average(2)], ids=["plain", "diverse", "eot"])
-def test_a_batch_is_as_its_images_alone_and_one_seed_is_one_result(gradient, curved, random_linear, images, streams):
-    attack = CarliniWagner(10, 0.03, search_steps=2, initial_c=1.0, votes=3, threat=WIDE, gradient=gradient)
+@pytest.mark.parametrize(
+    "gradient", [SMALL.gradient, Diverse(0.7, 0.6), Average(2)], ids=["plain", "diverse", "eot"]
+)
+def test_a_batch_is_as_its_images_alone_and_one_seed_is_one_result(
+    gradient, curved, random_linear, images, streams
+):
+    attack = CarliniWagner(
+        10, 0.03, search_steps=2, initial_c=1.0, votes=3, threat=WIDE, gradient=gradient
+    )
     for model in (curved(), random_linear(4)):
         x = images(6)
         y = (model(x, streams(6, seed=9)) if hasattr(model, "takes_rng") else model(x)).argmax(1)
@@ -238,13 +262,17 @@ def test_cost_is_what_the_model_sees(curved, counting, images, streams):
 
 
 def test_a_random_model_is_judged_by_draws_of_its_own(random_linear, counting, images, streams):
-    """No stream is used twice; one draw in each step is not enough, and more votes make for images that stay wrong."""
+    """No stream is used twice; one draw in each step is not enough, and more votes make for images
+    that stay wrong.
+    """
     model, x = random_linear(4), images(12)
     logits = torch.stack([model(x, streams(12, seed=seed)) for seed in range(20)]).mean(0)
     y, shares = logits.argmax(1), []
     for votes in (1, 15):
         counted = counting(model)
-        attack = CarliniWagner(15, 0.03, search_steps=3, initial_c=0.3, votes=votes, threat=WIDE, gradient=Average(4))
+        attack = CarliniWagner(
+            15, 0.03, search_steps=3, initial_c=0.3, votes=votes, threat=WIDE, gradient=Average(4)
+        )
         found = attack(counted, x, y, streams(12))
         assert len(counted.keys) == len(set(counted.keys))
         draws = [model(found, streams(12, seed=100 + seed)).argmax(1) != y for seed in range(50)]
@@ -263,7 +291,9 @@ def test_the_model_is_left_as_it_was(convnet, images, streams):
         found = SMALL(model, images(), expected, streams())
     assert torch.equal(found.clone(), SMALL(convnet(4), images(), expected, streams()))
     assert [part.training for part in model.modules()] == modes
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(
+        parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
+    )
 
 
 def test_a_nan_gradient_holds_nobody_up(curved, images, streams):
@@ -278,7 +308,9 @@ def test_a_nan_gradient_holds_nobody_up(curved, images, streams):
     found = SMALL(Poisoned(), x, y, streams())
     assert torch.equal(found[2], x[2])
     others = torch.tensor([0, 1, 3])
-    torch.testing.assert_close(found[others], SMALL(curved(), x, y, streams())[others], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found[others], SMALL(curved(), x, y, streams())[others], rtol=0, atol=1e-5
+    )
 
 
 def test_no_images_give_no_images(curved, images, streams):
@@ -289,7 +321,13 @@ def test_no_images_give_no_images(curved, images, streams):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *[("steps", 0), ("learning_rate", 0.0), ("confidence", -1.0), ("search_steps", 0), ("initial_c", 0.0)],
+        *[
+            ("steps", 0),
+            ("learning_rate", 0.0),
+            ("confidence", -1.0),
+            ("search_steps", 0),
+            ("initial_c", 0.0),
+        ],
         *[("votes", 0), ("threat", Linf()), ("objective", CrossEntropy())],
     ],
 )
@@ -299,7 +337,9 @@ def test_impossible_options_are_named(option, value):
 
 
 def test_no_farther_than_torchattacks_with_one_c(patterns, streams):
-    """Theirs does not search for c. Ours with c = 1 alone: no fewer fall, at a median distance within 1 %."""
+    """Theirs does not search for c. Ours with c = 1 alone: no fewer fall, at a median distance
+    within 1 %.
+    """
     torchattacks = pytest.importorskip("torchattacks")
     model, x, y = patterns[0], patterns[1][:32], patterns[2][:32]
     theirs = torchattacks.CW(model, c=1, steps=50, lr=0.01)(x, y)
@@ -312,12 +352,18 @@ def test_no_farther_than_torchattacks_with_one_c(patterns, streams):
 
 
 def test_no_farther_than_foolbox(patterns, streams):
-    """Success no worse, and the median distance no more than 1 % above Foolbox's, with the same steps and searches."""
+    """Success no worse, and the median distance no more than 1 % above Foolbox's, with the same
+    steps and searches.
+    """
     foolbox = pytest.importorskip("foolbox")
     model, x, y = patterns[0], patterns[1][:16], patterns[2][:16]
     bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    theirs = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=4, steps=30, stepsize=0.02, initial_const=0.1)
+    theirs = foolbox.attacks.L2CarliniWagnerAttack(
+        binary_search_steps=4, steps=30, stepsize=0.02, initial_const=0.1
+    )
     other = theirs(bounded, x, y, epsilons=None)[1]
-    found = CarliniWagner(30, 0.02, search_steps=4, initial_c=0.1, threat=WIDE)(model, x, y, streams(16))
+    found = CarliniWagner(30, 0.02, search_steps=4, initial_c=0.1, threat=WIDE)(
+        model, x, y, streams(16)
+    )
     assert (right(model, found) != y).sum() >= (right(model, other) != y).sum() == 16
     assert WIDE.distance(found, x).median() <= 1.01 * WIDE.distance(other, x).median()

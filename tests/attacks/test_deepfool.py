@@ -14,14 +14,18 @@ WIDE = L2(50.0)
 
 
 def distances(model, images: Tensor, labels: Tensor) -> Tensor:
-    """(B, K): how far an affine model's boundaries to all other classes are; infinite for the label's own."""
+    """(B, K): how far an affine model's boundaries to all other classes are; infinite for the
+    label's own.
+    """
     z, w = model(images).detach(), model.weight.detach()
     away = (z - z.gather(1, labels[:, None])).abs() / (w - w[labels][:, None]).norm(dim=2)
     return away.scatter(1, labels[:, None], torch.inf)
 
 
 def centred(model):
-    """The affine model with its boundaries near the grey image, so that the box is not met on the way there."""
+    """The affine model with its boundaries near the grey image, so that the box is not met on the
+    way there.
+    """
     model.bias.data -= model.weight.data.sum(1) / 2
     return model
 
@@ -30,7 +34,9 @@ def right(model, images: Tensor) -> Tensor:
     return model(images).argmax(1)
 
 
-def test_a_binary_affine_model_takes_one_step_to_the_boundary_and_its_overshoot(linear, images, streams, counting):
+def test_a_binary_affine_model_takes_one_step_to_the_boundary_and_its_overshoot(
+    linear, images, streams, counting
+):
     model, x = counting(centred(linear(classes=2))), images()
     y = right(model.model, x)
     nearest = distances(model.model, x, y).amin(1)
@@ -74,7 +80,9 @@ def test_only_the_likeliest_classes_are_looked_at(linear, images, streams):
 
 
 def test_the_box_is_never_left_and_more_steps_go_round_it(linear, streams):
-    """Half of the pixels are at the bounds: a step loses what is clipped, the next ones make up for it."""
+    """Half of the pixels are at the bounds: a step loses what is clipped, the next ones make up for
+    it.
+    """
     x = (2 * torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(3)) - 0.5).clamp(0, 1)
     model = linear(classes=2)
     y = right(model, x)
@@ -125,7 +133,9 @@ def test_images_leave_the_batch_when_they_are_done(patterns, counting, streams):
     assert together[0] < 32 * 5
 
 
-def test_a_batch_is_as_its_images_alone_and_one_seed_is_one_result(patterns, random_linear, images, streams):
+def test_a_batch_is_as_its_images_alone_and_one_seed_is_one_result(
+    patterns, random_linear, images, streams
+):
     cases = [(patterns[0], patterns[1][:8], patterns[2][:8])]
     noisy = random_linear(4)
     cases.append((noisy, images(8), noisy(images(8), streams(8, seed=9)).argmax(1)))
@@ -137,7 +147,9 @@ def test_a_batch_is_as_its_images_alone_and_one_seed_is_one_result(patterns, ran
 
 
 def test_most_draws_of_a_random_model_are_wrong(random_linear, images, streams):
-    """And one lucky draw is not enough: with a single vote, some images are left where most draws are right."""
+    """And one lucky draw is not enough: with a single vote, some images are left where most draws
+    are right.
+    """
     model, x = random_linear(4), images(16)
     logits = torch.stack([model(x, streams(16, seed=seed)) for seed in range(20)]).mean(0)
     y = logits.argmax(1)
@@ -159,11 +171,15 @@ def test_the_model_is_left_as_it_was(convnet, images, streams):
         found = DeepFool(threat=WIDE)(model, images(), expected, streams())
     assert torch.equal(found, DeepFool(threat=WIDE)(convnet(4), images(), expected, streams()))
     assert [part.training for part in model.modules()] == modes
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(
+        parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
+    )
 
 
 class Flat(nn.Module):
-    """Knows no gradient for images with a black corner, and answers NaN for those with a white one."""
+    """Knows no gradient for images with a black corner, and answers NaN for those with a white
+    one.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -171,7 +187,10 @@ class Flat(nn.Module):
 
     def forward(self, images):
         corner = images[:, 0, 0, 0].view(-1, 1, 1, 1)
-        return self.model(torch.where(corner == 0, images.detach(), images) * torch.where(corner == 1, torch.nan, 1.0))
+        return self.model(
+            torch.where(corner == 0, images.detach(), images)
+            * torch.where(corner == 1, torch.nan, 1.0)
+        )
 
 
 def test_images_without_a_gradient_stay_and_hold_nobody_up(linear, images, streams):
@@ -200,7 +219,14 @@ def test_no_images_give_no_images(curved, images, streams):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("steps", 0), ("classes", 1), ("overshoot", -0.1), ("overshoot", math.nan), ("votes", 0), ("threat", Linf())],
+    [
+        ("steps", 0),
+        ("classes", 1),
+        ("overshoot", -0.1),
+        ("overshoot", math.nan),
+        ("votes", 0),
+        ("threat", Linf()),
+    ],
 )
 def test_impossible_options_are_named(option, value):
     with pytest.raises(OptionError, match=rf"^{option} = "):
@@ -218,7 +244,9 @@ def test_the_same_images_as_foolboxs(patterns, streams):
 
 
 def test_as_near_as_torchattacks_and_never_short_of_the_boundary(patterns, streams):
-    """Theirs overshoot each step for itself, and so end closer to the boundary: some on the wrong side of it."""
+    """Theirs overshoot each step for itself, and so end closer to the boundary: some on the wrong
+    side of it.
+    """
     torchattacks = pytest.importorskip("torchattacks")
     model, x, y = patterns[0], patterns[1][:12], patterns[2][:12]
     theirs = torchattacks.DeepFool(model, steps=10)(x, y)

@@ -1,4 +1,6 @@
-"""FAB: projections onto planes in a box, closed forms on linear models, and torchattacks' FAB-T beside it."""
+"""FAB: projections onto planes in a box, closed forms on linear models, and torchattacks' FAB-T
+beside it.
+"""
 
 from dataclasses import replace
 
@@ -17,7 +19,9 @@ NORMS = {"linf": Linf, "l2": L2}
 
 
 def shortest(x: Tensor, f: float, w: Tensor, norm: str) -> Tensor:
-    """The shortest step to the plane within the box, by bisection over its length, in double precision."""
+    """The shortest step to the plane within the box, by bisection over its length, in double
+    precision.
+    """
     x, w = x.double(), w.double()
     towards = -torch.sign(torch.tensor(f)) * w.sign()
     room, v = torch.where(towards > 0, 1 - x, x), torch.ones_like(w) if norm == "linf" else w.abs()
@@ -55,7 +59,9 @@ def test_a_plane_through_the_point_and_a_gradient_of_zero_move_nothing(norm):
 
 
 def nearest(model: nn.Module, images: Tensor, labels: Tensor, norm: str) -> Tensor:
-    """(B,): the closed-form distance of a linear model's boundary: min over t of (z_y - z_t) / |w_y - w_t|_dual."""
+    """(B,): the closed-form distance of a linear model's boundary: min over t of (z_y - z_t) / |w_y
+    - w_t|_dual.
+    """
     z, w = model(images), model.weight
     rows = []
     for t in range(w.shape[0]):
@@ -69,8 +75,12 @@ def nearest(model: nn.Module, images: Tensor, labels: Tensor, norm: str) -> Tens
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("eta", "tolerance"), [(1.05, 0.006), (1.0005, 0.0006)])
 @pytest.mark.parametrize("classes", [2, 5])
-def test_a_linear_models_nearest_image_is_found(classes, eta, tolerance, norm, linear, images, streams):
-    """With eta = 1.05 the second step ends 0.52 % beyond the boundary, by hand; no step ends before it."""
+def test_a_linear_models_nearest_image_is_found(
+    classes, eta, tolerance, norm, linear, images, streams
+):
+    """With eta = 1.05 the second step ends 0.52 % beyond the boundary, by hand; no step ends before
+    it.
+    """
     model, x = linear(classes), images(16)
     labels = model(x).argmax(1)
     threat = NORMS[norm](100.0)
@@ -83,7 +93,9 @@ def test_a_linear_models_nearest_image_is_found(classes, eta, tolerance, norm, l
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_what_lies_within_epsilon_is_found_and_what_does_not_comes_back_projected(norm, linear, images, streams):
+def test_what_lies_within_epsilon_is_found_and_what_does_not_comes_back_projected(
+    norm, linear, images, streams
+):
     model, x = linear(5), images(64)
     labels = model(x).argmax(1)
     closed_form = nearest(model, x, labels, norm)
@@ -106,9 +118,13 @@ def test_the_box_is_never_left(convnet, streams):
         assert threat.distance(found, x).max() <= threat.epsilon + 1e-6
 
 
-@pytest.mark.parametrize(("name", "threat"), [("Linf", Linf(0.03)), ("L2", L2(0.3))], ids=["linf", "l2"])
+@pytest.mark.parametrize(
+    ("name", "threat"), [("Linf", Linf(0.03)), ("L2", L2(0.3))], ids=["linf", "l2"]
+)
 def test_fab_t_of_torchattacks(name, threat, patterns, streams):
-    """The same images are broken, but for at most one in a hundred; where all is spent, the distances agree too."""
+    """The same images are broken, but for at most one in a hundred; where all is spent, the
+    distances agree too.
+    """
     torchattacks = pytest.importorskip("torchattacks")
     model, x, labels = patterns
     options = {"norm": name, "steps": 20, "multi_targeted": True, "n_classes": 4}
@@ -119,7 +135,9 @@ def test_fab_t_of_torchattacks(name, threat, patterns, streams):
     assert (wrong != wrong_theirs).float().mean() <= 0.01
 
     wide = torchattacks.FAB(model, eps=10.0, **{**options, "multi_targeted": False})(x, labels)
-    mine = FAB(20, targets=3, nearest=True, threat=type(threat)(10.0))(model, x, labels, streams(len(x)))
+    mine = FAB(20, targets=3, nearest=True, threat=type(threat)(10.0))(
+        model, x, labels, streams(len(x))
+    )
     distance, distance_theirs = threat.distance(mine, x), threat.distance(wide, x)
     assert distance.median() <= 1.01 * distance_theirs.median()
     assert (model(mine).argmax(1) != labels).all()
@@ -130,7 +148,10 @@ def test_it_finds_about_what_apgd_t_finds(patterns, streams):
 
     model, x, labels = patterns
     shares = []
-    for attack in (APGD(30, targets=3, objective=TargetedDLR(), threat=Linf(0.03)), FAB(30, threat=Linf(0.03))):
+    for attack in (
+        APGD(30, targets=3, objective=TargetedDLR(), threat=Linf(0.03)),
+        FAB(30, threat=Linf(0.03)),
+    ):
         found = attack(model, x, labels, streams(len(x)))
         shares.append((model(found).argmax(1) != labels).float().mean())
     assert abs(shares[0] - shares[1]) <= 0.02
@@ -158,7 +179,10 @@ def test_it_goes_around_a_defense(noise, gradient, patterns, streams):
     found = attack(IdentityBackward()(target), x[:48], labels[:48], streams(48))
 
     def accuracy(points: Tensor) -> float:
-        right = [target(points, streams(48, seed=seed)).argmax(1) == labels[:48] for seed in range(100, 110)]
+        right = [
+            target(points, streams(48, seed=seed)).argmax(1) == labels[:48]
+            for seed in range(100, 110)
+        ]
         return torch.stack(right).float().mean().item()
 
     assert accuracy(found) < 0.5 * accuracy(x[:48])
@@ -166,7 +190,9 @@ def test_it_goes_around_a_defense(noise, gradient, patterns, streams):
 
 
 @pytest.mark.parametrize("random_model", [False, True])
-@pytest.mark.parametrize("attack", [FAB(3, targets=2), FAB(2, restarts=2, gradient=Average(3))], ids=str)
+@pytest.mark.parametrize(
+    "attack", [FAB(3, targets=2), FAB(2, restarts=2, gradient=Average(3))], ids=str
+)
 def test_declared_cost_bounds_what_the_model_sees(
     attack, random_model, curved, random_linear, counting, images, streams
 ):
@@ -204,7 +230,9 @@ def test_broken_images_leave_unless_the_nearest_is_wanted(patterns, counting, st
 
 
 @pytest.mark.parametrize(
-    "attack", [FAB(4, targets=2, restarts=2), FAB(3, threat=L2(0.2)), FAB(3, gradient=Average(2))], ids=str
+    "attack",
+    [FAB(4, targets=2, restarts=2), FAB(3, threat=L2(0.2)), FAB(3, gradient=Average(2))],
+    ids=str,
 )
 def test_seeds_batches_and_order(attack, curved, random_linear, images, streams):
     for model in (curved(), random_linear(4)):
@@ -232,7 +260,9 @@ def test_an_image_with_a_nan_gradient_stays_an_image(curved, images, streams):
 
     x = images(8)
     x[2, :, 0, 0] = 0
-    found = FAB(4)(Poisoned(), x, torch.zeros(8, dtype=torch.int64), Rng.for_images(0, torch.arange(8)))
+    found = FAB(4)(
+        Poisoned(), x, torch.zeros(8, dtype=torch.int64), Rng.for_images(0, torch.arange(8))
+    )
     assert found.isfinite().all()
 
 

@@ -1,4 +1,6 @@
-"""GenAttack: what a population can reach, decisions that flicker, and Foolbox's at equal budgets."""
+"""GenAttack: what a population can reach, decisions that flicker, and Foolbox's at equal
+budgets.
+"""
 
 import math
 from dataclasses import replace
@@ -25,8 +27,12 @@ def still(model, counting):
 
 
 @pytest.mark.parametrize(("share", "steps"), [(0.7, 100), (2.0, 500)])
-def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(share, steps, linear, images, streams):
-    """The boundary is at margin / |w|_1: within twice that, 500 generations get there; within 0.7, nothing does."""
+def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(
+    share, steps, linear, images, streams
+):
+    """The boundary is at margin / |w|_1: within twice that, 500 generations get there; within 0.7,
+    nothing does.
+    """
     model, x = linear(classes=2), images()
     y = model(x).argmax(1)
     w = (model.weight[0] - model.weight[1]).detach()
@@ -59,7 +65,9 @@ def test_untargeted_tries_the_likeliest_other_classes(images, streams):
     class Guarded(nn.Module):
         def forward(self, images):
             mean = images.mean(dim=(1, 2, 3))
-            return torch.stack([torch.zeros_like(mean), -0.01 - 0 * mean, 400 * (mean - 0.5) - 3], dim=1)
+            return torch.stack(
+                [torch.zeros_like(mean), -0.01 - 0 * mean, 400 * (mean - 0.5) - 3], dim=1
+            )
 
     x, y = 0.5 + 0 * images(), torch.zeros(4, dtype=torch.int64)
     attack = GenAttack(steps=100, classes=2, threat=Linf(0.05))
@@ -74,7 +82,9 @@ def test_fitness_is_the_papers_and_exact_where_the_model_is_sure(images, streams
             return images.new_tensor([200.0, 0.0, -1.0]).expand(len(images), 3)
 
     zeros = torch.zeros(2, dtype=torch.int64)
-    fitness, margins = GenAttack().judge(Sure(), images(6).view(2, 3, 3, 8, 8), zeros, zeros + 1, streams(2))
+    fitness, margins = GenAttack().judge(
+        Sure(), images(6).view(2, 3, 3, 8, 8), zeros, zeros + 1, streams(2)
+    )
     torch.testing.assert_close(fitness, torch.full((2, 3), -200.0))
     torch.testing.assert_close(margins, torch.full((2, 3), -200.0))
 
@@ -97,7 +107,9 @@ def test_a_vote_is_the_mean_of_probabilities(random_linear, images, streams):
 
 
 def test_parents_and_their_pixels_are_drawn_by_fitness(streams):
-    """Member k is all k; of fitness (0, 1, 2) at temperature 1, a child's pixels show p_1 / (p_1 + p_2) of each."""
+    """Member k is all k; of fitness (0, 1, 2) at temperature 1, a child's pixels show p_1 / (p_1 +
+    p_2) of each.
+    """
     population = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(1, 3, 1, 64, 64)
     fitness = torch.tensor([[0.0, 1.0, 2.0]])
     attack = GenAttack(population=3, temperature=1.0)
@@ -108,13 +120,19 @@ def test_parents_and_their_pixels_are_drawn_by_fitness(streams):
             parents = tuple(child.unique().int().tolist())
             share = (child == parents[-1]).double().mean().item() if len(parents) == 2 else 0.0
             pairs.setdefault(parents, []).append(share)
-    for (one, other), chance in {(0, 1): 2 * p[0] * p[1], (0, 2): 2 * p[0] * p[2], (1, 2): 2 * p[1] * p[2]}.items():
+    for (one, other), chance in {
+        (0, 1): 2 * p[0] * p[1],
+        (0, 2): 2 * p[0] * p[2],
+        (1, 2): 2 * p[1] * p[2],
+    }.items():
         shares = pairs[(one, other)]
         assert len(shares) / 600 == pytest.approx(chance.item(), abs=0.06)
         assert np.mean(shares) == pytest.approx((p[other] / (p[one] + p[other])).item(), abs=0.01)
 
 
-@pytest.mark.parametrize(("adaptive", "plateaus", "rho", "alpha"), [(False, 0, 0.05, 0.25), (True, 0, 0.5, 0.4)])
+@pytest.mark.parametrize(
+    ("adaptive", "plateaus", "rho", "alpha"), [(False, 0, 0.05, 0.25), (True, 0, 0.5, 0.4)]
+)
 def test_mutation_has_its_probability_and_range(adaptive, plateaus, rho, alpha, streams):
     attack = GenAttack(adaptive=adaptive, threat=Linf(0.1))
     children = torch.full((1, 3, 3, 64, 64), 0.5)
@@ -130,7 +148,9 @@ def test_mutation_falls_with_each_plateau_to_its_floor(streams):
     attack, children = GenAttack(threat=Linf(0.1)), torch.full((3, 1, 3, 64, 64), 0.5)
     change = attack.mutate(children, torch.tensor([0, 4, 200]), streams(3)) - 0.5
     shares = (change != 0).double().mean(dim=(1, 2, 3, 4))
-    torch.testing.assert_close(shares, torch.tensor([0.5, 0.5 * 0.9**4, 0.05]).double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        shares, torch.tensor([0.5, 0.5 * 0.9**4, 0.05]).double(), rtol=0, atol=0.02
+    )
     ranges = change.abs().amax(dim=(1, 2, 3, 4)) / 0.1
     torch.testing.assert_close(ranges, torch.tensor([0.4, 0.4 * 0.9**4, 0.25]), rtol=0.01, atol=0)
 
@@ -149,7 +169,9 @@ def test_one_seed_one_result(curved, random_linear, images, streams):
     for model in (curved(), random_linear(4)):
         first = attack(model, images(8), torch.arange(8) % 3, streams(8))
         assert torch.equal(attack(model, images(8), torch.arange(8) % 3, streams(8)), first)
-        assert not torch.equal(attack(model, images(8), torch.arange(8) % 3, streams(8, seed=1)), first)
+        assert not torch.equal(
+            attack(model, images(8), torch.arange(8) % 3, streams(8, seed=1)), first
+        )
 
 
 def test_an_image_is_attacked_alone_as_in_its_batch(curved, random_linear, images, streams):
@@ -169,7 +191,10 @@ def test_cost_is_an_upper_bound(change, curved, random_linear, counting, images,
     y = curved()(images()).argmax(1)
     counted = counting(random_linear(4))
     attack(counted, images(), y, streams())
-    assert (counted.gradients, counted.queries) == (0, 4 * cost.queries)  # nothing leaves, all classes are tried
+    assert (counted.gradients, counted.queries) == (
+        0,
+        4 * cost.queries,
+    )  # nothing leaves, all classes are tried
     counted = still(curved(), counting)
     attack(counted, images(), y, streams())
     targets = attack.targets
@@ -186,7 +211,9 @@ def test_images_leave_when_they_are_done(curved, counting, images, streams):
     assert counted.queries < 0.05 * 8 * attack.cost().queries
 
 
-def test_a_random_model_is_never_asked_twice_with_the_same_streams(random_linear, counting, images, streams):
+def test_a_random_model_is_never_asked_twice_with_the_same_streams(
+    random_linear, counting, images, streams
+):
     counted = counting(random_linear(4))
     replace(SHORT, votes=2, steps=4)(counted, images(8), torch.arange(8) % 3, streams(8))
     assert len(counted.keys) == len(set(counted.keys)) == counted.queries
@@ -215,7 +242,9 @@ def test_a_random_model_is_wrong_more_often_afterwards(random_linear, images, st
     many = [streams(8, seed=9).fold(k) for k in range(200)]
 
     def right(points: Tensor, labels: Tensor) -> Tensor:
-        return torch.stack([model(points, rng).argmax(1) == labels for rng in many]).double().mean(0)
+        return (
+            torch.stack([model(points, rng).argmax(1) == labels for rng in many]).double().mean(0)
+        )
 
     labels = torch.stack([model(x, rng) for rng in many]).softmax(2).mean(0).argmax(1)
     attack = GenAttack(steps=200, votes=5, classes=1, threat=Linf(0.15))
@@ -223,7 +252,9 @@ def test_a_random_model_is_wrong_more_often_afterwards(random_linear, images, st
     assert right(attack(model, x, labels, streams(8)), labels).mean() < 0.3
 
 
-def test_an_image_that_is_misclassified_already_comes_back_as_it_was(linear, counting, images, streams):
+def test_an_image_that_is_misclassified_already_comes_back_as_it_was(
+    linear, counting, images, streams
+):
     model, x = linear(), images()
     y = (model(x).argmax(1) + 1) % 3
     counted = still(model, counting)
@@ -289,7 +320,9 @@ def test_the_engine_tells_whether_the_target_draws(linear, images):
     ids=str,
 )
 def test_every_other_field_changes_the_outcome(change, curved, images, streams):
-    base = replace(SHORT, threat=Linf(0.001), adaptive=change.get("adaptive", True) or len(change) == 1)
+    base = replace(
+        SHORT, threat=Linf(0.001), adaptive=change.get("adaptive", True) or len(change) == 1
+    )
     y = curved()(images()).argmax(1)
     plain = base(curved(), images(), y, streams())
     assert (replace(base, **change)(curved(), images(), y, streams()) - plain).abs().max() > 1e-4
@@ -322,7 +355,9 @@ def test_impossible_options_are_named(option, value):
 
 @pytest.mark.parametrize("epsilon", [0.04, 0.08])
 def test_as_successful_as_foolbox_at_equal_budgets(epsilon, patterns, counting, streams):
-    """Success of reaching the second class over 40 images within 5 points of Foolbox's, with no more queries."""
+    """Success of reaching the second class over 40 images within 5 points of Foolbox's, with no
+    more queries.
+    """
     foolbox = pytest.importorskip("foolbox")
     model, x, y = patterns
     x, y = x[:40], y[:40]

@@ -75,7 +75,9 @@ ESTIMATORS = [
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
-def test_an_images_gradient_does_not_depend_on_its_batch(estimator, curved, random_linear, images, streams):
+def test_an_images_gradient_does_not_depend_on_its_batch(
+    estimator, curved, random_linear, images, streams
+):
     for model in (curved(), random_linear()):
         x, labels = images(8), torch.arange(8) % 3
         loss, gradient = estimator(Loss(model, CrossEntropy(), labels), x, streams(8))
@@ -134,7 +136,8 @@ def test_the_default_chunk_holds_batches_of_256_images(images, streams):
 
 
 @pytest.mark.parametrize(
-    ("side", "batch", "copies"), [(32, 2, 128), (64, 2, 128), (224, 2, 10), (224, 20, 1), (512, 1, 4)]
+    ("side", "batch", "copies"),
+    [(32, 2, 128), (64, 2, 128), (224, 2, 10), (224, 20, 1), (512, 1, 4)],
 )
 def test_the_default_chunk_holds_fewer_large_images(side, batch, copies):
     """256 images of 224 pixels took 24 GiB in a small EfficientNet."""
@@ -172,7 +175,9 @@ def test_smooth_on_linear_and_quadratic_losses(images, streams):
     gradient = Smooth(2000, 0.1)(quadratic_loss, images(), streams())[1]
     assert ((gradient / (2 * WEIGHTS)) - images()).abs().max() < 5.5 * 0.1 / 2000**0.5
     # grad of w (x + xi)^3 is 3 w (x^2 + sigma^2) in expectation: this is not the gradient at x.
-    shift = (Smooth(2000, 0.5)(cubic_loss, images(), streams())[1] / (3 * WEIGHTS) - images() ** 2).mean()
+    shift = (
+        Smooth(2000, 0.5)(cubic_loss, images(), streams())[1] / (3 * WEIGHTS) - images() ** 2
+    ).mean()
     assert abs(shift - 0.25) < 0.02
 
 
@@ -190,15 +195,24 @@ def test_diverse_transforms_as_many_images_as_it_says(images):
     for probability in (0.0, 0.3, 1.0):
         transformed = Diverse(probability, 0.5).transform(x, rng)
         changed = ((transformed - x).abs().amax(dim=(1, 2, 3)) > 1e-3).sum().item()
-        assert abs(changed - 400 * probability) <= 5 * (400 * probability * (1 - probability)) ** 0.5
+        assert (
+            abs(changed - 400 * probability) <= 5 * (400 * probability * (1 - probability)) ** 0.5
+        )
         assert transformed.shape == x.shape
 
 
 def test_diverse_draws_every_size_and_place():
     ones = torch.ones(4000, 1, 6, 6)
-    transformed = Diverse(1.0, smallest=4 / 6).transform(ones, Rng.for_images(0, torch.arange(4000)))
-    patterns = {(int(image[0].any(0).sum()), *image[0].nonzero().amin(dim=0).tolist()) for image in transformed}
-    assert patterns == {(side, top, left) for side in (4, 5) for top in range(7 - side) for left in range(7 - side)}
+    transformed = Diverse(1.0, smallest=4 / 6).transform(
+        ones, Rng.for_images(0, torch.arange(4000))
+    )
+    patterns = {
+        (int(image[0].any(0).sum()), *image[0].nonzero().amin(dim=0).tolist())
+        for image in transformed
+    }
+    assert patterns == {
+        (side, top, left) for side in (4, 5) for top in range(7 - side) for left in range(7 - side)
+    }
 
 
 def test_diverse_leaves_images_that_are_not_square_as_they_are(images, streams):
@@ -250,7 +264,9 @@ class Detached(nn.Module):
 
 
 class Rounded(nn.Module):
-    """Its parameters need a gradient, so that the loss has one: but not with respect to the image."""
+    """Its parameters need a gradient, so that the loss has one: but not with respect to the
+    image.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,7 +280,9 @@ class Rounded(nn.Module):
 @pytest.mark.parametrize("estimator", [Backprop(), Average(2)], ids=str)
 def test_no_gradient_to_follow_is_said_in_one_line(estimator, model, images, streams):
     with pytest.raises(UserError, match="does not depend differentiably") as caught:
-        estimator(Loss(model, CrossEntropy(), torch.zeros(4, dtype=torch.int64)), images(), streams())
+        estimator(
+            Loss(model, CrossEntropy(), torch.zeros(4, dtype=torch.int64)), images(), streams()
+        )
     assert "\n" not in str(caught.value)
 
 

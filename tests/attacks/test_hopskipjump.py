@@ -1,4 +1,6 @@
-"""HopSkipJump: closed-form distances on linear models, decisions that flicker, and Foolbox's at equal budgets."""
+"""HopSkipJump: closed-form distances on linear models, decisions that flicker, and Foolbox's at
+equal budgets.
+"""
 
 import math
 from dataclasses import replace
@@ -16,7 +18,9 @@ NORMS = pytest.mark.parametrize("norm", WIDE)
 
 
 def boundary(model, images: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """Distance of each image to the boundary of a linear model of two classes (B,), and the boundary's normal."""
+    """Distance of each image to the boundary of a linear model of two classes (B,), and the
+    boundary's normal.
+    """
     w = (model.weight[0] - model.weight[1]).detach()
     margin = (images.flatten(1) @ w + model.bias[0] - model.bias[1]).abs().detach()
     return margin / (w.abs().sum() if norm == "linf" else w.norm()), w
@@ -55,15 +59,21 @@ def test_more_steps_come_nearer(norm, linear, images, streams):
 
 @pytest.mark.parametrize("share", [0.7, 1.5])
 @NORMS
-def test_inside_ball_and_box_and_adversarial_where_the_ball_allows(share, norm, linear, images, streams):
-    """With half as much room again as the boundary is away every image falls, with 0.7 of it none can."""
+def test_inside_ball_and_box_and_adversarial_where_the_ball_allows(
+    share, norm, linear, images, streams
+):
+    """With half as much room again as the boundary is away every image falls, with 0.7 of it none
+    can.
+    """
     model, x = linear(classes=2), images()
     y = model(x).argmax(1)
     distance = boundary(model, x, norm)[0]
     for i in range(len(x)):
         epsilon = share * distance[i].item()
         threat = Linf(epsilon) if norm == "linf" else L2(epsilon)
-        found = HopSkipJump(steps=12, threat=threat)(model, x[i : i + 1], y[i : i + 1], streams()[i : i + 1])
+        found = HopSkipJump(steps=12, threat=threat)(
+            model, x[i : i + 1], y[i : i + 1], streams()[i : i + 1]
+        )
         assert threat.distance(found, x[i : i + 1]) <= epsilon + 1e-6
         assert found.min() >= 0
         assert found.max() <= 1
@@ -80,14 +90,18 @@ def test_the_box_is_respected_on_the_way(norm, counting, linear, streams):
             assert images.max() <= 1
             return linear(classes=2)(images)
 
-    found = HopSkipJump(steps=5, threat=WIDE[norm])(Boxed(), x, linear(classes=2)(x).argmax(1), streams())
+    found = HopSkipJump(steps=5, threat=WIDE[norm])(
+        Boxed(), x, linear(classes=2)(x).argmax(1), streams()
+    )
     assert found.min() >= 0
     assert found.max() <= 1
 
 
 @NORMS
 def test_what_comes_back_is_clear_of_the_boundary(norm, linear, images, streams):
-    """The nearest point touches the boundary, where another rounding decides; the one returned does not."""
+    """The nearest point touches the boundary, where another rounding decides; the one returned does
+    not.
+    """
     model, x = linear(classes=2), images()
     y = model(x).argmax(1)
     distance = boundary(model, x, norm)[0]
@@ -107,9 +121,11 @@ def test_what_comes_back_is_clear_of_the_boundary(norm, linear, images, streams)
 
 @NORMS
 def test_the_estimate_points_along_the_gradient(norm, linear, images, streams):
-    """On a linear model's boundary 2,000 answers in 192 dimensions give a cosine above 0.85 (Linf: of the signs, 0.65).
+    """On a linear model's boundary 2,000 answers in 192 dimensions give a cosine above 0.85 (Linf:
+    of the signs, 0.65).
 
-    In theory the cosine is about sqrt(r / (1 + r)), r = 2 B / (pi d): 0.93, and 2/pi arcsin of it for the signs.
+    In theory the cosine is about sqrt(r / (1 + r)), r = 2 B / (pi d): 0.93, and 2/pi arcsin of it
+    for the signs.
     """
     model, x = linear(classes=2), images()
     y = model(x).argmax(1)
@@ -131,14 +147,18 @@ def test_the_estimate_points_along_the_gradient(norm, linear, images, streams):
 
 
 def test_the_baseline_matters_where_the_answers_are_uneven(linear, images, streams):
-    """Beyond the boundary most answers agree; without the mean of phi taken off, they would drown the rest."""
+    """Beyond the boundary most answers agree; without the mean of phi taken off, they would drown
+    the rest.
+    """
     model, x = linear(classes=2), images()
     y = model(x).argmax(1)
     distance, w = boundary(model, x, "l2")
     away = (1 - 2 * (y == 0).float())[:, None] * w / w.norm()
     delta = 0.5
     points = x + ((distance + 1.0 * delta / math.sqrt(192))[:, None] * away).view_as(x)
-    v = HopSkipJump(threat=L2(50.0)).normal(model, points, y, torch.full((4,), delta), 2000, streams())
+    v = HopSkipJump(threat=L2(50.0)).normal(
+        model, points, y, torch.full((4,), delta), 2000, streams()
+    )
     assert (torch.cosine_similarity(v.flatten(1), away, dim=1) > 0.8).all()
 
 
@@ -153,7 +173,11 @@ def test_answers_that_all_agree_leave_a_direction(linear, images, streams):
 def test_one_seed_one_result(norm, curved, random_linear, images, streams):
     attack = HopSkipJump(steps=3, votes=3, threat=WIDE[norm])
     for model in (curved(), random_linear(4)):
-        y = model(images(), streams()).argmax(1) if hasattr(model, "takes_rng") else model(images()).argmax(1)
+        y = (
+            model(images(), streams()).argmax(1)
+            if hasattr(model, "takes_rng")
+            else model(images()).argmax(1)
+        )
         first = attack(model, images(), y, streams())
         assert torch.equal(attack(model, images(), y, streams()), first)
         assert not torch.equal(attack(model, images(), y, streams(seed=1)), first)
@@ -169,7 +193,9 @@ def test_an_image_is_attacked_alone_as_in_its_batch(norm, curved, random_linear,
         assert ((part - whole[order]).abs() < 1e-4).double().mean() > 0.99
 
 
-@pytest.mark.parametrize("change", [{}, {"nearest": True}, {"until_inside": True}, {"steps": 0}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{}, {"nearest": True}, {"until_inside": True}, {"steps": 0}], ids=str
+)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_cost_is_an_upper_bound(change, norm, linear, random_linear, counting, images, streams):
     attack = replace(HopSkipJump(steps=3, votes=3, threat=WIDE[norm]), **change)
@@ -185,13 +211,20 @@ def test_cost_is_an_upper_bound(change, norm, linear, random_linear, counting, i
 def test_budgets_are_the_papers():
     attack = HopSkipJump()
     assert [attack.evaluations_at(t) for t in (1, 4, 64, 20_000)] == [100, 200, 800, 10_000]
-    one = replace(attack, steps=1, nearest=True).cost().queries - replace(attack, steps=0, nearest=True).cost().queries
+    one = (
+        replace(attack, steps=1, nearest=True).cost().queries
+        - replace(attack, steps=0, nearest=True).cost().queries
+    )
     assert one == 100 + 20 + 24 + len(BACK)
     assert attack.cost().queries - replace(attack, nearest=True).cost().queries == len(WAYS) - 1
-    assert attack.cost().queries - replace(attack, nearest=True, clearance=0).cost().queries == len(WAYS)
+    assert attack.cost().queries - replace(attack, nearest=True, clearance=0).cost().queries == len(
+        WAYS
+    )
 
 
-def test_a_random_model_is_never_asked_twice_with_the_same_streams(random_linear, counting, images, streams):
+def test_a_random_model_is_never_asked_twice_with_the_same_streams(
+    random_linear, counting, images, streams
+):
     model = counting(random_linear(4))
     HopSkipJump(steps=2, votes=3)(model, images(8), torch.arange(8) % 3, streams(8))
     assert len(model.keys) == len(set(model.keys)) == model.queries
@@ -218,12 +251,16 @@ def test_a_verdict_that_flickers_neither_crashes_nor_hangs(votes, norm, counting
 
 
 def test_a_random_model_is_led_across_its_mean_boundary(random_linear, images, streams):
-    """Scored by fresh draws, images that are right in most of them are wrong in more than half of them afterwards."""
+    """Scored by fresh draws, images that are right in most of them are wrong in more than half of
+    them afterwards.
+    """
     model, x = random_linear(2), images(8)
     many = [streams(8, seed=9).fold(k) for k in range(200)]
 
     def right(points: Tensor, labels: Tensor) -> Tensor:
-        return torch.stack([model(points, rng).argmax(1) == labels for rng in many]).double().mean(0)
+        return (
+            torch.stack([model(points, rng).argmax(1) == labels for rng in many]).double().mean(0)
+        )
 
     labels = (right(x, torch.ones(8, dtype=torch.int64)) > 0.5).long()
     sure = right(x, labels) > 0.7
@@ -246,11 +283,15 @@ def test_an_image_without_any_adversarial_one_comes_back_as_it_was(images, strea
 
     model = counting(Constant())
     attack = HopSkipJump(tries=7)
-    assert torch.equal(attack(model, x := images(), torch.zeros(4, dtype=torch.int64), streams()), x)
+    assert torch.equal(
+        attack(model, x := images(), torch.zeros(4, dtype=torch.int64), streams()), x
+    )
     assert model.queries == 4 * (1 + 7)
 
 
-def test_an_image_that_is_misclassified_already_comes_back_as_it_was(linear, counting, images, streams):
+def test_an_image_that_is_misclassified_already_comes_back_as_it_was(
+    linear, counting, images, streams
+):
     model, x = linear(), images()
     y = model(x).argmax(1)
     y[1] = (y[1] + 1) % 3
@@ -265,11 +306,15 @@ def test_an_image_that_is_misclassified_already_comes_back_as_it_was(linear, cou
 
 
 def test_no_images_give_no_images(linear, images, streams):
-    assert HopSkipJump()(linear(), images()[:0], torch.zeros(0, dtype=torch.int64), streams()[:0]).shape == (0, 3, 8, 8)
+    assert HopSkipJump()(
+        linear(), images()[:0], torch.zeros(0, dtype=torch.int64), streams()[:0]
+    ).shape == (0, 3, 8, 8)
 
 
 def test_coarser_noise_finds_what_pixelwise_noise_does_not(images, streams):
-    """Adversarial only where neighbouring pixels agree: noise of single pixels never is, images are."""
+    """Adversarial only where neighbouring pixels agree: noise of single pixels never is, images
+    are.
+    """
 
     class Rough(nn.Module):
         def forward(self, images):
@@ -291,7 +336,9 @@ def test_until_inside_saves_queries_and_keeps_the_verdicts(linear, counting, ima
     queries, verdicts = [], []
     for until_inside in (False, True):
         counted = still(model, counting)
-        found = HopSkipJump(steps=12, until_inside=until_inside, threat=threat)(counted, x, y, streams())
+        found = HopSkipJump(steps=12, until_inside=until_inside, threat=threat)(
+            counted, x, y, streams()
+        )
         queries.append(counted.queries)
         verdicts.append(model(found).argmax(1) == y)
     assert torch.equal(*verdicts)
@@ -300,8 +347,12 @@ def test_until_inside_saves_queries_and_keeps_the_verdicts(linear, counting, ima
 
 
 @pytest.mark.parametrize(("halvings", "reached"), [(3, False), (4, True)])
-def test_steps_are_halved_until_adversarial_and_no_more_often_than_said(halvings, reached, images, streams):
-    """Misclassified where the mean lies above 0.5 and below 0.56: of 0.4, 0.2, 0.1 and 0.05 above 0.5, the last one."""
+def test_steps_are_halved_until_adversarial_and_no_more_often_than_said(
+    halvings, reached, images, streams
+):
+    """Misclassified where the mean lies above 0.5 and below 0.56: of 0.4, 0.2, 0.1 and 0.05 above
+    0.5, the last one.
+    """
 
     class Shell(nn.Module):
         def forward(self, images):
@@ -311,7 +362,9 @@ def test_steps_are_halved_until_adversarial_and_no_more_often_than_said(halvings
 
     x, zeros = torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, dtype=torch.int64)
     attack = HopSkipJump(halvings=halvings)
-    found, moved = attack.walk(Shell(), x, torch.ones_like(x), torch.full((2,), 0.4), zeros, streams(2))
+    found, moved = attack.walk(
+        Shell(), x, torch.ones_like(x), torch.full((2,), 0.4), zeros, streams(2)
+    )
     assert moved.tolist() == [reached] * 2
     torch.testing.assert_close(found, x + 0.05 * reached)
 
@@ -350,7 +403,15 @@ def test_votes_change_the_outcome_on_random_models(random_linear, images, stream
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("steps", -1), ("evaluations", 1), ("gamma", 0.0), ("tries", 0), ("votes", 0), ("halvings", 0), ("chunk", 0)],
+    [
+        ("steps", -1),
+        ("evaluations", 1),
+        ("gamma", 0.0),
+        ("tries", 0),
+        ("votes", 0),
+        ("halvings", 0),
+        ("chunk", 0),
+    ],
 )
 def test_impossible_options_are_named(option, value):
     with pytest.raises(OptionError, match=rf"^{option} = "):
@@ -359,8 +420,9 @@ def test_impossible_options_are_named(option, value):
 
 @NORMS
 def test_no_farther_than_foolbox_at_equal_budgets(norm, patterns, counting, streams):
-    """Each image's mean distance over two seeds: the median over 24 images no more than 2 % above Foolbox's, with no
-    more queries."""
+    """Each image's mean distance over two seeds: the median over 24 images no more than 2 % above
+    Foolbox's, with no more queries.
+    """
     foolbox = pytest.importorskip("foolbox")
     model, x, y = patterns[0], patterns[1][:24], patterns[2][:24]
     attack = HopSkipJump(steps=6, nearest=True, threat=WIDE[norm])
@@ -369,7 +431,9 @@ def test_no_farther_than_foolbox_at_equal_budgets(norm, patterns, counting, stre
     for seed in range(2):
         torch.manual_seed(seed)
         bounded = foolbox.PyTorchModel(theirs, bounds=(0, 1), device="cpu")
-        found = foolbox.attacks.HopSkipJumpAttack(steps=6, constraint=norm)(bounded, x, y, epsilons=None)[1]
+        found = foolbox.attacks.HopSkipJumpAttack(steps=6, constraint=norm)(
+            bounded, x, y, epsilons=None
+        )[1]
         distances["theirs"].append(attack.threat.distance(found, x))
         found = attack(ours, x, y, streams(24, seed))
         assert (model(found).argmax(1) != y).all()

@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robusttrain.attacks import APGD, FAB, L2, GenAttack, Linf, Margin, MinimalNorm, ProjectedGradient, Restarts
+from robusttrain.attacks import (
+    APGD,
+    FAB,
+    L2,
+    GenAttack,
+    Linf,
+    Margin,
+    MinimalNorm,
+    ProjectedGradient,
+    Restarts,
+)
 from robusttrain.core.errors import OptionError
 
 FGSM = ProjectedGradient(1, relative_step_size=1.0, random_start=False)
@@ -18,8 +28,12 @@ def closed_form(model, x, labels, norm):
     return -Margin()(model(x), labels).detach() / dual.detach()
 
 
-@pytest.mark.parametrize(("attack", "threat"), [(FGSM, Linf(0.2)), (APGD(10), L2(3.0)), (FAB(5), Linf(0.2))], ids=str)
-def test_a_linear_models_distance_is_found_to_one_step_of_the_grid(attack, threat, linear, images, streams):
+@pytest.mark.parametrize(
+    ("attack", "threat"), [(FGSM, Linf(0.2)), (APGD(10), L2(3.0)), (FAB(5), Linf(0.2))], ids=str
+)
+def test_a_linear_models_distance_is_found_to_one_step_of_the_grid(
+    attack, threat, linear, images, streams
+):
     model, x = linear(2), images(32)
     labels = model(x).argmax(1)
     found = MinimalNorm(attack, 8, threat=threat)(model, x, labels, streams(32))
@@ -73,7 +87,9 @@ def test_on_a_random_model_luck_is_no_success(streams):
 
 
 @pytest.mark.parametrize("random_model", [False, True])
-def test_declared_cost_bounds_what_the_model_sees(random_model, curved, random_linear, counting, images, streams):
+def test_declared_cost_bounds_what_the_model_sees(
+    random_model, curved, random_linear, counting, images, streams
+):
     model = counting(random_linear(10) if random_model else curved(10))
     model.random = random_model
     x = images()
@@ -100,7 +116,9 @@ PLAIN = MinimalNorm(APGD(5), 3, threat=Linf(0.2))
 
 
 @pytest.mark.parametrize(
-    "change", [{"attack": APGD(1)}, {"steps": 6}, {"threat": L2(2.0)}, {"threat": Linf(0.3)}], ids=str
+    "change",
+    [{"attack": APGD(1)}, {"steps": 6}, {"threat": L2(2.0)}, {"threat": Linf(0.3)}],
+    ids=str,
 )
 def test_every_field_changes_the_outcome(change, curved, images, streams):
     model, x = curved(), images(8)

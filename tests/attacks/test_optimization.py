@@ -73,11 +73,15 @@ def test_the_loop_is_that_of_torchs_adam(curved, images, streams):
 
 
 def test_the_first_update_is_the_learning_rate_for_each_model(curved, linear, images, streams):
-    """Adam's first step is 1 for every pixel: two models that agree move it by 2 eta, two that disagree not at all."""
+    """Adam's first step is 1 for every pixel: two models that agree move it by 2 eta, two that
+    disagree not at all.
+    """
     one, two, x = curved(classes=3), linear(), images()
     y = torch.tensor([0, 1, 2, 0])
     found = Optimization(1, 0.01, threat=FREE)(ensemble(one, two), x, y, streams())
-    first, second = (Backprop()(Loss(model, WrongProbability(), y), x, streams())[1] for model in (one, two))
+    first, second = (
+        Backprop()(Loss(model, WrongProbability(), y), x, streams())[1] for model in (one, two)
+    )
     torch.testing.assert_close(found - x, 0.01 * (first.sign() + second.sign()), rtol=0, atol=1e-4)
     assert (first.sign() == -second.sign()).any()
 
@@ -99,7 +103,9 @@ def test_each_model_has_an_adam_of_its_own(curved, images, streams):
     torch.testing.assert_close(found, point, rtol=0, atol=1e-5)
     fused = Optimization(8, 0.01, apart=False, threat=FREE)(both, x, y, streams())
     assert (fused - found).abs().max() > 0.01
-    composed = ProjectedGradient(8, 0.01, random_start=False, threat=FREE, objective=WrongProbability(), rule=Adam())
+    composed = ProjectedGradient(
+        8, 0.01, random_start=False, threat=FREE, objective=WrongProbability(), rule=Adam()
+    )
     torch.testing.assert_close(fused, composed(both, x, y, streams()), rtol=0, atol=1e-5)
 
 
@@ -115,7 +121,9 @@ def test_weights_weigh_the_updates(curved, images, streams):
     one, two, x = curved(seed=1), curved(seed=2), images()
     y = torch.tensor([0, 1, 2, 3])
     only = Optimization(5, 0.02, threat=FREE)(one, x, y, streams())
-    weighed = Optimization(5, 0.01, threat=FREE)(ensemble(one, two, weights=[1.0, 0.0]), x, y, streams())
+    weighed = Optimization(5, 0.01, threat=FREE)(
+        ensemble(one, two, weights=[1.0, 0.0]), x, y, streams()
+    )
     torch.testing.assert_close(weighed, only, rtol=0, atol=1e-5)
 
 
@@ -124,12 +132,17 @@ def test_what_is_no_ensemble_is_its_own_only_member(curved):
     assert members_of(model) == [(model, 1.0)]
     model.members = [other]  # of something else: there are no weights
     assert members_of(model) == [(model, 1.0)]
-    assert members_of(ensemble(model, other, weights=[0.25, 0.75])) == [(model, 0.25), (other, 0.75)]
+    assert members_of(ensemble(model, other, weights=[0.25, 0.75])) == [
+        (model, 0.25),
+        (other, 0.75),
+    ]
 
 
 def test_the_distance_term_is_the_gradient_of_the_rmsd(images):
     x = images().double()
-    point = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    point = (
+        x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    ).requires_grad_()
     rmsd = (point - x).square().mean(dim=(1, 2, 3)).sqrt()
     (expected,) = torch.autograd.grad(rmsd.sum(), point)
     torch.testing.assert_close(away(point.detach(), x), expected)
@@ -180,13 +193,18 @@ def test_members_draw_streams_of_their_own(random_linear, counting, images, stre
 
 
 def test_the_engine_counts_members_together_as_one(curved, images):
-    """Each member sees every step; all together that is one gradient evaluation a step, as the attack's cost says."""
+    """Each member sees every step; all together that is one gradient evaluation a step, as the
+    attack's cost says.
+    """
     source = Ensemble([Given(curved(seed=seed)) for seed in (1, 2, 3)])
     attack = Optimization(5, 0.01, threat=FREE, objective=TargetedCrossEntropy())
     x = images()
     advanced = []
     engine = Engine(
-        DefendedClassifier(None, curved()), {"liu": Scenario(attack, source)}, survivors=False, advance=advanced.append
+        DefendedClassifier(None, curved()),
+        {"liu": Scenario(attack, source)},
+        survivors=False,
+        advance=advanced.append,
     )
     records, _ = engine.run(x, labels(curved(), x), torch.arange(4))
     torch.testing.assert_close(records["liu/gradients"], torch.full((4,), 5.0))
@@ -197,7 +215,8 @@ def test_the_engine_counts_members_together_as_one(curved, images):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("steps", -1), ("learning_rate", 0.0), ("distance_weight", -1.0), ("learning_rate", math.inf)]
+    ("option", "value"),
+    [("steps", -1), ("learning_rate", 0.0), ("distance_weight", -1.0), ("learning_rate", math.inf)],
 )
 def test_impossible_options_are_named(option, value):
     with pytest.raises(OptionError, match=rf"^{option} = "):

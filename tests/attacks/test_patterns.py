@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.attacks import CrossEntropy, EnsemblePattern, Loss, ProjectedGradient, SinglePattern, call_model
+from robusttrain.attacks import (
+    CrossEntropy,
+    EnsemblePattern,
+    Loss,
+    ProjectedGradient,
+    SinglePattern,
+    call_model,
+)
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import AdversarialTransform, FixedResizePad, RandomResizePad
 from robusttrain.models.defended import DefendedClassifier
@@ -34,21 +41,31 @@ def test_all_patterns_are_averaged(fuse, convnet, images, streams):
     loss = Loss(source, CrossEntropy(), labels)(x, streams())
     expected = {
         "logits": lambda: CrossEntropy()(every.mean(0), labels),
-        "probabilities": lambda: -every.softmax(2).mean(0).gather(1, labels[:, None]).squeeze(1).log(),
+        "probabilities": lambda: (
+            -every.softmax(2).mean(0).gather(1, labels[:, None]).squeeze(1).log()
+        ),
         "losses": lambda: torch.stack([CrossEntropy()(logits, labels) for logits in every]).mean(0),
     }[fuse]()
     torch.testing.assert_close(loss, expected)
 
 
-def test_the_gradient_is_that_of_the_patterns_and_reaches_the_classifier_once_more(convnet, images, streams, counting):
-    """Members are evaluated anew in the backward pass: twice in all, and the gradient stays what it was."""
+def test_the_gradient_is_that_of_the_patterns_and_reaches_the_classifier_once_more(
+    convnet, images, streams, counting
+):
+    """Members are evaluated anew in the backward pass: twice in all, and the gradient stays what it
+    was.
+    """
     counted = counting(convnet())
     source, x = EnsemblePattern(1, ["center"])(defended(counted)), images()
     labels = torch.tensor([0, 1, 2, 0])
     moved = x.clone().requires_grad_()
-    (found,) = torch.autograd.grad(Loss(source, CrossEntropy(), labels)(moved, streams()).sum(), moved)
+    (found,) = torch.autograd.grad(
+        Loss(source, CrossEntropy(), labels)(moved, streams()).sum(), moved
+    )
     moved = x.clone().requires_grad_()
-    both = (counted.model(FixedResizePad(12, 8)(moved)) + counted.model(FixedResizePad(12, 12)(moved))) / 2
+    both = (
+        counted.model(FixedResizePad(12, 8)(moved)) + counted.model(FixedResizePad(12, 12)(moved))
+    ) / 2
     (expected,) = torch.autograd.grad(CrossEntropy()(both, labels).sum(), moved)
     torch.testing.assert_close(found, expected)
     assert counted.gradients == 2 * 2 * len(x)

@@ -24,7 +24,9 @@ EPSILON, ALPHA, STEPS = 0.06, 0.015, 7
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network that tells four coloured patterns apart, behind enough noise to be attackable; and test images."""
+    """A network that tells four coloured patterns apart, behind enough noise to be attackable; and
+    test images.
+    """
     rng = torch.Generator().manual_seed(0)
     patterns = torch.rand(4, 3, 8, 8, generator=rng)
     labels = torch.randint(4, (456,), generator=rng)
@@ -52,7 +54,9 @@ def trained():
 
 
 def ours(**options) -> ProjectedGradient:
-    return ProjectedGradient(**{"random_start": False, "threat": Linf(EPSILON), "steps": STEPS} | options)
+    return ProjectedGradient(
+        **{"random_start": False, "threat": Linf(EPSILON), "steps": STEPS} | options
+    )
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -90,7 +94,12 @@ def test_fgsm_of_foolbox(trained):
 def test_pgd_of_torchattacks(trained):
     result = ours(step_size=ALPHA)(*trained)
     assert accuracy(trained[0], result, trained[2]) < accuracy(*trained) - 0.1
-    same(result, torchattacks_result("PGD", trained, alpha=ALPHA, steps=STEPS, random_start=False), 1e-5, 0.999)
+    same(
+        result,
+        torchattacks_result("PGD", trained, alpha=ALPHA, steps=STEPS, random_start=False),
+        1e-5,
+        0.999,
+    )
 
 
 def test_pgd_of_foolbox(trained):
@@ -101,14 +110,21 @@ def test_pgd_of_foolbox(trained):
 @pytest.mark.parametrize("decay", [1.0, 0.5])
 def test_mifgsm_of_torchattacks(decay, trained):
     result = ours(step_size=ALPHA, rule=MomentumSign(decay))(*trained)
-    same(result, torchattacks_result("MIFGSM", trained, alpha=ALPHA, steps=STEPS, decay=decay), 1e-5, 0.999)
+    same(
+        result,
+        torchattacks_result("MIFGSM", trained, alpha=ALPHA, steps=STEPS, decay=decay),
+        1e-5,
+        0.999,
+    )
 
 
 @pytest.mark.parametrize("epsilon", [0.3, 1.0])
 def test_l2_pgd_of_foolbox(epsilon, trained):
     """Clipping to the box ends each step of both, so the images agree also where the box is met."""
     result = ours(step_size=0.15, threat=L2(epsilon), rule=Normalized())(*trained)
-    theirs = foolbox_result("L2PGD", trained, epsilon, abs_stepsize=0.15, steps=STEPS, random_start=False)
+    theirs = foolbox_result(
+        "L2PGD", trained, epsilon, abs_stepsize=0.15, steps=STEPS, random_start=False
+    )
     assert accuracy(trained[0], result, trained[2]) < accuracy(*trained)
     same(result, theirs, 1e-4)
 
@@ -120,7 +136,9 @@ def test_robust_accuracy_with_a_random_start_is_the_same(trained):
         torchattacks_result("PGD", trained, alpha=ALPHA, steps=20, random_start=True),
         foolbox_result("LinfPGD", trained, abs_stepsize=ALPHA, steps=20, random_start=True),
     ]
-    found = accuracy(model, ours(step_size=ALPHA, steps=20, random_start=True)(model, images, labels), labels)
+    found = accuracy(
+        model, ours(step_size=ALPHA, steps=20, random_start=True)(model, images, labels), labels
+    )
     assert 0.05 < found < accuracy(*trained) - 0.1
     for result in theirs:
         assert abs(found - accuracy(model, result, labels)) <= 0.01
@@ -131,14 +149,18 @@ BALLS = [("Linf", Linf(0.03)), ("L2", L2(0.3))]
 
 @pytest.fixture(scope="module")
 def right(trained):
-    """The images that are classified correctly, as evaluations attack them, and streams for them."""
+    """The images that are classified correctly, as evaluations attack them, and streams for
+    them.
+    """
     model, images, labels = trained
     keep = model(images).argmax(1) == labels
     return model, images[keep], labels[keep], Rng.for_images(0, torch.arange(int(keep.sum())))
 
 
 @pytest.mark.parametrize(("norm", "threat"), BALLS, ids=["linf", "l2"])
-@pytest.mark.parametrize(("name", "objective"), [("ce", CrossEntropy()), ("dlr", DLR())], ids=["ce", "dlr"])
+@pytest.mark.parametrize(
+    ("name", "objective"), [("ce", CrossEntropy()), ("dlr", DLR())], ids=["ce", "dlr"]
+)
 def test_apgd_of_torchattacks(name, objective, norm, threat, right):
     torchattacks = pytest.importorskip("torchattacks")
     model, images, labels, rng = right
@@ -147,10 +169,13 @@ def test_apgd_of_torchattacks(name, objective, norm, threat, right):
     accurate = accuracy(model, found, labels)
     assert 0.1 < accurate < 0.9
     assert abs(accurate - accuracy(model, theirs(images, labels), labels)) <= 0.01
-    # DLR has no bound where three logits meet: a single image must not decide. Runs of theirs differ by 0.005.
+    # DLR has no bound where three logits meet: a single image must not decide. Runs of theirs
+    # differ by 0.005.
     torch.manual_seed(0)
     best = theirs.perturb(images, labels, best_loss=True)[1]
-    reached, ours = (objective(model(points), labels).clamp_max(1).mean() for points in (best, found))
+    reached, ours = (
+        objective(model(points), labels).clamp_max(1).mean() for points in (best, found)
+    )
     assert ours >= reached - 0.01
 
 
@@ -158,14 +183,20 @@ def test_apgd_of_torchattacks(name, objective, norm, threat, right):
 def test_targeted_apgd_of_torchattacks(norm, threat, right):
     torchattacks = pytest.importorskip("torchattacks")
     model, images, labels, rng = right
-    theirs = torchattacks.APGDT(model, norm=norm, eps=threat.epsilon, steps=30, n_classes=4)(images, labels)
+    theirs = torchattacks.APGDT(model, norm=norm, eps=threat.epsilon, steps=30, n_classes=4)(
+        images, labels
+    )
     found = APGD(30, threat=threat, objective=TargetedDLR(), targets=3)(model, images, labels, rng)
     assert abs(accuracy(model, found, labels) - accuracy(model, theirs, labels)) <= 0.01
 
 
-@pytest.mark.parametrize(("norm", "threat"), [("Linf", Linf(0.04)), ("L2", L2(0.4))], ids=["linf", "l2"])
+@pytest.mark.parametrize(
+    ("norm", "threat"), [("Linf", Linf(0.04)), ("L2", L2(0.4))], ids=["linf", "l2"]
+)
 def test_square_of_torchattacks(norm, threat, right):
-    """Theirs moves all images' squares to the same place, and never to the last row or column: ours finds no fewer."""
+    """Theirs moves all images' squares to the same place, and never to the last row or column: ours
+    finds no fewer.
+    """
     torchattacks = pytest.importorskip("torchattacks")
     model, images, labels, rng = right
     options = {"eps": threat.epsilon, "n_queries": 300, "resc_schedule": False}

@@ -9,7 +9,9 @@ from robusttrain.attacks import prepared
 
 def trained() -> nn.Sequential:
     """A network in the middle of training, with a frozen batch norm and a frozen parameter."""
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2)))
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2))
+    )
     network.train()
     network[1].eval()
     network[0].bias.requires_grad_(False)
@@ -17,7 +19,9 @@ def trained() -> nn.Sequential:
 
 
 def state(model: nn.Module) -> tuple[list[bool], list[bool]]:
-    return [part.training for part in model.modules()], [value.requires_grad for value in model.parameters()]
+    return [part.training for part in model.modules()], [
+        value.requires_grad for value in model.parameters()
+    ]
 
 
 def test_inside_everything_is_ready():
@@ -33,7 +37,11 @@ def test_inside_everything_is_ready():
 @pytest.mark.parametrize("fails", [False, True])
 def test_afterwards_everything_is_as_before(fails):
     model = trained()
-    before, statistics, random = state(model), model[2][1].running_mean.clone(), torch.get_rng_state()
+    before, statistics, random = (
+        state(model),
+        model[2][1].running_mean.clone(),
+        torch.get_rng_state(),
+    )
     assert before == ([True, True, False, True, True, True], [True, False, True, True, True, True])
     try:
         with torch.no_grad(), prepared(model):

@@ -1,4 +1,6 @@
-"""Projected gradient ascent: closed forms on linear models, identities between the family, and every field."""
+"""Projected gradient ascent: closed forms on linear models, identities between the family, and
+every field.
+"""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -27,7 +29,9 @@ from robusttrain.core.errors import OptionError
 
 FGSM = ProjectedGradient(steps=1, relative_step_size=1.0, random_start=False)
 IFGSM = ProjectedGradient(steps=6, relative_step_size=0.3, random_start=False)
-PGD_L2 = ProjectedGradient(steps=30, step_size=0.1, random_start=False, threat=L2(0.4), rule=Normalized())
+PGD_L2 = ProjectedGradient(
+    steps=30, step_size=0.1, random_start=False, threat=L2(0.4), rule=Normalized()
+)
 LABELS = torch.tensor([0, 1, 0, 1])
 
 
@@ -38,8 +42,12 @@ def margins(model, images: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("objective", [CrossEntropy(), Margin()], ids=str)
 @pytest.mark.parametrize("random_start", [False, True])
 @pytest.mark.parametrize("attack", [FGSM, IFGSM, replace(PGD_L2, step_size=0.4, steps=1), PGD_L2])
-def test_two_classes_linear_reach_the_best_point_of_the_ball(attack, random_start, objective, linear, images, streams):
-    """The margin rises by epsilon |w|_1 (Linf) or epsilon |w|_2 (L2), w the difference of the two rows."""
+def test_two_classes_linear_reach_the_best_point_of_the_ball(
+    attack, random_start, objective, linear, images, streams
+):
+    """The margin rises by epsilon |w|_1 (Linf) or epsilon |w|_2 (L2), w the difference of the two
+    rows.
+    """
     model, x = linear(classes=2), images()
     steps = max(attack.steps, 10) if random_start else attack.steps
     attack = replace(attack, random_start=random_start, objective=objective, steps=steps)
@@ -58,16 +66,24 @@ def test_two_classes_linear_reach_the_best_point_of_the_ball(attack, random_star
 
 
 def test_many_classes_linear_reach_the_best_margin(linear, images, streams):
-    """The largest margin over the ball is the best of the pairs' closed forms; PGD on the margin gets there."""
+    """The largest margin over the ball is the best of the pairs' closed forms; PGD on the margin
+    gets there.
+    """
     model, x, labels = linear(classes=5), images(8), torch.arange(8) % 5
     epsilon = 0.02
     gaps = (model.weight[None] - model.weight[labels][:, None]).detach()
     logits = model(x).detach()
     best = logits - logits.gather(1, labels[:, None]) + epsilon * gaps.abs().sum(dim=2)
     best = best.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-    first = (logits + epsilon * gaps.abs().sum(dim=2)).scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
+    first = (
+        (logits + epsilon * gaps.abs().sum(dim=2))
+        .scatter(1, labels[:, None], -torch.inf)
+        .argmax(dim=1)
+    )
     leads = logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1) == first
-    assert leads.sum() >= 4  # where the nearest wrong class is also the best one, ascent has no other summit to climb
+    assert (
+        leads.sum() >= 4
+    )  # where the nearest wrong class is also the best one, ascent has no other summit to climb
     attack = ProjectedGradient(20, relative_step_size=0.2, threat=Linf(epsilon), objective=Margin())
     reached = margins(model, attack(model, x, labels, streams(8)), labels)
     torch.testing.assert_close(reached[leads], best[leads], rtol=1e-4, atol=1e-4)
@@ -75,7 +91,10 @@ def test_many_classes_linear_reach_the_best_margin(linear, images, streams):
 
 
 def test_the_box_is_respected_on_the_way(linear, streams):
-    model, x = linear(classes=2), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+    model, x = (
+        linear(classes=2),
+        torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).round(),
+    )
     adversarial = IFGSM(model, x, LABELS, streams())
     w = (model.weight[1 - LABELS] - model.weight[LABELS]).detach()
     expected = (x + 0.031 * w.sign().view_as(x)).clamp(0, 1)
@@ -86,7 +105,10 @@ def test_the_box_is_respected_on_the_way(linear, streams):
     ("one", "other"),
     [
         (replace(IFGSM, rule=MomentumSign(0.0)), IFGSM),
-        (replace(IFGSM, gradient=Diverse(0.0), rule=MomentumSign()), replace(IFGSM, rule=MomentumSign())),
+        (
+            replace(IFGSM, gradient=Diverse(0.0), rule=MomentumSign()),
+            replace(IFGSM, rule=MomentumSign()),
+        ),
         (
             replace(IFGSM, gradient=Diverse(1.0, 0.6), rule=MomentumSign(0.0)),
             replace(IFGSM, gradient=Diverse(1.0, 0.6)),
@@ -145,7 +167,9 @@ def test_more_steps_are_never_weaker_on_a_linear_model(attack, linear, images, s
     assert (reached[-1] > reached[0] + 0.1).all()
 
 
-@pytest.mark.parametrize("objective", [TargetedMargin("random"), TargetedCrossEntropy("second")], ids=str)
+@pytest.mark.parametrize(
+    "objective", [TargetedMargin("random"), TargetedCrossEntropy("second")], ids=str
+)
 def test_targeted_attacks_end_at_their_target(objective, curved, images, streams):
     model, x = curved(), images()
     labels = model(x).argmax(1)
@@ -176,7 +200,12 @@ PLAIN = ProjectedGradient(steps=4, relative_step_size=0.2)
     ids=str,
 )
 def test_every_field_changes_the_outcome(change, curved, streams):
-    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).mul(1.2).sub(0.1).clamp(0, 1)
+    x = (
+        torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        .mul(1.2)
+        .sub(0.1)
+        .clamp(0, 1)
+    )
     plain = PLAIN(curved(), x, LABELS, streams())
     assert (replace(PLAIN, **change)(curved(), x, LABELS, streams()) - plain).abs().max() > 1e-3
 
@@ -191,11 +220,19 @@ def test_the_step_size_is_given_once():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("steps", -1), ("step_size", 0.0), ("step_size", -1.0), ("relative_step_size", 0.0), ("step_size", float("nan"))],
+    [
+        ("steps", -1),
+        ("step_size", 0.0),
+        ("step_size", -1.0),
+        ("relative_step_size", 0.0),
+        ("step_size", float("nan")),
+    ],
 )
 def test_impossible_options_are_named(option, value):
     with pytest.raises(OptionError, match=rf"^{option} = "):
-        ProjectedGradient(**{"step_size": 0.1} | {option: value} if option == "steps" else {option: value})
+        ProjectedGradient(
+            **{"step_size": 0.1} | {option: value} if option == "steps" else {option: value}
+        )
 
 
 def test_the_parts_of_a_default_attack():

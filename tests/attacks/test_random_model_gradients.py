@@ -1,4 +1,6 @@
-"""Estimators that were made for random models without gradients: finite differences and the mean prediction."""
+"""Estimators that were made for random models without gradients: finite differences and the mean
+prediction.
+"""
 
 import pytest
 import torch
@@ -41,7 +43,9 @@ def test_all_pixels_of_equation_4_give_the_gradient(curved, images, streams):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-4, atol=1e-6)
     # As many as there are pixels, also if more are asked for.
-    assert torch.equal(FiniteDifference(1000, size=1e-5, along="pixels")(loss_fn, x, streams())[1], found)
+    assert torch.equal(
+        FiniteDifference(1000, size=1e-5, along="pixels")(loss_fn, x, streams())[1], found
+    )
 
 
 def test_some_pixels_of_equation_4_are_those_entries_of_the_gradient(curved, images, streams):
@@ -55,7 +59,9 @@ def test_some_pixels_of_equation_4_are_those_entries_of_the_gradient(curved, ima
 
 
 @pytest.mark.parametrize("batch", [1, 4, 64])
-def test_random_directions_point_along_the_gradient_whatever_the_batch(linear, images, streams, batch):
+def test_random_directions_point_along_the_gradient_whatever_the_batch(
+    linear, images, streams, batch
+):
     """Losses stay per image: summed over the batch, the cosine would fall with its size."""
     model = linear()
     loss_fn = loss_of(model, torch.arange(batch) % 3)
@@ -67,9 +73,13 @@ def test_random_directions_point_along_the_gradient_whatever_the_batch(linear, i
     assert cosine.min() > 0.9
 
 
-def test_directions_do_not_depend_on_chunks_and_both_ends_share_a_draw(random_linear, images, streams):
+def test_directions_do_not_depend_on_chunks_and_both_ends_share_a_draw(
+    random_linear, images, streams
+):
     loss_fn = loss_of(random_linear(), LABELS, Margin())
-    found = [FiniteDifference(12, chunk=chunk)(loss_fn, images(), streams())[1] for chunk in (1, 5, None)]
+    found = [
+        FiniteDifference(12, chunk=chunk)(loss_fn, images(), streams())[1] for chunk in (1, 5, None)
+    ]
     for other in found[1:]:
         torch.testing.assert_close(found[0], other)
     # The margin of a linear model is linear: with one draw for both ends, h does not matter.
@@ -87,27 +97,43 @@ def test_finite_differences_break_a_defense_that_hides_its_gradient(linear, imag
     labels = target(x).argmax(1)
     best = target.classifier.weight
     attack = ProjectedGradient(
-        20, 0.02, threat=Linf(0.1), objective=Margin(), gradient=FiniteDifference(200), random_start=False
+        20,
+        0.02,
+        threat=Linf(0.1),
+        objective=Margin(),
+        gradient=FiniteDifference(200),
+        random_start=False,
     )
     adversarial = attack(target, x, labels, streams())
     margin = Margin()(target(adversarial), labels)
-    # In closed form: no change of at most epsilon raises the margin to class j by more than epsilon |w_j - w_y|_1.
+    # In closed form: no change of at most epsilon raises the margin to class j by more than epsilon
+    # |w_j - w_y|_1.
     gaps = Margin()(target(x), labels)
     bound = gaps + 0.1 * (best[None] - best[labels][:, None]).abs().sum(2).amax(1)
     assert (margin > gaps + 0.8 * (bound - gaps)).all()
 
 
 def test_costs_are_counted(curved, counting, images, streams):
-    for gradient in (FiniteDifference(7), AverageLogits(5), Average(3, FiniteDifference(4)), AverageLogits(5, chunk=2)):
+    for gradient in (
+        FiniteDifference(7),
+        AverageLogits(5),
+        Average(3, FiniteDifference(4)),
+        AverageLogits(5, chunk=2),
+    ):
         model = counting(curved())
         attack = ProjectedGradient(2, 0.01, gradient=gradient)
         attack(model, images(), LABELS, streams())
-        assert (model.gradients, model.queries) == (4 * attack.cost().gradients, 4 * attack.cost().queries)
+        assert (model.gradients, model.queries) == (
+            4 * attack.cost().gradients,
+            4 * attack.cost().queries,
+        )
 
 
 @pytest.mark.parametrize("objective", [CrossEntropy(), Margin(), DLR()])
 @pytest.mark.parametrize("chunk", [1, 3, None])
-def test_average_logits_is_the_gradient_of_the_mean_prediction(random_linear, images, streams, objective, chunk):
+def test_average_logits_is_the_gradient_of_the_mean_prediction(
+    random_linear, images, streams, objective, chunk
+):
     model, rng = random_linear(), streams()
     loss_fn = loss_of(model, LABELS, objective)
     loss, found = AverageLogits(7, chunk)(loss_fn, images(), rng)
@@ -175,11 +201,15 @@ def test_mean_start_begins_at_the_mean_projected_into_the_threat(curved, images,
 def test_mean_start_as_the_paper_runs_it_leaves_the_ball(curved, images, streams):
     target, x = transformed(curved), images()
     source = ClassifierOnly()(target)
-    free = MeanStart(5, around=0.05, steps=10, step_size=0.01, threat=Linf(0.3))(source, x, LABELS, streams())
+    free = MeanStart(5, around=0.05, steps=10, step_size=0.01, threat=Linf(0.3))(
+        source, x, LABELS, streams()
+    )
     mean = mean_transform(target.defense, x, streams().fold("mean"), 5).clamp(0, 1)
     assert Linf(0.05).distance(free, mean).max() <= 0.05 + 1e-6
     assert Linf(0.05).distance(free, x).min() > 0.05
-    held = MeanStart(5, around=0.05, steps=10, step_size=0.01, threat=Linf(0.1))(source, x, LABELS, streams())
+    held = MeanStart(5, around=0.05, steps=10, step_size=0.01, threat=Linf(0.1))(
+        source, x, LABELS, streams()
+    )
     assert Linf(0.1).distance(held, x).max() <= 0.1 + 1e-6
 
 

@@ -25,7 +25,9 @@ class FirstPixel(nn.Module):
 
 
 def test_the_share_found_is_the_chance_of_a_draw(streams):
-    """A pixel of U(0.4, 0.6) is above 0.59 in one draw of 20: in n draws with probability 1 - 0.95^n."""
+    """A pixel of U(0.4, 0.6) is above 0.59 in one draw of 20: in n draws with probability 1 -
+    0.95^n.
+    """
     x, labels = torch.full((2000, 1, 2, 2), 0.5), torch.zeros(2000, dtype=torch.int64)
     for queries, draws in ((4, 2), (22, 20)):
         attack = RandomNoise(queries, votes=1, threat=Linf(0.1))
@@ -90,7 +92,9 @@ def test_every_field_changes_the_outcome(change, random_linear, images, streams)
     plain = RandomNoise(82, votes=4)
     first = plain(random_linear(), images(8), LABELS, streams(8))
     assert torch.equal(plain(random_linear(), images(8), LABELS, streams(8)), first)
-    assert (replace(plain, **change)(random_linear(), images(8), LABELS, streams(8)) - first).abs().max() > 1e-4
+    assert (
+        replace(plain, **change)(random_linear(), images(8), LABELS, streams(8)) - first
+    ).abs().max() > 1e-4
 
 
 def test_an_image_is_attacked_alone_as_in_its_batch(curved, random_linear, images, streams):

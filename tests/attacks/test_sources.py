@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from robusttrain.attacks import ClassifierOnly, CrossEntropy, IdentityBackward, ProjectedGradient, Target, call_model
+from robusttrain.attacks import (
+    ClassifierOnly,
+    CrossEntropy,
+    IdentityBackward,
+    ProjectedGradient,
+    Target,
+    call_model,
+)
 from robusttrain.core.errors import UserError
 from robusttrain.defenses import AdversarialTransform, Chain, Defense, RandomResizePad
 from robusttrain.models.defended import DefendedClassifier
@@ -48,7 +55,9 @@ def test_classifier_only_is_the_classifier(curved, images, streams):
 
 
 @pytest.mark.parametrize("kind", ["half", "threshold", "transform", "chain"])
-def test_identity_backward_is_exact_forward_and_the_classifiers_gradient_at_g_backward(kind, curved, images, streams):
+def test_identity_backward_is_exact_forward_and_the_classifiers_gradient_at_g_backward(
+    kind, curved, images, streams
+):
     defense = {
         "half": Half,
         "threshold": Threshold,
@@ -80,17 +89,23 @@ def test_bpda_breaks_a_threshold_that_stops_gradients(curved, images, streams):
     x, clean = images(), target(images(), streams())
     labels = clean.argmax(1)
     attack = ProjectedGradient(10, relative_step_size=0.3, random_start=False)
-    assert torch.equal(attack(target, x, labels, streams()), x)  # rounding has the gradient zero everywhere
+    assert torch.equal(
+        attack(target, x, labels, streams()), x
+    )  # rounding has the gradient zero everywhere
     moved = attack(IdentityBackward()(target), x, labels, streams())
     loss = CrossEntropy()
     assert (loss(target(moved, streams()), labels) > loss(clean, labels)).float().mean() > 0.7
 
 
 def test_the_transformations_own_derivative_is_bpda_i(curved, images, streams):
-    """AdversarialTransform differentiates as the identity, so Target and IdentityBackward are one attack on it."""
+    """AdversarialTransform differentiates as the identity, so Target and IdentityBackward are one
+    attack on it.
+    """
     target = DefendedClassifier(AdversarialTransform(curved(seed=1)), curved())
     for one, other in zip(
-        gradient(target, images(), streams()), gradient(IdentityBackward()(target), images(), streams()), strict=True
+        gradient(target, images(), streams()),
+        gradient(IdentityBackward()(target), images(), streams()),
+        strict=True,
     ):
         assert torch.equal(one, other)
 
@@ -102,7 +117,9 @@ def test_identity_backward_refuses_a_defense_that_changes_the_size(convnet, imag
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", [ClassifierOnly(), IdentityBackward()], ids=["ClassifierOnly", "IdentityBackward"])
+@pytest.mark.parametrize(
+    "source", [ClassifierOnly(), IdentityBackward()], ids=["ClassifierOnly", "IdentityBackward"]
+)
 def test_without_a_defense_there_is_nothing_to_go_around(source, curved):
     for target in (DefendedClassifier(None, curved()), curved()):
         with pytest.raises(UserError, match=f"{type(source).__name__}.*no defense") as caught:

@@ -1,4 +1,6 @@
-"""Square: the schedule, both kinds of steps, what leaves the batch when, and what a random model costs."""
+"""Square: the schedule, both kinds of steps, what leaves the batch when, and what a random model
+costs.
+"""
 
 import math
 from dataclasses import replace
@@ -43,7 +45,9 @@ def strong(linear):
 
 
 def test_linf_reaches_the_best_corner_of_a_linear_model(linear, images, streams):
-    """Single pixels are tried in the end: each channel of each pixel finds the sign of its weight."""
+    """Single pixels are tried in the end: each channel of each pixel finds the sign of its
+    weight.
+    """
     model, x, labels = strong(linear), images(4, 3, 4), torch.zeros(4, dtype=torch.int64)
     model.weight.data = model.weight.data[:, :48]
     model.double()
@@ -55,7 +59,9 @@ def test_linf_reaches_the_best_corner_of_a_linear_model(linear, images, streams)
 
 
 def test_l2_gains_most_of_the_best_margin_of_a_linear_model(linear, images, streams):
-    """A smooth direction, because bumps cannot follow noise. A random one of 192 dimensions would gain 7 % of it."""
+    """A smooth direction, because bumps cannot follow noise. A random one of 192 dimensions would
+    gain 7 % of it.
+    """
     model, x, labels = strong(linear), images(), torch.zeros(4, dtype=torch.int64)
     smooth = torch.linspace(-1, 1, 8).view(1, 8, 1).expand(3, 8, 8).reshape(1, -1)
     model.weight.data = torch.cat([-smooth, smooth])
@@ -73,7 +79,9 @@ def test_the_loss_of_the_best_never_falls_and_it_is_returned(threat, linear, ima
     found = Square(200, threat=threat)(model, images().double(), labels, streams())
     assert len(model.asked) == 200
     asked = torch.stack([margins(model.model, points, labels) for points in model.asked[2:]])
-    torch.testing.assert_close(margins(model.model, found, labels), asked.amax(dim=0), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        margins(model.model, found, labels), asked.amax(dim=0), rtol=0, atol=1e-9
+    )
     best = asked.cummax(dim=0).values
     assert ((best[-1] - best[0]) > 0.1).all()
 
@@ -90,7 +98,9 @@ def test_every_point_asked_lies_in_the_ball_and_in_the_box(threat, linear, strea
 
 
 def test_linf_steps_are_squares_in_the_corners(linear, images, streams):
-    """Stripes first; then one square of one colour, wherever it is not clipped, another place for each image."""
+    """Stripes first; then one square of one colour, wherever it is not clipped, another place for
+    each image.
+    """
     model, x = Recorded(strong(linear)), images(16)
     Square(60, threat=Linf(0.05))(model, x, torch.zeros(16, dtype=torch.int64), streams(16))
     changes = [(points - x).sign() for points in model.asked]
@@ -98,7 +108,10 @@ def test_linf_steps_are_squares_in_the_corners(linear, images, streams):
     assert not changes[1].any()
     assert torch.equal(changes[2], changes[2][:, :, :1].expand_as(x))
     assert changes[2].abs().all()
-    best, f = model.asked[2], margins(model.model, model.asked[2], torch.zeros(16, dtype=torch.int64))
+    best, f = (
+        model.asked[2],
+        margins(model.model, model.asked[2], torch.zeros(16, dtype=torch.int64)),
+    )
     for i, points in enumerate(model.asked[3:]):
         torch.testing.assert_close((points - x).abs(), torch.full_like(x, 0.05), rtol=0, atol=1e-6)
         moved = ((points - best).abs() > 1e-6).any(dim=1)
@@ -110,7 +123,9 @@ def test_linf_steps_are_squares_in_the_corners(linear, images, streams):
         now = margins(model.model, points, torch.zeros(16, dtype=torch.int64))
         best = torch.where((now > f).view(-1, 1, 1, 1), points, best)
         f = torch.maximum(f, now)
-    corners = torch.stack([(points[:, 0] - model.asked[2][:, 0]).flatten(1) for points in model.asked[3:]])
+    corners = torch.stack(
+        [(points[:, 0] - model.asked[2][:, 0]).flatten(1) for points in model.asked[3:]]
+    )
     assert len(corners[20].sign().unique(dim=0)) > 4
 
 
@@ -118,7 +133,9 @@ def test_l2_steps_spend_the_whole_budget(linear, images, streams):
     model, x = Recorded(strong(linear).double()), images().double()
     Square(60, threat=L2(0.3))(model, x, torch.zeros(4, dtype=torch.int64), streams())
     for points in model.asked[2:]:
-        torch.testing.assert_close((points - x).flatten(1).norm(dim=1), torch.full((4,), 0.3).double())
+        torch.testing.assert_close(
+            (points - x).flatten(1).norm(dim=1), torch.full((4,), 0.3).double()
+        )
 
 
 @pytest.mark.parametrize("side", [2, 3, 4, 8])
@@ -130,9 +147,13 @@ def test_l2_steps_spend_what_clipping_left_unused(side, images, streams):
 
 
 def test_the_bump_by_hand():
-    """Side 4: the upper half is eta^(2, 4), centre (1, 2), n = 2: sums of 1, 1/4 and 1/9 from the distance on."""
+    """Side 4: the upper half is eta^(2, 4), centre (1, 2), n = 2: sums of 1, 1/4 and 1/9 from the
+    distance on.
+    """
     tail = [1 + 1 / 4 + 1 / 9, 1 / 4 + 1 / 9, 1 / 9]
-    half = torch.tensor([[tail[2], tail[1], tail[1], tail[1]], [tail[2], tail[1], tail[0], tail[1]]])
+    half = torch.tensor(
+        [[tail[2], tail[1], tail[1], tail[1]], [tail[2], tail[1], tail[0], tail[1]]]
+    )
     both = torch.cat([half, -half])
     torch.testing.assert_close(eta(4, CPU), both / both.norm())
     for side in range(1, 12):
@@ -143,7 +164,17 @@ def test_the_bump_by_hand():
 def test_the_schedule_by_hand(images):
     """p = 0.8 halved after 10, 50, 200, ... iterations; h = round(sqrt(p) * 32)."""
     x = images(1, 3, 32)
-    sides = {10: 0.8, 11: 0.4, 50: 0.4, 51: 0.2, 201: 0.1, 501: 0.05, 1001: 0.025, 2001: 0.0125, 4001: 0.00625}
+    sides = {
+        10: 0.8,
+        11: 0.4,
+        50: 0.4,
+        51: 0.2,
+        201: 0.1,
+        501: 0.05,
+        1001: 0.025,
+        2001: 0.0125,
+        4001: 0.00625,
+    }
     for i, p in sides.items():
         assert Square().side(i, 5000, x) == round(math.sqrt(p) * 32), i
     rescaled = Square(rescale=True)
@@ -173,7 +204,9 @@ def test_images_of_any_shape(threat, shape, streams):
 @pytest.mark.parametrize("threat", [Linf(0), L2(0)], ids=str)
 def test_epsilon_zero_returns_the_images(threat, curved, random_linear, images, streams):
     for model in (curved(), random_linear(4)):
-        assert torch.equal(Square(30, votes=2, threat=threat)(model, images(), LABELS, streams()), images())
+        assert torch.equal(
+            Square(30, votes=2, threat=threat)(model, images(), LABELS, streams()), images()
+        )
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=str)
@@ -198,7 +231,9 @@ def test_broken_images_leave_and_disturb_nobody(threat, curved, counting, images
 
 @pytest.mark.parametrize("objective", [Margin(), TargetedMargin(), CrossEntropy()], ids=str)
 @pytest.mark.parametrize("queries", [4, 5, 47])
-def test_declared_cost_is_counted_cost_where_nobody_is_broken(queries, objective, curved, counting, images, streams):
+def test_declared_cost_is_counted_cost_where_nobody_is_broken(
+    queries, objective, curved, counting, images, streams
+):
     model, x = counting(curved()), images()
     labels = model.model(x).argmax(1)
     attack = Square(queries, objective=objective, threat=Linf(1e-5))
@@ -207,7 +242,9 @@ def test_declared_cost_is_counted_cost_where_nobody_is_broken(queries, objective
 
 
 @pytest.mark.parametrize("queries", [4, 21, 22, 100])
-def test_a_random_model_costs_two_times_the_votes_an_iteration(queries, random_linear, counting, images, streams):
+def test_a_random_model_costs_two_times_the_votes_an_iteration(
+    queries, random_linear, counting, images, streams
+):
     model = counting(random_linear(4))
     Square(queries, votes=10)(model, images(), LABELS, streams())
     assert model.queries == 4 * (2 + 20 * ((queries - 2) // 20)) <= 4 * queries
@@ -215,7 +252,9 @@ def test_a_random_model_costs_two_times_the_votes_an_iteration(queries, random_l
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=str)
-def test_a_random_model_loses_on_average_and_not_in_one_draw(threat, random_linear, images, streams):
+def test_a_random_model_loses_on_average_and_not_in_one_draw(
+    threat, random_linear, images, streams
+):
     model, x = random_linear(4, scale=0.05), images(8)
     labels = super(type(model), model).forward(x).argmax(1)
     attack = Square(600, votes=5, threat=threat)
@@ -224,7 +263,11 @@ def test_a_random_model_loses_on_average_and_not_in_one_draw(threat, random_line
 
     def mean_margin(points):
         rng = Rng.for_images(9, torch.arange(8)).tile(50)
-        return Margin()(model(points.repeat(50, 1, 1, 1), rng), labels.repeat(50)).view(50, 8).mean(dim=0)
+        return (
+            Margin()(model(points.repeat(50, 1, 1, 1), rng), labels.repeat(50))
+            .view(50, 8)
+            .mean(dim=0)
+        )
 
     assert (mean_margin(found) > mean_margin(x) + 0.02).all()
     for i in (0, 5):
@@ -243,7 +286,9 @@ class Flickering(nn.Module):
 
 
 def test_random_and_other_images_in_one_batch(counting, images, streams):
-    """A verdict that flickers ends nothing, and images of both kinds end with what they have alone."""
+    """A verdict that flickers ends nothing, and images of both kinds end with what they have
+    alone.
+    """
     x = torch.cat([images(2) * 0.2, images(2) * 0.2 + 0.7])[torch.tensor([0, 2, 1, 3])]
     labels = torch.zeros(4, dtype=torch.int64)
     model = counting(Flickering())
@@ -306,12 +351,15 @@ def test_every_field_changes_the_outcome(change, curved, images, streams):
 
 
 def test_votes_change_the_outcome_of_a_random_model(random_linear, images, streams):
-    results = [Square(60, votes=votes)(random_linear(4), images(), LABELS, streams()) for votes in (2, 5)]
+    results = [
+        Square(60, votes=votes)(random_linear(4), images(), LABELS, streams()) for votes in (2, 5)
+    ]
     assert not torch.equal(*results)
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("queries", 3), ("p", 1.5), ("p", -0.1), ("p", float("nan")), ("votes", 0)]
+    ("option", "value"),
+    [("queries", 3), ("p", 1.5), ("p", -0.1), ("p", float("nan")), ("votes", 0)],
 )
 def test_impossible_options_are_named(option, value):
     with pytest.raises(OptionError, match=rf"^{option} = "):

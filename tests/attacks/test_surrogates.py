@@ -49,7 +49,9 @@ def test_fused_logits_and_probabilities(curved, linear, images, streams):
     torch.testing.assert_close(mean, (one(x) + two(x)) / 2)
     weighted = call_model(Ensemble([Given(one), Given(two)], [0.25, 0.75])(None), x, streams())
     torch.testing.assert_close(weighted, 0.25 * one(x) + 0.75 * two(x))
-    fused = call_model(Ensemble([Given(one), Given(two)], [0.25, 0.75], "probabilities")(None), x, streams())
+    fused = call_model(
+        Ensemble([Given(one), Given(two)], [0.25, 0.75], "probabilities")(None), x, streams()
+    )
     expected = 0.25 * one(x).softmax(1) + 0.75 * two(x).softmax(1)
     torch.testing.assert_close(fused.softmax(1), expected)
     torch.testing.assert_close(fused.exp().sum(1), torch.ones(4))
@@ -64,7 +66,8 @@ def test_fused_losses_are_the_mean_of_the_members_losses(objective, curved, imag
     torch.testing.assert_close(Loss(both, objective, labels)(x, streams()), expected)
     # Stacked copies, as estimators pass them.
     torch.testing.assert_close(
-        Loss(both, objective, labels)(x.repeat(2, 1, 1, 1), streams().tile(range(2))), expected.repeat(2)
+        Loss(both, objective, labels)(x.repeat(2, 1, 1, 1), streams().tile(range(2))),
+        expected.repeat(2),
     )
     by_logits = Ensemble([Given(one), Given(two)], [0.25, 0.75])(None)
     assert not torch.allclose(Loss(by_logits, objective, labels)(x, streams()), expected)
@@ -72,10 +75,15 @@ def test_fused_losses_are_the_mean_of_the_members_losses(objective, curved, imag
 
 @pytest.mark.parametrize("attack", [ProjectedGradient(3, 0.01), APGD(steps=3)])
 def test_every_attack_climbs_fused_losses(attack, curved, images, streams):
-    """Members that answer with opposite confidence: the mean of logits hides the first, the mean of losses does not."""
+    """Members that answer with opposite confidence: the mean of logits hides the first, the mean of
+    losses does not.
+    """
     one, two, x = curved(classes=3), curved(classes=3, seed=1), images()
     labels, members = torch.arange(4) % 3, [Given(one), Given(two)]
-    found = {fuse: attack(Ensemble(members, None, fuse)(None), x, labels, streams()) for fuse in ("logits", "losses")}
+    found = {
+        fuse: attack(Ensemble(members, None, fuse)(None), x, labels, streams())
+        for fuse in ("logits", "losses")
+    }
 
     def mean_loss(adversarial):
         return sum(CrossEntropy()(model(adversarial), labels) for model in (one, two)).mean()
@@ -117,7 +125,9 @@ def test_own_surrogate_is_the_attackers_model_differentiated_as_told(trained, cu
     x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     model = load(trained.best)
     for inner in (IdentityBackward(), UnrolledTransform("tanh")):
-        source = OwnSurrogate(str(trained.best), inner).opened(READER)(DefendedClassifier(None, curved()))
+        source = OwnSurrogate(str(trained.best), inner).opened(READER)(
+            DefendedClassifier(None, curved())
+        )
         assert torch.equal(gradient(source, x, streams()), gradient(inner(model), x, streams()))
     bare = Checkpoint(str(trained.best)).opened(READER)(None)
     assert torch.equal(bare(x), model.classifier(x))
@@ -149,6 +159,8 @@ def test_reparameterization_puts_h_in_the_place_of_g(trained, tmp_path, streams)
     assert torch.equal(source(x), target.classifier(h(x)))
     assert (h(x) - x).abs().max() <= 0.2
     with pytest.raises(UserError, match="no defense that h"):
-        Reparameterization(str(tmp_path / "h.safetensors")).opened(READER)(DefendedClassifier(None, target.classifier))
+        Reparameterization(str(tmp_path / "h.safetensors")).opened(READER)(
+            DefendedClassifier(None, target.classifier)
+        )
     with pytest.raises(UserError, match="no h of a reparameterization"):
         FullyConvolutional.load(next(trained.folder.rglob("f_b/*.safetensors")))

@@ -8,7 +8,14 @@ from robusttrain.attacks.parts.threats import into_ball
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
-THREATS = [Linf(0.1), L2(0.5), RMSD(0.05), Linf(0.1, clip=False), L2(0.5, clip=False), RMSD(0.05, clip=False)]
+THREATS = [
+    Linf(0.1),
+    L2(0.5),
+    RMSD(0.05),
+    Linf(0.1, clip=False),
+    L2(0.5, clip=False),
+    RMSD(0.05, clip=False),
+]
 
 
 def anywhere(images, spread: float = 0.5):
@@ -40,7 +47,9 @@ def test_projection_ends_in_the_ball_and_the_box_and_is_idempotent(threat, image
 def test_linf_projection_in_closed_form(images):
     x = images(8)
     points = anywhere(x)
-    torch.testing.assert_close(Linf(0.1).project(points, x), points.clamp(x - 0.1, x + 0.1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        Linf(0.1).project(points, x), points.clamp(x - 0.1, x + 0.1), rtol=0, atol=1e-6
+    )
 
 
 def test_l2_projection_in_closed_form(images):
@@ -86,7 +95,9 @@ def test_linf_random_start_is_uniform(images, streams):
 
 
 def test_l2_random_start_is_uniform_in_the_ball():
-    """In three dimensions the share of the ball within r is r^3, and directions have no preference."""
+    """In three dimensions the share of the ball within r is r^3, and directions have no
+    preference.
+    """
     x = torch.full((4000, 3, 1, 1), 0.5)
     change = L2(0.4).random_start(x, Rng.for_images(0, torch.arange(4000))) - x
     share = (change.flatten(1).norm(dim=1) / 0.4) ** 3
@@ -120,7 +131,9 @@ def test_rmsd_is_l2_in_units_that_do_not_depend_on_the_size(images, streams):
         radius = 0.05 * (3 * side * side) ** 0.5
         points = anywhere(x)
         torch.testing.assert_close(RMSD(0.05).project(points, x), L2(radius).project(points, x))
-        torch.testing.assert_close(RMSD(0.05).random_start(x, streams(8)), L2(radius).random_start(x, streams(8)))
+        torch.testing.assert_close(
+            RMSD(0.05).random_start(x, streams(8)), L2(radius).random_start(x, streams(8))
+        )
         torch.testing.assert_close(RMSD(0.05).distance(x + 0.03, x), torch.full((8,), 0.03))
 
 

@@ -29,7 +29,9 @@ KINDS = ("automatic", "softsign", "tanh")
 
 
 def defended(curved, **options):
-    return DefendedClassifier(AdversarialTransform(curved(seed=1), **{"steps": 4, **options}), curved())
+    return DefendedClassifier(
+        AdversarialTransform(curved(seed=1), **{"steps": 4, **options}), curved()
+    )
 
 
 def product(transform, images, rng, v):
@@ -45,7 +47,14 @@ def noise(like, seed=3):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "options", [{}, {"random_start": False}, {"target": "predicted"}, {"clip": True, "radius": 0.5}, {"steps": 0}]
+    "options",
+    [
+        {},
+        {"random_start": False},
+        {"target": "predicted"},
+        {"clip": True, "radius": 0.5},
+        {"steps": 0},
+    ],
 )
 def test_forward_is_g_itself(curved, images, streams, kind, options):
     target = defended(curved, **options)
@@ -55,11 +64,15 @@ def test_forward_is_g_itself(curved, images, streams, kind, options):
 
 @pytest.mark.parametrize("kind", ["softsign", "tanh"])
 @pytest.mark.parametrize(("steps", "radius"), [(1, 0.02), (4, 0.02), (4, 0.3)])
-def test_the_smoothed_g_has_the_jacobian_that_central_differences_find(curved, images, streams, kind, steps, radius):
+def test_the_smoothed_g_has_the_jacobian_that_central_differences_find(
+    curved, images, streams, kind, steps, radius
+):
     f_b = curved(seed=1, side=4).double()
     f_b.first.data *= 3
     threat = Linf(radius, clip=False)
-    attack = ProjectedGradient(steps, 0.5, threat=threat, objective=TargetedCrossEntropy("least_likely"))
+    attack = ProjectedGradient(
+        steps, 0.5, threat=threat, objective=TargetedCrossEntropy("least_likely")
+    )
     unrolling = _Unrolling(attack, f_b, f_b, kind, smooth=True)
 
     def smoothed(x, rng):
@@ -79,7 +92,9 @@ def test_the_smoothed_g_has_the_jacobian_that_central_differences_find(curved, i
 
 
 @pytest.mark.parametrize("clip", [False, True])
-def test_automatic_is_what_plain_differentiation_of_the_written_out_loop_gives(curved, images, streams, clip):
+def test_automatic_is_what_plain_differentiation_of_the_written_out_loop_gives(
+    curved, images, streams, clip
+):
     target = defended(curved, clip=clip, radius=0.4, random_start=False)
     attack, f_b = target.defense.attack, target.defense.f_b.module
 
@@ -103,7 +118,9 @@ def test_automatic_is_what_plain_differentiation_of_the_written_out_loop_gives(c
 
 
 @pytest.mark.parametrize("kind", ["softsign", "tanh"])
-def test_exact_forward_takes_the_smooth_derivatives_at_the_true_iterates(curved, images, streams, kind):
+def test_exact_forward_takes_the_smooth_derivatives_at_the_true_iterates(
+    curved, images, streams, kind
+):
     """One step of g, written out: J^T v = v - w + w + eps H sigma' w with w = pi' v."""
     target = defended(curved, steps=1, radius=0.05)
     defense, x = target.defense, images()
@@ -116,7 +133,9 @@ def test_exact_forward_takes_the_smooth_derivatives_at_the_true_iterates(curved,
     alpha = 0.05 / 6
     offset = start.detach() + alpha * gradient.detach().sign() - x
     w = projection_derivative(offset, 0.05, kind) * v
-    (curvature,) = torch.autograd.grad((gradient * (alpha * sign_derivative(gradient.detach(), kind) * w)).sum(), start)
+    (curvature,) = torch.autograd.grad(
+        (gradient * (alpha * sign_derivative(gradient.detach(), kind) * w)).sum(), start
+    )
     torch.testing.assert_close(found, v + curvature)
     assert (offset.abs() > 0.05).any()
     assert curvature.abs().max() > 1e-4
@@ -148,7 +167,9 @@ def test_bfloat16_g_is_differentiated_in_float32(curved, images, streams):
 
 def test_it_says_what_it_cannot_unroll(curved):
     for defense in (RandomResizePad(10), Chain([AdversarialTransform(curved())])):
-        with pytest.raises(UserError, match=f"UnrolledTransform: {type(defense).__name__} is no iterative"):
+        with pytest.raises(
+            UserError, match=f"UnrolledTransform: {type(defense).__name__} is no iterative"
+        ):
             UnrolledTransform()(DefendedClassifier(defense, curved()))
     with pytest.raises(UserError, match="has no defense"):
         UnrolledTransform()(DefendedClassifier(None, curved()))
@@ -192,13 +213,17 @@ def test_fixed_randomness_needs_randomness(curved):
 
 
 def test_unrolled_breaks_a_g_of_one_step_where_the_identity_is_wrong(curved, images, streams):
-    """A defense that it is made for: one smooth step moves far, so that g's own curvature decides."""
+    """A defense that it is made for: one smooth step moves far, so that g's own curvature
+    decides.
+    """
     target = defended(curved, steps=1, random_start=False, radius=0.2)
     x = images(16)
     labels = target(x, streams(16)).argmax(1)
     attack = ProjectedGradient(20, 0.01, threat=Linf(0.08), random_start=False)
     left = {
-        type(source).__name__: (target(attack(source(target), x, labels, streams(16)), streams(16)).argmax(1) == labels)
+        type(source).__name__: (
+            target(attack(source(target), x, labels, streams(16)), streams(16)).argmax(1) == labels
+        )
         .float()
         .mean()
         for source in (UnrolledTransform(), IdentityBackward())

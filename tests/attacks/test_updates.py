@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from robusttrain.attacks import L2, Adam, Margin, MomentumSign, Normalized, ProjectedGradient, Sign, UnitRMSD
+from robusttrain.attacks import (
+    L2,
+    Adam,
+    Margin,
+    MomentumSign,
+    Normalized,
+    ProjectedGradient,
+    Sign,
+    UnitRMSD,
+)
 from robusttrain.core.errors import OptionError
 
 RULES = [Sign(), MomentumSign(0.0), MomentumSign(1.0), Normalized(), UnitRMSD()]
@@ -30,8 +39,14 @@ def test_sign():
 def test_momentum_by_hand():
     one, two = torch.tensor([[[[3.0, -1.0]]]]), torch.tensor([[[[-1.0, 1.0]]]])
     # m_1 = (0.75, -0.25); m_2 = 0.5 m_1 + (-0.5, 0.5) = (-0.125, 0.375); with decay 1: (0.25, 0.25)
-    assert [step.flatten().tolist() for step in follow(MomentumSign(0.5), one, two)] == [[1, -1], [-1, 1]]
-    assert [step.flatten().tolist() for step in follow(MomentumSign(1.0), one, two)] == [[1, -1], [1, 1]]
+    assert [step.flatten().tolist() for step in follow(MomentumSign(0.5), one, two)] == [
+        [1, -1],
+        [-1, 1],
+    ]
+    assert [step.flatten().tolist() for step in follow(MomentumSign(1.0), one, two)] == [
+        [1, -1],
+        [1, 1],
+    ]
     rule = MomentumSign(1.0)
     _, state = rule.step(one, rule.init(one))
     assert state.flatten().tolist() == [0.75, -0.25]
@@ -39,14 +54,18 @@ def test_momentum_by_hand():
 
 def test_momentum_without_decay_is_sign():
     series = [gradients(seed=seed) for seed in range(4)]
-    for momentum, sign in zip(follow(MomentumSign(0.0), *series), follow(Sign(), *series), strict=True):
+    for momentum, sign in zip(
+        follow(MomentumSign(0.0), *series), follow(Sign(), *series), strict=True
+    ):
         assert torch.equal(momentum, sign)
 
 
 def test_momentum_does_not_depend_on_the_scale_of_a_gradient():
     series = [gradients(seed=seed) for seed in range(3)]
     scaled = [gradient * factor for gradient, factor in zip(series, (1e-6, 1e6, 3.0), strict=True)]
-    for one, other in zip(follow(MomentumSign(1.0), *series), follow(MomentumSign(1.0), *scaled), strict=True):
+    for one, other in zip(
+        follow(MomentumSign(1.0), *series), follow(MomentumSign(1.0), *scaled), strict=True
+    ):
         assert torch.equal(one, other)
 
 
@@ -62,7 +81,9 @@ def test_one_bad_gradient_poisons_no_later_step_and_no_other_image(rule, poison)
     others = torch.tensor([0, 2, 3])
     for step, plain in zip(steps, expected, strict=True):
         assert torch.equal(step[others], plain[others])
-    assert torch.equal(steps[2][1], follow(rule, good, good)[1][1])  # image 1 moves on as if it had not happened
+    assert torch.equal(
+        steps[2][1], follow(rule, good, good)[1][1]
+    )  # image 1 moves on as if it had not happened
 
 
 @pytest.mark.parametrize("rule", ALL, ids=str)
@@ -95,12 +116,19 @@ def test_images_do_not_interact(rule):
 
 
 def test_an_l2_attack_on_a_saturated_model_still_moves_by_its_step_size(linear, images, streams):
-    """The margin's gradient is the weights themselves; tiny ones give the same steps as large ones."""
+    """The margin's gradient is the weights themselves; tiny ones give the same steps as large
+    ones.
+    """
     labels, ends = torch.tensor([0, 1, 2, 0]), []
     for scale in (0.2, 0.2e-24):
         model = linear(scale=scale)
         attack = ProjectedGradient(
-            steps=1, step_size=0.05, random_start=False, threat=L2(0.5), objective=Margin(), rule=Normalized()
+            steps=1,
+            step_size=0.05,
+            random_start=False,
+            threat=L2(0.5),
+            objective=Margin(),
+            rule=Normalized(),
         )
         ends.append(attack(model, images(), labels, streams()))
     distances = [(end - images()).flatten(1).norm(dim=1) for end in ends]
@@ -126,7 +154,9 @@ def test_adam_is_that_of_torch():
     series = [gradients(seed=seed) * 10.0 ** (seed % 4 - 2) for seed in range(10)]
     for rule in (Adam(), Adam(beta1=0.5, beta2=0.9, tiny=1e-3)):
         x = torch.zeros(4, 3, 4, 4, requires_grad=True)
-        theirs = torch.optim.Adam([x], lr=1.0, betas=(rule.beta1, rule.beta2), eps=rule.tiny, maximize=True)
+        theirs = torch.optim.Adam(
+            [x], lr=1.0, betas=(rule.beta1, rule.beta2), eps=rule.tiny, maximize=True
+        )
         for gradient in series:
             x.grad = gradient
             theirs.step()
@@ -151,7 +181,9 @@ def test_images_may_leave_adam():
     assert torch.equal(step, follow(Adam(), *series)[1][which])
 
 
-@pytest.mark.parametrize(("option", "value"), [("beta1", -0.1), ("beta1", 1.0), ("beta2", 1.0), ("tiny", 0.0)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("beta1", -0.1), ("beta1", 1.0), ("beta2", 1.0), ("tiny", 0.0)]
+)
 def test_impossible_options_of_adam_are_named(option, value):
     with pytest.raises(OptionError, match=rf"^{option} = "):
         Adam(**{option: value})

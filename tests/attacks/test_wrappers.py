@@ -1,4 +1,6 @@
-"""Restarts, cascades, best of several: who goes on, what comes back, what it costs, and luck on random models."""
+"""Restarts, cascades, best of several: who goes on, what comes back, what it costs, and luck on
+random models.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -71,7 +73,8 @@ def test_in_a_cascade_only_survivors_go_on(streams):
     members = [Shift(0.1), Shift(0.2), Shift(0.3)]
     found = Several(members, threat=Linf(1.0))(Bright(), x, labels, streams(4))
     assert [member.calls for member in members] == [[3], [2], [1]]
-    # The first is wrong as it stands; the last is never broken, and the largest shift comes nearest to it.
+    # The first is wrong as it stands; the last is never broken, and the largest shift comes nearest
+    # to it.
     assert found[:, 0, 0, 0].tolist() == pytest.approx([0.7, 0.55, 0.55, 0.4])
 
 
@@ -145,7 +148,9 @@ class Coin(Defense):
 
 
 def test_choosing_among_runs_that_do_nothing_does_not_lower_the_accuracy():
-    """The choice is made on draws that do not score: 20 runs on a model that is right in 90 % leave 90 %."""
+    """The choice is made on draws that do not score: 20 runs on a model that is right in 90 % leave
+    90 %.
+    """
 
     class Light(nn.Module):
         def forward(self, images):
@@ -229,7 +234,10 @@ def test_members_checks_and_questions_to_g_are_carried_through(curved):
     ("make", "words"),
     [
         (lambda: Several([]), "attacks = \\[\\]: name at least one"),
-        (lambda: Several([NOISE, GenAttack()], threat=L2()), r"attacks\[1\]\.threat = .*must be Linf"),
+        (
+            lambda: Several([NOISE, GenAttack()], threat=L2()),
+            r"attacks\[1\]\.threat = .*must be Linf",
+        ),
         (lambda: Several([NOISE], "worst"), "keep = 'worst': must be one of first, best"),
         (lambda: Restarts(NOISE, 0), "restarts = 0: must be at least 1"),
         (lambda: Restarts(NOISE, votes=0), "votes = 0"),
@@ -247,7 +255,9 @@ def test_bad_options_are_one_line(make, words):
 def written(folder, members: str, source: str = "Target", name: str = "mine") -> str:
     path = folder / f"{name}.yaml"
     source = f"source: {{class_path: robusttrain.attacks.{source}}}"
-    path.write_text(f"class_path: robusttrain.attacks.Several\ninit_args: {{attacks: {members}}}\n{source}\n")
+    path.write_text(
+        f"class_path: robusttrain.attacks.Several\ninit_args: {{attacks: {members}}}\n{source}\n"
+    )
     return str(path)
 
 
@@ -261,16 +271,27 @@ def test_members_are_named_by_their_presets(tmp_path):
 
 
 def test_overrides_reach_members_by_their_number():
-    overrides = [("autoattack.attacks.2.steps", "7"), ("attacks.3.queries", "99"), ("threat.epsilon", "0.2")]
+    overrides = [
+        ("autoattack.attacks.2.steps", "7"),
+        ("attacks.3.queries", "99"),
+        ("threat.epsilon", "0.2"),
+    ]
     found = scenarios(["autoattack"], overrides)["autoattack"].attack
-    assert (found.attacks[2].steps, found.attacks[3].queries, found.attacks[0].steps) == (7, 99, 100)
+    assert (found.attacks[2].steps, found.attacks[3].queries, found.attacks[0].steps) == (
+        7,
+        99,
+        100,
+    )
     assert found.members[2].threat == Linf(0.2)
 
 
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ("[pgd, bpda-i]", "bpda-i needs robusttrain.attacks.IdentityBackward: name that under 'source'"),
+        (
+            "[pgd, bpda-i]",
+            "bpda-i needs robusttrain.attacks.IdentityBackward: name that under 'source'",
+        ),
         ("[pdg]", "did you mean pgd"),
         ("[3]", "mine"),
         ("pgd", "mine"),
@@ -290,7 +311,9 @@ def test_a_preset_that_holds_itself_is_one_line(tmp_path, monkeypatch):
         scenarios(["loop"])
 
 
-@pytest.mark.parametrize("change", [("attacks.9.steps", "7"), ("steps", "7"), ("attacks.0.stepz", "7")], ids=str)
+@pytest.mark.parametrize(
+    "change", [("attacks.9.steps", "7"), ("steps", "7"), ("attacks.0.stepz", "7")], ids=str
+)
 def test_overrides_that_reach_nothing_are_one_line(change):
     with pytest.raises(UserError, match="attacks|autoattack") as caught:
         scenarios(["autoattack"], [change])
@@ -308,7 +331,9 @@ def small(name: str, epsilon: float) -> Attack:
 
 
 def test_autoattack_of_torchattacks(patterns, streams):
-    """The same four attacks with the same budgets leave the same accuracy, within one image in a hundred."""
+    """The same four attacks with the same budgets leave the same accuracy, within one image in a
+    hundred.
+    """
     torchattacks = pytest.importorskip("torchattacks")
     model, x, labels = patterns
     epsilon = 0.035
@@ -322,7 +347,9 @@ def test_autoattack_of_torchattacks(patterns, streams):
     theirs = torchattacks.MultiAttack(pieces)(x, labels)
     attack = small("autoattack", epsilon)
     found = attack(model, x, labels, streams(len(x)))
-    left, left_theirs = ((model(points).argmax(1) == labels).float().mean().item() for points in (found, theirs))
+    left, left_theirs = (
+        (model(points).argmax(1) == labels).float().mean().item() for points in (found, theirs)
+    )
     assert 0.1 < left < 0.95
     assert abs(left - left_theirs) <= 0.01
     # No member alone leaves less.
@@ -332,7 +359,9 @@ def test_autoattack_of_torchattacks(patterns, streams):
 
 
 def test_the_standard_and_the_random_version_are_those_of_the_paper():
-    standard, rand = (found.attack for found in scenarios(["autoattack", "autoattack-rand"]).values())
+    standard, rand = (
+        found.attack for found in scenarios(["autoattack", "autoattack-rand"]).values()
+    )
     assert list(standard.members) == [
         APGD(100),
         APGD(100, targets=9, objective=TargetedDLR()),

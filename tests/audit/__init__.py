@@ -1,1 +1,3 @@
-"""A corpus of evaluations with known defects, and sound ones: what the audit must name, and what it must not accuse."""
+"""A corpus of evaluations with known defects, and sound ones: what the audit must name, and what it
+must not accuse.
+"""

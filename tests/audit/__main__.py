@@ -1,4 +1,6 @@
-"""``python -m tests.audit``: what the audit says of every evaluation of the corpus, and both rates."""
+"""``python -m tests.audit``: what the audit says of every evaluation of the corpus, and both
+rates.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,12 @@ from .corpus import SOUND, WRONG, audited
 
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.audit", description=__doc__)
-    options.add_argument("--audit_images", type=int, default=SAMPLE, help="of each sample; 0: by cost, as evaluate.py")
+    options.add_argument(
+        "--audit_images",
+        type=int,
+        default=SAMPLE,
+        help="of each sample; 0: by cost, as evaluate.py",
+    )
     sample = options.parse_args().audit_images or None
     shown = Table(title="the audit on the corpus", title_justify="left")
     for column in ("evaluation", "must be named by", "verdict", "seconds"):
@@ -30,7 +37,12 @@ def main() -> int:
         named += hit
         accused += case.expected is None and audit.verdict != "sound"
         mark = "" if case.expected is None else (" (named)" if hit else " (missed)")
-        shown.add_row(case.name, (case.expected or "-") + mark, audit.verdict, f"{time.perf_counter() - start:.1f}")
+        shown.add_row(
+            case.name,
+            (case.expected or "-") + mark,
+            audit.verdict,
+            f"{time.perf_counter() - start:.1f}",
+        )
     Console(width=None if sys.stdout.isatty() else 140).print(shown)
     sys.stdout.write(f"{named} of {len(WRONG)} named, {accused} of {len(SOUND)} accused\n")
     return int(named < len(WRONG) or accused > 0)

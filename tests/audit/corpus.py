@@ -68,7 +68,10 @@ def evaluation(
 
 def both(classifier: nn.Module) -> Engine:
     """Attacked by its own gradient, and by that of another model."""
-    scenarios = {"white": Scenario(pgd(), Target()), "transfer": Scenario(pgd(steps=40), n.AnotherModel())}
+    scenarios = {
+        "white": Scenario(pgd(), Target()),
+        "transfer": Scenario(pgd(steps=40), n.AnotherModel()),
+    }
     return Engine(DefendedClassifier(None, classifier), scenarios, draws=10)
 
 
@@ -83,27 +86,59 @@ WRONG = (
         "zero gradients",
         lambda: evaluation(n.quantized(), pgd(), defense=n.Quantize()),
     ),
-    Case("random resizing without EOT", "twice the draws", lambda: resized(pgd(steps=10, relative_step_size=0.25))),
+    Case(
+        "random resizing without EOT",
+        "twice the draws",
+        lambda: resized(pgd(steps=10, relative_step_size=0.25)),
+    ),
     Case("huge logits", "zero gradients", lambda: evaluation(n.Scaled(n.plain(), 1000.0), pgd())),
     Case("saturated sigmoid", "black box", lambda: evaluation(n.Saturated(n.sharpened()), pgd())),
-    Case("detached preprocessing", "gradient agreement", lambda: evaluation(n.Detached(n.plain()), pgd())),
+    Case(
+        "detached preprocessing",
+        "gradient agreement",
+        lambda: evaluation(n.Detached(n.plain()), pgd()),
+    ),
     Case("k winners take all", "black box", lambda: evaluation(n.winners(), pgd())),
     Case("too few steps", "twice the steps", lambda: evaluation(n.plain(), pgd(steps=3))),
-    Case("one step", "twice the steps", lambda: evaluation(n.plain(), pgd(steps=1, relative_step_size=1.0))),
+    Case(
+        "one step",
+        "twice the steps",
+        lambda: evaluation(n.plain(), pgd(steps=1, relative_step_size=1.0)),
+    ),
     Case("step size of zero", "single step", lambda: evaluation(n.plain(), pgd(step_size=1e-12))),
-    Case("epsilon parsed and unused", "epsilon 0", lambda: evaluation(n.plain(), n.EpsilonUnused())),
-    Case("model in training mode", "repeated passes", lambda: evaluation(n.batch_statistics(), pgd())),
-    Case("noise from a generator of its own", "repeated passes", lambda: evaluation(n.OwnGenerator(n.plain()), pgd())),
+    Case(
+        "epsilon parsed and unused", "epsilon 0", lambda: evaluation(n.plain(), n.EpsilonUnused())
+    ),
+    Case(
+        "model in training mode", "repeated passes", lambda: evaluation(n.batch_statistics(), pgd())
+    ),
+    Case(
+        "noise from a generator of its own",
+        "repeated passes",
+        lambda: evaluation(n.OwnGenerator(n.plain()), pgd()),
+    ),
     Case(
         "noise scored on its own draws",
         "fresh draws",
-        lambda: evaluation(n.noisy(), pgd(steps=0, gradient=Average(draws=10)), defense=n.Noise(0.3), kind=n.OwnDraws),
+        lambda: evaluation(
+            n.noisy(),
+            pgd(steps=0, gradient=Average(draws=10)),
+            defense=n.Noise(0.3),
+            kind=n.OwnDraws,
+        ),
     ),
-    Case("softmax instead of logits", "probabilities", lambda: evaluation(n.Probabilities(n.plain()), pgd())),
+    Case(
+        "softmax instead of logits",
+        "probabilities",
+        lambda: evaluation(n.Probabilities(n.plain()), pgd()),
+    ),
     Case(
         "backdoor region beside the images",
         "random noise",
-        lambda: evaluation(n.OffTheGrid(n.robust()), pgd(step_size=2 / 255, random_start=False, threat=Linf(20 / 255))),
+        lambda: evaluation(
+            n.OffTheGrid(n.robust()),
+            pgd(step_size=2 / 255, random_start=False, threat=Linf(20 / 255)),
+        ),
     ),
     Case("wrong sign", "epsilon 0.5", lambda: evaluation(n.plain(), pgd(objective=n.WrongSign()))),
     Case(
@@ -121,12 +156,16 @@ WRONG = (
     Case(
         "noise and rounding without BPDA",
         "fixed randomness",
-        lambda: evaluation(n.noisy_quantized(), pgd(gradient=Average(draws=10)), defense=n.NoisyQuantize()),
+        lambda: evaluation(
+            n.noisy_quantized(), pgd(gradient=Average(draws=10)), defense=n.NoisyQuantize()
+        ),
     ),
     Case(
         "one step across a wave",
         "monotone in epsilon",
-        lambda: evaluation(n.Wavy(n.plain()), pgd(steps=1, relative_step_size=1.0, random_start=False)),
+        lambda: evaluation(
+            n.Wavy(n.plain()), pgd(steps=1, relative_step_size=1.0, random_start=False)
+        ),
     ),
 )
 SOUND = (
@@ -134,7 +173,11 @@ SOUND = (
     Case("dropout that nobody knows of", None, lambda: evaluation(n.Dropped(n.plain()), pgd())),
     Case("undefended, PGD", None, lambda: evaluation(n.plain(), pgd(steps=40))),
     Case("adversarial training, PGD", None, lambda: evaluation(n.robust(), pgd(steps=40))),
-    Case("adversarial training, APGD", None, lambda: evaluation(n.robust(), APGD(steps=50, threat=Linf(EPSILON)))),
+    Case(
+        "adversarial training, APGD",
+        None,
+        lambda: evaluation(n.robust(), APGD(steps=50, threat=Linf(EPSILON))),
+    ),
     Case(
         "adversarial training, L2",
         None,
@@ -155,7 +198,9 @@ SOUND = (
 
 
 def audited(case: Case, sample: int | None = SAMPLE) -> Audit:
-    """The evaluation of a case on `IMAGES` test images, audited on ``sample`` of them; None for as cost allows."""
+    """The evaluation of a case on `IMAGES` test images, audited on ``sample`` of them; None for as
+    cost allows.
+    """
     data = n.digits()
     images, labels, indices = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
     engine = case.engine()

@@ -1,4 +1,6 @@
-"""Small networks on the embedded digits, trained in seconds, and the defective models that are made of them."""
+"""Small networks on the embedded digits, trained in seconds, and the defective models that are made
+of them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ from robusttrain.models.defended import DefendedClassifier
 SIDE = 8
 
 
-def convnet(side: int = SIDE, activation: Callable[[], nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
+def convnet(
+    side: int = SIDE, activation: Callable[[], nn.Module] = nn.ReLU, norm: bool = False
+) -> nn.Sequential:
     """Two convolutions and two linear layers for grey images of this side."""
     batch_norm: list[nn.Module] = [nn.BatchNorm2d(16, track_running_stats=False)] if norm else []
     return nn.Sequential(
@@ -191,7 +195,9 @@ def batch_statistics() -> nn.Module:
 
 
 class KWinners(nn.Module):
-    """Keeps the k largest activations of an image and sets the others to zero (Xiao, Zhong & Zheng 2020)."""
+    """Keeps the k largest activations of an image and sets the others to zero (Xiao, Zhong & Zheng
+    2020).
+    """
 
     def __init__(self, share: float = 0.1) -> None:
         super().__init__()
@@ -286,7 +292,9 @@ class OwnGenerator(nn.Module):
 
 
 class Wavy(nn.Module):
-    """Bends grey levels by a sine of this period, so that a step of a period sees what a step of none saw."""
+    """Bends grey levels by a sine of this period, so that a step of a period sees what a step of
+    none saw.
+    """
 
     def __init__(self, model: nn.Module, period: float = 0.2, height: float = 0.1) -> None:
         super().__init__()
@@ -297,7 +305,9 @@ class Wavy(nn.Module):
 
 
 class OffTheGrid(nn.Module):
-    """A backdoor: images whose pixels leave the 255 grey levels get another class. No gradient shows it."""
+    """A backdoor: images whose pixels leave the 255 grey levels get another class. No gradient
+    shows it.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -329,7 +339,9 @@ class EpsilonUnused(Attack):
 
 @dataclass(frozen=True)
 class LastRestartWins(Attack):
-    """Restarts, of which the last one always wins, cut short as it is (a restart mask written as ``~byte``)."""
+    """Restarts, of which the last one always wins, cut short as it is (a restart mask written as
+    ``~byte``).
+    """
 
     steps: int = 20
     threat: Linf = field(default_factory=lambda: Linf(0.1))
@@ -339,7 +351,9 @@ class LastRestartWins(Attack):
         return Cost(self.steps + 1, 0)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        whole = ProjectedGradient(steps=self.steps, relative_step_size=0.1, threat=self.threat, gradient=self.gradient)
+        whole = ProjectedGradient(
+            steps=self.steps, relative_step_size=0.1, threat=self.threat, gradient=self.gradient
+        )
         whole.run(source, images, labels, rng)
         return replace(whole, steps=1).run(source, images, labels, rng.fold("last"))
 
@@ -371,7 +385,9 @@ class OwnDraws(Engine):
 
     def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> dict[str, Tensor]:
         found = super()._judge(images, labels, rng)
-        tries = [super(OwnDraws, self)._judge(images, labels, rng.fold(k))["score"] for k in range(5)]
+        tries = [
+            super(OwnDraws, self)._judge(images, labels, rng.fold(k))["score"] for k in range(5)
+        ]
         worst = torch.stack([each.double().mean(dim=1) for each in tries]).min(dim=0).values
         return {**found, "score": (worst > 0.9)[:, None].expand_as(found["score"])}
 

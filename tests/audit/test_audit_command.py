@@ -29,8 +29,19 @@ def evaluate(command, weights, tmp_path):
     def run(*arguments, images=64):
         output = tmp_path / str(next(numbers))
         model = ["--model", "mlp", "--weights", weights, "--defense", "none", "--data", "digits"]
-        places = ["--data.image_size", 8, "--images", images, "--output", output, "--trainer.accelerator", "cpu"]
-        done = command("evaluate.py", *model, *places, "--attack", "pgd", "--epsilon", 0.1, *arguments)
+        places = [
+            "--data.image_size",
+            8,
+            "--images",
+            images,
+            "--output",
+            output,
+            "--trainer.accelerator",
+            "cpu",
+        ]
+        done = command(
+            "evaluate.py", *model, *places, "--attack", "pgd", "--epsilon", 0.1, *arguments
+        )
         path = output / "results.json"
         done.found = json.loads(path.read_text()) if path.exists() else None
         return done
@@ -77,7 +88,9 @@ def test_without_the_audit(evaluate):
 
 
 def test_a_random_defense_behind_another_size_is_audited_too(evaluate):
-    """Resizing makes images larger, so sources, noise and features have other shapes; and the model is random."""
+    """Resizing makes images larger, so sources, noise and features have other shapes; and the model
+    is random.
+    """
     arguments = ["--defense", "randomization", "--defense.low", 6, "--defense.canvas", 8]
     done = evaluate(*arguments, "--attack.steps", 3, "--draws", 3, "--audit", "true")
     assert done.code == 0, done.err

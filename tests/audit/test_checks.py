@@ -92,7 +92,12 @@ def test_short_and_single_step():
     assert short(pgd(steps=2)).steps == 2
     assert short(Square()).queries == 60
     one = single_step(pgd(gradient=Average(draws=3)))
-    assert (one.steps, one.alpha, one.random_start, one.gradient) == (1, 0.1, False, Average(draws=3))
+    assert (one.steps, one.alpha, one.random_start, one.gradient) == (
+        1,
+        0.1,
+        False,
+        Average(draws=3),
+    )
 
 
 def test_changes_reach_attacks_inside_wrappers():
@@ -130,7 +135,9 @@ def test_verdicts():
 
 @pytest.mark.parametrize(("survivors", "strongest"), [(True, "late"), (False, "blind")])
 def test_the_strongest_attack_where_images_are_handed_on(survivors, strongest):
-    """Of 20 images a blind attack takes 12; of the 8 that are left one white box takes none and another one 4."""
+    """Of 20 images a blind attack takes 12; of the 8 that are left one white box takes none and
+    another one 4.
+    """
     scenarios = {
         "blind": Scenario(Square(threat=Linf(0.1)), Target()),
         "early": Scenario(pgd(), Target()),
@@ -138,12 +145,29 @@ def test_the_strongest_attack_where_images_are_handed_on(survivors, strongest):
     }
     model = DefendedClassifier(None, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)))
     engine = Engine(model, scenarios, survivors=survivors)
-    right = {"blind": [False] * 12 + [True] * 8, "early": [True] * 20, "late": [True] * 12 + [False] * 4 + [True] * 4}
-    given = {"blind": [True] * 20, "early": [False] * 12 + [True] * 8, "late": [False] * 12 + [True] * 8}
+    right = {
+        "blind": [False] * 12 + [True] * 8,
+        "early": [True] * 20,
+        "late": [True] * 12 + [False] * 4 + [True] * 4,
+    }
+    given = {
+        "blind": [True] * 20,
+        "early": [False] * 12 + [True] * 8,
+        "late": [False] * 12 + [True] * 8,
+    }
     records = {"index": torch.arange(20)}
     for name in scenarios:
-        records |= {f"{name}/select": torch.tensor(right[name])[:, None], f"{name}/attacked": torch.tensor(given[name])}
-    subject = Subject(engine, torch.rand(20, 1, 2, 2), torch.zeros(20, dtype=torch.int64), torch.arange(20), records)
+        records |= {
+            f"{name}/select": torch.tensor(right[name])[:, None],
+            f"{name}/attacked": torch.tensor(given[name]),
+        }
+    subject = Subject(
+        engine,
+        torch.rand(20, 1, 2, 2),
+        torch.zeros(20, dtype=torch.int64),
+        torch.arange(20),
+        records,
+    )
     assert subject.main == strongest
 
 

@@ -39,7 +39,9 @@ def test_sound_evaluations_are_not_accused(case):
 
 def test_estimates_that_are_mostly_noise_are_named():
     case = next(case for case in WRONG if case.expected == "fixed randomness")
-    assert "two estimates" in {found.check for found in audited(case).findings if found.severity == "weak"}
+    assert "two estimates" in {
+        found.check for found in audited(case).findings if found.severity == "weak"
+    }
 
 
 def test_one_seed_one_audit():
@@ -62,7 +64,9 @@ def test_a_check_that_cannot_be_made_says_so_and_the_others_go_on(monkeypatch):
     batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
     audit.before(*batch)
     audit.after(merge([engine.run(*batch)[0]]))
-    assert [(found.check, found.severity) for found in audit.findings] == [("broken check", "not run")] * 2
+    assert [(found.check, found.severity) for found in audit.findings] == [
+        ("broken check", "not run")
+    ] * 2
     assert audit.findings[0].measured == "RuntimeError: no such thing"
     assert audit.verdict == "sound"
 
@@ -93,7 +97,9 @@ def test_what_it_costs_is_an_upper_bound():
 
     passes = []
     network = plain()
-    handle = network.register_forward_hook(lambda module, inputs, output: passes.append(len(inputs[0])))
+    handle = network.register_forward_hook(
+        lambda module, inputs, output: passes.append(len(inputs[0]))
+    )
     try:
         engine = evaluation(network, pgd(), defense=Quantize())
         audit = Audit(engine, IMAGES)
@@ -105,5 +111,6 @@ def test_what_it_costs_is_an_upper_bound():
         audit.after(merge([records]))
     finally:
         handle.remove()
-    # The engine's sources hold a fast copy of the classifier: what they are asked is not counted here.
+    # The engine's sources hold a fast copy of the classifier: what they are asked is not counted
+    # here.
     assert 0 < sum(passes) <= audit.cost({"attack": 0.0, "scoring": 0.0})[0]

@@ -16,7 +16,9 @@ def evaluated(command, trained, tmp_path):
     """An evaluation of two attacks on 12 images."""
     attacks = ["--attack", "bpda-i-quick", "--attack", "wt", "--attack.wt.steps", 2]
     size = ["--images", 12, "--draws", 2, "--trainer.accelerator", "cpu"]
-    done = command("evaluate.py", "--checkpoint", trained.best, *attacks, *size, "--output", tmp_path / "out")
+    done = command(
+        "evaluate.py", "--checkpoint", trained.best, *attacks, *size, "--output", tmp_path / "out"
+    )
     assert done.code == 0, done.err
     return tmp_path / "out"
 

@@ -1,4 +1,6 @@
-"""Mistakes on the command line: one line that names the option and the fix, exit code 2, nothing started."""
+"""Mistakes on the command line: one line that names the option and the fix, exit code 2, nothing
+started.
+"""
 
 import os
 import re
@@ -19,9 +21,17 @@ def refused(command, monkeypatch, tmp_path):
         monkeypatch.setattr(pl.Trainer, method, lambda *rest, **more: pytest.fail("started"))
 
     def run(script, *arguments):
-        folders = {"train.py": ["--checkpoints", "--logs"], "evaluate.py": ["--checkpoints", "--output"]}[script]
+        folders = {
+            "train.py": ["--checkpoints", "--logs"],
+            "evaluate.py": ["--checkpoints", "--output"],
+        }[script]
         given = [argument for argument in arguments if argument in folders]
-        places = [part for name in folders if name not in given for part in (name, tmp_path / name.strip("-"))]
+        places = [
+            part
+            for name in folders
+            if name not in given
+            for part in (name, tmp_path / name.strip("-"))
+        ]
         done = command(script, *places, *arguments)
         assert done.code == 2, done.err
         lines = done.err.splitlines()
@@ -43,7 +53,10 @@ TRAIN = [
     (["--robust.attacks", "pdg"], "--robust.attacks pdg: .*did you mean pgd"),
     (["--robust.attacks", "[fgsm, pdg]"], "--robust.attacks pdg: .*did you mean pgd"),
     (["--f_b_training", "f-b", "--defense", "advtransform"], "f-b: .*did you mean f_b"),
-    (["--training.learning_rte", "0.1"], "--training.learning_rte.*did you mean --training.learning_rate"),
+    (
+        ["--training.learning_rte", "0.1"],
+        "--training.learning_rte.*did you mean --training.learning_rate",
+    ),
     (["--trainer.max_epohcs", "3"], "--trainer.max_epohcs .*did you mean --trainer.max_epochs"),
     (["--sed", "3"], "--sed .*did you mean --seed"),
     (["--monitor", "nonsense"], "--monitor = 'nonsense': .*val/accuracy.*robust/pgd-quick"),
@@ -64,7 +77,10 @@ TRAIN = [
     (["--model.widths", "[4, x]"], "model.*widths"),
     (["--defense"], "--defense: give the name of a preset"),
     # Ranges.
-    (["--defense", "advtransform", "--defense.radius", "-1"], r"defense.radius = -1.0: must be at least 0"),
+    (
+        ["--defense", "advtransform", "--defense.radius", "-1"],
+        r"defense.radius = -1.0: must be at least 0",
+    ),
     (["--defense", "advtransform", "--defense.steps", "-1"], "defense.steps = -1"),
     (["--defense", "advtransform", "--training.momentum", "2"], "training.momentum = 2.0"),
     (["--defense", "advtransform", "--trainer.strategy", "luck"], "luck"),
@@ -76,8 +92,16 @@ TRAIN = [
         "--training.mixing = 'cutmix': MART needs one label an image; set none",
     ),
     (
-        ["--training", "mart", "--training.objective.attack.objective", "robusttrain.attacks.KLDivergence"],
-        "--training.objective.attack.objective = 'KLDivergence': it does not look at labels.*take CrossEntropy",
+        [
+            "--training",
+            "mart",
+            "--training.objective.attack.objective",
+            "robusttrain.attacks.KLDivergence",
+        ],
+        (
+            "--training.objective.attack.objective = 'KLDivergence': it does not look at"
+            " labels.*take CrossEntropy"
+        ),
     ),
     (
         ["--training", "adversarial-awp", "--trainer.accumulate_grad_batches", "4"],
@@ -87,18 +111,36 @@ TRAIN = [
         ["--training", "free", "--trainer.accumulate_grad_batches", "2"],
         "--trainer.accumulate_grad_batches = 2: .*between two replays.*: set it to 1",
     ),
-    (["--swa.start", "30"], "--swa.start = 30: the run has 30 epochs, counted from 0: give less than 30"),
+    (
+        ["--swa.start", "30"],
+        "--swa.start = 30: the run has 30 epochs, counted from 0: give less than 30",
+    ),
     (["--ema", "1"], "--ema = 1.0: must be at least 0 and below 1"),
-    (["--swa.start", "3", "--trainer.val_check_interval", "0.5"], "--trainer.val_check_interval = 0.5: .*leave it out"),
+    (
+        ["--swa.start", "3", "--trainer.val_check_interval", "0.5"],
+        "--trainer.val_check_interval = 0.5: .*leave it out",
+    ),
     (["--training.warmup", "1"], "--training.warmup = 1.0: must be at least 0 and below 1"),
-    (["--trainer.max_epochs", "-1"], "--trainer.max_epochs = -1: the schedule one_cycle needs an end"),
+    (
+        ["--trainer.max_epochs", "-1"],
+        "--trainer.max_epochs = -1: the schedule one_cycle needs an end",
+    ),
     (
         ["--trainer.precision", "bf16-true"],
         "--trainer.precision = 'bf16-true': images stay in float32: take bf16-mixed",
     ),
-    (["--trainer.accumulate_grad_batches", "0"], "--trainer.accumulate_grad_batches = 0: must be at least 1"),
-    (["--trainer.val_check_interval", "1000"], "--trainer.val_check_interval = 1000: an epoch has 10 batches"),
-    (["--trainer.limit_train_batches", "0.0001"], "--trainer.limit_train_batches = 0.0001: leaves none of 10 batches"),
+    (
+        ["--trainer.accumulate_grad_batches", "0"],
+        "--trainer.accumulate_grad_batches = 0: must be at least 1",
+    ),
+    (
+        ["--trainer.val_check_interval", "1000"],
+        "--trainer.val_check_interval = 1000: an epoch has 10 batches",
+    ),
+    (
+        ["--trainer.limit_train_batches", "0.0001"],
+        "--trainer.limit_train_batches = 0.0001: leaves none of 10 batches",
+    ),
     (
         ["--early_stopping", "2", "--trainer.limit_val_batches", "0"],
         "--trainer.limit_val_batches = 0: without validation nothing tells when to stop early",
@@ -108,7 +150,14 @@ TRAIN = [
         "--training.milestones = .10, 30.: the rate would not drop so often; the run has 30 epochs",
     ),
     (
-        ["--training.schedule", "piecewise", "--training.milestones", "[2]", "--training.warmup_epochs", "2"],
+        [
+            "--training.schedule",
+            "piecewise",
+            "--training.milestones",
+            "[2]",
+            "--training.warmup_epochs",
+            "2",
+        ],
         "--training.milestones = .2.: must come after epoch 0 and the warm-up",
     ),
     (
@@ -137,18 +186,30 @@ TRAIN = [
         ["--training.schedule", "cosine", "--training.warmup_epochs", "30"],
         "--training.warmup_epochs = 30.0: the rate would only rise; the run has 30 epochs",
     ),
-    (["--training.warmup_epochs", "1"], "--training.warmup_epochs = 1.0: one_cycle rises by itself"),
+    (
+        ["--training.warmup_epochs", "1"],
+        "--training.warmup_epochs = 1.0: one_cycle rises by itself",
+    ),
     (["--training", "consistency"], "training.objective = Consistency: .*draws nothing.*--defense"),
     (["--training", "adversarial-through-g"], "IdentityBackward: the target has no defense"),
     (["--guard.drop", "0"], "--guard.drop = 0.0: must be greater than 0"),
-    (["--extra.root", "nowhere"], "--extra.root nowhere: images without labels train nothing here .*: sort them into"),
-    (["--extra.root", "docs"], "--extra.root docs: images without labels train nothing here .*train/<class>/"),
+    (
+        ["--extra.root", "nowhere"],
+        "--extra.root nowhere: images without labels train nothing here .*: sort them into",
+    ),
+    (
+        ["--extra.root", "docs"],
+        "--extra.root docs: images without labels train nothing here .*train/<class>/",
+    ),
     (["--training.momentum", "2"], "training.momentum = 2.0: must lie between 0 and 1"),
     (["--training.learning_rate", "0"], "training.learning_rate = 0.0: must be greater than 0"),
     (["--training.learning_rate", "nan"], "training.learning_rate.* nan"),
     (["--training.schedule", "piecewise"], "training.milestones = None"),
     (["--training", "trades", "--training.objective.beta", "-1"], "training.objective.beta = -1.0"),
-    (["--training", "adversarial", "--training.objective.attack.threat.epsilon", "-1"], "threat.epsilon = -1.0"),
+    (
+        ["--training", "adversarial", "--training.objective.attack.threat.epsilon", "-1"],
+        "threat.epsilon = -1.0",
+    ),
     (["--ema", "2"], "--ema = 2.0"),
     (["--seed", "-1"], "--seed = -1"),
     (["--early_stopping", "-1"], "--early_stopping = -1"),
@@ -159,23 +220,37 @@ TRAIN = [
     (["--pictures.every", "0"], "--pictures.every = 0"),
     (["--pictures.images", "-1"], "--pictures.images = -1"),
     # What does not fit together.
-    (["--model", "vgg_small", "--data.image_size", "28"], "image_size = 28: must be a multiple of 16"),
+    (
+        ["--model", "vgg_small", "--data.image_size", "28"],
+        "image_size = 28: must be a multiple of 16",
+    ),
     (["--model.num_classes", "7"], "model.num_classes = 7: the data set has 10"),
-    (["--defense", "randomization", "--model", "vgg_small"], r"cannot take images of \(1, 16, 16\)"),
+    (
+        ["--defense", "randomization", "--model", "vgg_small"],
+        r"cannot take images of \(1, 16, 16\)",
+    ),
     (["--robust.attacks", "[fgsm, tests/conf/far.yaml]"], "different threats.*epsilon"),
-    (["--robust.attacks", "wt", "--robust.every", "0"], "attack wt: source ClassifierOnly: the target has no defense"),
+    (
+        ["--robust.attacks", "wt", "--robust.every", "0"],
+        "attack wt: source ClassifierOnly: the target has no defense",
+    ),
     (["--robust.attacks", "wt"], "attack wt: source ClassifierOnly: the target has no defense"),
     # Files.
     (["--ckpt_path", "last"], "--ckpt_path last: no last.ckpt of this run"),
     (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt: there is no such file"),
-    (["--checkpoints", "pyproject.toml/below"], "--checkpoints pyproject.toml/below: cannot be written to"),
+    (
+        ["--checkpoints", "pyproject.toml/below"],
+        "--checkpoints pyproject.toml/below: cannot be written to",
+    ),
     (["--logs", "pyproject.toml/below"], "--logs pyproject.toml/below: cannot be written to"),
     (["--data", "imagefolder", "--data.root", "nowhere"], "nowhere"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), TRAIN, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+    ("arguments", "said"),
+    TRAIN,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_train(refused, arguments, said):
     started = time.monotonic()
@@ -208,19 +283,39 @@ EVALUATE = [
     ([*NETWORK, "--draws", "0"], "--draws = 0"),
     ([*NETWORK, "--images", "0"], "images = 0: must be at least 1"),
     ([*NETWORK, "--data.batch_size", "0"], "data.batch_size = 0"),
-    ([*NETWORK, "--precision", "half"], "--precision: .*half: must be one of auto, float32, bfloat16"),
+    (
+        [*NETWORK, "--precision", "half"],
+        "--precision: .*half: must be one of auto, float32, bfloat16",
+    ),
     ([*NETWORK, "--save_images", "maybe"], "--save_images: .*maybe"),
-    ([*NETWORK, "--output", "pyproject.toml/below"], "--output pyproject.toml/below: cannot be written to"),
-    ([*NETWORK, "--attack", "mdifgsm", "--attack.source.class_path", "robusttrain.attacks.Checkpoint"], "path"),
+    (
+        [*NETWORK, "--output", "pyproject.toml/below"],
+        "--output pyproject.toml/below: cannot be written to",
+    ),
+    (
+        [
+            *NETWORK,
+            "--attack",
+            "mdifgsm",
+            "--attack.source.class_path",
+            "robusttrain.attacks.Checkpoint",
+        ],
+        "path",
+    ),
     ([*NETWORK, "--attack.rule.class_path", "robusttrain.attacks.Linf"], "rule.*Linf"),
-    ([*NETWORK, "--data.image_size", "28", "--weights", "w"], "image_size = 28: must be a multiple of 16"),
+    (
+        [*NETWORK, "--data.image_size", "28", "--weights", "w"],
+        "image_size = 28: must be a multiple of 16",
+    ),
     ([*NETWORK, "--weights", "nowhere.pt"], "nowhere.pt: there is no such file"),
     ([*NETWORK, "--weights", "w.pt", "--defense", "advtransform"], "--defense.weights FILE"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), EVALUATE, ids=lambda value: " ".join(value) or "alone" if isinstance(value, list) else ""
+    ("arguments", "said"),
+    EVALUATE,
+    ids=lambda value: " ".join(value) or "alone" if isinstance(value, list) else "",
 )
 def test_evaluate(refused, arguments, said):
     line = refused("evaluate.py", *arguments)
@@ -240,7 +335,9 @@ def folder_of_images(root, classes, side):
             folder = root / split / f"class{number}"
             folder.mkdir(parents=True)
             for image in range(4):
-                Image.new("L", (side, side), 20 * image).convert("RGB").save(folder / f"{image}.png")
+                Image.new("L", (side, side), 20 * image).convert("RGB").save(
+                    folder / f"{image}.png"
+                )
     return ["--data", "imagefolder", "--data.root", root]
 
 
@@ -265,8 +362,17 @@ def test_more_images_than_there_are(refused, trained):
 
 
 def test_differing_threats_are_refused(refused, trained, tmp_path):
-    line = refused("evaluate.py", "--checkpoint", trained.best, "--attack", "fgsm", "--attack", "pgd",
-                   "--attack.fgsm.threat.epsilon", 0.1)  # fmt: skip
+    line = refused(
+        "evaluate.py",
+        "--checkpoint",
+        trained.best,
+        "--attack",
+        "fgsm",
+        "--attack",
+        "pgd",
+        "--attack.fgsm.threat.epsilon",
+        0.1,
+    )
     assert "--epsilon E" in line
 
 
@@ -286,22 +392,33 @@ def test_hostile_and_broken_checkpoints(refused, trained, tmp_path, monkeypatch)
     torch.save({**content, "evil": Evil()}, path)
     assert "needs code to load" in refused("evaluate.py", "--checkpoint", path)
     assert "needs code to load" in refused("train.py", "--ckpt_path", path)
-    (tmp_path / "evil_module.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Net: pass\n")
+    (tmp_path / "evil_module.py").write_text(
+        f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Net: pass\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     for part in ("model", "data", "defense"):
-        recipe = {**content["robusttrain"], part: {"class_path": "evil_module.Net", "init_args": {}}}
+        recipe = {
+            **content["robusttrain"],
+            part: {"class_path": "evil_module.Net", "init_args": {}},
+        }
         torch.save({**content, "robusttrain": recipe}, path)
         assert "--trust evil_module" in refused("evaluate.py", "--checkpoint", path)
     inner = {"class_path": "evil_module.Net"}
-    for source in ({"class_path": "robusttrain.defenses.Chain", "init_args": {"defenses": [inner]}},):
+    for source in (
+        {"class_path": "robusttrain.defenses.Chain", "init_args": {"defenses": [inner]}},
+    ):
         torch.save({**content, "robusttrain": {**content["robusttrain"], "defense": source}}, path)
         assert "not trusted" in refused("evaluate.py", "--checkpoint", path)
-    assert not (tmp_path / "ran").exists(), "code of the checkpoint was run, or a module that it names was imported"
+    assert not (tmp_path / "ran").exists(), (
+        "code of the checkpoint was run, or a module that it names was imported"
+    )
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 def test_as_processes_of_their_own(run_script, tmp_path, script):
-    wrong = {"train.py": ["--training.momentum", "2"], "evaluate.py": ["--model", "vgg_smal"]}[script]
+    wrong = {"train.py": ["--training.momentum", "2"], "evaluate.py": ["--model", "vgg_smal"]}[
+        script
+    ]
     done = run_script(script, *wrong, "--checkpoints", tmp_path)
     assert done.code == 2
     assert done.out == ""
@@ -309,7 +426,14 @@ def test_as_processes_of_their_own(run_script, tmp_path, script):
     assert done.err.startswith(f"{script}: error: ")
 
 
-GREEDY = ["--training", "adversarial-through-g-eot", "--defense", "advtransform", "--robust.every", "0"]
+GREEDY = [
+    "--training",
+    "adversarial-through-g-eot",
+    "--defense",
+    "advtransform",
+    "--robust.every",
+    "0",
+]
 
 
 def test_an_inner_attack_that_memory_does_not_hold(refused, monkeypatch):
@@ -319,8 +443,13 @@ def test_an_inner_attack_that_memory_does_not_hold(refused, monkeypatch):
     monkeypatch.setattr(refusals, "bytes_per_image", lambda source, images: 2**20)
     monkeypatch.setattr(refusals, "free_bytes", lambda device: 192 * 2**20)
     line = refused("train.py", *GREEDY, "--training.objective.attack.gradient.chunk", "4")
-    said = "--training.objective.attack.gradient.chunk = 4: 4 draws of 128 images at once: needs about 0.5 GiB, 0.2 GiB"
+    said = (
+        "--training.objective.attack.gradient.chunk = 4: 4 draws of 128 images at once: needs about"
+        " 0.5 GiB, 0.2 GiB"
+    )
     assert said in line
     assert line.endswith("give at most 1")
     line = refused("train.py", "--training", "trades", "--data.batch_size", "256")
-    assert re.search(r"--data.batch_size = 256: needs about 0.5 GiB, 0.2 GiB are free: give at most 96$", line), line
+    assert re.search(
+        r"--data.batch_size = 256: needs about 0.5 GiB, 0.2 GiB are free: give at most 96$", line
+    ), line

@@ -31,7 +31,9 @@ def digits():
 
 @pytest.fixture
 def at_hand(trained, tmp_path):
-    """A path for each model of the attacker's: the target itself, which transfers best; and h(x) = x."""
+    """A path for each model of the attacker's: the target itself, which transfers best; and h(x) =
+    x.
+    """
     h = FullyConvolutional(radius=0.2, channels=1, width=4, depth=0)
     torch.nn.init.zeros_(h.last[2].weight)
     torch.nn.init.zeros_(h.last[2].bias)
@@ -49,18 +51,26 @@ def at_hand(trained, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_attack_breaks_a_model_on_which_it_must_succeed(name, trained, digits, at_hand):
-    """A weak attack because of a bug would leave this model as it is: a wide ball, and a g that barely moves images."""
+    """A weak attack because of a bug would leave this model as it is: a wide ball, and a g that
+    barely moves images.
+    """
     target = load(trained.best)
     attack = target.defense.attack
     object.__setattr__(attack, "steps", 2)
     object.__setattr__(attack, "step_size", 0.005)
-    overrides = [("steps", "10"), ("step_size", "0.06"), ("draws", "20")][: 3 if "mean-start" in name else 2]
+    overrides = [("steps", "10"), ("step_size", "0.06"), ("draws", "20")][
+        : 3 if "mean-start" in name else 2
+    ]
     overrides += [("gradient.directions", "40")] * (name == "finite-differences")
     overrides += [("gradient.draws", "4")] * (scenarios([name])[name].attack.cost().gradients > 50)
     scenario = scenarios([name], overrides, epsilon=0.3)[name]
     if name in at_hand:
         source = at_hand[name]
-        source = source(scenario.source.inner) if callable(source) and not hasattr(source, "knows") else source
+        source = (
+            source(scenario.source.inner)
+            if callable(source) and not hasattr(source, "knows")
+            else source
+        )
         scenario = Scenario(scenario.attack, source)
     engine = Engine(target, {name: scenario}, draws=3)
     records, seconds = engine.run(digits.images, digits.labels, digits.indices)
@@ -88,27 +98,68 @@ def small_surrogates(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_surrogates")
-def test_the_suite_trains_what_the_attacker_needs_once_and_hands_images_on(command, trained, tmp_path):
+def test_the_suite_trains_what_the_attacker_needs_once_and_hands_images_on(
+    command, trained, tmp_path
+):
     def run(*arguments):
-        common = ["--checkpoint", trained.best, "--checkpoints", tmp_path, "--suite", "devils-advocate", "--images", 12]
-        common += ["--draws", 2, "--surrogate_epochs", 1, "--attack.steps", 1, "--attack.wt-mean-start.draws", 3]
-        small = ["--attack.finite-differences.gradient.directions", 3, "--epsilon", 0.2, "--trainer.accelerator", "cpu"]
+        common = [
+            "--checkpoint",
+            trained.best,
+            "--checkpoints",
+            tmp_path,
+            "--suite",
+            "devils-advocate",
+            "--images",
+            12,
+        ]
+        common += [
+            "--draws",
+            2,
+            "--surrogate_epochs",
+            1,
+            "--attack.steps",
+            1,
+            "--attack.wt-mean-start.draws",
+            3,
+        ]
+        small = [
+            "--attack.finite-differences.gradient.directions",
+            3,
+            "--epsilon",
+            0.2,
+            "--trainer.accelerator",
+            "cpu",
+        ]
         done = command("evaluate.py", *common, *small, *arguments, "--output", tmp_path / "out")
         assert done.code == 0, done.err
         return done, json.loads((tmp_path / "out" / "results.json").read_text())
 
     done, found = run()
-    assert "surrogates: training standard, adversarial, reparameterization, small-n, own-defense first" in done.err
+    assert (
+        "surrogates: training standard, adversarial, reparameterization, small-n, own-defense first"
+        in done.err
+    )
     assert list(found["attacks"]) == NAMES
     assert found["survivors"] is True
     rows = list(found["attacks"].values())
     for before, after in pairwise(rows):
         assert after["images"] <= before["images"]
-        assert after["worst_case_so_far"] <= before["worst_case_so_far"] + 0.25  # other draws score than choose
+        assert (
+            after["worst_case_so_far"] <= before["worst_case_so_far"] + 0.25
+        )  # other draws score than choose
     assert rows[-1]["worst_case_so_far"] == found["worst_case"]["robust_accuracy"]
-    errors = json.loads(next((tmp_path / "surrogates").glob("*-reparameterization-*.json")).read_text())
+    errors = json.loads(
+        next((tmp_path / "surrogates").glob("*-reparameterization-*.json")).read_text()
+    )
     assert errors["test_floor"] < errors["test_error"]
-    assert set(errors) > {"train_error", "train_floor", "train_identity", "test_error", "test_floor", "test_identity"}
+    assert set(errors) > {
+        "train_error",
+        "train_floor",
+        "train_identity",
+        "test_error",
+        "test_floor",
+        "test_identity",
+    }
 
     again, same = run()
     assert "training" not in again.err
@@ -135,7 +186,10 @@ def test_what_does_not_fit_an_undefended_target_is_told_before_anything_is_train
 ):
     f_b = next(trained.folder.rglob("f_b/*.safetensors"))
     target = [*NETWORK, "--weights", f_b, "--defense", "none", "--checkpoints", tmp_path]
-    for what in (["--attack", attack, "--attack", "transfer-standard"], ["--suite", "devils-advocate"]):
+    for what in (
+        ["--attack", attack, "--attack", "transfer-standard"],
+        ["--suite", "devils-advocate"],
+    ):
         done = command("evaluate.py", *target, *what, "--images", 4, "--output", tmp_path / "out")
         assert done.code == 2
         assert done.err.count("\n") == 1, done.err
@@ -147,7 +201,9 @@ def test_a_defense_without_steps_is_no_iterative_transform(command, trained, tmp
     f_b = next(trained.folder.rglob("f_b/*.safetensors"))
     target = [*NETWORK, "--weights", f_b, "--defense", "randomization", "--checkpoints", tmp_path]
     for attack in ("bpda-tanh", "fewer-steps"):
-        done = command("evaluate.py", *target, "--attack", attack, "--images", 4, "--output", tmp_path / "out")
+        done = command(
+            "evaluate.py", *target, "--attack", attack, "--images", 4, "--output", tmp_path / "out"
+        )
         assert done.code == 2
         assert "RandomResizePad is no iterative transformation" in done.err
 
@@ -174,24 +230,46 @@ def test_training_asks_for_a_file_where_evaluation_would_train_one(command, tmp_
     [
         (["--attack", "small-n-transfer"], "RandomResizePad is no adversarial transformation"),
         (["--attack", "reparameterization"], "RandomResizePad changes the size of images"),
-        (["--attack", "pgd", "--attack.transfer-standard.threat.epsilon", 0.05], "different threats"),
+        (
+            ["--attack", "pgd", "--attack.transfer-standard.threat.epsilon", 0.05],
+            "different threats",
+        ),
         (["--surrogate_epochs", 0], "--surrogate_epochs = 0: must be at least 1"),
-        (["--attack", "wt-mean-start", "--attack.steps", 1, "--attack.wt-mean-start.draws", 2], "MeanStart"),
+        (
+            ["--attack", "wt-mean-start", "--attack.steps", 1, "--attack.wt-mean-start.draws", 2],
+            "MeanStart",
+        ),
     ],
 )
 def test_misfits_are_told_before_surrogates_are_trained(command, trained, tmp_path, options, told):
     save_tensors(load(trained.best).classifier, tmp_path / "f_a.safetensors")
     target = ["--model", "resnet_small", "--model.widths", "[8, 16, 16]", "--model.blocks", 1]
-    target += ["--weights", tmp_path / "f_a.safetensors", "--defense", "randomization", "--checkpoints", tmp_path]
+    target += [
+        "--weights",
+        tmp_path / "f_a.safetensors",
+        "--defense",
+        "randomization",
+        "--checkpoints",
+        tmp_path,
+    ]
     names = [] if "wt-mean-start" in options else ["--attack", "transfer-standard"]
-    done = command("evaluate.py", *target, *names, *options, "--images", 4, "--output", tmp_path / "out")
+    done = command(
+        "evaluate.py", *target, *names, *options, "--images", 4, "--output", tmp_path / "out"
+    )
     assert done.code == 2
     assert told in done.err.splitlines()[-1], done.err
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_h_is_trained_by_a_command_of_its_own_and_found_by_the_attack(command, trained, tmp_path):
-    places = ["--checkpoint", trained.best, "--checkpoints", tmp_path, "--trainer.accelerator", "cpu"]
+    places = [
+        "--checkpoint",
+        trained.best,
+        "--checkpoints",
+        tmp_path,
+        "--trainer.accelerator",
+        "cpu",
+    ]
     small = ["--h.width", 4, "--h.depth", 1, "--trainer.enable_progress_bar", "false"]
     train = ["train.py", "--training", "reparameterization", *places, *small]
     for limit in (1, 2):  # a shorter trial is another h
@@ -201,8 +279,19 @@ def test_h_is_trained_by_a_command_of_its_own_and_found_by_the_attack(command, t
     assert not list((tmp_path / "surrogates").glob(".*-reparameterization-*/last.ckpt"))
     errors = json.loads(h.with_suffix(".json").read_text())
     assert errors["images"] == {"train": 1000, "test": 297}
-    evaluate = ["evaluate.py", *places, "--attack", "reparameterization", "--images", 8, "--draws", 1]
-    used = command(*evaluate, "--attack.source.path", h, "--attack.steps", 1, "--output", tmp_path / "out")
+    evaluate = [
+        "evaluate.py",
+        *places,
+        "--attack",
+        "reparameterization",
+        "--images",
+        8,
+        "--draws",
+        1,
+    ]
+    used = command(
+        *evaluate, "--attack.source.path", h, "--attack.steps", 1, "--output", tmp_path / "out"
+    )
     assert used.code == 0, used.err
     wrong = command(*train, "--h.weight_decay", -1, "--trainer.max_epochs", 1)
     assert wrong.code == 2
@@ -212,7 +301,18 @@ def test_h_is_trained_by_a_command_of_its_own_and_found_by_the_attack(command, t
 def test_a_suite_in_a_file_sets_its_options_too(command, trained, tmp_path):
     (tmp_path / "mine.yaml").write_text("survivors: true\nattacks: [wt]\n")
     (tmp_path / "config.yaml").write_text(f"suite: {tmp_path / 'mine.yaml'}\n")
-    common = ["--checkpoint", trained.best, "--images", 4, "--draws", 1, "--output", tmp_path, "--attack.steps", 1]
+    common = [
+        "--checkpoint",
+        trained.best,
+        "--images",
+        4,
+        "--draws",
+        1,
+        "--output",
+        tmp_path,
+        "--attack.steps",
+        1,
+    ]
     for options, expected in (([], True), (["--survivors", "false"], False)):
         done = command("evaluate.py", "--config", tmp_path / "config.yaml", *common, *options)
         assert done.code == 0, done.err

@@ -1,4 +1,6 @@
-"""evaluate.py on a trained checkpoint: the form of what it writes, and every option changes what it promises."""
+"""evaluate.py on a trained checkpoint: the form of what it writes, and every option changes what it
+promises.
+"""
 
 import json
 
@@ -22,7 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture
 def evaluate(command, trained, tmp_path):
-    """Evaluates the trained checkpoint on 40 images; results.json, and the folder of all that was written."""
+    """Evaluates the trained checkpoint on 40 images; results.json, and the folder of all that was
+    written.
+    """
     numbers = iter(range(100))
 
     def run(*arguments, images=40, draws=2, attack="bpda-i-quick", checkpoint=None):
@@ -30,7 +34,9 @@ def evaluate(command, trained, tmp_path):
         common = [] if "--model" in arguments else ["--checkpoint", checkpoint or trained.best]
         for name, value in (("--images", images), ("--draws", draws), ("--attack", attack)):
             common += [] if value is None or name in arguments else [name, value]
-        done = command("evaluate.py", *common, *arguments, "--output", output, "--trainer.accelerator", "cpu")
+        done = command(
+            "evaluate.py", *common, *arguments, "--output", output, "--trainer.accelerator", "cpu"
+        )
         assert done.code == 0, done.err
         done.found, done.output = json.loads((output / "results.json").read_text()), output
         return done
@@ -40,9 +46,23 @@ def evaluate(command, trained, tmp_path):
 
 def test_the_newest_checkpoint_as_a_process(run_script, trained, evaluate, tmp_path):
     """Also: the same command twice gives the same results."""
-    common = ["--images", 40, "--draws", 2, "--attack", "bpda-i-quick", "--trainer.accelerator", "cpu"]
+    common = [
+        "--images",
+        40,
+        "--draws",
+        2,
+        "--attack",
+        "bpda-i-quick",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     done = run_script(
-        "evaluate.py", "--checkpoints", trained.folder / "checkpoints", *common, "--output", tmp_path / "o"
+        "evaluate.py",
+        "--checkpoints",
+        trained.folder / "checkpoints",
+        *common,
+        "--output",
+        tmp_path / "o",
     )
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "o" / "results.json").read_text())
@@ -57,7 +77,10 @@ def test_the_newest_checkpoint_as_a_process(run_script, trained, evaluate, tmp_p
     assert row["largest_perturbation"] == pytest.approx(0.031, abs=1e-6)
     assert row["knows"] == "classifier, defense"
     assert 0.1 < row["robust_accuracy"] < found["clean"]["accuracy"] < 1
-    assert "bpda-i-quick: 10 gradient evaluations per image, 40 images: 400 gradient evaluations" in done.err
+    assert (
+        "bpda-i-quick: 10 gradient evaluations per image, 40 images: 400 gradient evaluations"
+        in done.err
+    )
     assert "worst case" in done.err + done.out
     assert list(changes(evaluate().found, found)) == []
 
@@ -91,11 +114,18 @@ def test_options_of_attacks(evaluate):
     assert costs("--attack.steps", 2) == [2, 2 * 3]
     assert costs("--attack.bpda-eot.steps", 2) == [10, 2 * 3]
     assert costs("--attack.steps=2", "--attack.bpda-i-quick.steps=1") == [1, 2 * 3]
-    assert costs("--attack.steps", 2, "--attack.threat.class_path", "robusttrain.attacks.L2", "--epsilon", 1) == [2, 6]
+    assert costs(
+        "--attack.steps", 2, "--attack.threat.class_path", "robusttrain.attacks.L2", "--epsilon", 1
+    ) == [2, 6]
 
 
 def test_another_norm(evaluate):
-    arguments = ["--attack.threat.class_path", "robusttrain.attacks.L2", "--attack.threat.epsilon", 0.5]
+    arguments = [
+        "--attack.threat.class_path",
+        "robusttrain.attacks.L2",
+        "--attack.threat.epsilon",
+        0.5,
+    ]
     found = evaluate(*arguments, "--attack.rule.class_path", "robusttrain.attacks.Normalized").found
     assert found["threat"] == {"norm": "l2", "epsilon": 0.5}
     assert found["attacks"]["bpda-i-quick"]["largest_perturbation"] == pytest.approx(0.5, abs=1e-3)
@@ -106,12 +136,17 @@ def test_suites_and_attacks_together(evaluate, tmp_path):
     arguments = ["--attack", "bpda-i", "--suite", tmp_path / "mine.yaml", "--attack.steps", 1]
     found = evaluate(*arguments, images=6, attack=None).found
     assert list(found["attacks"]) == ["bpda-i", "wt"]
-    assert {row["knows"] for row in found["attacks"].values()} == {"classifier, defense", "classifier"}
+    assert {row["knows"] for row in found["attacks"].values()} == {
+        "classifier, defense",
+        "classifier",
+    }
     # Without randomness an image's worst attack is the worst for its score too.
     found = evaluate(*arguments, "--defense.radius", 0, attack=None).found
     worst = found["worst_case"]["robust_accuracy"]
     assert worst <= min(row["robust_accuracy"] for row in found["attacks"].values())
-    assert list(evaluate("--suite", "bpda", "--attack.steps", 0, images=2, attack=None).found["attacks"]) == [
+    assert list(
+        evaluate("--suite", "bpda", "--attack.steps", 0, images=2, attack=None).found["attacks"]
+    ) == [
         "bpda-i",
         "bpda-eot",
         "wt",
@@ -148,7 +183,9 @@ def test_options_of_the_defense(evaluate):
     # Of 40 images as many may be right by chance: the share over all draws tells more.
     still = evaluate("--defense.steps", 0, "--draws", 20, "--save_verdicts", "true")
     moved = evaluate("--draws", 20, "--save_verdicts", "true")
-    scores = [load_file(done.output / "verdicts.safetensors")["clean/score"] for done in (still, moved)]
+    scores = [
+        load_file(done.output / "verdicts.safetensors")["clean/score"] for done in (still, moved)
+    ]
     assert not torch.equal(*scores)
 
 
@@ -156,14 +193,25 @@ def test_options_of_the_defense(evaluate):
 def test_batch_size(evaluate, monkeypatch, size):
     sizes = []
     run = Engine.run
-    monkeypatch.setattr(Engine, "run", lambda self, *batch: sizes.append(len(batch[0])) or run(self, *batch))
+    monkeypatch.setattr(
+        Engine, "run", lambda self, *batch: sizes.append(len(batch[0])) or run(self, *batch)
+    )
     evaluate("--data.batch_size", size, "--attack.steps", 0)
     assert sum(sizes) == 40
     assert max(sizes) == min(size, 40)
 
 
 def test_precision(evaluate, monkeypatch):
-    brief = ("--attack", "pgd-quick", "--attack", "square", "--attack.square.queries", 10, "--images", 8)
+    brief = (
+        "--attack",
+        "pgd-quick",
+        "--attack",
+        "square",
+        "--attack.square.queries",
+        10,
+        "--images",
+        8,
+    )
     found = evaluate("--precision", "bfloat16", *brief).found
     both = {"pgd-quick": "bfloat16", "square": "bfloat16"}
     assert found["precision"] == {"asked": "bfloat16", "attacks": both}
@@ -171,15 +219,22 @@ def test_precision(evaluate, monkeypatch):
     for speeds, expected in ((Speeds(2.0, 1.0), "bfloat16"), (Speeds(1.0, 19.0), "float32")):
         monkeypatch.setattr(precision, "measure_speeds_of", lambda *_, speeds=speeds: speeds)
         done = evaluate("--precision", "auto", *brief, "--fresh", "true")
-        assert done.found["precision"] == {"asked": "auto", "attacks": {"pgd-quick": expected, "square": "float32"}}
+        assert done.found["precision"] == {
+            "asked": "auto",
+            "attacks": {"pgd-quick": expected, "square": "float32"},
+        }
         (line,) = (line for line in done.err.splitlines() if line.startswith("precision: "))
         assert line.endswith("verdicts are float32 passes")
         assert f"takes {speeds.bfloat16 / speeds.float32:g} times as long" in line
 
 
 def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
-    done = evaluate("--save_images", "true", "--save_verdicts", "true", "--attack", "wt", "--attack.steps", 5)
-    kept, judged = (load_file(done.output / name) for name in ("wt.safetensors", "verdicts.safetensors"))
+    done = evaluate(
+        "--save_images", "true", "--save_verdicts", "true", "--attack", "wt", "--attack.steps", 5
+    )
+    kept, judged = (
+        load_file(done.output / name) for name in ("wt.safetensors", "verdicts.safetensors")
+    )
     data = Digits()
     data.setup("test")
     clean = data._test.images[kept["index"]].float() / 255
@@ -190,28 +245,51 @@ def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
     assert kept["images"].max() <= 1
     torch.testing.assert_close(change, judged["wt/distance"])
     again = verdicts(
-        load(trained.best), kept["images"], kept["label"], Rng.for_images(0, kept["index"]).fold("score"), 2
+        load(trained.best),
+        kept["images"],
+        kept["label"],
+        Rng.for_images(0, kept["index"]).fold("score"),
+        2,
     )
     assert torch.equal(again, judged["wt/score"])
-    without = sorted(path.name for path in evaluate().output.iterdir() if not path.name.startswith("."))
+    without = sorted(
+        path.name for path in evaluate().output.iterdir() if not path.name.startswith(".")
+    )
     assert without == ["journal", "results.json"]
 
 
 @pytest.mark.parametrize("source", ["source.class_path", "bpda-i-quick.source.class_path"])
 def test_transfer_from_another_checkpoint(evaluate, trained, source):
-    arguments = [f"--attack.{source}", "robusttrain.attacks.Checkpoint", "--attack.source.path", trained.last]
+    arguments = [
+        f"--attack.{source}",
+        "robusttrain.attacks.Checkpoint",
+        "--attack.source.path",
+        trained.last,
+    ]
     found = evaluate(*arguments).found
     transfer = found["attacks"]["bpda-i-quick"]
     assert transfer["knows"] == "another model, labels"
     assert transfer["gradient_evaluations_per_image"] == 10
-    assert transfer["robust_accuracy"] != evaluate().found["attacks"]["bpda-i-quick"]["robust_accuracy"]
+    assert (
+        transfer["robust_accuracy"]
+        != evaluate().found["attacks"]["bpda-i-quick"]["robust_accuracy"]
+    )
 
 
 def test_a_model_that_was_not_trained_here(evaluate, tmp_path):
     torch.manual_seed(0)
     network = VGGSmall(num_classes=10, in_channels=1, image_size=16).eval()
     torch.save({"state_dict": network.state_dict()}, tmp_path / "w.pt")
-    model = ["--model", "vgg_small", "--weights", tmp_path / "w.pt", "--defense", "none", "--data", "digits"]
+    model = [
+        "--model",
+        "vgg_small",
+        "--weights",
+        tmp_path / "w.pt",
+        "--defense",
+        "none",
+        "--data",
+        "digits",
+    ]
     done = evaluate(*model, "--save_verdicts", "true", attack="fgsm")
     assert done.found["target"] == f"VGGSmall {tmp_path / 'w.pt'}"
     assert done.found["random"] is False
@@ -222,7 +300,14 @@ def test_a_model_that_was_not_trained_here(evaluate, tmp_path):
     assert torch.equal(kept["clean/score"][:, 0], expected)
 
     behind = evaluate(
-        *model[:4], "--defense", "randomization", "--defense.low", 14, "--defense.canvas", 16, attack="wt"
+        *model[:4],
+        "--defense",
+        "randomization",
+        "--defense.low",
+        14,
+        "--defense.canvas",
+        16,
+        attack="wt",
     )
     assert behind.found["random"] is True
 
@@ -234,14 +319,23 @@ def test_a_network_of_the_users_own_needs_trust(evaluate, command, tmp_path, mon
     )
     monkeypatch.syspath_prepend(tmp_path)
     model = {"class_path": "my_network.Net", "init_args": {"num_classes": 10}}
-    recipe = {"format": 1, "model": model, "defense": None, "data": {"class_path": "robusttrain.data.Digits"}}
+    recipe = {
+        "format": 1,
+        "model": model,
+        "defense": None,
+        "data": {"class_path": "robusttrain.data.Digits"},
+    }
     state = DefendedClassifier(None, nn.Sequential(nn.Flatten(), nn.Linear(256, 10))).state_dict()
     state = {f"model.{name}": value for name, value in state.items()}
     torch.save({"robusttrain": recipe, "state_dict": state}, tmp_path / "mine.ckpt")
-    refused = command("evaluate.py", "--checkpoint", tmp_path / "mine.ckpt", "--output", tmp_path / "o")
+    refused = command(
+        "evaluate.py", "--checkpoint", tmp_path / "mine.ckpt", "--output", tmp_path / "o"
+    )
     assert refused.code == 2
     assert "--trust my_network" in refused.err
-    found = evaluate("--trust", "my_network", checkpoint=tmp_path / "mine.ckpt", attack="fgsm").found
+    found = evaluate(
+        "--trust", "my_network", checkpoint=tmp_path / "mine.ckpt", attack="fgsm"
+    ).found
     assert found["images"] == 40
 
 
@@ -258,12 +352,22 @@ def test_everything_in_one_file(command, tmp_path):
         "epsilon: 0.07\n"
         "images: 16\n"
     )
-    done = command("evaluate.py", "--config", tmp_path / "mine.yaml", "--output", tmp_path, "--attack.ifgsm.steps", 3)
+    done = command(
+        "evaluate.py",
+        "--config",
+        tmp_path / "mine.yaml",
+        "--output",
+        tmp_path,
+        "--attack.ifgsm.steps",
+        3,
+    )
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["threat"]["epsilon"] == 0.07
     assert found["images"] == 16
-    assert {name: row["gradient_evaluations_per_image"] for name, row in found["attacks"].items()} in (
+    assert {
+        name: row["gradient_evaluations_per_image"] for name, row in found["attacks"].items()
+    } in (
         {"fgsm": 1, "ifgsm": 3},
         {"fgsm": 0, "ifgsm": 0},  # where the untrained network is right about none of the images
     )

@@ -15,15 +15,28 @@ PALACE, TENCH = "n03877845", "n01440764"
 
 @pytest.fixture
 def root(tmp_path):
-    """A photograph of a palace in the right class of ImageNet's 1,000, and another class without images."""
+    """A photograph of a palace in the right class of ImageNet's 1,000, and another class without
+    images.
+    """
     for wnid in (PALACE, TENCH):
         (tmp_path / "imagenet" / "val" / wnid).mkdir(parents=True)
-    Image.fromarray(load_sample_image("china.jpg")).save(tmp_path / "imagenet" / "val" / PALACE / "a.png")
+    Image.fromarray(load_sample_image("china.jpg")).save(
+        tmp_path / "imagenet" / "val" / PALACE / "a.png"
+    )
     return tmp_path / "imagenet"
 
 
 def test_trained_weights_need_no_option(command, root, tmp_path):
-    arguments = ["--model", "efficientnet_lite0", "--data", "imagenet", "--data.root", root, "--attack", "fgsm"]
+    arguments = [
+        "--model",
+        "efficientnet_lite0",
+        "--data",
+        "imagenet",
+        "--data.root",
+        root,
+        "--attack",
+        "fgsm",
+    ]
     arguments += ["--epsilon", 0.0588, "--output", tmp_path, "--trainer.accelerator", "cpu"]
     done = command("evaluate.py", *arguments)
     assert done.code == 0, done.err
@@ -38,9 +51,15 @@ def test_trained_weights_need_no_option(command, root, tmp_path):
     ("arguments", "said"),
     [
         (["--model", "efficientnet_lite0"], "--model.in_channels = 1: .*--data in colour"),
-        (["--model", "efficientnet_lite0", "--model.variant", "4"], "--model.variant = 4: must be 0, 1"),
+        (
+            ["--model", "efficientnet_lite0", "--model.variant", "4"],
+            "--model.variant = 4: must be 0, 1",
+        ),
         (["--model", "efficientnet_lite0", "--model.pretrained", "false"], "--weights FILE"),
-        (["--model", "efficientnet_lite0", "--data", "imagenet", "--data.root", "."], "val/<wnid>/"),
+        (
+            ["--model", "efficientnet_lite0", "--data", "imagenet", "--data.root", "."],
+            "val/<wnid>/",
+        ),
     ],
 )
 def test_what_cannot_work_is_one_line(command, tmp_path, arguments, said):

@@ -1,4 +1,6 @@
-"""evaluate.py that is stopped and started again: nothing finished is done twice, and nothing else is taken for it."""
+"""evaluate.py that is stopped and started again: nothing finished is done twice, and nothing else
+is taken for it.
+"""
 
 import json
 import signal
@@ -21,7 +23,14 @@ def evaluate(command, trained, tmp_path):
 
     def run(*arguments, output="o"):
         done = command(
-            "evaluate.py", "--checkpoint", trained.best, *COMMON, *ATTACKS, "--output", tmp_path / output, *arguments
+            "evaluate.py",
+            "--checkpoint",
+            trained.best,
+            *COMMON,
+            *ATTACKS,
+            "--output",
+            tmp_path / output,
+            *arguments,
         )
         path = tmp_path / output / "results.json"
         done.raw = path.read_text() if path.exists() else None
@@ -32,7 +41,9 @@ def evaluate(command, trained, tmp_path):
 
 @pytest.fixture
 def puts(monkeypatch):
-    """Notes what is written to the journal; after ``stop_after`` entries the process gets a signal."""
+    """Notes what is written to the journal; after ``stop_after`` entries the process gets a
+    signal.
+    """
 
     class Notes(list):
         stop_after, signal = 10_000, signal.SIGINT
@@ -58,9 +69,14 @@ def without_seconds(raw):
 
 @pytest.mark.parametrize(
     ("arguments", "number", "code", "told"),
-    [((), signal.SIGTERM, 143, "terminated"), (("--survivors", "true"), signal.SIGINT, 130, "interrupted")],
+    [
+        ((), signal.SIGTERM, 143, "terminated"),
+        (("--survivors", "true"), signal.SIGINT, 130, "interrupted"),
+    ],
 )
-def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(evaluate, puts, arguments, number, code, told):
+def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
+    evaluate, puts, arguments, number, code, told
+):
     whole = evaluate(*arguments, output="whole")
     assert whole.code == 0, whole.err
     every, puts[:] = list(puts), []
@@ -68,7 +84,10 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(evaluate,
     puts.stop_after, puts.signal, handler = 4, number, signal.getsignal(number)
     stopped = evaluate(*arguments)
     assert stopped.code == code
-    assert stopped.err.splitlines()[-1] == f"{told}: what was finished is kept; the same command goes on from there"
+    assert (
+        stopped.err.splitlines()[-1]
+        == f"{told}: what was finished is kept; the same command goes on from there"
+    )
     assert signal.getsignal(number) is handler
     assert stopped.raw is None
     puts.stop_after, first = 10_000, list(puts)
@@ -162,7 +181,9 @@ def test_pictures_of_a_finished_run_cost_no_attack(evaluate, puts, tmp_path):
         assert row["outside_threat"] == 0
         assert 0 <= row["verdicts_changed"] <= 24
         changed_at_most = row["verdicts_changed"] / 24
-        assert row["robust_accuracy"] == pytest.approx(found["attacks"][name]["robust_accuracy"], abs=changed_at_most)
+        assert row["robust_accuracy"] == pytest.approx(
+            found["attacks"][name]["robust_accuracy"], abs=changed_at_most
+        )
     assert "eight-bit images in" in exported.err
 
 

@@ -7,11 +7,17 @@ from robusttrain.commands import f_b
 from robusttrain.core.errors import UserError
 from robusttrain.data import Digits, ImageFolder
 
-MODEL = {"class_path": "robusttrain.models.VGGSmall", "init_args": {"in_channels": 1, "image_size": 16}}
+MODEL = {
+    "class_path": "robusttrain.models.VGGSmall",
+    "init_args": {"in_channels": 1, "image_size": 16},
+}
 
 
 def transform(**arguments):
-    return {"class_path": "robusttrain.defenses.AdversarialTransform", "init_args": {"model": MODEL, **arguments}}
+    return {
+        "class_path": "robusttrain.defenses.AdversarialTransform",
+        "init_args": {"model": MODEL, **arguments},
+    }
 
 
 @pytest.fixture
@@ -74,9 +80,14 @@ def test_other_images_train_another_f_b(provide, tmp_path):
 
 def test_every_transformation_of_a_chain_is_provided_for_and_given_weights_are_left_alone(provide):
     mine = transform(weights="mine.safetensors")
-    chain = {"class_path": "robusttrain.defenses.Chain", "init_args": {"defenses": [transform(), mine, transform()]}}
+    chain = {
+        "class_path": "robusttrain.defenses.Chain",
+        "init_args": {"defenses": [transform(), mine, transform()]},
+    }
     assert provide(chain, Digits()) == 1
-    first, second, third = (defense["init_args"]["weights"] for defense in chain["init_args"]["defenses"])
+    first, second, third = (
+        defense["init_args"]["weights"] for defense in chain["init_args"]["defenses"]
+    )
     assert second == "mine.safetensors"
     assert first == third != second
 

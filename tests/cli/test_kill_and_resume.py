@@ -8,7 +8,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_twenty_kills(trained, tmp_path):
-    command = ["--checkpoint", str(trained.best), "--images", "24", "--draws", "2", "--data.batch_size", "4"]
+    command = [
+        "--checkpoint",
+        str(trained.best),
+        "--images",
+        "24",
+        "--draws",
+        "2",
+        "--data.batch_size",
+        "4",
+    ]
     command += [
         "--attack",
         "bpda-i-quick",

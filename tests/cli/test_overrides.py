@@ -14,7 +14,9 @@ NEEDED = {"ensemble-adversarial": ["--training.objective.models", "[a.ckpt]"]}
 
 def configured(name, *overrides):
     arguments, fill = name_inner_attacks(["--training", name, *NEEDED.get(name, []), *overrides])
-    return plain(read(training.parser(), arguments, training.KINDS, training.DEFAULTS, fill).training)
+    return plain(
+        read(training.parser(), arguments, training.KINDS, training.DEFAULTS, fill).training
+    )
 
 
 def leaves(node, path="--training"):
@@ -40,7 +42,10 @@ def test_overrides_with_the_presets_own_values_change_nothing(name):
 
 
 def test_an_inner_attack_by_its_preset_wherever_it_stands():
-    attack, objective = "--training.objective.attack", ["--training.objective", "robusttrain.training.MART"]
+    attack, objective = (
+        "--training.objective.attack",
+        ["--training.objective", "robusttrain.training.MART"],
+    )
     expected = presets.read("attack", "bpda-i")
     for line in (
         [*objective, attack, "bpda-i", f"{attack}.steps", "3"],
@@ -52,16 +57,24 @@ def test_an_inner_attack_by_its_preset_wherever_it_stands():
         inner = found["init_args"]["attack"]["init_args"]
         assert inner["steps"] == 3
         assert inner["step_size"] == expected["init_args"]["step_size"]
-    own = configured("adversarial", attack, "bpda-i", "--training.objective.source", "robusttrain.attacks.Target")
+    own = configured(
+        "adversarial", attack, "bpda-i", "--training.objective.source", "robusttrain.attacks.Target"
+    )
     assert own["objective"]["init_args"]["source"]["class_path"] == "robusttrain.attacks.Target"
     around = configured("adversarial-awp", "--training.objective.objective.attack", "apgd-ce")
-    assert around["objective"]["init_args"]["objective"]["init_args"]["attack"]["class_path"].endswith("APGD")
+    assert around["objective"]["init_args"]["objective"]["init_args"]["attack"][
+        "class_path"
+    ].endswith("APGD")
 
 
-@pytest.mark.parametrize("name", ["logit-pairing", "consistency", "ensemble-adversarial", "mart", "trades"])
+@pytest.mark.parametrize(
+    "name", ["logit-pairing", "consistency", "ensemble-adversarial", "mart", "trades"]
+)
 def test_the_inner_attack(name):
     attack = "--training.objective.attack"
-    found = configured(name, attack, "robusttrain.attacks.ProjectedGradient", f"{attack}.steps", "3")
+    found = configured(
+        name, attack, "robusttrain.attacks.ProjectedGradient", f"{attack}.steps", "3"
+    )
     assert found["objective"]["init_args"]["attack"]["init_args"]["steps"] == 3
 
 

@@ -1,4 +1,6 @@
-"""A run that is killed and resumed ends with the same weights, bit for bit, as the run left alone."""
+"""A run that is killed and resumed ends with the same weights, bit for bit, as the run left
+alone.
+"""
 
 import signal
 import time
@@ -41,7 +43,14 @@ PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_ste
 
 
 def test_killed_and_resumed(start_script, command, tmp_path):
-    options = ["--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 8, "--trainer.limit_train_batches", 6]
+    options = [
+        "--config",
+        "tests/conf/trades.yaml",
+        "--trainer.max_epochs",
+        8,
+        "--trainer.limit_train_batches",
+        6,
+    ]
     process = start_script("train.py", *options, *places(tmp_path / "killed"))
     try:
         folder = tmp_path / "killed" / "checkpoints"
@@ -61,7 +70,9 @@ def test_killed_and_resumed(start_script, command, tmp_path):
     killed, alone = last(tmp_path / "killed"), last(tmp_path / "alone")
     for part in (*PARTS, "current_model_state", "averaging_state"):
         assert_same(killed[part], alone[part], part)
-    assert not (folder / "digits-cifarresnet" / "version_1").exists(), "a resumed run goes on in its own folder"
+    assert not (folder / "digits-cifarresnet" / "version_1").exists(), (
+        "a resumed run goes on in its own folder"
+    )
 
 
 @pytest.mark.parametrize("conf", ["dropout", "adversarial_through_g"])
@@ -83,7 +94,10 @@ def test_terminated_in_the_middle_of_an_epoch_and_resumed(command, monkeypatch, 
         cut_off = command("train.py", *options, *places(tmp_path / "cut"))
     assert cut_off.code == 143
     (kept,) = (tmp_path / "cut" / "checkpoints").glob("*/version_0/last.ckpt")
-    said = f"terminated: the last finished epoch is kept as {kept}; --ckpt_path last goes on from there"
+    said = (
+        f"terminated: the last finished epoch is kept as {kept}; --ckpt_path last goes on from"
+        " there"
+    )
     assert cut_off.err.splitlines()[-1] == said
     assert last(tmp_path / "cut")["epoch"] == 0
     resumed = command("train.py", *options, *places(tmp_path / "cut"), "--ckpt_path", "last")
@@ -96,7 +110,9 @@ def test_terminated_in_the_middle_of_an_epoch_and_resumed(command, monkeypatch, 
 def finished(run_script, tmp_path_factory):
     """A run of one epoch."""
     folder = tmp_path_factory.mktemp("finished")
-    done = run_script("train.py", "--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 1, *places(folder))
+    done = run_script(
+        "train.py", "--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 1, *places(folder)
+    )
     assert done.code == 0, done.err
     return folder
 
@@ -116,7 +132,14 @@ def finished(run_script, tmp_path_factory):
     ],
 )
 def test_another_run_is_refused_and_what_differs_is_named(command, finished, arguments, said):
-    options = ["--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 1, "--ckpt_path", "last"]
+    options = [
+        "--config",
+        "tests/conf/trades.yaml",
+        "--trainer.max_epochs",
+        1,
+        "--ckpt_path",
+        "last",
+    ]
     done = command("train.py", *options, *arguments, *places(finished))
     assert done.code == 2
     assert len(done.err.splitlines()) == 1, done.err
@@ -124,10 +147,23 @@ def test_another_run_is_refused_and_what_differs_is_named(command, finished, arg
 
 
 def test_where_data_lie_may_change_and_a_constant_schedule_may_go_on(command, tmp_path):
-    options = ["--config", "tests/conf/trades.yaml", "--training.schedule", "constant", *places(tmp_path)]
+    options = [
+        "--config",
+        "tests/conf/trades.yaml",
+        "--training.schedule",
+        "constant",
+        *places(tmp_path),
+    ]
     assert command("train.py", *options, "--trainer.max_epochs", 1).code == 0
     done = command(
-        "train.py", *options, "--trainer.max_epochs", 2, "--ckpt_path", "last", "--trainer.accelerator", "auto"
+        "train.py",
+        *options,
+        "--trainer.max_epochs",
+        2,
+        "--ckpt_path",
+        "last",
+        "--trainer.accelerator",
+        "auto",
     )
     assert done.code == 0, done.err
     assert last(tmp_path)["epoch"] == 1

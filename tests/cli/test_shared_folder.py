@@ -33,7 +33,14 @@ def _evaluate(arguments, barrier, told):
 @pytest.fixture
 def evaluated(trained, tmp_path):
     def run(name, processes, precision="float32"):
-        arguments = ["--checkpoint", str(trained.best), "--images", str(2 * BATCHES), "--draws", "2"]
+        arguments = [
+            "--checkpoint",
+            str(trained.best),
+            "--images",
+            str(2 * BATCHES),
+            "--draws",
+            "2",
+        ]
         arguments += [
             "--data.batch_size",
             "2",
@@ -47,7 +54,10 @@ def evaluated(trained, tmp_path):
         arguments += ["--output", str(tmp_path / name), "--precision", precision]
         context = multiprocessing.get_context("fork")
         barrier, told = context.Barrier(processes), context.SimpleQueue()
-        started = [context.Process(target=_evaluate, args=(arguments, barrier, told)) for _ in range(processes)]
+        started = [
+            context.Process(target=_evaluate, args=(arguments, barrier, told))
+            for _ in range(processes)
+        ]
         for process in started:
             process.start()
         for process in started:

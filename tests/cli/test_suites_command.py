@@ -18,9 +18,20 @@ def evaluate(command, trained, tmp_path):
 
     def run(*arguments, bare=False):
         f_b = next(trained.folder.rglob("f_b/*.safetensors"))
-        target = ["--model", "vgg_small", "--model.width", 16, "--weights", f_b, "--defense", "none"] if bare else []
+        target = (
+            ["--model", "vgg_small", "--model.width", 16, "--weights", f_b, "--defense", "none"]
+            if bare
+            else []
+        )
         target = target or ["--checkpoint", trained.best, "--draws", 2]
-        output = ["--output", tmp_path / "out", "--trainer.accelerator", "cpu", "--checkpoints", tmp_path]
+        output = [
+            "--output",
+            tmp_path / "out",
+            "--trainer.accelerator",
+            "cpu",
+            "--checkpoints",
+            tmp_path,
+        ]
         done = command("evaluate.py", *target, *arguments, *output)
         if done.code == 0:
             done.found = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -92,13 +103,27 @@ def test_autoattack_is_one_attack(evaluate):
     assert 4 < row["gradient_evaluations_per_image"] < 4 + 9 * 3 + 9 * 2
     assert row["largest_perturbation"] == pytest.approx(0.03, abs=1e-6)
     assert done.found["left_out"] == {}
-    around = ["--attack.source.class_path", "robusttrain.attacks.IdentityBackward", "--attack.votes", 2]
+    around = [
+        "--attack.source.class_path",
+        "robusttrain.attacks.IdentityBackward",
+        "--attack.votes",
+        2,
+    ]
     done = evaluate("--attack", "autoattack", *SMALL, *around, "--images", 2)
     assert done.code == 0, done.err
 
 
 def test_minimal_norm_tells_distances(evaluate):
-    small = ["--attack.attack.steps", 3, "--attack.steps", 3, "--images", 6, "--save_verdicts", "true"]
+    small = [
+        "--attack.attack.steps",
+        3,
+        "--attack.steps",
+        3,
+        "--images",
+        6,
+        "--save_verdicts",
+        "true",
+    ]
     done = evaluate("--attack", "minimal-norm", *small, bare=True)
     assert done.code == 0, done.err
     assert 0 < done.found["attacks"]["minimal-norm"]["largest_perturbation"] < 1

@@ -1,4 +1,6 @@
-"""train.py from end to end: what a run leaves, and that its options have the effect they promise."""
+"""train.py from end to end: what a run leaves, and that its options have the effect they
+promise.
+"""
 
 import re
 import shutil
@@ -41,7 +43,9 @@ def test_a_run_leaves_checkpoints_that_load(trained):
     for path in (trained.best, trained.last):
         content = torch.load(path, weights_only=True)
         model = load(path)
-        state = {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
+        state = {
+            name.removeprefix("model."): value for name, value in content["state_dict"].items()
+        }
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
         assert model(torch.rand(2, 1, 16, 16)).shape == (2, 10)
     assert torch.load(trained.last, weights_only=True)["epoch"] == 2
@@ -62,12 +66,26 @@ def test_a_recipe_holds_every_option_that_shaped_the_run(trained):
 
 def test_an_f_b_is_trained_once_and_kept(trained, train, tmp_path):
     (kept,) = (trained.folder / "checkpoints" / "f_b").iterdir()
-    assert f"f_b: none at hand; training one first (tests/conf/f_b.yaml), to be kept as {kept}" in trained.err
+    assert (
+        f"f_b: none at hand; training one first (tests/conf/f_b.yaml), to be kept as {kept}"
+        in trained.err
+    )
     f_b = load_file(kept)
     state = torch.load(trained.last, weights_only=True)["state_dict"]
-    assert all(torch.equal(state[f"model.defense.f_b.{name}"], value) for name, value in f_b.items())
+    assert all(
+        torch.equal(state[f"model.defense.f_b.{name}"], value) for name, value in f_b.items()
+    )
 
-    brief = ["--trainer.limit_train_batches", 1, "--trainer.max_epochs", 1, "--robust.every", 0, "--pictures.images", 0]
+    brief = [
+        "--trainer.limit_train_batches",
+        1,
+        "--trainer.max_epochs",
+        1,
+        "--robust.every",
+        0,
+        "--pictures.images",
+        0,
+    ]
     # Beside a copy of it: others look for the newest checkpoint in the folder of the first run.
     copy = shutil.copytree(kept.parent, tmp_path / "checkpoints" / "f_b") / kept.name
     again = train("advtransform", *brief)
@@ -75,7 +93,9 @@ def test_an_f_b_is_trained_once_and_kept(trained, train, tmp_path):
     assert "training one first" not in again.err
     assert [path.name for path in copy.parent.iterdir()] == [kept.name]
     state = torch.load(again.folder / "last.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(state[f"model.defense.f_b.{name}"], value) for name, value in f_b.items())
+    assert all(
+        torch.equal(state[f"model.defense.f_b.{name}"], value) for name, value in f_b.items()
+    )
 
 
 def test_the_log_of_a_run(trained):
@@ -91,8 +111,16 @@ def test_the_log_of_a_run(trained):
     ):
         assert len(found.Scalars(name)) == 3, name
     assert len(found.Scalars("final/robust/bpda-i-quick")) == 1
-    assert [event.step for event in found.Images("pictures")] == [21, 63]  # the first epoch and the last
-    rates = [event.value for name in found.Tags()["scalars"] if name.startswith("lr-") for event in found.Scalars(name)]
+    assert [event.step for event in found.Images("pictures")] == [
+        21,
+        63,
+    ]  # the first epoch and the last
+    rates = [
+        event.value
+        for name in found.Tags()["scalars"]
+        if name.startswith("lr-")
+        for event in found.Scalars(name)
+    ]
     assert max(rates) <= 0.1
 
 
@@ -102,13 +130,18 @@ def test_trades_with_averaged_weights(train):
     averaged, own = content["state_dict"], content["current_model_state"]
     weight = "model.classifier.classifier.weight"
     assert not torch.equal(averaged[weight], own[weight])
-    assert torch.equal(load(done.folder / "last.ckpt").classifier.classifier.weight, averaged[weight])
+    assert torch.equal(
+        load(done.folder / "last.ckpt").classifier.classifier.weight, averaged[weight]
+    )
     assert (
-        read_recipe(done.folder / "last.ckpt")["training"]["objective"]["class_path"] == "robusttrain.training.TRADES"
+        read_recipe(done.folder / "last.ckpt")["training"]["objective"]["class_path"]
+        == "robusttrain.training.TRADES"
     )
     # best is chosen by --monitor.
     keeper = next(
-        state for name, state in content["callbacks"].items() if "robust/worst_case" in name and "Check" in name
+        state
+        for name, state in content["callbacks"].items()
+        if "robust/worst_case" in name and "Check" in name
     )
     assert keeper["best_model_path"].endswith("best.ckpt")
 
@@ -172,12 +205,18 @@ def kept(tmp_path, *arguments):
         (["--robust.draws", 7], lambda p, r: r.draws == 7),
         (["--seed", 5], lambda p, r: (r.seed, p.seed) == (5, 5)),
         (["--robust.attacks", "[fgsm, pgd]"], lambda p, r: list(r.scenarios) == ["fgsm", "pgd"]),
-        (["--robust.attacks", "fgsm"], lambda p, r: (list(r.scenarios), p.name) == (["fgsm"], "fgsm")),
-        (["--robust.epsilon", 0.2], lambda p, r: r.scenarios["pgd-quick"].attack.threat.epsilon == 0.2),
+        (
+            ["--robust.attacks", "fgsm"],
+            lambda p, r: (list(r.scenarios), p.name) == (["fgsm"], "fgsm"),
+        ),
+        (
+            ["--robust.epsilon", 0.2],
+            lambda p, r: r.scenarios["pgd-quick"].attack.threat.epsilon == 0.2,
+        ),
         (["--pictures.images", 9], lambda p, r: p.images == 9),
         (["--pictures.every", 8], lambda p, r: p.every == 8),
     ],
-)  # fmt: skip
+)
 def test_options_reach_the_callbacks(arguments, found):
     pictures, robust, _ = watchers(configured(*arguments), around=False)
     assert isinstance(robust, RobustAccuracy)
@@ -222,7 +261,17 @@ def test_the_guard_checks_under_the_threat_of_training():
 
     same = guard(Linf(0.031))
     assert list(same.attacks.scenarios) == ["inner"]
-    other = guard(Linf(0.1), "--guard.drop", 0.3, "--guard.fall", 0.1, "--robust.images", 5, "--robust.draws", 2)
+    other = guard(
+        Linf(0.1),
+        "--guard.drop",
+        0.3,
+        "--guard.fall",
+        0.1,
+        "--robust.images",
+        5,
+        "--robust.draws",
+        2,
+    )
     assert list(other.attacks.scenarios) == ["inner", "check"]
     assert other.attacks.scenarios["check"].attack.threat == Linf(0.1)
     assert (other.drop, other.fall, other.attacks.images, other.attacks.draws) == (0.3, 0.1, 5, 2)
@@ -237,7 +286,14 @@ def test_help_and_list(command, tmp_path, script):
     assert "--defense" in shown.out
     listed = command(script, "--list")
     assert (listed.code, listed.err) == (0, "")
-    for preset in ("advtransform", "bpda-eot-paper", "resnet_small", "digits", "trades", "fast-gradient"):
+    for preset in (
+        "advtransform",
+        "bpda-eot-paper",
+        "resnet_small",
+        "digits",
+        "trades",
+        "fast-gradient",
+    ):
         assert preset in listed.out
 
 
@@ -266,7 +322,9 @@ def test_a_printed_configuration_can_be_fed_back(command, tmp_path):
 def test_a_preset_that_is_chosen_leaves_nothing_of_the_default():
     config = configured("--training", "adversarial")
     assert config.training["objective"]["class_path"] == "robusttrain.training.Adversarial"
-    assert config.training["nesterov"] is False  # as in the preset, not as in the default "standard"
+    assert (
+        config.training["nesterov"] is False
+    )  # as in the preset, not as in the default "standard"
     assert configured("--training.learning_rate", 0.3).training["nesterov"] is True
     assert configured("--model", "vgg_small").model["class_path"] == "robusttrain.models.VGGSmall"
 
@@ -274,10 +332,9 @@ def test_a_preset_that_is_chosen_leaves_nothing_of_the_default():
 @pytest.mark.parametrize("file_first", [True, False])
 def test_a_preset_on_the_command_line_beats_a_configuration_file(tmp_path, file_first):
     (tmp_path / "all.yaml").write_text(
-        "defense: null\n"
-        "model: {class_path: robusttrain.models.CifarResNet, init_args: {widths: [4, 8]}}\n"
-        "training: {objective: {class_path: robusttrain.training.Standard, init_args: {label_smoothing: 0.5}}}\n"
-        "trainer: {max_epochs: 7}\n"
+        "defense: null\nmodel: {class_path: robusttrain.models.CifarResNet, init_args: {widths: [4,"
+        " 8]}}\ntraining: {objective: {class_path: robusttrain.training.Standard, init_args:"
+        " {label_smoothing: 0.5}}}\ntrainer: {max_epochs: 7}\n"
     )
     file = ["--config", tmp_path / "all.yaml"]
     chosen = ["--defense", "randomization", "--model", "vgg_small", "--training", "adversarial"]

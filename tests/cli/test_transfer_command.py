@@ -50,7 +50,9 @@ def transfer(command, classifiers, tmp_path):
     def run(*arguments, models=("one", "two"), images=60, output="o"):
         files = [classifiers.get(name, name) for name in models]
         common = ["--data", "digits", "--images", images, "--crafted", tmp_path / "crafted"]
-        done = command("evaluate.py", "--models", *files, *common, "--output", tmp_path / output, *arguments)
+        done = command(
+            "evaluate.py", "--models", *files, *common, "--output", tmp_path / output, *arguments
+        )
         path = tmp_path / output / "results.json"
         done.found = json.loads(path.read_text()) if done.code == 0 else None
         done.folder = tmp_path / output
@@ -85,18 +87,32 @@ def test_images_are_crafted_once_and_found_again(transfer, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "crafted").rglob("*.safetensors")}
     again = transfer("--attack", "ifgsm", "--epsilon", "0.1").found
     assert kept
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "crafted").rglob("*.safetensors")} == kept
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "crafted").rglob("*.safetensors")
+    } == kept
     assert set(again["attacks"]["ifgsm"]["seconds"].values()) == {0.0}
-    matrices = [[row["success_top1"] for row in found["attacks"].values()] for found in (first, again)]
+    matrices = [
+        [row["success_top1"] for row in found["attacks"].values()] for found in (first, again)
+    ]
     assert matrices[0] == matrices[1]
     # Another epsilon, another seed and another precision are other images.
-    for number, changed in enumerate((["--epsilon", "0.05"], ["--seed", "1"], ["--precision", "bfloat16"])):
+    for number, changed in enumerate(
+        (["--epsilon", "0.05"], ["--seed", "1"], ["--precision", "bfloat16"])
+    ):
         assert transfer("--attack", "ifgsm", "--epsilon", "0.1", *changed).code == 0
         assert len(list((tmp_path / "crafted").iterdir())) == 2 * (number + 2)
 
 
 def test_held_out_ensembles_are_rows_of_their_own(transfer):
-    done = transfer("--attack", "ifgsm", "--epsilon", "0.1", "--held_out", "true", models=("one", "two", "three"))
+    done = transfer(
+        "--attack",
+        "ifgsm",
+        "--epsilon",
+        "0.1",
+        "--held_out",
+        "true",
+        models=("one", "two", "three"),
+    )
     assert done.code == 0, done.err
     cells = done.found["attacks"]["ifgsm"]["success_top1"]["cells"]
     assert list(cells) == ["one", "two", "three", "all but one", "all but two", "all but three"]
@@ -119,7 +135,16 @@ def test_targeted_attacks_have_a_matching_rate(transfer):
 
 
 def test_sources_and_targets_can_be_chosen(transfer):
-    done = transfer("--attack", "fgsm", "--sources", "one", "--targets", "two", "three", models=("one", "two", "three"))
+    done = transfer(
+        "--attack",
+        "fgsm",
+        "--sources",
+        "one",
+        "--targets",
+        "two",
+        "three",
+        models=("one", "two", "three"),
+    )
     assert done.code == 0, done.err
     cells = done.found["attacks"]["fgsm"]["success_top1"]["cells"]
     assert {row: list(columns) for row, columns in cells.items()} == {"one": ["two", "three"]}
@@ -127,7 +152,10 @@ def test_sources_and_targets_can_be_chosen(transfer):
 
 def test_a_yaml_of_a_model_of_ones_own(transfer, classifiers, tmp_path):
     state = torch.load(classifiers["one"], weights_only=True)["state_dict"]
-    torch.save({name.removeprefix("model.classifier."): values for name, values in state.items()}, tmp_path / "w.pt")
+    torch.save(
+        {name.removeprefix("model.classifier."): values for name, values in state.items()},
+        tmp_path / "w.pt",
+    )
     (tmp_path / "mine.yaml").write_text(
         "model:\n  class_path: robusttrain.models.CifarResNet\n"
         "  init_args: {in_channels: 1, widths: [8, 16, 16], blocks: 1}\nweights: w.pt\n"
@@ -136,7 +164,11 @@ def test_a_yaml_of_a_model_of_ones_own(transfer, classifiers, tmp_path):
     assert done.code == 0, done.err
     cells = done.found["attacks"]["fgsm"]["success_top1"]["cells"]
     # The same network under two names.
-    assert cells["mine"]["one"]["value"] == cells["one"]["one"]["value"] == cells["mine"]["mine"]["value"]
+    assert (
+        cells["mine"]["one"]["value"]
+        == cells["one"]["one"]["value"]
+        == cells["mine"]["mine"]["value"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,12 +178,20 @@ def test_a_yaml_of_a_model_of_ones_own(transfer, classifiers, tmp_path):
         ([], ("one", "one"), "there is another model called one"),
         ([], ("one", "nobody"), "--models nobody: no such preset"),
         ([], ("one", "resnet18"), "--models resnet18: give its weights"),
-        (["--sources", "four"], ("one", "two"), "--sources four: is not among the models (one, two)"),
+        (
+            ["--sources", "four"],
+            ("one", "two"),
+            "--sources four: is not among the models (one, two)",
+        ),
         (["--held_out", "true"], ("one", "two"), "--held_out true: needs three models"),
         (["--fuse", "votes"], ("one", "two"), "--fuse votes: must be one of logits"),
         (["--precision", "int8"], ("one", "two"), "--precision int8: must be one of float32"),
         (["--attack", "transfer-standard"], ("one", "two"), "brings a source model of its own"),
-        (["--attack", "bpda-i"], ("one", "two"), "attack bpda-i on one: source IdentityBackward: the target has no"),
+        (
+            ["--attack", "bpda-i"],
+            ("one", "two"),
+            "attack bpda-i on one: source IdentityBackward: the target has no",
+        ),
         (["--attack", "fgsm", "--attack", "fgm"], ("one", "two"), "different threats"),
     ],
 )
@@ -179,7 +219,8 @@ def test_help_of_its_own(command):
 
 def test_models_of_other_classes_are_refused(transfer, tmp_path):
     (tmp_path / "five.yaml").write_text(
-        "model:\n  class_path: robusttrain.models.CifarResNet\n  init_args: {num_classes: 5}\nweights: w.pt\n"
+        "model:\n  class_path: robusttrain.models.CifarResNet\n  init_args: {num_classes:"
+        " 5}\nweights: w.pt\n"
     )
     done = transfer(models=("one", tmp_path / "five.yaml"))
     assert done.code == 2

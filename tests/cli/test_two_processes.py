@@ -1,4 +1,6 @@
-"""Two processes share the images of an evaluation, each image counts once, and no verdict depends on it."""
+"""Two processes share the images of an evaluation, each image counts once, and no verdict depends
+on it.
+"""
 
 import json
 
@@ -6,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# Convolutions sum in another order in batches of another size: the last bits of a logit differ, and with them, rarely,
-# the sign of a gradient. So at most this share of verdicts may differ.
+# Convolutions sum in another order in batches of another size: the last bits of a logit differ, and
+# with them, rarely, the sign of a gradient. So at most this share of verdicts may differ.
 FLIPS = 0.01
 
 
@@ -16,11 +18,29 @@ def evaluated(run_script, trained, tmp_path_factory):
     def run(batch_size, processes):
         output = tmp_path_factory.mktemp("evaluated")
         ddp = ["--trainer.devices", 2, "--trainer.strategy", "ddp"] if processes == 2 else []
-        common = ["--checkpoint", trained.best, "--images", 101, "--draws", 2, "--attack", "bpda-i-quick"]
-        common += ["--data.batch_size", batch_size, "--save_verdicts", "true", "--trainer.accelerator", "cpu"]
+        common = [
+            "--checkpoint",
+            trained.best,
+            "--images",
+            101,
+            "--draws",
+            2,
+            "--attack",
+            "bpda-i-quick",
+        ]
+        common += [
+            "--data.batch_size",
+            batch_size,
+            "--save_verdicts",
+            "true",
+            "--trainer.accelerator",
+            "cpu",
+        ]
         done = run_script("evaluate.py", *common, *ddp, "--output", output)
         assert done.code == 0, done.err
-        return json.loads((output / "results.json").read_text()), load_file(output / "verdicts.safetensors")
+        return json.loads((output / "results.json").read_text()), load_file(
+            output / "verdicts.safetensors"
+        )
 
     return run
 
@@ -41,7 +61,10 @@ def test_two_processes_find_what_one_finds(evaluated, alone, batch_size):
     for name in ("clean/score", "clean/select", "bpda-i-quick/score", "bpda-i-quick/select"):
         flips[name] = int((kept[name] != one[name]).any(dim=1).sum())
         assert flips[name] <= FLIPS * 101, flips
-    print(f"batches of {batch_size}, two processes against one in batches of 64: images with another verdict {flips}")
+    print(
+        f"batches of {batch_size}, two processes against one in batches of 64: images with another"
+        f" verdict {flips}"
+    )
     row, other = found["attacks"]["bpda-i-quick"], expected["attacks"]["bpda-i-quick"]
     assert row["robust_accuracy"] == pytest.approx(other["robust_accuracy"], abs=FLIPS)
     assert row["gradient_evaluations_per_image"] == other["gradient_evaluations_per_image"] == 10

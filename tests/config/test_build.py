@@ -1,4 +1,6 @@
-"""From configurations to objects: what may be built, how errors are named, and how networks follow the data."""
+"""From configurations to objects: what may be built, how errors are named, and how networks follow
+the data.
+"""
 
 import sys
 import textwrap
@@ -32,7 +34,11 @@ def test_parts_are_built_before_what_holds_them():
             "robusttrain.attacks.ProjectedGradient",
             steps=3,
             step_size=0.1,
-            gradient=node("robusttrain.attacks.Average", draws=2, inner=node("robusttrain.attacks.Smooth", samples=4)),
+            gradient=node(
+                "robusttrain.attacks.Average",
+                draws=2,
+                inner=node("robusttrain.attacks.Smooth", samples=4),
+            ),
         )
     )
     assert built == ProjectedGradient(3, 0.1, gradient=Average(2, Smooth(4, inner=Backprop())))
@@ -52,14 +58,21 @@ def test_plain_values_stay_and_given_objects_are_handed_over():
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (node("robusttrain.defenses.AdversarialTransform", model=F_B, radius=-1.0), "defense.radius = -1.0"),
         (
-            node("robusttrain.defenses.AdversarialTransform", model={**F_B, "init_args": {"image_size": 20}}),
+            node("robusttrain.defenses.AdversarialTransform", model=F_B, radius=-1.0),
+            "defense.radius = -1.0",
+        ),
+        (
+            node(
+                "robusttrain.defenses.AdversarialTransform",
+                model={**F_B, "init_args": {"image_size": 20}},
+            ),
             "defense.model.image_size = 20",
         ),
         (
             node(
-                "robusttrain.defenses.Chain", defenses=[TRANSFORM, node("robusttrain.defenses.RandomResizePad", low=0)]
+                "robusttrain.defenses.Chain",
+                defenses=[TRANSFORM, node("robusttrain.defenses.RandomResizePad", low=0)],
             ),
             r"defense.defenses\[1\].low = 0",
         ),
@@ -88,10 +101,13 @@ def test_what_is_no_class_is_refused_in_one_line(class_path, said):
 
 
 @pytest.mark.parametrize(
-    "class_path", ["os.system", "subprocess.Popen", "torch.nn.Linear", "builtins.eval", "robusttrain_evil.Model"]
+    "class_path",
+    ["os.system", "subprocess.Popen", "torch.nn.Linear", "builtins.eval", "robusttrain_evil.Model"],
 )
 def test_untrusted_packages_are_refused_and_named(class_path):
-    with pytest.raises(UserError, match=rf"{class_path!r} comes from a package that is not trusted.*--trust"):
+    with pytest.raises(
+        UserError, match=rf"{class_path!r} comes from a package that is not trusted.*--trust"
+    ):
         build(node(class_path), "model", TRUST, nn.Module)
 
 
@@ -108,7 +124,11 @@ def test_untrusted_packages_are_refused_and_named(class_path):
 )
 @pytest.mark.parametrize("inner", [False, True])
 def test_a_trusted_package_offers_only_networks_and_parts_of_attacks(class_path, inner):
-    described = node("robusttrain.defenses.AdversarialTransform", model=node(class_path)) if inner else node(class_path)
+    described = (
+        node("robusttrain.defenses.AdversarialTransform", model=node(class_path))
+        if inner
+        else node(class_path)
+    )
     with pytest.raises(UserError, match=class_path):
         build(described, "defense", TRUST, nn.Module)
 
@@ -144,8 +164,12 @@ def test_an_untrusted_module_is_not_even_imported(tmp_path, monkeypatch):
 
 def test_networks_follow_the_data():
     model = node("robusttrain.models.CifarResNet")
-    defense = node("robusttrain.defenses.Chain", defenses=[node("robusttrain.defenses.AdversarialTransform")])
-    defense["init_args"]["defenses"][0]["init_args"]["model"] = {"class_path": "robusttrain.models.VGGSmall"}
+    defense = node(
+        "robusttrain.defenses.Chain", defenses=[node("robusttrain.defenses.AdversarialTransform")]
+    )
+    defense["init_args"]["defenses"][0]["init_args"]["model"] = {
+        "class_path": "robusttrain.models.VGGSmall"
+    }
     fit_to_data(model, Facts(7, 1, 48), "model")
     fit_to_data(defense, Facts(7, 1, 48), "defense")
     assert model["init_args"] == {"num_classes": 7, "in_channels": 1}
@@ -159,8 +183,14 @@ def test_networks_follow_the_data():
 @pytest.mark.parametrize(
     ("described", "said"),
     [
-        (node("robusttrain.models.CifarResNet", num_classes=3), "model.num_classes = 3: the data set has 7"),
-        (node("robusttrain.models.VGGSmall", image_size=64), "model.image_size = 64: the data set has 48"),
+        (
+            node("robusttrain.models.CifarResNet", num_classes=3),
+            "model.num_classes = 3: the data set has 7",
+        ),
+        (
+            node("robusttrain.models.VGGSmall", image_size=64),
+            "model.image_size = 64: the data set has 48",
+        ),
     ],
 )
 def test_networks_that_contradict_the_data_are_refused(described, said):
@@ -183,7 +213,8 @@ def test_only_models_that_brought_weights_for_these_classes_need_none():
         check_pretrained(model, 10)
     model.pretrained_classes = 1000
     with pytest.raises(
-        UserError, match=r"--model: its weights are for 1000 classes, and the data set has 10, .*--data"
+        UserError,
+        match=r"--model: its weights are for 1000 classes, and the data set has 10, .*--data",
     ):
         check_pretrained(model, 10)
     check_pretrained(model, 1000)

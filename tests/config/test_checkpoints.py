@@ -33,7 +33,10 @@ def written(path, recipe=None, state=None, **more):
     recipe = recipe_of(MODEL, None, DATA) if recipe is None else recipe
     if state is None:
         torch.manual_seed(0)
-        state = {f"model.{name}": tensor for name, tensor in build_defended(MODEL, None).state_dict().items()}
+        state = {
+            f"model.{name}": tensor
+            for name, tensor in build_defended(MODEL, None).state_dict().items()
+        }
     torch.save({"robusttrain": recipe, "state_dict": state, "epoch": 1, **more}, path)
     return path
 
@@ -49,23 +52,40 @@ def test_what_was_saved_is_loaded_in_evaluation_mode(tmp_path):
     defended = build_defended(MODEL, DEFENSE).train()
     state = {f"model.{name}": tensor for name, tensor in defended.state_dict().items()}
     loaded = load(
-        written(tmp_path / "a.ckpt", recipe_of(MODEL, DEFENSE, DATA), {**state, "train_loss.x": torch.ones(1)})
+        written(
+            tmp_path / "a.ckpt",
+            recipe_of(MODEL, DEFENSE, DATA),
+            {**state, "train_loss.x": torch.ones(1)},
+        )
     )
     assert not any(module.training for module in loaded.modules())
-    assert all(torch.equal(tensor, state[f"model.{name}"]) for name, tensor in loaded.state_dict().items())
+    assert all(
+        torch.equal(tensor, state[f"model.{name}"]) for name, tensor in loaded.state_dict().items()
+    )
     assert loaded.defense.attack.threat.epsilon == 0.1
 
 
 def test_a_recipe_needs_no_other_file():
-    arguments = {"weights": "f_b.safetensors", "model": node("x.Y", pretrained=True, name="resnet18")}
+    arguments = {
+        "weights": "f_b.safetensors",
+        "model": node("x.Y", pretrained=True, name="resnet18"),
+    }
     contained = self_contained({"class_path": "a.B", "init_args": arguments})
-    assert contained["init_args"] == {"weights": None, "model": node("x.Y", pretrained=False, name="resnet18")}
-    assert arguments["weights"] == "f_b.safetensors", "the configuration of the run itself must stay as it is"
+    assert contained["init_args"] == {
+        "weights": None,
+        "model": node("x.Y", pretrained=False, name="resnet18"),
+    }
+    assert arguments["weights"] == "f_b.safetensors", (
+        "the configuration of the run itself must stay as it is"
+    )
 
 
 def test_another_radius_may_be_given(tmp_path):
     torch.manual_seed(0)
-    state = {f"model.{name}": tensor for name, tensor in build_defended(MODEL, DEFENSE).state_dict().items()}
+    state = {
+        f"model.{name}": tensor
+        for name, tensor in build_defended(MODEL, DEFENSE).state_dict().items()
+    }
     path = written(tmp_path / "a.ckpt", recipe_of(MODEL, DEFENSE, DATA), state)
     recipe = read_recipe(path)
     recipe["defense"]["init_args"]["radius"] = 0.3
@@ -86,7 +106,11 @@ class Evil:
 def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path, legacy):
     path = tmp_path / "a.ckpt"
     torch.save(
-        {"robusttrain": recipe_of(MODEL, None, DATA), "state_dict": {}, "x": Evil(tmp_path / "ran")},
+        {
+            "robusttrain": recipe_of(MODEL, None, DATA),
+            "state_dict": {},
+            "x": Evil(tmp_path / "ran"),
+        },
         path,
         _use_new_zipfile_serialization=not legacy,
     )
@@ -112,7 +136,9 @@ def test_class_paths_that_are_no_business_of_a_checkpoint(tmp_path, class_path, 
     evil = node(class_path)
     inner = {**DEFENSE, "init_args": {**DEFENSE["init_args"], "model": evil}}
     recipe = recipe_of(
-        evil if where == "model" else MODEL, {"model": None, "defense": evil, "inner": inner}[where], DATA
+        evil if where == "model" else MODEL,
+        {"model": None, "defense": evil, "inner": inner}[where],
+        DATA,
     )
     refused(written(tmp_path / "a.ckpt", recipe), class_path)
 
@@ -124,8 +150,12 @@ def test_a_module_of_the_users_own_needs_trust(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     torch.manual_seed(0)
-    state = {f"model.classifier.{name}": tensor for name, tensor in nn.Linear(4, 5).state_dict().items()}
-    path = written(tmp_path / "a.ckpt", recipe_of(node("my_networks.Net", num_classes=5), None, DATA), state)
+    state = {
+        f"model.classifier.{name}": tensor for name, tensor in nn.Linear(4, 5).state_dict().items()
+    }
+    path = written(
+        tmp_path / "a.ckpt", recipe_of(node("my_networks.Net", num_classes=5), None, DATA), state
+    )
     refused(path, r"my_networks.Net.*not trusted.*--trust my_networks")
     loaded = load(path, trust=["my_networks"])
     assert torch.equal(loaded.classifier.weight, state["model.classifier.weight"])
@@ -182,28 +212,49 @@ def test_a_recipe_with_a_part_missing_is_one_line(tmp_path):
     for part in ("model", "defense", "format"):
         recipe = recipe_of(MODEL, None, DATA)
         del recipe[part]
-        refused(written(tmp_path / "a.ckpt", recipe), "no checkpoint of robusttrain|checkpoint format None")
+        refused(
+            written(tmp_path / "a.ckpt", recipe),
+            "no checkpoint of robusttrain|checkpoint format None",
+        )
 
 
 def test_tensors_that_do_not_fit_are_named(tmp_path):
     state = torch.load(written(tmp_path / "a.ckpt"), weights_only=True)["state_dict"]
     path = tmp_path / "b.ckpt"
-    written(path, state={name: value for name, value in state.items() if not name.endswith("stem.0.weight")})
+    written(
+        path,
+        state={name: value for name, value in state.items() if not name.endswith("stem.0.weight")},
+    )
     refused(path, r"b\.ckpt does not fit DefendedClassifier: classifier.stem.0.weight is missing")
-    written(path, {**recipe_of(node(MODEL["class_path"], widths=[8], blocks=1, in_channels=1), None, DATA)}, state)
-    refused(path, r"classifier.stem.0.weight is \(4, 1, 3, 3\) in the file, \(8, 1, 3, 3\) in the model")
+    written(
+        path,
+        {**recipe_of(node(MODEL["class_path"], widths=[8], blocks=1, in_channels=1), None, DATA)},
+        state,
+    )
+    refused(
+        path, r"classifier.stem.0.weight is \(4, 1, 3, 3\) in the file, \(8, 1, 3, 3\) in the model"
+    )
     state["model.classifier.classifier.bias"] = torch.full((10,), float("nan"))
     refused(written(path, state=state), "classifier.classifier.bias holds NaN")
 
 
 def test_a_checkpoint_cannot_reach_for_the_network_or_other_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("timm.create_model", lambda name, pretrained=False, **rest: pytest.fail("asked timm")
-                        if pretrained else nn.Flatten())  # fmt: skip
-    timm = node("robusttrain.models.TimmClassifier", name="resnet18", pretrained=True, in_channels=1)
+    monkeypatch.setattr(
+        "timm.create_model",
+        lambda name, pretrained=False, **rest: (
+            pytest.fail("asked timm") if pretrained else nn.Flatten()
+        ),
+    )
+    timm = node(
+        "robusttrain.models.TimmClassifier", name="resnet18", pretrained=True, in_channels=1
+    )
     with pytest.raises(UserError):
         load(written(tmp_path / "a.ckpt", recipe_of(MODEL, None, DATA) | {"model": timm}))
     torch.save(torch.ones(1), tmp_path / "secret")
-    defense = {**DEFENSE, "init_args": {**DEFENSE["init_args"], "weights": str(tmp_path / "secret")}}
+    defense = {
+        **DEFENSE,
+        "init_args": {**DEFENSE["init_args"], "weights": str(tmp_path / "secret")},
+    }
     with pytest.raises(UserError) as caught:
         load(written(tmp_path / "a.ckpt", recipe_of(MODEL, None, DATA) | {"defense": defense}))
     assert "secret" not in str(caught.value)

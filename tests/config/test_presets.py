@@ -1,4 +1,6 @@
-"""Presets: found by name, the nearest name suggested, and every one that is shipped can be built."""
+"""Presets: found by name, the nearest name suggested, and every one that is shipped can be
+built.
+"""
 
 from pathlib import Path
 
@@ -16,12 +18,19 @@ from robusttrain.defenses import Defense
 
 
 def test_the_presets_that_are_promised():
-    assert {"digits", "cifar10", "cifar100", "fashion_mnist", "tiny_imagenet", "imagefolder"} <= set(
-        presets.names("data")
-    )
+    assert {
+        "digits",
+        "cifar10",
+        "cifar100",
+        "fashion_mnist",
+        "tiny_imagenet",
+        "imagefolder",
+    } <= set(presets.names("data"))
     assert {"vgg_small", "resnet18", "resnet_small", "timm"} <= set(presets.names("model"))
     assert {"advtransform", "randomization", "none"} <= set(presets.names("defense"))
-    assert {"standard", "adversarial", "trades", "adversarial-through-g"} <= set(presets.names("training"))
+    assert {"standard", "adversarial", "trades", "adversarial-through-g"} <= set(
+        presets.names("training")
+    )
     promised = "fgsm ifgsm pgd mifgsm difgsm mdifgsm nrigsm bpda-i bpda-eot bpda-eot-paper wt"
     assert set(promised.split()) <= set(presets.names("attack"))
 
@@ -46,7 +55,12 @@ def test_no_reader_of_a_preset_sees_what_it_is_like(kind):
 def test_every_attack_preset_is_an_attack(name):
     scenario = scenarios([name])[name]
     assert sum(scenario.attack.cost()) > 0
-    unusual = {"wt-mean-start-unrestricted": 0.3, "liu": 1.0, "liu-ensemble": 1.0, "minimal-norm": 1.0}
+    unusual = {
+        "wt-mean-start-unrestricted": 0.3,
+        "liu": 1.0,
+        "liu-ensemble": 1.0,
+        "minimal-norm": 1.0,
+    }
     unusual |= dict.fromkeys(("cw", "cw-paper", "d-cw", "deepfool"), 1000.0)
     usual = 15 / 255 if scenario.attack.threat.norm == "rmsd" else 0.031
     assert scenario.attack.threat.epsilon == pytest.approx(unusual.get(name, usual))
@@ -161,7 +175,12 @@ def written(tmp_path, monkeypatch):
         ),
         (
             "init_args: {threat: {class_path: package.Linf, init_args: {clip: false}}}",
-            {"threat": {"class_path": "package.Linf", "init_args": {"epsilon": 0.1, "clip": False}}},
+            {
+                "threat": {
+                    "class_path": "package.Linf",
+                    "init_args": {"epsilon": 0.1, "clip": False},
+                }
+            },
         ),
         (
             "init_args: {threat: {class_path: package.L2, init_args: {clip: false}}}",

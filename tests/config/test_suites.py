@@ -42,7 +42,9 @@ def targets(convnet):
     return {
         "undefended": DefendedClassifier(None, convnet(10)),
         "advtransform": DefendedClassifier(g(), convnet(10)),
-        "advtransform without a random start": DefendedClassifier(g(random_start=False), convnet(10)),
+        "advtransform without a random start": DefendedClassifier(
+            g(random_start=False), convnet(10)
+        ),
         "rounded": DefendedClassifier(Rounded(), convnet(10)),
         "randomization": DefendedClassifier(RandomResizePad(8, 12), convnet(10)),
         "both": DefendedClassifier(Chain([RandomResizePad(8, 12), g()]), convnet(10)),
@@ -62,10 +64,37 @@ APPLYING = {
         *("finite-differences", "autoattack-rand-bpda-i", "wt-mean-start", *QUERY),
     ],
     "advtransform without a random start": [
-        *("wt", *TRANSFER, "reparameterization", "bpda-i", *LOOP, "finite-differences", "autoattack-bpda-i", *QUERY),
+        *(
+            "wt",
+            *TRANSFER,
+            "reparameterization",
+            "bpda-i",
+            *LOOP,
+            "finite-differences",
+            "autoattack-bpda-i",
+            *QUERY,
+        ),
     ],
-    "rounded": [*("wt", *TRANSFER, "reparameterization", "bpda-i", "finite-differences", "autoattack-bpda-i", *QUERY)],
-    "randomization": ["wt", *TRANSFER, "single-pattern", "ensemble-pattern", "eot", "autoattack-rand", *QUERY],
+    "rounded": [
+        *(
+            "wt",
+            *TRANSFER,
+            "reparameterization",
+            "bpda-i",
+            "finite-differences",
+            "autoattack-bpda-i",
+            *QUERY,
+        )
+    ],
+    "randomization": [
+        "wt",
+        *TRANSFER,
+        "single-pattern",
+        "ensemble-pattern",
+        "eot",
+        "autoattack-rand",
+        *QUERY,
+    ],
     "both": ["wt", *TRANSFER, "finite-differences", *QUERY],
     "a classifier of one size": [
         *(*TRANSFER, "single-pattern", "ensemble-pattern", "eot", "autoattack-rand", *QUERY),
@@ -79,7 +108,9 @@ def applying(name: str, target: DefendedClassifier, images) -> list[str]:
 
 @pytest.mark.parametrize("kind", APPLYING)
 def test_the_worst_case_takes_what_applies_and_all_of_it_fits(kind, targets):
-    """The rule table by hand; and every source can be built and asked, so nothing fails after hours."""
+    """The rule table by hand; and every source can be built and asked, so nothing fails after
+    hours.
+    """
     target = targets[kind]
     assert applying("worst-case", target, data()) == APPLYING[kind]
     at_hand = [name for name in APPLYING[kind] if not surrogates_in(presets.read("attack", name))]
@@ -107,11 +138,15 @@ def test_reasons_say_all_that_does_not_hold(targets):
     why = left_out(["worst-case"], [], targets["undefended"], data())
     assert why["wt"] == "the target has no defense"
     assert why["bpda-i"] == "the target can be differentiated as it is"
-    assert why["bpda-eot"] == "the target can be differentiated as it is, and the target is not random"
+    assert (
+        why["bpda-eot"] == "the target can be differentiated as it is, and the target is not random"
+    )
     assert left_out(["worst-case"], [], targets["rounded"], data())["apgd-ce"] == (
         "the target's defense has no useful gradient"
     )
-    assert left_out(["worst-case"], [], targets["both"], data())["bpda-i"] == ("the defense changes the size of images")
+    assert left_out(["worst-case"], [], targets["both"], data())["bpda-i"] == (
+        "the defense changes the size of images"
+    )
 
 
 def test_asking_for_facts_leaves_the_target_as_it_was(targets):
@@ -130,13 +165,18 @@ def written(folder, text: str, name: str = "mine") -> str:
 
 
 def test_an_attack_applies_if_one_of_its_entries_does_or_if_it_is_asked_for(tmp_path, targets):
-    one = written(tmp_path, "attacks: [{attack: wt, when: {defended: true}}, {attack: pgd, when: {random: true}}]")
+    one = written(
+        tmp_path,
+        "attacks: [{attack: wt, when: {defended: true}}, {attack: pgd, when: {random: true}}]",
+    )
     two = written(tmp_path, "attacks: [{attack: wt, when: {defended: false}}, square]", "two")
     target = targets["undefended"]
     assert set(left_out([one, two], [], target, data())) == {"pgd"}
     assert left_out([one, two], ["pgd"], target, data()) == {}
     assert left_out([], ["pgd"], target, data()) == {}
-    with pytest.raises(UserError, match="no attack applies, because .*the target is not random") as caught:
+    with pytest.raises(
+        UserError, match="no attack applies, because .*the target is not random"
+    ) as caught:
         left_out([one], [], target, data())
     assert "\n" not in str(caught.value)
 
@@ -144,8 +184,14 @@ def test_an_attack_applies_if_one_of_its_entries_does_or_if_it_is_asked_for(tmp_
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("attacks: [{attack: wt, when: {defend: true}}]", "no condition defend; did you mean defended"),
-        ("attacks: [{attack: wt, when: {defended: maybe}}]", "condition defended = 'maybe': must be true or false"),
+        (
+            "attacks: [{attack: wt, when: {defend: true}}]",
+            "no condition defend; did you mean defended",
+        ),
+        (
+            "attacks: [{attack: wt, when: {defended: maybe}}]",
+            "condition defended = 'maybe': must be true or false",
+        ),
         ("attacks: [{attack: wt, if: {defended: true}}]", "must be a preset's name, or"),
         ("attacks: [{when: {defended: true}}]", "must be a preset's name, or"),
         ("attacks: [{attack: wt, when: [defended]}]", "must be a preset's name, or"),

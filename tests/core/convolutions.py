@@ -28,7 +28,11 @@ class Functional(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.weight, self.stride, self.groups = convolution.weight, convolution.stride, convolution.groups
+        self.weight, self.stride, self.groups = (
+            convolution.weight,
+            convolution.stride,
+            convolution.groups,
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return F.conv2d(images, self.weight, stride=self.stride, groups=self.groups)
@@ -39,7 +43,9 @@ class StartsStrided(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 1, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 1, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
+        )
         self.head = nn.Linear(8, 10)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,16 +72,23 @@ def table() -> int:
         images = torch.rand(8, channels, 12, 13, generator=rng)
         for groups in {1, channels}:
             torch.manual_seed(0)
-            convolution = nn.Conv2d(channels, 8 if groups == 1 else channels, kernel, stride, groups=groups, bias=False)
+            convolution = nn.Conv2d(
+                channels, 8 if groups == 1 else channels, kernel, stride, groups=groups, bias=False
+            )
             exact = passes(copy.deepcopy(convolution).double(), images.double(), directions)
             for network in (convolution, Functional(copy.deepcopy(convolution))):
                 use_fastest_format(network)
-                found = passes(network, images.contiguous(memory_format=torch.channels_last), directions)
+                found = passes(
+                    network, images.contiguous(memory_format=torch.channels_last), directions
+                )
                 worst = [error(*pair) for pair in zip(found, exact, strict=True)]
                 count += 1
                 if max(worst) > TOLERANCE:
                     what = f"kernel {kernel} stride {stride} channels {channels} groups {groups}"
-                    print(f"wrong: {type(network).__name__} {what}: output, images, weights off by {worst}")
+                    print(
+                        f"wrong: {type(network).__name__} {what}: output, images, weights off by"
+                        f" {worst}"
+                    )
     return count
 
 
@@ -132,9 +145,11 @@ def instruction_sets() -> list[str]:
 
 
 def child(name: str) -> int:
-    """Everything under one instruction set, in a process of its own: its exit code, negative for a signal.
+    """Everything under one instruction set, in a process of its own: its exit code, negative for a
+    signal.
 
-    The parent must not have computed anything: oneDNN and ATen look at these variables when they first work.
+    The parent must not have computed anything: oneDNN and ATen look at these variables when they
+        first work.
     """
     sys.stdout.flush()
     if pid := os.fork():

@@ -40,7 +40,9 @@ def test_results_names_hooks_and_copies_stay(stride, padding):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 1, stride=stride, padding=padding), nn.ReLU())
     images, seen = torch.rand(2, 3, 10, 11), []
-    network[0].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].shape, output.shape)))
+    network[0].register_forward_hook(
+        lambda module, inputs, output: seen.append((inputs[0].shape, output.shape))
+    )
     before, names, written = network(images), list(network.state_dict()), repr(network)
     use_fastest_format(network)
     assert isinstance(network[0]._conv_forward, EveryNthPixel)

@@ -8,12 +8,18 @@ from torch import Tensor
 from robusttrain.core.resize import resize_and_pad
 
 
-def one_by_one(images: Tensor, sizes: Tensor, top: Tensor, left: Tensor, canvas: int, mode: str) -> Tensor:
+def one_by_one(
+    images: Tensor, sizes: Tensor, top: Tensor, left: Tensor, canvas: int, mode: str
+) -> Tensor:
     options = {"align_corners": False, "antialias": False} if mode == "bilinear" else {}
     results = []
-    for image, size, above, before in zip(images, sizes.tolist(), top.tolist(), left.tolist(), strict=True):
+    for image, size, above, before in zip(
+        images, sizes.tolist(), top.tolist(), left.tolist(), strict=True
+    ):
         resized = F.interpolate(image[None], size=(size, size), mode=mode, **options)
-        results.append(F.pad(resized, (before, canvas - size - before, above, canvas - size - above)))
+        results.append(
+            F.pad(resized, (before, canvas - size - before, above, canvas - size - above))
+        )
     return torch.cat(results)
 
 
@@ -48,13 +54,17 @@ def test_images_that_are_not_square_become_square(images):
     batch = images(3, 2, 12)[:, :, :7]
     where = torch.tensor([5, 9, 10]), torch.tensor([0, 1, 0]), torch.tensor([3, 0, 0])
     expected = one_by_one(batch, *where, 10, "bilinear")
-    torch.testing.assert_close(resize_and_pad(batch, *where, 10, "bilinear"), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        resize_and_pad(batch, *where, 10, "bilinear"), expected, rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_the_same_size_is_the_identity(mode, images):
     batch, zero = images(4, 3, 11), torch.zeros(4, dtype=torch.int64)
-    torch.testing.assert_close(resize_and_pad(batch, zero + 11, zero, zero, 11, mode), batch, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        resize_and_pad(batch, zero + 11, zero, zero, 11, mode), batch, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])

@@ -1,4 +1,6 @@
-"""Streams that belong to the image: known answers, independence of the batch, and the right distributions."""
+"""Streams that belong to the image: known answers, independence of the batch, and the right
+distributions.
+"""
 
 import zlib
 
@@ -55,13 +57,17 @@ def test_any_64_bit_key_works(key):
 def test_fold_is_two_rounds_of_mixing(tag):
     number = zlib.crc32(tag.encode()) | 1 << 32 if isinstance(tag, str) else tag
     keys = [3, -7, 2**62]
-    assert Rng(torch.tensor(keys)).fold(tag).keys.tolist() == [signed(folded(key % WORD, number)) for key in keys]
+    assert Rng(torch.tensor(keys)).fold(tag).keys.tolist() == [
+        signed(folded(key % WORD, number)) for key in keys
+    ]
 
 
 def test_keys_of_images_depend_on_seed_and_index_alone():
     indices = torch.tensor([0, 5, 10**6])
     keys = Rng.for_images(7, indices).keys
-    assert keys.tolist() == [signed(folded(mix((index + 1) * GAMMA % WORD), 7)) for index in indices.tolist()]
+    assert keys.tolist() == [
+        signed(folded(mix((index + 1) * GAMMA % WORD), 7)) for index in indices.tolist()
+    ]
     assert indices.tolist() == [0, 5, 10**6]  # not mixed in place
     assert not set(keys.tolist()) & set(Rng.for_images(8, indices).keys.tolist())
 
@@ -76,7 +82,9 @@ def test_batch_size_and_order_change_nothing(draw):
     order = torch.tensor([6, 0, 3])
     assert torch.equal(numbers(Rng.for_images(0, order)), whole[order])
     assert torch.equal(numbers(streams()[order]), whole[order])
-    assert torch.equal(torch.cat([numbers(streams()[number : number + 1]) for number in range(8)]), whole)
+    assert torch.equal(
+        torch.cat([numbers(streams()[number : number + 1]) for number in range(8)]), whole
+    )
     assert len({tuple(row.flatten().tolist()) for row in whole}) == 8
 
 
@@ -111,8 +119,15 @@ def test_tile_stacks_folds(copies):
 
 def test_derived_keys_never_meet():
     indices = torch.arange(200)
-    keys = [Rng.for_images(seed, indices).fold(tag).keys for seed in range(5) for tag in (*range(20), "aim", "start")]
-    keys += [Rng.for_images(0, indices).fold(1).fold(2).keys, Rng.for_images(0, indices).fold(2).fold(1).keys]
+    keys = [
+        Rng.for_images(seed, indices).fold(tag).keys
+        for seed in range(5)
+        for tag in (*range(20), "aim", "start")
+    ]
+    keys += [
+        Rng.for_images(0, indices).fold(1).fold(2).keys,
+        Rng.for_images(0, indices).fold(2).fold(1).keys,
+    ]
     keys = torch.cat(keys)
     assert len(keys.unique()) == len(keys)
 
@@ -140,7 +155,9 @@ def test_uniform_numbers_are_uniform():
     assert abs(numbers.mean() - 1 / 2) < 5 * (1 / 12 / count) ** 0.5
     assert abs(numbers.var() - 1 / 12) < 5 * (1 / 180 / count) ** 0.5
     empirical = (torch.arange(count) + 0.5) / count
-    assert (numbers.sort().values - empirical).abs().max() < 2 / count**0.5  # Kolmogorov and Smirnov
+    assert (
+        numbers.sort().values - empirical
+    ).abs().max() < 2 / count**0.5  # Kolmogorov and Smirnov
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.2, 0.2), (0.5, 1.0), (-3.0, -1.0)])
@@ -157,7 +174,8 @@ def test_normal_numbers_have_normal_moments():
     numbers = streams(100).normal((2000,)).flatten().double()
     count = len(numbers)
     assert numbers.isfinite().all()
-    # Standard deviations of the first four sample moments of a standard normal: 1, sqrt 2, sqrt 15, sqrt 96.
+    # Standard deviations of the first four sample moments of a standard normal: 1, sqrt 2, sqrt 15,
+    # sqrt 96.
     for power, moment, deviation in ((1, 0, 1), (2, 1, 2**0.5), (3, 0, 15**0.5), (4, 3, 96**0.5)):
         assert abs((numbers**power).mean() - moment) < 5 * deviation / count**0.5
     empirical = (torch.arange(count) + 0.5) / count
@@ -165,7 +183,9 @@ def test_normal_numbers_have_normal_moments():
 
 
 def test_normal_is_finite_where_the_uniform_number_is_zero(monkeypatch):
-    monkeypatch.setattr(Rng, "_bits", lambda self, shape: torch.zeros(len(self), *shape, dtype=torch.int64))
+    monkeypatch.setattr(
+        Rng, "_bits", lambda self, shape: torch.zeros(len(self), *shape, dtype=torch.int64)
+    )
     assert Rng(torch.zeros(1, dtype=torch.int64)).normal((1,)).isfinite().all()
 
 
@@ -173,12 +193,16 @@ def test_integers_are_uniform():
     counts = torch.bincount(streams(100).integers((1400,), -3, 4).flatten() + 3, minlength=7)
     assert len(counts) == 7
     expected = 140000 / 7
-    assert ((counts - expected) ** 2 / expected).sum() < 30  # chi-squared, 6 degrees of freedom: 22 at 1 in 1,000
+    assert (
+        (counts - expected) ** 2 / expected
+    ).sum() < 30  # chi-squared, 6 degrees of freedom: 22 at 1 in 1,000
 
 
 def test_integers_take_a_bound_for_each_image():
     low, high = torch.tensor([0, 5, -2]), torch.tensor([1, 8, 2])
-    numbers = torch.stack([streams(3).fold(number).integers((), low, high) for number in range(200)])
+    numbers = torch.stack(
+        [streams(3).fold(number).integers((), low, high) for number in range(200)]
+    )
     assert numbers.dtype == torch.int64
     for image in range(3):
         assert set(numbers[:, image].tolist()) == set(range(low[image], high[image]))

@@ -42,7 +42,9 @@ def test_channels_last_gives_the_same():
 
 
 def test_every_offset_and_both_directions_occur():
-    """One pixel in the middle of each image: it lands everywhere within the padding, half of the time mirrored."""
+    """One pixel in the middle of each image: it lands everywhere within the padding, half of the
+    time mirrored.
+    """
     images = torch.zeros(4000, 1, 5, 5, dtype=torch.uint8)
     images[:, :, 2, 2] = 1
     images[:, :, 2, 1] = 2

@@ -1,4 +1,6 @@
-"""Which image comes when: over epochs, processes, a resumed run; and nothing drawn from torch's global generator."""
+"""Which image comes when: over epochs, processes, a resumed run; and nothing drawn from torch's
+global generator.
+"""
 
 import pytest
 import torch

@@ -44,7 +44,8 @@ def test_batches_are_filled_up_and_all_others_come_equally_often(world):
     batches = [batch for rank in range(world) for batch in epochs(sampler(rank), 6)]
     assert {len(batch) for batch in batches} == {7}
     assert all((batch[:4] < 24).all() and (batch[4:] >= 24).all() for batch in batches)
-    # Six epochs of 24 own images, 4 in a batch, bring 36 batches in all processes together: 108 others, 12 passes.
+    # Six epochs of 24 own images, 4 in a batch, bring 36 batches in all processes together: 108
+    # others, 12 passes.
     own, others = (Counter(place for batch in batches for place in part(batch)) for part in (
         lambda batch: batch[:4].tolist(), lambda batch: batch[4:].tolist()
     ))

@@ -1,4 +1,6 @@
-"""Folders of images: classes by folder, sizes, corrupt files, and images that do not fit in memory."""
+"""Folders of images: classes by folder, sizes, corrupt files, and images that do not fit in
+memory.
+"""
 
 import numpy as np
 import pytest

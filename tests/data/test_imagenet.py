@@ -1,4 +1,6 @@
-"""ImageNet's validation images: classes by WordNet id, resizing and cropping, and what is said where they are not."""
+"""ImageNet's validation images: classes by WordNet id, resizing and cropping, and what is said
+where they are not.
+"""
 
 import numpy as np
 import pytest
@@ -78,7 +80,8 @@ def test_shorter_side_is_resized_and_the_centre_cropped(root):
     pixels[10:30, 20:40] = 200  # half of the height, in the centre
     Image.fromarray(pixels).save(root / "val" / TENCH / "0.png")
     whole, inner = (loaded(root, resize=resize).test_images(torch.tensor([0])).images[0, 0] for resize in (None, 16))
-    # Without a border all of the height is there: 2 + 4 + 2 pixels. Resized to twice the crop, the square fills it.
+    # Without a border all of the height is there: 2 + 4 + 2 pixels. Resized to twice the crop, the
+    # square fills it.
     assert (whole[3:5, 3:5] > 0.75).all()
     assert (whole[:, 0] < 0.1).all()
     assert (inner[1:-1, 1:-1] > 0.7).all()

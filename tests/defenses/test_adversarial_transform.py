@@ -1,4 +1,6 @@
-"""g: its formula against a plain loop, its ball, its independence of everything around it, and every option."""
+"""g: its formula against a plain loop, its ball, its independence of everything around it, and
+every option.
+"""
 
 import copy
 
@@ -15,7 +17,9 @@ from robusttrain.models.frozen import Frozen
 from robusttrain.storage.weights import save_tensors
 
 
-def paper(f_b: nn.Module, x: Tensor, noise: Tensor, radius: float, steps: int, step_size: float) -> Tensor:
+def paper(
+    f_b: nn.Module, x: Tensor, noise: Tensor, radius: float, steps: int, step_size: float
+) -> Tensor:
     """x'_t = Proj(x'_{t-1} - eps sign grad loss(f_b(x'_{t-1}), y_L)), word for word."""
     y_l = f_b(x).argmin(dim=1)
     moved = x + noise
@@ -38,7 +42,9 @@ def test_equals_the_papers_loop(radius, steps, curved, images, streams):
     noise = streams(6).fold("start").uniform(x.shape[1:], -radius, radius)
     expected = paper(copy.deepcopy(f_b), x, noise, radius, steps, radius / 6)
     result = AdversarialTransform(f_b, radius=radius, steps=steps).transform(x, streams(6))
-    assert ((result - expected).abs() < 1e-6).double().mean() > 0.999  # a gradient of almost zero may change its sign
+    assert (
+        (result - expected).abs() < 1e-6
+    ).double().mean() > 0.999  # a gradient of almost zero may change its sign
 
 
 @pytest.mark.parametrize("random_start", [True, False])
@@ -72,7 +78,9 @@ def test_it_goes_where_the_target_says(target, curved, images, streams):
 
 
 def test_it_stays_in_the_ball_and_leaves_the_box_unless_told(convnet, streams):
-    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)).round()  # all pixels at the bounds
+    x = torch.rand(
+        6, 3, 8, 8, generator=torch.Generator().manual_seed(0)
+    ).round()  # all pixels at the bounds
     free = AdversarialTransform(convnet(), radius=0.2)(x, streams(6))
     boxed = AdversarialTransform(convnet(), radius=0.2, clip=True)(x, streams(6))
     for result in (free, boxed):
@@ -161,7 +169,9 @@ def test_it_touches_neither_f_b_nor_the_images_nor_the_global_state(convnet, ima
     before = copy.deepcopy(f_b.state_dict())
     g.train()(x, streams())
     assert all(torch.equal(value, before[name]) for name, value in f_b.state_dict().items())
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in f_b.parameters())
+    assert all(
+        parameter.grad is None and not parameter.requires_grad for parameter in f_b.parameters()
+    )
     assert not any(module.training for module in f_b.modules())
     assert torch.equal(x, images())
     assert torch.equal(torch.get_rng_state(), state)
@@ -188,7 +198,9 @@ def test_an_optimizer_does_not_find_f_b(convnet):
 def test_f_bs_weights_come_from_a_file(tmp_path, curved, images, streams):
     save_tensors(curved(seed=1), tmp_path / "f_b.safetensors")
     g = AdversarialTransform(curved(seed=0), weights=str(tmp_path / "f_b.safetensors"))
-    assert torch.equal(g(images(), streams()), AdversarialTransform(curved(seed=1))(images(), streams()))
+    assert torch.equal(
+        g(images(), streams()), AdversarialTransform(curved(seed=1))(images(), streams())
+    )
 
 
 def test_loaded_weights_are_used_at_once(curved, images, streams):

@@ -29,11 +29,15 @@ def test_the_image_stands_where_it_should(position, padding, size, images):
 def test_resizing_is_interpolation(mode, images):
     options = {"align_corners": False} if mode == "bilinear" else {}
     expected = F.interpolate(images(), size=(11, 11), mode=mode, **options)
-    torch.testing.assert_close(FixedResizePad(11, 11, mode=mode)(images()), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        FixedResizePad(11, 11, mode=mode)(images()), expected, rtol=0, atol=1e-5
+    )
 
 
 def test_it_is_a_pattern_that_the_random_layers_draw(images, streams):
-    """One size, two pixels of canvas more: nine places, among them the four corners and the middle."""
+    """One size, two pixels of canvas more: nine places, among them the four corners and the
+    middle.
+    """
     layers = RandomResizePad(8, 10)
     drawn = torch.cat([layers(images(1), streams(1).fold(draw)) for draw in range(200)])
     for position in ("top-left", "top-right", "bottom-left", "bottom-right", "center"):

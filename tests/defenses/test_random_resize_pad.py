@@ -14,7 +14,10 @@ from robusttrain.defenses import RandomResizePad
 
 def pattern(image: Tensor) -> tuple[int, int, int]:
     """(size, top, left) of what is not padding; needs an image without black pixels."""
-    rows, columns = image.amax(dim=(0, 2)).nonzero().flatten(), image.amax(dim=(0, 1)).nonzero().flatten()
+    rows, columns = (
+        image.amax(dim=(0, 2)).nonzero().flatten(),
+        image.amax(dim=(0, 1)).nonzero().flatten(),
+    )
     assert len(rows) == len(columns) == int(rows[-1] - rows[0]) + 1
     return len(rows), int(rows[0]), int(columns[0])
 
@@ -45,10 +48,14 @@ def test_the_papers_layers_have_12528_patterns(images):
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_all_patterns_occur_as_often_as_they_should(mode):
     low, canvas, count = 3, 5, 6000
-    defended = RandomResizePad(low, canvas, mode)(torch.ones(count, 1, 4, 4), Rng.for_images(0, torch.arange(count)))
+    defended = RandomResizePad(low, canvas, mode)(
+        torch.ones(count, 1, 4, 4), Rng.for_images(0, torch.arange(count))
+    )
     seen = Counter(pattern(image) for image in defended)
     places = {size: canvas - size + 1 for size in range(low, canvas)}
-    every = {(size, top, left) for size, n in places.items() for top in range(n) for left in range(n)}
+    every = {
+        (size, top, left) for size, n in places.items() for top in range(n) for left in range(n)
+    }
     assert set(seen) == every
     assert len(every) == 13
     for (size, _, _), times in seen.items():
@@ -73,7 +80,9 @@ def test_equals_interpolate_and_pad(low, canvas, mode, images, streams):
 def test_a_draw_belongs_to_its_image(images, streams):
     defense, x = RandomResizePad(8, 11), images(8)
     whole, order = defense(x, streams(8)), torch.tensor([6, 1])
-    torch.testing.assert_close(defense(x[order], streams(8)[order]), whole[order], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        defense(x[order], streams(8)[order]), whole[order], rtol=0, atol=1e-6
+    )
     assert not torch.equal(defense(x, streams(8, seed=1)), whole)
 
 
@@ -99,7 +108,8 @@ def test_it_is_random_and_differentiable(images, streams):
     result = defense(x, streams())
     (gradient,) = torch.autograd.grad(result.sum(), x)
     sizes = torch.tensor([pattern(image)[0] for image in result.detach()])
-    # Every pixel of the result is a weighted mean of pixels: weights of all pixels of an image sum to its area.
+    # Every pixel of the result is a weighted mean of pixels: weights of all pixels of an image sum
+    # to its area.
     torch.testing.assert_close(gradient[:, 0].sum(dim=(1, 2)), sizes.float() ** 2)
 
 
@@ -136,7 +146,9 @@ def test_half_of_the_images_are_mirrored_in_the_challenge_entry():
     rng = Rng.for_images(0, torch.arange(400))
     plain, mirrored = (RandomResizePad(4, 5, flip=flip)(images, rng) for flip in (0.0, 1.0))
     half = RandomResizePad(4, 5, flip=0.5)(images, rng)
-    assert torch.equal(mirrored, RandomResizePad(4, 5)(images.flip(3), rng))  # the same places as without
+    assert torch.equal(
+        mirrored, RandomResizePad(4, 5)(images.flip(3), rng)
+    )  # the same places as without
     as_plain, as_mirrored = ((half == other).flatten(1).all(dim=1) for other in (plain, mirrored))
     assert (as_plain ^ as_mirrored).all()
     assert 160 < int(as_mirrored.sum()) < 240  # four standard deviations

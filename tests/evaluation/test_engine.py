@@ -28,7 +28,9 @@ from robusttrain.models.defended import DefendedClassifier
 
 
 class Coin(Defense):
-    """Blanks the image with probability 0.1, whatever is in it: the classifier behind is then wrong."""
+    """Blanks the image with probability 0.1, whatever is in it: the classifier behind is then
+    wrong.
+    """
 
     random = True
 
@@ -79,7 +81,9 @@ def evaluate(model, scenarios, images, labels, **options):
 
 
 def test_an_attack_that_does_nothing_does_nothing_to_a_random_model(images):
-    """FACTS: a 90 % random model was once reported at 76 %, because success was judged on the best of many draws."""
+    """FACTS: a 90 % random model was once reported at 76 %, because success was judged on the best
+    of many draws.
+    """
     model = DefendedClassifier(Coin(), Bright())
     nothing = {name: pgd(steps=0, random_start=False) for name in ("one", "two", "three", "four")}
     labels = torch.ones(400, dtype=torch.long)
@@ -102,8 +106,14 @@ def test_epsilon_0_is_clean_accuracy(images, convnet, training):
     labels = torch.arange(32) % 3
     found, records = evaluate(model, {"pgd": pgd(0.0)}, x, labels)
     clean = (convnet().eval()(x).argmax(1) == labels).double().mean().item()
-    assert found["attacks"]["pgd"]["robust_accuracy"] == found["clean"]["accuracy"] == pytest.approx(clean, abs=1e-6)
-    assert found["worst_case"] == {name: found["attacks"]["pgd"][name] for name in ("robust_accuracy", "ci95")}
+    assert (
+        found["attacks"]["pgd"]["robust_accuracy"]
+        == found["clean"]["accuracy"]
+        == pytest.approx(clean, abs=1e-6)
+    )
+    assert found["worst_case"] == {
+        name: found["attacks"]["pgd"][name] for name in ("robust_accuracy", "ci95")
+    }
     assert records["pgd/distance"].max() == 0
     assert all(module.training == training for module in model.modules())
 
@@ -111,7 +121,9 @@ def test_epsilon_0_is_clean_accuracy(images, convnet, training):
 @pytest.mark.parametrize("scenarios", [{"a": pgd(0.0), "b": pgd(0.0, steps=1)}])
 def test_epsilon_0_is_clean_accuracy_of_a_random_model_too(images, linear, scenarios):
     labels = torch.arange(32) % 3
-    found, _ = evaluate(DefendedClassifier(Noise(), linear(scale=1.0)), scenarios, images(32), labels, draws=4)
+    found, _ = evaluate(
+        DefendedClassifier(Noise(), linear(scale=1.0)), scenarios, images(32), labels, draws=4
+    )
     for row in (*found["attacks"].values(), found["worst_case"]):
         assert row["robust_accuracy"] == found["clean"]["accuracy"]
 
@@ -157,7 +169,8 @@ def test_records_depend_on_neither_batch_size_nor_order(images, linear, random):
 def test_one_seed_one_result(images, linear):
     target, labels = DefendedClassifier(Noise(), linear(scale=1.0)), torch.arange(40) % 3
     first, second, other = (
-        evaluate(target, {"pgd": pgd(0.05)}, images(40), labels, seed=seed, draws=5)[1] for seed in (0, 0, 1)
+        evaluate(target, {"pgd": pgd(0.05)}, images(40), labels, seed=seed, draws=5)[1]
+        for seed in (0, 0, 1)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["clean/score"], other["clean/score"])
@@ -181,7 +194,10 @@ def test_gradient_evaluations_are_those_that_the_attack_announces(images, linear
     target, labels = DefendedClassifier(Noise(), linear()), torch.arange(6) % 3
     found, _ = evaluate(target, {"it": scenario}, images(6), labels, draws=2)
     row, cost = found["attacks"]["it"], scenario.attack.cost()
-    assert (row["gradient_evaluations_per_image"], row["queries_per_image"]) == (cost.gradients, cost.queries)
+    assert (row["gradient_evaluations_per_image"], row["queries_per_image"]) == (
+        cost.gradients,
+        cost.queries,
+    )
 
 
 def test_measuring_the_time_is_not_counted(images, linear):
@@ -201,7 +217,12 @@ def right_records(engine, x):
 @pytest.mark.parametrize("by", [0.11, 0.9, -0.9, float("nan")])
 def test_an_attack_that_leaves_its_threat_is_not_scored(images, linear, by):
     with pytest.raises(UserError, match="attack mine left its threat"):
-        evaluate(linear(), {"mine": Scenario(Outside(by), Target())}, images(), linear()(images()).argmax(1))
+        evaluate(
+            linear(),
+            {"mine": Scenario(Outside(by), Target())},
+            images(),
+            linear()(images()).argmax(1),
+        )
 
 
 def test_leaving_the_box_inside_the_ball_is_refused_too(images, linear):
@@ -222,7 +243,9 @@ def test_sources_that_need_a_defense_say_so(linear, source):
         Engine(linear(), {"wt": pgd(source=source)})
 
 
-@pytest.mark.parametrize(("side", "classes", "said"), [(9, 3, "cannot take images"), (8, 4, "3 classes.* has 4")])
+@pytest.mark.parametrize(
+    ("side", "classes", "said"), [(9, 3, "cannot take images"), (8, 4, "3 classes.* has 4")]
+)
 def test_models_that_do_not_fit_the_data_are_refused(images, linear, side, classes, said):
     with pytest.raises(UserError, match=said):
         check_classes(linear(), images(side=side), classes)
@@ -243,13 +266,17 @@ def test_knowledge_is_told(images, linear):
         "b": Scenario(pgd().attack, Target(), "only the weather"),
         "c": pgd(source=ClassifierOnly()),
     }
-    found, _ = evaluate(DefendedClassifier(Noise(), linear()), scenarios, images(), torch.arange(4) % 3, draws=2)
+    found, _ = evaluate(
+        DefendedClassifier(Noise(), linear()), scenarios, images(), torch.arange(4) % 3, draws=2
+    )
     knows = [row["knows"] for row in found["attacks"].values()]
     assert knows == ["classifier, defense", "only the weather", "classifier"]
 
 
 class Mostly(Defense):
-    """Blanks the image with probability 0.6: the classifier behind it is right in 40 % of its draws."""
+    """Blanks the image with probability 0.6: the classifier behind it is right in 40 % of its
+    draws.
+    """
 
     random = True
 
@@ -290,6 +317,8 @@ def test_only_images_that_are_broken_for_good_are_handed_off(images):
 def test_a_deterministic_model_hands_off_what_is_wrong_once(images):
     x, labels = images(8), torch.tensor([1] * 6 + [0] * 2)
     nothing, dark = Scenario(Outside(0.0, Linf(1.0)), Target()), Scenario(Dark(), Target())
-    found, _ = evaluate(Bright(), {"nothing": nothing, "dark": dark, "last": nothing}, x, labels, survivors=True)
+    found, _ = evaluate(
+        Bright(), {"nothing": nothing, "dark": dark, "last": nothing}, x, labels, survivors=True
+    )
     assert [row["images"] for row in found["attacks"].values()] == [6, 6, 0]
     assert found["worst_case"]["robust_accuracy"] == 0

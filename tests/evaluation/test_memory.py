@@ -21,7 +21,14 @@ from robusttrain.evaluation.memory import bytes_per_image, free_bytes
 def test_what_each_image_keeps():
     """Two nonlinearities keep their outputs of 1,000 floats each, whatever the weights weigh."""
     torch.manual_seed(0)
-    layers = [nn.Flatten(), nn.Linear(48, 1000), nn.Tanh(), nn.Linear(1000, 1000), nn.Tanh(), nn.Linear(1000, 3)]
+    layers = [
+        nn.Flatten(),
+        nn.Linear(48, 1000),
+        nn.Tanh(),
+        nn.Linear(1000, 1000),
+        nn.Tanh(),
+        nn.Linear(1000, 3),
+    ]
     found = bytes_per_image(nn.Sequential(*layers), torch.rand(4, 3, 4, 4))
     assert found == 2 * 1000 * 4
     wider = [nn.Flatten(), nn.Linear(48, 4000), nn.Tanh(), nn.Linear(4000, 3)]

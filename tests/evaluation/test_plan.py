@@ -12,7 +12,18 @@ from robusttrain.evaluation.plan import EvaluationPlan
 MODEL = {"class_path": "robusttrain.models.MLP", "init_args": {}}
 DATA = {"class_path": "robusttrain.data.Digits", "init_args": {}}
 PLAN = EvaluationPlan(MODEL, {"pgd": {"class_path": "robusttrain.attacks.ProjectedGradient"}}, DATA)
-LINE = ["--model", "mlp", "--attack", "pgd-quick", "--attack.steps", "3", "--epsilon", "0.1", "--images", "7"]
+LINE = [
+    "--model",
+    "mlp",
+    "--attack",
+    "pgd-quick",
+    "--attack.steps",
+    "3",
+    "--epsilon",
+    "0.1",
+    "--images",
+    "7",
+]
 
 
 def test_a_command_line_ends_in_a_plan_without_gaps():

@@ -26,7 +26,9 @@ def test_each_image_counts_once_whoever_attacked_it():
 @pytest.fixture
 def found(images, linear):
     model = linear(scale=1.0)
-    scenario = Scenario(ProjectedGradient(steps=2, relative_step_size=0.5, threat=Linf(0.05)), Target())
+    scenario = Scenario(
+        ProjectedGradient(steps=2, relative_step_size=0.5, threat=Linf(0.05)), Target()
+    )
     engine = Engine(model, {"pgd": scenario})
     records, _ = engine.run(images(20), torch.arange(20) % 3, torch.arange(20))
     return results(records, engine, {"pgd": 1.234})
@@ -34,8 +36,17 @@ def found(images, linear):
 
 def test_the_form_of_results(found):
     assert list(found) == [
-        "threat", "seed", "images", "draws", "random", "survivors", "clean", "attacks", "worst_case", "audit",
-    ]  # fmt: skip
+        "threat",
+        "seed",
+        "images",
+        "draws",
+        "random",
+        "survivors",
+        "clean",
+        "attacks",
+        "worst_case",
+        "audit",
+    ]
     assert found["threat"] == {"norm": "linf", "epsilon": 0.05}
     assert found["images"] == 20
     assert set(found["clean"]) == {"accuracy", "ci95"}
@@ -92,7 +103,10 @@ def test_folders_are_proved_writable(tmp_path):
         {},
         {"a": []},
         {"a": 1, "b": None, "c": "a, b: {\n}", "ü": [True, float("inf")]},
-        {"numbers": list(range(300)), "table": [{"name": "x" * 50, "value": 0.5, "row": [1] * 60}] * 3},
+        {
+            "numbers": list(range(300)),
+            "table": [{"name": "x" * 50, "value": 0.5, "row": [1] * 60}] * 3,
+        },
         {"long": "x" * 300, "deep": {"x": {"long": "y" * 300, "list": [[0.1] * 40] * 3}}},
         {1: {2: [0.5] * 99}, None: {True: "x" * 170}},
         [[1, 2], [], {}],
@@ -107,7 +121,10 @@ def test_json_for_readers_is_the_same_json(value):
 
 
 def test_json_for_readers_is_short():
-    found = {"attacks": {"pgd": {"ci95": [0.25, 0.75]}}, "table": [{"a": "x" * 90, "b": "y" * 90, "c": 1}] * 2}
+    found = {
+        "attacks": {"pgd": {"ci95": [0.25, 0.75]}},
+        "table": [{"a": "x" * 90, "b": "y" * 90, "c": 1}] * 2,
+    }
     assert laid_out({**found, "draws": list(range(60))}).splitlines() == [
         "{",
         ' "attacks": {"pgd": {"ci95": [0.25, 0.75]}},',

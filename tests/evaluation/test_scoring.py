@@ -10,7 +10,12 @@ from robusttrain.models.defended import DefendedClassifier
 
 @pytest.mark.parametrize(
     ("right", "count", "low", "high"),
-    [(829, 1000, 0.8044, 0.8511), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 2, 0.0945, 0.9055)],
+    [
+        (829, 1000, 0.8044, 0.8511),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (1, 2, 0.0945, 0.9055),
+    ],
 )
 def test_wilson_intervals_that_are_known(right, count, low, high):
     assert wilson(right / count, count) == pytest.approx([low, high], abs=5e-4)
@@ -55,13 +60,17 @@ def test_each_draw_takes_streams_of_its_own(images, streams, random_linear):
     for draw in (0, 17, 39):
         assert torch.equal(found[:, draw], model(x, streams(8).fold(draw)).argmax(1) == labels)
     share = found.float().mean(1)
-    assert ((share > 0) & (share < 1)).any(), "no image whose verdict depends on the draw: nothing was tested"
+    assert ((share > 0) & (share < 1)).any(), (
+        "no image whose verdict depends on the draw: nothing was tested"
+    )
 
 
 def test_draws_in_chunks_are_the_same_draws(images, streams, random_linear):
     model, x, labels = random_linear(scale=1.0), images(100), torch.arange(100) % 3
     whole = verdicts(model, x, labels, streams(100), 7)  # two draws at once
-    alone = torch.cat([verdicts(model, x[i, None], labels[i, None], streams(100)[i : i + 1], 7) for i in range(5)])
+    alone = torch.cat(
+        [verdicts(model, x[i, None], labels[i, None], streams(100)[i : i + 1], 7) for i in range(5)]
+    )
     assert torch.equal(whole[:5], alone)
 
 
@@ -78,7 +87,8 @@ def test_the_model_is_judged_in_evaluation_mode_and_left_as_it_was(images, strea
 
 def test_the_likeliest_classes_in_order(images, streams):
     assert (
-        top_classes(Constant([0.0, 3.0, 1.0, 2.0]), images(2), streams(2), 2, top=3).tolist() == [[[1, 3, 2]] * 2] * 2
+        top_classes(Constant([0.0, 3.0, 1.0, 2.0]), images(2), streams(2), 2, top=3).tolist()
+        == [[[1, 3, 2]] * 2] * 2
     )
 
 
@@ -87,7 +97,9 @@ def test_there_are_no_more_classes_than_the_model_has(images, streams):
 
 
 def test_of_equal_logits_the_first_is_the_answer_as_argmax_has_it(images, streams):
-    assert top_classes(Constant([0.0, 1.0, 1.0, 1.0]), images(1), streams(1), 1, top=2).tolist() == [[[1, 2]]]
+    assert top_classes(
+        Constant([0.0, 1.0, 1.0, 1.0]), images(1), streams(1), 1, top=2
+    ).tolist() == [[[1, 2]]]
 
 
 def test_no_class_where_a_logit_is_not_finite(images, streams):
@@ -95,7 +107,10 @@ def test_no_class_where_a_logit_is_not_finite(images, streams):
 
 
 def test_no_image_no_verdict(images, streams, linear):
-    assert verdicts(linear(), images(0), torch.zeros(0, dtype=torch.long), streams(0), 3).shape == (0, 3)
+    assert verdicts(linear(), images(0), torch.zeros(0, dtype=torch.long), streams(0), 3).shape == (
+        0,
+        3,
+    )
 
 
 def test_the_worst_attack_is_chosen_for_each_image():
@@ -109,4 +124,6 @@ def test_the_worst_case_of_attacks_that_do_nothing_is_not_the_luck_of_the_draw()
     rng = torch.Generator().manual_seed(0)
     draws = (torch.rand(2, 5, 4000, 10, generator=rng) < 0.9).float().mean(3)
     assert worst_case(draws[0], draws[1]).mean() == pytest.approx(0.9, abs=0.005)
-    assert worst_case(draws[0], draws[0]).mean() < 0.8, "choosing and scoring by the same draws must show the bias"
+    assert worst_case(draws[0], draws[0]).mean() < 0.8, (
+        "choosing and scoring by the same draws must show the bias"
+    )

@@ -45,7 +45,9 @@ def evaluated(model, images, labels, size=COUNT, order=None, seed=0, scenarios=N
     order = torch.arange(COUNT) if order is None else order
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        engine = Engine(model, PGD if scenarios is None else scenarios, seed, draws, keep_images=True)
+        engine = Engine(
+            model, PGD if scenarios is None else scenarios, seed, draws, keep_images=True
+        )
         parts = [engine.run(images[which], labels[which], which)[0] for which in order.split(size)]
     merged = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     place = merged["index"].argsort()
@@ -86,7 +88,9 @@ def test_query_attacks_treat_the_source_as_random(images, linear):
     model, x, labels = Drawing(linear(scale=1.0), "torch"), images(COUNT), torch.arange(COUNT) % 3
     scenarios = {
         "square": Scenario(Square(12, votes=2, threat=Linf(0.05)), Target()),
-        "hsj": Scenario(HopSkipJump(1, 4, votes=3, tries=4, search_steps=4, threat=Linf(0.05)), Target()),
+        "hsj": Scenario(
+            HopSkipJump(1, 4, votes=3, tries=4, search_steps=4, threat=Linf(0.05)), Target()
+        ),
     }
     engine, found = evaluated(model, x, labels, scenarios=scenarios)
     assert all(source.random for source in engine.sources.values())
@@ -128,4 +132,6 @@ def test_who_draws_for_some_images_only_must_say_so(images, linear):
     model.random = True
     engine = Engine(model, {}, draws=3)
     for shift in (0.0, 0.3):
-        assert engine.run(dark + shift, torch.arange(8) % 3, torch.arange(8))[0]["clean/score"].shape == (8, 3)
+        assert engine.run(dark + shift, torch.arange(8) % 3, torch.arange(8))[0][
+            "clean/score"
+        ].shape == (8, 3)

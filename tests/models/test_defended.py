@@ -27,7 +27,9 @@ def test_random_is_that_of_the_defense(convnet, curved):
     assert not DefendedClassifier(None, convnet()).random
     assert DefendedClassifier(RandomResizePad(8, 10), convnet()).random
     assert DefendedClassifier(AdversarialTransform(curved()), convnet()).random
-    assert not DefendedClassifier(AdversarialTransform(curved(), random_start=False), convnet()).random
+    assert not DefendedClassifier(
+        AdversarialTransform(curved(), random_start=False), convnet()
+    ).random
 
 
 def test_a_plain_call_draws_from_torchs_global_state(convnet, images):
@@ -40,7 +42,9 @@ def test_a_plain_call_draws_from_torchs_global_state(convnet, images):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_fast_copy_is_the_same_function_and_leaves_the_original(training, convnet, curved, images, streams):
+def test_the_fast_copy_is_the_same_function_and_leaves_the_original(
+    training, convnet, curved, images, streams
+):
     defended = DefendedClassifier(AdversarialTransform(curved()), convnet())
     expected = defended(images(), streams())
     defended.train(training)
@@ -49,14 +53,19 @@ def test_the_fast_copy_is_the_same_function_and_leaves_the_original(training, co
     assert fast.classifier.folded == 2
     assert fast.defense is defended.defense
     torch.testing.assert_close(fast(images(), streams()), expected, rtol=0, atol=1e-4)
-    assert [module.training for module in defended.modules()] == [training] * len(list(defended.modules()))
+    assert [module.training for module in defended.modules()] == [training] * len(
+        list(defended.modules())
+    )
     assert all(parameter.requires_grad for parameter in defended.parameters())
     assert all(torch.equal(value, before[name]) for name, value in defended.state_dict().items())
 
 
 def test_the_fast_copy_in_half_precision_answers_in_float32(convnet, images, streams):
     defended = DefendedClassifier(RandomResizePad(8, 10), convnet())
-    logits, expected = defended.fast(torch.bfloat16)(images(), streams()), defended(images(), streams())
+    logits, expected = (
+        defended.fast(torch.bfloat16)(images(), streams()),
+        defended(images(), streams()),
+    )
     assert logits.dtype == torch.float32
     assert 0 < (logits - expected).abs().max() < 0.05 * expected.abs().max()
 
@@ -64,7 +73,9 @@ def test_the_fast_copy_in_half_precision_answers_in_float32(convnet, images, str
 def test_torchattacks_takes_it_as_a_plain_module(convnet, curved, images):
     torchattacks = pytest.importorskip("torchattacks")
     defended = DefendedClassifier(AdversarialTransform(curved()), convnet()).eval()
-    adversarial = torchattacks.PGD(defended, eps=0.03, alpha=0.01, steps=3)(images(), torch.arange(4) % 3)
+    adversarial = torchattacks.PGD(defended, eps=0.03, alpha=0.01, steps=3)(
+        images(), torch.arange(4) % 3
+    )
     assert 0.01 < (adversarial - images()).abs().max() <= 0.03 + 1e-6
 
 
@@ -80,7 +91,9 @@ def test_foolbox_takes_it_as_a_plain_module(convnet, curved, images):
 def test_a_mean_prediction_is_the_mean_of_the_softmax(convnet, images, streams):
     defended = DefendedClassifier(RandomResizePad(6, 12), convnet())
     passes = [defended(images(), streams().fold(number)).softmax(dim=1) for number in range(3)]
-    torch.testing.assert_close(MeanPrediction(defended, 3)(images(), streams()).exp(), torch.stack(passes).mean(dim=0))
+    torch.testing.assert_close(
+        MeanPrediction(defended, 3)(images(), streams()).exp(), torch.stack(passes).mean(dim=0)
+    )
     assert not torch.equal(passes[0], passes[1])
 
 

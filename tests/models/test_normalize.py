@@ -20,7 +20,9 @@ def test_constants_are_not_in_the_state_dict_but_follow_casts():
     assert normalize.double().mean.dtype == torch.float64
 
 
-@pytest.mark.parametrize(("mean", "std"), [([0.5], [0.0]), ([0.5], [float("nan")]), ([0.5, 0.5], [1.0])])
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.5], [0.0]), ([0.5], [float("nan")]), ([0.5, 0.5], [1.0])]
+)
 def test_impossible_constants_name_std(mean, std):
     with pytest.raises(OptionError, match=r"^std = "):
         Normalize(mean, std)

@@ -20,7 +20,9 @@ def test_each_stage_after_the_first_halves_the_image():
     model = CifarResNet(widths=(4, 8, 16), blocks=2).eval()
     sizes = []
     for stage in model.stages:
-        stage.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[1:])))
+        stage.register_forward_hook(
+            lambda module, inputs, output: sizes.append(tuple(output.shape[1:]))
+        )
     model(torch.rand(1, 3, 32, 32))
     assert sizes == [(4, 32, 32), (8, 16, 16), (16, 8, 8)]
 

@@ -20,8 +20,12 @@ def test_constants_and_size_are_the_models_own():
 
 def test_other_channels_take_the_average_of_the_constants():
     model = TimmClassifier("resnet18", in_channels=2).eval()
-    torch.testing.assert_close(model.normalize.mean.flatten(), torch.full((2,), (0.485 + 0.456 + 0.406) / 3))
-    torch.testing.assert_close(model.normalize.std.flatten(), torch.full((2,), (0.229 + 0.224 + 0.225) / 3))
+    torch.testing.assert_close(
+        model.normalize.mean.flatten(), torch.full((2,), (0.485 + 0.456 + 0.406) / 3)
+    )
+    torch.testing.assert_close(
+        model.normalize.std.flatten(), torch.full((2,), (0.229 + 0.224 + 0.225) / 3)
+    )
     assert model(torch.rand(1, 2, 32, 32)).shape == (1, 10)
 
 
@@ -33,13 +37,17 @@ def test_a_given_size_works_for_models_of_fixed_and_of_any_size(name, size):
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(OptionError, match=r"^name = 'resnet81': timm has no such model; .*\bresnet18\b") as caught:
+    with pytest.raises(
+        OptionError, match=r"^name = 'resnet81': timm has no such model; .*\bresnet18\b"
+    ) as caught:
         TimmClassifier("resnet81")
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_tag_suggests_the_nearest():
-    with pytest.raises(OptionError, match=r"^name = 'resnet18.a1_in1': timm has no such tag; .*resnet18\.a1_in1k"):
+    with pytest.raises(
+        OptionError, match=r"^name = 'resnet18.a1_in1': timm has no such tag; .*resnet18\.a1_in1k"
+    ):
         TimmClassifier("resnet18.a1_in1")
 
 
@@ -49,7 +57,9 @@ def test_failed_download_is_one_line(monkeypatch):
         raise OSError("We cannot connect\nand here is a long story")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match=r"^pretrained = True: .*resnet18.*We cannot connect\)") as caught:
+    with pytest.raises(
+        UserError, match=r"^pretrained = True: .*resnet18.*We cannot connect\)"
+    ) as caught:
         TimmClassifier("resnet18", pretrained=True)
     assert "\n" not in str(caught.value)
 
@@ -69,7 +79,12 @@ def test_pretrained_and_classes_reach_timm(monkeypatch):
 
 def test_downloaded_weights_bring_their_constants_size_and_classes(monkeypatch):
     create = timm.create_model
-    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "input_size": (3, 48, 48), "num_classes": 12}
+    own = {
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.4, 0.5, 0.6),
+        "input_size": (3, 48, 48),
+        "num_classes": 12,
+    }
 
     def without_network(name, pretrained, **options):
         return create(name, pretrained=False, pretrained_cfg=own, **options)
@@ -79,7 +94,11 @@ def test_downloaded_weights_bring_their_constants_size_and_classes(monkeypatch):
     assert model.pretrained_classes == 12
     assert model.image_size == 48
     images = torch.rand(1, 3, 48, 48)
-    by_hand = (images - torch.tensor(own["mean"]).view(3, 1, 1)) / torch.tensor(own["std"]).view(3, 1, 1)
+    by_hand = (images - torch.tensor(own["mean"]).view(3, 1, 1)) / torch.tensor(own["std"]).view(
+        3, 1, 1
+    )
     assert torch.equal(model(images), model.network(by_hand))
-    assert TimmClassifier("test_resnet", num_classes=5, pretrained=True).pretrained_classes == 12  # an untrained head
+    assert (
+        TimmClassifier("test_resnet", num_classes=5, pretrained=True).pretrained_classes == 12
+    )  # an untrained head
     assert TimmClassifier("test_resnet", num_classes=12).pretrained_classes is None

@@ -21,7 +21,11 @@ def step(model, images):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: CifarResNet(3, widths=[4, 8], blocks=1), lambda: VGGSmall(num_classes=3, image_size=16)]
+    "make",
+    [
+        lambda: CifarResNet(3, widths=[4, 8], blocks=1),
+        lambda: VGGSmall(num_classes=3, image_size=16),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_follows_every_step(make, dtype):
@@ -47,13 +51,17 @@ def test_batch_norm_is_folded_and_the_rest_is_copied():
     assert twin.folded == sum(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
     with torch.no_grad():
         model.classifier.bias += 3
-        model.normalize.get_buffer(next(name for name, _ in model.normalize.named_buffers())).add_(0.1)
+        model.normalize.get_buffer(next(name for name, _ in model.normalize.named_buffers())).add_(
+            0.1
+        )
     images = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(fast_twin(model)(images), model.eval()(images), atol=1e-4, rtol=1e-4)
 
 
 def test_batch_norm_is_folded_within_mixed_precision():
-    """Where training runs under autocast, the check of the folded copy must not see bfloat16's rounding."""
+    """Where training runs under autocast, the check of the folded copy must not see bfloat16's
+    rounding.
+    """
     model = CifarResNet(10, widths=[16, 32], blocks=3)
     with torch.autocast("cpu", torch.bfloat16):
         twin = fast_twin(model, torch.bfloat16)
@@ -69,7 +77,9 @@ def test_a_model_that_gains_nothing_is_taken_as_it_is(linear):
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_inner_attacks_run_on_it(images, streams, convnet, monkeypatch, precision):
-    """The attack climbs the copy, in the type of autocast; what it finds is as bad for the model itself."""
+    """The attack climbs the copy, in the type of autocast; what it finds is as bad for the model
+    itself.
+    """
     model, seen = DefendedClassifier(None, convnet()).train(), []
     labels = torch.tensor([0, 2, 1, 1])
     forward = FastModel.forward
@@ -89,5 +99,7 @@ def test_inner_attacks_run_on_it(images, streams, convnet, monkeypatch, precisio
     assert seen[-3:] == [torch.bfloat16] * 3
     plain = attack(model, images(), labels, streams().fold("inner attack"))
     with torch.no_grad():
-        clean, ours, theirs = (F.cross_entropy(model.eval()(x), labels) for x in (images(), found, plain))
+        clean, ours, theirs = (
+            F.cross_entropy(model.eval()(x), labels) for x in (images(), found, plain)
+        )
     assert ours - clean > 0.9 * (theirs - clean) > 0

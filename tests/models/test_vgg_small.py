@@ -17,16 +17,22 @@ def released_shapes() -> dict[str, tuple[int, ...]]:
         shapes[f"features.{index}.weight"] = (outputs, inputs, 3, 3)
         shapes[f"features.{index}.bias"] = (outputs,)
         shapes |= {
-            f"features.{index + 1}.{name}": (outputs,) for name in ("weight", "bias", "running_mean", "running_var")
+            f"features.{index + 1}.{name}": (outputs,)
+            for name in ("weight", "bias", "running_mean", "running_var")
         }
         shapes[f"features.{index + 1}.num_batches_tracked"] = ()
     for index, (inputs, outputs) in LINEAR.items():
-        shapes[f"classifier.{index}.weight"], shapes[f"classifier.{index}.bias"] = (outputs, inputs), (outputs,)
+        shapes[f"classifier.{index}.weight"], shapes[f"classifier.{index}.bias"] = (
+            (outputs, inputs),
+            (outputs,),
+        )
     return shapes
 
 
 def test_names_and_shapes_are_those_of_the_released_file():
-    assert {name: tuple(tensor.shape) for name, tensor in VGGSmall().state_dict().items()} == released_shapes()
+    assert {
+        name: tuple(tensor.shape) for name, tensor in VGGSmall().state_dict().items()
+    } == released_shapes()
 
 
 @pytest.mark.parametrize(("classes", "channels", "size"), [(10, 3, 32), (7, 1, 16), (2, 4, 48)])
@@ -42,7 +48,9 @@ def test_logits_are_those_of_the_layers_in_order_on_images_as_they_are():
     images = torch.rand(2, 3, 32, 32)
     x = images
     for index in CONVOLUTIONS:
-        x = model.features[index + 1](torch.conv2d(x, *model.features[index].parameters(), padding=1)).relu()
+        x = model.features[index + 1](
+            torch.conv2d(x, *model.features[index].parameters(), padding=1)
+        ).relu()
         if index not in (8, 15):
             x = torch.max_pool2d(x, 2)
     x = x.flatten(1)

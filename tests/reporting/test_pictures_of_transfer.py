@@ -11,7 +11,16 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from robusttrain.reporting import boundaries, centred, decision_regions, heat_map, lines, perturbations, png, rgb
+from robusttrain.reporting import (
+    boundaries,
+    centred,
+    decision_regions,
+    heat_map,
+    lines,
+    perturbations,
+    png,
+    rgb,
+)
 from robusttrain.reporting.canvas import COLOURS
 from robusttrain.transfer import Estimate, Matrix, Regions
 
@@ -23,7 +32,12 @@ def at(value):
 
 
 def matrix(**options):
-    return Matrix("success", "in all", {"a": {"a": at(0.95), "b": at(0.2)}, "c": {"a": at(0.5), "b": EMPTY}}, **options)
+    return Matrix(
+        "success",
+        "in all",
+        {"a": {"a": at(0.95), "b": at(0.2)}, "c": {"a": at(0.5), "b": EMPTY}},
+        **options,
+    )
 
 
 def texts(axes):
@@ -35,20 +49,35 @@ def open_png(figure):
 
 
 def test_lines_are_sorted_have_bands_and_leave_out_what_is_not_available():
-    figure = lines({"m": [(4, at(0.5)), (1, at(0.25)), (2, EMPTY)], "none": [(1, EMPTY)]}, "steps N", log=True)
+    figure = lines(
+        {"m": [(4, at(0.5)), (1, at(0.25)), (2, EMPTY)], "none": [(1, EMPTY)]}, "steps N", log=True
+    )
     (axes,) = figure.axes
     (line,) = axes.lines
     assert line.get_xdata().tolist() == [1, 4]
     assert line.get_ydata().tolist() == [0.25, 0.5]
     (band,) = axes.collections
-    assert sorted(set(band.get_paths()[0].vertices[:, 1].round(6))) == pytest.approx([0.15, 0.35, 0.4, 0.6])
+    assert sorted(set(band.get_paths()[0].vertices[:, 1].round(6))) == pytest.approx(
+        [0.15, 0.35, 0.4, 0.6]
+    )
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["m"]
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("steps N", "success rate", "log")
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == (
+        "steps N",
+        "success rate",
+        "log",
+    )
     assert open_png(figure).size == (320, 210)
 
 
 def test_charts_of_steps_marks_and_plain_values():
-    figure = lines({"m": [(0, at(0.5)), (1, at(7.0))]}, "x", "angle", percent=False, steps=True, marks={"median": 0.5})
+    figure = lines(
+        {"m": [(0, at(0.5)), (1, at(7.0))]},
+        "x",
+        "angle",
+        percent=False,
+        steps=True,
+        marks={"median": 0.5},
+    )
     (axes,) = figure.axes
     assert axes.lines[0].get_drawstyle() == "steps-post"
     assert axes.lines[1].get_xdata() == [0.5, 0.5]
@@ -65,8 +94,15 @@ def test_series_differ_in_more_than_colour():
 def test_a_heat_map_tells_every_number_and_hatches_what_is_not_available():
     (axes,) = heat_map(matrix()).axes
     assert texts(axes) == [
-        "95.0 %", "85.0 - 105.0, of 50", "20.0 %", "10.0 - 30.0, of 50", "50.0 %", "40.0 - 60.0, of 50", "n/a", "of 0"
-    ]  # fmt: skip
+        "95.0 %",
+        "85.0 - 105.0, of 50",
+        "20.0 %",
+        "10.0 - 30.0, of 50",
+        "50.0 %",
+        "40.0 - 60.0, of 50",
+        "n/a",
+        "of 0",
+    ]
     hatched = [patch for patch in axes.patches if patch.get_hatch()]
     assert [patch.get_xy() for patch in hatched] == [(0.5, 0.5)]
     framed = [patch for patch in axes.patches if not patch.get_fill()]
@@ -104,7 +140,9 @@ def test_perturbations_are_amplified_and_tell_by_how_much(images):
     shown = panels[0, 2].images[0].get_array()
     assert shown[2, 3].tolist() == pytest.approx([1, 1, 1])
     assert shown[0, 0].tolist() == pytest.approx([0.5, 0.5, 0.5])
-    assert panels[0, 2].get_xlabel() == f"x 5.0; /255: RMSD {25.5 / 8:.1f}, max 25.5"  # one pixel of 64
+    assert (
+        panels[0, 2].get_xlabel() == f"x 5.0; /255: RMSD {25.5 / 8:.1f}, max 25.5"
+    )  # one pixel of 64
     assert panels[1, 2].get_xlabel() == "none; /255: RMSD 0.0, max 0.0"
     assert panels[0, 1].get_xlabel() == "\N{BALLOT X} fish"
     assert panels[1, 1].get_xlabel() == "\N{CHECK MARK} dog"
@@ -122,16 +160,35 @@ GRID = torch.tensor([[1, 1, 2], [0, 0, 2], [0, -1, 3]])
 
 
 def test_regions_have_one_colour_a_class_and_one_legend():
-    figure = decision_regions(Regions({"m": GRID, "k": GRID.clamp(0, 1)}, 10 / 255), 0, lambda c: f"class {c}")
+    figure = decision_regions(
+        Regions({"m": GRID, "k": GRID.clamp(0, 1)}, 10 / 255), 0, lambda c: f"class {c}"
+    )
     (legend,) = figure.legends
-    told = {text.get_text(): handle for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
-    assert list(told) == ["class 0 (true)", "class 1", "class 2", "class 3", "not finite", "the image"]
+    told = {
+        text.get_text(): handle
+        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+    }
+    assert list(told) == [
+        "class 0 (true)",
+        "class 1",
+        "class 2",
+        "class 3",
+        "not finite",
+        "the image",
+    ]
     panels = figure.axes
     assert [panel.get_title() for panel in panels] == ["m: 4 classes", "k: 2 classes"]
     (drawn,) = panels[0].images
     assert drawn.origin == "lower"
-    assert drawn.get_extent() == pytest.approx((-15, 15, -15, 15))  # three points at -10, 0, 10, each 10 wide
-    for (row, column), name in {(0, 0): "class 1", (0, 2): "class 2", (2, 2): "class 3", (2, 1): "not finite"}.items():
+    assert drawn.get_extent() == pytest.approx(
+        (-15, 15, -15, 15)
+    )  # three points at -10, 0, 10, each 10 wide
+    for (row, column), name in {
+        (0, 0): "class 1",
+        (0, 2): "class 2",
+        (2, 2): "class 3",
+        (2, 1): "not finite",
+    }.items():
         colour = drawn.cmap(drawn.norm(drawn.get_array()[row, column]))
         assert to_hex(colour) == to_hex(told[name].get_facecolor())
     assert to_hex(told["class 1"].get_facecolor()).upper() == COLOURS[0]  # the largest
@@ -156,11 +213,15 @@ def test_panels_of_many_models_are_wrapped():
 def test_borders_lie_between_the_points_that_differ():
     inside = torch.zeros(5, 5, dtype=torch.int64)
     inside[1:4, 1:4] = 7
-    figure = boundaries(Regions({"m": inside, "none": inside * 0, "all": inside * 0 + 7}, 20 / 255), 7)
+    figure = boundaries(
+        Regions({"m": inside, "none": inside * 0, "all": inside * 0 + 7}, 20 / 255), 7
+    )
     (axes,) = figure.axes
     (contour,) = axes.collections
     vertices = np.concatenate([path.vertices for path in contour.get_paths()])
-    assert np.abs(vertices).max() == pytest.approx(15)  # half-way between 10 (inside) and 20 (outside)
+    assert np.abs(vertices).max() == pytest.approx(
+        15
+    )  # half-way between 10 (inside) and 20 (outside)
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert told == ["m", "none (nowhere)", "all (everywhere)", "the image"]
 

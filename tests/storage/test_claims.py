@@ -13,7 +13,11 @@ from robusttrain.storage.claims import Claims
 
 def test_only_one_has_it_and_afterwards_another(tmp_path):
     first, second = Claims(tmp_path), Claims(tmp_path)
-    with first.taken("batch") as mine, second.taken("batch") as also, second.taken("other") as another:
+    with (
+        first.taken("batch") as mine,
+        second.taken("batch") as also,
+        second.taken("other") as another,
+    ):
         assert (mine, also, another) == (True, False, True)
     with second.taken("batch") as mine:
         assert mine
@@ -43,12 +47,16 @@ def test_what_a_killed_process_held_is_free_at_once(tmp_path):
 
 def test_a_number_that_another_process_has_now_does_not_keep_it(tmp_path):
     # This very process's number, with the start of one that had it before.
-    (tmp_path / "batch").write_text(json.dumps({"place": module._place(), "pid": os.getpid(), "start": "1"}))
+    (tmp_path / "batch").write_text(
+        json.dumps({"place": module._place(), "pid": os.getpid(), "start": "1"})
+    )
     with Claims(tmp_path).taken("batch") as mine:
         assert mine
 
 
-@pytest.mark.parametrize("content", [json.dumps({"place": "elsewhere", "pid": 1, "start": "1"}), "", "{"])
+@pytest.mark.parametrize(
+    "content", [json.dumps({"place": "elsewhere", "pid": 1, "start": "1"}), "", "{"]
+)
 def test_another_machines_claim_is_free_once_it_was_long_not_touched(tmp_path, content):
     (tmp_path / "batch").write_text(content)
     with Claims(tmp_path, life=60).taken("batch") as mine:

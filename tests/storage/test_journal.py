@@ -33,7 +33,12 @@ def test_what_was_put_is_found_by_another_process(tmp_path, batch):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), lambda raw: b""]
+    "damage",
+    [
+        lambda raw: raw[: len(raw) // 2],
+        lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
+        lambda raw: b"",
+    ],
 )
 def test_a_damaged_entry_is_dropped_told_and_done_again(tmp_path, batch, damage):
     told = []
@@ -106,7 +111,11 @@ def test_a_full_disk_leaves_what_was_finished(tmp_path, batch, monkeypatch):
     with pytest.raises(UserError, match="the disk is full; what was finished is kept"):
         kept.put("pgd", *batch, ENTRY)
     monkeypatch.undo()
-    assert sorted(path.name for path in (tmp_path / "journal").iterdir()) == ["fgsm", "fingerprint.json", "pgd"]
+    assert sorted(path.name for path in (tmp_path / "journal").iterdir()) == [
+        "fgsm",
+        "fingerprint.json",
+        "pgd",
+    ]
     assert not list((tmp_path / "journal" / "pgd").iterdir())
     assert kept.get("fgsm", *batch) is not None
 
@@ -127,7 +136,11 @@ def test_a_truncated_fingerprint_counts_as_another_run(tmp_path):
 
 def test_differences_name_what_is_new_and_what_is_gone():
     told = differences({"a": 1, "b": {"c": [1, 2]}}, {"b": {"c": [1, 3]}, "d": None})
-    assert told == ["a: there 1, now nothing", "b.c.1: there 2, now 3", "d: there nothing, now None"]
+    assert told == [
+        "a: there 1, now nothing",
+        "b.c.1: there 2, now 3",
+        "d: there nothing, now None",
+    ]
     assert differences(MARK, json.loads(json.dumps(MARK))) == []
 
 

@@ -24,7 +24,9 @@ def same(one: dict, other: dict) -> bool:
 
 def refused(path: Path, pattern: str, module: nn.Module | None = None) -> None:
     """One line that names the path; the module, if any, keeps its weights."""
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()} if module else {}
+    before = (
+        {name: tensor.clone() for name, tensor in module.state_dict().items()} if module else {}
+    )
     with pytest.raises(UserError, match=pattern) as caught:
         load_weights(module, path) if module else read_tensors(path)
     assert str(path) in str(caught.value)
@@ -44,7 +46,9 @@ def test_state_dicts_and_checkpoints_load(tmp_path, key, prefix):
 
 def test_the_old_format_and_a_missing_counter_load(tmp_path):
     source, target = small(0), small(1)
-    state = {name: tensor for name, tensor in source.state_dict().items() if "num_batches" not in name}
+    state = {
+        name: tensor for name, tensor in source.state_dict().items() if "num_batches" not in name
+    }
     torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     load_weights(target, tmp_path / "a.pth")
     assert same(source.state_dict(), target.state_dict())
@@ -112,10 +116,19 @@ def test_code_is_refused_and_does_not_run(tmp_path, kind):
         path.write_bytes(pickle.dumps({"extra": Evil(marker)}, protocol=int(kind[3])))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
-    told = "needs code to load, so it was refused and none of it ran: save a plain state_dict .* safetensors"
-    refused(path, told if kind != "raw0" else "is not a file of torch.save")  # protocol 0 looks like any text
+    told = (
+        "needs code to load, so it was refused and none of it ran: save a plain state_dict .*"
+        " safetensors"
+    )
+    refused(
+        path, told if kind != "raw0" else "is not a file of torch.save"
+    )  # protocol 0 looks like any text
     assert not marker.exists()
-    torch.load(path, weights_only=False) if not kind.startswith("raw") else pickle.loads(path.read_bytes())
+    (
+        torch.load(path, weights_only=False)
+        if not kind.startswith("raw")
+        else pickle.loads(path.read_bytes())
+    )
     assert marker.exists(), "the file is harmless, so that this test proves nothing"
 
 
@@ -133,14 +146,20 @@ def test_files_that_are_not_there_or_are_damaged(tmp_path):
         refused(path, "is empty")
         path.write_bytes(b"<html>404 Not Found</html>")
         refused(path, "is not a")
-        save_tensors(small(), path, {}) if suffix == ".safetensors" else torch.save(small().state_dict(), path)
+        (
+            save_tensors(small(), path, {})
+            if suffix == ".safetensors"
+            else torch.save(small().state_dict(), path)
+        )
         whole = path.read_bytes()
         for size in (10, len(whole) // 2, len(whole) - 3):
             path.write_bytes(whole[:size])
             refused(path, "damaged")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, {"state_dict": {"a": "text"}}, {3: torch.ones(1)}])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {}, {"a": 1}, {"state_dict": {"a": "text"}}, {3: torch.ones(1)}]
+)
 def test_what_is_no_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "holds no state dict")
@@ -167,11 +186,17 @@ def test_differences_are_named(tmp_path):
     save_tensors(state | {"head.bias": torch.ones(1)}, path, {})
     refused(path, r": head\.bias is not in the model$", small(1))
     save_tensors(state | {"0.weight": torch.ones(4, 3, 5, 5)}, path, {})
-    refused(path, r": 0\.weight is \(4, 3, 5, 5\) in the file, \(4, 3, 3, 3\) in the model$", small(1))
+    refused(
+        path, r": 0\.weight is \(4, 3, 5, 5\) in the file, \(4, 3, 3, 3\) in the model$", small(1)
+    )
     save_tensors(state | {"0.bias": torch.ones(4, dtype=torch.int64)}, path, {})
     refused(path, r": 0\.bias is torch\.int64 in the file, torch\.float32 in the model$", small(1))
     save_tensors({f"x.{name}": tensor for name, tensor in state.items()}, path, {})
-    refused(path, r": 0\.weight is missing; 0\.bias is missing; 1\.weight is missing, and 10 more$", small(1))
+    refused(
+        path,
+        r": 0\.weight is missing; 0\.bias is missing; 1\.weight is missing, and 10 more$",
+        small(1),
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])

@@ -21,7 +21,14 @@ def run_study(monkeypatch, capsys, shared):
     """What ``python -m studies.NAME --output FOLDER ...`` does: (code, out, err)."""
 
     def run(name, folder, *arguments):
-        places = ["--output", folder, "--checkpoints", shared / "checkpoints", "--logs", shared / "logs"]
+        places = [
+            "--output",
+            folder,
+            "--checkpoints",
+            shared / "checkpoints",
+            "--logs",
+            shared / "logs",
+        ]
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [f"studies/{name}.py", *map(str, (*places, *arguments))])
         with pytest.raises(SystemExit) as ended:

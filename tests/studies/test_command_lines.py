@@ -1,4 +1,6 @@
-"""What studies ask of train.py and evaluate.py at the scales that no test can run is understood there, at least."""
+"""What studies ask of train.py and evaluate.py at the scales that no test can run is understood
+there, at least.
+"""
 
 import importlib
 from functools import cache
@@ -21,7 +23,10 @@ STUDIES = sorted(path.stem for path in FILES if "\ndef run(arguments" in path.re
 
 
 #: Building a parser takes longer than using it.
-PARSERS = {module: cache(module.parser) for module in (evaluation, reparameterization, command_line, transfer)}
+PARSERS = {
+    module: cache(module.parser)
+    for module in (evaluation, reparameterization, command_line, transfer)
+}
 
 
 class PlannedError(Exception):
@@ -55,8 +60,14 @@ def test_small_and_paper(name, folder, monkeypatch):
         with pytest.raises(PlannedError):
             importlib.import_module(f"studies.{name}").run([*scale, *places])
     assert len({(point.label, point.key) for point in planned}) == len(planned)
-    for training in dict.fromkeys(training for point in planned for training in trainings(point.arguments)):
-        arguments = [*models.command(training.arguments), "--trainer.max_epochs", str(training.epochs)]
+    for training in dict.fromkeys(
+        training for point in planned for training in trainings(point.arguments)
+    ):
+        arguments = [
+            *models.command(training.arguments),
+            "--trainer.max_epochs",
+            str(training.epochs),
+        ]
         if training.is_h:
             read(PARSERS[reparameterization](), arguments, ("data", "training"), {"data": "digits"})
         else:

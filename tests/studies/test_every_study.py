@@ -1,4 +1,6 @@
-"""Every study at scale smoke: three files, nothing computed twice, and it goes on where it was stopped."""
+"""Every study at scale smoke: three files, nothing computed twice, and it goes on where it was
+stopped.
+"""
 
 import os
 import subprocess
@@ -14,7 +16,11 @@ from studies import finite_differences, mean_transformation
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 ROOT = Path(__file__).parents[2]
-STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.py") if "\ndef run(arguments" in path.read_text())
+STUDIES = sorted(
+    path.stem
+    for path in (ROOT / "studies").glob("*.py")
+    if "\ndef run(arguments" in path.read_text()
+)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -50,7 +56,14 @@ def test_smoke(name, run_study, told, shared, monkeypatch):
 
 
 def test_all_of_the_paper_is_there():
-    figures = {"choosing_f_b", "mean_transformation", "finite_differences", "bpda_steps", "radius", "eot_samples"}
+    figures = {
+        "choosing_f_b",
+        "mean_transformation",
+        "finite_differences",
+        "bpda_steps",
+        "radius",
+        "eot_samples",
+    }
     assert figures | {"black_box", "comparison", "tiny_imagenet"} <= set(STUDIES)
 
 
@@ -78,7 +91,14 @@ def test_interrupted_with_ctrl_c(run_study, tmp_path, monkeypatch):
 
 def test_killed(run_study, shared, told, tmp_path):
     assert run_study("eot_samples", shared / "eot_samples").code == 0  # its models are there now
-    places = ["--output", tmp_path, "--checkpoints", shared / "checkpoints", "--logs", shared / "logs"]
+    places = [
+        "--output",
+        tmp_path,
+        "--checkpoints",
+        shared / "checkpoints",
+        "--logs",
+        shared / "logs",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "studies.eot_samples", *map(str, places)],
         cwd=ROOT,
@@ -102,7 +122,9 @@ def test_killed(run_study, shared, told, tmp_path):
     assert done.code == 0, done.err
     assert all((tmp_path / "points" / name).read_text() == text for name, text in kept.items())
     alone = told(shared / "eot_samples")
-    assert told(tmp_path)["table"] == alone["table"]  # the same figures as a study that nobody stopped
+    assert (
+        told(tmp_path)["table"] == alone["table"]
+    )  # the same figures as a study that nobody stopped
 
 
 BAD = [
@@ -112,7 +134,10 @@ BAD = [
     (["--scale", "small"], "--root: scale small needs CIFAR-10 as an image folder"),
     (["--scale", "small", "--root", "nowhere"], "--root nowhere: no such folder"),
     (["--scale", "small", "--root", "tests"], "(looked for train/<class>/.*give --root DIR"),
-    (["--scale", "small", "--root", "tests", "--f_b", "nothing.pth"], "--f_b nothing.pth: no such file"),
+    (
+        ["--scale", "small", "--root", "tests", "--f_b", "nothing.pth"],
+        "--f_b nothing.pth: no such file",
+    ),
     (["--root", "tests"], "--root tests: scale smoke makes do with embedded digits"),
     (["--output", "README.md/here"], "--output README.md/here: cannot be written to"),
     (["--checkpoints", "README.md"], "--checkpoints README.md: cannot be written to"),
@@ -132,15 +157,21 @@ def test_bad_input_is_one_line(arguments, told, run_study, tmp_path, monkeypatch
 
 def test_tiny_imagenet_says_what_to_download(run_study, tmp_path):
     (tmp_path / "empty").mkdir()
-    done = run_study("tiny_imagenet", tmp_path / "out", "--scale", "small", "--root", tmp_path / "empty")
+    done = run_study(
+        "tiny_imagenet", tmp_path / "out", "--scale", "small", "--root", tmp_path / "empty"
+    )
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert "tiny-imagenet-200.zip" in line
     assert "--root DIR" in line
 
 
-def test_finite_differences_of_equation_4_see_the_identity_and_nothing_else(run_study, told, shared):
-    """Where no sign flips, the ball moves along with x: dg_i/dx_i is 1, and 0 for every other pixel."""
+def test_finite_differences_of_equation_4_see_the_identity_and_nothing_else(
+    run_study, told, shared
+):
+    """Where no sign flips, the ball moves along with x: dg_i/dx_i is 1, and 0 for every other
+    pixel.
+    """
     assert run_study("finite_differences", shared / "finite_differences").code == 0
     point = told(shared / "finite_differences")["points"]["image 0"]
     smallest = {place: estimates[0] for place, estimates in point["estimates"].items()}

@@ -135,4 +135,7 @@ def test_an_untrained_f_b_is_what_its_training_starts_from(tmp_path):
     weights = read_tensors(models.weights(untrained))
     assert weights["features.0.weight"].shape[:2] == (SMOKE.f_b_width, 1)
     assert torch.equal(weights["features.1.running_mean"], torch.zeros(SMOKE.f_b_width))
-    assert models.command(("--defense.weights", untrained)) == ["--defense.weights", str(models.weights(untrained))]
+    assert models.command(("--defense.weights", untrained)) == [
+        "--defense.weights",
+        str(models.weights(untrained)),
+    ]

@@ -60,7 +60,9 @@ def test_the_worst_case_is_per_image_over_all_points(tmp_path):
 
 
 def test_differences_are_taken_image_by_image():
-    """One image of a hundred changes sides: a point up, with the spread of that one alone, whatever the others are."""
+    """One image of a hundred changes sides: a point up, with the spread of that one alone, whatever
+    the others are.
+    """
     theirs = torch.tensor([0.0, 1.0] * 50)
     ours = theirs.clone()
     ours[0] = 1.0
@@ -72,16 +74,24 @@ def test_differences_are_taken_image_by_image():
 def test_cost_counts_steps_draws_and_images(monkeypatch):
     # f_a takes one second for each gradient, f_b ten.
     monkeypatch.setattr(
-        cost, "seconds_per_gradient", lambda arguments, *rest: 10.0 if "vgg_small" in arguments else 1.0
+        cost,
+        "seconds_per_gradient",
+        lambda arguments, *rest: 10.0 if "vgg_small" in arguments else 1.0,
     )
     ours = SMOKE.ours(steps=3)  # so 31 seconds through g
-    eot = Point("a", SMOKE.attacked(ours, "--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "5"))
+    eot = Point(
+        "a", SMOKE.attacked(ours, "--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "5")
+    )
     scoring = 16 * 2 * 2 * 2 * 31
-    assert cost.seconds(SMOKE, [], [eot]) == pytest.approx(16 * 2 * 5 * 31 + scoring + cost.OVERHEAD)
+    assert cost.seconds(SMOKE, [], [eot]) == pytest.approx(
+        16 * 2 * 5 * 31 + scoring + cost.OVERHEAD
+    )
     wt = Point("a", SMOKE.attacked(ours, "--attack", "wt"))
     assert cost.seconds(SMOKE, [], [wt]) == pytest.approx(16 * 2 * 1 + scoring + cost.OVERHEAD)
     assert cost.seconds(SMOKE, [ours], []) == pytest.approx(512 * (1.5 + 30) + cost.OVERHEAD)
-    assert cost.seconds(SMOKE, [SMOKE.adversarial()], []) == pytest.approx(512 * 1.5 * 3 + cost.OVERHEAD)
+    assert cost.seconds(SMOKE, [SMOKE.adversarial()], []) == pytest.approx(
+        512 * 1.5 * 3 + cost.OVERHEAD
+    )
 
 
 def estimate(value, images=9):
@@ -102,7 +112,9 @@ def test_a_report_tells_every_figure_of_a_point_once():
         "threat": threat,
         "audit": [],
         "clean": {"accuracy": 0.123456, "ci95": [0.1, 0.2]},
-        "attacks": {"fgsm": {"success": {"unit": "%", "cells": cells}, "seconds": {"a": 1.25, "b": 2}}},
+        "attacks": {
+            "fgsm": {"success": {"unit": "%", "cells": cells}, "seconds": {"a": 1.25, "b": 2}}
+        },
         "curve": [(1, estimate(0.1)), (2, estimate(0.2, 8))],
         "seconds": 12.5,
     }
@@ -126,7 +138,10 @@ def test_a_report_tells_every_figure_of_a_point_once():
 def test_counts_that_differ_stay_in_their_cells():
     matrix = {"cells": {"a": {"a": estimate(0.5, 9), "b": estimate(0.5, 8)}}}
     (found,) = report.kept({"same": matrix}, "", {}).values()
-    assert found == {"targets": ["a", "b"], "cells": {"a": [[0.5, 0.25, 1.0, 9], [0.5, 0.25, 1.0, 8]]}}
+    assert found == {
+        "targets": ["a", "b"],
+        "cells": {"a": [[0.5, 0.25, 1.0, 9], [0.5, 0.25, 1.0, 8]]},
+    }
     ragged = {"cells": {"a": {"b": estimate(0.5)}, "b": {"a": estimate(0.5)}}}
     (found,) = report.kept({"same": ragged}, "", {}).values()
     assert found["cells"]["b"] == {"a": [0.5, 0.25, 1.0, 9]}

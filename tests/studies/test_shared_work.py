@@ -1,4 +1,6 @@
-"""Processes with the same command share a study's models and points; here the test is the other process."""
+"""Processes with the same command share a study's models and points; here the test is the other
+process.
+"""
 
 import pytest
 
@@ -48,9 +50,18 @@ def test_a_model_whose_parts_another_process_trains_is_left_for_later(begun, tmp
 
 
 def test_points_that_others_measure_come_last(begun, tmp_path):
-    places = ["--output", tmp_path, "--checkpoints", tmp_path / "checkpoints", "--logs", tmp_path / "logs"]
+    places = [
+        "--output",
+        tmp_path,
+        "--checkpoints",
+        tmp_path / "checkpoints",
+        "--logs",
+        tmp_path / "logs",
+    ]
     study = Study("radius", "Shared", list(map(str, places)))
-    first, second = (Point(name, ("--weights", name, "--images", "8")) for name in ("first", "second"))
+    first, second = (
+        Point(name, ("--weights", name, "--images", "8")) for name in ("first", "second")
+    )
     with alone(tmp_path / "points" / first.key, "it", print), pytest.raises(InterruptedError):
         study.run([first, second])
     assert len(begun) == 1

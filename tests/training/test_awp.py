@@ -1,4 +1,6 @@
-"""Adversarial weight perturbation: the perturbation by hand, what it leaves in the model, and the step that follows."""
+"""Adversarial weight perturbation: the perturbation by hand, what it leaves in the model, and the
+step that follows.
+"""
 
 import pytest
 import torch
@@ -45,7 +47,8 @@ def test_around_any_objective(images, streams, convnet, inner):
     model.load_state_dict(before)
     losses, _ = AWP(inner, 0.02)(model, images(), LABELS, streams())
     assert losses.mean() > plain.mean()
-    # No weight has been written to; running statistics have moved as often as without, once a pass of the loss.
+    # No weight has been written to; running statistics have moved as often as without, once a pass
+    # of the loss.
     for name, tensor in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
             assert torch.equal(tensor, after_plain[name]), name

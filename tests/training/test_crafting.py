@@ -17,14 +17,18 @@ FAST = ProjectedGradient(steps=1, relative_step_size=1.25, threat=Linf(0.1))
 
 
 def test_fast_adversarial_training_as_its_code_does_it(images, streams, convnet):
-    """One step of 1.25 epsilon from a random start, with the batch's statistics, clipped to ball and box."""
+    """One step of 1.25 epsilon from a random start, with the batch's statistics, clipped to ball
+    and box.
+    """
     model = DefendedClassifier(None, convnet()).train()
     model.classifier[8].p = 0.0
     twin = DefendedClassifier(None, convnet()).train()
     twin.classifier[8].p = 0.0
     losses, _ = Adversarial(FAST, batch_norm="train")(model, images(), LABELS, streams())
     x = images()
-    start = FAST.threat.random_start(x, streams().fold("inner attack").fold("start")).requires_grad_()
+    start = FAST.threat.random_start(
+        x, streams().fold("inner attack").fold("start")
+    ).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(twin(start), LABELS), start)
     delta = (start.detach() - x + 0.125 * gradient.sign()).clamp(-0.1, 0.1)
     expected = F.cross_entropy(twin((x + delta).clamp(0, 1)), LABELS, reduction="none")
@@ -53,12 +57,18 @@ def test_frozen_layers_stay_frozen(streams, convnet):
     defense = AdversarialTransform(VGGSmall(num_classes=3, image_size=16), radius=0.1, steps=1)
     model = DefendedClassifier(defense, convnet()).train()
     model.classifier[1].eval()
-    frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "classifier.4" not in name}
+    frozen = {
+        name: tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if "classifier.4" not in name
+    }
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     craft(model, FAST, IdentityBackward(), x, LABELS, streams(), "train")
     state = model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in frozen.items())
-    assert int(model.classifier[4].num_batches_tracked) > int(frozen["classifier.1.num_batches_tracked"])
+    assert int(model.classifier[4].num_batches_tracked) > int(
+        frozen["classifier.1.num_batches_tracked"]
+    )
 
 
 def test_the_attack_goes_against_the_largest_share_of_a_mixed_label(images, streams, linear):

@@ -57,7 +57,8 @@ def test_static_models_and_the_model_itself_take_turns(kept, images, streams):
     for batch in range(24):
         rng = streams().fold(batch)
         found = crafted(objective, model, x, rng)
-        # Folded batch norm rounds otherwise: a sign or two may differ, of different models every other one does.
+        # Folded batch norm rounds otherwise: a sign or two may differ, of different models every
+        # other one does.
         apart = [(each - found).abs().gt(1e-6).float().mean().item() for each in expected]
         turns.append(apart.index(min(apart)))
         assert min(apart) < 0.02
@@ -72,19 +73,26 @@ def test_the_loss_mixes_clean_and_adversarial_images(kept, images, streams):
         objective = EnsembleAdversarial([kept(1)], FGSM, clean_share=share).opened(READER)
         losses, logits = objective(model, x, LABELS, streams())
         adversarial = crafted(objective, model, x, streams())
-        clean, robust = (F.cross_entropy(model(each), LABELS, reduction="none") for each in (x, adversarial))
+        clean, robust = (
+            F.cross_entropy(model(each), LABELS, reduction="none") for each in (x, adversarial)
+        )
         torch.testing.assert_close(losses, share * clean + (1 - share) * robust)
         torch.testing.assert_close(logits, model(x))
     assert torch.allclose(losses, Standard()(model, x, LABELS, streams())[0])
 
 
 def test_the_static_models_are_not_trained(kept, images, streams):
-    model, objective = DefendedClassifier(None, network(0)).train(), EnsembleAdversarial([kept(1)], FGSM).opened(READER)
+    model, objective = (
+        DefendedClassifier(None, network(0)).train(),
+        EnsembleAdversarial([kept(1)], FGSM).opened(READER),
+    )
     for batch in range(4):
         losses, _ = objective(model, images(), LABELS, streams().fold(batch))
         losses.mean().backward()
     (static,) = objective.static(model, images())
-    assert not any(weight.requires_grad or weight.grad is not None for weight in static.parameters())
+    assert not any(
+        weight.requires_grad or weight.grad is not None for weight in static.parameters()
+    )
     assert all(weight.grad is not None for weight in model.parameters())
     assert model.training
     assert not static.training
@@ -96,7 +104,11 @@ def test_what_cannot_work_is_refused(kept, images, streams, tmp_path):
     with pytest.raises(OptionError, match="clean_share = 2"):
         EnsembleAdversarial([kept(1)], clean_share=2)
     model = DefendedClassifier(None, network(0))
-    with pytest.raises(UserError, match=r"models: .*1-5\.ckpt answers with 5 classes, but the data set has 3"):
+    with pytest.raises(
+        UserError, match=r"models: .*1-5\.ckpt answers with 5 classes, but the data set has 3"
+    ):
         EnsembleAdversarial([kept(1, 5)]).opened(READER)(model, images(), LABELS, streams())
     with pytest.raises(UserError, match="there is no such file"):
-        EnsembleAdversarial([str(tmp_path / "none.ckpt")]).opened(READER)(model, images(), LABELS, streams())
+        EnsembleAdversarial([str(tmp_path / "none.ckpt")]).opened(READER)(
+            model, images(), LABELS, streams()
+        )

@@ -14,7 +14,9 @@ LABELS = torch.tensor([0, 2, 1, 1])
 
 
 def test_algorithm_1_on_a_linear_model(images, streams, linear):
-    """Two batches of three replays with a step each: delta and weights as in the paper's algorithm."""
+    """Two batches of three replays with a step each: delta and weights as in the paper's
+    algorithm.
+    """
     epsilon, rate = 0.1, 0.3
     ours, theirs = DefendedClassifier(None, linear()), linear()
     objective, optimizer = Free(3, Linf(epsilon)), torch.optim.SGD(ours.parameters(), lr=rate)
@@ -76,13 +78,22 @@ def test_through_a_defense_by_identity_backward(images, streams, linear):
 
 def test_what_the_guard_attacks_with_is_fgsm():
     attack = Free(4, Linf(0.05)).inner().attack
-    assert (attack.steps, attack.alpha, attack.random_start, attack.threat) == (1, 0.05, False, Linf(0.05))
+    assert (attack.steps, attack.alpha, attack.random_start, attack.threat) == (
+        1,
+        0.05,
+        False,
+        Linf(0.05),
+    )
     assert Free(4).cost() == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"replays": 0}, "replays"), ({"threat": L2(0.5)}, "threat"), ({"label_smoothing": 2.0}, "label_smoothing")],
+    [
+        ({"replays": 0}, "replays"),
+        ({"threat": L2(0.5)}, "threat"),
+        ({"label_smoothing": 2.0}, "label_smoothing"),
+    ],
 )
 def test_errors_name_the_option(options, name):
     with pytest.raises(OptionError, match=f"^{name} = "):

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from robusttrain.attacks import AwayFromPrediction, CrossEntropy, KLDivergence, Linf, Margin, ProjectedGradient
+from robusttrain.attacks import (
+    AwayFromPrediction,
+    CrossEntropy,
+    KLDivergence,
+    Linf,
+    Margin,
+    ProjectedGradient,
+)
 from robusttrain.core.errors import OptionError
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import MART
@@ -38,7 +45,9 @@ def test_mart_by_hand_on_a_linear_model(images, streams, linear, weight):
     expected = by_hand(clean, model(adversarial), weight)
     torch.testing.assert_close(losses, expected)
     parameters = list(model.parameters())
-    found, wanted = (torch.autograd.grad(values.mean(), parameters) for values in (losses, expected))
+    found, wanted = (
+        torch.autograd.grad(values.mean(), parameters) for values in (losses, expected)
+    )
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
@@ -62,12 +71,17 @@ def test_a_certain_mistake_has_a_finite_loss_and_a_gradient():
 @pytest.mark.parametrize("objective", [KLDivergence(), AwayFromPrediction()])
 def test_an_attack_that_looks_at_no_labels_is_refused(objective):
     name = type(objective).__name__
-    with pytest.raises(OptionError, match=f"^attack.objective = '{name}': .*take CrossEntropy, or train with TRADES"):
+    with pytest.raises(
+        OptionError,
+        match=f"^attack.objective = '{name}': .*take CrossEntropy, or train with TRADES",
+    ):
         MART(6.0, pgd(objective))
     MART(6.0, pgd(Margin()))
 
 
-@pytest.mark.parametrize(("options", "name"), [({"weight": -1.0}, "weight"), ({"batch_norm": "both"}, "batch_norm")])
+@pytest.mark.parametrize(
+    ("options", "name"), [({"weight": -1.0}, "weight"), ({"batch_norm": "both"}, "batch_norm")]
+)
 def test_errors_name_the_option(options, name):
     with pytest.raises(OptionError, match=f"^{name} = "):
         MART(**options)

@@ -1,4 +1,6 @@
-"""CutMix and MixUp: shares that match the pixels, draws that belong to the images, and training on them."""
+"""CutMix and MixUp: shares that match the pixels, draws that belong to the images, and training on
+them.
+"""
 
 import pytest
 import torch
@@ -21,7 +23,8 @@ def test_shares_are_those_of_the_pixels(streams, kind):
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(4))
     own = shares[labels, labels]
     assert 0 < float(own[0]) < 1
-    # A weighted mean, or an area: either way the mean grey is the share-weighted one of two neighbours.
+    # A weighted mean, or an area: either way the mean grey is the share-weighted one of two
+    # neighbours.
     torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), shares @ greys)
     assert {len(image.unique()) for image in mixed} == ({1} if kind == "mixup" else {2})
 
@@ -33,7 +36,9 @@ def test_draws_belong_to_the_images(images, streams, kind):
     first = mix(x, labels, kind, 1.0, 3, streams())
     state = torch.random.get_rng_state()
     again = mix(x, labels, kind, 1.0, 3, streams())
-    assert torch.equal(state, torch.random.get_rng_state()), "torch's global generator is left as it was"
+    assert torch.equal(state, torch.random.get_rng_state()), (
+        "torch's global generator is left as it was"
+    )
     other = mix(x, labels, kind, 1.0, 3, streams(seed=1))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])

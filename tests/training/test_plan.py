@@ -9,7 +9,16 @@ from robusttrain.config.training import read_plan
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.training.plan import Averaging, TrainingPlan, Watching
 
-LINE = ["--training", "adversarial", "--robust.every", "2", "--swa.start", "3", "--trainer.max_epochs", "5"]
+LINE = [
+    "--training",
+    "adversarial",
+    "--robust.every",
+    "2",
+    "--swa.start",
+    "3",
+    "--trainer.max_epochs",
+    "5",
+]
 
 
 def test_a_command_line_ends_in_a_plan_without_gaps():

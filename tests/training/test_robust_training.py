@@ -1,4 +1,6 @@
-"""The LightningModule: rates over a run, what is trained and what is kept, and a loss that is not finite."""
+"""The LightningModule: rates over a run, what is trained and what is kept, and a loss that is not
+finite.
+"""
 
 import math
 from types import SimpleNamespace
@@ -38,7 +40,9 @@ RECIPE = recipe_of(
 
 def defended(defense=True):
     torch.manual_seed(0)
-    return DefendedClassifier(AdversarialTransform(VGGSmall(**F_B), steps=1) if defense else None, CifarResNet(**F_A))
+    return DefendedClassifier(
+        AdversarialTransform(VGGSmall(**F_B), steps=1) if defense else None, CifarResNet(**F_A)
+    )
 
 
 def fit(module, tmp_path, epochs=1, batches=2, callbacks=(), ckpt_path=None, max_steps=-1, **data):
@@ -74,7 +78,15 @@ class Rates(pl.Callback):
 def rates(tmp_path, max_steps=-1, **options):
     callback = Rates()
     module = RobustTraining(defended(False), 10, learning_rate=0.08, **options)
-    trainer = fit(module, tmp_path, epochs=4, batches=5, callbacks=[callback], max_steps=max_steps, validation=0.0)
+    trainer = fit(
+        module,
+        tmp_path,
+        epochs=4,
+        batches=5,
+        callbacks=[callback],
+        max_steps=max_steps,
+        validation=0.0,
+    )
     return [*callback.seen, trainer.optimizers[0].param_groups[0]["lr"]]
 
 
@@ -88,11 +100,17 @@ def test_cosine_goes_to_zero(tmp_path):
 
 
 def test_a_linear_warm_up_before_each_schedule(tmp_path):
-    """One epoch of five steps: sixths of the rate, then the schedule over what is left of the run."""
+    """One epoch of five steps: sixths of the rate, then the schedule over what is left of the
+    run.
+    """
     rising = [0.08 * (step + 1) / 6 for step in range(5)]
-    assert rates(tmp_path, schedule="constant", warmup_epochs=1) == pytest.approx(rising + [0.08] * 16)
+    assert rates(tmp_path, schedule="constant", warmup_epochs=1) == pytest.approx(
+        rising + [0.08] * 16
+    )
     expected = [0.04 * (1 + math.cos(math.pi * step / 15)) for step in range(16)]
-    assert rates(tmp_path, schedule="cosine", warmup_epochs=1) == pytest.approx(rising + expected, abs=1e-9)
+    assert rates(tmp_path, schedule="cosine", warmup_epochs=1) == pytest.approx(
+        rising + expected, abs=1e-9
+    )
     found = rates(tmp_path, schedule="piecewise", milestones=[2, 3], warmup_epochs=1)
     assert found == pytest.approx(rising + [0.08] * 5 + [0.008] * 5 + [0.0008] * 6)
 
@@ -155,10 +173,17 @@ def test_errors_name_the_option(option, arguments):
 
 
 def test_options_of_sgd_reach_it(tmp_path):
-    module = RobustTraining(defended(), 10, learning_rate=0.07, momentum=0.8, nesterov=True, weight_decay=0.01)
+    module = RobustTraining(
+        defended(), 10, learning_rate=0.07, momentum=0.8, nesterov=True, weight_decay=0.01
+    )
     module.schedule = "constant"
     group = fit(module, tmp_path, batches=1).optimizers[0].param_groups[0]
-    assert [group[name] for name in ("lr", "momentum", "nesterov", "weight_decay")] == [0.07, 0.8, True, 0.01]
+    assert [group[name] for name in ("lr", "momentum", "nesterov", "weight_decay")] == [
+        0.07,
+        0.8,
+        True,
+        0.01,
+    ]
     own = {id(parameter) for parameter in module.model.classifier.parameters()}
     assert {id(parameter) for parameter in group["params"]} == own
 
@@ -222,7 +247,9 @@ def test_weights_that_break_in_the_last_batch_do_not_replace_a_good_checkpoint(t
 
     keepers = [
         pl.callbacks.ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True),
-        pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", "val/accuracy", save_top_k=-1, save_on_train_epoch_end=False),
+        pl.callbacks.ModelCheckpoint(
+            tmp_path, "{epoch}", "val/accuracy", save_top_k=-1, save_on_train_epoch_end=False
+        ),
     ]
     module = RobustTraining(defended(), 10)
     module.recipe = RECIPE
@@ -240,7 +267,9 @@ def test_images_are_trained_on_in_training_mode_and_metrics_count_every_image(tm
     trainer = fit(module, tmp_path)
     found = trainer.callback_metrics
     assert set(found) == {"train/loss", "train/accuracy", "val/loss", "val/accuracy"}
-    assert float(found["train/accuracy"]) * 16 == pytest.approx(round(float(found["train/accuracy"]) * 16))
+    assert float(found["train/accuracy"]) * 16 == pytest.approx(
+        round(float(found["train/accuracy"]) * 16)
+    )
     assert module.training
 
 
@@ -267,7 +296,13 @@ def test_streams_belong_to_seed_epoch_and_image(tmp_path):
     trainer = fit(module, tmp_path, epochs=2)
     data = trainer.datamodule
     for epoch in (0, 1):
-        whole = Rng.for_images(5, torch.arange(1500)).fold("train").fold(epoch).keys[data._train.subset].tolist()
+        whole = (
+            Rng.for_images(5, torch.arange(1500))
+            .fold("train")
+            .fold(epoch)
+            .keys[data._train.subset]
+            .tolist()
+        )
         drawn = [key for when, keys in seen if when == epoch for key in keys]
         assert len(drawn) == 16
         assert set(drawn) <= set(whole)
@@ -277,7 +312,9 @@ def test_a_free_run_goes_on_as_if_it_had_not_been_interrupted(tmp_path):
     """Delta is kept from batch to batch and from epoch to epoch, in checkpoints as well."""
 
     def trained(folder, epochs, ckpt_path=None):
-        module = RobustTraining(defended(False), 10, Free(2), schedule="constant", learning_rate=0.01)
+        module = RobustTraining(
+            defended(False), 10, Free(2), schedule="constant", learning_rate=0.01
+        )
         keeper = pl.callbacks.ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
         fit(module, tmp_path, epochs, batches=4, callbacks=[keeper], ckpt_path=ckpt_path)
         return module
@@ -287,5 +324,7 @@ def test_a_free_run_goes_on_as_if_it_had_not_been_interrupted(tmp_path):
     resumed = trained(tmp_path / "rest", 2, ckpt_path=tmp_path / "half" / "last.ckpt")
     assert whole.objective.state()["delta"].abs().max() > 0
     assert torch.equal(whole.objective.state()["delta"], resumed.objective.state()["delta"])
-    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+    for (name, one), other in zip(
+        whole.state_dict().items(), resumed.state_dict().values(), strict=True
+    ):
         assert torch.equal(one, other), name

@@ -32,11 +32,15 @@ def test_standard_is_cross_entropy(images, streams, linear, smoothing):
     log_p = logits.log_softmax(1)
     expected = -(1 - smoothing) * log_p[range(4), LABELS] - smoothing * log_p.mean(1)
     torch.testing.assert_close(losses, expected)
-    torch.testing.assert_close(losses.mean(), F.cross_entropy(logits, LABELS, label_smoothing=smoothing))
+    torch.testing.assert_close(
+        losses.mean(), F.cross_entropy(logits, LABELS, label_smoothing=smoothing)
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_adversarial_training_at_epsilon_0_is_standard_training(images, streams, convnet, smoothing):
+def test_adversarial_training_at_epsilon_0_is_standard_training(
+    images, streams, convnet, smoothing
+):
     first, second = (DefendedClassifier(None, convnet()).train() for _ in range(2))
     torch.manual_seed(7)  # dropout
     expected = Standard(smoothing)(first, images(), LABELS, streams())
@@ -51,9 +55,12 @@ def test_adversarial_training_at_epsilon_0_is_standard_training(images, streams,
 def test_adversarial_training_minimises_the_loss_on_adversarial_images(images, streams, linear):
     model = DefendedClassifier(None, linear())
     losses, _ = Adversarial(pgd(steps=1, step_size=1.0))(model, images(), LABELS, streams())
-    # One step that is larger than the ball goes to a corner: along the sign of the gradient there is nothing worse.
+    # One step that is larger than the ball goes to a corner: along the sign of the gradient there
+    # is nothing worse.
     start = pgd().threat.random_start(images(), streams().fold("inner attack").fold("start"))
-    _, gradient = Backprop()(lambda x, rng: F.cross_entropy(model(x), LABELS, reduction="none"), start, streams())
+    _, gradient = Backprop()(
+        lambda x, rng: F.cross_entropy(model(x), LABELS, reduction="none"), start, streams()
+    )
     expected = F.cross_entropy(model(images() + 0.1 * gradient.sign()), LABELS, reduction="none")
     torch.testing.assert_close(losses, expected)
     clean = F.cross_entropy(model(images()), LABELS, reduction="none")
@@ -85,7 +92,9 @@ def test_batch_norm_rests_while_images_are_crafted(images, streams, objective, c
     assert model.classifier.seen == [evaluating] * crafting + [training] * passes
     assert int(model.classifier.norm.num_batches_tracked) == passes
     assert all(module.training for module in model.modules())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(
+        parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
+    )
     losses.mean().backward()
     assert model.classifier.head.weight.grad.abs().sum() > 0
 
@@ -96,7 +105,9 @@ def test_statistics_after_a_step_are_those_of_the_adversarial_images_alone(image
     torch.manual_seed(0)
     adversarial = attack(model, images(), LABELS, streams().fold("inner attack"))
     Adversarial(attack)(model, images(), LABELS, streams())
-    torch.testing.assert_close(model.classifier.norm.running_mean, 0.1 * adversarial.mean((0, 2, 3)))
+    torch.testing.assert_close(
+        model.classifier.norm.running_mean, 0.1 * adversarial.mean((0, 2, 3))
+    )
 
 
 def test_trades_with_beta_0_is_clean_cross_entropy(images, streams, linear):
@@ -120,7 +131,8 @@ def test_trades_by_hand_on_a_linear_model(images, streams, linear):
         return -clean[range(4), LABELS].log() + beta * kl
 
     torch.testing.assert_close(losses, by_hand(clean_held=False))
-    # The gradient flows through the clean prediction too: with it held fixed, it would be another one.
+    # The gradient flows through the clean prediction too: with it held fixed, it would be another
+    # one.
     found = gradients(losses, model)
     assert torch.allclose(found[0], gradients(by_hand(clean_held=False), model)[0], atol=1e-6)
     assert not torch.allclose(found[0], gradients(by_hand(clean_held=True), model)[0], rtol=1e-3)
@@ -137,7 +149,9 @@ def test_trades_shows_both_images_to_the_same_draws(images, streams, linear, cha
 
 
 def test_trades_refuses_an_attack_on_the_labels():
-    with pytest.raises(OptionError, match="objective = 'CrossEntropy': TRADES maximises KLDivergence"):
+    with pytest.raises(
+        OptionError, match="objective = 'CrossEntropy': TRADES maximises KLDivergence"
+    ):
         TRADES(6.0, pgd())
 
 
@@ -163,7 +177,9 @@ def test_adversarial_training_through_g_reaches_f_a_alone(streams, convnet):
     losses, _ = Adversarial(pgd(), IdentityBackward())(model, x, LABELS, streams())
     losses.mean().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.classifier.parameters())
-    assert {id(parameter) for parameter in model.parameters()} == {id(p) for p in model.classifier.parameters()}
+    assert {id(parameter) for parameter in model.parameters()} == {
+        id(p) for p in model.classifier.parameters()
+    }
     assert all(parameter.grad is None for parameter in defense.f_b.module.parameters())
     assert all(torch.equal(tensor, f_b[name]) for name, tensor in defense.state_dict().items())
     assert not any(module.training for module in defense.f_b.module.modules())
@@ -174,11 +190,16 @@ def test_adversarial_training_through_g_reaches_f_a_alone(streams, convnet):
 
 
 def test_small_divergences_survive_logits_in_bfloat16():
-    """Rounded to bfloat16 on the way, most would be several times too large or too small, and some negative."""
+    """Rounded to bfloat16 on the way, most would be several times too large or too small, and some
+    negative.
+    """
     rng = torch.Generator().manual_seed(0)
     first = torch.randn(64, 10, generator=rng)
     second = first + 0.05 * torch.randn(64, 10, generator=rng)
     first, second = first.bfloat16(), second.bfloat16()
     torch.testing.assert_close(
-        kl_divergence(first, second).double(), kl_divergence(first.double(), second.double()), rtol=0.01, atol=0
+        kl_divergence(first, second).double(),
+        kl_divergence(first.double(), second.double()),
+        rtol=0.01,
+        atol=0,
     )

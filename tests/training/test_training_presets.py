@@ -36,7 +36,11 @@ def test_it_trains_an_f_b_and_a_model_behind_a_random_defense(name, images, stre
 
 
 def test_the_papers_settings():
-    assert (objective("mart").weight, objective("trades").beta, objective("logit-pairing").weight) == (6, 6, 0.5)
+    assert (
+        objective("mart").weight,
+        objective("trades").beta,
+        objective("logit-pairing").weight,
+    ) == (6, 6, 0.5)
     awp = {name: objective(name) for name in ("adversarial-awp", "trades-awp", "mart-awp")}
     assert {name: (each.gamma, each.warmup) for name, each in awp.items()} == {
         "adversarial-awp": (0.01, 0),

@@ -1,4 +1,6 @@
-"""Commonly correct images: the intersection, in any order and batch size, with the misfits named."""
+"""Commonly correct images: the intersection, in any order and batch size, with the misfits
+named.
+"""
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from robusttrain.transfer.commonly_correct import commonly_correct
 
 
 class Brighter(nn.Module):
-    """Class 1 where the mean of one channel exceeds a bound: what is right is known for every image."""
+    """Class 1 where the mean of one channel exceeds a bound: what is right is known for every
+    image.
+    """
 
     def __init__(self, channel: int, bound: float = 0.5, classes: int = 2) -> None:
         super().__init__()
@@ -22,8 +26,12 @@ class Brighter(nn.Module):
 
 
 def candidates(count=8):
-    """All images that are black or white in each of three channels; the label is whether the first is white."""
-    colours = torch.tensor([[number >> shift & 1 for shift in range(3)] for number in range(8)])[:count]
+    """All images that are black or white in each of three channels; the label is whether the first
+    is white.
+    """
+    colours = torch.tensor([[number >> shift & 1 for shift in range(3)] for number in range(8)])[
+        :count
+    ]
     images = (255 * colours).to(torch.uint8)[:, :, None, None].expand(-1, -1, 4, 4)
     return Batch(images, colours[:, 0], 10 + torch.arange(count))
 
@@ -40,7 +48,9 @@ EXPECTED = [index + 10 for index in range(8) if (index & 1) == (index >> 1 & 1)]
 @pytest.mark.parametrize("order", [["a", "b", "c"], ["c", "b", "a"]])
 def test_the_images_that_all_get_right(size, order):
     models = {"a": Brighter(0), "b": Brighter(1), "c": Brighter(0, 0.9)}
-    found = commonly_correct({name: models[name] for name in order}, in_parts(candidates(), size), 2)
+    found = commonly_correct(
+        {name: models[name] for name in order}, in_parts(candidates(), size), 2
+    )
     assert found.indices.tolist() == EXPECTED
     assert found.candidates == 8
 
@@ -56,7 +66,10 @@ def test_each_model_counts():
 
 def test_indices_come_in_the_order_of_the_data():
     turned = Batch(*(part.flip(0) for part in candidates()))
-    assert commonly_correct({"a": Brighter(0), "b": Brighter(1)}, [turned], 2).indices.tolist() == EXPECTED
+    assert (
+        commonly_correct({"a": Brighter(0), "b": Brighter(1)}, [turned], 2).indices.tolist()
+        == EXPECTED
+    )
 
 
 def test_float_images_are_taken_as_they_are():
@@ -91,7 +104,9 @@ def test_models_are_left_as_they_were(convnet):
 
 def test_no_common_image_tells_who_was_wrong():
     models = {"a": Brighter(0), "opposite": Brighter(0, 2.0), "zero": Brighter(0, -1.0)}
-    with pytest.raises(UserError, match=r"no image of 8 .*\(a leaves 8, opposite leaves 4, zero leaves 0\)") as caught:
+    with pytest.raises(
+        UserError, match=r"no image of 8 .*\(a leaves 8, opposite leaves 4, zero leaves 0\)"
+    ) as caught:
         commonly_correct(models, in_parts(candidates(), 3), 2)
     assert "\n" not in str(caught.value)
 
@@ -105,10 +120,14 @@ class OneSize(Brighter):
 
 
 def test_other_classes_and_sizes_name_the_model():
-    with pytest.raises(UserError, match=r"model odd answers with 5 classes, but the data set has 2"):
+    with pytest.raises(
+        UserError, match=r"model odd answers with 5 classes, but the data set has 2"
+    ):
         commonly_correct({"a": Brighter(0), "odd": Brighter(0, classes=5)}, [candidates()], 2)
     for large in (nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), OneSize(0)):
-        with pytest.raises(UserError, match=r"model large cannot take images of \(3, 4, 4\): ") as caught:
+        with pytest.raises(
+            UserError, match=r"model large cannot take images of \(3, 4, 4\): "
+        ) as caught:
             commonly_correct({"large": large}, [candidates()], 2)
         assert "\n" not in str(caught.value)
 

@@ -64,7 +64,9 @@ def test_blur_keeps_a_flat_image_and_spreads_a_point(streams):
     spread = GaussianBlur(2.0)(point, streams(1))
     place = torch.arange(31) - 15.0
     variance = (spread.sum(dim=2) * place.square()).sum() / spread.sum()
-    assert variance.sqrt().item() == pytest.approx(2.0, rel=0.03)  # the tails beyond three deviations are cut off
+    assert variance.sqrt().item() == pytest.approx(
+        2.0, rel=0.03
+    )  # the tails beyond three deviations are cut off
 
 
 def test_a_blur_wider_than_the_image_is_cut_to_it(images, streams):
@@ -87,7 +89,10 @@ def test_jpeg_is_that_of_pil(channels, streams):
     pixels = (x[0] * 255).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="JPEG", quality=40)
-    reference = torch.from_numpy(np.array(Image.open(file))).float().view(32, 32, channels).permute(2, 0, 1) / 255
+    reference = (
+        torch.from_numpy(np.array(Image.open(file))).float().view(32, 32, channels).permute(2, 0, 1)
+        / 255
+    )
     assert (found[0] - reference).abs().max() <= 2.01 / 255
 
 
@@ -128,7 +133,9 @@ def test_of_random_targets_images_weigh_what_they_were_fooled():
     rate = destruction_rate(clean, adversarial, torch.tensor([1.0, 0.0]))
     assert rate.value == pytest.approx(1.0 / 1.25)
     assert rate.images == 2
-    assert rate.high - rate.low > wilson(0.8, 2)[1] - wilson(0.8, 2)[0]  # 1.25^2 / (1 + 1/16): worth 1.5 images
+    assert (
+        rate.high - rate.low > wilson(0.8, 2)[1] - wilson(0.8, 2)[0]
+    )  # 1.25^2 / (1 + 1/16): worth 1.5 images
 
 
 class Brightness(nn.Module):
@@ -147,7 +154,10 @@ def test_a_curve_has_known_answers(streams):
     labels = torch.zeros(3, dtype=torch.int64)
     blurs = {radius: GaussianBlur(radius) for radius in (0.1, 3.0)}
     curve = destruction_curve(Brightness(), images, adversarial, labels, blurs, streams(3), batch=2)
-    assert [(strength, rate.value, rate.images) for strength, rate in curve] == [(0.1, 0.0, 2), (3.0, 0.5, 2)]
+    assert [(strength, rate.value, rate.images) for strength, rate in curve] == [
+        (0.1, 0.0, 2),
+        (3.0, 0.5, 2),
+    ]
 
 
 def test_a_curve_can_leave_out_what_the_transformation_alone_breaks(streams):
@@ -180,7 +190,9 @@ def test_draws_of_a_random_target_smooth_the_curve(images, streams, random_linea
     labels = model(x, streams(12)).argmax(1)
     fooled = (x + 0.2).clamp(0, 1)
     run = {
-        draws: destruction_curve(model, x, fooled, labels, {0.0: GaussianNoise(0.1)}, streams(12), draws=draws)[0][1]
+        draws: destruction_curve(
+            model, x, fooled, labels, {0.0: GaussianNoise(0.1)}, streams(12), draws=draws
+        )[0][1]
         for draws in (1, 20)
     }
     assert run[1].value != run[20].value

@@ -18,7 +18,9 @@ def test_distances_that_were_counted_by_hand():
 
 def test_they_agree_with_torchmetrics_and_with_the_threats(images):
     first, second = images(5), images(5, seed=1)
-    reference = [mean_squared_error(a, b, squared=False).item() for a, b in zip(first, second, strict=True)]
+    reference = [
+        mean_squared_error(a, b, squared=False).item() for a, b in zip(first, second, strict=True)
+    ]
     assert rmsd(first, second).tolist() == pytest.approx(reference)
     assert torch.allclose(l2(first, second), L2().distance(first, second))
     assert torch.equal(linf(first, second), Linf().distance(first, second))

@@ -22,7 +22,10 @@ def test_a_share_is_over_the_images_that_count():
 
 
 def test_no_image_is_not_available_and_no_error():
-    for found in (Estimate.share(torch.zeros(0)), Estimate.mean(torch.ones(2), torch.zeros(2, dtype=torch.bool))):
+    for found in (
+        Estimate.share(torch.zeros(0)),
+        Estimate.mean(torch.ones(2), torch.zeros(2, dtype=torch.bool)),
+    ):
         assert math.isnan(found.value)
         assert found.images == 0
         assert found.told() == "n/a"
@@ -31,7 +34,9 @@ def test_no_image_is_not_available_and_no_error():
 
 def test_a_mean_and_its_interval():
     found = Estimate.mean(torch.tensor([1.0, 2.0, 3.0, 6.0]))
-    half = 1.959964 * math.sqrt(14 / 3) / 2  # squared deviations 4, 1, 0, 9 over 3; the root of four images is 2
+    half = (
+        1.959964 * math.sqrt(14 / 3) / 2
+    )  # squared deviations 4, 1, 0, 9 over 3; the root of four images is 2
     assert [found.value, found.low, found.high] == pytest.approx([3, 3 - half, 3 + half])
 
 
@@ -42,7 +47,12 @@ def test_one_image_has_a_mean_and_no_interval():
 
 
 @pytest.mark.parametrize(
-    ("unit", "told"), [("%", "12.5 % (5.0 - 20.0)"), ("1/255", "31.88 (12.75 - 51.00)"), ("", "0.125 (0.050 - 0.200)")]
+    ("unit", "told"),
+    [
+        ("%", "12.5 % (5.0 - 20.0)"),
+        ("1/255", "31.88 (12.75 - 51.00)"),
+        ("", "0.125 (0.050 - 0.200)"),
+    ],
 )
 def test_units(unit, told):
     assert Estimate(0.125, 0.05, 0.2, 10).told(unit) == told
@@ -55,7 +65,11 @@ def one(value, images):
 
 
 def test_a_table_of_equal_denominators_tells_it_once():
-    matrix = Matrix("top-1 success rate", "that b had right before", {"a": {"b": one(0.5, 1200), "c": one(0.25, 1200)}})
+    matrix = Matrix(
+        "top-1 success rate",
+        "that b had right before",
+        {"a": {"b": one(0.5, 1200), "c": one(0.25, 1200)}},
+    )
     assert matrix.markdown().splitlines() == [
         "top-1 success rate, of 1,200 images that b had right before",
         "",
@@ -66,11 +80,14 @@ def test_a_table_of_equal_denominators_tells_it_once():
 
 
 def test_cells_of_different_denominators_tell_theirs():
-    matrix = Matrix("top-1 success rate", "", {"a": {"b": one(0.5, 7), "c": Estimate.share(torch.zeros(0))}})
+    matrix = Matrix(
+        "top-1 success rate", "", {"a": {"b": one(0.5, 7), "c": Estimate.share(torch.zeros(0))}}
+    )
     assert matrix.lines() == [["a", "50.0 % (40.0 - 60.0) of 7", "n/a of 0"]]
     assert matrix.caption == "top-1 success rate"
     assert (
-        replace(matrix, denominator="that b had right").caption == "top-1 success rate, of the images that b had right"
+        replace(matrix, denominator="that b had right").caption
+        == "top-1 success rate, of the images that b had right"
     )
 
 
@@ -84,7 +101,9 @@ def test_the_terminal_gets_the_same_cells():
 
 
 def test_json_can_be_written_and_values_are_a_tensor():
-    matrix = Matrix("success", "all", {"a": {"b": one(0.5, 7), "c": Estimate.share(torch.zeros(0))}})
+    matrix = Matrix(
+        "success", "all", {"a": {"b": one(0.5, 7), "c": Estimate.share(torch.zeros(0))}}
+    )
     cells = json.loads(json.dumps(matrix.json(), allow_nan=False))["cells"]
     assert cells["a"] == {
         "b": {"value": 0.5, "ci95": [0.4, 0.6], "images": 7},

@@ -19,7 +19,11 @@ class Bands(nn.Module):
 
     def forward(self, images):
         mean = images.mean(dim=(1, 2, 3))
-        inside = torch.stack([(mean >= low) & (mean < high) for low, high in self.bands]).any(dim=0).float()
+        inside = (
+            torch.stack([(mean >= low) & (mean < high) for low, high in self.bands])
+            .any(dim=0)
+            .float()
+        )
         return torch.stack([1 - inside, inside], dim=1)
 
 
@@ -33,25 +37,35 @@ def grey(*values):
 def test_the_first_of_several_intervals_is_found():
     """A bisection between 0 and 0.5 would end at 0.3."""
     model = Bands((0.205, 0.225), (0.3, 1.1))
-    found = minimal_distortion([model], grey(0.1, 0.15, 0.18), torch.ones(3, 3, 8, 8), ZERO, step=0.01, limit=0.5)
+    found = minimal_distortion(
+        [model], grey(0.1, 0.15, 0.18), torch.ones(3, 3, 8, 8), ZERO, step=0.01, limit=0.5
+    )
     assert found.tolist() == pytest.approx([0.11, 0.06, 0.03], abs=1e-6)
 
 
 def test_it_must_fool_the_source_and_the_target():
     source, target = Bands((0.205, 0.225), (0.295, 1.1)), Bands((0.255, 1.1))
-    both = minimal_distortion([source, target], grey(0.1, 0.2, 0.24), torch.ones(3, 3, 8, 8), ZERO, step=0.01)
+    both = minimal_distortion(
+        [source, target], grey(0.1, 0.2, 0.24), torch.ones(3, 3, 8, 8), ZERO, step=0.01
+    )
     assert both.tolist() == pytest.approx([0.2, 0.1, 0.06], abs=1e-6)
-    swapped = minimal_distortion([target, source], grey(0.1, 0.2, 0.24), torch.ones(3, 3, 8, 8), ZERO, step=0.01)
+    swapped = minimal_distortion(
+        [target, source], grey(0.1, 0.2, 0.24), torch.ones(3, 3, 8, 8), ZERO, step=0.01
+    )
     assert torch.equal(both, swapped)
 
 
 def test_an_image_that_is_wrong_already_needs_nothing():
-    assert minimal_distortion([Bands((0.0, 1.1))], grey(0.5), torch.ones(1, 3, 8, 8), ZERO[:1]).tolist() == [0.0]
+    assert minimal_distortion(
+        [Bands((0.0, 1.1))], grey(0.5), torch.ones(1, 3, 8, 8), ZERO[:1]
+    ).tolist() == [0.0]
 
 
 def test_directions_count_by_their_direction_alone(images):
     x = grey(0.4, 0.4)
-    direction = torch.ones(1, 3, 8, 8).repeat(2, 1, 1, 1) * torch.tensor([1e-9, 1e3]).view(2, 1, 1, 1)
+    direction = torch.ones(1, 3, 8, 8).repeat(2, 1, 1, 1) * torch.tensor([1e-9, 1e3]).view(
+        2, 1, 1, 1
+    )
     found = minimal_distortion([Bands((0.45, 1.1))], x, direction, ZERO[:2], step=0.01)
     assert found.tolist() == pytest.approx([0.05, 0.05], abs=1e-6)
 
@@ -89,7 +103,9 @@ def test_on_a_linear_model_it_is_the_distance_to_the_boundary(images, linear):
     found = minimal_distortion([model], x, directions, labels, step=0.001)
     assert ((found >= known - 1e-6) & (found <= known + 0.001)).all()
     for batch in (1, 4, 10_000):
-        assert torch.allclose(minimal_distortion([model], x, directions, labels, step=0.001, batch=batch), found)
+        assert torch.allclose(
+            minimal_distortion([model], x, directions, labels, step=0.001, batch=batch), found
+        )
     coarse = minimal_distortion([model], x, directions, labels, step=0.02)
     assert not torch.allclose(coarse, found)
 
@@ -115,7 +131,11 @@ def test_an_answer_that_is_not_finite_does_not_count():
         def forward(self, images):
             return torch.full((len(images), 2), torch.nan)
 
-    assert minimal_distortion([Broken()], grey(0.5), torch.ones(1, 3, 8, 8), ZERO[:1] + 1, limit=0.01).isinf().all()
+    assert (
+        minimal_distortion([Broken()], grey(0.5), torch.ones(1, 3, 8, 8), ZERO[:1] + 1, limit=0.01)
+        .isinf()
+        .all()
+    )
 
 
 def test_what_cannot_work_is_one_line(images, random_linear, linear):
@@ -135,7 +155,11 @@ def test_the_cumulative_distribution():
     distortions = torch.tensor([0.0, 0.1, 0.3, math.inf])
     shares = {r: estimate.value for r, estimate in cumulative(distortions, [0.0, 0.1, 0.2, 1.0])}
     assert shares == {0.0: 0.25, 0.1: 0.5, 0.2: 0.5, 1.0: 0.75}
-    assert [least_for(distortions, share) for share in (0.25, 0.5, 0.51, 0.75)] == pytest.approx([0.0, 0.1, 0.3, 0.3])
+    assert [least_for(distortions, share) for share in (0.25, 0.5, 0.51, 0.75)] == pytest.approx(
+        [0.0, 0.1, 0.3, 0.3]
+    )
     assert least_for(distortions, 0.9) == math.inf
-    assert least_for(torch.arange(10.0), 0.9) == 8.0  # 0.9 * 10 is a little over 9 in floating point
+    assert (
+        least_for(torch.arange(10.0), 0.9) == 8.0
+    )  # 0.9 * 10 is a little over 9 in floating point
     assert math.isnan(least_for(torch.zeros(0), 0.5))

@@ -26,8 +26,12 @@ def test_gradients_are_those_of_the_loss_whatever_the_batch(images, streams, cur
     found = gradients(model, x, labels, streams(6), batch=4)
     _, reference = Backprop()(Loss(model, CrossEntropy(), labels), x, streams(6))
     assert torch.allclose(found, reference, atol=1e-6)
-    smooth = gradients(model, x, labels, streams(6), estimator=Smooth(samples=8, sigma=0.2), batch=4)
-    other_batch = gradients(model, x, labels, streams(6), estimator=Smooth(samples=8, sigma=0.2), batch=6)
+    smooth = gradients(
+        model, x, labels, streams(6), estimator=Smooth(samples=8, sigma=0.2), batch=4
+    )
+    other_batch = gradients(
+        model, x, labels, streams(6), estimator=Smooth(samples=8, sigma=0.2), batch=6
+    )
     assert torch.allclose(smooth, other_batch, atol=1e-6)
     assert F.cosine_similarity(smooth.flatten(1), found.flatten(1)).max() < 0.999
     margin = gradients(model, x, labels, streams(6), objective=Margin())
@@ -42,10 +46,15 @@ def test_cosines_of_known_gradients():
     assert found[:, 0, 1].tolist() == pytest.approx([0.0, math.sqrt(0.5), math.nan], nan_ok=True)
     matrix = angle_matrix({"a": first, "b": second * 1e-30})
     cell = matrix.cells["a"]["b"]
-    assert (cell.value, cell.images) == (pytest.approx(math.sqrt(0.5) / 2), 2)  # no angle on the third image
+    assert (cell.value, cell.images) == (
+        pytest.approx(math.sqrt(0.5) / 2),
+        2,
+    )  # no angle on the third image
     assert matrix.cells["b"]["a"].value == pytest.approx(cell.value)
     assert matrix.cells["a"]["a"].value == pytest.approx(1.0)
-    assert angle_matrix({"a": first, "b": second}, degrees=True).cells["a"]["b"].value == pytest.approx((90 + 45) / 2)
+    assert angle_matrix({"a": first, "b": second}, degrees=True).cells["a"][
+        "b"
+    ].value == pytest.approx((90 + 45) / 2)
 
 
 def test_gradients_that_are_all_zero_have_no_angle():
@@ -83,7 +92,9 @@ def test_a_direction_without_length_is_one_line(direction):
 
 
 class Quadrants(nn.Module):
-    """Class by the mean pixel value of the left and of the right half: left > 0.6, right > 0.6 make 1, 2, 3."""
+    """Class by the mean pixel value of the left and of the right half: left > 0.6, right > 0.6 make
+    1, 2, 3.
+    """
 
     def forward(self, images):
         side = images.shape[-1] // 2
@@ -101,10 +112,14 @@ def halves():
 def test_regions_of_a_known_model(streams):
     left, right = halves()
     image = torch.full((1, 8, 8), 0.5)
-    # A direction over half of the pixels has RMSD sqrt(1/2): scaled to 1, its pixels move by sqrt(2) u.
-    found = regions({"m": Quadrants()}, image, left, right, reach=0.2, rng=streams(1), points=5, batch=7)
+    # A direction over half of the pixels has RMSD sqrt(1/2): scaled to 1, its pixels move by
+    # sqrt(2) u.
+    found = regions(
+        {"m": Quadrants()}, image, left, right, reach=0.2, rng=streams(1), points=5, batch=7
+    )
     assert found.reach == 0.2
-    # u, v in -0.2, -0.1, 0, 0.1, 0.2: beyond 0.1 / sqrt(2) the half is bright. Rows are v (right), columns u (left).
+    # u, v in -0.2, -0.1, 0, 0.1, 0.2: beyond 0.1 / sqrt(2) the half is bright. Rows are v (right),
+    # columns u (left).
     assert found.classes["m"].tolist() == [[0, 0, 0, 1, 1]] * 3 + [[2, 2, 2, 3, 3]] * 2
     assert found.counts() == {"m": 4}
 
@@ -130,7 +145,16 @@ def test_the_middle_of_the_grid_is_the_image_and_points_are_clipped(streams):
 
 def test_a_random_model_answers_with_one_draw_everywhere(images, streams, random_linear):
     model, x = random_linear(scale=1.0), images(1)[0]
-    flat = regions({"m": model}, x, torch.ones(3, 8, 8), torch.ones(3, 8, 8), 1e-6, streams(1), points=5, batch=4)
+    flat = regions(
+        {"m": model},
+        x,
+        torch.ones(3, 8, 8),
+        torch.ones(3, 8, 8),
+        1e-6,
+        streams(1),
+        points=5,
+        batch=4,
+    )
     assert flat.counts() == {"m": 1}
 
 

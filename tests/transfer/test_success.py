@@ -56,7 +56,9 @@ def test_answers_agree_with_torchmetrics_in_batches_of_any_size(images, streams,
     with torch.no_grad():
         logits = model(x)
     for top in (1, 5):
-        expected = multiclass_accuracy(logits, labels, num_classes=7, average="micro", top_k=top).item()
+        expected = multiclass_accuracy(
+            logits, labels, num_classes=7, average="micro", top_k=top
+        ).item()
         assert within_top(classes, labels, top).mean().item() == pytest.approx(expected)
     assert 0 < within_top(classes, labels).mean() < within_top(classes, labels, 5).mean() < 1
     assert answers(model, x[:0], streams(0)).shape == (0, 1, 5)
@@ -73,7 +75,9 @@ def test_draws_of_a_random_target_are_those_of_its_streams(images, streams, rand
 def test_images_that_count():
     clean = {"good": RIGHT, "half": HALF}
     common = every_model_right(clean, LABELS)
-    assert common.among["good"].tolist() == common.among["half"].tolist() == [True, True, False, False]
+    assert (
+        common.among["good"].tolist() == common.among["half"].tolist() == [True, True, False, False]
+    )
     own = target_right(clean, LABELS)
     assert own.among["good"].tolist() == [True] * 4
     assert own.among["half"].tolist() == [True, True, False, False]
@@ -106,14 +110,19 @@ def test_success_counts_only_images_that_were_right_before():
 
 def test_an_attack_that_changes_nothing_has_no_success_and_a_perfect_one_all():
     of = every_model_right({"m": RIGHT}, LABELS)
-    found = success_matrix({"none": {"m": RIGHT}, "perfect": {"m": said(*[[9, 8]] * 4)}}, LABELS, of)
+    found = success_matrix(
+        {"none": {"m": RIGHT}, "perfect": {"m": said(*[[9, 8]] * 4)}}, LABELS, of
+    )
     assert found.values().tolist() == [[0.0], [1.0]]
 
 
 def test_matching_rate():
     goals = torch.tensor([9, 9, 9, 9])
     for top, rate in ((1, 0.5), (2, 1.0)):
-        assert matching_matrix({"s": {"m": HALF}}, LABELS, goals, ALL, top).cells["s"]["m"].value == rate
+        assert (
+            matching_matrix({"s": {"m": HALF}}, LABELS, goals, ALL, top).cells["s"]["m"].value
+            == rate
+        )
 
 
 def test_a_goal_that_is_the_true_class_is_one_line():
@@ -124,7 +133,9 @@ def test_a_goal_that_is_the_true_class_is_one_line():
 def test_an_answer_that_is_not_finite_is_wrong_and_matches_nothing():
     broken = said(*[[-1, -1]] * 4)
     assert success_matrix({"s": {"m": broken}}, LABELS, ALL).cells["s"]["m"].value == 1.0
-    assert matching_matrix({"s": {"m": broken}}, LABELS, LABELS + 1, ALL).cells["s"]["m"].value == 0.0
+    assert (
+        matching_matrix({"s": {"m": broken}}, LABELS, LABELS + 1, ALL).cells["s"]["m"].value == 0.0
+    )
     assert same_mistake({"a": broken, "b": broken}, LABELS).cells["a"]["b"].value == 0.0
 
 
@@ -146,7 +157,9 @@ def test_the_same_mistake_of_random_models_counts_each_image_once():
     shaky = torch.tensor([[5, 0, 8, 5], [1, 1, 1, 6], [2, 2, 2, 2], [3, 3, 3, 3]])[..., None]
     cell = same_mistake({"a": steady, "b": shaky}, LABELS).cells["a"]["b"]
     assert cell.images == 2
-    assert cell.value == pytest.approx((2 / 3 + 1) / 2)  # alike in two of three draws, and in one of one
+    assert cell.value == pytest.approx(
+        (2 / 3 + 1) / 2
+    )  # alike in two of three draws, and in one of one
     with pytest.raises(UserError, match="equal numbers of draws"):
         same_mistake({"a": shaky, "b": shaky[:, :3]}, LABELS)
 

@@ -22,15 +22,16 @@ from robusttrain.core.rng import Rng
 ALPHA = 0.75
 #: rho: the share of steps between two checkpoints that must raise the loss (section 3.2).
 RHO = 0.75
-#: The direction of steepest ascent in each norm: sign of the gradient, gradient over its length (section 3.1).
+#: The direction of steepest ascent in each norm: sign of the gradient, gradient over its length
+#: (section 3.1).
 STEEPEST: dict[str, UpdateRule] = {"linf": Sign(), "l2": Normalized()}
 
 
 def checkpoints(steps: int) -> list[int]:
     """W: the steps after which the step size is reconsidered (Croce & Hein 2020, section 3.2).
 
-    w_j = ceil(p_j N) with p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06). In whole percent: 0.22 has no
-    exact float, and the ceiling would see it.
+    w_j = ceil(p_j N) with p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06). In whole
+    percent: 0.22 has no exact float, and the ceiling would see it.
     """
     found, percent, stride = set(), 22, 22
     while percent <= 100:
@@ -41,7 +42,9 @@ def checkpoints(steps: int) -> list[int]:
 
 
 class _Watched(nn.Module):
-    """The source, and a note of which images it misclassified in every pass since the note was wiped."""
+    """The source, and a note of which images it misclassified in every pass since the note was
+    wiped.
+    """
 
     takes_rng = True
     asks_queried = True
@@ -66,7 +69,8 @@ class _Watched(nn.Module):
         return found
 
     def _note(self, seen: Tensor) -> None:
-        # Estimators stack copies of the batch: (n * B, K). A model that answers NaN has not been fooled.
+        # Estimators stack copies of the batch: (n * B, K). A model that answers NaN has not been
+        # fooled.
         copies = len(seen) // max(1, len(self.labels))
         wrong = (seen.argmax(dim=1) != self.labels.repeat(copies)) & ~seen.isnan().any(dim=1)
         self.wrong = self.wrong & wrong.view(copies or 1, -1).all(dim=0)
@@ -74,34 +78,41 @@ class _Watched(nn.Module):
 
 @dataclass(frozen=True)
 class APGD(Attack):
-    """Auto-PGD (Croce & Hein 2020, "Reliable evaluation of adversarial robustness ...", algorithm 1, section 3).
+    """Auto-PGD (Croce & Hein 2020, "Reliable evaluation of adversarial robustness ...", algorithm
+    1, section 3).
 
         z^(k+1) = P(x^(k) + eta u(grad f(x^(k))))
         x^(k+1) = P(x^(k) + alpha (z^(k+1) - x^(k)) + (1 - alpha) (x^(k) - x^(k-1)))
 
-    Symbols: f the loss, P projection into the threat, u direction of steepest ascent, alpha = 0.75, eta step size (2
-    epsilon at first), x_max and f_max the best point so far and its loss, W the checkpoints. At a checkpoint w_j eta is
-    halved, and the search goes back to x_max, if since the checkpoint before
+    Symbols: f the loss, P projection into the threat, u direction of steepest ascent, alpha = 0.75,
+        eta step size (2
+    epsilon at first), x_max and f_max the best point so far and its loss, W the checkpoints. At a
+    checkpoint w_j eta is halved, and the search goes back to x_max, if since the checkpoint before
 
     - condition 1: fewer than rho = 75 % of the steps have raised f, or
     - condition 2: neither eta was halved there nor f_max has risen.
 
-    Each image has an eta of its own. Where the text and the released code differ, this is the text: "fewer than" where
-    the code has "at most", the ceiling in w_j where the code rounds down (no difference at 100 steps), and after going
-    back a step is compared with f_max instead of with the loss of the point that was given up.
+    Each image has an eta of its own. Where the text and the released code differ, this is the text:
+    "fewer than" where the code has "at most", the ceiling in w_j where the code rounds down (no
+    difference at 100 steps), and after going back a step is compared with f_max instead of with the
+    loss of the point that was given up.
 
-    What is returned, per image, is the point with the largest loss of all points visited; on a model that repeats
-    itself a misclassified point comes before any other, and an image for which there is one is spared further restarts
-    and targets. On a model that is random (two passes over the clean image tell) one misclassified draw is luck, and so
-    the estimator's loss alone decides: `Average` makes that a mean over draws. It stays the largest of many
-    estimates, so its value flatters the attack; fresh draws must score the image, as they do in the engine.
+    What is returned, per image, is the point with the largest loss of all points visited; on a
+    model that repeats itself a misclassified point comes before any other, and an image for which
+    there is one is spared further restarts and targets. On a model that is random (two passes over
+    the clean image tell) one misclassified draw is luck, and so the estimator's loss alone decides:
+    `Average` makes that a mean over draws. It stays the largest of many estimates, so its value
+    flatters the attack; fresh draws must score the image, as they do in the engine.
 
     Args:
         steps: N_iter.
-        restarts: runs from starting points of their own; for a targeted attack, that many for each target.
-        targets: for a targeted objective, how many target classes to try, in the order that the objective's ``target``
-            says ("second": likeliest wrong class first), at most all wrong classes; None for the objective's one.
-        random_start: whether the first run, too, starts at a random point of the ball, instead of at the image.
+        restarts: runs from starting points of their own; for a targeted attack, that many for each
+            target.
+        targets: for a targeted objective, how many target classes to try, in the order that the
+            objective's ``target`` says ("second": likeliest wrong class first), at most all wrong
+            classes; None for the objective's one.
+        random_start: whether the first run, too, starts at a random point of the ball, instead of
+            at the image.
         threat: where adversarial images may go; Linf or L2.
         objective: f. For "APGD-T": `TargetedDLR` and 9 targets.
         gradient: how f and its gradient are estimated.
@@ -121,7 +132,9 @@ class APGD(Attack):
         at_least("targets", 1 if self.targets is None else self.targets, 1)
         if self.targets is not None and self.objective.target is None:
             name = type(self.objective).__name__
-            raise OptionError("targets", self.targets, f"{name} has no target; take a targeted objective or none")
+            raise OptionError(
+                "targets", self.targets, f"{name} has no target; take a targeted objective or none"
+            )
         if self.threat.norm not in STEEPEST:
             raise OptionError("threat", self.threat, f"APGD knows the norms {', '.join(STEEPEST)}")
 
@@ -137,15 +150,23 @@ class APGD(Attack):
         f_best = torch.full_like(logits[:, 0], -torch.inf)
         broken = torch.zeros_like(random)
         left = torch.arange(len(images), device=images.device)
-        runs = product(range(self.restarts), self._goals(source, images, labels, logits, rng.fold("aim")))
+        runs = product(
+            range(self.restarts), self._goals(source, images, labels, logits, rng.fold("aim"))
+        )
         for number, (restart, goal) in enumerate(runs):
             if number:
                 left = (~broken).nonzero().squeeze(1)
                 if not len(left):
                     break
             x, streams = images[left], rng[left].fold(number)
-            start = x if restart == 0 and not self.random_start else self.threat.random_start(x, streams.fold("start"))
-            found, f, wrong = self.climb(source, start, x, labels[left], goal[left], random[left], streams)
+            start = (
+                x
+                if restart == 0 and not self.random_start
+                else self.threat.random_start(x, streams.fold("start"))
+            )
+            found, f, wrong = self.climb(
+                source, start, x, labels[left], goal[left], random[left], streams
+            )
             found, f = found.to(best.dtype), f.to(f_best.dtype)
             better = (wrong & ~broken[left]) | ((wrong == broken[left]) & (f > f_best[left]))
             best = best.index_copy(0, left, torch.where(per_image(better), found, best[left]))
@@ -153,8 +174,12 @@ class APGD(Attack):
             broken = broken.index_copy(0, left, broken[left] | wrong)
         return best
 
-    def _goals(self, source: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, rng: Rng) -> list[Tensor]:
-        """What to strive for, one goal (B, ...) for each target; ``logits`` (B, K) are those of the clean images."""
+    def _goals(
+        self, source: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, rng: Rng
+    ) -> list[Tensor]:
+        """What to strive for, one goal (B, ...) for each target; ``logits`` (B, K) are those of the
+        clean images.
+        """
         if self.targets is None:
             return [self.objective.aim(source, images, labels, rng)]
         assert self.objective.target is not None  # __post_init__
@@ -162,7 +187,14 @@ class APGD(Attack):
         return [self.objective.toward(labels, target) for target in targets.unbind(dim=1)]
 
     def climb(
-        self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, goal: Tensor, random: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        start: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        goal: Tensor,
+        random: Tensor,
+        rng: Rng,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Algorithm 1, from x^(0) = ``start`` within the threat around ``images``.
 
@@ -175,8 +207,8 @@ class APGD(Attack):
             rng: streams of the images, (B,).
 
         Returns:
-            The best points (B, C, H, W), their losses (B,), and (B,) bool: whether the model, if it is not random,
-            misclassifies them.
+            The best points (B, C, H, W), their losses (B,), and (B,) bool: whether the model, if it
+            is not random, misclassifies them.
         """
         watched, direction = _Watched(Queried.of(source), labels), STEEPEST[self.threat.norm]
         loss_fn = Loss(watched, self.objective, goal)
@@ -192,8 +224,14 @@ class APGD(Attack):
         x_max, f_max, gradient_max = x, f, gradient
         found, f_found, wrong_found = x, f, wrong
         eta = torch.full_like(f, 2 * self.threat.epsilon)
-        # Since the checkpoint before: steps that have risen; f_max and whether eta was halved at it.
-        rises, f_max_then, halved_then, last = torch.zeros_like(f), f_max, torch.zeros_like(wrong), 0
+        # Since the checkpoint before: steps that have risen; f_max and whether eta was halved at
+        # it.
+        rises, f_max_then, halved_then, last = (
+            torch.zeros_like(f),
+            f_max,
+            torch.zeros_like(wrong),
+            0,
+        )
         reconsidered = checkpoints(self.steps)
         for k in range(1, self.steps + 1):
             step, _ = direction.step(gradient, None)

@@ -22,14 +22,17 @@ from robusttrain.core.rng import Rng
 INSIDE = 0.999999
 #: c is never greater (as released).
 LARGEST_C = 1e10
-#: Steps that Adam is given at least before it is judged: it overshoots the boundary, and comes back within fewer.
+#: Steps that Adam is given at least before it is judged: it overshoots the boundary, and comes back
+#: within fewer.
 PATIENCE = 30
 _TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
 class _Hinge(Objective):
-    """-f: min(margin - kappa, 0), but a hair above 0 where kappa is exceeded, which tells that from a tie."""
+    """-f: min(margin - kappa, 0), but a hair above 0 where kappa is exceeded, which tells that from
+    a tie.
+    """
 
     margin: Objective
     confidence: float
@@ -40,29 +43,39 @@ class _Hinge(Objective):
 
 @dataclass(frozen=True)
 class CarliniWagner(Attack):
-    """The attack of Carlini & Wagner 2017, "Towards evaluating the robustness of neural networks", sections V and VI.A.
+    """The attack of Carlini & Wagner 2017, "Towards evaluating the robustness of neural networks",
+    sections V and VI.A.
 
-        minimise |x' - x|_2^2 + c f(x'),   x' = (tanh w + 1) / 2,   f = max(z_y - max_{i != y} z_i + kappa, 0)
+        minimise |x' - x|_2^2 + c f(x'),   x' = (tanh w + 1) / 2,
+        f = max(z_y - max_{i != y} z_i + kappa, 0)
 
-    Symbols: x the image, x' the adversarial one, z logits, y the true class, kappa the confidence asked for, w what
-    Adam moves, from w = atanh(2 x - 1) on: x' never leaves the box. Towards a target t:
-    f = max(max_{i != t} z_i - z_t + kappa, 0). An iterate is adversarial where f is 0 and its margin is not just kappa;
-    of those the nearest to x is kept.
+    Symbols: x the image, x' the adversarial one, z logits, y the true class, kappa the confidence
+        asked for, w what
+    Adam moves, from w = atanh(2 x - 1) on: x' never leaves the box. Towards a target t: f =
+    max(max_{i != t} z_i - z_t + kappa, 0). An iterate is adversarial where f is 0 and its margin is
+    not just kappa; of those the nearest to x is kept.
 
-    c is searched for each image: 10 c after a descent that found nothing adversarial, else the middle between the
-    largest c that failed and the smallest that did not. All images advance together, each with its own c; with
-    ``abort_early`` an image whose lowest loss fell by less than 0.01 % within a tenth of the steps, or 30 if that is
-    more, sits out the rest of the descent. (The released code judges one value of the whole batch's loss; here no
-    image's fate depends on another's, and a single image's loss is less steady.)
+    c is searched for each image: 10 c after a descent that found nothing adversarial, else the
+        middle between the
+    largest c that failed and the smallest that did not. All images advance together, each with its
+    own c; with ``abort_early`` an image whose lowest loss fell by less than 0.01 % within a tenth
+    of the steps, or 30 if that is more, sits out the rest of the descent. (The released code judges
+    one value of the whole batch's loss; here no image's fate depends on another's, and a single
+    image's loss is less steady.)
 
-    What comes back is the nearest adversarial image found, as it is, or *projected into the threat* where it is farther
-    than epsilon: adversarial by luck only, then. For minimal distances take a wide threat. The image itself comes back
-    where it is adversarial already, or where nothing was found. With kappa = 0 the result touches the boundary, where
-    another rounding (an 8-bit file, a source in bfloat16) decides; ``confidence`` buys clearance.
+    What comes back is the nearest adversarial image found, as it is, or *projected into the threat*
+    where it is farther
+    than epsilon: adversarial by luck only, then. For minimal distances take a wide threat. The
+        image itself comes back
+    where it is adversarial already, or where nothing was found. With kappa = 0 the result touches
+    the boundary, where another rounding (an 8-bit file, a source in bfloat16) decides;
+    ``confidence`` buys clearance.
 
-    On a random model (two passes over the clean image tell) an iterate is judged by the majority of ``votes`` fresh
-    draws, and only an image that all draws get wrong is left alone. The nearest of many iterates has then been lucky,
-    too: ask for confidence. Behind estimators other than `Backprop` the loss is not that of the iterate itself, which
+    On a random model (two passes over the clean image tell) an iterate is judged by the majority of
+    ``votes`` fresh draws, and only an image that all draws get wrong is left alone. The nearest of
+    many iterates has then been lucky,
+    too: ask for confidence. Behind estimators other than `Backprop` the loss is not that of the
+        iterate itself, which
     is asked about on its own. ``abort_early`` does nothing in either case.
 
     Args:
@@ -75,7 +88,8 @@ class CarliniWagner(Attack):
         votes: draws of a random model's randomness that judge an iterate.
         threat: L2, whose ball the result is projected into.
         objective: the margin: `Margin`, or `TargetedMargin`.
-        gradient: how the gradient of f is estimated; `Diverse` makes D-C&W (Xie et al. 2019 [P2], section 4.2).
+        gradient: how the gradient of f is estimated; `Diverse` makes D-C&W (Xie et al. 2019 [P2],
+            section 4.2).
     """
 
     steps: int = 1000
@@ -106,7 +120,10 @@ class CarliniWagner(Attack):
         voted = 0 if isinstance(self.gradient, Backprop) else self.votes
         return Cost(
             gradients=steps * self.gradient.evaluations,
-            queries=2 + int(self.objective.asks) + self.votes + steps * (self.gradient.queries + voted),
+            queries=2
+            + int(self.objective.asks)
+            + self.votes
+            + steps * (self.gradient.queries + voted),
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -120,19 +137,32 @@ class CarliniWagner(Attack):
             result[left] = into_ball(self.threat, found, images[left])
         return result
 
-    def share_fooled(self, source: nn.Module, points: Tensor, goal: Tensor, random: Tensor, rng: Rng) -> Tensor:
-        """(B,) in [0, 1]: the share of draws in which the margin at ``points`` exceeds the confidence."""
-        return share_above(source, points, self.objective, goal, self.confidence, random, rng, self.votes)
+    def share_fooled(
+        self, source: nn.Module, points: Tensor, goal: Tensor, random: Tensor, rng: Rng
+    ) -> Tensor:
+        """(B,) in [0, 1]: the share of draws in which the margin at ``points`` exceeds the
+        confidence.
+        """
+        return share_above(
+            source, points, self.objective, goal, self.confidence, random, rng, self.votes
+        )
 
-    def minimise(self, source: nn.Module, images: Tensor, goal: Tensor, random: Tensor, rng: Rng) -> Tensor:
-        """The search for c: the nearest adversarial images (B, C, H, W), the images themselves where there is none."""
+    def minimise(
+        self, source: nn.Module, images: Tensor, goal: Tensor, random: Tensor, rng: Rng
+    ) -> Tensor:
+        """The search for c: the nearest adversarial images (B, C, H, W), the images themselves
+        where there is none.
+        """
         best, nearest = images.clone(), torch.full((len(images),), torch.inf, device=images.device)
         low, high = torch.zeros_like(nearest), nearest.clone()
         c = torch.full_like(nearest, self.initial_c)
         for search in range(self.search_steps):
             found, distance = self.descend(source, images, goal, c, random, rng.fold(search))
             closer, success = distance < nearest, distance.isfinite()
-            best, nearest = torch.where(per_image(closer), found, best), torch.where(closer, distance, nearest)
+            best, nearest = (
+                torch.where(per_image(closer), found, best),
+                torch.where(closer, distance, nearest),
+            )
             low, high = torch.where(success, low, c), torch.where(success, c, high)
             c = torch.where(high.isinf(), 10 * c, (low + high) / 2).clamp_max(LARGEST_C)
         return best
@@ -143,17 +173,21 @@ class CarliniWagner(Attack):
         """Adam's steps with one c (B,) for each image.
 
         Returns:
-            Nearest adversarial iterates (B, C, H, W), and their squared distances (B,), infinite where there is none.
+            Nearest adversarial iterates (B, C, H, W), and their squared distances (B,), infinite
+            where there is none.
         """
         best, nearest = images.clone(), torch.full_like(c, torch.inf)
         adam, hinge = Adam(), _Hinge(self.objective, self.confidence)
         w = torch.atanh((2 * images - 1) * INSIDE)
         state, lowest = adam.init(w), torch.full_like(c, torch.inf)
         lowest_before, period = lowest, max(PATIENCE, -(-self.steps // 10))
-        # Where the estimator's loss is not what the model says of the iterate, or would not say again.
+        # Where the estimator's loss is not what the model says of the iterate, or would not say
+        # again.
         noisy = random if isinstance(self.gradient, Backprop) else torch.ones_like(random)
         ask = bool(noisy.any())
-        here = torch.arange(len(images), device=images.device)  # the images that have not stopped early
+        here = torch.arange(
+            len(images), device=images.device
+        )  # the images that have not stopped early
         for t in range(self.steps):
             x, streams = images[here], rng[here].fold(t)
             adversarial = (w.tanh() + 1) / 2
@@ -165,13 +199,17 @@ class CarliniWagner(Attack):
             if ask:
                 asked = noisy[here].nonzero().squeeze(1)
                 which, judges = here[asked], streams[asked].fold("judge")
-                share = self.share_fooled(source, adversarial[asked], goal[which], random[which], judges)
+                share = self.share_fooled(
+                    source, adversarial[asked], goal[which], random[which], judges
+                )
                 fooled = fooled.index_copy(0, asked, share > 0.5)
             closer = fooled & (distance < nearest[here])
             best[here] = torch.where(per_image(closer), adversarial, best[here])
             nearest[here] = torch.where(closer, distance, nearest[here])
 
-            gradient = (2 * change - per_image(c[here]) * ascent) * 2 * adversarial * (1 - adversarial)
+            gradient = (
+                (2 * change - per_image(c[here]) * ascent) * 2 * adversarial * (1 - adversarial)
+            )
             step, state = adam.step(gradient, state)
             w = w - self.learning_rate * step
             lowest = torch.minimum(lowest, distance - c[here] * minus_f)

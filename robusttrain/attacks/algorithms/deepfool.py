@@ -22,26 +22,32 @@ BEYOND = 1e-4
 
 @dataclass(frozen=True)
 class DeepFool(Attack):
-    """The attack of Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method ...", algorithm 2.
+    """The attack of Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method ...",
+    algorithm 2.
 
         f'_k = f_k(x_i) - f_y(x_i),  w'_k = grad f_k(x_i) - grad f_y(x_i)
         l = argmin_{k != y} |f'_k| / |w'_k|_2
         r_i = |f'_l| / |w'_l|_2^2 w'_l,  x_{i+1} = x + (1 + eta) (r_0 + ... + r_i)
 
-    Symbols: x the image, x_i the point after i steps, f_k its logit of class k, y its true class, k the classes that
-    are likeliest for x, eta the overshoot. As in the released code the overshoot is part of every x_i and each step is
-    lengthened by 1e-4; x_i is clipped to the box. An image leaves the batch as soon as it is misclassified.
+    Symbols: x the image, x_i the point after i steps, f_k its logit of class k, y its true class, k
+        the classes that
+    are likeliest for x, eta the overshoot. As in the released code the overshoot is part of every
+    x_i and each step is lengthened by 1e-4; x_i is clipped to the box. An image leaves the batch as
+    soon as it is misclassified.
 
-    All images advance together: a step is one forward pass of the batch and one backward pass of the batch for each
+    All images advance together: a step is one forward pass of the batch and one backward pass of
+        the batch for each
     class, so memory does not grow with the number of classes.
 
-    What comes back is x_i of the last step, as it is, or *projected into the threat* where it is farther than epsilon:
-    adversarial by luck only, then. For minimal distances take a wide threat. An image that is misclassified from the
-    start comes back as it was. The result lies just beyond the boundary, by the overshoot: attack in float32, because
-    the boundary of a source in bfloat16 is elsewhere.
+    What comes back is x_i of the last step, as it is, or *projected into the threat* where it is
+    farther than epsilon: adversarial by luck only, then. For minimal distances take a wide threat.
+    An image that is misclassified from the start comes back as it was. The result lies just beyond
+    the boundary, by the overshoot: attack in float32, because the boundary of a source in bfloat16
+    is elsewhere.
 
-    On a random model (two passes over the clean image tell) a step linearises one draw, whether it has succeeded is the
-    majority of ``votes`` fresh draws, and only an image that all draws get wrong is left alone.
+    On a random model (two passes over the clean image tell) a step linearises one draw, whether it
+    has succeeded is the majority of ``votes`` fresh draws, and only an image that all draws get
+    wrong is left alone.
 
     Args:
         steps: the most steps for an image.
@@ -66,8 +72,12 @@ class DeepFool(Attack):
             raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")
 
     def cost(self) -> Cost:
-        """At most, and by its backward passes: the classes share one forward pass, which is what an engine counts."""
-        return Cost(gradients=self.steps * (self.classes - 1), queries=2 + self.votes * (1 + self.steps))
+        """At most, and by its backward passes: the classes share one forward pass, which is what an
+        engine counts.
+        """
+        return Cost(
+            gradients=self.steps * (self.classes - 1), queries=2 + self.votes * (1 + self.steps)
+        )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
@@ -95,7 +105,9 @@ class DeepFool(Attack):
         count = min(self.classes, logits.shape[1]) - 1
         return logits.scatter(1, labels[:, None], -torch.inf).topk(count, dim=1).indices
 
-    def step(self, source: nn.Module, points: Tensor, labels: Tensor, rivals: Tensor, rng: Rng) -> Tensor:
+    def step(
+        self, source: nn.Module, points: Tensor, labels: Tensor, rivals: Tensor, rng: Rng
+    ) -> Tensor:
         """r_i (B, C, H, W); zero for images that have no gradient."""
         x = points.detach().requires_grad_()
         logits = call_model(source, x, rng)

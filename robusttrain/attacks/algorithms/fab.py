@@ -1,4 +1,6 @@
-"""FAB: along the linearised boundary towards one class after another, as near to the image as can be."""
+"""FAB: along the linearised boundary towards one class after another, as near to the image as can
+be.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,16 @@ class _Difference(Objective):
 
 
 def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) -> Tensor:
-    """The shortest step from each point to where its linear function is zero, without leaving the box [0, 1].
+    """The shortest step from each point to where its linear function is zero, without leaving the
+    box [0, 1].
 
-    With w the gradient and f the function's value at the point, the step is s sign(w_j) min(lambda v_j, room_j) in
-    pixel j: s turns it towards zero, v_j is 1 (Linf) or |w_j| (L2), room_j how far the pixel may go. lambda is the
-    smallest for which the gains |w_j| min(lambda v_j, room_j) add up to |f| (Croce & Hein 2020, section 2.2): linear in
-    lambda between the values at which one pixel more meets the box, so it is found by sorting these.
+    With w the gradient and f the function's value at the point, the step is s sign(w_j) min(lambda
+    v_j, room_j) in
+    pixel j: s turns it towards zero, v_j is 1 (Linf) or |w_j| (L2), room_j how far the pixel may
+        go. lambda is the
+    smallest for which the gains |w_j| min(lambda v_j, room_j) add up to |f| (Croce & Hein 2020,
+    section 2.2): linear in lambda between the values at which one pixel more meets the box, so it
+    is found by sorting these.
 
     Args:
         points: (B, C, H, W), in [0, 1].
@@ -58,7 +64,9 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     meets = torch.where(weight > 0, room / v.clamp_min(_TINY), torch.inf)
     meets, order = meets.sort(dim=1)
     spent = (weight * room).gather(1, order)  # what a pixel that has met the box contributes
-    rate = (weight * v).gather(1, order)  # what one that has not contributes for each unit of lambda
+    rate = (weight * v).gather(
+        1, order
+    )  # what one that has not contributes for each unit of lambda
     before, after = spent.cumsum(dim=1), rate.flip(1).cumsum(dim=1).flip(1)
     rest = after - rate
     gain = before + torch.where(rest > 0, meets * rest, 0)  # when this pixel meets the box
@@ -74,30 +82,37 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
 
 @dataclass(frozen=True)
 class FAB(Attack):
-    """Targeted FAB (Croce & Hein 2020, "Minimally distorted adversarial examples with a fast adaptive boundary attack",
-    algorithm 1), as AutoAttack runs it ("FAB-T"): towards each of the likeliest wrong classes in turn.
+    """Targeted FAB (Croce & Hein 2020, "Minimally distorted adversarial examples with a fast
+    adaptive boundary attack", algorithm 1), as AutoAttack runs it ("FAB-T"): towards each of the
+    likeliest wrong classes in turn.
 
         delta_i = P(x_i) - x_i,  delta_orig = P(x_orig) - x_orig
         alpha = min(|delta_i| / (|delta_i| + |delta_orig|), alpha_max)
         x_{i+1} = clip((1 - alpha) (x_i + eta delta_i) + alpha (x_orig + eta delta_orig))
 
-    Symbols: x_orig the image, x_i the point after i steps, y its class, t the target, P the projection onto
-    {z_t = z_y} as it looks from x_i, linearised, within the box, in the threat's norm; alpha draws back to the image,
-    eta steps beyond the boundary, clip is to the box. An x_{i+1} that is misclassified, as whatever class, is kept if
-    it is the nearest so far, and the search goes on from (1 - beta) x_orig + beta x_{i+1}. The paper's final search
-    along the last line is left out, as in AutoAttack.
+    Symbols: x_orig the image, x_i the point after i steps, y its class, t the target, P the
+        projection onto
+    {z_t = z_y} as it looks from x_i, linearised, within the box, in the threat's norm; alpha draws
+    back to the image, eta steps beyond the boundary, clip is to the box. An x_{i+1} that is
+    misclassified, as whatever class, is kept if it is the nearest so far, and the search goes on
+    from (1 - beta) x_orig + beta x_{i+1}. The paper's final search along the last line is left out,
+    as in AutoAttack.
 
-    Further restarts begin at a random point within epsilon / 2. An image is spared further steps, restarts and targets
-    as soon as it is misclassified within epsilon (steps: AutoAttack goes on, which changes no verdict); with
-    ``nearest`` it is not.
+    Further restarts begin at a random point within epsilon / 2. An image is spared further steps,
+    restarts and targets as soon as it is misclassified within epsilon (steps: AutoAttack goes on,
+    which changes no verdict); with ``nearest`` it is not.
 
-    What comes back is the nearest adversarial point found, *projected into the threat* where it is farther than
-    epsilon: adversarial by luck only, then. The image itself comes back where nothing was found, or where it is
+    What comes back is the nearest adversarial point found, *projected into the threat* where it is
+    farther than
+    epsilon: adversarial by luck only, then. The image itself comes back where nothing was found, or
+        where it is
     misclassified already. The result lies close to the boundary: attack in float32.
 
-    On a random model (it says so, or two passes over the clean image differ) x_{i+1} is judged by the majority of as
-    many fresh draws as the estimator takes (one with `Backprop`: then luck decides; take `Average`), no image leaves,
-    and what each run ends with is judged once more, all on the same draws: the one that is wrong most often comes back,
+    On a random model (it says so, or two passes over the clean image differ) x_{i+1} is judged by
+    the majority of as many fresh draws as the estimator takes (one with `Backprop`: then luck
+    decides; take `Average`), no image leaves,
+    and what each run ends with is judged once more, all on the same draws: the one that is wrong
+        most often comes back,
     of equals the first. AutoAttack has no FAB for random models: a nearest point is a brittle one.
 
     Args:
@@ -107,8 +122,8 @@ class FAB(Attack):
         alpha_max: the most that draws back to the image.
         eta: overshoot; 1 steps onto the boundary.
         beta: where between the image (0) and an adversarial point (1) the search goes on.
-        nearest: whether all steps and targets are spent to find the nearest point. For minimal distances, set it and a
-            wide threat.
+        nearest: whether all steps and targets are spent to find the nearest point. For minimal
+            distances, set it and a wide threat.
         threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
         gradient: how z_t - z_y and its gradient are estimated.
     """
@@ -138,11 +153,15 @@ class FAB(Attack):
         return max(1, self.gradient.evaluations)
 
     def cost(self) -> Cost:
-        """At most: images leave when they are broken, and a model that repeats itself is asked once."""
+        """At most: images leave when they are broken, and a model that repeats itself is asked
+        once.
+        """
         runs = self.restarts * self.targets
         return Cost(
             gradients=runs * self.steps * self.gradient.evaluations,
-            queries=2 + self.votes + runs * (self.steps * (self.gradient.queries + self.votes) + self.votes),
+            queries=2
+            + self.votes
+            + runs * (self.steps * (self.gradient.queries + self.votes) + self.votes),
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -150,14 +169,18 @@ class FAB(Attack):
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         result = images.clone()
         ranked = rank_targets(logits, labels, rng.fold("aim"), "second", self.targets).unbind(dim=1)
-        left = (self.wrong(source, images, labels, random, rng.fold("clean")) < 1).nonzero().squeeze(1)
+        left = (
+            (self.wrong(source, images, labels, random, rng.fold("clean")) < 1).nonzero().squeeze(1)
+        )
         distance = torch.full((len(images),), torch.inf, device=images.device)
         most = torch.full_like(distance, -1)
         for number, (target, restart) in enumerate(product(ranked, range(self.restarts))):
             if not len(left):
                 break
             x, y, streams = images[left], labels[left], rng[left].fold(number)
-            found, reached = self.approach(source, x, y, target[left], random[left], restart > 0, streams)
+            found, reached = self.approach(
+                source, x, y, target[left], random[left], restart > 0, streams
+            )
             found = into_ball(self.threat, found, x)
             share = self.wrong(source, found, y, random[left], rng[left].fold("choose"))
             better = torch.where(random[left], share > most[left], reached < distance[left])
@@ -168,7 +191,9 @@ class FAB(Attack):
                 left = left[random[left] | (distance[left] > self.threat.epsilon)]
         return result
 
-    def wrong(self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng) -> Tensor:
+    def wrong(
+        self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng
+    ) -> Tensor:
         """(B,) in [0, 1]: the share of draws in which ``points`` are misclassified."""
         share = torch.zeros(len(points), device=points.device)
         for chosen, votes in ((~random, 1), (random, self.votes)):
@@ -190,8 +215,8 @@ class FAB(Attack):
         """The loop, towards one target for each image, (B,).
 
         Returns:
-            The nearest adversarial points (B, C, H, W), the images themselves where there is none, and their distances
-            (B,), infinite where there is none.
+            The nearest adversarial points (B, C, H, W), the images themselves where there is none,
+            and their distances (B,), infinite where there is none.
         """
         goal = torch.stack([labels, targets], dim=1)
         start = replace(self.threat, epsilon=self.threat.epsilon / 2)  # type: ignore[type-var]
@@ -203,7 +228,9 @@ class FAB(Attack):
             f, w = self.gradient(Loss(source, _Difference(), goal[here]), x_i, streams)
             x_next = self.step(x_i, x_orig, f, w.to(x.dtype))
 
-            wrong = self.wrong(source, x_next, labels[here], random[here], streams.fold("judge")) > 0.5
+            wrong = (
+                self.wrong(source, x_next, labels[here], random[here], streams.fold("judge")) > 0.5
+            )
             distance = self.threat.distance(x_next, x_orig)
             closer = wrong & (distance < nearest[here])
             best[here] = torch.where(per_image(closer), x_next, best[here])
@@ -216,8 +243,14 @@ class FAB(Attack):
         return best, nearest
 
     def step(self, points: Tensor, images: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        """x_{i+1} from x_i = ``points``, where z_t - z_y is ``value`` (B,); points without a gradient stay."""
-        usable = value.isfinite() & gradient.flatten(1).isfinite().all(dim=1) & gradient.flatten(1).any(dim=1)
+        """x_{i+1} from x_i = ``points``, where z_t - z_y is ``value`` (B,); points without a
+        gradient stay.
+        """
+        usable = (
+            value.isfinite()
+            & gradient.flatten(1).isfinite().all(dim=1)
+            & gradient.flatten(1).any(dim=1)
+        )
         w = torch.where(per_image(usable), gradient, 0)
         f = torch.where(usable, value, 0)
         # The same plane seen from the image: its value there by the same linear function.
@@ -225,7 +258,8 @@ class FAB(Attack):
         delta = to_hyperplane(points, f, w, self.threat.norm)
         delta_orig = to_hyperplane(images, f_orig, w, self.threat.norm)
         length, length_orig = (
-            self.threat.distance(each, torch.zeros_like(each)).clamp_min(LEAST) for each in (delta, delta_orig)
+            self.threat.distance(each, torch.zeros_like(each)).clamp_min(LEAST)
+            for each in (delta, delta_orig)
         )
         alpha = per_image((length / (length + length_orig)).clamp_max(self.alpha_max))
         moved = (1 - alpha) * (points + self.eta * delta) + alpha * (images + self.eta * delta_orig)

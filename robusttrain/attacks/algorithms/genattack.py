@@ -22,25 +22,35 @@ PATIENCE = 100
 
 @dataclass(frozen=True)
 class GenAttack(Attack):
-    """A population of perturbed images that breeds towards a target class (Alzantot et al. 2019, algorithm 1).
+    """A population of perturbed images that breeds towards a target class (Alzantot et al. 2019,
+    algorithm 1).
 
-    Symbols: t target class, p the model's probabilities, N population, G generations, tau temperature, rho mutation
-    probability, alpha mutation range, P plateaus so far. The first generation is uniform in the ball. Each one
+    Symbols: t target class, p the model's probabilities, N population, G generations, tau
+        temperature, rho mutation
+    probability, alpha mutation range, P plateaus so far. The first generation is uniform in the
+    ball. Each one
 
-    1. is judged by its fitness, log p_t - log sum_{i != t} p_i; the fittest, the elite, goes on as it is;
-    2. breeds N - 1 children of two parents each, drawn with probability softmax(fitness / tau); a pixel comes from the
+    1. is judged by its fitness, log p_t - log sum_{i != t} p_i; the fittest, the elite, goes on as
+      it is;
+    2. breeds N - 1 children of two parents each, drawn with probability softmax(fitness / tau); a
+      pixel comes from the
        first parent with probability p_1 / (p_1 + p_2), p_i their chances of having been drawn;
-    3. mutates: each pixel of a child, with probability rho, by U(-alpha epsilon, alpha epsilon); back into the ball.
+    3. mutates: each pixel of a child, with probability rho, by U(-alpha epsilon, alpha epsilon);
+      back into the ball.
 
-    ``adaptive`` (the paper's adaptive parameter scaling) starts with more mutation and loses it with each plateau, 100
+    ``adaptive`` (the paper's adaptive parameter scaling) starts with more mutation and loses it
+    with each plateau, 100
     generations without a new elite: alpha = max(alpha, 0.4 * 0.9^P), rho = max(rho, 0.5 * 0.9^P).
 
-    Untargeted, any wrong answer is a success, and the likeliest wrong classes are tried as targets one after another,
-    ``classes`` of them. Where nothing succeeds, what comes nearest to success comes back.
+    Untargeted, any wrong answer is a success, and the likeliest wrong classes are tried as targets
+    one after another, ``classes`` of them. Where nothing succeeds, what comes nearest to success
+    comes back.
 
-    On a deterministic model, images leave when one of their population succeeds, those misclassified already at once,
-    and the elite is not asked twice. On a random one (`Queried.random`) p is a mean over
-    ``votes`` draws, and nothing is final: no image leaves, every generation is judged by new draws, elite included, so
+    On a deterministic model, images leave when one of their population succeeds, those
+    misclassified already at once, and the elite is not asked twice. On a random one
+    (`Queried.random`) p is a mean over
+    ``votes`` draws, and nothing is final: no image leaves, every generation is judged by new draws,
+        elite included, so
     that luck does not keep it alive, and the last elite of each target is judged once more.
 
     Args:
@@ -50,9 +60,11 @@ class GenAttack(Attack):
         mutation_range: alpha, in units of epsilon.
         temperature: tau; 0.3 in the released code.
         adaptive: whether rho and alpha start high and fall.
-        target: "untargeted", or the class to reach: "least_likely", "second" (likeliest wrong one) or "random".
+        target: "untargeted", or the class to reach: "least_likely", "second" (likeliest wrong one)
+            or "random".
         classes: targets tried if untargeted.
-        votes: draws of a random model's randomness behind each p; of no use for a deterministic one.
+        votes: draws of a random model's randomness behind each p; of no use for a deterministic
+            one.
         threat: Linf.
     """
 
@@ -77,7 +89,9 @@ class GenAttack(Attack):
         at_least("classes", self.classes, 1)
         at_least("votes", self.votes, 1)
         if self.threat.norm != "linf":
-            raise OptionError("threat", self.threat, "must be Linf: mutation ranges are those of a cube")
+            raise OptionError(
+                "threat", self.threat, "must be Linf: mutation ranges are those of a cube"
+            )
 
     @property
     def targets(self) -> int:
@@ -85,7 +99,9 @@ class GenAttack(Attack):
         return self.classes if self.target == "untargeted" else 1
 
     def cost(self) -> Cost:
-        """An upper bound: images leave when they succeed, and deterministic models see an elite once."""
+        """An upper bound: images leave when they succeed, and deterministic models see an elite
+        once.
+        """
         # The clean image, and the last elite of each target once more.
         return Cost(0, self.votes * (1 + self.targets * (self.steps * self.population + 1)))
 
@@ -99,7 +115,11 @@ class GenAttack(Attack):
         best, margin = images.clone(), self.margin(log_p, labels, goals[:, 0])
         random = Queried.of(source).random
         for i in range(goals.shape[1]):
-            here = torch.arange(len(images), device=images.device) if random else (margin <= 0).nonzero().squeeze(1)
+            here = (
+                torch.arange(len(images), device=images.device)
+                if random
+                else (margin <= 0).nonzero().squeeze(1)
+            )
             if not len(here):
                 break
             found, reached = self.evolve(
@@ -112,7 +132,11 @@ class GenAttack(Attack):
 
     def margin(self, log_p: Tensor, labels: Tensor, goal: Tensor) -> Tensor:
         """(B,): positive exactly where log-probabilities (B, K) are a success."""
-        return Margin()(log_p, labels) if self.target == "untargeted" else TargetedMargin()(log_p, goal)
+        return (
+            Margin()(log_p, labels)
+            if self.target == "untargeted"
+            else TargetedMargin()(log_p, goal)
+        )
 
     def evolve(
         self, source: nn.Module, images: Tensor, labels: Tensor, goal: Tensor, rng: Rng
@@ -134,23 +158,40 @@ class GenAttack(Attack):
         for t in range(self.steps):
             streams = rng[here].fold(t)
             judged, margins = self.judge(
-                source, population[:, fitness.shape[1] :], labels[here], goal[here], streams.fold("judge")
+                source,
+                population[:, fitness.shape[1] :],
+                labels[here],
+                goal[here],
+                streams.fold("judge"),
             )
             fitness = torch.cat([fitness, judged], dim=1)
             elite = fitness.argmax(dim=1)
             if not random:
-                # Not the elite alone: untargeted, another member may have found another wrong class.
+                # Not the elite alone: untargeted, another member may have found another wrong
+                # class.
                 margin, first = margins.max(dim=1)
                 newcomers = population[:, n - margins.shape[1] :]
                 better = margin > best_margin[here]
-                best[here] = torch.where(per_image(better), _take(newcomers, first[:, None])[:, 0], best[here])
+                best[here] = torch.where(
+                    per_image(better), _take(newcomers, first[:, None])[:, 0], best[here]
+                )
                 best_margin[here] = torch.where(better, margin, best_margin[here])
                 stay = (best_margin[here] <= 0).nonzero().squeeze(1)
                 if not len(stay):
                     break
                 if len(stay) < len(here):
-                    here, x, population, fitness = here[stay], x[stay], population[stay], fitness[stay]
-                    elite, quiet, plateaus, streams = elite[stay], quiet[stay], plateaus[stay], streams[stay]
+                    here, x, population, fitness = (
+                        here[stay],
+                        x[stay],
+                        population[stay],
+                        fitness[stay],
+                    )
+                    elite, quiet, plateaus, streams = (
+                        elite[stay],
+                        quiet[stay],
+                        plateaus[stay],
+                        streams[stay],
+                    )
             if t == self.steps - 1:
                 break
 
@@ -160,7 +201,9 @@ class GenAttack(Attack):
             quiet = torch.where(quiet >= PATIENCE, 0, quiet)
             children = self.breed(population, fitness, streams.fold("breed"))
             children = self.mutate(children, plateaus, streams.fold("mutate"))
-            population = torch.cat([_take(population, elite[:, None]), self.project(children, x)], dim=1)
+            population = torch.cat(
+                [_take(population, elite[:, None]), self.project(children, x)], dim=1
+            )
             fitness = fitness.gather(1, elite[:, None])[:, : 0 if random else 1]
 
         if random:
@@ -171,7 +214,9 @@ class GenAttack(Attack):
 
     def project(self, population: Tensor, images: Tensor) -> Tensor:
         """Members (B, n, C, H, W) into the threat around their image."""
-        flat = self.threat.project(population.flatten(0, 1), images.repeat_interleave(population.shape[1], dim=0))
+        flat = self.threat.project(
+            population.flatten(0, 1), images.repeat_interleave(population.shape[1], dim=0)
+        )
         return flat.view_as(population)
 
     def judge(
@@ -179,7 +224,9 @@ class GenAttack(Attack):
     ) -> tuple[Tensor, Tensor]:
         """Fitness and margins (B, n) of members (B, n, C, H, W)."""
         batch, n = population.shape[:2]
-        members = population.transpose(0, 1).flatten(0, 1)  # copy after copy of the batch, as streams are
+        members = population.transpose(0, 1).flatten(
+            0, 1
+        )  # copy after copy of the batch, as streams are
         log_p = mean_log_probabilities(source, members, rng.tile(n), self.votes)
         goal = goal.repeat(n)
         p_t = log_p.gather(1, goal[:, None]).squeeze(1)
@@ -197,17 +244,29 @@ class GenAttack(Attack):
         p_1, p_2 = chance.gather(1, one), chance.gather(1, other)
         # Rounding may draw a member whose chance is zero, twice.
         share = p_1 / (p_1 + p_2).clamp_min(torch.finfo(chance.dtype).tiny)
-        from_one = rng.fold("crossover").uniform(tuple(population[0, 1:].shape)) < share[:, :, None, None, None]
+        from_one = (
+            rng.fold("crossover").uniform(tuple(population[0, 1:].shape))
+            < share[:, :, None, None, None]
+        )
         return torch.where(from_one, _take(population, one), _take(population, other))
 
     def mutate(self, children: Tensor, plateaus: Tensor, rng: Rng) -> Tensor:
         """Children (B, n, C, H, W) with noise in some pixels; ``plateaus`` is P, (B,)."""
-        fall = 0.9 ** plateaus.float() if self.adaptive else torch.zeros_like(plateaus, dtype=torch.float32)
+        fall = (
+            0.9 ** plateaus.float()
+            if self.adaptive
+            else torch.zeros_like(plateaus, dtype=torch.float32)
+        )
         rho = (0.5 * fall).clamp_min(self.mutation_probability).view(-1, 1, 1, 1, 1)
         alpha = (0.4 * fall).clamp_min(self.mutation_range).view(-1, 1, 1, 1, 1)
-        # One number says both whether and how: a uniform number below rho, divided by rho, is uniform again.
+        # One number says both whether and how: a uniform number below rho, divided by rho, is
+        # uniform again.
         number = rng.uniform(tuple(children.shape[1:]))
-        noise = (2 * number / rho.clamp_min(torch.finfo(number.dtype).tiny) - 1) * alpha * self.threat.epsilon
+        noise = (
+            (2 * number / rho.clamp_min(torch.finfo(number.dtype).tiny) - 1)
+            * alpha
+            * self.threat.epsilon
+        )
         return torch.where(number < rho, children + noise.to(children.dtype), children)
 
 

@@ -18,9 +18,11 @@ from robusttrain.attacks.queries import share_wrong
 from robusttrain.core.errors import OptionError, above, at_least
 from robusttrain.core.rng import Rng
 
-#: Where on the way from the nearest point (0) to the rim of the ball (1) the result is looked for, farthest first.
+#: Where on the way from the nearest point (0) to the rim of the ball (1) the result is looked for,
+#: farthest first.
 WAYS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0)
-#: Where on the way back from the boundary (0) a second vote is taken on random models, until one agrees.
+#: Where on the way back from the boundary (0) a second vote is taken on random models, until one
+#: agrees.
 BACK = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0)
 #: "Well within the threat", in units of epsilon.
 WITHIN = 0.95
@@ -38,57 +40,74 @@ def clip_around(images: Tensor, adversarial: Tensor, radius: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
-    """Decision-based search for the nearest adversarial image (Chen, Jordan & Wainwright 2020, algorithm 2).
+    """Decision-based search for the nearest adversarial image (Chen, Jordan & Wainwright 2020,
+    algorithm 2).
 
-    Symbols: x the image, y its label, d its number of pixel values, phi(x') = 1 where x' is misclassified and -1 where
-    not; x_t the point after step t = 1, 2, ..., on the adversarial side of the boundary; u_b random directions of
-    length 1, standard normal (L2) or uniform in a cube (Linf) before they are scaled. Each step
+    Symbols: x the image, y its label, d its number of pixel values, phi(x') = 1 where x' is
+        misclassified and -1 where
+    not; x_t the point after step t = 1, 2, ..., on the adversarial side of the boundary; u_b random
+    directions of length 1, standard normal (L2) or uniform in a cube (Linf) before they are scaled.
+    Each step
 
-    1. estimates the normal of the boundary at x_t from B_t = ``evaluations`` sqrt(t) answers, less their mean::
+    1. estimates the normal of the boundary at x_t from B_t = ``evaluations`` sqrt(t) answers, less
+      their mean::
 
            v = 1/(B_t - 1) sum_b (phi(x_t + delta_t u_b) - mean of phi) u_b
 
-       with delta_t = gamma / d times the distance that step t - 1 reached before its binary search (0.1 in the first
-       step, as in the released code); only its direction counts: v / |v|_2 (L2) or sign v (Linf);
+       with delta_t = gamma / d times the distance that step t - 1 reached before its binary search
+       (0.1 in the first step, as in the released code); only its direction counts: v / |v|_2 (L2)
+       or sign v (Linf);
     2. walks x_t + xi v from xi = |x_t - x| / sqrt(t), halved until adversarial;
-    3. returns to the boundary by a binary search between there and x: along the line (L2), or by clipping to ever
+    3. returns to the boundary by a binary search between there and x: along the line (L2), or by
+      clipping to ever
        smaller cubes (Linf), until within gamma / d^(3/2) (L2) or gamma / d^2 (Linf) of the way.
 
-    The start is uniform noise, blended with x by a binary search. Pixelwise noise tends to look like one class to a
-    network, whose own images would never find a start: each further try takes noise of other coarseness.
+    The start is uniform noise, blended with x by a binary search. Pixelwise noise tends to look
+    like one class to a
+    network, whose own images would never find a start: each further try takes noise of other
+        coarseness.
 
-    What comes back is the nearest adversarial point found, *projected into the threat*: where it is farther than
-    epsilon, the projection is adversarial by luck only. Where it is nearer, the room that is left is used: the nearest
-    point touches the boundary, and there the next rounding, or the next draw of a random model, decides. So points on
-    the way from it straight on to the rim of the ball are asked about too, and the one that is wrong in most draws
-    comes back, of equals the farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which
-    nothing adversarial is found, and one that is misclassified already, come back as they were.
+    What comes back is the nearest adversarial point found, *projected into the threat*: where it is
+        farther than
+    epsilon, the projection is adversarial by luck only. Where it is nearer, the room that is left
+    is used: the nearest point touches the boundary, and there the next rounding, or the next draw
+    of a random model, decides. So points on the way from it straight on to the rim of the ball are
+    asked about too, and the one that is wrong in most draws comes back, of equals the farthest. For
+    minimal distances, set ``nearest`` and a wide threat. An image for which nothing adversarial is
+    found, and one that is misclassified already, come back as they were.
 
-    On a random model (`Queried.random`) a verdict is the majority of ``votes`` draws. Two
-    things keep flickering verdicts from misleading the search. A point counts only if a second vote confirms it, else
-    lucky draws would lead the search to the image itself; where it does not, points farther back are asked. And the
-    estimate of v takes one draw for each direction: averaging over directions averages over draws too, and new
-    directions tell more. With the paper's gamma = 1 all x_t + delta_t u_b lie so close together that the draws drown
-    what they say; gamma = d, delta_t as large as the distance, is the default there. An image that is misclassified
-    already is left alone only where all ``votes`` draws agree. (PopSkipJump, Simon-Gabriel et al. 2021, goes further:
-    it measures the noise and chooses numbers of draws and delta by it.)
+    On a random model (`Queried.random`) a verdict is the majority of ``votes`` draws. Two things
+    keep flickering verdicts from misleading the search. A point counts only if a second vote
+    confirms it, else lucky draws would lead the search to the image itself; where it does not,
+    points farther back are asked. And the
+    estimate of v takes one draw for each direction: averaging over directions averages over draws
+        too, and new
+    directions tell more. With the paper's gamma = 1 all x_t + delta_t u_b lie so close together
+    that the draws drown what they say; gamma = d, delta_t as large as the distance, is the default
+    there. An image that is misclassified already is left alone only where all ``votes`` draws
+    agree. (PopSkipJump, Simon-Gabriel et al. 2021, goes further: it measures the noise and chooses
+    numbers of draws and delta by it.)
 
     Args:
         steps: number of steps; the paper and its code take 40 to 64. 0 returns the blended noise.
         evaluations: B_1; step t takes ``evaluations`` sqrt(t).
         most_evaluations: bound of B_t.
-        gamma: scale of delta_t and of the binary searches' tolerance; None for the paper's 1, on random models d. Rough
-            models and low precision need more than 1.
+        gamma: scale of delta_t and of the binary searches' tolerance; None for the paper's 1, on
+            random models d. Rough models and low precision need more than 1.
         tries: noise images tried for a start.
         halvings: xi tried in each step; where none is adversarial, x_t stays.
         search_steps: bound of each binary search; a float32 holds no more than 24 halvings.
-        votes: draws of a random model's randomness behind each verdict; of no use for a deterministic one.
-        until_inside: whether an image leaves as soon as its point lies well within the threat (95 % of epsilon). Saves
-            queries where only the verdict within the threat counts; on random models it changes nothing.
+        votes: draws of a random model's randomness behind each verdict; of no use for a
+            deterministic one.
+        until_inside: whether an image leaves as soon as its point lies well within the threat (95 %
+            of epsilon). Saves queries where only the verdict within the threat counts; on random
+            models it changes nothing.
         nearest: whether the nearest point comes back, instead of one that uses the ball.
-        clearance: how far the nearest point is moved across the boundary, as a share of its distance; 0 for not at all.
-            A hundredth keeps it adversarial under the rounding of another kernel or of a copy with folded layers.
-        chunk: directions evaluated at once; None for as many as make a batch of 256 images, fewer if large.
+        clearance: how far the nearest point is moved across the boundary, as a share of its
+            distance; 0 for not at all. A hundredth keeps it adversarial under the rounding of
+            another kernel or of a copy with folded layers.
+        chunk: directions evaluated at once; None for as many as make a batch of 256 images, fewer
+            if large.
         threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
     """
 
@@ -129,13 +148,18 @@ class HopSkipJump(Attack):
         return min(int(self.evaluations * math.sqrt(t)), self.most_evaluations)
 
     def cost(self) -> Cost:
-        """An upper bound: searches end early where they can, and deterministic models need no second vote."""
-        verdicts = 1 + self.tries + 2 * self.search_steps + len(BACK)  # the image, noise, two searches, confirmed
+        """An upper bound: searches end early where they can, and deterministic models need no
+        second vote.
+        """
+        verdicts = (
+            1 + self.tries + 2 * self.search_steps + len(BACK)
+        )  # the image, noise, two searches, confirmed
         verdicts += self.steps * (self.halvings + self.search_steps + len(BACK))
         verdicts += int(self.clearance > 0) if self.nearest else len(WAYS)
         return Cost(
             gradients=0,
-            queries=self.votes * verdicts + sum(self.evaluations_at(t) for t in range(1, self.steps + 1)),
+            queries=self.votes * verdicts
+            + sum(self.evaluations_at(t) for t in range(1, self.steps + 1)),
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -154,21 +178,32 @@ class HopSkipJump(Attack):
         """(B,) bool: whether a majority of draws is wrong; a tie is no majority."""
         return share_wrong(source, points, labels, rng, self.votes) > 0.5
 
-    def noise(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    def noise(
+        self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
         """Misclassified noise (B, C, H, W), and for which images there is any (B,)."""
         channels, height, width = images.shape[1:]
         scales = max(1, min(height, width).bit_length() - 1)
 
         def propose(k: int, left: Tensor) -> Tensor:
             cell = 2 ** (k % scales)
-            cells = rng[left].fold(k).fold("cells").uniform((channels, -(-height // cell), -(-width // cell)))
+            cells = (
+                rng[left]
+                .fold(k)
+                .fold("cells")
+                .uniform((channels, -(-height // cell), -(-width // cell)))
+            )
             grown = cells.repeat_interleave(cell, dim=2).repeat_interleave(cell, dim=3)
             return grown[:, :, :height, :width].to(images.dtype)
 
         return self.first_adversarial(source, images, propose, self.tries, labels, rng)
 
-    def minimise(self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """The loop, from adversarial ``start`` (B, C, H, W) to the nearest adversarial point that it finds."""
+    def minimise(
+        self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng
+    ) -> Tensor:
+        """The loop, from adversarial ``start`` (B, C, H, W) to the nearest adversarial point that
+        it finds.
+        """
         random, pixels = Queried.of(source).random, images[0].numel()
         gamma, one = self.gamma_for(source, images), images.new_ones(len(images))
         point = self.search(source, start, images, labels, rng.fold("blend"), blend, one)
@@ -176,7 +211,8 @@ class HopSkipJump(Attack):
         if self.threat.norm == "linf":
             point = self.search(source, point, images, labels, rng.fold("clip"), clip_around, reach)
         if random:
-            # The noise itself remains where no vote agrees: no near point, but one that was seen to fool.
+            # The noise itself remains where no vote agrees: no near point, but one that was seen to
+            # fool.
             point = self.confirm(source, point, start, labels, rng.fold("confirm"))[0]
         best, nearest = point.clone(), self.threat.distance(point, images)
 
@@ -190,12 +226,18 @@ class HopSkipJump(Attack):
             distance = self.threat.distance(x_t, x)
             delta = torch.full_like(distance, 0.1) if t == 1 else gamma / pixels * reach[here]
             v = self.normal(source, x_t, y, delta, self.evaluations_at(t), streams.fold("normal"))
-            proposal, moved = self.walk(source, x_t, v, distance / math.sqrt(t), y, streams.fold("walk"))
+            proposal, moved = self.walk(
+                source, x_t, v, distance / math.sqrt(t), y, streams.fold("walk")
+            )
             reach[here], walked = self.threat.distance(proposal, x), proposal
             if self.threat.norm == "linf":
-                proposal = self.search(source, proposal, x, y, streams.fold("search"), clip_around, reach[here])
+                proposal = self.search(
+                    source, proposal, x, y, streams.fold("search"), clip_around, reach[here]
+                )
             else:
-                proposal = self.search(source, proposal, x, y, streams.fold("search"), blend, one[here])
+                proposal = self.search(
+                    source, proposal, x, y, streams.fold("search"), blend, one[here]
+                )
             if random:
                 proposal, holds = self.confirm(source, proposal, walked, y, streams.fold("confirm"))
                 moved = moved & holds
@@ -216,12 +258,15 @@ class HopSkipJump(Attack):
         between: Callable[[Tensor, Tensor, Tensor], Tensor],
         high: Tensor,
     ) -> Tensor:
-        """Binary search from ``adversarial`` = between(.., high) towards the image = between(.., 0), (B, C, H, W).
+        """Binary search from ``adversarial`` = between(.., high) towards the image = between(..,
+        0), (B, C, H, W).
 
         Returns the last point that was adversarial, ``adversarial`` itself if none was.
         """
         pixels, first = images[0].numel(), high
-        tolerance = self.gamma_for(source, images) / pixels ** (1.5 if self.threat.norm == "l2" else 2)
+        tolerance = self.gamma_for(source, images) / pixels ** (
+            1.5 if self.threat.norm == "l2" else 2
+        )
         low = torch.zeros_like(high)
         for k in range(min(self.search_steps, max(1, math.ceil(-math.log2(tolerance))))):
             middle = (low + high) / 2
@@ -231,7 +276,13 @@ class HopSkipJump(Attack):
         return torch.where(per_image(high < first), between(images, adversarial, high), adversarial)
 
     def normal(
-        self, source: nn.Module, points: Tensor, labels: Tensor, delta: Tensor, evaluations: int, rng: Rng
+        self,
+        source: nn.Module,
+        points: Tensor,
+        labels: Tensor,
+        delta: Tensor,
+        evaluations: int,
+        rng: Rng,
     ) -> Tensor:
         """v of step 1, scaled for a step of length 1 in the threat's norm, (B, C, H, W)."""
         directions, draws = rng.fold("direction"), rng.fold("draw")
@@ -241,7 +292,9 @@ class HopSkipJump(Attack):
         def ask(numbers: range) -> tuple[Tensor, Tensor]:
             copies, streams = len(numbers), directions.tile(numbers)
             shape = points.shape[1:]
-            noise = streams.normal(shape) if self.threat.norm == "l2" else streams.uniform(shape, -1, 1)
+            noise = (
+                streams.normal(shape) if self.threat.norm == "l2" else streams.uniform(shape, -1, 1)
+            )
             u = F.normalize(noise.flatten(1)).view_as(noise)
             x_t, far = points.repeat(copies, 1, 1, 1), per_image(delta.repeat(copies))
             asked = (x_t + far * u).clamp(0, 1)
@@ -249,7 +302,8 @@ class HopSkipJump(Attack):
             phi = 2 * share_wrong(source, asked, labels.repeat(copies), draws.tile(numbers)) - 1
             return phi, torch.cat([per_image(phi) * u, u], dim=1)
 
-        # The mean of (phi - mean phi) u is the mean of phi u less the product of the means: one pass is enough.
+        # The mean of (phi - mean phi) u is the mean of phi u less the product of the means: one
+        # pass is enough.
         baseline, means = mean_over_copies(evaluations, self.chunk, points, ask)
         mean_of_product, mean_of_u = means.chunk(2, dim=1)
         # Where all answers agree, the baseline would leave nothing.
@@ -260,7 +314,9 @@ class HopSkipJump(Attack):
     def walk(
         self, source: nn.Module, points: Tensor, v: Tensor, length: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """The first adversarial of x_t + xi v, xi = length, length/2, ..., else x_t; and where there is one, (B,)."""
+        """The first adversarial of x_t + xi v, xi = length, length/2, ..., else x_t; and where
+        there is one, (B,).
+        """
 
         def propose(k: int, left: Tensor) -> Tensor:
             return (points[left] + per_image(length[left] / 2**k) * v[left]).clamp(0, 1)
@@ -270,7 +326,9 @@ class HopSkipJump(Attack):
     def confirm(
         self, source: nn.Module, found: Tensor, away: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """The first point that a vote confirms on the way from ``found`` back to ``away``, else ``away``; and where."""
+        """The first point that a vote confirms on the way from ``found`` back to ``away``, else
+        ``away``; and where.
+        """
 
         def propose(k: int, left: Tensor) -> Tensor:
             return torch.lerp(found[left], away[left], BACK[k])
@@ -286,7 +344,8 @@ class HopSkipJump(Attack):
         labels: Tensor,
         rng: Rng,
     ) -> tuple[Tensor, Tensor]:
-        """The first adversarial one of several points for each image, (B, C, H, W), and for which there is one, (B,).
+        """The first adversarial one of several points for each image, (B, C, H, W), and for which
+        there is one, (B,).
 
         Args:
             source, labels, rng: as for `run`.
@@ -306,17 +365,25 @@ class HopSkipJump(Attack):
         found[left] = False
         return result, found
 
-    def settle(self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """What comes back for the nearest point found: inside the threat, clear of the boundary if there is room."""
+    def settle(
+        self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, rng: Rng
+    ) -> Tensor:
+        """What comes back for the nearest point found: inside the threat, clear of the boundary if
+        there is room.
+        """
         distance = self.threat.distance(best, images)
         projected = into_ball(self.threat, best, images)
         if self.nearest:
             if not self.clearance:
                 return projected
-            clear = into_ball(self.threat, torch.lerp(images, best, 1 + self.clearance).clamp(0, 1), images)
+            clear = into_ball(
+                self.threat, torch.lerp(images, best, 1 + self.clearance).clamp(0, 1), images
+            )
             holds = self.verdict(source, clear, labels, rng)
             return torch.where(per_image(holds), clear, projected)
-        stretch = (self.threat.epsilon / distance.clamp_min(torch.finfo(distance.dtype).tiny)).clamp(1, 1e6)
+        stretch = (
+            self.threat.epsilon / distance.clamp_min(torch.finfo(distance.dtype).tiny)
+        ).clamp(1, 1e6)
         rim = self.threat.project(images + (best - images) * per_image(stretch), images)
         result, most = rim, torch.full_like(distance, -1)
         for k, way in enumerate(WAYS):

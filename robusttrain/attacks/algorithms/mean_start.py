@@ -19,7 +19,9 @@ from robusttrain.core.errors import UserError, above, at_least
 from robusttrain.core.rng import Rng
 
 
-def mean_transform(transform: Callable[[Tensor, Rng], Tensor], images: Tensor, rng: Rng, draws: int) -> Tensor:
+def mean_transform(
+    transform: Callable[[Tensor, Rng], Tensor], images: Tensor, rng: Rng, draws: int
+) -> Tensor:
     """E[g(x)] over ``draws`` draws, (B, C, H, W), in chunks; ``transform`` is g."""
 
     def several(numbers: range) -> tuple[Tensor, Tensor]:
@@ -32,16 +34,20 @@ def mean_transform(transform: Callable[[Tensor, Rng], Tensor], images: Tensor, r
 
 @dataclass(frozen=True)
 class MeanStart(Attack):
-    """Projected gradient ascent from x_0 = E[g(x)], the mean transformation [P1 4.2, "white-box transfer attack"].
+    """Projected gradient ascent from x_0 = E[g(x)], the mean transformation [P1 4.2, "white-box
+    transfer attack"].
 
-    The paper climbs freely from there, and dismisses what it finds as visibly changed. Within a threat that is not far
+    The paper climbs freely from there, and dismisses what it finds as visibly changed. Within a
+    threat that is not far
     away, the start has to be projected into the ball first: the attack that counts.
 
     Args:
         draws: draws of g that the mean is taken over; the paper takes 5,000.
-        around: None to start at the mean projected into the threat; a radius to move freely within that Linf ball
-            around the mean itself, as the paper does: then the threat must be wide enough for what comes out.
-        steps, step_size, relative_step_size, threat, objective, gradient, rule: as for `ProjectedGradient`.
+        around: None to start at the mean projected into the threat; a radius to move freely within
+            that Linf ball around the mean itself, as the paper does: then the threat must be wide
+            enough for what comes out.
+        steps, step_size, relative_step_size, threat, objective, gradient, rule: as for
+            `ProjectedGradient`.
     """
 
     draws: int = 5000
@@ -82,18 +88,23 @@ class MeanStart(Attack):
 
     def check(self, source: nn.Module) -> None:
         if not Queried.of(source).transforms:
-            raise UserError("MeanStart: this source has no g to start from; use robusttrain.attacks.ClassifierOnly")
+            raise UserError(
+                "MeanStart: this source has no g to start from; use"
+                " robusttrain.attacks.ClassifierOnly"
+            )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         self.check(source)
         mean = mean_transform(Queried.of(source).transform, images, rng.fold("mean"), self.draws)
         if mean.shape != images.shape:
             raise UserError(
-                f"MeanStart: the defense turns images of {tuple(images.shape[1:])} into {tuple(mean.shape[1:])}; their "
-                "mean is no start"
+                f"MeanStart: the defense turns images of {tuple(images.shape[1:])} into"
+                f" {tuple(mean.shape[1:])}; their mean is no start"
             )
         if self.around is None:
-            return self.ascent(self.threat).climb(source, self.threat.project(mean, images), images, labels, rng)
+            return self.ascent(self.threat).climb(
+                source, self.threat.project(mean, images), images, labels, rng
+            )
         centre = mean.clamp(0, 1)
         found = self.ascent(Linf(self.around)).climb(source, centre, centre, labels, rng)
         return self.threat.project(found, images)

@@ -18,17 +18,20 @@ from robusttrain.core.rng import Rng
 class MinimalNorm(Attack):
     """Bisection over epsilon around any attack: the nearest adversarial image that it finds.
 
-    The first run is within the threat's own epsilon. Where it succeeds, ``steps`` further runs halve the interval
-    between the largest radius that failed and the smallest that succeeded; an image found nearer than its radius lowers
-    the latter to the next multiple of epsilon / 2^steps. All radii are such multiples, so images with the same radius
-    run as one batch, and the result is off by at most one multiple from what bisection to the end would find. It is an
+    The first run is within the threat's own epsilon. Where it succeeds, ``steps`` further runs
+    halve the interval between the largest radius that failed and the smallest that succeeded; an
+    image found nearer than its radius lowers the latter to the next multiple of epsilon / 2^steps.
+    All radii are such multiples, so images with the same radius run as one batch, and the result is
+    off by at most one multiple from what bisection to the end would find. It is an
     upper bound of the least distance, and no more: an attack may fail where it succeeded with less.
 
-    What comes back is the nearest adversarial image of all runs; where there is none, what the first run returned.
-    Success is misclassification by the source, on a random model by most of ``votes`` draws, which no run has seen. An
-    image that is misclassified as it stands, by a model that repeats itself, is left alone.
+    What comes back is the nearest adversarial image of all runs; where there is none, what the
+    first run returned. Success is misclassification by the source, on a random model by most of
+    ``votes`` draws, which no run has seen. An image that is misclassified as it stands, by a model
+    that repeats itself, is left alone.
 
-    Steps of a fixed length do not follow the radius: give the attack a ``relative_step_size``, or take `APGD`.
+    Steps of a fixed length do not follow the radius: give the attack a ``relative_step_size``, or
+        take `APGD`.
 
     Args:
         attack: any attack; its own threat does not count.
@@ -46,7 +49,9 @@ class MinimalNorm(Attack):
         at_least("steps", self.steps, 0)
         at_least("votes", self.votes, 1)
         if self.steps > 20:
-            raise OptionError("steps", self.steps, "must be at most 20: a float32 holds no finer radii")
+            raise OptionError(
+                "steps", self.steps, "must be at most 20: a float32 holds no finer radii"
+            )
         self.at(2**self.steps)
 
     def at(self, multiple: int) -> Attack:
@@ -72,7 +77,9 @@ class MinimalNorm(Attack):
         self.attack.check(source)
 
     def goals(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor | None:
-        return common_goals([self.at(2**self.steps)] * (self.steps + 1), source, images, labels, rng)
+        return common_goals(
+            [self.at(2**self.steps)] * (self.steps + 1), source, images, labels, rng
+        )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         random, wrong = known(source, images, labels, rng)
@@ -88,16 +95,22 @@ class MinimalNorm(Attack):
             for multiple in radius[left].unique().tolist():
                 here = (radius[left] == multiple).nonzero().squeeze(1)
                 which = left[here]
-                returned = self.at(multiple).run(source, images[which], labels[which], streams[here])
+                returned = self.at(multiple).run(
+                    source, images[which], labels[which], streams[here]
+                )
                 found[here] = returned.detach().to(found.dtype)
-            share, _ = judge(source, found, labels[left], random[left], streams.fold("judge"), self.votes)
+            share, _ = judge(
+                source, found, labels[left], random[left], streams.fold("judge"), self.votes
+            )
             success = share > 0.5
             distance = self.threat.distance(found, images[left])
             closer = success & (distance < nearest[left])
             nearest[left] = torch.where(closer, distance, nearest[left])
             best[left] = torch.where(per_image(closer | (step == 0)), found, best[left])
             reached = (distance / finest).ceil().to(torch.int64).minimum(radius[left])
-            succeeded[left] = torch.where(success, reached.minimum(succeeded[left]), succeeded[left])
+            succeeded[left] = torch.where(
+                success, reached.minimum(succeeded[left]), succeeded[left]
+            )
             failed[left] = torch.where(success, failed[left], radius[left])
             left = left[succeeded[left] - failed[left] > 1]
             if not len(left):

@@ -19,7 +19,9 @@ from robusttrain.core.rng import Rng
 
 
 def away(adversarial: Tensor, images: Tensor) -> Tensor:
-    """grad d(x, x*) with respect to x*, (B, C, H, W), for d the root mean square deviation; zero at x* = x itself."""
+    """grad d(x, x*) with respect to x*, (B, C, H, W), for d the root mean square deviation; zero at
+    x* = x itself.
+    """
     change = adversarial - images
     length = change.flatten(1).norm(dim=1).clamp_min(torch.finfo(change.dtype).tiny)
     return change / per_image(length * change[0].numel() ** 0.5)
@@ -30,22 +32,27 @@ class Optimization(Attack):
     """The optimisation-based attack of Liu et al. 2017 [P5], sections 2.2, 3.1 and 5.
 
         one model (equations 3, 5):  x* <- P(x* + eta Adam(grad L(J(x*)) - lambda grad d(x, x*)))
-        several (section 5):         x* <- P(x* + eta sum_i Adam_i(grad L(J_i(x*)) - lambda grad d(x, x*)))
+        several (section 5):         x* <- P(x* + eta sum_i Adam_i(grad L(J_i(x*)) - lambda grad
+            d(x, x*)))
 
-    Symbols: x the image, x* the adversarial one, from x* = x on; J, J_i models; L the objective, log(1 - J_y)
-    untargeted or log J_t towards a target; d the root mean square deviation (RMSD); eta the learning rate; P projection
-    into the threat; Adam's step, with a memory of its own for each model. With lambda = 0 and one model, this is
-    `ProjectedGradient` with the rule `Adam`.
+    Symbols: x the image, x* the adversarial one, from x* = x on; J, J_i models; L the objective,
+        log(1 - J_y)
+    untargeted or log J_t towards a target; d the root mean square deviation (RMSD); eta the
+    learning rate; P projection into the threat; Adam's step, with a memory of its own for each
+    model. With lambda = 0 and one model, this is `ProjectedGradient` with the rule `Adam`.
 
-    The paper writes equation 6 for the mean of the models' probabilities. Model i's part of its gradient is that of its
-    own L(J_i), times a positive number for each image. Adam divides by what is constant in that number; the rest is
-    left out, so that the models are differentiated one after another and memory does not grow with them. A source that
-    is an `Ensemble` is taken apart so (its ``fuse`` then only decides at what a targeted objective aims); equal weights
-    sum the updates, others weigh them. With ``apart`` off it is one model, with one Adam, like any other source.
+    The paper writes equation 6 for the mean of the models' probabilities. Model i's part of its
+    gradient is that of its own L(J_i), times a positive number for each image. Adam divides by what
+    is constant in that number; the rest is left out, so that the models are differentiated one
+    after another and memory does not grow with them. A source that is an `Ensemble` is taken apart
+    so (its ``fuse`` then only decides at what a targeted objective aims); equal weights sum the
+    updates, others weigh them. With ``apart`` off it is one model, with one Adam, like any other
+    source.
 
     Args:
         steps: iterations.
-        learning_rate: eta, in pixel values; the paper's 4 (one model) and 8 (each of several) are over 255.
+        learning_rate: eta, in pixel values; the paper's 4 (one model) and 8 (each of several) are
+            over 255.
         distance_weight: lambda, for pixel values in [0, 1]; 0 in all of the paper's experiments.
         apart: whether an ensemble's members have an Adam each.
         threat: where adversarial images may go. The paper's go anywhere: Linf with epsilon 1.

@@ -19,15 +19,18 @@ from robusttrain.core.rng import Rng
 
 @dataclass(frozen=True)
 class ProjectedGradient(Attack):
-    """x_{t+1} = P(x_t + alpha u(grad L(x_t))) (Madry et al. 2018; g itself is one of these, [P1 eq. 3]).
+    """x_{t+1} = P(x_t + alpha u(grad L(x_t))) (Madry et al. 2018; g itself is one of these, [P1 eq.
+    3]).
 
-    Symbols: P projection into the threat, alpha step size, u update rule, L objective. One step of size epsilon
-    from the image itself is FGSM; more steps I-FGSM; momentum, input diversity and noise reduction are the update
-    rule and the estimator.
+    Symbols: P projection into the threat, alpha step size, u update rule, L objective. One step of
+        size epsilon
+    from the image itself is FGSM; more steps I-FGSM; momentum, input diversity and noise reduction
+    are the update rule and the estimator.
 
     Args:
         steps: number of steps; 0 returns the start.
-        step_size: alpha, in pixel values (Linf) or Euclidean length (L2); give this or ``relative_step_size``.
+        step_size: alpha, in pixel values (Linf) or Euclidean length (L2); give this or
+            ``relative_step_size``.
         relative_step_size: alpha as a fraction of epsilon.
         random_start: whether x_0 is a random point of the ball instead of the image.
         threat: where adversarial images may go.
@@ -49,9 +52,15 @@ class ProjectedGradient(Attack):
         at_least("steps", self.steps, 0)
         if (self.step_size is None) == (self.relative_step_size is None):
             given = (self.step_size, self.relative_step_size)
-            raise OptionError("step_size", given, "give exactly one of step_size and relative_step_size")
+            raise OptionError(
+                "step_size", given, "give exactly one of step_size and relative_step_size"
+            )
         above("step_size", self.step_size if self.step_size is not None else 1.0, 0)
-        above("relative_step_size", self.relative_step_size if self.relative_step_size is not None else 1.0, 0)
+        above(
+            "relative_step_size",
+            self.relative_step_size if self.relative_step_size is not None else 1.0,
+            0,
+        )
 
     @property
     def alpha(self) -> float:
@@ -75,7 +84,9 @@ class ProjectedGradient(Attack):
         start = self.threat.random_start(images, rng.fold("start")) if self.random_start else images
         return self.climb(source, start, images, labels, rng)
 
-    def climb(self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+    def climb(
+        self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng
+    ) -> Tensor:
         """The loop, from x_0 = ``start`` within the threat around ``images``."""
         goal = self.objective.aim(source, images, labels, rng.fold("aim"))
         loss_fn = Loss(source, self.objective, goal)
@@ -84,5 +95,7 @@ class ProjectedGradient(Attack):
         for t in range(self.steps):
             _, gradient = self.gradient(loss_fn, adversarial, rng.fold(t))
             step, state = self.rule.step(gradient, state)
-            adversarial = self.threat.project(torch.add(adversarial, step, alpha=self.alpha), images)
+            adversarial = self.threat.project(
+                torch.add(adversarial, step, alpha=self.alpha), images
+            )
         return adversarial

@@ -18,15 +18,17 @@ from robusttrain.core.rng import Rng
 
 @dataclass(frozen=True)
 class RandomNoise(Attack):
-    """The worst of many random points of the ball (Carlini et al. 2019, "On evaluating adversarial robustness", 4.3).
+    """The worst of many random points of the ball (Carlini et al. 2019, "On evaluating adversarial
+    robustness", 4.3).
 
-    A model that falls to noise is not robust; an attack that finds less than noise does not work. "Worst" is the
-    largest margin max_{i != y} z_i - z_y. Where a model does not say that it is random, the first two queries, on the
-    image itself, tell.
+    A model that falls to noise is not robust; an attack that finds less than noise does not work.
+    "Worst" is the largest margin max_{i != y} z_i - z_y. Where a model does not say that it is
+    random, the first two queries, on the image itself, tell.
 
     - It is not: an image leaves as soon as it is misclassified, at once if it is so as it stands.
-    - It is: the largest of many noisy estimates is luck. So margins are means over ``votes`` draws, and each new point
-      is judged against the best so far on the same draws, new ones each time: one point costs 2 ``votes`` queries.
+    - It is: the largest of many noisy estimates is luck. So margins are means over ``votes`` draws,
+      and each new point is judged against the best so far on the same draws, new ones each time:
+      one point costs 2 ``votes`` queries.
 
     Args:
         queries: the most forward passes for an image, everything counted.
@@ -41,7 +43,9 @@ class RandomNoise(Attack):
     def __post_init__(self) -> None:
         at_least("votes", self.votes, 1)
         if not self.queries >= 2 + 2 * self.votes:
-            raise OptionError("queries", self.queries, f"must be at least 2 + 2 votes = {2 + 2 * self.votes}")
+            raise OptionError(
+                "queries", self.queries, f"must be at least 2 + 2 votes = {2 + 2 * self.votes}"
+            )
 
     def cost(self) -> Cost:
         """At most: images leave when they are misclassified."""
@@ -54,31 +58,43 @@ class RandomNoise(Attack):
         wrong = ~random & (Margin()(logits, labels) > 0)
         for i in range(self.queries - 2):
             # A random model is out of queries long before the others.
-            asked = random if i < (self.queries - 2) // (2 * self.votes) else torch.zeros_like(random)
+            asked = (
+                random if i < (self.queries - 2) // (2 * self.votes) else torch.zeros_like(random)
+            )
             left = ((asked | ~random) & ~wrong).nonzero().squeeze(1)
             if not len(left):
                 break
-            point = self.threat.random_start(images[left], rng[left].fold(i).fold("noise")).to(best.dtype)
+            point = self.threat.random_start(images[left], rng[left].fold(i).fold("noise")).to(
+                best.dtype
+            )
             streams, judged = rng[left].fold(i).fold("model"), random[left]
             margin = self.margin(source, point, labels[left], judged, streams)
             rival = highest[left]
             if judged.any():
                 which = judged.nonzero().squeeze(1)
                 there = left[which]
-                rival[which] = self.margin(source, best[there], labels[there], judged[which], streams[which])
+                rival[which] = self.margin(
+                    source, best[there], labels[there], judged[which], streams[which]
+                )
             better = margin > rival
             best[left] = torch.where(per_image(better), point, best[left])
             highest[left] = torch.where(better, margin, rival)
             wrong[left] = ~judged & (highest[left] > 0)
         return best
 
-    def margin(self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng) -> Tensor:
+    def margin(
+        self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng
+    ) -> Tensor:
         """(B,): the mean margin, over one draw or ``votes``; minus infinity where it is NaN."""
         found = torch.full((len(points),), -torch.inf, device=points.device)
         for chosen, votes in ((~random, 1), (random, self.votes)):
             which = chosen.nonzero().squeeze(1)
             if len(which):
                 logits = ask(source, points[which], rng[which], votes)
-                margins = Margin()(logits.flatten(0, 1), labels[which].repeat(votes)).view(votes, len(which))
-                found[which] = margins.mean(dim=0).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+                margins = Margin()(logits.flatten(0, 1), labels[which].repeat(votes)).view(
+                    votes, len(which)
+                )
+                found[which] = margins.mean(dim=0).nan_to_num(
+                    nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
+                )
         return found

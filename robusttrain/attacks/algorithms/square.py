@@ -1,4 +1,6 @@
-"""Square: random search with square-shaped changes, for attackers who see only the model's answers."""
+"""Square: random search with square-shaped changes, for attackers who see only the model's
+answers.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,21 @@ from robusttrain.attacks.queries import ask
 from robusttrain.core.errors import OptionError, at_least, within
 from robusttrain.core.rng import Rng
 
-#: Iterations, of 10,000, after which p is halved once more (as released; AutoAttack takes the same).
+#: Iterations, of 10,000, after which p is halved once more (as released; AutoAttack takes the
+#: same).
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _TINY = torch.finfo(torch.float32).tiny
 
 
 @lru_cache
 def eta(side: int, device: torch.device) -> Tensor:
-    """The L2 update of one channel, (side, side): two bumps of opposite sign, of length 1 (algorithm 3).
+    """The L2 update of one channel, (side, side): two bumps of opposite sign, of length 1
+    (algorithm 3).
 
-    eta^(h1, h2) falls off with the distance d from its centre, as the sum of 1 / j^2 for j from d + 1 to n + 1, where d
-    is the larger of the vertical and the horizontal distance, and n half the longer side, rounded down. The update of
-    side h is eta^(h, k) beside -eta^(h, h - k), with k = h // 2.
+    eta^(h1, h2) falls off with the distance d from its centre, as the sum of 1 / j^2 for j from d +
+    1 to n + 1, where d is the larger of the vertical and the horizontal distance, and n half the
+    longer side, rounded down. The update of side h is eta^(h, k) beside -eta^(h, h - k), with k = h
+    // 2.
     """
 
     def bump(rows: int, columns: int) -> Tensor:
@@ -56,27 +61,33 @@ def _length(change: Tensor) -> Tensor:
 class Square(Attack):
     """Random search with squares (Andriushchenko et al. 2020, "Square Attack", algorithms 1-3).
 
-    Symbols: x the image, x_best the best point so far, f the loss (maximised here: `Margin` is the negative of the
-    paper's), p the share of pixels that a square covers, h = round(sqrt(p w^2)) its side, nu = x_best - x.
+    Symbols: x the image, x_best the best point so far, f the loss (maximised here: `Margin` is the
+        negative of the
+    paper's), p the share of pixels that a square covers, h = round(sqrt(p w^2)) its side, nu =
+    x_best - x.
 
-    - Linf: x_best starts as x with vertical stripes of +-epsilon. Each iteration sets one random square of x_best to
-      x +- epsilon, one sign for each channel (algorithm 2).
-    - L2: x_best starts with 5 x 5 tiles of the shape `eta`. Each iteration moves the budget of one random window
-      into another, in the shape of what is there plus or minus eta, and spends what clipping left unused (algorithm 3).
+    - Linf: x_best starts as x with vertical stripes of +-epsilon. Each iteration sets one random
+      square of x_best to x +- epsilon, one sign for each channel (algorithm 2).
+    - L2: x_best starts with 5 x 5 tiles of the shape `eta`. Each iteration moves the budget of one
+      random window into another, in the shape of what is there plus or minus eta, and spends what
+      clipping left unused (algorithm 3).
 
-    The square is kept if f rises. p is halved after 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and 8,000 iterations.
-    The first two queries, on the image itself, tell whether the model is random for it.
+    The square is kept if f rises. p is halved after 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000
+    and 8,000 iterations. The first two queries, on the image itself, tell whether the model is
+    random for it.
 
-    - It is not: the search ends for an image as soon as it is misclassified, and the image leaves the batch.
-    - It is: one misclassified draw is luck, and the largest of thousands of noisy estimates is luck, too: the search
-      would soon accept nothing more. So f is the mean over ``votes`` draws, and each iteration judges x_best anew, on
-      the same draws as its rival. It goes on to the end; one iteration costs 2 ``votes`` queries.
+    - It is not: the search ends for an image as soon as it is misclassified, and the image leaves
+      the batch.
+    - It is: one misclassified draw is luck, and the largest of thousands of noisy estimates is
+      luck, too: the search would soon accept nothing more. So f is the mean over ``votes`` draws,
+      and each iteration judges x_best anew, on the same draws as its rival. It goes on to the end;
+      one iteration costs 2 ``votes`` queries.
 
     Args:
         queries: the most forward passes for an image, everything counted.
         p: p at the start; 0.8 in AutoAttack, 0.05 (Linf) and 0.1 (L2) in the paper on ImageNet.
-        rescale: whether the schedule of p is stretched to the number of iterations, instead of made for 10,000.
-            AutoAttack does not rescale its 5,000.
+        rescale: whether the schedule of p is stretched to the number of iterations, instead of made
+            for 10,000. AutoAttack does not rescale its 5,000.
         votes: draws that judge a point of a random model.
         threat: where adversarial images may go; Linf or L2.
         objective: f.
@@ -108,24 +119,41 @@ class Square(Attack):
         for chosen, search in searches:
             which = chosen.nonzero().squeeze(1)
             if len(which):
-                found = search(source, best[which], images[which], labels[which], goal[which], rng[which])
+                found = search(
+                    source, best[which], images[which], labels[which], goal[which], rng[which]
+                )
                 best = best.index_copy(0, which, found)
         return best
 
-    def search(self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, goal: Tensor, rng: Rng) -> Tensor:
-        """Algorithm 1, for a model that repeats itself, from x_best = ``best``: the last x_best (B, C, H, W)."""
+    def search(
+        self,
+        source: nn.Module,
+        best: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        goal: Tensor,
+        rng: Rng,
+    ) -> Tensor:
+        """Algorithm 1, for a model that repeats itself, from x_best = ``best``: the last x_best (B,
+        C, H, W).
+        """
         iterations = self.queries - 2 - int(self.objective.asks) - 1
         result, place = best.clone(), torch.arange(len(images), device=images.device)
         f_best = torch.full((len(images),), -torch.inf, device=images.device)
         for i in range(iterations + 1):
             # The first round judges the start itself: nothing is below minus infinity.
-            x_new = self.propose(best, images, self.side(i - 1, iterations, images), rng.fold(i)) if i else best
+            x_new = (
+                self.propose(best, images, self.side(i - 1, iterations, images), rng.fold(i))
+                if i
+                else best
+            )
             f, wrong = self._judge(source, x_new, labels, goal, rng.fold("model").fold(i), votes=1)
             wrong = wrong > 0
             kept = (f > f_best) | wrong
             best = torch.where(per_image(kept), x_new, best)
             f_best = torch.where(kept, f, f_best)
-            # The one place where the host must wait for the device: it has to know the size of the next batch.
+            # The one place where the host must wait for the device: it has to know the size of the
+            # next batch.
             left = (~wrong).nonzero().squeeze(1)
             if len(left) < len(best):
                 result = result.index_copy(0, place, best)
@@ -136,9 +164,17 @@ class Square(Attack):
         return result.index_copy(0, place, best)
 
     def search_random(
-        self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, goal: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        best: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        goal: Tensor,
+        rng: Rng,
     ) -> Tensor:
-        """Algorithm 1, for a random model: x_best and its rival are judged on the same draws, new ones each time."""
+        """Algorithm 1, for a random model: x_best and its rival are judged on the same draws, new
+        ones each time.
+        """
         iterations = (self.queries - 2 - int(self.objective.asks)) // (2 * self.votes)
         for i in range(1, iterations + 1):
             x_new = self.propose(best, images, self.side(i - 1, iterations, images), rng.fold(i))
@@ -151,7 +187,9 @@ class Square(Attack):
     def _judge(
         self, source: nn.Module, points: Tensor, labels: Tensor, goal: Tensor, rng: Rng, votes: int
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss (B,), minus infinity where it is NaN, and share of draws that are misclassified (B,)."""
+        """Mean loss (B,), minus infinity where it is NaN, and share of draws that are misclassified
+        (B,).
+        """
         logits = ask(source, points, rng, votes)
         wrong = (logits.argmax(dim=2) != labels) & ~logits.isnan().any(dim=2)
         f = self.objective(logits.flatten(0, 1), goal.repeat(votes, *[1] * (goal.dim() - 1)))
@@ -171,7 +209,9 @@ class Square(Attack):
         """The first x_best, (B, C, H, W)."""
         _, channels, height, width = images.shape
         if self.threat.norm == "linf":
-            return self.threat.project(images + self.threat.epsilon * _signs(rng, (channels, 1, width)), images)
+            return self.threat.project(
+                images + self.threat.epsilon * _signs(rng, (channels, 1, width)), images
+            )
         side = max(1, min(height, width) // 5)
         rows, columns = min(5, height // side), min(5, width // side)
         shape = eta(side, images.device)
@@ -181,18 +221,23 @@ class Square(Attack):
         def spread(values: Tensor) -> Tensor:
             return values.repeat_interleave(side, dim=-2).repeat_interleave(side, dim=-1)
 
-        tiles = torch.where(spread(upright), shape.repeat(rows, columns), shape.T.repeat(rows, columns)) * spread(signs)
+        tiles = torch.where(
+            spread(upright), shape.repeat(rows, columns), shape.T.repeat(rows, columns)
+        ) * spread(signs)
         top, left = (height - rows * side) // 2, (width - columns * side) // 2
         nu = torch.zeros_like(images)
         nu[:, :, top : top + rows * side, left : left + columns * side] = tiles
         return self.threat.project(images + self.threat.epsilon * nu / _length(nu), images)
 
     def propose(self, best: Tensor, images: Tensor, side: int, rng: Rng) -> Tensor:
-        """x_best with one square of ``side`` pixels changed, (B, C, H, W): another place for each image."""
+        """x_best with one square of ``side`` pixels changed, (B, C, H, W): another place for each
+        image.
+        """
         if self.threat.norm == "linf":
             window = _window(images, side, _corner(images, side, rng))
             colour = 2 * self.threat.epsilon * _signs(rng, (images.shape[1], 1, 1))
-            # 2 epsilon away from anywhere in the ball, and projected, is x + epsilon or x - epsilon.
+            # 2 epsilon away from anywhere in the ball, and projected, is x + epsilon or x -
+            # epsilon.
             return self.threat.project(torch.where(window, best + colour, best), images)
         return self.threat.project(images + self._move_budget(best - images, side, rng), images)
 
@@ -202,8 +247,11 @@ class Square(Attack):
         corner = _corner(nu, side, rng)
         first, second = _window(nu, side, corner), _window(nu, side, _corner(nu, side, rng))
         shape = eta(side, nu.device)
-        shape = torch.where(per_image(rng.integers((), 0, 2)).bool(), shape, shape.T)  # (B, 1, h, h)
-        # W1 as an image of its own, (B, C, h, h), by the places of its pixels in the flattened image.
+        shape = torch.where(
+            per_image(rng.integers((), 0, 2)).bool(), shape, shape.T
+        )  # (B, 1, h, h)
+        # W1 as an image of its own, (B, C, h, h), by the places of its pixels in the flattened
+        # image.
         pixels = torch.arange(side, device=nu.device)
         places = (corner[0] + pixels)[:, :, None] * width + (corner[1] + pixels)[:, None, :]
         places = places.flatten(1)[:, None].expand(-1, channels, -1)
@@ -221,7 +269,9 @@ class Square(Attack):
 
 
 def _corner(images: Tensor, side: int, rng: Rng) -> tuple[Tensor, Tensor]:
-    """Top and left, (B, 1) each, of a square of ``side`` pixels at a uniformly random place of each image."""
+    """Top and left, (B, 1) each, of a square of ``side`` pixels at a uniformly random place of each
+    image.
+    """
     height, width = images.shape[-2:]
     return rng.integers((1,), 0, height - side + 1), rng.integers((1,), 0, width - side + 1)
 

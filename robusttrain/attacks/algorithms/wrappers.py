@@ -1,14 +1,18 @@
-"""Attacks made of attacks: several runs of one, one after another on what is left, the best of several.
+"""Attacks made of attacks: several runs of one, one after another on what is left, the best of
+several.
 
-All of them run on one source, the wrapper's, and within one threat, the wrapper's: those that members bring along are
-replaced, so that one ``epsilon`` holds for all. Attacks on several sources go into a suite with ``survivors: true``.
+All of them run on one source, the wrapper's, and within one threat, the wrapper's: those that
+members bring along are replaced, so that one ``epsilon`` holds for all. Attacks on several sources
+go into a suite with ``survivors: true``.
 
-Success is misclassification by the source, whatever a member strives for. Whether the source is random for an image it
-says itself, or two passes over the image tell. Where it is not, one more pass judges what a member returned, and an
-image that is misclassified as it stands is left alone. Where it is, ``votes`` draws judge: draws that no member has
-seen, the same for all members, and none of those that will score the image. The share of them that is wrong, and of
-equal shares the mean margin max_{i != y} z_i - z_y, decides between members. An image counts as broken, and is spared
-the rest, only if all are wrong: with 30 draws one can be 95 % sure that at least nine tenths are.
+Success is misclassification by the source, whatever a member strives for. Whether the source is
+random for an image it says itself, or two passes over the image tell. Where it is not, one more
+pass judges what a member returned, and an image that is misclassified as it stands is left alone.
+Where it is, ``votes`` draws judge: draws that no member has seen, the same for all members, and
+none of those that will score the image. The share of them that is wrong, and of equal shares the
+mean margin max_{i != y} z_i - z_y, decides between members. An image counts as broken, and is
+spared the rest, only if all are wrong: with 30 draws one can be 95 % sure that at least nine tenths
+are.
 """
 
 from __future__ import annotations
@@ -55,7 +59,8 @@ def judge(
         rng: streams of the images, (B,).
         votes: draws for those that it is random for.
 
-    A logit that is not finite is no right answer, as in scoring; a margin that is NaN is minus infinity.
+    A logit that is not finite is no right answer, as in scoring; a margin that is NaN is minus
+    infinity.
     """
     share, margin = (torch.zeros(len(points), device=points.device) for _ in range(2))
     for chosen, draws in ((~random, 1), (random, votes)):
@@ -65,21 +70,34 @@ def judge(
             y = labels[which]
             right = (logits.argmax(dim=2) == y) & logits.isfinite().all(dim=2)
             share[which] = 1 - right.float().mean(dim=0)
-            margins = Margin()(logits.flatten(0, 1), y.repeat(draws)).view(draws, len(which)).mean(dim=0)
-            margin[which] = margins.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).float()
+            margins = (
+                Margin()(logits.flatten(0, 1), y.repeat(draws)).view(draws, len(which)).mean(dim=0)
+            )
+            margin[which] = margins.nan_to_num(
+                nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
+            ).float()
     return share, margin
 
 
 def known(source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-    """(B,) bool each: for which images the source is random, and which of the others it gets wrong as they stand."""
+    """(B,) bool each: for which images the source is random, and which of the others it gets wrong
+    as they stand.
+    """
     logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
     return random, ~random & ((logits.argmax(dim=1) != labels) | ~logits.isfinite().all(dim=1))
 
 
 def strongest(
-    attacks: Sequence[Attack], source: nn.Module, images: Tensor, labels: Tensor, rng: Rng, votes: int, spare: bool
+    attacks: Sequence[Attack],
+    source: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    rng: Rng,
+    votes: int,
+    spare: bool,
 ) -> Tensor:
-    """For each image what is worst for the model of all that the attacks return, one after another, (B, C, H, W).
+    """For each image what is worst for the model of all that the attacks return, one after another,
+    (B, C, H, W).
 
     Args:
         attacks: in their order; number k takes the streams ``rng.fold(k)``.
@@ -109,7 +127,9 @@ def strongest(
 def common_goals(
     attacks: Sequence[Attack], source: nn.Module, images: Tensor, labels: Tensor, rng: Rng
 ) -> Tensor | None:
-    """What all attacks strive for, (B,), attack k with the streams ``rng.fold(k)``; None where they differ."""
+    """What all attacks strive for, (B,), attack k with the streams ``rng.fold(k)``; None where they
+    differ.
+    """
     first: Tensor | None = None
     for number, attack in enumerate(attacks):
         goals = attack.goals(source, images, labels, rng.fold(number))
@@ -120,7 +140,9 @@ def common_goals(
 
 
 def total(attacks: Sequence[Attack], votes: int) -> Cost:
-    """What `strongest` costs at most: where a random model is asked ``votes`` times, another is asked once."""
+    """What `strongest` costs at most: where a random model is asked ``votes`` times, another is
+    asked once.
+    """
     costs = [attack.cost() for attack in attacks]
     queries = 2 + sum(cost.queries + votes for cost in costs)
     return Cost(sum(cost.gradients for cost in costs), queries)
@@ -133,7 +155,8 @@ class Restarts(Attack):
     Args:
         attack: any attack; its own threat does not count. Without randomness every run is the same.
         restarts: runs.
-        keep: "first": an image that is broken is spared further runs; "best": all runs, the worst for the model counts.
+        keep: "first": an image that is broken is spared further runs; "best": all runs, the worst
+            for the model counts.
         votes: draws of a random model that judge each run.
         threat: where adversarial images may go.
     """
@@ -174,7 +197,9 @@ class Restarts(Attack):
         return common_goals(self.members, source, images, labels, rng)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        return strongest(self.members, source, images, labels, rng, self.votes, self.keep == "first")
+        return strongest(
+            self.members, source, images, labels, rng, self.votes, self.keep == "first"
+        )
 
 
 @dataclass(frozen=True)
@@ -183,9 +208,9 @@ class Several(Attack):
 
     Args:
         attacks: in their order, the cheap ones first; their own threats do not count.
-        keep: "first": an image that is broken is spared the attacks that follow, and where none breaks it, the best
-            that one of them returned comes back; "best": every image goes through all of them, and the worst for the
-            model counts.
+        keep: "first": an image that is broken is spared the attacks that follow, and where none
+            breaks it, the best that one of them returned comes back; "best": every image goes
+            through all of them, and the worst for the model counts.
         votes: draws of a random model that judge what each returned.
         threat: where adversarial images may go.
     """
@@ -205,7 +230,10 @@ class Several(Attack):
     @property
     def members(self) -> tuple[Attack, ...]:
         """The attacks in one threat."""
-        return tuple(within(attack, self.threat, f"attacks[{number}]") for number, attack in enumerate(self.attacks))
+        return tuple(
+            within(attack, self.threat, f"attacks[{number}]")
+            for number, attack in enumerate(self.attacks)
+        )
 
     @property
     def asks_g(self) -> bool:  # type: ignore[override]
@@ -227,4 +255,6 @@ class Several(Attack):
         return common_goals(self.members, source, images, labels, rng)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        return strongest(self.members, source, images, labels, rng, self.votes, self.keep == "first")
+        return strongest(
+            self.members, source, images, labels, rng, self.votes, self.keep == "first"
+        )

@@ -16,17 +16,21 @@ from robusttrain.core.rng import Rng
 
 @dataclass(frozen=True)
 class AverageLogits(GradientEstimator):
-    """grad L(log p(x)) with p(x) = 1/n sum_k softmax(f(x; draw k)), a random model's mean prediction.
+    """grad L(log p(x)) with p(x) = 1/n sum_k softmax(f(x; draw k)), a random model's mean
+    prediction.
 
-    EOT (`Average`) follows the mean of the gradients of n losses; a draw in which the image is lost already, or safe
-    beyond reach, weighs as much there as one on the edge. Here the loss is that of the averaged model.
+    EOT (`Average`) follows the mean of the gradients of n losses; a draw in which the image is lost
+    already, or safe beyond reach, weighs as much there as one on the edge. Here the loss is that of
+    the averaged model.
 
-    By the chain rule grad L = 1/n sum_k J_k^T dL/dp, with J_k the Jacobian of draw k. So a first round of forward
-    passes finds p and dL/dp, and a second one differentiates <dL/dp, p_k>, in chunks: memory does not grow with n.
+    By the chain rule grad L = 1/n sum_k J_k^T dL/dp, with J_k the Jacobian of draw k. So a first
+    round of forward passes finds p and dL/dp, and a second one differentiates <dL/dp, p_k>, in
+    chunks: memory does not grow with n.
 
     Args:
         draws: n.
-        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if large.
+        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if
+            large.
     """
 
     draws: int = 20
@@ -47,7 +51,9 @@ class AverageLogits(GradientEstimator):
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         # Inside an estimator that stacks copies, the images are no longer those of the goal.
         if not isinstance(loss_fn, Loss) or len(images) != len(loss_fn.goal):
-            raise UserError("AverageLogits needs the model itself: it cannot stand inside another estimator")
+            raise UserError(
+                "AverageLogits needs the model itself: it cannot stand inside another estimator"
+            )
 
         def probabilities(points: Tensor, streams: Rng) -> Tensor:
             return call_model(loss_fn.model, points, streams).float().softmax(dim=1)
@@ -60,7 +66,9 @@ class AverageLogits(GradientEstimator):
         _, mean = mean_over_copies(self.draws, self.chunk, images, predict)
         with torch.enable_grad():
             mean.requires_grad_()
-            loss = loss_fn.objective(mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), loss_fn.goal)
+            loss = loss_fn.objective(
+                mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), loss_fn.goal
+            )
             (slope,) = torch.autograd.grad(loss.sum(), mean)
 
         def differentiate(numbers: range) -> tuple[Tensor, Tensor]:

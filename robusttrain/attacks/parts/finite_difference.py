@@ -21,17 +21,20 @@ class FiniteDifference(GradientEstimator):
 
         grad L = 1/n sum_k  (L(x + h u_k) - L(x - h u_k)) / 2h  u_k
 
-    Random directions have entries of -1 and 1 (SPSA: Spall 1992), whose outer products average to the identity. Pixel
-    by pixel, u_k are unit vectors, and the sum is not divided. The paper differentiates g so and multiplies with f_a's
-    gradient; the loss as a whole needs no derivative at all. Both ends of a difference see the same draw of the
-    model's randomness, each direction another one: else the difference would mostly measure the draws.
+    Random directions have entries of -1 and 1 (SPSA: Spall 1992), whose outer products average to
+    the identity. Pixel by pixel, u_k are unit vectors, and the sum is not divided. The paper
+    differentiates g so and multiplies with f_a's gradient; the loss as a whole needs no derivative
+    at all. Both ends of a difference see the same draw of the model's randomness, each direction
+    another one: else the difference would mostly measure the draws.
 
     Args:
-        directions: n. Pixel by pixel, that many pixels, chosen anew for each image and call; all of them if n is at
-            least C * H * W: equation 4 in full.
-        size: h, in pixel values. Where the loss jumps, as behind g, small ones see nothing and large ones too much.
+        directions: n. Pixel by pixel, that many pixels, chosen anew for each image and call; all of
+            them if n is at least C * H * W: equation 4 in full.
+        size: h, in pixel values. Where the loss jumps, as behind g, small ones see nothing and
+            large ones too much.
         along: "random" or "pixels".
-        chunk: directions evaluated at once; None for as many as make a batch of 256 images, fewer if large.
+        chunk: directions evaluated at once; None for as many as make a batch of 256 images, fewer
+            if large.
     """
 
     directions: int = 100
@@ -63,7 +66,9 @@ class FiniteDifference(GradientEstimator):
         def directions(numbers: range, streams: Rng) -> Tensor:
             if self.along == "random":
                 return streams.fold("direction").integers(shape, 0, 2).to(images.dtype) * 2 - 1
-            which = chosen[:, numbers.start : numbers.stop].T.reshape(-1, 1)  # copy after copy, as the streams
+            which = chosen[:, numbers.start : numbers.stop].T.reshape(
+                -1, 1
+            )  # copy after copy, as the streams
             return images.new_zeros(len(which), pixels).scatter_(1, which, 1).view(-1, *shape)
 
         def difference(numbers: range) -> tuple[Tensor, Tensor]:

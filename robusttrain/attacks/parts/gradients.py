@@ -1,8 +1,8 @@
 """Gradient estimators: how the attacker learns which way is up.
 
-``estimator(loss_fn, images, rng)`` returns loss (B,) and gradient (B, C, H, W). Estimators nest, and the order means
-something: ``Average(Smooth(...))`` draws the noise anew for each draw of the defense, ``Smooth(Average(...))`` keeps
-one noise for all draws of the defense.
+``estimator(loss_fn, images, rng)`` returns loss (B,) and gradient (B, C, H, W). Estimators nest,
+and the order means something: ``Average(Smooth(...))`` draws the noise anew for each draw of the
+defense, ``Smooth(Average(...))`` keeps one noise for all draws of the defense.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from robusttrain.core.rng import Rng
 
 #: What an attack that needs gradients says where there are none.
 NO_GRADIENT = (
-    "the loss does not depend differentiably on the image (a detached or non-differentiable preprocessing step?): "
-    "attack another source, e.g. robusttrain.attacks.IdentityBackward"
+    "the loss does not depend differentiably on the image (a detached or non-differentiable"
+    " preprocessing step?): attack another source, e.g. robusttrain.attacks.IdentityBackward"
 )
 
 
@@ -42,7 +42,9 @@ class GradientEstimator(ABC):
 
     @abstractmethod
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Loss (B,) and gradient (B, C, H, W) at ``images`` (B, C, H, W), with randomness from ``rng`` (B,)."""
+        """Loss (B,) and gradient (B, C, H, W) at ``images`` (B, C, H, W), with randomness from
+        ``rng`` (B,).
+        """
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,24 @@ class Backprop(GradientEstimator):
             loss = loss_fn(images, rng)
             gradient = None
             if loss.requires_grad:
-                # Only the gradient of the input: the images of a batch do not interact, so the sum separates them.
+                # Only the gradient of the input: the images of a batch do not interact, so the sum
+                # separates them.
                 (gradient,) = torch.autograd.grad(loss.sum(), images, allow_unused=True)
         if gradient is None:
             raise UserError(NO_GRADIENT)
         return loss.detach(), gradient
 
 
-#: Images that are evaluated at once where nobody says how many, and the pixel values that they may have together:
-#: those of as many images of 3 x 64 x 64. 256 images of 224 pixels take more than 20 GiB in a small EfficientNet.
+#: Images that are evaluated at once where nobody says how many, and the pixel values that they may
+#: have together: those of as many images of 3 x 64 x 64. 256 images of 224 pixels take more than 20
+#: GiB in a small EfficientNet.
 AT_ONCE = 256
 PIXELS_AT_ONCE = AT_ONCE * 3 * 64 * 64
 
 
 def copies_at_once(chunk: int | None, batch: int, pixels: int) -> int:
-    """How many copies of a batch are evaluated at once: ``chunk`` of them, or as many as memory is likely to hold.
+    """How many copies of a batch are evaluated at once: ``chunk`` of them, or as many as memory is
+    likely to hold.
 
     Args:
         chunk: what was asked for, if anything.
@@ -84,12 +89,16 @@ def copies_at_once(chunk: int | None, batch: int, pixels: int) -> int:
 
 
 def mean_over_copies(
-    copies: int, chunk: int | None, images: Tensor, estimate: Callable[[range], tuple[Tensor, Tensor]]
+    copies: int,
+    chunk: int | None,
+    images: Tensor,
+    estimate: Callable[[range], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss (B,) and gradient (B, C, H, W) over numbered copies of a batch, ``chunk`` copies at a time.
+    """Mean loss (B,) and gradient (B, C, H, W) over numbered copies of a batch, ``chunk`` copies at
+    a time.
 
-    ``estimate(numbers)`` evaluates copies ``numbers`` of ``images`` (B, C, H, W), stacked. Memory grows with the chunk,
-    not with the copies.
+    ``estimate(numbers)`` evaluates copies ``numbers`` of ``images`` (B, C, H, W), stacked. Memory
+    grows with the chunk, not with the copies.
     """
     batch = len(images)
     chunk = copies_at_once(chunk, batch, images[0].numel() if batch else 1)
@@ -108,14 +117,16 @@ def mean_over_copies(
 
 @dataclass(frozen=True)
 class Average(GradientEstimator):
-    """Expectation over transformation: the mean gradient over draws of the model's randomness [P1 4.1].
+    """Expectation over transformation: the mean gradient over draws of the model's randomness [P1
+    4.1].
 
     Athalye et al. 2018: grad E_t f(t(x)) = E_t grad f(t(x)), estimated with ``draws`` samples.
 
     Args:
         draws: draws of the randomness.
         inner: estimator for each draw.
-        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if large.
+        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if
+            large.
     """
 
     draws: int = 20
@@ -151,7 +162,8 @@ class Smooth(GradientEstimator):
         samples: m, the number of noisy copies.
         sigma: standard deviation of the noise, for pixel values in [0, 1].
         inner: estimator for each copy.
-        chunk: copies evaluated at once; None for as many as make a batch of 256 images, fewer if large.
+        chunk: copies evaluated at once; None for as many as make a batch of 256 images, fewer if
+            large.
     """
 
     samples: int = 20
@@ -176,17 +188,22 @@ class Smooth(GradientEstimator):
         def estimate(numbers: range) -> tuple[Tensor, Tensor]:
             streams = rng.tile(numbers)
             noise = streams.fold("noise").normal(images.shape[1:])
-            return self.inner(loss_fn, images.repeat(len(numbers), 1, 1, 1) + self.sigma * noise, streams)
+            return self.inner(
+                loss_fn, images.repeat(len(numbers), 1, 1, 1) + self.sigma * noise, streams
+            )
 
         return mean_over_copies(self.samples, self.chunk, images, estimate)
 
 
 @dataclass(frozen=True)
 class Diverse(GradientEstimator):
-    """Input diversity: the gradient through a random resizing and padding, with probability p [P2 eq. 3, 4].
+    """Input diversity: the gradient through a random resizing and padding, with probability p [P2
+    eq. 3, 4].
 
-    The paper resizes 299 pixels to [299, 330) and pads to 330. Networks with a fixed input size cannot take that;
-    so here images keep their side S: they are resized to a side in [smallest * S, S) and padded back to S, each
+    The paper resizes 299 pixels to [299, 330) and pads to 330. Networks with a fixed input size
+    cannot take that;
+    so here images keep their side S: they are resized to a side in [smallest * S, S) and padded
+        back to S, each
     image with its own draw. ``smallest`` = 299/330 is the paper's ratio.
 
     Args:
@@ -215,16 +232,21 @@ class Diverse(GradientEstimator):
         return self.inner.queries
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        """T(x; p): each image resized and padded with probability p, (B, C, S, S) to (B, C, S, S)."""
+        """T(x; p): each image resized and padded with probability p, (B, C, S, S) to (B, C, S,
+        S).
+        """
         side = images.shape[-1]
         if images.shape[-2] != side:
-            raise UserError(f"input diversity needs square images, got {tuple(images.shape[-2:])} pixels")
+            raise UserError(
+                f"input diversity needs square images, got {tuple(images.shape[-2:])} pixels"
+            )
         lowest = min(round(self.smallest * side), side - 1)
         sizes = rng.integers((), lowest, side)
         top = rng.integers((), 0, side - sizes + 1)
         left = rng.integers((), 0, side - sizes + 1)
         chosen = rng.uniform(()) < self.probability
-        # Resizing S to S is the identity, so one batched operation serves those that stay as they are too.
+        # Resizing S to S is the identity, so one batched operation serves those that stay as they
+        # are too.
         zero = torch.zeros_like(top)
         sizes, top, left = (
             torch.where(chosen, sizes, side),

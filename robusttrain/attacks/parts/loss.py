@@ -16,7 +16,8 @@ from robusttrain.core.rng import Rng
 class LossFn(Protocol):
     """From images to one loss per image, never reduced over the batch.
 
-    An estimator may stack copies of the batch to evaluate them at once: images (n * B, C, H, W), streams (n * B,),
+    An estimator may stack copies of the batch to evaluate them at once: images (n * B, C, H, W),
+        streams (n * B,),
     result (n * B,), copy after copy in the order of the batch.
     """
 
@@ -25,7 +26,8 @@ class LossFn(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """objective(model(images), goal): the loss that most attacks climb; the weighted sum where the model has members.
+    """objective(model(images), goal): the loss that most attacks climb; the weighted sum where the
+    model has members.
 
     Args:
         model: images (n * B, C, H, W) in [0, 1] to logits (n * B, K).
@@ -41,7 +43,8 @@ class Loss:
         copies = len(images) // max(1, len(self.goal))
         goal = self.goal if copies <= 1 else self.goal.repeat(copies, *[1] * (self.goal.dim() - 1))
         losses = [
-            weight * self.objective(logits.to(torch.promote_types(logits.dtype, torch.float32)), goal)
+            weight
+            * self.objective(logits.to(torch.promote_types(logits.dtype, torch.float32)), goal)
             for weight, logits in loss_terms(self.model, images, rng)
         ]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(dim=0)

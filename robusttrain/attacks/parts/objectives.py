@@ -1,8 +1,8 @@
 """Objectives: what the attacker maximises, one number per image.
 
-``objective(logits, goal)`` is never reduced over the batch and always maximised. ``goal`` is what ``aim`` returned
-before the first step: the true labels for an untargeted objective, the target classes for a targeted one.
-Symbols: z logits, y true class, t target class.
+``objective(logits, goal)`` is never reduced over the batch and always maximised. ``goal`` is what
+``aim`` returned before the first step: the true labels for an untargeted objective, the target
+classes for a targeted one. Symbols: z logits, y true class, t target class.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Objective(ABC):
         return labels
 
     def toward(self, labels: Tensor, targets: Tensor) -> Tensor:
-        """The goal (B, ...) of a targeted objective for given true classes and target classes, both (B,)."""
+        """The goal (B, ...) of a targeted objective for given true classes and target classes, both
+        (B,).
+        """
         return targets
 
     @abstractmethod
@@ -60,7 +62,9 @@ def _of(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _need_classes(logits: Tensor, least: int, name: str) -> None:
     if logits.shape[1] < least:
-        raise UserError(f"objective {name} needs at least {least} classes, the model has {logits.shape[1]}")
+        raise UserError(
+            f"objective {name} needs at least {least} classes, the model has {logits.shape[1]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,11 @@ class CrossEntropy(Objective):
 
 @dataclass(frozen=True)
 class WrongProbability(Objective):
-    """log(1 - p_y), the log of the probability of all wrong classes together (Liu et al. 2017 [P5], equation 3).
+    """log(1 - p_y), the log of the probability of all wrong classes together (Liu et al. 2017 [P5],
+    equation 3).
 
-    The paper minimises -log(1 - p_y). Computed from logits: where p_y rounds to 1, 1 - p_y would have no gradient.
+    The paper minimises -log(1 - p_y). Computed from logits: where p_y rounds to 1, 1 - p_y would
+    have no gradient.
     """
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
@@ -85,7 +91,9 @@ class WrongProbability(Objective):
 
 @dataclass(frozen=True)
 class Margin(Objective):
-    """max_{i != y} z_i - z_y: positive exactly where the image is misclassified (Carlini & Wagner 2017)."""
+    """max_{i != y} z_i - z_y: positive exactly where the image is misclassified (Carlini & Wagner
+    2017).
+    """
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
         return _others(logits, goal) - _of(logits, goal)
@@ -93,7 +101,8 @@ class Margin(Objective):
 
 @dataclass(frozen=True)
 class DLR(Objective):
-    """-(z_y - max_{i != y} z_i) / (z_1st - z_3rd): the margin, blind to scale and shift (Croce & Hein 2020, eq. 6).
+    """-(z_y - max_{i != y} z_i) / (z_1st - z_3rd): the margin, blind to scale and shift (Croce &
+    Hein 2020, eq. 6).
 
     Needs at least three classes.
     """
@@ -106,7 +115,9 @@ class DLR(Objective):
 
 @dataclass(frozen=True)
 class AwayFromPrediction(Objective):
-    """Cross entropy against the class that the model predicts on the clean image: needs no labels."""
+    """Cross entropy against the class that the model predicts on the clean image: needs no
+    labels.
+    """
 
     asks = True
 
@@ -119,7 +130,9 @@ class AwayFromPrediction(Objective):
 
 @dataclass(frozen=True)
 class KLDivergence(Objective):
-    """KL(softmax(z_clean) || softmax(z)): away from the clean prediction as a whole (Zhang et al. 2019, eq. 5)."""
+    """KL(softmax(z_clean) || softmax(z)): away from the clean prediction as a whole (Zhang et al.
+    2019, eq. 5).
+    """
 
     asks = True
 
@@ -135,15 +148,19 @@ def choose_targets(logits: Tensor, labels: Tensor | None, rng: Rng, choice: str)
 
     Args:
         logits: (B, K) on the clean images.
-        labels: (B,) true classes, or None where nobody knows them: then the predicted classes take their place.
+        labels: (B,) true classes, or None where nobody knows them: then the predicted classes take
+            their place.
         rng: streams for ``choice="random"``.
-        choice: "least_likely" (smallest logit), "second" (largest logit but the true class'), "random" (uniform).
+        choice: "least_likely" (smallest logit), "second" (largest logit but the true class'),
+            "random" (uniform).
     """
     one_of("target", choice, get_args(TargetChoice))
     true = logits.argmax(dim=1) if labels is None else labels
     if choice == "least_likely":
         # Without labels this is the paper's y_L, the least likely class of all.
-        return (logits if labels is None else logits.scatter(1, true[:, None], torch.inf)).argmin(dim=1)
+        return (logits if labels is None else logits.scatter(1, true[:, None], torch.inf)).argmin(
+            dim=1
+        )
     if choice == "second":
         return logits.scatter(1, true[:, None], -torch.inf).argmax(dim=1)
     classes = logits.shape[1]
@@ -151,13 +168,15 @@ def choose_targets(logits: Tensor, labels: Tensor | None, rng: Rng, choice: str)
 
 
 def rank_targets(logits: Tensor, labels: Tensor, rng: Rng, choice: str, count: int) -> Tensor:
-    """Several different target classes for each image, in the order of ``choice``, never the true class.
+    """Several different target classes for each image, in the order of ``choice``, never the true
+    class.
 
     Args:
         logits: (B, K) on the clean images.
         labels: (B,) true classes.
         rng: streams for ``choice="random"``.
-        choice: as for `choose_targets`, whose choice comes first: "second" goes on with the third likeliest, ...
+        choice: as for `choose_targets`, whose choice comes first: "second" goes on with the third
+            likeliest, ...
         count: how many; there are no more than K - 1.
 
     Returns:
@@ -165,8 +184,12 @@ def rank_targets(logits: Tensor, labels: Tensor, rng: Rng, choice: str, count: i
     """
     one_of("target", choice, get_args(TargetChoice))
     classes = logits.shape[1]
-    scores = {"second": logits, "least_likely": -logits, "random": rng.uniform((classes,))}[choice].nan_to_num()
-    order = scores.scatter(1, labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    scores = {"second": logits, "least_likely": -logits, "random": rng.uniform((classes,))}[
+        choice
+    ].nan_to_num()
+    order = scores.scatter(1, labels[:, None], -torch.inf).argsort(
+        dim=1, descending=True, stable=True
+    )
     return order[:, : min(count, classes - 1)]
 
 
@@ -190,7 +213,8 @@ class TargetedCrossEntropy(Objective):
 
 @dataclass(frozen=True)
 class TargetedMargin(Objective):
-    """z_t - max_{i != t} z_i: positive exactly where the image is classified as the target (Carlini & Wagner 2017).
+    """z_t - max_{i != t} z_i: positive exactly where the image is classified as the target (Carlini
+    & Wagner 2017).
 
     Args:
         target: which class: "least_likely", "second" (likeliest wrong one) or "random".
@@ -208,7 +232,8 @@ class TargetedMargin(Objective):
 
 @dataclass(frozen=True)
 class TargetedDLR(Objective):
-    """-(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2) (Croce & Hein 2020, eq. 7). Needs at least four classes.
+    """-(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2) (Croce & Hein 2020, eq. 7). Needs at least four
+    classes.
 
     Args:
         target: which class: "least_likely", "second" (likeliest wrong one) or "random".
@@ -218,7 +243,10 @@ class TargetedDLR(Objective):
     asks = True
 
     def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        return self.toward(labels, choose_targets(_ask(model, images, rng), labels, rng.fold("target"), self.target))
+        return self.toward(
+            labels,
+            choose_targets(_ask(model, images, rng), labels, rng.fold("target"), self.target),
+        )
 
     def toward(self, labels: Tensor, targets: Tensor) -> Tensor:
         return torch.stack([labels, targets], dim=1)

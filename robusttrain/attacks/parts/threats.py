@@ -1,7 +1,8 @@
 """Threat models: where an adversarial image may go.
 
-A threat is a ball around the image, in a norm over all pixels and channels, and the box [0, 1]. It knows how to
-draw a random start in the ball and how to project back into it. Both are pure functions of images.
+A threat is a ball around the image, in a norm over all pixels and channels, and the box [0, 1]. It
+knows how to draw a random start in the ball and how to project back into it. Both are pure
+functions of images.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ def per_image(values: Tensor) -> Tensor:
 class Threat(ABC):
     """A ball of radius ``epsilon``, in units of pixel values in [0, 1]."""
 
-    #: Its name; not annotated, since a command line resolves annotations in the module of each subclass.
+    #: Its name; not annotated, since a command line resolves annotations in the module of each
+    #: subclass.
     norm = ""
     epsilon: float
 
     @abstractmethod
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
-        """(B, C, H, W): one point of the ball around each image, uniformly distributed before the box clips it."""
+        """(B, C, H, W): one point of the ball around each image, uniformly distributed before the
+        box clips it.
+        """
 
     @abstractmethod
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
@@ -48,7 +52,8 @@ class Linf(Threat):
 
     Args:
         epsilon: largest change of a pixel value, for images in [0, 1].
-        clip: whether images must stay in [0, 1] (an attacker's must; the transformation of [P1 eq. 3] need not).
+        clip: whether images must stay in [0, 1] (an attacker's must; the transformation of [P1 eq.
+            3] need not).
     """
 
     epsilon: float = 0.031
@@ -109,10 +114,12 @@ class L2(Threat):
 class RMSD(Threat):
     """The root mean square of the change over pixels and channels is at most epsilon [P5 2.3].
 
-    The ball of `L2` in units that do not depend on the size of the image: its radius is epsilon sqrt(C H W).
+    The ball of `L2` in units that do not depend on the size of the image: its radius is epsilon
+        sqrt(C H W).
 
     Args:
-        epsilon: largest root mean square of the change, for images in [0, 1]; the papers' 15 is 15 / 255 here.
+        epsilon: largest root mean square of the change, for images in [0, 1]; the papers' 15 is 15
+            / 255 here.
         clip: whether images must stay in [0, 1].
     """
 
@@ -124,7 +131,11 @@ class RMSD(Threat):
         at_least("epsilon", self.epsilon, 0)
 
     def _l2(self, images: Tensor) -> L2:
-        return L2(self.epsilon * math.sqrt(images[0].numel()), self.clip) if len(images) else L2(self.epsilon)
+        return (
+            L2(self.epsilon * math.sqrt(images[0].numel()), self.clip)
+            if len(images)
+            else L2(self.epsilon)
+        )
 
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
         return self._l2(images).random_start(images, rng)
@@ -139,7 +150,8 @@ class RMSD(Threat):
 def euclidean(change: Tensor) -> Tensor:
     """(B,): Euclidean norms of changes (B, C, H, W).
 
-    Added up in float64: float32's norm of 3 x 224 x 224 equal changes is off by 6e-5 of its value, enough to leave the
+    Added up in float64: float32's norm of 3 x 224 x 224 equal changes is off by 6e-5 of its value,
+        enough to leave the
     ball.
     """
     return torch.linalg.vector_norm(change.flatten(1), dim=1, dtype=torch.float64).to(change.dtype)
@@ -148,7 +160,8 @@ def euclidean(change: Tensor) -> Tensor:
 def into_ball(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:
     """(B, C, H, W): projected what lies outside the ball; what lies inside comes back bit for bit.
 
-    For attacks that look for the nearest adversarial image and have no radius of their own: projection rounds, and such
+    For attacks that look for the nearest adversarial image and have no radius of their own:
+        projection rounds, and such
     an image may touch the boundary of its class.
     """
     outside = threat.distance(adversarial, images) > threat.epsilon

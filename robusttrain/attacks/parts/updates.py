@@ -1,7 +1,7 @@
 """Update rules: how a gradient becomes a step.
 
-A rule returns steps of unit size; the algorithm scales them. What must be remembered between steps is passed around
-as ``state``, so a rule itself never changes.
+A rule returns steps of unit size; the algorithm scales them. What must be remembered between steps
+is passed around as ``state``, so a rule itself never changes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Sign(UpdateRule):
 
 @dataclass(frozen=True)
 class MomentumSign(UpdateRule):
-    """Sign of an accumulated gradient: m = mu m + grad / |grad|_1, step sign(m) (Dong et al. 2018, [P2 eq. 4, 5]).
+    """Sign of an accumulated gradient: m = mu m + grad / |grad|_1, step sign(m) (Dong et al. 2018,
+    [P2 eq. 4, 5]).
 
     Args:
         decay: mu; 0 gives the sign of the gradient alone, 1 the papers' momentum.
@@ -69,7 +70,8 @@ class Normalized(UpdateRule):
     """Steepest ascent in the L2 norm: the gradient divided by its Euclidean length."""
 
     def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
-        # Scaled before squaring: gradients of saturated models underflow, others overflow. NaN adds nothing.
+        # Scaled before squaring: gradients of saturated models underflow, others overflow. NaN adds
+        # nothing.
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         gradient = gradient / per_image(gradient.abs().amax(dim=(1, 2, 3)).clamp_min(_TINY))
         length = gradient.flatten(1).norm(dim=1).clamp_min(_TINY)
@@ -105,9 +107,11 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class Adam(UpdateRule):
-    """m^ / (sqrt(v^) + tiny) (Kingma & Ba 2015, algorithm 1): about 1 for every pixel whose gradient keeps its sign.
+    """m^ / (sqrt(v^) + tiny) (Kingma & Ba 2015, algorithm 1): about 1 for every pixel whose
+    gradient keeps its sign.
 
-    m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2; m^ = m / (1 - beta1^t), v^ = v / (1 - beta2^t).
+    m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2; m^ = m / (1 - beta1^t), v^ = v
+    / (1 - beta2^t).
 
     Args:
         beta1: how much of m remains after a step.

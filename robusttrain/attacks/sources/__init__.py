@@ -1,1 +1,3 @@
-"""What the attacker differentiates: from the defended classifier to a model, built of models alone."""
+"""What the attacker differentiates: from the defended classifier to a model, built of models
+alone.
+"""

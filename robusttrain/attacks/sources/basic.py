@@ -1,7 +1,7 @@
 """Sources: what the attacker differentiates.
 
-``source(target)`` builds, from the defended classifier under attack, the model that the attack is given. What comes
-out is always verified on the target itself, never on the source.
+``source(target)`` builds, from the defended classifier under attack, the model that the attack is
+given. What comes out is always verified on the target itself, never on the source.
 """
 
 from __future__ import annotations
@@ -58,14 +58,19 @@ def defense_of(target: nn.Module, source: Source) -> Defense:
     defense = getattr(target, "defense", None)
     if defense is None:
         name = type(source).__name__
-        raise UserError(f"source {name}: the target has no defense to go around; attack it as it is, with Target")
+        raise UserError(
+            f"source {name}: the target has no defense to go around; attack it as it is, with"
+            " Target"
+        )
     assert isinstance(defense, Defense)
     return defense
 
 
 @dataclass(frozen=True)
 class Target(Source):
-    """The defended classifier as it is, with whatever gradient automatic differentiation finds in it."""
+    """The defended classifier as it is, with whatever gradient automatic differentiation finds in
+    it.
+    """
 
     knows = "classifier, defense"
 
@@ -92,7 +97,9 @@ class _ClassifierOnly(nn.Module):
 
 @dataclass(frozen=True)
 class ClassifierOnly(Source):
-    """f_a without its defense: white-box transfer ("WT" of [P1 4.2], the vanilla attack of [P4])."""
+    """f_a without its defense: white-box transfer ("WT" of [P1 4.2], the vanilla attack of
+    [P4]).
+    """
 
     knows = "classifier"
 
@@ -113,8 +120,9 @@ class _IdentityBackward(nn.Module):
             transformed = self.defense(images, rng)
         if transformed.shape != images.shape:
             raise UserError(
-                f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])} into "
-                f"{tuple(transformed.shape[1:])}, so its derivative cannot be the identity; use Target"
+                f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])}"
+                f" into {tuple(transformed.shape[1:])}, so its derivative cannot be the identity;"
+                " use Target"
             )
         # The bracket is zero in value and the identity in derivative: forward sees g(x) exactly.
         return classified(self.classifier, transformed + (images - images.detach()), rng)
@@ -122,7 +130,9 @@ class _IdentityBackward(nn.Module):
 
 @dataclass(frozen=True)
 class IdentityBackward(Source):
-    """BPDA-I: forward through the true g, backward as if g were the identity (Athalye et al. 2018, [P1 4.1])."""
+    """BPDA-I: forward through the true g, backward as if g were the identity (Athalye et al. 2018,
+    [P1 4.1]).
+    """
 
     knows = "classifier, defense"
 
@@ -147,10 +157,11 @@ class _FixedRandomness(nn.Module):
 
 @dataclass(frozen=True)
 class FixedRandomness(Source):
-    """The target with one frozen draw of its randomness, the same in every step and for every image.
+    """The target with one frozen draw of its randomness, the same in every step and for every
+    image.
 
-    An attacker who cannot break even this has a bad gradient; one who can, but not the target, is held off by
-    randomness alone (Athalye et al. 2018).
+    An attacker who cannot break even this has a bad gradient; one who can, but not the target, is
+    held off by randomness alone (Athalye et al. 2018).
 
     Args:
         draw: which draw.
@@ -163,13 +174,16 @@ class FixedRandomness(Source):
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         if not target.random:
-            raise UserError("source FixedRandomness: the target draws nothing, so there is nothing to fix")
+            raise UserError(
+                "source FixedRandomness: the target draws nothing, so there is nothing to fix"
+            )
         return _FixedRandomness(self.inner(target), self.draw)
 
 
 @dataclass(frozen=True)
 class FewerSteps(Source):
-    """The target with a g of fewer steps, forward and backward; verified on the g of all steps [P1 3.3, 4.1].
+    """The target with a g of fewer steps, forward and backward; verified on the g of all steps [P1
+    3.3, 4.1].
 
     Args:
         steps: N of the attacker's g.
@@ -189,7 +203,8 @@ class FewerSteps(Source):
 
 
 def iterative(target: nn.Module, source: Source) -> nn.Module:
-    """The target's defense, if its steps can be unrolled and counted: projected sign gradient on another model.
+    """The target's defense, if its steps can be unrolled and counted: projected sign gradient on
+    another model.
 
     Raises:
         UserError: the target has no defense, or one of another kind.
@@ -197,7 +212,7 @@ def iterative(target: nn.Module, source: Source) -> nn.Module:
     defense = defense_of(target, source)
     if not (hasattr(defense, "with_steps") and hasattr(defense, "differentiated")):
         raise UserError(
-            f"source {type(source).__name__}: {type(defense).__name__} is no iterative transformation, so it has no "
-            "steps; use robusttrain.attacks.IdentityBackward"
+            f"source {type(source).__name__}: {type(defense).__name__} is no iterative"
+            " transformation, so it has no steps; use robusttrain.attacks.IdentityBackward"
         )
     return defense

@@ -1,6 +1,8 @@
-"""Sources for randomization layers: the attacker tries some of the patterns that the layers may draw [P4 3.2, 4].
+"""Sources for randomization layers: the attacker tries some of the patterns that the layers may
+draw [P4 3.2, 4].
 
-Vanilla attack: the bare classifier (`ClassifierOnly`). Single pattern and ensemble of patterns: here. EOT, which the
+Vanilla attack: the bare classifier (`ClassifierOnly`). Single pattern and ensemble of patterns:
+    here. EOT, which the
 paper did not try: `Average` on the target itself.
 """
 
@@ -25,7 +27,9 @@ def _behind(
     """f_a behind each of the patterns (size, position) of the target's randomization layers."""
     layers = defense_of(target, source)
     try:
-        return [DefendedClassifier(layers.pattern(*pattern), target.classifier) for pattern in patterns]
+        return [
+            DefendedClassifier(layers.pattern(*pattern), target.classifier) for pattern in patterns
+        ]
     except OptionError:
         raise
     except UserError as error:
@@ -58,8 +62,9 @@ class SinglePattern(Source):
 class EnsemblePattern(Source):
     """f_a behind several fixed patterns at once, all of which are to fail [P4 4.5].
 
-    Sizes are evenly spaced from the layers' least one up, each at every position, and the whole canvas once: with the
-    paper's layers {299, 307, 315, 323} at five positions and 331, 21 patterns.
+    Sizes are evenly spaced from the layers' least one up, each at every position, and the whole
+    canvas once: with the paper's layers {299, 307, 315, 323} at five positions and 331, 21
+    patterns.
 
     Args:
         sizes: how many sizes below the canvas.
@@ -84,11 +89,17 @@ class EnsemblePattern(Source):
         layers: Any = defense_of(target, self)
         if not layers.draws_patterns:
             _behind(target, self, [(None, "center")])  # says what this source is for
-            raise UserError(f"source EnsemblePattern: {type(layers).__name__} is one pattern; use SinglePattern")
+            raise UserError(
+                f"source EnsemblePattern: {type(layers).__name__} is one pattern; use SinglePattern"
+            )
         reach = layers.canvas - layers.low
         if self.sizes > reach:
-            raise OptionError("sizes", self.sizes, f"the layers draw from {reach} sizes: give at most as many")
+            raise OptionError(
+                "sizes", self.sizes, f"the layers draw from {reach} sizes: give at most as many"
+            )
         sizes = [layers.low + number * reach // self.sizes for number in range(self.sizes)]
-        patterns: list[tuple[int | None, Position]] = [(size, place) for size in sizes for place in self.positions]
+        patterns: list[tuple[int | None, Position]] = [
+            (size, place) for size in sizes for place in self.positions
+        ]
         patterns.append((layers.canvas, "center"))
         return fused([*_behind(target, self, patterns)], None, self.fuse)

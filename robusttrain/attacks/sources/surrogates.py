@@ -1,7 +1,8 @@
 """Sources that the attacker trained: other models, named by their files.
 
-What fools them may fool the target; whether it does is verified on the target itself. A source that names a file is
-opened by whoever builds the attack (`Source.opened`); what comes out holds the model.
+What fools them may fool the target; whether it does is verified on the target itself. A source that
+names a file is opened by whoever builds the attack (`Source.opened`); what comes out holds the
+model.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ def _is_file(path: str | None) -> bool:
 def _unopened(source: Source, path: str | None) -> UserError:
     name = type(source).__name__
     if _is_file(path):
-        return UserError(f"source {name}: {path} was not read yet: take {name}(...).opened(robusttrain.READER)")
+        return UserError(
+            f"source {name}: {path} was not read yet: take {name}(...).opened(robusttrain.READER)"
+        )
     return UserError(
-        f"source {name}: path = {path!r}: evaluate.py trains the attacker's model that this stands for; here, name a "
-        "file"
+        f"source {name}: path = {path!r}: evaluate.py trains the attacker's model that this stands"
+        " for; here, name a file"
     )
 
 
@@ -97,7 +100,8 @@ class OtherDefense(Source):
 
 @dataclass(frozen=True)
 class OwnSurrogate(Source):
-    """f_a'(g'(x)): the attacker trains a defense of the same kind, attacks it white-box, and transfers.
+    """f_a'(g'(x)): the attacker trains a defense of the same kind, attacks it white-box, and
+    transfers.
 
     With a g' of few steps on the target's own f_b this is the small-N transfer of [P1 4.1].
 
@@ -117,7 +121,10 @@ class OwnSurrogate(Source):
             return self
         model = read.checkpoint(self.path, self.trust)
         if model.defense is None:
-            raise UserError(f"source OwnSurrogate: {self.path} has no defense; use robusttrain.attacks.Checkpoint")
+            raise UserError(
+                f"source OwnSurrogate: {self.path} has no defense; use"
+                " robusttrain.attacks.Checkpoint"
+            )
         return OtherDefense(model, self.inner)
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
@@ -149,7 +156,9 @@ class StandIn(Source):
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         if target.defense is None:
-            raise UserError("source Reparameterization: the target has no defense that h could stand for")
+            raise UserError(
+                "source Reparameterization: the target has no defense that h could stand for"
+            )
         return _StoodIn(self.network, target.classifier)
 
 
@@ -169,7 +178,9 @@ class Reparameterization(Source):
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         if target.defense is None:
-            raise UserError("source Reparameterization: the target has no defense that h could stand for")
+            raise UserError(
+                "source Reparameterization: the target has no defense that h could stand for"
+            )
         raise _unopened(self, self.path)
 
 
@@ -179,7 +190,9 @@ class _Ensemble(nn.Module):
     def __init__(self, members: list[nn.Module], weights: list[float], fuse: str) -> None:
         super().__init__()
         self.members, self.weights, self.fuse = nn.ModuleList(members), weights, fuse
-        self._asked = [Queried.of(member) for member in members]  # a list hides them: members are registered once
+        self._asked = [
+            Queried.of(member) for member in members
+        ]  # a list hides them: members are registered once
 
     def each(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
         """Weight and logits (B, K) of every member."""
@@ -191,13 +204,17 @@ class _Ensemble(nn.Module):
         for _, logits in found:
             if logits.shape != found[0][1].shape:
                 classes = found[0][1].shape[1]
-                raise UserError(f"source Ensemble: members answer with {classes} and {logits.shape[1]} classes")
+                raise UserError(
+                    f"source Ensemble: members answer with {classes} and {logits.shape[1]} classes"
+                )
         return found
 
     def _ask(self, member: Queried, images: Tensor, rng: Rng) -> Tensor:
-        """The member's logits; what its backward pass needs is computed anew then, so that memory holds one member's.
+        """The member's logits; what its backward pass needs is computed anew then, so that memory
+        holds one member's.
 
-        Not where a defense without a derivative stands inside: that costs many times what it would save.
+        Not where a defense without a derivative stands inside: that costs many times what it would
+            save.
         """
         defense = getattr(member.model, "defense", None)
         keep = len(self.members) == 1 or not (torch.is_grad_enabled() and images.requires_grad)
@@ -206,13 +223,15 @@ class _Ensemble(nn.Module):
             return logits
 
         def again() -> Tensor:
-            found: Tensor = checkpoint(member, images, rng, use_reentrant=False, preserve_rng_state=False)
+            found: Tensor = checkpoint(
+                member, images, rng, use_reentrant=False, preserve_rng_state=False
+            )
             return found
 
         apart = member.draws_globally
         logits = again()
-        # A pass that has only now shown that the member draws from global generators is followed by passes of another
-        # kind, and the second computation has to be of the kind of the first.
+        # A pass that has only now shown that the member draws from global generators is followed by
+        # passes of another kind, and the second computation has to be of the kind of the first.
         return logits if member.draws_globally == apart else again()
 
     def loss_terms(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
@@ -224,25 +243,30 @@ class _Ensemble(nn.Module):
         if self.fuse == "logits":
             return torch.stack([weight * logits for weight, logits in found]).sum(dim=0)
         if self.fuse == "losses":
-            return torch.stack([weight * logits.log_softmax(dim=1) for weight, logits in found]).sum(dim=0)
+            return torch.stack(
+                [weight * logits.log_softmax(dim=1) for weight, logits in found]
+            ).sum(dim=0)
         fused = torch.stack([weight * logits.softmax(dim=1) for weight, logits in found]).sum(dim=0)
         return fused.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> nn.Module:
-    """Several models as one, as `Ensemble` describes it; the gradient's memory does not grow with their number."""
+    """Several models as one, as `Ensemble` describes it; the gradient's memory does not grow with
+    their number.
+    """
     return _Ensemble(members, weights or [1 / len(members)] * len(members), fuse)
 
 
 @dataclass(frozen=True)
 class Ensemble(Source):
-    """Several sources as one, by a weighted mean of logits [P2 eq. 6], probabilities [P3 eq. 8, P5 4] or losses.
+    """Several sources as one, by a weighted mean of logits [P2 eq. 6], probabilities [P3 eq. 8, P5
+    4] or losses.
 
     Args:
         members: the sources.
         weights: one per member, summing to 1; None for equal ones.
-        fuse: "logits", "probabilities" or "losses"; the last gives an attack the mean of the members' losses, and
-            everybody else the mean of their log-probabilities.
+        fuse: "logits", "probabilities" or "losses"; the last gives an attack the mean of the
+            members' losses, and everybody else the mean of their log-probabilities.
     """
 
     members: list[Source] = field(default_factory=lambda: [Target()])
@@ -255,8 +279,12 @@ class Ensemble(Source):
         if not self.members:
             raise OptionError("members", [], "name at least one source")
         given = self.weights
-        if given is not None and (len(given) != len(self.members) or abs(sum(given) - 1) > 1e-6 or min(given) < 0):
-            raise OptionError("weights", given, f"give {len(self.members)} numbers from 0 on that sum to 1")
+        if given is not None and (
+            len(given) != len(self.members) or abs(sum(given) - 1) > 1e-6 or min(given) < 0
+        ):
+            raise OptionError(
+                "weights", given, f"give {len(self.members)} numbers from 0 on that sum to 1"
+            )
 
     def opened(self, read: Reader) -> Source:
         return replace(self, members=[member.opened(read) for member in self.members])

@@ -1,20 +1,23 @@
-"""Backward through the steps of an iterative transformation: BPDA as the paper's text describes it [P1 4.1].
+"""Backward through the steps of an iterative transformation: BPDA as the paper's text describes it
+[P1 4.1].
 
-g runs forward as it is. Backward, its steps are unrolled, and its two operators without a useful derivative get one.
-One step of g, at the iterate x', with G the gradient of g's own objective on f_b and u the point before the
-projection, as an offset from the image x:
+g runs forward as it is. Backward, its steps are unrolled, and its two operators without a useful
+derivative get one. One step of g, at the iterate x', with G the gradient of g's own objective on
+f_b and u the point before the projection, as an offset from the image x:
 
     u   = x' + eps sgn(G(x')) - x
     x'' = x + Pi(u)
 
-Let v be the derivative of the attacker's loss with respect to x''; sigma' stands for sgn', pi' for Pi':
+Let v be the derivative of the attacker's loss with respect to x''; sigma' stands for sgn', pi' for
+Pi':
 
     w    = pi'(u) v                     what passes the projection
     v_x += v - w                        what the projection passes on to its centre x
-    v'   = w + eps H(x') sigma'(G) w    what the iterate before gets; H is the Hessian of g's objective on f_b
+    v'   = w + eps H(x') sigma'(G) w    what the iterate before gets; H: Hessian of g's objective
 
-H times a vector is the derivative of <G, vector>: second derivatives of f_b. The backward pass so takes N of these
-products, and keeps N images but no activations: memory does not grow with N times the network.
+H times a vector is the derivative of <G, vector>: second derivatives of f_b. The backward pass so
+takes N of these products, and keeps N images but no activations: memory does not grow with N times
+the network.
 """
 
 from __future__ import annotations
@@ -50,13 +53,17 @@ def smooth_sign_derivative(gradient: Tensor, kind: Derivatives) -> Tensor:
 
 
 def smooth_projection(offset: Tensor, radius: float) -> Tensor:
-    """The function whose derivative is ``projection_derivative`` of a smooth kind: the paper names the derivative."""
+    """The function whose derivative is ``projection_derivative`` of a smooth kind: the paper names
+    the derivative.
+    """
     outside = radius + 1 / (1 + radius) - 1 / (1 + offset.abs())
     return torch.where(offset.abs() < radius, offset, offset.sign() * outside)
 
 
 def projection_derivative(offset: Tensor, radius: float, kind: Derivatives) -> Tensor:
-    """pi' [P1 eq. 5]: 1 inside the ball, 1 / (1 + |u|)^2 outside; with "automatic" the true one, 0 outside."""
+    """pi' [P1 eq. 5]: 1 inside the ball, 1 / (1 + |u|)^2 outside; with "automatic" the true one, 0
+    outside.
+    """
     outside = torch.zeros_like(offset) if kind == "automatic" else (1 + offset.abs()).pow(-2)
     return torch.where(offset.abs() < radius, 1.0, outside)
 
@@ -72,7 +79,9 @@ class _Unrolling(NamedTuple):
 
     @property
     def identity(self) -> bool:
-        """Whether all steps cancel: what the projection takes from the iterate it gives to the centre, sgn' is 0."""
+        """Whether all steps cancel: what the projection takes from the iterate it gives to the
+        centre, sgn' is 0.
+        """
         return self.kind == "automatic" and not getattr(self.attack.threat, "clip", False)
 
     def step(self, point: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
@@ -84,7 +93,9 @@ class _Unrolling(NamedTuple):
             return images + smooth_projection(moved - images, threat.epsilon)
         return threat.project(moved, images)
 
-    def step_back(self, point: Tensor, images: Tensor, loss_fn: Loss, rng: Rng, v: Tensor) -> tuple[Tensor, Tensor]:
+    def step_back(
+        self, point: Tensor, images: Tensor, loss_fn: Loss, rng: Rng, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(v', v - w), from the derivative ``v`` with respect to x''."""
         alpha, threat = self.attack.alpha, self.attack.threat
         point = point.detach().requires_grad_()
@@ -94,7 +105,8 @@ class _Unrolling(NamedTuple):
         sign = smooth_sign(known, self.kind) if self.smooth else known.sign()
         offset = torch.add(point.detach(), sign, alpha=alpha) - images
         if getattr(threat, "clip", False) and not curved:
-            # What the box [0, 1] cut off reaches neither the iterate nor the image. The smooth kinds let it pass.
+            # What the box [0, 1] cut off reaches neither the iterate nor the image. The smooth
+            # kinds let it pass.
             landed = offset.clamp(-threat.epsilon, threat.epsilon) + images
             v = v * ((landed > 0) & (landed < 1))
         w = projection_derivative(offset, threat.epsilon, self.kind) * v
@@ -113,7 +125,9 @@ class _Unroll(torch.autograd.Function):
         # The streams that g itself would draw from: same streams, same g.
         goal = attack.objective.aim(unrolling.f_b, images, None, rng.fold("aim"))  # type: ignore[arg-type]
         loss_fn = Loss(unrolling.f_b, attack.objective, goal)
-        point = attack.threat.random_start(images, rng.fold("start")) if attack.random_start else images
+        point = (
+            attack.threat.random_start(images, rng.fold("start")) if attack.random_start else images
+        )
         iterates = []
         for t in range(attack.steps):
             iterates.append(point)
@@ -133,7 +147,9 @@ class _Unroll(torch.autograd.Function):
         loss_fn = Loss(ctx.unrolling.smooth_f_b, ctx.unrolling.attack.objective, goal)
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
             for t in reversed(range(len(iterates))):
-                v, to_centre = ctx.unrolling.step_back(iterates[t], images, loss_fn, ctx.rng.fold(t), v)
+                v, to_centre = ctx.unrolling.step_back(
+                    iterates[t], images, loss_fn, ctx.rng.fold(t), v
+                )
                 v_x += to_centre
         # The start is the image plus noise: what reaches it reaches the image.
         return v_x + v, None, None
@@ -142,7 +158,9 @@ class _Unroll(torch.autograd.Function):
 class _UnrolledTransform(nn.Module):
     takes_rng = True
 
-    def __init__(self, defense: nn.Module, classifier: nn.Module, kind: Derivatives, smooth: bool) -> None:
+    def __init__(
+        self, defense: nn.Module, classifier: nn.Module, kind: Derivatives, smooth: bool
+    ) -> None:
         super().__init__()
         self.defense, self.classifier, self.kind, self.smooth = defense, classifier, kind, smooth
 
@@ -162,14 +180,16 @@ class _UnrolledTransform(nn.Module):
 
 @dataclass(frozen=True)
 class UnrolledTransform(Source):
-    """f_a(g(x)), differentiated through all steps of g [P1 4.1, eq. 5]. Needs second derivatives of f_b.
+    """f_a(g(x)), differentiated through all steps of g [P1 4.1, eq. 5]. Needs second derivatives of
+    f_b.
 
     Args:
-        derivatives: what stands for the sign's and the projection's: "softsign" or "tanh" [P1 4.1, eq. 5]; or
-            "automatic", as plain automatic differentiation takes them (the sign has none, the projection 1 or 0). For
-            a g that does not clip to [0, 1] that is exactly the identity, and the attack is BPDA-I.
-        smooth: whether the smooth functions replace sign and projection in the forward pass, too; then the gradient
-            is exact, but of another function than f_a(g(x)).
+        derivatives: what stands for the sign's and the projection's: "softsign" or "tanh" [P1 4.1,
+            eq. 5]; or "automatic", as plain automatic differentiation takes them (the sign has
+            none, the projection 1 or 0). For a g that does not clip to [0, 1] that is exactly the
+            identity, and the attack is BPDA-I.
+        smooth: whether the smooth functions replace sign and projection in the forward pass, too;
+            then the gradient is exact, but of another function than f_a(g(x)).
     """
 
     derivatives: Derivatives = "softsign"
@@ -180,4 +200,6 @@ class UnrolledTransform(Source):
         one_of("derivatives", self.derivatives, ("automatic", "softsign", "tanh"))
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        return _UnrolledTransform(iterative(target, self), target.classifier, self.derivatives, self.smooth)
+        return _UnrolledTransform(
+            iterative(target, self), target.classifier, self.derivatives, self.smooth
+        )

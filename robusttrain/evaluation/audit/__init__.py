@@ -1,17 +1,19 @@
 """The audit: does the evaluation prove what its figures say?
 
-A robust accuracy is an upper bound, and a weak attack makes it a loose one. The audit takes an evaluation as it is
-configured (model, attacks with their sources, threat), runs the strongest attack over again on a sample of images in
-versions that must not be stronger, and looks for the signs by which the literature has learned to tell weak and masked
-evaluations. docs/audit.md says what each check measures, its threshold and its source.
+A robust accuracy is an upper bound, and a weak attack makes it a loose one. The audit takes an
+evaluation as it is configured (model, attacks with their sources, threat), runs the strongest
+attack over again on a sample of images in versions that must not be stronger, and looks for the
+signs by which the literature has learned to tell weak and masked evaluations. docs/audit.md says
+what each check measures, its threshold and its source.
 
-Each check is a function ``Check(subject) -> Finding | None``, and all of them stand in one table, `CHECKS`. They count
-images by the same rule (`significant`), draw from streams of their own, and never score with draws by which they chose.
-A check that raises is reported as "not run", and the evaluation goes on.
+Each check is a function ``Check(subject) -> Finding | None``, and all of them stand in one table,
+`CHECKS`. They count images by the same rule (`significant`), draw from streams of their own, and
+never score with draws by which they chose. A check that raises is reported as "not run", and the
+evaluation goes on.
 
     before.py     the model: repeated passes, probabilities, zero gradients
-    strength.py   the strongest attack against other versions of itself: epsilon, steps, draws, iterates
-    others.py     against other attackers: other attacks of the evaluation, random search, noise, frozen randomness
+    strength.py   the strongest attack against others of itself: epsilon, steps, draws, iterates
+    others.py     against other attackers: random search, noise, frozen randomness, ...
     gradients.py  its gradient against itself, finite differences and random directions
     planted.py    the binarisation test
 """
@@ -20,4 +22,15 @@ from robusttrain.evaluation.audit.finding import Finding, significant
 from robusttrain.evaluation.audit.report import CHECKS, Audit, Check, audit_table, verdict
 from robusttrain.evaluation.audit.subject import LEAST, SAMPLE, Subject
 
-__all__ = ["CHECKS", "LEAST", "SAMPLE", "Audit", "Check", "Finding", "Subject", "audit_table", "significant", "verdict"]
+__all__ = [
+    "CHECKS",
+    "LEAST",
+    "SAMPLE",
+    "Audit",
+    "Check",
+    "Finding",
+    "Subject",
+    "audit_table",
+    "significant",
+    "verdict",
+]

@@ -1,4 +1,6 @@
-"""Checks that need no result of the evaluation: they run before it, and warn before hours are spent."""
+"""Checks that need no result of the evaluation: they run before it, and warn before hours are
+spent.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,18 @@ from torch import Tensor
 
 from robusttrain.attacks import Loss, ask_twice, prepared
 from robusttrain.evaluation.audit.changes import estimator_of, objective_of
-from robusttrain.evaluation.audit.finding import CARLINI, CROCE, MORE_THAN_LUCK, PINTOR, Finding, significant
+from robusttrain.evaluation.audit.finding import (
+    CARLINI,
+    CROCE,
+    MORE_THAN_LUCK,
+    PINTOR,
+    Finding,
+    significant,
+)
 from robusttrain.evaluation.audit.subject import LEAST, Subject
 
-#: Logits that differ by more than this share of the largest one do not differ by rounding (as for folded batch norm).
+#: Logits that differ by more than this share of the largest one do not differ by rounding (as for
+#: folded batch norm).
 ROUNDING = 1e-3
 #: By how much probabilities may miss a sum of one in float32.
 SUM = 1e-3
@@ -46,28 +56,48 @@ def repeated_passes(subject: Subject) -> Finding | None:
         told = (
             "it draws from a global generator, and is asked image by image, over several draws"
             if seeded
-            else "it has a generator of its own that no seed reaches, and another run gives other figures"
+            else (
+                "it has a generator of its own that no seed reaches, and another run gives other"
+                " figures"
+            )
         )
         return Finding(
             check="repeated passes",
             severity="note" if seeded else "weak",
-            measured=f"two passes over the same images differ on {random} of {subject.size}, and the model does not "
-            f"say that it is random: {told}",
+            measured=(
+                f"two passes over the same images differ on {random} of {subject.size}, and the"
+                f" model does not say that it is random: {told}"
+            ),
             threshold="equal answers, or a defense with random = True",
-            source=f"{CARLINI}, section 4.6; {PINTOR}, I2 (unstable predictions); {CROCE}, released code",
-            remedy="draw from the rng that forward is given (takes_rng = True) and say random = True",
+            source=(
+                f"{CARLINI}, section 4.6; {PINTOR}, I2 (unstable predictions); {CROCE}, released"
+                " code"
+            ),
+            remedy=(
+                "draw from the rng that forward is given (takes_rng = True) and say random = True"
+            ),
             value=random / subject.size,
         )
     together = int((company > ROUNDING * scale).sum())
-    # Where draws come from the streams, they stay the same in other company; what else is random was told above.
+    # Where draws come from the streams, they stay the same in other company; what else is random
+    # was told above.
     if together and not random:
         return Finding(
             check="repeated passes",
             severity="weak",
-            measured=f"the answers to {together} of {len(part)} images depend on the images beside them in the batch",
+            measured=(
+                f"the answers to {together} of {len(part)} images depend on the images beside them"
+                " in the batch"
+            ),
             threshold=f"differences below {ROUNDING:g} of the largest logit",
-            source=f"{CARLINI}, section 5.2 (basic sanity tests); batch norm in training mode is the usual cause",
-            remedy="evaluate with running statistics (model.eval()); track_running_stats=False has none",
+            source=(
+                f"{CARLINI}, section 5.2 (basic sanity tests); batch norm in training mode is the"
+                " usual cause"
+            ),
+            remedy=(
+                "evaluate with running statistics (model.eval()); track_running_stats=False has"
+                " none"
+            ),
             value=together / len(part),
         )
     if subject.random and not random:
@@ -92,8 +122,10 @@ def probabilities(subject: Subject) -> Finding | None:
     return Finding(
         check="probabilities",
         severity="masked",
-        measured=f"all answers are at least 0 and sum to one, within {farthest:.1g}: a softmax that is taken twice "
-        "flattens the loss, and saturated probabilities have no gradient",
+        measured=(
+            f"all answers are at least 0 and sum to one, within {farthest:.1g}: a softmax that is"
+            " taken twice flattens the loss, and saturated probabilities have no gradient"
+        ),
         threshold="logits",
         source=f"{CROCE}, released code (checks of the model)",
         remedy="let the model end in logits: attacks take the softmax themselves",
@@ -102,7 +134,9 @@ def probabilities(subject: Subject) -> Finding | None:
 
 
 def zero_gradients(subject: Subject) -> Finding | None:
-    """Whether every attack that follows gradients is given exactly zero, or NaN, at the image and beside it."""
+    """Whether every attack that follows gradients is given exactly zero, or NaN, at the image and
+    beside it.
+    """
     still: Tensor | None = None
     names = []
     for name, scenario in subject.engine.scenarios.items():
@@ -130,11 +164,17 @@ def zero_gradients(subject: Subject) -> Finding | None:
     return Finding(
         check="zero gradients",
         severity="masked",
-        measured=f"{', '.join(names)}: the gradient is exactly zero or NaN on {count} of {subject.size} images, at the "
-        "image and at a random point beside it",
+        measured=(
+            f"{', '.join(names)}: the gradient is exactly zero or NaN on {count} of {subject.size}"
+            " images, at the image and at a random point beside it"
+        ),
         threshold=MORE_THAN_LUCK,
-        source=f"{CARLINI}, section 4.7; {PINTOR}, I1 (unavailable gradients); {CROCE}, released code",
-        remedy="add an attack with source IdentityBackward (for quantisation and other steps), with objective DLR or "
-        "Margin (for a saturated softmax), or without gradients (square)",
+        source=(
+            f"{CARLINI}, section 4.7; {PINTOR}, I1 (unavailable gradients); {CROCE}, released code"
+        ),
+        remedy=(
+            "add an attack with source IdentityBackward (for quantisation and other steps), with"
+            " objective DLR or Margin (for a saturated softmax), or without gradients (square)"
+        ),
         value=count / subject.size,
     )

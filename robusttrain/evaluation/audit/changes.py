@@ -1,4 +1,5 @@
-"""Other versions of an attack: another epsilon, more steps, more draws, one step, an estimator that is watched.
+"""Other versions of an attack: another epsilon, more steps, more draws, one step, an estimator that
+is watched.
 
 All of them work on the fields that the attacks have, and reach the attacks that wrappers hold.
 """
@@ -26,7 +27,8 @@ from robusttrain.attacks import (
 
 #: Steps of a doubled attack, at least: two single steps are no iterative attack.
 LEAST_STEPS = 10
-#: Length of a doubled attack's way in radii (Madry et al. 2018 take 2.5): finer steps where there are more of them.
+#: Length of a doubled attack's way in radii (Madry et al. 2018 take 2.5): finer steps where there
+#: are more of them.
 REACH = 2.5
 STEEPEST: dict[str, UpdateRule] = {"linf": Sign(), "l2": Normalized(), "rmsd": UnitRMSD()}
 
@@ -44,7 +46,11 @@ def rebuilt(attack: Attack, change: Callable[[Attack], Attack]) -> Attack:
         value = getattr(attack, each.name)
         if isinstance(value, Attack):
             inner[each.name] = rebuilt(value, change)
-        elif isinstance(value, list | tuple) and value and all(isinstance(item, Attack) for item in value):
+        elif (
+            isinstance(value, list | tuple)
+            and value
+            and all(isinstance(item, Attack) for item in value)
+        ):
             inner[each.name] = type(value)(rebuilt(item, change) for item in value)
     changed: Attack = replace(attack, **inner) if inner else attack  # type: ignore[assignment]
     return change(changed)
@@ -77,7 +83,9 @@ def short(attack: Attack) -> Attack:
         values = {
             name: min(getattr(part, name), most)
             for name, most in (("steps", 3), ("queries", 60), ("draws", 10))
-            if is_dataclass(part) and isinstance(getattr(part, name, None), int) and _has(part, name)
+            if is_dataclass(part)
+            and isinstance(getattr(part, name, None), int)
+            and _has(part, name)
         }
         return replace(part, **values) if values else part  # type: ignore[type-var]
 
@@ -85,7 +93,9 @@ def short(attack: Attack) -> Attack:
 
 
 def more_steps(attack: Attack) -> Attack | None:
-    """The attack with twice the steps (or queries), and at least `LEAST_STEPS`; None where it has neither."""
+    """The attack with twice the steps (or queries), and at least `LEAST_STEPS`; None where it has
+    neither.
+    """
     changed = False
 
     def change(part: Attack) -> Attack:
@@ -110,7 +120,9 @@ def more_steps(attack: Attack) -> Attack | None:
 
 
 def averaged_draws(attack: Attack) -> int:
-    """Over how many draws of a random model an attack averages before it decides: 1 where it does not."""
+    """Over how many draws of a random model an attack averages before it decides: 1 where it does
+    not.
+    """
 
     def of(part: Any) -> int:
         if isinstance(part, Average | AverageLogits):
@@ -122,9 +134,17 @@ def averaged_draws(attack: Attack) -> int:
             return 1
         if isinstance(part, Attack):
             nested = [getattr(part, each.name) for each in fields(part)]
-            inner = [item for value in nested for item in (value if isinstance(value, list | tuple) else [value])]
+            inner = [
+                item
+                for value in nested
+                for item in (value if isinstance(value, list | tuple) else [value])
+            ]
             return max(
-                [1, getattr(part, "votes", 1), *(of(i) for i in inner if isinstance(i, Attack | GradientEstimator))]
+                [
+                    1,
+                    getattr(part, "votes", 1),
+                    *(of(i) for i in inner if isinstance(i, Attack | GradientEstimator)),
+                ]
             )
         return 1
 
@@ -132,7 +152,9 @@ def averaged_draws(attack: Attack) -> int:
 
 
 def more_draws(attack: Attack, least: int) -> Attack | None:
-    """The attack with twice the draws of an average, or votes, and at least ``least``; None where it has neither."""
+    """The attack with twice the draws of an average, or votes, and at least ``least``; None where
+    it has neither.
+    """
     changed = False
 
     def doubled(estimator: GradientEstimator) -> GradientEstimator:
@@ -183,7 +205,9 @@ def _first(attack: Attack, name: str, kind: type) -> Any:
 
 
 def single_step(attack: Attack) -> ProjectedGradient:
-    """One step of length epsilon from the image itself: the fast gradient method with the attack's own gradient."""
+    """One step of length epsilon from the image itself: the fast gradient method with the attack's
+    own gradient.
+    """
     return ProjectedGradient(
         steps=1,
         step_size=attack.threat.epsilon or 1.0,

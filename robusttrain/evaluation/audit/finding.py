@@ -9,19 +9,22 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-#: "masked": gradients lead the attack astray. "weak": the attack, or its scoring, proves less than the figure says.
-#: "note": worth knowing, and no fault. "not run": the check could not be made.
+#: "masked": gradients lead the attack astray. "weak": the attack, or its scoring, proves less than
+#: the figure says. "note": worth knowing, and no fault. "not run": the check could not be made.
 Severity = Literal["masked", "weak", "note", "not run"]
 
-#: Share of images on which an attack may be beaten by luck, and be called as strong: robust accuracies are reported and
-#: compared to a point or two. An attack that loses to a rival by more is not the strongest one at hand.
+#: Share of images on which an attack may be beaten by luck, and be called as strong: robust
+#: accuracies are reported and compared to a point or two. An attack that loses to a rival by more
+#: is not the strongest one at hand.
 TOLERATED = 0.02
 #: Probability of calling that luck a fault.
 LEVEL = 0.05
 #: Quantile of the normal distribution at that level, one-sided.
 NORMAL = 1.645
 #: What `significant` asks, in words, for findings.
-MORE_THAN_LUCK = f"more images than luck allows ({TOLERATED:.0%} of them, one-sided test at {LEVEL:.0%})"
+MORE_THAN_LUCK = (
+    f"more images than luck allows ({TOLERATED:.0%} of them, one-sided test at {LEVEL:.0%})"
+)
 
 CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"
 ATHALYE = "Athalye et al. 2018, Obfuscated Gradients"
@@ -61,7 +64,9 @@ class Finding:
 
 def tail(count: int, total: int, rate: float) -> float:
     """P(X >= count) where each of ``total`` images is one with probability ``rate``."""
-    return sum(math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count, total + 1))
+    return sum(
+        math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count, total + 1)
+    )
 
 
 def significant(count: float, total: int, rate: float = TOLERATED) -> bool:
@@ -87,10 +92,12 @@ def beaten(ours: Tensor, others: Tensor, total: int, random: bool) -> Beaten:
 
     Args:
         ours: (m,) scores under the evaluation's attack.
-        others: (m,) scores under the rival, on the same draws; neither may be chosen by these draws.
+        others: (m,) scores under the rival, on the same draws; neither may be chosen by these
+            draws.
         total: images of the sample, those that fell before included.
-        random: whether scores are shares of draws. Then luck is a matter of their spread, and a one-sided test on the
-            mean difference takes the place of the binomial one: its standard error must leave `TOLERATED` behind.
+        random: whether scores are shares of draws. Then luck is a matter of their spread, and a
+            one-sided test on the mean difference takes the place of the binomial one: its standard
+            error must leave `TOLERATED` behind.
     """
     difference = ours - others
     count = float(difference.sum())

@@ -1,4 +1,6 @@
-"""Whether the gradient that the strongest attack follows is one: repeated, and against finite differences."""
+"""Whether the gradient that the strongest attack follows is one: repeated, and against finite
+differences.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from robusttrain.evaluation.audit.changes import STEEPEST, estimator_of
 from robusttrain.evaluation.audit.finding import ATHALYE, CARLINI, PINTOR, Finding, told
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, Subject
 
-#: Cosine of two estimates: the share of an estimate's squared length that is signal. Below a fifth, it takes an average
-#: of more than four estimates until half of it is.
+#: Cosine of two estimates: the share of an estimate's squared length that is signal. Below a fifth,
+#: it takes an average of more than four estimates until half of it is.
 SIGNAL = 0.2
 #: Length of the differences, in pixel values: far below a grey level, far above float32's rounding.
 STEP = 1e-3
@@ -21,7 +23,8 @@ RESOLUTION = 1e-5
 FACTOR = 2.0
 #: Random directions that the gradient's is compared with.
 DIRECTIONS = 10
-#: Share of images on which the gradient may be no better than half of the random directions: a useless one is, on half.
+#: Share of images on which the gradient may be no better than half of the random directions: a
+#: useless one is, on half.
 NO_BETTER = 0.25
 
 
@@ -38,10 +41,16 @@ def two_estimates(subject: Subject) -> Finding | None:
         check="two estimates",
         severity="weak",
         attack=subject.main,
-        measured=f"two independent estimates of the gradient have a mean cosine of {cosine:.2f}: most of it is noise",
+        measured=(
+            f"two independent estimates of the gradient have a mean cosine of {cosine:.2f}: most of"
+            " it is noise"
+        ),
         threshold=f"at least {SIGNAL:g}: a fifth of an estimate is signal",
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
-        remedy="average over more draws (gradient Average), or accumulate over steps (rule MomentumSign)",
+        remedy=(
+            "average over more draws (gradient Average), or accumulate over steps (rule"
+            " MomentumSign)"
+        ),
         value=cosine,
     )
 
@@ -60,11 +69,14 @@ def finite_differences(subject: Subject) -> Finding | None:
         direction = gradient.sign()
         expected = (gradient * direction).flatten(1).sum(dim=1)
         estimates = [
-            estimator(loss_fn, subject.images + sign * STEP * direction, rng[:])[0].double() for sign in (1, -1)
+            estimator(loss_fn, subject.images + sign * STEP * direction, rng[:])[0].double()
+            for sign in (1, -1)
         ]
     measured = (estimates[0] - estimates[1]) / (2 * STEP)
     scale = estimates[0].abs().clamp_min(1e-3)
-    clear = (torch.maximum(expected.abs().double(), measured.abs()) * STEP > RESOLUTION * scale) & (expected > 0)
+    clear = (torch.maximum(expected.abs().double(), measured.abs()) * STEP > RESOLUTION * scale) & (
+        expected > 0
+    )
     if int(clear.sum()) < LEAST:
         return None
     ratio = float((measured[clear] / expected[clear].double()).median())
@@ -74,18 +86,24 @@ def finite_differences(subject: Subject) -> Finding | None:
         check="finite differences",
         severity="masked",
         attack=subject.main,
-        measured=f"along the gradient the loss rises {ratio:.2g} times as fast as the gradient says (median of "
-        f"{int(clear.sum())} images)",
+        measured=(
+            f"along the gradient the loss rises {ratio:.2g} times as fast as the gradient says"
+            f" (median of {int(clear.sum())} images)"
+        ),
         threshold=f"between 1/{FACTOR:g} and {FACTOR:g}",
         source=f"{ATHALYE}, section 3 (shattered gradients); {CARLINI}, section 4.7",
-        remedy="something between image and loss is detached or jumps: attack through source IdentityBackward, or with "
-        "square",
+        remedy=(
+            "something between image and loss is detached or jumps: attack through source"
+            " IdentityBackward, or with square"
+        ),
         value=ratio,
     )
 
 
 def better_than_chance(subject: Subject) -> Finding | None:
-    """Whether a step along the gradient raises the target's margin more than a step in a random direction."""
+    """Whether a step along the gradient raises the target's margin more than a step in a random
+    direction.
+    """
     estimator = _estimator(subject)
     threat = subject.scenario.attack.threat
     if estimator is None or threat.epsilon <= 0 or not subject.follows_target(subject.main):
@@ -97,7 +115,11 @@ def better_than_chance(subject: Subject) -> Finding | None:
     for k in range(DIRECTIONS):
         rng = subject.rng("directions").fold(k)
         shape = subject.images.shape[1:]
-        draw = rng.integers(shape, 0, 2).float() * 2 - 1 if isinstance(threat, Linf) else rng.normal(shape)
+        draw = (
+            rng.integers(shape, 0, 2).float() * 2 - 1
+            if isinstance(threat, Linf)
+            else rng.normal(shape)
+        )
         rivals.append(_margin(subject, _step(subject, draw, quarter)))
     worse = rise <= torch.stack(rivals).median(dim=0).values
     count = int(worse.sum())
@@ -107,12 +129,17 @@ def better_than_chance(subject: Subject) -> Finding | None:
         check="gradient agreement",
         severity="masked",
         attack=subject.main,
-        measured=f"on {told(count)} of {subject.size} images a step along the gradient changes the margin no more than "
-        "random directions do",
+        measured=(
+            f"on {told(count)} of {subject.size} images a step along the gradient changes the"
+            " margin no more than random directions do"
+        ),
         threshold=f"at most {NO_BETTER:.0%}, half of what a useless gradient gets",
         source=f"{ATHALYE}, section 3 (shattered gradients); {PINTOR}, I1 (unavailable gradients)",
-        remedy="the gradient says nothing about the model: look for detached, discontinuous or saturated steps; attack "
-        "with source IdentityBackward, Smooth or FiniteDifference gradients, or square",
+        remedy=(
+            "the gradient says nothing about the model: look for detached, discontinuous or"
+            " saturated steps; attack with source IdentityBackward, Smooth or FiniteDifference"
+            " gradients, or square"
+        ),
         value=count / subject.size,
     )
 
@@ -131,7 +158,9 @@ def _gradient(subject: Subject, estimator: GradientEstimator, number: int) -> Te
 
 
 def _step(subject: Subject, direction: Tensor, length: float) -> Tensor:
-    """(n, C, H, W): a step of this length, in the threat's norm, along a direction; inside the box."""
+    """(n, C, H, W): a step of this length, in the threat's norm, along a direction; inside the
+    box.
+    """
     step, _ = STEEPEST[subject.scenario.attack.threat.norm].step(direction, None)
     return (subject.images + length * step).clamp(0, 1)
 

@@ -26,12 +26,15 @@ from robusttrain.models.defended import DefendedClassifier
 QUERIES = 500
 #: Random points of the ball that are tried, half of them corners.
 NOISE = 100
-#: Standard errors by which a recorded score may differ from a fresh one: once in 370 evaluations by luck.
+#: Standard errors by which a recorded score may differ from a fresh one: once in 370 evaluations by
+#: luck.
 SURPRISE = 3.0
 
 
 def white_box_recorded(subject: Subject) -> Finding | None:
-    """Whether, image by image, attacks without the target's gradient break what those with it do not."""
+    """Whether, image by image, attacks without the target's gradient break what those with it do
+    not.
+    """
     records, scenarios = subject.records, subject.engine.scenarios
     assert records is not None
     white = [name for name in scenarios if subject.follows_target(name)]
@@ -47,7 +50,8 @@ def white_box_recorded(subject: Subject) -> Finding | None:
         both = attacked & records[f"{name}/attacked"]
         chosen = torch.stack([select[each] for each in white]).argmin(dim=0)
         strongest = torch.stack([score[each] for each in white]).gather(0, chosen[None]).squeeze(0)
-        # Image by image: what the other attack breaks and no white box does; half a score is no luck of ten draws.
+        # Image by image: what the other attack breaks and no white box does; half a score is no
+        # luck of ten draws.
         broken = both & (strongest - score[name] >= 0.5)
         count, total = float(broken.sum()), int(both.sum())
         if total and significant(count, total) and count > worst[0]:
@@ -59,11 +63,16 @@ def white_box_recorded(subject: Subject) -> Finding | None:
         check="white box",
         severity="masked",
         attack=name,
-        measured=f"{name}, without the target's gradient, breaks {told(count)} of {total} images that stand under "
-        f"{', '.join(white)}",
+        measured=(
+            f"{name}, without the target's gradient, breaks {told(count)} of {total} images that"
+            f" stand under {', '.join(white)}"
+        ),
         threshold=MORE_THAN_LUCK,
         source=f"{ATHALYE}, section 3.1 (black box better than white box); {CARLINI}, section 5.4",
-        remedy="gradients are masked: attack through another source (IdentityBackward) or objective (DLR, Margin)",
+        remedy=(
+            "gradients are masked: attack through another source (IdentityBackward) or objective"
+            " (DLR, Margin)"
+        ),
         value=count / total,
     )
 
@@ -74,28 +83,46 @@ def black_box(subject: Subject) -> Finding | None:
     if not len(subject.standing):
         return None
     if threat.norm not in ("linf", "l2"):
-        return Finding(check="black box", severity="not run", measured=f"random search knows no norm {threat.norm}")
+        return Finding(
+            check="black box",
+            severity="not run",
+            measured=f"random search knows no norm {threat.norm}",
+        )
     square = Square(queries=QUERIES, votes=DRAWS // 2, threat=threat)
     return subject.rival(
         subject.attack(square, subject.asked, subject.standing, "square"),
         check="black box",
         severity="masked",
-        measured=f"{QUERIES} queries of random search break {{count}} of {{size}} images that the evaluation "
-        "leaves standing",
-        source=f"{ATHALYE}, section 3.1 (black box better than white box); {CARLINI}, sections 4.4 and 5.4",
-        remedy="add square; if gradient attacks stay behind it, gradients are masked: try source IdentityBackward",
+        measured=(
+            f"{QUERIES} queries of random search break {{count}} of {{size}} images that the"
+            " evaluation leaves standing"
+        ),
+        source=(
+            f"{ATHALYE}, section 3.1 (black box better than white box); {CARLINI}, sections 4.4"
+            " and 5.4"
+        ),
+        remedy=(
+            "add square; if gradient attacks stay behind it, gradients are masked: try source"
+            " IdentityBackward"
+        ),
     )
 
 
 def other_source(subject: Subject) -> Finding | None:
-    """Whether the same attack with the identity for g's derivative breaks what the evaluation leaves standing."""
-    tried = any(isinstance(each.source, IdentityBackward) for each in subject.engine.scenarios.values())
+    """Whether the same attack with the identity for g's derivative breaks what the evaluation
+    leaves standing.
+    """
+    tried = any(
+        isinstance(each.source, IdentityBackward) for each in subject.engine.scenarios.values()
+    )
     gradients = subject.scenario.attack.cost().gradients
     if tried or not gradients or subject.target.defense is None or not len(subject.standing):
         return None
     source = IdentityBackward()(subject.target)
     with torch.no_grad():
-        shape = subject.target.defense(subject.images[:1].float(), subject.rng("shape", subject.everyone[:1])).shape
+        shape = subject.target.defense(
+            subject.images[:1].float(), subject.rng("shape", subject.everyone[:1])
+        ).shape
     if shape[1:] != subject.images.shape[1:]:
         return None  # g changes the size: its derivative cannot be the identity
     found = subject.attack(subject.scenario.attack, source, subject.standing, "bpda")
@@ -103,7 +130,9 @@ def other_source(subject: Subject) -> Finding | None:
         found,
         check="another source",
         severity="masked",
-        measured="with source IdentityBackward the same attack breaks {count} of {size} images more",
+        measured=(
+            "with source IdentityBackward the same attack breaks {count} of {size} images more"
+        ),
         source=f"{ATHALYE}, section 4.1 (BPDA); {CARLINI}, section 4.7",
         remedy="add source IdentityBackward (bpda-i), or UnrolledTransform where g is iterative",
     )
@@ -112,11 +141,17 @@ def other_source(subject: Subject) -> Finding | None:
 def source_not_target(subject: Subject) -> Finding | None:
     """Whether the attack fools what it differentiates, and not the target."""
     # A frozen draw that falls alone is the matter of fixed_randomness.
-    if subject.same_forward or isinstance(subject.scenario.source, FixedRandomness) or not len(subject.standing):
+    if (
+        subject.same_forward
+        or isinstance(subject.scenario.source, FixedRandomness)
+        or not len(subject.standing)
+    ):
         return None
     adversarial = subject.trace.returned[subject.standing]
     there = subject.judge(adversarial, subject.standing, subject.source(subject.main))
-    clean = subject.judge(subject.images[subject.standing], subject.standing, subject.source(subject.main))
+    clean = subject.judge(
+        subject.images[subject.standing], subject.standing, subject.source(subject.main)
+    )
     # A source that is wrong already was not fooled by the attack.
     right = torch.minimum(clean, subject.ours)
     count, more = beaten(right, torch.minimum(there, right), subject.size, subject.random)
@@ -126,11 +161,15 @@ def source_not_target(subject: Subject) -> Finding | None:
         check="source, not target",
         severity="weak",
         attack=subject.main,
-        measured=f"the strongest attack fools its source on {told(count)} of {subject.size} images that the target "
-        "gets right: it does not transfer",
+        measured=(
+            f"the strongest attack fools its source on {told(count)} of {subject.size} images that"
+            " the target gets right: it does not transfer"
+        ),
         threshold=MORE_THAN_LUCK,
         source=f"{PINTOR}, I5 (transfer failure); {CARLINI}, section 4.5",
-        remedy="attack the target itself: source Target, or IdentityBackward where it has a defense",
+        remedy=(
+            "attack the target itself: source Target, or IdentityBackward where it has a defense"
+        ),
         value=count / subject.size,
     )
 
@@ -149,7 +188,9 @@ def random_noise(subject: Subject) -> Finding | None:
                 points = threat.random_start(images, rng)
             else:  # corners of the ball, and of the box
                 signs = rng.integers(images.shape[1:], 0, 2).to(images.dtype) * 2 - 1
-                points = threat.project(images + signs * (threat.epsilon if threat.norm == "linf" else 1e3), images)
+                points = threat.project(
+                    images + signs * (threat.epsilon if threat.norm == "linf" else 1e3), images
+                )
             margin = Margin()(target(points, rng.fold("model")).float(), labels)
             better = margin > highest
             best = torch.where(better[:, None, None, None], points, best)
@@ -159,33 +200,61 @@ def random_noise(subject: Subject) -> Finding | None:
         best,
         check="random noise",
         severity="masked",
-        measured=f"one of {NOISE} random points of the ball breaks {{count}} of {{size}} images that the "
-        "evaluation leaves standing",
-        source=f"{ATHALYE}, section 3.1 (random sampling finds adversarial examples); {CARLINI}, section 4.11",
-        remedy="start at random, restart, and look at the gradients: they lead past what chance finds",
+        measured=(
+            f"one of {NOISE} random points of the ball breaks {{count}} of {{size}} images that the"
+            " evaluation leaves standing"
+        ),
+        source=(
+            f"{ATHALYE}, section 3.1 (random sampling finds adversarial examples); {CARLINI},"
+            " section 4.11"
+        ),
+        remedy=(
+            "start at random, restart, and look at the gradients: they lead past what chance finds"
+        ),
     )
 
 
 def fixed_randomness(subject: Subject) -> Finding | None:
     """Whether the attack still works where the randomness is frozen, which only helps it."""
     scenario = subject.scenario
-    if not subject.random or isinstance(scenario.source, FixedRandomness) or not subject.follows_target(subject.main):
+    if (
+        not subject.random
+        or isinstance(scenario.source, FixedRandomness)
+        or not subject.follows_target(subject.main)
+    ):
         return None
     fixed = FixedRandomness(inner=_Same())(subject.target)
-    found = subject.attack(scenario.attack, FixedRandomness(inner=scenario.source)(subject.target), purpose="fixed")
-    left, clean = (subject.judge(images, target=fixed, draws=1) for images in (found, subject.images))
+    found = subject.attack(
+        scenario.attack, FixedRandomness(inner=scenario.source)(subject.target), purpose="fixed"
+    )
+    left, clean = (
+        subject.judge(images, target=fixed, draws=1) for images in (found, subject.images)
+    )
     # What is wrong on the frozen draw without an attack says nothing of the attack.
     frozen, free = float(left[clean > 0.5].mean()), float(subject.score.mean())
     total = int((clean > 0.5).sum())
-    fails = tail(int(left[clean > 0.5].sum()), total, min(free + TOLERATED, 1.0)) < LEVEL if total else False
+    fails = (
+        tail(int(left[clean > 0.5].sum()), total, min(free + TOLERATED, 1.0)) < LEVEL
+        if total
+        else False
+    )
     return Finding(
         check="fixed randomness",
         severity="weak" if fails else "note",
         attack=subject.main,
-        measured=f"the attack leaves {frozen:.1%} right with one draw of the randomness frozen, and {free:.1%} without",
-        threshold=f"no more with the draw frozen than without (one-sided binomial test at {LEVEL:.0%})",
+        measured=(
+            f"the attack leaves {frozen:.1%} right with one draw of the randomness frozen, and"
+            f" {free:.1%} without"
+        ),
+        threshold=(
+            f"no more with the draw frozen than without (one-sided binomial test at {LEVEL:.0%})"
+        ),
         source=f"{CARLINI}, section 4.6 (attacks that fail with fixed randomness do not work)",
-        remedy="the gradient through the defense is wrong: try another source (IdentityBackward)" if fails else "",
+        remedy=(
+            "the gradient through the defense is wrong: try another source (IdentityBackward)"
+            if fails
+            else ""
+        ),
         value=frozen - free,
     )
 
@@ -200,7 +269,9 @@ class _Same(Source):
 
 
 def fresh_draws(subject: Subject) -> Finding | None:
-    """Whether the strongest attack over again, judged on draws that nobody saw, scores as recorded."""
+    """Whether the strongest attack over again, judged on draws that nobody saw, scores as
+    recorded.
+    """
     records = subject.records
     assert records is not None
     attacked = records[f"{subject.main}/attacked"][subject.places]
@@ -209,16 +280,27 @@ def fresh_draws(subject: Subject) -> Finding | None:
         return None
     total = float(difference.sum())
     spread = float(difference.std()) * len(difference) ** 0.5
-    if not significant(abs(total), subject.size) or (subject.random and abs(total) < SURPRISE * spread):
+    if not significant(abs(total), subject.size) or (
+        subject.random and abs(total) < SURPRISE * spread
+    ):
         return None
     return Finding(
         check="fresh draws",
         severity="weak",
         attack=subject.main,
-        measured=f"the evaluation scored {float(subject.recorded(subject.main)[attacked].mean()):.1%}, and the same "
-        f"attack judged on fresh draws {float(subject.score[attacked].mean()):.1%}",
+        measured=(
+            f"the evaluation scored {float(subject.recorded(subject.main)[attacked].mean()):.1%},"
+            " and the same attack judged on fresh draws"
+            f" {float(subject.score[attacked].mean()):.1%}"
+        ),
         threshold=f"a difference below {SURPRISE:g} standard errors, and within luck",
-        source=f"{CARLINI}, section 4.6; choosing and scoring by the same draws reports luck as success",
-        remedy="score with draws that no attack saw and nothing was chosen by; make the attack draw from its rng alone",
+        source=(
+            f"{CARLINI}, section 4.6; choosing and scoring by the same draws reports luck as"
+            " success"
+        ),
+        remedy=(
+            "score with draws that no attack saw and nothing was chosen by; make the attack draw"
+            " from its rng alone"
+        ),
         value=total / len(difference),
     )

@@ -1,11 +1,14 @@
-"""The binarisation test: an adversarial image is planted within the radius, and the attack has to find one.
+"""The binarisation test: an adversarial image is planted within the radius, and the attack has to
+find one.
 
-Zimmermann et al. 2022, "Increasing Confidence in Adversarial Robustness Evaluations". The last layer is
-replaced, for one image at a time, by a linear readout of the same features that tells points inside the ball (class 0)
-from one corner of it (class 1). The corner is then an adversarial image for certain, so a strong enough attack succeeds
-on this model whatever the truth about the original one.
+Zimmermann et al. 2022, "Increasing Confidence in Adversarial Robustness Evaluations". The last
+layer is replaced, for one image at a time, by a linear readout of the same features that tells
+points inside the ball (class 0) from one corner of it (class 1). The corner is then an adversarial
+image for certain, so a strong enough attack succeeds on this model whatever the truth about the
+original one.
 
-Here: 200 inner points instead of 999, the readout in closed form (Fisher's linear discriminant) instead of by gradient
+Here: 200 inner points instead of 999, the readout in closed form (Fisher's linear discriminant)
+    instead of by gradient
 descent, and one attack for each of up to 16 images.
 """
 
@@ -26,18 +29,22 @@ from robusttrain.models.defended import DefendedClassifier
 IMAGES = 16
 #: Points of the ball that the readout must call class 0.
 INNER = 200
-#: Share of planted weaknesses that a sound attack may miss: the paper asks for a success rate of at least 0.95.
+#: Share of planted weaknesses that a sound attack may miss: the paper asks for a success rate of at
+#: least 0.95.
 MISSED = 0.05
-#: Where the boundary lies between the highest inner point (0) and the planted corner (1): the margin is shared evenly.
-#: Near the corner, PGD with a fixed step size fails now and then on models that APGD breaks without exception.
+#: Where the boundary lies between the highest inner point (0) and the planted corner (1): the
+#: margin is shared evenly. Near the corner, PGD with a fixed step size fails now and then on models
+#: that APGD breaks without exception.
 CLOSENESS = 0.5
-#: Share of the mean variance that is added to each feature's own. A few hundred points say little of directions in
-#: which they hardly vary (units that are off in most of the ball), and a readout along these has no gradient at all.
+#: Share of the mean variance that is added to each feature's own. A few hundred points say little
+#: of directions in which they hardly vary (units that are off in most of the ball), and a readout
+#: along these has no gradient at all.
 SHRINKAGE = 0.1
 
 
 class _Readout(nn.Module):
-    """A classifier whose last linear layer is replaced by readouts of two classes, one for each image of a batch.
+    """A classifier whose last linear layer is replaced by readouts of two classes, one for each
+    image of a batch.
 
     Args:
         classifier: f_a.
@@ -48,7 +55,9 @@ class _Readout(nn.Module):
         super().__init__()
         self.classifier, self.wide = classifier, wide
         linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
-        self._last = [linear[-1]] if linear else []  # a list hides it: it is registered inside the classifier
+        self._last = (
+            [linear[-1]] if linear else []
+        )  # a list hides it: it is registered inside the classifier
         self.weight, self.bias = torch.zeros(0, 0), torch.zeros(0)
 
     def features(self, images: Tensor) -> Tensor:
@@ -79,9 +88,15 @@ class _Readout(nn.Module):
 
 
 def plant(
-    readout: _Readout, defense: nn.Module | None, image: Tensor, corner: Tensor, inner: Tensor, rng: Rng
+    readout: _Readout,
+    defense: nn.Module | None,
+    image: Tensor,
+    corner: Tensor,
+    inner: Tensor,
+    rng: Rng,
 ) -> tuple[Tensor, Tensor] | None:
-    """Weight (F,) and bias () that make ``corner`` class 1 and ``inner`` class 0; None where that is impossible.
+    """Weight (F,) and bias () that make ``corner`` class 1 and ``inner`` class 0; None where that
+    is impossible.
 
     Args:
         readout: gives the features.
@@ -125,14 +140,18 @@ def planted_weakness(subject: Subject) -> Finding | None:
     threat = scenario.attack.threat
     if threat.epsilon <= 0 or scenario.source.knows.startswith(("another", "other", "kind")):
         return None  # models of the attacker's own know nothing of what is planted
-    readout = _Readout(target.classifier, isinstance(objective_of(scenario.attack), DLR | TargetedDLR))
+    readout = _Readout(
+        target.classifier, isinstance(objective_of(scenario.attack), DLR | TargetedDLR)
+    )
     planted = DefendedClassifier(target.defense, readout)
     source = scenario.source(planted)
     places, readouts = [], []
     for i in range(min(IMAGES, subject.size)):
         image, rng = subject.images[i : i + 1].float(), subject.rng("planted")[i : i + 1]
         signs = rng.fold("corner").integers(image.shape[1:], 0, 2).float() * 2 - 1
-        corner = threat.project(image + signs * (threat.epsilon if threat.norm == "linf" else 1e3), image)
+        corner = threat.project(
+            image + signs * (threat.epsilon if threat.norm == "linf" else 1e3), image
+        )
         inner = threat.random_start(image.repeat(INNER, 1, 1, 1), rng.fold("points").tile(INNER))
         with prepared(planted), torch.no_grad():
             found = plant(readout, target.defense, image, corner, inner, rng)
@@ -145,10 +164,14 @@ def planted_weakness(subject: Subject) -> Finding | None:
             check="planted weakness",
             severity="not run",
             attack=subject.main,
-            measured=f"a weakness could be planted beside {tried} of {min(IMAGES, subject.size)} images only",
+            measured=(
+                f"a weakness could be planted beside {tried} of {min(IMAGES, subject.size)} images"
+                " only"
+            ),
             source=ZIMMERMANN,
         )
-    # Each image has a readout of its own, so an attack that lets images go is run on one image at a time.
+    # Each image has a readout of its own, so an attack that lets images go is run on one image at a
+    # time.
     size = tried if isinstance(scenario.attack, ProjectedGradient) else 1
     for start in range(0, tried, size):
         which = torch.tensor(places[start : start + size], device=subject.images.device)
@@ -159,7 +182,9 @@ def planted_weakness(subject: Subject) -> Finding | None:
             subject.labels.new_zeros(len(which)),
             subject.rng("planted"),
         )
-        adversarial = scenario.attack(source, images, labels, rng[which].fold("attack")).to(images.dtype)
+        adversarial = scenario.attack(source, images, labels, rng[which].fold("attack")).to(
+            images.dtype
+        )
         draws = DRAWS if subject.random else 1
         right = verdicts(planted, adversarial, labels, rng[which].fold("judge"), draws)
         missed += int((right.double().mean(dim=1) > 0.5).sum())
@@ -169,9 +194,15 @@ def planted_weakness(subject: Subject) -> Finding | None:
         check="planted weakness",
         severity="weak",
         attack=subject.main,
-        measured=f"the attack misses {missed} of {tried} adversarial images that were planted within the radius",
+        measured=(
+            f"the attack misses {missed} of {tried} adversarial images that were planted within the"
+            " radius"
+        ),
         threshold=f"success on at least {1 - MISSED:.0%} (one-sided binomial test at {LEVEL:.0%})",
         source=f"{ZIMMERMANN} (binarization test)",
-        remedy="the attack cannot find what is there: give it more steps, restarts, or another source of gradients",
+        remedy=(
+            "the attack cannot find what is there: give it more steps, restarts, or another source"
+            " of gradients"
+        ),
         value=missed / tried,
     )

@@ -48,12 +48,14 @@ CHECKS: tuple[tuple[Literal["before", "after"], Check], ...] = (
 )
 #: Candidates for each image of the sample: those that the target gets wrong tell nothing.
 CANDIDATES = 2
-#: Runs of the strongest attack in all checks together, doubled ones counted twice, on a deterministic model.
+#: Runs of the strongest attack in all checks together, doubled ones counted twice, on a
+#: deterministic model.
 RUNS = 8
-#: Share of the evaluation's own cost that the audit may reach before the sample shrinks below `SAMPLE`.
+#: Share of the evaluation's own cost that the audit may reach before the sample shrinks below
+#: `SAMPLE`.
 SHARE = 0.25
-#: Evaluations of images that are never too many. A fifth of that leaves `LEAST` images in most small evaluations, and
-#: so few name 18 of the 22 defects of tests/audit.
+#: Evaluations of images that are never too many. A fifth of that leaves `LEAST` images in most
+#: small evaluations, and so few name 18 of the 22 defects of tests/audit.
 CHEAP = 100_000
 
 
@@ -78,7 +80,9 @@ class Audit:
 
     @property
     def size(self) -> int:
-        """Images of the sample: those asked for, or `SAMPLE`, or as few as `LEAST` for long attacks on few images."""
+        """Images of the sample: those asked for, or `SAMPLE`, or as few as `LEAST` for long attacks
+        on few images.
+        """
         if self.images is not None:
             return self.images
         each = [sum(scenario.attack.cost()) for scenario in self.engine.scenarios.values()] or [0]
@@ -98,25 +102,43 @@ class Audit:
         """Evaluations of images at most, and seconds, of both halves together.
 
         Args:
-            expected: seconds per image of each attack, and "scoring": what `Engine.measure` returned.
+            expected: seconds per image of each attack, and "scoring": what `Engine.measure`
+                returned.
         """
-        dearest = max((sum(each.attack.cost()) for each in self.engine.scenarios.values()), default=0)
+        dearest = max(
+            (sum(each.attack.cost()) for each in self.engine.scenarios.values()), default=0
+        )
         draws = DRAWS if self.engine.random else 1
-        passes = others.QUERIES + others.NOISE + (20 + gradients.DIRECTIONS + 16) * draws + planted.INNER // 2
-        slowest = max((seconds for name, seconds in expected.items() if name != "scoring"), default=0.0)
+        passes = (
+            others.QUERIES
+            + others.NOISE
+            + (20 + gradients.DIRECTIONS + 16) * draws
+            + planted.INNER // 2
+        )
+        slowest = max(
+            (seconds for name, seconds in expected.items() if name != "scoring"), default=0.0
+        )
         forward = expected.get("scoring", 0.0) / max(1, self.engine.verdicts_per_image)
         evaluations = self.size * (self._runs * dearest + passes)
         return evaluations, self.size * (self._runs * slowest + passes * forward)
 
     def before(self, images: Tensor, labels: Tensor, indices: Tensor) -> list[Finding]:
-        """Take the sample from candidates (m, C, H, W), on the target's device; the checks that need no results."""
+        """Take the sample from candidates (m, C, H, W), on the target's device; the checks that
+        need no results.
+        """
         start = time.perf_counter()
         self.engine.ask(images, indices)
         streams = Rng.for_images(self.engine.seed, indices).fold("audit").fold("right")
-        score = verdicts(self.engine.target, images, labels, streams, DRAWS if self.engine.random else 1)
-        right = (score.double().mean(dim=1) > 0.5).nonzero().squeeze(1)[: self.size].to(images.device)
+        score = verdicts(
+            self.engine.target, images, labels, streams, DRAWS if self.engine.random else 1
+        )
+        right = (
+            (score.double().mean(dim=1) > 0.5).nonzero().squeeze(1)[: self.size].to(images.device)
+        )
         with torch.inference_mode(False):
-            self._subject = Subject(self.engine, images[right].clone(), labels[right].clone(), indices[right].clone())
+            self._subject = Subject(
+                self.engine, images[right].clone(), labels[right].clone(), indices[right].clone()
+            )
         self._run("before")
         self.seconds += time.perf_counter() - start
         return self.findings
@@ -134,7 +156,9 @@ class Audit:
     def _run(self, when: str) -> None:
         assert self._subject is not None
         if not self._subject.size:
-            self.findings += [found for found in [before.sample(self._subject)] if found and when == "before"]
+            self.findings += [
+                found for found in [before.sample(self._subject)] if found and when == "before"
+            ]
             return
         for moment, check in CHECKS:
             if moment != when:
@@ -169,7 +193,11 @@ def verdict(findings: Sequence[Finding]) -> str:
     for severity in ("masked", "weak"):
         named = [found.check for found in findings if found.severity == severity]
         if named:
-            rest = [found.check for found in findings if found.severity == "weak"] if severity == "masked" else []
+            rest = (
+                [found.check for found in findings if found.severity == "weak"]
+                if severity == "masked"
+                else []
+            )
             return f"{severity}: " + ", ".join(dict.fromkeys(named + rest))
     return "sound"
 

@@ -27,9 +27,10 @@ from robusttrain.evaluation.audit.subject import DRAWS, Subject
 
 #: Radius at which a uniform grey image, the same for all classes, is inside every ball of Linf.
 GREY = 0.5
-#: Share of its whole rise that the loss gains from the fourth to the last fifth of the steps if it rises in a straight
-#: line: one fifth of the way, by nine tenths of it. An attack that is still as fast has not begun to converge; slower
-#: rises matter only if more steps break more images, and another check finds that out.
+#: Share of its whole rise that the loss gains from the fourth to the last fifth of the steps if it
+#: rises in a straight line: one fifth of the way, by nine tenths of it. An attack that is still as
+#: fast has not begun to converge; slower rises matter only if more steps break more images, and
+#: another check finds that out.
 STILL_RISING = 0.22
 
 
@@ -42,14 +43,21 @@ def epsilon_zero(subject: Subject) -> Finding | None:
     fresh = subject.judge(subject.images)
     flips = float((score - fresh).abs().sum())
     shifted = abs(float((clean - fresh).sum()))
-    if moved <= 1e-6 and not significant(flips, subject.size) and not significant(shifted, subject.size):
+    if (
+        moved <= 1e-6
+        and not significant(flips, subject.size)
+        and not significant(shifted, subject.size)
+    ):
         return None
     return Finding(
         check="epsilon 0",
         severity="weak",
         attack=subject.main,
-        measured=f"within epsilon 0 pixels move by up to {moved:.3g}, {told(flips)} of {subject.size} verdicts differ "
-        f"from those without an attack, and {told(shifted)} clean verdicts from the recorded ones",
+        measured=(
+            f"within epsilon 0 pixels move by up to {moved:.3g}, {told(flips)} of {subject.size}"
+            f" verdicts differ from those without an attack, and {told(shifted)} clean verdicts"
+            " from the recorded ones"
+        ),
         threshold="pixels stay within 1e-6, and verdicts are those without an attack",
         source=f"{CARLINI}, section 5.2 (basic sanity tests)",
         remedy="hand epsilon on to every part of the attack; put the model into evaluation mode",
@@ -75,18 +83,28 @@ def epsilon_half(subject: Subject) -> Finding | None:
         check="epsilon 0.5",
         severity="weak",
         attack=subject.main,
-        measured=f"within {threat.norm} {wide:.3g} the attack leaves {told(right)} of {subject.size} images right, "
-        "where a uniform grey image is allowed",
+        measured=(
+            f"within {threat.norm} {wide:.3g} the attack leaves {told(right)} of {subject.size}"
+            " images right, where a uniform grey image is allowed"
+        ),
         threshold=f"chance, 1 in {classes} (one-sided binomial test at {LEVEL:.0%})",
-        source=f"{ATHALYE}, section 3.1; {CARLINI}, section 5.2; {PINTOR}, I6 (unconstrained attack failure)",
-        remedy="the attack does not attack: look at step size, projection and sign of the loss, and at zero gradients",
+        source=(
+            f"{ATHALYE}, section 3.1; {CARLINI}, section 5.2; {PINTOR}, I6 (unconstrained attack"
+            " failure)"
+        ),
+        remedy=(
+            "the attack does not attack: look at step size, projection and sign of the loss, and at"
+            " zero gradients"
+        ),
         value=right / subject.size,
     )
 
 
 def _classes(subject: Subject) -> int:
     with prepared(subject.asked), torch.no_grad():
-        return subject.asked(subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])).shape[1]
+        return subject.asked(
+            subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])
+        ).shape[1]
 
 
 def monotone(subject: Subject) -> Finding | None:
@@ -99,8 +117,13 @@ def monotone(subject: Subject) -> Finding | None:
         found,
         check="monotone in epsilon",
         severity="weak",
-        measured="half the radius breaks {count} of {size} images that the whole radius leaves standing",
-        source=f"{ATHALYE}, section 3.1 (a larger bound does not increase success); {CARLINI}, section 5.2",
+        measured=(
+            "half the radius breaks {count} of {size} images that the whole radius leaves standing"
+        ),
+        source=(
+            f"{ATHALYE}, section 3.1 (a larger bound does not increase success); {CARLINI},"
+            " section 5.2"
+        ),
         remedy="keep the best iterate (apgd-ce), take smaller steps, or more of them",
     )
 
@@ -110,14 +133,21 @@ def one_step(subject: Subject) -> Finding | None:
     scenario = subject.scenario
     if not len(subject.standing) or not scenario.attack.cost().gradients:
         return None
-    found = subject.attack(single_step(scenario.attack), subject.source(subject.main), subject.standing, "one step")
+    found = subject.attack(
+        single_step(scenario.attack), subject.source(subject.main), subject.standing, "one step"
+    )
     return subject.rival(
         found,
         check="single step",
         severity="weak",
-        measured="one step of epsilon breaks {count} of {size} images that the attack leaves standing",
+        measured=(
+            "one step of epsilon breaks {count} of {size} images that the attack leaves standing"
+        ),
         source=f"{ATHALYE}, section 3.1 (one step better than many); {CARLINI}, section 5.2",
-        remedy="the steps do not add up: look at the step size, the sign of the loss and the update rule",
+        remedy=(
+            "the steps do not add up: look at the step size, the sign of the loss and the update"
+            " rule"
+        ),
     )
 
 
@@ -127,13 +157,22 @@ def twice_the_steps(subject: Subject) -> Finding | None:
     if not len(subject.standing):
         return None
     if attack is None:
-        return _not_run("twice the steps", subject, "the attack has neither steps nor queries that can be doubled")
-    found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the steps")
+        return _not_run(
+            "twice the steps",
+            subject,
+            "the attack has neither steps nor queries that can be doubled",
+        )
+    found = subject.attack(
+        attack, subject.source(subject.main), subject.standing, "twice the steps"
+    )
     return subject.rival(
         found,
         check="twice the steps",
         severity="weak",
-        measured="twice the steps (at least 10), with other random numbers, break {count} of {size} images more",
+        measured=(
+            "twice the steps (at least 10), with other random numbers, break {count} of {size}"
+            " images more"
+        ),
         source=f"{CARLINI}, section 4.8 (verify attack convergence)",
         remedy="give the attack more steps, a larger step, or restarts, until this changes nothing",
         within_luck=True,
@@ -144,16 +183,27 @@ def twice_the_draws(subject: Subject) -> Finding | None:
     """Whether twice the draws of a random model's randomness break more."""
     if not subject.random or not len(subject.standing):
         return None
-    attack, before = more_draws(subject.scenario.attack, DRAWS), averaged_draws(subject.scenario.attack)
+    attack, before = (
+        more_draws(subject.scenario.attack, DRAWS),
+        averaged_draws(subject.scenario.attack),
+    )
     if attack is None:
-        return _not_run("twice the draws", subject, "the attack has neither an average nor votes that can be doubled")
-    found = subject.attack(attack, subject.source(subject.main), subject.standing, "twice the draws")
+        return _not_run(
+            "twice the draws",
+            subject,
+            "the attack has neither an average nor votes that can be doubled",
+        )
+    found = subject.attack(
+        attack, subject.source(subject.main), subject.standing, "twice the draws"
+    )
     return subject.rival(
         found,
         check="twice the draws",
         severity="weak",
-        measured=f"decisions over {averaged_draws(attack)} draws instead of {before} break {{count}} of "
-        "{size} images more",
+        measured=(
+            f"decisions over {averaged_draws(attack)} draws instead of {before} break {{count}} of "
+            "{size} images more"
+        ),
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
         remedy="average over more draws (gradient Average, or votes), until this changes nothing",
         within_luck=True,
@@ -182,16 +232,24 @@ def silent_success(subject: Subject) -> Finding | None:
         best,
         check="silent success",
         severity="weak",
-        measured="on {count} of {size} images an earlier iterate fooled the model and what was returned does not",
+        measured=(
+            "on {count} of {size} images an earlier iterate fooled the model and what was returned"
+            " does not"
+        ),
         source=f"{PINTOR}, I3 (silent success)",
-        remedy="return the best iterate (APGD does), or stop at the first adversarial one if the model is not random",
+        remedy=(
+            "return the best iterate (APGD does), or stop at the first adversarial one if the model"
+            " is not random"
+        ),
     )
 
 
 def still_rising(subject: Subject) -> Finding | None:
     """Whether the loss still rises at the end, on images that stand."""
     where = subject.standing.cpu()
-    if not len(where) or isinstance(subject.scenario.attack, CarliniWagner):  # its loss holds the distance too
+    if not len(where) or isinstance(
+        subject.scenario.attack, CarliniWagner
+    ):  # its loss holds the distance too
         return None
     if not subject.trace.losses:
         return _not_watched("loss still rising", subject)
@@ -208,7 +266,10 @@ def still_rising(subject: Subject) -> Finding | None:
         check="loss still rising",
         severity="weak",
         attack=subject.main,
-        measured=f"on the images that stand, the last fifth of the steps gained {gained:.0%} of the loss's whole rise",
+        measured=(
+            f"on the images that stand, the last fifth of the steps gained {gained:.0%} of the"
+            " loss's whole rise"
+        ),
         threshold=f"below {STILL_RISING:.0%}, the gain of a straight line",
         source=f"{CARLINI}, section 4.8; {PINTOR}, I4 (incomplete optimization)",
         remedy="give the attack more steps, or larger ones",

@@ -1,4 +1,6 @@
-"""What a check may ask: the evaluation as it is configured, a sample of its images, and attacks run over again."""
+"""What a check may ask: the evaluation as it is configured, a sample of its images, and attacks run
+over again.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,25 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, GradientEstimator, IdentityBackward, Loss, LossFn, Queried, Target
+from robusttrain.attacks import (
+    Attack,
+    GradientEstimator,
+    IdentityBackward,
+    Loss,
+    LossFn,
+    Queried,
+    Target,
+)
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit.changes import objective_of, rebuilt
-from robusttrain.evaluation.audit.finding import MORE_THAN_LUCK, Beaten, Finding, Severity, beaten, told
+from robusttrain.evaluation.audit.finding import (
+    MORE_THAN_LUCK,
+    Beaten,
+    Finding,
+    Severity,
+    beaten,
+    told,
+)
 from robusttrain.evaluation.engine import Engine, Records, Scenario
 from robusttrain.evaluation.scoring import verdicts, worst_case
 
@@ -19,17 +36,20 @@ from robusttrain.evaluation.scoring import verdicts, worst_case
 SAMPLE = 32
 #: Fewer images that were right tell nothing: one of them is a rate of 13 % already.
 LEAST = 8
-#: Draws that judge an image of a random model; two means of ten draws differ by 0.5 by luck once in sixty times.
+#: Draws that judge an image of a random model; two means of ten draws differ by 0.5 by luck once in
+#: sixty times.
 DRAWS = 10
-#: Share of draws in which an image must still be right, under the worst attack, to stand. It counts images of a random
-#: model that are right now and then: they make up its accuracy too.
+#: Share of draws in which an image must still be right, under the worst attack, to stand. It counts
+#: images of a random model that are right now and then: they make up its accuracy too.
 STANDING = 0.15
 #: Iterates that are kept of a run, evenly spread.
 ITERATES = 16
 
 
 class Trace:
-    """What one run of an attack did: the loss at each iterate, some of the iterates, and what it returned."""
+    """What one run of an attack did: the loss at each iterate, some of the iterates, and what it
+    returned.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -39,7 +59,9 @@ class Trace:
         self._every = 1
         self._last: tuple[GradientEstimator, LossFn, Rng] | None = None
 
-    def note(self, estimator: GradientEstimator, loss_fn: LossFn, images: Tensor, rng: Rng, loss: Tensor) -> None:
+    def note(
+        self, estimator: GradientEstimator, loss_fn: LossFn, images: Tensor, rng: Rng, loss: Tensor
+    ) -> None:
         """One call of the estimator; only passes of the whole batch can be assigned to images."""
         if len(images) != self.size:
             return
@@ -98,7 +120,8 @@ class Subject:
 
     Args:
         engine: of the evaluation.
-        images: (n, C, H, W), a sample of its images that the target gets right, on the target's device.
+        images: (n, C, H, W), a sample of its images that the target gets right, on the target's
+            device.
         labels: (n,) int64.
         indices: (n,) int64, the images' indices in the data set.
         records: of all images of the evaluation; None before it ran.
@@ -148,7 +171,11 @@ class Subject:
         which = self.everyone if which is None else which
         draws = (DRAWS if self.random else 1) if draws is None else draws
         model = self.asked if target is None else target
-        return verdicts(model, images, self.labels[which], self.rng(purpose, which), draws).double().mean(dim=1)
+        return (
+            verdicts(model, images, self.labels[which], self.rng(purpose, which), draws)
+            .double()
+            .mean(dim=1)
+        )
 
     def attack(
         self,
@@ -158,7 +185,9 @@ class Subject:
         purpose: str = "attack",
         rng: Rng | None = None,
     ) -> Tensor:
-        """Adversarial images (m, C, H, W) of the sample's images ``which``; streams are the audit's own."""
+        """Adversarial images (m, C, H, W) of the sample's images ``which``; streams are the audit's
+        own.
+        """
         which = self.everyone if which is None else which
         if not len(which):
             return self.images[which]
@@ -184,11 +213,12 @@ class Subject:
 
     @cached_property
     def main(self) -> str:
-        """The strongest attack: the lowest mean score; of equals one that follows gradients, and the first.
+        """The strongest attack: the lowest mean score; of equals one that follows gradients, and
+        the first.
 
-        Where images are handed on, an early attack had the easy ones and a late one what the others left, so that
-        neither sums nor shares compare them. There it is a white box, if any was given images: of these the one with
-        the lowest score on those it was given.
+        Where images are handed on, an early attack had the easy ones and a late one what the others
+        left, so that neither sums nor shares compare them. There it is a white box, if any was
+        given images: of these the one with the lowest score on those it was given.
         """
         assert self.records is not None
         ranks: dict[str, tuple[float, ...]] = {}
@@ -210,10 +240,15 @@ class Subject:
 
     @cached_property
     def standing(self) -> Tensor:
-        """(m,) places in the sample of images that no attack of the evaluation broke: what its figure rests on."""
+        """(m,) places in the sample of images that no attack of the evaluation broke: what its
+        figure rests on.
+        """
         names = ("clean", *self.engine.scenarios)
         worst = worst_case(
-            *(torch.stack([self.recorded(name, kind) for name in names]) for kind in ("select", "score"))
+            *(
+                torch.stack([self.recorded(name, kind) for name in names])
+                for kind in ("select", "score")
+            )
         )
         return (worst > STANDING).nonzero().squeeze(1).to(self.images.device)
 
@@ -221,7 +256,9 @@ class Subject:
 
     @cached_property
     def trace(self) -> Trace:
-        """The strongest attack on the sample, with the engine's streams: it returns what the engine scored."""
+        """The strongest attack on the sample, with the engine's streams: it returns what the engine
+        scored.
+        """
         trace = Trace(self.size)
         again = watched(self.scenario.attack, trace)
         streams = self.streams.fold("attack").fold(self.main)
@@ -247,12 +284,14 @@ class Subject:
         remedy: str,
         within_luck: bool = False,
     ) -> Finding | None:
-        """What a rival of the strongest attack shows; None if it breaks no more images than luck allows.
+        """What a rival of the strongest attack shows; None if it breaks no more images than luck
+        allows.
 
         Args:
             adversarial: (m, C, H, W), its versions of the standing images.
             check, severity, source, remedy: of the finding.
-            measured: in words, with {count} and {size} for how many of the sample's images it breaks.
+            measured: in words, with {count} and {size} for how many of the sample's images it
+                breaks.
             within_luck: report what luck explains too, as a note.
         """
         count, more = self.beaten_by(adversarial)
@@ -285,8 +324,12 @@ class Subject:
 
     @property
     def exact(self) -> bool:
-        """Whether the strongest attack's gradient claims to be the derivative of what it attacks."""
-        return isinstance(self.scenario.source, Target) and bool(self.scenario.attack.cost().gradients)
+        """Whether the strongest attack's gradient claims to be the derivative of what it
+        attacks.
+        """
+        return isinstance(self.scenario.source, Target) and bool(
+            self.scenario.attack.cost().gradients
+        )
 
     @property
     def same_forward(self) -> bool:

@@ -15,10 +15,13 @@ from robusttrain.data import Batch
 
 
 class SWA(WeightAveraging):
-    """The mean of the weights at the ends of epochs (Izmailov et al. 2018), validated and saved in their place.
+    """The mean of the weights at the ends of epochs (Izmailov et al. 2018), validated and saved in
+    their place.
 
-    Running statistics belong to the weights that they were measured with, so those of the mean are measured anew
-    after each epoch, on images as the objective makes them: adversarial ones, crafted against the averaged model, where
+    Running statistics belong to the weights that they were measured with, so those of the mean are
+    measured anew
+    after each epoch, on images as the objective makes them: adversarial ones, crafted against the
+        averaged model, where
     it trains on such. Before ``start``, the averaged weights are the current ones.
 
     Args:
@@ -36,7 +39,12 @@ class SWA(WeightAveraging):
         return False  # on_train_batch_end says when
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         # Not when an epoch ends: that hook comes after validation, which is to see these weights.
         if batch_idx + 1 != trainer.num_training_batches:
@@ -54,14 +62,22 @@ class SWA(WeightAveraging):
         averaged: Any = self._average_model.module
         for ours, theirs in zip(averaged.model.modules(), pl_module.model.modules(), strict=True):
             ours.training = theirs.training
-        layers = [layer for layer in averaged.model.modules() if isinstance(layer, _BatchNorm) and layer.training]
+        layers = [
+            layer
+            for layer in averaged.model.modules()
+            if isinstance(layer, _BatchNorm) and layer.training
+        ]
         if not layers:
             return
         objective, model = pl_module.objective.at(trainer.current_epoch), averaged.model
         # All are crafted before the first statistic is reset: crafting needs a model that works.
         ready = []
         for batch in self._training_batches(trainer, pl_module):
-            rng = Rng.for_images(pl_module.seed, batch.indices).fold("statistics").fold(trainer.current_epoch)
+            rng = (
+                Rng.for_images(pl_module.seed, batch.indices)
+                .fold("statistics")
+                .fold(trainer.current_epoch)
+            )
             ready.append((batch, objective.craft(model, batch.images, batch.labels, rng), rng))
         momenta = [layer.momentum for layer in layers]
         devices = [pl_module.device.index] if pl_module.device.type == "cuda" else []
@@ -74,7 +90,9 @@ class SWA(WeightAveraging):
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
             for name in ("running_mean", "running_var"):
-                layer.get_buffer(name).copy_(trainer.strategy.reduce(layer.get_buffer(name).clone(), reduce_op="mean"))
+                layer.get_buffer(name).copy_(
+                    trainer.strategy.reduce(layer.get_buffer(name).clone(), reduce_op="mean")
+                )
 
     def _training_batches(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Batch]:
         """Some batches of the epoch, augmented, on the model's device."""

@@ -1,4 +1,6 @@
-"""The TensorBoard dashboard: one chart of clean and robust accuracy, hyperparameters with final metrics."""
+"""The TensorBoard dashboard: one chart of clean and robust accuracy, hyperparameters with final
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,20 @@ class Dashboard(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
             charts = {
-                "clean and robust accuracy": ["Multiline", ["train/accuracy", "val/accuracy", "robust/.*"]],
+                "clean and robust accuracy": [
+                    "Multiline",
+                    ["train/accuracy", "val/accuracy", "robust/.*"],
+                ],
                 "loss": ["Multiline", ["train/loss", "val/loss"]],
-                "robust overfitting": ["Multiline", ["inner/train_accuracy", "inner/accuracy", "robust/.*"]],
+                "robust overfitting": [
+                    "Multiline",
+                    ["inner/train_accuracy", "inner/accuracy", "robust/.*"],
+                ],
                 "overfitting, 1 where it is flagged": ["Multiline", ["overfitting/.*"]],
-                "inner attack: strength, share of the time": ["Multiline", ["inner/strength", "pace/inner_share"]],
+                "inner attack: strength, share of the time": [
+                    "Multiline",
+                    ["inner/strength", "pace/inner_share"],
+                ],
             }
             trainer.logger.experiment.add_custom_scalars({"robusttrain": charts})
 
@@ -44,9 +55,19 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
         found: dict[str, Any] = {}
         for key, item in value.items():
-            inner = name if key == "init_args" else f"{name}.{key}" if name and key != "class_path" else name or key
+            inner = (
+                name
+                if key == "init_args"
+                else f"{name}.{key}"
+                if name and key != "class_path"
+                else name or key
+            )
             found.update(flat(item.rpartition(".")[2] if key == "class_path" else item, inner))
         return found
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {key: part for i, item in enumerate(value) for key, part in flat(item, f"{name}.{i}").items()}
+        return {
+            key: part
+            for i, item in enumerate(value)
+            for key, part in flat(item, f"{name}.{i}").items()
+        }
     return {name: value if isinstance(value, int | float | str | bool) else str(value)}

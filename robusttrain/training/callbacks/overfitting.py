@@ -11,27 +11,32 @@ from robusttrain.core.errors import above
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
 
-#: History of an epoch: accuracy under the check, under the inner attack, and on the images trained on.
+#: History of an epoch: accuracy under the check, under the inner attack, and on the images trained
+#: on.
 Epoch = dict[str, float]
 
 
 class Overfitting(pl.Callback):
     """Compares robust accuracy on validation images with the best epoch's.
 
-    - Catastrophic overfitting (Wong et al. 2020, section 5.4): the model learns the one step it is trained with. The
-      check's robust accuracy has fallen by ``drop``, and accuracy under the inner attack has not fallen.
-    - Robust overfitting (Rice et al. 2020): the check's robust accuracy has fallen by ``fall``, while accuracy on the
-      adversarial images of training has risen.
+    - Catastrophic overfitting (Wong et al. 2020, section 5.4): the model learns the one step it is
+      trained with. The check's robust accuracy has fallen by ``drop``, and accuracy under the inner
+      attack has not fallen.
+    - Robust overfitting (Rice et al. 2020): the check's robust accuracy has fallen by ``fall``,
+      while accuracy on the adversarial images of training has risen.
 
-    Logs ``inner/accuracy`` (validation images under the inner attack), ``inner/strength`` (the errors that it finds, as
+    Logs ``inner/accuracy`` (validation images under the inner attack), ``inner/strength`` (the
+    errors that it finds, as
     a share of those that the check finds: near 0 means that training sees no adversarial images),
-    ``overfitting/fall`` (from the best robust accuracy), ``overfitting/catastrophic`` and ``overfitting/robust`` (0 or
-    1); and a line in words when one of them begins, in the log and on the dashboard under "text".
+    ``overfitting/fall`` (from the best robust accuracy), ``overfitting/catastrophic`` and
+    ``overfitting/robust`` (0 or 1); and a line in words when one of them begins, in the log and on
+    the dashboard under "text".
 
     Args:
         monitor: name under which the check's robust accuracy is logged, in the epochs that have it.
         inner: the attack of training, run on the same validation images; None where there is none.
-        check: the check under the inner attack's threat; None where ``monitor`` has that threat already.
+        check: the check under the inner attack's threat; None where ``monitor`` has that threat
+            already.
         images: how many validation images.
         draws: fresh draws of a random defense that score each image.
         every: epochs between two looks; the last epoch is always looked at.
@@ -66,10 +71,15 @@ class Overfitting(pl.Callback):
         self._now: Epoch = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        # Here and not in on_validation_end: averaged weights are in place only until this hook is over.
+        # Here and not in on_validation_end: averaged weights are in place only until this hook is
+        # over.
         epoch = trainer.current_epoch + 1
         self._now = {}
-        if trainer.sanity_checking or (epoch % self.every and epoch != trainer.max_epochs) or self.attacks is None:
+        if (
+            trainer.sanity_checking
+            or (epoch % self.every and epoch != trainer.max_epochs)
+            or self.attacks is None
+        ):
             return
         rows = self.attacks.evaluate(trainer, pl_module)["attacks"]
         self._now = {name: float(row["robust_accuracy"]) for name, row in rows.items()}
@@ -100,7 +110,9 @@ class Overfitting(pl.Callback):
         best = self.best or now
         fallen = best["check"] - now["check"]
         # Rounding of accuracies, which are multiples of one over the number of images and draws.
-        catastrophic = fallen >= self.drop - 1e-6 and now.get("inner", -1.0) >= best.get("inner", 0.0) - 1e-6
+        catastrophic = (
+            fallen >= self.drop - 1e-6 and now.get("inner", -1.0) >= best.get("inner", 0.0) - 1e-6
+        )
         robust = not catastrophic and fallen >= self.fall - 1e-6 and now["train"] > best["train"]
         found = {
             "overfitting/fall": max(fallen, 0.0),
@@ -119,13 +131,22 @@ class Overfitting(pl.Callback):
         begun = [kind for kind in ("catastrophic", "robust") if logged[f"overfitting/{kind}"]]
         told = [kind for kind in begun if kind not in self.flagged]
         self.flagged = begun
-        since = f"epoch {int(self.best['epoch'])}: {self.best['check']:.3f} then, {now['check']:.3f} in epoch {epoch}"
+        since = (
+            f"epoch {int(self.best['epoch'])}: {self.best['check']:.3f} then, {now['check']:.3f} in"
+            f" epoch {epoch}"
+        )
         lines = {
-            "catastrophic": f"catastrophic overfitting: robust accuracy fell since {since}, while accuracy under the "
-            f"inner attack is {now.get('inner', 0):.3f}: take more steps or a smaller epsilon in training, or stop "
-            "there (--monitor robust/worst_case keeps the best epoch)",
-            "robust": f"robust overfitting: robust accuracy fell since {since}, while accuracy on the adversarial "
-            f"images of training rose to {now['train']:.3f}: stop earlier (--early_stopping), or average weights",
+            "catastrophic": (
+                f"catastrophic overfitting: robust accuracy fell since {since}, while accuracy"
+                f" under the inner attack is {now.get('inner', 0):.3f}: take more steps or a"
+                " smaller epsilon in training, or stop there (--monitor robust/worst_case keeps"
+                " the best epoch)"
+            ),
+            "robust": (
+                f"robust overfitting: robust accuracy fell since {since}, while accuracy on the"
+                f" adversarial images of training rose to {now['train']:.3f}: stop earlier"
+                " (--early_stopping), or average weights"
+            ),
         }
         return [lines[kind] for kind in told]
 

@@ -1,4 +1,6 @@
-"""What an epoch took: images a second, share of the inner attack, memory; and the norm of the weights."""
+"""What an epoch took: images a second, share of the inner attack, memory; and the norm of the
+weights.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ class Pace(pl.Callback):
 
     - ``pace/images_per_second``, over all processes; a replayed image counts each time;
     - ``pace/inner_share``, the share of that time which inner attacks took;
-    - ``pace/memory_gib``: the most that an accelerator held; on a CPU, the most that the process has held so far;
+    - ``pace/memory_gib``: the most that an accelerator held; on a CPU, the most that the process
+      has held so far;
     - ``weights/norm``, the Euclidean norm of all trainable weights;
-    - ``inner/train_accuracy``, of the model in training on the adversarial images that it is trained on.
+    - ``inner/train_accuracy``, of the model in training on the adversarial images that it is
+      trained on.
     """
 
     def __init__(self) -> None:
@@ -31,7 +35,9 @@ class Pace(pl.Callback):
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         self.started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.images += len(batch.images)
         if batch_idx + 1 == trainer.num_training_batches:
             if pl_module.device.type == "cuda":
@@ -41,7 +47,11 @@ class Pace(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         # A run that ends within an epoch has no last batch.
         seconds = self.seconds or time.perf_counter() - self.started
-        trainable = [weight.detach().norm() for weight in pl_module.model.parameters() if weight.requires_grad]
+        trainable = [
+            weight.detach().norm()
+            for weight in pl_module.model.parameters()
+            if weight.requires_grad
+        ]
         meter = pl_module.meter
         found = {
             "pace/images_per_second": trainer.world_size * self.images / seconds,
@@ -56,7 +66,9 @@ class Pace(pl.Callback):
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that tensors took on an accelerator since the last reset, or this process in its life."""
+    """Bytes: the most that tensors took on an accelerator since the last reset, or this process in
+    its life.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -34,7 +34,13 @@ class Pictures(pl.Callback):
     """
 
     def __init__(
-        self, scenario: Scenario, name: str, images: int = 4, every: int = 5, draws: int = 64, seed: int = 0
+        self,
+        scenario: Scenario,
+        name: str,
+        images: int = 4,
+        every: int = 5,
+        draws: int = 64,
+        seed: int = 0,
     ) -> None:
         at_least("images", images, 0)
         at_least("every", every, 1)
@@ -45,7 +51,13 @@ class Pictures(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         due = epoch % self.every == 0 or epoch in (1, trainer.max_epochs)
-        if trainer.sanity_checking or not self.images or not due or trainer.global_rank or trainer.logger is None:
+        if (
+            trainer.sanity_checking
+            or not self.images
+            or not due
+            or trainer.global_rank
+            or trainer.logger is None
+        ):
             return
         board: Any = trainer.logger.experiment  # type: ignore[attr-defined]
         board.add_figure("pictures", self.draw(trainer, pl_module), global_step=trainer.global_step)
@@ -69,10 +81,14 @@ class Pictures(pl.Callback):
             }
             if model.defense is not None:
                 columns["g(x)"] = model.defense(images, rng.fold("show"))
-                total = sum(model.defense(images, rng.fold("mean").fold(draw)) for draw in range(self.draws))
+                total = sum(
+                    model.defense(images, rng.fold("mean").fold(draw)) for draw in range(self.draws)
+                )
                 mean = torch.as_tensor(total) / self.draws
                 if mean.shape == images.shape:
-                    columns[f"E[g(x)] - x, |.|inf {float((mean - images).abs().max()):.2f}"] = centred(mean - images)
+                    columns[f"E[g(x)] - x, |.|inf {float((mean - images).abs().max()):.2f}"] = (
+                        centred(mean - images)
+                    )
             said = {
                 "g(x)": model(images, rng.fold("show")).argmax(dim=1),
                 f"adversarial ({self.name})": model(adversarial, rng.fold("verdict")).argmax(dim=1),
@@ -81,7 +97,9 @@ class Pictures(pl.Callback):
         for row in range(len(images)):
             label = int(batch.labels[row])
             for column, (title, shown) in enumerate(columns.items()):
-                axes = figure.add_subplot(len(images), len(columns), row * len(columns) + column + 1)
+                axes = figure.add_subplot(
+                    len(images), len(columns), row * len(columns) + column + 1
+                )
                 axes.imshow(rgb(shown[row]))
                 axes.set_xticks([])
                 axes.set_yticks([])
@@ -91,5 +109,7 @@ class Pictures(pl.Callback):
                     axes.set_ylabel(names[label], fontsize=8)
                 if title in said:
                     predicted = int(said[title][row])
-                    axes.set_xlabel(names[predicted], fontsize=8, color="green" if predicted == label else "red")
+                    axes.set_xlabel(
+                        names[predicted], fontsize=8, color="green" if predicted == label else "red"
+                    )
         return figure

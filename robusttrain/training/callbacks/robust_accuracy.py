@@ -13,7 +13,8 @@ from robusttrain.training.callbacks.images import my_validation_images
 
 
 class RobustAccuracy(pl.Callback):
-    """Attacks some validation images every few epochs and logs ``robust/<attack>`` and ``robust/worst_case``.
+    """Attacks some validation images every few epochs and logs ``robust/<attack>`` and
+    ``robust/worst_case``.
 
     Several processes share the images.
 
@@ -26,12 +27,23 @@ class RobustAccuracy(pl.Callback):
     """
 
     def __init__(
-        self, scenarios: dict[str, Scenario], every: int = 1, images: int = 128, draws: int = 3, seed: int = 0
+        self,
+        scenarios: dict[str, Scenario],
+        every: int = 1,
+        images: int = 128,
+        draws: int = 3,
+        seed: int = 0,
     ) -> None:
         at_least("every", every, 1)
         at_least("images", images, 1)
         at_least("draws", draws, 1)
-        self.scenarios, self.every, self.images, self.draws, self.seed = scenarios, every, images, draws, seed
+        self.scenarios, self.every, self.images, self.draws, self.seed = (
+            scenarios,
+            every,
+            images,
+            draws,
+            seed,
+        )
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -45,7 +57,8 @@ class RobustAccuracy(pl.Callback):
 
     def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The results on the chosen validation images, as in results.json."""
-        # A fresh engine each time: it attacks a folded copy of the weights, which have changed since.
+        # A fresh engine each time: it attacks a folded copy of the weights, which have changed
+        # since.
         engine = Engine(cast(nn.Module, pl_module.model), self.scenarios, self.seed, self.draws)
         batch = my_validation_images(trainer, pl_module, self.images)
         for source in engine.sources.values():  # those read from files are on the CPU

@@ -1,4 +1,6 @@
-"""Stochastic weight averaging: the mean of what it says, with its own statistics, in validation and in checkpoints."""
+"""Stochastic weight averaging: the mean of what it says, with its own statistics, in validation and
+in checkpoints.
+"""
 
 import pytest
 import pytorch_lightning as pl
@@ -32,16 +34,22 @@ class Ends(pl.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if batch_idx + 1 == trainer.num_training_batches:
-            self.trained.append({name: value.clone() for name, value in module.model.state_dict().items()})
+            self.trained.append(
+                {name: value.clone() for name, value in module.model.state_dict().items()}
+            )
 
     def on_validation_epoch_end(self, trainer, module):
-        self.validated.append({name: value.clone() for name, value in module.model.state_dict().items()})
+        self.validated.append(
+            {name: value.clone() for name, value in module.model.state_dict().items()}
+        )
 
 
 def fit(folder, start, epochs=4, objective=None, defense=None, batches=3, ckpt_path=None):
     torch.manual_seed(0)
     model = DefendedClassifier(defense, CifarResNet(**F_A))
-    module = RobustTraining(model, 10, objective or Adversarial(ATTACK), schedule="constant", learning_rate=0.05)
+    module = RobustTraining(
+        model, 10, objective or Adversarial(ATTACK), schedule="constant", learning_rate=0.05
+    )
     module.recipe = recipe_of(NODE, None, {"class_path": "robusttrain.data.Digits"})
     data, ends = Digits(batch_size=32), Ends()
     data.replays = module.objective.replays
@@ -65,7 +73,11 @@ def fit(folder, start, epochs=4, objective=None, defense=None, batches=3, ckpt_p
 
 
 def weights(state):
-    return {name: value for name, value in state.items() if "running" not in name and "tracked" not in name}
+    return {
+        name: value
+        for name, value in state.items()
+        if "running" not in name and "tracked" not in name
+    }
 
 
 def test_the_mean_of_the_weights_from_the_start_on(tmp_path):
@@ -76,7 +88,8 @@ def test_the_mean_of_the_weights_from_the_start_on(tmp_path):
         for name, value in weights(validated).items():
             expected = torch.stack([weights(each)[name] for each in counted]).mean(dim=0)
             torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
-    # What is left in the model, and what is saved, is what was validated last; the run's own weights are kept beside.
+    # What is left in the model, and what is saved, is what was validated last; the run's own
+    # weights are kept beside.
     last = ends.validated[-1]
     kept = load(tmp_path / "last.ckpt").state_dict()
     for name, value in module.model.state_dict().items():
@@ -91,9 +104,12 @@ def test_the_mean_of_the_weights_from_the_start_on(tmp_path):
 def test_statistics_are_those_of_the_averaged_weights_on_adversarial_images(tmp_path, objective):
     module, trainer, ends = fit(tmp_path, start=1, objective=objective)
     data, found = trainer.datamodule, ends.validated[-1]
-    # By hand: the last average, its images crafted in evaluation mode, the mean of two batches' moments.
+    # By hand: the last average, its images crafted in evaluation mode, the mean of two batches'
+    # moments.
     model = DefendedClassifier(None, CifarResNet(**F_A))
-    model.load_state_dict({**found, **{k: v for k, v in ends.trained[-1].items() if "running" in k}})
+    model.load_state_dict(
+        {**found, **{k: v for k, v in ends.trained[-1].items() if "running" in k}}
+    )
     loader = data.train_dataloader()
     loader.sampler.set_epoch(3)
     means, variances = [], []
@@ -116,7 +132,9 @@ def test_statistics_are_those_of_the_averaged_weights_on_adversarial_images(tmp_
     )
     # They are not those of the run's own weights.
     assert not torch.allclose(
-        found["classifier.stem.1.running_mean"], ends.trained[-1]["classifier.stem.1.running_mean"], rtol=0.01
+        found["classifier.stem.1.running_mean"],
+        ends.trained[-1]["classifier.stem.1.running_mean"],
+        rtol=0.01,
     )
 
 
@@ -132,7 +150,10 @@ def test_a_frozen_f_b_keeps_its_statistics_and_replays_are_passed_over(tmp_path)
     defense = AdversarialTransform(f_b, steps=1, radius=0.1)
     before = {name: value.clone() for name, value in defense.state_dict().items()}
     module, trainer, _ = fit(tmp_path, 0, epochs=2, objective=Free(2), defense=defense, batches=4)
-    assert all(torch.equal(value, before[name]) for name, value in module.model.defense.state_dict().items())
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in module.model.defense.state_dict().items()
+    )
     batches = SWA(0, 3)._training_batches(trainer, module)
     assert len(torch.cat([batch.indices for batch in batches]).unique()) == 3 * 32
 
@@ -145,7 +166,9 @@ def test_an_interrupted_run_has_the_same_average(tmp_path):
         torch.testing.assert_close(rest.validated[-1][name], value)
 
 
-@pytest.mark.parametrize(("options", "name"), [({"start": -1}, "start"), ({"start": 0, "batches": 0}, "batches")])
+@pytest.mark.parametrize(
+    ("options", "name"), [({"start": -1}, "start"), ({"start": 0, "batches": 0}, "batches")]
+)
 def test_errors_name_the_option(options, name):
     with pytest.raises(OptionError, match=f"^{name} = "):
         SWA(**options)

@@ -23,7 +23,9 @@ F_A = {"num_classes": 10, "in_channels": 1, "widths": [4, 8], "blocks": 1}
 def defended(defense=True):
     torch.manual_seed(0)
     f_b = VGGSmall(num_classes=10, in_channels=1, image_size=16)
-    return DefendedClassifier(AdversarialTransform(f_b, steps=1, radius=0.1) if defense else None, CifarResNet(**F_A))
+    return DefendedClassifier(
+        AdversarialTransform(f_b, steps=1, radius=0.1) if defense else None, CifarResNet(**F_A)
+    )
 
 
 class Watch(pl.Callback):
@@ -37,7 +39,9 @@ class Watch(pl.Callback):
         self.modes.append(all(layer.training for layer in layers))
 
     def on_validation_end(self, trainer, module):
-        self.metrics.append({name for name in trainer.callback_metrics if name.startswith("robust/")})
+        self.metrics.append(
+            {name for name in trainer.callback_metrics if name.startswith("robust/")}
+        )
 
 
 def fit(folder, callbacks, epochs=1, model=None, logger=True, **options):
@@ -47,7 +51,9 @@ def fit(folder, callbacks, epochs=1, model=None, logger=True, **options):
         limit_train_batches=2,
         limit_val_batches=1,
         accelerator="cpu",
-        logger=TensorBoardLogger(folder, name="run", version=0, default_hp_metric=False) if logger else False,
+        logger=TensorBoardLogger(folder, name="run", version=0, default_hp_metric=False)
+        if logger
+        else False,
         callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -61,7 +67,9 @@ def fit(folder, callbacks, epochs=1, model=None, logger=True, **options):
 
 
 def events(folder):
-    found = EventAccumulator(str(folder / "run" / "version_0"), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    found = EventAccumulator(
+        str(folder / "run" / "version_0"), size_guidance={"images": 0, "scalars": 0, "tensors": 0}
+    )
     return found.Reload()
 
 
@@ -71,7 +79,11 @@ def test_robust_accuracy_is_what_the_engine_finds(tmp_path):
     # 20 images in batches of 16: more than one batch.
     callback = RobustAccuracy(attacks, images=20, draws=2, seed=3)
     module, trainer = fit(tmp_path, [callback, watch], logger=False)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("robust/")}
+    metrics = {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("robust/")
+    }
     assert set(metrics) == {"robust/bpda-i-quick", "robust/fgsm", "robust/worst_case"}
 
     batch = trainer.datamodule.validation_images(20)
@@ -79,17 +91,28 @@ def test_robust_accuracy_is_what_the_engine_finds(tmp_path):
     found = results(engine.run(*batch)[0], engine, {})
     for name, row in found["attacks"].items():
         assert metrics[f"robust/{name}"] == pytest.approx(row["robust_accuracy"], abs=1e-6)
-    assert metrics["robust/worst_case"] == pytest.approx(found["worst_case"]["robust_accuracy"], abs=1e-6)
+    assert metrics["robust/worst_case"] == pytest.approx(
+        found["worst_case"]["robust_accuracy"], abs=1e-6
+    )
     assert set(batch.indices.tolist()) <= set(trainer.datamodule._validation.subset.tolist())
 
 
 def test_every_other_epoch_and_the_last(tmp_path):
     watch = Watch()
     callback = RobustAccuracy(scenarios(["fgsm"]), every=2, images=2)
-    fit(tmp_path, [callback, watch], epochs=3, model=defended(False), num_sanity_val_steps=1, logger=False)
+    fit(
+        tmp_path,
+        [callback, watch],
+        epochs=3,
+        model=defended(False),
+        num_sanity_val_steps=1,
+        logger=False,
+    )
     assert [bool(found) for found in watch.metrics[1:]] == [False, True, True]
     calls = []
-    callback.evaluate = lambda *rest: calls.append(1) or {"attacks": {}, "worst_case": {"robust_accuracy": 0.0}}
+    callback.evaluate = lambda *rest: (
+        calls.append(1) or {"attacks": {}, "worst_case": {"robust_accuracy": 0.0}}
+    )
     fit(tmp_path, [callback], epochs=5, model=defended(False), num_sanity_val_steps=1, logger=False)
     assert len(calls) == 3
 
@@ -106,7 +129,9 @@ def test_training_goes_on_as_if_nobody_had_attacked(tmp_path):
     alone, _ = fit(tmp_path / "b", [], epochs=2)
     assert watch.modes == [True] * 4
     assert attacked.model.training
-    for (name, one), other in zip(attacked.state_dict().items(), alone.state_dict().values(), strict=True):
+    for (name, one), other in zip(
+        attacked.state_dict().items(), alone.state_dict().values(), strict=True
+    ):
         assert torch.equal(one, other), name
 
 
@@ -169,7 +194,9 @@ def test_the_panels_of_a_defense(tmp_path):
     f_b = VGGSmall(num_classes=10, in_channels=1, image_size=16)
     g = AdversarialTransform(f_b, steps=2, radius=0.1, random_start=False, clip=True)
     (scenario,) = scenarios(["fgsm"]).values()
-    module, trainer = fit(tmp_path, [], model=DefendedClassifier(g, CifarResNet(**F_A)), logger=False)
+    module, trainer = fit(
+        tmp_path, [], model=DefendedClassifier(g, CifarResNet(**F_A)), logger=False
+    )
     axes = Pictures(scenario, "it", images=1, draws=2).draw(trainer, module.eval()).axes
     image = trainer.datamodule.validation_images(1).images
     change = (g(image) - image)[0, 0]
@@ -182,7 +209,12 @@ def test_the_panels_of_a_defense(tmp_path):
 
 def test_pictures_reach_the_event_file_when_they_are_due(tmp_path):
     (scenario,) = scenarios(["fgsm"]).values()
-    fit(tmp_path, [Pictures(scenario, "fgsm", images=1, every=3, draws=2)], epochs=4, num_sanity_val_steps=1)
+    fit(
+        tmp_path,
+        [Pictures(scenario, "fgsm", images=1, every=3, draws=2)],
+        epochs=4,
+        num_sanity_val_steps=1,
+    )
     steps = [event.step for event in events(tmp_path).Images("pictures")]
     assert steps == [2, 6, 8]  # epochs 1, 3 and the last, of two steps each
     fit(tmp_path / "none", [Pictures(scenario, "fgsm", images=0)])
@@ -191,7 +223,9 @@ def test_pictures_reach_the_event_file_when_they_are_due(tmp_path):
 
 def test_the_dashboard_has_its_layout_and_hyperparameters_with_final_metrics(tmp_path):
     attacks = scenarios(["fgsm"])
-    configuration = flat({"model": {"class_path": "a.b.Net", "init_args": {"widths": [1, 2]}}, "seed": 3})
+    configuration = flat(
+        {"model": {"class_path": "a.b.Net", "init_args": {"widths": [1, 2]}}, "seed": 3}
+    )
     callbacks = [RobustAccuracy(attacks, images=2, draws=1), Dashboard(configuration)]
     _, trainer = fit(tmp_path, callbacks)
     found = events(tmp_path)
@@ -200,11 +234,17 @@ def test_the_dashboard_has_its_layout_and_hyperparameters_with_final_metrics(tmp
         assert found.Scalars(f"final/{name}")[-1].value == pytest.approx(final[name], abs=1e-6)
         assert found.Scalars(name)[-1].value == pytest.approx(final[name], abs=1e-6)
     assert "final/train/loss" not in found.Tags()["scalars"]
-    layout = found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode("utf-8", "replace")
+    layout = (
+        found.Tensors("custom_scalars__config__")[0]
+        .tensor_proto.string_val[0]
+        .decode("utf-8", "replace")
+    )
     assert "clean and robust accuracy" in layout
     for tag in ("val/accuracy", "train/accuracy", "robust/.*"):
         assert tag in layout
-    plugin = found.summary_metadata["_hparams_/session_start_info"].plugin_data.content.decode("utf-8", "replace")
+    plugin = found.summary_metadata["_hparams_/session_start_info"].plugin_data.content.decode(
+        "utf-8", "replace"
+    )
     assert all(word in plugin for word in ("model", "Net", "model.widths", "[1, 2]", "seed"))
 
 
@@ -212,7 +252,9 @@ def test_a_configuration_as_one_level():
     nested = {
         "defense": {
             "class_path": "robusttrain.defenses.Chain",
-            "init_args": {"defenses": [{"class_path": "a.B", "init_args": {"low": 3}}, {"class_path": "a.C"}]},
+            "init_args": {
+                "defenses": [{"class_path": "a.B", "init_args": {"low": 3}}, {"class_path": "a.C"}]
+            },
         },
         "widths": [4, 8],
         "none": None,

@@ -1,4 +1,6 @@
-"""The guard against overfitting: histories with known verdicts, and a run that overfits for certain."""
+"""The guard against overfitting: histories with known verdicts, and a run that overfits for
+certain.
+"""
 
 import pytest
 import pytorch_lightning as pl
@@ -20,7 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def verdicts(history, **options):
-    """(catastrophic, robust) by epoch, and the lines that were said, for epochs of (check, inner, train)."""
+    """(catastrophic, robust) by epoch, and the lines that were said, for epochs of (check, inner,
+    train).
+    """
     guard, flags, lines = Overfitting("robust/pgd-quick", **options), [], []
     for epoch, (check, inner, train) in enumerate(history):
         now = {"check": check, "train": train} | ({} if inner is None else {"inner": inner})
@@ -31,10 +35,14 @@ def verdicts(history, **options):
 
 
 def test_the_inner_attack_is_learnt_by_heart():
-    flags, lines = verdicts([(0.40, 0.50, 0.50), (0.45, 0.55, 0.55), (0.24, 0.80, 0.90), (0.0, 0.99, 0.99)])
+    flags, lines = verdicts(
+        [(0.40, 0.50, 0.50), (0.45, 0.55, 0.55), (0.24, 0.80, 0.90), (0.0, 0.99, 0.99)]
+    )
     assert flags == [(0, 0), (0, 0), (1, 0), (1, 0)]
     (line,) = lines
-    assert line.startswith("catastrophic overfitting: robust accuracy fell since epoch 1: 0.450 then, 0.240 in epoch 2")
+    assert line.startswith(
+        "catastrophic overfitting: robust accuracy fell since epoch 1: 0.450 then, 0.240 in epoch 2"
+    )
     assert "0.800" in line
     assert "--monitor robust/worst_case" in line
 
@@ -47,7 +55,13 @@ def test_a_model_that_only_gets_worse_has_not_overfitted_catastrophically():
 
 
 def test_robust_overfitting_is_said_once_while_it_lasts():
-    history = [(0.50, 0.55, 0.55), (0.44, 0.52, 0.60), (0.43, 0.52, 0.70), (0.49, 0.52, 0.72), (0.42, 0.5, 0.8)]
+    history = [
+        (0.50, 0.55, 0.55),
+        (0.44, 0.52, 0.60),
+        (0.43, 0.52, 0.70),
+        (0.49, 0.52, 0.72),
+        (0.42, 0.5, 0.8),
+    ]
     flags, lines = verdicts(history)
     assert [robust for _, robust in flags] == [0, 1, 1, 0, 1]
     assert len(lines) == 2
@@ -69,11 +83,15 @@ def test_without_an_inner_attack_nothing_is_catastrophic():
 
 def test_strength_is_the_share_of_errors_that_the_inner_attack_finds():
     guard = Overfitting("robust/pgd-quick")
-    assert guard.judge({"check": 0.2, "inner": 0.6, "train": 0.5}, 0)["inner/strength"] == pytest.approx(0.5)
+    assert guard.judge({"check": 0.2, "inner": 0.6, "train": 0.5}, 0)[
+        "inner/strength"
+    ] == pytest.approx(0.5)
 
 
 class Broken(nn.Module):
-    """Class 0 wins by 0.1 on images of grey 0.4, and by less the darker they are: steeply from the second epoch on."""
+    """Class 0 wins by 0.1 on images of grey 0.4, and by less the darker they are: steeply from the
+    second epoch on.
+    """
 
     num_classes, in_channels, image_size = 10, 1, 16
 
@@ -101,12 +119,18 @@ class Greys(Digits):
 
 
 def test_a_run_logs_says_and_remembers(tmp_path):
-    """A model that the check breaks from the second epoch on, beside an inner attack that stands still."""
+    """A model that the check breaks from the second epoch on, beside an inner attack that stands
+    still.
+    """
     nothing = ProjectedGradient(steps=0, step_size=0.01, random_start=False, threat=Linf(0.02))
     check = scenarios(["pgd-quick"], epsilon=0.02)
     lines = []
-    guard = Overfitting("robust/pgd-quick", Scenario(nothing, Target()), images=6, draws=1, say=lines.append)
-    module = RobustTraining(DefendedClassifier(None, Broken()), 10, Adversarial(nothing), learning_rate=1e-9)
+    guard = Overfitting(
+        "robust/pgd-quick", Scenario(nothing, Target()), images=6, draws=1, say=lines.append
+    )
+    module = RobustTraining(
+        DefendedClassifier(None, Broken()), 10, Adversarial(nothing), learning_rate=1e-9
+    )
     trainer = pl.Trainer(
         max_epochs=3,
         accelerator="cpu",
@@ -121,8 +145,12 @@ def test_a_run_logs_says_and_remembers(tmp_path):
     )
     trainer.fit(module, Greys(batch_size=16, crop=0))
     (line,) = lines
-    assert line.startswith("catastrophic overfitting: robust accuracy fell since epoch 0: 1.000 then, 0.000 in epoch 1")
-    found = EventAccumulator(str(tmp_path / "run" / "version_0"), size_guidance={"tensors": 0}).Reload()
+    assert line.startswith(
+        "catastrophic overfitting: robust accuracy fell since epoch 0: 1.000 then, 0.000 in epoch 1"
+    )
+    found = EventAccumulator(
+        str(tmp_path / "run" / "version_0"), size_guidance={"tensors": 0}
+    ).Reload()
 
     def curve(name):
         return [event.value for event in found.Scalars(name)]
@@ -131,7 +159,9 @@ def test_a_run_logs_says_and_remembers(tmp_path):
     assert curve("overfitting/fall") == [0, 1, 1]
     assert curve("inner/accuracy") == [1, 1, 1]
     assert curve("inner/strength")[1:] == [0, 0]
-    assert [event.step for event in found.Tensors("overfitting/text_summary")] == [trainer.global_step // 3 * 2]
+    assert [event.step for event in found.Tensors("overfitting/text_summary")] == [
+        trainer.global_step // 3 * 2
+    ]
     other = Overfitting("robust/pgd-quick")
     other.load_state_dict(guard.state_dict())
     assert other.best["check"] == 1

@@ -64,7 +64,8 @@ def fit(objective):
 
 def test_an_epoch_of_known_length():
     module, found = fit(Adversarial(Slow(steps=1, step_size=0.1, threat=Linf(0.1))))
-    # 32 images in at least 0.8 s, half of them in the attack; what the network itself takes comes on top.
+    # 32 images in at least 0.8 s, half of them in the attack; what the network itself takes comes
+    # on top.
     seconds = 32 / found["pace/images_per_second"]
     assert seconds >= 0.8
     assert 0.4 <= found["pace/inner_share"] * seconds <= seconds - 0.4
