@@ -3,9 +3,8 @@
     python -m benchmarks.ensemble --root data/cifar10-jpeg --model resnet18 --output ensemble.json
 
 The peak of one step of PGD in a process of its own, above what it held before with all models
-    loaded: it should not
-grow with their number. Beside it, what the same step needs where all members' activations are held
-at once, as in a plain mean of logits.
+loaded: it should not grow with their number. Beside it, what the same step needs where all members'
+activations are held at once, as in a plain mean of logits.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@
 Time: one gradient evaluation of BPDA-I with EOT (`bpda-eot-paper` with fewer draws and one step:
     both only repeat it)
 beside one plain one: f_a(g(x)) forward and f_a backward on the same batch, interleaved. Memory: the
-    peak of a process
-of its own, above what it held before the attack, with many and with few draws, and of the unrolled
-g with N = 13 and 1.
+peak of a process of its own, above what it held before the attack, with many and with few draws,
+and of the unrolled g with N = 13 and 1.
 """
 
 from __future__ import annotations

@@ -30,8 +30,7 @@ def peak(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> float
     """MiB that a call needs at its largest.
 
     glibc is told to hand every large block back at once: what it would keep for later grows with
-        every allocation, and
-    is not what the call needs.
+    every allocation, and is not what the call needs.
 
     Args:
         prepare: ``prepare(*arguments)`` loads what is there before, and returns the call;

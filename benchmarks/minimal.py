@@ -13,8 +13,7 @@ gives it the first four, and compares times for an image. What comes back is jud
 itself in float32, whatever an attack ran in.
 
 Each stops early by a rule of its own, so forward passes are counted, too: the peers' C&W may stop
-    long before its
-``--cw_steps``, when the loss of the whole batch rises.
+long before its ``--cw_steps``, when the loss of the whole batch rises.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ r"""PGD beside torchattacks, Foolbox and the bare limit, on the same model, imag
         --output pgd.json
 
 The limit is what no implementation of these steps can beat with this network: for each step, one
-    forward pass and one
-backward pass to the input, nothing else, in the same dtype and memory format as ours.
+forward pass and one backward pass to the input, nothing else, in the same dtype and memory format
+as ours.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
     python -m benchmarks.transform --root data/cifar10-jpeg --weights FILE --output transform.json
 
 The loop is how g is usually written: float32, the model as it was trained, ``backward()`` at every
-    step (which computes
-the gradients of all weights as well), the step and the projection written out.
+step (which computes the gradients of all weights as well), the step and the projection written out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """robusttrain: trains robust image classifiers and attacks them honestly.
 
 Data flows one way: data -> defended classifier -> attack -> score -> report. Start at ``attacks/``
-    to read how an
-attack is put together, at ``defenses/`` for what stands before a classifier, at ``evaluation/`` for
-how a figure comes about.
+to read how an attack is put together, at ``defenses/`` for what stands before a classifier, at
+``evaluation/`` for how a figure comes about.
 """
 
 from __future__ import annotations

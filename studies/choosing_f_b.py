@@ -1,9 +1,8 @@
 """Table 1: which f_b makes the defense robust.
 
 f_b untrained, after more and more epochs of standard training, and adversarially trained: accuracy
-    of f_a(g(x)),
-accuracy under BPDA-I, with EOT too, and the mean Linf distance of x to E[g(x)]. Xiao & Zheng 2020,
-section 3.4.
+of f_a(g(x)), accuracy under BPDA-I, with EOT too, and the mean Linf distance of x to E[g(x)]. Xiao
+& Zheng 2020, section 3.4.
 """
 
 from __future__ import annotations

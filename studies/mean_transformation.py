@@ -1,8 +1,7 @@
 """Figure 4: pictures of x and of E[g(x)] for several f_b.
 
 For f_b untrained, after more and more epochs of standard training, and adversarially trained: the
-    difference of x and
-E[g(x)], and its largest pixel. Xiao & Zheng 2020, section 3.4.
+difference of x and E[g(x)], and its largest pixel. Xiao & Zheng 2020, section 3.4.
 """
 
 from __future__ import annotations

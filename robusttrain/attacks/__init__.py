@@ -18,16 +18,14 @@ the targeted ones. BPDA with EOT reads, in full::
     adversarial = attack(source, images, labels, rng)
 
 Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack and RandomNoise
-    (scores). So have
-those that look for the nearest adversarial image, CarliniWagner, DeepFool and FAB, and
-Optimization, with an Adam for each of its models. Wrappers make attacks of attacks: Restarts,
-Several (a cascade, or the best of all) and MinimalNorm.
+(scores). So have those that look for the nearest adversarial image, CarliniWagner, DeepFool and
+FAB, and Optimization, with an Adam for each of its models. Wrappers make attacks of attacks:
+Restarts, Several (a cascade, or the best of all) and MinimalNorm.
 
 Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations
-    around one point:
-an estimator. It needs memory between steps: an update rule. It needs both, or no gradient at all:
-an ``Attack`` in a file of its own, as ``APGD`` and ``Square``. Nothing in this package knows of
-Lightning, of data sets or of presets.
+around one point: an estimator. It needs memory between steps: an update rule. It needs both, or no
+gradient at all: an ``Attack`` in a file of its own, as ``APGD`` and ``Square``. Nothing in this
+package knows of Lightning, of data sets or of presets.
 """
 
 from robusttrain.attacks.algorithms.apgd import APGD

@@ -130,7 +130,7 @@ class Attack(ABC):
         None.
 
         Arguments as for ``__call__``, with the same streams: the answer is what that call strives
-            for.
+        for.
         """
         objective = getattr(self, "objective", None)
         if objective is None or objective.target is None or getattr(self, "targets", None):

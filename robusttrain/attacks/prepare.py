@@ -14,11 +14,9 @@ def prepared(model: nn.Module) -> Iterator[None]:
     """Ready ``model`` for attack; on leaving, put everything back as it was.
 
     Inside: every submodule in evaluation mode, parameters without gradients, gradients enabled,
-        inference mode off.
-    Afterwards: the mode of each submodule (frozen batch norm stays frozen), each ``requires_grad``,
-        and the state of
-    torch's global generators are as before. Parameters' ``.grad`` is never written to, because
-    attacks differentiate with respect to images alone.
+    inference mode off. Afterwards: the mode of each submodule (frozen batch norm stays frozen),
+    each ``requires_grad``, and the state of torch's global generators are as before. Parameters'
+    ``.grad`` is never written to, because attacks differentiate with respect to images alone.
     """
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

@@ -84,7 +84,7 @@ def mean_log_probabilities(model: nn.Module, images: Tensor, rng: Rng, votes: in
     """(n, K): log of the probabilities' mean over draws, finite; arguments as for `ask`.
 
     Computed from logits throughout: probabilities themselves round to 0 and 1 where the model is
-        sure.
+    sure.
     """
     log_p = ask(model, images, rng, votes).log_softmax(dim=2).logsumexp(dim=0) - math.log(votes)
     return log_p.nan_to_num(nan=-1e4, neginf=-1e4)

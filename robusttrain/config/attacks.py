@@ -345,7 +345,7 @@ def _with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, bo
     """Nodes with the plain defaults of their own classes spelt out.
 
     jsonargparse would carry arguments over from the class that a part has by default: L2 with the
-        radius of Linf.
+    radius of Linf.
     """
     if isinstance(node, list):  # a new one: parsing changes what it is given
         return [_with_own_defaults(item, plain) for item in node]

@@ -7,9 +7,8 @@ resumed run change nothing, and images may leave a batch (``rng[keep]``) without
 that stay.
 
 The generator is SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): number ``n`` of a stream is
-    ``mix(key + n * GAMMA)``,
-where ``mix`` is a bijection of 64-bit integers. It runs as a handful of int64 tensor operations on
-whole batches.
+``mix(key + n * GAMMA)``, where ``mix`` is a bijection of 64-bit integers. It runs as a handful of
+int64 tensor operations on whole batches.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ class TinyImageNet(ImageData):
     """Tiny ImageNet, from its official archive tiny-imagenet-200.zip, unpacked.
 
     Its test labels were never published: here, as in the literature, its ``val/`` of 10,000 images
-        is the test split,
-    and validation images are held out from its 100,000 train images.
+    is the test split, and validation images are held out from its 100,000 train images.
 
     Args:
         root: folder that has ``wnids.txt``, ``train/`` and ``val/``, or ``tiny-imagenet-200/`` with

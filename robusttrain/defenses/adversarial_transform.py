@@ -31,10 +31,9 @@ class AdversarialTransform(Defense):
     with y_L the least likely class of f_b at x and Proj the projection onto |x' - x|_inf <= Delta.
 
     Automatic differentiation through g gives the identity: that is the derivative of the update
-        rule almost
-    everywhere (sign' = 0; the projection and x'_0 move along with x), and so what an attacker who
-    differentiates
-    through g naively would find: BPDA-I. Smoothed derivatives are a matter for attack sources.
+    rule almost everywhere (sign' = 0; the projection and x'_0 move along with x), and so what an
+    attacker who differentiates through g naively would find: BPDA-I. Smoothed derivatives are a
+    matter for attack sources.
 
     Args:
         model: f_b, images in [0, 1] to logits; taken over: put into evaluation mode and frozen for

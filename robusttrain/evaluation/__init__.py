@@ -1,7 +1,7 @@
 """Evaluation: runs attacks over data, scores with fresh draws, and reports the worst case.
 
 One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's Trainer, and the
-    validation callback.
+validation callback.
 """
 
 from robusttrain.evaluation.audit import LEAST, Audit, audit_table

@@ -130,10 +130,9 @@ class Engine:
     """Evaluates one target under several attacks.
 
     Whether the target is random it says itself, or the first batch tells: it is asked twice about a
-        few images, on
-    draws of their own, and global generators are watched (`Queried`). A random target is scored
-    over ``draws`` draws that neither attack nor selection has seen, whether or not it says
-    anything.
+    few images, on draws of their own, and global generators are watched (`Queried`). A random
+    target is scored over ``draws`` draws that neither attack nor selection has seen, whether or not
+    it says anything.
 
     Figures depend on the seed, and on neither batch size, order, number of processes nor on what
     else draws from global generators, up to rounding. That holds for attacks and verdicts alike,
@@ -393,8 +392,7 @@ class Engine:
         """Verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
 
         Clean and adversarial images are scored with the same draws: none of the attacks has seen
-            them, and an attack
-        that changes nothing then scores exactly as no attack.
+        them, and an attack that changes nothing then scores exactly as no attack.
         """
         random = self.random
         score = verdicts(self._queried, images, labels, rng.fold("score"), self.draws)

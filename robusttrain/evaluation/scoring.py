@@ -82,8 +82,7 @@ def worst_case(selection: Tensor, score: Tensor) -> Tensor:
     """Each image's score under the attack that is worst for it: (n,).
 
     The attack is chosen by one set of draws and scored by another: choosing and scoring by the same
-        draws would
-    report the luck of the draw as success of the attack.
+    draws would report the luck of the draw as success of the attack.
 
     Args:
         selection: (A, n) mean verdicts on the draws that choose, one row per attack (and one for no

@@ -80,10 +80,9 @@ def fast_copy(
     channels_last.
 
     The model itself is left as it is: mode, ``requires_grad``, memory format, weights. The copy
-        knows nothing of later
-    changes of its weights. The rewriting is checked against a plain copy on ``example``; where the
-    logits differ by more than 1e-3 of the largest one, or nothing can be checked, the plain copy is
-    taken.
+    knows nothing of later changes of its weights. The rewriting is checked against a plain copy on
+    ``example``; where the logits differ by more than 1e-3 of the largest one, or nothing can be
+    checked, the plain copy is taken.
 
     Args:
         model: a classifier.

@@ -14,9 +14,8 @@ class Frozen(nn.Module):
     trains.
 
     The held module is no child: ``parameters()``, ``modules()``, ``train()``, optimizers and DDP
-        buckets do not find
-    it. It still follows ``to(device)``, is copied by ``deepcopy``, and is saved to and loaded from
-    the state dict under this module's own name.
+    buckets do not find it. It still follows ``to(device)``, is copied by ``deepcopy``, and is saved
+    to and loaded from the state dict under this module's own name.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -19,7 +19,7 @@ class FullyConvolutional(nn.Module):
     Whatever g reaches within its ball, h can reach, which is not so for a sigmoid over [0, 1] (the
     authors' code).
     Dilated 3x3 convolutions with residual connections see far: 1 + 2 * (1 + sum of dilations)
-        pixels across.
+    pixels across.
 
     Args:
         radius: farthest that a pixel may move, in pixel values: g's.

@@ -14,8 +14,7 @@ class Normalize(nn.Module):
     """``(images - mean) / std``, channel by channel.
 
     The constants are buffers that a state dict leaves out: they belong to the architecture's
-        options, and released
-    files, which never hold them, load as they are.
+    options, and released files, which never hold them, load as they are.
 
     Args:
         mean: one value a channel, in units of images in [0, 1].

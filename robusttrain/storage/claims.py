@@ -5,9 +5,8 @@ free again once its owner is gone: on the same machine when there is no such pro
 elsewhere when it was long not touched.
 
 Claims save work, and no figure depends on them: random streams belong to images, so an entry of the
-    journal is the same
-whoever makes it, and it is written whole. Where two processes take one batch after all, the work is
-done twice.
+journal is the same whoever makes it, and it is written whole. Where two processes take one batch
+after all, the work is done twice.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
 - why:                 `angle_matrix` of `gradients`, `regions` in a plane
 
 Every figure is an `Estimate`: value, 95 % interval, and the number of images that it is over.
-    Tables of them are a
-`Matrix`, as JSON, Markdown or for the terminal. Pictures: `robusttrain.reporting`.
+Tables of them are a `Matrix`, as JSON, Markdown or for the terminal. Pictures:
+`robusttrain.reporting`.
 """
 
 from robusttrain.transfer.crafting import Crafting, Found, Model, Planned

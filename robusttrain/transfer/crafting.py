@@ -2,9 +2,8 @@
 target.
 
 A maker is what an attack is run on: one model, or several as one (hold-out ensembles). What it
-    crafts is a function of
-maker, attack, setting and image alone, so the images are kept under all of these, and another set
-of targets, or another study, finds them.
+crafts is a function of maker, attack, setting and image alone, so the images are kept under all of
+these, and another set of targets, or another study, finds them.
 """
 
 from __future__ import annotations

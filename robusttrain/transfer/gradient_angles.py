@@ -1,9 +1,8 @@
 """Angles between the gradients of models at the same images [P5 6, table 33; P3 3.1].
 
 Symbols: g_i(x) the gradient of model i's loss at the image x; the cell (i, j) is the mean over
-    images of
-cos(g_i, g_j) = g_i . g_j / (|g_i| |g_j|). Models whose gradients are orthogonal hardly share
-adversarial directions.
+images of cos(g_i, g_j) = g_i . g_j / (|g_i| |g_j|). Models whose gradients are orthogonal hardly
+share adversarial directions.
 """
 
 from __future__ import annotations

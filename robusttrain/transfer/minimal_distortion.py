@@ -2,8 +2,7 @@
 RMSD [P5 3.2.2].
 
 Symbols: x the image, delta a direction (for FG the gradient of the source's loss, for FGS its sign)
-    of RMSD 1,
-x_B = clip(x + B delta, 0, 1), M1 and M2 the source and the target.
+of RMSD 1, x_B = clip(x + B delta, 0, 1), M1 and M2 the source and the target.
 
 The search is linear, as the paper's, and not by bisection: what B makes x_B adversarial is often
 several intervals.

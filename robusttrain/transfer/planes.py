@@ -1,7 +1,7 @@
 """What models answer in a plane of images: decision regions [P5 6, figures 3-5; P3 6.3, eq. 13].
 
 Symbols: x the image, d1 and d2 two directions, (u, v) a point of the plane: clip(x + u d1 + v d2,
-    0, 1).
+0, 1).
 
 Directions are scaled to RMSD 1. Along either axis u and v are then the RMSD of the change (before
 clipping), in the unit of both papers' axes: a direction of signs, as in [P3], has RMSD 1 as it is.

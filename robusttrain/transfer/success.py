@@ -123,7 +123,7 @@ def challenge_score(answers: Mapping[str, Tensor], labels: Tensor) -> Estimate:
         labels: (n,) true classes; every attack is on the same images.
 
     The interval is over images, not over M: answers on one image under several attacks are not
-        independent.
+    independent.
 
     Raises:
         UserError: no attack, or attacks on different numbers of images.

@@ -149,7 +149,7 @@ def child(name: str) -> int:
     signal.
 
     The parent must not have computed anything: oneDNN and ATen look at these variables when they
-        first work.
+    first work.
     """
     sys.stdout.flush()
     if pid := os.fork():

@@ -85,9 +85,9 @@ class APGD(Attack):
         x^(k+1) = P(x^(k) + alpha (z^(k+1) - x^(k)) + (1 - alpha) (x^(k) - x^(k-1)))
 
     Symbols: f the loss, P projection into the threat, u direction of steepest ascent, alpha = 0.75,
-        eta step size (2
-    epsilon at first), x_max and f_max the best point so far and its loss, W the checkpoints. At a
-    checkpoint w_j eta is halved, and the search goes back to x_max, if since the checkpoint before
+    eta step size (2 epsilon at first), x_max and f_max the best point so far and its loss, W the
+    checkpoints. At a checkpoint w_j eta is halved, and the search goes back to x_max, if since the
+    checkpoint before
 
     - condition 1: fewer than rho = 75 % of the steps have raised f, or
     - condition 2: neither eta was halved there nor f_max has risen.

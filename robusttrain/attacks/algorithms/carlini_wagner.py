@@ -50,33 +50,29 @@ class CarliniWagner(Attack):
         f = max(z_y - max_{i != y} z_i + kappa, 0)
 
     Symbols: x the image, x' the adversarial one, z logits, y the true class, kappa the confidence
-        asked for, w what
-    Adam moves, from w = atanh(2 x - 1) on: x' never leaves the box. Towards a target t: f =
-    max(max_{i != t} z_i - z_t + kappa, 0). An iterate is adversarial where f is 0 and its margin is
-    not just kappa; of those the nearest to x is kept.
+    asked for, w what Adam moves, from w = atanh(2 x - 1) on: x' never leaves the box. Towards a
+    target t: f = max(max_{i != t} z_i - z_t + kappa, 0). An iterate is adversarial where f is 0 and
+    its margin is not just kappa; of those the nearest to x is kept.
 
     c is searched for each image: 10 c after a descent that found nothing adversarial, else the
-        middle between the
-    largest c that failed and the smallest that did not. All images advance together, each with its
-    own c; with ``abort_early`` an image whose lowest loss fell by less than 0.01 % within a tenth
-    of the steps, or 30 if that is more, sits out the rest of the descent. (The released code judges
-    one value of the whole batch's loss; here no image's fate depends on another's, and a single
-    image's loss is less steady.)
+    middle between the largest c that failed and the smallest that did not. All images advance
+    together, each with its own c; with ``abort_early`` an image whose lowest loss fell by less than
+    0.01 % within a tenth of the steps, or 30 if that is more, sits out the rest of the descent.
+    (The released code judges one value of the whole batch's loss; here no image's fate depends on
+    another's, and a single image's loss is less steady.)
 
     What comes back is the nearest adversarial image found, as it is, or *projected into the threat*
     where it is farther
     than epsilon: adversarial by luck only, then. For minimal distances take a wide threat. The
-        image itself comes back
-    where it is adversarial already, or where nothing was found. With kappa = 0 the result touches
-    the boundary, where another rounding (an 8-bit file, a source in bfloat16) decides;
-    ``confidence`` buys clearance.
+    image itself comes back where it is adversarial already, or where nothing was found. With kappa
+    = 0 the result touches the boundary, where another rounding (an 8-bit file, a source in
+    bfloat16) decides; ``confidence`` buys clearance.
 
     On a random model (two passes over the clean image tell) an iterate is judged by the majority of
     ``votes`` fresh draws, and only an image that all draws get wrong is left alone. The nearest of
     many iterates has then been lucky,
     too: ask for confidence. Behind estimators other than `Backprop` the loss is not that of the
-        iterate itself, which
-    is asked about on its own. ``abort_early`` does nothing in either case.
+    iterate itself, which is asked about on its own. ``abort_early`` does nothing in either case.
 
     Args:
         steps: Adam's steps in each descent; 10,000 in the paper.

@@ -30,14 +30,12 @@ class DeepFool(Attack):
         r_i = |f'_l| / |w'_l|_2^2 w'_l,  x_{i+1} = x + (1 + eta) (r_0 + ... + r_i)
 
     Symbols: x the image, x_i the point after i steps, f_k its logit of class k, y its true class, k
-        the classes that
-    are likeliest for x, eta the overshoot. As in the released code the overshoot is part of every
-    x_i and each step is lengthened by 1e-4; x_i is clipped to the box. An image leaves the batch as
-    soon as it is misclassified.
+    the classes that are likeliest for x, eta the overshoot. As in the released code the overshoot
+    is part of every x_i and each step is lengthened by 1e-4; x_i is clipped to the box. An image
+    leaves the batch as soon as it is misclassified.
 
     All images advance together: a step is one forward pass of the batch and one backward pass of
-        the batch for each
-    class, so memory does not grow with the number of classes.
+    the batch for each class, so memory does not grow with the number of classes.
 
     What comes back is x_i of the last step, as it is, or *projected into the threat* where it is
     farther than epsilon: adversarial by luck only, then. For minimal distances take a wide threat.

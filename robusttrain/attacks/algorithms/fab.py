@@ -41,10 +41,9 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     With w the gradient and f the function's value at the point, the step is s sign(w_j) min(lambda
     v_j, room_j) in
     pixel j: s turns it towards zero, v_j is 1 (Linf) or |w_j| (L2), room_j how far the pixel may
-        go. lambda is the
-    smallest for which the gains |w_j| min(lambda v_j, room_j) add up to |f| (Croce & Hein 2020,
-    section 2.2): linear in lambda between the values at which one pixel more meets the box, so it
-    is found by sorting these.
+    go. lambda is the smallest for which the gains |w_j| min(lambda v_j, room_j) add up to |f|
+    (Croce & Hein 2020, section 2.2): linear in lambda between the values at which one pixel more
+    meets the box, so it is found by sorting these.
 
     Args:
         points: (B, C, H, W), in [0, 1].
@@ -91,12 +90,11 @@ class FAB(Attack):
         x_{i+1} = clip((1 - alpha) (x_i + eta delta_i) + alpha (x_orig + eta delta_orig))
 
     Symbols: x_orig the image, x_i the point after i steps, y its class, t the target, P the
-        projection onto
-    {z_t = z_y} as it looks from x_i, linearised, within the box, in the threat's norm; alpha draws
-    back to the image, eta steps beyond the boundary, clip is to the box. An x_{i+1} that is
-    misclassified, as whatever class, is kept if it is the nearest so far, and the search goes on
-    from (1 - beta) x_orig + beta x_{i+1}. The paper's final search along the last line is left out,
-    as in AutoAttack.
+    projection onto {z_t = z_y} as it looks from x_i, linearised, within the box, in the threat's
+    norm; alpha draws back to the image, eta steps beyond the boundary, clip is to the box. An
+    x_{i+1} that is misclassified, as whatever class, is kept if it is the nearest so far, and the
+    search goes on from (1 - beta) x_orig + beta x_{i+1}. The paper's final search along the last
+    line is left out, as in AutoAttack.
 
     Further restarts begin at a random point within epsilon / 2. An image is spared further steps,
     restarts and targets as soon as it is misclassified within epsilon (steps: AutoAttack goes on,
@@ -105,15 +103,14 @@ class FAB(Attack):
     What comes back is the nearest adversarial point found, *projected into the threat* where it is
     farther than
     epsilon: adversarial by luck only, then. The image itself comes back where nothing was found, or
-        where it is
-    misclassified already. The result lies close to the boundary: attack in float32.
+    where it is misclassified already. The result lies close to the boundary: attack in float32.
 
     On a random model (it says so, or two passes over the clean image differ) x_{i+1} is judged by
     the majority of as many fresh draws as the estimator takes (one with `Backprop`: then luck
     decides; take `Average`), no image leaves,
     and what each run ends with is judged once more, all on the same draws: the one that is wrong
-        most often comes back,
-    of equals the first. AutoAttack has no FAB for random models: a nearest point is a brittle one.
+    most often comes back, of equals the first. AutoAttack has no FAB for random models: a nearest
+    point is a brittle one.
 
     Args:
         steps: N_iter, for each target.

@@ -26,9 +26,8 @@ class GenAttack(Attack):
     algorithm 1).
 
     Symbols: t target class, p the model's probabilities, N population, G generations, tau
-        temperature, rho mutation
-    probability, alpha mutation range, P plateaus so far. The first generation is uniform in the
-    ball. Each one
+    temperature, rho mutation probability, alpha mutation range, P plateaus so far. The first
+    generation is uniform in the ball. Each one
 
     1. is judged by its fitness, log p_t - log sum_{i != t} p_i; the fittest, the elite, goes on as
       it is;
@@ -50,8 +49,8 @@ class GenAttack(Attack):
     misclassified already at once, and the elite is not asked twice. On a random one
     (`Queried.random`) p is a mean over
     ``votes`` draws, and nothing is final: no image leaves, every generation is judged by new draws,
-        elite included, so
-    that luck does not keep it alive, and the last elite of each target is judged once more.
+    elite included, so that luck does not keep it alive, and the last elite of each target is judged
+    once more.
 
     Args:
         steps: G, for each target.

@@ -44,10 +44,9 @@ class HopSkipJump(Attack):
     algorithm 2).
 
     Symbols: x the image, y its label, d its number of pixel values, phi(x') = 1 where x' is
-        misclassified and -1 where
-    not; x_t the point after step t = 1, 2, ..., on the adversarial side of the boundary; u_b random
-    directions of length 1, standard normal (L2) or uniform in a cube (Linf) before they are scaled.
-    Each step
+    misclassified and -1 where not; x_t the point after step t = 1, 2, ..., on the adversarial side
+    of the boundary; u_b random directions of length 1, standard normal (L2) or uniform in a cube
+    (Linf) before they are scaled. Each step
 
     1. estimates the normal of the boundary at x_t from B_t = ``evaluations`` sqrt(t) answers, less
       their mean::
@@ -65,28 +64,26 @@ class HopSkipJump(Attack):
     The start is uniform noise, blended with x by a binary search. Pixelwise noise tends to look
     like one class to a
     network, whose own images would never find a start: each further try takes noise of other
-        coarseness.
+    coarseness.
 
     What comes back is the nearest adversarial point found, *projected into the threat*: where it is
-        farther than
-    epsilon, the projection is adversarial by luck only. Where it is nearer, the room that is left
-    is used: the nearest point touches the boundary, and there the next rounding, or the next draw
-    of a random model, decides. So points on the way from it straight on to the rim of the ball are
-    asked about too, and the one that is wrong in most draws comes back, of equals the farthest. For
-    minimal distances, set ``nearest`` and a wide threat. An image for which nothing adversarial is
-    found, and one that is misclassified already, come back as they were.
+    farther than epsilon, the projection is adversarial by luck only. Where it is nearer, the room
+    that is left is used: the nearest point touches the boundary, and there the next rounding, or
+    the next draw of a random model, decides. So points on the way from it straight on to the rim of
+    the ball are asked about too, and the one that is wrong in most draws comes back, of equals the
+    farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which nothing
+    adversarial is found, and one that is misclassified already, come back as they were.
 
     On a random model (`Queried.random`) a verdict is the majority of ``votes`` draws. Two things
     keep flickering verdicts from misleading the search. A point counts only if a second vote
     confirms it, else lucky draws would lead the search to the image itself; where it does not,
     points farther back are asked. And the
     estimate of v takes one draw for each direction: averaging over directions averages over draws
-        too, and new
-    directions tell more. With the paper's gamma = 1 all x_t + delta_t u_b lie so close together
-    that the draws drown what they say; gamma = d, delta_t as large as the distance, is the default
-    there. An image that is misclassified already is left alone only where all ``votes`` draws
-    agree. (PopSkipJump, Simon-Gabriel et al. 2021, goes further: it measures the noise and chooses
-    numbers of draws and delta by it.)
+    too, and new directions tell more. With the paper's gamma = 1 all x_t + delta_t u_b lie so close
+    together that the draws drown what they say; gamma = d, delta_t as large as the distance, is the
+    default there. An image that is misclassified already is left alone only where all ``votes``
+    draws agree. (PopSkipJump, Simon-Gabriel et al. 2021, goes further: it measures the noise and
+    chooses numbers of draws and delta by it.)
 
     Args:
         steps: number of steps; the paper and its code take 40 to 64. 0 returns the blended noise.

@@ -31,7 +31,7 @@ class MinimalNorm(Attack):
     that repeats itself, is left alone.
 
     Steps of a fixed length do not follow the radius: give the attack a ``relative_step_size``, or
-        take `APGD`.
+    take `APGD`.
 
     Args:
         attack: any attack; its own threat does not count.

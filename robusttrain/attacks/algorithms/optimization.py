@@ -36,10 +36,9 @@ class Optimization(Attack):
             d(x, x*)))
 
     Symbols: x the image, x* the adversarial one, from x* = x on; J, J_i models; L the objective,
-        log(1 - J_y)
-    untargeted or log J_t towards a target; d the root mean square deviation (RMSD); eta the
-    learning rate; P projection into the threat; Adam's step, with a memory of its own for each
-    model. With lambda = 0 and one model, this is `ProjectedGradient` with the rule `Adam`.
+    log(1 - J_y) untargeted or log J_t towards a target; d the root mean square deviation (RMSD);
+    eta the learning rate; P projection into the threat; Adam's step, with a memory of its own for
+    each model. With lambda = 0 and one model, this is `ProjectedGradient` with the rule `Adam`.
 
     The paper writes equation 6 for the mean of the models' probabilities. Model i's part of its
     gradient is that of its own L(J_i), times a positive number for each image. Adam divides by what

@@ -23,9 +23,8 @@ class ProjectedGradient(Attack):
     3]).
 
     Symbols: P projection into the threat, alpha step size, u update rule, L objective. One step of
-        size epsilon
-    from the image itself is FGSM; more steps I-FGSM; momentum, input diversity and noise reduction
-    are the update rule and the estimator.
+    size epsilon from the image itself is FGSM; more steps I-FGSM; momentum, input diversity and
+    noise reduction are the update rule and the estimator.
 
     Args:
         steps: number of steps; 0 returns the start.

@@ -62,9 +62,8 @@ class Square(Attack):
     """Random search with squares (Andriushchenko et al. 2020, "Square Attack", algorithms 1-3).
 
     Symbols: x the image, x_best the best point so far, f the loss (maximised here: `Margin` is the
-        negative of the
-    paper's), p the share of pixels that a square covers, h = round(sqrt(p w^2)) its side, nu =
-    x_best - x.
+    negative of the paper's), p the share of pixels that a square covers, h = round(sqrt(p w^2)) its
+    side, nu = x_best - x.
 
     - Linf: x_best starts as x with vertical stripes of +-epsilon. Each iteration sets one random
       square of x_best to x +- epsilon, one sign for each channel (algorithm 2).

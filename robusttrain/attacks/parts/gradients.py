@@ -203,8 +203,7 @@ class Diverse(GradientEstimator):
     The paper resizes 299 pixels to [299, 330) and pads to 330. Networks with a fixed input size
     cannot take that;
     so here images keep their side S: they are resized to a side in [smallest * S, S) and padded
-        back to S, each
-    image with its own draw. ``smallest`` = 299/330 is the paper's ratio.
+    back to S, each image with its own draw. ``smallest`` = 299/330 is the paper's ratio.
 
     Args:
         probability: p, the probability that an image is transformed; 0 leaves every image as it is.

@@ -17,8 +17,7 @@ class LossFn(Protocol):
     """From images to one loss per image, never reduced over the batch.
 
     An estimator may stack copies of the batch to evaluate them at once: images (n * B, C, H, W),
-        streams (n * B,),
-    result (n * B,), copy after copy in the order of the batch.
+    streams (n * B,), result (n * B,), copy after copy in the order of the batch.
     """
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor: ...

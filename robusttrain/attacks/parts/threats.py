@@ -115,7 +115,7 @@ class RMSD(Threat):
     """The root mean square of the change over pixels and channels is at most epsilon [P5 2.3].
 
     The ball of `L2` in units that do not depend on the size of the image: its radius is epsilon
-        sqrt(C H W).
+    sqrt(C H W).
 
     Args:
         epsilon: largest root mean square of the change, for images in [0, 1]; the papers' 15 is 15
@@ -151,8 +151,7 @@ def euclidean(change: Tensor) -> Tensor:
     """(B,): Euclidean norms of changes (B, C, H, W).
 
     Added up in float64: float32's norm of 3 x 224 x 224 equal changes is off by 6e-5 of its value,
-        enough to leave the
-    ball.
+    enough to leave the ball.
     """
     return torch.linalg.vector_norm(change.flatten(1), dim=1, dtype=torch.float64).to(change.dtype)
 

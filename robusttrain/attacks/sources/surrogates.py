@@ -214,7 +214,7 @@ class _Ensemble(nn.Module):
         holds one member's.
 
         Not where a defense without a derivative stands inside: that costs many times what it would
-            save.
+        save.
         """
         defense = getattr(member.model, "defense", None)
         keep = len(self.members) == 1 or not (torch.is_grad_enabled() and images.requires_grad)

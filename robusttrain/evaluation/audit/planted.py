@@ -8,8 +8,7 @@ image for certain, so a strong enough attack succeeds on this model whatever the
 original one.
 
 Here: 200 inner points instead of 999, the readout in closed form (Fisher's linear discriminant)
-    instead of by gradient
-descent, and one attack for each of up to 16 images.
+instead of by gradient descent, and one attack for each of up to 16 images.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class SWA(WeightAveraging):
     Running statistics belong to the weights that they were measured with, so those of the mean are
     measured anew
     after each epoch, on images as the objective makes them: adversarial ones, crafted against the
-        averaged model, where
-    it trains on such. Before ``start``, the averaged weights are the current ones.
+    averaged model, where it trains on such. Before ``start``, the averaged weights are the current
+    ones.
 
     Args:
         start: the first epoch, counted from 0, whose weights count.
