@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.timing import write
 from robusttrain.core.errors import UserError
-from robusttrain.storage.weights import read_tensors
+from robusttrain.evaluation.records import Records
 
 
 def main() -> None:
@@ -24,22 +24,22 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="output folders; the first one is the reference")
     parser.add_argument("--output", default="results/benchmarks/same_verdicts.json")
     arguments = parser.parse_args()
-    first, *others = (read_tensors(Path(run) / "verdicts.safetensors") for run in arguments.runs)
+    first, *others = (Records.read(Path(run) / "verdicts.safetensors") for run in arguments.runs)
     compared = {}
     for run, other in zip(arguments.runs[1:], others, strict=True):
-        if not first["index"].equal(other["index"]):
+        if not first.index.equal(other.index):
             raise UserError(f"{run} holds other images than {arguments.runs[0]}")
         compared[run] = {
-            name.removesuffix("/score"): {
-                "images_with_another_verdict": int((values != other[name]).any(dim=1).sum()),
-                "verdicts_that_differ": int((values != other[name]).sum()),
-                "verdicts": values.numel(),
+            name: {
+                "images_with_another_verdict": int(differ.any(dim=1).sum()),
+                "verdicts_that_differ": int(differ.sum()),
+                "verdicts": differ.numel(),
             }
-            for name, values in first.items()
-            if name.endswith("/score")
+            for name in first.rows
+            if (differ := first.of(name).score != other.of(name).score) is not None
         }
     write(
-        {"reference": arguments.runs[0], "images": len(first["index"]), "differences": compared},
+        {"reference": arguments.runs[0], "images": len(first), "differences": compared},
         arguments.output,
     )
 

@@ -18,9 +18,9 @@ from robusttrain.commands import evaluate
 from robusttrain.core.console import console, say
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import worst_case
+from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.storage.files import writable, write_json
 from robusttrain.storage.locks import alone
-from robusttrain.storage.weights import read_tensors
 from studies.cost import seconds
 from studies.models import Models, configuration, interruptible
 from studies.parts import Point, Training, trainings
@@ -152,10 +152,10 @@ class Study:
         """(n,), each image's share of `worst_case`: draws of the model that are right about it."""
         select, score = [], []
         for point in points:
-            verdicts = read_tensors(self.output / "points" / point["key"] / "verdicts.safetensors")
-            for name in ("clean", *point["attacks"]):
-                select.append(verdicts[f"{name}/select"].double().mean(dim=1))
-                score.append(verdicts[f"{name}/score"].double().mean(dim=1))
+            records = Records.read(self.output / "points" / point["key"] / "verdicts.safetensors")
+            for name in (CLEAN, *point["attacks"]):
+                select.append(records.of(name).chosen_by)
+                score.append(records.of(name).right)
         return worst_case(torch.stack(select), torch.stack(score))
 
     def _measure(self, point: Point, wait: bool) -> None:

@@ -82,7 +82,7 @@ def explained(
         "weights": hash_of_weights(target),
         "data": data_name(plan),
         **evaluation.found,
-        "indices": evaluation.records["index"].tolist(),
+        "indices": evaluation.records.index.tolist(),
         "left_out": dict(unfit),
         "precision": {"asked": plan.precision, "attacks": dict(precisions)},
         "processor": processor(device),
@@ -124,14 +124,11 @@ def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: boo
 def keep(evaluation: Evaluation, plan: EvaluationPlan) -> None:
     """Write images and verdicts on request."""
     records, output = evaluation.records, Path(plan.output)
-    shared = {"index": records["index"], "label": records["label"]}
     if plan.save_verdicts:
-        save_tensors(
-            {name: values for name, values in records.items() if not name.endswith("/images")},
-            output / "verdicts.safetensors",
-        )
+        records.save(output / "verdicts.safetensors")
     if plan.save_images:
-        for name in evaluation.engine.scenarios:
-            save_tensors(
-                {**shared, "images": records[f"{name}/images"]}, output / f"{name}.safetensors"
-            )
+        for name in records.attacks:
+            rows = records.of(name)
+            assert rows.images is not None  # the engine was told to keep them
+            found = {"index": rows.index, "label": rows.label, "images": rows.images}
+            save_tensors(found, output / f"{name}.safetensors")

@@ -5,9 +5,10 @@ validation callback.
 """
 
 from robusttrain.evaluation.audit import LEAST, Audit, audit_table
-from robusttrain.evaluation.engine import Engine, Records, Scenario, check_classes, one_threat
+from robusttrain.evaluation.engine import Engine, Scenario, check_classes, one_threat
 from robusttrain.evaluation.module import Evaluation, gather
-from robusttrain.evaluation.results import merge, results, table
+from robusttrain.evaluation.records import Records, Rows
+from robusttrain.evaluation.results import results, table
 from robusttrain.evaluation.scoring import top_classes, verdicts, wilson, worst_case
 
 __all__ = [
@@ -16,11 +17,11 @@ __all__ = [
     "Engine",
     "Evaluation",
     "Records",
+    "Rows",
     "Scenario",
     "audit_table",
     "check_classes",
     "gather",
-    "merge",
     "one_threat",
     "results",
     "table",

@@ -20,13 +20,12 @@ from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
+from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scoring import verdicts
 from robusttrain.models.defended import DefendedClassifier
 
-#: Per-image tensors by name, first dimension the images: "index", "label", "clean/select",
-#: "clean/score", and for each attack "NAME/select", "NAME/score", "NAME/distance",
-#: "NAME/gradients", "NAME/queries", "NAME/attacked".
-Records = dict[str, Tensor]
+#: What one stage, "clean" or an attack, writes down of a batch: a column by its name.
+Entry = dict[str, Tensor]
 #: Images of the first batch that are asked about twice, to see whether the target is random.
 ASKED = 8
 #: Draws that must all be wrong before an image counts as broken: it is then right in less than a
@@ -39,12 +38,10 @@ class Kept(Protocol):
     batch.
     """
 
-    def get(
-        self, stage: str, images: Tensor, labels: Tensor, indices: Tensor
-    ) -> Records | None: ...
+    def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None: ...
 
     def put(
-        self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Records
+        self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
     ) -> None: ...
 
 
@@ -288,9 +285,9 @@ class Engine:
         """
         self.ask(images, indices)
         rng = Rng.for_images(self.seed, indices)
-        records: Records = {"index": indices.cpu(), "label": labels.cpu()}
+        rows: dict[str, Rows] = {}
         alive, seconds = torch.ones(len(images), dtype=torch.bool), {}
-        for stage in ("clean", *self.scenarios):
+        for stage in (CLEAN, *self.scenarios):
             entry = self.kept.get(stage, images, labels, indices) if self.kept else None
             if entry is None:
                 start = time.perf_counter()
@@ -307,18 +304,30 @@ class Engine:
             alive = alive & ~entry["broken"]
             if stage != "clean":
                 seconds[stage] = entry["seconds"].item()
-            wanted = (
-                entry.keys() - {"broken", "seconds"} - (set() if self.keep_images else {"images"})
-            )
-            records |= {f"{stage}/{name}": entry[name] for name in entry if name in wanted}
-        return records, seconds
+            rows[stage] = self._rows(entry, indices, labels)
+        return Records(rows), seconds
+
+    def _rows(self, entry: Entry, indices: Tensor, labels: Tensor) -> Rows:
+        """What a stage wrote down, as rows; where no attack was, nothing was attacked or spent."""
+        nothing = torch.zeros(len(indices))
+        return Rows(
+            indices.cpu(),
+            labels.cpu(),
+            entry["score"],
+            entry["select"],
+            entry.get("attacked", nothing.bool()),
+            entry.get("distance", nothing),
+            entry.get("gradients", nothing),
+            entry.get("queries", nothing),
+            entry.get("images") if self.keep_images else None,
+        )
 
     def _planned(self, stage: str) -> float:
         """Evaluations that an image costs at a stage."""
         cost = self.scenarios[stage].attack.cost() if stage != "clean" else Cost(0, 0)
         return cost.gradients + cost.queries + self.draws * (2 if self.random else 1)
 
-    def _clean(self, images: Tensor, labels: Tensor, rng: Rng) -> Records:
+    def _clean(self, images: Tensor, labels: Tensor, rng: Rng) -> Entry:
         """Verdicts on the images as they are."""
         entry = self._judge(images, labels, rng)
         # A deterministic model that is wrong already stays wrong: no attack can make the verdict
@@ -331,9 +340,7 @@ class Engine:
         )
         return entry
 
-    def _attack(
-        self, name: str, images: Tensor, labels: Tensor, rng: Rng, alive: Tensor
-    ) -> Records:
+    def _attack(self, name: str, images: Tensor, labels: Tensor, rng: Rng, alive: Tensor) -> Entry:
         """Attack the images that are ``alive``, and judge all of them."""
         scenario, source = self.scenarios[name], self.sources[name]
         keep = alive.nonzero().squeeze(1).to(images.device)
@@ -363,7 +370,7 @@ class Engine:
         return entry
 
     def _broken(
-        self, entry: Records, name: str, among: Tensor, images: Tensor, labels: Tensor, rng: Rng
+        self, entry: Entry, name: str, among: Tensor, images: Tensor, labels: Tensor, rng: Rng
     ) -> Tensor:
         """(B,) bool: images of those ``among`` that are wrong in every selecting draw and, if
         random, in 30 more.
@@ -388,7 +395,7 @@ class Engine:
         rng = Rng.for_images(self.seed, indices).fold("score")
         return verdicts(self._queried, images, labels, rng, self.draws)
 
-    def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> Records:
+    def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> Entry:
         """Verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
 
         Clean and adversarial images are scored with the same draws: none of the attacks has seen

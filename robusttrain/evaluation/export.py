@@ -20,7 +20,8 @@ from torch import Tensor
 from robusttrain.attacks import Threat
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
-from robusttrain.evaluation.engine import Engine, Records
+from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import wilson
 
 #: Pillow's names of pictures by their number of channels.
@@ -117,11 +118,13 @@ def export(
     found = {}
     for name, scenario in engine.scenarios.items():
         changed, outside, scores = 0, 0, []
-        for start in range(0, len(records["index"]), batch):
+        for start in range(0, len(records), batch):
             part = slice(start, start + batch)
-            indices = records["index"][part]
+            indices = records.index[part]
             clean = data.test_images(indices).images
-            levels = eight_bit(records[f"{name}/images"][part], clean, scenario.attack.threat)
+            kept = records.of(name).images
+            assert kept is not None  # the engine was told to keep them
+            levels = eight_bit(kept[part], clean, scenario.attack.threat)
             read = write_pictures(levels, indices, folder / name)
             outside += int(
                 (
@@ -130,14 +133,14 @@ def export(
                 ).sum()
             )
             score = engine.score(
-                read.to(device), records["label"][part].to(device), indices.to(device)
+                read.to(device), records.label[part].to(device), indices.to(device)
             )
-            changed += int((score != records[f"{name}/score"][part]).any(dim=1).sum())
+            changed += int((score != records.of(name).score[part]).any(dim=1).sum())
             scores.append(score.double().mean(dim=1))
         mean = torch.cat(scores).mean().item()
         found[name] = {
             "robust_accuracy": round(mean, 6),
-            "ci95": [round(end, 6) for end in wilson(mean, len(records["index"]))],
+            "ci95": [round(end, 6) for end in wilson(mean, len(records))],
             "verdicts_changed": changed,
             "outside_threat": outside,
         }

@@ -13,8 +13,9 @@ import torch.distributed
 from torch import Tensor, nn
 
 from robusttrain.data import Batch
-from robusttrain.evaluation.engine import Engine, Records
-from robusttrain.evaluation.results import merge, results
+from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.records import Records
+from robusttrain.evaluation.results import results
 from robusttrain.storage.journal import Journal
 
 #: Seconds between two looks at a batch that another process works on.
@@ -31,7 +32,7 @@ def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[
     for _, spent in everyone:
         for name, value in spent.items():
             seconds[name] = seconds.get(name, 0.0) + value
-    return merge([part for parts, _ in everyone for part in parts]), seconds
+    return Records.merged([part for parts, _ in everyone for part in parts]), seconds
 
 
 class Evaluation(pl.LightningModule):
@@ -55,10 +56,16 @@ class Evaluation(pl.LightningModule):
         self.engine, self.journal, self.waiting = engine, journal, waiting
         self.parts = nn.ModuleList([engine.target, *engine.sources.values()])
         self.found: dict[str, Any] = {}
-        self.records: Records = {}
+        self._records: Records | None = None
         self._mine: list[Records] = []
         self._seconds: dict[str, float] = {}
         self._others: list[Batch] = []
+
+    @property
+    def records(self) -> Records:
+        """The table of all images, once the run is over."""
+        assert self._records is not None
+        return self._records
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         if len(batch.images) and not self._run(batch):
@@ -85,8 +92,8 @@ class Evaluation(pl.LightningModule):
             if not self._run(batch):
                 self._others.append(batch)
                 time.sleep(PAUSE)
-        self.records, seconds = gather((self._mine, self._seconds))
-        self.found = results(self.records, self.engine, seconds)
+        self._records, seconds = gather((self._mine, self._seconds))
+        self.found = results(self._records, self.engine, seconds)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.engine.target(images)

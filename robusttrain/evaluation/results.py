@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
-from robusttrain.evaluation.engine import Engine, Records
+from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.scoring import wilson, worst_case
-
-
-def merge(parts: Sequence[Records]) -> Records:
-    """Records of all batches of all processes, sorted by image, each image once."""
-    filled = [part for part in parts if len(part["index"])]
-    merged = {name: torch.cat([part[name] for part in filled]) for name in filled[0]}
-    order = merged["index"].argsort(stable=True)
-    merged = {name: values[order] for name, values in merged.items()}
-    index = merged["index"]
-    first = torch.ones(len(index), dtype=torch.bool)
-    first[1:] = index[1:] != index[:-1]
-    return {name: values[first] for name, values in merged.items()}
 
 
 def _figure(scores: Tensor, name: str = "robust_accuracy") -> dict[str, Any]:
@@ -40,27 +29,23 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
         engine: what produced them.
         seconds: spent by attack, over all processes.
     """
-    score = {
-        name: records[f"{name}/score"].double().mean(dim=1) for name in ("clean", *engine.scenarios)
-    }
-    select = {
-        name: records[f"{name}/select"].double().mean(dim=1)
-        for name in ("clean", *engine.scenarios)
-    }
-    right = (
-        select["clean"] > 0.5
-    )  # images that were right before the attack, on draws that score nothing
+    score = {name: rows.right for name, rows in records.rows.items()}
+    select = {name: rows.chosen_by for name, rows in records.rows.items()}
+    # Images that were right before the attack, on draws that score nothing.
+    right = select[CLEAN] > 0.5
     attacks: dict[str, Any] = {}
-    so_far = ["clean"]
+    so_far = [CLEAN]
     for name, scenario in engine.scenarios.items():
-        attacked = records[f"{name}/attacked"]
+        rows = records.of(name)
+        attacked = rows.attacked
         so_far.append(name)
         # Where images are handed on, a figure of an attack speaks of those that reached it, and of
         # no others.
         judged = attacked if engine.survivors else torch.ones_like(attacked)
         reached = right & judged
         cost = {
-            kind: records[f"{name}/{kind}"][attacked].double() for kind in ("gradients", "queries")
+            "gradients": rows.gradients[attacked].double(),
+            "queries": rows.queries[attacked].double(),
         }
         per_image = {
             kind: round(values.mean().item(), 3) if len(values) else 0.0
@@ -72,7 +57,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             if reached.any()
             else None,
             "success_rate_of": int(reached.sum()),
-            "largest_perturbation": round(records[f"{name}/distance"].max().item(), 6),
+            "largest_perturbation": round(rows.distance.max().item(), 6),
             "gradient_evaluations_per_image": per_image["gradients"],
             "queries_per_image": per_image["queries"],
             "seconds": round(seconds.get(name, 0.0), 2),
@@ -91,7 +76,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
     return {
         "threat": {"norm": threats[0].norm, "epsilon": threats[0].epsilon} if threats else None,
         "seed": engine.seed,
-        "images": len(records["index"]),
+        "images": len(records),
         "draws": engine.draws,
         "random": engine.random,
         "survivors": engine.survivors,

@@ -301,8 +301,8 @@ def test_the_engine_tells_whether_the_target_draws(linear, images):
         records, _ = engine.run(images(), y, torch.arange(4))
         assert [source.random for source in engine.sources.values()] == [random] * 2
         for name, scenario in scenarios.items():
-            assert (records[f"{name}/queries"] <= scenario.attack.cost().queries).all()
-            assert (records[f"{name}/gradients"] == 0).all()
+            assert (records.of(name).queries <= scenario.attack.cost().queries).all()
+            assert (records.of(name).gradients == 0).all()
 
 
 @pytest.mark.parametrize(

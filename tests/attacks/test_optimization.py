@@ -207,11 +207,11 @@ def test_the_engine_counts_members_together_as_one(curved, images):
         advance=advanced.append,
     )
     records, _ = engine.run(x, labels(curved(), x), torch.arange(4))
-    torch.testing.assert_close(records["liu/gradients"], torch.full((4,), 5.0))
-    torch.testing.assert_close(records["liu/queries"], torch.full((4,), 1.0))
+    torch.testing.assert_close(records.of("liu").gradients, torch.full((4,), 5.0))
+    torch.testing.assert_close(records.of("liu").queries, torch.full((4,), 1.0))
     assert sum(advanced) == pytest.approx(4 * (5 + 1 + 2))
     bare = attack(source(None), x, labels(curved(), x))
-    assert (records["liu/distance"].float() - FREE.distance(bare, x)).abs().max() < 1e-4
+    assert (records.of("liu").distance.float() - FREE.distance(bare, x)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from robusttrain.attacks import (
     Target,
 )
 from robusttrain.defenses import Defense
-from robusttrain.evaluation import Engine, Scenario, merge
+from robusttrain.evaluation import Engine, Records, Scenario
 from robusttrain.evaluation.audit import SAMPLE, Audit
 from robusttrain.models.defended import DefendedClassifier
 
@@ -207,5 +207,5 @@ def audited(case: Case, sample: int | None = SAMPLE) -> Audit:
     audit = Audit(engine, IMAGES, sample)
     audit.before(images, labels, indices)
     records, _ = engine.run(images, labels, indices)
-    audit.after(merge([records]))
+    audit.after(Records.merged([records]))
     return audit

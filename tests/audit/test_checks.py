@@ -18,7 +18,7 @@ from robusttrain.attacks import (
     Square,
     Target,
 )
-from robusttrain.evaluation import Engine, Scenario, merge
+from robusttrain.evaluation import Engine, Records, Rows, Scenario
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.audit.changes import (
     averaged_draws,
@@ -155,12 +155,15 @@ def test_the_strongest_attack_where_images_are_handed_on(survivors, strongest):
         "early": [False] * 12 + [True] * 8,
         "late": [False] * 12 + [True] * 8,
     }
-    records = {"index": torch.arange(20)}
-    for name in scenarios:
-        records |= {
-            f"{name}/select": torch.tensor(right[name])[:, None],
-            f"{name}/attacked": torch.tensor(given[name]),
-        }
+    nothing = torch.zeros(20)
+
+    def rows(right, given):
+        verdicts, attacked = torch.tensor(right)[:, None], torch.tensor(given)
+        index = torch.arange(20)
+        return Rows(index, index * 0, verdicts, verdicts, attacked, nothing, nothing, nothing)
+
+    records = Records({name: rows(right[name], given[name]) for name in scenarios})
+    records.rows["clean"] = rows([True] * 20, [False] * 20)
     subject = Subject(
         engine,
         torch.rand(20, 1, 2, 2),
@@ -190,6 +193,6 @@ def test_what_cannot_be_done_with_an_attack_is_not_run_and_never_passed():
     audit = Audit(engine, 32, 16)
     audit.before(*batch)
     records, _ = engine.run(*batch)
-    audit.after(merge([records]))
+    audit.after(Records.merged([records]))
     not_run = {found.check for found in audit.findings if found.severity == "not run"}
     assert {"twice the steps", "epsilon zero", "epsilon half", "monotone"} <= not_run

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from robusttrain.evaluation import merge
+from robusttrain.evaluation import Records
 from robusttrain.evaluation.audit import Audit
 
 from .corpus import IMAGES, SOUND, WRONG, audited, evaluation, pgd
@@ -63,7 +63,7 @@ def test_a_check_that_cannot_be_made_says_so_and_the_others_go_on(monkeypatch):
     audit = Audit(engine, IMAGES)
     batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
     audit.before(*batch)
-    audit.after(merge([engine.run(*batch)[0]]))
+    audit.after(Records.merged([engine.run(*batch)[0]]))
     assert [(found.check, found.severity) for found in audit.findings] == [
         ("broken check", "not run")
     ] * 2
@@ -77,7 +77,7 @@ def test_too_few_images_are_told():
     audit = Audit(engine, 3)
     batch = data.test[:3], data.test_labels[:3], torch.arange(3)
     audit.before(*batch)
-    audit.after(merge([engine.run(*batch)[0]]))
+    audit.after(Records.merged([engine.run(*batch)[0]]))
     assert audit.verdict == "weak: sample"
     audit = Audit(engine, 3)
     audit.before(batch[0], (batch[1] + 1) % 10, batch[2])  # none of them is right
@@ -108,7 +108,7 @@ def test_what_it_costs_is_an_upper_bound():
         records, _ = engine.run(*batch)
         passes.clear()
         audit.before(*batch)
-        audit.after(merge([records]))
+        audit.after(Records.merged([records]))
     finally:
         handle.remove()
     # The engine's sources hold a fast copy of the classifier: what they are asked is not counted

@@ -13,7 +13,7 @@ from robusttrain import Rng, load
 from robusttrain.commands import precision
 from robusttrain.core.processor import processor
 from robusttrain.data import Digits
-from robusttrain.evaluation import Engine, verdicts
+from robusttrain.evaluation import Engine, Records, verdicts
 from robusttrain.evaluation.precision import Speeds
 from robusttrain.evaluation.report import changes
 from robusttrain.models import VGGSmall
@@ -155,24 +155,26 @@ def test_suites_and_attacks_together(evaluate, tmp_path):
 
 def test_draws_images_and_seed_are_those_of_the_verdicts(evaluate):
     def kept(*arguments, **options):
-        return load_file(
+        return Records.read(
             evaluate("--save_verdicts", "true", "--attack.steps", 1, *arguments, **options).output
             / "verdicts.safetensors"
         )
 
     first = kept()
-    assert first["clean/score"].shape == first["bpda-i-quick/select"].shape == (40, 2)
-    assert kept(draws=5)["clean/score"].shape == (40, 5)
+    assert first.of("clean").score.shape == first.of("bpda-i-quick").select.shape == (40, 2)
+    assert kept(draws=5).of("clean").score.shape == (40, 5)
     fewer, other = kept(images=10), kept("--seed", 1)
-    assert set(fewer["index"].tolist()) < set(first["index"].tolist())
-    assert set(other["index"].tolist()) != set(first["index"].tolist())
-    common = torch.isin(first["index"], fewer["index"])
-    for name, values in fewer.items():
-        if not name.endswith("distance"):
-            assert torch.equal(values, first[name][common]), name
+    assert set(fewer.index.tolist()) < set(first.index.tolist())
+    assert set(other.index.tolist()) != set(first.index.tolist())
+    common = torch.isin(first.index, fewer.index)
+    for name, rows in fewer.rows.items():
+        for fact, values in rows.columns().items():
+            if fact not in ("distance", "images"):
+                expected = first.of(name)[common].columns()[fact]
+                assert torch.equal(values, expected), (name, fact)
     data = Digits()
     data.setup("test")
-    assert torch.equal(data._test.labels[first["index"]], first["label"])
+    assert torch.equal(data._test.labels[first.index], first.label)
 
 
 def test_options_of_the_defense(evaluate):
@@ -184,7 +186,8 @@ def test_options_of_the_defense(evaluate):
     still = evaluate("--defense.steps", 0, "--draws", 20, "--save_verdicts", "true")
     moved = evaluate("--draws", 20, "--save_verdicts", "true")
     scores = [
-        load_file(done.output / "verdicts.safetensors")["clean/score"] for done in (still, moved)
+        Records.read(done.output / "verdicts.safetensors").of("clean").score
+        for done in (still, moved)
     ]
     assert not torch.equal(*scores)
 
@@ -232,9 +235,8 @@ def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
     done = evaluate(
         "--save_images", "true", "--save_verdicts", "true", "--attack", "wt", "--attack.steps", 5
     )
-    kept, judged = (
-        load_file(done.output / name) for name in ("wt.safetensors", "verdicts.safetensors")
-    )
+    kept = load_file(done.output / "wt.safetensors")
+    judged = Records.read(done.output / "verdicts.safetensors").of("wt")
     data = Digits()
     data.setup("test")
     clean = data._test.images[kept["index"]].float() / 255
@@ -243,7 +245,7 @@ def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
     assert (change > 0.005).all()
     assert (kept["images"].min(), kept["images"].max()) >= (0, 0)
     assert kept["images"].max() <= 1
-    torch.testing.assert_close(change, judged["wt/distance"])
+    torch.testing.assert_close(change, judged.distance)
     again = verdicts(
         load(trained.best),
         kept["images"],
@@ -251,7 +253,7 @@ def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
         Rng.for_images(0, kept["index"]).fold("score"),
         2,
     )
-    assert torch.equal(again, judged["wt/score"])
+    assert torch.equal(again, judged.score)
     without = sorted(
         path.name for path in evaluate().output.iterdir() if not path.name.startswith(".")
     )
@@ -293,11 +295,11 @@ def test_a_model_that_was_not_trained_here(evaluate, tmp_path):
     done = evaluate(*model, "--save_verdicts", "true", attack="fgsm")
     assert done.found["target"] == f"VGGSmall {tmp_path / 'w.pt'}"
     assert done.found["random"] is False
-    kept = load_file(done.output / "verdicts.safetensors")
+    kept = Records.read(done.output / "verdicts.safetensors").of("clean")
     data = Digits()
     data.setup("test")
-    expected = network(data._test.images[kept["index"]].float() / 255).argmax(1) == kept["label"]
-    assert torch.equal(kept["clean/score"][:, 0], expected)
+    expected = network(data._test.images[kept.index].float() / 255).argmax(1) == kept.label
+    assert torch.equal(kept.score[:, 0], expected)
 
     behind = evaluate(
         *model[:4],

@@ -93,10 +93,10 @@ def test_an_attack_that_does_nothing_does_nothing_to_a_random_model(images):
     assert found["clean"]["accuracy"] == pytest.approx(0.9, abs=0.015)
     for name, row in found["attacks"].items():
         assert row["robust_accuracy"] == found["clean"]["accuracy"]
-        assert torch.equal(records[f"{name}/score"], records["clean/score"])
+        assert torch.equal(records.of(name).score, records.of("clean").score)
         assert row["success_rate"] == pytest.approx(0.1, abs=0.015)
     assert found["worst_case"]["robust_accuracy"] == pytest.approx(0.9, abs=0.015)
-    assert not torch.equal(records["clean/score"], records["clean/select"])
+    assert not torch.equal(records.of("clean").score, records.of("clean").select)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -114,7 +114,7 @@ def test_epsilon_0_is_clean_accuracy(images, convnet, training):
     assert found["worst_case"] == {
         name: found["attacks"]["pgd"][name] for name in ("robust_accuracy", "ci95")
     }
-    assert records["pgd/distance"].max() == 0
+    assert records.of("pgd").distance.max() == 0
     assert all(module.training == training for module in model.modules())
 
 
@@ -135,14 +135,14 @@ def test_deterministic_models_are_scored_once_and_wrong_images_are_not_attacked(
     found, records = evaluate(model, {"pgd": pgd(0.03)}, x, labels, draws=10)
     row = found["attacks"]["pgd"]
     assert (found["draws"], found["random"]) == (1, False)
-    assert records["pgd/score"].shape == (30, 1)
+    assert records.of("pgd").score.shape == (30, 1)
     assert found["clean"]["accuracy"] == 18 / 30
-    assert records["pgd/attacked"].tolist() == [False] * 12 + [True] * 18
-    assert records["pgd/distance"][:12].max() == 0
-    assert records["pgd/distance"][12:].min() > 0
+    assert records.of("pgd").attacked.tolist() == [False] * 12 + [True] * 18
+    assert records.of("pgd").distance[:12].max() == 0
+    assert records.of("pgd").distance[12:].min() > 0
     # Of those that were right before the attack.
     assert row["success_rate_of"] == 18
-    fooled = int((~records["pgd/score"][12:]).sum())
+    fooled = int((~records.of("pgd").score[12:]).sum())
     assert 0 < fooled < 18
     assert row["success_rate"] == pytest.approx(fooled / 18, abs=1e-6)
     assert row["robust_accuracy"] == pytest.approx((18 - fooled) / 30, abs=1e-6)
@@ -161,9 +161,13 @@ def test_records_depend_on_neither_batch_size_nor_order(images, linear, random):
     for size in (1, 4):
         for part in shuffled.split(size):
             records, _ = engine.run(x[part], labels[part], indices[part])
-            assert records.keys() == whole.keys()
-            for name, values in records.items():
-                assert torch.equal(values, whole[name][part]), name
+            assert list(records.rows) == list(whole.rows)
+            for name, rows in records.rows.items():
+                expected = whole.of(name)[part].columns()
+                for fact, values in rows.columns().items():
+                    if fact == "images" and name == "clean":  # nothing was made of them
+                        continue
+                    assert torch.equal(values, expected[fact]), (name, fact)
 
 
 def test_one_seed_one_result(images, linear):
@@ -172,9 +176,12 @@ def test_one_seed_one_result(images, linear):
         evaluate(target, {"pgd": pgd(0.05)}, images(40), labels, seed=seed, draws=5)[1]
         for seed in (0, 0, 1)
     )
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["clean/score"], other["clean/score"])
-    assert not torch.equal(first["pgd/score"], other["pgd/score"])
+    for name in first.rows:
+        for fact in ("score", "select", "distance", "gradients"):
+            pair = (each.of(name).columns()[fact] for each in (first, second))
+            assert torch.equal(*pair), (name, fact)
+    assert not torch.equal(first.of("clean").score, other.of("clean").score)
+    assert not torch.equal(first.of("pgd").score, other.of("pgd").score)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +311,7 @@ def test_only_images_that_are_broken_for_good_are_handed_off(images):
     scenarios = {"nothing": nothing, "dark": dark, "again": dark}
     target = DefendedClassifier(Mostly(), Bright())
     found, records = evaluate(target, scenarios, x, labels, draws=2, survivors=True)
-    assert (~records["clean/select"].any(1)).sum() > 10
+    assert (~records.of("clean").select.any(1)).sum() > 10
     rows = found["attacks"]
     assert [rows[name]["images"] for name in scenarios] == [64, 64, 0]
     assert rows["nothing"]["worst_case_so_far"] == pytest.approx(0.4, abs=0.1)

@@ -1,4 +1,4 @@
-"""Results: each image once, the form of results.json, and writing it."""
+"""Results: the form of results.json, and writing it."""
 
 import json
 import os
@@ -8,19 +8,8 @@ import torch
 
 from robusttrain.attacks import Linf, ProjectedGradient, Target
 from robusttrain.core.errors import UserError
-from robusttrain.evaluation import Engine, Scenario, merge, results, table
+from robusttrain.evaluation import Engine, Scenario, results, table
 from robusttrain.storage.files import laid_out, writable, write_json
-
-
-def part(*indices):
-    index = torch.tensor(indices, dtype=torch.long)
-    return {"index": index, "clean/score": (index[:, None] % 2).bool()}
-
-
-def test_each_image_counts_once_whoever_attacked_it():
-    merged = merge([part(5, 0, 2), part(), part(2, 1), part(0, 7)])
-    assert merged["index"].tolist() == [0, 1, 2, 5, 7]
-    assert merged["clean/score"][:, 0].tolist() == [False, True, False, True, True]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import nn
 
 from robusttrain.attacks import HopSkipJump, Linf, ProjectedGradient, Square, Target
 from robusttrain.core.errors import UserError
-from robusttrain.evaluation import Engine, Scenario
+from robusttrain.evaluation import Engine, Records, Scenario
 from robusttrain.models.defended import DefendedClassifier
 
 COUNT = 70
@@ -49,9 +49,7 @@ def evaluated(model, images, labels, size=COUNT, order=None, seed=0, scenarios=N
             model, PGD if scenarios is None else scenarios, seed, draws, keep_images=True
         )
         parts = [engine.run(images[which], labels[which], which)[0] for which in order.split(size)]
-    merged = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    place = merged["index"].argsort()
-    return engine, {name: values[place] for name, values in merged.items()}
+    return engine, Records.merged(parts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,19 +60,22 @@ def test_verdicts_depend_on_the_seed_and_on_nothing_else(kind, images, linear):
     assert engine.random
     assert engine.target.random
     assert engine.draws == 3
-    assert whole["pgd/score"].shape == (COUNT, 3)
-    assert not torch.equal(whole["pgd/score"], whole["pgd/select"])
+    assert whole.of("pgd").score.shape == (COUNT, 3)
+    assert not torch.equal(whole.of("pgd").score, whole.of("pgd").select)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())  # noqa: NPY002
     shuffled = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
     for size, order in ((1, None), (7, None), (64, None), (16, shuffled)):
         torch.manual_seed(size)  # what goes on outside does not matter
         _, other = evaluated(model, x, labels, size, order)
-        for name in ("clean/score", "clean/select", "pgd/score", "pgd/select"):
-            assert torch.equal(other[name], whole[name]), (size, name)
-        torch.testing.assert_close(other["pgd/images"], whole["pgd/images"], rtol=0, atol=1e-5)
+        for name in ("clean", "pgd"):
+            assert torch.equal(other.of(name).score, whole.of(name).score), (size, name)
+            assert torch.equal(other.of(name).select, whole.of(name).select), (size, name)
+        torch.testing.assert_close(
+            other.of("pgd").images, whole.of("pgd").images, rtol=0, atol=1e-5
+        )
     _, other = evaluated(model, x, labels, seed=1)
-    assert not torch.equal(other["clean/score"], whole["clean/score"])
+    assert not torch.equal(other.of("clean").score, whole.of("clean").score)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,7 +96,7 @@ def test_query_attacks_treat_the_source_as_random(images, linear):
     engine, found = evaluated(model, x, labels, scenarios=scenarios)
     assert all(source.random for source in engine.sources.values())
     # No image leaves: on a deterministic source those that are wrong would.
-    assert found["square/queries"].unique().tolist() == [10.0]
+    assert found.of("square").queries.unique().tolist() == [10.0]
 
 
 def test_a_classifier_that_takes_streams_is_given_them(images, random_linear):
@@ -108,14 +109,14 @@ def test_a_classifier_that_takes_streams_is_given_them(images, random_linear):
         engine.ask(x, torch.arange(COUNT))
     _, whole = evaluated(model, x, labels)
     _, other = evaluated(DefendedClassifier(None, model), x, labels, 7)
-    assert torch.equal(whole["pgd/score"], other["pgd/score"])
-    assert not torch.equal(whole["clean/score"][:, 0], whole["clean/score"][:, 1])
+    assert torch.equal(whole.of("pgd").score, other.of("pgd").score)
+    assert not torch.equal(whole.of("clean").score[:, 0], whole.of("clean").score[:, 1])
 
 
 def test_a_deterministic_target_stays_one(images, linear):
     engine, found = evaluated(linear(), images(COUNT), torch.arange(COUNT) % 3)
     assert not engine.random
-    assert found["pgd/score"].shape == (COUNT, 1)
+    assert found.of("pgd").score.shape == (COUNT, 1)
 
 
 def test_who_draws_for_some_images_only_must_say_so(images, linear):
@@ -132,6 +133,5 @@ def test_who_draws_for_some_images_only_must_say_so(images, linear):
     model.random = True
     engine = Engine(model, {}, draws=3)
     for shift in (0.0, 0.3):
-        assert engine.run(dark + shift, torch.arange(8) % 3, torch.arange(8))[0][
-            "clean/score"
-        ].shape == (8, 3)
+        records, _ = engine.run(dark + shift, torch.arange(8) % 3, torch.arange(8))
+        assert records.of("clean").score.shape == (8, 3)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from robusttrain.evaluation import Records, Rows
 from robusttrain.reporting import decision_regions
-from robusttrain.storage.weights import save_tensors
 from robusttrain.transfer import Regions
 from studies import cost, report
 from studies.parts import Point
@@ -47,12 +47,12 @@ def test_the_worst_case_is_per_image_over_all_points(tmp_path):
     for key, right in (("first", [0, 1]), ("second", [1, 0])):
         verdicts = torch.tensor(right, dtype=torch.bool)[:, None].expand(2, 3)
         clean = torch.ones(2, 3, dtype=torch.bool)
-        tensors = {
-            f"{name}/{use}": values
-            for name, values in (("pgd", verdicts), ("clean", clean))
-            for use in ("select", "score")
+        index, nothing = torch.arange(2), torch.zeros(2)
+        rows = {
+            name: Rows(index, index, values, values, index > 0, nothing, nothing, nothing)
+            for name, values in (("clean", clean), ("pgd", verdicts))
         }
-        save_tensors(tensors, tmp_path / "points" / key / "verdicts.safetensors")
+        Records(rows).save(tmp_path / "points" / key / "verdicts.safetensors")
     points = [{"key": key, "attacks": {"pgd": {}}} for key in ("first", "second")]
     study = SimpleNamespace(output=tmp_path)
     assert Study.worst_cases(study, points[:1]).tolist() == [0, 1]

@@ -42,12 +42,12 @@ def white_box_recorded(subject: Subject) -> Finding | None:
     if not white or not others:
         return None
     worst: tuple[float, str, int] = (0.0, "", 0)
-    score = {name: records[f"{name}/score"].double().mean(dim=1) for name in scenarios}
-    select = {name: records[f"{name}/select"].double().mean(dim=1) for name in scenarios}
-    attacked = torch.stack([records[f"{name}/attacked"] for name in white]).all(dim=0)
+    score = {name: records.of(name).right for name in scenarios}
+    select = {name: records.of(name).chosen_by for name in scenarios}
+    attacked = torch.stack([records.of(name).attacked for name in white]).all(dim=0)
     for name in others:
         # Where images are handed on, only those that both were given can be compared.
-        both = attacked & records[f"{name}/attacked"]
+        both = attacked & records.of(name).attacked
         chosen = torch.stack([select[each] for each in white]).argmin(dim=0)
         strongest = torch.stack([score[each] for each in white]).gather(0, chosen[None]).squeeze(0)
         # Image by image: what the other attack breaks and no white box does; half a score is no
@@ -274,7 +274,7 @@ def fresh_draws(subject: Subject) -> Finding | None:
     """
     records = subject.records
     assert records is not None
-    attacked = records[f"{subject.main}/attacked"][subject.places]
+    attacked = records.of(subject.main).attacked[subject.places]
     difference = (subject.score - subject.recorded(subject.main))[attacked]
     if len(difference) < 2:
         return None

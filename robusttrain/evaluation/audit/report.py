@@ -15,7 +15,8 @@ from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit import before, gradients, others, planted, strength
 from robusttrain.evaluation.audit.finding import Finding
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, SAMPLE, Subject
-from robusttrain.evaluation.engine import Engine, Records
+from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import verdicts
 
 Check = Callable[[Subject], Finding | None]

@@ -29,7 +29,8 @@ from robusttrain.evaluation.audit.finding import (
     beaten,
     told,
 )
-from robusttrain.evaluation.engine import Engine, Records, Scenario
+from robusttrain.evaluation.engine import Engine, Scenario
+from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import verdicts, worst_case
 
 #: Images of the sample, if the budget allows.
@@ -204,12 +205,13 @@ class Subject:
     def places(self) -> Tensor:
         """(n,) where the sample's images stand in the records."""
         assert self.records is not None
-        return torch.searchsorted(self.records["index"], self.indices.cpu())
+        return torch.searchsorted(self.records.index, self.indices.cpu())
 
     def recorded(self, name: str, kind: str = "score") -> Tensor:
         """(n,) float64: what the records say of the sample's images under an attack, or "clean"."""
         assert self.records is not None
-        return self.records[f"{name}/{kind}"][self.places].double().mean(dim=1)
+        rows = self.records.of(name)
+        return (rows.chosen_by if kind == "select" else rows.right)[self.places]
 
     @cached_property
     def main(self) -> str:
@@ -223,10 +225,10 @@ class Subject:
         assert self.records is not None
         ranks: dict[str, tuple[float, ...]] = {}
         for name, each in self.engine.scenarios.items():
-            select = self.records[f"{name}/select"].double().mean(dim=1)
+            select = self.records.of(name).chosen_by
             blind = 0 if each.attack.cost().gradients else 1
             if self.engine.survivors:
-                given = select[self.records[f"{name}/attacked"]]
+                given = select[self.records.of(name).attacked]
                 mean = given.mean().item() if len(given) else 1.0
                 ranks[name] = (not len(given), not self.follows_target(name), mean, blind)
             else:

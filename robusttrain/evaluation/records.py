@@ -1,0 +1,162 @@
+"""What an evaluation writes down: a table with one column a fact, one row an image and attack."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robusttrain.core.errors import UserError
+from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
+
+#: The rows of the images as they are, before any attack.
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one attack, one an image, all on the CPU.
+
+    Args:
+        index: (n,) int64, each image's place in its data set.
+        label: (n,) int64, its true class.
+        score: (n, draws) bool, verdicts of the draws that score: whether the answer was right.
+        select: (n, draws) bool, verdicts of the draws by which the worst attack is chosen.
+        attacked: (n,) bool, whether the attack was given the image.
+        distance: (n,) float, of what it returned from the image, in the threat's norm.
+        gradients: (n,) float, gradient evaluations that the image took.
+        queries: (n,) float, forward passes alone.
+        images: (n, C, H, W) in [0, 1], what the attack returned; None where it was not kept.
+    """
+
+    index: Tensor
+    label: Tensor
+    score: Tensor
+    select: Tensor
+    attacked: Tensor
+    distance: Tensor
+    gradients: Tensor
+    queries: Tensor
+    images: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, which: Tensor | slice) -> Rows:
+        """Some of the rows."""
+        return Rows(
+            **{
+                name: None if values is None else values[which]
+                for name, values in self.columns().items()
+            }  # type: ignore[arg-type]
+        )
+
+    def columns(self) -> dict[str, Tensor | None]:
+        """The columns by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @property
+    def right(self) -> Tensor:
+        """(n,) float64: the share of the scoring draws in which the answer was right."""
+        return self.score.double().mean(dim=1)
+
+    @property
+    def chosen_by(self) -> Tensor:
+        """(n,) float64: the same of the selecting draws."""
+        return self.select.double().mean(dim=1)
+
+    @staticmethod
+    def joined(parts: Sequence[Rows]) -> Rows:
+        """All rows of several parts, one after another."""
+        found = {}
+        for name in parts[0].columns():
+            values = [part.columns()[name] for part in parts]
+            tensors = [value for value in values if value is not None]
+            found[name] = torch.cat(tensors) if len(tensors) == len(values) else None
+        return Rows(**found)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Records:
+    """The table of an evaluation.
+
+    Args:
+        rows: of each attack by its name, `CLEAN` first; all of the same images in the same order.
+    """
+
+    rows: Mapping[str, Rows]
+
+    def of(self, attack: str) -> Rows:
+        """The rows of an attack, or of `CLEAN`."""
+        return self.rows[attack]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.rows[CLEAN])
+
+    @property
+    def attacks(self) -> list[str]:
+        """The attacks' names, in their order."""
+        return [name for name in self.rows if name != CLEAN]
+
+    @property
+    def index(self) -> Tensor:
+        """(n,) int64, each image's place in its data set."""
+        return self.rows[CLEAN].index
+
+    @property
+    def label(self) -> Tensor:
+        """(n,) int64, the true classes."""
+        return self.rows[CLEAN].label
+
+    def without_images(self) -> Records:
+        """The same table without adversarial images."""
+        return Records({name: replace(rows, images=None) for name, rows in self.rows.items()})
+
+    @staticmethod
+    def merged(parts: Sequence[Records]) -> Records:
+        """Records of all batches of all processes, sorted by image, each image once."""
+        filled = [part for part in parts if len(part)] or list(parts[:1])
+        found = {}
+        for name in filled[0].rows:
+            rows = Rows.joined([part.of(name) for part in filled])
+            rows = rows[rows.index.argsort(stable=True)]
+            first = torch.ones(len(rows), dtype=torch.bool)
+            first[1:] = rows.index[1:] != rows.index[:-1]
+            found[name] = rows[first]
+        return Records(found)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as safetensors: each column whole, and which attack a row is of.
+
+        Adversarial images stay out: they fill a file for each attack (``--save_images``).
+        """
+        table = Rows.joined([*self.without_images().rows.values()]).columns()
+        columns = {name: values for name, values in table.items() if values is not None}
+        sizes = torch.tensor([len(rows) for rows in self.rows.values()])
+        columns["attack"] = torch.arange(len(self.rows)).repeat_interleave(sizes)
+        save_tensors(columns, path, {"attacks": json.dumps(list(self.rows))})
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Records:
+        """The table that `save` wrote.
+
+        Raises:
+            UserError: no such file, or another one.
+        """
+        columns = read_tensors(path)
+        known = {each.name for each in fields(Rows)} - {"images"} | {"attack"}
+        try:
+            names = json.loads(read_metadata(path)["attacks"])
+        except (KeyError, ValueError):
+            names = None
+        if not isinstance(names, list) or columns.keys() != known:
+            raise UserError(f"{Path(path)}: holds no records of an evaluation")
+        attack = columns.pop("attack")
+        table = Rows(**columns)
+        return Records({name: table[attack == number] for number, name in enumerate(names)})
