@@ -97,9 +97,8 @@ def material(arguments: argparse.Namespace) -> tuple[list[nn.Module], Tensor, Te
     if arguments.target:
         models.append(network(arguments.target, arguments.target_weights, data))
     for model in models:
-        for parameter in (
-            model.parameters()
-        ):  # as a user of the peers would, who wants gradients of images alone
+        # As a user of the peers would, who wants gradients of images alone
+        for parameter in model.parameters():
             parameter.requires_grad_(False)
     return models, *right_for_all(models, images, labels, arguments.images)
 

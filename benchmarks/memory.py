@@ -39,9 +39,8 @@ def peak(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> float
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_measure, args=(theirs, prepare, arguments))
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(
-        128 * 1024
-    )  # a fixed one: glibc would raise it as blocks come and go
+    # A fixed one: glibc would raise it as blocks come and go
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(128 * 1024)
     process.start()
     del os.environ["MALLOC_MMAP_THRESHOLD_"]
     theirs.close()

@@ -30,9 +30,8 @@ def seconds(scale: Scale, models: Iterable[Training], points: Iterable[Point]) -
     f_a = seconds_per_gradient([*data, *map(str, scale.model)])
     models, points = list(models), list(points)
     f_b = inside_g = 0.0
-    if models or not all(
-        "--models" in point.arguments for point in points
-    ):  # transfer between models has no g
+    # Transfer between models has no g
+    if models or not all("--models" in point.arguments for point in points):
         f_b = seconds_per_gradient([*data, "--model", "vgg_small"])
         inside_g = seconds_per_gradient([*data, "--model", "vgg_small"], scale.precision)
     total = OVERHEAD * (len(models) + len(points))
@@ -57,9 +56,8 @@ def _attacking(point: Point, f_a: float, f_b: float) -> float:
     # Trained models have no path yet; the attacks' costs do not depend on it.
     arguments = [_typed(argument) for argument in point.arguments]
     names, overrides, rest = split_attacks(arguments)
-    rest = [
-        part for argument in rest for part in argument.split("=", 1)
-    ]  # suites set --option=value
+    # Suites set --option=value
+    rest = [part for argument in rest for part in argument.split("=", 1)]
     options = dict(zip(rest[::2], rest[1::2], strict=False))
     images, draws = int(options["--images"]), int(options.get("--draws", 1))
     if "--models" in arguments:

@@ -98,9 +98,8 @@ class Keeper:
             ],
             "seed": SEED,
         }
-        if (
-            "h" in recipe or "defense_of_target" in recipe
-        ):  # what is trained depends on the target's g
+        # What is trained depends on the target's g
+        if "h" in recipe or "defense_of_target" in recipe:
             about["g"] = self._g_digest()
         key = hash_of_json(about)[:8]
         return (

@@ -123,9 +123,8 @@ def parser() -> ArgumentParser:
 
 def run(arguments: list[str]) -> None:
     """Craft, test and report as the command line says."""
-    if (
-        "--help" in arguments or "-h" in arguments
-    ):  # also behind an option that waits for its values
+    # Also behind an option that waits for its values
+    if "--help" in arguments or "-h" in arguments:
         parser().parse_args(["--help"])
     names, overrides, rest = split_attacks(arguments, SUITE_OPTIONS)
     config = read(parser(), rest, ("data",), {"data": "imagenet"})

@@ -135,9 +135,8 @@ def name_inner_attacks(arguments: Sequence[str]) -> tuple[list[str], Fill]:
         if not _is_preset(value):
             kept.append(f"{option}={value}")
             continue
-        inner = _inner(
-            value, option, nulls=not objectives
-        )  # jsonargparse takes none from a nested option
+        # jsonargparse takes none from a nested option
+        inner = _inner(value, option, nulls=not objectives)
         if any(argument.startswith(option.removesuffix("attack") + "source") for argument in rest):
             inner.pop("source", None)
         if objectives:  # no configuration says which class takes it

@@ -23,9 +23,8 @@ def _matrix(side: int, sizes: Tensor, offsets: Tensor, canvas: int, mode: str) -
     """(B, canvas, side) weights that resize a line of ``side`` pixels to ``sizes`` and place it at
     ``offsets``.
     """
-    place = (
-        torch.arange(canvas, device=sizes.device)[None] - offsets[:, None]
-    )  # index within the resized line
+    # Index within the resized line
+    place = torch.arange(canvas, device=sizes.device)[None] - offsets[:, None]
     inside = (place >= 0) & (place < sizes[:, None])
     scale = side / sizes.double()[:, None]
     pixels = torch.arange(side, device=sizes.device)
@@ -61,8 +60,7 @@ def resize_and_pad(
     """
     rows = _matrix(images.shape[-2], sizes, top, canvas, mode)
     columns = _matrix(images.shape[-1], sizes, left, canvas, mode)
-    with torch.autocast(
-        images.device.type, enabled=False
-    ):  # pixels are no activations: bfloat16 would round them
+    # Pixels are no activations: bfloat16 would round them
+    with torch.autocast(images.device.type, enabled=False):
         resized = torch.einsum("bih,bchw,bjw->bcij", rows, images.float(), columns)
     return resized.contiguous(memory_format=torch.channels_last)

@@ -75,11 +75,12 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
             logits = queried(
                 images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device))
             )
+    # timm's transformers assert their size
     except (
         RuntimeError,
         AssertionError,
         ValueError,
-    ) as error:  # timm's transformers assert their size
+    ) as error:
         shape, reason = (
             tuple(images.shape[1:]),
             (str(error).splitlines() or [type(error).__name__])[0],

@@ -53,9 +53,8 @@ class TimmClassifier(nn.Module):
 
         config = timm.data.resolve_model_data_config(self.network)
         mean, std = list(config["mean"]), list(config["std"])
-        if (
-            len(mean) != in_channels
-        ):  # the constants of RGB say nothing about other channels, their average does
+        # The constants of RGB say nothing about other channels, their average does
+        if len(mean) != in_channels:
             mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
         self.normalize = Normalize(mean, std)
         self.image_size = config["input_size"][-1] if image_size is None else image_size

@@ -86,9 +86,8 @@ def decision_regions(
         panel.set_title(f"{model}: {answered[model]} classes", fontsize=9)
     for missing in range(len(regions.classes), len(panels)):
         panels[missing].set_visible(False)
-        panels[missing - columns].tick_params(
-            labelbottom=True
-        )  # its shared axis has nothing below any more
+        # Its shared axis has nothing below any more
+        panels[missing - columns].tick_params(labelbottom=True)
     handles: list[Artist] = [Patch(facecolor=_TRUE, edgecolor="0.5", label=f"{name(label)} (true)")]
     handles += [Patch(facecolor=COLOURS[i], label=name(each)) for i, each in enumerate(coloured)]
     if others:

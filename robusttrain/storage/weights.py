@@ -59,9 +59,8 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     try:
         archive = zipfile.is_zipfile(path)
         if archive:
-            with zipfile.ZipFile(
-                path
-            ) as file:  # torch.save stores; a compressed file could unpack to any size
+            # torch.save stores; a compressed file could unpack to any size
+            with zipfile.ZipFile(path) as file:
                 packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist())
             if packed:
                 raise UserError(
@@ -70,18 +69,16 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
                 )
         with path.open("rb") as file:
             pickled = archive or file.read(1) == b"\x80"
-        with (
-            warnings.catch_warnings()
-        ):  # about TorchScript and pickle protocols: both end in the errors below
+        # About TorchScript and pickle protocols: both end in the errors below
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {_line(error)}") from error
-    except (
-        Exception
-    ) as error:  # damaged bytes fail in any class, KeyError and RuntimeError included
+    # Damaged bytes fail in any class, KeyError and RuntimeError included
+    except Exception as error:
         code = isinstance(error, pickle.UnpicklingError) and (pickled or "GLOBAL" in str(error))
         if code or "TorchScript" in str(error):
             raise UserError(

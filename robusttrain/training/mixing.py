@@ -34,9 +34,8 @@ def mix(
     if kind == "none":
         return images, labels
     transform = (v2.MixUp if kind == "mixup" else v2.CutMix)(alpha=alpha, num_classes=classes)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # torchvision draws from torch's global generator, on the CPU
+    # torchvision draws from torch's global generator, on the CPU
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.fold("mix").keys[0]))
         mixed: tuple[Tensor, Tensor] = transform(images, labels)
     return mixed

@@ -212,9 +212,8 @@ class RobustTraining(pl.LightningModule):
             batch.images, batch.labels, self.mixing, self.mixing_alpha, self.num_classes, rng
         )
         objective = self.objective.at(epoch)
-        if (
-            replay := batch_idx % objective.replays
-        ):  # other draws of a random defense, of the same mixture
+        # Other draws of a random defense, of the same mixture
+        if replay := batch_idx % objective.replays:
             rng = rng.fold("replay").fold(replay)
         self.settle_inner_precision(batch)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(self.inner_precision)
@@ -238,9 +237,8 @@ class RobustTraining(pl.LightningModule):
                 )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if not len(
-            batch.images
-        ):  # a share of the last batch may be empty where there are more processes than images
+        # A share of the last batch may be empty where there are more processes than images
+        if not len(batch.images):
             return
         rng = Rng.for_images(self.seed, batch.indices).fold("validation")
         logits = self.model(batch.images, rng)

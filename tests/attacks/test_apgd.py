@@ -329,9 +329,8 @@ class Valley(nn.Module):
 
 def test_a_misclassified_point_comes_before_a_higher_loss(streams):
     model, x, labels = Valley(), torch.full((64, 1, 4, 4), 0.5), torch.zeros(64, dtype=torch.int64)
-    attack = APGD(
-        10, threat=Linf(0.1)
-    )  # some random starts lie in the valley; the way from there leads out of it
+    # Some random starts lie in the valley; the way from there leads out of it
+    attack = APGD(10, threat=Linf(0.1))
     found = attack(model, x, labels, streams(64))
     high = CrossEntropy()(model(x + 0.1), labels)
     broken = model(found).argmax(1) == 1

@@ -306,9 +306,8 @@ def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
     overrides = (
         [("queries", "25")] if preset.stem in ("square", "random-noise") else [("steps", "1")]
     )
-    if (
-        "cw" in preset.stem
-    ):  # a step that changes c, and one that crosses the boundary, take more than one
+    # A step that changes c, and one that crosses the boundary, take more than one
+    if "cw" in preset.stem:
         overrides = [
             ("steps", "15"),
             ("search_steps", "1"),

@@ -191,10 +191,11 @@ def test_cost_is_an_upper_bound(change, curved, random_linear, counting, images,
     y = curved()(images()).argmax(1)
     counted = counting(random_linear(4))
     attack(counted, images(), y, streams())
+    # Nothing leaves, all classes are tried
     assert (counted.gradients, counted.queries) == (
         0,
         4 * cost.queries,
-    )  # nothing leaves, all classes are tried
+    )
     counted = still(curved(), counting)
     attack(counted, images(), y, streams())
     targets = attack.targets

@@ -81,9 +81,8 @@ def test_many_classes_linear_reach_the_best_margin(linear, images, streams):
         .argmax(dim=1)
     )
     leads = logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1) == first
-    assert (
-        leads.sum() >= 4
-    )  # where the nearest wrong class is also the best one, ascent has no other summit to climb
+    # Where the nearest wrong class is also the best one, ascent has no other summit to climb
+    assert leads.sum() >= 4
     attack = ProjectedGradient(20, relative_step_size=0.2, threat=Linf(epsilon), objective=Margin())
     reached = margins(model, attack(model, x, labels, streams(8)), labels)
     torch.testing.assert_close(reached[leads], best[leads], rtol=1e-4, atol=1e-4)

@@ -89,9 +89,8 @@ def test_bpda_breaks_a_threshold_that_stops_gradients(curved, images, streams):
     x, clean = images(), target(images(), streams())
     labels = clean.argmax(1)
     attack = ProjectedGradient(10, relative_step_size=0.3, random_start=False)
-    assert torch.equal(
-        attack(target, x, labels, streams()), x
-    )  # rounding has the gradient zero everywhere
+    # Rounding has the gradient zero everywhere
+    assert torch.equal(attack(target, x, labels, streams()), x)
     moved = attack(IdentityBackward()(target), x, labels, streams())
     loss = CrossEntropy()
     assert (loss(target(moved, streams()), labels) > loss(clean, labels)).float().mean() > 0.7

@@ -81,9 +81,8 @@ def test_one_bad_gradient_poisons_no_later_step_and_no_other_image(rule, poison)
     others = torch.tensor([0, 2, 3])
     for step, plain in zip(steps, expected, strict=True):
         assert torch.equal(step[others], plain[others])
-    assert torch.equal(
-        steps[2][1], follow(rule, good, good)[1][1]
-    )  # image 1 moves on as if it had not happened
+    # Image 1 moves on as if it had not happened
+    assert torch.equal(steps[2][1], follow(rule, good, good)[1][1])
 
 
 @pytest.mark.parametrize("rule", ALL, ids=str)

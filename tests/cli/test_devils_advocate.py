@@ -144,9 +144,8 @@ def test_the_suite_trains_what_the_attacker_needs_once_and_hands_images_on(
     rows = list(found["attacks"].values())
     for before, after in pairwise(rows):
         assert after["images"] <= before["images"]
-        assert (
-            after["worst_case_so_far"] <= before["worst_case_so_far"] + 0.25
-        )  # other draws score than choose
+        # Other draws score than choose
+        assert after["worst_case_so_far"] <= before["worst_case_so_far"] + 0.25
     assert rows[-1]["worst_case_so_far"] == found["worst_case"]["robust_accuracy"]
     errors = json.loads(
         next((tmp_path / "surrogates").glob("*-reparameterization-*.json")).read_text()

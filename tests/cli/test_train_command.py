@@ -111,10 +111,11 @@ def test_the_log_of_a_run(trained):
     ):
         assert len(found.Scalars(name)) == 3, name
     assert len(found.Scalars("final/robust/bpda-i-quick")) == 1
+    # The first epoch and the last
     assert [event.step for event in found.Images("pictures")] == [
         21,
         63,
-    ]  # the first epoch and the last
+    ]
     rates = [
         event.value
         for name in found.Tags()["scalars"]
@@ -322,9 +323,8 @@ def test_a_printed_configuration_can_be_fed_back(command, tmp_path):
 def test_a_preset_that_is_chosen_leaves_nothing_of_the_default():
     config = configured("--training", "adversarial")
     assert config.training["objective"]["class_path"] == "robusttrain.training.Adversarial"
-    assert (
-        config.training["nesterov"] is False
-    )  # as in the preset, not as in the default "standard"
+    # As in the preset, not as in the default "standard"
+    assert config.training["nesterov"] is False
     assert configured("--training.learning_rate", 0.3).training["nesterov"] is True
     assert configured("--model", "vgg_small").model["class_path"] == "robusttrain.models.VGGSmall"
 

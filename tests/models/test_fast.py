@@ -83,9 +83,8 @@ def test_bfloat16_casts_weights_and_returns_float32(name):
     assert {parameter.dtype for parameter in fast.parameters()} == {torch.bfloat16}
     logits, expected = fast(x), model(x)
     assert logits.dtype == torch.float32
-    assert (
-        0 < (logits - expected).abs().max() <= 0.05 * expected.abs().max()
-    )  # 8 bits of mantissa, not float32
+    # 8 bits of mantissa, not float32
+    assert 0 < (logits - expected).abs().max() <= 0.05 * expected.abs().max()
     ours, exact = derivatives(fast, x)[0], derivatives(model, x)[0]
     assert ours.dtype == torch.float32
     assert torch.cosine_similarity(ours.flatten(1), exact.flatten(1)).min() > 0.9

@@ -98,7 +98,6 @@ def test_downloaded_weights_bring_their_constants_size_and_classes(monkeypatch):
         3, 1, 1
     )
     assert torch.equal(model(images), model.network(by_hand))
-    assert (
-        TimmClassifier("test_resnet", num_classes=5, pretrained=True).pretrained_classes == 12
-    )  # an untrained head
+    # An untrained head
+    assert TimmClassifier("test_resnet", num_classes=5, pretrained=True).pretrained_classes == 12
     assert TimmClassifier("test_resnet", num_classes=12).pretrained_classes is None

@@ -140,9 +140,8 @@ def test_perturbations_are_amplified_and_tell_by_how_much(images):
     shown = panels[0, 2].images[0].get_array()
     assert shown[2, 3].tolist() == pytest.approx([1, 1, 1])
     assert shown[0, 0].tolist() == pytest.approx([0.5, 0.5, 0.5])
-    assert (
-        panels[0, 2].get_xlabel() == f"x 5.0; /255: RMSD {25.5 / 8:.1f}, max 25.5"
-    )  # one pixel of 64
+    # One pixel of 64
+    assert panels[0, 2].get_xlabel() == f"x 5.0; /255: RMSD {25.5 / 8:.1f}, max 25.5"
     assert panels[1, 2].get_xlabel() == "none; /255: RMSD 0.0, max 0.0"
     assert panels[0, 1].get_xlabel() == "\N{BALLOT X} fish"
     assert panels[1, 1].get_xlabel() == "\N{CHECK MARK} dog"
@@ -180,9 +179,8 @@ def test_regions_have_one_colour_a_class_and_one_legend():
     assert [panel.get_title() for panel in panels] == ["m: 4 classes", "k: 2 classes"]
     (drawn,) = panels[0].images
     assert drawn.origin == "lower"
-    assert drawn.get_extent() == pytest.approx(
-        (-15, 15, -15, 15)
-    )  # three points at -10, 0, 10, each 10 wide
+    # Three points at -10, 0, 10, each 10 wide
+    assert drawn.get_extent() == pytest.approx((-15, 15, -15, 15))
     for (row, column), name in {
         (0, 0): "class 1",
         (0, 2): "class 2",
@@ -219,9 +217,8 @@ def test_borders_lie_between_the_points_that_differ():
     (axes,) = figure.axes
     (contour,) = axes.collections
     vertices = np.concatenate([path.vertices for path in contour.get_paths()])
-    assert np.abs(vertices).max() == pytest.approx(
-        15
-    )  # half-way between 10 (inside) and 20 (outside)
+    # Half-way between 10 (inside) and 20 (outside)
+    assert np.abs(vertices).max() == pytest.approx(15)
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert told == ["m", "none (nowhere)", "all (everywhere)", "the image"]
 

@@ -120,9 +120,8 @@ def test_code_is_refused_and_does_not_run(tmp_path, kind):
         "needs code to load, so it was refused and none of it ran: save a plain state_dict .*"
         " safetensors"
     )
-    refused(
-        path, told if kind != "raw0" else "is not a file of torch.save"
-    )  # protocol 0 looks like any text
+    # Protocol 0 looks like any text
+    refused(path, told if kind != "raw0" else "is not a file of torch.save")
     assert not marker.exists()
     (
         torch.load(path, weights_only=False)

@@ -122,9 +122,8 @@ def test_killed(run_study, shared, told, tmp_path):
     assert done.code == 0, done.err
     assert all((tmp_path / "points" / name).read_text() == text for name, text in kept.items())
     alone = told(shared / "eot_samples")
-    assert (
-        told(tmp_path)["table"] == alone["table"]
-    )  # the same figures as a study that nobody stopped
+    # The same figures as a study that nobody stopped
+    assert told(tmp_path)["table"] == alone["table"]
 
 
 BAD = [

@@ -64,9 +64,8 @@ def test_blur_keeps_a_flat_image_and_spreads_a_point(streams):
     spread = GaussianBlur(2.0)(point, streams(1))
     place = torch.arange(31) - 15.0
     variance = (spread.sum(dim=2) * place.square()).sum() / spread.sum()
-    assert variance.sqrt().item() == pytest.approx(
-        2.0, rel=0.03
-    )  # the tails beyond three deviations are cut off
+    # The tails beyond three deviations are cut off
+    assert variance.sqrt().item() == pytest.approx(2.0, rel=0.03)
 
 
 def test_a_blur_wider_than_the_image_is_cut_to_it(images, streams):
@@ -133,9 +132,8 @@ def test_of_random_targets_images_weigh_what_they_were_fooled():
     rate = destruction_rate(clean, adversarial, torch.tensor([1.0, 0.0]))
     assert rate.value == pytest.approx(1.0 / 1.25)
     assert rate.images == 2
-    assert (
-        rate.high - rate.low > wilson(0.8, 2)[1] - wilson(0.8, 2)[0]
-    )  # 1.25^2 / (1 + 1/16): worth 1.5 images
+    # 1.25^2 / (1 + 1/16): worth 1.5 images
+    assert rate.high - rate.low > wilson(0.8, 2)[1] - wilson(0.8, 2)[0]
 
 
 class Brightness(nn.Module):

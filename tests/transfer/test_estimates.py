@@ -34,9 +34,8 @@ def test_no_image_is_not_available_and_no_error():
 
 def test_a_mean_and_its_interval():
     found = Estimate.mean(torch.tensor([1.0, 2.0, 3.0, 6.0]))
-    half = (
-        1.959964 * math.sqrt(14 / 3) / 2
-    )  # squared deviations 4, 1, 0, 9 over 3; the root of four images is 2
+    # Squared deviations 4, 1, 0, 9 over 3; the root of four images is 2
+    half = 1.959964 * math.sqrt(14 / 3) / 2
     assert [found.value, found.low, found.high] == pytest.approx([3, 3 - half, 3 + half])
 
 

@@ -159,7 +159,6 @@ def test_the_cumulative_distribution():
         [0.0, 0.1, 0.3, 0.3]
     )
     assert least_for(distortions, 0.9) == math.inf
-    assert (
-        least_for(torch.arange(10.0), 0.9) == 8.0
-    )  # 0.9 * 10 is a little over 9 in floating point
+    # 0.9 * 10 is a little over 9 in floating point
+    assert least_for(torch.arange(10.0), 0.9) == 8.0
     assert math.isnan(least_for(torch.zeros(0), 0.5))

@@ -46,10 +46,11 @@ def test_cosines_of_known_gradients():
     assert found[:, 0, 1].tolist() == pytest.approx([0.0, math.sqrt(0.5), math.nan], nan_ok=True)
     matrix = angle_matrix({"a": first, "b": second * 1e-30})
     cell = matrix.cells["a"]["b"]
+    # No angle on the third image
     assert (cell.value, cell.images) == (
         pytest.approx(math.sqrt(0.5) / 2),
         2,
-    )  # no angle on the third image
+    )
     assert matrix.cells["b"]["a"].value == pytest.approx(cell.value)
     assert matrix.cells["a"]["a"].value == pytest.approx(1.0)
     assert angle_matrix({"a": first, "b": second}, degrees=True).cells["a"][

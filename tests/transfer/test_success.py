@@ -157,9 +157,8 @@ def test_the_same_mistake_of_random_models_counts_each_image_once():
     shaky = torch.tensor([[5, 0, 8, 5], [1, 1, 1, 6], [2, 2, 2, 2], [3, 3, 3, 3]])[..., None]
     cell = same_mistake({"a": steady, "b": shaky}, LABELS).cells["a"]["b"]
     assert cell.images == 2
-    assert cell.value == pytest.approx(
-        (2 / 3 + 1) / 2
-    )  # alike in two of three draws, and in one of one
+    # Alike in two of three draws, and in one of one
+    assert cell.value == pytest.approx((2 / 3 + 1) / 2)
     with pytest.raises(UserError, match="equal numbers of draws"):
         same_mistake({"a": shaky, "b": shaky[:, :3]}, LABELS)
 

@@ -181,9 +181,8 @@ class CarliniWagner(Attack):
         # again.
         noisy = random if isinstance(self.gradient, Backprop) else torch.ones_like(random)
         ask = bool(noisy.any())
-        here = torch.arange(
-            len(images), device=images.device
-        )  # the images that have not stopped early
+        # The images that have not stopped early
+        here = torch.arange(len(images), device=images.device)
         for t in range(self.steps):
             x, streams = images[here], rng[here].fold(t)
             adversarial = (w.tanh() + 1) / 2

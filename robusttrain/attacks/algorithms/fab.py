@@ -63,9 +63,8 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     meets = torch.where(weight > 0, room / v.clamp_min(_TINY), torch.inf)
     meets, order = meets.sort(dim=1)
     spent = (weight * room).gather(1, order)  # what a pixel that has met the box contributes
-    rate = (weight * v).gather(
-        1, order
-    )  # what one that has not contributes for each unit of lambda
+    # What one that has not contributes for each unit of lambda
+    rate = (weight * v).gather(1, order)
     before, after = spent.cumsum(dim=1), rate.flip(1).cumsum(dim=1).flip(1)
     rest = after - rate
     gain = before + torch.where(rest > 0, meets * rest, 0)  # when this pixel meets the box

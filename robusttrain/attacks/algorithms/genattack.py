@@ -223,9 +223,8 @@ class GenAttack(Attack):
     ) -> tuple[Tensor, Tensor]:
         """Fitness and margins (B, n) of members (B, n, C, H, W)."""
         batch, n = population.shape[:2]
-        members = population.transpose(0, 1).flatten(
-            0, 1
-        )  # copy after copy of the batch, as streams are
+        # Copy after copy of the batch, as streams are
+        members = population.transpose(0, 1).flatten(0, 1)
         log_p = mean_log_probabilities(source, members, rng.tile(n), self.votes)
         goal = goal.repeat(n)
         p_t = log_p.gather(1, goal[:, None]).squeeze(1)

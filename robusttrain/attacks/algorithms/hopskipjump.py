@@ -148,9 +148,8 @@ class HopSkipJump(Attack):
         """An upper bound: searches end early where they can, and deterministic models need no
         second vote.
         """
-        verdicts = (
-            1 + self.tries + 2 * self.search_steps + len(BACK)
-        )  # the image, noise, two searches, confirmed
+        # The image, noise, two searches, confirmed
+        verdicts = 1 + self.tries + 2 * self.search_steps + len(BACK)
         verdicts += self.steps * (self.halvings + self.search_steps + len(BACK))
         verdicts += int(self.clearance > 0) if self.nearest else len(WAYS)
         return Cost(

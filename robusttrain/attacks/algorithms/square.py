@@ -246,9 +246,8 @@ class Square(Attack):
         corner = _corner(nu, side, rng)
         first, second = _window(nu, side, corner), _window(nu, side, _corner(nu, side, rng))
         shape = eta(side, nu.device)
-        shape = torch.where(
-            per_image(rng.integers((), 0, 2)).bool(), shape, shape.T
-        )  # (B, 1, h, h)
+        # (B, 1, h, h)
+        shape = torch.where(per_image(rng.integers((), 0, 2)).bool(), shape, shape.T)
         # W1 as an image of its own, (B, C, h, h), by the places of its pixels in the flattened
         # image.
         pixels = torch.arange(side, device=nu.device)

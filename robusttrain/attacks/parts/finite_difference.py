@@ -66,9 +66,8 @@ class FiniteDifference(GradientEstimator):
         def directions(numbers: range, streams: Rng) -> Tensor:
             if self.along == "random":
                 return streams.fold("direction").integers(shape, 0, 2).to(images.dtype) * 2 - 1
-            which = chosen[:, numbers.start : numbers.stop].T.reshape(
-                -1, 1
-            )  # copy after copy, as the streams
+            # Copy after copy, as the streams
+            which = chosen[:, numbers.start : numbers.stop].T.reshape(-1, 1)
             return images.new_zeros(len(which), pixels).scatter_(1, which, 1).view(-1, *shape)
 
         def difference(numbers: range) -> tuple[Tensor, Tensor]:

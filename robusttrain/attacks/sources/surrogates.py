@@ -190,9 +190,8 @@ class _Ensemble(nn.Module):
     def __init__(self, members: list[nn.Module], weights: list[float], fuse: str) -> None:
         super().__init__()
         self.members, self.weights, self.fuse = nn.ModuleList(members), weights, fuse
-        self._asked = [
-            Queried.of(member) for member in members
-        ]  # a list hides them: members are registered once
+        # A list hides them: members are registered once
+        self._asked = [Queried.of(member) for member in members]
 
     def each(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
         """Weight and logits (B, K) of every member."""

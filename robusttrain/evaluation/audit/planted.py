@@ -54,9 +54,8 @@ class _Readout(nn.Module):
         super().__init__()
         self.classifier, self.wide = classifier, wide
         linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
-        self._last = (
-            [linear[-1]] if linear else []
-        )  # a list hides it: it is registered inside the classifier
+        # A list hides it: it is registered inside the classifier
+        self._last = [linear[-1]] if linear else []
         self.weight, self.bias = torch.zeros(0, 0), torch.zeros(0)
 
     def features(self, images: Tensor) -> Tensor:

@@ -247,9 +247,8 @@ def silent_success(subject: Subject) -> Finding | None:
 def still_rising(subject: Subject) -> Finding | None:
     """Whether the loss still rises at the end, on images that stand."""
     where = subject.standing.cpu()
-    if not len(where) or isinstance(
-        subject.scenario.attack, CarliniWagner
-    ):  # its loss holds the distance too
+    # Its loss holds the distance too
+    if not len(where) or isinstance(subject.scenario.attack, CarliniWagner):
         return None
     if not subject.trace.losses:
         return _not_watched("loss still rising", subject)
