@@ -11,13 +11,14 @@ from typing import Any
 
 import robusttrain
 from robusttrain.commands import train
-from robusttrain.config.build import build, fit_to_data
-from robusttrain.config.training import settings_of
+from robusttrain.config.build import build, build_defended, fit_to_data
+from robusttrain.config.training import build_training, settings_of
 from robusttrain.core.console import say
 from robusttrain.data import ImageData
 from robusttrain.storage.files import write_json
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
+from robusttrain.training import RobustTraining
 from studies.parts import Arguments, Text, Training, trainings
 
 
@@ -139,8 +140,17 @@ def configuration(arguments: Sequence[str]) -> tuple[dict[str, Any], ImageData]:
 
 def initial_network(arguments: Sequence[str]) -> Any:
     """The network with which the training of these arguments starts."""
-    config, data = configuration(arguments)
-    training = train.build_training(
-        config["model"], None, config["training"], config["seed"], data.facts().num_classes
-    )
+    training, _ = initial_training(arguments)
     return training.model.classifier
+
+
+def initial_training(arguments: Sequence[str]) -> tuple[RobustTraining, ImageData]:
+    """What the training of these arguments starts with, without a defense; and its data."""
+    config, data = configuration(arguments)
+    training = build_training(
+        lambda: build_defended(config["model"], None),
+        config["training"],
+        config["seed"],
+        data.facts().num_classes,
+    )
+    return training, data

@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from robusttrain.commands import train
 from robusttrain.config.command_line import main
 from studies import report
 from studies.beyond_the_paper import surrogate
-from studies.models import configuration
+from studies.models import initial_training
 from studies.parts import Arguments, Point, Training
 from studies.scales import EPSILON, Scale
 from studies.study import Study
@@ -208,12 +207,10 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> tuple
             f"{0.06 / steps:g}",
         ]
     options += [*scale.more, *settings.training, "--seed", "0", "--robust.every", "1", *fewer]
-    config, data = configuration([str(option) for option in options])
+    training, data = initial_training([str(option) for option in options])
+    objective = training.objective
     if recipe.g:
         options += [*scale.defense(), "--defense.steps", str(recipe.g)]
-    objective = train.build_training(
-        config["model"], None, config["training"], 0, data.facts().num_classes
-    ).objective
     costs = [objective.at(epoch).cost() for epoch in range(epochs)]
     # Every pass goes through g: N gradient evaluations of f_b more.
     each = sum(cost.inner + cost.training for cost in costs) * (1 + recipe.g) * data.batch_size

@@ -68,12 +68,16 @@ def run(arguments: list[str]) -> None:
 def repeat(path: str, rest: list[str]) -> None:
     """Evaluate again what a results.json tells of, beside it, and say whether it came out the
     same.
+
+    The file may come from elsewhere: classes of other packages need ``--trust`` anew, whatever it
+    says itself.
     """
+    trusted, rest = take(rest, lambda option: option == "--trust", "give the name of a package")
     if rest:
         raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
     before = read_results(path)
     where = Path(path) if Path(path).is_dir() else Path(path).parent
-    plan = again(before.plan, where / "again")
+    plan = again(before.plan, where / "again", [name for _, name in trusted])
     found = evaluate(plan, before.json["precision"]["attacks"])
     told = list(changes(before.json, json.loads(json.dumps(found))))
     for line in told:

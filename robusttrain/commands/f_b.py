@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-
 from robusttrain.config import presets
 from robusttrain.config.build import build, is_node
-from robusttrain.config.checkpoints import READER, as_before
+from robusttrain.config.checkpoints import as_before
 from robusttrain.config.command_line import new_parser, plain, read, trainer_from
+from robusttrain.config.training import build_training
 from robusttrain.core.console import console
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
@@ -117,20 +116,13 @@ def training_of(
     model: dict[str, Any], classes: int, config: dict[str, Any], seed: int
 ) -> RobustTraining:
     """What trains an f_b: ``model`` is its configuration, ``config`` that of its training."""
-    pl.seed_everything(seed, verbose=False)
-    found: RobustTraining = build(
-        {
-            "class_path": "robusttrain.training.RobustTraining",
-            "init_args": {**config["training"], "seed": seed},
-        },
+    return build_training(
+        lambda: DefendedClassifier(None, build(model, "defense.model")),
+        config["training"],
+        seed,
+        classes,
         "f_b_training",
-        given={
-            "model": DefendedClassifier(None, build(model, "defense.model")),
-            "num_classes": classes,
-        },
     )
-    found.objective = found.objective.opened(READER)
-    return found
 
 
 def f_b_trainer(trainer: dict[str, Any], epochs: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from robusttrain.commands.refusals import refuse, refuse_batches, refuse_memory,
 from robusttrain.commands.training_cost import estimate
 from robusttrain.commands.watching import keepers, monitored, watchers
 from robusttrain.config.build import PLACES, build, build_defended, fit_to_data
-from robusttrain.config.checkpoints import READER, as_before, read_recipe, recipe_of
+from robusttrain.config.checkpoints import as_before, read_recipe, recipe_of
 from robusttrain.config.command_line import trainer_from
-from robusttrain.config.training import read_plan
+from robusttrain.config.training import build_training, read_plan
 from robusttrain.core.console import console, first_process, say
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.stopping import saying_how_to_go_on
@@ -47,9 +48,10 @@ def train(plan: TrainingPlan) -> None:
     fit_to_data(defense, facts, "defense")
     checkpoints = writable(Path(plan.checkpoints), "--checkpoints")
     writable(Path(plan.logs), "--logs")
+    whole = partial(build_defended, model, defense)
     # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not
     # fit it.
-    first_look = build_training(model, defense, settings, plan.seed, facts.num_classes)
+    first_look = build_training(whole, settings, plan.seed, facts.num_classes)
     refuse(plan, first_look)
     first_look.objective.check(first_look.model)
     around = first_look.model.defense is not None and not first_look.model.defense.differentiable
@@ -103,7 +105,7 @@ def train(plan: TrainingPlan) -> None:
     del first_look, sources
     if defense is not None:
         provide_f_b(defense, data, plan.f_b_training, checkpoints / "f_b", plan.trainer, plan.seed)
-    training = build_training(model, defense, settings, plan.seed, facts.num_classes)
+    training = build_training(whole, settings, plan.seed, facts.num_classes)
     training.recipe = {**recipe, "plan": plan.to_json()}
 
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
@@ -203,27 +205,6 @@ def add_extra(plan: TrainingPlan, data: ImageData) -> int:
         ) from error
 
 
-def build_training(
-    model: dict[str, Any],
-    defense: dict[str, Any] | None,
-    settings: dict[str, Any],
-    seed: int,
-    classes: int,
-) -> RobustTraining:
-    """The LightningModule; the same seed gives the same initial weights."""
-    pl.seed_everything(seed, verbose=False)
-    defended = build_defended(model, defense)
-    node = {
-        "class_path": "robusttrain.training.RobustTraining",
-        "init_args": {**settings, "seed": seed},
-    }
-    built: RobustTraining = build(
-        node, "training", given={"model": defended, "num_classes": classes}
-    )
-    built.objective = built.objective.opened(READER)
-    return built
-
-
 def short_name(node: dict[str, Any]) -> str:
     """A part's name in the name of a run."""
     arguments = node.get("init_args") or {}
@@ -261,12 +242,12 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         path = found[-1]
     else:
         path = Path(ckpt_path)
-    kept = read_recipe(path).get("training", {}).get("inner_precision", "trainer")
+    old = read_recipe(path)
     if recipe["training"]["inner_precision"] == "auto":
-        recipe["training"]["inner_precision"] = (
-            kept  # what the run began with, whatever is faster by now
-        )
-    before, now = (flat(as_before(_comparable(found))) for found in (read_recipe(path), recipe))
+        # What the run began with, whatever is faster by now.
+        began = old.get("training", {}).get("inner_precision", "trainer")
+        recipe["training"]["inner_precision"] = began
+    before, now = (flat(as_before(_comparable(found))) for found in (old, recipe))
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise UserError(

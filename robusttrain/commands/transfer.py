@@ -18,7 +18,7 @@ from robusttrain.config.attacks import attack_nodes, scenario, split_attacks
 from robusttrain.config.build import build
 from robusttrain.config.command_line import config_files, listed, new_parser, plain, read
 from robusttrain.config.suites import suite
-from robusttrain.core.console import console
+from robusttrain.core.console import console, say
 from robusttrain.core.errors import UserError, at_least
 from robusttrain.data import Batch, ImageData
 from robusttrain.evaluation import one_threat
@@ -168,9 +168,6 @@ def run(arguments: list[str]) -> None:
         soft_wrap=True,
     )
     precision = getattr(torch, config.precision)
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True)
 
     crafting = Crafting(
         models, attacks, crafted, config.seed, precision, config.draws, config.fuse, say

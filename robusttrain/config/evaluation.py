@@ -107,9 +107,20 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
     return EvaluationPlan(**said)
 
 
-def again(plan: EvaluationPlan, output: Path) -> EvaluationPlan:
-    """The same evaluation, into another folder."""
-    return replace(plan, output=str(output), fresh=True, strict=False)
+def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPlan:
+    """The same evaluation, into another folder.
+
+    Args:
+        plan: from a file that may come from elsewhere.
+        output: the folder.
+        trust: packages besides robusttrain whose classes the plan may name.
+
+    Raises:
+        UserError: a class of another package; nothing was imported.
+    """
+    check_trust([plan.model, plan.defense, plan.data, plan.attacks], ["robusttrain", *trust])
+    trainer = {key: value for key, value in plan.trainer.items() if key in WHERE}
+    return replace(plan, output=str(output), trust=trust, trainer=trainer, fresh=True, strict=False)
 
 
 def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:

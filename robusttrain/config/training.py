@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 from torch import nn
 
 from robusttrain.config.attacks import name_inner_attacks
+from robusttrain.config.build import build
+from robusttrain.config.checkpoints import READER
 from robusttrain.config.command_line import add_trainer, new_parser, plain, read
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import RobustTraining
 from robusttrain.training.plan import TrainingPlan
 
@@ -60,6 +65,32 @@ def settings_of(arguments: list[str]) -> dict[str, Any]:
     rest, fill = name_inner_attacks(arguments)
     said = plain(read(parser(), rest, KINDS, DEFAULTS, fill))
     return {each.name: said[each.name] for each in fields(TrainingPlan)}
+
+
+def build_training(
+    model: Callable[[], DefendedClassifier],
+    settings: dict[str, Any],
+    seed: int,
+    classes: int,
+    where: str = "training",
+) -> RobustTraining:
+    """The LightningModule; the same seed gives the same initial weights.
+
+    Args:
+        model: builds what is trained, once the seed is set.
+        settings: arguments of `RobustTraining`, but for the model.
+        seed: of all randomness in training.
+        classes: K.
+        where: the option that the settings stand under, for error messages.
+    """
+    pl.seed_everything(seed, verbose=False)
+    node = {
+        "class_path": "robusttrain.training.RobustTraining",
+        "init_args": {**settings, "seed": seed},
+    }
+    built: RobustTraining = build(node, where, given={"model": model(), "num_classes": classes})
+    built.objective = built.objective.opened(READER)
+    return built
 
 
 def read_plan(arguments: list[str]) -> TrainingPlan:

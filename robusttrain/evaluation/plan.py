@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from robusttrain.core.errors import OptionError, UserError, at_least
+from robusttrain.core.errors import OptionError, UserError, at_least, one_of
 from robusttrain.evaluation.audit import LEAST
-from robusttrain.evaluation.precision import Precision
+from robusttrain.evaluation.precision import PRECISIONS, Precision
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
 Node = dict[str, Any]
@@ -90,6 +90,11 @@ class EvaluationPlan:
             at_least("--surrogate_epochs", self.surrogate_epochs, 1)
         if self.audit_images is not None:
             at_least("--audit_images", self.audit_images, LEAST)
+        one_of("--precision", self.precision, PRECISIONS)
+        parts = {"model": self.model, "data": self.data, **self.attacks}
+        for name, node in parts.items():
+            if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
+                raise OptionError(f"plan.{name}", node, "must be a mapping with a class_path")
         if self.strict and not self.audit:
             raise UserError("--strict true needs the audit: leave out --audit false")
 

@@ -134,7 +134,7 @@ def read_results(path: str | Path) -> Results:
         raise UserError(f"{path}: is {told}; this version reads schema {SCHEMA}: evaluate again")
     try:
         return Results.from_json(found)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged: {error}: evaluate again") from error
 
 

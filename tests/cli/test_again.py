@@ -80,3 +80,35 @@ def test_nothing_is_changed_on_the_way(command, evaluated):
     done = command("evaluate.py", "--again", evaluated, "--seed", 1)
     assert done.code == 2
     assert "repeats an evaluation as it was: leave out --seed" in done.err
+
+
+def test_a_file_from_elsewhere_imports_nothing(command, evaluated):
+    """Whatever it trusts itself: another package's classes need --trust, and nothing is run."""
+    path = evaluated / "results.json"
+    found = json.loads(path.read_text())
+    evil = {"class_path": "evil.Data", "init_args": {}}
+    for where in ("data", "attack", "inside"):
+        plan = json.loads(json.dumps(found["plan"])) | {"trust": ["evil", "subprocess"]}
+        if where == "data":
+            plan["data"] = evil
+        elif where == "attack":
+            plan["attacks"]["wt"]["class_path"] = "subprocess.Popen"
+        else:
+            plan["data"]["init_args"]["root"] = evil
+        path.write_text(json.dumps(found | {"plan": plan}))
+        done = command("evaluate.py", "--again", path)
+        assert done.code == 2
+        assert "comes from a package that is not trusted" in done.err
+        done = command("evaluate.py", "--again", path, "--trust", "evil", "--trust", "subprocess")
+        assert done.code == 2
+        assert "not trusted" not in done.err
+
+
+@pytest.mark.parametrize("broken", [{"model": 5}, {"attacks": {"wt": []}}, {"precision": "int8"}])
+def test_a_broken_plan_is_one_line(command, evaluated, broken):
+    path = evaluated / "results.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"plan": found["plan"] | broken}))
+    done = command("evaluate.py", "--again", path)
+    assert done.code == 2
+    assert done.err.count("\n") == 1, done.err
