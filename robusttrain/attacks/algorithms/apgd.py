@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import Queried, call_model, loss_terms
+from robusttrain.attacks.asking import Queried, SourceModel, call_model, loss_terms
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
@@ -41,12 +41,11 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(found)
 
 
-class _Watched(nn.Module):
+class _Watched(SourceModel):
     """The source, and a note of which images it misclassified in every pass since the note was
     wiped.
     """
 
-    takes_rng = True
     asks_queried = True
 
     def __init__(self, source: nn.Module, labels: Tensor) -> None:
