@@ -182,7 +182,8 @@ class FixedRandomness(Source):
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         if not target.random:
             raise UserError(
-                "source FixedRandomness: the target draws nothing, so there is nothing to fix"
+                "source FixedRandomness: the target draws nothing, so there is nothing to fix (a"
+                " model that does not say that it draws: robusttrain.evaluation.settle asks it)"
             )
         return _FixedRandomness(self.inner(target), self.draw)
 
