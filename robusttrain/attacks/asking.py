@@ -11,18 +11,24 @@ Three kinds of models draw random numbers:
   generators seeded from the streams of that image. That is slow, and right.
 - Those with a generator of their own. Nobody can seed it: two passes that differ give them away,
   and they are treated as random, but a second evaluation gives other figures.
+
+Here, too, it is settled once what kind of answers a model gives (`robusttrain.attacks.answers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.answers import Answers, as_logits, kind_of, other_images
+from robusttrain.core.errors import UserError
 from robusttrain.core.generators import SharedGenerators
+from robusttrain.core.labels import too_high
 from robusttrain.core.rng import Rng
-from robusttrain.models.declared import answer, says_random
+from robusttrain.models.declared import answer, as_module, dtype_of, says_random
 
 #: What is told, in one line, of a model that draws from global generators.
 SLOW = (
@@ -73,8 +79,11 @@ class Queried(nn.Module):
     Without streams (``rng`` is None) the model is called as torch calls it, and draws from wherever
     it does.
 
+    Answers come as logits (B, K), float32 or as wide as weights and images, whatever the model
+    returns (`robusttrain.models.outputs`); of probabilities, that is their logarithm.
+
     Args:
-        model: images (B, C, H, W) in [0, 1] to logits (B, K).
+        model: images (B, C, H, W) in [0, 1] to logits (B, K): a module or a function.
         advance: called with the number of images of every evaluation, for progress bars.
         part_of: the ensemble that counts what this one is asked, and the share that a pass is of
             one of its own.
@@ -83,25 +92,33 @@ class Queried(nn.Module):
         gradients: images that were asked about with a gradient.
         queries: images that were asked about without one.
         draws_globally: whether the model was seen to draw from a global generator.
+        answers: what it answers with; None as long as it was not asked about any image.
+        classes: K; None as long as it was not asked.
+        labels: the lowest and the highest label of the images that are attacked, for which there
+            has to be a logit.
     """
 
     takes_rng = True
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Callable[[Tensor], Any],
         advance: Callable[[float], None] = lambda count: None,
         part_of: tuple[Queried, float] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.advance = model, advance
+        self.model, self.advance = as_module(model), advance
         self._part_of = part_of  # a tuple hides it: a member does not own its ensemble
         self.gradients = self.queries = 0.0
         self.draws_globally = self._differs = False
         self._watches = not (isinstance(model, SourceModel) and model.asks_queried)
+        # What asks through a `Queried` of its own has logits from there.
+        self.answers: Answers | None = None if self._watches else "logits"
+        self.classes: int | None = None
+        self.labels = (0, 0)
 
     @staticmethod
-    def of(model: nn.Module) -> Queried:
+    def of(model: nn.Module | Callable[[Tensor], Any]) -> Queried:
         """The model itself if it is wrapped already, else wrapped."""
         return model if isinstance(model, Queried) else Queried(model)
 
@@ -147,11 +164,45 @@ class Queried(nn.Module):
     # Asking.
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W), with streams (B,)."""
+        """Logits (B, K) of images (B, C, H, W), with streams (B,).
+
+        Raises:
+            UserError: answers that are no logits, or fewer classes than the labels speak of.
+        """
         self.count(images)
-        return self._asked(lambda x, streams: [(1.0, answer(self.model, x, streams))], images, rng)[
-            0
-        ][1]
+        return self._logits(self._asked(self._plainly, images, rng), images, rng)[0][1]
+
+    def _plainly(self, images: Tensor, rng: Rng | None) -> Terms:
+        return [(1.0, answer(self.model, images, rng))]
+
+    def _logits(self, terms: Terms, images: Tensor, rng: Rng | None) -> Terms:
+        """Answers as logits. What kind they are the first images tell, and a few others where these
+        leave a doubt.
+        """
+        self.classes = terms[0][1].shape[1]
+        if self.labels[1] >= self.classes:
+            raise UserError(too_high(*self.labels, self.classes))
+        if self.answers is None and len(images):
+            self.answers = kind_of(
+                [logits.detach() for _, logits in terms],
+                dtype_of(self.model),
+                lambda: self._about_others(images, rng),
+            )
+        kind = self.answers or "logits"
+        return [
+            (weight, as_logits(logits, kind).to(torch.promote_types(logits.dtype, images.dtype)))
+            for weight, logits in terms
+        ]
+
+    def _about_others(self, images: Tensor, rng: Rng | None) -> Tensor:
+        """Answers, uncounted, about images that nobody attacks: black, white, grey, noise."""
+        others, streams = other_images(images, rng)
+        generators = SharedGenerators(images.device)
+        try:
+            with torch.no_grad():
+                return answer(self.model, others, streams)
+        finally:
+            generators.put_back()
 
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> Terms:
         """Weights and logits (B, K) whose losses add up to the loss: one of each, but for ensembles
@@ -162,7 +213,7 @@ class Queried(nn.Module):
         if not isinstance(self.model, SourceModel):
             return [(1.0, self(images, rng))]
         self.count(images)
-        return self._asked(self.model.loss_terms, images, rng)
+        return self._logits(self._asked(self.model.loss_terms, images, rng), images, rng)
 
     @property
     def transforms(self) -> bool:
@@ -190,10 +241,12 @@ class Queried(nn.Module):
         members = members_of(self.model)
         if len(members) == 1 and members[0][0] is self.model:
             return [(self, 1.0)]
-        return [
-            (Queried(member, part_of=(self, 1 / len(members))), weight)
-            for member, weight in members
-        ]
+        found = []
+        for member, weight in members:
+            asked = Queried(member, part_of=(self, 1 / len(members)))
+            asked.labels = self.labels
+            found.append((asked, weight))
+        return found
 
     def count(self, images: Tensor, share: float = 1.0) -> None:
         """Note a pass of these images through ``share`` of the model."""

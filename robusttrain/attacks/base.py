@@ -16,8 +16,10 @@ from robusttrain.attacks.parts.objectives import Objective
 from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.labels import check_labels
 from robusttrain.core.parts import part
 from robusttrain.core.rng import Rng
+from robusttrain.models.declared import dtype_of
 
 
 class Cost(NamedTuple):
@@ -32,20 +34,50 @@ class Cost(NamedTuple):
     queries: int
 
 
-def check_images(images: Tensor) -> None:
-    """Raise UserError unless images are a float tensor (B, C, H, W) with values in [0, 1]."""
+#: How far beyond [0, 1] pixel values may lie: rounding in float32. A shorter type rounds more.
+ROUNDING = 1e-6
+
+
+def check_images(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [0, 1], in float32 or wider; what rounding left outside is clamped.
+
+    Raises:
+        UserError: no floats, another shape, or values that are not in [0, 1].
+    """
     if images.dim() != 4 or not images.is_floating_point():
         raise UserError(
             f"images: expected floats (B, C, H, W), got {images.dtype} {tuple(images.shape)}"
+            + ("; divide 8-bit images by 255" if images.dtype == torch.uint8 else "")
         )
+    wide = images.to(torch.promote_types(images.dtype, torch.float32))
     if not len(images):
-        return
-    low, high = torch.aminmax(images)
-    if not (low >= 0 and high <= 1):
+        return wide
+    low, high = torch.aminmax(wide.detach())
+    off = max(ROUNDING, torch.finfo(images.dtype).eps)
+    if not (low >= -off and high <= 1 + off):
         raise UserError(
             f"images: values must lie in [0, 1], got [{low.item():.3g}, {high.item():.3g}]; "
             "normalise inside the model, and divide 8-bit images by 255"
         )
+    return wide.clamp(0, 1) if low < 0 or high > 1 else wide
+
+
+def narrowed(adversarial: Tensor, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Adversarial images in a shorter type, rounded towards their images: so they stay inside every
+    threat.
+
+    Args:
+        adversarial: (B, C, H, W).
+        images: (B, C, H, W), which the shorter type holds exactly.
+        dtype: the shorter type.
+    """
+    rounded = adversarial.to(dtype)
+    away = (rounded.to(adversarial.dtype) - images).abs() > (adversarial - images).abs()
+    # One unit in the last place, or more
+    unit = torch.finfo(dtype).eps * adversarial.abs().clamp_min(torch.finfo(dtype).tiny)
+    nearer = adversarial + unit * (images - adversarial).sign()
+    nearer = torch.where((adversarial - images).abs() <= unit, images, nearer)
+    return torch.where(away, nearer.to(dtype), rounded)
 
 
 #: Queries that are left of an attack that needs no strength.
@@ -192,30 +224,38 @@ class Attack(ABC):
 
         Args:
             source: what the attacker differentiates: images in [0, 1] to logits (B, K). Any
-                ``nn.Module``; it is put into evaluation mode meanwhile and left as it was. One that
-                draws from a global generator is asked image by image (see `Queried`).
+                ``nn.Module`` or function; it is put into evaluation mode meanwhile and left as it
+                was. One that draws from a global generator is asked image by image (see `Queried`).
             images: (B, C, H, W), pixel values in [0, 1].
-            labels: (B,) int64, true classes.
+            labels: (B,), true classes 0..K-1: whole numbers of any type.
             rng: streams of the images, (B,); None takes keys from torch's global generator.
 
         Returns:
-            (B, C, H, W), detached.
+            (B, C, H, W), detached, in the images' type. The attack itself computes in float32, or
+            in float64 where images or weights are; the numbers that it draws are the same in all
+            types.
 
         Raises:
-            UserError: images outside [0, 1] or of another shape, labels of another length, no
-                gradient to follow.
+            UserError: images outside [0, 1] or of another shape, labels of another length or
+                without a class of the model, answers that are no logits, no gradient to follow.
         """
-        check_images(images)
-        if labels.shape != images.shape[:1]:
-            raise UserError(
-                f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}"
-            )
+        wide, labels = check_images(images), check_labels(labels, images)
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         source = Queried.of(source)
+        if not len(images):
+            return images.detach().clone()
+        low, high = torch.aminmax(labels)
+        source.labels = int(low), int(high)
+        dtype = torch.promote_types(wide.dtype, dtype_of(source) or wide.dtype)
         with prepared(source):
             # Inference tensors can never enter autograd; a clone made outside inference mode can.
-            images, labels = images.clone(), labels.clone()
-            return self.run(source, images, labels, rng).detach()
+            x, y = wide.detach().to(dtype, copy=True), labels.clone()
+            found = self.run(source, x, y, rng).detach()
+            if found.dtype == images.dtype or not len(found):
+                return found
+            if torch.finfo(found.dtype).eps < torch.finfo(images.dtype).eps:
+                return narrowed(found, x, images.dtype)
+            return found.to(images.dtype)
 
     @abstractmethod
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -236,6 +276,7 @@ class Attack(ABC):
         objective = self.maximises
         if objective is None or objective.target is None:
             return None
+        images, labels = check_images(images), check_labels(labels, images)
         with prepared(source):
             aimed = objective.aim(source, images.clone(), labels.clone(), rng.fold("aim"))
         return aimed[:, -1] if aimed.dim() > 1 else aimed

@@ -2,39 +2,181 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedTensorMixin
+
+from robusttrain.attacks.asking import Queried, SourceModel
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.defense import Defense
+from robusttrain.models.fast import FastModel
+from robusttrain.models.frozen import Frozen
+
+#: Modules of ours: they count, remember and cache on purpose, and need no `eval` of their own.
+OURS = (Queried, SourceModel, DefendedClassifier, Defense, FastModel, Frozen)
+#: Where a module keeps what is registered with it.
+REGISTERED = ("_parameters", "_modules")
+
+_following: ContextVar[frozenset[int]] = ContextVar("following", default=frozenset())
+
+
+@contextmanager
+def following(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Buffers of these modules stay as attacks inside leave them: running statistics that are meant
+    to follow the attack's images.
+    """
+    token = _following.set(_following.get() | {id(module) for module in modules})
+    try:
+        yield
+    finally:
+        _following.reset(token)
 
 
 @contextmanager
 def prepared(model: nn.Module) -> Iterator[None]:
     """Ready ``model`` for attack; on leaving, put everything back as it was.
 
-    Inside: every submodule in evaluation mode, parameters without gradients, gradients enabled,
-    inference mode off. Afterwards: the mode of each submodule (frozen batch norm stays frozen),
-    each ``requires_grad``, and the state of torch's global generators are as before. Parameters'
-    ``.grad`` is never written to, because attacks differentiate with respect to images alone.
+    Inside: the model is as its own ``eval()`` leaves it, whatever that does; parameters are without
+    gradients, gradients enabled, inference mode off. Its forward pass may do what it does in
+    ordinary use.
+
+    Afterwards: the mode of each submodule (frozen batch norm stays frozen), buffers, attributes,
+    hooks, each ``requires_grad`` and ``.grad``, and the state of torch's global generators are as
+    before. Lists, dictionaries and tensors that are attributes get back what they held. Two things
+    stay: values that a forward pass writes into its own parameters, and layers and parameters that
+    its first pass builds, which another pass would draw anew.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    devices = {parameter.device for parameter, _ in wanted if parameter.is_cuda}
+    modules = list(model.modules())
+    before = [_Before(module) for module in modules]
+    wanted = [
+        (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
+    ]
+    devices = {parameter.device for parameter, _, _ in wanted if parameter.is_cuda}
     try:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.random.fork_rng([device.index for device in devices]),
         ):
-            for module, _ in modes:
-                # Not module.eval(), which recurses and may be overridden to do more.
-                module.training = False
-            for parameter, _ in wanted:
+            _evaluating(model)
+            for parameter, _, _ in wanted:
                 parameter.requires_grad_(False)
             yield
     finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in wanted:
+        known = {id(module) for module in modules}
+        for state in before:
+            state.put_back(known)
+        for parameter, requires_grad, gradient in wanted:
             parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+
+
+def _evaluating(module: nn.Module) -> None:
+    """Each module by its own ``eval()``, as its user would call it; those of ours only pass it
+    on.
+    """
+    if isinstance(module, OURS):
+        module.training = False
+        for child in module.children():
+            _evaluating(child)
+    else:
+        module.eval()
+
+
+class _Before:
+    """What a module was before an attack."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.training = module, module.training
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.attributes: dict[str, Any] = {}
+        self.contents: list[tuple[Any, Any]] = []
+        self.whole = not isinstance(module, (*OURS, torch.jit.ScriptModule)) and not (
+            isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
+        )
+        if id(module) not in _following.get():
+            self._hold(tensor for tensor in module.buffers(recurse=False))
+        if self.whole:
+            self.attributes = dict(module.__dict__)
+            values = self.attributes.values()
+            self._hold(value for value in values if isinstance(value, Tensor) and value.is_leaf)
+            # A copy of an empty one is as cheap as a question.
+            self.contents = [
+                (value, value.copy())
+                for value in values
+                if isinstance(value, (dict, list, set, deque))
+            ]
+
+    def _hold(self, tensors: Iterable[Tensor]) -> None:
+        self.buffers += [
+            (tensor, tensor.detach().clone())
+            for tensor in tensors
+            # One of inference mode cannot be written to outside of it.
+            if not isinstance(tensor, UninitializedTensorMixin) and not tensor.is_inference()
+        ]
+
+    def put_back(self, known: set[int]) -> None:
+        """All of it; ``known`` are the modules that were there, by their id."""
+        module = self.module
+        if self.whole:
+            now, built = module.__dict__, set()
+            for value, content in self.contents:
+                if not _same(value, content):
+                    more = self._built(value, content)
+                    _refill(value, content, more)
+                    built |= more.keys()
+            for name in [name for name in now if name not in self.attributes]:
+                del now[name]
+            for name, value in self.attributes.items():
+                if (name not in now or now[name] is not value) and name not in built:
+                    now[name] = value
+        for tensor, content in self.buffers:
+            # Through `data`, which is not counted as a change: a graph that was built before the
+            # attack still goes backward.
+            tensor.data.copy_(content)
+        module.training = self.training
+        for child in module.children():
+            if id(child) not in known:
+                child.train(self.training)
+
+    def _built(self, value: Any, content: Any) -> dict[str, Any]:
+        """Layers and parameters that are new: their name was free."""
+        if not any(value is self.module.__dict__.get(name) for name in REGISTERED):
+            return {}
+        return {
+            name: part
+            for name, part in value.items()
+            if part is not None and content.get(name) is None
+        }
+
+
+def _same(value: Any, content: Any) -> bool:
+    """Whether a container holds the same objects, in the same order."""
+    if len(value) != len(content):
+        return False
+    if isinstance(value, dict):
+        return all(
+            one is other and value[one] is content[other]
+            for one, other in zip(value, content, strict=True)
+        )
+    if isinstance(value, set):
+        return value == content
+    return all(one is other for one, other in zip(value, content, strict=True))
+
+
+def _refill(value: Any, content: Any, more: dict[str, Any]) -> None:
+    """A container with its old content, and more."""
+    value.clear()
+    if isinstance(value, dict | set):
+        value.update(content)
+    else:
+        value.extend(content)
+    if more:
+        value.update(more)

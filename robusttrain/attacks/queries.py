@@ -45,7 +45,7 @@ def share_wrong(
     """
     logits = ask(model, images, rng, votes)
     right = (logits.argmax(dim=2) == labels) & logits.isfinite().all(dim=2)
-    return 1 - right.float().mean(dim=0)
+    return 1 - right.to(images.dtype).mean(dim=0)
 
 
 def share_above(
@@ -69,14 +69,14 @@ def share_above(
         random: (n,) bool, for which images the model is random; the others are asked once.
         votes: draws for those.
     """
-    share = torch.zeros(len(images), device=images.device)
+    share = images.new_zeros(len(images))
     for chosen, draws in ((~random, 1), (random, votes)):
         which = chosen.nonzero().squeeze(1)
         if len(which):
             logits = ask(model, images[which], rng[which], draws)
             goals = goal[which].repeat(draws, *[1] * (goal.dim() - 1))
             above = objective(logits.flatten(0, 1), goals) > level
-            share[which] = above.view(draws, len(which)).float().mean(dim=0)
+            share[which] = above.view(draws, len(which)).to(share.dtype).mean(dim=0)
     return share
 
 

@@ -25,6 +25,7 @@ from robusttrain.attacks import prepared
 from robusttrain.config import presets
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
+from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
 
@@ -80,7 +81,7 @@ def _fits(
 def _takes_images(target: DefendedClassifier, data: ImageData) -> bool:
     try:
         with prepared(target), torch.no_grad():
-            target.classifier(_example(data))
+            answer(target.classifier, _example(data), None)
     except (RuntimeError, AssertionError, ValueError):
         return False
     return True

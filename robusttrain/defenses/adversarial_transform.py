@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.objectives import AwayFromPrediction, TargetedCrossEntropy
 from robusttrain.attacks.parts.threats import Linf
 from robusttrain.core.errors import above, at_least, one_of
@@ -100,7 +101,8 @@ class AdversarialTransform(Defense):
         ``precision``).
         """
         chosen: torch.dtype = dtype or getattr(torch, self.precision)
-        return self.f_b.derived(chosen, lambda model: fast_copy(model, chosen))
+        # One `Queried` for all calls: what kind of answers f_b gives is settled once.
+        return self.f_b.derived(chosen, lambda model: Queried(fast_copy(model, chosen)))
 
     def with_steps(self, steps: int) -> AdversarialTransform:
         """The same transformation, on the same f_b, with another number of steps."""

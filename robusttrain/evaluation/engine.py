@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from robusttrain.attacks import Attack, Cost, Queried, Source, prepared
 from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
+from robusttrain.attacks.parts.gradients import input_gradients
 from robusttrain.core.errors import UserError
+from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scoring import verdicts
@@ -68,29 +71,46 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
     """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this
     number of classes.
     """
-    check_images(images)
-    try:
-        queried = Queried.of(model)
-        with prepared(queried), torch.no_grad():
-            logits = queried(
-                images[:1].clone(), Rng.for_images(0, torch.zeros(1, device=images.device))
-            )
-    # timm's transformers assert their size
-    except (
-        RuntimeError,
-        AssertionError,
-        ValueError,
-    ) as error:
-        shape, reason = (
-            tuple(images.shape[1:]),
-            (str(error).splitlines() or [type(error).__name__])[0],
-        )
-        raise UserError(f"{what} cannot take images of {shape}: {reason}") from error
-    if logits.shape != (1, classes):
+    if classes < 2:
         raise UserError(
-            f"{what} answers with {logits.shape[-1]} classes, but the data set has {classes}:"
-            " change one of them"
+            f"the data set has {classes} class: a classifier that cannot be wrong is robust against"
+            " everything; give images of two classes or more"
         )
+    images, queried = check_images(images), Queried.of(model)
+
+    def asked(count: int) -> int:
+        rng = Rng.for_images(0, torch.zeros(count, device=images.device))
+        with prepared(queried), torch.no_grad():
+            return int(queried(images[:count].clone(), rng).shape[1])
+
+    try:
+        found = asked(1)
+    # timm's transformers assert their size; others index, or call what an image has not
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+        whole = len(images) if len(images) > 1 else 2
+        if whole <= len(images) and _takes(asked, whole):
+            raise UserError(
+                f"{what} takes {whole} images and not one: attacks go on with the images that they"
+                " have not broken, so it has to take any number"
+            ) from error
+        raise UserError(
+            f"{what} cannot take images of {tuple(images.shape[1:])}, floats in [0, 1], channels"
+            f" first: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
+    if found != classes:
+        raise UserError(
+            f"{what} answers with {found} classes, but the data set has {classes}: change one of"
+            " them"
+        )
+
+
+def _takes(asked: Callable[[int], int], count: int) -> bool:
+    """Whether a model takes that many images."""
+    try:
+        asked(count)
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError):
+        return False
+    return True
 
 
 def one_threat(scenarios: Mapping[str, Scenario]) -> None:
@@ -140,11 +160,16 @@ def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: in
         Whether it is: it says so, or two answers differed, or it drew from a global generator.
     """
     queried = Queried(target)
+    rng = Rng.for_images(seed, indices[:ASKED]).fold("random")
     with prepared(queried):
-        target.found_random = queried.settle(
-            images[:ASKED].clone().float(), Rng.for_images(seed, indices[:ASKED]).fold("random")
-        )
-    return target.found_random
+        random = queried.settle(check_images(images[:ASKED]).clone().float(), rng)
+    target.found_random = random
+    return random
+
+
+def _measured(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
+    """A loss (B,) of logits, whose gradient costs what any attack's costs."""
+    return [source(points, rng).logsumexp(dim=1)]
 
 
 class Engine:
@@ -255,8 +280,9 @@ class Engine:
         """Seconds per image that each attack, and "scoring", will take: extrapolated from a few
         evaluations.
         """
-        images, labels = images[:16].clone(), labels[:16].clone()
+        images = check_images(images[:16]).clone()
         self.ask(images, torch.arange(len(images), device=images.device))
+        labels = check_labels(labels[:16], images, self._queried.classes)
         rng = Rng.for_images(self.seed, torch.arange(len(images), device=images.device)).fold(
             "measure"
         )
@@ -265,11 +291,9 @@ class Engine:
             seconds = []
             for _ in range(3):  # the first one warms up
                 start = time.perf_counter()
-                with torch.inference_mode(False), torch.enable_grad():
-                    point = images.clone().requires_grad_()
-                    loss = source(point, rng).logsumexp(dim=1).sum()
-                    if loss.requires_grad:
-                        torch.autograd.grad(loss, point, allow_unused=True)
+                with prepared(source):
+                    loss_fn = partial(_measured, source, rng)
+                    list(input_gradients(loss_fn, images.clone()))
                 seconds.append((time.perf_counter() - start) / len(images))
             attack = self.scenarios[name].attack
             cost = attack.cost()
@@ -300,14 +324,19 @@ class Engine:
 
         Args:
             images: (B, C, H, W), pixel values in [0, 1].
-            labels: (B,) int64.
+            labels: (B,) whole numbers, 0..K-1.
             indices: (B,) int64, each image's index in its data set: its random streams depend on
                 nothing else.
 
         Returns:
             Records of the batch on the CPU, and seconds by attack.
+
+        Raises:
+            UserError: images outside [0, 1], labels for which the target has no class.
         """
+        images = check_images(images)
         self.ask(images, indices)
+        labels = check_labels(labels, images, self._queried.classes)
         rng = Rng.for_images(self.seed, indices)
         rows: dict[str, Rows] = {}
         alive, seconds = torch.ones(len(images), dtype=torch.bool), {}

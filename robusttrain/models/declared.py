@@ -1,4 +1,4 @@
-"""What a model says of itself: two attributes that any ``nn.Module`` may have, and that none needs.
+"""What a model says of itself, and how it is called: the one way to a model of anybody's.
 
 ``takes_rng = True``: ``forward(images, rng)`` draws from the streams of the images, and from
 nowhere else. ``random``: whether two answers to one image may differ. A model that says neither is
@@ -7,9 +7,16 @@ called as torch calls it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
+from robusttrain.models.outputs import logits_of
 
 
 def takes_streams(model: nn.Module) -> bool:
@@ -24,7 +31,49 @@ def says_random(model: nn.Module) -> bool:
     return bool(getattr(model, "random", takes_streams(model)))
 
 
+class Function(nn.Module):
+    """A plain function as a module.
+
+    Args:
+        function: images (B, C, H, W) in [0, 1] to logits.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Any:
+        return self.function(images)
+
+
+def as_module(model: nn.Module | Callable[[Tensor], Any]) -> nn.Module:
+    """A model itself, or a function as one.
+
+    Raises:
+        UserError: neither.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type) or not callable(model):
+        told = f"the class {model.__name__}" if isinstance(model, type) else repr(model)
+        raise UserError(f"expected a torch.nn.Module or a function of images, got {told}")
+    return Function(model)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The type in which a model computes, that of its first weight; None where it has none."""
+    weights = chain(model.parameters(), model.buffers())
+    return next((weight.dtype for weight in weights if weight.is_floating_point()), None)
+
+
 def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
-    """``model(images, rng)`` for models that take streams, ``model(images)`` for all others."""
-    logits: Tensor = model(images, rng) if takes_streams(model) else model(images)
-    return logits
+    """Logits (B, K), float32 or wider, of whatever the model answers with (`logits_of`).
+
+    ``model(images, rng)`` for models that take streams. All others are given images of their own,
+    which they may change, in the type of their weights.
+    """
+    if takes_streams(model):
+        return logits_of(model(images, rng), len(images))
+    own = dtype_of(model) or images.dtype
+    own_images = images.to(own) if own != images.dtype else images.clone()
+    return logits_of(model(own_images), len(images))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from robusttrain.core.errors import at_least
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
-from robusttrain.models.declared import answer, says_random, takes_streams
+from robusttrain.models.declared import answer, as_module, says_random, takes_streams
 
 if TYPE_CHECKING:
     from robusttrain.models.defense import Defense
@@ -21,16 +22,18 @@ class DefendedClassifier(nn.Module):
 
     Args:
         defense: g, or None for the bare classifier.
-        classifier: f_a, images in [0, 1] to logits; normalisation inside.
+        classifier: f_a, images in [0, 1] to logits; normalisation inside. A module or a function.
     """
 
     #: Tells our attacks that ``forward`` takes streams of randomness.
     takes_rng = True
 
-    def __init__(self, defense: Defense | None, classifier: nn.Module) -> None:
+    def __init__(
+        self, defense: Defense | None, classifier: nn.Module | Callable[[Tensor], Any]
+    ) -> None:
         super().__init__()
         self.defense = defense
-        self.classifier = classifier
+        self.classifier = as_module(classifier)
         #: What asking found (`robusttrain.attacks.Queried`): a part that says nothing of it may
         #: draw, too.
         self.found_random = False
@@ -91,8 +94,7 @@ class MeanPrediction(nn.Module):
         """Log-probabilities (B, K) of images (B, C, H, W); pass k takes ``rng.fold(k)``."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         mean = sum(
-            self.model(images, rng.fold(number)).float().softmax(dim=1)
-            for number in range(self.draws)
+            self.model(images, rng.fold(number)).softmax(dim=1) for number in range(self.draws)
         )
         # An average of zeros would have an infinite logarithm, which counts as no answer.
         return (mean / self.draws).clamp_min(torch.finfo(torch.float32).tiny).log()

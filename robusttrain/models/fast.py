@@ -1,5 +1,7 @@
 """Fast copies of a classifier for attacks, which need only gradients with respect to the input.
 
+A model that cannot be copied (TorchScript) is taken as it is.
+
 Batch norm in evaluation mode is an affine map, so it is folded into the convolution before it; max
 pooling goes before ReLU; weights and images are channels_last, and may be bfloat16.
 
@@ -12,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import Counter
+from collections import Counter, deque
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -22,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robusttrain.core.memory_format import use_fastest_format
 from robusttrain.core.rng import Rng
-from robusttrain.models.declared import answer
+from robusttrain.models.declared import answer, dtype_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +37,8 @@ TOLERANCE = 1e-3
 
 
 class FastModel(nn.Module):
-    """An evaluation-only model in another dtype: images (B, C, H, W) of any float dtype to float32
-    logits (B, K).
+    """An evaluation-only model in another dtype: images (B, C, H, W) of any float dtype to logits
+    (B, K) in float32, in float64 where the model computes so.
 
     It stays in evaluation mode whatever `train` is told.
 
@@ -46,37 +49,49 @@ class FastModel(nn.Module):
 
     Attributes:
         folded: number of batch norms folded into convolutions.
+        copied: whether the network is a copy, and not the model itself.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype, autocast: bool, folded: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        dtype: torch.dtype,
+        autocast: bool,
+        folded: int,
+        copied: bool = True,
+    ) -> None:
         super().__init__()
         self.network, self.dtype, self.autocast, self.folded = network, dtype, autocast, folded
+        self.copied = copied
         for name in ("num_classes", "in_channels", "image_size", "takes_rng", "random"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
         self.eval()
 
     def train(self, mode: bool = True) -> FastModel:
-        """Stay in evaluation mode: folded batch norm has no other."""
-        return super().train(False)
+        """Stay in evaluation mode: folded batch norm has no other. A model that is no copy keeps
+        the mode that its owner gave it.
+        """
+        if self.copied:
+            return super().train(False)
+        self.training = False
+        return self
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to float32 logits (B, K), differentiable twice; ``rng`` if
+        """Images (B, C, H, W) in [0, 1] to logits (B, K), differentiable twice; ``rng`` if
         it takes any.
         """
         layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
         if self.autocast:
             with torch.autocast(images.device.type, self.dtype):
-                return answer(
-                    self.network, images.to(torch.float32, memory_format=layout), rng
-                ).float()
-        return answer(self.network, images.to(self.dtype, memory_format=layout), rng).float()
+                return answer(self.network, images.to(torch.float32, memory_format=layout), rng)
+        return answer(self.network, images.to(self.dtype, memory_format=layout), rng)
 
 
 def fast_copy(
     model: nn.Module, dtype: torch.dtype = torch.float32, example: Tensor | None = None
 ) -> FastModel:
-    """A deep copy of ``model`` for attacks: evaluation mode, parameters frozen, batch norm folded,
+    """A deep copy of ``model``, or the model itself where it cannot be copied, for attacks: evaluation mode, parameters frozen, batch norm folded,
     channels_last.
 
     The model itself is left as it is: mode, ``requires_grad``, memory format, weights. The copy
@@ -86,7 +101,7 @@ def fast_copy(
 
     Args:
         model: a classifier.
-        dtype: of the computation. With a half type, models that keep a batch norm (it could not be
+        dtype: of the computation; a model in float64 takes float32 for float64. With a half type, models that keep a batch norm (it could not be
             folded) or insist on float32 somewhere run under autocast instead of with cast weights.
         example: images (B, C, H, W) for the check; None draws two of the model's ``in_channels``
             and ``image_size`` (32 where it is None).
@@ -95,6 +110,8 @@ def fast_copy(
         {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}
     )
     kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    if dtype == torch.float32 and dtype_of(model) == torch.float64:
+        dtype = torch.float64
     # Parameters made in inference mode could never be attacked; tracing and checking may draw
     # random numbers; and under the autocast of mixed-precision training, the check would see the
     # rounding of bfloat16.
@@ -104,6 +121,9 @@ def fast_copy(
         torch.autocast(kind, enabled=False),
         torch.random.fork_rng(devices=cuda),
     ):
+        if not _copies(model):
+            short = dtype in (torch.bfloat16, torch.float16)
+            return FastModel(model, dtype, short, folded=0, copied=False)
         plain, network = _prepared(model), _prepared(model)
         folded, changed = _rewrite(network, _pairs(_prepared(model)))
         if example is None:
@@ -215,11 +235,53 @@ class _Tracer(fx.Tracer):
         )
 
 
-def _prepared(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, frozen, channels_last, in float32 (where the folding is done and
-    checked).
+def _copies(model: nn.Module) -> bool:
+    """Whether a model can be copied: TorchScript, compiled code and much that holds files or locks
+    cannot.
     """
-    twin = copy.deepcopy(model).eval().requires_grad_(False).float()
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return False
+    try:
+        deep_copy(model)
+    except Exception:  # noqa: BLE001 - copying runs any code that the model's parts bring along
+        logger.info("%s cannot be copied, so it is attacked as it is", type(model).__name__)
+        return False
+    return True
+
+
+def deep_copy(model: nn.Module) -> nn.Module:
+    """A deep copy, also of modules that hold what their last pass has computed.
+
+    Features, attention maps and the weights that ``weight_norm`` and ``spectral_norm`` compute
+    before each pass stand in a graph, and torch refuses to copy such tensors: the copy holds their
+    values.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in module.__dict__.values():
+            _detach(value, memo)
+    return copy.deepcopy(model, memo)
+
+
+def _detach(value: Any, memo: dict[int, Any], depth: int = 4) -> None:
+    """Note a copy of each tensor with a history, in a value or in containers that it is made of."""
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    elif depth and isinstance(value, dict):
+        for part in value.values():
+            _detach(part, memo, depth - 1)
+    elif depth and isinstance(value, list | tuple | set | deque):
+        for part in value:
+            _detach(part, memo, depth - 1)
+
+
+def _prepared(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, frozen, channels_last, in float32 or float64 (where the folding is
+    done and checked).
+    """
+    exact = torch.float64 if dtype_of(model) == torch.float64 else torch.float32
+    twin = deep_copy(model).eval().requires_grad_(False).to(exact)
     for parameter in twin.parameters():
         parameter.grad = None
     use_fastest_format(twin)
@@ -248,7 +310,7 @@ def _agree(plain: nn.Module, folded: nn.Module, example: Tensor | None) -> bool:
     if example is None:
         return False
     try:
-        expected, actual = (_seeded(network, example.float()) for network in (plain, folded))
+        expected, actual = (_seeded(network, example) for network in (plain, folded))
     except Exception:  # noqa: BLE001 - an example that the model does not take: nothing is verified
         return False
     return bool((actual - expected).abs().max() <= TOLERANCE * expected.abs().max())
@@ -259,7 +321,7 @@ def _runs_in(model: nn.Module, dtype: torch.dtype, example: Tensor | None) -> bo
     if example is None:
         return False
     try:
-        return bool(_seeded(copy.deepcopy(model).to(dtype), example.to(dtype)).isfinite().all())
+        return bool(_seeded(deep_copy(model).to(dtype), example).isfinite().all())
     except Exception:  # noqa: BLE001 - a layer that insists on another dtype
         return False
 
@@ -267,4 +329,4 @@ def _runs_in(model: nn.Module, dtype: torch.dtype, example: Tensor | None) -> bo
 def _seeded(network: nn.Module, images: Tensor) -> Tensor:
     """One forward pass whose random numbers, if it draws any, are the same each time."""
     torch.manual_seed(0)
-    return network(images)
+    return answer(network, images, None)

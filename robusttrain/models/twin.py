@@ -39,7 +39,8 @@ class Twin:
         ]
         known = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
         self.useful = (
-            bool(self.fast.folded or dtype != torch.float32)
+            self.fast.copied
+            and bool(self.fast.folded or dtype != torch.float32)
             and {name for name, _ in self.plain} <= known
         )
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robusttrain.attacks import Attack, Source
+from robusttrain.attacks.prepare import following
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_twin
 from robusttrain.models.defended import DefendedClassifier
@@ -122,7 +123,8 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     awake = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.training]
     handles = [layer.register_forward_pre_hook(wake) for layer in awake]
     try:
-        yield
+        with following(awake):
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -152,7 +152,7 @@ class CarliniWagner(Attack):
         """The search for c: the nearest adversarial images (B, C, H, W), the images themselves
         where there is none.
         """
-        best, nearest = images.clone(), torch.full((len(images),), torch.inf, device=images.device)
+        best, nearest = images.clone(), images.new_full((len(images),), torch.inf)
         low, high = torch.zeros_like(nearest), nearest.clone()
         c = torch.full_like(nearest, self.initial_c)
         for search in range(self.search_steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried, call_model
 from robusttrain.attacks.base import Attack, Cost, times
-from robusttrain.attacks.parts.gradients import NO_GRADIENT
+from robusttrain.attacks.parts.gradients import NO_GRADIENT, input_gradients
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
@@ -110,18 +111,19 @@ class DeepFool(Attack):
         self, source: nn.Module, points: Tensor, labels: Tensor, rivals: Tensor, rng: Rng
     ) -> Tensor:
         """r_i (B, C, H, W); zero for images that have no gradient."""
-        x = points.detach().requires_grad_()
-        logits = call_model(source, x, rng)
-        if not logits.requires_grad:
-            raise UserError(NO_GRADIENT)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        f = (logits.gather(1, rivals) - logits.gather(1, labels[:, None])).unbind(dim=1)
-        r, nearest = torch.zeros_like(points), torch.full_like(f[0].detach(), torch.inf)
-        for k, f_k in enumerate(f):
-            # The images of a batch do not interact, so the sum separates them.
-            (w_k,) = torch.autograd.grad(f_k.sum(), x, retain_graph=k + 1 < len(f))
+        position = rng.position
+
+        def differences(x: Tensor) -> Sequence[Tensor]:
+            rng.position = position
+            logits = call_model(source, x, rng)
+            return (logits.gather(1, rivals) - logits.gather(1, labels[:, None])).unbind(dim=1)
+
+        r, nearest = torch.zeros_like(points), points.new_full((len(points),), torch.inf)
+        for f_k, w_k in input_gradients(differences, points):
+            if w_k is None:
+                raise UserError(NO_GRADIENT)
             length = w_k.flatten(1).norm(dim=1)
-            distance = f_k.detach().abs() / length
+            distance = f_k.abs() / length
             nearer = distance < nearest  # never where the gradient is zero or NaN
             nearest = torch.where(nearer, distance, nearest)
             r = torch.where(per_image(nearer), per_image((distance + BEYOND) / length) * w_k, r)

@@ -171,7 +171,7 @@ class FAB(Attack):
         left = (
             (self.wrong(source, images, labels, random, rng.fold("clean")) < 1).nonzero().squeeze(1)
         )
-        distance = torch.full((len(images),), torch.inf, device=images.device)
+        distance = images.new_full((len(images),), torch.inf)
         most = torch.full_like(distance, -1)
         for number, (target, restart) in enumerate(product(ranked, range(self.restarts))):
             if not len(left):
@@ -194,7 +194,7 @@ class FAB(Attack):
         self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng
     ) -> Tensor:
         """(B,) in [0, 1]: the share of draws in which ``points`` are misclassified."""
-        share = torch.zeros(len(points), device=points.device)
+        share = points.new_zeros(len(points))
         for chosen, votes in ((~random, 1), (random, self.judging)):
             which = chosen.nonzero().squeeze(1)
             if len(which):
@@ -220,7 +220,7 @@ class FAB(Attack):
         goal = torch.stack([labels, targets], dim=1)
         start = replace(self.threat, epsilon=self.threat.epsilon / 2)  # type: ignore[type-var]
         x = start.random_start(images, rng.fold("start")) if random_start else images.clone()
-        best, nearest = images.clone(), torch.full((len(images),), torch.inf, device=images.device)
+        best, nearest = images.clone(), images.new_full((len(images),), torch.inf)
         here = torch.arange(len(images), device=images.device)  # the images that are still attacked
         for i in range(self.steps):
             x_orig, x_i, streams = images[here], x[here], rng[here].fold(i)

@@ -88,7 +88,7 @@ class MinimalNorm(Attack):
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         random, wrong = known(source, images, labels, rng)
         best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
-        nearest = torch.full((len(images),), torch.inf, device=images.device)
+        nearest = best.new_full((len(images),), torch.inf)
         finest = max(self.threat.epsilon, torch.finfo(torch.float32).tiny) / 2**self.steps
         failed = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         succeeded = torch.full_like(failed, 2**self.steps)

@@ -57,7 +57,7 @@ class RandomNoise(Attack):
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
-        highest = torch.full((len(images),), -torch.inf, device=images.device)
+        highest = best.new_full((len(images),), -torch.inf)
         wrong = ~random & (Margin()(logits, labels) > 0)
         for i in range(self.queries - 2):
             # A random model is out of queries long before the others.
@@ -89,7 +89,7 @@ class RandomNoise(Attack):
         self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng
     ) -> Tensor:
         """(B,): the mean margin, over one draw or ``votes``; minus infinity where it is NaN."""
-        found = torch.full((len(points),), -torch.inf, device=points.device)
+        found = points.new_full((len(points),), -torch.inf)
         for chosen, votes in ((~random, 1), (random, self.votes)):
             which = chosen.nonzero().squeeze(1)
             if len(which):

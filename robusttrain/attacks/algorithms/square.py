@@ -40,7 +40,8 @@ def eta(side: int, device: torch.device) -> Tensor:
         down = (torch.arange(rows) - rows // 2).abs()
         across = (torch.arange(columns) - columns // 2).abs()
         # tail[d] = sum of 1 / j^2 for j from d + 1 on
-        tail = (1.0 / torch.arange(1, max(rows, columns) // 2 + 2) ** 2).flip(0).cumsum(0).flip(0)
+        j = torch.arange(1, max(rows, columns) // 2 + 2, dtype=torch.float32)
+        tail = (1.0 / j**2).flip(0).cumsum(0).flip(0)
         return tail[torch.maximum(down[:, None], across[None, :])]
 
     both = torch.cat([bump(side // 2, side), -bump(side - side // 2, side)])
@@ -141,7 +142,7 @@ class Square(Attack):
         """
         iterations = self.queries - 2 - int(self.objective.asks) - 1
         result, place = best.clone(), torch.arange(len(images), device=images.device)
-        f_best = torch.full((len(images),), -torch.inf, device=images.device)
+        f_best = images.new_full((len(images),), -torch.inf)
         for i in range(iterations + 1):
             # The first round judges the start itself: nothing is below minus infinity.
             x_new = (

@@ -62,20 +62,20 @@ def judge(
     A logit that is not finite is no right answer, as in scoring; a margin that is NaN is minus
     infinity.
     """
-    share, margin = (torch.zeros(len(points), device=points.device) for _ in range(2))
+    share, margin = (points.new_zeros(len(points)) for _ in range(2))
     for chosen, draws in ((~random, 1), (random, votes)):
         which = chosen.nonzero().squeeze(1)
         if len(which):
             logits = ask(source, points[which], rng[which], draws)
             y = labels[which]
             right = (logits.argmax(dim=2) == y) & logits.isfinite().all(dim=2)
-            share[which] = 1 - right.float().mean(dim=0)
+            share[which] = 1 - right.to(share.dtype).mean(dim=0)
             margins = (
                 Margin()(logits.flatten(0, 1), y.repeat(draws)).view(draws, len(which)).mean(dim=0)
             )
             margin[which] = margins.nan_to_num(
                 nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
-            ).float()
+            ).to(margin.dtype)
     return share, margin
 
 
@@ -107,7 +107,7 @@ def strongest(
     """
     random, wrong = known(source, images, labels, rng)
     best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
-    most, highest = (torch.full((len(images),), -torch.inf, device=images.device) for _ in range(2))
+    most, highest = (best.new_full((len(images),), -torch.inf) for _ in range(2))
     left = (~wrong).nonzero().squeeze(1)
     for number, attack in enumerate(attacks):
         if not len(left):

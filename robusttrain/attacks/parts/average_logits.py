@@ -67,7 +67,7 @@ class AverageLogits(GradientEstimator):
             )
 
         def probabilities(points: Tensor, streams: Rng) -> Tensor:
-            return call_model(loss_fn.model, points, streams).float().softmax(dim=1)
+            return call_model(loss_fn.model, points, streams).softmax(dim=1)
 
         def predict(numbers: range) -> tuple[Tensor, Tensor]:
             with torch.no_grad():

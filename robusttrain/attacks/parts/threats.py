@@ -64,7 +64,7 @@ class Linf(Threat):
         at_least("epsilon", self.epsilon, 0)
 
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
-        noise = rng.uniform(images.shape[1:], -self.epsilon, self.epsilon)
+        noise = rng.uniform(images.shape[1:], -self.epsilon, self.epsilon).to(images.dtype)
         return self.project(images + noise, images)
 
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
@@ -96,7 +96,8 @@ class L2(Threat):
         # The share of the ball within radius r grows with r to the power of the dimension.
         radius = rng.uniform((1,)).view(-1) ** (1 / direction[0].numel())
         length = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-        return self.project(images + direction * per_image(self.epsilon * radius / length), images)
+        noise = direction * per_image(self.epsilon * radius / length)
+        return self.project(images + noise.to(images.dtype), images)
 
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
         change = adversarial - images

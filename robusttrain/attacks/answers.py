@@ -1,0 +1,89 @@
+"""Logits or probabilities: what kind of answers a model gives, and logits made of either.
+
+A softmax that is taken twice flattens every loss, and its gradient vanishes where the model is
+sure: attacks seem to fail. The logarithm of probabilities is as good as the logits, up to a
+constant that no loss sees; log-probabilities are logits as they are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robusttrain.core.rng import Rng
+
+Answers = Literal["logits", "probabilities", "sigmoid"]
+#: By how much probabilities may miss a sum of one, where the model computes in float32.
+SUM = 1e-3
+
+PROBABILITIES = (
+    "the model answers with probabilities (at least 0, with a sum of 1): attacks and scores take"
+    " their logarithm for logits; let the model end in logits"
+)
+SIGMOID = (
+    "the model answers with one number in [0, 1], which is taken for the probability of class 1;"
+    " let the model end in a logit, which is positive for class 1"
+)
+
+
+def are_probabilities(answers: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether answers (B, K) are at least 0 and sum to one, up to rounding in ``dtype``; the host
+    waits for it.
+    """
+    rounding = torch.finfo(dtype).eps if dtype is not None else 0
+    off = (answers.sum(dim=1) - 1).abs()
+    return bool(((answers >= 0).all(dim=1) & (off <= max(SUM, 4 * rounding))).all())
+
+
+def _are_sigmoid(answers: Tensor) -> bool:
+    """Whether one number of two classes, (0, p) in every row, is a probability; the host waits."""
+    zero, p = answers[:, 0], answers[:, 1]
+    return bool(((zero == 0) & (p >= 0) & (p <= 1)).all())
+
+
+def kind_of(
+    answers: Sequence[Tensor], dtype: torch.dtype | None, others: Callable[[], Tensor]
+) -> Answers:
+    """What answers are, with one warning where they are not logits.
+
+    Args:
+        answers: to the first images that a model is asked about, (B, K) each.
+        dtype: in which the model computes.
+        others: asks about other images: a few logits may look like probabilities by chance.
+    """
+    if any(len(each) == 0 for each in answers):
+        return "logits"
+    kind: Answers = "logits"
+    if all(are_probabilities(each, dtype) for each in answers):
+        kind = "probabilities" if are_probabilities(others(), dtype) else "logits"
+    elif all(each.shape[1] == 2 and _are_sigmoid(each) for each in answers):
+        kind = "sigmoid" if _are_sigmoid(others()) else "logits"
+    if kind != "logits":
+        told = PROBABILITIES if kind == "probabilities" else SIGMOID
+        warnings.warn(told, UserWarning, stacklevel=4)
+    return kind
+
+
+def as_logits(answers: Tensor, kind: Answers) -> Tensor:
+    """Logits (B, K) of answers (B, K) of a kind; NaN stays NaN."""
+    if kind == "logits":
+        return answers
+    if kind == "sigmoid":
+        p = answers[:, 1:]
+        answers = torch.cat([1 - p, p], dim=1)
+    # Below it the logarithm, or its derivative, is infinite.
+    return answers.clamp_min(torch.finfo(answers.dtype).tiny).log()
+
+
+def other_images(images: Tensor, rng: Rng | None) -> tuple[Tensor, Rng | None]:
+    """Images (4, C, H, W) like those of a batch that is not empty, black, white, grey and noise,
+    and streams (4,) for them.
+    """
+    streams = Rng.for_images(0, torch.arange(4, device=images.device)).fold("others")
+    noise = streams[3:].uniform(tuple(images.shape[1:])).to(images.dtype)
+    flat = images.new_tensor([0.0, 1.0, 0.5]).view(3, 1, 1, 1).expand(3, *images.shape[1:])
+    return torch.cat([flat, noise]), None if rng is None else streams

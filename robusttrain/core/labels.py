@@ -1,0 +1,50 @@
+"""Labels as every attack, evaluation and training takes them: class numbers (B,) in int64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robusttrain.core.errors import UserError
+
+
+def too_high(low: int, high: int, classes: int) -> str:
+    """What is said where there is no logit for a label."""
+    return (
+        f"labels: class numbers must lie in 0..{classes - 1}, since there are {classes} classes;"
+        f" got {low}..{high}" + (": subtract 1" if low > 0 and high == classes else "")
+    )
+
+
+def check_labels(labels: Tensor, images: Tensor, classes: int | None = None) -> Tensor:
+    """Labels (B,) in int64 on the images' device, from whole numbers of any type.
+
+    Args:
+        labels: (B,).
+        images: (B, C, H, W), what they are labels of.
+        classes: K; None where nobody has said yet.
+
+    Raises:
+        UserError: another shape, fractions, or numbers outside 0..K-1, with the range that was
+            seen.
+    """
+    if labels.shape != images.shape[:1]:
+        raise UserError(
+            f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}"
+        )
+    if labels.is_complex():
+        raise UserError(f"labels: expected class numbers, got {labels.dtype}")
+    if not len(labels):
+        return labels.to(images.device, torch.int64)
+    low, high = (value.item() for value in torch.aminmax(labels))
+    if labels.is_floating_point() and not (labels.frac() == 0).all():  # infinity has no fraction
+        raise UserError(f"labels: expected class numbers, got fractions in [{low:.3g}, {high:.3g}]")
+    low, high = int(low), int(high)
+    if low < 0:
+        raise UserError(
+            f"labels: class numbers must not be negative, got {low}..{high}: leave out images that"
+            " have no label"
+        )
+    if classes is not None and high >= classes:
+        raise UserError(too_high(low, high, classes))
+    return labels.to(images.device, torch.int64)

@@ -1,0 +1,108 @@
+"""What classifiers of others answer with, as logits (B, K)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robusttrain.core.errors import UserError
+
+#: The name under which models keep their logits, in dictionaries, named tuples and dataclasses.
+LOGITS = "logits"
+WANTED = "a classifier answers with logits (B, K), or (B,) or (B, 1) for two classes"
+
+
+def logits_of(output: Any, batch: int) -> Tensor:
+    """Logits (B, K) in float32 or wider, K at least 2, from whatever a classifier returned.
+
+    - Of a dictionary, named tuple or dataclass what is called "logits"; if there is no such thing
+      the only tensor, or the only one of two dimensions.
+    - Of a tuple or list likewise; where several of its tensors could be logits the first one, and a
+      warning says so.
+    - (B, K, 1, 1) loses the ones, and (K,) for a batch of one image regains the batch.
+    - (B,) and (B, 1) are one logit z for two classes, 0 and z: class 1 where z is positive. The
+      gradients of both losses, of z and of (0, z), are the same.
+    - numpy arrays become tensors, whole numbers (votes) floats. Neither has a gradient.
+
+    Args:
+        output: of a model.
+        batch: B, the images that it was given.
+
+    Raises:
+        UserError: anything else, in one line.
+    """
+    logits = _tensor_of(output, batch)
+    shape = tuple(logits.shape)
+    if logits.is_complex():
+        raise UserError(f"the model answers with {logits.dtype}: {WANTED}")
+    while logits.dim() > 2 and logits.shape[-1] == 1:
+        logits = logits.squeeze(-1)
+    if logits.dim() <= 1 and not logits.is_floating_point():
+        raise UserError(
+            f"the model answers with whole numbers {shape}, which look like classes: let it return"
+            " what it takes the argmax of"
+        )
+    if logits.dim() == 0 or (logits.dim() == 1 and batch == 1 and len(logits) > 1):
+        logits = logits[None]  # a model that squeezes a batch of one image
+    if logits.dim() == 1:
+        logits = logits[:, None]
+    if logits.dim() != 2 or len(logits) != batch or not (logits.shape[1] or not batch):
+        raise UserError(f"the model answers {shape} to {batch} images: {WANTED}")
+    if not logits.is_floating_point():
+        logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return logits
+
+
+def _tensor_of(output: Any, batch: int) -> Tensor:
+    """The one tensor that holds the logits."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, np.ndarray | np.generic):
+        return torch.as_tensor(output)
+    named, parts = _parts_of(output)
+    if LOGITS in named:
+        return _tensor_of(named[LOGITS], batch)
+    tensors = [part for part in parts if isinstance(part, Tensor | np.ndarray)]
+    fitting = [part for part in tensors if part.ndim == 2 and len(part) == batch] or [
+        part for part in tensors if part.ndim == 1 and len(part) == batch
+    ]
+    if not fitting and len(tensors) == 1:
+        fitting = tensors
+    if not fitting or (named and len(fitting) > 1):
+        held = f" of {', '.join(map(str, named))}" if named else f" of {len(parts)}"
+        raise UserError(
+            f"the model answers with a {type(output).__name__}{held if parts else ''}, and none of"
+            f" it is called {LOGITS}: {WANTED}"
+        )
+    if len(fitting) > 1:
+        warnings.warn(
+            f"the model answers with a {type(output).__name__} of {len(parts)}: its first tensor"
+            f" {tuple(fitting[0].shape)} is taken for the logits",
+            UserWarning,
+            stacklevel=2,
+        )
+    return torch.as_tensor(fitting[0])
+
+
+def _parts_of(output: Any) -> tuple[dict[str, Any], list[Any]]:
+    """What an output is made of: by name, where it has names, and in order."""
+    if isinstance(output, Mapping):
+        named = {str(key): value for key, value in output.items()}
+    elif isinstance(output, tuple) and hasattr(output, "_fields"):  # how typing tells a named tuple
+        named = dict(zip(output._fields, output, strict=True))
+    elif is_dataclass(output):
+        named = {name: getattr(output, name) for name in output.__dataclass_fields__}
+    elif isinstance(output, Sequence) and not isinstance(output, str | bytes):
+        return {}, list(output)
+    else:
+        named = {}
+    return named, list(named.values())
