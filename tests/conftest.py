@@ -77,7 +77,10 @@ class Curved(nn.Module):
 
 
 class Counting(nn.Module):
-    """Counts the images that pass with and without a gradient, and keeps the streams' keys."""
+    """Counts the images that pass with and without a gradient, and keeps the streams' keys.
+
+    The notes are kept outside: attributes of a module are as before after an attack.
+    """
 
     takes_rng = True
 
@@ -85,16 +88,26 @@ class Counting(nn.Module):
         super().__init__()
         self.model = model
         self.random = bool(getattr(model, "random", getattr(model, "takes_rng", False)))
-        self.gradients = self.queries = 0
-        self.keys: list[int] = []
+        self.notes = SimpleNamespace(gradients=0, queries=0, keys=[])
+
+    gradients = property(
+        lambda self: self.notes.gradients,
+        lambda self, count: setattr(self.notes, "gradients", count),
+    )
+    queries = property(
+        lambda self: self.notes.queries, lambda self, count: setattr(self.notes, "queries", count)
+    )
+    keys = property(
+        lambda self: self.notes.keys, lambda self, keys: setattr(self.notes, "keys", keys)
+    )
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         if torch.is_grad_enabled() and images.requires_grad:
-            self.gradients += len(images)
+            self.notes.gradients += len(images)
         else:
-            self.queries += len(images)
+            self.notes.queries += len(images)
         if rng is not None:
-            self.keys += rng.keys.tolist()
+            self.notes.keys += rng.keys.tolist()
         return (
             self.model(images, rng)
             if getattr(self.model, "takes_rng", False)

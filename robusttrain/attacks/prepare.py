@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from robusttrain.attacks.asking import Queried, SourceModel
 from robusttrain.models.defended import DefendedClassifier
@@ -21,6 +21,8 @@ from robusttrain.models.frozen import Frozen
 
 #: Modules of ours: they count, remember and cache on purpose, and need no `eval` of their own.
 OURS = (Queried, SourceModel, DefendedClassifier, Defense, FastModel, Frozen)
+#: Containers whose content is put back; what is derived from them may do as it likes.
+CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)
 #: Where a module keeps what is registered with it.
 REGISTERED = ("_parameters", "_modules")
 
@@ -108,25 +110,22 @@ class _Before:
             values = self.attributes.values()
             self._hold(value for value in values if isinstance(value, Tensor) and value.is_leaf)
             # A copy of an empty one is as cheap as a question.
-            self.contents = [
-                (value, value.copy())
-                for value in values
-                if isinstance(value, (dict, list, set, deque))
-            ]
+            self.contents = [(value, value.copy()) for value in values if type(value) in CONTAINERS]
 
     def _hold(self, tensors: Iterable[Tensor]) -> None:
         self.buffers += [
             (tensor, tensor.detach().clone())
             for tensor in tensors
             # One of inference mode cannot be written to outside of it.
-            if not isinstance(tensor, UninitializedTensorMixin) and not tensor.is_inference()
+            if not is_lazy(tensor) and not tensor.is_inference()
         ]
 
     def put_back(self, known: set[int]) -> None:
         """All of it; ``known`` are the modules that were there, by their id."""
         module = self.module
         if self.whole:
-            now, built = module.__dict__, set()
+            now = module.__dict__
+            built: set[str] = set()
             for value, content in self.contents:
                 if not _same(value, content):
                     more = self._built(value, content)

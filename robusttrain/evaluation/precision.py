@@ -20,6 +20,7 @@ from robusttrain.core.processor import seconds_of
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.engine import Scenario
 from robusttrain.models import fast_copy
+from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -70,7 +71,7 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
 
     def gradient(network: nn.Module, count: int) -> Tensor:
         points = images[:count].clone().requires_grad_()
-        logits = network(points)
+        logits = answer(network, points, None)
         # The likeliest class against all others, as cross entropy has it.
         loss = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum")
         if not loss.requires_grad:

@@ -66,14 +66,17 @@ def dtype_of(model: nn.Module) -> torch.dtype | None:
     return next((weight.dtype for weight in weights if weight.is_floating_point()), None)
 
 
-def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
-    """Logits (B, K), float32 or wider, of whatever the model answers with (`logits_of`).
+def output_of(model: nn.Module, images: Tensor, rng: Rng | None) -> Any:
+    """What the model returns: ``model(images, rng)`` for models that take streams.
 
-    ``model(images, rng)`` for models that take streams. All others are given images of their own,
-    which they may change, in the type of their weights.
+    All others are given images of their own, which they may change, in the type of their weights.
     """
     if takes_streams(model):
-        return logits_of(model(images, rng), len(images))
+        return model(images, rng)
     own = dtype_of(model) or images.dtype
-    own_images = images.to(own) if own != images.dtype else images.clone()
-    return logits_of(model(own_images), len(images))
+    return model(images.to(own) if own != images.dtype else images.clone())
+
+
+def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
+    """Logits (B, K), float32 or wider, of whatever the model returns (`logits_of`)."""
+    return logits_of(output_of(model, images, rng), len(images))

@@ -25,7 +25,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robusttrain.core.memory_format import use_fastest_format
 from robusttrain.core.rng import Rng
-from robusttrain.models.declared import answer, dtype_of
+from robusttrain.models.declared import dtype_of, output_of
+from robusttrain.models.outputs import tensor_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,15 +85,21 @@ class FastModel(nn.Module):
         layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
         if self.autocast:
             with torch.autocast(images.device.type, self.dtype):
-                return answer(self.network, images.to(torch.float32, memory_format=layout), rng)
-        return answer(self.network, images.to(self.dtype, memory_format=layout), rng)
+                return _wide(self.network, images.to(torch.float32, memory_format=layout), rng)
+        return _wide(self.network, images.to(self.dtype, memory_format=layout), rng)
+
+
+def _wide(network: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
+    """A network's logits in float32 or wider, in the shape that it gives them."""
+    found = tensor_of(output_of(network, images, rng), len(images))
+    return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
 def fast_copy(
     model: nn.Module, dtype: torch.dtype = torch.float32, example: Tensor | None = None
 ) -> FastModel:
-    """A deep copy of ``model``, or the model itself where it cannot be copied, for attacks: evaluation mode, parameters frozen, batch norm folded,
-    channels_last.
+    """A deep copy of ``model`` for attacks: evaluation mode, parameters frozen, batch norm folded,
+    channels_last; the model itself, wrapped, where it cannot be copied.
 
     The model itself is left as it is: mode, ``requires_grad``, memory format, weights. The copy
     knows nothing of later changes of its weights. The rewriting is checked against a plain copy on
@@ -101,8 +108,9 @@ def fast_copy(
 
     Args:
         model: a classifier.
-        dtype: of the computation; a model in float64 takes float32 for float64. With a half type, models that keep a batch norm (it could not be
-            folded) or insist on float32 somewhere run under autocast instead of with cast weights.
+        dtype: of the computation; a model in float64 takes float32 for float64. With a half type,
+            models that keep a batch norm (it could not be folded) or insist on float32 somewhere
+            run under autocast instead of with cast weights.
         example: images (B, C, H, W) for the check; None draws two of the model's ``in_channels``
             and ``image_size`` (32 where it is None).
     """
@@ -329,4 +337,4 @@ def _runs_in(model: nn.Module, dtype: torch.dtype, example: Tensor | None) -> bo
 def _seeded(network: nn.Module, images: Tensor) -> Tensor:
     """One forward pass whose random numbers, if it draws any, are the same each time."""
     torch.manual_seed(0)
-    return answer(network, images, None)
+    return _wide(network, images, None)

@@ -37,7 +37,7 @@ def logits_of(output: Any, batch: int) -> Tensor:
     Raises:
         UserError: anything else, in one line.
     """
-    logits = _tensor_of(output, batch)
+    logits = tensor_of(output, batch)
     shape = tuple(logits.shape)
     if logits.is_complex():
         raise UserError(f"the model answers with {logits.dtype}: {WANTED}")
@@ -62,15 +62,15 @@ def logits_of(output: Any, batch: int) -> Tensor:
     return logits
 
 
-def _tensor_of(output: Any, batch: int) -> Tensor:
-    """The one tensor that holds the logits."""
+def tensor_of(output: Any, batch: int) -> Tensor:
+    """The one tensor that holds the logits, in whatever shape; as for `logits_of`."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, np.ndarray | np.generic):
         return torch.as_tensor(output)
     named, parts = _parts_of(output)
     if LOGITS in named:
-        return _tensor_of(named[LOGITS], batch)
+        return tensor_of(named[LOGITS], batch)
     tensors = [part for part in parts if isinstance(part, Tensor | np.ndarray)]
     fitting = [part for part in tensors if part.ndim == 2 and len(part) == batch] or [
         part for part in tensors if part.ndim == 1 and len(part) == batch

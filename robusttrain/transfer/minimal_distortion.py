@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Queried, prepared
+from robusttrain.attacks import Queried, call_model, prepared
 from robusttrain.attacks.parts.threats import per_image
 from robusttrain.core.errors import UserError, above
 from robusttrain.core.rng import Rng
@@ -140,7 +140,7 @@ def _all_fooled(
         if not len(left):
             break
         with prepared(model), torch.no_grad(), torch.autocast(points.device.type, enabled=False):
-            logits = model(points[left]).float()
+            logits = call_model(model, points[left], None).float()
         matches = logits.argmax(dim=1) == wanted[left]
         fooled[left] = (~matches if goals is None else matches) & logits.isfinite().all(dim=1)
     return fooled

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.attacks import prepared
+from robusttrain.attacks import ProjectedGradient, Queried, prepared
+from robusttrain.attacks.prepare import following
 
 
 def trained() -> nn.Sequential:
@@ -78,15 +79,110 @@ def test_a_graph_built_before_still_goes_backward():
     assert model[0].weight.grad.abs().max() > 0
 
 
-def test_a_train_method_that_does_more_is_not_called():
-    class Stubborn(nn.BatchNorm2d):
-        def train(self, mode: bool = True):
-            raise AssertionError("train() was called")
+class Stubborn(nn.Module):
+    """Keeps its dropout awake, and does more than that when it is told to evaluate."""
 
-    model = Stubborn(2)
-    with prepared(model):
-        assert not model.training
+    def __init__(self):
+        super().__init__()
+        self.dropout, self.inner, self.readied = nn.Dropout(), nn.BatchNorm2d(1), 0
+
+    def eval(self):
+        super().eval()
+        self.dropout.train()
+        self.readied += 1
+        return self
+
+    def forward(self, images):
+        return self.inner(self.dropout(images))
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Queried])
+def test_a_module_is_in_the_state_that_its_own_eval_gives(wrap):
+    model = Stubborn().train()
+    model.inner.eval()
+    with prepared(wrap(model)):
+        assert (model.training, model.dropout.training, model.inner.training) == (
+            False,
+            True,
+            False,
+        )
+        assert model.readied == 1
+    assert (model.training, model.dropout.training, model.inner.training) == (True, True, False)
+    assert model.readied == 0
+
+
+class Busy(nn.Module):
+    """Does in its forward pass what networks of others do there."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), None
+        self.calls, self.seen, self.last, self.cache = 0, [], None, {"old": 1}
+        self.plain, self.free = torch.zeros(2), torch.ones(3)
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, images):
+        images.sub_(0.5).mul_(2)
+        self.calls += 1
+        self.train()
+        features = self.norm(self.conv(images))
+        self.last, self.new = features, features
+        self.seen.append(images)
+        self.cache["new"] = self.cache.pop("old", None)
+        with torch.no_grad():
+            self.count += 1
+            self.plain += features.mean().item()
+            self.mean = 0.9 * self.mean + 0.1 * features.mean((0, 2, 3))
+            self.free.data.add_(1)
+        if self.head is None:
+            self.head = nn.Linear(2, 3)
+            self.handle = self.conv.register_forward_hook(lambda *_: None)
+        return self.head(features.mean((2, 3)))
+
+
+def test_a_forward_pass_may_do_what_it_does_in_ordinary_use(images):
+    model = Busy().eval()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    x = images(channels=1)
+    kept = x.clone()
+    ProjectedGradient(steps=3, step_size=0.01)(model, x, torch.tensor([0, 1, 2, 0]))
+    assert torch.equal(x, kept)
+    assert [part.training for part in model.modules()] == [False] * 4
+    assert (model.calls, model.seen, model.last, model.cache) == (0, [], None, {"old": 1})
+    assert not hasattr(model, "new")
+    assert not model.conv._forward_hooks
+    assert (model.plain == 0).all()
+    assert (model.free == 1).all()
+    assert {*dict(model.named_buffers())} == {*before}
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    # What the first pass has built stays: another one would draw other weights.
+    assert isinstance(model.head, nn.Linear)
+    assert model.head.weight.requires_grad
+    weight = model.head.weight
+    ProjectedGradient(steps=1, step_size=0.01)(model, x, torch.tensor([0, 1, 2, 0]))
+    assert model.head.weight is weight
+
+
+def test_a_lazy_layer_is_built_once(images):
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    attack, labels = ProjectedGradient(steps=2, step_size=0.01), torch.tensor([0, 1, 2, 0])
+    attack(model, images(), labels)
+    weight = model[1].weight.clone()
+    attack(model, images(), labels)
+    assert torch.equal(model[1].weight, weight)
     assert model.training
+    assert model[1].training
+    assert model[1].weight.requires_grad
+
+
+def test_statistics_that_are_meant_to_follow_do():
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1))
+    with following([model[0]]), prepared(model):
+        model.train()
+        model(torch.rand(4, 1, 3, 3))
+    assert model[0].num_batches_tracked == 1
+    assert model[1].num_batches_tracked == 0
 
 
 def test_it_nests():

@@ -23,13 +23,17 @@ def margins(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return Margin()(model(images), labels).detach()
 
 
+class Notes(list):
+    """A list that stays after an attack, which puts attributes back."""
+
+
 class Recorded(nn.Module):
     """Keeps every image that is asked."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.asked: list[Tensor] = []
+        self.asked: list[Tensor] = Notes()
 
     def forward(self, images):
         self.asked.append(images.clone())

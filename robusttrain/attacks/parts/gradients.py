@@ -75,13 +75,14 @@ def _grad(value: Tensor, points: Tensor, more: bool) -> Tensor | None:
     """By ``torch.autograd.grad``, which writes nothing anywhere; ``more`` gradients are to come."""
     if not value.requires_grad:
         return None
-    return torch.autograd.grad(value.sum(), points, retain_graph=more, allow_unused=True)[0]
+    ones = torch.ones_like(value)
+    return torch.autograd.grad(value, points, ones, retain_graph=more, allow_unused=True)[0]
 
 
 def _backward(value: Tensor, points: Tensor, more: bool) -> Tensor | None:
     """By ``backward()``, into the points' own ``grad``."""
     if value.requires_grad:
-        value.sum().backward(retain_graph=more)  # type: ignore[no-untyped-call]
+        value.backward(torch.ones_like(value), retain_graph=more)  # type: ignore[no-untyped-call]
     gradient, points.grad = points.grad, None
     return gradient
 
