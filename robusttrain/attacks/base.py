@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.gradients import GradientEstimator
-from robusttrain.attacks.parts.objectives import Objective
+from robusttrain.attacks.parts.objectives import Objective, need_classes
 from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
 from robusttrain.core.errors import OptionError, UserError
@@ -116,6 +116,13 @@ class Attack(ABC):
     def maximises(self) -> Objective | None:
         """Its objective, where it has one among its parts."""
         return part(self, Objective)[1]  # type: ignore[type-abstract]
+
+    def need_classes(self, classes: int) -> None:
+        """Raise UserError if it, or one of its members, cannot attack a model of so few classes."""
+        for member in self.members:
+            member.need_classes(classes)
+        if self.maximises is not None:
+            need_classes(self.maximises, classes)
 
     @property
     def estimator(self) -> GradientEstimator | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -56,9 +57,22 @@ def prepared(model: nn.Module) -> Iterator[None]:
     its first pass builds, which another pass would draw anew.
     """
     modules = list(model.modules())
+    followed = _following.get()
     before = [_Before(module) for module in modules]
+    values = _Values(
+        [
+            *(
+                buffer
+                for module in modules
+                if id(module) not in followed
+                for buffer in module._buffers.values()
+                if buffer is not None
+            ),
+            *(tensor for state in before for tensor in state.tensors),
+        ]
+    )
     wanted = [
-        (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
+        (each, each.requires_grad, each.grad) for each in model.parameters() if not is_lazy(each)
     ]
     devices = {parameter.device for parameter, _, _ in wanted if parameter.is_cuda}
     try:
@@ -75,6 +89,7 @@ def prepared(model: nn.Module) -> Iterator[None]:
         known = {id(module) for module in modules}
         for state in before:
             state.put_back(known)
+        values.put_back()
         for parameter, requires_grad, gradient in wanted:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
@@ -92,33 +107,49 @@ def _evaluating(module: nn.Module) -> None:
         module.eval()
 
 
+class _Values:
+    """What tensors held before an attack: one copy for each type, not one for each tensor."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for tensor in {id(each): each for each in tensors}.values():
+            # One of inference mode cannot be written to outside of it.
+            if is_lazy(tensor) or tensor.is_inference() or tensor.is_quantized:
+                continue
+            if tensor.layout == torch.strided:
+                self.groups.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
+        self.held = [
+            torch.cat([tensor.reshape(-1) for tensor in group]) for group in self.groups.values()
+        ]
+
+    def put_back(self) -> None:
+        """All of it. Through detached tensors, whose changes are not counted: a graph that was
+        built before the attack still goes backward.
+        """
+        for group, held in zip(self.groups.values(), self.held, strict=True):
+            parts = held.split([tensor.numel() for tensor in group])
+            for tensor, part in zip(group, parts, strict=True):
+                tensor.data.copy_(part.view(tensor.shape))
+
+
 class _Before:
-    """What a module was before an attack."""
+    """What a module was before an attack, but for the values of its tensors."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.training = module, module.training
-        self.buffers: list[tuple[Tensor, Tensor]] = []
         self.attributes: dict[str, Any] = {}
         self.contents: list[tuple[Any, Any]] = []
+        self.tensors: list[Tensor] = []
         self.whole = not isinstance(module, (*OURS, torch.jit.ScriptModule)) and not (
             isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
         )
-        if id(module) not in _following.get():
-            self._hold(tensor for tensor in module.buffers(recurse=False))
         if self.whole:
             self.attributes = dict(module.__dict__)
-            values = self.attributes.values()
-            self._hold(value for value in values if isinstance(value, Tensor) and value.is_leaf)
-            # A copy of an empty one is as cheap as a question.
-            self.contents = [(value, value.copy()) for value in values if type(value) in CONTAINERS]
-
-    def _hold(self, tensors: Iterable[Tensor]) -> None:
-        self.buffers += [
-            (tensor, tensor.detach().clone())
-            for tensor in tensors
-            # One of inference mode cannot be written to outside of it.
-            if not is_lazy(tensor) and not tensor.is_inference()
-        ]
+            for value in self.attributes.values():
+                if type(value) in CONTAINERS:
+                    self.contents.append((value, value.copy() if value else ()))
+                elif isinstance(value, Tensor) and value.is_leaf:
+                    self.tensors.append(value)
 
     def put_back(self, known: set[int]) -> None:
         """All of it; ``known`` are the modules that were there, by their id."""
@@ -127,37 +158,39 @@ class _Before:
             now = module.__dict__
             built: set[str] = set()
             for value, content in self.contents:
-                if not _same(value, content):
+                if (value or content) and not _same(value, content):
                     more = self._built(value, content)
                     _refill(value, content, more)
                     built |= more.keys()
-            for name in [name for name in now if name not in self.attributes]:
-                del now[name]
-            for name, value in self.attributes.items():
-                if (name not in now or now[name] is not value) and name not in built:
-                    now[name] = value
-        for tensor, content in self.buffers:
-            # Through `data`, which is not counted as a change: a graph that was built before the
-            # attack still goes backward.
-            tensor.data.copy_(content)
+            if self._differs(now):
+                for name in [name for name in now if name not in self.attributes]:
+                    del now[name]
+                for name, value in self.attributes.items():
+                    if (name not in now or now[name] is not value) and name not in built:
+                        now[name] = value
         module.training = self.training
-        for child in module.children():
-            if id(child) not in known:
+        for child in module._modules.values():
+            if child is not None and id(child) not in known:
                 child.train(self.training)
+
+    def _differs(self, now: dict[str, Any]) -> bool:
+        return len(now) != len(self.attributes) or any(
+            map(operator.is_not, now.values(), self.attributes.values())
+        )
 
     def _built(self, value: Any, content: Any) -> dict[str, Any]:
         """Layers and parameters that are new: their name was free."""
         if not any(value is self.module.__dict__.get(name) for name in REGISTERED):
             return {}
-        return {
-            name: part
-            for name, part in value.items()
-            if part is not None and content.get(name) is None
-        }
+        held = content or {}
+        new = {name: part for name, part in value.items() if held.get(name) is None}
+        return {name: part for name, part in new.items() if part is not None}
 
 
 def _same(value: Any, content: Any) -> bool:
     """Whether a container holds the same objects, in the same order."""
+    if not content:
+        return not value
     if len(value) != len(content):
         return False
     if isinstance(value, dict):

@@ -263,6 +263,9 @@ class Engine:
 
         Returns:
             `random`, as it stays from then on.
+
+        Raises:
+            UserError: an attack that needs more classes than the target has.
         """
         if self._settled or not len(images):
             return self.random
@@ -272,6 +275,11 @@ class Engine:
             with prepared(queried):
                 queried.settle(few.float() if queried is self._queried else few, rng)
         self._settled, self.target.found_random = True, self.random
+        for name, scenario in self.scenarios.items():
+            try:
+                scenario.attack.need_classes(self._queried.classes or 2)
+            except UserError as error:
+                raise UserError(f"attack {name}: {error}") from error
         if self._queried.draws_globally:
             warnings.warn(SLOW, UserWarning, stacklevel=2)
         return self.random

@@ -107,7 +107,7 @@ def test_a_module_is_in_the_state_that_its_own_eval_gives(wrap):
             False,
         )
         assert model.readied == 1
-    assert (model.training, model.dropout.training, model.inner.training) == (True, True, False)
+    assert [part.training for part in model.modules()] == [True, True, False]
     assert model.readied == 0
 
 

@@ -29,6 +29,8 @@ class Objective(ABC):
     asks: bool = False
     #: Which class a targeted objective strives for; None for an untargeted one.
     target: TargetChoice | None = None
+    #: The fewest classes that it makes sense for.
+    least_classes = 2
 
     def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """What to strive for, decided on the clean images: (B, ...), by default the labels (B,)."""
@@ -60,10 +62,14 @@ def _of(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None]).squeeze(1)
 
 
-def _need_classes(logits: Tensor, least: int, name: str) -> None:
-    if logits.shape[1] < least:
+def need_classes(objective: Objective, classes: int) -> None:
+    """Raise UserError unless an objective makes sense for so many classes."""
+    if classes < objective.least_classes:
+        name = type(objective).__name__
+        instead = "Margin" if objective.target is None else "TargetedMargin"
         raise UserError(
-            f"objective {name} needs at least {least} classes, the model has {logits.shape[1]}"
+            f"objective {name} needs at least {objective.least_classes} classes, the model has"
+            f" {classes}; {instead} needs two"
         )
 
 
@@ -107,8 +113,10 @@ class DLR(Objective):
     Needs at least three classes.
     """
 
+    least_classes = 3
+
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        _need_classes(logits, 3, "DLR")
+        need_classes(self, logits.shape[1])
         top = logits.topk(3, dim=1).values
         return (_others(logits, goal) - _of(logits, goal)) / (top[:, 0] - top[:, 2] + 1e-12)
 
@@ -241,6 +249,7 @@ class TargetedDLR(Objective):
 
     target: TargetChoice = "second"
     asks = True
+    least_classes = 4
 
     def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         return self.toward(
@@ -252,7 +261,7 @@ class TargetedDLR(Objective):
         return torch.stack([labels, targets], dim=1)
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        _need_classes(logits, 4, "TargetedDLR")
+        need_classes(self, logits.shape[1])
         top = logits.topk(4, dim=1).values
         spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
         return (_of(logits, goal[:, 1]) - _of(logits, goal[:, 0])) / (spread + 1e-12)
