@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.batches import Batch, EpochBatches, Split, loader, seeded_order
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
-from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.image_files import ImageFiles, note, shown
 from robusttrain.core.errors import OptionError, UserError, at_least, within
 from robusttrain.core.rng import Rng
 
@@ -38,7 +38,7 @@ class Facts(NamedTuple):
 
 def missing_data(what: str, root: Path, looked_for: str, fix: str) -> UserError:
     """The error for data that are not there: what was looked for, where, and what to do."""
-    return UserError(f"no {what} in {root.absolute()} (looked for {looked_for}): {fix}")
+    return UserError(f"no {what} in {shown(root.absolute())} (looked for {looked_for}): {fix}")
 
 
 def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
@@ -51,9 +51,14 @@ def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
         raise UserError(f"cannot download {what} to {root.absolute()} ({reason}): {fix}") from error
 
 
-def as_float(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1], channels last in memory."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+def as_float(images: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    """uint8 images as float32 in [0, 1], with channels last in memory unless told otherwise."""
+    return images.to(torch.float32, memory_format=layout).div_(255)
+
+
+def _for_python(batch: Batch) -> Batch:
+    """The batch with float images as other people's code expects them: contiguous."""
+    return batch._replace(images=as_float(batch.images, torch.contiguous_format))
 
 
 class ImageData(LightningDataModule, ABC):
@@ -61,7 +66,7 @@ class ImageData(LightningDataModule, ABC):
 
     Training and validation images come from the train split alone; the test split is read for
     ``setup("test")`` only. After ``setup``, ``num_classes``, ``channels``, ``image_size`` (pixels)
-    and ``class_names`` are there.
+    and ``class_names`` are there, and ``notes``: lines on what was assumed of the files.
 
     Args:
         root: folder with the data.
@@ -95,8 +100,9 @@ class ImageData(LightningDataModule, ABC):
         self._train: Split | None = None
         self._validation: Split | None = None
         self._test: Split | None = None
-        self._test_limit: tuple[int, int] | None = None
+        self._test_limit: tuple[int, int, bool] | None = None
         self._extra: tuple[Split, float] | None = None
+        self.notes: list[str] = []
         #: How often each training batch comes in a row (free adversarial training).
         self.replays = 1
 
@@ -127,12 +133,17 @@ class ImageData(LightningDataModule, ABC):
             self._test = Split(images, labels)
             self._limited_test()
 
-    def limit_test(self, count: int, seed: int) -> None:
+    def number_as(self, classes: Sequence[str]) -> None:  # noqa: B027  most have an order of their own
+        """Number classes as a checkpoint does, given by name; where a data set fixes the numbers,
+        nothing happens.
+        """
+
+    def limit_test(self, count: int, seed: int, at_most: bool = False) -> None:
         """Restrict the test loader to ``count`` images, chosen by ``seed``; a larger choice
-        contains the smaller.
+        contains the smaller. Where there are fewer, ``at_most`` takes all of them, and notes it.
         """
         at_least("images", count, 1)
-        self._test_limit = (count, seed)
+        self._test_limit = (count, seed, at_most)
         if self._test is not None:
             self._limited_test()
 
@@ -203,15 +214,15 @@ class ImageData(LightningDataModule, ABC):
         return self._loader(self._limited_test())
 
     def validation_images(self, count: int) -> Batch:
-        """``count`` validation images chosen by the seed, as float32 in [0, 1]; all of them where
-        there are fewer.
+        """``count`` validation images chosen by the seed, as contiguous float32 in [0, 1]; all
+        of them where there are fewer.
         """
         at_least("count", count, 1)
         split = _ready(self._validation, "fit")
         if not len(split):
             raise OptionError("validation", self.validation, "must be above 0 where validation images are needed")
         batch = split[seeded_order(len(split), self.seed, "validation images")[:count]]
-        return batch._replace(images=as_float(batch.images))
+        return _for_python(batch)
 
     def unaugmented(self, split: SplitName, count: int) -> Batch:
         """``count`` training or test images chosen by the seed, as float32 in [0, 1]; all where
@@ -220,14 +231,14 @@ class ImageData(LightningDataModule, ABC):
         at_least("count", count, 1)
         chosen = _ready(self._train, "fit") if split == "train" else _ready(self._test, "test")
         batch = chosen[seeded_order(len(chosen), self.seed, f"{split} images")[:count]]
-        return batch._replace(images=as_float(batch.images))
+        return _for_python(batch)
 
     def test_images(self, indices: Tensor) -> Batch:
         """The test images with these indices in the whole split, (B,) int64, as float32 in [0, 1],
         in this order.
         """
         batch = _ready(self._test, "test")[indices]
-        return batch._replace(images=as_float(batch.images))
+        return _for_python(batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Float images in [0, 1] on the device, augmented in training."""
@@ -241,8 +252,11 @@ class ImageData(LightningDataModule, ABC):
         test = _ready(self._test, "test")
         if self._test_limit is None:
             return test
-        count, seed = self._test_limit
-        if count > len(test):
+        count, seed, at_most = self._test_limit
+        if count > len(test) and at_most:
+            told = f"{count} images were to be attacked, and the test split has {len(test)}"
+            note(self.notes, f"{told}: all of them are")
+        elif count > len(test):
             raise OptionError("images", count, f"the test split has {len(test)} images")
         return test.only(seeded_order(len(test), seed, "test images")[:count].sort().values)
 

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """Some images of a split.
 
     Attributes:
-        images: (B, C, H, W), uint8 as they leave the loader, float32 in [0, 1] once they are on the
+        images: (B, C, H, W), contiguous uint8 as they leave the loader, float32 in [0, 1] once they are on the
             device.
         labels: (B,) int64.
         indices: (B,) int64, the index of each image in its split as it was read. It stays with the
@@ -60,7 +60,8 @@ class Split(Dataset[Batch]):
 
     def __getitem__(self, positions: Tensor | list[int] | int) -> Batch:
         indices = self.subset[torch.as_tensor(positions).reshape(-1)]
-        return Batch(self.images[indices], self.labels[indices], indices)
+        # Whatever their layout where they lie: other people's code may call view().
+        return Batch(self.images[indices].contiguous(), self.labels[indices], indices)
 
     def only(self, subset: Tensor) -> Split:
         """The same images, restricted to those with the indices ``subset``."""

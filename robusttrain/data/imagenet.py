@@ -11,7 +11,8 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
-from robusttrain.data.image_files import ImageFiles, images_in, subfolders
+from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.listing import Listing, subfolders
 from robusttrain.core.errors import OptionError, UserError, at_least
 
 _LAYOUT = "val/<wnid>/*.JPEG, wnid being n01440764 and the like"
@@ -69,12 +70,19 @@ class ImageNet(ImageData):
                 f"--data imagefolder --data.root {self.root} --data.image_size {self._side}"
             )
         number = {wnid: label for label, wnid in enumerate(_wnids())}
-        found = [(path, number[wnid]) for wnid in self._folders() for path in images_in(self.root / "val" / wnid)]
+        listing = Listing(self.notes)
+        found = [
+            (path, number[wnid])
+            for wnid in self._folders()
+            for path in listing.images_in(self.root / "val" / wnid)
+        ]
         if not found:
             raise missing_data("ImageNet images", self.root, _LAYOUT, _FIX)
+        listing.tell()
         paths, labels = zip(*found, strict=True)
         names = [words.split(",")[0] for words in ImageNetInfo().label_descriptions()]
-        return ImageFiles(paths, self._side, resize=self._resize), torch.tensor(labels), names
+        files = ImageFiles(paths, self._side, resize=self._resize, notes=self.notes)
+        return files, torch.tensor(labels), names
 
     def _folders(self) -> list[str]:
         """Sorted names of the class folders that are there."""
