@@ -28,7 +28,7 @@ from rich.table import Table
 from robusttrain.config import presets
 from robusttrain.config.build import resolve
 from robusttrain.core.allocator import keep_freed_memory
-from robusttrain.core.console import say
+from robusttrain.core.console import Saying, say
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.stopping import heeding_sigterm
 
@@ -60,6 +60,7 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             # Lightning's advice about its own products is no news of this run.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
             warnings.filterwarnings("ignore", message=UNIMPORTANT)
+            Saying.of("robusttrain.data")
             with heeding_sigterm():
                 command(arguments)
     except UserError as error:

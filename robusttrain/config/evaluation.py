@@ -30,7 +30,10 @@ from robusttrain.evaluation.plan import EvaluationPlan
 
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
-OTHERWISE = {"model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"}
+OTHERWISE = {
+    *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
+    "at_most",
+}
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
     *("accelerator", "strategy", "devices", "num_nodes"),
@@ -81,6 +84,7 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
     """
     names, overrides, rest = split_attacks(arguments)
     config, path = configure(rest)
+    at_most = False
     suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
     asked = [value for _, value in take(arguments, lambda option: option == "--attack")[0]]
     if not names:  # a configuration file may name them
@@ -92,7 +96,9 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
         }
         if "--survivors" not in named:
             config.survivors = settings.get("survivors", config.survivors)
-        config.images = settings.get("images") if config.images is None else config.images
+        if config.images is None:
+            config.images = settings.get("images")
+            at_most = True
     nodes = attack_nodes(names or ["pgd"], overrides, config.epsilon)
     for name, node in nodes.items():
         checked(node, name)  # says what is wrong with it
@@ -102,6 +108,7 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
         if key in EvaluationPlan.__dataclass_fields__
     }
     said |= {"attacks": nodes, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    said |= {"at_most": at_most and config.images is not None}
     said["checkpoint"] = None if path is None else str(path)
     said["trainer"] = {key: value for key, value in said["trainer"].items() if value is not None}
     return EvaluationPlan(**said)
