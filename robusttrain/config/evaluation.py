@@ -84,7 +84,6 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
     """
     names, overrides, rest = split_attacks(arguments)
     config, path = configure(rest)
-    at_most = False
     suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
     asked = [value for _, value in take(arguments, lambda option: option == "--attack")[0]]
     if not names:  # a configuration file may name them
@@ -96,9 +95,7 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
         }
         if "--survivors" not in named:
             config.survivors = settings.get("survivors", config.survivors)
-        if config.images is None:
-            config.images = settings.get("images")
-            at_most = True
+        config.images = settings.get("images") if config.images is None else config.images
     nodes = attack_nodes(names or ["pgd"], overrides, config.epsilon)
     for name, node in nodes.items():
         checked(node, name)  # says what is wrong with it
@@ -108,7 +105,10 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
         if key in EvaluationPlan.__dataclass_fields__
     }
     said |= {"attacks": nodes, "suites": suites, "asked": asked, "trust": listed(config.trust)}
-    said |= {"at_most": at_most and config.images is not None}
+    # A suite's own number, which nobody gave for these data.
+    given = take(arguments, lambda option: option == "--images")[0]
+    numbers = [suite_settings(preset).get("images") for preset in suites]
+    said["at_most"] = not given and config.images in numbers and config.images is not None
     said["checkpoint"] = None if path is None else str(path)
     said["trainer"] = {key: value for key, value in said["trainer"].items() if value is not None}
     return EvaluationPlan(**said)

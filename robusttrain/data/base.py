@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.batches import Batch, EpochBatches, Split, loader, seeded_order
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
-from robusttrain.data.image_files import ImageFiles, note, shown
+from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.notes import note, shown
 from robusttrain.core.errors import OptionError, UserError, at_least, within
 from robusttrain.core.rng import Rng
 

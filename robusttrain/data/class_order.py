@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from robusttrain.core.errors import OptionError, UserError
-from robusttrain.data.image_files import shown
+from robusttrain.data.notes import shown
 
 _SHOWN = 12
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robusttrain.core.errors import UserError
+from robusttrain.data.notes import shown
 
 #: Tags of TIFF and of EXIF.
 _BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
@@ -87,7 +88,7 @@ def decode(
             image = _opaque(image, remarks)
             return _upright(image, file, remarks).convert("L" if grey else "RGB"), tuple(remarks)
     except UserError as error:
-        raise UserError(f"{path} {error}") from error
+        raise UserError(f"{shown(path)} {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         raise unreadable(path, error) from error
 
@@ -106,8 +107,8 @@ def size_of(path: str) -> tuple[int, int]:
 
 def unreadable(path: str, error: Exception) -> UserError:
     """The error for a file that cannot be decoded."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"cannot read the image {path} ({reason}): replace or remove it")
+    reason = shown(" ".join(str(error).split())) or type(error).__name__
+    return UserError(f"cannot read the image {shown(path)} ({reason}): replace or remove it")
 
 
 @cache

@@ -4,7 +4,6 @@ decodes).
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections import Counter
@@ -22,8 +21,7 @@ from torch.utils.data import get_worker_info
 
 from robusttrain.core.errors import UserError
 from robusttrain.data.decoding import Remark, decode
-
-logger = logging.getLogger(__name__)
+from robusttrain.data.notes import note, shown
 
 _CHUNK = 16
 _WORTH_A_BAR = 4096
@@ -110,7 +108,7 @@ class ImageFiles:
         if image.size != (self.size, self.size):
             width, height = image.size
             raise UserError(
-                f"{path} is {width}x{height} pixels, where the images must be"
+                f"{shown(path)} is {width}x{height} pixels, where the images must be"
                 f" {self.size}x{self.size}: {self.fix}"
             )
         return np.asarray(image).reshape(self.size, self.size, self.channels), remarks
@@ -126,18 +124,6 @@ class ImageFiles:
             whole = len(paths) == len(self)
             count = f"{counts[remark]:,} of {len(self):,} images" if whole else "some images"
             note(self.notes, f"{count} {remark.value}; the first: {shown(first)}")
-
-
-def note(notes: list[str], line: str) -> None:
-    """Add a line on what was assumed about data, and log it, unless it was said before."""
-    if line not in notes:
-        notes.append(line)
-        logger.warning("%s", line)
-
-
-def shown(name: str | os.PathLike[str]) -> str:
-    """A path or name that can be printed, whatever bytes it has."""
-    return os.fspath(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:

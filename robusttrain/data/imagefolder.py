@@ -13,8 +13,9 @@ from robusttrain.core.errors import OptionError, UserError, above, at_least
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.class_order import by_name, class_name, fitting, numbered, read_order, told
 from robusttrain.data.decoding import size_of
-from robusttrain.data.image_files import ImageFiles, note, shown
+from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.listing import Listing, subfolders
+from robusttrain.data.notes import note, shown
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from robusttrain.core.errors import UserError
 from robusttrain.data.decoding import suffixes
-from robusttrain.data.image_files import note, shown
+from robusttrain.data.notes import note, shown
 
 #: What systems and people leave beside images.
 _NO_IMAGES = (
