@@ -59,6 +59,7 @@ class Remark(Enum):
     PROFILE = "carry a colour profile other than sRGB, which is not applied (as in torchvision)"
 
 
+@cache
 def suffixes() -> set[str]:
     """Endings of files, in lower case, that the installed Pillow reads as images."""
     return _SUFFIXES & Image.registered_extensions().keys()

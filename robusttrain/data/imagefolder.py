@@ -86,6 +86,7 @@ class ImageFolder(ImageData):
         self._resize_to, self._memory_limit = image_size, memory_limit_gib * 2**30
         self._classes_file, self._white = classes, white
         self._checkpoints: list[str] | None = None
+        self._size: int | None = None
 
     def number_as(self, classes: Sequence[str]) -> None:
         """Number classes as a checkpoint does, if all folders are among its classes and no file
@@ -209,6 +210,11 @@ class ImageFolder(ImageData):
         return names, by_name(names)
 
     def _size_in(self, folder: Path) -> int:
+        """Height and width of the first image; asked for often, looked for once."""
+        self._size = self._size or self._look_for_size(folder)
+        return self._size
+
+    def _look_for_size(self, folder: Path) -> int:
         listing, folders = Listing([]), _by_class(folder)
         there = (folders[name] for name in numbered([*folders]))
         files = (listing.images_in(each) for several in there for each in several)

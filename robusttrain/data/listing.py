@@ -45,6 +45,10 @@ def subfolders(folder: Path) -> list[str]:
     return [entry.name for entry in entries(folder) if entry.is_dir()]
 
 
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
 class Listing:
     """Lists images folder by folder, and remembers what else lies there.
 
@@ -65,6 +69,7 @@ class Listing:
         if not folder.is_dir():
             return []
         found: list[str] = []
+        known = suffixes()
         # By what they are, not by their names: a link may lead back up.
         inside, seen = [folder], {os.path.realpath(folder)}
         while inside:
@@ -75,12 +80,12 @@ class Listing:
                         seen.add(real)
                         inside.append(Path(entry.path))
                     continue
-                suffix = Path(entry.name).suffix.lower()
+                suffix = _ending(entry.name)
                 if suffix in _NO_IMAGES:
                     continue
                 if not entry.is_file():  # a link to nothing, a pipe, a device
                     self._broken.append(entry.path)
-                elif suffix not in suffixes():
+                elif suffix not in known:
                     self._others.append(entry.path)
                 else:
                     found.append(entry.path)
@@ -90,13 +95,14 @@ class Listing:
 
     def loose(self, folder: Path) -> list[str]:
         """Sorted paths of the images directly in ``folder``."""
-        files = [each for each in entries(folder) if not each.is_dir()]
-        return [each.path for each in files if Path(each.name).suffix.lower() in suffixes()]
+        known = suffixes()
+        files = [each for each in entries(folder) if _ending(each.name) in known]
+        return [each.path for each in files if each.is_file()]
 
     def tell(self) -> None:
         """Add a line for each kind of thing that was not what one expects."""
         if self._others:
-            kinds = Counter(Path(path).suffix.lower() or "no ending" for path in self._others)
+            kinds = Counter(_ending(path) or "no ending" for path in self._others)
             told = ", ".join(f"{shown(kind)}: {count}" for kind, count in kinds.most_common(5))
             note(
                 self.notes,

@@ -46,8 +46,8 @@ class OtherOrder:
         best: with the best other numbers, chosen on the same images.
         held_out: with numbers that were chosen on the other half of the images, class by class.
         order: class names in the order of those numbers.
-        explains: whether ``held_out`` is above ``accuracy`` beyond chance: both 95 % intervals lie
-            apart.
+        explains: whether ``held_out`` is above both ``accuracy`` and chance, and not by luck: the
+            95 % intervals lie apart.
         as_text: whether those numbers are the names' sorted as text.
     """
 
@@ -78,7 +78,7 @@ class OtherOrder:
             (found[labels] == answers).double().mean().item(),
             right / count,
             order,
-            wilson(right / count, count)[0] > wilson(accuracy, count)[1],
+            wilson(right / count, count)[0] > wilson(max(accuracy, 1 / classes), count)[1],
             as_text and order != list(names),
         )
 
