@@ -142,6 +142,8 @@ def test_a_checkpoint_keeps_its_classes(command, root, tmp_path):
     assert done.code == 0, done.err
     assert "numbered as in the checkpoint" in done.err
     assert Records.read(tmp_path / "o" / "verdicts.safetensors").label.tolist() == [3, 11]
-    again = command("train.py", *data, "--data.root", root, "--model", "mlp", "--model.depth", 0,
-                    *training, "--trainer.max_epochs", 2, "--ckpt_path", "last", *where)  # fmt: skip
+    same = ["--data.root", root, "--model", "mlp", "--model.depth", 0, *training]
+    again = command(
+        *("train.py", *data, *same, "--trainer.max_epochs", 2, "--ckpt_path", "last", *where)
+    )
     assert again.code == 0, again.err
