@@ -16,13 +16,13 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from robusttrain.core.errors import OptionError, UserError, at_least, within
+from robusttrain.core.rng import Rng
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.batches import Batch, EpochBatches, Split, loader, seeded_order
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.notes import note, shown
-from robusttrain.core.errors import OptionError, UserError, at_least, within
-from robusttrain.core.rng import Rng
 
 __all__ = ["Batch", "Facts", "ImageData", "SplitName", "as_float", "fetch", "missing_data"]
 
@@ -88,7 +88,14 @@ class ImageData(LightningDataModule, ABC):
     class_names: list[str]
 
     def __init__(
-        self, root: str, batch_size: int, validation: float, crop: int, flip: bool, seed: int, workers: int
+        self,
+        root: str,
+        batch_size: int,
+        validation: float,
+        crop: int,
+        flip: bool,
+        seed: int,
+        workers: int,
     ) -> None:
         super().__init__()
         at_least("batch_size", batch_size, 1)
@@ -96,7 +103,12 @@ class ImageData(LightningDataModule, ABC):
         at_least("crop", crop, 0)
         at_least("workers", workers, 0)
         self.root = Path(root).expanduser()
-        self.batch_size, self.validation, self.seed, self.workers = batch_size, validation, seed, workers
+        self.batch_size, self.validation, self.seed, self.workers = (
+            batch_size,
+            validation,
+            seed,
+            workers,
+        )
         self.crop, self.flip = crop, flip
         self._train: Split | None = None
         self._validation: Split | None = None
@@ -125,7 +137,9 @@ class ImageData(LightningDataModule, ABC):
         if stage in (None, "fit", "validate") and self._train is None:
             images, labels, self.class_names = self._read("train")
             # At least one image on either side, as far as there are two.
-            held_out = min(max(round(self.validation * len(labels)), self.validation > 0), len(labels) - 1)
+            held_out = min(
+                max(round(self.validation * len(labels)), self.validation > 0), len(labels) - 1
+            )
             order = seeded_order(len(labels), self.seed, "validation")
             self._validation = Split(images, labels, order[:held_out].sort().values)
             self._train = self._validation.only(order[held_out:].sort().values)
@@ -134,7 +148,7 @@ class ImageData(LightningDataModule, ABC):
             self._test = Split(images, labels)
             self._limited_test()
 
-    def number_as(self, classes: Sequence[str]) -> None:  # noqa: B027  most have an order of their own
+    def number_as(self, classes: Sequence[str]) -> None:
         """Number classes as a checkpoint does, given by name; where a data set fixes the numbers,
         nothing happens.
         """
@@ -163,16 +177,25 @@ class ImageData(LightningDataModule, ABC):
         """
         theirs = round(share * self.batch_size)
         if not 0 < theirs < self.batch_size:
-            raise OptionError("share", share, f"both data sets need an image in a batch of {self.batch_size}")
+            raise OptionError(
+                "share", share, f"both data sets need an image in a batch of {self.batch_size}"
+            )
         ours, others = self.facts(), other.facts()
         if (ours.channels, ours.image_size) != (others.channels, others.image_size):
-            shapes = (f"{each.channels} x {each.image_size} x {each.image_size}" for each in (others, ours))
-            raise UserError("--extra.root: its images are {}, the data set's are {}".format(*shapes))
+            shapes = (
+                f"{each.channels} x {each.image_size} x {each.image_size}"
+                for each in (others, ours)
+            )
+            raise UserError(
+                "--extra.root: its images are {}, the data set's are {}".format(*shapes)
+            )
         self.setup("fit")
         other.setup("fit")
         unknown = [name for name in other.class_names if name not in self.class_names]
         if unknown:
-            raise UserError(f"--extra.root: the data set has no class {unknown[0]!r}: it has {self.class_names}")
+            raise UserError(
+                f"--extra.root: the data set has no class {unknown[0]!r}: it has {self.class_names}"
+            )
         split = _ready(other._train, "fit")
         numbers = torch.tensor([self.class_names.index(name) for name in other.class_names])
         self._extra = (Split(split.images, numbers[split.labels], split.subset), share)
@@ -196,9 +219,13 @@ class ImageData(LightningDataModule, ABC):
         if overfit:  # of all classes, wherever the data set sorts its images by them
             split = split.only(split.subset[seeded_order(len(split), self.seed, "overfit order")])
         theirs = round(self._extra[1] * self.batch_size) if self._extra else 0
-        own = self._batches(len(split), self.batch_size - theirs, shuffle=not overfit, drop_last=True)
+        own = self._batches(
+            len(split), self.batch_size - theirs, shuffle=not overfit, drop_last=True
+        )
         if self._extra is None:
-            return loader(split, Replayed(own, self.replays) if self.replays > 1 else own, self.workers)
+            return loader(
+                split, Replayed(own, self.replays) if self.replays > 1 else own, self.workers
+            )
         mixed = MixedBatches(own, len(split), len(self._extra[0]), theirs)
         batches = Replayed(mixed, self.replays) if self.replays > 1 else mixed
         return loader(Joined(split, self._extra[0]), batches, self.workers)
@@ -208,7 +235,9 @@ class ImageData(LightningDataModule, ABC):
         classes.
         """
         split = _ready(self._validation, "fit")
-        return self._loader(split.only(split.subset[seeded_order(len(split), self.seed, "validation order")]))
+        return self._loader(
+            split.only(split.subset[seeded_order(len(split), self.seed, "validation order")])
+        )
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every test image once, or those of ``limit_test``."""
@@ -221,7 +250,9 @@ class ImageData(LightningDataModule, ABC):
         at_least("count", count, 1)
         split = _ready(self._validation, "fit")
         if not len(split):
-            raise OptionError("validation", self.validation, "must be above 0 where validation images are needed")
+            raise OptionError(
+                "validation", self.validation, "must be above 0 where validation images are needed"
+            )
         batch = split[seeded_order(len(split), self.seed, "validation images")[:count]]
         return _for_python(batch)
 
@@ -245,7 +276,11 @@ class ImageData(LightningDataModule, ABC):
         """Float images in [0, 1] on the device, augmented in training."""
         images = batch.images
         if self.trainer is not None and self.trainer.training:
-            rng = Rng.for_images(self.seed, batch.indices).fold("augment").fold(self.trainer.current_epoch)
+            rng = (
+                Rng.for_images(self.seed, batch.indices)
+                .fold("augment")
+                .fold(self.trainer.current_epoch)
+            )
             images = crop_and_flip(images, rng, self.crop, self.flip)
         return batch._replace(images=as_float(images))
 
@@ -261,8 +296,14 @@ class ImageData(LightningDataModule, ABC):
             raise OptionError("images", count, f"the test split has {len(test)} images")
         return test.only(seeded_order(len(test), seed, "test images")[:count].sort().values)
 
-    def _batches(self, count: int, size: int, shuffle: bool = False, drop_last: bool = False) -> EpochBatches:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+    def _batches(
+        self, count: int, size: int, shuffle: bool = False, drop_last: bool = False
+    ) -> EpochBatches:
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size)
+            if self.trainer is not None
+            else (0, 1)
+        )
         return EpochBatches(count, size, shuffle, self.seed, rank, world, drop_last)
 
     def _loader(self, split: Split) -> DataLoader[Batch]:

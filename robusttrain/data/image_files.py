@@ -118,9 +118,7 @@ class ImageFiles:
         counts = Counter(remark for each in remarks for remark in each)
         for remark in [remark for remark in Remark if counts[remark] and remark not in self._said]:
             self._said.add(remark)
-            first = next(
-                path for path, each in zip(paths, remarks, strict=True) if remark in each
-            )
+            first = next(path for path, each in zip(paths, remarks, strict=True) if remark in each)
             whole = len(paths) == len(self)
             count = f"{counts[remark]:,} of {len(self):,} images" if whole else "some images"
             note(self.notes, f"{count} {remark.value}; the first: {shown(first)}")

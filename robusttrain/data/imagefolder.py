@@ -119,7 +119,9 @@ class ImageFolder(ImageData):
         labels = torch.arange(len(classes)).repeat_interleave(counts)
         if not len(labels):
             raise self._no_image(folder)
-        self._tell(folder, listing, [name for name, files in zip(classes, paths, strict=True) if not files])
+        self._tell(
+            folder, listing, [name for name, files in zip(classes, paths, strict=True) if not files]
+        )
         size = self._resize_to or self._size_in(first)
         flat = [path for files in paths for path in files]
         files = ImageFiles(
@@ -154,9 +156,7 @@ class ImageFolder(ImageData):
         if not self.root.is_dir():
             return []
         there = {name.lower(): self.root / name for name in subfolders(self.root)}
-        return [
-            there[name] for name in _NAMES[split] if name in there and subfolders(there[name])
-        ]
+        return [there[name] for name in _NAMES[split] if name in there and subfolders(there[name])]
 
     def _bare(self) -> bool:
         """Whether the root itself holds the class folders."""

@@ -10,10 +10,11 @@ import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
 
+from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.listing import Listing, subfolders
-from robusttrain.core.errors import OptionError, UserError, at_least
+from robusttrain.data.notes import shown
 
 _LAYOUT = "val/<wnid>/*.JPEG, wnid being n01440764 and the like"
 _FIX = "sort the validation images into one folder for each class, and give --data.root DIR"
@@ -52,10 +53,16 @@ class ImageNet(ImageData):
         seed: int = 0,
         workers: int = 0,
     ) -> None:
-        super().__init__(root, batch_size, validation=0.0, crop=0, flip=False, seed=seed, workers=workers)
+        super().__init__(
+            root, batch_size, validation=0.0, crop=0, flip=False, seed=seed, workers=workers
+        )
         at_least("image_size", image_size, 1)
         if resize is not None and resize < image_size:
-            raise OptionError("resize", resize, f"must be at least image_size, {image_size}, which is cropped from it")
+            raise OptionError(
+                "resize",
+                resize,
+                f"must be at least image_size, {image_size}, which is cropped from it",
+            )
         self._side, self._resize = image_size, resize or image_size
 
     def facts(self) -> Facts:
@@ -66,8 +73,9 @@ class ImageNet(ImageData):
     def _read(self, split: SplitName) -> tuple[ImageFiles, Tensor, list[str]]:
         if split == "train":
             raise UserError(
-                "--data imagenet is for evaluation only: to train on train/<wnid>/ of the same folder, give "
-                f"--data imagefolder --data.root {self.root} --data.image_size {self._side}"
+                "--data imagenet is for evaluation only: to train on train/<wnid>/ of the same"
+                f" folder, give --data imagefolder --data.root {self.root} --data.image_size"
+                f" {self._side}"
             )
         number = {wnid: label for label, wnid in enumerate(_wnids())}
         listing = Listing(self.notes)
@@ -92,8 +100,9 @@ class ImageNet(ImageData):
             raise missing_data("ImageNet images", self.root, _LAYOUT, _FIX)
         if unknown := sorted(set(found) - set(_wnids())):
             raise UserError(
-                f"{folder / unknown[0]} is no class of ImageNet: folders must have the names of its 1,000 WordNet ids "
-                "(n01440764 ...); --data imagefolder reads folders of any name"
+                f"{shown(folder / unknown[0])} is no class of ImageNet: folders must have the names"
+                " of its 1,000 WordNet ids (n01440764 ...); --data imagefolder reads folders of"
+                " any name"
             )
         return found
 

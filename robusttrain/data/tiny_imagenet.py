@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from robusttrain.core.errors import UserError
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.listing import Listing
-from robusttrain.core.errors import UserError
 
 _FIX = "get the official archive tiny-imagenet-200.zip, unpack it and give --data.root DIR"
 
@@ -84,7 +84,8 @@ class TinyImageNet(ImageData):
         for number, line in enumerate(self._lines("val/val_annotations.txt"), 1):
             name, wnid, *_ = [*line.split("\t"), "", ""]
             if wnid not in labels:
-                raise UserError(f"line {number} of {self._folder()}/val/val_annotations.txt has no class: {_FIX}")
+                where = f"{self._folder()}/val/val_annotations.txt"
+                raise UserError(f"line {number} of {where} has no class: {_FIX}")
             found.append((str(self._folder() / "val" / "images" / name), labels[wnid]))
         return found
 

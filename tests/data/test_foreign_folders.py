@@ -59,7 +59,9 @@ def test_other_files_are_counted_and_named(root):
     data = loaded(root)
     assert firsts(data) == PLAIN
     (note,) = data.notes
-    assert note.startswith("4 files are passed over, since they are no images that can be read here")
+    assert note.startswith(
+        "4 files are passed over, since they are no images that can be read here"
+    )
     assert "(.heic: 2, .svg: 1, no ending: 1)" in note
     assert note.endswith(str(root / "test" / "bee" / "a.heic"))
 
@@ -106,7 +108,9 @@ def test_classes_without_images_are_told_of(root):
 @pytest.mark.parametrize("folder", ["", "test", "train"])
 def test_images_without_class_folders_are_refused(tmp_path, folder):
     save(tmp_path / folder / "a.png")
-    with pytest.raises(UserError, match=r"no class folders in .*1 images lie in no class folder: sort them"):
+    with pytest.raises(
+        UserError, match=r"no class folders in .*1 images lie in no class folder: sort them"
+    ):
         loaded(tmp_path)
 
 
@@ -117,7 +121,9 @@ def test_class_folders_without_a_split_are_test_images(root):
     assert data.notes == [
         f"{bare} has no train/, test/ or val/: its class folders are the test split"
     ]
-    with pytest.raises(UserError, match=r"no train images in .*class folders without a split are test"):
+    with pytest.raises(
+        UserError, match=r"no train images in .*class folders without a split are test"
+    ):
         ImageFolder(root=str(bare)).setup("fit")
 
 
@@ -206,7 +212,10 @@ def test_numbers_inside_names_are_text_and_it_is_said(tmp_path, caplog):
     for name in ("c2", "c10"):
         save(tmp_path / "test" / name / "a.png")
     assert loaded(tmp_path).class_names == ["c10", "c2"]
-    assert "2 classes, numbered by the sorted names of their folders, as text (10 before 2" in caplog.text
+    assert (
+        "2 classes, numbered by the sorted names of their folders, as text (10 before 2"
+        in caplog.text
+    )
     assert "0 c10, 1 c2" in caplog.text
 
 
@@ -255,7 +264,9 @@ def test_files_that_give_no_order(root, name, content, why):
 
 def test_a_folder_that_the_file_does_not_name(root):
     (root / "a.txt").write_text("bee\ncat\n")
-    with pytest.raises(UserError, match=r"the folder 'ant' is no class of --data\.classes .*'bee', 'cat'"):
+    with pytest.raises(
+        UserError, match=r"the folder 'ant' is no class of --data\.classes .*'bee', 'cat'"
+    ):
         loaded(root, classes=str(root / "a.txt"))
 
 
@@ -292,7 +303,9 @@ def test_a_suites_own_number_of_images_takes_what_there_is(root):
     data = loaded(root)
     data.limit_test(200, seed=0, at_most=True)
     assert sorted(i for b in data.test_dataloader() for i in b.indices.tolist()) == [0, 1, 2, 3]
-    assert data.notes == ["200 images were to be attacked, and the test split has 4: all of them are"]
+    assert data.notes == [
+        "200 images were to be attacked, and the test split has 4: all of them are"
+    ]
     with pytest.raises(OptionError, match="images = 200: the test split has 4 images"):
         data.limit_test(200, seed=0)
 
@@ -305,7 +318,11 @@ def test_images_leave_the_data_module_contiguous(root, memory):
     data = ImageFolder(root=str(root), memory_limit_gib=memory, validation=0.5)
     data.setup()
     batches = [next(iter(loader)) for loader in (data.test_dataloader(), data.train_dataloader())]
-    batches += [data.validation_images(1), data.unaugmented("test", 4), data.test_images(data._test.subset)]
+    batches += [
+        data.validation_images(1),
+        data.unaugmented("test", 4),
+        data.test_images(data._test.subset),
+    ]
     for batch in batches:
         assert batch.images.shape[1:] == (3, 8, 8)
         assert batch.images.is_contiguous()

@@ -68,10 +68,16 @@ def test_floats_are_black_at_zero_and_white_at_one(tmp_path):
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        (GREY.astype(np.float32), r"values from 0 to 252, where black is 0 and white 1: .*--data\.white"),
+        (
+            GREY.astype(np.float32),
+            r"values from 0 to 252, where black is 0 and white 1: .*--data\.white",
+        ),
         (GREY.astype(np.float32) / 255 - 0.1, r"values from -0\.1 "),
         (np.full((8, 8), np.nan, np.float32), "not finite"),
-        (GREY.astype(np.int32) * 257, r"32-bit integers, and nothing says .* white: .*--data\.white"),
+        (
+            GREY.astype(np.int32) * 257,
+            r"32-bit integers, and nothing says .* white: .*--data\.white",
+        ),
     ],
 )
 def test_values_without_a_meaning_are_refused(tmp_path, values, why):
@@ -207,7 +213,10 @@ def test_the_first_of_several_frames(tmp_path, ending):
     frames = [Image.new("RGB", (8, 8), (value,) * 3) for value in (40, 200)]
     options = {"save_all": True, "append_images": frames[1:]}
     path = saved(
-        tmp_path / f"a{ending}", frames[0], **options, **({"lossless": True} if ending == ".webp" else {})
+        tmp_path / f"a{ending}",
+        frames[0],
+        **options,
+        **({"lossless": True} if ending == ".webp" else {}),
     )
     pixels, remarks = read(path)
     assert (pixels == 40).all()
@@ -239,7 +248,9 @@ def test_a_decompression_bomb_is_refused_and_a_large_image_is_none(tmp_path, mon
     assert ImageFiles([str(path)], 8, resize=8).load().shape == (1, 3, 8, 8)
     assert not recwarn.list
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000)
-    with pytest.raises(UserError, match=r"cannot read the image .*decompression bomb.*replace or remove it"):
+    with pytest.raises(
+        UserError, match=r"cannot read the image .*decompression bomb.*replace or remove it"
+    ):
         ImageFiles([str(path)], 8, resize=8).load()
 
 
@@ -284,6 +295,8 @@ def test_every_truncation_is_refused_in_one_line(tmp_path):
         for part in (0, 1, 10, len(whole) // 2):
             path = tmp_path / f"a{ending}"
             path.write_bytes(whole[:part])
-            with pytest.raises(UserError, match=rf"cannot read the image {path} \(.*replace") as caught:
+            with pytest.raises(
+                UserError, match=rf"cannot read the image {path} \(.*replace"
+            ) as caught:
                 read(path)
             assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Whether another order of the classes explains a low accuracy, on confusions with known answers."""
+"""Whether another order of the classes explains a low accuracy: confusions with known answers."""
 
 import pytest
 import torch
