@@ -135,12 +135,12 @@ class ImageFolder(ImageData):
         if loose := listing.loose(folder):
             note(
                 self.notes,
-                f"{len(loose):,} images lie in no class folder, and are passed over; the first:"
+                f"passed over as images in no class folder: {len(loose):,}; the first:"
                 f" {shown(loose[0])}",
             )
         if empty:
             names = ", ".join(empty[:5]) + (" ..." if len(empty) > 5 else "")
-            note(self.notes, f"{len(empty)} classes have no image in {shown(folder)}: {names}")
+            note(self.notes, f"classes without an image in {shown(folder)}: {len(empty)} ({names})")
         beside = [each for each in self._named("test") if each != folder]
         if folder in self._named("test") and beside:
             note(self.notes, f"{shown(folder)} is the test split; {shown(beside[0])} is not read")
@@ -190,7 +190,7 @@ class ImageFolder(ImageData):
             loose = Listing([])
             for folder in (self.root, *(self.root / name for name in sorted(_SPLITS))):
                 if folder.is_dir() and (images := loose.loose(folder)):
-                    fix = f"{len(images)} images lie in no class folder: sort them into one a class"
+                    fix = f"sort the images there ({len(images)}) into one folder a class"
                     raise missing_data("class folders", folder, looked_for, fix)
             raise missing_data("images", self.root, looked_for, _FIX)
         return folders[0], numbered([*_by_class(folders[0])])

@@ -71,12 +71,16 @@ class Listing:
         found: list[str] = []
         known = suffixes()
         # By what they are, not by their names: a link may lead back up.
-        inside, seen = [folder], {os.path.realpath(folder)}
+        own = os.path.realpath(folder)
+        inside, seen = [folder], {own}
         while inside:
             here = inside.pop()
             for entry in entries(here):
                 if entry.is_dir():
-                    if (real := os.path.realpath(entry.path)) not in seen:
+                    real = os.path.realpath(entry.path)
+                    if real in seen or own.startswith(real.rstrip(os.sep) + os.sep):
+                        self._broken.append(entry.path)
+                    else:
                         seen.add(real)
                         inside.append(Path(entry.path))
                     continue
@@ -104,20 +108,16 @@ class Listing:
         if self._others:
             kinds = Counter(_ending(path) or "no ending" for path in self._others)
             told = ", ".join(f"{shown(kind)}: {count}" for kind, count in kinds.most_common(5))
-            note(
-                self.notes,
-                f"{len(self._others):,} files are passed over, since they are no images that can be"
-                f" read here ({told}); the first: {shown(min(self._others))}",
-            )
+            self._note("passed over as no images that can be read here", self._others, f" ({told})")
         if self._broken:
-            note(
-                self.notes,
-                f"{len(self._broken):,} files are passed over, since they are links to nothing or"
-                f" no plain files; the first: {shown(min(self._broken))}",
+            self._note(
+                "passed over as links that lead nowhere or back, or as no plain files", self._broken
             )
         if self._nested:
-            note(
-                self.notes,
-                f"{len(self._nested):,} images lie in folders inside class folders, and count as"
-                f" the class of the outer one; the first: {shown(min(self._nested))}",
+            self._note(
+                "images in folders inside class folders, which count as the class of the outer one",
+                self._nested,
             )
+
+    def _note(self, what: str, paths: list[str], more: str = "") -> None:
+        note(self.notes, f"{what}: {len(paths):,}{more}; the first: {shown(min(paths))}")
