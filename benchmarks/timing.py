@@ -28,7 +28,7 @@ from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.processor import processor
 from robusttrain.data import ImageData, ImageFolder, ImageNet
 from robusttrain.storage.files import laid_out
-from robusttrain.storage.weights import load_weights
+from robusttrain.models.foreign import load_weights
 
 #: Which side keeps freed memory (`robusttrain.core.allocator`), by policy.
 MEMORY = {

@@ -23,6 +23,7 @@ import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from robusttrain.config import presets
@@ -60,6 +61,7 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             # Lightning's advice about its own products is no news of this run.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
             warnings.filterwarnings("ignore", message=UNIMPORTANT)
+            logging.getLogger("robusttrain").addHandler(_Spoken(logging.WARNING))
             with heeding_sigterm():
                 command(arguments)
     except UserError as error:
@@ -85,6 +87,13 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             sys.exit(130)
         raise
     sys.exit(0)
+
+
+class _Spoken(logging.Handler):
+    """Says what the rooms below, which do not speak, log: what was assumed about a file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(escape(record.getMessage()))
 
 
 def print_presets() -> None:
@@ -153,6 +162,10 @@ def read(
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
+    # An option may not be both a value and a group, so the argument is called otherwise
+    arguments = [
+        re.sub(r"^(--[\w.]*weights)\.which(?==|$)", r"\1_which", each) for each in arguments
+    ]
     presets_chosen, rest = expand(arguments, kinds)
     files, rest = config_files(rest)
     nodes = [presets.read_yaml(path, "--config") for path in files]

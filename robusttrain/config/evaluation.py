@@ -30,7 +30,10 @@ from robusttrain.evaluation.plan import EvaluationPlan
 
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
-OTHERWISE = {"model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"}
+OTHERWISE = {
+    *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
+    "weights_which",
+}
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
     *("accelerator", "strategy", "devices", "num_nodes"),
@@ -67,6 +70,16 @@ def parser() -> ArgumentParser:
         options.add_argument(f"--{name}", type=list[str] | str | None, default=None, help=help)
     options.add_argument(
         "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
+    )
+    options.add_argument(
+        "--weights_which",
+        "--weights.which",
+        type=str | None,
+        default=None,
+        help=(
+            "of several weights in the file: averaged, raw, or the path of one in it; default:"
+            " averaged ones if there are any"
+        ),
     )
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
     add_trainer(options, {}, only=WHERE)

@@ -13,6 +13,25 @@ class UserError(Exception):
     """
 
 
+class FileError(UserError):
+    """A file that cannot be used.
+
+    Whoever reads the file knows its path, whoever was given the path knows the option: the latter
+    says so with `naming`.
+
+    Args:
+        path: of the file.
+        reason: what is wrong with it, and the fix.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
 class OptionError(UserError, ValueError):
     """An option has a value that cannot work.
 
@@ -49,6 +68,15 @@ def under(prefix: str) -> Iterator[None]:
         raise error.under(prefix) from error
 
 
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Make an OptionError of every FileError raised inside: ``option`` is what named the file."""
+    try:
+        yield
+    except FileError as error:
+        raise OptionError(option, str(error.path), error.reason) from error
+
+
 def at_least(option: str, value: float, lowest: float) -> None:
     """Raise OptionError unless ``value`` is a finite number that is at least ``lowest``."""
     if not (math.isfinite(value) and value >= lowest):
@@ -81,3 +109,13 @@ def one_of(option: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise OptionError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise OptionError(option, value, "must be one of " + ", ".join(choices))
+
+
+def show(name: object) -> str:
+    """A name from a file as one short line, whatever is in it."""
+    return ascii(str(name)[:80])[1:-1]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, cut short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

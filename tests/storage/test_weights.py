@@ -10,7 +10,8 @@ from torch import nn
 
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.models import VGGSmall
-from robusttrain.storage.weights import load_weights, read_metadata, read_tensors, save_tensors
+from robusttrain.models.foreign import load_weights
+from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
 
 
 def small(seed: int = 0) -> nn.Module:
