@@ -26,7 +26,7 @@ from robusttrain.storage.leaves import (
     leaves_of,
     nameless_averages,
 )
-from robusttrain.storage.matching import nearest, ways_into
+from robusttrain.storage.matching import equal, nearest, ways_into
 from robusttrain.storage.normalisation import normalisations, normalising
 from robusttrain.storage.reading import read_content
 from robusttrain.storage.weights import described, fit_state
@@ -117,7 +117,8 @@ def _chosen(
     best = [way for way in fit if "best" in way.prefixes[0].split(".")]
     if len(fit) > 1 and len(best) == 1 and not which:
         fit = best
-    if len(fit) > 1 or (len(ways) > 1 and not which and any(is_unclear(way) for way in ways)):
+    unclear = not which and any(is_unclear(way) for way in ways)
+    if not all(equal(fit[0], other, leaves) for other in (ways if unclear else fit)):
         raise FileError(
             path,
             f"several weights in it fit, and only you know which are meant: {choices}: choose with"
@@ -145,7 +146,8 @@ def _told(
     ]
     if wrappers := {part for own, full in pairs for part in {*full.split(".")} - {*own.split(".")}}:
         told.append(f"without {', '.join(map(show, sorted(wrappers)))} in its names")
-    if not which and (others := [show(other.label) for other in ways if other is not way]):
+    others = [show(other.label) for other in ways if not equal(way, other, leaves)]
+    if others and not which:
         told.append(f"{', '.join(others)} would fit too ({chooser} NAME takes another)")
     if not averaged and (lists := nameless_averages(leaves)):
         named = ", ".join(map(show, lists))
@@ -156,7 +158,9 @@ def _told(
 def _normalisation(
     module: nn.Module, way: Way, leaves: Leaves, path: Path
 ) -> tuple[tuple[Normalize, list[float], list[float]] | None, str, set[str]]:
-    """Which constants the network gets from the file, what to say of them, and their names there."""
+    """Which constants the network gets from the file, what to say of them, and their names in
+    it.
+    """
     own = [part for part in module.modules() if isinstance(part, Normalize)]
     channels = own[0].mean.numel() if own else None
     homes = {leaves.entry[full] for full in way.names.values()}

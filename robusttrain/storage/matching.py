@@ -49,7 +49,7 @@ def ways_into(module: nn.Module, leaves: Leaves) -> list[Way]:
         for way in found.values()
     ]
     clean = [way for way in ways if not way.extra]
-    return _distinct(sorted(clean or ways, key=lambda way: way.label.count(".")), leaves)
+    return sorted(clean or ways, key=lambda way: way.label.count("."))
 
 
 def nearest(module: nn.Module, leaves: Leaves) -> Way | None:
@@ -186,16 +186,8 @@ def _with_extra(way: Way, names: Mapping[str, str], leaves: Leaves) -> Way:
     return Way(way.prefixes, way.child, way.names, extra)
 
 
-def _distinct(ways: list[Way], leaves: Leaves) -> list[Way]:
-    """Without those that hold the same values as one before."""
-    left: list[Way] = []
-    for way in ways:
-        if not any(_equal(way, other, leaves) for other in left):
-            left.append(way)
-    return left
-
-
-def _equal(one: Way, other: Way, leaves: Leaves) -> bool:
+def equal(one: Way, other: Way, leaves: Leaves) -> bool:
+    """Whether two places hold the same values."""
     pairs = (
         (leaves.tensors[one.names[name]], leaves.tensors.get(other.names.get(name, "")))
         for name in one.names

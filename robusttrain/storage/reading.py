@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -206,6 +207,7 @@ def _is_module(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # damaged, or of the old format
+    # Damaged, or of the old format
+    except (pickle.UnpicklingError, struct.error, RuntimeError, ValueError, EOFError, LookupError):
         return False
     return any(name.startswith("torch.nn.modules.") for name in names)
