@@ -61,7 +61,7 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             # Lightning's advice about its own products is no news of this run.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
             warnings.filterwarnings("ignore", message=UNIMPORTANT)
-            logging.getLogger("robusttrain").addHandler(_Spoken(logging.WARNING))
+            logging.getLogger("robusttrain").addHandler(SPOKEN)
             with heeding_sigterm():
                 command(arguments)
     except UserError as error:
@@ -94,6 +94,9 @@ class _Spoken(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         say(escape(record.getMessage()))
+
+
+SPOKEN = _Spoken(logging.WARNING)
 
 
 def print_presets() -> None:

@@ -29,7 +29,7 @@ from robusttrain.storage.leaves import (
 from robusttrain.storage.matching import equal, nearest, ways_into
 from robusttrain.storage.normalisation import normalisations, normalising
 from robusttrain.storage.reading import read_content
-from robusttrain.storage.weights import described, fit_state
+from robusttrain.storage.weights import check_state, described, fit_state
 
 logger = logging.getLogger(__name__)
 #: One file of several that hold a network together.
@@ -89,10 +89,12 @@ def adopt_normalisations(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Let every `Normalize` whose constants a state dict holds take them: they came with weights
     from elsewhere.
     """
-    for name, part in module.named_modules():
-        mean, std = state.get(f"{name}.mean"), state.get(f"{name}.std")
-        if isinstance(part, Normalize) and mean is not None and std is not None:
-            part.take(mean, std)
+    own = module.state_dict()
+    constants = {
+        name: value for name, value in state.items() if name not in own and normalising(name)
+    }
+    # The hook of `Normalize` takes them, also where a module is out of sight (`Frozen`)
+    module.load_state_dict(constants, strict=False)
 
 
 def _chosen(
@@ -259,11 +261,10 @@ def _unfit(module: nn.Module, way: Way, leaves: Leaves, path: Path) -> None:
     prefix = way.prefixes[0]
     state |= {full.removeprefix(prefix): leaves.tensors[full] for full in way.extra}
     try:
-        fit_state(module, state, path)
+        check_state(module, state, path)
     except FileError as error:
         behind = f" (in the file behind {show(prefix)})" if prefix else ""
         raise FileError(path, f"{error.reason}{behind}{_parts(path)}") from error
-    raise AssertionError("weights that fit were refused")
 
 
 def _some(names: list[str]) -> str:

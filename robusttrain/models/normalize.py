@@ -60,7 +60,11 @@ class Normalize(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """torch's hook: a state dict that holds the constants is of a network that took them."""
         mean, std = state_dict.get(f"{prefix}mean"), state_dict.get(f"{prefix}std")
-        if mean is not None and std is not None:
+        fit = all(
+            constant is not None and constant.numel() == self.mean.numel() and not constant.is_meta
+            for constant in (mean, std)
+        )
+        if fit and mean is not None and std is not None and bool((std > 0).all()):
             self.take(mean, std)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

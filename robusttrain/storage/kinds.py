@@ -45,6 +45,11 @@ def misfit(path: Path) -> str | None:
     """What a file is, and what to do, if it is none of ``torch.save``; None where it may be one."""
     with path.open("rb") as file:
         start = file.read(1024)
+    # Before zip, whose end a tar archive has if the last of its files is one
+    if start[257:262] == b"ustar" and tarfile.is_tarfile(path):
+        with tarfile.open(path) as file:
+            held = [name for name in file.getnames()[:1000] if name.endswith(WEIGHTS)]
+        return _unpack("tar", held)
     if zipfile.is_zipfile(path):
         return _archive(path)
     if start[:4] == b"PK\x03\x04":
@@ -60,10 +65,6 @@ def misfit(path: Path) -> str | None:
         )
     if ONNX.match(start) or path.suffix == ".onnx":
         return "is an ONNX model, which is a graph: take the state_dict that it was exported from"
-    if start[257:262] == b"ustar" and tarfile.is_tarfile(path):
-        with tarfile.open(path) as file:
-            held = [name for name in file.getnames()[:1000] if name.endswith(WEIGHTS)]
-        return _unpack("tar", held)
     if start[:1] != b"\x80" and (readable := _text(start)):
         if readable.startswith("{") and '"weight_map"' in readable:
             return "is an index of weights in several files: join them in one file first"

@@ -16,7 +16,7 @@ AVERAGED = {"ema", "swa", "average", "averaged", "avg", "shadow", "polyak"}
 #: A teacher may be an average of the student, or the network that it learns from.
 UNCLEAR = {"teacher", "student"}
 #: Counters beside weights that no network reads.
-COUNTERS = {"num_batches_tracked", "n_averaged", "total_ops", "total_params"}
+COUNTERS = {"num_batches_tracked", "n_averaged", "steps", "total_ops", "total_params"}
 #: Paths of a hostile file could be without end.
 DEPTH, MOST = 10, 500_000
 
@@ -96,15 +96,22 @@ def is_averaged(way: Way, leaves: Leaves) -> bool:
     """Whether a place's path says that its weights are a mean over training."""
     prefix = way.prefixes[0]
     if AVERAGED & words(prefix):
-        return True
+        return not (prefix.startswith("ema_state_dict.") and _swapped(leaves))
     if prefix.endswith("module.") and f"{prefix.removesuffix('module.')}n_averaged" in (
         leaves.tensors
     ):
         return True  # torch.optim.swa_utils.AveragedModel
-    # Lightning's WeightAveraging exchanges the two when it saves
-    return prefix.startswith("state_dict.") and any(
-        name.startswith("current_model_state.") for name in leaves.tensors
+    # Lightning's WeightAveraging saves the mean as state_dict
+    return prefix.startswith("state_dict.") and (
+        _swapped(leaves) or any(name.startswith("current_model_state.") for name in leaves.tensors)
     )
+
+
+def _swapped(leaves: Leaves) -> bool:
+    """Whether MMEngine's EMAHook wrote a file: when it saves, it exchanges ``state_dict`` and
+    ``ema_state_dict``, whose counter is ``steps``.
+    """
+    return "ema_state_dict.steps" in leaves.tensors
 
 
 def is_unclear(way: Way) -> bool:
@@ -142,6 +149,11 @@ def cuts(names: Iterable[str]) -> Iterator[tuple[str, str]]:
         while start >= 0:
             yield name, name[start + 1 :]
             start = name.find(".", start + 1)
+
+
+def above(prefix: str) -> str:
+    """The path of what holds what a prefix stands for."""
+    return prefix.rstrip(".").rpartition(".")[0]
 
 
 def is_counter(name: str) -> bool:

@@ -15,10 +15,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from robusttrain.storage.leaves import AVERAGED, Leaves, Way, cuts, is_counter, words
+from robusttrain.storage.leaves import AVERAGED, Leaves, Way, above, cuts, is_counter, words
 from robusttrain.storage.normalisation import normalising
 from robusttrain.storage.weights import is_plain, kind_of
 
+#: What an optimizer keeps under the names of the weights.
+OTHER_VALUES = {"optimizer", "optim", "opt", "exp", "momentum", "grad", "grads", "gradients"}
 #: Wrappers that leave their name amid others: DataParallel, torch.compile, FSDP, checkpointing.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -32,6 +34,8 @@ def ways_into(module: nn.Module, leaves: Leaves) -> list[Way]:
             target = {name.removeprefix(child): tensor for name, tensor in own.items()}
             covered = _covered(names, leaves, target)
             needed = {name for name in target if not is_counter(name)}
+            for prefix in [prefix for prefix in covered if OTHER_VALUES & words(prefix)]:
+                del covered[prefix]
             full = [prefix for prefix, there in covered.items() if needed <= there.keys()]
             parameters = {name.removeprefix(child) for name, _ in module.named_parameters()}
             found_here = [
@@ -62,6 +66,8 @@ def nearest(module: nn.Module, leaves: Leaves) -> Way | None:
         for child in _children(own):
             target = {name.removeprefix(child): tensor for name, tensor in own.items()}
             for prefix, there in _covered(names, leaves, target, shapes=False).items():
+                if OTHER_VALUES & words(prefix):
+                    continue
                 if 2 * len(there) >= len(own) and (best is None or len(there) > len(best.names)):
                     beside = {
                         name.removeprefix(prefix): full
@@ -131,7 +137,7 @@ def _two_parts(
 ) -> Iterator[Way]:
     """Body and head under prefixes of their own, as in ``backbone.*`` and ``head.*``.
 
-    Each must hold whole modules of the network, and nothing besides.
+    Each must hold whole modules of the network, nothing besides, and both must lie side by side.
     """
     by_size = sorted(covered, key=lambda prefix: -len(covered[prefix]))[:50]
     for first in by_size:
@@ -141,11 +147,11 @@ def _two_parts(
             continue
         for second in by_size:
             there = covered[second]
-            if second == first or not rest <= there.keys() or first.startswith(second):
+            if second == first or not rest <= there.keys() or above(first) != above(second):
                 continue
             part = {name: full for name, full in there.items() if name.partition(".")[0] in tops}
             inside = {full for name, full in names.items() if name.startswith(second)}
-            if inside == {*part.values()} and not second.startswith(first):
+            if inside == {*part.values()}:
                 body = {k: v for k, v in covered[first].items() if k.partition(".")[0] not in tops}
                 yield Way((first, second), child, {**body, **part})
 

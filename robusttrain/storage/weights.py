@@ -55,8 +55,17 @@ def fit_state(module: nn.Module, state: dict[str, Tensor], path: str | os.PathLi
     not read.
 
     Raises:
-        FileError: it does not fit (naming up to three tensors) or holds NaN or infinity; the module
-            is unchanged.
+        FileError: as for `check_state`; the module is unchanged.
+    """
+    check_state(module, state, path)
+    module.load_state_dict(dict(state), strict=True)
+
+
+def check_state(module: nn.Module, state: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Compare a state dict with a module's own; the module is left alone.
+
+    Raises:
+        FileError: it does not fit (naming up to three tensors) or holds NaN or infinity.
     """
     refuse_hollow(state, path)
     own = module.state_dict()
@@ -86,7 +95,6 @@ def fit_state(module: nn.Module, state: dict[str, Tensor], path: str | os.PathLi
         # As the model will hold it: 1e39 is finite in float64 only.
         if tensor.is_floating_point() and not tensor.to(own[name].dtype).isfinite().all():
             raise FileError(path, f"the tensor {show(name)} holds NaN or infinity")
-    module.load_state_dict(dict(state), strict=True)
 
 
 def save_tensors(
