@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class UserError(Exception):
@@ -59,13 +60,26 @@ class OptionError(UserError, ValueError):
         )
 
 
+#: The prefixes of all `under` that are in force.
+_PREFIXES: ContextVar[tuple[str, ...]] = ContextVar("prefixes", default=())
+
+
 @contextmanager
 def under(prefix: str) -> Iterator[None]:
     """Put ``prefix`` before the option's name in every OptionError raised inside."""
+    before = _PREFIXES.set((*_PREFIXES.get(), prefix))
     try:
         yield
     except OptionError as error:
         raise error.under(prefix) from error
+    finally:
+        _PREFIXES.reset(before)
+
+
+def typed(option: str) -> str:
+    """An option's full name, as a user types it: for lines that are no errors."""
+    name = ".".join(filter(None, (*_PREFIXES.get(), option)))
+    return name if name.startswith("--") else f"--{name}"
 
 
 @contextmanager

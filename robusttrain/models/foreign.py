@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from robusttrain.core.errors import FileError, OptionError, naming, show
+from robusttrain.core.errors import FileError, OptionError, naming, show, typed
 from robusttrain.models.normalize import Normalize
 from robusttrain.storage.leaves import (
     Leaves,
@@ -51,7 +51,7 @@ def load_weights(
         path: safetensors, or what ``torch.save`` wrote: a state dict, however wrapped.
         which: of several weights that fit: "averaged", "raw", or the path of one in the file; None
             takes averaged ones if there are any.
-        option: what named the file, for messages.
+        option: what named the file, for messages; `under` what it stands, they say.
 
     Raises:
         OptionError: it cannot be read, does not fit, holds NaN or infinity, or it is not clear
@@ -81,8 +81,7 @@ def load_weights(
         if normalise is not None:
             normalise[0].take(normalise[1], normalise[2])
     if told:
-        dashes = "" if option.startswith("--") else "--"
-        logger.warning("%s%s %s: %s", dashes, option, path, "; ".join(told))
+        logger.warning("%s %s: %s", typed(option), path, "; ".join(told))
 
 
 def adopt_normalisations(module: nn.Module, state: dict[str, Tensor]) -> None:
@@ -110,7 +109,7 @@ def _chosen(
     else:
         fit, kind = [way for way in ways if called(way, which)], which
     choices = ", ".join(show(way.label) for way in ways)
-    chooser = f"{option}.which" if option.startswith("--weights") else "weights.which"
+    chooser = f"{typed(option)}.which"
     if not fit:
         raise OptionError(
             f"{option}.which", kind, f"{path} has no such weights that fit: there are {choices}"

@@ -53,7 +53,7 @@ def misfit(path: Path) -> str | None:
     if zipfile.is_zipfile(path):
         return _archive(path)
     if start[:4] == b"PK\x03\x04":
-        return "is an archive without its end: fetch it again"
+        return "is a truncated archive: fetch it again"
     for first, told in OTHERS:
         if start.startswith(first):
             return told

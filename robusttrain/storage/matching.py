@@ -193,7 +193,9 @@ def _with_extra(way: Way, names: Mapping[str, str], leaves: Leaves) -> Way:
 
 
 def equal(one: Way, other: Way, leaves: Leaves) -> bool:
-    """Whether two places hold the same values."""
+    """Whether two places are one, or hold the same values."""
+    if one is other:
+        return True
     pairs = (
         (leaves.tensors[one.names[name]], leaves.tensors.get(other.names.get(name, "")))
         for name in one.names

@@ -24,7 +24,7 @@ STARTS = {
     "text, not weights: it begins with 'Invalid username": b"Invalid username or password.",
     "an index of weights in several files": b'{"metadata": {}, "weight_map": {"a": "b"}}',
     "with gzip: unpack": gzip.compress(b"x" * 100),
-    "an archive without its end": b"PK\x03\x04" + bytes(200),
+    "a truncated archive": b"PK\x03\x04" + bytes(200),
     "is empty": b"",
     "a truncated or damaged one": b"\x80\x02\x8a",
 }
