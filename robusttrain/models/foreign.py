@@ -109,10 +109,11 @@ def _chosen(
     else:
         fit, kind = [way for way in ways if called(way, which)], which
     choices = ", ".join(show(way.label) for way in ways)
-    chooser = f"{typed(option)}.which"
+    key = "_which" if " " in option else ".which"  # in a file a key, else an option
+    chooser = f"{typed(option)}{key}"
     if not fit:
         raise OptionError(
-            f"{option}.which", kind, f"{path} has no such weights that fit: there are {choices}"
+            f"{option}{key}", kind, f"{path} has no such weights that fit: there are {choices}"
         )
     # As robusttrain.config.checkpoints.newest does
     best = [way for way in fit if "best" in way.prefixes[0].split(".")]

@@ -176,7 +176,8 @@ def test_normalisation_beside_the_network_is_used_and_said(read, kind):
     module, line = read(BESIDE[kind])
     assert is_loaded(module, RAW)
     assert "mean 0.3, std 0.2, in place of the model's mean 0.5, std 0.25" in line
-    assert "not used" not in line
+    # robustness keeps a copy of network and constants in its attacker
+    assert ("not used" in line) == (kind == "robustness")
     plain = CifarResNet(4, 1, widths=[4, 8], blocks=1, mean=[MEAN], std=[STD])
     plain.load_state_dict(RAW)
     images = torch.rand(2, 1, 16, 16)
@@ -192,6 +193,18 @@ def test_each_average_has_its_own_normalisation(read):
         },
     }
     assert read(file)[0].normalize.mean.item() == pytest.approx(MEAN)
+
+
+def test_the_normalisation_of_another_network_in_the_file_is_not_used(read):
+    """A checkpoint of ours, whose f_b came with constants, as weights of its f_a alone."""
+    f_b = {"model.defense.f_b.weight": torch.ones(3, 2)}
+    file = {"state_dict": {**behind("model.classifier.", RAW), **f_b}}
+    names = [f"model.defense.f_b.normalize.{name}" for name in ("mean", "std")]
+    file["state_dict"] |= constants(*names, 1)
+    module, line = read(file)
+    assert is_loaded(module, RAW)
+    assert module.normalize.mean.item() == 0.5
+    assert line.endswith("took state_dict.model.classifier.*; not used: state_dict.model.defense")
 
 
 def test_a_normalisation_that_cannot_be_used_is_not_dropped(read):
