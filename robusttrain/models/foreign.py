@@ -60,7 +60,7 @@ def load_weights(
     path = Path(path)
     with naming(option):
         content = read_content(path)
-        leaves = leaves_of(content)
+        leaves = leaves_of(content, path)
         ways = ways_into(module, leaves)
         if not ways:
             _refuse(module, leaves, content, path)

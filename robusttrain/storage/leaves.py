@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from robusttrain.core.errors import show
+from robusttrain.core.errors import FileError, show
 
 #: What says that weights are a mean over training.
 AVERAGED = {"ema", "swa", "average", "averaged", "avg", "shadow", "polyak"}
@@ -17,8 +17,8 @@ AVERAGED = {"ema", "swa", "average", "averaged", "avg", "shadow", "polyak"}
 UNCLEAR = {"teacher", "student"}
 #: Counters beside weights that no network reads.
 COUNTERS = {"num_batches_tracked", "n_averaged", "steps", "total_ops", "total_params"}
-#: Paths of a hostile file could be without end.
-DEPTH, MOST = 10, 500_000
+#: Shared or circular dicts of a hostile file have paths without end.
+DEPTH, MOST = 20, 100_000
 
 
 @dataclass(frozen=True)
@@ -61,35 +61,52 @@ class Way:
         return " and ".join(prefix.rstrip(".") or "the file itself" for prefix in self.prefixes)
 
 
-def leaves_of(content: object) -> Leaves:
-    """All tensors of a file, by their paths."""
+def leaves_of(content: object, path: object) -> Leaves:
+    """All tensors of a file, by their paths.
+
+    Args:
+        content: of the file.
+        path: of the file, for the error.
+
+    Raises:
+        FileError: the tree is larger or deeper than that of any file of weights.
+    """
     leaves = Leaves()
-    _walk(content, "", 0, leaves)
-    return leaves
+    left: list[tuple[object, str, int]] = [(content, "", 0)]
+    for _ in range(MOST):
+        if not left:
+            return leaves
+        node, prefix, depth = left.pop()
+        if depth > DEPTH:
+            break
+        below = _put(node, prefix, leaves)
+        # The last is looked at first, and the file's order is the network's
+        left += [(inner, name, depth + 1) for inner, name in reversed(below)]
+    raise FileError(path, "is a tree larger or deeper than weights are: save a plain state_dict")
 
 
-def _walk(node: object, path: str, depth: int, leaves: Leaves) -> None:
-    if depth > DEPTH or len(leaves.tensors) > MOST:
-        return
+def _put(node: object, prefix: str, leaves: Leaves) -> list[tuple[object, str]]:
+    """Put a node's tensors among the leaves; the nodes below it, with their prefixes."""
     items: Iterable[tuple[object, object]] = ()
     if isinstance(node, dict):
         items = node.items()
     elif isinstance(node, list | tuple):
         tensors = sum(isinstance(item, Tensor) for item in node)
         if tensors:
-            leaves.nameless[path.rstrip(".")] = tensors
-            return
-        if 0 < len(node) <= 16 and all(type(item) in (int, float) for item in node):
-            leaves.numbers[path.rstrip(".")] = torch.tensor(node, dtype=torch.float32)
-            return
-        items = enumerate(node)
+            leaves.nameless[prefix.rstrip(".")] = tensors
+        elif 0 < len(node) <= 16 and all(type(item) in (int, float) for item in node):
+            leaves.numbers[prefix.rstrip(".")] = torch.tensor(node, dtype=torch.float32)
+        else:
+            items = enumerate(node)
+    below: list[tuple[object, str]] = []
     for key, value in items:
-        name = f"{path}{key}"
+        name = f"{prefix}{key}"
         if isinstance(value, Tensor):
             leaves.tensors[name] = value.detach()
-            leaves.entry[name] = path
+            leaves.entry[name] = prefix
         elif isinstance(value, dict | list | tuple):
-            _walk(value, f"{name}.", depth + 1, leaves)
+            below.append((value, f"{name}."))
+    return below
 
 
 def is_averaged(way: Way, leaves: Leaves) -> bool:
