@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from robusttrain.config.command_line import (
     take,
 )
 from robusttrain.config.suites import suite, suite_settings
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, naming
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -33,6 +34,7 @@ KINDS = ("data", "model", "defense")
 OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
     "at_most",
+    "weights_which",
 }
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
@@ -70,6 +72,16 @@ def parser() -> ArgumentParser:
         options.add_argument(f"--{name}", type=list[str] | str | None, default=None, help=help)
     options.add_argument(
         "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
+    )
+    options.add_argument(
+        "--weights_which",
+        "--weights.which",
+        type=str | None,
+        default=None,
+        help=(
+            "of several weights in the file: averaged, raw, or the path of one in it; default:"
+            " averaged ones if there are any"
+        ),
     )
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
     add_trainer(options, {}, only=WHERE)
@@ -175,7 +187,8 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     given, _ = take(arguments, lambda option: option in wanted)
     early = read(look, [f"{option}={value}" for option, value in given], (), {})
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
-    recipe = read_recipe(path)
+    with naming("--checkpoint") if early.checkpoint else nullcontext():
+        recipe = read_recipe(path)
     # Before jsonargparse imports a class that the file names.
     check_trust(
         [recipe["model"], recipe["defense"], recipe["data"]], ["robusttrain", *listed(early.trust)]
