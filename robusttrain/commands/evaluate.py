@@ -22,7 +22,7 @@ from robusttrain.commands.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.config.attacks import scenario, stem
 from robusttrain.config.command_line import take, trainer_from
 from robusttrain.config.evaluation import again, read_plan
-from robusttrain.config.suites import left_out
+from robusttrain.config.suites import left_out, refuse_few_classes
 from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.core.console import console, first_process, say
 from robusttrain.core.errors import UserError
@@ -120,6 +120,7 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
         say(f"left out: {name}, because {why}")
     left = plan.without(unfit)
     attacks = {name: scenario(node, name) for name, node in left.attacks.items()}
+    refuse_few_classes(attacks, data.facts().num_classes)
     trainer = trainer_from(
         {**plan.trainer, "enable_model_summary": False, "enable_progress_bar": False},
         logger=False,

@@ -25,10 +25,21 @@ from robusttrain.attacks import prepared
 from robusttrain.config import presets
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
+from robusttrain.evaluation import Scenario
 from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
 
+#: What to take in place of a preset where there are two or three classes.
+FEWER_CLASSES = {
+    "apgd-dlr": "apgd-margin",
+    "apgd-t": "apgd-t-margin",
+    "apgd-best-of": "autoattack-few-classes",
+    "autoattack": "autoattack-few-classes",
+    "autoattack-bpda-i": "autoattack-few-classes-bpda-i",
+    "autoattack-rand": "autoattack-rand-few-classes",
+    "autoattack-rand-bpda-i": "autoattack-rand-few-classes-bpda-i",
+}
 #: What a suite may set of the options of evaluate.py; the command line overrides it.
 OPTIONS = ("survivors", "images")
 
@@ -221,6 +232,19 @@ def left_out(
             f" {'; '.join(set(reasons.values()))}"
         )
     return {attack: why for attack, why in reasons.items() if attack not in applying}
+
+
+def refuse_few_classes(attacks: Mapping[str, Scenario], classes: int) -> None:
+    """Raise UserError, with the preset to take instead, if an attack needs more classes than the
+    data have: asked before anything runs.
+    """
+    for name, scenario in attacks.items():
+        try:
+            scenario.attack.need_classes(classes)
+        except UserError as error:
+            instead = FEWER_CLASSES.get(name)
+            hint = f": take --attack {instead}" if instead else ""
+            raise UserError(f"--attack {name}: {error}{hint}") from error
 
 
 def _why_not(when: Mapping[str, bool], known: Mapping[str, bool]) -> str:

@@ -21,9 +21,11 @@ from robusttrain.core.errors import (
     one_of,
     within,
 )
+from robusttrain.core.labels import check_labels
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
+from robusttrain.evaluation import check_classes
 from robusttrain.evaluation.precision import Speeds, measure_speeds_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import Meter, crafting_in
@@ -43,7 +45,7 @@ class RobustTraining(pl.LightningModule):
 
     Args:
         model: the defended classifier.
-        num_classes: K, for the metrics.
+        num_classes: K, at least 2: of the labels, and of the model's answers.
         objective: what the weights minimise.
         learning_rate: SGD's, at its highest.
         momentum: SGD's.
@@ -83,6 +85,7 @@ class RobustTraining(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        at_least("num_classes", num_classes, 2)
         above("learning_rate", learning_rate, 0)
         within("momentum", momentum, 0, 1)
         at_least("weight_decay", weight_decay, 0)
@@ -144,6 +147,8 @@ class RobustTraining(pl.LightningModule):
         #: What ``on_save_checkpoint`` stores to rebuild the model; set by whoever built it from a
         #: configuration.
         self.recipe: dict[str, Any] = {}
+        #: Whether the model was seen to answer with ``num_classes`` logits.
+        self._answers = False
 
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -179,6 +184,10 @@ class RobustTraining(pl.LightningModule):
         self.inner_precision = speeds.better
         return speeds
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        # On the CPU still: no accelerator has to be waited for.
+        return batch._replace(labels=check_labels(batch.labels, batch.images, self.num_classes))
+
     def on_fit_start(self) -> None:
         # Every process measures; all do as the first one found.
         self.inner_precision = self.trainer.strategy.broadcast(self.inner_precision)
@@ -207,6 +216,9 @@ class RobustTraining(pl.LightningModule):
         """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed if
         ``mixing`` says so.
         """
+        if not self._answers:
+            check_classes(self.model, batch.images, self.num_classes)
+            self._answers = True
         rng = Rng.for_images(self.seed, batch.indices).fold("train").fold(epoch)
         mixed = mix(
             batch.images, batch.labels, self.mixing, self.mixing_alpha, self.num_classes, rng

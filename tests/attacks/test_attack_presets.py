@@ -49,6 +49,7 @@ from robusttrain.attacks import (
     Target,
     TargetedCrossEntropy,
     TargetedDLR,
+    TargetedMargin,
     UnitRMSD,
     UnrolledTransform,
     WrongProbability,
@@ -168,6 +169,11 @@ MEAN_STARTS = {"wt-mean-start": (None, 0.031), "wt-mean-start-unrestricted": (0.
 OTHERS = {
     "apgd-ce": (APGD(steps=100), Target()),
     "apgd-dlr": (APGD(steps=100, objective=DLR()), Target()),
+    "apgd-margin": (APGD(steps=100, objective=Margin()), Target()),
+    "apgd-t-margin": (
+        APGD(steps=100, targets=9, objective=TargetedMargin("second")),
+        Target(),
+    ),
     "apgd-t": (APGD(steps=100, targets=9, objective=TargetedDLR("second")), Target()),
     "fab-t": (FAB(100, 1, 9, 0.1, 1.05, 0.9), Target()),
     "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
@@ -194,7 +200,16 @@ WRAPPERS = {
     "pgd-restarts": Restarts(ProjectedGradient(20, None, 0.1), 10, "first", 30),
     "minimal-norm": MinimalNorm(APGD(30), 10, 30, Linf(1.0)),
 }
-WRAPPERS |= {f"{name}-bpda-i": WRAPPERS[name] for name in ("autoattack", "autoattack-rand")}
+MARGINS = APGD(100, targets=9, objective=TargetedMargin("second"))
+WRAPPERS |= {
+    "autoattack-few-classes": Several(
+        [APGD(100), APGD(100, objective=Margin()), MARGINS, FAB(100), Square(5000)], "first", 30
+    ),
+    "autoattack-rand-few-classes": Several(
+        [APGD(100, gradient=EOT), APGD(100, objective=Margin(), gradient=EOT)], "first", 30
+    ),
+}
+WRAPPERS |= {f"{name}-bpda-i": WRAPPERS[name] for name in WRAPPERS if "autoattack" in name}
 # Attacks without a radius: what bounds them holds any two images, as their papers have it.
 ANYWHERE, BOX = L2(1000.0), Linf(1.0)
 UNBOUNDED = {

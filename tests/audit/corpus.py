@@ -128,9 +128,9 @@ WRONG = (
         ),
     ),
     Case(
-        "softmax instead of logits",
+        "softmax that is rounded to 0 and 1",
         "probabilities",
-        lambda: evaluation(n.Probabilities(n.plain()), pgd()),
+        lambda: evaluation(n.Probabilities(n.Scaled(n.plain(), 1000.0)), pgd()),
     ),
     Case(
         "backdoor region beside the images",
@@ -171,6 +171,12 @@ WRONG = (
 SOUND = (
     # Found out by asking, and scored over several draws.
     Case("dropout that nobody knows of", None, lambda: evaluation(n.Dropped(n.plain()), pgd())),
+    # Attacked through its logarithm, and as weak as with logits: a note.
+    Case(
+        "softmax instead of logits",
+        None,
+        lambda: evaluation(n.Probabilities(n.plain()), pgd(steps=40)),
+    ),
     Case("undefended, PGD", None, lambda: evaluation(n.plain(), pgd(steps=40))),
     Case("adversarial training, PGD", None, lambda: evaluation(n.robust(), pgd(steps=40))),
     Case(

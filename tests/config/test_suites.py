@@ -9,7 +9,15 @@ from torch import nn
 from robusttrain.commands.surrogates import surrogates_in
 from robusttrain.config import presets
 from robusttrain.config.attacks import scenarios
-from robusttrain.config.suites import FACTS, entries, left_out, suite, suite_settings
+from robusttrain.config.suites import (
+    FACTS,
+    FEWER_CLASSES,
+    entries,
+    left_out,
+    refuse_few_classes,
+    suite,
+    suite_settings,
+)
 from robusttrain.core.errors import UserError
 from robusttrain.data import Digits, ImageNet
 from robusttrain.data.base import Facts
@@ -141,7 +149,14 @@ def test_the_quick_suite_has_something_for_every_target_and_little(kind, targets
 def test_the_data_decide_too(targets):
     target = targets["undefended"]
     assert applying("worst-case", target, data(trains=False)) == ["apgd-ce", "autoattack", *QUERY]
-    assert applying("worst-case", target, data(classes=3)) == [*TRANSFER, "apgd-ce", *QUERY]
+    few = [*TRANSFER, "apgd-ce", "autoattack-few-classes", *QUERY]
+    assert applying("worst-case", target, data(classes=3)) == few
+    around = [name for name in APPLYING["advtransform"] if name != "autoattack-rand-bpda-i"]
+    found = applying("worst-case", targets["advtransform"], data(classes=2))
+    assert {*found} - {*around} == {"autoattack-rand-few-classes-bpda-i"}
+    margins = ["apgd-ce", "apgd-margin", "apgd-t-margin", "fab-t", "square"]
+    assert applying("autoattack", target, data(classes=2)) == margins
+    assert applying("autoattack", target, data()) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert (Digits.trains, ImageNet.trains) == (True, False)
 
 
@@ -226,4 +241,11 @@ def test_settings():
     assert suite_settings("quick") == {"survivors": True, "images": 200}
     assert suite_settings("query") == {}
     assert suite("query") == QUERY
-    assert suite("autoattack") == ["apgd-ce", "apgd-t", "fab-t", "square"]
+
+
+def test_what_needs_more_classes_is_refused_with_what_to_take_instead():
+    for name, instead in FEWER_CLASSES.items():
+        with pytest.raises(UserError, match=f"--attack {name}: .*take --attack {instead}$"):
+            refuse_few_classes(scenarios([name], epsilon=0.031), 2)
+        refuse_few_classes(scenarios([instead], epsilon=0.031), 2)
+        refuse_few_classes(scenarios([name], epsilon=0.031), 4)

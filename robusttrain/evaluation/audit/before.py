@@ -4,6 +4,8 @@ spent.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,8 +24,6 @@ from robusttrain.evaluation.audit.subject import LEAST, Subject
 #: Logits that differ by more than this share of the largest one do not differ by rounding (as for
 #: folded batch norm).
 ROUNDING = 1e-3
-#: By how much probabilities may miss a sum of one in float32.
-SUM = 1e-3
 
 
 def sample(subject: Subject) -> Finding | None:
@@ -113,23 +113,36 @@ def repeated_passes(subject: Subject) -> Finding | None:
 
 
 def probabilities(subject: Subject) -> Finding | None:
-    """Whether the model answers with probabilities where logits are expected."""
+    """Whether the model answers with probabilities where logits are expected.
+
+    Attacks and scores take their logarithm, and then that is a note. Where float32 rounds them to 0
+    and 1 the logarithm has no gradient either.
+    """
     with prepared(subject.asked), torch.no_grad():
         logits = subject.asked(subject.images.float(), subject.rng("probabilities"))
-    farthest = float((logits.sum(dim=1) - 1).abs().max())
-    if float(logits.min()) < 0 or farthest > SUM:
+    if subject.asked.answers in (None, "logits"):
         return None
+    # All but one of them are zero: no class is left to follow.
+    lowest = math.log(torch.finfo(torch.float32).tiny)
+    rounded = int(((logits > lowest + 1e-3).sum(dim=1) < 2).sum())
+    stuck = significant(rounded, subject.size)
     return Finding(
         check="probabilities",
-        severity="masked",
+        severity="masked" if stuck else "note",
         measured=(
-            f"all answers are at least 0 and sum to one, within {farthest:.1g}: a softmax that is"
-            " taken twice flattens the loss, and saturated probabilities have no gradient"
+            "the model answers with probabilities, and attacks and scores take their logarithm for"
+            " logits"
+            + (
+                f"; on {rounded} of {subject.size} images they are 0 and 1 exactly, and have no"
+                " gradient"
+                if rounded
+                else ""
+            )
         ),
-        threshold="logits",
+        threshold=f"logits; {MORE_THAN_LUCK} whose probabilities are rounded away",
         source=f"{CROCE}, released code (checks of the model)",
         remedy="let the model end in logits: attacks take the softmax themselves",
-        value=farthest,
+        value=rounded / subject.size,
     )
 
 
