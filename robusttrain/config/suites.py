@@ -25,7 +25,7 @@ from robusttrain.attacks import prepared
 from robusttrain.config import presets
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
-from robusttrain.evaluation import Scenario
+from robusttrain.evaluation import Scenario, need_two
 from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
@@ -238,6 +238,7 @@ def refuse_few_classes(attacks: Mapping[str, Scenario], classes: int) -> None:
     """Raise UserError, with the preset to take instead, if an attack needs more classes than the
     data have: asked before anything runs.
     """
+    need_two(classes)
     for name, scenario in attacks.items():
         try:
             scenario.attack.need_classes(classes)

@@ -5,7 +5,14 @@ validation callback.
 """
 
 from robusttrain.evaluation.audit import LEAST, Audit, audit_table
-from robusttrain.evaluation.engine import Engine, Scenario, check_classes, one_threat, settle
+from robusttrain.evaluation.engine import (
+    Engine,
+    Scenario,
+    check_classes,
+    need_two,
+    one_threat,
+    settle,
+)
 from robusttrain.evaluation.module import Evaluation, gather
 from robusttrain.evaluation.records import Records, Rows
 from robusttrain.evaluation.results import results, table
@@ -22,6 +29,7 @@ __all__ = [
     "audit_table",
     "check_classes",
     "gather",
+    "need_two",
     "one_threat",
     "results",
     "settle",

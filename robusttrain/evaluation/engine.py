@@ -67,15 +67,20 @@ class Scenario:
         return self.knows or self.source.knows
 
 
-def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "the model") -> None:
-    """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this
-    number of classes.
-    """
+def need_two(classes: int) -> None:
+    """Raise UserError where data have a single class."""
     if classes < 2:
         raise UserError(
             f"the data set has {classes} class: a classifier that cannot be wrong is robust against"
             " everything; give images of two classes or more"
         )
+
+
+def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "the model") -> None:
+    """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this
+    number of classes.
+    """
+    need_two(classes)
     images, queried = check_images(images), Queried.of(model)
 
     def asked(count: int) -> int:

@@ -249,3 +249,5 @@ def test_what_needs_more_classes_is_refused_with_what_to_take_instead():
             refuse_few_classes(scenarios([name], epsilon=0.031), 2)
         refuse_few_classes(scenarios([instead], epsilon=0.031), 2)
         refuse_few_classes(scenarios([name], epsilon=0.031), 4)
+    with pytest.raises(UserError, match="has 1 class"):
+        refuse_few_classes({}, 1)
