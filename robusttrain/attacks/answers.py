@@ -40,9 +40,12 @@ def are_probabilities(answers: Tensor, dtype: torch.dtype | None = None) -> bool
 
 
 def _are_sigmoid(answers: Tensor) -> bool:
-    """Whether one number of two classes, (0, p) in every row, is a probability; the host waits."""
+    """Whether one number of two classes, (0, p) in every row, is a probability; the host waits.
+
+    A model that says zero to everything says nothing of what it means.
+    """
     zero, p = answers[:, 0], answers[:, 1]
-    return bool(((zero == 0) & (p >= 0) & (p <= 1)).all())
+    return bool(((zero == 0) & (p >= 0) & (p <= 1)).all() & (p > 0).any())
 
 
 def kind_of(

@@ -99,8 +99,9 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
                 " have not broken, so it has to take any number"
             ) from error
         raise UserError(
-            f"{what} cannot take images of {tuple(images.shape[1:])}, floats in [0, 1], channels"
-            f" first: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            f"{what} cannot take images of {tuple(images.shape[1:])}:"
+            f" {(str(error).splitlines() or [type(error).__name__])[0]} (images are floats in"
+            " [0, 1], channels first)"
         ) from error
     if found != classes:
         raise UserError(
