@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -104,7 +104,9 @@ def _evaluating(module: nn.Module) -> None:
         for child in module.children():
             _evaluating(child)
     else:
-        module.eval()
+        # An exported program has one mode, and says so in this way.
+        with suppress(NotImplementedError):
+            module.eval()
 
 
 class _Values:

@@ -244,13 +244,13 @@ class _Tracer(fx.Tracer):
 
 
 def _copies(model: nn.Module) -> bool:
-    """Whether a model can be copied: TorchScript, compiled code and much that holds files or locks
-    cannot.
+    """Whether a model can be copied: TorchScript, exported programs and much that holds files or
+    locks cannot.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return False
     try:
-        deep_copy(model)
+        _prepared(model)
     except Exception:  # noqa: BLE001 - copying runs any code that the model's parts bring along
         logger.info("%s cannot be copied, so it is attacked as it is", type(model).__name__)
         return False

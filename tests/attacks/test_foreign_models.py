@@ -2,12 +2,15 @@
 line.
 """
 
+import threading
 import warnings
+from typing import NamedTuple
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from robusttrain.attacks import (
@@ -61,6 +64,11 @@ ATTACKS = {
     "several": Several([APGD(3), Square(20)]),
     "minimal": MinimalNorm(APGD(3), steps=2),
 }
+
+
+class InceptionOutputs(NamedTuple):
+    logits: Tensor
+    aux_logits: Tensor
 
 
 class Says(nn.Module):
@@ -371,6 +379,105 @@ def test_after_a_training_step_a_model_can_be_attacked(build, images):
 def test_functions_are_evaluated(linear, images):
     engine = Engine(linear().forward, {"pgd": Scenario(PGD, Target())})
     assert engine.run(images(), LABELS, torch.arange(4))[0].rows["pgd"].score.shape == (4, 1)
+
+
+class Wrapped(pl.LightningModule):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images)
+
+
+class Locked(Wrapped):
+    """Cannot be copied."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.lock = threading.Lock()
+
+
+class Looking(Wrapped):
+    """Looks at values, and keeps a count."""
+
+    calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        if images.mean().item() > 2:
+            raise ValueError("no image")
+        return super().forward(images)
+
+
+def exported(model):
+    return torch.export.export(model, (torch.rand(4, 3, 8, 8),)).module()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Wrapped,
+        Locked,
+        Looking,
+        nn.DataParallel,
+        exported,
+        torch.fx.symbolic_trace,
+        torch.optim.swa_utils.AveragedModel,
+        lambda model: torch.compile(model, backend="eager"),
+        lambda model: Says(model, lambda z: [z, z * 2]),
+        lambda model: Says(model, lambda z: InceptionOutputs(z, z * 2)),
+    ],
+    ids=[
+        "Lightning",
+        "lock",
+        "item",
+        "parallel",
+        "exported",
+        "fx",
+        "averaged",
+        "compiled",
+        "exits",
+        "inception",
+    ],
+)
+def test_wrappers_of_others_change_nothing(wrap, images):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), images()
+    labels = model(x).argmax(dim=1)
+    found = []
+    for target in (model, wrap(model)):
+        engine = Engine(target, {"pgd": Scenario(PGD, Target())}, keep_images=True)
+        found.append(engine.run(x, labels, torch.arange(4))[0].rows["pgd"])
+    torch.testing.assert_close(found[1].images, found[0].images, rtol=0, atol=1e-6)
+    assert torch.equal(found[1].score, found[0].score)
+    assert getattr(target, "calls", 0) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_answers_without_a_gradient_can_be_asked_for_and_are_refused_where_one_is_needed(images):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+    silent = [
+        quantised,
+        Says(net, lambda z: z.detach().numpy()),
+        Says(net, lambda z: (10 * z).round().int()),
+        lambda images: net(images.detach()),
+    ]
+    for model in silent:
+        queried = Queried(model)
+        labels = queried(images()).argmax(dim=1)
+        square = Engine(model, {"square": Scenario(Square(30), Target())})
+        assert square.run(images(), labels, torch.arange(4))[0].rows["square"].attacked.all()
+        with pytest.raises(UserError, match="does not depend differentiably"):
+            PGD(model, images(), labels)
+
+
+def test_who_answers_nan_is_never_right(linear, images):
+    engine = Engine(Says(linear(), lambda z: z * torch.nan), {"pgd": Scenario(PGD, Target())})
+    assert not engine.run(images(), LABELS, torch.arange(4))[0].rows["pgd"].score.any()
 
 
 class FourAtOnce(nn.Linear):

@@ -11,6 +11,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from robusttrain.attacks.base import check_images
+from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit import before, gradients, others, planted, strength
 from robusttrain.evaluation.audit.finding import Finding
@@ -128,7 +130,9 @@ class Audit:
         need no results.
         """
         start = time.perf_counter()
+        images = check_images(images)
         self.engine.ask(images, indices)
+        labels = check_labels(labels, images)
         streams = Rng.for_images(self.engine.seed, indices).fold("audit").fold("right")
         score = verdicts(
             self.engine.target, images, labels, streams, DRAWS if self.engine.random else 1
