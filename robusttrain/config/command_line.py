@@ -25,8 +25,9 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from robusttrain.config import presets
+from robusttrain.config import parts, presets
 from robusttrain.config.build import resolve
+from robusttrain.config.parts import ByName
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.console import say
 from robusttrain.core.errors import OptionError, UserError
@@ -101,7 +102,7 @@ def print_presets() -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
-class _Parser(ArgumentParser):
+class _Parser(ByName):
     """jsonargparse's parser, whose help names our own classes, not every module of torch and
     timm.
     """
@@ -138,24 +139,24 @@ def read(
     arguments: Sequence[str],
     kinds: Sequence[str],
     defaults: Mapping[str, str | dict[str, Any]],
-    fill: Callable[[dict[str, Any]], dict[str, Any]] = lambda node: node,
+    said: Sequence[Mapping[str, Any]] = (),
 ) -> Namespace:
-    """Parse a command line, presets of ``kinds`` expanded.
+    """Parse a command line, presets expanded wherever a part is named.
 
     Args:
-        parser: of the command.
+        parser: of the command, a `parts.ByName`.
         arguments: the command line.
         kinds: options whose value may be a preset's name.
         defaults: by kind, the name of a preset or a configuration node, for kinds that nobody else
             chooses.
-        fill: called with every file's content, for names that stand for more.
+        said: configurations as ``--config`` files hold them, before those.
 
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
     presets_chosen, rest = expand(arguments, kinds)
     files, rest = config_files(rest)
-    nodes = [presets.read_yaml(path, "--config") for path in files]
+    nodes = [*map(dict, said), *(presets.read_yaml(path, "--config") for path in files)]
     chosen = {
         option[2:].partition("=")[0]
         for option in rest
@@ -168,14 +169,24 @@ def read(
             configs.append(
                 presets.read(kind, default) if isinstance(default, str) else {kind: default}
             )
-    configs += [
-        {key: value for key, value in node.items() if key not in presets_chosen} for node in nodes
-    ]
+    for node in nodes:
+        left = {key: value for key, value in node.items() if key not in presets_chosen}
+        for kind in [kind for kind in kinds if parts.named(kind, left.get(kind))]:
+            # Whole: nothing of what was said before of the same part stays.
+            configs = [{key: item for key, item in each.items() if key != kind} for each in configs]
+            configs.append(parts.content(kind, left.pop(kind), f"--config: {kind}"))
+        configs.append(left)
     configs += [presets.read_yaml(path, f"--{kind}") for kind, path in presets_chosen.items()]
+    # Classes and names before what is inside of them, and attacks before their sources.
+    inner, rest = take(rest, lambda option: "." in option and not option.endswith(".help"))
+    inner.sort(key=lambda each: (each[0].count("."), not each[0].endswith(".attack")))
     try:
+        if isinstance(parser, ByName):
+            configs = [parser.with_parts(config)[0] for config in configs]
         # jsonargparse takes a configuration as text in place of a path.
-        texts = [f"--config={yaml.safe_dump(fill(config))}" for config in configs]
-        found: Namespace = parser.parse_args([*texts, *rest])
+        texts = [f"--config={yaml.safe_dump(config)}" for config in configs]
+        values = [f"{option}={value}" for option, value in inner]
+        found: Namespace = parser.parse_args([*texts, *rest, *values])
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(short(str(error), parser)) from error
     return found

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from robusttrain.config.attacks import name_inner_attacks
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
 from robusttrain.config.command_line import add_trainer, new_parser, plain, read
@@ -62,8 +61,7 @@ def parser() -> ArgumentParser:
 
 def settings_of(arguments: list[str]) -> dict[str, Any]:
     """What a command line says of the fields of the plan, as plain values."""
-    rest, fill = name_inner_attacks(arguments)
-    said = plain(read(parser(), rest, KINDS, DEFAULTS, fill))
+    said = plain(read(parser(), arguments, KINDS, DEFAULTS))
     return {each.name: said[each.name] for each in fields(TrainingPlan)}
 
 
