@@ -184,7 +184,7 @@ def read(
         if isinstance(parser, ByName):
             configs = [parser.with_parts(config)[0] for config in configs]
         # jsonargparse takes a configuration as text in place of a path.
-        texts = [f"--config={yaml.safe_dump(config)}" for config in configs]
+        texts = [f"--config={yaml.safe_dump(config, sort_keys=False)}" for config in configs]
         values = [f"{option}={value}" for option, value in inner]
         found: Namespace = parser.parse_args([*texts, *rest, *values])
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
@@ -285,6 +285,7 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
             if near
             else "; --help lists the options"
         )
+    reason = re.sub(r"^(unrecognized arguments?: [^\s=]+)=", r"\1 ", reason)
     return f"--{option}: {reason}{hint}" if option else f"{reason or message}{hint}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from robusttrain.config import presets
-from robusttrain.config.attacks import attack_nodes, checked, split_attacks
+from robusttrain.config.attacks import attack_nodes, checked, split_attacks, stem
 from robusttrain.config.build import check_trust
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
@@ -66,6 +67,12 @@ def parser() -> ArgumentParser:
     ):
         options.add_argument(f"--{name}", type=list[str] | str | None, default=None, help=help)
     options.add_argument(
+        "--attacks",
+        type=dict[str, Any],
+        default={},
+        help="further attacks by names of their own: {mine: NAME}, {mine: {like: NAME, ...}}",
+    )
+    options.add_argument(
         "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
     )
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
@@ -73,14 +80,26 @@ def parser() -> ArgumentParser:
     return options
 
 
-def read_plan(arguments: list[str]) -> EvaluationPlan:
-    """The plan that a command line describes.
+def read_plan(
+    arguments: Sequence[str] = (), said: Sequence[Mapping[str, Any]] = ()
+) -> EvaluationPlan:
+    """The plan that a command line describes, or Python.
+
+    Args:
+        arguments: the command line.
+        said: configurations as ``--config`` files hold them: presets' names stand for parts.
 
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
     names, overrides, rest = split_attacks(arguments)
-    config, path = configure(rest)
+    for _, value in take(rest, lambda option: option == "--attacks")[0]:
+        if not value.startswith("{"):
+            raise UserError(
+                f"--attacks {value}: gives attacks names of their own, {{mine: {value}}}; did you"
+                f" mean --attack {value}?"
+            )
+    config, path = configure(rest, said)
     suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
     asked = [value for _, value in take(arguments, lambda option: option == "--attack")[0]]
     if not names:  # a configuration file may name them
@@ -93,18 +112,22 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
         if "--survivors" not in named:
             config.survivors = settings.get("survivors", config.survivors)
         config.images = settings.get("images") if config.images is None else config.images
-    nodes = attack_nodes(names or ["pgd"], overrides, config.epsilon)
+    own = plain(config.attacks)
+    asked = [*asked, *own]
+    if not (names or own):
+        names = ["pgd"]
+    nodes = attack_nodes({stem(name): name for name in names} | own, overrides, config.epsilon)
     for name, node in nodes.items():
         checked(node, name)  # says what is wrong with it
-    said = {
+    values = {
         key: value
         for key, value in plain(config).items()
         if key in EvaluationPlan.__dataclass_fields__
     }
-    said |= {"attacks": nodes, "suites": suites, "asked": asked, "trust": listed(config.trust)}
-    said["checkpoint"] = None if path is None else str(path)
-    said["trainer"] = {key: value for key, value in said["trainer"].items() if value is not None}
-    return EvaluationPlan(**said)
+    values |= {"attacks": nodes, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    values["checkpoint"] = None if path is None else str(path)
+    trainer = {key: value for key, value in values["trainer"].items() if value is not None}
+    return EvaluationPlan(**{**values, "trainer": trainer})
 
 
 def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPlan:
@@ -123,11 +146,13 @@ def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPla
     return replace(plan, output=str(output), trust=trust, trainer=trainer, fresh=True, strict=False)
 
 
-def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
+def configure(
+    arguments: Sequence[str], said: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Namespace, Path | None]:
     """The configuration, and the checkpoint that it started from, if any."""
     options = parser()
     files, _ = config_files(arguments)
-    nodes = [presets.read_yaml(path, "--config") for path in files]
+    nodes = [*said, *(presets.read_yaml(path, "--config") for path in files)]
     named = [argument.partition("=")[0] for argument in arguments]
     named += [f"--{key}" for node in nodes for key in node]
     if "--model" in named or any(option.startswith("--model.") for option in named):
@@ -135,7 +160,7 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
             raise UserError(
                 "--checkpoint and --model exclude each other: a checkpoint names its own model"
             )
-        config = read(options, arguments, KINDS, {"data": "digits"})
+        config = read(options, arguments, KINDS, {"data": "digits"}, said)
         return config, None
     if "--weights" in named:
         raise UserError("--weights: name the network that they belong to with --model NAME")
@@ -176,4 +201,4 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     first: dict[str, Any] = {
         key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)
     }
-    return read(options, arguments, KINDS, first), path
+    return read(options, arguments, KINDS, first, said), path

@@ -8,6 +8,7 @@ class as the outermost one, so that it holds at every depth.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import re
@@ -220,7 +221,7 @@ class ByName(ArgumentParser):
         """A configuration with the content of presets in place of their names, at this depth; and
         what changed, by its option.
         """
-        obj = obj.clone() if isinstance(obj, Namespace) else obj
+        obj = obj.clone() if isinstance(obj, Namespace) else copy.deepcopy(obj)
         kinds, changed = dict(self._kinds()), {}
         for name in kinds:
             *outer, key = name.split(".")
