@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from robusttrain import Rng
 from robusttrain.attacks import Smooth
-from robusttrain.commands import transfer
-from robusttrain.commands.models import named_models
+from robusttrain.config import transfer
 from robusttrain.config.attacks import scenarios, split_attacks
 from robusttrain.config.build import build
 from robusttrain.config.command_line import plain, read, take
+from robusttrain.config.models import named_models
 from robusttrain.data import ImageData
 from robusttrain.defenses import RandomResizePad
 from robusttrain.evaluation import verdicts

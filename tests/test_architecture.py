@@ -21,7 +21,7 @@ ROOMS = (
         "transfer",
         "reporting",
     ),
-    *("training", "config", "commands"),
+    *("training", "config", "running", "commands"),
 )
 #: What may stand outside of rooms.
 LOOSE = {"__init__.py", "__main__.py", "py.typed"}

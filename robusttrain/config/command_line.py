@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import jsonargparse
 import yaml
@@ -29,7 +29,6 @@ from robusttrain.config import parts, presets
 from robusttrain.config.build import resolve
 from robusttrain.config.parts import ByName
 from robusttrain.core.allocator import keep_freed_memory
-from robusttrain.core.console import say
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.stopping import heeding_sigterm
 
@@ -38,14 +37,6 @@ UNIMPORTANT = (
     r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\)"
     r" in eval mode at).*"
 )
-#: Trainer options that this framework sets itself.
-OWN_TRAINER_OPTIONS = {
-    "logger",
-    "callbacks",
-    "use_distributed_sampler",
-    "enable_checkpointing",
-    "inference_mode",
-}
 
 
 def main(command: Callable[[list[str]], None]) -> NoReturn:
@@ -292,58 +283,6 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
 def listed(value: str | list[str] | None) -> list[str]:
     """An option that takes one name or a list of them."""
     return [] if value is None else [value] if isinstance(value, str) else value
-
-
-def add_trainer(
-    parser: ArgumentParser, defaults: dict[str, Any], only: set[str] | None = None
-) -> None:
-    """Add ``--trainer.*``: Lightning's Trainer, but for what this framework sets itself; or
-    ``only`` some of it.
-    """
-    from pytorch_lightning import Trainer
-
-    everything = inspect.signature(Trainer).parameters
-    skip = OWN_TRAINER_OPTIONS if only is None else {*everything} - only
-    # A number of batches or a share of them, 1 or 1.0. typing keeps one object for Union[int,
-    # float] and Union[float, int], whichever came first in this process, and jsonargparse tries its
-    # members in that order: 1 could become 1.0. A union written with | has its own order.
-    either = {
-        name for name, item in everything.items() if {int, float} <= {*get_args(item.annotation)}
-    } - skip
-    parser.add_class_arguments(Trainer, "trainer", skip={*skip, *either}, instantiate=False)
-    for name in sorted(either):
-        optional = type(None) in get_args(everything[name].annotation)
-        parser.add_argument(
-            f"--trainer.{name}",
-            type=(int | float | None) if optional else (int | float),
-            default=everything[name].default,
-            help=(
-                "as Lightning's Trainer has it: where batches are counted, 1 is one of them and"
-                " 1.0 all"
-            ),
-        )
-    parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
-
-
-def trainer_from(settings: dict[str, Any], **own: Any) -> Any:
-    """Lightning's Trainer from ``--trainer.*`` options and ours; what it refuses becomes one
-    line.
-    """
-    from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import RichProgressBar
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
-    from robusttrain.training.callbacks import ProgressLines
-
-    bar: list[Any] = []
-    if settings.get("enable_progress_bar") is not False:
-        # A bar needs a terminal: in a file it is a page of carriage returns.
-        bar = [RichProgressBar() if sys.stderr.isatty() else ProgressLines(say)]
-    own["callbacks"] = [*own.get("callbacks", []), *bar]
-    try:
-        return Trainer(**settings, **own, use_distributed_sampler=False)
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"--trainer: {error}") from error
 
 
 def plain(value: Any) -> Any:

@@ -15,7 +15,6 @@ from robusttrain.config.attacks import attack_nodes, checked, split_attacks, ste
 from robusttrain.config.build import check_trust
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
-    add_trainer,
     config_files,
     listed,
     new_parser,
@@ -24,10 +23,12 @@ from robusttrain.config.command_line import (
     take,
 )
 from robusttrain.config.suites import suite, suite_settings
+from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.report import Results, read_results
 
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
@@ -128,6 +129,28 @@ def read_plan(
     values["checkpoint"] = None if path is None else str(path)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
     return EvaluationPlan(**{**values, "trainer": trainer})
+
+
+def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | None:
+    """What ``--again RESULTS`` asks for: the results of before, and the plan that repeats them,
+    beside them. None where a command line does not ask.
+
+    The file may come from elsewhere: classes of other packages need ``--trust`` anew, whatever it
+    says itself.
+
+    Raises:
+        UserError: no such file, or options besides, with which it would not be the same.
+    """
+    repeated, rest = take(arguments, lambda option: option == "--again", "give a results.json")
+    if not repeated:
+        return None
+    path = Path(repeated[-1][1])
+    trusted, rest = take(rest, lambda option: option == "--trust", "give the name of a package")
+    if rest:
+        raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
+    before = read_results(path)
+    where = path if path.is_dir() else path.parent
+    return before, again(before.plan, where / "again", [name for _, name in trusted])
 
 
 def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPlan:

@@ -12,7 +12,8 @@ from torch import nn
 
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.command_line import add_trainer, new_parser, plain, read
+from robusttrain.config.command_line import new_parser, plain, read
+from robusttrain.config.trainer import add_trainer
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.models.defended import DefendedClassifier

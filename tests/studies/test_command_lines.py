@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from robusttrain.commands import reparameterization, transfer
-from robusttrain.config import evaluation
+from robusttrain.config import evaluation, reparameterization, transfer
 from robusttrain.config import training as command_line
 from robusttrain.config.attacks import attack_nodes, checked, split_attacks
 from robusttrain.config.command_line import read

@@ -17,8 +17,8 @@ import torch
 from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.config import presets
 from robusttrain.config.build import build
-from robusttrain.core.console import console, say
 from robusttrain.core.errors import UserError
+from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, hash_of_weights
@@ -110,39 +110,38 @@ class Keeper:
     def provide(
         self,
         names: list[str],
-        train: Callable[[Keeper, dict[str, Any], Path], None],
+        train: Callable[[Keeper, dict[str, Any], Path, Telling], None],
         epochs: int | None = None,
+        telling: Telling = SILENT,
     ) -> dict[str, Path]:
         """The files of these surrogates; what was never trained is trained, and its cost is said
         first.
 
         Args:
             names: of the recipes.
-            train: called with this keeper, a recipe, and the file that is to be there afterwards.
+            train: called with this keeper, a recipe, the file that is to be there afterwards, and
+                who listens.
             epochs: of each training, in place of the recipe's.
+            telling: who listens.
         """
         recipes = {name: self.recipe(name, epochs) for name in names}
         paths = {name: self.path(name, recipe) for name, recipe in recipes.items()}
         missing = [name for name, path in paths.items() if not path.is_file()]
         for name in names:
             if name not in missing:
-                console.print(
-                    f"surrogate {name}: taking the one trained before, {paths[name]}",
-                    soft_wrap=True,
-                )
+                telling.say(f"surrogate {name}: taking the one trained before, {paths[name]}")
         if missing:
             for name in missing:
                 self._check(name, recipes[name])
             total = sum(self._epochs(recipes[name]) for name in missing)
-            console.print(
+            telling.say(
                 f"surrogates: training {', '.join(missing)} first, {total} epochs in all (fewer:"
-                " --surrogate_epochs N)",
-                soft_wrap=True,
+                " --surrogate_epochs N)"
             )
         for name in missing:
-            with alone(paths[name], f"surrogate {name}", say):
+            with alone(paths[name], f"surrogate {name}", telling.say):
                 if not paths[name].is_file():
-                    train(self, recipes[name], paths[name])
+                    train(self, recipes[name], paths[name], telling)
         return paths
 
     def _epochs(self, recipe: dict[str, Any]) -> int:
