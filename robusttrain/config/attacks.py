@@ -16,7 +16,7 @@ import yaml
 from robusttrain.attacks import Attack, Source
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.command_line import short, take
+from robusttrain.config.command_line import listed, short, take
 from robusttrain.config.parts import (
     TARGET,
     ByName,
@@ -30,13 +30,31 @@ from robusttrain.core.errors import OptionError, UserError, at_least, under
 from robusttrain.evaluation import Scenario
 
 
+def spelt_out(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A command line with the attacks and suites that its configuration files name, where the line
+    itself names none.
+
+    Args:
+        arguments: the command line.
+        nodes: contents of the files; the last one that names any is meant.
+    """
+    if take(arguments, lambda option: option in ("--attack", "--suite"))[0]:
+        return [*arguments]
+    said = {key: node[key] for node in nodes for key in ("attack", "suite") if key in node}
+    named = [f"--{key}={name}" for key in ("attack", "suite") for name in listed(said.get(key))]
+    return [*named, *arguments]
+
+
 def split_attacks(
-    arguments: Sequence[str], options: Sequence[str] = OPTIONS
+    arguments: Sequence[str],
+    nodes: Sequence[Mapping[str, Any]] = (),
+    options: Sequence[str] = OPTIONS,
 ) -> tuple[list[str], list[tuple[str, str]], list[str]]:
     """Take ``--attack NAME``, ``--suite NAME`` and ``--attack.KEY VALUE`` out of a command line.
 
     Args:
         arguments: the command line.
+        nodes: contents of its configuration files: what they set, their suites do not.
         options: what a suite may set of the command's own options.
 
     Returns:
@@ -53,11 +71,13 @@ def split_attacks(
             names.append(value)
         elif option == "--suite":
             names.extend(suite(value))
+            theirs = {
+                key: setting
+                for key, setting in suite_settings(value, options).items()
+                if not any("suite" in node and key in node for node in nodes)
+            }
             # Before the rest of the line, which overrides it.
-            rest = [
-                *(f"--{key}={setting}" for key, setting in suite_settings(value, options).items()),
-                *rest,
-            ]
+            rest = [*(f"--{key}={setting}" for key, setting in theirs.items()), *rest]
         else:
             overrides.append((option.removeprefix("--attack."), value))
     return list(dict.fromkeys(names)), overrides, rest

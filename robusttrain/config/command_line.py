@@ -145,9 +145,8 @@ def read(
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
-    presets_chosen, rest = expand(arguments, kinds)
-    files, rest = config_files(rest)
-    nodes = [*map(dict, said), *(presets.read_yaml(path, "--config") for path in files)]
+    nodes = configurations(arguments, said)
+    presets_chosen, rest = expand(config_files(arguments)[1], kinds)
     chosen = {
         option[2:].partition("=")[0]
         for option in rest
@@ -215,6 +214,16 @@ def config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Take the ``--config`` files out of a command line."""
     found, rest = take(arguments, lambda option: option == "--config", "give a YAML file")
     return [Path(value) for _, value in found], rest
+
+
+def configurations(
+    arguments: Sequence[str], said: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """What is said in configurations: from Python, then in the ``--config`` files of a command
+    line.
+    """
+    files, _ = config_files(arguments)
+    return [*map(dict, said), *(presets.read_yaml(path, "--config") for path in files)]
 
 
 def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[dict[str, Path], list[str]]:

@@ -10,19 +10,17 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from robusttrain.config import presets
-from robusttrain.config.attacks import attack_nodes, checked, split_attacks, stem
+from robusttrain.config.attacks import attack_nodes, checked, spelt_out, split_attacks, stem
 from robusttrain.config.build import check_trust
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
-    config_files,
+    configurations,
     listed,
     new_parser,
     plain,
     read,
     take,
 )
-from robusttrain.config.suites import suite, suite_settings
 from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
@@ -93,7 +91,9 @@ def read_plan(
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
-    names, overrides, rest = split_attacks(arguments)
+    nodes = configurations(arguments, said)
+    arguments = spelt_out(arguments, nodes)
+    names, overrides, rest = split_attacks(arguments, nodes)
     for _, value in take(rest, lambda option: option == "--attacks")[0]:
         if not value.startswith("{"):
             raise UserError(
@@ -103,29 +103,18 @@ def read_plan(
     config, path = configure(rest, said)
     suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
     asked = [value for _, value in take(arguments, lambda option: option == "--attack")[0]]
-    if not names:  # a configuration file may name them
-        suites, asked = listed(config.suite), listed(config.attack)
-        names = [*asked, *(name for preset in suites for name in suite(preset))]
-        named = {option.partition("=")[0] for option in rest}
-        settings = {
-            key: value for preset in suites for key, value in suite_settings(preset).items()
-        }
-        if "--survivors" not in named:
-            config.survivors = settings.get("survivors", config.survivors)
-        config.images = settings.get("images") if config.images is None else config.images
     own = plain(config.attacks)
     asked = [*asked, *own]
-    if not (names or own):
-        names = ["pgd"]
-    nodes = attack_nodes({stem(name): name for name in names} | own, overrides, config.epsilon)
-    for name, node in nodes.items():
+    names = names if names or own else ["pgd"]
+    attacks = attack_nodes({stem(name): name for name in names} | own, overrides, config.epsilon)
+    for name, node in attacks.items():
         checked(node, name)  # says what is wrong with it
     values = {
         key: value
         for key, value in plain(config).items()
         if key in EvaluationPlan.__dataclass_fields__
     }
-    values |= {"attacks": nodes, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
     values["checkpoint"] = None if path is None else str(path)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
     return EvaluationPlan(**{**values, "trainer": trainer})
@@ -174,8 +163,7 @@ def configure(
 ) -> tuple[Namespace, Path | None]:
     """The configuration, and the checkpoint that it started from, if any."""
     options = parser()
-    files, _ = config_files(arguments)
-    nodes = [*said, *(presets.read_yaml(path, "--config") for path in files)]
+    nodes = configurations(arguments, said)
     named = [argument.partition("=")[0] for argument in arguments]
     named += [f"--{key}" for node in nodes for key in node]
     if "--model" in named or any(option.startswith("--model.") for option in named):
@@ -192,8 +180,6 @@ def configure(
             "--defense: a checkpoint has its own; change its values (--defense.radius 0.1) or use"
             " --model"
         )
-    # A first look for these two alone; the full check follows once the checkpoint's own options are
-    # known.
     if "--help" in named or "-h" in named:
         options.parse_args(["--help"])
     if "--defense.weights" in named:
@@ -201,27 +187,38 @@ def configure(
             "--defense.weights: a checkpoint holds its own f_b; to exchange it, use --model and"
             " --weights"
         )
+    path, first = started_from(arguments, nodes, KINDS)
+    return read(options, arguments, KINDS, first, said), path
+
+
+def started_from(
+    arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]], kinds: Sequence[str]
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that a command starts from, and the parts of its recipe, by kind.
+
+    A first look at the line for these options alone: the full check follows once the checkpoint's
+    own parts are there.
+
+    Args:
+        arguments: the command line.
+        nodes: contents of its configuration files.
+        kinds: of the parts.
+
+    Raises:
+        UserError: no such checkpoint, or a class of a package that is not trusted; nothing was
+            imported.
+    """
     look = new_parser()
     look.add_argument("--checkpoint", type=str | None, default=None)
     look.add_argument("--checkpoints", type=str, default="checkpoints")
     look.add_argument("--trust", type=list[str] | str, default=[])
-    in_files: dict[str, Any] = {
-        key: node[key]
-        for node in nodes
-        for key in ("checkpoint", "checkpoints", "trust")
-        if key in node
-    }
-    look.set_defaults(in_files)
-    wanted = ("--checkpoint", "--checkpoints", "--trust")
-    given, _ = take(arguments, lambda option: option in wanted)
-    early = read(look, [f"{option}={value}" for option, value in given], (), {})
+    wanted = ("checkpoint", "checkpoints", "trust")
+    given, _ = take(arguments, lambda option: option[2:] in wanted)
+    said = {key: node[key] for node in nodes for key in wanted if key in node}
+    early = read(look, [f"{option}={value}" for option, value in given], (), {}, [said])
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
     recipe = read_recipe(path)
+    first = {kind: recipe[kind] for kind in kinds if recipe.get(kind)}
     # Before jsonargparse imports a class that the file names.
-    check_trust(
-        [recipe["model"], recipe["defense"], recipe["data"]], ["robusttrain", *listed(early.trust)]
-    )
-    first: dict[str, Any] = {
-        key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)
-    }
-    return read(options, arguments, KINDS, first, said), path
+    check_trust(list(first.values()), ["robusttrain", *listed(early.trust)])
+    return path, first

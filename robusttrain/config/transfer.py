@@ -8,10 +8,8 @@ from dataclasses import fields
 from jsonargparse import ArgumentParser
 
 from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
-from robusttrain.config import presets
-from robusttrain.config.attacks import attack_nodes, split_attacks
-from robusttrain.config.command_line import config_files, listed, new_parser, plain, read
-from robusttrain.config.suites import suite
+from robusttrain.config.attacks import attack_nodes, spelt_out, split_attacks
+from robusttrain.config.command_line import configurations, listed, new_parser, plain, read
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.transfer.plan import TransferPlan
@@ -22,9 +20,8 @@ SUITE_OPTIONS = ("epsilon", "held_out")
 
 def chosen(arguments: Sequence[str]) -> bool:
     """Whether a command line of evaluate.py asks for transfer between several models."""
-    files, rest = config_files(arguments)
-    named = any(option.partition("=")[0] == "--models" for option in rest)
-    return named or any("models" in presets.read_yaml(path, "--config") for path in files)
+    named = any(option.partition("=")[0] == "--models" for option in arguments)
+    return named or any("models" in node for node in configurations(arguments))
 
 
 def parser() -> ArgumentParser:
@@ -72,20 +69,16 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
     # Also behind an option that waits for its values
     if "--help" in arguments or "-h" in arguments:
         parser().parse_args(["--help"])
-    names, overrides, rest = split_attacks(arguments, SUITE_OPTIONS)
+    nodes = configurations(arguments)
+    names, overrides, rest = split_attacks(spelt_out(arguments, nodes), nodes, SUITE_OPTIONS)
     config = read(parser(), rest, ("data",), {"data": "imagenet"})
-    # A configuration file may name them as well.
-    names = names or [
-        *listed(config.attack),
-        *(name for preset in listed(config.suite) for name in suite(preset)),
-    ]
-    nodes = attack_nodes(names or ["fgsm"], overrides, config.epsilon)
-    for name, node in nodes.items():
+    attacks = attack_nodes(names or ["fgsm"], overrides, config.epsilon)
+    for name, node in attacks.items():
         if TO_BE_TRAINED in str(node):
             raise UserError(
                 f"--attack {name}: brings a source model of its own; with --models, the models are"
                 " sources"
             )
     said = plain(config)
-    said |= {"attacks": nodes, "models": config.models or [], "trust": listed(config.trust)}
+    said |= {"attacks": attacks, "models": config.models or [], "trust": listed(config.trust)}
     return TransferPlan(**{each.name: said[each.name] for each in fields(TransferPlan)})

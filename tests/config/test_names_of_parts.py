@@ -5,7 +5,7 @@ Python.
 import pytest
 import yaml
 
-from robusttrain.config import evaluation, presets, training
+from robusttrain.config import evaluation, presets, reparameterization, training
 from robusttrain.core.errors import UserError
 
 NETWORK = {"model": "mlp", "weights": "mlp.safetensors", "data": "digits"}
@@ -197,3 +197,19 @@ def test_also_in_an_evaluation(planned, said, told):
         planned(evaluation, {**NETWORK, **said})
     for each in told:
         assert each in str(caught.value)
+
+
+def test_a_file_names_suites_and_sets_what_they_would(planned):
+    plan = planned(evaluation, {**NETWORK, "suite": "quick"})
+    assert (plan.images, plan.survivors, plan.suites, plan.asked) == (200, True, ["quick"], [])
+    plan = planned(evaluation, {**NETWORK, "suite": "quick", "images": 50, "survivors": False})
+    assert (plan.images, plan.survivors) == (50, False)
+    plan = planned(evaluation, {**NETWORK, "suite": "quick", "images": 50}, "--attack", "fgsm")
+    assert (list(plan.attacks), plan.images, plan.suites) == (["fgsm"], 50, [])
+
+
+def test_the_training_of_h_from_a_file(tmp_path):
+    file = tmp_path / "h.yaml"
+    file.write_text("training: reparameterization\n")
+    assert reparameterization.chosen([f"--config={file}"])
+    assert not reparameterization.chosen([f"--config={file}", "--training=trades"])
