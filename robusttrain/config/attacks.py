@@ -157,7 +157,8 @@ def attack_nodes(
     nodes = names if isinstance(names, Mapping) else {stem(name): name for name in names}
     read = {}
     for name, said in nodes.items():
-        node = content("attack", said, option) if named("attack", said) else said
+        where = option if isinstance(said, str) and stem(said) == name else f"{option}.{name}"
+        node = content("attack", said, where) if named("attack", said) else said
         if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
             raise OptionError(
                 f"{option}.{name}", said, "must be a preset's name, like one, or have a class_path"

@@ -35,6 +35,9 @@ KINDS: dict[type, str] = {
     TrainingObjective: "training",
     Attack: "attack",
 }
+#: Defaults to spell out for a part by name. None as well: that of the part whose place it takes
+#: would stay.
+SPELT = (int, float, str, bool, type(None))
 #: The source of attacks that name none.
 TARGET = {"class_path": "robusttrain.attacks.Target"}
 
@@ -261,11 +264,11 @@ class ByName(ArgumentParser):
                 if kind == "attack":
                     members = {"init_args": {"attacks": parts}}
                     parts = with_members(members, "", name)["init_args"]["attacks"]
-                return {} if parts == value else {name: with_own_defaults(parts)}
+                return {} if parts == value else {name: with_own_defaults(parts, SPELT)}
             if kind != "attack":
                 if not named(kind, value):
                     return {}
-                return {name: with_own_defaults(part(kind, value, ""))}
+                return {name: with_own_defaults(part(kind, value, ""), SPELT)}
             found = part(kind, value, "") if named(kind, value) else value
             if not isinstance(found, dict):
                 return {}
@@ -276,9 +279,9 @@ class ByName(ArgumentParser):
             self.error(f'Parser key "{name}":\n  {str(error).strip()}', error)
         theirs = found.pop("source", None)
         found.pop("knows", None)
-        meant = {name: with_own_defaults(found)}
+        meant = {name: with_own_defaults(found, SPELT)}
         takes = any(action.dest == beside for action in self._actions)
-        return meant | ({beside: with_own_defaults(theirs)} if theirs and takes else {})
+        return meant | ({beside: with_own_defaults(theirs, SPELT)} if theirs and takes else {})
 
 
 def _classes(hint: Any) -> Iterator[Any]:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from robusttrain.config import evaluation, presets, reparameterization, training
+from robusttrain.config.build import build
 from robusttrain.core.errors import UserError
 
 NETWORK = {"model": "mlp", "weights": "mlp.safetensors", "data": "digits"}
@@ -187,7 +188,7 @@ def test_a_name_that_is_none_gets_the_nearest_one(planned, said, told):
     ("said", "told"),
     [
         ({"attack": "pdg"}, ("pdg", "did you mean pgd")),
-        ({"attacks": {"mine": "pdg"}}, ("pdg", "did you mean pgd")),
+        ({"attacks": {"mine": "pdg"}}, ("--attack.mine pdg", "did you mean pgd")),
         ({"attacks": {"mine": {"steps": 3}}}, ("attack.mine", "class_path")),
         ({"data": "digit"}, ("data", "did you mean digits")),
     ],
@@ -213,3 +214,34 @@ def test_the_training_of_h_from_a_file(tmp_path):
     file.write_text("training: reparameterization\n")
     assert reparameterization.chosen([f"--config={file}"])
     assert not reparameterization.chosen([f"--config={file}", "--training=trades"])
+
+
+QUICK = "--training.objective.attack=pgd-quick"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--training.objective=robusttrain.training.Adversarial", QUICK],
+        ["--training=adversarial", QUICK],
+        ["--training=trades", QUICK],
+        ["--training=adversarial", "--training.objective=robusttrain.training.MART", QUICK],
+    ],
+)
+def test_nothing_stays_of_the_part_whose_place_a_name_takes(line):
+    """A step of the default attack beside the relative one of pgd-quick, say."""
+    attack = training.read_plan(line).training["objective"]["init_args"]["attack"]
+    build(attack, "attack")
+    assert attack["init_args"]["step_size"] is None
+
+
+def test_nor_of_a_default_in_a_file(planned):
+    objective = {
+        "class_path": "robusttrain.training.Adversarial",
+        "init_args": {"attack": "pgd-quick"},
+    }
+    attack = planned(training, {"training": {"objective": objective}}).training["objective"][
+        "init_args"
+    ]["attack"]
+    build(attack, "attack")
+    assert attack["init_args"]["step_size"] is None
