@@ -112,6 +112,9 @@ def _well_formed(recipe: dict[str, Any]) -> bool:
         return False
     if not {"model", "defense", "data"} <= set(recipe):
         return False
+    classes = recipe.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return False
     return all(
         _is_clean(recipe[name])
         and (is_node(recipe[name]) or (name == "defense" and recipe[name] is None))

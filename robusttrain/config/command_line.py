@@ -29,6 +29,7 @@ from robusttrain.config import parts, presets
 from robusttrain.config.build import resolve
 from robusttrain.config.parts import ByName
 from robusttrain.core.allocator import keep_freed_memory
+from robusttrain.core.console import Saying
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.stopping import heeding_sigterm
 
@@ -52,6 +53,7 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             # Lightning's advice about its own products is no news of this run.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
             warnings.filterwarnings("ignore", message=UNIMPORTANT)
+            Saying.of("robusttrain.data")
             with heeding_sigterm():
                 command(arguments)
     except UserError as error:

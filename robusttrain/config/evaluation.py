@@ -21,6 +21,7 @@ from robusttrain.config.command_line import (
     read,
     take,
 )
+from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
@@ -30,7 +31,10 @@ from robusttrain.evaluation.report import Results, read_results
 
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
-OTHERWISE = {"model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"}
+OTHERWISE = {
+    *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
+    "at_most",
+}
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
     *("accelerator", "strategy", "devices", "num_nodes"),
@@ -115,6 +119,10 @@ def read_plan(
         if key in EvaluationPlan.__dataclass_fields__
     }
     values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    # A suite's own number, which nobody gave for these data.
+    given = take(arguments, lambda option: option == "--images")[0]
+    numbers = [suite_settings(preset).get("images") for preset in suites]
+    values["at_most"] = not given and config.images in numbers and config.images is not None
     values["checkpoint"] = None if path is None else str(path)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
     return EvaluationPlan(**{**values, "trainer": trainer})

@@ -17,6 +17,7 @@ import torch
 from robusttrain.core.processor import processor
 from robusttrain.core.telling import Say
 from robusttrain.core.version import __version__
+from robusttrain.data import ImageData
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
@@ -62,6 +63,7 @@ def explained(
     unfit: Mapping[str, str],
     precisions: Mapping[str, str],
     device: torch.device,
+    data: ImageData,
 ) -> dict[str, Any]:
     """The content of results.json: the figures, and all that they depend on.
 
@@ -73,6 +75,7 @@ def explained(
         unfit: attacks of suites that do not apply, and why.
         precisions: of the attacks.
         device: where they ran.
+        data: the images.
     """
     return {
         "schema": SCHEMA,
@@ -80,6 +83,8 @@ def explained(
         "target": told,
         "weights": hash_of_weights(target),
         "data": plan.data_name,
+        "classes": data.class_names,
+        "data_notes": data.notes,
         **evaluation.found,
         "indices": evaluation.records.index.tolist(),
         "left_out": dict(unfit),

@@ -35,6 +35,7 @@ class EvaluationPlan:
         asked: attacks that were named by themselves: they stay in any case.
         epsilon: radius of the threat, for every attack.
         images: size of a seeded subset of the test images.
+        at_most: the number of images is a suite's own: where there are fewer, all of them.
         draws: fresh draws of a random defense that score an image.
         precision: in which attacks differentiate; auto: the faster one here, where rounding leaves
             an attack as strong. Verdicts are always in float32.
@@ -69,6 +70,7 @@ class EvaluationPlan:
     asked: list[str] = field(default_factory=list)
     epsilon: float | None = None
     images: int | None = None
+    at_most: bool = False
     draws: int = 10
     precision: Precision = "auto"
     survivors: bool = False

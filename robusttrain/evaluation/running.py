@@ -17,6 +17,7 @@ from robusttrain.data import ImageData
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, kept_audit
 from robusttrain.evaluation.choosing import Run, choose_precisions
+from robusttrain.evaluation.class_doubts import doubt_classes
 from robusttrain.evaluation.cost import announce
 from robusttrain.evaluation.engine import Engine, Scenario
 from robusttrain.evaluation.export import export, told_export
@@ -115,10 +116,11 @@ def attack(
     with telling.progress("attacking", share) as engine.advance:
         trainer.test(evaluation, datamodule=data, verbose=False)
     found = explained(
-        plan, evaluation, subject.target, subject.name, subject.unfit, precisions, device
+        plan, evaluation, subject.target, subject.name, subject.unfit, precisions, device, data
     )
     if not trainer.is_global_zero:
         return found
+    found |= doubt_classes(found, evaluation, data, device, output, say)
     write_json(found, output / "results.json")
     keep(evaluation, plan)
     if plan.export:

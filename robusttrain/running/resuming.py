@@ -95,6 +95,6 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must share: neither the places of data, nor what the plan says besides."""
     data = recipe["data"]
-    recipe = {key: value for key, value in recipe.items() if key != "plan"}
+    recipe = {key: value for key, value in recipe.items() if key not in ("plan", "classes")}
     kept = {key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES}
     return {**recipe, "data": {**data, "init_args": kept}}

@@ -149,7 +149,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
             say=say,
         )
     training = job.training()
-    training.recipe = {**recipe, "plan": plan.to_json()}
+    training.recipe = {**recipe, "classes": job.data.class_names, "plan": plan.to_json()}
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
     say(f"training {job.name}, {trainable / 1e6:.2f} M parameters, into {place.folder}")
     seldom = attacked and plan.robust.every != 1 and monitor == "val/accuracy"
