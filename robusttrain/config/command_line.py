@@ -53,7 +53,7 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             # Lightning's advice about its own products is no news of this run.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
             warnings.filterwarnings("ignore", message=UNIMPORTANT)
-            Saying.of("robusttrain.data")
+            Saying.of("robusttrain")
             with heeding_sigterm():
                 command(arguments)
     except UserError as error:
@@ -147,6 +147,10 @@ def read(
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
+    # An option may not be both a value and a group, so the argument is called otherwise
+    arguments = [
+        re.sub(r"^(--[\w.]*weights)\.which(?==|$)", r"\1_which", each) for each in arguments
+    ]
     nodes = configurations(arguments, said)
     presets_chosen, rest = expand(config_files(arguments)[1], kinds)
     chosen = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from robusttrain.config.command_line import (
 )
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, naming
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -34,6 +35,7 @@ KINDS = ("data", "model", "defense")
 OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
     "at_most",
+    "weights_which",
 }
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
@@ -77,6 +79,16 @@ def parser() -> ArgumentParser:
     )
     options.add_argument(
         "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
+    )
+    options.add_argument(
+        "--weights_which",
+        "--weights.which",
+        type=str | None,
+        default=None,
+        help=(
+            "of several weights in the file: averaged, raw, or the path of one in it; default:"
+            " averaged ones if there are any"
+        ),
     )
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
     add_trainer(options, {}, only=WHERE)
@@ -225,7 +237,8 @@ def started_from(
     said = {key: node[key] for node in nodes for key in wanted if key in node}
     early = read(look, [f"{option}={value}" for option, value in given], (), {}, [said])
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
-    recipe = read_recipe(path)
+    with naming("--checkpoint") if early.checkpoint else nullcontext():
+        recipe = read_recipe(path)
     first = {kind: recipe[kind] for kind in kinds if recipe.get(kind)}
     # Before jsonargparse imports a class that the file names.
     check_trust(list(first.values()), ["robusttrain", *listed(early.trust)])

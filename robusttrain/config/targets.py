@@ -11,7 +11,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan, Node
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.storage.weights import load_weights
+from robusttrain.models.foreign import load_weights
 
 
 def build_data(plan: EvaluationPlan) -> ImageData:
@@ -58,7 +58,7 @@ def build_target(
     if plan.weights is None:
         check_pretrained(target.classifier, facts.num_classes)
         return target.eval(), f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
-    load_weights(target.classifier, plan.weights)
+    load_weights(target.classifier, plan.weights, plan.weights_which, "--weights")
     return target.eval(), f"{name} {plan.weights}"
 
 
