@@ -142,8 +142,8 @@ def run(arguments: list[str]) -> None:
     notes = (
         (
             f"{counted(family)} Iterated attacks: {moved(arena, settings)['steps']} steps where N"
-            " is not varied. Cells: success rate onto the column's model. Mean black box: over pairs of"
-            " models, or over held-out models."
+            " is not varied. Cells: success rate onto the column's model. Mean black box: over"
+            " pairs of models, or over held-out models."
         ),
         "Claims of the paper, by the mean black-box rates here: "
         + "; ".join(

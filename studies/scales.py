@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,20 @@ def typed(settings: Settings, prefix: str = "--") -> list[str]:
 def training_plan(settings: Settings) -> TrainingPlan:
     """The plan of train.py for these options, its networks fitted to the data."""
     plan = copy.deepcopy(read_plan(typed(settings)))
-    facts = build(plan.data, "data").facts()
+    with naming_root():
+        facts = build(plan.data, "data").facts()
     for part in ("model", "defense"):
         fit_to_data(getattr(plan, part), facts, part)
     return plan
+
+
+@contextmanager
+def naming_root() -> Iterator[None]:
+    """What is wrong with the data is said of ``--root``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--data.root", "--root")) from error
 
 
 def attack(name: str, changes: Settings, epsilon: float | None) -> dict[str, Node]:

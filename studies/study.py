@@ -22,7 +22,7 @@ from robusttrain.evaluation.records import Records
 from robusttrain.storage.files import writable
 from robusttrain.storage.locks import alone
 from studies.plans import Call, Job
-from studies.scales import SCALES, Scale, on_imagenet, placed, training_plan
+from studies.scales import SCALES, Scale, naming_root, on_imagenet, placed, training_plan
 
 #: Options of every study: name, default, help.
 OPTIONS = (
@@ -92,7 +92,9 @@ class Study:
         Returns:
             What came out, by the points' labels: `Job.result`.
         """
-        self._check_data()
+        data = build(training_plan(self.scale.data).data, "data")
+        with naming_root():
+            data.prepare_data()
         self.points = {
             label: Job(label, work, self.output / "points") for label, work in points.items()
         }
@@ -136,9 +138,3 @@ class Study:
                 if held and not job.done:
                     say(f"{what} {number} of {len(jobs)}: {job.label}")
                     job.carry_out(self.logs)
-
-    def _check_data(self) -> None:
-        try:
-            build(training_plan(self.scale.data).data, "data").prepare_data()
-        except UserError as error:
-            raise UserError(str(error).replace("--data.root", "--root")) from error
