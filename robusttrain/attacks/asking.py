@@ -34,6 +34,34 @@ SLOW = (
 Terms = list[tuple[float, Tensor]]
 
 
+class SourceModel(nn.Module):
+    """A model that a source builds, and what it declares beside ``forward(images, rng)``.
+
+    Any other ``nn.Module`` has a forward pass and no more: attributes of its own that happen to
+    have these names mean nothing.
+    """
+
+    takes_rng = True
+    #: Whether it asks through a `Queried` of its own, so that what is drawn is watched there.
+    asks_queried = False
+    #: Whether it has a g that can be asked alone, with ``transform``.
+    transforms = False
+
+    def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """g(images), where it `transforms`."""
+        raise NotImplementedError
+
+    def loss_terms(self, images: Tensor, rng: Rng | None = None) -> Terms:
+        """Weights and logits (B, K) whose losses add up to the loss: one, but for ensembles that
+        fuse losses.
+        """
+        return [(1.0, self(images, rng))]
+
+    def shares(self) -> Sequence[tuple[nn.Module, float]]:
+        """An ensemble's members with their weights, which sum to 1."""
+        return [(self, 1.0)]
+
+
 class Queried(nn.Module):
     """A model as attacks and evaluation ask it.
 
@@ -70,8 +98,7 @@ class Queried(nn.Module):
         self._part_of = part_of  # a tuple hides it: a member does not own its ensemble
         self.gradients = self.queries = 0.0
         self.draws_globally = self._differs = False
-        # What asks through a `Queried` of its own draws nothing that is not watched there.
-        self._watches = not getattr(model, "asks_queried", False)
+        self._watches = not (isinstance(model, SourceModel) and model.asks_queried)
 
     @staticmethod
     def of(model: nn.Module) -> Queried:
@@ -132,16 +159,15 @@ class Queried(nn.Module):
 
         Counts once, as all members are evaluated together.
         """
-        several = getattr(self.model, "loss_terms", None)
-        if several is None:
+        if not isinstance(self.model, SourceModel):
             return [(1.0, self(images, rng))]
         self.count(images)
-        return self._asked(several, images, rng)
+        return self._asked(self.model.loss_terms, images, rng)
 
     @property
     def transforms(self) -> bool:
         """Whether the model has a g that can be asked alone."""
-        return hasattr(self.model, "transform")
+        return isinstance(self.model, SourceModel) and self.model.transforms
 
     def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """The model's g alone, g(images), for attacks that have checked that there is one."""
@@ -149,7 +175,8 @@ class Queried(nn.Module):
         self.advance(len(images))
 
         def g(x: Tensor, streams: Rng | None) -> Terms:
-            return [(1.0, self.model.transform(x, streams))]  # type: ignore[operator]
+            assert isinstance(self.model, SourceModel)
+            return [(1.0, self.model.transform(x, streams))]
 
         return self._asked(g, images, rng)[0][1]
 
@@ -249,10 +276,7 @@ def members_of(model: nn.Module) -> Sequence[tuple[nn.Module, float]]:
     """An ensemble's members with their weights, which sum to 1; any other model is its own only
     member.
     """
-    members, weights = getattr(model, "members", ()), getattr(model, "weights", ())
-    if isinstance(model, Queried) or not len(members) or len(members) != len(weights):
-        return [(model, 1.0)]
-    return list(zip(members, weights, strict=True))
+    return model.shares() if isinstance(model, SourceModel) else [(model, 1.0)]
 
 
 def ask_twice(model: nn.Module, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
+from robusttrain.attacks.parts.gradients import GradientEstimator
+from robusttrain.attacks.parts.objectives import Objective
 from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.parts import part
 from robusttrain.core.rng import Rng
 
 
@@ -44,14 +48,30 @@ def check_images(images: Tensor) -> None:
         )
 
 
+#: Queries that are left of an attack that needs no strength.
+LEAST_QUERIES = 60
+
+
+def times(count: int, effort: float, least: int = 3) -> int:
+    """A number of steps or queries times an effort; never less than ``least``, where there are as
+    many.
+    """
+    return max(min(count, least), round(count * effort))
+
+
 class Attack(ABC):
-    """Finds adversarial images. Subclasses are frozen dataclasses that write ``run`` and
-    ``cost``.
+    """Finds adversarial images. Subclasses are frozen dataclasses that write ``run`` and ``cost``.
+
+    The rest says what an attack is made of, and how it becomes another version of itself. Nothing
+    else is known of it: whoever wants other steps, draws or radii asks here. An attack that says
+    nothing is evaluated all the same; what cannot be done with it is reported as not done.
     """
 
     threat: Threat
     #: Whether its queries are to the g behind the source, instead of to the source.
-    asks_g = False
+    asks_g: bool = False
+    #: Draws of a random model that judge each of its points; 0: it has no such votes.
+    votes: int = 0
 
     @property
     def members(self) -> tuple[Attack, ...]:
@@ -60,20 +80,101 @@ class Attack(ABC):
         """
         return ()
 
+    @property
+    def maximises(self) -> Objective | None:
+        """Its objective, where it has one among its parts."""
+        return part(self, Objective)[1]  # type: ignore[type-abstract]
+
+    @property
+    def estimator(self) -> GradientEstimator | None:
+        """How it estimates gradients, where it has an estimator among its parts."""
+        return part(self, GradientEstimator)[1]  # type: ignore[type-abstract]
+
+    def with_members(self, members: Sequence[Attack]) -> Attack:
+        """The same wrapper around others, one for each of ``members``; for an attack that has any.
+
+        Raises:
+            OptionError: the attack is no wrapper.
+        """
+        raise OptionError("members", list(members), f"{type(self).__name__} is no wrapper")
+
     def within(self, threat: Threat) -> Attack:
-        """The same attack in another threat.
+        """The same attack in another threat; step sizes stay as they are.
 
         Raises:
             OptionError: the attack does not know that threat, or cannot be moved out of its own.
         """
-        if not is_dataclass(self) or all(each.name != "threat" for each in fields(self)):
+        moved = self._with(threat=threat)
+        if moved is None:
             raise OptionError(
                 "threat",
                 threat,
                 f"cannot be given to {type(self).__name__}, which has one of its own",
             )
-        moved: Attack = replace(self, threat=threat)  # type: ignore[assignment]
         return moved
+
+    def at_radius(self, epsilon: float) -> Attack:
+        """The same attack within another radius; a step size in pixel values changes along with it.
+
+        Raises:
+            OptionError: the attack cannot be moved out of its own threat.
+        """
+        inside = self._inside(lambda member: member.at_radius(epsilon))
+        return (inside or self).within(replace(self.threat, epsilon=epsilon))  # type: ignore[type-var]
+
+    def scaled(self, effort: float) -> Attack | None:
+        """The same attack with ``effort`` times its steps (or queries), or None: it has none to
+        scale.
+
+        Twice the steps are finer ones, in the same ball. With an effort of 0 a few steps are left:
+        for what needs no strength.
+        """
+        return self._inside(lambda member: member.scaled(effort))
+
+    def with_gradient(
+        self, change: Callable[[GradientEstimator], GradientEstimator]
+    ) -> Attack | None:
+        """The same attack with another estimator of its gradients, ``change`` of each; None where
+        it has none.
+        """
+        name, estimator = part(self, GradientEstimator)  # type: ignore[type-abstract]
+        if name is not None and estimator is not None:
+            return self._with(**{name: change(estimator)})
+        return self._inside(lambda member: member.with_gradient(change))
+
+    def with_draws(self, least: int) -> Attack | None:
+        """The same attack that decides over twice the draws of a random model, and at least
+        ``least``: in averages of its estimator and in votes. None where it has neither.
+        """
+        changed = self._inside(lambda member: member.with_draws(least)) if self.members else None
+        if self.estimator is not None:
+            changed = self.with_gradient(
+                lambda gradient: gradient.with_draws(max(2 * gradient.averaged, least))
+            )
+        if self.votes:
+            changed = (changed or self)._with(votes=max(2 * self.votes, least))
+        return changed
+
+    @property
+    def draws_seen(self) -> int:
+        """Over how many draws of a random model it decides: 1 where it averages over none."""
+        seen = [1, self.votes, *(member.draws_seen for member in self.members)]
+        return max([*seen, self.estimator.draws_seen] if self.estimator else seen)
+
+    def _inside(self, change: Callable[[Attack], Attack | None]) -> Attack | None:
+        """The wrapper around other versions of its members; None if none of them has one."""
+        changed = [change(member) for member in self.members]
+        if all(each is None for each in changed):
+            return None
+        pairs = zip(changed, self.members, strict=True)
+        return self.with_members([new or member for new, member in pairs])
+
+    def _with(self, **values: Any) -> Attack | None:
+        """The attack with other values; None where it has no such fields."""
+        if not is_dataclass(self) or not values.keys() <= {each.name for each in fields(self)}:
+            return None
+        changed: Attack = replace(self, **values)  # type: ignore[assignment]
+        return changed
 
     @property
     def rounds_well(self) -> bool:
@@ -132,12 +233,12 @@ class Attack(ABC):
         Arguments as for ``__call__``, with the same streams: the answer is what that call strives
         for.
         """
-        objective = getattr(self, "objective", None)
-        if objective is None or objective.target is None or getattr(self, "targets", None):
+        objective = self.maximises
+        if objective is None or objective.target is None:
             return None
         with prepared(source):
-            found: Tensor = objective.aim(source, images.clone(), labels.clone(), rng.fold("aim"))
-        return found[:, -1] if found.dim() > 1 else found
+            aimed = objective.aim(source, images.clone(), labels.clone(), rng.fold("aim"))
+        return aimed[:, -1] if aimed.dim() > 1 else aimed
 
     @abstractmethod
     def cost(self) -> Cost:

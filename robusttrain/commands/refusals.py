@@ -9,11 +9,10 @@ import pytorch_lightning as pl
 import torch
 
 from robusttrain.attacks import Attack
-from robusttrain.attacks.parts.gradients import copies_at_once
 from robusttrain.core.errors import OptionError, at_least
 from robusttrain.data import Batch
 from robusttrain.evaluation.memory import bytes_per_image, free_bytes
-from robusttrain.training import RobustTraining, TrainingObjective
+from robusttrain.training import RobustTraining
 from robusttrain.training.plan import TrainingPlan
 
 #: Weights in half or double precision beside images in float32.
@@ -122,7 +121,7 @@ def refuse_never(plan: TrainingPlan, training: RobustTraining, epochs: int) -> N
         raise OptionError(
             "--training.warmup_epochs", training.warmup_epochs, f"the rate would only rise; {last}"
         )
-    warmup = getattr(objective, "warmup", 0)
+    warmup = objective.warmup
     if warmup >= epochs:
         name = type(objective).__name__
         raise OptionError(
@@ -146,7 +145,7 @@ def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> No
     source = inner.source(training.model).to(batch.images.device) if inner else training.model
     copies = stacked(inner.attack, batch_size, batch.images[0].numel()) if inner else 1
     each = bytes_per_image(source, batch.images)
-    needed = each * batch_size * max(copies, _passes(objective))
+    needed = each * batch_size * max(copies, objective.passes_at_once)
     if needed <= free:
         return
     about = f"needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
@@ -154,7 +153,7 @@ def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> No
     if copies > 1 and each * batch_size <= free:
         fix = f"{copies} draws of {batch_size} images at once: {about}: give at most {fits}"
         raise OptionError("--training.objective.attack.gradient.chunk", copies, fix)
-    most = int(free / each / max(copies, _passes(objective)))
+    most = int(free / each / max(copies, objective.passes_at_once))
     raise OptionError("--data.batch_size", batch_size, f"{about}: give at most {max(1, most)}")
 
 
@@ -167,27 +166,13 @@ def limited(batches: int, limit: float | None) -> int:
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
-def _passes(objective: TrainingObjective) -> int:
-    """Forward passes whose graphs are alive at once."""
-    return getattr(objective, "objective", objective).passes
-
-
 def stacked(attack: Attack, batch: int, pixels: int) -> int:
     """How many copies of a batch of this size an attack evaluates at once; ``pixels`` are an
     image's values, C H W.
     """
     if attack.members:
         return max(stacked(member, batch, pixels) for member in attack.members)
-    copies, estimator = 1, getattr(attack, "gradient", None)
-    while estimator is not None:
-        draws = getattr(
-            estimator, "draws", getattr(estimator, "samples", getattr(estimator, "directions", 1))
-        )
-        copies *= min(
-            draws, copies_at_once(getattr(estimator, "chunk", None), batch * copies, pixels)
-        )
-        estimator = getattr(estimator, "inner", None)
-    return copies
+    return attack.estimator.stacked(batch, pixels) if attack.estimator else 1
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -5,7 +5,7 @@ with conditions::
 
     attacks:
       - square
-      - {attack: bpda-eot, when: {random: true, differentiable: false, keeps_size: true}}
+      - {attack: bpda-eot, when: {random: true, differentiable: false, identity_fits: true}}
 
 The conditions are those of `FACTS`. What they leave out is said, with the reason, and recorded in
 results.json.
@@ -24,9 +24,9 @@ from torch import Tensor
 from robusttrain.attacks import prepared
 from robusttrain.config import presets
 from robusttrain.core.errors import UserError
-from robusttrain.core.rng import Rng
 from robusttrain.data import ImageData
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.defense import Defense
 
 #: What a suite may set of the options of evaluate.py; the command line overrides it.
 OPTIONS = ("survivors", "images")
@@ -58,21 +58,23 @@ def _example(data: ImageData) -> Tensor:
     return torch.full((1, facts.channels, facts.image_size, facts.image_size), 0.5)
 
 
-def _defense_says(name: str) -> Callable[[DefendedClassifier, ImageData], bool]:
-    return lambda target, data: bool(getattr(target.defense, name, False))
+def _trait(
+    says: Callable[[Defense], bool], undefended: bool
+) -> Callable[[DefendedClassifier, ImageData], bool]:
+    """A trait of the target's defense; ``undefended`` is what holds where there is none."""
+    return lambda target, data: undefended if target.defense is None else says(target.defense)
 
 
-def _differentiable(target: DefendedClassifier, data: ImageData) -> bool:
-    return target.defense is None or target.defense.differentiable
+def _fits(
+    asks: Callable[[Defense, Tensor], bool],
+) -> Callable[[DefendedClassifier, ImageData], bool]:
+    """What a defense says of images of the data's size; true where there is none."""
 
+    def holds(target: DefendedClassifier, data: ImageData) -> bool:
+        with prepared(target):
+            return target.defense is None or asks(target.defense, _example(data))
 
-def _keeps_size(target: DefendedClassifier, data: ImageData) -> bool:
-    if target.defense is None:
-        return True
-    example = _example(data)
-    with prepared(target), torch.no_grad():
-        rng = Rng.for_images(0, torch.zeros(1, dtype=torch.int64))
-        return bool(target.defense(example, rng).shape == example.shape)
+    return holds
 
 
 def _takes_images(target: DefendedClassifier, data: ImageData) -> bool:
@@ -95,24 +97,29 @@ FACTS: dict[str, Fact] = {
         lambda target, data: target.random, "the target is random", "the target is not random"
     ),
     "differentiable": Fact(
-        _differentiable,
+        _trait(lambda defense: defense.differentiable, undefended=True),
         "the target can be differentiated as it is",
         "the target's defense has no useful gradient",
     ),
     "iterative": Fact(
-        _defense_says("iterative"),
+        _trait(lambda defense: defense.iterative, undefended=False),
         "the defense is iterative",
         "the target has no iterative transformation to unroll",
     ),
     "draws_patterns": Fact(
-        _defense_says("draws_patterns"),
+        _trait(lambda defense: defense.draws_patterns, undefended=False),
         "the defense draws patterns",
         "the target has no randomization layers that draw patterns",
     ),
     "keeps_size": Fact(
-        _keeps_size,
+        _fits(lambda defense, images: defense.keeps_size(images)),
         "the defense keeps the size of images",
         "the defense changes the size of images",
+    ),
+    "identity_fits": Fact(
+        _fits(lambda defense, images: defense.identity_fits(images)),
+        "the identity can stand for what has no derivative",
+        "what has no derivative changes the size of images",
     ),
     "bare_classifier": Fact(
         _takes_images,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from robusttrain.core.errors import OptionError
@@ -31,8 +34,40 @@ class Chain(Defense):
         return all(defense.differentiable for defense in self.defenses)
 
     @property
+    def iterative(self) -> bool:  # type: ignore[override]
+        return any(defense.iterative for defense in self.defenses)
+
+    @property
+    def draws_patterns(self) -> bool:  # type: ignore[override]
+        """Of two that draw them, neither alone is a pattern of the whole."""
+        return sum(part.draws_patterns for part in self.parts) == 1
+
+    @property
     def gradients(self) -> int:  # type: ignore[override]
         return sum(defense.gradients for defense in self.defenses)  # type: ignore[misc]
+
+    @property
+    def parts(self) -> tuple[Defense, ...]:
+        return tuple(part for defense in self.defenses for part in defense.parts)  # type: ignore[operator, union-attr]
+
+    def rebuilt(self, change: Callable[[Defense], Defense]) -> Chain:
+        return Chain([defense.rebuilt(change) for defense in self.defenses])  # type: ignore[operator, misc]
+
+    def identity_fits(self, images: Tensor) -> bool:
+        """Parts with a derivative of their own may change the size."""
+        rng = Rng.for_images(0, torch.zeros(1, dtype=torch.int64, device=images.device))
+        images = images[:1]
+        for part in self.parts:
+            if not part.differentiable and not part.keeps_size(images):
+                return False
+            with torch.no_grad():
+                images = part(images, rng)
+        return True
+
+    def with_steps(self, steps: int) -> Defense:
+        if not self.iterative:
+            return super().with_steps(steps)
+        return self.rebuilt(lambda part: part.with_steps(steps) if part.iterative else part)
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         for number, defense in enumerate(self.defenses):

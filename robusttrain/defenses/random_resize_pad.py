@@ -47,6 +47,7 @@ class RandomResizePad(Defense):
         one_of("mode", mode, ("bilinear", "nearest"))
         within("flip", flip, 0, 1)
         self.low, self.canvas, self.flip = low, canvas, flip
+        self.sides = range(low, canvas)
         self.mode: Literal["bilinear", "nearest"] = mode
 
     def pattern(self, size: int | None, position: Position) -> FixedResizePad:

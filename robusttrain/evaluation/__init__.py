@@ -5,7 +5,7 @@ validation callback.
 """
 
 from robusttrain.evaluation.audit import LEAST, Audit, audit_table
-from robusttrain.evaluation.engine import Engine, Scenario, check_classes, one_threat
+from robusttrain.evaluation.engine import Engine, Scenario, check_classes, one_threat, settle
 from robusttrain.evaluation.module import Evaluation, gather
 from robusttrain.evaluation.records import Records, Rows
 from robusttrain.evaluation.results import results, table
@@ -24,6 +24,7 @@ __all__ = [
     "gather",
     "one_threat",
     "results",
+    "settle",
     "table",
     "top_classes",
     "verdicts",

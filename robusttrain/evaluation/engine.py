@@ -124,6 +124,29 @@ def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: T
         )
 
 
+def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: int = 0) -> bool:
+    """Ask a target twice about a few images, on draws of their own: is it random?
+
+    An `Engine` does so by itself with its first batch. Whoever has to know before, to choose
+    attacks or to fix draws, asks here; the target remembers the answer.
+
+    Args:
+        target: the defended classifier.
+        images: (B, C, H, W), pixel values in [0, 1], on the target's device.
+        indices: (B,) int64, of the images in their data set.
+        seed: of the evaluation.
+
+    Returns:
+        Whether it is: it says so, or two answers differed, or it drew from a global generator.
+    """
+    queried = Queried(target)
+    with prepared(queried):
+        target.found_random = queried.settle(
+            images[:ASKED].clone().float(), Rng.for_images(seed, indices[:ASKED]).fold("random")
+        )
+    return target.found_random
+
+
 class Engine:
     """Evaluates one target under several attacks.
 

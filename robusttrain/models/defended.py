@@ -61,7 +61,9 @@ class DefendedClassifier(nn.Module):
 
         The defense is shared, not copied; logits come back as float32.
         """
-        return DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
+        fast = DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
+        fast.found_random = self.found_random
+        return fast
 
 
 def classified(classifier: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:

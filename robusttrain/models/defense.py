@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from robusttrain.core.errors import UserError
@@ -14,7 +16,8 @@ from robusttrain.core.rng import Rng
 class Defense(nn.Module, ABC):
     """An input transformation g: images to images.
 
-    Class attributes say what an evaluation must know to attack it properly.
+    Class attributes, its traits, say what an evaluation must know to attack it properly. Suites ask
+    for these, and sources for the methods that go with them; nothing else is known of a defense.
     """
 
     #: Whether two passes over one image may differ: then attacks need EOT, and scores need several
@@ -26,9 +29,11 @@ class Defense(nn.Module, ABC):
     #: Whether g is a loop of steps that can be counted and unrolled: it has ``with_steps`` and
     #: ``differentiated`` then.
     iterative: bool = False
-    #: Whether g draws one of many patterns that an attacker can try one by one: it has ``pattern``,
-    #: ``low`` and ``canvas`` then (sources `SinglePattern` and `EnsemblePattern`).
+    #: Whether g draws one of many patterns that an attacker can try one by one: it has ``pattern``
+    #: and ``sides`` then (sources `SinglePattern` and `EnsemblePattern`).
     draws_patterns: bool = False
+    #: Sides after resizing that a pattern may have, in pixels; the canvas is where they stop.
+    sides: range = range(0)
     #: Gradient evaluations of a model of its own that one image costs.
     gradients: int = 0
 
@@ -48,6 +53,35 @@ class Defense(nn.Module, ABC):
         # A stream of its own, so that drawing here leaves the caller's as it is: same streams, same
         # g.
         return self.transform(images, rng.fold("defense"))
+
+    @property
+    def parts(self) -> tuple[Defense, ...]:
+        """What it is made of, in its order: itself, where it is no chain."""
+        return (self,)
+
+    def rebuilt(self, change: Callable[[Defense], Defense]) -> Defense:
+        """The same transformation with ``change`` of each part in its place; streams stay."""
+        return change(self)
+
+    def keeps_size(self, images: Tensor) -> bool:
+        """Whether images (B, C, H, W) keep their size: one of them is sent through."""
+        with torch.no_grad():
+            rng = Rng.for_images(0, torch.zeros(1, dtype=torch.int64, device=images.device))
+            return bool(self(images[:1], rng).shape[1:] == images.shape[1:])
+
+    def identity_fits(self, images: Tensor) -> bool:
+        """Whether the identity can stand for the derivative of what has none, on images (B, C, H,
+        W): it keeps their size.
+        """
+        return self.keeps_size(images)
+
+    def with_steps(self, steps: int) -> Defense:
+        """The same iterative transformation with another number of steps.
+
+        Raises:
+            UserError: this defense has no steps.
+        """
+        raise UserError(f"{type(self).__name__} is no iterative transformation, so it has no steps")
 
     def pattern(self, size: int | None, position: Position) -> Defense:
         """One of the patterns that g may draw, as a defense of its own: what an attacker can try.

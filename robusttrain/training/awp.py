@@ -76,6 +76,10 @@ class AWP(TrainingObjective):
     def check(self, model: DefendedClassifier) -> None:
         self.objective.check(model)
 
+    @property
+    def passes_at_once(self) -> int:
+        return self.objective.passes_at_once
+
     def cost(self) -> Passes:
         inside = self.objective.cost()
         # The gradient with respect to the weights that finds v costs as much as the one that is

@@ -52,6 +52,14 @@ class TrainingObjective(ABC):
     takes_mixed_labels = True
     #: Whether a step may be the sum over several batches (gradient accumulation).
     accumulates = True
+    #: The inner maximisation, where there is one, ...
+    attack = None  # type: Attack | None
+    #: ... and what it differentiates.
+    source = Target()  # type: Source
+    #: Batch norm's mode while images are crafted.
+    batch_norm = "eval"  # type: BatchNormMode
+    #: Epochs at the start in which the objective is another one.
+    warmup = 0
 
     @property
     def replays(self) -> int:
@@ -79,8 +87,7 @@ class TrainingObjective(ABC):
         inner = self.inner()
         if inner is None:
             return images
-        mode: BatchNormMode = getattr(self, "batch_norm", "eval")
-        return craft(model, inner.attack, inner.source, images, labels, rng, mode)
+        return craft(model, inner.attack, inner.source, images, labels, rng, self.batch_norm)
 
     def __call__(
         self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng
@@ -92,15 +99,14 @@ class TrainingObjective(ABC):
         """The attack that is trained against, and what it differentiates; None where there is
         none.
         """
-        attack = getattr(self, "attack", None)
-        return None if attack is None else Scenario(attack, getattr(self, "source", Target()))
+        return None if self.attack is None else Scenario(self.attack, self.source)
 
     def opened(self, read: Reader) -> TrainingObjective:
         """The same objective with models in place of the files that it or its source names, if
         any.
         """
-        source = getattr(self, "source", None)
-        return replace(self, source=source.opened(read)) if isinstance(source, Source) else self  # type: ignore[type-var]
+        opened = self.source.opened(read)
+        return self if opened is self.source else replace(self, source=opened)  # type: ignore[type-var]
 
     def at(self, epoch: int) -> TrainingObjective:
         """What is minimised in an epoch, counted from 0."""
@@ -121,6 +127,11 @@ class TrainingObjective(ABC):
     def passes(self) -> int:
         """Forward and backward passes of the model in ``losses``, per image."""
         return 1
+
+    @property
+    def passes_at_once(self) -> int:
+        """Passes of the model whose graphs are alive at once."""
+        return self.passes
 
     def cost(self) -> Passes:
         """What a batch costs, per image."""
@@ -246,9 +257,7 @@ class TRADES(TrainingObjective):
 
 def goals(attack: Attack) -> list[Any]:
     """What an attack maximises; where it goes around others, what those maximise."""
-    return [goal for member in attack.members for goal in goals(member)] or [
-        getattr(attack, "objective", None)
-    ]
+    return [goal for member in attack.members for goal in goals(member)] or [attack.maximises]
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ def test_weights_weigh_the_updates(curved, images, streams):
 def test_what_is_no_ensemble_is_its_own_only_member(curved):
     model, other = curved(), curved(seed=1)
     assert members_of(model) == [(model, 1.0)]
-    model.members = [other]  # of something else: there are no weights
+    model.members, model.weights = [other], [1.0]  # a stranger's attributes mean nothing
     assert members_of(model) == [(model, 1.0)]
     assert members_of(ensemble(model, other, weights=[0.25, 0.75])) == [
         (model, 0.25),

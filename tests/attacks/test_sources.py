@@ -6,13 +6,23 @@ import torch
 from robusttrain.attacks import (
     ClassifierOnly,
     CrossEntropy,
+    EnsemblePattern,
+    FewerSteps,
     IdentityBackward,
     ProjectedGradient,
+    SinglePattern,
     Target,
+    UnrolledTransform,
     call_model,
 )
 from robusttrain.core.errors import UserError
-from robusttrain.defenses import AdversarialTransform, Chain, Defense, RandomResizePad
+from robusttrain.defenses import (
+    AdversarialTransform,
+    Chain,
+    Defense,
+    FixedResizePad,
+    RandomResizePad,
+)
 from robusttrain.models.defended import DefendedClassifier
 
 
@@ -129,3 +139,33 @@ def test_without_a_defense_there_is_nothing_to_go_around(source, curved):
 def test_sources_say_what_the_attacker_knows():
     assert ClassifierOnly().knows == "classifier"
     assert {Target().knows, IdentityBackward().knows} == {"classifier, defense"}
+
+
+def test_in_a_chain_only_what_has_no_derivative_is_taken_for_the_identity(curved, images, streams):
+    """Half of the gradient at g(x) / 2: the part that halves is differentiated as it is."""
+    target = DefendedClassifier(Chain([Half(), Threshold()]), curved())
+    logits, found = gradient(IdentityBackward()(target), images(), streams())
+    assert torch.equal(logits, target(images(), streams()))
+    transformed = target.defense(images(), streams())
+    expected = gradient(target.classifier, transformed, streams())[1] / 2
+    torch.testing.assert_close(found, expected)
+
+
+def test_sources_reach_g_inside_a_chain(convnet, images, streams):
+    """Unrolled, shortened and fixed patterns, each against the chain put together by hand."""
+    g = AdversarialTransform(convnet(seed=1), radius=0.05, steps=3)
+    layers, model = RandomResizePad(8, 12), convnet()
+    target, x, rng = DefendedClassifier(Chain([layers, g]), model), images(), streams
+    logits, found = gradient(UnrolledTransform("automatic")(target), x, rng())
+    assert torch.equal(logits, target(x, rng()))
+    expected = gradient(target, x, rng())[1]  # automatic differentiation is the identity in g
+    torch.testing.assert_close(found, expected)
+
+    shorter = DefendedClassifier(Chain([layers, g.with_steps(1)]), model)
+    assert torch.equal(FewerSteps(1, Target())(target)(x, rng()), shorter(x, rng()))
+    single = DefendedClassifier(Chain([FixedResizePad(12, 9, "center"), g]), model)
+    assert torch.equal(SinglePattern(9)(target)(x, rng()), single(x, rng()))
+    assert len(EnsemblePattern(1, ["center"])(target).members) == 2
+    twice = DefendedClassifier(Chain([layers, RandomResizePad(12, 14)]), model)
+    with pytest.raises(UserError, match="SinglePattern: 2 parts of the defense draw patterns"):
+        SinglePattern()(twice)

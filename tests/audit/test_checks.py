@@ -6,29 +6,32 @@ import torch
 from robusttrain import DefendedClassifier
 from robusttrain.attacks import (
     APGD,
+    FAB,
     L2,
     Attack,
     Average,
     AverageLogits,
     Backprop,
+    CarliniWagner,
     Cost,
+    DeepFool,
     GenAttack,
+    HopSkipJump,
     Linf,
+    MeanStart,
+    MinimalNorm,
+    Optimization,
     ProjectedGradient,
+    Restarts,
+    Several,
+    Smooth,
     Square,
     Target,
 )
+from robusttrain.core.errors import OptionError
 from robusttrain.evaluation import Engine, Records, Rows, Scenario
 from robusttrain.evaluation.audit import Audit
-from robusttrain.evaluation.audit.changes import (
-    averaged_draws,
-    more_draws,
-    more_steps,
-    rebuilt,
-    short,
-    single_step,
-    with_epsilon,
-)
+from robusttrain.evaluation.audit.changes import single_step
 from robusttrain.evaluation.audit.finding import Finding, beaten, significant, tail
 from robusttrain.evaluation.audit.report import verdict
 from robusttrain.evaluation.audit.subject import Subject
@@ -63,34 +66,52 @@ def test_luck_on_random_models_is_judged_by_spread():
 
 
 def test_another_radius():
-    wide = with_epsilon(pgd(), 0.5)
+    wide = pgd().at_radius(0.5)
     assert (wide.threat.epsilon, wide.step_size) == (0.5, pytest.approx(0.05))
-    assert with_epsilon(pgd(), 0.0).step_size == 0.01
-    assert with_epsilon(APGD(threat=L2(1.0)), 3.0).threat == L2(3.0)
+    assert pgd().at_radius(0.0).step_size == 0.01
+    assert APGD(threat=L2(1.0)).at_radius(3.0).threat == L2(3.0)
+    start = MeanStart(step_size=0.01, threat=Linf(0.1)).at_radius(0.2)
+    assert (start.threat, start.step_size) == (Linf(0.2), pytest.approx(0.02))
 
 
 def test_more_steps_are_finer_but_never_longer():
-    assert more_steps(pgd()) == pgd(steps=40, step_size=2.5 * 0.1 / 40)
-    assert more_steps(pgd(step_size=1e-6)) == pgd(steps=40, step_size=1e-6)
-    assert more_steps(pgd(steps=1, step_size=0.1)).steps == 10
-    assert more_steps(APGD(steps=30)).steps == 60
-    assert more_steps(Square(queries=100)).queries == 200
+    assert pgd().scaled(2) == pgd(steps=40, step_size=2.5 * 0.1 / 40)
+    assert pgd(step_size=1e-6).scaled(2) == pgd(steps=40, step_size=1e-6)
+    assert pgd(steps=1, step_size=0.1).scaled(2).steps == 10
+    assert APGD(steps=30).scaled(2).steps == 60
+    assert Square(queries=100).scaled(2).queries == 200
+    assert MeanStart(draws=50, step_size=0.01).scaled(2).steps == 100
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [pgd(), APGD(), FAB(), DeepFool(), CarliniWagner(), GenAttack(), HopSkipJump(), Optimization()],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_every_attack_with_steps_can_be_scaled(attack):
+    assert attack.scaled(2).steps == 2 * attack.steps
+    assert attack.scaled(1).steps == attack.steps
+    assert attack.scaled(0).steps == 3
 
 
 def test_draws():
-    assert averaged_draws(pgd()) == 1
-    assert averaged_draws(pgd(gradient=Average(draws=7))) == 7
-    assert averaged_draws(pgd(gradient=AverageLogits(draws=6))) == 6
-    assert averaged_draws(GenAttack(votes=5)) == 5
-    assert more_draws(pgd(), 10).gradient == Average(draws=10, inner=Backprop())
-    assert more_draws(pgd(gradient=Average(draws=8)), 10).gradient.draws == 16
-    assert more_draws(GenAttack(votes=3), 10).votes == 10
+    assert pgd().draws_seen == 1
+    assert pgd(gradient=Average(draws=7)).draws_seen == 7
+    assert pgd(gradient=Average(draws=7, inner=Smooth(samples=3))).draws_seen == 21
+    assert pgd(gradient=Smooth(samples=3)).draws_seen == 3
+    assert pgd(gradient=AverageLogits(draws=6)).draws_seen == 6
+    assert GenAttack(votes=5).draws_seen == 5
+    assert pgd().with_draws(10).gradient == Average(draws=10, inner=Backprop())
+    assert pgd(gradient=Average(draws=8)).with_draws(10).gradient.draws == 16
+    assert GenAttack(votes=3).with_draws(10).votes == 10
+    assert FAB(gradient=Average(draws=8)).with_draws(10).gradient.draws == 16
+    assert DeepFool(votes=8).with_draws(10).votes == 16
 
 
-def test_short_and_single_step():
-    assert short(pgd()).steps == 3
-    assert short(pgd(steps=2)).steps == 2
-    assert short(Square()).queries == 60
+def test_least_versions_and_single_step():
+    assert pgd(steps=2).scaled(0).steps == 2
+    assert Square().scaled(0).queries == 60
+    assert MeanStart(step_size=0.01).scaled(0).draws == 10
     one = single_step(pgd(gradient=Average(draws=3)))
     assert (one.steps, one.alpha, one.random_start, one.gradient) == (
         1,
@@ -100,28 +121,41 @@ def test_short_and_single_step():
     )
 
 
-def test_changes_reach_attacks_inside_wrappers():
-    from dataclasses import dataclass
+def test_other_versions_reach_attacks_inside_wrappers():
+    both = Several([pgd(), APGD(steps=4)], votes=20, threat=Linf(0.1))
+    wide = both.at_radius(0.2)
+    assert [wide.threat.epsilon, *(each.threat.epsilon for each in wide.members)] == [0.2] * 3
+    assert wide.members[0].step_size == pytest.approx(0.02)
+    assert [each.steps for each in both.scaled(2).members] == [40, 8]
+    assert Several([pgd(gradient=Average(draws=40))], votes=20).draws_seen == 40
+    drawn = both.with_draws(30)
+    assert drawn.votes == 40
+    assert [each.gradient.draws for each in drawn.members] == [30, 30]
+    seen = both.with_gradient(lambda gradient: Smooth(inner=gradient))
+    assert [each.gradient for each in seen.members] == [Smooth()] * 2
+    assert Restarts(pgd()).scaled(2).attack.steps == 40
+    assert MinimalNorm(APGD()).scaled(2).attack.steps == 200
 
-    from robusttrain.attacks import Attack, Cost
 
-    @dataclass(frozen=True)
-    class Both(Attack):
-        attacks: tuple = ()
-        threat: Linf = Linf(0.1)  # noqa: RUF009
+def test_an_attack_that_says_nothing_has_no_other_versions():
+    class Silent(Attack):
+        threat = Linf(0.1)
 
         def cost(self):
-            return Cost(0, 0)
+            return Cost(3, 0)
 
         def run(self, source, images, labels, rng):
             return images
 
-    both = Both((pgd(), APGD(steps=4, threat=Linf(0.1))))
-    wide = with_epsilon(both, 0.2)
-    assert [wide.threat.epsilon, *(each.threat.epsilon for each in wide.attacks)] == [0.2] * 3
-    assert [each.steps for each in more_steps(both).attacks] == [40, 8]
-    assert averaged_draws(Both((pgd(), pgd(gradient=Average(draws=4))))) == 4
-    assert rebuilt(both, lambda part: part) == both
+    silent = Silent()
+    assert silent.scaled(2) is None
+    assert silent.with_draws(10) is None
+    assert silent.with_gradient(lambda gradient: gradient) is None
+    assert silent.draws_seen == 1
+    with pytest.raises(OptionError, match="Silent, which has one of its own"):
+        silent.at_radius(0.2)
+    with pytest.raises(OptionError, match="Silent is no wrapper"):
+        silent.with_members([pgd()])
 
 
 def test_verdicts():

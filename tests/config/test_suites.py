@@ -27,6 +27,13 @@ class Rounded(Defense):
         return (images * 15).round() / 15
 
 
+class Shrunk(Rounded):
+    """Takes a row and a column away."""
+
+    def transform(self, images, rng):
+        return super().transform(images[..., 1:, 1:], rng)
+
+
 def data(classes: int = 10, trains: bool = True) -> SimpleNamespace:
     return SimpleNamespace(facts=lambda: Facts(classes, 3, 8), trains=trains)
 
@@ -95,7 +102,11 @@ APPLYING = {
         "autoattack-rand",
         *QUERY,
     ],
-    "both": ["wt", *TRANSFER, "finite-differences", *QUERY],
+    # A chain has the traits of its parts; its derivative is the identity where g stands.
+    "both": [
+        *("wt", *TRANSFER, "single-pattern", "ensemble-pattern", "bpda-i", "fixed-randomness"),
+        *(*EOT, *LOOP, "finite-differences", "autoattack-rand-bpda-i", *QUERY),
+    ],
     "a classifier of one size": [
         *(*TRANSFER, "single-pattern", "ensemble-pattern", "eot", "autoattack-rand", *QUERY),
     ],
@@ -144,8 +155,12 @@ def test_reasons_say_all_that_does_not_hold(targets):
     assert left_out(["worst-case"], [], targets["rounded"], data())["apgd-ce"] == (
         "the target's defense has no useful gradient"
     )
-    assert left_out(["worst-case"], [], targets["both"], data())["bpda-i"] == (
+    assert left_out(["worst-case"], [], targets["both"], data())["wt-mean-start"] == (
         "the defense changes the size of images"
+    )
+    shrinking = DefendedClassifier(Shrunk(), targets["both"].classifier)
+    assert left_out(["worst-case"], [], shrinking, data())["bpda-i"] == (
+        "what has no derivative changes the size of images"
     )
 
 

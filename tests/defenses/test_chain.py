@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robusttrain.core.errors import OptionError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import AdversarialTransform, Chain, Defense, RandomResizePad
 
 
@@ -67,6 +67,42 @@ def test_real_defenses_chain_and_their_f_b_is_saved(curved, images, streams):
     assert not chain.differentiable
     assert set(chain.state_dict()) == {"defenses.0.f_b.first", "defenses.0.f_b.second"}
     assert list(chain.parameters()) == []
+
+
+def test_a_chain_has_the_traits_of_its_parts(convnet, images):
+    g, layers = AdversarialTransform(convnet(), steps=2), RandomResizePad(8, 10)
+    chain = Chain([layers, Chain([Affine(1, 0), g])])
+    assert chain.iterative
+    assert chain.draws_patterns
+    assert [type(part).__name__ for part in chain.parts] == [
+        "RandomResizePad",
+        "Affine",
+        "AdversarialTransform",
+    ]
+    assert not Chain([layers, layers]).draws_patterns  # neither is a pattern of the whole
+    assert not Chain([Affine(1, 0)]).iterative
+    assert not chain.keeps_size(images())
+    # g keeps the size, and the layers that do not have a derivative of their own.
+    assert chain.identity_fits(images())
+    assert not Chain([Shrunk()]).identity_fits(images())
+
+
+class Shrunk(Opaque):
+    def __init__(self) -> None:
+        super().__init__(1, 0)
+
+    def transform(self, images, rng):
+        return images[..., 1:, 1:]
+
+
+def test_steps_and_parts_of_a_chain_can_be_others(convnet, images, streams):
+    g, layers = AdversarialTransform(convnet(), steps=3), RandomResizePad(8, 10)
+    chain, x = Chain([layers, g]), images()
+    shorter = Chain([layers, AdversarialTransform(convnet(), steps=1)])
+    assert torch.equal(chain.with_steps(1)(x, streams()), shorter(x, streams()))
+    assert torch.equal(chain.rebuilt(lambda part: part)(x, streams()), chain(x, streams()))
+    with pytest.raises(UserError, match="Chain is no iterative transformation"):
+        Chain([layers]).with_steps(1)
 
 
 def test_an_empty_chain_is_refused():

@@ -9,9 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robusttrain.attacks import HopSkipJump, Linf, ProjectedGradient, Square, Target
+from robusttrain.attacks import (
+    FixedRandomness,
+    HopSkipJump,
+    Linf,
+    ProjectedGradient,
+    Square,
+    Target,
+)
 from robusttrain.core.errors import UserError
-from robusttrain.evaluation import Engine, Records, Scenario
+from robusttrain.evaluation import Engine, Records, Scenario, settle
 from robusttrain.models.defended import DefendedClassifier
 
 COUNT = 70
@@ -135,3 +142,21 @@ def test_who_draws_for_some_images_only_must_say_so(images, linear):
     for shift in (0.0, 0.3):
         records, _ = engine.run(dark + shift, torch.arange(8) % 3, torch.arange(8))
         assert records.of("clean").score.shape == (8, 3)
+
+
+def test_a_target_that_was_asked_can_be_attacked_on_a_fixed_draw(images, linear):
+    """Whether there is a draw to fix is known once it was asked, and not before."""
+    fixed = {
+        "fixed": Scenario(PGD["pgd"].attack, FixedRandomness(inner=Target())),
+    }
+    target = DefendedClassifier(None, Drawing(linear(scale=1.0), "torch"))
+    with pytest.raises(UserError, match=r"attack fixed: source FixedRandomness.*settle asks it"):
+        Engine(target, fixed)
+    assert settle(target, images(COUNT), torch.arange(COUNT))
+    assert target.random
+    engine, _ = evaluated(target, images(COUNT), torch.arange(COUNT) % 3, scenarios=fixed)
+    assert engine.random
+    quiet = DefendedClassifier(None, linear())
+    assert not settle(quiet, images(COUNT), torch.arange(COUNT))
+    with pytest.raises(UserError, match="draws nothing"):
+        Engine(quiet, fixed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import Queried, call_model, loss_terms
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.asking import Queried, SourceModel, call_model, loss_terms
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective, rank_targets
@@ -41,12 +41,11 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(found)
 
 
-class _Watched(nn.Module):
+class _Watched(SourceModel):
     """The source, and a note of which images it misclassified in every pass since the note was
     wiped.
     """
 
-    takes_rng = True
     asks_queried = True
 
     def __init__(self, source: nn.Module, labels: Tensor) -> None:
@@ -137,6 +136,12 @@ class APGD(Attack):
             )
         if self.threat.norm not in STEEPEST:
             raise OptionError("threat", self.threat, f"APGD knows the norms {', '.join(STEEPEST)}")
+
+    def scaled(self, effort: float) -> APGD:
+        return replace(self, steps=times(self.steps, effort))
+
+    def goals(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor | None:
+        return None if self.targets else super().goals(source, images, labels, rng)
 
     def cost(self) -> Cost:
         """At most: images that are broken are spared further restarts and targets."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin, Objective, TargetedMargin
@@ -109,6 +109,9 @@ class CarliniWagner(Attack):
             raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")
         if not isinstance(self.objective, Margin | TargetedMargin):
             raise OptionError("objective", self.objective, "must be Margin or TargetedMargin")
+
+    def scaled(self, effort: float) -> CarliniWagner:
+        return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
         """At most; but with `Backprop` on a random model, ``votes`` queries more in each step."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried, call_model
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
@@ -68,6 +68,9 @@ class DeepFool(Attack):
         at_least("votes", self.votes, 1)
         if self.threat.norm != "l2":
             raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")
+
+    def scaled(self, effort: float) -> DeepFool:
+        return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
         """At most, and by its backward passes: the classes share one forward pass, which is what an

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Objective, rank_targets
@@ -144,9 +144,12 @@ class FAB(Attack):
             raise OptionError("threat", self.threat, "FAB knows the norms linf, l2")
 
     @property
-    def votes(self) -> int:
+    def judging(self) -> int:
         """Draws of a random model that judge a point."""
         return max(1, self.gradient.evaluations)
+
+    def scaled(self, effort: float) -> FAB:
+        return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
         """At most: images leave when they are broken, and a model that repeats itself is asked
@@ -156,8 +159,8 @@ class FAB(Attack):
         return Cost(
             gradients=runs * self.steps * self.gradient.evaluations,
             queries=2
-            + self.votes
-            + runs * (self.steps * (self.gradient.queries + self.votes) + self.votes),
+            + self.judging
+            + runs * (self.steps * (self.gradient.queries + self.judging) + self.judging),
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -192,7 +195,7 @@ class FAB(Attack):
     ) -> Tensor:
         """(B,) in [0, 1]: the share of draws in which ``points`` are misclassified."""
         share = torch.zeros(len(points), device=points.device)
-        for chosen, votes in ((~random, 1), (random, self.votes)):
+        for chosen, votes in ((~random, 1), (random, self.judging)):
             which = chosen.nonzero().squeeze(1)
             if len(which):
                 share[which] = share_wrong(source, points[which], labels[which], rng[which], votes)

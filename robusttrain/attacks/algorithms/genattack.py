@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin, TargetedMargin, choose_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.queries import mean_log_probabilities
@@ -96,6 +96,9 @@ class GenAttack(Attack):
     def targets(self) -> int:
         """Target classes tried for each image."""
         return self.classes if self.target == "untargeted" else 1
+
+    def scaled(self, effort: float) -> GenAttack:
+        return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
         """An upper bound: images leave when they succeed, and deterministic models see an elite

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import mean_over_copies
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_wrong
@@ -143,6 +143,9 @@ class HopSkipJump(Attack):
     def evaluations_at(self, t: int) -> int:
         """B_t."""
         return min(int(self.evaluations * math.sqrt(t)), self.most_evaluations)
+
+    def scaled(self, effort: float) -> HopSkipJump:
+        return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
         """An upper bound: searches end early where they can, and deterministic models need no

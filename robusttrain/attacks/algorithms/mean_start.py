@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator, mean_over_copies
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat
@@ -81,6 +81,22 @@ class MeanStart(Attack):
     @property
     def rounds_well(self) -> bool:
         return self.ascent(self.threat).rounds_well
+
+    def at_radius(self, epsilon: float) -> MeanStart:
+        return self._as(self.ascent(self.threat).at_radius(epsilon))
+
+    def scaled(self, effort: float) -> MeanStart:
+        draws = times(self.draws, min(effort, 1.0), 10)  # more of them move the mean by nothing
+        return replace(self._as(self.ascent(self.threat).scaled(effort)), draws=draws)
+
+    def _as(self, ascent: ProjectedGradient) -> MeanStart:
+        return replace(
+            self,
+            steps=ascent.steps,
+            step_size=ascent.step_size,
+            relative_step_size=ascent.relative_step_size,
+            threat=ascent.threat,
+        )
 
     def cost(self) -> Cost:
         cost = self.ascent(self.threat).cost()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -63,6 +64,9 @@ class MinimalNorm(Attack):
     def members(self) -> tuple[Attack, ...]:
         """The attack within the largest radius."""
         return (self.at(2**self.steps),)
+
+    def with_members(self, members: Sequence[Attack]) -> MinimalNorm:
+        return replace(self, attack=members[0])
 
     @property
     def asks_g(self) -> bool:  # type: ignore[override]

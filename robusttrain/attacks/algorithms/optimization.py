@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Objective, WrongProbability
@@ -71,6 +71,9 @@ class Optimization(Attack):
         at_least("steps", self.steps, 0)
         above("learning_rate", self.learning_rate, 0)
         at_least("distance_weight", self.distance_weight, 0)
+
+    def scaled(self, effort: float) -> Optimization:
+        return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
         """All members of an ensemble together, as if they were asked at once."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
@@ -15,6 +15,11 @@ from robusttrain.attacks.parts.threats import Linf, Threat
 from robusttrain.attacks.parts.updates import Sign, UpdateRule
 from robusttrain.core.errors import OptionError, above, at_least
 from robusttrain.core.rng import Rng
+
+#: Steps of an attack that is given more of them, at least: two single steps are no iterative one.
+LEAST_STEPS = 10
+#: Length of its way then, in radii (Madry et al. 2018 take 2.5): finer steps where there are more.
+REACH = 2.5
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,26 @@ class ProjectedGradient(Attack):
     @property
     def rounds_well(self) -> bool:
         return self.gradient.queries == 0  # a difference of two answers is all rounding
+
+    def at_radius(self, epsilon: float) -> ProjectedGradient:
+        threat = replace(self.threat, epsilon=epsilon)  # type: ignore[type-var]
+        if self.step_size is None or not (epsilon > 0 and self.threat.epsilon > 0):
+            return replace(self, threat=threat)
+        return replace(
+            self, threat=threat, step_size=self.step_size * epsilon / self.threat.epsilon
+        )
+
+    def scaled(self, effort: float) -> ProjectedGradient:
+        steps = times(self.steps, effort)
+        if effort <= 1:
+            return replace(self, steps=steps)
+        steps = max(steps, LEAST_STEPS)
+        finer = REACH * self.threat.epsilon / steps
+        # A step that was too short stays as it is: more of them have to show what it hides.
+        size = min(self.alpha, finer) if finer > 0 else self.alpha
+        if size <= 0:
+            return replace(self, steps=steps)
+        return replace(self, steps=steps, step_size=size, relative_step_size=None)
 
     def cost(self) -> Cost:
         return Cost(

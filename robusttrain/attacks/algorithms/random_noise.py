@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.queries import ask
@@ -46,6 +46,9 @@ class RandomNoise(Attack):
             raise OptionError(
                 "queries", self.queries, f"must be at least 2 + 2 votes = {2 + 2 * self.votes}"
             )
+
+    def scaled(self, effort: float) -> RandomNoise:
+        return replace(self, queries=times(self.queries, effort, LEAST_QUERIES))
 
     def cost(self) -> Cost:
         """At most: images leave when they are misclassified."""

@@ -5,14 +5,14 @@ answers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost
+from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.queries import ask
@@ -105,6 +105,9 @@ class Square(Attack):
         at_least("votes", self.votes, 1)
         if self.threat.norm not in ("linf", "l2"):
             raise OptionError("threat", self.threat, "Square knows the norms linf, l2")
+
+    def scaled(self, effort: float) -> Square:
+        return replace(self, queries=times(self.queries, effort, LEAST_QUERIES))
 
     def cost(self) -> Cost:
         """At most: images leave when they are misclassified."""

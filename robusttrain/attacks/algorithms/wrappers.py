@@ -18,7 +18,7 @@ are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -178,6 +178,9 @@ class Restarts(Attack):
         """The runs."""
         return (within(self.attack, self.threat, "attack"),) * self.restarts
 
+    def with_members(self, members: Sequence[Attack]) -> Restarts:
+        return replace(self, attack=members[0])
+
     @property
     def asks_g(self) -> bool:  # type: ignore[override]
         return self.attack.asks_g
@@ -234,6 +237,9 @@ class Several(Attack):
             within(attack, self.threat, f"attacks[{number}]")
             for number, attack in enumerate(self.attacks)
         )
+
+    def with_members(self, members: Sequence[Attack]) -> Several:
+        return replace(self, attacks=[*members])
 
     @property
     def asks_g(self) -> bool:  # type: ignore[override]

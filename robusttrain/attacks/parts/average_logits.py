@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,17 @@ class AverageLogits(GradientEstimator):
     def __post_init__(self) -> None:
         at_least("draws", self.draws, 1)
         at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+
+    @property
+    def averaged(self) -> int:  # type: ignore[override]
+        return self.draws
+
+    @property
+    def copies(self) -> tuple[int, int | None]:
+        return self.draws, self.chunk
+
+    def with_draws(self, draws: int) -> AverageLogits:
+        return replace(self, draws=draws)
 
     @property
     def evaluations(self) -> int:

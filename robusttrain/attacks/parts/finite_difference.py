@@ -49,6 +49,10 @@ class FiniteDifference(GradientEstimator):
         at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
 
     @property
+    def copies(self) -> tuple[int, int | None]:
+        return self.directions, self.chunk
+
+    @property
     def evaluations(self) -> int:
         return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robusttrain.attacks.parts.loss import LossFn
 from robusttrain.core.errors import UserError, at_least, one_of, within
+from robusttrain.core.parts import part
 from robusttrain.core.resize import resize_and_pad
 from robusttrain.core.rng import Rng
 
@@ -30,6 +31,9 @@ NO_GRADIENT = (
 class GradientEstimator(ABC):
     """From a loss and images to an estimate of the gradient of the loss at the images."""
 
+    #: Draws of a random model that it averages over for their own sake; 0: it does not.
+    averaged: int = 0
+
     @property
     @abstractmethod
     def evaluations(self) -> int:
@@ -40,11 +44,44 @@ class GradientEstimator(ABC):
         """Forward passes alone, per image and call."""
         return 0
 
+    @property
+    def copies(self) -> tuple[int, int | None]:
+        """Copies of the batch in one call, and how many of them at once; None for as many as
+        memory is likely to hold.
+        """
+        return 1, 1
+
+    @property
+    def made_of(self) -> GradientEstimator | None:
+        """The estimator at each of the points that this one evaluates, if it is made of another."""
+        return part(self, GradientEstimator)[1]  # type: ignore[type-abstract]
+
+    @property
+    def draws_seen(self) -> int:
+        """Draws of a random model in one estimate. Copies for another purpose see one in each."""
+        inner = self.made_of.draws_seen if self.made_of else 1
+        return max(self.averaged * inner, inner, self.evaluations, self.queries // 2)
+
+    def with_draws(self, draws: int) -> GradientEstimator:
+        """The same estimate, averaged over that many draws of a random model."""
+        return Average(draws=draws, inner=self)
+
     @abstractmethod
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         """Loss (B,) and gradient (B, C, H, W) at ``images`` (B, C, H, W), with randomness from
         ``rng`` (B,).
         """
+
+    def stacked(self, batch: int, pixels: int) -> int:
+        """How many copies of a batch of this size are evaluated at once, inner estimators included.
+
+        Args:
+            batch: images of the batch.
+            pixels: pixel values of an image, C H W.
+        """
+        copies, chunk = self.copies
+        copies = min(copies, copies_at_once(chunk, batch, pixels))
+        return copies * (self.made_of.stacked(batch * copies, pixels) if self.made_of else 1)
 
 
 @dataclass(frozen=True)
@@ -138,6 +175,17 @@ class Average(GradientEstimator):
         at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
 
     @property
+    def averaged(self) -> int:  # type: ignore[override]
+        return self.draws
+
+    @property
+    def copies(self) -> tuple[int, int | None]:
+        return self.draws, self.chunk
+
+    def with_draws(self, draws: int) -> Average:
+        return replace(self, draws=draws)
+
+    @property
     def evaluations(self) -> int:
         return self.draws * self.inner.evaluations
 
@@ -175,6 +223,10 @@ class Smooth(GradientEstimator):
         at_least("samples", self.samples, 1)
         at_least("sigma", self.sigma, 0)
         at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+
+    @property
+    def copies(self) -> tuple[int, int | None]:
+        return self.samples, self.chunk
 
     @property
     def evaluations(self) -> int:

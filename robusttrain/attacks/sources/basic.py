@@ -9,12 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.asking import Queried
+from robusttrain.attacks.asking import Queried, SourceModel
 from robusttrain.core.errors import UserError, at_least
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import says_random
@@ -55,14 +55,13 @@ class Source(ABC):
 
 def defense_of(target: nn.Module, source: Source) -> Defense:
     """The target's defense, or one line that says why the source needs one."""
-    defense = getattr(target, "defense", None)
+    defense = target.defense if isinstance(target, DefendedClassifier) else None
     if defense is None:
         name = type(source).__name__
         raise UserError(
             f"source {name}: the target has no defense to go around; attack it as it is, with"
             " Target"
         )
-    assert isinstance(defense, Defense)
     return defense
 
 
@@ -78,8 +77,8 @@ class Target(Source):
         return target
 
 
-class _ClassifierOnly(nn.Module):
-    takes_rng = True
+class _ClassifierOnly(SourceModel):
+    transforms = True
 
     def __init__(self, defense: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -107,17 +106,14 @@ class ClassifierOnly(Source):
         return _ClassifierOnly(defense_of(target, self), target.classifier)
 
 
-class _IdentityBackward(nn.Module):
-    takes_rng = True
-
-    def __init__(self, defense: nn.Module, classifier: nn.Module) -> None:
+class _IdentityBackward(Defense):
+    def __init__(self, g: Defense) -> None:
         super().__init__()
-        self.defense, self.classifier = defense, classifier
-        self.random = says_random(defense) or says_random(classifier)
+        self.g, self.random = g, g.random
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         with torch.no_grad():
-            transformed = self.defense(images, rng)
+            transformed = self.g(images, rng)
         if transformed.shape != images.shape:
             raise UserError(
                 f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])}"
@@ -125,23 +121,34 @@ class _IdentityBackward(nn.Module):
                 " use Target"
             )
         # The bracket is zero in value and the identity in derivative: forward sees g(x) exactly.
-        return classified(self.classifier, transformed + (images - images.detach()), rng)
+        return transformed + (images - images.detach())
+
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        return self(images, rng)
 
 
 @dataclass(frozen=True)
 class IdentityBackward(Source):
     """BPDA-I: forward through the true g, backward as if g were the identity (Athalye et al. 2018,
     [P1 4.1]).
+
+    In a chain that holds for the parts without a derivative; the others are differentiated as they
+    are. A defense that has one throughout is taken for the identity as a whole.
     """
 
     knows = "classifier, defense"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        return _IdentityBackward(defense_of(target, self), target.classifier)
+        whole = defense_of(target, self)
+        if whole.differentiable:
+            return DefendedClassifier(_IdentityBackward(whole), target.classifier)
+        masked = whole.rebuilt(
+            lambda part: part if part.differentiable else _IdentityBackward(part)
+        )
+        return DefendedClassifier(masked, target.classifier)
 
 
-class _FixedRandomness(nn.Module):
-    takes_rng = True
+class _FixedRandomness(SourceModel):
     random = False
     asks_queried = True
 
@@ -175,7 +182,8 @@ class FixedRandomness(Source):
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         if not target.random:
             raise UserError(
-                "source FixedRandomness: the target draws nothing, so there is nothing to fix"
+                "source FixedRandomness: the target draws nothing, so there is nothing to fix (a"
+                " model that does not say that it draws: robusttrain.evaluation.settle asks it)"
             )
         return _FixedRandomness(self.inner(target), self.draw)
 
@@ -198,19 +206,18 @@ class FewerSteps(Source):
         at_least("steps", self.steps, 0)
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        defense: Any = iterative(target, self)
-        return self.inner(DefendedClassifier(defense.with_steps(self.steps), target.classifier))
+        defense = iterative(target, self).with_steps(self.steps)
+        return self.inner(DefendedClassifier(defense, target.classifier))
 
 
-def iterative(target: nn.Module, source: Source) -> nn.Module:
-    """The target's defense, if its steps can be unrolled and counted: projected sign gradient on
-    another model.
+def iterative(target: nn.Module, source: Source) -> Defense:
+    """The target's defense, if a part of it has steps that can be unrolled and counted.
 
     Raises:
         UserError: the target has no defense, or one of another kind.
     """
     defense = defense_of(target, source)
-    if not (hasattr(defense, "with_steps") and hasattr(defense, "differentiated")):
+    if not defense.iterative:
         raise UserError(
             f"source {type(source).__name__}: {type(defense).__name__} is no iterative"
             " transformation, so it has no steps; use robusttrain.attacks.IdentityBackward"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -19,21 +19,41 @@ from robusttrain.attacks.sources.surrogates import fused
 from robusttrain.core.errors import OptionError, UserError, at_least, one_of
 from robusttrain.core.resize import POSITIONS, Position
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.defense import Defense
 
 
 def _behind(
     target: DefendedClassifier, source: Source, patterns: Sequence[tuple[int | None, Position]]
 ) -> list[DefendedClassifier]:
-    """f_a behind each of the patterns (size, position) of the target's randomization layers."""
-    layers = defense_of(target, source)
+    """f_a behind each of the patterns (size, position) of the target's randomization layers; what
+    else stands in a chain stays.
+    """
+    whole = defense_of(target, source)
+    layers = _layers(whole, source)
     try:
+        fixed = [layers.pattern(*pattern) for pattern in patterns]
         return [
-            DefendedClassifier(layers.pattern(*pattern), target.classifier) for pattern in patterns
+            DefendedClassifier(
+                whole.rebuilt(lambda part, one=one: one if part is layers else part),  # type: ignore[misc]
+                target.classifier,
+            )
+            for one in fixed
         ]
     except OptionError:
         raise
     except UserError as error:
         raise UserError(f"source {type(source).__name__}: {error}") from error
+
+
+def _layers(defense: Defense, source: Source) -> Defense:
+    """The one part of a defense that draws patterns; the defense itself, where none does."""
+    drawing = [part for part in defense.parts if part.draws_patterns]
+    if len(drawing) > 1:
+        raise UserError(
+            f"source {type(source).__name__}: {len(drawing)} parts of the defense draw patterns:"
+            " average over all of them, with source Target and gradient Average (eot)"
+        )
+    return drawing[0] if drawing else defense
 
 
 @dataclass(frozen=True)
@@ -86,20 +106,21 @@ class EnsemblePattern(Source):
             raise OptionError("positions", [], "name at least one position")
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        layers: Any = defense_of(target, self)
+        layers = _layers(defense_of(target, self), self)
         if not layers.draws_patterns:
             _behind(target, self, [(None, "center")])  # says what this source is for
             raise UserError(
                 f"source EnsemblePattern: {type(layers).__name__} is one pattern; use SinglePattern"
             )
-        reach = layers.canvas - layers.low
+        low, canvas = layers.sides.start, layers.sides.stop
+        reach = len(layers.sides)
         if self.sizes > reach:
             raise OptionError(
                 "sizes", self.sizes, f"the layers draw from {reach} sizes: give at most as many"
             )
-        sizes = [layers.low + number * reach // self.sizes for number in range(self.sizes)]
+        sizes = [low + number * reach // self.sizes for number in range(self.sizes)]
         patterns: list[tuple[int | None, Position]] = [
             (size, place) for size in sizes for place in self.positions
         ]
-        patterns.append((layers.canvas, "center"))
+        patterns.append((canvas, "center"))
         return fused([*_behind(target, self, patterns)], None, self.fuse)

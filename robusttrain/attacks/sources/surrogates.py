@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from robusttrain.attacks.asking import Queried
+from robusttrain.attacks.asking import Queried, SourceModel
 from robusttrain.attacks.sources.basic import IdentityBackward, Reader, Source, Target
 from robusttrain.core.errors import OptionError, UserError, one_of
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import says_random
 from robusttrain.models.defended import DefendedClassifier, classified
+from robusttrain.models.defense import Defense
 
 #: What a path starts with that stands for a model which evaluate.py trains first.
 TO_BE_TRAINED = "surrogate:"
@@ -131,9 +132,7 @@ class OwnSurrogate(Source):
         raise _unopened(self, self.path)
 
 
-class _StoodIn(nn.Module):
-    takes_rng = True
-
+class _StoodIn(SourceModel):
     def __init__(self, network: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.network, self.classifier = network, classifier
@@ -184,9 +183,7 @@ class Reparameterization(Source):
         raise _unopened(self, self.path)
 
 
-class _Ensemble(nn.Module):
-    takes_rng = True
-
+class _Ensemble(SourceModel):
     def __init__(self, members: list[nn.Module], weights: list[float], fuse: str) -> None:
         super().__init__()
         self.members, self.weights, self.fuse = nn.ModuleList(members), weights, fuse
@@ -215,9 +212,8 @@ class _Ensemble(nn.Module):
         Not where a defense without a derivative stands inside: that costs many times what it would
         save.
         """
-        defense = getattr(member.model, "defense", None)
         keep = len(self.members) == 1 or not (torch.is_grad_enabled() and images.requires_grad)
-        if keep or not getattr(defense, "differentiable", True):
+        if keep or _optimises(member):
             logits: Tensor = member(images, rng)
             return logits
 
@@ -233,7 +229,10 @@ class _Ensemble(nn.Module):
         # passes of another kind, and the second computation has to be of the kind of the first.
         return logits if member.draws_globally == apart else again()
 
-    def loss_terms(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
+    def shares(self) -> list[tuple[nn.Module, float]]:
+        return list(zip(self.members, self.weights, strict=True))
+
+    def loss_terms(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
         """What an attack's loss is made of: the members one by one, or what they fuse to."""
         return self.each(images, rng) if self.fuse == "losses" else [(1.0, self(images, rng))]
 
@@ -247,6 +246,11 @@ class _Ensemble(nn.Module):
             ).sum(dim=0)
         fused = torch.stack([weight * logits.softmax(dim=1) for weight, logits in found]).sum(dim=0)
         return fused.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def _optimises(model: nn.Module) -> bool:
+    """Whether a defense without a derivative stands in a model: one that searches, like g."""
+    return any(isinstance(part, Defense) and not part.differentiable for part in model.modules())
 
 
 def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> nn.Module:

@@ -23,17 +23,19 @@ the network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.parts.loss import Loss
+from robusttrain.attacks.parts.threats import Linf
 from robusttrain.attacks.sources.basic import Source, iterative
 from robusttrain.core.errors import one_of
 from robusttrain.core.rng import Rng
-from robusttrain.models.defended import DefendedClassifier, classified
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.defense import Defense
 
 Derivatives = Literal["automatic", "softsign", "tanh"]
 
@@ -68,6 +70,10 @@ def projection_derivative(offset: Tensor, radius: float, kind: Derivatives) -> T
     return torch.where(offset.abs() < radius, 1.0, outside)
 
 
+def _clips(attack: ProjectedGradient) -> bool:
+    return isinstance(attack.threat, Linf) and attack.threat.clip
+
+
 class _Unrolling(NamedTuple):
     """g's attack on f_b, and how it is differentiated."""
 
@@ -82,7 +88,7 @@ class _Unrolling(NamedTuple):
         """Whether all steps cancel: what the projection takes from the iterate it gives to the
         centre, sgn' is 0.
         """
-        return self.kind == "automatic" and not getattr(self.attack.threat, "clip", False)
+        return self.kind == "automatic" and not _clips(self.attack)
 
     def step(self, point: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
         """x'' of an iterate ``point``; in value g's own step, unless ``smooth``."""
@@ -104,7 +110,7 @@ class _Unrolling(NamedTuple):
         known = gradient.detach()
         sign = smooth_sign(known, self.kind) if self.smooth else known.sign()
         offset = torch.add(point.detach(), sign, alpha=alpha) - images
-        if getattr(threat, "clip", False) and not curved:
+        if _clips(self.attack) and not curved:
             # What the box [0, 1] cut off reaches neither the iterate nor the image. The smooth
             # kinds let it pass.
             landed = offset.clamp(-threat.epsilon, threat.epsilon) + images
@@ -155,27 +161,32 @@ class _Unroll(torch.autograd.Function):
         return v_x + v, None, None
 
 
-class _UnrolledTransform(nn.Module):
-    takes_rng = True
+class Iterative(Protocol):
+    """What a defense with the trait ``iterative`` is made of: projected sign gradient on f_b."""
 
-    def __init__(
-        self, defense: nn.Module, classifier: nn.Module, kind: Derivatives, smooth: bool
-    ) -> None:
+    attack: ProjectedGradient
+
+    def differentiated(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """f_b as it is differentiated, in ``dtype`` (None: in the defense's own)."""
+        ...
+
+
+class _Unrolled(Defense):
+    differentiable = False
+
+    def __init__(self, g: Defense, kind: Derivatives, smooth: bool) -> None:
         super().__init__()
-        self.defense, self.classifier, self.kind, self.smooth = defense, classifier, kind, smooth
+        self.g, self.kind, self.smooth = g, kind, smooth
+        self.random = g.random
 
-    def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        g: Any = self.defense
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        g = cast(Iterative, self.g)
         smooth_f_b = g.differentiated(torch.float32)
         unrolling = _Unrolling(g.attack, g.differentiated(), smooth_f_b, self.kind, self.smooth)
         with torch.autocast(images.device.type, enabled=False):
             start = images.float().contiguous(memory_format=torch.channels_last)
-            transformed: Tensor = _Unroll.apply(start, unrolling, rng.fold("defense"))
+            transformed: Tensor = _Unroll.apply(start, unrolling, rng)
         return transformed
-
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        return classified(self.classifier, self.transform(images, rng), rng)
 
 
 @dataclass(frozen=True)
@@ -200,6 +211,7 @@ class UnrolledTransform(Source):
         one_of("derivatives", self.derivatives, ("automatic", "softsign", "tanh"))
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        return _UnrolledTransform(
-            iterative(target, self), target.classifier, self.derivatives, self.smooth
-        )
+        def unrolled(part: Defense) -> Defense:
+            return _Unrolled(part, self.derivatives, self.smooth) if part.iterative else part
+
+        return DefendedClassifier(iterative(target, self).rebuilt(unrolled), target.classifier)

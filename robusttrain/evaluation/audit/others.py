@@ -118,13 +118,10 @@ def other_source(subject: Subject) -> Finding | None:
     gradients = subject.scenario.attack.cost().gradients
     if tried or not gradients or subject.target.defense is None or not len(subject.standing):
         return None
+    with prepared(subject.target):
+        if not subject.target.defense.identity_fits(subject.images[:1].float()):
+            return None  # what has no derivative changes the size: the identity is none of its own
     source = IdentityBackward()(subject.target)
-    with torch.no_grad():
-        shape = subject.target.defense(
-            subject.images[:1].float(), subject.rng("shape", subject.everyone[:1])
-        ).shape
-    if shape[1:] != subject.images.shape[1:]:
-        return None  # g changes the size: its derivative cannot be the identity
     found = subject.attack(subject.scenario.attack, source, subject.standing, "bpda")
     return subject.rival(
         found,

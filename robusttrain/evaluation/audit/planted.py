@@ -109,7 +109,7 @@ def plant(
         streams = rng.fold(purpose).tile(len(points))
         return readout.features(points if defense is None else defense(points, streams)).double()
 
-    random = defense is not None and bool(getattr(defense, "random", False))
+    random = defense is not None and defense.random
     draws = DRAWS if random else 1
     there = features(corner.repeat(draws, 1, 1, 1), "corner")
     around = features(torch.cat([image, inner]), "inner")

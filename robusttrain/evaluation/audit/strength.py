@@ -5,14 +5,7 @@ from __future__ import annotations
 import torch
 
 from robusttrain.attacks import CarliniWagner, prepared
-from robusttrain.evaluation.audit.changes import (
-    averaged_draws,
-    more_draws,
-    more_steps,
-    short,
-    single_step,
-    with_epsilon,
-)
+from robusttrain.evaluation.audit.changes import single_step
 from robusttrain.evaluation.audit.finding import (
     ATHALYE,
     CARLINI,
@@ -36,7 +29,8 @@ STILL_RISING = 0.22
 
 def epsilon_zero(subject: Subject) -> Finding | None:
     """Whether the attack within a radius of zero returns the image, and scores as no attack."""
-    attack = with_epsilon(short(subject.scenario.attack), 0.0)
+    attack = subject.scenario.attack
+    attack = (attack.scaled(0) or attack).at_radius(0.0)
     returned = subject.attack(attack, subject.source(subject.main), purpose="epsilon 0")
     moved = float((returned - subject.images).abs().max())
     clean, score = subject.recorded("clean"), subject.judge(returned)
@@ -71,7 +65,7 @@ def epsilon_half(subject: Subject) -> Finding | None:
     wide = GREY * (subject.images[0].numel() ** 0.5 if threat.norm == "l2" else 1)
     left = subject.ours
     if threat.epsilon < wide and len(subject.standing):
-        attack = with_epsilon(subject.scenario.attack, wide)
+        attack = subject.scenario.attack.at_radius(wide)
         found = subject.attack(attack, subject.source(subject.main), subject.standing, "wide")
         left = subject.judge(found, subject.standing)
     classes = _classes(subject)
@@ -111,7 +105,8 @@ def monotone(subject: Subject) -> Finding | None:
     """Whether the attack breaks within half the radius what it does not break within the whole."""
     if not len(subject.standing) or subject.scenario.attack.threat.epsilon <= 0:
         return None
-    attack = with_epsilon(subject.scenario.attack, subject.scenario.attack.threat.epsilon / 2)
+    attack = subject.scenario.attack
+    attack = attack.at_radius(attack.threat.epsilon / 2)
     found = subject.attack(attack, subject.source(subject.main), subject.standing, "half")
     return subject.rival(
         found,
@@ -153,7 +148,7 @@ def one_step(subject: Subject) -> Finding | None:
 
 def twice_the_steps(subject: Subject) -> Finding | None:
     """Whether twice the steps from another start break more."""
-    attack = more_steps(subject.scenario.attack)
+    attack = subject.scenario.attack.scaled(2)
     if not len(subject.standing):
         return None
     if attack is None:
@@ -183,10 +178,8 @@ def twice_the_draws(subject: Subject) -> Finding | None:
     """Whether twice the draws of a random model's randomness break more."""
     if not subject.random or not len(subject.standing):
         return None
-    attack, before = (
-        more_draws(subject.scenario.attack, DRAWS),
-        averaged_draws(subject.scenario.attack),
-    )
+    before = subject.scenario.attack.draws_seen
+    attack = subject.scenario.attack.with_draws(DRAWS)
     if attack is None:
         return _not_run(
             "twice the draws",
@@ -201,7 +194,7 @@ def twice_the_draws(subject: Subject) -> Finding | None:
         check="twice the draws",
         severity="weak",
         measured=(
-            f"decisions over {averaged_draws(attack)} draws instead of {before} break {{count}} of "
+            f"decisions over {attack.draws_seen} draws instead of {before} break {{count}} of "
             "{size} images more"
         ),
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",

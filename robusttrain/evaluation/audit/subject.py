@@ -4,7 +4,7 @@ over again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -20,7 +20,7 @@ from robusttrain.attacks import (
     Target,
 )
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation.audit.changes import objective_of, rebuilt
+from robusttrain.evaluation.audit.changes import objective_of
 from robusttrain.evaluation.audit.finding import (
     MORE_THAN_LUCK,
     Beaten,
@@ -104,15 +104,9 @@ class _Watched(GradientEstimator):
 
 
 def watched(attack: Attack, trace: Trace) -> Attack:
-    """The attack with its estimator watched."""
-
-    def change(part: Attack) -> Attack:
-        gradient = getattr(part, "gradient", None)
-        if not isinstance(gradient, GradientEstimator):
-            return part
-        return replace(part, gradient=_Watched(gradient, trace))  # type: ignore[type-var]
-
-    return rebuilt(attack, change)
+    """The attack with its estimators watched."""
+    seen = attack.with_gradient(lambda gradient: _Watched(gradient, trace))
+    return attack if seen is None else seen
 
 
 @dataclass

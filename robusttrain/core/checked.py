@@ -1,0 +1,91 @@
+"""Limits of arguments, written where their types are.
+
+``steps: Count`` is an ``int`` of at least 1 for type checkers, for the command line and for whoever
+reads; `checked` holds what a constructor is given against it. ``Literal`` types are held, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from robusttrain.core.errors import above, at_least, below_one, one_of, within
+
+Class = TypeVar("Class", bound=type)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a number must be, as one of the checks of `robusttrain.core.errors` and its bounds."""
+
+    check: Callable[..., None]
+    bounds: tuple[float, ...]
+
+    def __call__(self, option: str, value: Any) -> None:
+        self.check(option, value, *self.bounds)
+
+
+#: A whole number from 0 on.
+Whole = Annotated[int, Limit(at_least, (0,))]
+#: A whole number from 1 on.
+Count = Annotated[int, Limit(at_least, (1,))]
+#: A number from 0 on.
+NonNegative = Annotated[float, Limit(at_least, (0,))]
+#: A number above 0.
+Positive = Annotated[float, Limit(above, (0,))]
+#: A number from 0 to 1.
+Share = Annotated[float, Limit(within, (0, 1))]
+#: A number from 0 on, below 1.
+BelowOne = Annotated[float, Limit(below_one, ())]
+
+
+def checked(cls: Class) -> Class:
+    """Class decorator: every argument of the constructor is held against its type's limits.
+
+    None passes where the type allows it. Errors are `OptionError`, named after the argument, and
+    come before anything that the constructor does itself.
+
+    Raises:
+        TypeError: the class has no constructor of its own.
+    """
+    if "__init__" not in vars(cls):
+        raise TypeError(
+            f"{cls.__name__} has no constructor of its own whose arguments were checked"
+        )
+    build = vars(cls)["__init__"]
+    signature = inspect.signature(build)
+
+    @functools.cache
+    def limits() -> dict[str, list[Callable[[str, Any], None]]]:
+        # Not before the first call: annotations may name what comes later in the module.
+        hints = get_type_hints(build, vars(inspect.getmodule(cls)), include_extras=True)
+        return {name: [*_limits(hints[name])] for name in signature.parameters if name in hints}
+
+    @functools.wraps(build)
+    def checking(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(self, *args, **kwargs)
+        for name, value in given.arguments.items():
+            for limit in limits().get(name, ()) if value is not None else ():
+                limit(name, value)
+        build(self, *args, **kwargs)
+
+    cls.__init__ = checking  # type: ignore[misc]
+    return cls
+
+
+def _limits(hint: Any) -> Iterator[Callable[[str, Any], None]]:
+    """What a type asks of a value that is not None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        # Of several kinds one is enough, and only None beside one kind is of interest here.
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        if len(kinds) == 1:
+            yield from _limits(kinds[0])
+    elif get_origin(hint) is Annotated:
+        yield from (each for each in get_args(hint)[1:] if isinstance(each, Limit))
+    elif get_origin(hint) is Literal:
+        choices = get_args(hint)
+        yield lambda option, value: one_of(option, value, choices)

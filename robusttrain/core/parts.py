@@ -1,0 +1,20 @@
+"""What a small frozen dataclass is made of: its fields by the kind of their values."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind")
+
+
+def part(whole: object, kind: type[Kind]) -> tuple[str, Kind] | tuple[None, None]:
+    """Name and value of the first field that holds a ``kind``; None and None where there is none.
+
+    Fields are told apart by what they hold, so that nothing hangs on their names.
+    """
+    for each in fields(whole) if is_dataclass(whole) else ():
+        value: Any = vars(whole)[each.name]
+        if isinstance(value, kind):
+            return each.name, value
+    return None, None
