@@ -60,57 +60,46 @@ def attack(name: str, changes: Settings, epsilon: float | None) -> dict[str, Nod
     return attack_nodes([name], [(key, json.dumps(to)) for key, to in changes.items()], epsilon)
 
 
+SILENT = {"robust.every": 0, "pictures.images": 0}
+
+
 @dataclass(frozen=True)
 class Scale:
-    """How large a study is.
+    """How large a study is; by default as in the paper."""
 
-    Args:
-        name: smoke, small or paper.
-        about: one line for the report.
-        data: options of the data set.
-        model: options of f_a.
-        recipe: training preset for f_a without adversarial examples.
-        f_b_recipe: training preset for an f_b.
-        epochs: of every f_a.
-        f_b_epochs: of the adversarially trained f_b.
-        inner_steps: of the attack in adversarial training and TRADES; 10 are the presets'.
-        more: options of every training.
-        short: options that make the epochs of costly trainings shorter.
-        short_images: images of such an epoch.
-        train_images: images of a whole epoch.
-        images: test images of an attack.
-        draws: of g that score an image.
-        steps: N of g.
-        eot: preset of BPDA-I with EOT, and what is changed of it.
-        attack: what is changed of every attack.
-        f_b_width: channels of f_b's first convolution; 64 is the paper's.
-        precision: in which f_b is differentiated inside g.
-        f_b: file with weights of an adversarially trained f_b, None to train one.
-        folder: of trained models.
-        models: those that were asked for, by name; what a model rests on comes before it.
-    """
-
-    name: str
-    about: str
-    data: Settings
-    model: Settings
-    recipe: str
-    f_b_recipe: str
-    epochs: int
-    f_b_epochs: int
-    inner_steps: int
-    more: Settings
-    short: Settings
-    short_images: int
-    train_images: int
-    images: int
-    draws: int
-    steps: int
-    eot: tuple[str, Settings]
-    attack: Settings = field(default_factory=dict)
+    name: str = "paper"
+    #: One line for the report.
+    about: str = (
+        "the paper's settings: CIFAR-10, ResNet-18, 80 epochs of SGD at a constant rate of 0.1"
+    )
+    #: Options of the data set, of f_a, of every training, and those that shorten costly epochs.
+    data: Settings = field(default_factory=lambda: {"data": "cifar10"})
+    model: Settings = field(default_factory=lambda: {"model": "resnet18"})
+    more: Settings = field(default_factory=lambda: SILENT)
+    short: Settings = field(default_factory=dict)
+    #: Training presets for f_a without adversarial examples, and for f_b; epochs of both.
+    recipe: str = "paper"
+    f_b_recipe: str = "f_b-paper"
+    epochs: int = 80
+    f_b_epochs: int = 20
+    #: Images of a shortened epoch, and of a whole one.
+    short_images: int = 45_000
+    train_images: int = 45_000
+    #: Steps of the attack in adversarial training and TRADES; 10 are the presets'.
+    inner_steps: int = 10
+    #: Test images of an attack, and draws of g that score one.
+    images: int = 1_000
+    draws: int = 10
+    #: Of g: its steps N, channels of f_b's first convolution, the precision f_b is differentiated
+    #: in, and a file with weights of an adversarially trained f_b, None to train one.
+    steps: int = 13
     f_b_width: int = 64
     precision: str = "float32"
     f_b: str | None = None
+    #: What is changed of every attack; preset of BPDA-I with EOT, and what is changed of it.
+    attack: Settings = field(default_factory=dict)
+    eot: tuple[str, Settings] = ("bpda-eot-paper", {})
+    #: Folder of trained models, and those asked for, by name; what one rests on comes before it.
     folder: Path = Path("checkpoints/studies")
     models: dict[str, Job] = field(default_factory=dict)
 
@@ -228,66 +217,46 @@ def inner(steps: int, where: str = "training.objective.attack") -> dict[str, Any
     return {f"{where}.steps": steps, f"{where}.step_size": round(0.06 / steps, 6)}
 
 
-SILENT = {"robust.every": 0, "pictures.images": 0}
-SMOKE = Scale(
-    name="smoke",
-    about="a check that everything runs, on digits: its figures mean nothing",
-    data={"data": "digits", "data.batch_size": 64},
-    model={"model": "resnet_small", "model.widths": [8, 16, 16], "model.blocks": 1},
-    recipe="standard",
-    f_b_recipe="f_b",
-    epochs=1,
-    f_b_epochs=1,
-    inner_steps=2,
-    more={**SILENT, "trainer.enable_progress_bar": False},
-    short={"trainer.limit_train_batches": 8},
-    short_images=512,
-    train_images=1_350,
-    images=16,
-    draws=2,
-    steps=2,
-    eot=("bpda-eot", {"gradient.draws": 2}),
-    attack={"steps": 2},
-    f_b_width=16,
-)
+PAPER = Scale()
 SMALL = Scale(
     name="small",
     about="CIFAR-10 (JPEG), f_a a ResNet of 0.7 M parameters, f_b in bfloat16 inside g",
     data={"data": "imagefolder"},
     model={"model": "resnet_small"},
+    more={**SILENT, "data.validation": 0.02},
+    short={"trainer.limit_train_batches": 128},
     recipe="standard",
     f_b_recipe="f_b",
     epochs=3,
     f_b_epochs=3,
-    inner_steps=5,
-    more={**SILENT, "data.validation": 0.02},
-    short={"trainer.limit_train_batches": 128},
     short_images=128 * 128,
     train_images=49_000,
+    inner_steps=5,
     images=100,
     draws=4,
-    steps=13,
-    eot=("bpda-eot", {"gradient.draws": 5}),
     precision="bfloat16",
+    eot=("bpda-eot", {"gradient.draws": 5}),
 )
-PAPER = Scale(
-    name="paper",
-    about="the paper's settings: CIFAR-10, ResNet-18, 80 epochs of SGD at a constant rate of 0.1",
-    data={"data": "cifar10"},
-    model={"model": "resnet18"},
-    recipe="paper",
-    f_b_recipe="f_b-paper",
-    epochs=80,
-    f_b_epochs=20,
-    inner_steps=10,
-    more=SILENT,
-    short={},
-    short_images=45_000,
-    train_images=45_000,
-    images=1_000,
-    draws=10,
-    steps=13,
-    eot=("bpda-eot-paper", {}),
+SMOKE = Scale(
+    name="smoke",
+    about="a check that everything runs, on digits: its figures mean nothing",
+    data={"data": "digits", "data.batch_size": 64},
+    model={"model": "resnet_small", "model.widths": [8, 16, 16], "model.blocks": 1},
+    more={**SILENT, "trainer.enable_progress_bar": False},
+    short={"trainer.limit_train_batches": 8},
+    recipe="standard",
+    f_b_recipe="f_b",
+    epochs=1,
+    f_b_epochs=1,
+    short_images=512,
+    train_images=1_350,
+    inner_steps=2,
+    images=16,
+    draws=2,
+    steps=2,
+    f_b_width=16,
+    attack={"steps": 2},
+    eot=("bpda-eot", {"gradient.draws": 2}),
 )
 SCALES = {scale.name: scale for scale in (SMOKE, SMALL, PAPER)}
 
