@@ -27,8 +27,8 @@ from robusttrain.config.presets import read
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.processor import processor
 from robusttrain.data import ImageData, ImageFolder, ImageNet
+from robusttrain.models.foreign import load_weights
 from robusttrain.storage.files import laid_out
-from robusttrain.storage.weights import load_weights
 
 #: Which side keeps freed memory (`robusttrain.core.allocator`), by policy.
 MEMORY = {

@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from robusttrain.commands import transfer
 from robusttrain.commands.auditing import begin_audit, finish_audit, images_of, kept_audit
+from robusttrain.commands.class_doubts import doubt_classes
 from robusttrain.commands.estimate import announce, check_sources
 from robusttrain.commands.f_b import provide_f_b
 from robusttrain.commands.keeping import explained, fingerprint, keep, open_journal
@@ -154,9 +155,10 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
         task = progress.add_task("attacking", total=(total or 0) / trainer.world_size)
         engine.advance = lambda count: progress.advance(task, count)
         trainer.test(evaluation, datamodule=data, verbose=False)
-    found = explained(plan, evaluation, target, told, unfit, precisions, device)
+    found = explained(plan, evaluation, target, told, unfit, precisions, device, data)
     if not trainer.is_global_zero:
         return found
+    found |= doubt_classes(found, evaluation, data, device, output)
     write_json(found, output / "results.json")
     keep(evaluation, plan)
     if plan.export:

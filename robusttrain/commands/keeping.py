@@ -19,6 +19,7 @@ from robusttrain.config.targets import data_name
 from robusttrain.core.console import first_process, say
 from robusttrain.core.processor import processor
 from robusttrain.core.version import __version__
+from robusttrain.data import ImageData
 from robusttrain.evaluation import Engine, Evaluation
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import SCHEMA
@@ -63,6 +64,7 @@ def explained(
     unfit: Mapping[str, str],
     precisions: Mapping[str, str],
     device: torch.device,
+    data: ImageData,
 ) -> dict[str, Any]:
     """The content of results.json: the figures, and all that they depend on.
 
@@ -74,6 +76,7 @@ def explained(
         unfit: attacks of suites that do not apply, and why.
         precisions: of the attacks.
         device: where they ran.
+        data: the images.
     """
     return {
         "schema": SCHEMA,
@@ -81,6 +84,8 @@ def explained(
         "target": told,
         "weights": hash_of_weights(target),
         "data": data_name(plan),
+        "classes": data.class_names,
+        "data_notes": data.notes,
         **evaluation.found,
         "indices": evaluation.records.index.tolist(),
         "left_out": dict(unfit),

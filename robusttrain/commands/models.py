@@ -15,7 +15,7 @@ from robusttrain.config.build import build_defended, check_pretrained, fit_to_da
 from robusttrain.config.checkpoints import load, read_recipe
 from robusttrain.core.errors import UserError, under
 from robusttrain.data import ImageData
-from robusttrain.storage.weights import load_weights
+from robusttrain.models.foreign import load_weights
 from robusttrain.transfer import Model
 
 
@@ -73,10 +73,11 @@ def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
         raise UserError(
             f"--models {specification}: the file must hold a class path and arguments under 'model'"
         )
-    if unknown := node.keys() - {"model", "defense", "weights"}:
+    if unknown := node.keys() - {"model", "defense", "weights", "weights_which"}:
         told = ", ".join(sorted(unknown))
         raise UserError(
-            f"--models {specification}: holds {told}; known are model, defense and weights"
+            f"--models {specification}: holds {told}; known are model, defense, weights and"
+            " weights_which"
         )
     with under(f"--models {specification}"):
         fit_to_data(node["model"], facts, "model")
@@ -86,7 +87,12 @@ def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
         file = Path(node["weights"])
         # As the YAML's author means it: beside the YAML, or where the command is given.
         beside = Path(specification).parent / file
-        load_weights(defended.classifier, beside if beside.is_file() else file)
+        load_weights(
+            defended.classifier,
+            beside if beside.is_file() else file,
+            node.get("weights_which"),
+            f"--models {specification}: weights",
+        )
     else:
         try:
             check_pretrained(defended.classifier, facts.num_classes)

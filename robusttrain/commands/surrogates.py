@@ -188,7 +188,9 @@ class Keeper:
         """The target's defense as options, in so far as they are known."""
         node = self.defense or {}
         arguments = {
-            key: value for key, value in (node.get("init_args") or {}).items() if key != "weights"
+            key: value
+            for key, value in (node.get("init_args") or {}).items()
+            if key not in ("weights", "weights_which")
         }
         return {
             "class_path": node.get("class_path", type(self.target.defense).__name__),
@@ -202,4 +204,5 @@ class Keeper:
         weights = self.folder / f"f_b-{self._g_digest()[:8]}.safetensors"
         save_tensors(defense.f_b.module, weights)
         arguments = {**(self.defense.get("init_args") or {}), **changes, "weights": str(weights)}
+        arguments.pop("weights_which", None)
         return {"class_path": self.defense["class_path"], "init_args": arguments}

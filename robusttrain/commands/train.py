@@ -106,7 +106,7 @@ def train(plan: TrainingPlan) -> None:
     if defense is not None:
         provide_f_b(defense, data, plan.f_b_training, checkpoints / "f_b", plan.trainer, plan.seed)
     training = build_training(whole, settings, plan.seed, facts.num_classes)
-    training.recipe = {**recipe, "plan": plan.to_json()}
+    training.recipe = {**recipe, "classes": data.class_names, "plan": plan.to_json()}
 
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
     console.print(
@@ -260,6 +260,6 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must share: neither the places of data, nor what the plan says besides."""
     data = recipe["data"]
-    recipe = {key: value for key, value in recipe.items() if key != "plan"}
+    recipe = {key: value for key, value in recipe.items() if key not in ("plan", "classes")}
     kept = {key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES}
     return {**recipe, "data": {**data, "init_args": kept}}

@@ -20,13 +20,15 @@ from robusttrain.config.build import build_defended, is_node
 from robusttrain.core.errors import UserError
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.storage.weights import fit_state, read_torch
+from robusttrain.models.foreign import adopt_normalisations
+from robusttrain.storage.reading import read_torch
+from robusttrain.storage.weights import fit_state
 
 FORMAT = 1
 #: Folders of models that attackers and studies trained: no user's newest run.
 NOBODYS = {"surrogates", "studies"}
 #: Arguments that say where weights come from: a checkpoint holds them itself.
-ELSEWHERE = {"weights": None, "pretrained": False}
+ELSEWHERE = {"weights": None, "weights_which": None, "pretrained": False}
 
 #: Training options that recipes of earlier versions do not name, with the value that says the same
 #: as their absence.
@@ -36,6 +38,7 @@ LATER = {
     "mixing": "none",
     "mixing_alpha": 1.0,
     "inner_precision": "trainer",
+    "weights_which": None,
 }
 
 
@@ -112,6 +115,9 @@ def _well_formed(recipe: dict[str, Any]) -> bool:
         return False
     if not {"model", "defense", "data"} <= set(recipe):
         return False
+    classes = recipe.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return False
     return all(
         _is_clean(recipe[name])
         and (is_node(recipe[name]) or (name == "defense" and recipe[name] is None))
@@ -166,6 +172,7 @@ def load(
     state = {
         name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
+    adopt_normalisations(defended, state)
     fit_state(defended, state, Path(checkpoint))
     return defended.eval()
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from robusttrain.config import presets
 from robusttrain.config.build import resolve
 from robusttrain.core.allocator import keep_freed_memory
-from robusttrain.core.console import say
+from robusttrain.core.console import Saying, say
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.stopping import heeding_sigterm
 
@@ -60,6 +60,7 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             # Lightning's advice about its own products is no news of this run.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
             warnings.filterwarnings("ignore", message=UNIMPORTANT)
+            Saying.of("robusttrain")
             with heeding_sigterm():
                 command(arguments)
     except UserError as error:
@@ -153,6 +154,10 @@ def read(
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
+    # An option may not be both a value and a group, so the argument is called otherwise
+    arguments = [
+        re.sub(r"^(--[\w.]*weights)\.which(?==|$)", r"\1_which", each) for each in arguments
+    ]
     presets_chosen, rest = expand(arguments, kinds)
     files, rest = config_files(rest)
     nodes = [presets.read_yaml(path, "--config") for path in files]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,18 @@ from robusttrain.config.command_line import (
     take,
 )
 from robusttrain.config.suites import suite, suite_settings
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, naming
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
 
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
-OTHERWISE = {"model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"}
+OTHERWISE = {
+    *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
+    "at_most",
+    "weights_which",
+}
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
     *("accelerator", "strategy", "devices", "num_nodes"),
@@ -68,6 +73,16 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
     )
+    options.add_argument(
+        "--weights_which",
+        "--weights.which",
+        type=str | None,
+        default=None,
+        help=(
+            "of several weights in the file: averaged, raw, or the path of one in it; default:"
+            " averaged ones if there are any"
+        ),
+    )
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
     add_trainer(options, {}, only=WHERE)
     return options
@@ -102,6 +117,10 @@ def read_plan(arguments: list[str]) -> EvaluationPlan:
         if key in EvaluationPlan.__dataclass_fields__
     }
     said |= {"attacks": nodes, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    # A suite's own number, which nobody gave for these data.
+    given = take(arguments, lambda option: option == "--images")[0]
+    numbers = [suite_settings(preset).get("images") for preset in suites]
+    said["at_most"] = not given and config.images in numbers and config.images is not None
     said["checkpoint"] = None if path is None else str(path)
     said["trainer"] = {key: value for key, value in said["trainer"].items() if value is not None}
     return EvaluationPlan(**said)
@@ -168,7 +187,8 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
     given, _ = take(arguments, lambda option: option in wanted)
     early = read(look, [f"{option}={value}" for option, value in given], (), {})
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
-    recipe = read_recipe(path)
+    with naming("--checkpoint") if early.checkpoint else nullcontext():
+        recipe = read_recipe(path)
     # Before jsonargparse imports a class that the file names.
     check_trust(
         [recipe["model"], recipe["defense"], recipe["data"]], ["robusttrain", *listed(early.trust)]

@@ -11,14 +11,14 @@ from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.storage.weights import load_weights
+from robusttrain.models.foreign import load_weights
 
 
 def build_data(plan: EvaluationPlan) -> ImageData:
     """The images of a plan, not read yet."""
     data: ImageData = build(plan.data, "data", kind=ImageData)
     if plan.images is not None:
-        data.limit_test(plan.images, plan.seed)
+        data.limit_test(plan.images, plan.seed, plan.at_most)
     return data
 
 
@@ -36,13 +36,16 @@ def build_target(
         UserError: weights that do not fit, classes that do not match, an f_b that has no weights.
     """
     model, defense = copy.deepcopy(plan.model), copy.deepcopy(plan.defense)
+    recipe = {} if plan.checkpoint is None else read_recipe(plan.checkpoint)
+    if classes := recipe.get("classes"):
+        data.number_as(classes)
     facts = data.facts()
     if plan.checkpoint is not None:
-        recipe = {**read_recipe(plan.checkpoint), "model": model, "defense": defense}
-        classes = (model.get("init_args") or {}).get("num_classes", facts.num_classes)
-        if classes != facts.num_classes:
+        recipe |= {"model": model, "defense": defense}
+        count = (model.get("init_args") or {}).get("num_classes", facts.num_classes)
+        if count != facts.num_classes:
             raise UserError(
-                f"{plan.checkpoint} has {classes} classes, the data set {facts.num_classes}: change"
+                f"{plan.checkpoint} has {count} classes, the data set {facts.num_classes}: change"
                 " --data"
             )
         return load(plan.checkpoint, plan.trust, recipe), plan.checkpoint
@@ -55,7 +58,7 @@ def build_target(
     if plan.weights is None:
         check_pretrained(target.classifier, facts.num_classes)
         return target.eval(), f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
-    load_weights(target.classifier, plan.weights)
+    load_weights(target.classifier, plan.weights, plan.weights_which, "--weights")
     return target.eval(), f"{name} {plan.weights}"
 
 

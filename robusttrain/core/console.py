@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -21,5 +22,27 @@ console = Console(
 
 
 def say(line: str) -> None:
-    """A line for the user, as long as it is."""
-    console.print(line, soft_wrap=True, highlight=False)
+    """A line for the user, as long as it is; brackets in it are no markup but, say, a path's."""
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+class Saying(logging.Handler):
+    """Says what rooms below log, each line once: a data set may be read several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line not in self._said:
+            self._said.add(line)
+            say(line)
+
+    @classmethod
+    def of(cls, name: str) -> None:
+        """Say what is logged under this name from now on, plain information as well."""
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = [each for each in logger.handlers if not isinstance(each, cls)]
+        logger.addHandler(cls())

@@ -5,12 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class UserError(Exception):
     """Something the user gave cannot work. The command line prints its one line and exits with code
     2.
     """
+
+
+class FileError(UserError):
+    """A file that cannot be used.
+
+    Whoever reads the file knows its path, whoever was given the path knows the option: the latter
+    says so with `naming`.
+
+    Args:
+        path: of the file.
+        reason: what is wrong with it, and the fix.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 class OptionError(UserError, ValueError):
@@ -40,13 +60,35 @@ class OptionError(UserError, ValueError):
         )
 
 
+#: The prefixes of all `under` that are in force.
+_PREFIXES: ContextVar[tuple[str, ...]] = ContextVar("prefixes", default=())
+
+
 @contextmanager
 def under(prefix: str) -> Iterator[None]:
     """Put ``prefix`` before the option's name in every OptionError raised inside."""
+    before = _PREFIXES.set((*_PREFIXES.get(), prefix))
     try:
         yield
     except OptionError as error:
         raise error.under(prefix) from error
+    finally:
+        _PREFIXES.reset(before)
+
+
+def typed(option: str) -> str:
+    """An option's full name, as a user types it: for lines that are no errors."""
+    name = ".".join(filter(None, (*_PREFIXES.get(), option)))
+    return name if name.startswith("--") else f"--{name}"
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Make an OptionError of every FileError raised inside: ``option`` is what named the file."""
+    try:
+        yield
+    except FileError as error:
+        raise OptionError(option, str(error.path), error.reason) from error
 
 
 def at_least(option: str, value: float, lowest: float) -> None:
@@ -81,3 +123,13 @@ def one_of(option: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise OptionError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise OptionError(option, value, "must be one of " + ", ".join(choices))
+
+
+def show(name: object) -> str:
+    """A name from a file as one short line, whatever is in it."""
+    return ascii(str(name)[:80])[1:-1]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, cut short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,12 +16,13 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from robusttrain.core.errors import OptionError, UserError, at_least, within
+from robusttrain.core.rng import Rng
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.batches import Batch, EpochBatches, Split, loader, seeded_order
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
-from robusttrain.core.errors import OptionError, UserError, at_least, within
-from robusttrain.core.rng import Rng
+from robusttrain.data.notes import note, shown
 
 __all__ = ["Batch", "Facts", "ImageData", "SplitName", "as_float", "fetch", "missing_data"]
 
@@ -38,7 +39,7 @@ class Facts(NamedTuple):
 
 def missing_data(what: str, root: Path, looked_for: str, fix: str) -> UserError:
     """The error for data that are not there: what was looked for, where, and what to do."""
-    return UserError(f"no {what} in {root.absolute()} (looked for {looked_for}): {fix}")
+    return UserError(f"no {what} in {shown(root.absolute())} (looked for {looked_for}): {fix}")
 
 
 def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
@@ -51,9 +52,14 @@ def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
         raise UserError(f"cannot download {what} to {root.absolute()} ({reason}): {fix}") from error
 
 
-def as_float(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1], channels last in memory."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+def as_float(images: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    """uint8 images as float32 in [0, 1], with channels last in memory unless told otherwise."""
+    return images.to(torch.float32, memory_format=layout).div_(255)
+
+
+def _for_python(batch: Batch) -> Batch:
+    """The batch with float images as other people's code expects them: contiguous."""
+    return batch._replace(images=as_float(batch.images, torch.contiguous_format))
 
 
 class ImageData(LightningDataModule, ABC):
@@ -61,7 +67,7 @@ class ImageData(LightningDataModule, ABC):
 
     Training and validation images come from the train split alone; the test split is read for
     ``setup("test")`` only. After ``setup``, ``num_classes``, ``channels``, ``image_size`` (pixels)
-    and ``class_names`` are there.
+    and ``class_names`` are there, and ``notes``: lines on what was assumed of the files.
 
     Args:
         root: folder with the data.
@@ -82,7 +88,14 @@ class ImageData(LightningDataModule, ABC):
     class_names: list[str]
 
     def __init__(
-        self, root: str, batch_size: int, validation: float, crop: int, flip: bool, seed: int, workers: int
+        self,
+        root: str,
+        batch_size: int,
+        validation: float,
+        crop: int,
+        flip: bool,
+        seed: int,
+        workers: int,
     ) -> None:
         super().__init__()
         at_least("batch_size", batch_size, 1)
@@ -90,13 +103,19 @@ class ImageData(LightningDataModule, ABC):
         at_least("crop", crop, 0)
         at_least("workers", workers, 0)
         self.root = Path(root).expanduser()
-        self.batch_size, self.validation, self.seed, self.workers = batch_size, validation, seed, workers
+        self.batch_size, self.validation, self.seed, self.workers = (
+            batch_size,
+            validation,
+            seed,
+            workers,
+        )
         self.crop, self.flip = crop, flip
         self._train: Split | None = None
         self._validation: Split | None = None
         self._test: Split | None = None
-        self._test_limit: tuple[int, int] | None = None
+        self._test_limit: tuple[int, int, bool] | None = None
         self._extra: tuple[Split, float] | None = None
+        self.notes: list[str] = []
         #: How often each training batch comes in a row (free adversarial training).
         self.replays = 1
 
@@ -118,7 +137,9 @@ class ImageData(LightningDataModule, ABC):
         if stage in (None, "fit", "validate") and self._train is None:
             images, labels, self.class_names = self._read("train")
             # At least one image on either side, as far as there are two.
-            held_out = min(max(round(self.validation * len(labels)), self.validation > 0), len(labels) - 1)
+            held_out = min(
+                max(round(self.validation * len(labels)), self.validation > 0), len(labels) - 1
+            )
             order = seeded_order(len(labels), self.seed, "validation")
             self._validation = Split(images, labels, order[:held_out].sort().values)
             self._train = self._validation.only(order[held_out:].sort().values)
@@ -127,12 +148,17 @@ class ImageData(LightningDataModule, ABC):
             self._test = Split(images, labels)
             self._limited_test()
 
-    def limit_test(self, count: int, seed: int) -> None:
+    def number_as(self, classes: Sequence[str]) -> None:
+        """Number classes as a checkpoint does, given by name; where a data set fixes the numbers,
+        nothing happens.
+        """
+
+    def limit_test(self, count: int, seed: int, at_most: bool = False) -> None:
         """Restrict the test loader to ``count`` images, chosen by ``seed``; a larger choice
-        contains the smaller.
+        contains the smaller. Where there are fewer, ``at_most`` takes all of them, and notes it.
         """
         at_least("images", count, 1)
-        self._test_limit = (count, seed)
+        self._test_limit = (count, seed, at_most)
         if self._test is not None:
             self._limited_test()
 
@@ -151,16 +177,25 @@ class ImageData(LightningDataModule, ABC):
         """
         theirs = round(share * self.batch_size)
         if not 0 < theirs < self.batch_size:
-            raise OptionError("share", share, f"both data sets need an image in a batch of {self.batch_size}")
+            raise OptionError(
+                "share", share, f"both data sets need an image in a batch of {self.batch_size}"
+            )
         ours, others = self.facts(), other.facts()
         if (ours.channels, ours.image_size) != (others.channels, others.image_size):
-            shapes = (f"{each.channels} x {each.image_size} x {each.image_size}" for each in (others, ours))
-            raise UserError("--extra.root: its images are {}, the data set's are {}".format(*shapes))
+            shapes = (
+                f"{each.channels} x {each.image_size} x {each.image_size}"
+                for each in (others, ours)
+            )
+            raise UserError(
+                "--extra.root: its images are {}, the data set's are {}".format(*shapes)
+            )
         self.setup("fit")
         other.setup("fit")
         unknown = [name for name in other.class_names if name not in self.class_names]
         if unknown:
-            raise UserError(f"--extra.root: the data set has no class {unknown[0]!r}: it has {self.class_names}")
+            raise UserError(
+                f"--extra.root: the data set has no class {unknown[0]!r}: it has {self.class_names}"
+            )
         split = _ready(other._train, "fit")
         numbers = torch.tensor([self.class_names.index(name) for name in other.class_names])
         self._extra = (Split(split.images, numbers[split.labels], split.subset), share)
@@ -184,9 +219,13 @@ class ImageData(LightningDataModule, ABC):
         if overfit:  # of all classes, wherever the data set sorts its images by them
             split = split.only(split.subset[seeded_order(len(split), self.seed, "overfit order")])
         theirs = round(self._extra[1] * self.batch_size) if self._extra else 0
-        own = self._batches(len(split), self.batch_size - theirs, shuffle=not overfit, drop_last=True)
+        own = self._batches(
+            len(split), self.batch_size - theirs, shuffle=not overfit, drop_last=True
+        )
         if self._extra is None:
-            return loader(split, Replayed(own, self.replays) if self.replays > 1 else own, self.workers)
+            return loader(
+                split, Replayed(own, self.replays) if self.replays > 1 else own, self.workers
+            )
         mixed = MixedBatches(own, len(split), len(self._extra[0]), theirs)
         batches = Replayed(mixed, self.replays) if self.replays > 1 else mixed
         return loader(Joined(split, self._extra[0]), batches, self.workers)
@@ -196,22 +235,26 @@ class ImageData(LightningDataModule, ABC):
         classes.
         """
         split = _ready(self._validation, "fit")
-        return self._loader(split.only(split.subset[seeded_order(len(split), self.seed, "validation order")]))
+        return self._loader(
+            split.only(split.subset[seeded_order(len(split), self.seed, "validation order")])
+        )
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every test image once, or those of ``limit_test``."""
         return self._loader(self._limited_test())
 
     def validation_images(self, count: int) -> Batch:
-        """``count`` validation images chosen by the seed, as float32 in [0, 1]; all of them where
-        there are fewer.
+        """``count`` validation images chosen by the seed, as contiguous float32 in [0, 1]; all
+        of them where there are fewer.
         """
         at_least("count", count, 1)
         split = _ready(self._validation, "fit")
         if not len(split):
-            raise OptionError("validation", self.validation, "must be above 0 where validation images are needed")
+            raise OptionError(
+                "validation", self.validation, "must be above 0 where validation images are needed"
+            )
         batch = split[seeded_order(len(split), self.seed, "validation images")[:count]]
-        return batch._replace(images=as_float(batch.images))
+        return _for_python(batch)
 
     def unaugmented(self, split: SplitName, count: int) -> Batch:
         """``count`` training or test images chosen by the seed, as float32 in [0, 1]; all where
@@ -220,20 +263,24 @@ class ImageData(LightningDataModule, ABC):
         at_least("count", count, 1)
         chosen = _ready(self._train, "fit") if split == "train" else _ready(self._test, "test")
         batch = chosen[seeded_order(len(chosen), self.seed, f"{split} images")[:count]]
-        return batch._replace(images=as_float(batch.images))
+        return _for_python(batch)
 
     def test_images(self, indices: Tensor) -> Batch:
         """The test images with these indices in the whole split, (B,) int64, as float32 in [0, 1],
         in this order.
         """
         batch = _ready(self._test, "test")[indices]
-        return batch._replace(images=as_float(batch.images))
+        return _for_python(batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Float images in [0, 1] on the device, augmented in training."""
         images = batch.images
         if self.trainer is not None and self.trainer.training:
-            rng = Rng.for_images(self.seed, batch.indices).fold("augment").fold(self.trainer.current_epoch)
+            rng = (
+                Rng.for_images(self.seed, batch.indices)
+                .fold("augment")
+                .fold(self.trainer.current_epoch)
+            )
             images = crop_and_flip(images, rng, self.crop, self.flip)
         return batch._replace(images=as_float(images))
 
@@ -241,13 +288,22 @@ class ImageData(LightningDataModule, ABC):
         test = _ready(self._test, "test")
         if self._test_limit is None:
             return test
-        count, seed = self._test_limit
-        if count > len(test):
+        count, seed, at_most = self._test_limit
+        if count > len(test) and at_most:
+            told = f"{count} images were to be attacked, and the test split has {len(test)}"
+            note(self.notes, f"{told}: all of them are")
+        elif count > len(test):
             raise OptionError("images", count, f"the test split has {len(test)} images")
         return test.only(seeded_order(len(test), seed, "test images")[:count].sort().values)
 
-    def _batches(self, count: int, size: int, shuffle: bool = False, drop_last: bool = False) -> EpochBatches:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+    def _batches(
+        self, count: int, size: int, shuffle: bool = False, drop_last: bool = False
+    ) -> EpochBatches:
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size)
+            if self.trainer is not None
+            else (0, 1)
+        )
         return EpochBatches(count, size, shuffle, self.seed, rank, world, drop_last)
 
     def _loader(self, split: Split) -> DataLoader[Batch]:

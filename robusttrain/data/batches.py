@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from robusttrain.data.image_files import ImageFiles
 from robusttrain.core.rng import Rng
+from robusttrain.data.image_files import ImageFiles
 
 
 class Batch(NamedTuple):
     """Some images of a split.
 
     Attributes:
-        images: (B, C, H, W), uint8 as they leave the loader, float32 in [0, 1] once they are on the
-            device.
+        images: (B, C, H, W), contiguous uint8 as they leave the loader, float32 in [0, 1] once
+            they are on the device.
         labels: (B,) int64.
         indices: (B,) int64, the index of each image in its split as it was read. It stays with the
             image: validation images keep their index in the train split, a subset of the test split
@@ -51,7 +51,9 @@ class Split(Dataset[Batch]):
             not copied.
     """
 
-    def __init__(self, images: Tensor | ImageFiles, labels: Tensor, subset: Tensor | None = None) -> None:
+    def __init__(
+        self, images: Tensor | ImageFiles, labels: Tensor, subset: Tensor | None = None
+    ) -> None:
         self.images, self.labels = images, labels
         self.subset = torch.arange(len(labels)) if subset is None else subset
 
@@ -60,7 +62,8 @@ class Split(Dataset[Batch]):
 
     def __getitem__(self, positions: Tensor | list[int] | int) -> Batch:
         indices = self.subset[torch.as_tensor(positions).reshape(-1)]
-        return Batch(self.images[indices], self.labels[indices], indices)
+        # Whatever their layout where they lie: other people's code may call view().
+        return Batch(self.images[indices].contiguous(), self.labels[indices], indices)
 
     def only(self, subset: Tensor) -> Split:
         """The same images, restricted to those with the indices ``subset``."""
@@ -113,7 +116,11 @@ class EpochBatches(SequentialSampler):
         return -(-self.count // together)
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
-        order = seeded_order(self.count, self.seed, "order", self.epoch) if self.shuffle else torch.arange(self.count)
+        order = (
+            seeded_order(self.count, self.seed, "order", self.epoch)
+            if self.shuffle
+            else torch.arange(self.count)
+        )
         pieces = len(self) * self.world
         if self.drop_last:
             # Below one image a process, processes share images rather than stay without.
@@ -121,7 +128,10 @@ class EpochBatches(SequentialSampler):
             bounds = [(piece * size, (piece + 1) * size) for piece in range(pieces)]
             order = order.repeat(-(-pieces * size // max(self.count, 1)))
         else:
-            bounds = [(piece * self.count // pieces, (piece + 1) * self.count // pieces) for piece in range(pieces)]
+            bounds = [
+                (piece * self.count // pieces, (piece + 1) * self.count // pieces)
+                for piece in range(pieces)
+            ]
         for start, stop in bounds[self.rank :: self.world]:
             yield order[start:stop]
 

@@ -15,8 +15,8 @@ import torch
 import torchvision.datasets
 from torch import Tensor
 
-from robusttrain.data.base import SplitName, fetch, missing_data
 from robusttrain.core.errors import UserError
+from robusttrain.data.base import SplitName, fetch, missing_data
 
 _PIXELS = 3 * 32 * 32
 
@@ -68,33 +68,49 @@ def read(root: Path, layout: Layout, split: SplitName) -> tuple[Tensor, Tensor, 
     except RuntimeError as error:
         files = root.absolute() / layout.python.base_folder
         fix = "give --data.download true to fetch it again, or another --data.root DIR"
-        raise UserError(f"{files} is incomplete or differs from the official {layout.title}: {fix}") from error
-    return torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets), list(data.classes)
+        raise UserError(
+            f"{files} is incomplete or differs from the official {layout.title}: {fix}"
+        ) from error
+    return (
+        torch.from_numpy(data.data).permute(0, 3, 1, 2),
+        torch.tensor(data.targets),
+        list(data.classes),
+    )
 
 
 def _binary_folder(root: Path, layout: Layout) -> Path | None:
     """The folder of the binary version: that of the official archive, or ``root`` itself."""
     folders = (root / layout.folder, root)
-    return next((folder for folder in folders if (folder / layout.files["test"][0]).is_file()), None)
+    return next(
+        (folder for folder in folders if (folder / layout.files["test"][0]).is_file()), None
+    )
 
 
-def _read_binary(folder: Path, layout: Layout, split: SplitName) -> tuple[Tensor, Tensor, list[str]]:
+def _read_binary(
+    folder: Path, layout: Layout, split: SplitName
+) -> tuple[Tensor, Tensor, list[str]]:
     record = layout.label_bytes + _PIXELS
     records = []
     for name in layout.files[split]:
         content = np.fromfile(_existing(folder / name, layout), np.uint8)
         if not len(content) or len(content) % record:
-            raise UserError(f"{folder / name} is cut short (not a multiple of {record} bytes): get it again")
+            raise UserError(
+                f"{folder / name} is cut short (not a multiple of {record} bytes): get it again"
+            )
         records.append(content.reshape(-1, record))
     data = torch.from_numpy(np.concatenate(records))
     labels = data[:, layout.label_bytes - 1].long()
     names = _existing(folder / layout.class_names, layout).read_text(errors="replace").split()
     if len(names) != layout.classes or labels.max() >= layout.classes:
-        raise UserError(f"{folder} does not have the {layout.classes} classes of {layout.title}: get it again")
+        raise UserError(
+            f"{folder} does not have the {layout.classes} classes of {layout.title}: get it again"
+        )
     return data[:, layout.label_bytes :].reshape(-1, 3, 32, 32).contiguous(), labels, names
 
 
 def _existing(path: Path, layout: Layout) -> Path:
     if not path.is_file():
-        raise missing_data(layout.title, path.parent, path.name, "get it again, or give --data.root DIR")
+        raise missing_data(
+            layout.title, path.parent, path.name, "get it again, or give --data.root DIR"
+        )
     return path

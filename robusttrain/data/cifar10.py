@@ -13,7 +13,10 @@ _LAYOUT = Layout(
     title="CIFAR-10",
     classes=10,
     folder="cifar-10-batches-bin",
-    files={"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)},
+    files={
+        "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        "test": ("test_batch.bin",),
+    },
     class_names="batches.meta.txt",
     label_bytes=1,
     python=torchvision.datasets.CIFAR10,

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robusttrain.core.errors import at_least
 from robusttrain.data.base import Facts, ImageData, SplitName
 from robusttrain.data.batches import seeded_order
-from robusttrain.core.errors import at_least
 
 _TEST_IMAGES = 297
 
@@ -51,6 +51,8 @@ class Digits(ImageData):
         order = seeded_order(len(digits.target), 0, "digits")
         chosen = (order[:_TEST_IMAGES] if split == "test" else order[_TEST_IMAGES:]).sort().values
         images = torch.from_numpy(digits.images).float()[chosen, None] * (255 / 16)
-        images = F.interpolate(images, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False)
+        images = F.interpolate(
+            images, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False
+        )
         labels = torch.from_numpy(digits.target).long()[chosen]
         return images.round_().to(torch.uint8), labels, [str(digit) for digit in range(10)]

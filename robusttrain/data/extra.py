@@ -70,7 +70,9 @@ class MixedBatches(SequentialSampler):
             for turn in (places // self.others).unique().tolist():
                 if turn not in orders:
                     orders[turn] = seeded_order(self.others, own.seed, "order of more images", turn)
-            chosen = [orders[place // self.others][place % self.others] for place in places.tolist()]
+            chosen = [
+                orders[place // self.others][place % self.others] for place in places.tolist()
+            ]
             yield torch.cat([batch, self.count + torch.stack(chosen)])
 
 

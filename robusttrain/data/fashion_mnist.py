@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import torchvision.datasets
 from torch import Tensor
 
-from robusttrain.data.base import Facts, ImageData, SplitName, fetch, missing_data
 from robusttrain.core.errors import UserError, at_least
+from robusttrain.data.base import Facts, ImageData, SplitName, fetch, missing_data
 
 _PREFIX: dict[SplitName, str] = {"train": "train", "test": "t10k"}
 
@@ -56,7 +56,11 @@ class FashionMNIST(ImageData):
     def prepare_data(self) -> None:
         """Download, if wanted and needed."""
         if self.download and self._missing() is not None:
-            fetch("Fashion-MNIST", self.root, lambda: torchvision.datasets.FashionMNIST(str(self.root), download=True))
+            fetch(
+                "Fashion-MNIST",
+                self.root,
+                lambda: torchvision.datasets.FashionMNIST(str(self.root), download=True),
+            )
 
     def facts(self) -> Facts:
         """Ten grey classes."""

@@ -5,9 +5,10 @@ decodes).
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,33 +20,13 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from robusttrain.core.errors import UserError
+from robusttrain.data.decoding import Remark, decode
+from robusttrain.data.notes import note, shown
 
-_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _CHUNK = 16
 _WORTH_A_BAR = 4096
-
-
-def subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in ``folder``, without hidden ones."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def images_in(folder: Path) -> list[str]:
-    """Sorted paths of the image files directly in ``folder``; none where there is no such
-    folder.
-    """
-    if not folder.is_dir():
-        return []
-    return sorted(entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(_SUFFIXES))
-
-
-def size_of(path: str) -> tuple[int, int]:
-    """Width and height of an image, from its header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception as error:
-        raise _unreadable(path, error) from error
+#: Pixels of a whole resized picture, beyond which only the square in its centre is resized.
+_LARGE = 1 << 26
 
 
 class ImageFiles:
@@ -59,13 +40,24 @@ class ImageFiles:
             of ``size`` in the centre is cropped; at least ``size``. None leaves files as they are,
             and another size is an error.
         fix: what to do about a file of another size, as the end of a sentence.
+        white: value of white in files with more than 8 bits a channel; None: what the format says.
+        notes: lines about what was decided are added to it, and logged.
     """
 
     def __init__(
-        self, paths: Sequence[str], size: int, channels: int = 3, resize: int | None = None, fix: str = "replace it"
+        self,
+        paths: Sequence[str],
+        size: int,
+        channels: int = 3,
+        resize: int | None = None,
+        fix: str = "replace it",
+        white: float | None = None,
+        notes: list[str] | None = None,
     ) -> None:
         self.paths, self.size, self.channels = paths, size, channels
-        self.resize, self.fix = resize, fix
+        self.resize, self.fix, self.white = resize, fix, white
+        self.notes = [] if notes is None else notes
+        self._said: set[Remark] = set()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -85,43 +77,62 @@ class ImageFiles:
 
     def _decode_all(self, paths: Sequence[str]) -> Tensor:
         pixels = np.empty((len(paths), self.size, self.size, self.channels), np.uint8)
+        remarks: list[tuple[Remark, ...]] = [()] * len(paths)
 
-        def decode(start: int) -> None:
+        def decode_chunk(start: int) -> None:
             for number, path in enumerate(paths[start : start + _CHUNK], start):
-                pixels[number] = self._decode(path)
+                pixels[number], remarks[number] = self._decode(path)
 
         starts = range(0, len(paths), _CHUNK)
         # In the worker processes of a DataLoader the batches are already decoded side by side.
         threads = 1 if get_worker_info() else min(os.cpu_count() or 1, 16)
         pool = ThreadPoolExecutor(threads)
-        try:
-            for _ in _shown(pool.map(decode, starts), len(paths), len(starts)):
-                pass
-        finally:
-            # A corrupt file, or an interrupt, must not wait until all the others are decoded.
-            pool.shutdown(cancel_futures=True)
+        with warnings.catch_warnings():
+            # Below its limit, where it refuses, Pillow only warns of large images.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            try:
+                decoded = pool.map(decode_chunk, starts)
+                for _ in _shown(decoded, len(paths), len(starts)):
+                    pass
+            finally:
+                # A corrupt file, or an interrupt, must not wait until all the others are decoded.
+                pool.shutdown(cancel_futures=True)
+        self._tell(paths, remarks)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
-    def _decode(self, path: str) -> np.ndarray:
-        """(S, S, C) uint8."""
-        try:
-            with Image.open(path) as file:
-                image: Image.Image = file.convert("RGB" if self.channels == 3 else "L")
-                if self.resize is not None:
-                    image = _resized(image, self.resize, self.size)
-        except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-            raise _unreadable(path, error) from error
+    def _decode(self, path: str) -> tuple[np.ndarray, tuple[Remark, ...]]:
+        """(S, S, C) uint8, and what was decided."""
+        image, remarks = decode(path, grey=self.channels == 1, white=self.white)
+        if self.resize is not None:
+            image = _resized(image, self.resize, self.size)
         if image.size != (self.size, self.size):
-            found, expected = "x".join(map(str, image.size)), f"{self.size}x{self.size}"
-            raise UserError(f"{path} is {found} pixels, where the images must be {expected}: {self.fix}")
-        return np.asarray(image).reshape(self.size, self.size, self.channels)
+            width, height = image.size
+            raise UserError(
+                f"{shown(path)} is {width}x{height} pixels, where the images must be"
+                f" {self.size}x{self.size}: {self.fix}"
+            )
+        return np.asarray(image).reshape(self.size, self.size, self.channels), remarks
+
+    def _tell(self, paths: Sequence[str], remarks: Sequence[tuple[Remark, ...]]) -> None:
+        """Say what was decided for these files, once each; how often, where they are all."""
+        counts = Counter(remark for each in remarks for remark in each)
+        for remark in [remark for remark in Remark if counts[remark] and remark not in self._said]:
+            self._said.add(remark)
+            first = next(path for path, each in zip(paths, remarks, strict=True) if remark in each)
+            whole = len(paths) == len(self)
+            count = f"{counts[remark]:,} of {len(self):,} images" if whole else "some images"
+            note(self.notes, f"{count} {remark.value}; the first: {shown(first)}")
 
 
 def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:
     """Shorter side to ``shorter`` pixels, then the square of ``size`` in the centre."""
     width, height = (max(shorter, round(side * shorter / min(image.size))) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
+    if width * height > _LARGE:  # a strip, say: the same pixels up to rounding
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return image.resize((size, size), Image.Resampling.BICUBIC, box)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     return image.crop((left, top, left + size, top + size))
 
 
@@ -131,9 +142,5 @@ def _shown(chunks: Iterator[None], images: int, count: int) -> Iterator[None]:
     """
     silent = images < _WORTH_A_BAR or getattr(rank_zero_only, "rank", 0) > 0
     console = Console(stderr=True)
-    yield from track(chunks, f"Reading {images:,} images", count, console=console, transient=True, disable=silent)
-
-
-def _unreadable(path: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"cannot read the image {path} ({reason}): replace or remove it")
+    label = f"Reading {images:,} images"
+    yield from track(chunks, label, count, console=console, transient=True, disable=silent)

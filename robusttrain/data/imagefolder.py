@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from robusttrain.core.errors import OptionError, UserError, above, at_least
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
-from robusttrain.data.image_files import ImageFiles, images_in, size_of, subfolders
-from robusttrain.core.errors import OptionError, UserError, at_least
+from robusttrain.data.class_order import by_name, class_name, fitting, numbered, read_order, told
+from robusttrain.data.decoding import size_of
+from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.listing import Listing, subfolders
+from robusttrain.data.notes import note, shown
 
-_FOLDERS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+logger = logging.getLogger(__name__)
+
+_NAMES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "test": ("test", "val", "valid", "validation"),
+}
+_SPLITS = {name for names in _NAMES.values() for name in names}
 _RESIZE = "give --data.image_size N to resize all of them"
+_FIX = "give --data.root DIR"
 
 
 class ImageFolder(ImageData):
     """Images in ``train/<class>/`` and ``test/<class>/`` (or ``val/<class>/``).
 
     A class is a folder, and its number is that of its name among the sorted names of the folders of
-    ``train/`` (of the test split, where there is no ``train/``); folders may be empty.
+    ``train/`` (of the test split, where there is no ``train/``); names that are all numbers sort as
+    numbers. ``classes`` gives another order, and so does the checkpoint that is evaluated. Folders
+    may be empty; folders inside a class folder belong to its class. What was assumed of files
+    (`robusttrain.data.decoding.Remark`) is logged, and stands in ``notes``.
 
     Args:
         root: folder with ``train/`` and ``test/`` or ``val/``. One of them is enough to train or to
-            evaluate.
+            evaluate; so are, to evaluate, the class folders themselves.
         batch_size: images of a batch, in each process.
         validation: share of the train split that is held out for validation.
         crop: width in pixels of the border of zeros for random crops in training; 0 for none.
@@ -31,6 +47,10 @@ class ImageFolder(ImageData):
         image_size: height and width in pixels: the shorter side is resized to it and the centre is
             cropped. By default the images stay as they are, and must all be squares of one size.
         channels: 3 for colour, 1 for grey; images of the other kind are converted.
+        classes: file with the order of the classes: one folder name a line, or a JSON or YAML list
+            or mapping to numbers; classes that have no folder here count as well.
+        white: value of white in grey images of more than 8 bits; by default what the format says:
+            65535 of 16 bits, 1 of floats.
         memory_limit_gib: a split that would take more memory than this is not held there, but
             decoded batch by batch (``workers`` do that side by side).
         seed: seed of the validation split, of the order and of the augmentation.
@@ -48,6 +68,8 @@ class ImageFolder(ImageData):
         flip: bool = True,
         image_size: int | None = None,
         channels: int = 3,
+        classes: str | None = None,
+        white: float | None = None,
         memory_limit_gib: float = 4.0,
         seed: int = 0,
         workers: int = 0,
@@ -56,55 +78,166 @@ class ImageFolder(ImageData):
         at_least("memory_limit_gib", memory_limit_gib, 0)
         if image_size is not None:
             at_least("image_size", image_size, 1)
+        if white is not None:
+            above("white", white, 0)
         if channels not in (1, 3):
             raise OptionError("channels", channels, "must be 1 or 3")
         self.channels = channels
         self._resize_to, self._memory_limit = image_size, memory_limit_gib * 2**30
+        self._classes_file, self._white = classes, white
+        self._checkpoints: list[str] | None = None
+        self._size: int | None = None
+
+    def number_as(self, classes: Sequence[str]) -> None:
+        """Number classes as a checkpoint does, if all folders are among its classes and no file
+        gives another order.
+        """
+        self._checkpoints = list(classes)
 
     def facts(self) -> Facts:
         """Classes by counting folders, the size from the first image unless it is given."""
-        folder, classes = self._classes()
-        return Facts(len(classes), self.channels, self._resize_to or self._size_in(folder, classes))
+        folder, _ = self._first()
+        size = self._resize_to or self._size_in(folder)
+        return Facts(len(self._classes()[0]), self.channels, size)
 
     def _read(self, split: SplitName) -> tuple[Tensor | ImageFiles, Tensor, list[str]]:
-        folder = self._folder(split)
-        first, classes = self._classes()
-        unknown = sorted(set(subfolders(folder)) - set(classes))
-        if unknown:
-            raise UserError(f"{folder / unknown[0]} is a class that {first} does not have: add it there or remove it")
-        paths = [images_in(folder / name) for name in classes]
-        labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(files) for files in paths]))
+        folder, (first, _) = self._folder(split), self._first()
+        classes, how = self._classes()
+        folders = _by_class(folder)
+        if unknown := sorted(set(folders) - set(classes)):
+            where = shown(folder / unknown[0])
+            raise UserError(
+                f"{where} is a class that {shown(first)} does not have: add it there or remove it"
+            )
+        logger.info("%s", told(classes, how))
+        listing = Listing(self.notes)
+        paths = [
+            [path for each in folders.get(name, ()) for path in listing.images_in(each)]
+            for name in classes
+        ]
+        counts = torch.tensor([len(files) for files in paths])
+        labels = torch.arange(len(classes)).repeat_interleave(counts)
         if not len(labels):
             raise self._no_image(folder)
-        size = self._resize_to or self._size_in(first, classes)
+        self._tell(
+            folder, listing, [name for name, files in zip(classes, paths, strict=True) if not files]
+        )
+        size = self._resize_to or self._size_in(first)
         flat = [path for files in paths for path in files]
-        files = ImageFiles(flat, size, self.channels, self._resize_to, _RESIZE)
+        files = ImageFiles(
+            flat, size, self.channels, self._resize_to, _RESIZE, self._white, self.notes
+        )
         return files.load() if files.nbytes <= self._memory_limit else files, labels, classes
 
+    def _tell(self, folder: Path, listing: Listing, empty: list[str]) -> None:
+        """Note what lies there and is not read, and what one would expect and is not there."""
+        listing.tell()
+        if loose := listing.loose(folder):
+            note(
+                self.notes,
+                f"passed over as images in no class folder: {len(loose):,}; the first:"
+                f" {shown(loose[0])}",
+            )
+        if empty:
+            names = ", ".join(empty[:5]) + (" ..." if len(empty) > 5 else "")
+            note(self.notes, f"classes without an image in {shown(folder)}: {len(empty)} ({names})")
+        beside = [each for each in self._named("test") if each != folder]
+        if folder in self._named("test") and beside:
+            note(self.notes, f"{shown(folder)} is the test split; {shown(beside[0])} is not read")
+        if folder == self.root:
+            note(
+                self.notes,
+                f"{shown(folder)} has no train/, test/ or val/: its class folders are the test"
+                " split",
+            )
+
+    def _named(self, split: SplitName) -> list[Path]:
+        """Folders of a split: those of its names that have folders inside."""
+        if not self.root.is_dir():
+            return []
+        there = {name.lower(): self.root / name for name in subfolders(self.root)}
+        return [there[name] for name in _NAMES[split] if name in there and subfolders(there[name])]
+
+    def _bare(self) -> bool:
+        """Whether the root itself holds the class folders."""
+        if not self.root.is_dir() or self._named("train") or self._named("test"):
+            return False
+        there = subfolders(self.root)
+        for name in there:
+            if {inner.lower() for inner in subfolders(self.root / name)} & _SPLITS:
+                fix = f"give --data.root {shown(self.root / name)}"
+                raise missing_data("class folders", self.root, "train/, test/ or val/", fix)
+        return bool({name.lower() for name in there} - _SPLITS)
+
     def _folder(self, split: SplitName) -> Path:
-        names = _FOLDERS[split]
-        for name in names:
-            if (self.root / name).is_dir():
-                return self.root / name
-        looked_for = " or ".join(f"{name}/<class>/" for name in names)
-        raise missing_data(f"{split} images", self.root, looked_for, "give --data.root DIR")
+        if named := self._named(split):
+            return named[0]
+        looked_for = " or ".join(f"{name}/<class>/" for name in _NAMES[split][:2])
+        if not self._bare():
+            raise missing_data(f"{split} images", self.root, looked_for, _FIX)
+        if split == "train":
+            fix = "class folders without a split are test images: move those to train on there"
+            raise missing_data("train images", self.root, looked_for, fix)
+        return self.root
 
-    def _classes(self) -> tuple[Path, list[str]]:
-        """The folder that says which classes there are, and their names."""
-        for name in (*_FOLDERS["train"], *_FOLDERS["test"]):
-            folder = self.root / name
-            if folder.is_dir() and (classes := subfolders(folder)):
-                return folder, classes
-        raise missing_data("images", self.root, "train/<class>/, test/<class>/ or val/<class>/", "give --data.root DIR")
+    def _first(self) -> tuple[Path, list[str]]:
+        """The folder that says which classes there are, and their names in its own order."""
+        folders = [*self._named("train"), *self._named("test")]
+        if not folders and self._bare():
+            folders = [self.root]
+        if not folders:
+            looked_for = "train/<class>/, test/<class>/ or val/<class>/, or <class>/ itself"
+            loose = Listing([])
+            for folder in (self.root, *(self.root / name for name in sorted(_SPLITS))):
+                if folder.is_dir() and (images := loose.loose(folder)):
+                    fix = f"sort the images there ({len(images)}) into one folder a class"
+                    raise missing_data("class folders", folder, looked_for, fix)
+            raise missing_data("images", self.root, looked_for, _FIX)
+        return folders[0], numbered([*_by_class(folders[0])])
 
-    def _size_in(self, folder: Path, classes: list[str]) -> int:
-        path = next((files[0] for name in classes if (files := images_in(folder / name))), None)
+    def _classes(self) -> tuple[list[str], str]:
+        """The names of the classes in the order of their numbers, and how that came about."""
+        _, names = self._first()
+        if self._classes_file is not None:
+            order = read_order(self._classes_file)
+            fitting(names, order, f"--data.classes {self._classes_file}")
+            return order, f"by --data.classes {self._classes_file}"
+        if self._checkpoints is not None and set(names) <= set(self._checkpoints):
+            return self._checkpoints, "as in the checkpoint"
+        if self._checkpoints is not None and len(names) == len(self._checkpoints):
+            how = f"{by_name(names)}, since the checkpoint has other names"
+            return names, f"{how} ({', '.join(self._checkpoints[:3])} ...)"
+        return names, by_name(names)
+
+    def _size_in(self, folder: Path) -> int:
+        """Height and width of the first image; asked for often, looked for once."""
+        self._size = self._size or self._look_for_size(folder)
+        return self._size
+
+    def _look_for_size(self, folder: Path) -> int:
+        listing, folders = Listing([]), _by_class(folder)
+        there = (folders[name] for name in numbered([*folders]))
+        files = (listing.images_in(each) for several in there for each in several)
+        path = next((paths[0] for paths in files if paths), None)
         if path is None:
             raise self._no_image(folder)
         width, height = size_of(path)
         if width != height:
-            raise UserError(f"{path} is {width}x{height} pixels, where the images must be squares: {_RESIZE}")
+            raise UserError(
+                f"{shown(path)} is {width}x{height} pixels, where the images must be squares:"
+                f" {_RESIZE}"
+            )
         return width
 
     def _no_image(self, folder: Path) -> UserError:
-        return missing_data("image", folder, "<class>/*.jpg, .png and the like", "give --data.root DIR")
+        return missing_data("image", folder, "<class>/*.jpg, .png and the like", _FIX)
+
+
+def _by_class(folder: Path) -> dict[str, list[Path]]:
+    """The folders of each class, by its name: more than one where names differ in how an accent
+    is written.
+    """
+    found: dict[str, list[Path]] = {}
+    for name in subfolders(folder):
+        found.setdefault(class_name(name), []).append(folder / name)
+    return found

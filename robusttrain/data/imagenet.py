@@ -10,9 +10,11 @@ import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
-from robusttrain.data.image_files import ImageFiles, images_in, subfolders
 from robusttrain.core.errors import OptionError, UserError, at_least
+from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
+from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.listing import Listing, subfolders
+from robusttrain.data.notes import shown
 
 _LAYOUT = "val/<wnid>/*.JPEG, wnid being n01440764 and the like"
 _FIX = "sort the validation images into one folder for each class, and give --data.root DIR"
@@ -51,10 +53,16 @@ class ImageNet(ImageData):
         seed: int = 0,
         workers: int = 0,
     ) -> None:
-        super().__init__(root, batch_size, validation=0.0, crop=0, flip=False, seed=seed, workers=workers)
+        super().__init__(
+            root, batch_size, validation=0.0, crop=0, flip=False, seed=seed, workers=workers
+        )
         at_least("image_size", image_size, 1)
         if resize is not None and resize < image_size:
-            raise OptionError("resize", resize, f"must be at least image_size, {image_size}, which is cropped from it")
+            raise OptionError(
+                "resize",
+                resize,
+                f"must be at least image_size, {image_size}, which is cropped from it",
+            )
         self._side, self._resize = image_size, resize or image_size
 
     def facts(self) -> Facts:
@@ -65,16 +73,24 @@ class ImageNet(ImageData):
     def _read(self, split: SplitName) -> tuple[ImageFiles, Tensor, list[str]]:
         if split == "train":
             raise UserError(
-                "--data imagenet is for evaluation only: to train on train/<wnid>/ of the same folder, give "
-                f"--data imagefolder --data.root {self.root} --data.image_size {self._side}"
+                "--data imagenet is for evaluation only: to train on train/<wnid>/ of the same"
+                f" folder, give --data imagefolder --data.root {self.root} --data.image_size"
+                f" {self._side}"
             )
         number = {wnid: label for label, wnid in enumerate(_wnids())}
-        found = [(path, number[wnid]) for wnid in self._folders() for path in images_in(self.root / "val" / wnid)]
+        listing = Listing(self.notes)
+        found = [
+            (path, number[wnid])
+            for wnid in self._folders()
+            for path in listing.images_in(self.root / "val" / wnid)
+        ]
         if not found:
             raise missing_data("ImageNet images", self.root, _LAYOUT, _FIX)
+        listing.tell()
         paths, labels = zip(*found, strict=True)
         names = [words.split(",")[0] for words in ImageNetInfo().label_descriptions()]
-        return ImageFiles(paths, self._side, resize=self._resize), torch.tensor(labels), names
+        files = ImageFiles(paths, self._side, resize=self._resize, notes=self.notes)
+        return files, torch.tensor(labels), names
 
     def _folders(self) -> list[str]:
         """Sorted names of the class folders that are there."""
@@ -84,8 +100,9 @@ class ImageNet(ImageData):
             raise missing_data("ImageNet images", self.root, _LAYOUT, _FIX)
         if unknown := sorted(set(found) - set(_wnids())):
             raise UserError(
-                f"{folder / unknown[0]} is no class of ImageNet: folders must have the names of its 1,000 WordNet ids "
-                "(n01440764 ...); --data imagefolder reads folders of any name"
+                f"{shown(folder / unknown[0])} is no class of ImageNet: folders must have the names"
+                " of its 1,000 WordNet ids (n01440764 ...); --data imagefolder reads folders of"
+                " any name"
             )
         return found
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
-from robusttrain.data.image_files import ImageFiles, images_in
 from robusttrain.core.errors import UserError
+from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
+from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.listing import Listing
 
 _FIX = "get the official archive tiny-imagenet-200.zip, unpack it and give --data.root DIR"
 
@@ -58,13 +59,21 @@ class TinyImageNet(ImageData):
         words = {}
         if (self._folder() / "words.txt").is_file():
             words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
-        images = ImageFiles([path for path, _ in found], size=64, fix=_FIX).load()
+        paths = [path for path, _ in found]
+        images = ImageFiles(paths, size=64, fix=_FIX, notes=self.notes).load()
         names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
         return images, torch.tensor([label for _, label in found]), names
 
     def _train_files(self, wnids: list[str]) -> list[tuple[str, int]]:
         folders = [self._folder() / "train" / wnid / "images" for wnid in wnids]
-        return [(path, label) for label, folder in enumerate(folders) for path in images_in(folder)]
+        listing = Listing(self.notes)
+        found = [
+            (path, label)
+            for label, folder in enumerate(folders)
+            for path in listing.images_in(folder)
+        ]
+        listing.tell()
+        return found
 
     def _val_files(self, wnids: list[str]) -> list[tuple[str, int]]:
         """The lines of val_annotations.txt are: file, class, and a bounding box that we leave
@@ -75,7 +84,8 @@ class TinyImageNet(ImageData):
         for number, line in enumerate(self._lines("val/val_annotations.txt"), 1):
             name, wnid, *_ = [*line.split("\t"), "", ""]
             if wnid not in labels:
-                raise UserError(f"line {number} of {self._folder()}/val/val_annotations.txt has no class: {_FIX}")
+                where = f"{self._folder()}/val/val_annotations.txt"
+                raise UserError(f"line {number} of {where} has no class: {_FIX}")
             found.append((str(self._folder() / "val" / "images" / name), labels[wnid]))
         return found
 

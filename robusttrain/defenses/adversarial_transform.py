@@ -18,8 +18,8 @@ from robusttrain.core.errors import above, at_least, one_of
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
 from robusttrain.models.defense import Defense
+from robusttrain.models.foreign import load_weights
 from robusttrain.models.frozen import Frozen
-from robusttrain.storage.weights import load_weights
 
 
 class AdversarialTransform(Defense):
@@ -38,8 +38,8 @@ class AdversarialTransform(Defense):
     Args:
         model: f_b, images in [0, 1] to logits; taken over: put into evaluation mode and frozen for
             good.
-        weights: file with f_b's weights (.safetensors, or a state dict saved by torch), None for
-            those it has.
+        weights: file with f_b's weights (safetensors, or a state dict saved by torch, however
+            wrapped), None for those it has.
         radius: Delta, in pixel values.
         steps: N.
         step_size: eps, in pixel values; None for Delta / 6 as in the paper.
@@ -49,6 +49,7 @@ class AdversarialTransform(Defense):
         clip: whether g(x) is clipped to [0, 1]; the paper's ball is not.
         precision: in which f_b is differentiated; g is always computed with f_b's batch norm
             folded.
+        weights_which: of several weights in the file, as `load_weights` has it.
     """
 
     differentiable = False
@@ -65,6 +66,7 @@ class AdversarialTransform(Defense):
         random_start: bool = True,
         clip: bool = False,
         precision: Literal["float32", "bfloat16"] = "float32",
+        weights_which: str | None = None,
     ) -> None:
         super().__init__()
         at_least("radius", radius, 0)
@@ -73,7 +75,7 @@ class AdversarialTransform(Defense):
         one_of("target", target, ("least_likely", "predicted"))
         one_of("precision", precision, ("float32", "bfloat16"))
         if weights is not None:
-            load_weights(model, weights)
+            load_weights(model, weights, weights_which)
         self.f_b = Frozen(model)
         self.precision = precision
         self.attack = ProjectedGradient(

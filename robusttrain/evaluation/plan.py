@@ -28,11 +28,14 @@ class EvaluationPlan:
         defense: node of what stands before f_a; None for nothing.
         checkpoint: file that train.py left, whose weights are taken; None for a network of its own.
         weights: weights of a network without a checkpoint: safetensors or a state dict.
+        weights_which: of several weights in the file: averaged, raw, or the path of one in it;
+            default: averaged ones if there are any.
         trust: packages besides robusttrain whose classes a checkpoint may name.
         suites: suites that were named: their conditions decide which attacks apply.
         asked: attacks that were named by themselves: they stay in any case.
         epsilon: radius of the threat, for every attack.
         images: size of a seeded subset of the test images.
+        at_most: the number of images is a suite's own: where there are fewer, all of them.
         draws: fresh draws of a random defense that score an image.
         precision: in which attacks differentiate; auto: the faster one here, where rounding leaves
             an attack as strong. Verdicts are always in float32.
@@ -62,11 +65,13 @@ class EvaluationPlan:
     defense: Node | None = None
     checkpoint: str | None = None
     weights: str | None = None
+    weights_which: str | None = None
     trust: list[str] = field(default_factory=list)
     suites: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     epsilon: float | None = None
     images: int | None = None
+    at_most: bool = False
     draws: int = 10
     precision: Precision = "auto"
     survivors: bool = False
@@ -95,6 +100,8 @@ class EvaluationPlan:
         for name, node in parts.items():
             if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
                 raise OptionError(f"plan.{name}", node, "must be a mapping with a class_path")
+        if self.weights_which is not None and self.weights is None:
+            raise UserError("--weights.which: chooses in a file: name it with --weights FILE")
         if self.strict and not self.audit:
             raise UserError("--strict true needs the audit: leave out --audit false")
 

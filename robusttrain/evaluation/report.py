@@ -139,7 +139,13 @@ def read_results(path: str | Path) -> Results:
 
 
 #: Of a results.json, what says nothing about the model: it may differ from run to run.
-_PASSING = {"seconds", "audit_seconds", "processor", "command", "output", "plan"}
+_PASSING = {
+    *("seconds", "audit_seconds", "processor", "command", "output", "plan"),
+    # Lines about files, with their paths.
+    "data_notes",
+}
+#: Facts that files of earlier versions do not tell.
+_LATER = {"classes", "other_class_order"}
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
@@ -148,7 +154,7 @@ def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys([*before, *now]):
-            if key not in _PASSING:
+            if key not in _PASSING and not (key in _LATER and before.get(key) is None):
                 yield from changes(
                     before.get(key), now.get(key), f"{where}.{key}" if where else key
                 )

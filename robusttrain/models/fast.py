@@ -109,7 +109,7 @@ def fast_copy(
         if example is None:
             example = _example(plain)
         if changed and not _agree(plain, network, example):
-            logger.info(
+            logger.debug(
                 "%s: folding batch norm could not be verified, so it is not folded",
                 type(model).__name__,
             )

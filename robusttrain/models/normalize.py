@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ class Normalize(nn.Module):
     """``(images - mean) / std``, channel by channel.
 
     The constants are buffers that a state dict leaves out: they belong to the architecture's
-    options, and released files, which never hold them, load as they are.
+    options, and most released files do not hold them. Once `take` has put those of a file in their
+    place, a state dict holds them too: the network's options no longer do.
 
     Args:
         mean: one value a channel, in units of images in [0, 1].
@@ -41,6 +43,30 @@ class Normalize(nn.Module):
         self.register_buffer(
             "std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1), persistent=False
         )
+
+    def take(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
+        """Use other constants from now on, those of a file of weights: the buffers become
+        persistent.
+
+        Args:
+            mean: as many values as there are; std: likewise.
+        """
+        for name, values in (("mean", mean), ("std", std)):
+            own: Tensor = getattr(self, name)
+            self.register_buffer(
+                name, torch.as_tensor(values).detach().to(own).reshape(own.shape), persistent=True
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """torch's hook: a state dict that holds the constants is of a network that took them."""
+        mean, std = state_dict.get(f"{prefix}mean"), state_dict.get(f"{prefix}std")
+        fit = all(
+            constant is not None and constant.numel() == self.mean.numel() and not constant.is_meta
+            for constant in (mean, std)
+        )
+        if fit and mean is not None and std is not None and bool((std > 0).all()):
+            self.take(mean, std)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] to the same shape, centred and scaled."""

@@ -262,7 +262,7 @@ def test_train(refused, arguments, said):
 NETWORK = ["--model", "vgg_small"]
 EVALUATE = [
     ([], "no checkpoint under .*train.py"),
-    (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt: there is no such file"),
+    (["--checkpoint", "nowhere.ckpt"], "--checkpoint = 'nowhere.ckpt': there is no such file"),
     (["--checkpoint", "x.ckpt", *NETWORK], "--checkpoint and --model exclude each other"),
     (["--weights", "w.pt"], "--weights: .*--model NAME"),
     (["--defense", "none"], "--defense: "),
@@ -307,7 +307,12 @@ EVALUATE = [
         [*NETWORK, "--data.image_size", "28", "--weights", "w"],
         "image_size = 28: must be a multiple of 16",
     ),
-    ([*NETWORK, "--weights", "nowhere.pt"], "nowhere.pt: there is no such file"),
+    ([*NETWORK, "--weights", "nowhere.pt"], "--weights = 'nowhere.pt': there is no such file"),
+    (
+        [*NETWORK, "--defense", "advtransform", "--defense.weights", "nowhere.pt"],
+        "--defense.weights = 'nowhere.pt': there is no such file",
+    ),
+    ([*NETWORK, "--weights.which", "raw"], "--weights.which: chooses in a file: .*--weights FILE"),
     ([*NETWORK, "--weights", "w.pt", "--defense", "advtransform"], "--defense.weights FILE"),
 ]
 

@@ -278,6 +278,28 @@ def test_transfer_from_another_checkpoint(evaluate, trained, source):
     )
 
 
+def test_of_several_weights_in_a_file_one_is_chosen_and_said(evaluate, tmp_path):
+    """For f_a and for f_b alike: --weights.which, --defense.weights.which."""
+    states = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        states.append(VGGSmall(10, 1, 16).state_dict())
+    path = tmp_path / "w [best].pt"
+    torch.save({"model": states[0], "model_ema": states[1]}, path)
+    torch.save(states[1], tmp_path / "ema.pt")
+    model = ["--model", "vgg_small", "--data", "digits", "--draws", 1]
+    f_b = ["--defense", "advtransform", "--defense.steps", 1, "--defense.weights"]
+    done = evaluate(*model, "--weights", path, *f_b, path, attack="fgsm")
+    line = f"{path}: took averaged weights, model_ema.*; model would fit too"
+    assert f"--weights {line} (--weights.which NAME" in done.err
+    assert f"--defense.weights {line}" in done.err
+    other = ["--weights.which", "raw", *f_b, path, "--defense.weights.which", "model_ema"]
+    raw = evaluate(*model, "--weights", path, *other, attack="fgsm")
+    plain = evaluate(*model, "--weights", tmp_path / "ema.pt", *f_b, path, attack="fgsm")
+    assert raw.found["plan"]["weights_which"] == "raw"
+    assert done.found["weights"] == plain.found["weights"] != raw.found["weights"]
+
+
 def test_a_model_that_was_not_trained_here(evaluate, tmp_path):
     torch.manual_seed(0)
     network = VGGSmall(num_classes=10, in_channels=1, image_size=16).eval()

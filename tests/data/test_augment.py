@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robusttrain.data.augment import crop_and_flip
 from robusttrain.core.rng import Rng
+from robusttrain.data.augment import crop_and_flip
 
 
 def one_by_one(images, rng, padding, flip):
@@ -14,7 +14,9 @@ def one_by_one(images, rng, padding, flip):
     offsets = rng.integers((2, 1), 0, 2 * padding + 1)
     mirrored = rng.uniform((1,)) < 0.5
     result = []
-    for image, (top, left), mirror in zip(images, offsets[:, :, 0].tolist(), mirrored[:, 0].tolist(), strict=True):
+    for image, (top, left), mirror in zip(
+        images, offsets[:, :, 0].tolist(), mirrored[:, 0].tolist(), strict=True
+    ):
         crop = F.pad(image, [padding] * 4)[:, top : top + height, left : left + width]
         result.append(crop.flip(-1) if flip and mirror else crop)
     return torch.stack(result)
@@ -33,9 +35,13 @@ def test_equals_the_loop_over_images(dtype, padding, flip, shape):
 
 
 def test_channels_last_gives_the_same():
-    images = torch.randint(0, 256, (9, 3, 6, 6), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images = torch.randint(0, 256, (9, 3, 6, 6), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
     results = [
-        crop_and_flip(images.contiguous(memory_format=layout), Rng.for_images(0, torch.arange(9)), 2, True)
+        crop_and_flip(
+            images.contiguous(memory_format=layout), Rng.for_images(0, torch.arange(9)), 2, True
+        )
         for layout in (torch.contiguous_format, torch.channels_last)
     ]
     assert torch.equal(*results)
@@ -57,11 +63,15 @@ def test_every_offset_and_both_directions_occur():
 
 
 def test_an_image_is_augmented_alike_whatever_else_is_in_the_batch():
-    images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
     indices = torch.arange(100, 112)
     together = crop_and_flip(images, Rng.for_images(1, indices), 2, True)
     some = torch.tensor([7, 0, 3])
-    assert torch.equal(crop_and_flip(images[some], Rng.for_images(1, indices[some]), 2, True), together[some])
+    assert torch.equal(
+        crop_and_flip(images[some], Rng.for_images(1, indices[some]), 2, True), together[some]
+    )
 
 
 def test_nothing_to_do_leaves_the_images():

@@ -7,12 +7,19 @@ import torch
 
 from robusttrain.data.batches import EpochBatches, Split, loader, seeded_order
 
-SIZES = [(count, batch, world) for count in (1, 2, 5, 7, 64, 100) for batch in (1, 3, 16, 128) for world in (1, 2, 3)]
+SIZES = [
+    (count, batch, world)
+    for count in (1, 2, 5, 7, 64, 100)
+    for batch in (1, 3, 16, 128)
+    for world in (1, 2, 3)
+]
 
 
 def of_all_ranks(count, batch_size, world, epoch=0, **options):
     """The batches of every rank."""
-    ranks = [EpochBatches(count, batch_size, rank=rank, world=world, **options) for rank in range(world)]
+    ranks = [
+        EpochBatches(count, batch_size, rank=rank, world=world, **options) for rank in range(world)
+    ]
     for rank in ranks:
         rank.set_epoch(epoch)
     batches = [list(rank) for rank in ranks]
@@ -27,7 +34,9 @@ def test_evaluation_sees_every_image_once_in_equally_many_batches(count, batch_s
     sizes = [len(batch) for batches in ranks for batch in batches]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
-    assert torch.cat([batch for batches in ranks for batch in batches]).sort().values.tolist() == list(range(count))
+    assert torch.cat(
+        [batch for batches in ranks for batch in batches]
+    ).sort().values.tolist() == list(range(count))
 
 
 @pytest.mark.parametrize(("count", "batch_size", "world"), SIZES)
@@ -103,5 +112,9 @@ def test_order_does_not_depend_on_the_global_generator():
     for seed in (0, 1):
         torch.manual_seed(seed)
         split = Split(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), torch.arange(20))
-        orders.append(torch.cat([batch.indices for batch in loader(split, EpochBatches(20, 8, shuffle=True), 0)]))
+        orders.append(
+            torch.cat(
+                [batch.indices for batch in loader(split, EpochBatches(20, 8, shuffle=True), 0)]
+            )
+        )
     assert torch.equal(*orders)

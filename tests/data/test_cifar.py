@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision.datasets
 
-from robusttrain.data import CIFAR10, CIFAR100, Facts
 from robusttrain.core.errors import UserError
+from robusttrain.data import CIFAR10, CIFAR100, Facts
 
 DATA = {10: CIFAR10, 100: CIFAR100}
 FOLDER = {10: "cifar-10-batches-bin", 100: "cifar-100-binary"}
@@ -29,7 +29,9 @@ def binary_tree(folder, classes):
         coarse = [] if classes == 10 else [np.full((10, 1), 255, np.uint8)]
         np.concatenate([*coarse, label, pixels], 1).tofile(folder / name)
         train.append((pixels.reshape(10, 3, 32, 32), label[:, 0]))
-    (folder / NAMES_FILE[classes]).write_text("".join(f"name{number}\n" for number in range(classes)) + "\n")
+    (folder / NAMES_FILE[classes]).write_text(
+        "".join(f"name{number}\n" for number in range(classes)) + "\n"
+    )
     return [torch.from_numpy(np.concatenate(part)) for part in zip(*train[:-1], strict=True)]
 
 
@@ -83,7 +85,10 @@ def python_tree(root, monkeypatch):
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (6, 4, 3072), np.uint8)
     names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
-    sums = [[name, write(name, {"data": pixels[n], "labels": [n, 1, 2, 3]})] for n, name in enumerate(names)]
+    sums = [
+        [name, write(name, {"data": pixels[n], "labels": [n, 1, 2, 3]})]
+        for n, name in enumerate(names)
+    ]
     meta = {"label_names": [f"name{number}" for number in range(10)]}
     official = torchvision.datasets.CIFAR10
     monkeypatch.setattr(official, "train_list", sums[:5])
@@ -115,7 +120,9 @@ class Bomb:
 def test_tampered_pickle_is_refused_and_never_run(tmp_path, monkeypatch):
     folder, _ = python_tree(tmp_path, monkeypatch)
     (folder / "data_batch_2").write_bytes(pickle.dumps(Bomb(tmp_path / "trace")))
-    with pytest.raises(UserError, match=r"differs from the official CIFAR-10.*--data\.download true"):
+    with pytest.raises(
+        UserError, match=r"differs from the official CIFAR-10.*--data\.download true"
+    ):
         CIFAR10(root=str(tmp_path), download=False).setup("fit")
     assert not (tmp_path / "trace").exists()
 
@@ -146,12 +153,16 @@ def test_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
     data = CIFAR10(root=str(tmp_path / "none"))
     assert data.facts() == Facts(10, 3, 32)
     with pytest.raises(
-        UserError, match=r"^cannot download CIFAR-10 to .*no network.*--data\.root DIR --data\.download false$"
+        UserError,
+        match=r"^cannot download CIFAR-10 to .*no network.*--data\.root DIR --data\.download"
+        " false$",
     ):
         data.prepare_data()
 
 
 def test_no_download_where_data_are(tmp_path, monkeypatch):
     binary_tree(tmp_path / FOLDER[10], 10)
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", lambda *args, **kwargs: pytest.fail("downloads"))
+    monkeypatch.setattr(
+        torchvision.datasets.CIFAR10, "__init__", lambda *args, **kwargs: pytest.fail("downloads")
+    )
     CIFAR10(root=str(tmp_path)).prepare_data()

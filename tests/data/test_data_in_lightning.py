@@ -4,9 +4,9 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from robusttrain.core.rng import Rng
 from robusttrain.data import Digits
 from robusttrain.data.augment import crop_and_flip
-from robusttrain.core.rng import Rng
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -66,14 +66,18 @@ def test_only_training_batches_are_augmented(tmp_path):
         assert torch.equal(batch.images, train[batch.indices].float() / 255)
     assert data._test is None
     trainer.test(model, data, verbose=False)
-    assert torch.equal(torch.cat([batch.images for batch in model.tested]), data._test.images.float() / 255)
+    assert torch.equal(
+        torch.cat([batch.images for batch in model.tested]), data._test.images.float() / 255
+    )
 
 
 def test_a_resumed_run_sees_the_same_batches(tmp_path):
     whole, _ = trained(Digits(batch_size=500), epochs=3, folder=tmp_path)
     _, trainer = trained(Digits(batch_size=500), epochs=2, folder=tmp_path)
     trainer.save_checkpoint(tmp_path / "two.ckpt")
-    resumed, _ = trained(Digits(batch_size=500), epochs=3, ckpt_path=tmp_path / "two.ckpt", folder=tmp_path)
+    resumed, _ = trained(
+        Digits(batch_size=500), epochs=3, ckpt_path=tmp_path / "two.ckpt", folder=tmp_path
+    )
     last = [batch for epoch, batch in whole.trained if epoch == 2]
     assert len(resumed.trained) == len(last) > 1
     for (epoch, batch), expected in zip(resumed.trained, last, strict=True):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from robusttrain.data import Facts, ImageData
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.data import Facts, ImageData
 
 TRAIN, TEST = 103, 41
 
@@ -14,7 +14,9 @@ class Made(ImageData):
 
     name = "made"
 
-    def __init__(self, batch_size=16, validation=0.1, crop=2, flip=True, seed=0, workers=0, train=TRAIN):
+    def __init__(
+        self, batch_size=16, validation=0.1, crop=2, flip=True, seed=0, workers=0, train=TRAIN
+    ):
         super().__init__("nowhere", batch_size, validation, crop, flip, seed, workers)
         self.read, self.train = [], train
 
@@ -24,8 +26,14 @@ class Made(ImageData):
     def _read(self, split):
         self.read.append(split)
         count, seed = (self.train, 1) if split == "train" else (TEST, 2)
-        images = torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
-        return images.to(torch.uint8), torch.arange(count) % 10, [str(number) for number in range(10)]
+        images = torch.randint(
+            0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed)
+        )
+        return (
+            images.to(torch.uint8),
+            torch.arange(count) % 10,
+            [str(number) for number in range(10)],
+        )
 
 
 def indices(loader):
@@ -117,7 +125,9 @@ def test_too_large_a_test_subset_says_how_many_there_are():
     late.setup("test")
     early.limit_test(TEST + 1, 0)
     for call in (lambda: late.limit_test(TEST + 1, 0), lambda: early.setup("test")):
-        with pytest.raises(OptionError, match=f"images = {TEST + 1}: the test split has {TEST} images"):
+        with pytest.raises(
+            OptionError, match=f"images = {TEST + 1}: the test split has {TEST} images"
+        ):
             call()
     with pytest.raises(OptionError, match="images = 0"):
         late.limit_test(0, 0)

@@ -31,5 +31,7 @@ def test_preset_builds(preset):
 
 def test_every_data_set_has_a_preset():
     exported = (getattr(robusttrain.data, name) for name in robusttrain.data.__all__)
-    data_sets = {item.name for item in exported if issubclass(item, ImageData) and item is not ImageData}
+    data_sets = {
+        item.name for item in exported if issubclass(item, ImageData) and item is not ImageData
+    }
     assert data_sets == {preset.stem for preset in PRESETS}

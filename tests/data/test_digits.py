@@ -4,8 +4,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from robusttrain.data import Digits, Facts
 from robusttrain.core.errors import OptionError
+from robusttrain.data import Digits, Facts
 
 
 def test_digits_at_their_own_size_are_those_of_scikit_learn():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.data import Digits, ImageFolder
 from robusttrain.data.batches import EpochBatches, Split
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
-from robusttrain.core.errors import OptionError, UserError
 
 
 def split(count, first_value, subset=None):
@@ -46,9 +46,10 @@ def test_batches_are_filled_up_and_all_others_come_equally_often(world):
     assert all((batch[:4] < 24).all() and (batch[4:] >= 24).all() for batch in batches)
     # Six epochs of 24 own images, 4 in a batch, bring 36 batches in all processes together: 108
     # others, 12 passes.
-    own, others = (Counter(place for batch in batches for place in part(batch)) for part in (
-        lambda batch: batch[:4].tolist(), lambda batch: batch[4:].tolist()
-    ))
+    own, others = (
+        Counter(place for batch in batches for place in part(batch))
+        for part in (lambda batch: batch[:4].tolist(), lambda batch: batch[4:].tolist())
+    )
     assert own == dict.fromkeys(range(24), 6)
     assert others == dict.fromkeys(range(24, 33), 12)
     again = [batch for rank in range(world) for batch in epochs(sampler(rank), 6)]

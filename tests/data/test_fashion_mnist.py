@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision.datasets
 
-from robusttrain.data import Facts, FashionMNIST
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.data import Facts, FashionMNIST
 
 
 def idx(array):
@@ -22,10 +22,18 @@ def tree(folder, zipped):
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     for prefix, count in (("t10k", 5), ("train", 12)):
-        images, labels = generator.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
-        for name, array in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+        images, labels = (
+            generator.integers(0, 256, (count, 28, 28), np.uint8),
+            np.arange(count, dtype=np.uint8) % 10,
+        )
+        for name, array in (
+            (f"{prefix}-images-idx3-ubyte", images),
+            (f"{prefix}-labels-idx1-ubyte", labels),
+        ):
             content = idx(array)
-            (folder / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
+            (folder / (name + ".gz" * zipped)).write_bytes(
+                gzip.compress(content) if zipped else content
+            )
     return torch.from_numpy(images)
 
 
@@ -50,7 +58,8 @@ def test_official_layouts(tmp_path, zipped, inner, size, border):
 def test_missing_data(tmp_path):
     data = FashionMNIST(root=str(tmp_path / "none"), download=False)
     with pytest.raises(
-        UserError, match=r"no Fashion-MNIST in .*none.*train-images-idx3-ubyte.*--data\.root.*download true"
+        UserError,
+        match=r"no Fashion-MNIST in .*none.*train-images-idx3-ubyte.*--data\.root.*download true",
     ):
         data.facts()
     assert FashionMNIST(root=str(tmp_path / "none")).facts() == Facts(10, 1, 32)
@@ -64,7 +73,10 @@ def test_download_only_where_files_are_missing(tmp_path, monkeypatch):
         raise RuntimeError("Error downloading")
 
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "download", download)
-    with pytest.raises(UserError, match=r"cannot download Fashion-MNIST .*Error downloading.*--data\.download false"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot download Fashion-MNIST .*Error downloading.*--data\.download false",
+    ):
         FashionMNIST(root=str(tmp_path)).prepare_data()
     tree(tmp_path, zipped=True)
     FashionMNIST(root=str(tmp_path)).prepare_data()
@@ -83,7 +95,16 @@ def test_download_only_where_files_are_missing(tmp_path, monkeypatch):
         gzip.compress(struct.pack(">4I", 0x903, 12, 28, 28) + bytes(12 * 784)),
         gzip.compress(idx(np.zeros((11, 28, 28), np.uint8))),
     ],
-    ids=["empty", "no-gzip", "no-header", "cut-gzip", "cut", "too-large", "other-type", "other-count"],
+    ids=[
+        "empty",
+        "no-gzip",
+        "no-header",
+        "cut-gzip",
+        "cut",
+        "too-large",
+        "other-type",
+        "other-count",
+    ],
 )
 def test_corrupt_file_is_named(tmp_path, content):
     tree(tmp_path, zipped=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from robusttrain.data import Facts, ImageFolder
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.data import Facts, ImageFolder
 
 
 def save(path, value, width=8, height=8):
@@ -50,7 +50,9 @@ def test_a_few_validation_batches_hold_several_classes(root):
     assert set(batches[0].labels.tolist()) == {0, 2}
     seen = torch.cat([batch.indices for batch in batches])
     assert sorted(seen.tolist()) == sorted(data._validation.subset.tolist())
-    assert torch.equal(seen, torch.cat([batch.indices for batch in data.val_dataloader()]))  # in every epoch
+    assert torch.equal(
+        seen, torch.cat([batch.indices for batch in data.val_dataloader()])
+    )  # in every epoch
 
 
 def test_val_serves_as_test_and_is_enough(root):
@@ -63,7 +65,9 @@ def test_val_serves_as_test_and_is_enough(root):
     data.setup("test")
     assert data.facts() == Facts(3, 3, 8)
     assert data._test.labels.tolist() == [0] * 3 + [2] * 3
-    with pytest.raises(UserError, match=r"no train images in .*looked for train/<class>/.*--data\.root DIR"):
+    with pytest.raises(
+        UserError, match=r"no train images in .*looked for train/<class>/.*--data\.root DIR"
+    ):
         data.setup("fit")
 
 
@@ -115,14 +119,17 @@ def test_first_image_of_another_size_is_named(root):
     for name in ("18", "03"):
         save(root / "train" / "cat" / f"{name}.png", 0, width=9)
     with pytest.raises(
-        UserError, match=r"03\.png is 9x8 pixels, where the images must be 8x8: give --data\.image_size N"
+        UserError,
+        match=r"03\.png is 9x8 pixels, where the images must be 8x8: give --data\.image_size N",
     ):
         ImageFolder(root=str(root)).setup("fit")
 
 
 def test_images_that_are_no_squares_need_a_size(root):
     save(root / "train" / "ant" / "00.png", 0, width=9)
-    with pytest.raises(UserError, match=r"00\.png is 9x8 pixels, .* squares: give --data\.image_size N"):
+    with pytest.raises(
+        UserError, match=r"00\.png is 9x8 pixels, .* squares: give --data\.image_size N"
+    ):
         ImageFolder(root=str(root)).facts()
 
 
@@ -131,7 +138,9 @@ def test_images_that_are_no_squares_need_a_size(root):
 def test_corrupt_file_is_named(root, content, name):
     path = root / "train" / "ant" / name
     path.write_bytes(path.read_bytes()[:45] if content is None else content)
-    with pytest.raises(UserError, match=rf"cannot read the image .*ant.{name} \(.*\): replace or remove it"):
+    with pytest.raises(
+        UserError, match=rf"cannot read the image .*ant.{name} \(.*\): replace or remove it"
+    ):
         ImageFolder(root=str(root)).setup("fit")
 
 
@@ -148,7 +157,9 @@ def test_missing_data(tmp_path):
             ImageFolder(root=str(tmp_path), image_size=image_size).setup("fit")
 
 
-@pytest.mark.parametrize(("option", "value"), [("image_size", 0), ("channels", 2), ("memory_limit_gib", -1.0)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("image_size", 0), ("channels", 2), ("memory_limit_gib", -1.0)]
+)
 def test_options_that_cannot_work_are_named(option, value):
     with pytest.raises(OptionError, match=f"^{option} = "):
         ImageFolder(**{option: value})

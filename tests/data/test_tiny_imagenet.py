@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from robusttrain.data import Facts, TinyImageNet
 from robusttrain.core.errors import UserError
+from robusttrain.data import Facts, TinyImageNet
 
 WNIDS = ["n02", "n01", "n03"]
 
@@ -23,14 +23,20 @@ def root(tmp_path):
     for label, wnid in enumerate(WNIDS):
         for number in range(4):
             mode = "L" if number == 3 else "RGB"  # some of the real ones are grey
-            save(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", 50 * label + number, mode=mode)
+            save(
+                folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG",
+                50 * label + number,
+                mode=mode,
+            )
         (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text("boxes\n")
     for number in range(5):
         save(folder / "val" / "images" / f"val_{number}.JPEG", 200 + number)
     lines = [f"val_{number}.JPEG\t{WNIDS[number % 3]}\t0\t0\t63\t63\n" for number in range(5)]
     (folder / "val" / "val_annotations.txt").write_text("".join(lines))
     (folder / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
-    (folder / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\tbullfrog\nn99\tnothing\n")
+    (folder / "words.txt").write_text(
+        "n01\tgoldfish, Carassius auratus\nn02\tbullfrog\nn99\tnothing\n"
+    )
     return tmp_path
 
 
@@ -49,19 +55,26 @@ def test_official_layout(root, inner):
 
 
 def test_missing_data(tmp_path):
-    with pytest.raises(UserError, match=r"no Tiny ImageNet in .*wnids\.txt.*tiny-imagenet-200\.zip.*--data\.root DIR"):
+    with pytest.raises(
+        UserError,
+        match=r"no Tiny ImageNet in .*wnids\.txt.*tiny-imagenet-200\.zip.*--data\.root DIR",
+    ):
         TinyImageNet(root=str(tmp_path)).facts()
 
 
 def test_unknown_class_of_a_validation_image_is_named(root):
-    (root / "tiny-imagenet-200" / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01\t0\nval_1.JPEG\tn77\t0\n")
+    (root / "tiny-imagenet-200" / "val" / "val_annotations.txt").write_text(
+        "val_0.JPEG\tn01\t0\nval_1.JPEG\tn77\t0\n"
+    )
     with pytest.raises(UserError, match=r"line 2 of .*val_annotations\.txt"):
         TinyImageNet(root=str(root)).setup("test")
 
 
 def test_image_of_another_size_is_named(root):
     save(root / "tiny-imagenet-200" / "train" / "n01" / "images" / "n01_1.JPEG", 0, size=32)
-    with pytest.raises(UserError, match=r"n01_1\.JPEG is 32x32 pixels, where the images must be 64x64"):
+    with pytest.raises(
+        UserError, match=r"n01_1\.JPEG is 32x32 pixels, where the images must be 64x64"
+    ):
         TinyImageNet(root=str(root)).setup("fit")
 
 

@@ -1,0 +1,98 @@
+"""What evaluate.py says of a model that is hardly ever right: whether its classes are in another
+order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robusttrain.core.console import say
+from robusttrain.core.rng import Rng
+from robusttrain.data import ImageData
+from robusttrain.evaluation import Evaluation
+from robusttrain.evaluation.class_order import OtherOrder
+from robusttrain.evaluation.scoring import top_classes
+from robusttrain.storage.files import write_json
+
+#: A clean accuracy from which nobody doubts the order of the classes.
+TRUSTED = 0.5
+_SHOWN = 20
+
+
+def doubt_classes(
+    found: dict[str, Any],
+    evaluation: Evaluation,
+    data: ImageData,
+    device: torch.device,
+    output: Path,
+) -> dict[str, Any]:
+    """Say it where clean accuracy is low, and whether another order of the classes explains it.
+
+    Args:
+        found: the content of results.json.
+        evaluation: after its run.
+        data: its images.
+        device: where the target answers once more.
+        output: folder for the order that explains it, as ``classes.json``.
+
+    Returns:
+        What results.json tells of it; nothing where the accuracy raises no doubt.
+    """
+    clean = found["clean"]
+    if len(data.class_names) < 2 or clean["accuracy"] is None or clean["accuracy"] >= TRUSTED:
+        return {}
+    index, label = evaluation.records.index, evaluation.records.label
+    evaluation.to(device)
+    answers = []
+    for indices in index.split(data.batch_size):
+        images = data.test_images(indices).images.to(device)
+        rng = Rng.for_images(found["seed"], indices.to(device)).fold("order of classes")
+        answers.append(top_classes(evaluation.engine.target, images, rng, draws=1, top=1)[:, 0, 0])
+    other = OtherOrder.of(torch.cat(answers), label, data.class_names)
+    for line in told(clean, other, len(data.class_names), output):
+        say(line)
+    if other.explains:
+        write_json({name: place for place, name in enumerate(other.order)}, output / "classes.json")
+    return {
+        "other_class_order": {
+            "explains": other.explains,
+            "accuracy": round(other.best, 6),
+            "held_out_accuracy": round(other.held_out, 6),
+            "order": other.order,
+        }
+    }
+
+
+def told(clean: dict[str, Any], other: OtherOrder, classes: int, output: Path) -> list[str]:
+    """The lines about a low clean accuracy.
+
+    Args:
+        clean: accuracy and ci95, as in results.json.
+        other: the best order.
+        classes: how many there are.
+        output: folder where it is written.
+    """
+    lines = []
+    accuracy, chance = f"clean accuracy is {100 * clean['accuracy']:.1f} %", 1 / classes
+    near = clean["ci95"][0] <= chance
+    if near:
+        lines.append(
+            f"{accuracy}, no better than chance ({100 * chance:.1f} % of {classes} classes): what"
+            " attacks leave of it says nothing about robustness"
+        )
+    best = f"{100 * other.best:.1f} % (judged on images that did not choose it:"
+    best += f" {100 * other.held_out:.1f} %)"
+    if other.explains:
+        names = ", ".join(other.order[:_SHOWN]) + (" ..." if classes > _SHOWN else "")
+        text = ", which is that of the names as text, as torchvision sorts folders"
+        lines.append(
+            f"{accuracy}, and another order of the classes explains it: with {names}"
+            f"{text if other.as_text else ''} it would be {best}. The order is written: with image"
+            f" folders, --data.classes {output / 'classes.json'} takes it"
+        )
+    elif near:
+        lines.append(f"no other order of the classes explains it: the best would give {best}")
+    return lines

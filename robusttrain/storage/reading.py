@@ -1,0 +1,213 @@
+"""Files of weights from elsewhere, opened: nothing in them runs, and what is no such file is called
+by its name.
+
+Safetensors hold only numbers and text. What ``torch.save`` wrote is read with
+``weights_only=True``: a pickle that would need code to load is refused before any of it runs.
+Which of the two a file is, its bytes say, not its name.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from robusttrain.core.errors import FileError, first_line, show
+from robusttrain.storage.kinds import DAMAGED, SAVE, misfit
+
+
+class Inert:
+    """Stands for an object beside the weights whose kind is harmless: nothing of it is made."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def inert_dict(*arguments: Any) -> OrderedDict[Any, Any]:
+    """Stands for a dict with a default: its items follow."""
+    return OrderedDict()
+
+
+#: What training scripts keep beside the weights: settings, and numbers of numpy. Their own classes
+#: are not even imported.
+HARMLESS = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib.PurePosixPath",
+    "pathlib._local.PosixPath",
+    "datetime.datetime",
+    "datetime.timedelta",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+    *(
+        f"numpy.dtypes.{name}DType"
+        for name in ("Float16", "Float32", "Float64", "Int32", "Int64", "UInt8", "Bool")
+    ),
+    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+    *("omegaconf.base.Metadata", "omegaconf.base.ContainerMetadata", "omegaconf.nodes.AnyNode"),
+)
+#: Mappings, read as ordinary ones.
+HARMLESS_MAPPINGS = (
+    "easydict.EasyDict",
+    "yacs.config.CfgNode",
+    "fvcore.common.config.CfgNode",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+)
+#: Types that a ``defaultdict`` may name, and dtypes: as arguments only.
+NAMES = ("builtins.int", "builtins.float", "builtins.list", "builtins.dict", "builtins.str")
+
+
+def read_content(path: str | os.PathLike[str]) -> Any:
+    """All that a file of weights holds, on the CPU: safetensors as a dict, else as `read_torch`.
+
+    Raises:
+        FileError: as for `read_torch`.
+    """
+    path = existing(path)
+    with _readable(path), path.open("rb") as file:
+        start = file.read(9)
+    header = int.from_bytes(start[:8], "little")
+    if start[8:] == b"{" and header < 10**9:
+        return read_safetensors(path)
+    if path.suffix == ".safetensors" and start[:2] != b"PK" and start[:1] != b"\x80":
+        raise FileError(path, misfit(path) or "is not a safetensors file, or a damaged one")
+    return read_torch(path)
+
+
+def read_torch(path: str | os.PathLike[str]) -> Any:
+    """What ``torch.save`` wrote, on the CPU, as far as it can be had without running code.
+
+    Objects of `HARMLESS` kinds beside the weights become `Inert`.
+
+    Raises:
+        FileError: there is no such file, it is damaged, of another kind, or it needs code to load.
+    """
+    path = existing(path)
+    with _readable(path):
+        other = misfit(path)
+        archive = zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            pickled = archive or file.read(1) == b"\x80"
+    if other:
+        raise FileError(path, other)
+    aliases: list[Any] = [(Inert, name) for name in (*HARMLESS, *NAMES)]
+    aliases += [(OrderedDict, name) for name in HARMLESS_MAPPINGS]
+    aliases.append((inert_dict, "collections.defaultdict"))
+    try:
+        # About TorchScript and pickle protocols: both end in the errors below
+        with warnings.catch_warnings(), torch.serialization.safe_globals(aliases):
+            warnings.simplefilter("ignore")
+            # By its bytes: torch would look at the name
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
+    # Damaged bytes fail in any class, KeyError and RuntimeError included
+    except Exception as error:
+        code = isinstance(error, pickle.UnpicklingError) and (pickled or "GLOBAL" in str(error))
+        raise FileError(
+            path,
+            _needs_code(path, str(error)) if code else f"is not a file of torch.save, or {DAMAGED}",
+        ) from error
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        FileError: it is none, or damaged.
+    """
+    path = existing(path)
+    try:
+        return safetensors.torch.load_file(path, device="cpu")
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise FileError(
+            path, f"is not a safetensors file, or {DAMAGED} ({first_line(error)})"
+        ) from error
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that has something in it.
+
+    Raises:
+        FileError: it has not.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if any(path.glob("*.distcp")):
+            raise FileError(
+                path,
+                "is a sharded checkpoint of torch.distributed: make one file of it with"
+                " torch.distributed.checkpoint.format_utils.dcp_to_torch_save",
+            )
+        raise FileError(path, "is a folder: give a file with weights")
+    if not path.exists():
+        raise FileError(path, "there is no such file")
+    if not path.is_file():  # a pipe would wait for ever
+        raise FileError(path, "is not a regular file")
+    if path.stat().st_size == 0:
+        raise FileError(path, "is empty: fetch it again")
+    return path
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Make one line of what the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(path, f"cannot be read: {first_line(error)}") from error
+
+
+def _needs_code(path: Path, message: str) -> str:
+    """The refusal of a pickle that names what is no data."""
+    if "torch.distributed" in message:
+        return (
+            "holds weights in shards of several processes: gather them first"
+            " (torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict)"
+        )
+    match = re.search(r"(?:GLOBAL|for) ([\w.]+\.\w+)", message)
+    first = f" ({show(match[1])})" if match else ""
+    refused = "so it was refused and none of it ran"
+    if _is_module(path):
+        return (
+            f"holds a whole pickled network{first} and needs code to load, {refused}: where its"
+            f" classes are at hand and you trust it, save a plain state_dict: {SAVE}"
+        )
+    return f"needs code to load{first}, {refused}: save a plain state_dict: {SAVE}"
+
+
+def _is_module(path: Path) -> bool:
+    """Whether classes of networks are named in a pickle; nothing of it runs."""
+    try:
+        with path.open("rb") as file:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    # Damaged, or of the old format
+    except (pickle.UnpicklingError, struct.error, RuntimeError, ValueError, EOFError, LookupError):
+        return False
+    return any(name.startswith("torch.nn.modules.") for name in names)

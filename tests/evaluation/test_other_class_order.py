@@ -1,0 +1,71 @@
+"""Whether another order of the classes explains a low accuracy: confusions with known answers."""
+
+import pytest
+import torch
+
+from robusttrain.evaluation.class_order import OtherOrder, best_assignment, confusion
+
+NAMES = [str(number) for number in range(12)]
+LABELS = torch.arange(12).repeat_interleave(10)
+
+
+def test_confusion_counts_rows_by_class_and_columns_by_answer():
+    answers, labels = torch.tensor([1, 1, 0, -1]), torch.tensor([0, 0, 0, 1])
+    assert confusion(answers, labels, 2).tolist() == [[1, 2], [0, 0]]
+
+
+def test_the_best_assignment_is_one_to_one():
+    # Row by row, the largest column would be 0 for both.
+    assert best_assignment(torch.tensor([[5, 4], [6, 0]])).tolist() == [1, 0]
+
+
+def test_classes_without_images_stay_where_they_are():
+    matrix = torch.zeros(5, 5, dtype=torch.int64)
+    matrix[1, 2] = matrix[2, 1] = 3
+    assert best_assignment(matrix).tolist() == [0, 2, 1, 3, 4]
+
+
+def test_folders_sorted_as_text_are_recognised():
+    """A model trained by torchvision's order answers with the place of the name among the texts."""
+    as_text = torch.tensor([sorted(NAMES).index(name) for name in NAMES])
+    answers = as_text[LABELS]
+    answers[::20] = 0  # and is wrong now and then
+    other = OtherOrder.of(answers, LABELS, NAMES)
+    assert other.accuracy == pytest.approx((answers == LABELS).double().mean().item())
+    assert other.accuracy < 0.3
+    assert (
+        other.best
+        == other.held_out
+        == pytest.approx((as_text[LABELS] == answers).double().mean().item())
+    )
+    assert other.best > 0.9
+    assert other.order == sorted(NAMES)
+    assert other.explains
+    assert other.as_text
+
+
+def test_another_order_that_is_not_the_texts():
+    turned = (LABELS + 5) % 12
+    other = OtherOrder.of(turned, LABELS, NAMES)
+    assert other.explains
+    assert not other.as_text
+    assert [other.order.index(name) for name in NAMES] == [(n + 5) % 12 for n in range(12)]
+
+
+@pytest.mark.parametrize(("count", "classes"), [(120, 12), (60, 1000), (24, 12)])
+def test_luck_explains_nothing(count, classes):
+    """The best assignment of random answers looks good where images are few; it does not hold for
+    others.
+    """
+    for seed in range(20):
+        rng = torch.Generator().manual_seed(seed)
+        labels = torch.randint(classes, (count,), generator=rng)
+        answers = torch.randint(classes, (count,), generator=rng)
+        other = OtherOrder.of(answers, labels, [str(number) for number in range(classes)])
+        assert not other.explains
+    assert other.best > 2 * other.held_out
+
+
+def test_no_answer_is_right_under_no_order():
+    other = OtherOrder.of(torch.full((120,), -1), LABELS, NAMES)
+    assert (other.accuracy, other.best, other.held_out, other.explains) == (0, 0, 0, False)
