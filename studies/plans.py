@@ -42,7 +42,7 @@ class Call:
 
     def to_json(self) -> dict[str, Any]:
         """What the figures depend on."""
-        return {"function": self.function.__name__, **self.arguments}
+        return {"function": self.function.__name__, "arguments": dict(self.arguments)}
 
 
 @dataclass(frozen=True)

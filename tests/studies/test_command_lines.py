@@ -15,6 +15,7 @@ from studies.plans import Job
 from studies.reparameterization import train_h
 from studies.scales import typed
 from studies.study import Study
+from studies.tiny_imagenet import invented
 from studies.transfer_measures import command_line, matrix
 
 FILES = (Path(__file__).parents[2] / "studies").glob("*.py")
@@ -51,7 +52,8 @@ def test_small_and_paper(name, folder, monkeypatch):
         raise PlannedError
 
     monkeypatch.setattr(Study, "run", seen)
-    places = ["--root", str(folder), "--checkpoints", str(folder), "--output", str(folder)]
+    root = invented(folder / "tiny") if name == "tiny_imagenet" else folder
+    places = ["--root", str(root), "--checkpoints", str(folder), "--output", str(folder)]
     for scale in (["--scale", "small", "--f_b", str(folder / "f_b.pth")], ["--scale", "paper"]):
         with pytest.raises(PlannedError):
             importlib.import_module(f"studies.{name}").run([*scale, *places])
