@@ -101,7 +101,7 @@ def measure_on(
     target: DefendedClassifier, data: ImageData, seed: int, device: torch.device
 ) -> Speeds:
     """`measure_speeds` of a target's classifier on what it sees of a first batch of test images."""
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    batch = data.first_test_batch()
     check_classes(target, batch.images, data.facts().num_classes)
     target.to(device)
     speeds = measure_speeds_of(

@@ -44,7 +44,7 @@ def check_sources(engine: Engine, data: ImageData) -> Batch:
     """Raise UserError unless target and sources take the data's images and answer with its classes;
     a first batch.
     """
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    batch = data.first_test_batch()
     classes = data.facts().num_classes
     check_classes(engine.target, batch.images, classes)
     for name, source in engine.sources.items():

@@ -45,7 +45,7 @@ class Subject:
     unfit: Mapping[str, str] = field(default_factory=dict)
 
 
-def settle(
+def precisions_of(
     plan: EvaluationPlan,
     subject: Subject,
     attacks: Mapping[str, Scenario],
@@ -83,7 +83,7 @@ def attack(
         plan: how; its nodes of model, data and attacks are only written down.
         subject: what.
         attacks: by name, their sources opened.
-        precisions: of the attacks, as `settle` chose them.
+        precisions: of the attacks, as `precisions_of` chose them.
         trainer: which device, how many processes.
         telling: who listens.
 

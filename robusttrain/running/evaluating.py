@@ -11,10 +11,16 @@ from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.evaluation.cost import check_sources
-from robusttrain.evaluation.engine import Engine, Scenario, one_threat
+from robusttrain.evaluation.engine import (
+    Engine,
+    Scenario,
+    check_classes,
+    one_threat,
+    settle,
+)
 from robusttrain.evaluation.export import check_export
 from robusttrain.evaluation.plan import EvaluationPlan
-from robusttrain.evaluation.running import Subject, attack, identity, settle
+from robusttrain.evaluation.running import Subject, attack, identity, precisions_of
 from robusttrain.running.f_b import provide_f_b
 from robusttrain.running.surrogate_training import train_surrogate
 from robusttrain.running.surrogates import Keeper, surrogates_in, with_paths
@@ -44,7 +50,7 @@ def evaluate(
     )
     if precisions is None:
         device = trainer.strategy.root_device
-        precisions = settle(plan, subject, attacks, device, telling.say)
+        precisions = precisions_of(plan, subject, attacks, device, telling.say)
     attacks = provide_surrogates(fitting, attacks, subject, precisions, telling)
     return attack(plan, subject, attacks, precisions, trainer, telling)
 
@@ -63,6 +69,11 @@ def build_subject(plan: EvaluationPlan, say: Say) -> Subject:
     check_export(plan.export, data.facts().channels)
     data.prepare_data()
     data.setup("test")
+    # Which attacks apply, and how often each image is scored, hangs on whether the target is
+    # random, whatever it says of itself.
+    first = data.first_test_batch()
+    check_classes(target, first.images, data.facts().num_classes)
+    settle(target, first.images, first.indices, plan.seed)
     unfit = {
         stem(name): why for name, why in left_out(plan.suites, plan.asked, target, data).items()
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from robusttrain.attacks.sources.unrolled import Iterative
 from robusttrain.config.checkpoints import load, newest, read_recipe
 from robusttrain.config.command_line import listed, plain
 from robusttrain.config.reparameterization import DEPENDS
@@ -77,9 +78,8 @@ def train(
     writable(path.parent, "--output")
     defense = target.defense
     assert isinstance(defense, Defense)
-    radius = (
-        getattr(getattr(getattr(defense, "attack", None), "threat", None), "epsilon", None) or 1.0
-    )
+    searching = [cast(Iterative, part) for part in defense.parts if part.iterative]
+    radius = sum(part.attack.threat.epsilon for part in searching) or 1.0
     options = settings["h"]
     pl.seed_everything(seed, verbose=False)
     with under("--h"):

@@ -20,6 +20,7 @@ from robusttrain.config.build import build
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
+from robusttrain.defenses import AdversarialTransform, Chain, Defense
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.locks import alone
@@ -161,8 +162,9 @@ class Keeper:
         """Raise UserError if the target has no g of the kind that the recipe imitates: before
         anything is trained.
         """
-        defense: Any = self.target.defense
-        if "defense_of_target" in recipe and (not hasattr(defense, "f_b") or self.defense is None):
+        defense = self.target.defense
+        assert defense is not None  # `path` asked for its digest
+        if "defense_of_target" in recipe and not (defense.has_f_b and self.defense):
             kind = type(defense).__name__
             raise UserError(
                 f"surrogate {name} imitates the target's g, but {kind} is no adversarial"
@@ -197,11 +199,26 @@ class Keeper:
         }
 
     def defense_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The target's own defense, f_b and all, with some options changed."""
-        defense: Any = self.target.defense
-        assert self.defense is not None  # _check
-        weights = self.folder / f"f_b-{self._g_digest()[:8]}.safetensors"
-        save_tensors(defense.f_b.module, weights)
-        arguments = {**(self.defense.get("init_args") or {}), **changes, "weights": str(weights)}
-        arguments.pop("weights_which", None)
-        return {"class_path": self.defense["class_path"], "init_args": arguments}
+        """The target's own defense, f_b and all, with some options of its g changed."""
+        node, defense = self.defense, self.target.defense
+        assert node is not None  # _check
+        assert defense is not None
+        return self._own(node, defense, changes, self._g_digest()[:8])
+
+    def _own(
+        self, node: Mapping[str, Any], defense: Defense, changes: Mapping[str, Any], name: str
+    ) -> dict[str, Any]:
+        """`defense_with` of one part, whose f_b is kept under this name."""
+        arguments = dict(node.get("init_args") or {})
+        if isinstance(defense, Chain):
+            inner = zip(arguments["defenses"], defense.defenses, strict=True)
+            arguments["defenses"] = [
+                self._own(each, part, changes, f"{name}-{number}")  # type: ignore[arg-type]
+                for number, (each, part) in enumerate(inner)
+            ]
+        elif isinstance(defense, AdversarialTransform):
+            weights = self.folder / f"f_b-{name}.safetensors"
+            save_tensors(defense.f_b.module, weights)
+            arguments |= {**changes, "weights": str(weights)}
+            arguments.pop("weights_which", None)
+        return {"class_path": node["class_path"], "init_args": arguments}
