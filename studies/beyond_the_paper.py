@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Arguments, Point, Text
+from studies.black_box import checkpoint
 from studies.reparameterization import h
-from studies.scales import EPSILON, Scale
+from studies.scales import EPSILON, Scale, Settings
 from studies.study import Study
 
 ATTACKS = (
@@ -56,89 +56,71 @@ PAPER = {
 }
 IMAGES = {"smoke": 8, "small": 50, "paper": 1_000}
 #: Values of presets that a scale changes.
-CHANGED = {
+AVERAGING = ("bpda-i-margin", "bpda-eot", "average-logits", "own-surrogate")
+MEAN_START = ("wt-mean-start", "wt-mean-start-unrestricted")
+CHANGED: dict[str, dict[str, Settings]] = {
     "smoke": {
-        **dict.fromkeys(
-            ("bpda-i-margin", "bpda-eot", "average-logits", "own-surrogate"),
-            ("gradient.draws", "2"),
-        ),
-        "bpda-i-momentum": ("gradient.draws", "2"),
-        "finite-differences": ("gradient.directions", "4"),
-        **dict.fromkeys(("wt-mean-start", "wt-mean-start-unrestricted"), ("draws", "4")),
+        **{key: {"gradient.draws": 2} for key in (*AVERAGING, "bpda-i-momentum")},
+        "finite-differences": {"gradient.directions": 4},
+        **{key: {"draws": 4} for key in MEAN_START},
     },
     "small": {
-        **dict.fromkeys(
-            ("bpda-i-margin", "bpda-eot", "average-logits", "own-surrogate"),
-            ("gradient.draws", "5"),
-        ),
-        "finite-differences": ("gradient.directions", "25"),
-        **dict.fromkeys(("wt-mean-start", "wt-mean-start-unrestricted"), ("draws", "300")),
+        **{key: {"gradient.draws": 5} for key in AVERAGING},
+        "finite-differences": {"gradient.directions": 25},
+        **{key: {"draws": 300} for key in MEAN_START},
     },
     "paper": {},
 }
 
 
-def surrogate(attack: str, scale: Scale) -> Arguments:
-    """Options that name the models which the attacker has trained, for attacks that need some.
+def surrogate(attack: str, scale: Scale) -> Settings:
+    """What names the models which the attacker has trained, for attacks that need some.
 
     None of them shares a seed with the target.
     """
-    option = f"--attack.{attack}.source.path"
     standard, adversarial = scale.standard(seed=1), scale.adversarial(seed=1)
-    checkpoint = "{class_path: robusttrain.attacks.Checkpoint, init_args: {path: '%s'}}"
-    named: dict[str, Callable[[], Arguments]] = {
-        "small-n-transfer": lambda: (option, scale.ours(steps=min(3, scale.steps - 1), seed=1)),
-        "own-surrogate": lambda: (option, scale.ours(f_b=scale.adversarial_f_b(seed=1), seed=1)),
-        "reparameterization": lambda: (option, h(scale)),
-        "transfer-standard": lambda: (option, standard),
-        "transfer-adversarial": lambda: (option, adversarial),
-        "transfer-ensemble": lambda: (
-            f"--attack.{attack}.source.members",
-            Text(f"[{checkpoint}, {checkpoint}]", (standard, adversarial)),
-        ),
+    members = [checkpoint(standard), checkpoint(adversarial)]
+    named: dict[str, Callable[[], Settings]] = {
+        "small-n-transfer": lambda: {
+            "source.path": scale.ours(steps=min(3, scale.steps - 1), seed=1).checkpoint
+        },
+        "own-surrogate": lambda: {
+            "source.path": scale.ours(f_b=scale.adversarial_f_b(seed=1), seed=1).checkpoint
+        },
+        "reparameterization": lambda: {"source.path": h(scale)},
+        "transfer-standard": lambda: {"source.path": standard.checkpoint},
+        "transfer-adversarial": lambda: {"source.path": adversarial.checkpoint},
+        "transfer-ensemble": lambda: {"source.members": members},
     }
-    return named[attack]() if attack in named else ()
+    return named[attack]() if attack in named else {}
 
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("beyond_the_paper", __doc__, arguments)
     scale = study.scale
-    points = []
+    points, target = {}, scale.ours()
     for row in ATTACKS:
         attack, _, steps = row.partition(" N=")
-        options: Arguments = ("--attack", attack, *surrogate(attack, scale))
+        changes = {**surrogate(attack, scale), **CHANGED[scale.name].get(attack, {})}
         if steps:
-            options += (f"--attack.{attack}.source.steps", steps)
-        if attack in CHANGED[scale.name]:
-            key, value = CHANGED[scale.name][attack]
-            options += (f"--attack.{attack}.{key}", value)
+            changes["source.steps"] = int(steps)
         epsilon = ELSEWHERE.get(attack, EPSILON)
-        images = IMAGES[scale.name]
-        points.append(
-            Point(row, scale.attacked(scale.ours(), *options, images=images, epsilon=epsilon))
-        )
+        points[row] = scale.attacked(target, attack, changes, IMAGES[scale.name], epsilon)
     found = study.run(points)
 
-    rows = []
-    values = {"clean": next(iter(found.values()))["clean"]["accuracy"]}
+    rows: list[tuple[object, ...]] = []
+    clean = found[ATTACKS[0]].clean
+    values = {"clean": clean.accuracy}
     for attack in ATTACKS:
-        point = found.get(attack)
         told = PAPER.get(attack, "not in the paper")
-        if not point:
-            rows.append((attack, report.MISSING, "-", "-", "-", told))
-            continue
-        (row,) = point["attacks"].values()
-        values[attack] = row["robust_accuracy"]
+        figures = report.only(found[attack])
+        values[attack] = figures.robust.accuracy
         if attack in ELSEWHERE:
             told += f"; Linf {ELSEWHERE[attack]:g}, not {EPSILON:g}"
-        cost = f"{row['gradient_evaluations_per_image']:g} / {row['queries_per_image']:g}"
-        rows.append(
-            (attack, report.robust(point), cost, f"{point['seconds']:.0f}", row["knows"], told)
-        )
-    values["worst case"] = study.worst_case(
-        [point for row, point in found.items() if row not in ELSEWHERE]
-    )
+        cost = f"{figures.gradients:g} / {figures.queries:g}"
+        rows.append((attack, figures.robust, cost, f"{figures.seconds:.0f}", figures.knows, told))
+    values["worst case"] = study.worst_case(*(row for row in ATTACKS if row not in ELSEWHERE))
     rows.append(
         (
             "worst case of all",
@@ -149,14 +131,9 @@ def run(arguments: list[str]) -> None:
             "73.4 % (table 3)",
         )
     )
-    clean = report.clean(next(iter(found.values())))
-    missing = [attack for attack in ATTACKS if attack not in found]
     notes = (
         f"{IMAGES[scale.name]:,} images; clean accuracy {clean}. The worst case is per image over"
-        " all rows, chosen and scored on different draws of g."
-        + (
-            f" Not run, because their presets are missing: {', '.join(missing)}." if missing else ""
-        ),
+        " all rows, chosen and scored on different draws of g.",
     )
     columns = (
         "attack",
@@ -166,7 +143,7 @@ def run(arguments: list[str]) -> None:
         "attacker knows",
         "paper",
     )
-    report.write(study, found, columns, rows, report.bars(values, "accuracy by attack"), notes)
+    report.write(study, columns, rows, report.bars(values, "accuracy by attack"), notes)
 
 
 if __name__ == "__main__":

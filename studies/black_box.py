@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robusttrain.config.command_line import main
+from robusttrain.evaluation.plan import Node
 from studies import report
-from studies.parts import Point, Training
+from studies.plans import Job
+from studies.scales import Settings
 from studies.study import Study
 
 
 @dataclass(frozen=True)
-class Settings:
+class Sizes:
     """Attacks that are transferred; attacks by queries, their images, and options that make them
     shorter.
     """
@@ -23,22 +25,22 @@ class Settings:
     transferred: tuple[str, ...]
     queries: tuple[str, ...]
     images: int
-    budget: dict[str, tuple[str, ...]]
+    budget: dict[str, Settings]
 
 
 QUERIES = ("hopskipjump", "genattack")
 SETTINGS = {
-    "smoke": Settings(("mifgsm",), (), 16, {}),
-    "small": Settings(
+    "smoke": Sizes(("mifgsm",), (), 16, {}),
+    "small": Sizes(
         ("pgd", "mifgsm", "mdifgsm"),
         QUERIES,
         20,
         {
-            "hopskipjump": ("--attack.steps", "4", "--attack.votes", "3"),
-            "genattack": ("--attack.steps", "100"),
+            "hopskipjump": {"steps": 4, "votes": 3},
+            "genattack": {"steps": 100},
         },
     ),
-    "paper": Settings(("pgd", "mifgsm", "mdifgsm"), QUERIES, 1_000, {}),
+    "paper": Sizes(("pgd", "mifgsm", "mdifgsm"), QUERIES, 1_000, {}),
 }
 #: Clean, transfer, HopSkipJump, GenAttack.
 PAPER = {
@@ -48,15 +50,17 @@ PAPER = {
 }
 
 
-def transfer(attack: str, source: Training) -> tuple[str | Training, ...]:
-    """Options of evaluate.py for an attack that is crafted on another model."""
-    surrogate = (
-        "--attack.source.class_path",
-        "robusttrain.attacks.Checkpoint",
-        "--attack.source.path",
-        source,
-    )
-    return ("--attack", attack, *surrogate)
+def crafted_on(source: Job) -> Settings:
+    """What is changed of an attack to craft it on another model."""
+    return {"source": checkpoint(source)}
+
+
+def checkpoint(model: Job) -> Node:
+    """The node of a source that is another model."""
+    return {
+        "class_path": "robusttrain.attacks.Checkpoint",
+        "init_args": {"path": model.checkpoint},
+    }
 
 
 def run(arguments: list[str]) -> None:
@@ -69,43 +73,37 @@ def run(arguments: list[str]) -> None:
         "ours": scale.ours(),
     }
     independent = scale.standard(seed=1)
-    transferred_points = [
-        Point(f"{name}, {attack}", scale.attacked(model, *transfer(attack, independent)))
+    points = {
+        f"{name}, {attack}": scale.attacked(model, attack, crafted_on(independent))
         for name, model in models.items()
         for attack in settings.transferred
-    ]
-    query_points = [
-        Point(
-            f"{name}, {attack}",
-            scale.attacked(
-                model, "--attack", attack, *settings.budget.get(attack, ()), images=settings.images
-            ),
+    }
+    points |= {
+        f"{name}, {attack}": scale.attacked(
+            model, attack, settings.budget.get(attack), settings.images
         )
         for name, model in models.items()
         for attack in settings.queries
-    ]
-    found = study.run([*transferred_points, *query_points])
+    }
+    found = study.run(points)
 
     rows = []
     values: dict[str, float] = {}
     for name in models:
-        transferred = [found[f"{name}, {attack}"] for attack in settings.transferred]
-        worst = study.worst_case(transferred)
+        transferred = [f"{name}, {attack}" for attack in settings.transferred]
+        worst, clean = study.worst_case(*transferred), found[transferred[0]].clean
         values |= {
-            f"{name}, clean": transferred[0]["clean"]["accuracy"],
+            f"{name}, clean": clean.accuracy,
             f"{name}, transfer": worst,
         }
         told = ["not run at this scale"] * len(QUERIES)
         for column, attack in enumerate(settings.queries):
-            point = found.get(f"{name}, {attack}")
-            told[column] = report.robust(point)
-            if point:
-                told[column] += (  # fewer images than the others'
-                    f" of {report.percent(point['clean']['accuracy'])}"
-                )
-                values[f"{name}, {attack}"] = point["attacks"][attack]["robust_accuracy"]
+            point = found[f"{name}, {attack}"]
+            right = report.percent(point.clean.accuracy)  # of fewer images than the others
+            told[column] = f"{report.only(point).robust} of {right}"
+            values[f"{name}, {attack}"] = report.robust(point)
         paper = " / ".join(report.percent(figure) for figure in PAPER[name])
-        rows.append((name, report.clean(transferred[0]), report.percent(worst), *told, paper))
+        rows.append((name, clean, report.percent(worst), *told, paper))
     columns = (
         "model",
         "clean",
@@ -114,10 +112,7 @@ def run(arguments: list[str]) -> None:
         "GenAttack",
         "paper: clean / transfer / HSJ / GA",
     )
-    asked = {
-        attack: found[f"ours, {attack}"]["attacks"][attack]["queries_per_image"]
-        for attack in settings.queries
-    }
+    asked = {attack: report.only(found[f"ours, {attack}"]).queries for attack in settings.queries}
     budgets = ", ".join(f"{attack} {queries:,.0f}" for attack, queries in asked.items())
     notes = (
         (
@@ -127,7 +122,7 @@ def run(arguments: list[str]) -> None:
             " paper does not say which attack it transfers."
         ),
     )
-    report.write(study, found, columns, rows, report.bars(values, study.title), notes)
+    report.write(study, columns, rows, report.bars(values, study.title), notes)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Point
 from studies.study import Study
 
 STEPS = {"smoke": (1, 2), "small": (1, 3, 6, 13), "paper": (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15)}
@@ -21,11 +20,11 @@ def run(arguments: list[str]) -> None:
     scale, steps = study.scale, STEPS[study.scale.name]
     models = {number: scale.ours(steps=number, start=False) for number in steps}
     found = study.run(
-        [
-            Point(f"{attack} N {number}", scale.attacked(model, "--attack", attack))
+        {
+            f"{attack} N {number}": scale.attacked(model, attack)
             for number, model in models.items()
             for attack in ATTACKS
-        ]
+        }
     )
 
     rows = []
@@ -34,21 +33,17 @@ def run(arguments: list[str]) -> None:
         **{attack: [] for attack in ATTACKS},
     }
     for number in steps:
-        points = {attack: found.get(f"{attack} N {number}") for attack in ATTACKS}
+        points = {attack: found[f"{attack} N {number}"] for attack in ATTACKS}
         for attack, point in points.items():
-            if point:
-                series[attack].append((number, point["attacks"][attack]["robust_accuracy"]))
-        first = next(filter(None, points.values()), None)
-        if first:
-            series["clean"].append((number, first["clean"]["accuracy"]))
+            series[attack].append((number, report.robust(point)))
+        clean = points[ATTACKS[0]].clean
+        series["clean"].append((number, clean.accuracy))
         paper = "falls to the attack" if number <= 2 else "robust" if number > 5 else "not said"
-        told = [report.robust(point) for point in points.values()]
-        rows.append(
-            (number, report.clean(first), *told, f"{paper} (values: {report.NOT_AVAILABLE})")
-        )
+        told = [report.only(point).robust for point in points.values()]
+        rows.append((number, clean, *told, f"{paper} (values: {report.NOT_AVAILABLE})"))
     columns = ("N", "clean", "BPDA, soft sign", "BPDA, tanh", "paper")
     notes = ("g has no random start here, so it is deterministic and one draw says everything.",)
-    report.write(study, found, columns, rows, report.lines(series, "steps N of g"), notes)
+    report.write(study, columns, rows, report.lines(series, "steps N of g"), notes)
 
 
 if __name__ == "__main__":

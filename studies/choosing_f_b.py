@@ -8,11 +8,11 @@ of f_a(g(x)), accuracy under BPDA-I, with EOT too, and the mean Linf distance of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from robusttrain.config.command_line import main
+from robusttrain.evaluation.plan import EvaluationPlan
 from studies import report
-from studies.parts import Point, Training
+from studies.plans import Call
 from studies.study import Study
 from studies.transformation import mean_distance
 
@@ -49,22 +49,19 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("choosing_f_b", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    models: dict[int | str, Path | Training] = {
-        epochs: scale.standard_f_b(epochs) for epochs in settings.epochs
+    models: dict[int | str, str] = {
+        epochs: scale.standard_f_b(epochs).weights for epochs in settings.epochs
     }
     models[ADVERSARIAL] = scale.adversarial_f_b()
-    points = []
+    size = {"count": settings.images, "draws": settings.draws}
+    points: dict[str, EvaluationPlan | Call] = {}
     for name, f_b in models.items():
-        ours = scale.ours(f_b=None if name == ADVERSARIAL else f_b)
-        size = ("--images", str(settings.images), "--draws", str(settings.draws))
-        g = (*scale.data, *scale.defense(f_b), "--defense.steps", str(scale.steps), *size)
-        points += [
-            Point(f"{name} bpda-i", scale.attacked(ours, "--attack", "bpda-i")),
-            Point(f"{name} eot", scale.attacked(ours, *scale.eot)),
-            Point(
-                f"{name} distance", g, mean_distance, transforms=settings.images * settings.draws
-            ),
-        ]
+        ours = scale.ours(f_b=f_b)
+        points |= {
+            f"{name} bpda-i": scale.attacked(ours, "bpda-i"),
+            f"{name} eot": scale.attacked(ours, *scale.eot),
+            f"{name} distance": Call(mean_distance, {**scale.transformation(f_b), **size}),
+        }
     found = study.run(points)
 
     columns = (
@@ -91,9 +88,9 @@ def run(arguments: list[str]) -> None:
         )
         paper = PAPER[name]
         ours_told = (
-            report.clean(once),
-            report.robust(once),
-            report.robust(eot),
+            once.clean,
+            report.only(once).robust,
+            report.only(eot).robust,
             f"{distance['mean_distance']:.3f}",
         )
         rows.append(
@@ -106,19 +103,15 @@ def run(arguments: list[str]) -> None:
             )
         )
 
-    def line(kind: str, attack: str) -> list[tuple[float, float]]:
+    def line(kind: str) -> list[tuple[float, float]]:
         return [
-            (
-                found[f"{name} distance"]["mean_distance"],
-                found[f"{name} {kind}"]["attacks"][attack]["robust_accuracy"],
-            )
+            (found[f"{name} distance"]["mean_distance"], report.robust(found[f"{name} {kind}"]))
             for name in models
         ]
 
-    eot_preset = str(scale.eot[1])
     series = {
-        "BPDA-I": line("bpda-i", "bpda-i"),
-        "BPDA-I with EOT": line("eot", eot_preset),
+        "BPDA-I": line("bpda-i"),
+        "BPDA-I with EOT": line("eot"),
         "paper, BPDA-I": [(distance, accuracy) for _, accuracy, distance in PAPER.values()],
     }
     notes = (
@@ -134,7 +127,6 @@ def run(arguments: list[str]) -> None:
     )
     report.write(
         study,
-        found,
         columns,
         rows,
         report.lines(series, "mean Linf distance of x to E[g(x)]"),

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.black_box import transfer
-from studies.parts import Point
+from studies.black_box import crafted_on
 from studies.study import Study
 
 BPDA = {
@@ -41,43 +40,26 @@ def run(arguments: list[str]) -> None:
         "adversarial training": scale.adversarial(),
         "TRADES": scale.trades(),
     }
-    points = [
-        Point(f"{name}, pgd", scale.attacked(model, "--attack", "pgd"))
-        for name, model in others.items()
-    ]
-    ours = scale.ours()
-    bpda = [
-        Point("ours, eot", scale.attacked(ours, *scale.eot)),
-        *(
-            Point(f"ours, {name}", scale.attacked(ours, "--attack", name))
-            for name in BPDA[scale.name]
-        ),
-    ]
-    other = [
-        Point("ours, wt", scale.attacked(ours, "--attack", "wt")),
-        *(
-            Point(
-                f"ours, transfer {name}",
-                scale.attacked(ours, *transfer(name, scale.standard(seed=1))),
-            )
-            for name in TRANSFERRED[scale.name]
-        ),
-    ]
-    found = study.run([*points, *bpda, *other])
+    points = {f"{name}, pgd": scale.attacked(model, "pgd") for name, model in others.items()}
+    ours, independent = scale.ours(), scale.standard(seed=1)
+    bpda = {"ours, eot": scale.attacked(ours, *scale.eot)}
+    bpda |= {f"ours, {name}": scale.attacked(ours, name) for name in BPDA[scale.name]}
+    other = {"ours, wt": scale.attacked(ours, "wt")}
+    other |= {
+        f"ours, transfer {name}": scale.attacked(ours, name, crafted_on(independent))
+        for name in TRANSFERRED[scale.name]
+    }
+    found = study.run(points | bpda | other)
 
     rows, values = [], {}
     groups = {f"{name}": [f"{name}, pgd"] for name in others}
-    groups["ours, BPDA"] = [point.label for point in bpda]
-    groups["ours, all"] = [point.label for point in (*bpda, *other)]
+    groups |= {"ours, BPDA": [*bpda], "ours, all": [*bpda, *other]}
     for name, labels in groups.items():
-        measured = [found[label] for label in labels if label in found]
-        worst = study.worst_case(measured)
+        worst = study.worst_case(*labels)
         values[name] = worst
-        attacks = ", ".join(
-            label.partition(", ")[2] + ("" if label in found else " (missing)") for label in labels
-        )
+        attacks = ", ".join(label.partition(", ")[2] for label in labels)
         paper = [report.percent(figure) for figure in PAPER[name]]
-        rows.append((name, report.clean(measured[0]), report.percent(worst), attacks, *paper))
+        rows.append((name, found[labels[0]].clean, report.percent(worst), attacks, *paper))
     columns = ("method", "clean", "worst case", "attacks", "paper: clean", "paper: worst case")
     notes = (
         (
@@ -85,7 +67,7 @@ def run(arguments: list[str]) -> None:
             " different draws of g."
         ),
     )
-    report.write(study, found, columns, rows, report.bars(values, "worst case"), notes)
+    report.write(study, columns, rows, report.bars(values, "worst case"), notes)
 
 
 if __name__ == "__main__":

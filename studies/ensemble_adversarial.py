@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robusttrain.config.command_line import main
+from robusttrain.evaluation.plan import EvaluationPlan
 from studies import report
-from studies.black_box import transfer
-from studies.parts import Point, Text, Training
+from studies.black_box import crafted_on
+from studies.plans import Job
 from studies.scales import Scale
 from studies.study import Study
 
@@ -31,32 +32,23 @@ class Contenders:
         held_out: trained for the attacker alone.
     """
 
-    models: dict[str, Training]
-    held_out: Training
+    models: dict[str, Job]
+    held_out: Job
 
 
 def contenders(scale: Scale) -> Contenders:
-    """The models of a scale. Passes count gradient evaluations, half of FGSM's images being crafted
-    elsewhere.
-    """
-    static = (scale.standard(seed=1), scale.standard_f_b(5))
-    attack = "--training.objective.attack"
-    single = (
-        f"{attack}.steps",
-        "1",
-        f"{attack}.step_size",
-        "0.031",
-        f"{attack}.random_start",
-        "false",
-    )
-    ensemble = ("--training.objective.models", Text("[%s, %s]", static))
+    """The models of a scale."""
+    static = [scale.standard(seed=1).checkpoint, scale.standard_f_b(5).checkpoint]
+    attack = "training.objective.attack"
+    single = {f"{attack}.steps": 1, f"{attack}.step_size": 0.031, f"{attack}.random_start": False}
+    ensemble = {"training.objective.models": static}
     models = {
         "no defense": scale.standard(),
         "single-step adversarial training": scale.training(
-            "adversarial-one-step", "--training", "adversarial", *single, passes=2
+            "adversarial-one-step", {"training": "adversarial", **single}
         ),
         "ensemble adversarial training": scale.training(
-            "ensemble-adversarial", "--training", "ensemble-adversarial", *ensemble, passes=3
+            "ensemble-adversarial", {"training": "ensemble-adversarial", **ensemble}
         ),
     }
     return Contenders(models, scale.standard(seed=2))
@@ -66,19 +58,15 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("ensemble_adversarial", __doc__, arguments)
     chosen, scale = contenders(study.scale), study.scale
-    points = []
+    points: dict[str, EvaluationPlan] = {}
     for name, model in chosen.models.items():
-        points += [
-            Point(f"{name}, {attack}", scale.attacked(model, "--attack", attack))
-            for attack in WHITE_BOX
-        ]
-        points += [
-            Point(
-                f"{name}, {attack} from elsewhere",
-                scale.attacked(model, *transfer(attack, chosen.held_out)),
+        points |= {f"{name}, {attack}": scale.attacked(model, attack) for attack in WHITE_BOX}
+        points |= {
+            f"{name}, {attack} from elsewhere": scale.attacked(
+                model, attack, crafted_on(chosen.held_out)
             )
             for attack in TRANSFERRED
-        ]
+        }
     found = study.run(points)
 
     rows, values = [], {}
@@ -90,8 +78,8 @@ def run(arguments: list[str]) -> None:
         rows.append(
             (
                 name,
-                report.clean(measured[0]),
-                *(report.robust(point) for point in measured),
+                measured[0].clean,
+                *(report.only(point).robust for point in measured),
                 "not at hand",
             )
         )
@@ -99,14 +87,12 @@ def run(arguments: list[str]) -> None:
             *(f"{attack}, white box" for attack in WHITE_BOX),
             *(f"{attack}, transfer" for attack in TRANSFERRED),
         )
-        for column, attack, point in zip(told, (*WHITE_BOX, *TRANSFERRED), measured, strict=True):
-            values[f"{name}: {column}"] = point["attacks"][attack]["robust_accuracy"]
+        for column, point in zip(told, measured, strict=True):
+            values[f"{name}: {column}"] = report.robust(point)
     columns = ("model", "clean", "FGSM", "PGD", "FGSM, transfer", "MI-FGSM, transfer", "paper")
 
     def accuracy(name: str, attack: str) -> float:
-        return float(
-            found[f"{name}, {attack} from elsewhere"]["attacks"][attack]["robust_accuracy"]
-        )
+        return report.robust(found[f"{name}, {attack} from elsewhere"])
 
     single, ensemble = (
         [accuracy(name, attack) for attack in TRANSFERRED] for name in list(chosen.models)[1:]
@@ -124,7 +110,7 @@ def run(arguments: list[str]) -> None:
             f" accuracies under transfer: {verdict}."
         ),
     )
-    report.write(study, found, columns, rows, report.bars(values, study.title), notes)
+    report.write(study, columns, rows, report.bars(values, study.title), notes)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Point
 from studies.study import Study
 
 
@@ -34,18 +33,16 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("eot_samples", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    points = []
-    for radius in RADII:
-        for draws in settings.draws:
-            attack = (
-                "--attack",
-                settings.preset,
-                f"--attack.{settings.preset}.gradient.draws",
-                str(draws),
+    models = {radius: scale.ours(radius) for radius in RADII}
+    found = study.run(
+        {
+            f"Delta {radius:g}, {draws} draws": scale.attacked(
+                model, settings.preset, {"gradient.draws": draws}, settings.images
             )
-            arguments_ = scale.attacked(scale.ours(radius), *attack, images=settings.images)
-            points.append(Point(f"Delta {radius:g}, {draws} draws", arguments_))
-    found = study.run(points)
+            for radius, model in models.items()
+            for draws in settings.draws
+        }
+    )
 
     rows = []
     series: dict[str, list[tuple[float, float]]] = {f"Delta {radius:g}": [] for radius in RADII}
@@ -53,14 +50,11 @@ def run(arguments: list[str]) -> None:
         row: list[object] = [draws]
         for radius in RADII:
             point = found[f"Delta {radius:g}, {draws} draws"]
-            row.append(report.robust(point))
-            series[f"Delta {radius:g}"].append(
-                (draws, point["attacks"][settings.preset]["robust_accuracy"])
-            )
+            row.append(report.only(point).robust)
+            series[f"Delta {radius:g}"].append((draws, report.robust(point)))
         rows.append((*row, report.NOT_AVAILABLE))
     clean = {
-        radius: report.clean(found[f"Delta {radius:g}, {settings.draws[0]} draws"])
-        for radius in RADII
+        radius: found[f"Delta {radius:g}, {settings.draws[0]} draws"].clean for radius in RADII
     }
     columns = ("draws a step", *(f"BPDA-I with EOT, Delta {radius:g}" for radius in RADII), "paper")
     notes = (
@@ -68,7 +62,7 @@ def run(arguments: list[str]) -> None:
         + ", ".join(f"{told} at Delta {radius:g}" for radius, told in clean.items())
         + ". The paper says: at Delta 0.1 more draws help up to about 100, at 0.2 they do not.",
     )
-    report.write(study, found, columns, rows, report.lines(series, "draws a step", log=True), notes)
+    report.write(study, columns, rows, report.lines(series, "draws a step", log=True), notes)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Point
+from studies.plans import Call
 from studies.study import Study
 from studies.transformation import finite_differences
 
@@ -27,17 +27,12 @@ def run(arguments: list[str]) -> None:
     scale = study.scale
     images, count = SETTINGS[scale.name]
     # In float32 at every scale: what is studied are differences of 1e-7.
-    g = (*scale.defense(), "--defense.precision", "float32", "--defense.steps", str(scale.steps))
+    g = scale.transformation(precision="float32")
     found = study.run(
-        [
-            Point(
-                f"image {image}",
-                (*scale.data, *g, "--count", str(count), "--image", str(image)),
-                finite_differences,
-                transforms=2 * count,
-            )
+        {
+            f"image {image}": Call(finite_differences, {**g, "count": count, "image": image})
             for image in range(images)
-        ]
+        }
     )
 
     columns = (
@@ -65,7 +60,7 @@ def run(arguments: list[str]) -> None:
         ),
     )
     report.write(
-        study, found, columns, rows, report.drawn(lambda axes: _draw(axes, found["image 0"])), notes
+        study, columns, rows, report.drawn(lambda axes: _draw(axes, found["image 0"])), notes
     )
 
 

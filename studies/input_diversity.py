@@ -12,7 +12,8 @@ from typing import Any
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Arguments, Point
+from studies.plans import Call
+from studies.scales import Settings
 from studies.study import Study
 from studies.transfers import HELD_OUT, PIXEL, Field, counted, field, told
 
@@ -21,7 +22,7 @@ OPTIMISED = ("cw", "d-cw")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Sizes:
     """Attacks and what of theirs is varied, most steps where it is not N that varies, images of C&W
     and its options.
     """
@@ -32,24 +33,22 @@ class Settings:
     step_sizes: tuple[float, ...]
     most_steps: int
     cw_images: int
-    cw: Arguments
+    cw: Settings
 
 
 #: C&W with fewer searches, which start nearer to where they end.
-FEW = ("--attack.search_steps", "3", "--attack.initial_c", "0.1")
+FEW = {"search_steps": 3, "initial_c": 0.1}
 SETTINGS = {
-    "smoke": Settings(("mdifgsm",), (1,), (2,), (), 3, 20, ("--attack.steps", "5", *FEW)),
-    "small": Settings(
-        ("mdifgsm",), (0.2, 0.8, 1), (5, 20), (3,), 10, 12, ("--attack.steps", "30", *FEW)
-    ),
-    "paper": Settings(
+    "smoke": Sizes(("mdifgsm",), (1,), (2,), (), 3, 20, {"steps": 5, **FEW}),
+    "small": Sizes(("mdifgsm",), (0.2, 0.8, 1), (5, 20), (3,), 10, 12, {"steps": 30, **FEW}),
+    "paper": Sizes(
         ("difgsm", "mdifgsm"),
         (0.2, 0.4, 0.6, 0.8, 1),
         (15, 19, 23, 27, 31),
         (15, 5, 3, 1, 0.5),
         18,
         1_000,
-        (),
+        {},
     ),
 }
 #: Inc-v3 onto Inc-v4 in table 1; the mean over all seven held-out networks in table 3.
@@ -59,64 +58,42 @@ PAPER_HELD_OUT = {"ifgsm": 0.251, "difgsm": 0.508, "mifgsm": 0.460, "mdifgsm": 0
 PAPER_CW = {"cw": 0.057, "d-cw": 0.168}
 
 
-def points_of(arena: Field, settings: Settings) -> list[Point]:
+def points_of(arena: Field, settings: Sizes) -> dict[str, Call]:
     """All measurements."""
-    given = _steps(arena, settings)
-    family = [argument for attack in FAMILY for argument in ("--attack", attack)]
-    for attack in FAMILY[1:]:  # FGSM has one step
-        family += [f"--attack.{attack}.steps", given[1], f"--attack.{attack}.step_size", given[3]]
-    cw = [argument for attack in OPTIMISED for argument in ("--attack", attack)]
-    points = [
-        Point("family", arena.point(*family, held_out=True)),
-        Point("optimised", _unlimited(arena, settings, cw)),
-    ]
+    given = moved(arena, settings)
+    family: dict[str, Settings] = dict.fromkeys(FAMILY, given)
+    family["fgsm"] = {}  # it has one step
+    points = {
+        "family": arena.point(family, held_out=True),
+        # C&W has no radius: it may go anywhere.
+        "optimised": arena.point(
+            dict.fromkeys(OPTIMISED, settings.cw),
+            images=min(settings.cw_images, arena.images),
+            epsilon=1000,
+        ),
+    }
     for attack in settings.varied:
-        chosen = ("--attack", attack)
-        points += [
-            Point(
-                f"{attack} p {p:g}",
-                arena.point(
-                    *chosen, *given, "--attack.gradient.probability", f"{p:g}", held_out=True
-                ),
-            )
-            for p in settings.probabilities
-        ]
-        points += [
-            Point(
-                f"{attack} N {steps}",
-                arena.point(*chosen, *_steps(arena, settings, steps)[:2], held_out=True),
-            )
-            for steps in settings.steps
-        ]
+        varied = {f"p {p:g}": {**given, "gradient.probability": p} for p in settings.probabilities}
+        varied |= {f"N {steps}": moved(arena, settings, steps) for steps in settings.steps}
         for size in settings.step_sizes:
-            steps = str(max(1, round(arena.epsilon / PIXEL / size)))
-            moved = ("--attack.steps", steps, "--attack.step_size", f"{size * PIXEL:.10g}")
-            points.append(
-                Point(f"{attack} alpha {size:g}", arena.point(*chosen, *moved, held_out=True))
-            )
+            steps = max(1, round(arena.epsilon / PIXEL / size))
+            varied[f"alpha {size:g}"] = {"steps": steps, "step_size": size * PIXEL}
+        points |= {
+            f"{attack} {label}": arena.point({attack: changes}, held_out=True)
+            for label, changes in varied.items()
+        }
     return points
 
 
-def _steps(arena: Field, settings: Settings, steps: int | None = None) -> tuple[str, str, str, str]:
+def moved(arena: Field, settings: Sizes, steps: int | None = None) -> dict[str, Any]:
     """N = min(eps + 4, 1.25 eps) steps of 1/255; where those are too many, fewer and longer ones
     that reach as far.
     """
     epsilon = arena.epsilon / PIXEL
     reach = min(epsilon + 4, 1.25 * epsilon)
-    steps = steps or min(int(reach), settings.most_steps)
-    return (
-        "--attack.steps",
-        str(steps),
-        "--attack.step_size",
-        f"{PIXEL * max(1, int(reach) / steps):.10g}",
-    )
-
-
-def _unlimited(arena: Field, settings: Settings, attacks: list[str]) -> Arguments:
-    """C&W has no radius: it may go anywhere."""
-    return arena.point(
-        *attacks, *settings.cw, images=min(settings.cw_images, arena.images), epsilon=1000
-    )
+    given = min(int(reach), settings.most_steps)
+    steps = steps or given
+    return {"steps": steps, "step_size": PIXEL * max(1, int(reach) / steps)}
 
 
 def run(arguments: list[str]) -> None:
@@ -164,9 +141,9 @@ def run(arguments: list[str]) -> None:
     }
     notes = (
         (
-            f"{counted(family)} Iterated attacks: {_steps(arena, settings)[1]} steps where N is not"
-            " varied. Cells: success rate onto the column's model. Mean black box: over pairs of"
-            " models, or over held-out models."
+            f"{counted(family)} Iterated attacks: {moved(arena, settings)['steps']} steps where N"
+            " is not varied. Cells: success rate onto the column's model. Mean black box: over"
+            " pairs of models, or over held-out models."
         ),
         "Claims of the paper, by the mean black-box rates here: "
         + "; ".join(
@@ -177,7 +154,6 @@ def run(arguments: list[str]) -> None:
     )
     report.write(
         study,
-        found,
         columns,
         rows,
         report.lines(series, "transformation probability p", "success rate"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Point, Training
+from studies.plans import Call
 from studies.study import Study
 from studies.transformation import mean_distance
 
@@ -45,21 +44,19 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("mean_transformation", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    models: dict[str, Path | Training] = {
-        f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "untrained": scale.standard_f_b(epochs)
+    models = {
+        f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "untrained": (
+            scale.standard_f_b(epochs).weights
+        )
         for epochs in settings.epochs
     }
     models["adversarially trained"] = scale.adversarial_f_b()
-    size = ("--images", str(settings.images), "--draws", str(settings.draws))
-    steps = ("--defense.steps", str(scale.steps))
-    transforms = settings.images * settings.draws
+    size = {"count": settings.images, "draws": settings.draws}
     found = study.run(
-        [
-            Point(
-                name, (*scale.data, *scale.defense(f_b), *steps, *size), mean_distance, transforms
-            )
+        {
+            name: Call(mean_distance, {**scale.transformation(f_b), **size})
             for name, f_b in models.items()
-        ]
+        }
     )
 
     shown = range(min(3, settings.images))
@@ -75,7 +72,7 @@ def run(arguments: list[str]) -> None:
             " Delta 0.2. Differences are scaled to the full range of grey, each by itself."
         ),
     )
-    report.write(study, found, columns, rows, pictures(found), notes)
+    report.write(study, columns, rows, pictures(found), notes)
 
 
 def pictures(found: Mapping[str, Mapping[str, Any]]) -> Figure:

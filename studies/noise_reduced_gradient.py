@@ -15,15 +15,15 @@ from typing import Any
 from robusttrain.config import presets
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Arguments, Point, Training
-from studies.scales import Scale
+from studies.plans import Call, Job
+from studies.scales import Scale, Settings
 from studies.study import Study
 from studies.transfer_measures import capacities, destruction, pictured, planes
 from studies.transfers import PIXEL, Field, counted, field, told
 
 
 @dataclass(frozen=True)
-class Settings:
+class Sizes:
     """Steps of nr-IGSM, copies m, what is varied, attacks on ensembles, most images, images that
     say how accurate the models are, epochs of appendix B.
     """
@@ -46,11 +46,9 @@ PAPER = {
     "IGSM targeted": ("11.6 %", "37.1 %"),
 }
 SETTINGS = {
-    "smoke": Settings(1, 2, (15,), (2,), tuple(PAPER), 40, 60, 4),
-    "small": Settings(4, 5, (5, 25), (2, 10), ("FGSM", "IGSM targeted"), 200, 500, 10),
-    "paper": Settings(
-        5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), tuple(PAPER), 1_000, 5_000, 30
-    ),
+    "smoke": Sizes(1, 2, (15,), (2,), tuple(PAPER), 40, 60, 4),
+    "small": Sizes(4, 5, (5, 25), (2, 10), ("FGSM", "IGSM targeted"), 200, 500, 10),
+    "paper": Sizes(5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), tuple(PAPER), 1_000, 5_000, 30),
 }
 #: Hidden layers of appendix B, and success rates of table 4 onto D = 1 and D = 9.
 DEPTHS = {
@@ -61,102 +59,56 @@ DEPTHS = {
 }
 
 
-def pairs(settings: Settings) -> dict[str, tuple[str, Arguments, str, Arguments]]:
-    """By name: an attack and its options, and the noise-reduced one; iterated ones with equal
-    gradient counts.
+def pairs(settings: Sizes) -> dict[str, tuple[str, Settings, str, Settings]]:
+    """By name: an attack and what is changed of it, and the noise-reduced one; iterated ones with
+    equal gradient counts.
     """
-    gradients = settings.steps * settings.copies
-    copies = ("--attack.gradient.samples", str(settings.copies))
+    gradients = {"steps": settings.steps * settings.copies}
+    copies = {"gradient.samples": settings.copies}
+    reduced = {"steps": settings.steps, **copies}
     return {
-        "FGSM": ("fgsm", (), "nrfgsm", copies),
-        "FGM": ("fgm", (), "nrfgm", copies),
-        "IGSM": (
-            *("ifgsm", ("--attack.steps", str(gradients), "--attack.step_size", f"{PIXEL:.10g}")),
-            *("nrigsm", ("--attack.steps", str(settings.steps), *copies)),
-        ),
-        "IGSM targeted": (
-            *("ifgsm-targeted", ("--attack.steps", str(gradients))),
-            *("nrigsm-targeted", ("--attack.steps", str(settings.steps), *copies)),
-        ),
+        "FGSM": ("fgsm", {}, "nrfgsm", copies),
+        "FGM": ("fgm", {}, "nrfgm", copies),
+        "IGSM": ("ifgsm", {**gradients, "step_size": PIXEL}, "nrigsm", reduced),
+        "IGSM targeted": ("ifgsm-targeted", gradients, "nrigsm-targeted", reduced),
     }
 
 
-def networks(scale: Scale, settings: Settings) -> dict[str, Training]:
+def networks(scale: Scale, settings: Sizes) -> dict[str, Job | str]:
     """Appendix B: fully connected networks of growing depth, on digits at every scale."""
-    data = (
-        "--data",
-        "digits",
-        "--data.batch_size",
-        "64",
-        "--robust.every",
-        "0",
-        "--pictures.images",
-        "0",
-    )
+    how = {"data": "digits", "data.batch_size": 64, "robust.every": 0, "pictures.images": 0}
+    how |= {"model": "mlp", "training": "standard", "training.learning_rate": 0.05}
     return {
-        f"D = {depth}": Training(
-            f"mlp-depth-{depth}",
-            (
-                *data,
-                "--model",
-                "mlp",
-                "--model.depth",
-                str(depth),
-                "--training",
-                "standard",
-                "--training.learning_rate",
-                "0.05",
-            ),
-            settings.epochs,
-            1_350,
+        f"D = {depth}": scale.job(
+            f"mlp-depth-{depth}", {**how, "model.depth": depth}, settings.epochs
         )
         for depth in DEPTHS
     }
 
 
-def points_of(arena: Field, settings: Settings, appendix: Field) -> list[Point]:
+def points_of(arena: Field, settings: Sizes, appendix: Field) -> dict[str, Call]:
     """All measurements."""
-    points = []
+    points = {}
     images = min(settings.images, arena.images)
     for name, (plain, options, reduced, others) in pairs(settings).items():
-        for version, chosen in (("plain", (plain, *options)), ("reduced", (reduced, *others))):
-            ensembles = name in settings.ensembles
-            points.append(
-                Point(
-                    f"{name}, {version}",
-                    arena.point("--attack", *chosen, images=images, held_out=ensembles),
-                )
-            )
-    copies = ("--attack.gradient.samples", str(settings.copies))
+        ensembles = name in settings.ensembles
+        points[f"{name}, plain"] = arena.point({plain: options}, images, held_out=ensembles)
+        points[f"{name}, reduced"] = arena.point({reduced: others}, images, held_out=ensembles)
+    copies = {"gradient.samples": settings.copies}
     for sigma in settings.sigmas:
-        noise = ("--attack.gradient.sigma", f"{sigma * PIXEL:.10g}")
-        points.append(
-            Point(
-                f"sigma {sigma:g}",
-                arena.point("--attack", "nrfgsm", *copies, *noise, images=images),
-            )
-        )
+        noise = {**copies, "gradient.sigma": sigma * PIXEL}
+        points[f"sigma {sigma:g}"] = arena.point({"nrfgsm": noise}, images)
     for number in settings.numbers:
-        varied = ("--attack.gradient.samples", str(number))
-        points.append(
-            Point(f"m {number}", arena.point("--attack", "nrfgsm", *varied, images=images))
-        )
-    both = (
-        "--attack",
-        "fgsm",
-        "--attack",
-        "nrfgsm",
-        "--attack.nrfgsm.gradient.samples",
-        str(settings.copies),
-    )
-    points.append(Point("destruction", ("--count", str(images), *arena.point(*both)), destruction))
-    points.append(
-        Point("planes", ("--count", "1", *arena.point("--attack", "fgsm", images=40)), planes)
-    )
-    tested = ("--tested", str(settings.tested), *arena.point("--attack", "fgsm"))
-    points.append(Point("models", tested, capacities))
-    points.append(Point("appendix B", appendix.point("--attack", "fgsm")))
-    return points
+        points[f"m {number}"] = arena.point({"nrfgsm": {"gradient.samples": number}}, images)
+    fgsm: dict[str, Settings] = {"fgsm": {}}
+    both = {**fgsm, "nrfgsm": copies}
+    return {
+        **points,
+        "destruction": Call(destruction, {**arena.about(both), "count": images}),
+        "planes": Call(planes, {**arena.about(fgsm, images=40), "count": 1}),
+        "models": Call(capacities, arena.about(fgsm, images=settings.tested)),
+        "appendix B": appendix.point(fgsm),
+    }
 
 
 def run(arguments: list[str]) -> None:
@@ -164,7 +116,9 @@ def run(arguments: list[str]) -> None:
     study = Study("noise_reduced_gradient", __doc__, arguments, imagenet=True)
     settings = SETTINGS[study.scale.name]
     arena = field(study.scale)
-    appendix = Field(networks(study.scale, settings), ("--data", "digits"), 200, 40 * PIXEL)
+    appendix = Field(
+        networks(study.scale, settings), {"data": "digits"}, 200, 40 * PIXEL, arena.crafted
+    )
     found = study.run(points_of(arena, settings, appendix))
     rows: list[tuple[object, ...]] = []
     series: dict[str, list[tuple[float, float]]] = {"sigma, in 255ths": [], "m": []}
@@ -248,7 +202,7 @@ def run(arguments: list[str]) -> None:
         "sigma in 255ths, or m",
         "success rate onto other models",
     )
-    report.write(study, found, columns, rows, figure, notes, arena.setting, arena.epsilon)
+    report.write(study, columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
 def _attackers(arena: Field, found: Mapping[str, Any]) -> list[tuple[str, str, float]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Point
 from studies.study import Study
 
 RADII = {
@@ -23,10 +22,10 @@ def run(arguments: list[str]) -> None:
     study = Study("radius", __doc__, arguments)
     scale = study.scale
     models = {radius: scale.ours(radius) for radius in RADII[scale.name]}
-    points = []
+    points = {}
     for radius, model in models.items():
-        points.append(Point(f"eot {radius:g}", scale.attacked(model, *scale.eot)))
-        points.append(Point(f"wt {radius:g}", scale.attacked(model, "--attack", "wt")))
+        points[f"eot {radius:g}"] = scale.attacked(model, *scale.eot)
+        points[f"wt {radius:g}"] = scale.attacked(model, "wt")
     found = study.run(points)
 
     rows = []
@@ -38,18 +37,16 @@ def run(arguments: list[str]) -> None:
         rows.append(
             (
                 radius,
-                report.clean(eot),
-                report.robust(eot),
-                report.robust(wt),
+                eot.clean,
+                report.only(eot).robust,
+                report.only(wt).robust,
                 *paper,
                 report.NOT_AVAILABLE,
             )
         )
-        series["clean"].append((radius, eot["clean"]["accuracy"]))
-        series["BPDA-I with EOT"].append(
-            (radius, next(iter(eot["attacks"].values()))["robust_accuracy"])
-        )
-        series["WT"].append((radius, wt["attacks"]["wt"]["robust_accuracy"]))
+        series["clean"].append((radius, eot.clean.accuracy))
+        series["BPDA-I with EOT"].append((radius, report.robust(eot)))
+        series["WT"].append((radius, report.robust(wt)))
     columns = (
         "Delta",
         "clean",
@@ -65,7 +62,7 @@ def run(arguments: list[str]) -> None:
             " best."
         ),
     )
-    report.write(study, found, columns, rows, report.lines(series, "Delta"), notes)
+    report.write(study, columns, rows, report.lines(series, "Delta"), notes)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,25 @@ the score of the challenge, eq. 5.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from robusttrain.config.build import build
 from robusttrain.config.command_line import main
+from robusttrain.config.evaluation import read_plan
+from robusttrain.evaluation.plan import EvaluationPlan, Node
+from robusttrain.evaluation.report import Results
 from studies import report
 from studies.input_diversity import FEW
-from studies.models import configuration
-from studies.parts import Argument, Arguments, Point, Training
-from studies.scales import Scale
+from studies.plans import Call, Job
+from studies.scales import Scale, Settings, attack, training_plan, typed
 from studies.study import Study
 from studies.transfer_measures import challenge
 from studies.transfers import PIXEL, Field, field, told
 
 RANDOM = "robusttrain.defenses.RandomResizePad"
 FIXED = "robusttrain.defenses.FixedResizePad"
-SOURCE = "robusttrain.attacks."
 #: The score of eq. 5, of the layers as they were entered.
 ENTRY = "challenge entry"
 #: Radius of FGSM and of PGD along EOT's gradient, in 255ths.
@@ -51,120 +52,130 @@ class Layers:
         images: test images.
         slow_images: of DeepFool and C&W.
         draws: that score an image.
-        cw: options of C&W.
+        cw: what is changed of C&W.
         slow_sizes: of the ensemble of patterns under DeepFool and C&W; each is five patterns more.
         eot: draws and steps of EOT.
         eot_radii: its radii, in 255ths; what falls within one falls within larger ones.
     """
 
-    model: Arguments
-    data: Arguments
+    model: Settings
+    data: Settings
     side: int
     canvas: int
     images: int
     slow_images: int
     draws: int
-    cw: Arguments
+    cw: Settings
     slow_sizes: int
     eot: tuple[int, int]
     eot_radii: tuple[int, ...] = RADII
 
     def point(
-        self, label: str, defense: Arguments, attack: Arguments, epsilon: float, slow: bool = False
-    ) -> Point:
+        self, defense: Settings, name: str, changes: Settings, epsilon: float, slow: bool = False
+    ) -> EvaluationPlan:
         """One evaluation of the classifier behind a defense."""
-        count = self.slow_images if slow else self.images
-        size = ("--images", str(count), "--draws", str(self.draws), "--epsilon", f"{epsilon:.10g}")
-        return Point(label, (*self.data, *self.model, *defense, *size, *attack))
+        plan = read_plan(typed({**self.data, **self.model, **defense, "epsilon": epsilon}))
+        return replace(
+            plan,
+            attacks=attack(name, changes, epsilon),
+            images=self.slow_images if slow else self.images,
+            draws=self.draws,
+            audit=False,
+        )
 
 
 def layers(scale: Scale) -> Layers:
     """The layers at a scale."""
     arena = field(scale)
-    first = next(iter(arena.models.values()))
-    model: Arguments = (*scale.model, "--weights", first)
-    if not isinstance(first, Training):
-        preset, _, name = str(first).rpartition(":")
-        pretrained = ("--model.name", name, "--model.pretrained", "true") if preset else ()
-        model = ("--model", preset or name, *pretrained)
-    side = configuration([str(argument) for argument in arena.data])[1].facts().image_size
+    first, on_imagenet = next(iter(arena.models.values())), scale.data["data"] == "imagenet"
+    if isinstance(first, Job):
+        model: Settings = {**scale.model, "weights": first.weights}
+    elif first.startswith("timm:"):
+        name = first.removeprefix("timm:")
+        model = {"model": "timm", "model.name": name, "model.pretrained": True}
+    else:
+        model = {"model": first}
+    side = build(training_plan(arena.data).data, "data").facts().image_size
     canvas = max(side + 2, round(side * 331 / 299))
     if scale.name == "paper":
-        return Layers(model, arena.data, 299, 331, 5_000, 500, 3, (), 4, (30, 40))
-    steps = "5" if scale.name == "smoke" else "30"
-    cw = ("--attack.steps", steps, *FEW)
+        return Layers(model, arena.data, 299, 331, 5_000, 500, 3, {}, 4, (30, 40))
+    cw = {"steps": 5 if scale.name == "smoke" else 30, **FEW}
     images, slow, eot = {
         "smoke": (20, 8, (3, 3)),
-        "small": (100, 20, (10, 10)) if "imagenet" not in scale.data else (40, 8, (10, 10)),
+        "small": (40, 8, (10, 10)) if on_imagenet else (100, 20, (10, 10)),
     }[scale.name]
     # EOT on images of 224 pixels takes two cores a quarter of an hour a radius.
-    radii = RADII[:1] if "imagenet" in scale.data else RADII
+    radii = RADII[:1] if on_imagenet else RADII
     return Layers(model, arena.data, side, canvas, images, slow, 4, cw, 1, eot, radii)
 
 
-def random(at: Layers) -> Arguments:
+def random(at: Layers) -> Settings:
     """The layers as options."""
-    return ("--defense", RANDOM, "--defense.low", str(at.side), "--defense.canvas", str(at.canvas))
+    return {"defense": RANDOM, "defense.low": at.side, "defense.canvas": at.canvas}
 
 
-def fixed(canvas: int, *options: str) -> Arguments:
-    """One pattern as a defense."""
-    return ("--defense", FIXED, "--defense.canvas", str(canvas), *options)
+def attacks(at: Layers, source: Node | None) -> dict[str, tuple[str, Settings, float, bool]]:
+    """By name: preset, what is changed of it, radius, and whether it is slow, of the paper's
+    attacks from a source.
+    """
+    changes: dict[str, Any] = {"source": source} if source else {}
+    slow = dict(changes)
+    if source and source["class_path"].endswith("EnsemblePattern"):
+        slow["source.sizes"] = at.slow_sizes
+    family: dict[str, tuple[str, Settings, float, bool]] = {
+        f"FGSM-{radius}": ("fgsm", changes, radius * PIXEL, False) for radius in RADII
+    }
+    family["DeepFool"] = ("deepfool", slow, 1000.0, True)
+    family["C&W"] = ("cw", {**at.cw, **slow}, 1000.0, True)
+    return family
 
 
-def attacks(at: Layers, *source: str) -> Iterator[tuple[str, Arguments, float, bool]]:
-    """Name, options, radius, and whether it is slow, of the paper's attacks from a source."""
-    fewer = (
-        ("--attack.source.sizes", str(at.slow_sizes))
-        if SOURCE + "EnsemblePattern" in source
-        else ()
-    )
-    for radius in RADII:
-        yield f"FGSM-{radius}", ("--attack", "fgsm", *source), radius * PIXEL, False
-    yield "DeepFool", ("--attack", "deepfool", *source, *fewer), 1000.0, True
-    yield "C&W", ("--attack", "cw", *at.cw, *source, *fewer), 1000.0, True
-
-
-def scenarios(at: Layers) -> dict[str, tuple[Arguments, tuple[str, ...]]]:
+def scenarios(at: Layers) -> dict[str, tuple[Settings, Node | None]]:
     """By name: the defense that is evaluated, and the source of the attack."""
-    source = "--attack.source.class_path"
+
+    def source(name: str, **arguments: Any) -> Node:
+        return {"class_path": f"robusttrain.attacks.{name}", "init_args": arguments}
+
+    one_pixel = {"defense": FIXED, "defense.canvas": at.side + 1}
     three = [
-        {"class_path": SOURCE + "SinglePattern", "init_args": {"position": position}}
+        source("SinglePattern", position=position)
         for position in ("top-left", "top-right", "bottom-left")
     ]
-    ensemble = (source, SOURCE + "Ensemble", "--attack.source.members", json.dumps(three))
-    padded = fixed(at.side + 1, "--defense.position", "bottom-right")
-    resized = fixed(at.side + 1, "--defense.size", str(at.side + 1))
-    few = ("--attack.source.sizes", str(min(4, at.canvas - at.side)))
+    few = min(4, at.canvas - at.side)
     return {
-        "bare": ((), ()),
-        "vanilla": (random(at), (source, SOURCE + "ClassifierOnly")),
-        "single pattern": (random(at), (source, SOURCE + "SinglePattern")),
-        "ensemble pattern": (random(at), (source, SOURCE + "EnsemblePattern", *few)),
-        "one-pixel padding": (padded, ensemble),
-        "one-pixel resizing": (resized, (source, SOURCE + "ClassifierOnly")),
+        "bare": ({}, None),
+        "vanilla": (random(at), source("ClassifierOnly")),
+        "single pattern": (random(at), source("SinglePattern")),
+        "ensemble pattern": (random(at), source("EnsemblePattern", sizes=few)),
+        "one-pixel padding": (
+            {**one_pixel, "defense.position": "bottom-right"},
+            source("Ensemble", members=three),
+        ),
+        "one-pixel resizing": (
+            {**one_pixel, "defense.size": at.side + 1},
+            source("ClassifierOnly"),
+        ),
     }
 
 
-def points_of(at: Layers, arena: Field) -> list[Point]:
+def points_of(at: Layers, arena: Field) -> dict[str, EvaluationPlan | Call]:
     """All measurements."""
-    points = [
-        at.point(f"{scenario}, {name}", defense, options, epsilon, slow)
+    points: dict[str, EvaluationPlan | Call] = {
+        f"{scenario}, {name}": at.point(defense, *how)
         for scenario, (defense, source) in scenarios(at).items()
-        for name, options, epsilon, slow in attacks(at, *source)
-    ]
+        for name, how in attacks(at, source).items()
+    }
     draws, steps = at.eot
-    given = ("--attack", "eot", "--attack.gradient.draws", str(draws), "--attack.steps", str(steps))
-    points += [
-        at.point(f"EOT, PGD-{radius}", random(at), given, radius * PIXEL) for radius in at.eot_radii
-    ]
+    eot = {"gradient.draws": draws, "steps": steps}
+    for radius in at.eot_radii:
+        points[f"EOT, PGD-{radius}"] = at.point(random(at), "eot", eot, radius * PIXEL)
     # The layers enlarge images, which the small VGG does not take.
     entered = replace(
         arena, models={name: model for name, model in arena.models.items() if name != "VGG"}
     )
-    crafted = entered.point("--attack", "fgsm", "--attack", "mdifgsm")
-    size = ("--canvas", str(at.canvas), "--count", str(arena.images))
-    return [*points, Point(ENTRY, (*size, *crafted), challenge)]
+    about = entered.about({"fgsm": {}, "mdifgsm": {}})
+    entry = Call(challenge, {**about, "canvas": at.canvas, "count": arena.images})
+    return {**points, ENTRY: entry}
 
 
 def run(arguments: list[str]) -> None:
@@ -173,19 +184,19 @@ def run(arguments: list[str]) -> None:
     at = layers(study.scale)
     found = study.run(points_of(at, field(study.scale)))
     entry = found.pop(ENTRY)
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[object, ...]] = []
     values, radius = {}, at.eot_radii[-1]
     for label, point in found.items():
         scenario, name = label.split(", ")
-        order = [attack for attack, *_ in attacks(at)]
+        order = [*attacks(at, None)]
         published = PAPER.get(scenario, ())
         place = order.index(name) if name in order else len(order)
         paper = report.percent(published[place]) if place < len(published) else "not in the paper"
         rows.append(
-            (scenario, name, report.clean(point), report.robust(point), _largest(point), paper)
+            (scenario, name, point.clean, report.only(point).robust, _largest(point), paper)
         )
         if name in (f"FGSM-{radius}", "C&W", f"PGD-{radius}"):
-            values[label] = _accuracy(point)
+            values[label] = report.robust(point)
     eot, bare = found[f"EOT, PGD-{radius}"], found[f"bare, FGSM-{radius}"]
     notes = (
         (
@@ -197,9 +208,9 @@ def run(arguments: list[str]) -> None:
         f"The ensemble of patterns has {5 * at.slow_sizes + 1} patterns for DeepFool and C&W.",
         (
             f"EOT of {at.eot[0]} draws and {at.eot[1]} steps within {radius}/255 leaves"
-            f" {report.robust(eot)} of {report.clean(eot)}; FGSM on the bare model leaves"
-            f" {report.robust(bare)}. The layers stop attacks that do not expect them; where EOT's"
-            " figure is near zero they are no defense against one that averages over draws."
+            f" {report.only(eot).robust} of {eot.clean}; FGSM on the bare model leaves"
+            f" {report.only(bare).robust}. The layers stop attacks that do not expect them; where"
+            " EOT's figure is near zero they are no defense against one that averages over draws."
         ),
     )
     rows += [
@@ -215,13 +226,10 @@ def run(arguments: list[str]) -> None:
     ]
     columns = ("scenario", "attack", "clean", "accuracy", "largest change", "paper")
     setting = (
-        "radii of 2, 5 and 10 as named, in 255ths; the classifier is"
-        f" {' '.join(map(_name, at.model))}."
+        f"radii of 2, 5 and 10 as named, in 255ths; the classifier is {' '.join(typed(at.model))}."
     )
     figure = report.bars(values, "accuracy behind the layers")
-    report.write(
-        study, {**found, ENTRY: entry}, columns, rows, figure, notes, setting, RADII[-1] * PIXEL
-    )
+    report.write(study, columns, rows, figure, notes, setting, RADII[-1] * PIXEL)
 
 
 def _entry(scores: Mapping[str, Any]) -> str:
@@ -230,21 +238,11 @@ def _entry(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _name(argument: Argument) -> str:
-    return argument.name if isinstance(argument, Training) else str(argument)
-
-
-def _accuracy(point: Mapping[str, Any]) -> float:
-    (row,) = point["attacks"].values()
-    return float(row["robust_accuracy"])
-
-
-def _largest(point: Mapping[str, Any]) -> str:
+def _largest(point: Results) -> str:
     """The largest change of the threat's norm; of C&W and DeepFool, which have no radius, in L2."""
-    (row,) = point["attacks"].values()
-    norm = point["threat"]["norm"]
+    norm = point.json["threat"]["norm"]
     scale, unit = (255, "/255") if norm == "linf" else (1, "")
-    return f"{norm} {scale * row['largest_perturbation']:.2f}{unit}"
+    return f"{norm} {scale * report.only(point).largest_perturbation:.2f}{unit}"
 
 
 if __name__ == "__main__":

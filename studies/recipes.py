@@ -9,8 +9,9 @@ training and with TRADES + AWP.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,17 +21,24 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from robusttrain.config.attacks import attack_nodes
+from robusttrain.config.build import build, build_defended
 from robusttrain.config.command_line import main
+from robusttrain.config.suites import suite, suite_settings
+from robusttrain.config.training import build_training
+from robusttrain.data import ImageData
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.training.objectives import TrainingObjective
+from robusttrain.training.plan import TrainingPlan
 from studies import report
 from studies.beyond_the_paper import surrogate
-from studies.models import initial_training
-from studies.parts import Arguments, Point, Training
-from studies.scales import EPSILON, Scale
+from studies.plans import Call, Job
+from studies.scales import EPSILON, Scale, Settings, inner, training_plan
 from studies.study import Study
 
 
 @dataclass(frozen=True)
-class Settings:
+class Sizes:
     """What a scale does.
 
     Args:
@@ -50,9 +58,9 @@ class Settings:
     recipes: tuple[str, ...]
     suite: str
     images: int
-    few: tuple[Arguments, int, int, int]
-    training: Arguments = ()
-    attacks: dict[str, str] = field(default_factory=dict)
+    few: tuple[Settings, int, int, int]
+    training: Settings = field(default_factory=dict)
+    attacks: Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,120 +75,108 @@ class Recipe:
         reference: what its preset or paper reports.
     """
 
-    options: Arguments
+    options: Settings
     inner: str | None = None
     steps: int | None = None
     g: int = 0
     reference: str = "not at hand"
 
 
-PLAIN, WRAPPED = "--training.objective.attack", "--training.objective.objective.attack"
+PLAIN, WRAPPED = "training.objective.attack", "training.objective.objective.attack"
 #: Steps of the g of both rows with g: 13, as in the paper, would leave a fourteenth of the images.
 STEPS_OF_G = 3
 #: The references of RobustBench are for radius 8/255.
 WIDE = "RobustBench, WideResNet-"
-AWP = ("--training", "trades-awp", "--training.objective.warmup", "2")
+AWP = {"training": "trades-awp", "training.objective.warmup": 2}
 RECIPES = {
-    "none": Recipe(("--training", "standard"), reference="clean 92.9 % (xiao-2020)"),
+    "none": Recipe({"training": "standard"}, reference="clean 92.9 % (xiao-2020)"),
     "adversarial training": Recipe(
-        ("--training", "adversarial"), PLAIN, reference="PGD-10 52.7 %, AutoAttack 48.7 %"
+        {"training": "adversarial"}, PLAIN, reference="PGD-10 52.7 %, AutoAttack 48.7 %"
     ),
-    "TRADES": Recipe(("--training", "trades"), PLAIN, reference="PGD-10 53.5 %, AutoAttack 49.5 %"),
+    "TRADES": Recipe({"training": "trades"}, PLAIN, reference="PGD-10 53.5 %, AutoAttack 49.5 %"),
     "MART": Recipe(
-        ("--training", "mart"),
+        {"training": "mart"},
         PLAIN,
         reference=f"{WIDE}28-10, more images: clean 87.5 %, AutoAttack 56.3 %",
     ),
     "TRADES + AWP": Recipe(AWP, WRAPPED, reference="PGD-10 55.9 %, AutoAttack 51.6 %"),
     "fast": Recipe(
-        ("--training", "fast"), reference="RobustBench, ResNet-18: clean 83.3 %, AutoAttack 43.2 %"
+        {"training": "fast"}, reference="RobustBench, ResNet-18: clean 83.3 %, AutoAttack 43.2 %"
     ),
     "free": Recipe(
-        ("--training", "free", "--training.objective.replays", "4"),
+        {"training": "free", "training.objective.replays": 4},
         reference=f"{WIDE}34-10: clean 86.1 %, AutoAttack 41.5 %",
     ),
     "randomization + adversarial training": Recipe(
-        ("--training", "adversarial", "--defense", "randomization"), PLAIN
+        {"training": "adversarial", "defense": "randomization"}, PLAIN
     ),
     "g": Recipe(
-        ("--training", "standard"), g=STEPS_OF_G, reference="clean 82.9 %, worst 73.4 % (xiao-2020)"
+        {"training": "standard"}, g=STEPS_OF_G, reference="clean 82.9 %, worst 73.4 % (xiao-2020)"
     ),
-    "g + adversarial training": Recipe(
-        ("--training", "adversarial-through-g"), PLAIN, 2, STEPS_OF_G
-    ),
+    "g + adversarial training": Recipe({"training": "adversarial-through-g"}, PLAIN, 2, STEPS_OF_G),
 }
 SETTINGS = {
-    "smoke": Settings(
+    "smoke": Sizes(
         2_000,
         2,
         ("adversarial training", "g + adversarial training"),
         "quick",
         8,
-        (("--data.validation", "0.9"), 140, 2, 1_000),
-        ("--robust.images", "16", "--trainer.limit_val_batches", "2"),
+        ({"data.validation": 0.9}, 140, 2, 1_000),
+        {"robust.images": 16, "trainer.limit_val_batches": 2},
     ),
-    "small": Settings(
+    "small": Sizes(
         200_000,
         8,
         tuple(RECIPES),
         "worst-case",
         200,
         (
-            (
-                *(
-                    "--data.validation",
-                    "0.99",
-                    "--data.batch_size",
-                    "32",
-                    "--trainer.limit_val_batches",
-                    "16",
-                ),
-                *("--robust.every", "5", "--robust.images", "256"),
-            ),
+            {
+                **{"data.validation": 0.99, "data.batch_size": 32, "trainer.limit_val_batches": 16},
+                **{"robust.every": 5, "robust.images": 256},
+            },
             500,
             150,
             450_000,
         ),
         # Small batches: the budget buys few steps.
-        (
-            "--trainer.precision",
-            "bf16-mixed",
-            "--data.batch_size",
-            "64",
-            "--trainer.limit_val_batches",
-            "8",
-        ),
         {
-            "eot.gradient.draws": "5",
-            "average-logits.gradient.draws": "5",
-            "automatic-differentiation.steps": "20",
-            "bpda-softsign.steps": "20",
-            "bpda-tanh.steps": "20",
-            "own-surrogate.gradient.draws": "3",
-            "finite-differences.gradient.directions": "10",
-            "wt-mean-start.draws": "50",
-            "autoattack.attacks.2.targets": "3",  # FAB-T's, of 9
-            "autoattack.attacks.3.queries": "1000",  # Square's, of 5,000
+            "trainer.precision": "bf16-mixed",
+            "data.batch_size": 64,
+            "trainer.limit_val_batches": 8,
+        },
+        {
+            "eot.gradient.draws": 5,
+            "average-logits.gradient.draws": 5,
+            "automatic-differentiation.steps": 20,
+            "bpda-softsign.steps": 20,
+            "bpda-tanh.steps": 20,
+            "own-surrogate.gradient.draws": 3,
+            "finite-differences.gradient.directions": 10,
+            "wt-mean-start.draws": 50,
+            "autoattack.attacks.2.targets": 3,  # FAB-T's, of 9
+            "autoattack.attacks.3.queries": 1000,  # Square's, of 5,000
             **{
                 f"autoattack-rand{around}.attacks.{apgd}.{key}": value
                 for around in ("", "-bpda-i")
                 for apgd in (0, 1)
-                for key, value in {"steps": "25", "gradient.draws": "5"}.items()  # of 100 and 20
+                for key, value in {"steps": 25, "gradient.draws": 5}.items()  # of 100 and 20
             },
-            "random-noise.queries": "100",
-            "square.queries": "200",
-            "genattack.steps": "20",
-            "hopskipjump.steps": "1",
-            "hopskipjump.votes": "3",
+            "random-noise.queries": 100,
+            "square.queries": 200,
+            "genattack.steps": 20,
+            "hopskipjump.steps": 1,
+            "hopskipjump.votes": 3,
         },
     ),
-    "paper": Settings(
+    "paper": Sizes(
         50 * 45_000 * 11,
         50,
         tuple(RECIPES),
         "worst-case",
         1_000,
-        ((), 45_000, 200, 200 * 45_000 * 11),
+        ({}, 45_000, 200, 200 * 45_000 * 11),
     ),
 }
 #: What the others are held against.
@@ -192,48 +188,57 @@ SPEED = "pace/images_per_second"
 TAGS = ("robust/worst_case", "inner/train_accuracy", "val/accuracy", SPEED)
 
 
-def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> tuple[Training, int]:
-    """The training of a recipe within the budget, and its gradient evaluations."""
+@dataclass(frozen=True)
+class Trained:
+    """A recipe's model, the images of all epochs together, and its gradient evaluations."""
+
+    model: Job
+    seen: int
+    spent: int
+
+
+def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> Trained:
+    """The training of a recipe within the budget."""
     settings = SETTINGS[scale.name]
     fewer, images, epochs, budget = (
-        settings.few if few else ((), scale.train_images, settings.epochs, settings.budget)
+        settings.few if few else ({}, scale.train_images, settings.epochs, settings.budget)
     )
-    options = [*scale.data, *scale.model, *recipe.options]
-    if recipe.inner and (steps := recipe.steps or scale.inner_steps) != 10:
-        options += [
-            f"{recipe.inner}.steps",
-            str(steps),
-            f"{recipe.inner}.step_size",
-            f"{0.06 / steps:g}",
-        ]
-    options += [*scale.more, *settings.training, "--seed", "0", "--robust.every", "1", *fewer]
-    training, data = initial_training([str(option) for option in options])
-    objective = training.objective
+    options = {**scale.data, **scale.model, **recipe.options}
+    if recipe.inner:
+        options |= inner(recipe.steps or scale.inner_steps, recipe.inner)
+    options |= {**scale.more, **settings.training, "robust.every": 1, **fewer}
+    objective, batch = objective_of(training_plan(options))
     if recipe.g:
-        options += [*scale.defense(), "--defense.steps", str(recipe.g)]
+        options |= scale.g(steps=recipe.g)
     costs = [objective.at(epoch).cost() for epoch in range(epochs)]
     # Every pass goes through g: N gradient evaluations of f_b more.
-    each = sum(cost.inner + cost.training for cost in costs) * (1 + recipe.g) * data.batch_size
-    batches = max(1, min(round(budget / each), images * objective.replays // data.batch_size))
-    options += ["--trainer.limit_train_batches", str(batches)]
-    passes = round(sum(cost.inner + cost.training for cost in costs) / epochs)
+    each = sum(cost.inner + cost.training for cost in costs) * (1 + recipe.g) * batch
+    batches = max(1, min(round(budget / each), images * objective.replays // batch))
     label = f"recipe-{name}" + ("-few" if few else "")
-    shown = batches * data.batch_size
-    return (
-        Training(label, tuple(options), epochs, shown, passes=passes, steps=recipe.g),
-        each * batches,
+    model = scale.job(label, {**options, "trainer.limit_train_batches": batches}, epochs)
+    return Trained(model, epochs * batches * batch, each * batches)
+
+
+def objective_of(plan: TrainingPlan) -> tuple[TrainingObjective, int]:
+    """The objective of a training, without its defense, and the images of a batch."""
+    data: ImageData = build(plan.data, "data", kind=ImageData)
+    training = build_training(
+        lambda: build_defended(plan.model, None), plan.training, 0, data.facts().num_classes
     )
+    return training.objective, data.batch_size
 
 
-def curves(arguments: list[str]) -> dict[str, Any]:
+def curves(model: str, logs: Path) -> dict[str, Any]:
     """What training logged after each epoch: validation accuracy, robust and clean, and that on its
     own images.
+
+    Args:
+        model: name of its run.
+        logs: folder of all runs.
     """
-    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    name = Path(options["--checkpoint"]).parent.parent.name
     found: dict[str, list[float]] = {tag: [] for tag in TAGS}
     # A training that was stopped and went on has logs in several folders.
-    versions = Path(options["--logs"]).glob(f"{name}/version_*")
+    versions = Path(logs).glob(f"{model}/version_*")
     for folder in sorted(versions, key=lambda path: int(path.name.removeprefix("version_"))):
         board = EventAccumulator(str(folder)).Reload()
         for tag in set(TAGS) & set(board.Tags()["scalars"]):
@@ -241,79 +246,73 @@ def curves(arguments: list[str]) -> dict[str, Any]:
     return found
 
 
-def strong(scale: Scale, recipe: Recipe) -> Arguments:
-    """Options of the suite: shorter attacks, and the models that the attacker has."""
+def strong(scale: Scale, recipe: Recipe, target: Job) -> EvaluationPlan:
+    """The target under the suite: shorter attacks, and the models that the attacker has."""
     settings = SETTINGS[scale.name]
-    options: Arguments = ("--suite", settings.suite)
-    for key, value in settings.attacks.items():
-        options += (f"--attack.{key}", value)
-    if settings.suite != "worst-case":
-        return options
-    needed: tuple[str, ...] = ("transfer-standard", "transfer-adversarial", "transfer-ensemble")
-    if recipe.g:  # those of other studies: stand-ins for the g of all steps, and its f_a
-        needed += ("reparameterization", "small-n-transfer", "own-surrogate")
-    return (*options, *(option for attack in needed for option in surrogate(attack, scale)))
+    changes = dict(settings.attacks)
+    if settings.suite == "worst-case":
+        needed = ["transfer-standard", "transfer-adversarial", "transfer-ensemble"]
+        if recipe.g:  # those of other studies: stand-ins for the g of all steps, and its f_a
+            needed += ["reparameterization", "small-n-transfer", "own-surrogate"]
+        for name in needed:
+            changes |= {f"{name}.{key}": to for key, to in surrogate(name, scale).items()}
+    changes |= scale.attack
+    said = [(key, json.dumps(to)) for key, to in changes.items()]
+    return replace(
+        scale.attacked(target, "pgd", images=settings.images),
+        attacks=attack_nodes(suite(settings.suite), said, EPSILON),
+        suites=[settings.suite],
+        survivors=suite_settings(settings.suite).get("survivors", False),
+    )
 
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("recipes", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    points, models, spent = [], {}, {}
+
+    def watched(model: Job) -> Call:
+        return Call(curves, {"model": model.name}, {"logs": str(study.logs)})
+
+    models: dict[str, Trained] = {}
+    points: dict[str, EvaluationPlan | Call] = {}
+    through_g = ("bpda-i", {"steps": 20, "step_size": 0.0031})
     for name in settings.recipes:
         recipe = RECIPES[name]
-        models[name], spent[name] = trained(scale, recipe, name)
-        pgd = (
-            ("bpda-i", "--attack.steps", "20", "--attack.step_size", "0.0031")
-            if recipe.g
-            else ("pgd",)
-        )
-        points += [
-            Point(
-                f"{name}, curves",
-                ("--checkpoint", models[name], "--logs", str(study.models.logs)),
-                curves,
-            ),
-            Point(
-                f"{name}, PGD-20",
-                scale.attacked(models[name], "--attack", *pgd, images=settings.images),
-            ),
-            Point(
-                f"{name}, worst",
-                scale.attacked(models[name], *strong(scale, recipe), images=settings.images),
-            ),
-        ]
+        models[name] = trained(scale, recipe, name)
+        model = models[name].model
+        pgd = through_g if recipe.g else ("pgd", {})
+        points |= {
+            f"{name}, curves": watched(model),
+            f"{name}, PGD-20": scale.attacked(model, *pgd, settings.images),
+            f"{name}, worst": strong(scale, recipe, model),
+        }
     few = {
         name: trained(scale, RECIPES[name], name, few=True)
         for name in OVERFITTING
         if name in settings.recipes
     }
-    points += [
-        Point(
-            f"{name}, few images", ("--checkpoint", model, "--logs", str(study.models.logs)), curves
-        )
-        for name, (model, _) in few.items()
-    ]
+    points |= {f"{name}, few images": watched(each.model) for name, each in few.items()}
     found = study.run(points)
 
     rows = []
-    yardstick = study.worst_cases([found[f"{YARDSTICK}, worst"]])
+    yardstick = study.worst_cases(f"{YARDSTICK}, worst")
     for name in settings.recipes:
-        model, worst = models[name], found[f"{name}, worst"]
+        seen, worst = models[name].seen, f"{name}, worst"
         rows.append(
             (
                 name,
-                f"{model.epochs * model.images:,}",
-                f"{spent[name]:,}",
-                f"{model.epochs * model.images / median(found[f'{name}, curves'][SPEED]):.0f}",
-                report.clean(worst),
-                report.robust(found[f"{name}, PGD-20"]),
-                report.percent(worst["worst_case"]["robust_accuracy"], worst["worst_case"]["ci95"]),
-                "-" if name == YARDSTICK else beside(study.worst_cases([worst]), yardstick),
+                f"{seen:,}",
+                f"{models[name].spent:,}",
+                f"{seen / median(found[f'{name}, curves'][SPEED]):.0f}",
+                found[worst].clean,
+                report.only(found[f"{name}, PGD-20"]).robust,
+                found[worst].worst_case,
+                "-" if name == YARDSTICK else beside(study.worst_cases(worst), yardstick),
                 RECIPES[name].reference,
             )
         )
-    few_spent = {name: evaluations for name, (_, evaluations) in few.items()}
+    spent, few_spent = ({name: e.spent for name, e in each.items()} for each in (models, few))
     columns = (
         *(
             "recipe",
@@ -345,7 +344,7 @@ def run(arguments: list[str]) -> None:
         " accuracy on validation images under the check, and on its own images under the inner"
         " attack.".format(*settings.few[1:]),
     )
-    report.write(study, found, columns, rows, picture(found, spent, few_spent), notes, setting)
+    report.write(study, columns, rows, picture(found, spent, few_spent), notes, setting)
 
 
 def beside(ours: Tensor, theirs: Tensor) -> str:
@@ -358,9 +357,7 @@ def beside(ours: Tensor, theirs: Tensor) -> str:
     return f"{100 * mean:+.1f} ({100 * (mean - margin):+.1f} to {100 * (mean + margin):+.1f})"
 
 
-def picture(
-    found: Mapping[str, Mapping[str, Any]], spent: Mapping[str, int], few: Mapping[str, int]
-) -> Figure:
+def picture(found: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:
     """Robust validation accuracy against the budget, robust overfitting, and the table as bars."""
     figure = Figure(figsize=(18, 6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -408,17 +405,13 @@ def picture(
         axes.grid(alpha=0.3)
     names = list(spent)[::-1]
     worst = [found[f"{name}, worst"] for name in names]
-    bars.barh(
-        names, [point["clean"]["accuracy"] for point in worst], color="lightgrey", label="clean"
-    )
+    bars.barh(names, [point.clean.accuracy for point in worst], color="lightgrey", label="clean")
     bars.barh(
         names,
-        [found[f"{name}, PGD-20"]["worst_case"]["robust_accuracy"] for name in names],
+        [found[f"{name}, PGD-20"].worst_case.accuracy for name in names],
         label="PGD-20",
     )
-    bars.barh(
-        names, [point["worst_case"]["robust_accuracy"] for point in worst], label="worst case"
-    )
+    bars.barh(names, [point.worst_case.accuracy for point in worst], label="worst case")
     bars.set_xlim(0, 1)
     bars.set_title(f"test images, Linf {EPSILON:g}")
     bars.legend(fontsize="x-small")

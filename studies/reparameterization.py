@@ -11,46 +11,55 @@ from pathlib import Path
 from typing import Any
 
 from robusttrain.config.command_line import main
+from robusttrain.config.reparameterization import configure
+from robusttrain.core.console import say
+from robusttrain.running.reparameterization import train_configured
 from studies import report
-from studies.parts import Point, Training
-from studies.scales import Scale
+from studies.plans import Call
+from studies.scales import Scale, Settings, typed
 from studies.study import Study
 
 #: Epochs of h, and options of its training.
-SETTINGS = {
-    "smoke": (1, ("--h.width", "8", "--h.depth", "1", "--trainer.enable_progress_bar", "false")),
-    "small": (3, ("--h.width", "32")),
-    "paper": (80, ()),
+SETTINGS: dict[str, tuple[int, Settings]] = {
+    "smoke": (1, {"h.width": 8, "h.depth": 1, "trainer.enable_progress_bar": False}),
+    "small": (3, {"h.width": 32}),
+    "paper": (80, {}),
 }
 #: Of what train.py measures: h, the best function of x (the variance of g's draws), and x itself,
 #: which BPDA-I takes.
 ERRORS = (("error", "h"), ("floor", "the best possible h"), ("identity", "h(x) = x"))
 
 
-def h(scale: Scale) -> Training:
-    """The attacker's h, trained towards the g of our model."""
+def h(scale: Scale) -> str:
+    """Weights of the attacker's h, trained towards the g of our model."""
     epochs, options = SETTINGS[scale.name]
-    how = ("--training", "reparameterization", "--checkpoint", scale.ours(), *options, *scale.short)
-    return Training("h", how, epochs, scale.short_images, steps=scale.steps)
+    settings = {**options, **scale.short, "trainer.max_epochs": epochs}
+    about = {"checkpoint": scale.ours().checkpoint, "settings": settings}
+    return scale.asked("h", Call(train_h, about, {"folder": None})).weights
 
 
-def errors(arguments: list[str]) -> dict[str, Any]:
+def train_h(folder: Path, checkpoint: str, settings: Settings) -> dict[str, Any]:
+    """What train.py measures of h, whose weights stay in ``folder``."""
+    weights = folder / "weights.safetensors"
+    said = typed({**settings, "checkpoint": checkpoint, "output": str(weights)})
+    train_configured(configure(said), say)
+    return errors(str(weights))
+
+
+def errors(weights: str) -> dict[str, Any]:
     """What train.py measured of h."""
-    return dict(
-        json.loads(Path(arguments[arguments.index("--h") + 1]).with_suffix(".json").read_text())
-    )
+    return dict(json.loads(Path(weights).with_suffix(".json").read_text()))
 
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("reparameterization", __doc__, arguments)
     scale = study.scale
-    attack = ("--attack", "reparameterization", "--attack.reparameterization.source.path", h(scale))
     found = study.run(
-        [
-            Point("attack", scale.attacked(scale.ours(), *attack)),
-            Point("errors", ("--h", h(scale)), errors),
-        ]
+        {
+            "attack": scale.attacked(scale.ours(), "reparameterization", {"source.path": h(scale)}),
+            "errors": Call(errors, {"weights": h(scale)}),
+        }
     )
 
     point, fit = found["attack"], found["errors"]
@@ -60,24 +69,27 @@ def run(arguments: list[str]) -> None:
         for name, what in ERRORS
     }
     paper = {"train images: h": "low (no value given)", "test images: h": "high (no value given)"}
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (f"mean squared error, {name}", f"{value:.5f}", paper.get(name, "-"))
         for name, value in told.items()
     ]
-    rows.append(("clean accuracy of f_a(g(x))", report.clean(point), "82.9 %"))
+    rows.append(("clean accuracy of f_a(g(x))", point.clean, "82.9 %"))
     rows.append(
-        ("accuracy under the attack on f_a(h(x))", report.robust(point), "within 1 % of clean")
+        (
+            "accuracy under the attack on f_a(h(x))",
+            report.only(point).robust,
+            "within 1 % of clean",
+        )
     )
     columns = ("figure", "ours", "paper")
     notes = (
         (
-            f"h: {' '.join(map(str, SETTINGS[scale.name][1])) or 'the preset'},"
+            f"h: {' '.join(typed(SETTINGS[scale.name][1])) or 'the preset'},"
             f" {SETTINGS[scale.name][0]} epochs. Errors are means over pixel values and images."
         ),
     )
     report.write(
         study,
-        found,
         columns,
         rows,
         report.bars(told, "h(x) beside g(x)", "mean squared error"),

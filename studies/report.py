@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robusttrain.core.console import console
+from robusttrain.core.console import console, say
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.report import AttackFigures, Results
 from robusttrain.storage.files import write_json
-from studies.scales import EPSILON
+from studies.plans import Call, Job
+from studies.scales import EPSILON, typed
 from studies.study import Study
 
 #: Where the paper has only a plot: its values are not invented.
 NOT_AVAILABLE = "read off the plot: not available"
-MISSING = "not run: preset missing"
 
 
 def write(
     study: Study,
-    found: Mapping[str, Mapping[str, Any]],
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
     figure: Figure,
@@ -34,7 +35,6 @@ def write(
 
     Args:
         study: that was run.
-        found: its points by label.
         columns: of the table.
         rows: of the table, one value for each column.
         figure: for study.png.
@@ -43,24 +43,19 @@ def write(
         epsilon: radius of the threat, Linf.
     """
     scale = study.scale
-    images = sorted({point["images"] for point in found.values() if "clean" in point}) or [
-        scale.images
-    ]
-    told_images = " or ".join(f"{count:,}" for count in images)
+    plans = [job.work for job in study.points.values()]
+    evaluated = {plan.images for plan in plans if isinstance(plan, EvaluationPlan)}
+    images = sorted(count for count in evaluated if count) or [scale.images]
     settings = {
         "about": scale.about,
-        "data": " ".join(map(str, scale.data)),
-        "f_a": " ".join(map(str, scale.model)),
+        "data": " ".join(typed(scale.data)),
+        "f_a": " ".join(typed(scale.model)),
         "training": (
             f"preset {scale.recipe}, {scale.epochs} epochs of {scale.short_images:,} images, seed 0"
         ),
-        "f_b": (
-            str(scale.f_b)
-            if scale.f_b
-            else f"trained here, preset {scale.f_b_recipe}, {scale.f_b_epochs} epochs"
-        ),
+        "f_b": scale.f_b or f"trained here, preset {scale.f_b_recipe}, {scale.f_b_epochs} epochs",
         "adversarial training": f"{scale.inner_steps} steps",
-        "attack options": " ".join(map(str, scale.attack)) or "those of the presets",
+        "attack options": " ".join(typed(scale.attack, "--attack.")) or "those of the presets",
     }
     threat = {"norm": "linf", "epsilon": epsilon}
     told = {
@@ -74,53 +69,54 @@ def write(
         "draws": scale.draws,
         "notes": list(notes),
         "table": [dict(zip(columns, map(str, row), strict=True)) for row in rows],
-        "points": {label: kept(point, label, threat) for label, point in found.items()},
+        "points": {label: kept(told_of(job), threat) for label, job in study.points.items()},
     }
-    transformation = (
-        f"{told_images} test images, {scale.draws} draws of g for an image's score; adversarial"
-        f" training with {scale.inner_steps} steps. Training: {settings['training']}; f_b:"
-        f" {settings['f_b']}."
+    setting = setting or (
+        f"{' or '.join(f'{count:,}' for count in images)} test images, {scale.draws} draws of g for"
+        f" an image's score; adversarial training with {scale.inner_steps} steps. Training:"
+        f" {settings['training']}; f_b: {settings['f_b']}."
     )
-    lines = [
-        f"## {study.title}",
-        "",
-        (
-            f"Scale {scale.name}: {scale.about}. Linf, epsilon {epsilon:g};"
-            f" {setting or transformation}"
-        ),
-        "",
-        f"    {study.command}",
-        "",
-        *markdown(columns, rows),
-        "",
-        *notes,
-    ]
+    table = markdown(columns, rows)
+    head = f"Scale {scale.name}: {scale.about}. Linf, epsilon {epsilon:g}; {setting}"
+    text = [f"## {study.title}", "", head, "", f"    {study.command}", "", *table, "", *notes]
     if figure.get_layout_engine() is None:  # pictures of robusttrain.reporting lay themselves out
         figure.tight_layout()
     figure.savefig(study.output / "study.png", dpi=120)
-    (study.output / "study.md").write_text("\n".join(lines).rstrip() + "\n")
+    (study.output / "study.md").write_text("\n".join(text).rstrip() + "\n")
     write_json(told, study.output / "study.json")
-    console.print("\n".join(markdown(columns, rows)), soft_wrap=True, highlight=False, markup=False)
-    console.print(f"written: {Path(study.output)}/study.json, study.md, study.png", soft_wrap=True)
+    console.print("\n".join(table), soft_wrap=True, highlight=False, markup=False)
+    say(f"written: {study.output}/study.json, study.md, study.png")
 
 
-#: Of a point: what is to be looked at, and lies in the pictures.
-PICTURES = ("pictures", "classes")
-#: Of a point: what its command says.
-IN_THE_COMMAND = ("target", "data")
+#: Of a point: what is to be looked at, and what its own folder says of where and how it ran.
+LEFT_OUT = {
+    *("pictures", "classes"),
+    *("schema", "target", "weights", "data", "indices", "processor", "versions", "plan"),
+}
 
 
-def kept(point: Mapping[str, Any], label: str, threat: Mapping[str, Any]) -> dict[str, Any]:
+def told_of(job: Job) -> dict[str, Any]:
+    """What a point found, with the command that repeats it."""
+    done = json.loads((job.folder / "done.json").read_text())
+    if isinstance(job.work, Call):
+        found, command = done["found"], f"{job.work.function.__name__}({dict(job.work.arguments)})"
+    else:
+        found, command = job.result().json, f"python evaluate.py --again {job.folder}"
+    key = job.name.rpartition("-")[2]
+    return {**found, "key": key, "command": command, "seconds": done["seconds"]}
+
+
+def kept(point: Mapping[str, Any], threat: Mapping[str, Any]) -> dict[str, Any]:
     """What a report tells of a point: every figure, but no pictures and nothing twice.
 
     An estimate is ``[value, low, high, images]``. A matrix has a row of them for each source, one
     for each of its ``targets``, with the number of images beside the rows where it is one for all.
-    The file that the point was kept in says more, and in more digits.
+    The folder that the point was kept in says more, and in more digits.
     """
-    said = {"label": label, "threat": dict(threat), "audit": [], "left_out": {}, "survivors": False}
+    said = {"threat": dict(threat), "audit": [], "left_out": {}, "survivors": False}
     told = {}
     for name, value in point.items():
-        if name in (*PICTURES, *IN_THE_COMMAND) or (name in said and said[name] == value):
+        if name in LEFT_OUT or (name in said and said[name] == value):
             continue
         if name == "models" and all("defense" in model for model in value.values()):
             value = list(value)  # how they are built stands in their checkpoints
@@ -174,19 +170,6 @@ def percent(value: float | None, interval: Sequence[float] | None = None) -> str
     return told + (f" ({100 * interval[0]:.1f} - {100 * interval[1]:.1f})" if interval else "")
 
 
-def clean(point: Mapping[str, Any] | None) -> str:
-    """The accuracy on clean images of a point, with its 95 % interval."""
-    return percent(point["clean"]["accuracy"], point["clean"]["ci95"]) if point else MISSING
-
-
-def robust(point: Mapping[str, Any] | None, attack: str | None = None) -> str:
-    """The accuracy under an attack (by default the point's only one), with its 95 % interval."""
-    if not point:
-        return MISSING
-    row = point["attacks"][attack or next(iter(point["attacks"]))]
-    return percent(row["robust_accuracy"], row["ci95"])
-
-
 def lines(
     series: Mapping[str, Sequence[tuple[float, float]]],
     x: str,
@@ -228,3 +211,14 @@ def drawn(draw: Callable[[Axes], None], height: float = 4.0) -> Figure:
     FigureCanvasAgg(figure)
     draw(figure.subplots())
     return figure
+
+
+def only(results: Results) -> AttackFigures:
+    """The figures of the one attack that was run."""
+    (row,) = results.attacks.values()
+    return row
+
+
+def robust(results: Results) -> float:
+    """The accuracy under the one attack that was run."""
+    return float(only(results).robust.accuracy or 0)

@@ -15,7 +15,6 @@ from PIL import Image
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Point
 from studies.study import Study
 
 #: Worst-case robust accuracy before and with the adversarial transformation; clean accuracies are
@@ -29,10 +28,10 @@ def run(arguments: list[str]) -> None:
     scale = study.scale
     if scale.name == "smoke":
         root = invented(study.output / "data")
-        data = ("--data", "tiny_imagenet", "--data.root", root, "--data.batch_size", "4")
+        data = {"data": "tiny_imagenet", "data.root": str(root), "data.batch_size": 4}
         # Not the eight channels of other studies: torch 2.15 crashes on a CPU in their backward
         # pass at 64 x 64.
-        model = ("--model", "resnet_small", "--model.widths", "[16, 16, 32]", "--model.blocks", "1")
+        model = {**scale.model, "model.widths": [16, 16, 32]}
         scale = replace(scale, data=data, model=model, images=4, short_images=32, train_images=32)
     elif scale.name == "small":
         # Four times the pixels: a third of the training fits into the hour.
@@ -40,28 +39,25 @@ def run(arguments: list[str]) -> None:
     study.scale = scale
     baseline, ours = scale.adversarial(), scale.ours()
     points = {
-        "adversarial training": [
-            Point("adversarial training, pgd", scale.attacked(baseline, "--attack", "pgd"))
-        ],
-        "ours": [
-            Point("ours, eot", scale.attacked(ours, *scale.eot)),
-            Point("ours, wt", scale.attacked(ours, "--attack", "wt")),
-        ],
+        "adversarial training": {"adversarial training, pgd": scale.attacked(baseline, "pgd")},
+        "ours": {
+            "ours, eot": scale.attacked(ours, *scale.eot),
+            "ours, wt": scale.attacked(ours, "wt"),
+        },
     }
-    found = study.run([point for group in points.values() for point in group])
+    found = study.run({label: plan for group in points.values() for label, plan in group.items()})
 
     rows, values = [], {}
     for name, group in points.items():
-        measured = [found[point.label] for point in group]
-        values[name] = study.worst_case(measured)
-        attacks = ", ".join(attack for point in group for attack in point.attacks)
-        told = (report.clean(measured[0]), report.percent(values[name]), attacks)
+        values[name] = study.worst_case(*group)
+        attacks = ", ".join(attack for plan in group.values() for attack in plan.attacks)
+        told = (found[next(iter(group))].clean, report.percent(values[name]), attacks)
         rows.append((name, *told, report.percent(PAPER[name])))
     columns = ("method", "clean", "worst case", "attacks", "paper: worst case")
     notes = ["The paper's 18 % are the best of the other methods; which one, its appendix says."]
     if scale.name == "smoke":
         notes.append("The images are invented: squares of one colour.")
-    report.write(study, found, columns, rows, report.bars(values, "worst case"), notes)
+    report.write(study, columns, rows, report.bars(values, "worst case"), notes)
 
 
 def invented(folder: Path, classes: int = 3) -> Path:

@@ -1,10 +1,11 @@
-"""Measurements on several models, with evaluate.py's options for ``--models``; ``--count`` images
-are taken.
+"""Measurements on several models, with what `Field.about` says of them; ``count`` images are
+taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from robusttrain import Rng
 from robusttrain.attacks import Smooth
 from robusttrain.commands import transfer
-from robusttrain.commands.models import named_models
 from robusttrain.config.attacks import scenarios, split_attacks
 from robusttrain.config.build import build
-from robusttrain.config.command_line import plain, read, take
+from robusttrain.config.command_line import plain, read
+from robusttrain.config.models import named_models
+from robusttrain.config.transfer import parser
 from robusttrain.data import ImageData
 from robusttrain.defenses import RandomResizePad
 from robusttrain.evaluation import verdicts
@@ -48,6 +50,7 @@ from robusttrain.transfer import (
     same_mistake,
 )
 from robusttrain.transfer.commonly_correct import commonly_correct
+from studies.scales import Settings, typed
 
 PIXEL = 1 / 255
 #: Wu et al. 2018, figure 4: strengths by transformation; noise in 255ths, blur in pixels.
@@ -101,12 +104,35 @@ class Opened:
         return {name: model.defended for name, model in self.models.items()}
 
 
-def opened(arguments: list[str], images: int | None = None) -> Opened:
-    """What a command line names; ``images`` in the place of its own number of them."""
-    names, overrides, rest = split_attacks(arguments)
-    config = read(transfer.parser(), rest, ("data",), {})
+def command_line(
+    attacks: Settings, models: Sequence[str], data: Settings, **options: Any
+) -> list[str]:
+    """The options of evaluate.py for several models.
+
+    Args:
+        attacks: what is changed of each preset, by the preset's name.
+        models: as ``--models`` takes them.
+        data: options of the data set.
+        options: others, by their names.
+    """
+    line = [f"--attack={name}" for name in attacks]
+    for name, changes in attacks.items():
+        line += typed({key: json.dumps(to) for key, to in changes.items()}, f"--attack.{name}.")
+    return [*line, *typed(data), *typed(options), "--models", *models]
+
+
+def matrix(folder: Path, crafted: str, **about: Any) -> dict[str, Any]:
+    """What evaluate.py measures; images that one study crafted the others find in ``crafted``."""
+    transfer.run(command_line(**about, output=str(folder), crafted=crafted))
+    return dict(json.loads((folder / "results.json").read_text()))
+
+
+def opened(images: int, **about: Any) -> Opened:
+    """What the options name, with this many candidates for images."""
+    names, overrides, rest = split_attacks(command_line(**about))
+    config = read(parser(), rest, ("data",), {})
     data: ImageData = build(plain(config.data), "data", kind=ImageData)
-    data.limit_test(images or config.images, config.seed)
+    data.limit_test(images, config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = named_models(config.models, data, [], device)
     data.prepare_data()
@@ -117,14 +143,13 @@ def opened(arguments: list[str], images: int | None = None) -> Opened:
     return Opened(data, models, attacks, config.seed, device)
 
 
-def material(arguments: list[str]) -> Material:
-    """What a command line names; ``--count`` of the images that all models have right."""
-    (given,), arguments = take(arguments, lambda option: option == "--count")
-    held = opened(arguments)
+def material(count: int, **about: Any) -> Material:
+    """What the options name; ``count`` of the images that all models have right."""
+    held = opened(**about)
     common = commonly_correct(
         held.defended, held.data.test_dataloader(), held.data.num_classes, held.seed
     )
-    batch = held.data.test_images(common.indices[: int(given[1])])
+    batch = held.data.test_images(common.indices[:count])
     images, labels, indices = (part.to(held.device) for part in batch)
     return Material(
         Crafting(held.models, held.attacks),
@@ -135,12 +160,9 @@ def material(arguments: list[str]) -> Material:
     )
 
 
-def capacities(arguments: list[str]) -> dict[str, Any]:
-    """Parameters of every model, and its accuracy on ``--tested`` test images: the axes of [P3
-    figure 6].
-    """
-    (given,), arguments = take(arguments, lambda option: option == "--tested")
-    held = opened(arguments, int(given[1]))
+def capacities(**about: Any) -> dict[str, Any]:
+    """Parameters of every model, and its accuracy on the test images: the axes of [P3 figure 6]."""
+    held = opened(**about)
     right: dict[str, list[Tensor]] = {name: [] for name in held.models}
     for batch in held.data.test_dataloader():
         images, labels, indices = (
@@ -160,9 +182,9 @@ def capacities(arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def destruction(arguments: list[str]) -> dict[str, Any]:
+def destruction(count: int, **about: Any) -> dict[str, Any]:
     """Destruction rates of every attack from the first model onto the second: [P3 figure 4]."""
-    held = material(arguments)
+    held = material(count, **about)
     source, target = list(held.models)[:2]
     curves: dict[str, dict[str, Any]] = {}
     for attack in held.crafting.attacks:
@@ -182,11 +204,11 @@ def destruction(arguments: list[str]) -> dict[str, Any]:
     return {"count": len(held.images), "source": source, "target": target, "curves": curves}
 
 
-def planes(arguments: list[str]) -> dict[str, Any]:
+def planes(count: int, **about: Any) -> dict[str, Any]:
     """What all models answer around one image, along the first one's noise-reduced gradient and
     across it.
     """
-    held = material(arguments)
+    held = material(count, **about)
     first = next(iter(held.models.values()))
     image, label, rng = held.images[:1], held.labels[:1], held.rng[:1]
     along = gradients(first, image, label, rng, estimator=Smooth(20))[0].sign()
@@ -206,9 +228,9 @@ def pictured(found: Mapping[str, Any], path: Path) -> None:
     path.write_bytes(png(decision_regions(Regions(classes, found["reach"]), found["label"])))
 
 
-def angles(arguments: list[str]) -> dict[str, Any]:
+def angles(count: int, **about: Any) -> dict[str, Any]:
     """Cosines between the models' gradients, plain and noise-reduced [P5 table 33]."""
-    held = material(arguments)
+    held = material(count, **about)
     found = {}
     for name, estimator in (("plain", None), ("noise-reduced", Smooth(20))):
         by_model = {
@@ -219,11 +241,11 @@ def angles(arguments: list[str]) -> dict[str, Any]:
     return {"count": len(held.images), "cosines": found}
 
 
-def distortion(arguments: list[str]) -> dict[str, Any]:
+def distortion(count: int, **about: Any) -> dict[str, Any]:
     """Minimal transferable RMSD from the first model to the second, along gradient and sign [P5
     figure 1].
     """
-    held = material(arguments)
+    held = material(count, **about)
     source, target = list(held.models)[:2]
     gradient = gradients(held.models[source], held.images, held.labels, held.rng)
     found = {}
@@ -241,11 +263,11 @@ def distortion(arguments: list[str]) -> dict[str, Any]:
     return {"count": len(held.images), "source": source, "target": target, "distortions": found}
 
 
-def mistakes(arguments: list[str]) -> dict[str, Any]:
+def mistakes(count: int, **about: Any) -> dict[str, Any]:
     """How often models make the same mistake on the first attack's images from the first model [P5
     table 9].
     """
-    held = material(arguments)
+    held = material(count, **about)
     source, attack = next(iter(held.models)), next(iter(held.crafting.attacks))
     adversarial = held.crafted(attack, source)
     said = {
@@ -259,15 +281,13 @@ def mistakes(arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def challenge(arguments: list[str]) -> dict[str, Any]:
+def challenge(canvas: int, count: int, **about: Any) -> dict[str, Any]:
     """The challenge's score of every model alone, and of the entry on it: layers, mirroring, 30
     passes [P4 5.1].
 
     The attacks see the bare models, each from every one of them, as the competitors' did.
     """
-    (given,), arguments = take(arguments, lambda option: option == "--canvas")
-    canvas = int(given[1])
-    held = material(arguments)
+    held = material(count, **about)
     layers = RandomResizePad(round(canvas * 310 / 331), canvas, flip=0.5)
     crafted = {
         f"{attack} from {source}": held.crafted(attack, source)

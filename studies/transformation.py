@@ -1,5 +1,5 @@
-"""Measurements on g itself, with train.py's options for data and defense, ``--images`` and
-``--draws``.
+"""Measurements on g itself; ``data`` and ``defense`` are nodes, as `Scale.transformation` has
+them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from torch import Tensor
 from robusttrain import Rng
 from robusttrain.attacks.algorithms.mean_start import mean_transform
 from robusttrain.config.build import build
+from robusttrain.data import ImageData
 from robusttrain.defenses import AdversarialTransform
-from studies.models import configuration
+from robusttrain.evaluation.plan import Node
 
 
-def mean_distance(arguments: list[str]) -> dict[str, Any]:
+def mean_distance(data: Node, defense: Node, count: int, draws: int) -> dict[str, Any]:
     """How far E[g(x)] is from x in Linf, for each image; with pictures of x and E[g(x)] of the
     first three images.
     """
-    (count, draws), options = _numbers(arguments, "--images", "--draws")
-    g, images, rng = transformation(options, count)
+    g, images, rng = transformation(data, defense, count)
     mean = mean_transform(g.transform, images, rng, draws)
     distances = (images - mean).abs().amax(dim=(1, 2, 3))
     shown = {"x": images[:3], "mean": mean[:3]}
@@ -36,15 +36,14 @@ def mean_distance(arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def finite_differences(arguments: list[str]) -> dict[str, Any]:
-    """Equation 4 for one image and one frozen draw of g, over ``--count`` values of h from 1e-7 to
+def finite_differences(data: Node, defense: Node, count: int, image: int) -> dict[str, Any]:
+    """Equation 4 for one image and one frozen draw of g, over ``count`` values of h from 1e-7 to
     1e-1.
 
     Pixel j is the middle of the image; pixel i is j itself, its right neighbour, or the middle of
     the upper half.
     """
-    (count, image), options = _numbers(arguments, "--count", "--image")
-    g, images, rng = transformation(options, image + 1)
+    g, images, rng = transformation(data, defense, image + 1)
     x, stream = images[image], rng[image : image + 1]
     middle, quarter = x.shape[-1] // 2, x.shape[-1] // 4
     places = {"same": (middle, middle), "neighbour": (middle, middle + 1), "far": (quarter, middle)}
@@ -64,20 +63,16 @@ def finite_differences(arguments: list[str]) -> dict[str, Any]:
     return {"image": image, "h": widths, "estimates": rows}
 
 
-def transformation(options: list[str], count: int) -> tuple[AdversarialTransform, Tensor, Rng]:
+def transformation(
+    data: Node, defense: Node, count: int
+) -> tuple[AdversarialTransform, Tensor, Rng]:
     """g, ``count`` test images (B, C, H, W) chosen by seed 0, and their streams."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    config, data = configuration([*options, "--data.batch_size", str(count)])
-    g: AdversarialTransform = build(config["defense"], "defense", kind=AdversarialTransform)
-    data.limit_test(count, seed=0)
-    data.setup("test")
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    arguments = {**data["init_args"], "batch_size": count}
+    images: ImageData = build({**data, "init_args": arguments}, "data", kind=ImageData)
+    g: AdversarialTransform = build(defense, "defense", kind=AdversarialTransform)
+    images.limit_test(count, seed=0)
+    images.setup("test")
+    batch = images.on_after_batch_transfer(next(iter(images.test_dataloader())), 0)
     rng = Rng.for_images(0, batch.indices.to(device)).fold("studies")
     return g.to(device), batch.images.to(device), rng
-
-
-def _numbers(arguments: list[str], *names: str) -> tuple[list[int], list[str]]:
-    """Whole numbers taken out of a command line, and what is left of it."""
-    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    numbers = [int(options.pop(name)) for name in names]
-    return numbers, [text for option in options.items() for text in option]

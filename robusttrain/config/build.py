@@ -20,8 +20,6 @@ from robusttrain.data import Facts
 from robusttrain.models.defended import DefendedClassifier
 
 Node = dict[str, Any]
-#: Where data lie and how they are loaded: no figure depends on these arguments of a data set.
-PLACES = ("root", "download", "workers", "memory_limit_gib")
 
 
 def is_node(value: object) -> bool:

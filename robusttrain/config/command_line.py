@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import jsonargparse
 import yaml
@@ -25,10 +25,11 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from robusttrain.config import presets
+from robusttrain.config import parts, presets
 from robusttrain.config.build import resolve
+from robusttrain.config.parts import ByName
 from robusttrain.core.allocator import keep_freed_memory
-from robusttrain.core.console import Saying, say
+from robusttrain.core.console import Saying
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.stopping import heeding_sigterm
 
@@ -37,14 +38,6 @@ UNIMPORTANT = (
     r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\)"
     r" in eval mode at).*"
 )
-#: Trainer options that this framework sets itself.
-OWN_TRAINER_OPTIONS = {
-    "logger",
-    "callbacks",
-    "use_distributed_sampler",
-    "enable_checkpointing",
-    "inference_mode",
-}
 
 
 def main(command: Callable[[list[str]], None]) -> NoReturn:
@@ -102,7 +95,7 @@ def print_presets() -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
-class _Parser(ArgumentParser):
+class _Parser(ByName):
     """jsonargparse's parser, whose help names our own classes, not every module of torch and
     timm.
     """
@@ -139,17 +132,17 @@ def read(
     arguments: Sequence[str],
     kinds: Sequence[str],
     defaults: Mapping[str, str | dict[str, Any]],
-    fill: Callable[[dict[str, Any]], dict[str, Any]] = lambda node: node,
+    said: Sequence[Mapping[str, Any]] = (),
 ) -> Namespace:
-    """Parse a command line, presets of ``kinds`` expanded.
+    """Parse a command line, presets expanded wherever a part is named.
 
     Args:
-        parser: of the command.
+        parser: of the command, a `parts.ByName`.
         arguments: the command line.
         kinds: options whose value may be a preset's name.
         defaults: by kind, the name of a preset or a configuration node, for kinds that nobody else
             chooses.
-        fill: called with every file's content, for names that stand for more.
+        said: configurations as ``--config`` files hold them, before those.
 
     Raises:
         UserError: in one line, the option, its value and the fix.
@@ -158,9 +151,8 @@ def read(
     arguments = [
         re.sub(r"^(--[\w.]*weights)\.which(?==|$)", r"\1_which", each) for each in arguments
     ]
-    presets_chosen, rest = expand(arguments, kinds)
-    files, rest = config_files(rest)
-    nodes = [presets.read_yaml(path, "--config") for path in files]
+    nodes = configurations(arguments, said)
+    presets_chosen, rest = expand(config_files(arguments)[1], kinds)
     chosen = {
         option[2:].partition("=")[0]
         for option in rest
@@ -173,14 +165,24 @@ def read(
             configs.append(
                 presets.read(kind, default) if isinstance(default, str) else {kind: default}
             )
-    configs += [
-        {key: value for key, value in node.items() if key not in presets_chosen} for node in nodes
-    ]
+    for node in nodes:
+        left = {key: value for key, value in node.items() if key not in presets_chosen}
+        for kind in [kind for kind in kinds if parts.named(kind, left.get(kind))]:
+            # Whole: nothing of what was said before of the same part stays.
+            configs = [{key: item for key, item in each.items() if key != kind} for each in configs]
+            configs.append(parts.content(kind, left.pop(kind), f"--config: {kind}"))
+        configs.append(left)
     configs += [presets.read_yaml(path, f"--{kind}") for kind, path in presets_chosen.items()]
+    # Classes and names before what is inside of them, and attacks before their sources.
+    inner, rest = take(rest, lambda option: "." in option and not option.endswith(".help"))
+    inner.sort(key=lambda each: (each[0].count("."), not each[0].endswith(".attack")))
     try:
+        if isinstance(parser, ByName):
+            configs = [parser.with_parts(config)[0] for config in configs]
         # jsonargparse takes a configuration as text in place of a path.
-        texts = [f"--config={yaml.safe_dump(fill(config))}" for config in configs]
-        found: Namespace = parser.parse_args([*texts, *rest])
+        texts = [f"--config={yaml.safe_dump(config, sort_keys=False)}" for config in configs]
+        values = [f"{option}={value}" for option, value in inner]
+        found: Namespace = parser.parse_args([*texts, *rest, *values])
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(short(str(error), parser)) from error
     return found
@@ -218,6 +220,16 @@ def config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Take the ``--config`` files out of a command line."""
     found, rest = take(arguments, lambda option: option == "--config", "give a YAML file")
     return [Path(value) for _, value in found], rest
+
+
+def configurations(
+    arguments: Sequence[str], said: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """What is said in configurations: from Python, then in the ``--config`` files of a command
+    line.
+    """
+    files, _ = config_files(arguments)
+    return [*map(dict, said), *(presets.read_yaml(path, "--config") for path in files)]
 
 
 def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
@@ -279,64 +291,13 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
             if near
             else "; --help lists the options"
         )
+    reason = re.sub(r"^(unrecognized arguments?: [^\s=]+)=", r"\1 ", reason)
     return f"--{option}: {reason}{hint}" if option else f"{reason or message}{hint}"
 
 
 def listed(value: str | list[str] | None) -> list[str]:
     """An option that takes one name or a list of them."""
     return [] if value is None else [value] if isinstance(value, str) else value
-
-
-def add_trainer(
-    parser: ArgumentParser, defaults: dict[str, Any], only: set[str] | None = None
-) -> None:
-    """Add ``--trainer.*``: Lightning's Trainer, but for what this framework sets itself; or
-    ``only`` some of it.
-    """
-    from pytorch_lightning import Trainer
-
-    everything = inspect.signature(Trainer).parameters
-    skip = OWN_TRAINER_OPTIONS if only is None else {*everything} - only
-    # A number of batches or a share of them, 1 or 1.0. typing keeps one object for Union[int,
-    # float] and Union[float, int], whichever came first in this process, and jsonargparse tries its
-    # members in that order: 1 could become 1.0. A union written with | has its own order.
-    either = {
-        name for name, item in everything.items() if {int, float} <= {*get_args(item.annotation)}
-    } - skip
-    parser.add_class_arguments(Trainer, "trainer", skip={*skip, *either}, instantiate=False)
-    for name in sorted(either):
-        optional = type(None) in get_args(everything[name].annotation)
-        parser.add_argument(
-            f"--trainer.{name}",
-            type=(int | float | None) if optional else (int | float),
-            default=everything[name].default,
-            help=(
-                "as Lightning's Trainer has it: where batches are counted, 1 is one of them and"
-                " 1.0 all"
-            ),
-        )
-    parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
-
-
-def trainer_from(settings: dict[str, Any], **own: Any) -> Any:
-    """Lightning's Trainer from ``--trainer.*`` options and ours; what it refuses becomes one
-    line.
-    """
-    from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import RichProgressBar
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
-    from robusttrain.training.callbacks import ProgressLines
-
-    bar: list[Any] = []
-    if settings.get("enable_progress_bar") is not False:
-        # A bar needs a terminal: in a file it is a page of carriage returns.
-        bar = [RichProgressBar() if sys.stderr.isatty() else ProgressLines(say)]
-    own["callbacks"] = [*own.get("callbacks", []), *bar]
-    try:
-        return Trainer(**settings, **own, use_distributed_sampler=False)
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"--trainer: {error}") from error
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,24 +11,24 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from robusttrain.config import presets
-from robusttrain.config.attacks import attack_nodes, checked, split_attacks
+from robusttrain.config.attacks import attack_nodes, checked, spelt_out, split_attacks, stem
 from robusttrain.config.build import check_trust
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
-    add_trainer,
-    config_files,
+    configurations,
     listed,
     new_parser,
     plain,
     read,
     take,
 )
-from robusttrain.config.suites import suite, suite_settings
+from robusttrain.config.suites import suite_settings
+from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import UserError, naming
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.report import Results, read_results
 
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
@@ -71,6 +72,12 @@ def parser() -> ArgumentParser:
     ):
         options.add_argument(f"--{name}", type=list[str] | str | None, default=None, help=help)
     options.add_argument(
+        "--attacks",
+        type=dict[str, Any],
+        default={},
+        help="further attacks by names of their own: {mine: NAME}, {mine: {like: NAME, ...}}",
+    )
+    options.add_argument(
         "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
     )
     options.add_argument(
@@ -88,42 +95,71 @@ def parser() -> ArgumentParser:
     return options
 
 
-def read_plan(arguments: list[str]) -> EvaluationPlan:
-    """The plan that a command line describes.
+def read_plan(
+    arguments: Sequence[str] = (), said: Sequence[Mapping[str, Any]] = ()
+) -> EvaluationPlan:
+    """The plan that a command line describes, or Python.
+
+    Args:
+        arguments: the command line.
+        said: configurations as ``--config`` files hold them: presets' names stand for parts.
 
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
-    names, overrides, rest = split_attacks(arguments)
-    config, path = configure(rest)
+    nodes = configurations(arguments, said)
+    arguments = spelt_out(arguments, nodes)
+    names, overrides, rest = split_attacks(arguments, nodes)
+    for _, value in take(rest, lambda option: option == "--attacks")[0]:
+        if not value.startswith("{"):
+            raise UserError(
+                f"--attacks {value}: gives attacks names of their own, {{mine: {value}}}; did you"
+                f" mean --attack {value}?"
+            )
+    config, path = configure(rest, said)
     suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
     asked = [value for _, value in take(arguments, lambda option: option == "--attack")[0]]
-    if not names:  # a configuration file may name them
-        suites, asked = listed(config.suite), listed(config.attack)
-        names = [*asked, *(name for preset in suites for name in suite(preset))]
-        named = {option.partition("=")[0] for option in rest}
-        settings = {
-            key: value for preset in suites for key, value in suite_settings(preset).items()
-        }
-        if "--survivors" not in named:
-            config.survivors = settings.get("survivors", config.survivors)
-        config.images = settings.get("images") if config.images is None else config.images
-    nodes = attack_nodes(names or ["pgd"], overrides, config.epsilon)
-    for name, node in nodes.items():
+    own = plain(config.attacks)
+    asked = [*asked, *own]
+    names = names if names or own else ["pgd"]
+    attacks = attack_nodes({stem(name): name for name in names} | own, overrides, config.epsilon)
+    for name, node in attacks.items():
         checked(node, name)  # says what is wrong with it
-    said = {
+    values = {
         key: value
         for key, value in plain(config).items()
         if key in EvaluationPlan.__dataclass_fields__
     }
-    said |= {"attacks": nodes, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
     # A suite's own number, which nobody gave for these data.
     given = take(arguments, lambda option: option == "--images")[0]
     numbers = [suite_settings(preset).get("images") for preset in suites]
-    said["at_most"] = not given and config.images in numbers and config.images is not None
-    said["checkpoint"] = None if path is None else str(path)
-    said["trainer"] = {key: value for key, value in said["trainer"].items() if value is not None}
-    return EvaluationPlan(**said)
+    values["at_most"] = not given and config.images in numbers and config.images is not None
+    values["checkpoint"] = None if path is None else str(path)
+    trainer = {key: value for key, value in values["trainer"].items() if value is not None}
+    return EvaluationPlan(**{**values, "trainer": trainer})
+
+
+def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | None:
+    """What ``--again RESULTS`` asks for: the results of before, and the plan that repeats them,
+    beside them. None where a command line does not ask.
+
+    The file may come from elsewhere: classes of other packages need ``--trust`` anew, whatever it
+    says itself.
+
+    Raises:
+        UserError: no such file, or options besides, with which it would not be the same.
+    """
+    repeated, rest = take(arguments, lambda option: option == "--again", "give a results.json")
+    if not repeated:
+        return None
+    path = Path(repeated[-1][1])
+    trusted, rest = take(rest, lambda option: option == "--trust", "give the name of a package")
+    if rest:
+        raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
+    before = read_results(path)
+    where = path if path.is_dir() else path.parent
+    return before, again(before.plan, where / "again", [name for _, name in trusted])
 
 
 def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPlan:
@@ -142,11 +178,12 @@ def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPla
     return replace(plan, output=str(output), trust=trust, trainer=trainer, fresh=True, strict=False)
 
 
-def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
+def configure(
+    arguments: Sequence[str], said: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Namespace, Path | None]:
     """The configuration, and the checkpoint that it started from, if any."""
     options = parser()
-    files, _ = config_files(arguments)
-    nodes = [presets.read_yaml(path, "--config") for path in files]
+    nodes = configurations(arguments, said)
     named = [argument.partition("=")[0] for argument in arguments]
     named += [f"--{key}" for node in nodes for key in node]
     if "--model" in named or any(option.startswith("--model.") for option in named):
@@ -154,7 +191,7 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
             raise UserError(
                 "--checkpoint and --model exclude each other: a checkpoint names its own model"
             )
-        config = read(options, arguments, KINDS, {"data": "digits"})
+        config = read(options, arguments, KINDS, {"data": "digits"}, said)
         return config, None
     if "--weights" in named:
         raise UserError("--weights: name the network that they belong to with --model NAME")
@@ -163,8 +200,6 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
             "--defense: a checkpoint has its own; change its values (--defense.radius 0.1) or use"
             " --model"
         )
-    # A first look for these two alone; the full check follows once the checkpoint's own options are
-    # known.
     if "--help" in named or "-h" in named:
         options.parse_args(["--help"])
     if "--defense.weights" in named:
@@ -172,28 +207,39 @@ def configure(arguments: list[str]) -> tuple[Namespace, Path | None]:
             "--defense.weights: a checkpoint holds its own f_b; to exchange it, use --model and"
             " --weights"
         )
+    path, first = started_from(arguments, nodes, KINDS)
+    return read(options, arguments, KINDS, first, said), path
+
+
+def started_from(
+    arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]], kinds: Sequence[str]
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that a command starts from, and the parts of its recipe, by kind.
+
+    A first look at the line for these options alone: the full check follows once the checkpoint's
+    own parts are there.
+
+    Args:
+        arguments: the command line.
+        nodes: contents of its configuration files.
+        kinds: of the parts.
+
+    Raises:
+        UserError: no such checkpoint, or a class of a package that is not trusted; nothing was
+            imported.
+    """
     look = new_parser()
     look.add_argument("--checkpoint", type=str | None, default=None)
     look.add_argument("--checkpoints", type=str, default="checkpoints")
     look.add_argument("--trust", type=list[str] | str, default=[])
-    in_files: dict[str, Any] = {
-        key: node[key]
-        for node in nodes
-        for key in ("checkpoint", "checkpoints", "trust")
-        if key in node
-    }
-    look.set_defaults(in_files)
-    wanted = ("--checkpoint", "--checkpoints", "--trust")
-    given, _ = take(arguments, lambda option: option in wanted)
-    early = read(look, [f"{option}={value}" for option, value in given], (), {})
+    wanted = ("checkpoint", "checkpoints", "trust")
+    given, _ = take(arguments, lambda option: option[2:] in wanted)
+    said = {key: node[key] for node in nodes for key in wanted if key in node}
+    early = read(look, [f"{option}={value}" for option, value in given], (), {}, [said])
     path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
     with naming("--checkpoint") if early.checkpoint else nullcontext():
         recipe = read_recipe(path)
+    first = {kind: recipe[kind] for kind in kinds if recipe.get(kind)}
     # Before jsonargparse imports a class that the file names.
-    check_trust(
-        [recipe["model"], recipe["defense"], recipe["data"]], ["robusttrain", *listed(early.trust)]
-    )
-    first: dict[str, Any] = {
-        key: recipe[key] for key in ("model", "defense", "data") if recipe.get(key)
-    }
-    return read(options, arguments, KINDS, first), path
+    check_trust(list(first.values()), ["robusttrain", *listed(early.trust)])
+    return path, first

@@ -118,6 +118,11 @@ FACTS: dict[str, Fact] = {
         "the defense is iterative",
         "the target has no iterative transformation to unroll",
     ),
+    "has_f_b": Fact(
+        _trait(lambda defense: defense.has_f_b, undefended=False),
+        "the defense searches on a model f_b",
+        "the target has no f_b that an attacker could search on",
+    ),
     "draws_patterns": Fact(
         _trait(lambda defense: defense.draws_patterns, undefended=False),
         "the defense draws patterns",

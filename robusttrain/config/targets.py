@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-from robusttrain.config.build import PLACES, build, build_defended, check_pretrained, fit_to_data
+from robusttrain.config.build import build, build_defended, check_pretrained, fit_to_data
 from robusttrain.config.checkpoints import load, read_recipe
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
-from robusttrain.evaluation.plan import EvaluationPlan, Node
+from robusttrain.evaluation.plan import PLACES, EvaluationPlan, Node
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.foreign import load_weights
 
@@ -77,9 +77,3 @@ def training_data(plan: EvaluationPlan) -> Node:
         key: value for key, value in (plan.data.get("init_args") or {}).items() if key in PLACES
     }
     return {**then, "init_args": {**(then.get("init_args") or {}), **places}}
-
-
-def data_name(plan: EvaluationPlan) -> str:
-    """The data set's name in the report: its class, and its folder where it has one."""
-    root = (plan.data.get("init_args") or {}).get("root")
-    return plan.data["class_path"].rpartition(".")[2] + (f" {root}" if root else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from robusttrain.config.attacks import name_inner_attacks
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.command_line import add_trainer, new_parser, plain, read
+from robusttrain.config.command_line import new_parser, plain, read
+from robusttrain.config.trainer import add_trainer
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.models.defended import DefendedClassifier
@@ -60,11 +60,14 @@ def parser() -> ArgumentParser:
     return options
 
 
-def settings_of(arguments: list[str]) -> dict[str, Any]:
-    """What a command line says of the fields of the plan, as plain values."""
-    rest, fill = name_inner_attacks(arguments)
-    said = plain(read(parser(), rest, KINDS, DEFAULTS, fill))
-    return {each.name: said[each.name] for each in fields(TrainingPlan)}
+def settings_of(
+    arguments: Sequence[str] = (), said: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """What a command line says of the fields of the plan, as plain values; arguments as for
+    `read_plan`.
+    """
+    found = plain(read(parser(), arguments, KINDS, DEFAULTS, said))
+    return {each.name: found[each.name] for each in fields(TrainingPlan)}
 
 
 def build_training(
@@ -93,10 +96,16 @@ def build_training(
     return built
 
 
-def read_plan(arguments: list[str]) -> TrainingPlan:
-    """The plan that a command line describes.
+def read_plan(
+    arguments: Sequence[str] = (), said: Sequence[Mapping[str, Any]] = ()
+) -> TrainingPlan:
+    """The plan that a command line describes, or Python.
+
+    Args:
+        arguments: the command line.
+        said: configurations as ``--config`` files hold them: presets' names stand for parts.
 
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
-    return TrainingPlan.from_json(settings_of(arguments))
+    return TrainingPlan.from_json(settings_of(arguments, said))

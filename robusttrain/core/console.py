@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from rich.progress import Progress
 
-
-def first_process() -> bool:
-    """Whether this is the only process, or the first of several."""
-    return not getattr(rank_zero_only, "rank", 0)
-
+from robusttrain.core.telling import Telling, first_process
 
 #: Messages and tables; files and pipes get the width that tables need.
 #: The first of several processes speaks for all.
@@ -46,3 +44,16 @@ class Saying(logging.Handler):
         logger.setLevel(logging.INFO)
         logger.handlers = [each for each in logger.handlers if not isinstance(each, cls)]
         logger.addHandler(cls())
+
+
+@contextmanager
+def bar(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
+    """A progress bar, where there is a terminal to draw it on and something to count."""
+    silent = total is None or not sys.stderr.isatty()
+    with Progress(console=console, disable=silent) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+#: The user listens.
+ALOUD = Telling(say, bar)

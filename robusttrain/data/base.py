@@ -114,6 +114,7 @@ class ImageData(LightningDataModule, ABC):
         self._validation: Split | None = None
         self._test: Split | None = None
         self._test_limit: tuple[int, int, bool] | None = None
+        self._first_batch: Batch | None = None
         self._extra: tuple[Split, float] | None = None
         self.notes: list[str] = []
         #: How often each training batch comes in a row (free adversarial training).
@@ -158,7 +159,7 @@ class ImageData(LightningDataModule, ABC):
         contains the smaller. Where there are fewer, ``at_most`` takes all of them, and notes it.
         """
         at_least("images", count, 1)
-        self._test_limit = (count, seed, at_most)
+        self._test_limit, self._first_batch = (count, seed, at_most), None
         if self._test is not None:
             self._limited_test()
 
@@ -242,6 +243,13 @@ class ImageData(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every test image once, or those of ``limit_test``."""
         return self._loader(self._limited_test())
+
+    def first_test_batch(self) -> Batch:
+        """The first batch of the test loader, as evaluations see it; read once."""
+        if self._first_batch is None:
+            batch = next(iter(self.test_dataloader()))
+            self._first_batch = self.on_after_batch_transfer(batch, 0)
+        return self._first_batch
 
     def validation_images(self, count: int) -> Batch:
         """``count`` validation images chosen by the seed, as contiguous float32 in [0, 1]; all

@@ -55,6 +55,7 @@ class AdversarialTransform(Defense):
 
     differentiable = False
     iterative = True
+    has_f_b = True
 
     def __init__(
         self,

@@ -38,6 +38,10 @@ class Chain(Defense):
         return any(defense.iterative for defense in self.defenses)
 
     @property
+    def has_f_b(self) -> bool:  # type: ignore[override]
+        return any(defense.has_f_b for defense in self.defenses)
+
+    @property
     def draws_patterns(self) -> bool:  # type: ignore[override]
         """Of two that draw them, neither alone is a pattern of the whole."""
         return sum(part.draws_patterns for part in self.parts) == 1

@@ -12,6 +12,8 @@ from robusttrain.evaluation.precision import PRECISIONS, Precision
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
 Node = dict[str, Any]
+#: Where data lie and how they are loaded: no figure depends on these arguments of a data set.
+PLACES = ("root", "download", "workers", "memory_limit_gib")
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,12 @@ class EvaluationPlan:
             raise UserError("--weights.which: chooses in a file: name it with --weights FILE")
         if self.strict and not self.audit:
             raise UserError("--strict true needs the audit: leave out --audit false")
+
+    @property
+    def data_name(self) -> str:
+        """The data set's name in the report: its class, and its folder where it has one."""
+        root = (self.data.get("init_args") or {}).get("root")
+        return self.data["class_path"].rpartition(".")[2] + (f" {root}" if root else "")
 
     def without(self, attacks: Mapping[str, str]) -> EvaluationPlan:
         """The plan without some attacks, given by name."""

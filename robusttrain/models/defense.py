@@ -29,6 +29,8 @@ class Defense(nn.Module, ABC):
     #: Whether g is a loop of steps that can be counted and unrolled: it has ``with_steps`` and
     #: ``differentiated`` then.
     iterative: bool = False
+    #: Whether g searches on a model f_b, so that an attacker who knows its options can imitate it.
+    has_f_b: bool = False
     #: Whether g draws one of many patterns that an attacker can try one by one: it has ``pattern``
     #: and ``sides`` then (sources `SinglePattern` and `EnsemblePattern`).
     draws_patterns: bool = False

@@ -443,7 +443,7 @@ GREEDY = [
 
 def test_an_inner_attack_that_memory_does_not_hold(refused, monkeypatch):
     """With memory for a batch of 128, and a half more."""
-    from robusttrain.commands import refusals
+    from robusttrain.training import refusals
 
     monkeypatch.setattr(refusals, "bytes_per_image", lambda source, images: 2**20)
     monkeypatch.setattr(refusals, "free_bytes", lambda device: 192 * 2**20)

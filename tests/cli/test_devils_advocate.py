@@ -199,6 +199,7 @@ def test_what_does_not_fit_an_undefended_target_is_told_before_anything_is_train
 def test_a_defense_without_steps_is_no_iterative_transform(command, trained, tmp_path):
     f_b = next(trained.folder.rglob("f_b/*.safetensors"))
     target = [*NETWORK, "--weights", f_b, "--defense", "randomization", "--checkpoints", tmp_path]
+    target += ["--defense.low", 14, "--defense.canvas", 16]
     for attack in ("bpda-tanh", "fewer-steps"):
         done = command(
             "evaluate.py", *target, "--attack", attack, "--images", 4, "--output", tmp_path / "out"

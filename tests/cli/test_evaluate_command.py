@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robusttrain import Rng, load
-from robusttrain.commands import precision
 from robusttrain.core.processor import processor
 from robusttrain.data import Digits
-from robusttrain.evaluation import Engine, Records, verdicts
+from robusttrain.evaluation import Engine, Records, choosing, verdicts
 from robusttrain.evaluation.precision import Speeds
 from robusttrain.evaluation.report import changes
 from robusttrain.models import VGGSmall
@@ -220,7 +219,7 @@ def test_precision(evaluate, monkeypatch):
     assert found["precision"] == {"asked": "bfloat16", "attacks": both}
     assert found["processor"] == processor()
     for speeds, expected in ((Speeds(2.0, 1.0), "bfloat16"), (Speeds(1.0, 19.0), "float32")):
-        monkeypatch.setattr(precision, "measure_speeds_of", lambda *_, speeds=speeds: speeds)
+        monkeypatch.setattr(choosing, "measure_speeds_of", lambda *_, speeds=speeds: speeds)
         done = evaluate("--precision", "auto", *brief, "--fresh", "true")
         assert done.found["precision"] == {
             "asked": "auto",

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from robusttrain.commands import precision
+from robusttrain.evaluation import choosing
 from robusttrain.evaluation.precision import Speeds
 from robusttrain.evaluation.report import changes
 from robusttrain.storage.journal import Journal
@@ -145,7 +145,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(evaluate, puts, monke
         (Speeds(1.0, 2.0), 10_000, 0, (), "bfloat16"),
         (Speeds(1.0, 2.0), 10_000, 0, ("--seed", 1), "float32"),
     ):
-        monkeypatch.setattr(precision, "measure_speeds_of", lambda *_, speeds=speeds: speeds)
+        monkeypatch.setattr(choosing, "measure_speeds_of", lambda *_, speeds=speeds: speeds)
         puts.stop_after = stop_after
         done = evaluate("--precision", "auto", *arguments)
         assert done.code == code, done.err

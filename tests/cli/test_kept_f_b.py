@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from robusttrain.commands import f_b
 from robusttrain.core.errors import UserError
 from robusttrain.data import Digits, ImageFolder
+from robusttrain.running import f_b
 
 MODEL = {
     "class_path": "robusttrain.models.VGGSmall",
@@ -25,7 +25,7 @@ def provide(monkeypatch, tmp_path):
     """Fills in weights; how many f_b were trained until now."""
     trained = []
 
-    def train(model, data, config, trainer, seed, path):
+    def train(model, data, config, trainer, seed, path, say):
         trained.append(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

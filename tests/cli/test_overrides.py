@@ -4,7 +4,6 @@ import pytest
 import yaml
 
 from robusttrain.config import presets, training
-from robusttrain.config.attacks import name_inner_attacks
 from robusttrain.config.command_line import plain, read
 
 TRAINING = [name for name in presets.names("training") if name != "reparameterization"]
@@ -13,10 +12,8 @@ NEEDED = {"ensemble-adversarial": ["--training.objective.models", "[a.ckpt]"]}
 
 
 def configured(name, *overrides):
-    arguments, fill = name_inner_attacks(["--training", name, *NEEDED.get(name, []), *overrides])
-    return plain(
-        read(training.parser(), arguments, training.KINDS, training.DEFAULTS, fill).training
-    )
+    arguments = ["--training", name, *NEEDED.get(name, []), *overrides]
+    return plain(read(training.parser(), arguments, training.KINDS, training.DEFAULTS).training)
 
 
 def leaves(node, path="--training"):

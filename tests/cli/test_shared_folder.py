@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.kill_and_resume import timeless
-from robusttrain.commands import evaluate, precision
-from robusttrain.commands.auditing import finish_audit
+from robusttrain.commands import evaluate
+from robusttrain.evaluation import choosing
+from robusttrain.evaluation.auditing import finish_audit
 from robusttrain.evaluation.precision import Speeds
 from robusttrain.storage.journal import Journal
 
@@ -87,7 +88,7 @@ def test_processes_that_start_together_choose_one_precision(evaluated, monkeypat
             asked.value += 1
             return Speeds(1.0, 0.5 if asked.value == 1 else 2.0)
 
-    monkeypatch.setattr(precision, "measure_speeds_of", measured)
+    monkeypatch.setattr(choosing, "measure_speeds_of", measured)
     found, parts = evaluated("together", 2, "auto")
     assert set(found["precision"]["attacks"].values()) == {"bfloat16"}
     assert asked.value == 1
@@ -99,6 +100,8 @@ def test_what_another_process_has_audited_is_not_audited_again(tmp_path):
     (tmp_path / "audit.json").write_text(json.dumps({"asked": None, "found": found}))
     # Neither is asked anything: what would be computed fails.
     audit, evaluation = SimpleNamespace(images=None), SimpleNamespace()
-    assert finish_audit(audit, evaluation, None, SimpleNamespace(folder=tmp_path)) == found
+    assert finish_audit(audit, evaluation, None, SimpleNamespace(folder=tmp_path), print) == found
     with pytest.raises(AttributeError):  # another number of images is another audit
-        finish_audit(SimpleNamespace(images=8), evaluation, None, SimpleNamespace(folder=tmp_path))
+        finish_audit(
+            SimpleNamespace(images=8), evaluation, None, SimpleNamespace(folder=tmp_path), print
+        )

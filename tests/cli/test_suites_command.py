@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -134,3 +135,40 @@ def test_an_override_that_no_member_takes_is_one_line(evaluate):
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert "--attack autoattack: Option 'steps' is not accepted" in done.err
+
+
+def test_a_model_that_says_nothing_of_its_draws_is_attacked_as_a_random_one(
+    command, tmp_path, monkeypatch
+):
+    """It is asked before attacks are chosen: those for random targets apply, and its score is a
+    mean over draws.
+    """
+    (tmp_path / "unsaid.py").write_text(
+        "import torch\n"
+        "class Unsaid(torch.nn.Module):\n"
+        "    def __init__(self, num_classes=10):\n"
+        "        super().__init__()\n"
+        "        self.last = torch.nn.Linear(256, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.last(torch.nn.functional.dropout(x, 0.3, True).flatten(1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    last = torch.nn.Linear(256, 10)
+    weights = {f"last.{name}": value for name, value in last.state_dict().items()}
+    torch.save(weights, tmp_path / "unsaid.pth")
+    suite = tmp_path / "draws.yaml"
+    suite.write_text(
+        "attacks:\n"
+        "  - {attack: pgd-quick, when: {random: false}}\n"
+        "  - {attack: eot, when: {random: true}}\n"
+        "images: 8\n"
+    )
+    done = command(
+        *("evaluate.py", "--model", "unsaid.Unsaid", "--trust", "unsaid", "--data", "digits"),
+        *("--weights", tmp_path / "unsaid.pth"),
+        *("--suite", suite, "--attack.eot.steps", 1, "--attack.eot.gradient.draws", 2),
+        *("--draws", 2, "--epsilon", 0.05, "--output", tmp_path / "out"),
+    )
+    assert done.code == 0, done.err
+    assert "left out: pgd-quick, because the target is random" in done.err
+    assert list(json.loads((tmp_path / "out" / "results.json").read_text())["attacks"]) == ["eot"]

@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robusttrain import load
 from robusttrain.attacks import L2, Linf, ProjectedGradient, Target
-from robusttrain.commands.watching import keepers, monitored, watchers
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.training import read_plan
+from robusttrain.config.watching import keepers, monitored, watchers
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks import RobustAccuracy
 

@@ -119,7 +119,7 @@ def test_untrusted_packages_are_refused_and_named(class_path):
         "robusttrain.storage.weights.Path",
         "robusttrain.config.command_line.Console",
         "robusttrain.data.Digits",
-        "robusttrain.commands.evaluate.Progress",
+        "robusttrain.core.console.Progress",
     ],
 )
 @pytest.mark.parametrize("inner", [False, True])

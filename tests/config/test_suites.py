@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.commands.surrogates import surrogates_in
 from robusttrain.config import presets
 from robusttrain.config.attacks import scenarios
 from robusttrain.config.suites import (
@@ -24,6 +23,7 @@ from robusttrain.data.base import Facts
 from robusttrain.defenses import AdversarialTransform, Chain, Defense, RandomResizePad
 from robusttrain.evaluation import Engine
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.surrogates import surrogates_in
 
 
 class Rounded(Defense):

@@ -14,8 +14,8 @@ from robusttrain.attacks import (
     Restarts,
     Smooth,
 )
-from robusttrain.commands.refusals import stacked
 from robusttrain.evaluation.memory import bytes_per_image, free_bytes
+from robusttrain.training.refusals import stacked
 
 
 def test_what_each_image_keeps():

@@ -1,32 +1,25 @@
-"""What studies ask of train.py and evaluate.py at the scales that no test can run is understood
-there, at least.
-"""
+"""What studies ask for at the scales that no test can run can be planned, at least."""
 
 import importlib
-from functools import cache
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from robusttrain.commands import reparameterization, transfer
-from robusttrain.config import evaluation
-from robusttrain.config import training as command_line
-from robusttrain.config.attacks import attack_nodes, checked, split_attacks
+from robusttrain.config import reparameterization, transfer
+from robusttrain.config.attacks import checked, split_attacks
 from robusttrain.config.command_line import read
-from studies.models import Models
-from studies.parts import trainings
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.training.plan import TrainingPlan
+from studies.plans import Job
+from studies.reparameterization import train_h
+from studies.scales import typed
 from studies.study import Study
+from studies.tiny_imagenet import invented
+from studies.transfer_measures import command_line, matrix
 
 FILES = (Path(__file__).parents[2] / "studies").glob("*.py")
 STUDIES = sorted(path.stem for path in FILES if "\ndef run(arguments" in path.read_text())
-
-
-#: Building a parser takes longer than using it.
-PARSERS = {
-    module: cache(module.parser)
-    for module in (evaluation, reparameterization, command_line, transfer)
-}
 
 
 class PlannedError(Exception):
@@ -46,44 +39,40 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_small_and_paper(name, folder, monkeypatch):
-    planned = []
+    planned, models = [], []
 
     def seen(self, points):
-        planned.extend(points)
+        jobs = [Job(label, work, folder) for label, work in points.items()]
+        planned.extend(jobs)
+        needed = self.scale.needed(jobs)
+        places = [needed.index(model) for model in needed]
+        for place, model in zip(places, needed, strict=True):  # what a model rests on comes first
+            assert all(needed.index(part) <= place for part in self.scale.needed([model]))
+        models.extend(needed)
         raise PlannedError
 
     monkeypatch.setattr(Study, "run", seen)
-    monkeypatch.setattr(Models, "checkpoint", lambda self, training: folder / "model.ckpt")
-    models = Models(folder, folder)
-    places = ["--root", str(folder), "--checkpoints", str(folder), "--output", str(folder)]
+    root = invented(folder / "tiny") if name == "tiny_imagenet" else folder
+    places = ["--root", str(root), "--checkpoints", str(folder), "--output", str(folder)]
     for scale in (["--scale", "small", "--f_b", str(folder / "f_b.pth")], ["--scale", "paper"]):
         with pytest.raises(PlannedError):
             importlib.import_module(f"studies.{name}").run([*scale, *places])
-    assert len({(point.label, point.key) for point in planned}) == len(planned)
-    for training in dict.fromkeys(
-        training for point in planned for training in trainings(point.arguments)
-    ):
-        arguments = [
-            *models.command(training.arguments),
-            "--trainer.max_epochs",
-            str(training.epochs),
-        ]
-        if training.is_h:
-            read(PARSERS[reparameterization](), arguments, ("data", "training"), {"data": "digits"})
-        else:
-            read(PARSERS[command_line](), arguments, command_line.KINDS, command_line.DEFAULTS)
+    assert len({job.name for job in planned}) == len(planned)
+    for model in models:
+        if not isinstance(model.work, TrainingPlan):
+            assert model.work.function is train_h
+            settings = typed({**model.work.arguments["settings"], "checkpoint": "a.ckpt"})
+            kinds = ("data", "training")
+            read(reparameterization.parser(), settings, kinds, {"data": "digits"})
     understood = []  # many points of a study differ by their model alone
-    for point in planned:
-        if point.measure is None and not point.missing:
-            names, overrides, rest = split_attacks(models.command(point.arguments))
-            if (names, overrides, rest) in understood:
-                continue
-            understood.append((names, overrides, rest))
-            nodes = attack_nodes(names, overrides, 0.031)
-            assert nodes.keys() == set(names)
-            for name, node in nodes.items():
-                checked(node, name)
-            if transfer.chosen(rest):
-                read(PARSERS[transfer](), rest, ("data",), {"data": "cifar10"})
-            else:
-                read(PARSERS[evaluation](), rest, evaluation.KINDS, {"data": "cifar10"})
+    for job in planned:
+        nodes = {}
+        if isinstance(job.work, EvaluationPlan):
+            nodes = job.work.attacks
+        elif job.work.function is matrix:
+            _, _, rest = split_attacks(command_line(**job.work.arguments))
+            read(transfer.parser(), rest, ("data",), {"data": "cifar10"})
+        for attack, node in nodes.items():
+            if node not in understood:
+                understood.append(node)
+                checked(node, attack)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from robusttrain.commands import evaluate, train
-from studies import finite_differences, mean_transformation
+from studies import finite_differences, mean_transformation, plans
+from studies.plans import Job
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -37,21 +37,20 @@ def test_smoke(name, run_study, told, shared, monkeypatch):
     )
     assert report["scale"] == "smoke"
     assert all(set(row) == set(report["table"][0]) for row in report["table"])
-    assert all("command" in point and "seconds" in point for point in report["points"].values())
+    assert all({"key", "command", "seconds"} <= set(point) for point in report["points"].values())
     assert any("paper" in column for column in report["table"][0])
     text = (folder / "study.md").read_text()
     assert report["command"] in text
     assert text.count("\n| ") == len(report["table"]) + 1
     assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
 
-    kept = {path: path.stat().st_mtime_ns for path in (folder / "points").glob("*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "points").glob("*/done.json")}
     assert len(kept) == len(report["points"])
-    for module in (train, evaluate):
-        monkeypatch.setattr(module, "run", lambda arguments: pytest.fail("computed again"))
+    monkeypatch.setattr(Job, "carry_out", lambda job, logs: pytest.fail("computed again"))
     again = run_study(name, folder)
     assert again.code == 0, again.err
     assert "0 of them to be measured, 0 models to be trained" in again.err
-    assert {path: path.stat().st_mtime_ns for path in (folder / "points").glob("*.json")} == kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert told(folder) == report
 
 
@@ -70,16 +69,21 @@ def test_all_of_the_paper_is_there():
 def test_interrupted_with_ctrl_c(run_study, tmp_path, monkeypatch):
     measured = []
 
-    def interrupted(arguments, real=evaluate.run):
+    def interrupted(plan, real=plans.evaluate):
         if measured:
-            raise SystemExit(1)  # what Lightning makes of Ctrl-C
-        measured.append(arguments)
-        real(arguments)
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as stopped:
+                raise SystemExit(1) from stopped  # what Lightning makes of Ctrl-C
+        measured.append(plan)
+        real(plan)
 
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "run", interrupted)
-        assert run_study("radius", tmp_path).code == 130
-    (first,) = (tmp_path / "points").glob("*.json")
+        patched.setattr(plans, "evaluate", interrupted)
+        stopped = run_study("radius", tmp_path)
+    assert stopped.code == 130
+    assert "the same command goes on from there" in stopped.err
+    (first,) = (tmp_path / "points").glob("*/done.json")
     before = first.stat().st_mtime_ns
     assert not (tmp_path / "study.json").exists()
 
@@ -108,19 +112,19 @@ def test_killed(run_study, shared, told, tmp_path):
     )
     try:
         deadline = time.monotonic() + 300
-        while not list((tmp_path / "points").glob("*.json")):
+        while not list((tmp_path / "points").glob("*/done.json")):
             assert process.poll() is None, "the study ended before it kept anything"
             assert time.monotonic() < deadline
             time.sleep(0.005)
     finally:
         process.kill()
         process.wait()
-    kept = {path.name: path.read_text() for path in (tmp_path / "points").glob("*.json")}
+    kept = {path: path.read_text() for path in (tmp_path / "points").glob("*/done.json")}
     assert not (tmp_path / "study.json").exists(), "the study had ended before it was killed"
 
     done = run_study("eot_samples", tmp_path)
     assert done.code == 0, done.err
-    assert all((tmp_path / "points" / name).read_text() == text for name, text in kept.items())
+    assert all(path.read_text() == text for path, text in kept.items())
     alone = told(shared / "eot_samples")
     # The same figures as a study that nobody stopped
     assert told(tmp_path)["table"] == alone["table"]
@@ -132,7 +136,7 @@ BAD = [
     (["--radius", "3"], "unrecognized arguments: --radius 3"),
     (["--scale", "small"], "--root: scale small needs CIFAR-10 as an image folder"),
     (["--scale", "small", "--root", "nowhere"], "--root nowhere: no such folder"),
-    (["--scale", "small", "--root", "tests"], "(looked for train/<class>/.*give --root DIR"),
+    (["--scale", "small", "--root", "tests"], "(looked for .*<class>/.*give --root DIR"),
     (
         ["--scale", "small", "--root", "tests", "--f_b", "nothing.pth"],
         "--f_b nothing.pth: no such file",

@@ -1,4 +1,4 @@
-"""Tables, figures and the estimate of the cost."""
+"""Tables and figures."""
 
 from types import SimpleNamespace
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from robusttrain.evaluation import Records, Rows
+from robusttrain.evaluation.report import Figure
 from robusttrain.reporting import decision_regions
 from robusttrain.transfer import Regions
-from studies import cost, report
-from studies.parts import Point
+from studies import report
 from studies.recipes import beside
-from studies.sizes import SMOKE
+from studies.scales import SMOKE
 from studies.study import Study
 
 
@@ -25,13 +25,11 @@ def test_markdown():
 
 
 def test_accuracies():
-    point = {
-        "clean": {"accuracy": 0.5, "ci95": [0.4, 0.6]},
-        "attacks": {"pgd": {"robust_accuracy": 0.25, "ci95": [0.2, 0.3]}},
-    }
-    assert report.clean(point) == "50.0 % (40.0 - 60.0)"
-    assert report.robust(point) == report.robust(point, "pgd") == "25.0 % (20.0 - 30.0)"
-    assert report.clean(None) == report.robust(None) == "not run: preset missing"
+    figures = SimpleNamespace(robust=Figure(0.25, 0.2, 0.3))
+    assert report.robust(SimpleNamespace(attacks={"pgd": figures})) == 0.25
+    with pytest.raises(ValueError, match="unpack"):  # which one of them is meant?
+        report.only(SimpleNamespace(attacks={"pgd": figures, "wt": figures}))
+    assert report.percent(0.5, (0.4, 0.6)) == "50.0 % (40.0 - 60.0)"
     assert report.percent(None) == "-"
 
 
@@ -52,11 +50,11 @@ def test_the_worst_case_is_per_image_over_all_points(tmp_path):
             name: Rows(index, index, values, values, index > 0, nothing, nothing, nothing)
             for name, values in (("clean", clean), ("pgd", verdicts))
         }
-        Records(rows).save(tmp_path / "points" / key / "verdicts.safetensors")
-    points = [{"key": key, "attacks": {"pgd": {}}} for key in ("first", "second")]
-    study = SimpleNamespace(output=tmp_path)
-    assert Study.worst_cases(study, points[:1]).tolist() == [0, 1]
-    assert Study.worst_cases(study, points).tolist() == [0, 0]
+        Records(rows).save(tmp_path / key / "verdicts.safetensors")
+    points = {key: SimpleNamespace(folder=tmp_path / key) for key in ("first", "second")}
+    study = SimpleNamespace(points=points)
+    assert Study.worst_cases(study, "first").tolist() == [0, 1]
+    assert Study.worst_cases(study, "first", "second").tolist() == [0, 0]
 
 
 def test_differences_are_taken_image_by_image():
@@ -71,29 +69,6 @@ def test_differences_are_taken_image_by_image():
     assert beside(theirs, theirs) == "+0.0 (+0.0 to +0.0)"
 
 
-def test_cost_counts_steps_draws_and_images(monkeypatch):
-    # f_a takes one second for each gradient, f_b ten.
-    monkeypatch.setattr(
-        cost,
-        "seconds_per_gradient",
-        lambda arguments, *rest: 10.0 if "vgg_small" in arguments else 1.0,
-    )
-    ours = SMOKE.ours(steps=3)  # so 31 seconds through g
-    eot = Point(
-        "a", SMOKE.attacked(ours, "--attack", "bpda-eot", "--attack.bpda-eot.gradient.draws", "5")
-    )
-    scoring = 16 * 2 * 2 * 2 * 31
-    assert cost.seconds(SMOKE, [], [eot]) == pytest.approx(
-        16 * 2 * 5 * 31 + scoring + cost.OVERHEAD
-    )
-    wt = Point("a", SMOKE.attacked(ours, "--attack", "wt"))
-    assert cost.seconds(SMOKE, [], [wt]) == pytest.approx(16 * 2 * 1 + scoring + cost.OVERHEAD)
-    assert cost.seconds(SMOKE, [ours], []) == pytest.approx(512 * (1.5 + 30) + cost.OVERHEAD)
-    assert cost.seconds(SMOKE, [SMOKE.adversarial()], []) == pytest.approx(
-        512 * 1.5 * 3 + cost.OVERHEAD
-    )
-
-
 def estimate(value, images=9):
     return {"value": value, "ci95": [value / 2, 2 * value], "images": images}
 
@@ -103,9 +78,9 @@ def test_a_report_tells_every_figure_of_a_point_once():
     cells = {"a": {"a": estimate(0.123456), "b": estimate(0.25)}}
     cells["all but b"] = {"a": estimate(0.5), "b": {"value": None, "ci95": None, "images": 9}}
     point = {
-        "label": "mine",
-        "command": "python evaluate.py",
+        "command": "python evaluate.py --again a",
         "target": "a.ckpt",
+        "plan": {"seed": 0},
         "pictures": [[0.1]],
         "classes": {"a": [[1, 2]]},
         "models": {"a": {"model": {"class_path": "x"}, "defense": None}},
@@ -123,33 +98,35 @@ def test_a_report_tells_every_figure_of_a_point_once():
         "a": [[0.1235, 0.06173, 0.2469], [0.25, 0.125, 0.5]],
         "all but b": [[0.5, 0.25, 1.0], [None, None, None]],
     }
-    assert report.kept(point, "mine", threat) == {
-        "command": "python evaluate.py",
+    assert report.kept(point, threat) == {
+        "command": "python evaluate.py --again a",
         "models": ["a"],
         "clean": {"accuracy": 0.123456, "ci95": [0.1, 0.2]},
         "attacks": {"fgsm": {"success": row, "seconds": 3.2}},
         "curve": [[1, [0.1, 0.05, 0.2, 9]], [2, [0.2, 0.1, 0.4, 8]]],
         "seconds": 12.5,
     }
-    other = report.kept({**point, "audit": ["luck"]}, "yours", {"norm": "l2", "epsilon": 1.0})
-    assert (other["label"], other["threat"], other["audit"]) == ("mine", threat, ["luck"])
+    other = report.kept({**point, "audit": ["luck"]}, {"norm": "l2", "epsilon": 1.0})
+    assert (other["threat"], other["audit"]) == (threat, ["luck"])
 
 
 def test_counts_that_differ_stay_in_their_cells():
     matrix = {"cells": {"a": {"a": estimate(0.5, 9), "b": estimate(0.5, 8)}}}
-    (found,) = report.kept({"same": matrix}, "", {}).values()
+    (found,) = report.kept({"same": matrix}, {}).values()
     assert found == {
         "targets": ["a", "b"],
         "cells": {"a": [[0.5, 0.25, 1.0, 9], [0.5, 0.25, 1.0, 8]]},
     }
     ragged = {"cells": {"a": {"b": estimate(0.5)}, "b": {"a": estimate(0.5)}}}
-    (found,) = report.kept({"same": ragged}, "", {}).values()
+    (found,) = report.kept({"same": ragged}, {}).values()
     assert found["cells"]["b"] == {"a": [0.5, 0.25, 1.0, 9]}
 
 
 def test_a_figure_that_lays_itself_out_is_left_alone(tmp_path):
     figure = decision_regions(Regions({"m": torch.zeros(3, 3, dtype=torch.int64)}, 0.1), 0)
     engine = figure.get_layout_engine()
-    study = SimpleNamespace(name="s", title="S", command="s", scale=SMOKE, output=tmp_path)
-    report.write(study, {}, ("a",), [(1,)], figure)
+    study = SimpleNamespace(
+        name="s", title="S", command="s", scale=SMOKE, output=tmp_path, points={}
+    )
+    report.write(study, ("a",), [(1,)], figure)
     assert figure.get_layout_engine() is engine

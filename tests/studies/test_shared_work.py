@@ -4,11 +4,8 @@ process.
 
 import pytest
 
-from robusttrain.commands import evaluate, train
 from robusttrain.storage.locks import alone
-from studies.models import Models
-from studies.parts import Point, Training
-from studies.sizes import SMOKE
+from studies.plans import Job
 from studies.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -16,53 +13,56 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture
 def begun(monkeypatch):
-    """Arguments of every training and every evaluation that began; none goes further."""
+    """Labels of all jobs that began; none goes further."""
     called = []
 
-    def begin(arguments):
-        called.append(arguments)
+    def begin(job, logs):
+        called.append(job.label)
         raise InterruptedError
 
-    for command in (train, evaluate):
-        monkeypatch.setattr(command, "run", begin)
+    monkeypatch.setattr(Job, "carry_out", begin)
     return called
 
 
-def test_a_model_that_another_process_trains_is_left_to_it(begun, tmp_path):
-    models, training = Models(tmp_path, tmp_path / "logs"), SMOKE.standard()
-    with alone(tmp_path / training.name, "it", print):
-        models.train(training, wait=False)
-    assert not begun
+@pytest.fixture
+def study(tmp_path):
+    """One without points."""
+    places = {"output": tmp_path, "checkpoints": tmp_path / "models", "logs": tmp_path / "logs"}
+    return Study("radius", "Shared", [f"--{name}={place}" for name, place in places.items()])
+
+
+def finish(job):
+    job.folder.mkdir(parents=True)
+    (job.folder / "done.json").write_text("{}")
+
+
+def test_a_model_that_another_process_trains_is_left_to_it(begun, study):
+    first, second = study.scale.standard(0), study.scale.standard(1)
+    points = {each.label: study.scale.attacked(each, "pgd") for each in (first, second)}
+    with alone(first.folder, "it", print), pytest.raises(InterruptedError):
+        study.run(points)
+    assert begun == [second.label]
+
+
+def test_a_model_whose_parts_another_process_trains_is_left_for_later(begun, study):
+    ours = study.scale.ours()
+    (f_b,) = study.scale.needed([ours])
+    other = study.scale.standard()
+    points = {model.label: study.scale.attacked(model, "pgd") for model in (ours, other)}
+    with alone(f_b.folder, "it", print), pytest.raises(InterruptedError):
+        study.run(points)
+    assert begun == [other.label]
+    finish(f_b)
     with pytest.raises(InterruptedError):
-        models.train(training, wait=False)
-    assert len(begun) == 1
+        study.run(points)
+    assert begun == [other.label, ours.label]
 
 
-def test_a_model_whose_parts_another_process_trains_is_left_for_later(begun, tmp_path):
-    models = Models(tmp_path, tmp_path / "logs")
-    rests = Training("rests", ("--defense.weights", SMOKE.standard()), 1, 8)
-    models.train(rests, wait=False)
-    assert not begun
-    (tmp_path / SMOKE.standard().name).mkdir()
-    (tmp_path / SMOKE.standard().name / "training.json").write_text("{}")
-    with pytest.raises(InterruptedError):
-        models.train(rests, wait=False)
-
-
-def test_points_that_others_measure_come_last(begun, tmp_path):
-    places = [
-        "--output",
-        tmp_path,
-        "--checkpoints",
-        tmp_path / "checkpoints",
-        "--logs",
-        tmp_path / "logs",
-    ]
-    study = Study("radius", "Shared", list(map(str, places)))
-    first, second = (
-        Point(name, ("--weights", name, "--images", "8")) for name in ("first", "second")
-    )
-    with alone(tmp_path / "points" / first.key, "it", print), pytest.raises(InterruptedError):
-        study.run([first, second])
-    assert len(begun) == 1
-    assert begun[0][:2] == ["--weights", "second"]
+def test_points_that_others_measure_come_last(begun, study):
+    model = study.scale.standard()
+    finish(model)
+    points = {attack: study.scale.attacked(model, attack) for attack in ("pgd", "fgsm")}
+    first = Job("pgd", points["pgd"], study.output / "points")
+    with alone(first.folder, "it", print), pytest.raises(InterruptedError):
+        study.run(points)
+    assert begun == ["fgsm"]

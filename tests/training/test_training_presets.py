@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from robusttrain.attacks import IdentityBackward
-from robusttrain.commands.f_b import _training
 from robusttrain.config import presets
 from robusttrain.config.build import build
 from robusttrain.defenses import RandomResizePad
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.f_b import _training
 from robusttrain.training import TRADES, Adversarial, TrainingObjective
 
 #: Needs checkpoints of other models; trains no classifier.

@@ -7,7 +7,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from robusttrain.config.command_line import trainer_from
+from robusttrain.config.trainer import trainer_from
+from robusttrain.core.console import say
 from robusttrain.data import Digits
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
@@ -39,7 +40,7 @@ def lines(capfd):
         settings = {"accelerator": "cpu", "enable_model_summary": False, "num_sanity_val_steps": 0}
         settings |= {"limit_train_batches": batches, "limit_val_batches": 1, **options}
         own = {"logger": False, "enable_checkpointing": False, "callbacks": [*callbacks]}
-        trainer_from(settings, **own).fit(RobustTraining(model, 10), Digits(8, image_size=8))
+        trainer_from(settings, say, **own).fit(RobustTraining(model, 10), Digits(8, image_size=8))
         out, err = capfd.readouterr()
         assert "\r" not in out + err
         # Lightning talks about its own products unless a command tells it not to.

@@ -1,4 +1,4 @@
-"""What evaluate.py leaves on disk beside its results: the journal on the way, images and verdicts
+"""What an evaluation leaves on disk beside its results: the journal on the way, images and verdicts
 at the end.
 """
 
@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-from robusttrain.config.build import PLACES
-from robusttrain.config.targets import data_name
-from robusttrain.core.console import first_process, say
 from robusttrain.core.processor import processor
+from robusttrain.core.telling import Say
 from robusttrain.core.version import __version__
 from robusttrain.data import ImageData
-from robusttrain.evaluation import Engine, Evaluation
-from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.module import Evaluation
+from robusttrain.evaluation.plan import PLACES, EvaluationPlan
 from robusttrain.evaluation.report import SCHEMA
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_weights
@@ -83,7 +82,7 @@ def explained(
         "command": shlex.join(["python", *sys.argv]),
         "target": told,
         "weights": hash_of_weights(target),
-        "data": data_name(plan),
+        "data": plan.data_name,
         "classes": data.class_names,
         "data_notes": data.notes,
         **evaluation.found,
@@ -101,7 +100,9 @@ def explained(
     }
 
 
-def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: bool) -> Journal:
+def open_journal(
+    folder: Path, known: dict[str, Any], engine: Engine, fresh: bool, say: Say
+) -> Journal:
     """Where finished batches are kept; what an interrupted run of the same settings left is found
     there.
 
@@ -109,7 +110,9 @@ def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: boo
         folder: of the journal.
         known: the `fingerprint`.
         engine: whose sources complete it.
-        fresh: whether to drop what an unfinished run left.
+        fresh: whether to drop what an unfinished run left; of several processes that Lightning
+            starts only the first one may.
+        say: takes lines.
 
     Raises:
         UserError: an unfinished run of other settings lies there; what differs is named.
@@ -119,8 +122,7 @@ def open_journal(folder: Path, known: dict[str, Any], engine: Engine, fresh: boo
         "sources": {name: weights_of(source) for name, source in engine.sources.items()},
     }
     with alone(folder, "the journal", say):
-        # Processes that Lightning starts find what the first one made: they drop nothing.
-        journal = Journal(folder, whole, fresh and first_process(), say)
+        journal = Journal(folder, whole, fresh, say)
     if journal.entries:
         say(f"going on in {folder}: {journal.entries} finished batches of attacks found")
     return journal

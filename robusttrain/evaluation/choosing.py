@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from robusttrain.core.console import say
 from robusttrain.core.rng import Rng
+from robusttrain.core.telling import Say
 from robusttrain.data import ImageData
-from robusttrain.evaluation import Scenario, check_classes
+from robusttrain.evaluation.engine import Scenario, check_classes
 from robusttrain.evaluation.precision import Speeds, choose, measure_speeds_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, write_json
@@ -28,6 +28,7 @@ def choose_precisions(
     seed: int,
     run: Run,
     device: torch.device,
+    say: Say,
 ) -> dict[str, str]:
     """The precision of each attack, "float32" or "bfloat16", told in one line where it was to be
     chosen.
@@ -41,12 +42,13 @@ def choose_precisions(
         run: which evaluation this is. It goes on as it began, whatever is faster by now, and all of
             its processes do as the first one chose.
         device: where the attacks will run.
+        say: takes the line.
     """
     if asked != "auto":
         return dict.fromkeys(attacks, asked)
     with alone(run.output / "precision", "the choice of a precision", say):
         if (before := run.chosen()) is not None:
-            _tell(before.values(), "this run began so")
+            say(_told(before.values(), "this run began so"))
             return before
         speeds = None
         if any(each.attack.rounds_well for each in attacks.values()):
@@ -57,7 +59,7 @@ def choose_precisions(
     exact = [name for name, kind in found.items() if kind == "float32"]
     if exact and len(exact) < len(found):
         why += f" and rounding would weaken {', '.join(exact)}"
-    _tell(found.values(), why)
+    say(_told(found.values(), why))
     return found
 
 
@@ -99,7 +101,7 @@ def measure_on(
     target: DefendedClassifier, data: ImageData, seed: int, device: torch.device
 ) -> Speeds:
     """`measure_speeds` of a target's classifier on what it sees of a first batch of test images."""
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    batch = data.first_test_batch()
     check_classes(target, batch.images, data.facts().num_classes)
     target.to(device)
     speeds = measure_speeds_of(
@@ -109,6 +111,6 @@ def measure_on(
     return speeds
 
 
-def _tell(chosen: Iterable[Any], why: str) -> None:
+def _told(chosen: Iterable[Any], why: str) -> str:
     kinds = " and ".join(sorted({*chosen}))
-    say(f"precision: attacks differentiate in {kinds}, since {why}; verdicts are float32 passes")
+    return f"precision: attacks differentiate in {kinds}, since {why}; verdicts are float32 passes"

@@ -10,26 +10,31 @@ from typing import Any
 
 import torch
 
-from robusttrain.commands.estimate import duration
-from robusttrain.commands.refusals import limited, to_device
-from robusttrain.core.console import console
+from robusttrain.core.telling import Say
 from robusttrain.data import Batch, ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine
+from robusttrain.evaluation.cost import duration
 from robusttrain.training import Passes, RobustTraining
 from robusttrain.training.callbacks import SWA, Overfitting, RobustAccuracy
+from robusttrain.training.refusals import limited, to_device
 
 
 def estimate(
-    training: RobustTraining, data: ImageData, trainer: Any, watching: Sequence[Any] = ()
+    training: RobustTraining,
+    data: ImageData,
+    trainer: Any,
+    say: Say,
+    watching: Sequence[Any] = (),
 ) -> int:
-    """Print what training, and validation under attack, will cost here; returns gradient
+    """Say what training, and validation under attack, will cost here; returns gradient
     evaluations of training.
 
     Args:
         training: what would be trained; its weights take a few steps here.
         data: set up for "fit", with its replays.
         trainer: Lightning's, not started: its device, precision and limits count.
+        say: takes lines.
         watching: callbacks; those that attack are counted.
     """
     device = trainer.strategy.root_device
@@ -59,7 +64,7 @@ def estimate(
             f" {batches * size:,} images an epoch"
         )
         inside = f", and {through_g:g} of f_b inside g" if through_g else ""
-        _say(
+        say(
             f"{told}, each {_told(cost)}{inside}: {evaluations:,} gradient evaluations,"
             f" {about(each * taken)}"
         )
@@ -69,7 +74,7 @@ def estimate(
             first + length,
             left - taken,
         )
-    _say(f"training: {total:,} gradient evaluations, {about(seconds)}")
+    say(f"training: {total:,} gradient evaluations, {about(seconds)}")
     for callback in watching if epochs else ():
         if isinstance(callback, SWA) and callback.start + 1 < epochs:
             shown, times = min(callback.batches, batches), epochs - callback.start - 1
@@ -77,13 +82,13 @@ def estimate(
                 f"statistics of the averaged weights: {times} times on {shown * size:,} training"
                 " images"
             )
-            _say(f"{what}: at most {about(each * shown * times)}")
+            say(f"{what}: at most {about(each * shown * times)}")
         looks = callback.attacks if isinstance(callback, Overfitting) else callback
         if isinstance(looks, RobustAccuracy):
             what = (
                 "inner attack on validation images" if looks is not callback else "robust accuracy"
             )
-            _say(f"{what}: {_looking(looks, training, data, epochs, device)}")
+            say(f"{what}: {_looking(looks, training, data, epochs, device)}")
     return total
 
 
@@ -167,7 +172,3 @@ def _told(cost: Passes) -> str:
     if cost.queries:
         parts.append(f"{cost.queries} forward {'pass' if cost.queries == 1 else 'passes'} alone")
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True, highlight=False)

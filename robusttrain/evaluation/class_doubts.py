@@ -1,4 +1,4 @@
-"""What evaluate.py says of a model that is hardly ever right: whether its classes are in another
+"""What an evaluation says of a model that is hardly ever right: whether its classes are in another
 order.
 """
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from robusttrain.core.console import say
 from robusttrain.core.rng import Rng
+from robusttrain.core.telling import Say
 from robusttrain.data import ImageData
-from robusttrain.evaluation import Evaluation
 from robusttrain.evaluation.class_order import OtherOrder
+from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.scoring import top_classes
 from robusttrain.storage.files import write_json
 
@@ -28,6 +28,7 @@ def doubt_classes(
     data: ImageData,
     device: torch.device,
     output: Path,
+    say: Say,
 ) -> dict[str, Any]:
     """Say it where clean accuracy is low, and whether another order of the classes explains it.
 
@@ -37,6 +38,7 @@ def doubt_classes(
         data: its images.
         device: where the target answers once more.
         output: folder for the order that explains it, as ``classes.json``.
+        say: takes lines.
 
     Returns:
         What results.json tells of it; nothing where the accuracy raises no doubt.

@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import (
 )
 
 from robusttrain.config.attacks import scenarios
-from robusttrain.core.console import say
 from robusttrain.core.errors import OptionError, under
+from robusttrain.core.telling import Say, silence
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks import SWA, Overfitting, Pace, Pictures, RobustAccuracy
 from robusttrain.training.plan import TrainingPlan
@@ -33,13 +33,16 @@ def monitored(plan: TrainingPlan, inner: Scenario | None) -> str:
     return "robust/worst_case" if inner is not None and plan.robust.every == 1 else "val/accuracy"
 
 
-def watchers(plan: TrainingPlan, around: bool, inner: Scenario | None = None) -> list[Callback]:
+def watchers(
+    plan: TrainingPlan, around: bool, inner: Scenario | None = None, say: Say = silence
+) -> list[Callback]:
     """Callbacks that attack during validation.
 
     Args:
         plan: of the training.
         around: whether attacks have to go around a defense, which has no useful gradient.
         inner: what the objective trains against.
+        say: takes what the guard against overfitting has to tell.
     """
     names = plan.robust.names or ["bpda-i-quick" if around else "pgd-quick"]
     attacks = scenarios(names, epsilon=plan.robust.epsilon, option="--robust.attacks")
@@ -64,12 +67,16 @@ def watchers(plan: TrainingPlan, around: bool, inner: Scenario | None = None) ->
                     attacks, plan.robust.every, plan.robust.images, plan.robust.draws, plan.seed
                 )
             )
-        found.append(_guard(plan, attacks, names[0], inner))
+        found.append(_guard(plan, attacks, names[0], inner, say))
     return found
 
 
 def _guard(
-    plan: TrainingPlan, attacks: dict[str, Scenario], first: str, inner: Scenario | None
+    plan: TrainingPlan,
+    attacks: dict[str, Scenario],
+    first: str,
+    inner: Scenario | None,
+    say: Say,
 ) -> Overfitting:
     """What looks out for overfitting: the first attack of validation is the check."""
     check, name = None, next(iter(attacks))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from robusttrain.core.console import console
+from robusttrain.core.telling import Say
 from robusttrain.data import Batch, ImageData
-from robusttrain.evaluation import Audit, Engine, check_classes
+from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.engine import Engine, check_classes
 
 
 @rank_zero_only
-def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int:
+def announce(engine: Engine, data: ImageData, audit: Audit | None, say: Say) -> int:
     """Say what the evaluation will cost before it starts; returns the number of evaluations of
     images in all.
     """
@@ -23,27 +24,19 @@ def announce(engine: Engine, data: ImageData, audit: Audit | None = None) -> int
         told = f"{cost.gradients} gradient evaluations" + (
             f" and {cost.queries} queries" if cost.queries else ""
         )
-        console.print(
+        say(
             f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient"
-            f" evaluations, about {duration(expected[name] * total)} here",
-            soft_wrap=True,
-            highlight=False,
+            f" evaluations, about {duration(expected[name] * total)} here"
         )
         evaluations += cost.gradients + cost.queries
     if audit is not None:
         most, seconds = audit.cost(expected)
-        console.print(
+        say(
             f"audit: at most {most:,} evaluations on {audit.size} images, about {duration(seconds)}"
-            " here (--audit_images 8 looks at fewer, --audit false leaves it out)",
-            soft_wrap=True,
-            highlight=False,
+            " here (--audit_images 8 looks at fewer, --audit false leaves it out)"
         )
     judged = engine.verdicts_per_image * total
-    console.print(
-        f"scoring: {judged:,} forward passes, about {duration(expected['scoring'] * total)} here",
-        soft_wrap=True,
-        highlight=False,
-    )
+    say(f"scoring: {judged:,} forward passes, about {duration(expected['scoring'] * total)} here")
     return evaluations * total
 
 
@@ -51,7 +44,7 @@ def check_sources(engine: Engine, data: ImageData) -> Batch:
     """Raise UserError unless target and sources take the data's images and answer with its classes;
     a first batch.
     """
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    batch = data.first_test_batch()
     classes = data.facts().num_classes
     check_classes(engine.target, batch.images, classes)
     for name, source in engine.sources.items():

@@ -1,4 +1,4 @@
-"""The audit as a part of evaluate.py: before the attacks, after them, and kept with what they
+"""The audit as a part of an evaluation: before the attacks, after them, and kept with what they
 found.
 """
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from robusttrain.core.console import console, say
+from robusttrain.core.telling import Say
 from robusttrain.data import ImageData
 from robusttrain.data.batches import Split, seeded_order
-from robusttrain.evaluation import Audit, Evaluation
+from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.module import Evaluation
 from robusttrain.storage.files import write_json
 from robusttrain.storage.journal import Journal
 from robusttrain.storage.locks import alone
@@ -24,7 +25,12 @@ def images_of(data: ImageData) -> int:
 
 
 def begin_audit(
-    audit: Audit, evaluation: Evaluation, data: ImageData, seed: int, device: torch.device
+    audit: Audit,
+    evaluation: Evaluation,
+    data: ImageData,
+    seed: int,
+    device: torch.device,
+    say: Say,
 ) -> None:
     """Give the audit its candidates, chosen by the seed among the evaluation's images, and tell
     what it finds.
@@ -35,11 +41,7 @@ def begin_audit(
     evaluation.to(device)
     for found in audit.before(*(part.to(device) for part in batch)):
         if found.severity in ("masked", "weak"):
-            console.print(
-                f"audit: {found.check}: {found.measured}; {found.remedy}",
-                soft_wrap=True,
-                highlight=False,
-            )
+            say(f"audit: {found.check}: {found.measured}; {found.remedy}")
 
 
 def kept_audit(journal: Journal, images: int | None) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def kept_audit(journal: Journal, images: int | None) -> dict[str, Any]:
 
 
 def finish_audit(
-    audit: Audit, evaluation: Evaluation, device: torch.device, journal: Journal
+    audit: Audit, evaluation: Evaluation, device: torch.device, journal: Journal, say: Say
 ) -> dict[str, Any]:
     """The rest of an audit, on what the attacks found; kept, so that a finished run costs nothing.
 

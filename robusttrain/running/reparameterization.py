@@ -1,111 +1,42 @@
-"""What ``python train.py --training reparameterization`` does: train h towards the g of a
-checkpoint.
-"""
+"""Trains h towards the g of a checkpoint."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from robusttrain.commands.surrogates import SEED, Keeper
-from robusttrain.config import presets
-from robusttrain.config.build import check_trust
+from robusttrain.attacks.sources.unrolled import Iterative
 from robusttrain.config.checkpoints import load, newest, read_recipe
-from robusttrain.config.command_line import (
-    add_trainer,
-    config_files,
-    listed,
-    new_parser,
-    plain,
-    read,
-    take,
-    trainer_from,
-)
-from robusttrain.core.console import console
+from robusttrain.config.command_line import listed, plain
+from robusttrain.config.reparameterization import DEPENDS
+from robusttrain.config.trainer import trainer_from
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.rng import Rng
+from robusttrain.core.telling import Say, silence
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import check_classes
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.surrogates import SEED, Keeper
 from robusttrain.storage.files import hash_of_json, writable, write_json
 from robusttrain.training import ReparameterizationTraining
 from robusttrain.training.reparameterization import errors
 
 #: Of each split, at most this many images measure the errors.
 IMAGES = 1000
-#: Options of the trainer that h depends on.
-DEPENDS = ("max_epochs", "precision", "limit_train_batches")
-#: The attacker's budget for h; ``--h.KEY`` overrides.
-DEFAULTS: dict[str, Any] = {"width": 64, "depth": 8, "learning_rate": 0.003, "weight_decay": 0.0001}
 
 
-def chosen(arguments: list[str]) -> bool:
-    """Whether a command line of train.py asks for this training."""
-    taken, _ = take(arguments, lambda option: option == "--training")
-    named = [value for _, value in taken if "." not in value or value.endswith((".yaml", ".yml"))]
-    return any("h" in presets.read("training", name) for name in named)
-
-
-def parser() -> ArgumentParser:
-    """The options of this training."""
-    options = new_parser(
-        prog="train.py --training reparameterization",
-        description=(
-            "Train h, a differentiable stand-in for the g of a trained checkpoint, to attack"
-            " f_a(h(x))."
-        ),
-    )
-    options.add_argument(
-        "--checkpoint",
-        type=str | None,
-        default=None,
-        help="file that train.py left; default: newest",
-    )
-    options.add_argument(
-        "--checkpoints", type=str, default="checkpoints", help="folder for checkpoints"
-    )
-    options.add_argument(
-        "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
-    )
-    options.add_subclass_arguments(
-        ImageData, "data", help="data set; default: the checkpoint's own"
-    )
-    options.add_argument("--h.width", type=int, default=DEFAULTS["width"], help="channels inside h")
-    options.add_argument(
-        "--h.depth", type=int, default=DEFAULTS["depth"], help="residual blocks of h"
-    )
-    options.add_argument(
-        "--h.learning_rate",
-        type=float,
-        default=DEFAULTS["learning_rate"],
-        help="Adam's, at its highest",
-    )
-    options.add_argument(
-        "--h.weight_decay", type=float, default=DEFAULTS["weight_decay"], help="Adam's"
-    )
-    options.add_argument(
-        "--output",
-        type=str | None,
-        default=None,
-        help="file for h; default: where evaluate.py looks",
-    )
-    add_trainer(options, {"max_epochs": 10}, only={*DEPENDS, "accelerator", "enable_progress_bar"})
-    return options
-
-
-def run(arguments: list[str]) -> None:
-    """Train h as the command line says, and keep it where ``evaluate.py --attack
-    reparameterization`` finds it.
+def train_configured(config: Namespace, say: Say = silence) -> dict[str, float]:
+    """Train h as `configure` read it, and keep it where ``evaluate.py --attack reparameterization``
+    finds it; the errors.
     """
-    config = configure(arguments)
     path = Path(config.checkpoint) if config.checkpoint else newest(config.checkpoints)
     target = load(path, listed(config.trust))
     if target.defense is None:
@@ -121,28 +52,7 @@ def run(arguments: list[str]) -> None:
     kept = Path(config.output) if config.output else keeper.path("reparameterization", settings)
     if kept.suffix != ".safetensors":
         raise UserError(f"--output {kept}: must end in .safetensors")
-    train(target, keeper.data, settings, trainer, SEED, kept)
-
-
-def configure(arguments: list[str]) -> Namespace:
-    """The configuration; data as the checkpoint's, unless given."""
-    if {"--help", "-h"} & {*arguments}:
-        parser().parse_args(["--help"])
-    wanted = ("--checkpoint", "--checkpoints", "--trust")
-    files, _ = config_files(arguments)
-    given: dict[str, Any] = {}
-    for file in files:
-        node = presets.read_yaml(file, "--config")
-        given |= {f"--{key}": value for key, value in node.items() if f"--{key}" in wanted}
-    given |= dict(take(arguments, lambda option: option in wanted)[0])
-    path = (
-        Path(given["--checkpoint"])
-        if "--checkpoint" in given
-        else newest(given.get("--checkpoints", "checkpoints"))
-    )
-    recipe = read_recipe(path)
-    check_trust([recipe["data"]], ["robusttrain", *listed(given.get("--trust"))])
-    return read(parser(), arguments, ("data", "training"), {"data": recipe["data"]})
+    return train(target, keeper.data, settings, trainer, SEED, kept, say)
 
 
 def train(
@@ -152,6 +62,7 @@ def train(
     trainer: dict[str, Any],
     seed: int,
     path: Path,
+    say: Say = silence,
 ) -> dict[str, float]:
     """Train h towards the target's g and keep it as ``path``; beside it, the errors as JSON.
 
@@ -162,13 +73,13 @@ def train(
         trainer: ``--trainer.*`` options.
         seed: of the training.
         path: a .safetensors file.
+        say: takes lines.
     """
     writable(path.parent, "--output")
     defense = target.defense
     assert isinstance(defense, Defense)
-    radius = (
-        getattr(getattr(getattr(defense, "attack", None), "threat", None), "epsilon", None) or 1.0
-    )
+    searching = [cast(Iterative, part) for part in defense.parts if part.iterative]
+    radius = sum(part.attack.threat.epsilon for part in searching) or 1.0
     options = settings["h"]
     pl.seed_everything(seed, verbose=False)
     with under("--h"):
@@ -187,9 +98,7 @@ def train(
             f"reparameterization: {type(defense).__name__} changes the size of images: h cannot"
             " follow"
         )
-    console.print(
-        f"training h, {settings['trainer']['max_epochs']} epochs, into {path}", soft_wrap=True
-    )
+    say(f"training h, {settings['trainer']['max_epochs']} epochs, into {path}")
     # One process: what comes out is small, and each process of an evaluation would train its own.
     alone = {
         **{"devices": 1, "strategy": "auto"},
@@ -201,7 +110,7 @@ def train(
         unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     runner = trainer_from(
-        {**trainer, **settings["trainer"], **alone}, logger=False, callbacks=[last]
+        {**trainer, **settings["trainer"], **alone}, say, logger=False, callbacks=[last]
     )
     resume = unfinished / "last.ckpt"
     runner.fit(
@@ -225,5 +134,5 @@ def train(
     network.save(path, {"errors": json.dumps(found)})
     write_json({**settings, "seed": seed, "images": counts, **found}, path.with_suffix(".json"))
     shutil.rmtree(unfinished, ignore_errors=True)
-    console.print(f"h: mean squared error per pixel value: {found}; kept as {path}", soft_wrap=True)
+    say(f"h: mean squared error per pixel value: {found}; kept as {path}")
     return found

@@ -1,4 +1,4 @@
-"""Trains what `surrogates` found to be missing, by train.py's own command."""
+"""Trains what `surrogates` found to be missing, as train.py would."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import Any
 
 import yaml
 
-from robusttrain.commands import reparameterization, train
-from robusttrain.commands.surrogates import SEED, Keeper
 from robusttrain.config import presets
+from robusttrain.config.training import read_plan
+from robusttrain.core.telling import Telling
+from robusttrain.running import reparameterization
+from robusttrain.running.surrogates import SEED, Keeper
+from robusttrain.running.training import train
 from robusttrain.storage.files import writable, write_whole
 
 
-def train_surrogate(keeper: Keeper, recipe: dict[str, Any], path: Path) -> None:
+def train_surrogate(keeper: Keeper, recipe: dict[str, Any], path: Path, telling: Telling) -> None:
     """Train the attacker's model of a recipe, to be kept as ``path``; an unfinished training goes
     on.
     """
     folder = writable(keeper.folder, "--checkpoints")
     if "h" in recipe:
-        reparameterization.train(keeper.target, keeper.data, recipe, keeper.trainer, SEED, path)
+        reparameterization.train(
+            keeper.target, keeper.data, recipe, keeper.trainer, SEED, path, telling.say
+        )
         return
     options = {
         key: value
@@ -41,7 +46,7 @@ def train_surrogate(keeper: Keeper, recipe: dict[str, Any], path: Path) -> None:
     arguments = [f"--config={file}", f"--checkpoints={folder}", f"--logs={folder / 'logs'}"]
     arguments += [f"--name={run}", f"--seed={SEED}", "--robust.every=0", "--pictures.images=0"]
     unfinished = (folder / run).glob("version_*/last.ckpt")
-    train.run([*arguments, "--ckpt_path=last"] if any(unfinished) else arguments)
+    train(read_plan([*arguments, "--ckpt_path=last"] if any(unfinished) else arguments), telling)
     best = max((folder / run).glob("version_*/best.ckpt"), key=lambda found: found.stat().st_mtime)
     # Under its name only when training is over: a name that is there stands for a finished model.
     write_whole(path, best.read_bytes())

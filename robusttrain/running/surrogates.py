@@ -17,9 +17,10 @@ import torch
 from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.config import presets
 from robusttrain.config.build import build
-from robusttrain.core.console import console, say
 from robusttrain.core.errors import UserError
+from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
+from robusttrain.defenses import AdversarialTransform, Chain, Defense
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.locks import alone
@@ -110,39 +111,38 @@ class Keeper:
     def provide(
         self,
         names: list[str],
-        train: Callable[[Keeper, dict[str, Any], Path], None],
+        train: Callable[[Keeper, dict[str, Any], Path, Telling], None],
         epochs: int | None = None,
+        telling: Telling = SILENT,
     ) -> dict[str, Path]:
         """The files of these surrogates; what was never trained is trained, and its cost is said
         first.
 
         Args:
             names: of the recipes.
-            train: called with this keeper, a recipe, and the file that is to be there afterwards.
+            train: called with this keeper, a recipe, the file that is to be there afterwards, and
+                who listens.
             epochs: of each training, in place of the recipe's.
+            telling: who listens.
         """
         recipes = {name: self.recipe(name, epochs) for name in names}
         paths = {name: self.path(name, recipe) for name, recipe in recipes.items()}
         missing = [name for name, path in paths.items() if not path.is_file()]
         for name in names:
             if name not in missing:
-                console.print(
-                    f"surrogate {name}: taking the one trained before, {paths[name]}",
-                    soft_wrap=True,
-                )
+                telling.say(f"surrogate {name}: taking the one trained before, {paths[name]}")
         if missing:
             for name in missing:
                 self._check(name, recipes[name])
             total = sum(self._epochs(recipes[name]) for name in missing)
-            console.print(
+            telling.say(
                 f"surrogates: training {', '.join(missing)} first, {total} epochs in all (fewer:"
-                " --surrogate_epochs N)",
-                soft_wrap=True,
+                " --surrogate_epochs N)"
             )
         for name in missing:
-            with alone(paths[name], f"surrogate {name}", say):
+            with alone(paths[name], f"surrogate {name}", telling.say):
                 if not paths[name].is_file():
-                    train(self, recipes[name], paths[name])
+                    train(self, recipes[name], paths[name], telling)
         return paths
 
     def _epochs(self, recipe: dict[str, Any]) -> int:
@@ -162,8 +162,9 @@ class Keeper:
         """Raise UserError if the target has no g of the kind that the recipe imitates: before
         anything is trained.
         """
-        defense: Any = self.target.defense
-        if "defense_of_target" in recipe and (not hasattr(defense, "f_b") or self.defense is None):
+        defense = self.target.defense
+        assert defense is not None  # `path` asked for its digest
+        if "defense_of_target" in recipe and not (defense.has_f_b and self.defense):
             kind = type(defense).__name__
             raise UserError(
                 f"surrogate {name} imitates the target's g, but {kind} is no adversarial"
@@ -198,11 +199,26 @@ class Keeper:
         }
 
     def defense_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The target's own defense, f_b and all, with some options changed."""
-        defense: Any = self.target.defense
-        assert self.defense is not None  # _check
-        weights = self.folder / f"f_b-{self._g_digest()[:8]}.safetensors"
-        save_tensors(defense.f_b.module, weights)
-        arguments = {**(self.defense.get("init_args") or {}), **changes, "weights": str(weights)}
-        arguments.pop("weights_which", None)
-        return {"class_path": self.defense["class_path"], "init_args": arguments}
+        """The target's own defense, f_b and all, with some options of its g changed."""
+        node, defense = self.defense, self.target.defense
+        assert node is not None  # _check
+        assert defense is not None
+        return self._own(node, defense, changes, self._g_digest()[:8])
+
+    def _own(
+        self, node: Mapping[str, Any], defense: Defense, changes: Mapping[str, Any], name: str
+    ) -> dict[str, Any]:
+        """`defense_with` of one part, whose f_b is kept under this name."""
+        arguments = dict(node.get("init_args") or {})
+        if isinstance(defense, Chain):
+            inner = zip(arguments["defenses"], defense.defenses, strict=True)
+            arguments["defenses"] = [
+                self._own(each, part, changes, f"{name}-{number}")  # type: ignore[arg-type]
+                for number, (each, part) in enumerate(inner)
+            ]
+        elif isinstance(defense, AdversarialTransform):
+            weights = self.folder / f"f_b-{name}.safetensors"
+            save_tensors(defense.f_b.module, weights)
+            arguments |= {**changes, "weights": str(weights)}
+            arguments.pop("weights_which", None)
+        return {"class_path": node["class_path"], "init_args": arguments}

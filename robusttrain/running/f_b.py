@@ -10,10 +10,11 @@ from typing import Any
 from robusttrain.config import presets
 from robusttrain.config.build import build, is_node
 from robusttrain.config.checkpoints import as_before
-from robusttrain.config.command_line import new_parser, plain, read, trainer_from
+from robusttrain.config.command_line import new_parser, plain, read
+from robusttrain.config.trainer import trainer_from
 from robusttrain.config.training import build_training
-from robusttrain.core.console import console
 from robusttrain.core.errors import UserError
+from robusttrain.core.telling import Say, silence
 from robusttrain.data import ImageData
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json
@@ -45,6 +46,7 @@ def provide_f_b(
     trainer: dict[str, Any],
     seed: int,
     train: bool = True,
+    say: Say = silence,
 ) -> None:
     """Fill in weights for every f_b in ``defense`` that has none, in place; train what was never
     trained.
@@ -57,19 +59,17 @@ def provide_f_b(
         trainer: ``--trainer`` options of the main run: accelerator and precision are taken over.
         seed: of the training.
         train: whether to train; False raises instead.
+        say: takes lines.
 
     Raises:
         UserError: nothing kept, and ``train`` is False.
     """
     for arguments, config, path in places(defense, data, preset, folder, seed):
         if path.is_file():
-            console.print(f"f_b: taking the one trained before, {path}", soft_wrap=True)
+            say(f"f_b: taking the one trained before, {path}")
         elif train:
-            console.print(
-                f"f_b: none at hand; training one first ({preset}), to be kept as {path}",
-                soft_wrap=True,
-            )
-            _train(arguments["model"], data, config, trainer, seed, path)
+            say(f"f_b: none at hand; training one first ({preset}), to be kept as {path}")
+            _train(arguments["model"], data, config, trainer, seed, path, say)
         else:
             raise UserError("--defense: no weights for f_b: name them with --defense.weights FILE")
         arguments["weights"] = str(path)
@@ -125,7 +125,7 @@ def training_of(
     )
 
 
-def f_b_trainer(trainer: dict[str, Any], epochs: int) -> Any:
+def f_b_trainer(trainer: dict[str, Any], epochs: int, say: Say = silence) -> Any:
     """Lightning's Trainer for an f_b, on the device and in the precision that ``--trainer``
     says.
     """
@@ -136,6 +136,7 @@ def f_b_trainer(trainer: dict[str, Any], epochs: int) -> Any:
     }
     return trainer_from(
         {**taken, "devices": 1, "max_epochs": epochs, "enable_model_summary": False},
+        say,
         logger=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
@@ -149,15 +150,16 @@ def _train(
     trainer: dict[str, Any],
     seed: int,
     path: Path,
+    say: Say,
 ) -> None:
     training = training_of(model, data.facts().num_classes, config, seed)
     # Whatever the main recipe adds: what is kept here is found by all of them.
     data = data.alone()
     data.prepare_data()
-    runner = f_b_trainer(trainer, config["epochs"])
+    runner = f_b_trainer(trainer, config["epochs"], say)
     runner.fit(training, datamodule=data)
     metrics = {key: round(float(value), 4) for key, value in runner.callback_metrics.items()}
-    console.print(f"f_b: {metrics}", soft_wrap=True)
+    say(f"f_b: {metrics}")
     save_tensors(
         training.model.classifier,
         path,

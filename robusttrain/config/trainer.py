@@ -1,0 +1,77 @@
+"""Lightning's Trainer: its options, and the object."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any, get_args
+
+from jsonargparse import ArgumentParser
+
+from robusttrain.core.errors import UserError
+from robusttrain.core.telling import Say, silence
+
+#: Trainer options that this framework sets itself.
+OWN_TRAINER_OPTIONS = {
+    "logger",
+    "callbacks",
+    "use_distributed_sampler",
+    "enable_checkpointing",
+    "inference_mode",
+}
+
+
+def add_trainer(
+    parser: ArgumentParser, defaults: dict[str, Any], only: set[str] | None = None
+) -> None:
+    """Add ``--trainer.*``: Lightning's Trainer, but for what this framework sets itself; or
+    ``only`` some of it.
+    """
+    from pytorch_lightning import Trainer
+
+    everything = inspect.signature(Trainer).parameters
+    skip = OWN_TRAINER_OPTIONS if only is None else {*everything} - only
+    # A number of batches or a share of them, 1 or 1.0. typing keeps one object for Union[int,
+    # float] and Union[float, int], whichever came first in this process, and jsonargparse tries its
+    # members in that order: 1 could become 1.0. A union written with | has its own order.
+    either = {
+        name for name, item in everything.items() if {int, float} <= {*get_args(item.annotation)}
+    } - skip
+    parser.add_class_arguments(Trainer, "trainer", skip={*skip, *either}, instantiate=False)
+    for name in sorted(either):
+        optional = type(None) in get_args(everything[name].annotation)
+        parser.add_argument(
+            f"--trainer.{name}",
+            type=(int | float | None) if optional else (int | float),
+            default=everything[name].default,
+            help=(
+                "as Lightning's Trainer has it: where batches are counted, 1 is one of them and"
+                " 1.0 all"
+            ),
+        )
+    parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
+
+
+def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> Any:
+    """Lightning's Trainer from ``--trainer.*`` options and ours; what it refuses becomes one line.
+
+    Args:
+        settings: the options.
+        say: takes lines of progress, where there is no terminal for a bar.
+        own: further arguments of the Trainer.
+    """
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.callbacks import RichProgressBar
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from robusttrain.training.callbacks import ProgressLines
+
+    bar: list[Any] = []
+    if settings.get("enable_progress_bar") is not False:
+        # A bar needs a terminal: in a file it is a page of carriage returns.
+        bar = [RichProgressBar() if sys.stderr.isatty() else ProgressLines(say)]
+    own["callbacks"] = [*own.get("callbacks", []), *bar]
+    try:
+        return Trainer(**settings, **own, use_distributed_sampler=False)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"--trainer: {error}") from error

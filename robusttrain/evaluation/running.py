@@ -1,0 +1,137 @@
+"""An evaluation from built parts to ``results.json``: whoever has a target, its data and attacks
+needs no configuration, and no command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from robusttrain.core.telling import SILENT, Say, Telling, first_process
+from robusttrain.data import ImageData
+from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, kept_audit
+from robusttrain.evaluation.choosing import Run, choose_precisions
+from robusttrain.evaluation.class_doubts import doubt_classes
+from robusttrain.evaluation.cost import announce
+from robusttrain.evaluation.engine import Engine, Scenario
+from robusttrain.evaluation.export import export, told_export
+from robusttrain.evaluation.keeping import explained, fingerprint, keep, open_journal
+from robusttrain.evaluation.module import Evaluation
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import write_json
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, built.
+
+    Args:
+        target: the defended classifier, on the CPU, in evaluation mode.
+        name: what the report calls it.
+        data: set up for "test".
+        unfit: attacks of the plan that do not apply to it, and why.
+    """
+
+    target: DefendedClassifier
+    name: str
+    data: ImageData
+    unfit: Mapping[str, str] = field(default_factory=dict)
+
+
+def precisions_of(
+    plan: EvaluationPlan,
+    subject: Subject,
+    attacks: Mapping[str, Scenario],
+    device: torch.device,
+    say: Say,
+) -> dict[str, str]:
+    """In which precision each attack differentiates; arguments as for `attack`."""
+    known = fingerprint(plan.without(subject.unfit), subject.target)
+    run = Run(Path(plan.output), known, plan.fresh and first_process())
+    return choose_precisions(
+        plan.precision, subject.target, attacks, subject.data, plan.seed, run, device, say
+    )
+
+
+def identity(
+    plan: EvaluationPlan, subject: Subject, precisions: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that the figures depend on, but for sources that an attacker has to train first."""
+    known = fingerprint(plan.without(subject.unfit), subject.target)
+    return known | {"precision": dict(precisions)}
+
+
+def attack(
+    plan: EvaluationPlan,
+    subject: Subject,
+    attacks: Mapping[str, Scenario],
+    precisions: Mapping[str, str],
+    trainer: pl.Trainer,
+    telling: Telling = SILENT,
+) -> dict[str, Any]:
+    """Attack, score and audit; what is returned was also written to ``results.json`` (in the first
+    of several processes).
+
+    Args:
+        plan: how; its nodes of model, data and attacks are only written down.
+        subject: what.
+        attacks: by name, their sources opened.
+        precisions: of the attacks, as `precisions_of` chose them.
+        trainer: which device, how many processes.
+        telling: who listens.
+
+    Raises:
+        UserError: models that do not fit the data, or an unfinished run of other settings in the
+            plan's output.
+    """
+    output, data, say = Path(plan.output), subject.data, telling.say
+    device = trainer.strategy.root_device
+    types = {name: getattr(torch, chosen) for name, chosen in precisions.items()}
+    keep_images = plan.save_images or plan.export is not None
+    engine = Engine(
+        subject.target, attacks, plan.seed, plan.draws, types, plan.survivors, keep_images
+    )
+    known, fresh = identity(plan, subject, precisions), plan.fresh and first_process()
+    engine.kept = journal = open_journal(output / "journal", known, engine, fresh, say)
+    evaluation = Evaluation(
+        engine,
+        journal,
+        lambda count: say(f"waiting for {count} batches that other processes work on"),
+    )
+    audited = kept_audit(journal, plan.audit_images) if plan.audit else {}
+    audit = (
+        Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
+    )
+    total = announce(engine, data, audit, say)
+    if audit is not None and first_process():
+        begin_audit(audit, evaluation, data, plan.seed, device, say)
+    share = None if total is None else total / trainer.world_size
+    with telling.progress("attacking", share) as engine.advance:
+        trainer.test(evaluation, datamodule=data, verbose=False)
+    found = explained(
+        plan, evaluation, subject.target, subject.name, subject.unfit, precisions, device, data
+    )
+    if not trainer.is_global_zero:
+        return found
+    found |= doubt_classes(found, evaluation, data, device, output, say)
+    write_json(found, output / "results.json")
+    keep(evaluation, plan)
+    if plan.export:
+        pictures = output / "png"
+        found["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
+        write_json(found, output / "results.json")
+        say(told_export(found["export"], pictures))
+    if audit is not None:
+        audited = finish_audit(audit, evaluation, device, journal, say)
+    if audited:
+        found |= audited
+        write_json(found, output / "results.json")
+    journal.finish()
+    return found

@@ -1,0 +1,117 @@
+"""Carries out the plan of an evaluation: `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robusttrain.config.attacks import scenario, stem
+from robusttrain.config.suites import left_out, refuse_few_classes
+from robusttrain.config.targets import build_data, build_target, training_data
+from robusttrain.config.trainer import trainer_from
+from robusttrain.core.telling import SILENT, Say, Telling
+from robusttrain.evaluation.cost import check_sources
+from robusttrain.evaluation.engine import (
+    Engine,
+    Scenario,
+    check_classes,
+    one_threat,
+    settle,
+)
+from robusttrain.evaluation.export import check_export
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.running import Subject, attack, identity, precisions_of
+from robusttrain.running.f_b import provide_f_b
+from robusttrain.running.surrogate_training import train_surrogate
+from robusttrain.running.surrogates import Keeper, surrogates_in, with_paths
+from robusttrain.storage.files import writable
+from robusttrain.storage.journal import refuse_others
+
+
+def evaluate(
+    plan: EvaluationPlan, telling: Telling = SILENT, precisions: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Carry out a plan; what is returned was also written to ``results.json`` (in the first of
+    several processes).
+
+    Args:
+        plan: what to evaluate.
+        telling: who listens.
+        precisions: of the attacks, where an earlier run chose them; else as the plan says.
+    """
+    writable(Path(plan.output), "--output")
+    subject = build_subject(plan, telling.say)
+    fitting = plan.without(subject.unfit)
+    attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
+    refuse_few_classes(attacks, subject.data.facts().num_classes)
+    trainer = trainer_from(
+        {**plan.trainer, "enable_model_summary": False, "enable_progress_bar": False},
+        logger=False,
+        enable_checkpointing=False,
+    )
+    if precisions is None:
+        device = trainer.strategy.root_device
+        precisions = precisions_of(plan, subject, attacks, device, telling.say)
+    attacks = provide_surrogates(fitting, attacks, subject, precisions, telling)
+    return attack(plan, subject, attacks, precisions, trainer, telling)
+
+
+def build_subject(plan: EvaluationPlan, say: Say) -> Subject:
+    """What a plan evaluates, built; what of its suites does not apply is said."""
+    data = build_data(plan)
+    folder = Path(plan.checkpoints) / "f_b"
+    target, name = build_target(
+        plan,
+        data,
+        lambda node: provide_f_b(
+            node, data, "f_b", folder, plan.trainer, plan.seed, train=False, say=say
+        ),
+    )
+    check_export(plan.export, data.facts().channels)
+    data.prepare_data()
+    data.setup("test")
+    # Which attacks apply, and how often each image is scored, hangs on whether the target is
+    # random, whatever it says of itself.
+    first = data.first_test_batch()
+    check_classes(target, first.images, data.facts().num_classes)
+    settle(target, first.images, first.indices, plan.seed)
+    unfit = {
+        stem(name): why for name, why in left_out(plan.suites, plan.asked, target, data).items()
+    }
+    for attack_name, why in unfit.items():
+        say(f"left out: {attack_name}, because {why}")
+    return Subject(target, name, data, unfit)
+
+
+def provide_surrogates(
+    plan: EvaluationPlan,
+    attacks: dict[str, Scenario],
+    subject: Subject,
+    precisions: dict[str, str],
+    telling: Telling,
+) -> dict[str, Scenario]:
+    """The attacks with the models that the attacker trains, found where they were kept or trained
+    now.
+
+    Args:
+        plan: what is evaluated, without attacks that do not apply.
+        attacks: by name, as far as they can be built without those models.
+        subject: of the evaluation.
+        precisions: of the attacks.
+        telling: who listens.
+    """
+    needed = surrogates_in(plan.attacks)
+    if not needed:
+        return attacks
+    # What does not fit is found before the attacker's models are trained.
+    if not plan.fresh:
+        refuse_others(Path(plan.output) / "journal", identity(plan, subject, precisions))
+    one_threat(attacks)
+    at_hand = {
+        name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)
+    }
+    check_sources(Engine(subject.target, at_hand), subject.data)
+    folder = Path(plan.checkpoints) / "surrogates"
+    keeper = Keeper(folder, subject.target, training_data(plan), plan.trainer, plan.defense)
+    paths = keeper.provide(needed, train_surrogate, plan.surrogate_epochs, telling)
+    return {name: scenario(with_paths(node, paths), name) for name, node in plan.attacks.items()}

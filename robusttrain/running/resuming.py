@@ -1,0 +1,100 @@
+"""Where a training goes: a new folder, or on from what an earlier run of the same settings left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robusttrain.config.checkpoints import as_before, read_recipe
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation.plan import PLACES
+from robusttrain.training.callbacks import flat
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its weights.
+
+    Args:
+        version: name of its folder.
+        folder: the folder.
+        resume: the checkpoint that it goes on from, if any.
+    """
+
+    version: str
+    folder: Path
+    resume: Path | None
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What to tell whoever stops the run."""
+        if not (self.folder / "last.ckpt").is_file():
+            return "no epoch was finished, so nothing is kept; the same command starts again"
+        return (
+            f"the last finished epoch is kept as {self.folder / 'last.ckpt'}; --ckpt_path last goes"
+            " on from there"
+        )
+
+
+def placed(ckpt_path: str | None, runs: Path, recipe: dict[str, Any]) -> Place:
+    """The place of a run; arguments as for `resumed`."""
+    resume = resumed(ckpt_path, runs, recipe)
+    # A file that lies elsewhere starts a folder of its own, beside this run's others.
+    at_home = resume is not None and resume.resolve().parent.parent == runs.resolve()
+    version = resume.parent.name if resume and at_home else next_version(runs)
+    return Place(version, runs / version, resume)
+
+
+def next_version(folder: Path) -> str:
+    """The name of a new run's folder: no run overwrites another one's checkpoints."""
+    taken = [
+        int(path.name.removeprefix("version_"))
+        for path in folder.glob("version_*")
+        if path.name[8:].isdigit()
+    ]
+    return f"version_{max(taken, default=-1) + 1}"
+
+
+def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from, None for a new run.
+
+    Raises:
+        UserError: there is none, or it belongs to a run that was configured differently; what
+            differs is named.
+    """
+    if ckpt_path is None:
+        return None
+    if ckpt_path == "last":
+        found = sorted(
+            folder.glob("version_*/last.ckpt"), key=lambda path: int(path.parent.name[8:])
+        )
+        if not found:
+            raise UserError(
+                f"--ckpt_path last: no last.ckpt of this run under {folder}; leave the option out"
+                " to start"
+            )
+        path = found[-1]
+    else:
+        path = Path(ckpt_path)
+    old = read_recipe(path)
+    if recipe["training"]["inner_precision"] == "auto":
+        # What the run began with, whatever is faster by now.
+        began = old.get("training", {}).get("inner_precision", "trainer")
+        recipe["training"]["inner_precision"] = began
+    before, now = (flat(as_before(_comparable(found))) for found in (old, recipe))
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"--ckpt_path {path}: that run had {name} = {before.get(name)!r}, this one"
+                f" {now.get(name)!r}; give the same options, or start a new run without --ckpt_path"
+            )
+    return path
+
+
+def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run must share: neither the places of data, nor what the plan says besides."""
+    data = recipe["data"]
+    recipe = {key: value for key, value in recipe.items() if key not in ("plan", "classes")}
+    kept = {key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES}
+    return {**recipe, "data": {**data, "init_args": kept}}

@@ -1,0 +1,261 @@
+"""Carries out the plan of a training: `train`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from robusttrain.config.build import build, build_defended, fit_to_data
+from robusttrain.config.checkpoints import recipe_of
+from robusttrain.config.trainer import trainer_from
+from robusttrain.config.training import build_training
+from robusttrain.config.watching import keepers, monitored, watchers
+from robusttrain.core.errors import UserError, under
+from robusttrain.core.stopping import saying_how_to_go_on
+from robusttrain.core.telling import SILENT, Say, Telling, first_process
+from robusttrain.data import Facts, ImageData, ImageFolder
+from robusttrain.evaluation import Engine, Scenario, check_classes
+from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
+from robusttrain.running.resuming import placed
+from robusttrain.storage.files import writable
+from robusttrain.training import RobustTraining
+from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy, flat
+from robusttrain.training.cost import estimate
+from robusttrain.training.plan import TrainingPlan
+from robusttrain.training.refusals import refuse, refuse_batches, refuse_memory, to_device
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Args:
+        folder: of its checkpoints.
+        metrics: by name, of the last epoch.
+    """
+
+    folder: Path
+    metrics: dict[str, float]
+
+    @property
+    def kept(self) -> list[str]:
+        """The names of its checkpoints."""
+        names = ("best.ckpt", "last.ckpt")
+        return [name for name in names if (self.folder / name).is_file()]
+
+
+class Job:
+    """The parts of a plan, as they fit its data.
+
+    Args:
+        plan: of the training.
+    """
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+        self.data: ImageData = build(plan.data, "data", kind=ImageData)
+        self.facts: Facts = self.data.facts()
+        self.model, self.defense, self.settings = copy.deepcopy(
+            (plan.model, plan.defense, plan.training)
+        )
+        fit_to_data(self.model, self.facts, "model")
+        fit_to_data(self.defense, self.facts, "defense")
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        nodes = (self.plan.data, self.defense, self.model)
+        return self.plan.name or "-".join(short_name(node) for node in nodes if node)
+
+    def training(self) -> RobustTraining:
+        """The LightningModule; each time the same weights."""
+        return build_training(
+            lambda: build_defended(self.model, self.defense),
+            self.settings,
+            self.plan.seed,
+            self.facts.num_classes,
+        )
+
+    def recipe(self) -> dict[str, Any]:
+        """What its checkpoints hold to rebuild the model and to go on; the data take the plan's
+        further images.
+        """
+        plan = self.plan
+        run: dict[str, Any] = {"seed": plan.seed, "ema": plan.ema}
+        if self.settings["schedule"] in ("cosine", "one_cycle"):
+            run["max_epochs"] = plan.trainer["max_epochs"]  # the schedule depends on it
+        if plan.swa.start is not None:
+            run["swa"] = asdict(plan.swa)
+        if plan.extra.root is not None:
+            run["extra"] = {"images": add_extra(plan, self.data), "share": plan.extra.share}
+        recipe = recipe_of(self.model, self.defense, plan.data)
+        return {**recipe, "training": self.settings, "run": run}
+
+
+def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
+    """Carry out a plan; what is trained is kept under ``plan.checkpoints``.
+
+    Returns:
+        What came out; None if the plan asks for an estimate alone.
+    """
+    say, job = telling.say, Job(plan)
+    checkpoints = writable(Path(plan.checkpoints), "--checkpoints")
+    writable(Path(plan.logs), "--logs")
+    # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not
+    # fit it.
+    first_look = job.training()
+    objective, target = first_look.objective, first_look.model
+    refuse(plan, first_look)
+    objective.check(target)
+    around = target.defense is not None and not target.defense.differentiable
+    monitor = monitored(plan, objective.inner())
+    watching = watchers(plan, around, objective.inner(), say)
+    attacks = shown(watching)
+    sources = Engine(target, attacks).sources if attacks else {}
+    recipe = job.recipe()
+    job.data.replays = objective.replays
+    place = placed(plan.ckpt_path, checkpoints / job.name, recipe)
+    keeping = keepers(plan, monitor, place.folder)
+    trainer = trainer_from(
+        plan.trainer,
+        say,
+        logger=TensorBoardLogger(
+            plan.logs, name=job.name, version=place.version, default_hp_metric=False
+        ),
+        callbacks=[*watching, *keeping, Dashboard(flat(recipe))],
+    )
+    job.data.prepare_data()
+    job.data.setup("fit")
+    check_on_data(job, first_look, sources, trainer, say)
+    if plan.estimate:
+        estimate_all(job, trainer, first_look, [*watching, *keeping], say)
+        return None
+    attacked = objective.inner() is not None
+    del first_look, objective, target, sources
+    if job.defense is not None:
+        provide_f_b(
+            job.defense,
+            job.data,
+            plan.f_b_training,
+            checkpoints / "f_b",
+            plan.trainer,
+            plan.seed,
+            say=say,
+        )
+    training = job.training()
+    training.recipe = {**recipe, "classes": job.data.class_names, "plan": plan.to_json()}
+    trainable = sum(parameter.numel() for parameter in training.model.parameters())
+    say(f"training {job.name}, {trainable / 1e6:.2f} M parameters, into {place.folder}")
+    seldom = attacked and plan.robust.every != 1 and monitor == "val/accuracy"
+    why = f", since --robust.every {plan.robust.every} leaves epochs without an attack"
+    say(f"best.ckpt: the epoch that is best by {monitor}{why if seldom else ''}")
+    if first_process():  # the others save where the first one does: Lightning tells them
+        writable(place.folder, "--checkpoints")
+    with saying_how_to_go_on(say, lambda: place.how_to_go_on):
+        trainer.fit(
+            training,
+            datamodule=job.data,
+            ckpt_path=place.resume,
+            weights_only=True if place.resume else None,
+        )
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if "/" in key}
+    return Trained(place.folder, metrics)
+
+
+def check_on_data(
+    job: Job,
+    training: RobustTraining,
+    sources: dict[str, Any],
+    trainer: pl.Trainer,
+    say: Say,
+) -> None:
+    """Raise UserError if models, batches or memory do not fit the data; settle the precision of
+    inner attacks.
+    """
+    data, classes = job.data, job.facts.num_classes
+    refuse_batches(job.plan, training, trainer, len(data.train_dataloader()))
+    with under("--data"):
+        example = data.validation_images(1).images
+        check_classes(training.model, example, classes)
+    training.objective.check_images(training.model, example)
+    for attack, source in sources.items():
+        check_classes(source, example, classes, f"--robust.attacks {attack}: its source")
+    device = trainer.strategy.root_device
+    batch = data.on_after_batch_transfer(to_device(next(iter(data.train_dataloader())), device), 0)
+    refuse_memory(training.to(device), batch, data.batch_size)
+    if job.settings["inner_precision"] == "auto":
+        speeds = training.settle_inner_precision(batch)
+        job.settings["inner_precision"] = chosen = training.inner_precision
+        why = speeds or "there is no inner attack that would be as strong in bfloat16"
+        say(f"precision: inner attacks differentiate in {chosen}, since {why}")
+
+
+def shown(callbacks: Sequence[pl.Callback]) -> dict[str, Scenario]:
+    """The attacks that run during validation, that of the pictures among them."""
+    found: dict[str, Scenario] = {}
+    for callback in callbacks:
+        if isinstance(callback, Pictures) and callback.images:
+            found[callback.name] = callback.scenario
+        if isinstance(callback, RobustAccuracy):
+            found.update(callback.scenarios)
+    return found
+
+
+def estimate_all(
+    job: Job,
+    trainer: pl.Trainer,
+    training: RobustTraining,
+    callbacks: Sequence[pl.Callback],
+    say: Say,
+) -> None:
+    """Say what the run would cost, an f_b that would be trained before it first."""
+    plan, data = job.plan, job.data
+    folder = Path(plan.checkpoints) / "f_b"
+    for arguments, settings, path in places(
+        job.defense, data, plan.f_b_training, folder, plan.seed
+    ):
+        if not path.is_file():
+            say(
+                f"f_b: none at hand; first one would be trained ({plan.f_b_training}), kept as"
+                f" {path}:"
+            )
+            f_b = training_of(arguments["model"], job.facts.num_classes, settings, plan.seed)
+            estimate(f_b, data.alone(), f_b_trainer(plan.trainer, settings["epochs"]), say)
+            say("the run itself:")
+    estimate(training, data, trainer, say, callbacks)
+
+
+def add_extra(plan: TrainingPlan, data: ImageData) -> int:
+    """Give ``data`` the images of ``--extra.root``; how many there are.
+
+    Raises:
+        UserError: they are not sorted by class, or are of other classes or shape.
+    """
+    root, facts = plan.extra.root, data.facts()
+    assert root is not None  # else nobody calls
+    try:
+        extra = ImageFolder(
+            root, data.batch_size, 0.0, image_size=facts.image_size, channels=facts.channels
+        )
+        with under("--extra"):
+            return data.add_extra(extra, plan.extra.share)
+    except UserError as error:
+        if str(error).startswith("--extra"):
+            raise
+        told = str(error).partition(": give --data")[0]
+        raise UserError(
+            f"--extra.root {root}: images without labels train nothing here ({told}): sort them"
+            " into train/<class>/, by a model's predictions if need be"
+        ) from error
+
+
+def short_name(node: dict[str, Any]) -> str:
+    """A part's name in the name of a run."""
+    arguments = node.get("init_args") or {}
+    return str(arguments.get("name") or node["class_path"].rpartition(".")[2]).lower()

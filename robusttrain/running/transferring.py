@@ -1,0 +1,191 @@
+"""Carries out the plan of a measurement of transfer: `measure_transfer`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robusttrain.config.attacks import scenario
+from robusttrain.config.build import build
+from robusttrain.config.models import named_models
+from robusttrain.core.errors import UserError
+from robusttrain.core.telling import SILENT, Say, Telling
+from robusttrain.data import Batch, ImageData
+from robusttrain.evaluation import one_threat
+from robusttrain.reporting import heat_map, perturbations, png
+from robusttrain.storage.files import writable, write_json
+from robusttrain.transfer import Crafting, Found, Matrix, Model, Planned
+from robusttrain.transfer.commonly_correct import commonly_correct
+from robusttrain.transfer.measuring import measure, told
+from robusttrain.transfer.plan import TransferPlan
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Who takes part, built.
+
+    Args:
+        data: set up for "test".
+        models: by name, on their device.
+        sources: names of those that are crafted on.
+        targets: names of those that are tested.
+    """
+
+    data: ImageData
+    models: dict[str, Model]
+    sources: list[str]
+    targets: list[str]
+
+    def makers(self, held_out: bool) -> dict[str, list[str]]:
+        """The models that are crafted on together, by what tables call them."""
+        makers = {name: [name] for name in self.sources}
+        if held_out:
+            makers |= {
+                f"all but {name}": [each for each in self.models if each != name]
+                for name in self.targets
+            }
+        return makers
+
+
+def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str, dict[str, Matrix]]:
+    """Craft on each model, test on all; the matrices by attack, which were also written to
+    ``results.json``, with pictures beside it.
+
+    Args:
+        plan: what to measure.
+        telling: who listens.
+    """
+    attacks = {name: Planned(scenario(node, name), node) for name, node in plan.attacks.items()}
+    one_threat({name: planned.scenario for name, planned in attacks.items()})
+    output = writable(Path(plan.output), "--output")
+    crafted = writable(Path(plan.crafted), "--crafted")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parties = build_parties(plan, device)
+    data, models, targets = parties.data, parties.models, parties.targets
+    defended = {name: model.defended for name, model in models.items()}
+    common = commonly_correct(defended, data.test_dataloader(), data.num_classes, plan.seed)
+    telling.say(
+        f"{len(common.indices)} of {common.candidates} images are classified correctly by all of"
+        f" {', '.join(models)}"
+    )
+    precision = getattr(torch, plan.precision)
+    crafting = Crafting(
+        models, attacks, crafted, plan.seed, precision, plan.draws, plan.fuse, telling.say
+    )
+    makers = parties.makers(plan.held_out)
+    for name in attacks:  # what does not fit is found before hours are spent
+        for members in makers.values():
+            crafting.source(name, members)
+
+    def batches() -> Iterable[Batch]:
+        for start in range(0, len(common.indices), data.batch_size):
+            batch = data.test_images(common.indices[start : start + data.batch_size])
+            yield Batch(*(part.to(device) for part in batch))
+
+    clean = crafting.clean(targets, batches())
+    labels = torch.cat([batch.labels.cpu() for batch in batches()])
+    announce(attacks, makers, len(labels), telling.say)
+    found: dict[str, dict[str, Found]] = {name: {} for name in attacks}
+    total = len(attacks) * len(makers) * len(labels)
+    with telling.progress("crafting and testing", total) as advance:
+
+        def watched() -> Iterable[Batch]:
+            for batch in batches():
+                yield batch
+                advance(len(batch.labels))
+
+        for name in attacks:
+            for maker, members in makers.items():
+                found[name][maker] = crafting.run(name, members, targets, watched())
+    matrices = {name: measure(found[name], labels, clean) for name in attacks}
+    about: dict[str, Any] = {
+        "models": {name: model.about for name, model in models.items()},
+        "data": type(data).__name__,
+        "images": len(labels),
+        "candidates": common.candidates,
+        "threat": threat(attacks),
+        "seed": plan.seed,
+        "draws": plan.draws if any(models[name].defended.random for name in targets) else 1,
+        "precision": plan.precision,
+        "attacks": {name: told(found[name], matrices[name]) for name in attacks},
+    }
+    write_json(about, output / "results.json")
+    for name, measured in matrices.items():
+        for kind in (kind for kind in measured if kind.endswith("top1")):
+            (output / f"{name}-{kind}.png").write_bytes(png(heat_map(measured[kind])))
+    (output / "images.png").write_bytes(
+        pictured(found, next(iter(makers)), targets[-1], next(iter(batches())), data)
+    )
+    return matrices
+
+
+def build_parties(plan: TransferPlan, device: torch.device) -> Parties:
+    """Data and models of a plan."""
+    data: ImageData = build(plan.data, "data", kind=ImageData)
+    if plan.images is not None:
+        data.limit_test(plan.images, plan.seed)
+    models = named_models(plan.models, data, plan.trust, device)
+    sources = among(models, plan.sources, "--sources")
+    targets = among(models, plan.targets, "--targets")
+    data.prepare_data()
+    data.setup("test")
+    return Parties(data, models, sources, targets)
+
+
+def among(models: Iterable[str], chosen: list[str] | None, option: str) -> list[str]:
+    """Names out of ``--models``; all of them where none is chosen."""
+    known = list(models)
+    if unknown := [name for name in chosen or () if name not in known]:
+        raise UserError(f"{option} {unknown[0]}: is not among the models ({', '.join(known)})")
+    return chosen or known
+
+
+def announce(
+    attacks: dict[str, Planned], makers: dict[str, list[str]], images: int, say: Say
+) -> None:
+    """Say what crafting costs before it starts."""
+    models = sum(map(len, makers.values()))
+    for name, planned in attacks.items():
+        cost = planned.scenario.attack.cost()
+        told = f"{cost.gradients} gradient evaluations" + (
+            f" and {cost.queries} queries" if cost.queries else ""
+        )
+        say(
+            f"{name}: {told} per image and model, {images} images, {models} models in {len(makers)}"
+            f" sources: {cost.gradients * images * models:,} gradient evaluations, less what is"
+            " kept from before"
+        )
+
+
+def threat(attacks: dict[str, Planned]) -> dict[str, Any]:
+    """Norm and radius that all attacks share."""
+    shared = next(iter(attacks.values())).scenario.attack.threat
+    return {"norm": shared.norm, "epsilon": shared.epsilon}
+
+
+def pictured(
+    found: dict[str, dict[str, Found]],
+    maker: str,
+    target: str,
+    batch: Batch,
+    data: ImageData,
+    count: int = 4,
+) -> bytes:
+    """Some adversarial images of one source beside their amplified perturbations, with what one
+    target answers.
+    """
+    names = data.class_names
+    adversarial = {name: makers[maker].examples[:count] for name, makers in found.items()}
+    answers = {
+        name: makers[maker].classes[target][:count, 0, 0].tolist() for name, makers in found.items()
+    }
+    said = {
+        name: [names[label] if label >= 0 else "nothing" for label in each]
+        for name, each in answers.items()
+    }
+    labels = [names[label] for label in batch.labels[:count].tolist()]
+    return png(perturbations(batch.images[:count].cpu(), adversarial, labels, said))

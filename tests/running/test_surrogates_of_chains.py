@@ -1,0 +1,40 @@
+"""What an attacker trains to imitate a chain: the target's own g inside it, with other options."""
+
+import torch
+
+from robusttrain.config.build import build
+from robusttrain.defenses import AdversarialTransform, Chain, RandomResizePad
+from robusttrain.models import VGGSmall
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.surrogates import Keeper
+
+
+def test_g_inside_a_chain_keeps_its_f_b_and_takes_other_options(tmp_path, images, streams):
+    torch.manual_seed(0)
+    size = {"in_channels": 3, "image_size": 16, "width": 8}
+    g = AdversarialTransform(VGGSmall(**size), radius=0.1, steps=5)
+    target = DefendedClassifier(Chain([RandomResizePad(14, 16), g]), VGGSmall(**size))
+    node = {
+        "class_path": "robusttrain.defenses.Chain",
+        "init_args": {
+            "defenses": [
+                {
+                    "class_path": "robusttrain.defenses.RandomResizePad",
+                    "init_args": {"low": 14, "canvas": 16},
+                },
+                {
+                    "class_path": "robusttrain.defenses.AdversarialTransform",
+                    "init_args": {
+                        "model": {"class_path": "robusttrain.models.VGGSmall", "init_args": size},
+                        "radius": 0.1,
+                        "steps": 5,
+                    },
+                },
+            ]
+        },
+    }
+    keeper = Keeper(tmp_path, target, {"class_path": "robusttrain.data.Digits"}, {}, node)
+    imitated = build(keeper.defense_with({"steps": 2}), "defense")
+    x = images(4, 3, 16)
+    expected = target.defense.with_steps(2)
+    assert torch.equal(imitated(x, streams()), expected(x, streams()))
