@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robusttrain.attacks import prepared
+from robusttrain.attacks.parts.gradients import input_gradients
 from robusttrain.core.processor import seconds_of
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.engine import Scenario
@@ -70,13 +72,13 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
     images = images[:IMAGES].detach().clone()
 
     def gradient(network: nn.Module, count: int) -> Tensor:
-        points = images[:count].clone().requires_grad_()
-        logits = answer(network, points, None)
-        # The likeliest class against all others, as cross entropy has it.
-        loss = F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum")
-        if not loss.requires_grad:
-            return torch.zeros_like(points)
-        return torch.autograd.grad(loss, points, materialize_grads=True)[0]
+        def losses(points: Tensor) -> list[Tensor]:
+            logits = answer(network, points, None)
+            # The likeliest class against all others, as cross entropy has it.
+            return [F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")]
+
+        ((_, found),) = input_gradients(losses, images[:count].clone())
+        return torch.zeros_like(images[:count]) if found is None else found
 
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         types = (torch.float32, torch.bfloat16)
@@ -86,9 +88,10 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
             seconds, found = [], []
             for network in networks:
                 call = partial(gradient, network, count)
-                seconds.append(seconds_of(call, images.device, rounds))
-                torch.manual_seed(0)  # where the network draws, it draws the same in both
-                found.append(call().flatten(1).float())
+                with prepared(network):
+                    seconds.append(seconds_of(call, images.device, rounds))
+                    torch.manual_seed(0)  # where the network draws, it draws the same in both
+                    found.append(call().flatten(1).float())
             cosine = torch.cosine_similarity(found[0], found[1]).nanmedian().item()
             return Speeds(seconds[0], seconds[1], cosine)
 

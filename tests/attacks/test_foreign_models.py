@@ -40,6 +40,7 @@ from robusttrain.attacks import (
 from robusttrain.attacks.parts.gradients import input_gradients
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Engine, Scenario, check_classes
+from robusttrain.evaluation.precision import measure_speeds
 from robusttrain.models import fast_copy
 
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -291,6 +292,7 @@ def test_reentrant_checkpoints_are_differentiated(name, images, streams):
     assert model.second.weight.grad is None
     engine = Engine(model, {name: Scenario(ATTACKS[name], Target())})
     engine.measure(images(), LABELS)
+    measure_speeds(model, images())
     assert model.second.weight.grad is None
 
 

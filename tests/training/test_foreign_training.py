@@ -52,12 +52,10 @@ def test_labels_become_class_numbers_before_they_reach_the_device(images):
         found = module.on_before_batch_transfer(batch(images(), LABELS.to(dtype)), 0)
         assert found.labels.dtype == torch.int64
         assert torch.equal(found.labels, LABELS)
-    for wrong, words in (
-        (LABELS + 1, r"0\.\.2.* got 1\.\.3: subtract 1"),
-        (LABELS - 1, r"-1\.\.1"),
-    ):
-        with pytest.raises(UserError, match=words):
-            module.on_before_batch_transfer(batch(images(), wrong), 0)
+    with pytest.raises(UserError, match=r"0\.\.2.* got 1\.\.3: subtract 1"):
+        module.on_before_batch_transfer(batch(images(), LABELS + 1), 0)
+    with pytest.raises(UserError, match=r"got -1\.\.1"):
+        module.on_before_batch_transfer(batch(images(), LABELS - 1), 0)
 
 
 def test_answers_of_another_number_of_classes_are_refused_at_the_first_batch(images):
