@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robusttrain.attacks import Attack, Cost, Queried, Source, prepared
 from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
-from robusttrain.attacks.parts.gradients import input_gradients
+from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng

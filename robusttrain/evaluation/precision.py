@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robusttrain.attacks import prepared
-from robusttrain.attacks.parts.gradients import input_gradients
+from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.processor import seconds_of
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.engine import Scenario

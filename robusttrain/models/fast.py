@@ -12,10 +12,8 @@ baked in by tracing.
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections import Counter, deque
-from typing import Any
+from collections import Counter
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -25,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robusttrain.core.memory_format import use_fastest_format
 from robusttrain.core.rng import Rng
+from robusttrain.models.copying import deep_copy
 from robusttrain.models.declared import dtype_of, output_of
 from robusttrain.models.outputs import tensor_of
 
@@ -129,10 +128,11 @@ def fast_copy(
         torch.autocast(kind, enabled=False),
         torch.random.fork_rng(devices=cuda),
     ):
-        if not _copies(model):
+        plain = _copied(model)
+        if plain is None:
             short = dtype in (torch.bfloat16, torch.float16)
             return FastModel(model, dtype, short, folded=0, copied=False)
-        plain, network = _prepared(model), _prepared(model)
+        network = _prepared(model)
         folded, changed = _rewrite(network, _pairs(_prepared(model)))
         if example is None:
             example = _example(plain)
@@ -243,45 +243,17 @@ class _Tracer(fx.Tracer):
         )
 
 
-def _copies(model: nn.Module) -> bool:
-    """Whether a model can be copied: TorchScript, exported programs and much that holds files or
-    locks cannot.
+def _copied(model: nn.Module) -> nn.Module | None:
+    """`_prepared`; None for TorchScript, exported programs and much that holds files or locks,
+    which cannot be copied.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        return False
+        return None
     try:
-        _prepared(model)
+        return _prepared(model)
     except Exception:  # noqa: BLE001 - copying runs any code that the model's parts bring along
         logger.info("%s cannot be copied, so it is attacked as it is", type(model).__name__)
-        return False
-    return True
-
-
-def deep_copy(model: nn.Module) -> nn.Module:
-    """A deep copy, also of modules that hold what their last pass has computed.
-
-    Features, attention maps and the weights that ``weight_norm`` and ``spectral_norm`` compute
-    before each pass stand in a graph, and torch refuses to copy such tensors: the copy holds their
-    values.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in module.__dict__.values():
-            _detach(value, memo)
-    return copy.deepcopy(model, memo)
-
-
-def _detach(value: Any, memo: dict[int, Any], depth: int = 4) -> None:
-    """Note a copy of each tensor with a history, in a value or in containers that it is made of."""
-    if isinstance(value, Tensor):
-        if not value.is_leaf:
-            memo[id(value)] = value.detach().clone()
-    elif depth and isinstance(value, dict):
-        for part in value.values():
-            _detach(part, memo, depth - 1)
-    elif depth and isinstance(value, list | tuple | set | deque):
-        for part in value:
-            _detach(part, memo, depth - 1)
+        return None
 
 
 def _prepared(model: nn.Module) -> nn.Module:

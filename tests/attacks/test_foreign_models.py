@@ -37,7 +37,7 @@ from robusttrain.attacks import (
     Target,
     TargetedMargin,
 )
-from robusttrain.attacks.parts.gradients import input_gradients
+from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Engine, Scenario, check_classes
 from robusttrain.evaluation.precision import measure_speeds

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried, call_model
 from robusttrain.attacks.base import Attack, Cost, times
-from robusttrain.attacks.parts.gradients import NO_GRADIENT, input_gradients
+from robusttrain.attacks.parts.differentiation import input_gradients
+from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above

@@ -8,13 +8,14 @@ defense, ``Smooth(Average(...))`` keeps one noise for all draws of the defense.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.parts.loss import LossFn
 from robusttrain.core.errors import UserError, at_least, one_of, within
 from robusttrain.core.parts import part
@@ -26,79 +27,6 @@ NO_GRADIENT = (
     "the loss does not depend differentiably on the image (a detached or non-differentiable"
     " preprocessing step?): attack another source, e.g. robusttrain.attacks.IdentityBackward"
 )
-
-
-#: What torch says of a checkpoint that only ``backward()`` may pass, and the name of its node.
-REENTRANT = "use_reentrant=True"
-NODE = "CheckpointFunctionBackward"
-#: Whether a model with such checkpoints was met: from then on each graph is looked at first.
-_met: list[bool] = []
-
-
-def input_gradients(
-    compute: Callable[[Tensor], Sequence[Tensor]], images: Tensor
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Values (B,) and the gradients of their sums with respect to the images alone: where a model's
-    gradients are taken.
-
-    The images of a batch do not interact, so the sum separates them. Behind activation checkpoints
-    of the reentrant kind torch allows ``backward()`` only, which would write the gradients of
-    weights as well: those have to be frozen, as they are inside `prepared`.
-
-    Args:
-        compute: from images (B, C, H, W), which require a gradient, to values (B,) each; called
-            once more where the graph turns out to have such a checkpoint.
-        images: (B, C, H, W).
-
-    Yields:
-        Of each value itself, detached, and its gradient (B, C, H, W); None where it has none.
-    """
-    with torch.enable_grad():
-        points = images.detach().requires_grad_()
-        values = compute(points)
-    take = _backward if _met and any(map(_reentrant, values)) else _grad
-    for number in range(len(values)):
-        more = number + 1 < len(values)
-        try:
-            gradient = take(values[number], points, more)
-        except RuntimeError as error:
-            if take is _backward or REENTRANT not in str(error):
-                raise
-            _met[:], take = [True], _backward
-            with torch.enable_grad():
-                values = compute(points)
-            gradient = take(values[number], points, more)
-        yield values[number].detach(), gradient
-
-
-def _grad(value: Tensor, points: Tensor, more: bool) -> Tensor | None:
-    """By ``torch.autograd.grad``, which writes nothing anywhere; ``more`` gradients are to come."""
-    if not value.requires_grad:
-        return None
-    ones = torch.ones_like(value)
-    return torch.autograd.grad(value, points, ones, retain_graph=more, allow_unused=True)[0]
-
-
-def _backward(value: Tensor, points: Tensor, more: bool) -> Tensor | None:
-    """By ``backward()``, into the points' own ``grad``."""
-    if value.requires_grad:
-        value.backward(torch.ones_like(value), retain_graph=more)  # type: ignore[no-untyped-call]
-    gradient, points.grad = points.grad, None
-    return gradient
-
-
-def _reentrant(value: Tensor) -> bool:
-    """Whether a reentrant checkpoint stands in the graph of a value."""
-    left, seen = [value.grad_fn], set()
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == NODE:
-            return True
-        seen.add(node)
-        left += [following for following, _ in node.next_functions]
-    return False
 
 
 class GradientEstimator(ABC):

@@ -1,0 +1,36 @@
+"""Deep copies of modules that torch refuses to copy."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def deep_copy(model: nn.Module) -> nn.Module:
+    """A deep copy, also of modules that hold what their last pass has computed.
+
+    Features, attention maps and the weights that ``weight_norm`` and ``spectral_norm`` compute
+    before each pass stand in a graph, and torch refuses to copy such tensors: the copy holds their
+    values.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in module.__dict__.values():
+            _detach(value, memo)
+    return copy.deepcopy(model, memo)
+
+
+def _detach(value: Any, memo: dict[int, Any], depth: int = 4) -> None:
+    """Note a copy of each tensor with a history, in a value or in containers that it is made of."""
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    elif depth and isinstance(value, dict):
+        for part in value.values():
+            _detach(part, memo, depth - 1)
+    elif depth and isinstance(value, list | tuple | set | deque):
+        for part in value:
+            _detach(part, memo, depth - 1)
