@@ -46,6 +46,12 @@ def use_fastest_format(network: nn.Module) -> None:
             module._conv_forward = EveryNthPixel(module.stride)  # type: ignore[assignment]
 
 
+def use_plain_format(network: nn.Module) -> None:
+    """Bring the weights of ``network`` back into the contiguous format, in place."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()
+
+
 @dataclass(frozen=True)
 class EveryNthPixel:
     """Takes the place of a convolution module's ``_conv_forward``: its stride becomes a choice of

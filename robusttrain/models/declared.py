@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.core.errors import UserError
+from robusttrain.core.memory_format import use_plain_format
 from robusttrain.core.rng import Rng
 from robusttrain.models.outputs import logits_of
+
+#: What torch says of ``view`` where a tensor's format is another than its shape tells.
+NO_VIEW = "view size is not compatible"
+#: Models that were met with such a ``view``.
+_in_rows: WeakSet[nn.Module] = WeakSet()
 
 
 def takes_streams(model: nn.Module) -> bool:
@@ -69,12 +76,25 @@ def dtype_of(model: nn.Module) -> torch.dtype | None:
 def output_of(model: nn.Module, images: Tensor, rng: Rng | None) -> Any:
     """What the model returns: ``model(images, rng)`` for models that take streams.
 
-    All others are given images of their own, which they may change, in the type of their weights.
+    All others are given images of their own, which they may change, in the type of their weights;
+    contiguous ones, where the model cannot do with the faster format.
     """
     if takes_streams(model):
         return model(images, rng)
     own = dtype_of(model) or images.dtype
-    return model(images.to(own) if own != images.dtype else images.clone())
+    images = images.to(own) if own != images.dtype else images.clone()
+    if model in _in_rows:
+        return model(images.contiguous())
+    try:
+        return model(images)
+    except RuntimeError as error:
+        if NO_VIEW not in str(error):
+            raise
+    # `view` takes an image for its rows of pixels, one channel after the other: no other format of
+    # images or weights will do, and it is right in this one.
+    use_plain_format(model)
+    _in_rows.add(model)
+    return model(images.contiguous())
 
 
 def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:

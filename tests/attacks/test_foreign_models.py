@@ -573,3 +573,41 @@ def test_a_linear_model_of_two_classes_falls_where_it_must(name, single, scale, 
         assert not (~found & wrong).any()
     else:
         assert not wrong.any()
+
+
+class Viewed(nn.Module):
+    """Takes features for rows of numbers, as much published code does: no other format will do."""
+
+    def __init__(self, reshapes=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.reshapes = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 3), reshapes
+
+    def forward(self, images):
+        x = self.first(images).relu()
+        return self.last(x.reshape(len(x), -1) if self.reshapes else x.view(len(x), -1))
+
+
+def test_a_model_that_views_its_features_is_attacked_in_the_format_that_it_needs(images, streams):
+    x = images().contiguous(memory_format=torch.channels_last)
+    model, other = Viewed(), Viewed(reshapes=True)
+    torch.testing.assert_close(
+        PGD(model, x, LABELS, streams()), PGD(other, x, LABELS, streams()), rtol=0, atol=1e-6
+    )
+    fast, plain = fast_copy(Viewed()), fast_copy(other)
+    torch.testing.assert_close(fast(x), plain(x))
+    torch.testing.assert_close(fast(x), plain(x))  # and once more, when it is known
+    one, two = (
+        Engine(each, {"pgd": Scenario(PGD, Target())}).run(x, LABELS, torch.arange(4))[0]
+        for each in (Viewed(), other)
+    )
+    assert torch.equal(one.of("pgd").right, two.of("pgd").right)
+
+
+def test_other_errors_of_a_forward_pass_stay_what_they_are(images):
+    class Broken(nn.Module):
+        def forward(self, images):
+            raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        PGD(Broken(), images(), LABELS)
