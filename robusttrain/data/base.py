@@ -16,6 +16,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.errors import OptionError, UserError, at_least, within
 from robusttrain.core.rng import Rng
 from robusttrain.data.augment import crop_and_flip
@@ -62,6 +63,7 @@ def _for_python(batch: Batch) -> Batch:
     return batch._replace(images=as_float(batch.images, torch.contiguous_format))
 
 
+@checked
 class ImageData(LightningDataModule, ABC):
     """Images in memory, for training, validation and test.
 
@@ -90,18 +92,15 @@ class ImageData(LightningDataModule, ABC):
     def __init__(
         self,
         root: str,
-        batch_size: int,
+        batch_size: Count,
         validation: float,
-        crop: int,
+        crop: Whole,
         flip: bool,
         seed: int,
-        workers: int,
+        workers: Whole,
     ) -> None:
         super().__init__()
-        at_least("batch_size", batch_size, 1)
         within("validation", validation, 0, 0.99)
-        at_least("crop", crop, 0)
-        at_least("workers", workers, 0)
         self.root = Path(root).expanduser()
         self.batch_size, self.validation, self.seed, self.workers = (
             batch_size,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.errors import OptionError, UserError, above, at_least
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.class_order import by_name, class_name, fitting, numbered, read_order, told
@@ -28,6 +29,7 @@ _RESIZE = "give --data.image_size N to resize all of them"
 _FIX = "give --data.root DIR"
 
 
+@checked
 class ImageFolder(ImageData):
     """Images in ``train/<class>/`` and ``test/<class>/`` (or ``val/<class>/``).
 
@@ -70,12 +72,11 @@ class ImageFolder(ImageData):
         channels: int = 3,
         classes: str | None = None,
         white: float | None = None,
-        memory_limit_gib: float = 4.0,
+        memory_limit_gib: NonNegative = 4.0,
         seed: int = 0,
         workers: int = 0,
     ) -> None:
         super().__init__(root, batch_size, validation, crop, flip, seed, workers)
-        at_least("memory_limit_gib", memory_limit_gib, 0)
         if image_size is not None:
             at_least("image_size", image_size, 1)
         if white is not None:

@@ -10,7 +10,8 @@ import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from robusttrain.core.errors import OptionError, UserError, at_least
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.listing import Listing, subfolders
@@ -20,6 +21,7 @@ _LAYOUT = "val/<wnid>/*.JPEG, wnid being n01440764 and the like"
 _FIX = "sort the validation images into one folder for each class, and give --data.root DIR"
 
 
+@checked
 class ImageNet(ImageData):
     """ImageNet's validation images in ``val/<wnid>/``, as the test split.
 
@@ -48,7 +50,7 @@ class ImageNet(ImageData):
         self,
         root: str = "data/imagenet",
         batch_size: int = 20,
-        image_size: int = 224,
+        image_size: Count = 224,
         resize: int | None = None,
         seed: int = 0,
         workers: int = 0,
@@ -56,7 +58,6 @@ class ImageNet(ImageData):
         super().__init__(
             root, batch_size, validation=0.0, crop=0, flip=False, seed=seed, workers=workers
         )
-        at_least("image_size", image_size, 1)
         if resize is not None and resize < image_size:
             raise OptionError(
                 "resize",

@@ -15,7 +15,7 @@ from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.objectives import AwayFromPrediction, TargetedCrossEntropy
 from robusttrain.attacks.parts.threats import Linf
-from robusttrain.core.errors import above, at_least, one_of
+from robusttrain.core.checked import NonNegative, Positive, Whole, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
 from robusttrain.models.defense import Defense
@@ -23,6 +23,7 @@ from robusttrain.models.foreign import load_weights
 from robusttrain.models.frozen import Frozen
 
 
+@checked
 class AdversarialTransform(Defense):
     """g(x): least-likely-class PGD on a fixed, simpler, adversarially trained model f_b [P1 eq. 3].
 
@@ -61,9 +62,9 @@ class AdversarialTransform(Defense):
         self,
         model: nn.Module,
         weights: str | None = None,
-        radius: float = 0.2,
-        steps: int = 13,
-        step_size: float | None = None,
+        radius: NonNegative = 0.2,
+        steps: Whole = 13,
+        step_size: Positive | None = None,
         target: Literal["least_likely", "predicted"] = "least_likely",
         random_start: bool = True,
         clip: bool = False,
@@ -71,11 +72,6 @@ class AdversarialTransform(Defense):
         weights_which: str | None = None,
     ) -> None:
         super().__init__()
-        at_least("radius", radius, 0)
-        at_least("steps", steps, 0)
-        above("step_size", 1.0 if step_size is None else step_size, 0)
-        one_of("target", target, ("least_likely", "predicted"))
-        one_of("precision", precision, ("float32", "bfloat16"))
         if weights is not None:
             load_weights(model, weights, weights_which)
         self.f_b = Frozen(model)

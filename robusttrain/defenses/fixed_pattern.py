@@ -9,12 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robusttrain.core.errors import OptionError, UserError, at_least, one_of
-from robusttrain.core.resize import POSITIONS, Position, resize_and_pad
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.resize import Position, resize_and_pad
 from robusttrain.core.rng import Rng
 from robusttrain.models.defense import Defense
 
 
+@checked
 class FixedResizePad(Defense):
     """Resize to one size and pad with zeros to canvas x canvas at one place; nothing is drawn.
 
@@ -28,17 +30,14 @@ class FixedResizePad(Defense):
 
     def __init__(
         self,
-        canvas: int = 331,
+        canvas: Count = 331,
         size: int | None = None,
         position: Position = "center",
         mode: Literal["bilinear", "nearest"] = "bilinear",
     ) -> None:
         super().__init__()
-        at_least("canvas", canvas, 1)
         if size is not None and not 1 <= size <= canvas:
             raise OptionError("size", size, f"must lie between 1 and canvas = {canvas}")
-        one_of("position", position, POSITIONS)
-        one_of("mode", mode, ("bilinear", "nearest"))
         self.canvas, self.size, self.position = canvas, size, position
         self.mode: Literal["bilinear", "nearest"] = mode
 

@@ -7,13 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robusttrain.core.errors import OptionError, at_least, one_of, within
+from robusttrain.core.checked import Count, Share, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.resize import Position, resize_and_pad
 from robusttrain.core.rng import Rng
 from robusttrain.defenses.fixed_pattern import FixedResizePad
 from robusttrain.models.defense import Defense
 
 
+@checked
 class RandomResizePad(Defense):
     """Resize to r x r, r uniform in [low, canvas), and pad with zeros to canvas x canvas at a
     random place.
@@ -35,17 +37,14 @@ class RandomResizePad(Defense):
 
     def __init__(
         self,
-        low: int = 299,
+        low: Count = 299,
         canvas: int = 331,
         mode: Literal["bilinear", "nearest"] = "bilinear",
-        flip: float = 0.0,
+        flip: Share = 0.0,
     ) -> None:
         super().__init__()
-        at_least("low", low, 1)
         if canvas <= low:
             raise OptionError("canvas", canvas, f"must be greater than low = {low}")
-        one_of("mode", mode, ("bilinear", "nearest"))
-        within("flip", flip, 0, 1)
         self.low, self.canvas, self.flip = low, canvas, flip
         self.sides = range(low, canvas)
         self.mode: Literal["bilinear", "nearest"] = mode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from robusttrain.core.errors import at_least
+from robusttrain.core.checked import Count, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
 from robusttrain.models.declared import answer, as_module, says_random, takes_streams
@@ -75,6 +75,7 @@ def classified(classifier: nn.Module, images: Tensor, rng: Rng | None) -> Tensor
     return answer(classifier, images, streams)
 
 
+@checked
 class MeanPrediction(nn.Module):
     """A random model's prediction, averaged over draws: log of the mean of its softmax [P4 5.1].
 
@@ -85,9 +86,8 @@ class MeanPrediction(nn.Module):
 
     takes_rng = True
 
-    def __init__(self, model: DefendedClassifier, draws: int = 30) -> None:
+    def __init__(self, model: DefendedClassifier, draws: Count = 30) -> None:
         super().__init__()
-        at_least("draws", draws, 1)
         self.model, self.draws = model, draws
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:

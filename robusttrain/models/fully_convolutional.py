@@ -8,10 +8,12 @@ import os
 import torch
 from torch import Tensor, nn
 
-from robusttrain.core.errors import UserError, above, at_least
+from robusttrain.core.checked import Count, Positive, Whole, checked
+from robusttrain.core.errors import UserError
 from robusttrain.storage.weights import fit_state, read_metadata, read_tensors, save_tensors
 
 
+@checked
 class FullyConvolutional(nn.Module):
     """h(x) = x + radius * tanh(network(x)): images to images of the same size [P1 4.1,
     "reparameterization"].
@@ -29,13 +31,9 @@ class FullyConvolutional(nn.Module):
     """
 
     def __init__(
-        self, radius: float = 0.2, channels: int = 3, width: int = 64, depth: int = 8
+        self, radius: Positive = 0.2, channels: Count = 3, width: Count = 64, depth: Whole = 8
     ) -> None:
         super().__init__()
-        above("radius", radius, 0)
-        at_least("channels", channels, 1)
-        at_least("width", width, 1)
-        at_least("depth", depth, 0)
         self.options = {"radius": radius, "channels": channels, "width": width, "depth": depth}
         self.radius = radius
         self.first = nn.Conv2d(channels, width, 3, padding=1)

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robusttrain.core.errors import at_least
+from robusttrain.core.checked import Count, Whole, checked
 
 
+@checked
 class MLP(nn.Module):
     """``depth`` hidden layers of ``width`` units with ReLU, then a linear layer [P3 appendix B:
     784-500-500-10].
@@ -29,12 +30,10 @@ class MLP(nn.Module):
         num_classes: int = 10,
         in_channels: int = 3,
         image_size: int = 32,
-        depth: int = 2,
-        width: int = 500,
+        depth: Whole = 2,
+        width: Count = 500,
     ) -> None:
         super().__init__()
-        at_least("depth", depth, 0)
-        at_least("width", width, 1)
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
         sizes = [in_channels * image_size**2, *[width] * depth]
         hidden = [

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.models.normalize import Normalize
 
 # Constants of no data set: they bring [0, 1] to about zero mean and unit variance for natural
@@ -44,6 +45,7 @@ class BasicBlock(nn.Module):
         return self.relu(residual + self.shortcut(x))
 
 
+@checked
 class CifarResNet(nn.Module):
     """ResNet of basic blocks for images of about 32 x 32 pixels; the default is ResNet-18 (11.2 M
     parameters).
@@ -64,17 +66,14 @@ class CifarResNet(nn.Module):
 
     def __init__(
         self,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: Count = 10,
+        in_channels: Count = 3,
         widths: Sequence[int] = (64, 128, 256, 512),
-        blocks: int = 2,
+        blocks: Count = 2,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        at_least("num_classes", num_classes, 1)
-        at_least("in_channels", in_channels, 1)
-        at_least("blocks", blocks, 1)
         if not widths or min(widths) < 1:
             raise OptionError(
                 "widths", list(widths), "needs at least one stage, each of at least 1 channel"

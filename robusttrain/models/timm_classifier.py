@@ -8,10 +8,12 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.models.normalize import Normalize
 
 
+@checked
 class TimmClassifier(nn.Module):
     """A timm model that takes images in [0, 1].
 
@@ -38,14 +40,12 @@ class TimmClassifier(nn.Module):
     def __init__(
         self,
         name: str,
-        num_classes: int = 10,
+        num_classes: Count = 10,
         pretrained: bool = False,
         image_size: int | None = None,
-        in_channels: int = 3,
+        in_channels: Count = 3,
     ) -> None:
         super().__init__()
-        at_least("num_classes", num_classes, 1)
-        at_least("in_channels", in_channels, 1)
         if image_size is not None:
             at_least("image_size", image_size, 1)
         self.name, self.num_classes, self.in_channels = name, num_classes, in_channels

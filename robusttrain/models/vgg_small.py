@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import OptionError
 
 # Output channels of each 3x3 convolution, in widths; None halves height and width.
 LAYERS: tuple[int | None, ...] = (1, None, 2, None, 1, 1, None, 2, 2, None)
@@ -12,6 +13,7 @@ LAYERS: tuple[int | None, ...] = (1, None, 2, None, 1, 1, None, 2, 2, None)
 WIDTH, HIDDEN = 64, 8
 
 
+@checked
 class VGGSmall(nn.Module):
     """VGG with six 3x3 convolutions, batch norm and three linear layers (0.94 M parameters at 32 x
     32).
@@ -32,12 +34,13 @@ class VGGSmall(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: int = WIDTH
+        self,
+        num_classes: Count = 10,
+        in_channels: Count = 3,
+        image_size: int = 32,
+        width: Count = WIDTH,
     ) -> None:
         super().__init__()
-        at_least("num_classes", num_classes, 1)
-        at_least("in_channels", in_channels, 1)
-        at_least("width", width, 1)
         if image_size < 16 or image_size % 16:
             raise OptionError(
                 "image_size",

@@ -12,7 +12,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robusttrain.attacks.sources.basic import Reader
-from robusttrain.core.errors import OptionError, above, at_least
+from robusttrain.core.checked import Positive, Whole, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
 from robusttrain.models.defended import DefendedClassifier
@@ -23,6 +24,7 @@ from robusttrain.training.objectives import Adversarial, Passes, TrainingObjecti
 TINY = 1e-20
 
 
+@checked
 @dataclass(frozen=True)
 class AWP(TrainingObjective):
     """min_w max_{|v_l| <= gamma |w_l|} loss(w + v) (Wu et al. 2020, eq. 7), around any other
@@ -49,12 +51,10 @@ class AWP(TrainingObjective):
     accumulates = False
 
     objective: TrainingObjective = field(default_factory=Adversarial)
-    gamma: float = 0.01
-    warmup: int = 0
+    gamma: Positive = 0.01
+    warmup: Whole = 0
 
     def __post_init__(self) -> None:
-        above("gamma", self.gamma, 0)
-        at_least("warmup", self.warmup, 0)
         if isinstance(self.objective, AWP) or self.objective.replays > 1:
             name = type(self.objective).__name__
             raise OptionError(

@@ -9,15 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Attack, Source, Target
-from robusttrain.core.errors import UserError, above, at_least, one_of, within
+from robusttrain.core.checked import NonNegative, Positive, Share, checked
+from robusttrain.core.errors import UserError, one_of
 from robusttrain.core.rng import Rng
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, judge
+from robusttrain.training.crafting import BatchNormMode, judge
 from robusttrain.training.objectives import TrainingObjective, kl_divergence
 
 Distance = Literal["jensen_shannon", "symmetric_kl"]
 
 
+@checked
 @dataclass(frozen=True)
 class Consistency(TrainingObjective):
     """(CE(z_1, y) + CE(z_2, y)) / 2 + w D(p_1, p_2), z_1 and z_2 under two draws of the defense.
@@ -38,20 +40,16 @@ class Consistency(TrainingObjective):
             always "train".
     """
 
-    weight: float = 1.0
+    weight: NonNegative = 1.0
     distance: Distance = "jensen_shannon"
-    temperature: float = 0.5
+    temperature: Positive = 0.5
     attack: Attack | None = None
     source: Source = field(default_factory=Target)
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     batch_norm: BatchNormMode = "eval"
 
     def __post_init__(self) -> None:
-        at_least("weight", self.weight, 0)
         one_of("distance", self.distance, ("jensen_shannon", "symmetric_kl"))
-        above("temperature", self.temperature, 0)
-        within("label_smoothing", self.label_smoothing, 0, 1)
-        one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
 
     @property
     def passes(self) -> int:

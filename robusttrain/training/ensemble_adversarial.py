@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, OtherModel, ProjectedGradient, Source, Target, prepared
 from robusttrain.attacks.sources.basic import Reader
-from robusttrain.core.errors import OptionError, UserError, within
+from robusttrain.core.checked import Share, checked
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import check_classes
 from robusttrain.models import fast_copy
@@ -25,6 +26,7 @@ def _single_step() -> ProjectedGradient:
     return ProjectedGradient(steps=1, relative_step_size=1.0, random_start=False)
 
 
+@checked
 @dataclass(frozen=True)
 class EnsembleAdversarial(TrainingObjective):
     """a CE(f(x), y) + (1 - a) CE(f(x'), y), x' from another model in each batch (Tramer et al.
@@ -49,7 +51,7 @@ class EnsembleAdversarial(TrainingObjective):
     models: list[str] = field(default_factory=list)
     attack: Attack = field(default_factory=_single_step)
     source: Source = field(default_factory=Target)
-    clean_share: float = 0.5
+    clean_share: Share = 0.5
     trust: list[str] = field(default_factory=list)
     #: The static models once they are read, and once they are ready for attacks; no part of what
     #: this objective is.
@@ -57,7 +59,6 @@ class EnsembleAdversarial(TrainingObjective):
     _ready: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        within("clean_share", self.clean_share, 0, 1)
         if not self.models:
             fix = (
                 "name checkpoints of other models, each left by a training of its own: '[a.ckpt,"

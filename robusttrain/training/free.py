@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Linf, ProjectedGradient, Source, Target
-from robusttrain.core.errors import OptionError, at_least, within
+from robusttrain.core.checked import Count, Share, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
 from robusttrain.models.declared import answer
@@ -18,6 +19,7 @@ from robusttrain.training.crafting import judge
 from robusttrain.training.objectives import Passes, TrainingObjective
 
 
+@checked
 @dataclass(frozen=True)
 class Free(TrainingObjective):
     """CE(f(x + d), y), then d <- clip(d + epsilon sign(grad_x), -epsilon, epsilon) (Shafahi et al.
@@ -39,16 +41,14 @@ class Free(TrainingObjective):
     #: The step between two replays is what the algorithm consists of.
     accumulates = False
 
-    replays: int = 8  # type: ignore[override]
+    replays: Count = 8  # type: ignore[override]
     threat: Linf = field(default_factory=Linf)
     source: Source = field(default_factory=Target)
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     #: d as "delta", (B, C, H, W); no part of what this objective is.
     _kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        at_least("replays", self.replays, 1)
-        within("label_smoothing", self.label_smoothing, 0, 1)
         if not isinstance(self.threat, Linf):
             raise OptionError(
                 "threat",

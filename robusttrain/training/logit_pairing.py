@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Attack, ProjectedGradient, Source, Target, TargetedCrossEntropy
-from robusttrain.core.errors import at_least, one_of, within
+from robusttrain.core.checked import NonNegative, Share, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, judge
+from robusttrain.training.crafting import BatchNormMode, judge
 from robusttrain.training.objectives import TrainingObjective
 
 
@@ -22,6 +22,7 @@ def _least_likely() -> ProjectedGradient:
     )
 
 
+@checked
 @dataclass(frozen=True)
 class LogitPairing(TrainingObjective):
     """(CE(z, y) + CE(z', y)) / 2 + w mean_k (z_k - z'_k)^2, z = f(x), z' = f(x') (Kannan et al.
@@ -45,16 +46,11 @@ class LogitPairing(TrainingObjective):
             always "train".
     """
 
-    weight: float = 0.5
+    weight: NonNegative = 0.5
     attack: Attack = field(default_factory=_least_likely)
     source: Source = field(default_factory=Target)
-    label_smoothing: float = 0.1
+    label_smoothing: Share = 0.1
     batch_norm: BatchNormMode = "eval"
-
-    def __post_init__(self) -> None:
-        at_least("weight", self.weight, 0)
-        within("label_smoothing", self.label_smoothing, 0, 1)
-        one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
 
     @property
     def passes(self) -> int:

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import Attack, AwayFromPrediction, KLDivergence, Source, Target
-from robusttrain.core.errors import OptionError, at_least, one_of
+from robusttrain.core.checked import NonNegative, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, judge
+from robusttrain.training.crafting import BatchNormMode, judge
 from robusttrain.training.objectives import TrainingObjective, default_attack, goals, kl_divergence
 
 
+@checked
 @dataclass(frozen=True)
 class MART(TrainingObjective):
     """BCE(f(x'), y) + lambda KL(f(x) || f(x')) (1 - p_y(x)) (Wang et al. 2020, eq. 11).
@@ -36,14 +38,12 @@ class MART(TrainingObjective):
 
     takes_mixed_labels = False
 
-    weight: float = 6.0
+    weight: NonNegative = 6.0
     attack: Attack = field(default_factory=default_attack)
     source: Source = field(default_factory=Target)
     batch_norm: BatchNormMode = "eval"
 
     def __post_init__(self) -> None:
-        at_least("weight", self.weight, 0)
-        one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
         for goal in goals(self.attack):
             if isinstance(goal, KLDivergence | AwayFromPrediction):
                 why = "it does not look at labels, and MART crafts against them"

@@ -12,14 +12,12 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from robusttrain.core.checked import BelowOne, NonNegative, Positive, Share, checked
 from robusttrain.core.errors import (
     OptionError,
     UserError,
-    above,
     at_least,
-    below_one,
     one_of,
-    within,
 )
 from robusttrain.core.labels import check_labels
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
@@ -37,6 +35,7 @@ InnerPrecision = Literal["trainer", "auto", "float32", "bfloat16"]
 INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
 
 
+@checked
 class RobustTraining(pl.LightningModule):
     """Trains f_a by SGD with momentum; the defense before it stays as it is.
 
@@ -71,29 +70,23 @@ class RobustTraining(pl.LightningModule):
         model: DefendedClassifier,
         num_classes: int,
         objective: TrainingObjective | None = None,
-        learning_rate: float = 0.1,
-        momentum: float = 0.9,
+        learning_rate: Positive = 0.1,
+        momentum: Share = 0.9,
         nesterov: bool = False,
-        weight_decay: float = 5e-4,
+        weight_decay: NonNegative = 5e-4,
         schedule: Schedule = "one_cycle",
         milestones: list[int] | None = None,
-        warmup: float = 0.2,
-        warmup_epochs: float = 0.0,
+        warmup: BelowOne = 0.2,
+        warmup_epochs: NonNegative = 0.0,
         mixing: Mixing = "none",
-        mixing_alpha: float = 1.0,
+        mixing_alpha: Positive = 1.0,
         inner_precision: InnerPrecision = "trainer",
         seed: int = 0,
     ) -> None:
         super().__init__()
         at_least("num_classes", num_classes, 2)
-        above("learning_rate", learning_rate, 0)
-        within("momentum", momentum, 0, 1)
-        at_least("weight_decay", weight_decay, 0)
         one_of("schedule", schedule, SCHEDULES)
-        below_one("warmup", warmup)
-        at_least("warmup_epochs", warmup_epochs, 0)
         one_of("mixing", mixing, MIXINGS)
-        above("mixing_alpha", mixing_alpha, 0)
         one_of("inner_precision", inner_precision, INNER_PRECISIONS)
         if warmup_epochs and schedule == "one_cycle":
             raise OptionError(

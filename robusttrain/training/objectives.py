@@ -19,11 +19,12 @@ from torch import Tensor
 
 from robusttrain.attacks import Attack, KLDivergence, ProjectedGradient, Source, Target
 from robusttrain.attacks.sources.basic import Reader
-from robusttrain.core.errors import OptionError, at_least, one_of, within
+from robusttrain.core.checked import NonNegative, Share, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, craft, judge
+from robusttrain.training.crafting import BatchNormMode, craft, judge
 
 
 class Passes(NamedTuple):
@@ -147,6 +148,7 @@ class TrainingObjective(ABC):
         """Take up what ``state`` returned."""
 
 
+@checked
 @dataclass(frozen=True)
 class Standard(TrainingObjective):
     """Cross entropy on the images as they are (behind the defense, if there is one).
@@ -155,10 +157,7 @@ class Standard(TrainingObjective):
         label_smoothing: share of the target distribution that is spread over all classes.
     """
 
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        within("label_smoothing", self.label_smoothing, 0, 1)
+    label_smoothing: Share = 0.0
 
     def losses(
         self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
@@ -174,6 +173,7 @@ def default_attack() -> ProjectedGradient:
     return ProjectedGradient(steps=10, step_size=0.007)
 
 
+@checked
 @dataclass(frozen=True)
 class Adversarial(TrainingObjective):
     """Cross entropy on adversarial images (Madry et al. 2018, eq. 2.1).
@@ -191,12 +191,8 @@ class Adversarial(TrainingObjective):
 
     attack: Attack = field(default_factory=default_attack)
     source: Source = field(default_factory=Target)
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     batch_norm: BatchNormMode = "eval"
-
-    def __post_init__(self) -> None:
-        within("label_smoothing", self.label_smoothing, 0, 1)
-        one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
 
     def losses(
         self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
@@ -212,6 +208,7 @@ def _trades_attack() -> ProjectedGradient:
     return ProjectedGradient(steps=10, step_size=0.007, objective=KLDivergence())
 
 
+@checked
 @dataclass(frozen=True)
 class TRADES(TrainingObjective):
     """CE(f(x), y) + beta max_{x'} KL(f(x) || f(x')) (Zhang et al. 2019, eq. 5).
@@ -227,14 +224,12 @@ class TRADES(TrainingObjective):
             for the loss it is always "train".
     """
 
-    beta: float = 6.0
+    beta: NonNegative = 6.0
     attack: Attack = field(default_factory=_trades_attack)
     source: Source = field(default_factory=Target)
     batch_norm: BatchNormMode = "eval"
 
     def __post_init__(self) -> None:
-        at_least("beta", self.beta, 0)
-        one_of("batch_norm", self.batch_norm, BATCH_NORM_MODES)
         for goal in goals(self.attack):
             if not isinstance(goal, KLDivergence):
                 raise OptionError(

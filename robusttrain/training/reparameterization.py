@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from robusttrain.core.errors import UserError, above, at_least
+from robusttrain.core.checked import NonNegative, Positive, checked
+from robusttrain.core.errors import UserError
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
@@ -19,6 +20,7 @@ from robusttrain.defenses import Defense
 from robusttrain.models import FullyConvolutional
 
 
+@checked
 class ReparameterizationTraining(pl.LightningModule):
     """Minimises E |h(x) - g(x)|^2 over images and draws of g, by Adam with a one-cycle schedule.
 
@@ -34,13 +36,11 @@ class ReparameterizationTraining(pl.LightningModule):
         self,
         defense: Defense,
         network: FullyConvolutional,
-        learning_rate: float = 3e-3,
-        weight_decay: float = 1e-4,
+        learning_rate: Positive = 3e-3,
+        weight_decay: NonNegative = 1e-4,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        above("learning_rate", learning_rate, 0)
-        at_least("weight_decay", weight_decay, 0)
         self.defense, self.network = defense.eval().requires_grad_(False), network
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from robusttrain.core.errors import UserError, at_least, within
+from robusttrain.core.checked import NonNegative, checked
+from robusttrain.core.errors import UserError, within
 from robusttrain.core.rng import Rng
 
 Transformation = Callable[[Tensor, Rng], Tensor]
@@ -41,6 +42,7 @@ class Rotation:
         return turned.clamp(0, 1)
 
 
+@checked
 @dataclass(frozen=True)
 class GaussianNoise:
     """Adds N(0, sigma^2) to every pixel value, each image with its own noise, and clips to [0, 1].
@@ -49,10 +51,7 @@ class GaussianNoise:
         sigma: standard deviation, for pixel values in [0, 1].
     """
 
-    sigma: float
-
-    def __post_init__(self) -> None:
-        at_least("sigma", self.sigma, 0)
+    sigma: NonNegative
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor:
         return (images + self.sigma * rng.fold("transformation").normal(images.shape[1:])).clamp(
@@ -60,6 +59,7 @@ class GaussianNoise:
         )
 
 
+@checked
 @dataclass(frozen=True)
 class GaussianBlur:
     """Blurs with a Gaussian kernel, cut off at three standard deviations; edges are mirrored.
@@ -69,10 +69,7 @@ class GaussianBlur:
             radius).
     """
 
-    radius: float
-
-    def __post_init__(self) -> None:
-        at_least("radius", self.radius, 0)
+    radius: NonNegative
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor:
         # Mirroring needs a kernel that reaches less far than the image.

@@ -15,7 +15,8 @@ from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective, rank_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.parts.updates import Normalized, Sign, UpdateRule
-from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 #: alpha: how much of the new step is taken; the rest is momentum (section 3.1).
@@ -75,6 +76,7 @@ class _Watched(SourceModel):
         self.wrong = self.wrong & wrong.view(copies or 1, -1).all(dim=0)
 
 
+@checked
 @dataclass(frozen=True)
 class APGD(Attack):
     """Auto-PGD (Croce & Hein 2020, "Reliable evaluation of adversarial robustness ...", algorithm
@@ -117,18 +119,15 @@ class APGD(Attack):
         gradient: how f and its gradient are estimated.
     """
 
-    steps: int = 100
-    restarts: int = 1
-    targets: int | None = None
+    steps: Count = 100
+    restarts: Count = 1
+    targets: Count | None = None
     random_start: bool = True
     threat: Threat = field(default_factory=Linf)
     objective: Objective = field(default_factory=CrossEntropy)
     gradient: GradientEstimator = field(default_factory=Backprop)
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 1)
-        at_least("restarts", self.restarts, 1)
-        at_least("targets", 1 if self.targets is None else self.targets, 1)
         if self.targets is not None and self.objective.target is None:
             name = type(self.objective).__name__
             raise OptionError(

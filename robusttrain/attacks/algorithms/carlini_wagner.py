@@ -15,7 +15,8 @@ from robusttrain.attacks.parts.objectives import Margin, Objective, TargetedMarg
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.parts.updates import Adam
 from robusttrain.attacks.queries import share_above
-from robusttrain.core.errors import OptionError, above, at_least
+from robusttrain.core.checked import Count, NonNegative, Positive, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 #: tanh never reaches 0 and 1; pixels there start this little inside (as released).
@@ -41,6 +42,7 @@ class _Hinge(Objective):
         return (self.margin(logits, goal) - self.confidence).clamp_max(_TINY)
 
 
+@checked
 @dataclass(frozen=True)
 class CarliniWagner(Attack):
     """The attack of Carlini & Wagner 2017, "Towards evaluating the robustness of neural networks",
@@ -88,23 +90,18 @@ class CarliniWagner(Attack):
             section 4.2).
     """
 
-    steps: int = 1000
-    learning_rate: float = 0.01
-    confidence: float = 0.0
-    search_steps: int = 9
-    initial_c: float = 1e-3
+    steps: Count = 1000
+    learning_rate: Positive = 0.01
+    confidence: NonNegative = 0.0
+    search_steps: Count = 9
+    initial_c: Positive = 1e-3
     abort_early: bool = True
-    votes: int = 10
+    votes: Count = 10
     threat: Threat = field(default_factory=L2)
     objective: Objective = field(default_factory=Margin)
     gradient: GradientEstimator = field(default_factory=Backprop)
 
     def __post_init__(self) -> None:
-        for option in ("steps", "search_steps", "votes"):
-            at_least(option, getattr(self, option), 1)
-        above("learning_rate", self.learning_rate, 0)
-        at_least("confidence", self.confidence, 0)
-        above("initial_c", self.initial_c, 0)
         if self.threat.norm != "l2":
             raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")
         if not isinstance(self.objective, Margin | TargetedMargin):

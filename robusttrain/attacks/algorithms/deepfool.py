@@ -15,6 +15,7 @@ from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
+from robusttrain.core.checked import Count, NonNegative, checked
 from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.core.rng import Rng
 
@@ -22,6 +23,7 @@ from robusttrain.core.rng import Rng
 BEYOND = 1e-4
 
 
+@checked
 @dataclass(frozen=True)
 class DeepFool(Attack):
     """The attack of Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method ...",
@@ -57,17 +59,14 @@ class DeepFool(Attack):
         threat: L2, whose ball the result is projected into.
     """
 
-    steps: int = 50
+    steps: Count = 50
     classes: int = 10
-    overshoot: float = 0.02
-    votes: int = 10
+    overshoot: NonNegative = 0.02
+    votes: Count = 10
     threat: Threat = field(default_factory=L2)
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 1)
         at_least("classes", self.classes, 2)
-        at_least("overshoot", self.overshoot, 0)
-        at_least("votes", self.votes, 1)
         if self.threat.norm != "l2":
             raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")
 

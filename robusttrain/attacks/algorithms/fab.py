@@ -17,7 +17,8 @@ from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Objective, rank_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_wrong
-from robusttrain.core.errors import OptionError, at_least, within
+from robusttrain.core.checked import Count, Share, checked
+from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
 
 #: The least length of a step when two are compared (as released): two of length 0 have no ratio.
@@ -78,6 +79,7 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     return (towards * length).view_as(points)
 
 
+@checked
 @dataclass(frozen=True)
 class FAB(Attack):
     """Targeted FAB (Croce & Hein 2020, "Minimally distorted adversarial examples with a fast
@@ -124,22 +126,18 @@ class FAB(Attack):
         gradient: how z_t - z_y and its gradient are estimated.
     """
 
-    steps: int = 100
-    restarts: int = 1
-    targets: int = 9
-    alpha_max: float = 0.1
+    steps: Count = 100
+    restarts: Count = 1
+    targets: Count = 9
+    alpha_max: Share = 0.1
     eta: float = 1.05
-    beta: float = 0.9
+    beta: Share = 0.9
     nearest: bool = False
     threat: Threat = field(default_factory=Linf)
     gradient: GradientEstimator = field(default_factory=Backprop)
 
     def __post_init__(self) -> None:
-        for option in ("steps", "restarts", "targets"):
-            at_least(option, getattr(self, option), 1)
-        within("alpha_max", self.alpha_max, 0, 1)
         at_least("eta", self.eta, 1)
-        within("beta", self.beta, 0, 1)
         if self.threat.norm not in ("linf", "l2"):
             raise OptionError("threat", self.threat, "FAB knows the norms linf, l2")
 

@@ -13,13 +13,15 @@ from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin, TargetedMargin, choose_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.queries import mean_log_probabilities
-from robusttrain.core.errors import OptionError, above, at_least, one_of, within
+from robusttrain.core.checked import Count, Positive, Share, checked
+from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
 
 #: Generations without a new elite that make a plateau.
 PATIENCE = 100
 
 
+@checked
 @dataclass(frozen=True)
 class GenAttack(Attack):
     """A population of perturbed images that breeds towards a target class (Alzantot et al. 2019,
@@ -67,26 +69,19 @@ class GenAttack(Attack):
         threat: Linf.
     """
 
-    steps: int = 1000
+    steps: Count = 1000
     population: int = 4
-    mutation_probability: float = 0.05
-    mutation_range: float = 0.25
-    temperature: float = 0.3
+    mutation_probability: Share = 0.05
+    mutation_range: Positive = 0.25
+    temperature: Positive = 0.3
     adaptive: bool = True
     target: Literal["untargeted", "least_likely", "second", "random"] = "untargeted"
-    classes: int = 3
-    votes: int = 1
+    classes: Count = 3
+    votes: Count = 1
     threat: Threat = field(default_factory=Linf)
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 1)
         at_least("population", self.population, 2)
-        within("mutation_probability", self.mutation_probability, 0, 1)
-        above("mutation_range", self.mutation_range, 0)
-        above("temperature", self.temperature, 0)
-        one_of("target", self.target, ("untargeted", "least_likely", "second", "random"))
-        at_least("classes", self.classes, 1)
-        at_least("votes", self.votes, 1)
         if self.threat.norm != "linf":
             raise OptionError(
                 "threat", self.threat, "must be Linf: mutation ranges are those of a cube"

@@ -15,7 +15,8 @@ from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import mean_over_copies
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_wrong
-from robusttrain.core.errors import OptionError, above, at_least
+from robusttrain.core.checked import Count, NonNegative, Positive, Whole, checked
+from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
 
 #: Where on the way from the nearest point (0) to the rim of the ball (1) the result is looked for,
@@ -38,6 +39,7 @@ def clip_around(images: Tensor, adversarial: Tensor, radius: Tensor) -> Tensor:
     return adversarial.maximum(images - per_image(radius)).minimum(images + per_image(radius))
 
 
+@checked
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
     """Decision-based search for the nearest adversarial image (Chen, Jordan & Wainwright 2020,
@@ -108,29 +110,23 @@ class HopSkipJump(Attack):
         threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
     """
 
-    steps: int = 64
+    steps: Whole = 64
     evaluations: int = 100
     most_evaluations: int = 10_000
-    gamma: float | None = None
-    tries: int = 100
-    halvings: int = 20
-    search_steps: int = 24
-    votes: int = 1
+    gamma: Positive | None = None
+    tries: Count = 100
+    halvings: Count = 20
+    search_steps: Count = 24
+    votes: Count = 1
     until_inside: bool = False
     nearest: bool = False
-    clearance: float = 0.01
-    chunk: int | None = None
+    clearance: NonNegative = 0.01
+    chunk: Count | None = None
     threat: Threat = field(default_factory=Linf)
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 0)
         at_least("evaluations", self.evaluations, 2)
         at_least("most_evaluations", self.most_evaluations, 2)
-        at_least("clearance", self.clearance, 0)
-        above("gamma", 1.0 if self.gamma is None else self.gamma, 0)
-        for option in ("tries", "halvings", "search_steps", "votes"):
-            at_least(option, getattr(self, option), 1)
-        at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
         if self.threat.norm not in ("linf", "l2"):
             raise OptionError("threat", self.threat, "must be Linf or L2")
 

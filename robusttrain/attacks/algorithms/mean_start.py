@@ -15,7 +15,8 @@ from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator, mea
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat
 from robusttrain.attacks.parts.updates import Sign, UpdateRule
-from robusttrain.core.errors import UserError, above, at_least
+from robusttrain.core.checked import Count, Positive, checked
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 
 
@@ -32,6 +33,7 @@ def mean_transform(
     return mean_over_copies(draws, None, images, several)[1]
 
 
+@checked
 @dataclass(frozen=True)
 class MeanStart(Attack):
     """Projected gradient ascent from x_0 = E[g(x)], the mean transformation [P1 4.2, "white-box
@@ -50,8 +52,8 @@ class MeanStart(Attack):
             `ProjectedGradient`.
     """
 
-    draws: int = 5000
-    around: float | None = None
+    draws: Count = 5000
+    around: Positive | None = None
     steps: int = 50
     step_size: float | None = None
     relative_step_size: float | None = None
@@ -62,8 +64,6 @@ class MeanStart(Attack):
     asks_g = True
 
     def __post_init__(self) -> None:
-        at_least("draws", self.draws, 1)
-        above("around", 1.0 if self.around is None else self.around, 0)
         self.ascent(self.threat)  # checks the rest
 
     def ascent(self, threat: Threat) -> ProjectedGradient:

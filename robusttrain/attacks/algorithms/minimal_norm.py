@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from robusttrain.attacks.algorithms.wrappers import VOTES, common_goals, judge, known, within
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
-from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.checked import Count, Whole, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 
+@checked
 @dataclass(frozen=True)
 class MinimalNorm(Attack):
     """Bisection over epsilon around any attack: the nearest adversarial image that it finds.
@@ -42,13 +44,11 @@ class MinimalNorm(Attack):
     """
 
     attack: Attack
-    steps: int = 10
-    votes: int = VOTES
+    steps: Whole = 10
+    votes: Count = VOTES
     threat: Threat = field(default_factory=Linf)
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 0)
-        at_least("votes", self.votes, 1)
         if self.steps > 20:
             raise OptionError(
                 "steps", self.steps, "must be at most 20: a float32 holds no finer radii"

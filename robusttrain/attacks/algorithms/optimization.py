@@ -14,7 +14,7 @@ from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Objective, WrongProbability
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.parts.updates import Adam
-from robusttrain.core.errors import above, at_least
+from robusttrain.core.checked import NonNegative, Positive, Whole, checked
 from robusttrain.core.rng import Rng
 
 
@@ -27,6 +27,7 @@ def away(adversarial: Tensor, images: Tensor) -> Tensor:
     return change / per_image(length * change[0].numel() ** 0.5)
 
 
+@checked
 @dataclass(frozen=True)
 class Optimization(Attack):
     """The optimisation-based attack of Liu et al. 2017 [P5], sections 2.2, 3.1 and 5.
@@ -59,18 +60,13 @@ class Optimization(Attack):
         gradient: how the gradient of L is estimated.
     """
 
-    steps: int = 100
-    learning_rate: float = 4 / 255
-    distance_weight: float = 0.0
+    steps: Whole = 100
+    learning_rate: Positive = 4 / 255
+    distance_weight: NonNegative = 0.0
     apart: bool = True
     threat: Threat = field(default_factory=Linf)
     objective: Objective = field(default_factory=WrongProbability)
     gradient: GradientEstimator = field(default_factory=Backprop)
-
-    def __post_init__(self) -> None:
-        at_least("steps", self.steps, 0)
-        above("learning_rate", self.learning_rate, 0)
-        at_least("distance_weight", self.distance_weight, 0)
 
     def scaled(self, effort: float) -> Optimization:
         return replace(self, steps=times(self.steps, effort))

@@ -13,7 +13,8 @@ from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat
 from robusttrain.attacks.parts.updates import Sign, UpdateRule
-from robusttrain.core.errors import OptionError, above, at_least
+from robusttrain.core.checked import Positive, Whole, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 #: Steps of an attack that is given more of them, at least: two single steps are no iterative one.
@@ -22,6 +23,7 @@ LEAST_STEPS = 10
 REACH = 2.5
 
 
+@checked
 @dataclass(frozen=True)
 class ProjectedGradient(Attack):
     """x_{t+1} = P(x_t + alpha u(grad L(x_t))) (Madry et al. 2018; g itself is one of these, [P1 eq.
@@ -43,9 +45,9 @@ class ProjectedGradient(Attack):
         rule: how a gradient becomes a step.
     """
 
-    steps: int = 10
-    step_size: float | None = None
-    relative_step_size: float | None = None
+    steps: Whole = 10
+    step_size: Positive | None = None
+    relative_step_size: Positive | None = None
     random_start: bool = True
     threat: Threat = field(default_factory=Linf)
     objective: Objective = field(default_factory=CrossEntropy)
@@ -53,18 +55,11 @@ class ProjectedGradient(Attack):
     rule: UpdateRule = field(default_factory=Sign)
 
     def __post_init__(self) -> None:
-        at_least("steps", self.steps, 0)
         if (self.step_size is None) == (self.relative_step_size is None):
             given = (self.step_size, self.relative_step_size)
             raise OptionError(
                 "step_size", given, "give exactly one of step_size and relative_step_size"
             )
-        above("step_size", self.step_size if self.step_size is not None else 1.0, 0)
-        above(
-            "relative_step_size",
-            self.relative_step_size if self.relative_step_size is not None else 1.0,
-            0,
-        )
 
     @property
     def alpha(self) -> float:

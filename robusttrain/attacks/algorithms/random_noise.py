@@ -12,10 +12,12 @@ from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.queries import ask
-from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 
+@checked
 @dataclass(frozen=True)
 class RandomNoise(Attack):
     """The worst of many random points of the ball (Carlini et al. 2019, "On evaluating adversarial
@@ -37,11 +39,10 @@ class RandomNoise(Attack):
     """
 
     queries: int = 5000
-    votes: int = 10
+    votes: Count = 10
     threat: Threat = field(default_factory=Linf)
 
     def __post_init__(self) -> None:
-        at_least("votes", self.votes, 1)
         if not self.queries >= 2 + 2 * self.votes:
             raise OptionError(
                 "queries", self.queries, f"must be at least 2 + 2 votes = {2 + 2 * self.votes}"

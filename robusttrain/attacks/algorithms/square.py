@@ -16,7 +16,8 @@ from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.queries import ask
-from robusttrain.core.errors import OptionError, at_least, within
+from robusttrain.core.checked import Count, Share, checked
+from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
 
 #: Iterations, of 10,000, after which p is halved once more (as released; AutoAttack takes the
@@ -58,6 +59,7 @@ def _length(change: Tensor) -> Tensor:
     return per_image(change.flatten(1).norm(dim=1))
 
 
+@checked
 @dataclass(frozen=True)
 class Square(Attack):
     """Random search with squares (Andriushchenko et al. 2020, "Square Attack", algorithms 1-3).
@@ -94,16 +96,14 @@ class Square(Attack):
     """
 
     queries: int = 5000
-    p: float = 0.8
+    p: Share = 0.8
     rescale: bool = False
-    votes: int = 10
+    votes: Count = 10
     threat: Threat = field(default_factory=Linf)
     objective: Objective = field(default_factory=Margin)
 
     def __post_init__(self) -> None:
         at_least("queries", self.queries, 4)
-        within("p", self.p, 0, 1)
-        at_least("votes", self.votes, 1)
         if self.threat.norm not in ("linf", "l2"):
             raise OptionError("threat", self.threat, "Square knows the norms linf, l2")
 

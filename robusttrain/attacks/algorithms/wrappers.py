@@ -29,7 +29,8 @@ from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.queries import ask
-from robusttrain.core.errors import OptionError, at_least, one_of, under
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import OptionError, under
 from robusttrain.core.rng import Rng
 
 #: Draws of a random model that judge what a member returned.
@@ -148,6 +149,7 @@ def total(attacks: Sequence[Attack], votes: int) -> Cost:
     return Cost(sum(cost.gradients for cost in costs), queries)
 
 
+@checked
 @dataclass(frozen=True)
 class Restarts(Attack):
     """Several runs of one attack, each with random streams of its own.
@@ -162,15 +164,12 @@ class Restarts(Attack):
     """
 
     attack: Attack
-    restarts: int = 5
+    restarts: Count = 5
     keep: Literal["first", "best"] = "first"
-    votes: int = VOTES
+    votes: Count = VOTES
     threat: Threat = field(default_factory=Linf)
 
     def __post_init__(self) -> None:
-        at_least("restarts", self.restarts, 1)
-        one_of("keep", self.keep, ("first", "best"))
-        at_least("votes", self.votes, 1)
         self.members  # noqa: B018 - refuses threats that the attack does not know
 
     @property
@@ -205,6 +204,7 @@ class Restarts(Attack):
         )
 
 
+@checked
 @dataclass(frozen=True)
 class Several(Attack):
     """Several attacks: a cascade, in which only survivors go on, or the best of all.
@@ -220,14 +220,12 @@ class Several(Attack):
 
     attacks: list[Attack]
     keep: Literal["first", "best"] = "first"
-    votes: int = VOTES
+    votes: Count = VOTES
     threat: Threat = field(default_factory=Linf)
 
     def __post_init__(self) -> None:
         if not self.attacks:
             raise OptionError("attacks", [], "name at least one attack")
-        one_of("keep", self.keep, ("first", "best"))
-        at_least("votes", self.votes, 1)
         self.members  # noqa: B018 - refuses threats that an attack does not know
 
     @property

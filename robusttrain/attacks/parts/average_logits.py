@@ -10,10 +10,12 @@ from torch import Tensor
 from robusttrain.attacks.asking import call_model
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator, mean_over_copies
 from robusttrain.attacks.parts.loss import Loss, LossFn
-from robusttrain.core.errors import UserError, at_least
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 
 
+@checked
 @dataclass(frozen=True)
 class AverageLogits(GradientEstimator):
     """grad L(log p(x)) with p(x) = 1/n sum_k softmax(f(x; draw k)), a random model's mean
@@ -33,12 +35,8 @@ class AverageLogits(GradientEstimator):
             large.
     """
 
-    draws: int = 20
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        at_least("draws", self.draws, 1)
-        at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+    draws: Count = 20
+    chunk: Count | None = None
 
     @property
     def averaged(self) -> int:  # type: ignore[override]

@@ -11,10 +11,11 @@ from torch import Tensor
 from robusttrain.attacks.parts.gradients import GradientEstimator, mean_over_copies
 from robusttrain.attacks.parts.loss import LossFn
 from robusttrain.attacks.parts.threats import per_image
-from robusttrain.core.errors import above, at_least, one_of
+from robusttrain.core.checked import Count, Positive, checked
 from robusttrain.core.rng import Rng
 
 
+@checked
 @dataclass(frozen=True)
 class FiniteDifference(GradientEstimator):
     """Central differences of the loss [P1 eq. 4], along random directions or pixel by pixel.
@@ -37,16 +38,10 @@ class FiniteDifference(GradientEstimator):
             if large.
     """
 
-    directions: int = 100
-    size: float = 0.01
+    directions: Count = 100
+    size: Positive = 0.01
     along: Literal["random", "pixels"] = "random"
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        at_least("directions", self.directions, 1)
-        above("size", self.size, 0)
-        one_of("along", self.along, ("random", "pixels"))
-        at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+    chunk: Count | None = None
 
     @property
     def copies(self) -> tuple[int, int | None]:

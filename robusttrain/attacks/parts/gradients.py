@@ -17,7 +17,8 @@ from torch import Tensor
 
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.parts.loss import LossFn
-from robusttrain.core.errors import UserError, at_least, one_of, within
+from robusttrain.core.checked import Count, NonNegative, Share, checked
+from robusttrain.core.errors import UserError, within
 from robusttrain.core.parts import part
 from robusttrain.core.resize import resize_and_pad
 from robusttrain.core.rng import Rng
@@ -152,6 +153,7 @@ def mean_over_copies(
     return loss / copies, gradient / copies
 
 
+@checked
 @dataclass(frozen=True)
 class Average(GradientEstimator):
     """Expectation over transformation: the mean gradient over draws of the model's randomness [P1
@@ -166,13 +168,9 @@ class Average(GradientEstimator):
             large.
     """
 
-    draws: int = 20
+    draws: Count = 20
     inner: GradientEstimator = field(default_factory=Backprop)
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        at_least("draws", self.draws, 1)
-        at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+    chunk: Count | None = None
 
     @property
     def averaged(self) -> int:  # type: ignore[override]
@@ -200,6 +198,7 @@ class Average(GradientEstimator):
         return mean_over_copies(self.draws, self.chunk, images, estimate)
 
 
+@checked
 @dataclass(frozen=True)
 class Smooth(GradientEstimator):
     """Noise-reduced gradient: the mean gradient over copies with Gaussian noise [P3 eq. 4].
@@ -214,15 +213,10 @@ class Smooth(GradientEstimator):
             large.
     """
 
-    samples: int = 20
-    sigma: float = 15 / 255
+    samples: Count = 20
+    sigma: NonNegative = 15 / 255
     inner: GradientEstimator = field(default_factory=Backprop)
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        at_least("samples", self.samples, 1)
-        at_least("sigma", self.sigma, 0)
-        at_least("chunk", 1 if self.chunk is None else self.chunk, 1)
+    chunk: Count | None = None
 
     @property
     def copies(self) -> tuple[int, int | None]:
@@ -247,6 +241,7 @@ class Smooth(GradientEstimator):
         return mean_over_copies(self.samples, self.chunk, images, estimate)
 
 
+@checked
 @dataclass(frozen=True)
 class Diverse(GradientEstimator):
     """Input diversity: the gradient through a random resizing and padding, with probability p [P2
@@ -264,15 +259,13 @@ class Diverse(GradientEstimator):
         inner: estimator of the gradient behind the transformation.
     """
 
-    probability: float = 0.5
+    probability: Share = 0.5
     smallest: float = 299 / 330
     mode: Literal["bilinear", "nearest"] = "bilinear"
     inner: GradientEstimator = field(default_factory=Backprop)
 
     def __post_init__(self) -> None:
-        within("probability", self.probability, 0, 1)
         within("smallest", self.smallest, 0.01, 1)
-        one_of("mode", self.mode, ("bilinear", "nearest"))
 
     @property
     def evaluations(self) -> int:

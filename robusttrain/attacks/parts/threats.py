@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robusttrain.core.errors import at_least
+from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.rng import Rng
 
 
@@ -46,6 +46,7 @@ class Threat(ABC):
         """(B,): how far each adversarial image lies from its image, in this norm."""
 
 
+@checked
 @dataclass(frozen=True)
 class Linf(Threat):
     """Every pixel may change by at most epsilon.
@@ -56,12 +57,9 @@ class Linf(Threat):
             3] need not).
     """
 
-    epsilon: float = 0.031
+    epsilon: NonNegative = 0.031
     clip: bool = True
     norm = "linf"
-
-    def __post_init__(self) -> None:
-        at_least("epsilon", self.epsilon, 0)
 
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
         noise = rng.uniform(images.shape[1:], -self.epsilon, self.epsilon).to(images.dtype)
@@ -75,6 +73,7 @@ class Linf(Threat):
         return (adversarial - images).abs().amax(dim=(1, 2, 3))
 
 
+@checked
 @dataclass(frozen=True)
 class L2(Threat):
     """The Euclidean length of the change is at most epsilon.
@@ -84,12 +83,9 @@ class L2(Threat):
         clip: whether images must stay in [0, 1].
     """
 
-    epsilon: float = 0.5
+    epsilon: NonNegative = 0.5
     clip: bool = True
     norm = "l2"
-
-    def __post_init__(self) -> None:
-        at_least("epsilon", self.epsilon, 0)
 
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
         direction = rng.normal(images.shape[1:])
@@ -111,6 +107,7 @@ class L2(Threat):
         return euclidean(adversarial - images)
 
 
+@checked
 @dataclass(frozen=True)
 class RMSD(Threat):
     """The root mean square of the change over pixels and channels is at most epsilon [P5 2.3].
@@ -124,12 +121,9 @@ class RMSD(Threat):
         clip: whether images must stay in [0, 1].
     """
 
-    epsilon: float = 15 / 255
+    epsilon: NonNegative = 15 / 255
     clip: bool = True
     norm = "rmsd"
-
-    def __post_init__(self) -> None:
-        at_least("epsilon", self.epsilon, 0)
 
     def _l2(self, images: Tensor) -> L2:
         return (

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from robusttrain.attacks.parts.threats import per_image
-from robusttrain.core.errors import above, at_least, within
+from robusttrain.core.checked import NonNegative, Positive, checked
+from robusttrain.core.errors import within
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -40,6 +41,7 @@ class Sign(UpdateRule):
         return gradient.sign(), state
 
 
+@checked
 @dataclass(frozen=True)
 class MomentumSign(UpdateRule):
     """Sign of an accumulated gradient: m = mu m + grad / |grad|_1, step sign(m) (Dong et al. 2018,
@@ -49,10 +51,7 @@ class MomentumSign(UpdateRule):
         decay: mu; 0 gives the sign of the gradient alone, 1 the papers' momentum.
     """
 
-    decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        at_least("decay", self.decay, 0)
+    decay: NonNegative = 1.0
 
     def init(self, images: Tensor) -> Tensor:
         return torch.zeros_like(images)
@@ -105,6 +104,7 @@ class AdamState(NamedTuple):
         return AdamState(self.mean[which], self.square[which], self.steps)
 
 
+@checked
 @dataclass(frozen=True)
 class Adam(UpdateRule):
     """m^ / (sqrt(v^) + tiny) (Kingma & Ba 2015, algorithm 1): about 1 for every pixel whose
@@ -121,12 +121,11 @@ class Adam(UpdateRule):
 
     beta1: float = 0.9
     beta2: float = 0.999
-    tiny: float = 1e-8
+    tiny: Positive = 1e-8
 
     def __post_init__(self) -> None:
         within("beta1", self.beta1, 0, 0.999999)
         within("beta2", self.beta2, 0, 0.999999)
-        above("tiny", self.tiny, 0)
 
     def init(self, images: Tensor) -> AdamState:
         return AdamState(torch.zeros_like(images), torch.zeros_like(images), 0)

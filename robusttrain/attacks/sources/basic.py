@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried, SourceModel
-from robusttrain.core.errors import UserError, at_least
+from robusttrain.core.checked import Whole, checked
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import says_random
 from robusttrain.models.defended import DefendedClassifier, classified
@@ -188,6 +189,7 @@ class FixedRandomness(Source):
         return _FixedRandomness(self.inner(target), self.draw)
 
 
+@checked
 @dataclass(frozen=True)
 class FewerSteps(Source):
     """The target with a g of fewer steps, forward and backward; verified on the g of all steps [P1
@@ -198,12 +200,9 @@ class FewerSteps(Source):
         inner: how f_a behind that g is differentiated.
     """
 
-    steps: int = 2
+    steps: Whole = 2
     inner: Source = field(default_factory=IdentityBackward)
     knows = "classifier, defense"
-
-    def __post_init__(self) -> None:
-        at_least("steps", self.steps, 0)
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         defense = iterative(target, self).with_steps(self.steps)

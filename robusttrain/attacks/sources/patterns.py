@@ -16,7 +16,8 @@ from torch import nn
 
 from robusttrain.attacks.sources.basic import Source, defense_of
 from robusttrain.attacks.sources.surrogates import fused
-from robusttrain.core.errors import OptionError, UserError, at_least, one_of
+from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import OptionError, UserError, one_of
 from robusttrain.core.resize import POSITIONS, Position
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
@@ -56,6 +57,7 @@ def _layers(defense: Defense, source: Source) -> Defense:
     return drawing[0] if drawing else defense
 
 
+@checked
 @dataclass(frozen=True)
 class SinglePattern(Source):
     """f_a behind one fixed pattern: by default the image in the middle, not resized [P4 4.4].
@@ -65,19 +67,16 @@ class SinglePattern(Source):
         position: where the image stands in the padding.
     """
 
-    size: int | None = None
+    size: Count | None = None
     position: Position = "center"
     knows = "classifier, defense"
-
-    def __post_init__(self) -> None:
-        at_least("size", 1 if self.size is None else self.size, 1)
-        one_of("position", self.position, POSITIONS)
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         (found,) = _behind(target, self, [(self.size, self.position)])
         return found
 
 
+@checked
 @dataclass(frozen=True)
 class EnsemblePattern(Source):
     """f_a behind several fixed patterns at once, all of which are to fail [P4 4.5].
@@ -92,14 +91,12 @@ class EnsemblePattern(Source):
         fuse: "logits", "probabilities" or "losses" of the patterns.
     """
 
-    sizes: int = 4
+    sizes: Count = 4
     positions: list[Position] = field(default_factory=lambda: list(POSITIONS))
     fuse: Literal["logits", "probabilities", "losses"] = "logits"
     knows = "classifier, defense"
 
     def __post_init__(self) -> None:
-        at_least("sizes", self.sizes, 1)
-        one_of("fuse", self.fuse, ("logits", "probabilities", "losses"))
         for position in self.positions:
             one_of("positions", position, POSITIONS)
         if not self.positions:

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from robusttrain.attacks.asking import Queried, SourceModel
 from robusttrain.attacks.sources.basic import IdentityBackward, Reader, Source, Target
-from robusttrain.core.errors import OptionError, UserError, one_of
+from robusttrain.core.checked import checked
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import says_random
 from robusttrain.models.defended import DefendedClassifier, classified
@@ -260,6 +261,7 @@ def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> n
     return _Ensemble(members, weights or [1 / len(members)] * len(members), fuse)
 
 
+@checked
 @dataclass(frozen=True)
 class Ensemble(Source):
     """Several sources as one, by a weighted mean of logits [P2 eq. 6], probabilities [P3 eq. 8, P5
@@ -278,7 +280,6 @@ class Ensemble(Source):
     knows = "other models, labels"
 
     def __post_init__(self) -> None:
-        one_of("fuse", self.fuse, ("logits", "probabilities", "losses"))
         if not self.members:
             raise OptionError("members", [], "name at least one source")
         given = self.weights

@@ -32,7 +32,7 @@ from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.threats import Linf
 from robusttrain.attacks.sources.basic import Source, iterative
-from robusttrain.core.errors import one_of
+from robusttrain.core.checked import checked
 from robusttrain.core.rng import Rng
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
@@ -189,6 +189,7 @@ class _Unrolled(Defense):
         return transformed
 
 
+@checked
 @dataclass(frozen=True)
 class UnrolledTransform(Source):
     """f_a(g(x)), differentiated through all steps of g [P1 4.1, eq. 5]. Needs second derivatives of
@@ -206,9 +207,6 @@ class UnrolledTransform(Source):
     derivatives: Derivatives = "softsign"
     smooth: bool = False
     knows = "classifier, defense"
-
-    def __post_init__(self) -> None:
-        one_of("derivatives", self.derivatives, ("automatic", "softsign", "tanh"))
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         def unrolled(part: Defense) -> Defense:

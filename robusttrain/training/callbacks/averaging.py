@@ -9,11 +9,12 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robusttrain.core.errors import at_least
+from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 
 
+@checked
 class SWA(WeightAveraging):
     """The mean of the weights at the ends of epochs (Izmailov et al. 2018), validated and saved in
     their place.
@@ -29,9 +30,7 @@ class SWA(WeightAveraging):
         batches: training batches that the statistics are measured on.
     """
 
-    def __init__(self, start: int, batches: int = 20) -> None:
-        at_least("start", start, 0)
-        at_least("batches", batches, 1)
+    def __init__(self, start: Whole, batches: Count = 20) -> None:
         super().__init__(use_buffers=False)
         self.start, self.batches = start, batches
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from robusttrain.core.errors import above
+from robusttrain.core.checked import Positive, checked
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
 
@@ -16,6 +16,7 @@ from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
 Epoch = dict[str, float]
 
 
+@checked
 class Overfitting(pl.Callback):
     """Compares robust accuracy on validation images with the best epoch's.
 
@@ -56,11 +57,9 @@ class Overfitting(pl.Callback):
         every: int = 1,
         seed: int = 0,
         say: Callable[[str], None] = print,
-        drop: float = 0.2,
-        fall: float = 0.05,
+        drop: Positive = 0.2,
+        fall: Positive = 0.05,
     ) -> None:
-        above("drop", drop, 0)
-        above("fall", fall, 0)
         self.monitor, self.say, self.drop, self.fall, self.every = monitor, say, drop, fall, every
         own = {"inner": inner} if inner else {}
         if inner and check:

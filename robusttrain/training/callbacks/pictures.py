@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from robusttrain.attacks import prepared
-from robusttrain.core.errors import at_least
+from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
 from robusttrain.reporting import centred, rgb
@@ -19,6 +19,7 @@ from robusttrain.training.callbacks.images import my_validation_images
 matplotlib.use("Agg")  # dashboards are written on machines without a screen
 
 
+@checked
 class Pictures(pl.Callback):
     """Logs a figure: image, g(image), adversarial image, its amplified perturbation, E[g(x)] - x.
 
@@ -37,14 +38,11 @@ class Pictures(pl.Callback):
         self,
         scenario: Scenario,
         name: str,
-        images: int = 4,
-        every: int = 5,
-        draws: int = 64,
+        images: Whole = 4,
+        every: Count = 5,
+        draws: Count = 64,
         seed: int = 0,
     ) -> None:
-        at_least("images", images, 0)
-        at_least("every", every, 1)
-        at_least("draws", draws, 1)
         self.scenario, self.name, self.images, self.every = scenario, name, images, every
         self.draws, self.seed = draws, seed
 

@@ -7,11 +7,12 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from torch import nn
 
-from robusttrain.core.errors import at_least
+from robusttrain.core.checked import Count, checked
 from robusttrain.evaluation import Engine, Scenario, gather, results
 from robusttrain.training.callbacks.images import my_validation_images
 
 
+@checked
 class RobustAccuracy(pl.Callback):
     """Attacks some validation images every few epochs and logs ``robust/<attack>`` and
     ``robust/worst_case``.
@@ -29,14 +30,11 @@ class RobustAccuracy(pl.Callback):
     def __init__(
         self,
         scenarios: dict[str, Scenario],
-        every: int = 1,
-        images: int = 128,
-        draws: int = 3,
+        every: Count = 1,
+        images: Count = 128,
+        draws: Count = 3,
         seed: int = 0,
     ) -> None:
-        at_least("every", every, 1)
-        at_least("images", images, 1)
-        at_least("draws", draws, 1)
         self.scenarios, self.every, self.images, self.draws, self.seed = (
             scenarios,
             every,
