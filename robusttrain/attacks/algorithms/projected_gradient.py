@@ -17,9 +17,9 @@ from robusttrain.core.checked import Positive, Whole, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
-#: Steps of an attack that is given more of them, at least: two single steps are no iterative one.
+#: The least number of steps of an attack that is given more: two single steps are no iteration.
 LEAST_STEPS = 10
-#: Length of its way then, in radii (Madry et al. 2018 take 2.5): finer steps where there are more.
+#: The length of all these steps together, in radii (Madry et al. 2018 take 2.5).
 REACH = 2.5
 
 
@@ -87,7 +87,7 @@ class ProjectedGradient(Attack):
             return replace(self, steps=steps)
         steps = max(steps, LEAST_STEPS)
         finer = REACH * self.threat.epsilon / steps
-        # A step that was too short stays as it is: more of them have to show what it hides.
+        # A step that was too short stays as it is: more steps then show what it hid.
         size = min(self.alpha, finer) if finer > 0 else self.alpha
         if size <= 0:
             return replace(self, steps=steps)
