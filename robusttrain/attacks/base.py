@@ -87,7 +87,7 @@ LEAST_QUERIES = 60
 
 
 def times(count: int, effort: float, least: int = 3) -> int:
-    """``count`` steps or queries times an effort; at least the lesser of ``count`` and ``least``."""
+    """``count`` steps or queries times an effort; no fewer than min(``count``, ``least``)."""
     return max(min(count, least), round(count * effort))
 
 

@@ -36,7 +36,7 @@ class DefendedClassifier(nn.Module):
         self.classifier = as_module(classifier)
         #: What asking found (`robusttrain.attacks.Queried`): a part that says nothing of it may
         #: draw, too.
-        self.found_random = False
+        self.observed_random = False
 
     @property
     def declared_random(self) -> bool:
@@ -50,7 +50,7 @@ class DefendedClassifier(nn.Module):
         """Whether two passes over one image may differ: as the parts say, or as asking has
         found.
         """
-        return self.declared_random or self.found_random
+        return self.declared_random or self.observed_random
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Logits (B, K) of images (B, C, H, W); ``rng`` as for ``Defense.forward``."""
@@ -65,7 +65,7 @@ class DefendedClassifier(nn.Module):
         The defense is shared, not copied; logits come back as float32.
         """
         fast = DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
-        fast.found_random = self.found_random
+        fast.observed_random = self.observed_random
         return fast
 
 

@@ -226,7 +226,7 @@ class Crafting:
         if name not in self._settled and len(images):
             queried = Queried(target)
             with prepared(queried):
-                target.found_random = queried.settle(
+                target.observed_random = queried.settle(
                     images[:8].clone(), rng[: min(8, len(rng))].fold("random")
                 )
             self._settled.add(name)
