@@ -25,7 +25,7 @@ class DefendedClassifier(nn.Module):
         classifier: f_a, images in [0, 1] to logits; normalisation inside. A module or a function.
     """
 
-    #: Tells our attacks that ``forward`` takes streams of randomness.
+    #: Tells attacks that ``forward`` takes streams of randomness.
     takes_rng = True
 
     def __init__(
@@ -34,8 +34,8 @@ class DefendedClassifier(nn.Module):
         super().__init__()
         self.defense = defense
         self.classifier = as_module(classifier)
-        #: What asking found (`robusttrain.attacks.Queried`): a part that says nothing of it may
-        #: draw, too.
+        #: Whether `robusttrain.attacks.Queried` saw the target draw, or differ: a part may be
+        #: random without saying so.
         self.observed_random = False
 
     @property
@@ -47,9 +47,7 @@ class DefendedClassifier(nn.Module):
 
     @property
     def random(self) -> bool:
-        """Whether two passes over one image may differ: as the parts say, or as asking has
-        found.
-        """
+        """Whether two passes over one image may differ, as declared or as observed."""
         return self.declared_random or self.observed_random
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
@@ -70,7 +68,7 @@ class DefendedClassifier(nn.Module):
 
 
 def classified(classifier: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
-    """Logits of f_a behind g, whose streams are others than those of g if it takes any."""
+    """Logits of f_a behind g. If f_a takes streams, they are not those of g."""
     streams = None if rng is None or not takes_streams(classifier) else rng.fold("classifier")
     return answer(classifier, images, streams)
 
@@ -96,5 +94,5 @@ class MeanPrediction(nn.Module):
         mean = sum(
             self.model(images, rng.fold(number)).softmax(dim=1) for number in range(self.draws)
         )
-        # An average of zeros would have an infinite logarithm, which counts as no answer.
+        # A mean of zero would have an infinite logarithm, which counts as no answer.
         return (mean / self.draws).clamp_min(torch.finfo(torch.float32).tiny).log()
