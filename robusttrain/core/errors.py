@@ -85,7 +85,7 @@ def typed(option: str) -> str:
 
 @contextmanager
 def naming(option: str) -> Iterator[None]:
-    """Turn every FileError raised inside into an OptionError of ``option``, which named the file."""
+    """Turn every FileError raised inside into an OptionError of the ``option`` with the path."""
     try:
         yield
     except FileError as error:
