@@ -19,7 +19,7 @@ from robusttrain.data import ImageData
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
-from robusttrain.evaluation.report import SCHEMA
+from robusttrain.evaluation.report import SCHEMA, VERDICTS
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_weights
 from robusttrain.storage.journal import Journal, weights_of
@@ -128,7 +128,7 @@ def save_requested(evaluation: Evaluation, plan: EvaluationPlan) -> None:
     """Write images and verdicts, as far as the plan asks for them."""
     records, output = evaluation.records, Path(plan.output)
     if plan.save_verdicts:
-        records.save(output / "verdicts.safetensors")
+        records.save(output / VERDICTS)
     if plan.save_images:
         for name in records.attacks:
             rows = records.of(name)

@@ -134,6 +134,10 @@ class Records:
             merged[name] = rows[first]
         return Records(merged)
 
+    def __repr__(self) -> str:
+        count = len(next(iter(self.rows.values()), ()))
+        return f"Records({', '.join(self.rows)}: {count} images each)"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as safetensors: each column, and the attack that each row is of.
 
