@@ -107,8 +107,10 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
 
 
 def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int:
-    """How many classes a model answers with; a UserError unless it takes these images, (B, C, H,
-    W).
+    """How many classes a model answers with.
+
+    Raises:
+        UserError: the model cannot take these images, (B, C, H, W).
     """
     images, queried = check_images(images), Queried.of(model)
 

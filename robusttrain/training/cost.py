@@ -137,7 +137,7 @@ def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> 
             torch.cuda.synchronize(batch.images.device)
         return time.perf_counter() - start
 
-    step()  # warms up, and asks once what the model answers with
+    step()  # warms up, and settles what the model answers with
     with counted(training) as inside:
         seconds = min(step(), step())
     return seconds, sum(inside) / 2 / len(batch.images)

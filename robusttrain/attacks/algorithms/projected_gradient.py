@@ -75,8 +75,10 @@ class ProjectedGradient(Attack):
         return self.gradient.queries == 0  # a difference of two answers is all rounding
 
     def within(self, threat: Threat) -> ProjectedGradient:
-        """In another norm, steepest ascent is that norm's, and a step keeps its share of the
-        radius.
+        """The same attack in another threat.
+
+        In another norm, a rule of steepest ascent becomes that of the norm, and a step keeps its
+        share of the radius.
         """
         if threat.norm == self.threat.norm:
             return replace(self, threat=threat)
