@@ -22,8 +22,6 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.table import Table
 
 from robusttrain.config import parts, presets
 from robusttrain.config.build import resolve
@@ -36,41 +34,46 @@ from robusttrain.core.stopping import heeding_sigterm
 #: Warnings of Lightning's that are no news of a run of ours.
 UNIMPORTANT = (
     r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\)"
-    r" in eval mode at).*"
+    r" in eval mode at|smaller than the logging interval|You have overridden `|"
+    r"exists and is not empty).*"
 )
 
 
-def main(command: Callable[[list[str]], None]) -> NoReturn:
+def main(
+    command: Callable[[list[str]], None],
+    arguments: list[str] | None = None,
+    program: str | None = None,
+) -> NoReturn:
     """Run a command: its errors become one line each and exit code 2, Ctrl-C exit code 130, SIGTERM
     143.
+
+    Args:
+        command: takes the arguments.
+        arguments: of the command line; None for those of this process.
+        program: how the user names the command; None for the file of this process.
     """
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    program = program or sys.argv[0].rpartition("/")[2]
     try:
-        if "--list" in arguments:
-            print_presets()
-        else:
-            keep_freed_memory()
-            # Lightning's advice about its own products is no news of this run.
-            logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-            warnings.filterwarnings("ignore", message=UNIMPORTANT)
-            Saying.of("robusttrain")
-            with heeding_sigterm():
-                command(arguments)
+        keep_freed_memory()
+        # Lightning's advice about its own products is no news of this run.
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message=UNIMPORTANT)
+        Saying.of("robusttrain")
+        with heeding_sigterm():
+            command(arguments)
     except UserError as error:
         # Builders name options without the dashes that a user types.
         dashes = (
             "--" if isinstance(error, OptionError) and not error.option.startswith("--") else ""
         )
         one_line = dashes + " ".join(str(error).split())
-        sys.stderr.write(f"{sys.argv[0].rpartition('/')[2]}: error: {one_line}\n")
+        sys.stderr.write(f"{program}: error: {one_line}\n")
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.stderr.write(
-            f"{sys.argv[0].rpartition('/')[2]}: error: the disk is full; what was finished is"
-            " kept\n"
-        )
+        sys.stderr.write(f"{program}: error: the disk is full; what was finished is kept\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -79,20 +82,6 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             sys.exit(130)
         raise
     sys.exit(0)
-
-
-def print_presets() -> None:
-    """All presets with their first comment, by kind; surrogates are named in attacks, not on the
-    command line.
-    """
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("option")
-    shown.add_column("preset", style="bold")
-    shown.add_column("what it is")
-    for kind in presets.KINDS:
-        for name, path in presets.names(kind).items():
-            shown.add_row("" if kind == "surrogate" else f"--{kind}", name, presets.about(path))
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
 class _Parser(ByName):

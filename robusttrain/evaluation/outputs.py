@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 
 from robusttrain.core.processor import processor
 from robusttrain.core.telling import Say
+from robusttrain.core.typed import line
 from robusttrain.core.version import __version__
 from robusttrain.data import ImageData
 from robusttrain.evaluation.engine import Engine
@@ -76,7 +75,7 @@ def explained(
     """
     return {
         "schema": SCHEMA,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": line(),
         "target": target_name,
         "weights": hash_of_weights(target),
         "data": plan.data_name,
