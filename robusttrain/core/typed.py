@@ -1,4 +1,4 @@
-"""What the user types: hints name the command in the form in which it was typed."""
+"""The form in which the user typed the command, for hints that name commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _console: list[bool] = []
 
 
 def typed_as_console() -> None:
-    """This process was started as ``robusttrain COMMAND``, and not as ``python COMMAND.py``."""
+    """Note that the user typed ``robusttrain COMMAND``, and not ``python COMMAND.py``."""
     _console[:] = [True]
 
 
@@ -19,6 +19,6 @@ def command(name: str) -> str:
 
 
 def line() -> str:
-    """The command line of this process, as it was typed."""
+    """The command line of this process, as the user typed it."""
     arguments = sys.argv[1:]
     return shlex.join(["robusttrain", *arguments] if _console else ["python", *sys.argv])

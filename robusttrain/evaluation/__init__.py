@@ -1,6 +1,6 @@
 """Evaluation: runs attacks over data, scores with fresh draws, and reports the worst case.
 
-One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's Trainer, and the
+One engine has two callers: ``evaluate.py``, through ``Evaluation`` on Lightning's Trainer, and the
 validation callback.
 """
 

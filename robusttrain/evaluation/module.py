@@ -36,14 +36,14 @@ def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[
 
 
 class Evaluation(pl.LightningModule):
-    """Runs an engine over the test split; afterwards ``found`` holds the results, ``records`` the
+    """Runs an engine over the test split; afterwards ``results`` holds the results, ``records`` the
     verdicts.
 
     Args:
         engine: the engine; its target and sources follow this module to the device.
-        journal: where processes that run the same command see what others work on.
-        waiting: called with the number of batches that are left to others, when nothing else is
-            left to do.
+        journal: shows processes that run the same command what the others work on.
+        waiting: called, when nothing else is left to do, with the number of batches that other
+            processes work on.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Evaluation(pl.LightningModule):
         super().__init__()
         self.engine, self.journal, self.waiting = engine, journal, waiting
         self.parts = nn.ModuleList([engine.target, *engine.sources.values()])
-        self.found: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self._records: Records | None = None
         self._mine: list[Records] = []
         self._seconds: dict[str, float] = {}
@@ -72,8 +72,8 @@ class Evaluation(pl.LightningModule):
             self._others.append(batch)
 
     def _run(self, batch: Batch) -> bool:
-        """Attack a batch, or find what others did with it; False while another process works on
-        it.
+        """Attack a batch, or take another process's finished entries; False while another process
+        works on it.
         """
         with self.journal.taken(batch.indices) if self.journal else nullcontext(True) as mine:
             if mine:
@@ -87,13 +87,13 @@ class Evaluation(pl.LightningModule):
         if self._others:
             self.waiting(len(self._others))
         while self._others:
-            # Whoever holds a batch finishes it, or dies and leaves it to us.
+            # The process that holds a batch finishes it, or dies and leaves it to this one.
             batch = self._others.pop(0)
             if not self._run(batch):
                 self._others.append(batch)
                 time.sleep(PAUSE)
         self._records, seconds = gather((self._mine, self._seconds))
-        self.found = results(self._records, self.engine, seconds)
+        self.results = results(self._records, self.engine, seconds)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.engine.target(images)

@@ -1,7 +1,7 @@
 """Sources: what the attacker differentiates.
 
 ``source(target)`` builds, from the defended classifier under attack, the model that the attack is
-given. What comes out is always verified on the target itself, never on the source.
+given. Adversarial images are always verified on the target itself, never on the source.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Reader(Protocol):
 class Source(ABC):
     """From the target to the model that the attacker differentiates."""
 
-    #: What the attacker must know of the target to build this source.
+    #: What the attacker must know to build this source.
     knows: str = ""
 
     def opened(self, read: Reader) -> Source:
-        """The same source with models in place of the files that it names, if it names any."""
+        """The same source, with models in place of any files that it names."""
         return self
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Source(ABC):
 
 
 def defense_of(target: nn.Module, source: Source) -> Defense:
-    """The target's defense, or one line that says why the source needs one."""
+    """The target's defense; UserError if the target has none."""
     defense = target.defense if isinstance(target, DefendedClassifier) else None
     if defense is None:
         name = type(source).__name__
@@ -133,8 +133,9 @@ class IdentityBackward(Source):
     """BPDA-I: forward through the true g, backward as if g were the identity (Athalye et al. 2018,
     [P1 4.1]).
 
-    In a chain that holds for the parts without a derivative; the others are differentiated as they
-    are. A defense that has one throughout is taken for the identity as a whole.
+    In a chain, the parts without a derivative are taken for the identity; the others are
+    differentiated as they are. A defense that has a derivative throughout is taken for the identity
+    as a whole.
     """
 
     knows = "classifier, defense"
@@ -168,8 +169,8 @@ class FixedRandomness(Source):
     """The target with one frozen draw of its randomness, the same in every step and for every
     image.
 
-    An attacker who cannot break even this has a bad gradient; one who can, but not the target, is
-    held off by randomness alone (Athalye et al. 2018).
+    An attacker who cannot break even the frozen target has a bad gradient. An attacker who breaks
+    only the frozen target is held off by randomness alone (Athalye et al. 2018).
 
     Args:
         draw: which draw.

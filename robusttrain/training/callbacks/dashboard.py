@@ -53,7 +53,7 @@ class Dashboard(pl.Callback):
 def flat(value: Any, name: str = "") -> dict[str, Any]:
     """A nested configuration as one level of dotted names; class paths without their packages."""
     if isinstance(value, dict):
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, item in value.items():
             inner = (
                 name
@@ -62,8 +62,8 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
                 if name and key != "class_path"
                 else name or key
             )
-            found.update(flat(item.rpartition(".")[2] if key == "class_path" else item, inner))
-        return found
+            values.update(flat(item.rpartition(".")[2] if key == "class_path" else item, inner))
+        return values
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return {
             key: part

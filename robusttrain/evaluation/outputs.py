@@ -1,6 +1,4 @@
-"""What an evaluation leaves on disk beside its results: the journal on the way, images and verdicts
-at the end.
-"""
+"""The files of an evaluation: the content of results.json, the journal, images and verdicts."""
 
 from __future__ import annotations
 
@@ -32,8 +30,8 @@ VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
 
 def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, Any]:
-    """All that the figures depend on, but for precisions and for sources that an attacker may have
-    to train first.
+    """All that the figures depend on, except precisions and sources that an attacker may have to
+    train first.
     """
     arguments = plan.data.get("init_args") or {}
     return {
@@ -41,8 +39,7 @@ def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, A
         "attacks": plan.attacks,
         "data": {
             "class_path": plan.data["class_path"],
-            # Where the images lie and how they are loaded changes nothing: every batch is compared
-            # with what it was.
+            # Places and ways of loading may change: the journal compares the images of every batch.
             **{key: value for key, value in arguments.items() if key not in PLACES},
         },
         "images": plan.images,
@@ -58,33 +55,33 @@ def explained(
     plan: EvaluationPlan,
     evaluation: Evaluation,
     target: DefendedClassifier,
-    told: str,
+    target_name: str,
     unfit: Mapping[str, str],
     precisions: Mapping[str, str],
     device: torch.device,
     data: ImageData,
 ) -> dict[str, Any]:
-    """The content of results.json: the figures, and all that they depend on.
+    """The content of results.json: the figures, and all that the figures depend on.
 
     Args:
         plan: what was evaluated.
-        evaluation: after its run.
+        evaluation: the evaluation, after its run.
         target: the model under attack.
-        told: how the report names it.
+        target_name: the target's name in the report.
         unfit: attacks of suites that do not apply, and why.
         precisions: of the attacks.
-        device: where they ran.
+        device: where the attacks ran.
         data: the images.
     """
     return {
         "schema": SCHEMA,
         "command": line(),
-        "target": told,
+        "target": target_name,
         "weights": hash_of_weights(target),
         "data": plan.data_name,
         "classes": data.class_names,
         "data_notes": data.notes,
-        **evaluation.found,
+        **evaluation.results,
         "indices": evaluation.records.index.tolist(),
         "left_out": dict(unfit),
         "precision": {"asked": plan.precision, "attacks": dict(precisions)},
@@ -100,24 +97,23 @@ def explained(
 
 
 def open_journal(
-    folder: Path, known: dict[str, Any], engine: Engine, fresh: bool, say: Say
+    folder: Path, settings: dict[str, Any], engine: Engine, fresh: bool, say: Say
 ) -> Journal:
-    """Where finished batches are kept; what an interrupted run of the same settings left is found
-    there.
+    """The journal of finished batches, with those of an interrupted run of the same settings.
 
     Args:
         folder: of the journal.
-        known: the `fingerprint`.
-        engine: whose sources complete it.
-        fresh: whether to drop what an unfinished run left; of several processes that Lightning
+        settings: the `fingerprint`.
+        engine: its sources complete the settings.
+        fresh: whether to drop the entries of an unfinished run. Of several processes that Lightning
             starts only the first one may.
         say: takes lines.
 
     Raises:
-        UserError: an unfinished run of other settings lies there; what differs is named.
+        UserError: the folder holds an unfinished run of other settings; the error names them.
     """
     whole = {
-        **known,
+        **settings,
         "sources": {name: weights_of(source) for name, source in engine.sources.items()},
     }
     with alone(folder, "the journal", say):
@@ -127,8 +123,8 @@ def open_journal(
     return journal
 
 
-def keep(evaluation: Evaluation, plan: EvaluationPlan) -> None:
-    """Write images and verdicts on request."""
+def save_requested(evaluation: Evaluation, plan: EvaluationPlan) -> None:
+    """Write images and verdicts, as far as the plan asks for them."""
     records, output = evaluation.records, Path(plan.output)
     if plan.save_verdicts:
         records.save(output / VERDICTS)
@@ -136,5 +132,5 @@ def keep(evaluation: Evaluation, plan: EvaluationPlan) -> None:
         for name in records.attacks:
             rows = records.of(name)
             assert rows.images is not None  # the engine was told to keep them
-            found = {"index": rows.index, "label": rows.label, "images": rows.images}
-            save_tensors(found, output / f"{name}.safetensors")
+            columns = {"index": rows.index, "label": rows.label, "images": rows.images}
+            save_tensors(columns, output / f"{name}.safetensors")
