@@ -20,8 +20,6 @@ from robusttrain.core.typed import command
 COMMANDS = {
     "train": "train a classifier, behind a defense or adversarially",
     "evaluate": "attack a classifier, and report what is left of it",
-    "compare": "compare evaluations, image by image",
-    "report": "write report.html for an evaluation's folder",
     "list": "list presets: attacks, defenses, models, data, recipes, suites",
 }
 #: Examples, by command; {} stands for how it is typed.
@@ -35,8 +33,8 @@ EXAMPLES = {
     ),
     "evaluate": (
         "{} --attack bpda-eot",
-        "{} --suite worst-case --epsilon 8/255 --images 1000",
-        "{} --model mynet.py:MyNet --weights w.pth --data myfolder --suite quick",
+        "{} --suite worst-case --epsilon 0.031 --images 1000",
+        "{} --model mynet.MyNet --weights w.pth --data imagefolder --data.root DIR --suite quick",
         "{} --attack pgd --attack.steps 200 --output results/pgd-200",
         "{} --again results/pgd-200",
     ),
