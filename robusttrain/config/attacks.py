@@ -16,7 +16,10 @@ import yaml
 from robusttrain.attacks import Attack, Source
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.command_line import listed, short, take
+from robusttrain.config.classes import IN_FILE
+from robusttrain.config.command_line import listed, plain, short, take
+from robusttrain.config.numbers import number
+from robusttrain.config.origins import checked_nodes
 from robusttrain.config.parts import (
     TARGET,
     ByName,
@@ -113,6 +116,8 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
 
 def stem(name: str) -> str:
     """What an attack is called in reports: a preset's name, or a file's."""
+    if match := IN_FILE.fullmatch(name):
+        return match["name"]
     return name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
 
 
@@ -182,7 +187,7 @@ def attack_nodes(
         if epsilon is not None:
             at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
             _override(node, ["threat", "epsilon"], epsilon)
-        read[name] = node
+        read[name] = plain(number(node))
     return read
 
 
@@ -209,7 +214,10 @@ def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenar
     parser = ByName(exit_on_error=False)
     parser.add_subclass_arguments(Attack, "attack", required=True)
     parser.add_subclass_arguments(Source, "source", required=True)
-    node = with_own_defaults(node)
+    try:
+        node = with_own_defaults(checked_nodes(node))
+    except UserError as error:
+        raise UserError(f"{option} {name}: {error}") from error
     knows = node.pop("knows", "")
     source = node.pop("source", TARGET)
     try:

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from robusttrain.config.attacks import attack_nodes, checked, spelt_out, split_attacks, stem
-from robusttrain.config.build import check_trust
+from robusttrain.config.build import trusted_nodes
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
     configurations,
@@ -173,9 +173,11 @@ def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPla
     Raises:
         UserError: a class of another package; nothing was imported.
     """
-    check_trust([plan.model, plan.defense, plan.data, plan.attacks], ["robusttrain", *trust])
+    names = ("model", "defense", "data", "attacks")
+    parts = trusted_nodes({name: getattr(plan, name) for name in names}, ["robusttrain", *trust])
     trainer = {key: value for key, value in plan.trainer.items() if key in WHERE}
-    return replace(plan, output=str(output), trust=trust, trainer=trainer, fresh=True, strict=False)
+    settings = {"output": str(output), "beside": False, "fresh": True, "strict": False}
+    return replace(plan, trust=trust, trainer=trainer, **settings, **parts)
 
 
 def configure(
@@ -241,5 +243,4 @@ def started_from(
         recipe = read_recipe(path)
     first = {kind: recipe[kind] for kind in kinds if recipe.get(kind)}
     # Before jsonargparse imports a class that the file names.
-    check_trust(list(first.values()), ["robusttrain", *listed(early.trust)])
-    return path, first
+    return path, trusted_nodes(first, ["robusttrain", *listed(early.trust)])
