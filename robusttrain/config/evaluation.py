@@ -35,6 +35,7 @@ KINDS = ("data", "model", "defense")
 OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
     "at_most",
+    "beside",
     "weights_which",
 }
 #: Of Lightning's Trainer: where an evaluation runs.
@@ -135,6 +136,8 @@ def read_plan(
     given = take(arguments, lambda option: option == "--images")[0]
     numbers = [suite_settings(preset).get("images") for preset in suites]
     values["at_most"] = not given and config.images in numbers and config.images is not None
+    chosen = take(rest, lambda option: option == "--output")[0]
+    values["beside"] = not chosen and not any("output" in node for node in nodes)
     values["checkpoint"] = None if path is None else str(path)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
     return EvaluationPlan(**{**values, "trainer": trainer})
@@ -176,8 +179,8 @@ def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPla
     names = ("model", "defense", "data", "attacks")
     parts = trusted_nodes({name: getattr(plan, name) for name in names}, ["robusttrain", *trust])
     trainer = {key: value for key, value in plan.trainer.items() if key in WHERE}
-    settings = {"output": str(output), "beside": False, "fresh": True, "strict": False}
-    return replace(plan, trust=trust, trainer=trainer, **settings, **parts)
+    plan = replace(plan, output=str(output), beside=False, fresh=True, strict=False)
+    return replace(plan, trust=trust, trainer=trainer, **parts)
 
 
 def configure(

@@ -45,6 +45,8 @@ class EvaluationPlan:
         surrogate_epochs: epochs of models that an attacker trains first.
         seed: of every random number.
         output: folder for results.json and the journal.
+        beside: nobody chose the output: where an unfinished run of other settings lies there, a
+            folder beside it is taken.
         fresh: drop what an unfinished run left in --output.
         audit: look for weak attacks and masked gradients.
         audit_images: of its sample; default: by cost, 8 to 32.
@@ -80,6 +82,7 @@ class EvaluationPlan:
     surrogate_epochs: int | None = None
     seed: int = 0
     output: str = "results/newest"
+    beside: bool = False
     fresh: bool = False
     audit: bool = True
     audit_images: int | None = None

@@ -18,7 +18,7 @@ from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, kept_audit
 from robusttrain.evaluation.choosing import Run, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
-from robusttrain.evaluation.cost import announce
+from robusttrain.evaluation.cost import announce, check_sources
 from robusttrain.evaluation.engine import Engine, Scenario
 from robusttrain.evaluation.export import export, told_export
 from robusttrain.evaluation.keeping import explained, fingerprint, keep, open_journal
@@ -98,6 +98,7 @@ def attack(
     engine = Engine(
         subject.target, attacks, plan.seed, plan.draws, types, plan.survivors, keep_images
     )
+    check_sources(engine, data)  # what does not fit leaves no journal
     known, fresh = identity(plan, subject, precisions), plan.fresh and first_process()
     engine.kept = journal = open_journal(output / "journal", known, engine, fresh, say)
     evaluation = Evaluation(

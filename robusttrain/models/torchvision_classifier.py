@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 class TorchvisionClassifier(nn.Module):
     """A torchvision model that takes images in [0, 1].
 
-    Mean, std and input size are those that the weights' own metadata tell (``weights.transforms()``);
+    Mean, std and input size are those of the weights' own metadata (``weights.transforms()``);
     without weights, those of the model's default ones. Images are not resized: convolutional
     networks take any size, vision transformers only the size they were built for.
 
