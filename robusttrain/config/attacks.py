@@ -86,6 +86,8 @@ def split_attacks(
     return list(dict.fromkeys(names)), overrides, rest
 
 
+#: Arguments of which one alone may be given: who sets one takes the preset's other away.
+EITHER = {"step_size": "relative_step_size", "relative_step_size": "step_size"}
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
 
 
@@ -183,6 +185,11 @@ def attack_nodes(
             except yaml.YAMLError as error:
                 raise UserError(f"{option}.{key} {text}: cannot be read as YAML") from error
             _override(node, key.split("."), value)
+            other = EITHER.get(key)
+            if other in (node.get("init_args") or {}) and not any(
+                given.rpartition(".")[2] == other for given, _ in overrides
+            ):
+                _override(node, [str(other)], None)
             node = with_members(node, name, option, (name,))  # those that the override named
         if epsilon is not None:
             at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)

@@ -152,7 +152,7 @@ def resolve(class_path: str, trust: Sequence[str] | None = None) -> Callable[...
     if found is None or isinstance(found, ModuleType):
         choices = [key for key, item in vars(module).items() if callable(item)] if module else []
         if isinstance(found, ModuleType):
-            raise UserError(f"{class_path!r} is a module and not a class")
+            raise UserError(f"{class_path!r} is not a class: it is a module")
         raise UserError(
             f"class {class_path!r} cannot be imported: there is no {last} in"
             f" {module_name or 'it'}{_near(last, choices, class_path)}"

@@ -211,12 +211,18 @@ class ByName(ArgumentParser):
         """As jsonargparse's; ``--OPTION=NAME`` stands for the content of the preset."""
         kinds, meant = dict(self._kinds()), []
         numeric = {*self._numeric()}
+        before = ""
         for argument in args or ():
-            option, _, text = argument.partition("=")
-            value = _value(text)
-            if option[2:] in numeric and (read := number(value)) != value:
-                meant.append(f"{option}={json.dumps(read)}")
+            option, has_value, text = argument.partition("=")
+            if before[2:] in numeric:  # its value stands apart
+                meant.append(_read(argument))
+                before = ""
                 continue
+            before = "" if has_value else option
+            if option[2:] in numeric and has_value:
+                meant.append(f"{option}={_read(text)}")
+                continue
+            value = _value(text)
             found = self._meant(option[2:], value, kinds) if option[2:] in kinds else {}
             if found:
                 namespace = _without(namespace, found)
@@ -334,6 +340,13 @@ def _value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text  # jsonargparse says what is wrong with it
+
+
+def _read(text: str) -> str:
+    """The text of a number's option, fractions in it read."""
+    value = _value(text)
+    found = number(value)
+    return text if found == value else json.dumps(found)
 
 
 def _without(namespace: Namespace | None, names: Mapping[str, Any]) -> Namespace | None:

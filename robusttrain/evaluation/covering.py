@@ -14,9 +14,11 @@ from robusttrain.models.defense import Defense
 
 
 def covering(threats: Iterable[tuple[str, Threat]], facts: Facts) -> Iterator[str]:
-    """A line for each radius that is larger than the box of all images, [0, 1], is wide.
+    """A line for each radius that is larger than the box of all images, [0, 1], is wide, and looks
+    like one for pixel values up to 255.
 
-    A radius just as large as the box is a way to say that there is no bound, and needs no line.
+    A radius as large as the box, or a thousand, is a way to say that there is no bound, and needs
+    no line.
 
     Args:
         threats: with the option that sets each of them.
@@ -26,7 +28,7 @@ def covering(threats: Iterable[tuple[str, Threat]], facts: Facts) -> Iterator[st
     said = set()
     for option, threat in threats:
         widest = float(threat.distance(torch.ones(shape), torch.zeros(shape)))
-        if threat.epsilon > widest and (option, threat.epsilon) not in said:
+        if widest < threat.epsilon <= 255 and (option, threat.epsilon) not in said:
             said.add((option, threat.epsilon))
             yield (
                 f"warning: {option} {threat.epsilon:g} is no bound: pixel values lie in [0, 1], and"

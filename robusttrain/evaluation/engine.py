@@ -55,7 +55,8 @@ class Scenario:
     Args:
         attack: the algorithm.
         source: builds, from the target, what the attacker differentiates.
-        knows: what the attacker must know, in words; printed beside every figure.
+        knows: what the attacker must know, in words, if not what the source says; printed beside
+            every figure.
     """
 
     attack: Attack
@@ -65,6 +66,14 @@ class Scenario:
     @property
     def knowledge(self) -> str:
         return self.knows or self.source.knows
+
+    def knowledge_of(self, target: DefendedClassifier) -> str:
+        """What the attacker knows of a target, in words: of a defense nothing, where there is
+        none.
+        """
+        if self.knows or target.defense is not None:
+            return self.knowledge
+        return ", ".join(each for each in self.source.knows.split(", ") if each != "defense")
 
 
 def need_two(classes: int) -> None:

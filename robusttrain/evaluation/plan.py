@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from robusttrain.core.errors import OptionError, UserError, at_least, one_of
+from robusttrain.core.parts import class_name
 from robusttrain.evaluation.audit import LEAST
 from robusttrain.evaluation.precision import PRECISIONS, Precision
 
@@ -114,7 +115,7 @@ class EvaluationPlan:
     def data_name(self) -> str:
         """The data set's name in the report: its class, and its folder where it has one."""
         root = (self.data.get("init_args") or {}).get("root")
-        return self.data["class_path"].rpartition(".")[2] + (f" {root}" if root else "")
+        return class_name(self.data["class_path"]) + (f" {root}" if root else "")
 
     def without(self, attacks: Mapping[str, str]) -> EvaluationPlan:
         """The plan without some attacks, given by name."""

@@ -21,7 +21,7 @@ class RobustBenchClassifier(nn.Module):
     Args:
         name: RobustBench's (``Standard``, ``Carmon2019Unlabeled``).
         dataset: what it was trained on; None takes it from the number of classes.
-        threat_model: what it was trained against: the zoo is sorted by it.
+        threat_model: what it was trained against: the zoo is sorted by it; None for Linf.
         model_dir: folder of the zoo's files; what is not there is downloaded into it.
         num_classes: number of logits K.
 
@@ -37,7 +37,7 @@ class RobustBenchClassifier(nn.Module):
         self,
         name: str,
         dataset: Literal["cifar10", "cifar100", "imagenet"] | None = None,
-        threat_model: Literal["Linf", "L2", "corruptions"] = "Linf",
+        threat_model: Literal["Linf", "L2", "corruptions"] | None = None,
         model_dir: str = "checkpoints/robustbench",
         num_classes: Count = 10,
     ) -> None:
@@ -58,9 +58,9 @@ class RobustBenchClassifier(nn.Module):
                 f"has {CLASSES[chosen]} classes, and these data {num_classes}: change --data",
             )
         self.name, self.num_classes = name, num_classes
-        self.trained_on, self.defends = chosen, threat_model
+        self.trained_on, self.defends = chosen, threat_model or "Linf"
         self.pretrained_classes = num_classes
-        self.network = _load(name, chosen, threat_model, model_dir)
+        self.network = _load(name, chosen, self.defends, model_dir)
 
     def forward(self, images: Tensor) -> Any:
         """Images (B, 3, H, W) in [0, 1] to logits (B, K)."""

@@ -17,6 +17,7 @@ from robusttrain.config.trainer import trainer_from
 from robusttrain.config.training import build_training
 from robusttrain.config.watching import keepers, monitored, watchers
 from robusttrain.core.errors import UserError, under
+from robusttrain.core.parts import class_name
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import Facts, ImageData, ImageFolder
@@ -265,4 +266,4 @@ def add_extra(plan: TrainingPlan, data: ImageData) -> int:
 def short_name(node: dict[str, Any]) -> str:
     """A part's name in the name of a run."""
     arguments = node.get("init_args") or {}
-    return str(arguments.get("name") or node["class_path"].rpartition(".")[2]).lower()
+    return str(arguments.get("name") or class_name(node["class_path"])).lower()

@@ -221,7 +221,8 @@ def iterative(target: nn.Module, source: Source) -> Defense:
     if not defense.iterative:
         raise UserError(
             f"source {type(source).__name__}: {type(defense).__name__} is no iterative"
-            " transformation, so it has no steps: --attack bpda-i takes it as it is (in Python,"
-            " source IdentityBackward)"
+            " transformation, so it has no steps: --attack"
+            f" {('eot' if defense.random else 'pgd') if defense.differentiable else 'bpda-i'} takes"
+            " it as it is"
         )
     return defense

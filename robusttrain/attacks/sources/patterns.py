@@ -52,7 +52,7 @@ def _layers(defense: Defense, source: Source) -> Defense:
     if len(drawing) > 1:
         raise UserError(
             f"source {type(source).__name__}: {len(drawing)} parts of the defense draw patterns:"
-            " average over all of them, --attack eot (in Python, source Target and gradient Average)"
+            " average over all of them, --attack eot (in Python, source Target, gradient Average)"
         )
     return drawing[0] if drawing else defense
 

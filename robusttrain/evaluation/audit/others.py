@@ -249,11 +249,7 @@ def fixed_randomness(subject: Subject) -> Finding | None:
             f"no more with the draw frozen than without (one-sided binomial test at {LEVEL:.0%})"
         ),
         source=f"{CARLINI}, section 4.6 (attacks that fail with fixed randomness do not work)",
-        remedy=(
-            "the gradient through the defense is wrong: try --attack bpda-i"
-            if fails
-            else ""
-        ),
+        remedy=("the gradient through the defense is wrong: try --attack bpda-i" if fails else ""),
         value=frozen - free,
     )
 

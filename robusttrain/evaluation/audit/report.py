@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from robusttrain.attacks.base import check_images
@@ -84,13 +83,14 @@ class Audit:
     @property
     def size(self) -> int:
         """Images of the sample: those asked for, or `SAMPLE`, or as few as `LEAST` for long attacks
-        on few images.
+        on few images; at most all that there are.
         """
         if self.images is not None:
-            return self.images
+            return min(self.total, self.images)
         each = [sum(scenario.attack.cost()) for scenario in self.engine.scenarios.values()] or [0]
         allowed = max(SHARE * self.total * sum(each), CHEAP)
-        return max(LEAST, min(SAMPLE, int(allowed / max(1, self._runs * max(each)))))
+        wanted = max(LEAST, min(SAMPLE, int(allowed / max(1, self._runs * max(each)))))
+        return min(self.total, wanted)
 
     @property
     def _runs(self) -> int:
@@ -207,13 +207,13 @@ def verdict(findings: Sequence[Finding]) -> str:
     return "sound"
 
 
-def audit_table(told: Mapping[str, Any]) -> Table:
-    """The findings as a table for the terminal; ``told`` is `Audit.told`, or results.json."""
-    title = f"audit on {told['audit_images']} images: {told['verdict']}"
-    shown = Table(title=title, title_justify="left")
-    for column in ("check", "severity", "attack", "measured", "threshold", "source", "remedy"):
-        shown.add_column(column, overflow="fold")
+def audit_lines(told: Mapping[str, Any]) -> list[str]:
+    """The verdict, then a line for each finding; ``told`` is `Audit.told`, or results.json, which
+    holds thresholds and sources, too.
+    """
+    lines = [f"audit on {told['audit_images']} images: {told['verdict']}"]
     for found in told["audit"]:
-        names = ("check", "severity", "attack", "measured", "threshold", "source", "remedy")
-        shown.add_row(*(str(found[name]) for name in names))
-    return shown
+        about = f" ({found['attack']})" if found["attack"] else ""
+        remedy = f"; {found['remedy']}" if found["remedy"] else ""
+        lines.append(f"  {found['severity']}: {found['check']}{about}: {found['measured']}{remedy}")
+    return lines

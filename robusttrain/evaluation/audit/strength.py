@@ -240,8 +240,8 @@ def silent_success(subject: Subject) -> Finding | None:
         ),
         source=f"{PINTOR}, I3 (silent success)",
         remedy=(
-            "return the best iterate (--attack apgd-ce does), or stop at the first adversarial one if the model"
-            " is not random"
+            "return the best iterate (--attack apgd-ce does), or stop at the first adversarial one"
+            " if the model is not random"
         ),
     )
 
