@@ -33,8 +33,8 @@ EXAMPLES = {
     ),
     "evaluate": (
         "{} --attack bpda-eot",
-        "{} --suite worst-case --epsilon 0.031 --images 1000",
-        "{} --model mynet.MyNet --weights w.pth --data imagefolder --data.root DIR --suite quick",
+        "{} --suite worst-case --epsilon 8/255 --images 1000",
+        "{} --model mynet.py:MyNet --weights w.pth --data myfolder --suite quick",
         "{} --attack pgd --attack.steps 200 --output results/pgd-200",
         "{} --again results/pgd-200",
     ),

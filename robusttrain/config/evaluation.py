@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from robusttrain.config.attacks import attack_nodes, checked, spelt_out, split_attacks, stem
-from robusttrain.config.build import check_trust
+from robusttrain.config.build import trusted_nodes
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
     configurations,
@@ -35,6 +35,7 @@ KINDS = ("data", "model", "defense")
 OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
     "at_most",
+    "beside",
     "weights_which",
 }
 #: Data that were handed over in Python.
@@ -137,6 +138,8 @@ def read_plan(
     given = take(arguments, lambda option: option == "--images")[0]
     numbers = [suite_settings(preset).get("images") for preset in suites]
     values["at_most"] = not given and config.images in numbers and config.images is not None
+    chosen = take(rest, lambda option: option == "--output")[0]
+    values["beside"] = not chosen and not any("output" in node for node in nodes)
     values["checkpoint"] = None if path is None else str(path)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
     return EvaluationPlan(**{**values, "trainer": trainer})
@@ -180,9 +183,11 @@ def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPla
     Raises:
         UserError: a class of another package; nothing was imported.
     """
-    check_trust([plan.model, plan.defense, plan.data, plan.attacks], ["robusttrain", *trust])
+    names = ("model", "defense", "data", "attacks")
+    parts = trusted_nodes({name: getattr(plan, name) for name in names}, ["robusttrain", *trust])
     trainer = {key: value for key, value in plan.trainer.items() if key in WHERE}
-    return replace(plan, output=str(output), trust=trust, trainer=trainer, fresh=True, strict=False)
+    plan = replace(plan, output=str(output), beside=False, fresh=True, strict=False)
+    return replace(plan, trust=trust, trainer=trainer, **parts)
 
 
 def configure(
@@ -248,5 +253,4 @@ def started_from(
         recipe = read_recipe(path)
     first = {kind: recipe[kind] for kind in kinds if recipe.get(kind)}
     # Before jsonargparse imports a class that the file names.
-    check_trust(list(first.values()), ["robusttrain", *listed(early.trust)])
-    return path, first
+    return path, trusted_nodes(first, ["robusttrain", *listed(early.trust)])

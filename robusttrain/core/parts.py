@@ -8,6 +8,11 @@ from typing import Any, TypeVar
 Kind = TypeVar("Kind")
 
 
+def class_name(class_path: str) -> str:
+    """The last part of "package.module.Class", or of "folder/file.py:Class"."""
+    return class_path.rpartition(":")[2].rpartition(".")[2]
+
+
 def part(whole: object, kind: type[Kind]) -> tuple[str, Kind] | tuple[None, None]:
     """Name and value of the first field that holds a ``kind``; None and None where there is none.
 

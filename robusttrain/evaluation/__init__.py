@@ -4,7 +4,7 @@ One engine has two callers: ``evaluate.py``, through ``Evaluation`` on Lightning
 validation callback.
 """
 
-from robusttrain.evaluation.audit import LEAST, Audit, audit_table
+from robusttrain.evaluation.audit import LEAST, Audit, audit_lines
 from robusttrain.evaluation.engine import (
     Engine,
     Scenario,
@@ -26,7 +26,7 @@ __all__ = [
     "Records",
     "Rows",
     "Scenario",
-    "audit_table",
+    "audit_lines",
     "check_classes",
     "gather",
     "need_two",

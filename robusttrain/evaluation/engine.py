@@ -83,6 +83,14 @@ class Scenario:
         )
         return self.attack(self.source(target), images, labels, rng)
 
+    def knowledge_of(self, target: DefendedClassifier) -> str:
+        """What the attacker knows of a target, in words: of a defense nothing, where there is
+        none.
+        """
+        if self.knows or target.defense is not None:
+            return self.knowledge
+        return ", ".join(each for each in self.source.knows.split(", ") if each != "defense")
+
 
 def need_two(classes: int) -> None:
     """Raise UserError where data have a single class."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
 from robusttrain.evaluation.report import SCHEMA, VERDICTS
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.storage.files import hash_of_weights
-from robusttrain.storage.journal import Journal, weights_of
+from robusttrain.storage.files import hash_of_json, hash_of_weights
+from robusttrain.storage.journal import Journal, unfinished, weights_of
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
 
@@ -49,6 +50,32 @@ def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, A
         "seed": plan.seed,
         "versions": {"robusttrain": __version__, "torch": torch.__version__},
     }
+
+
+def in_its_own_folder(plan: EvaluationPlan, known: Mapping[str, Any], say: Say) -> EvaluationPlan:
+    """The plan, its output beside the default folder where an unfinished run of other settings lies
+    there: nothing of that run is lost, and its own command still finds it.
+
+    The folder's name follows from the settings, so that the same command goes on there.
+
+    Args:
+        plan: whose output nobody chose, if it says so.
+        known: its `fingerprint`.
+        say: takes the line that says it.
+    """
+    if not plan.beside or plan.fresh:
+        return plan
+    if plan.precision != "auto":
+        known = {**known, "precision": dict.fromkeys(plan.attacks, plan.precision)}
+    first = Path(plan.output)
+    if not unfinished(first / "journal", known):
+        return plan
+    other = first.with_name(f"{first.name}-{hash_of_json(known)[:8]}")
+    say(
+        f"{first} holds an unfinished run of other settings, which its own command finishes; this"
+        f" one goes into {other}"
+    )
+    return replace(plan, output=str(other), beside=False)
 
 
 def explained(

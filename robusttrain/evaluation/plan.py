@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from robusttrain.core.errors import OptionError, UserError, at_least, one_of
+from robusttrain.core.parts import class_name
 from robusttrain.evaluation.audit import LEAST
 from robusttrain.evaluation.precision import PRECISIONS, Precision
 
@@ -45,6 +46,8 @@ class EvaluationPlan:
         surrogate_epochs: epochs of models that an attacker trains first.
         seed: of every random number.
         output: folder for results.json and the journal.
+        beside: nobody chose the output: where an unfinished run of other settings lies there, a
+            folder beside it is taken.
         fresh: drop what an unfinished run left in --output.
         audit: look for weak attacks and masked gradients.
         audit_images: size of the audit's sample; default: by cost, 8 to 32.
@@ -79,6 +82,7 @@ class EvaluationPlan:
     surrogate_epochs: int | None = None
     seed: int = 0
     output: str = "results/newest"
+    beside: bool = False
     fresh: bool = False
     audit: bool = True
     audit_images: int | None = None
@@ -110,7 +114,7 @@ class EvaluationPlan:
     def data_name(self) -> str:
         """The data set's name in the report: its class, and its folder where it has one."""
         root = (self.data.get("init_args") or {}).get("root")
-        return self.data["class_path"].rpartition(".")[2] + (f" {root}" if root else "")
+        return class_name(self.data["class_path"]) + (f" {root}" if root else "")
 
     def without(self, attacks: Mapping[str, str]) -> EvaluationPlan:
         """The plan without some attacks, given by name."""

@@ -61,7 +61,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             "gradient_evaluations_per_image": per_image["gradients"],
             "queries_per_image": per_image["queries"],
             "seconds": round(seconds.get(name, 0.0), 2),
-            "knows": scenario.knowledge,
+            "knows": scenario.knowledge_of(engine.target),
         }
         if engine.survivors:
             worst = worst_case(

@@ -18,7 +18,7 @@ from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, journalled_audit
 from robusttrain.evaluation.choosing import Run, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
-from robusttrain.evaluation.cost import announce
+from robusttrain.evaluation.cost import announce, check_sources
 from robusttrain.evaluation.engine import Engine, Scenario
 from robusttrain.evaluation.export import export, export_line
 from robusttrain.evaluation.module import Evaluation
@@ -98,6 +98,7 @@ def attack(
     engine = Engine(
         subject.target, attacks, plan.seed, plan.draws, types, plan.survivors, keep_images
     )
+    check_sources(engine, data)  # what does not fit leaves no journal
     settings, fresh = identity(plan, subject, precisions), plan.fresh and first_process()
     engine.journal = journal = open_journal(output / "journal", settings, engine, fresh, say)
     evaluation = Evaluation(

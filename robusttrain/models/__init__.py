@@ -6,6 +6,8 @@ its first layer (`Normalize`), so attacks, budgets and pictures are all about th
 - `VGGSmall`: the paper's ``f_b``, small and fast; loads the file its authors released.
 - `CifarResNet`: ResNets with a 3x3 stem; the default is ResNet-18.
 - `TimmClassifier`: anything from timm, by name.
+- `TorchvisionClassifier`: anything from torchvision, by name; `RobustBenchClassifier`: from
+  RobustBench's zoo.
 - `EfficientNetLite`: three ImageNet classifiers whose trained weights come as packages.
 - `MLP`: fully connected layers, for the smallest experiments.
 - `FullyConvolutional`: images to images, for the reparameterization attack.
@@ -28,7 +30,9 @@ from robusttrain.models.fully_convolutional import FullyConvolutional
 from robusttrain.models.mlp import MLP
 from robusttrain.models.normalize import Normalize
 from robusttrain.models.resnet import BasicBlock, CifarResNet
+from robusttrain.models.robustbench_classifier import RobustBenchClassifier
 from robusttrain.models.timm_classifier import TimmClassifier
+from robusttrain.models.torchvision_classifier import TorchvisionClassifier
 from robusttrain.models.twin import fast_twin
 from robusttrain.models.vgg_small import VGGSmall
 
@@ -40,7 +44,9 @@ __all__ = [
     "FullyConvolutional",
     "MLP",
     "Normalize",
+    "RobustBenchClassifier",
     "TimmClassifier",
+    "TorchvisionClassifier",
     "VGGSmall",
     "fast_copy",
     "fast_twin",

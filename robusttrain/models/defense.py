@@ -96,8 +96,8 @@ class Defense(nn.Module, ABC):
             UserError: this defense draws no patterns.
         """
         raise UserError(
-            f"{type(self).__name__} draws no patterns; this is for"
-            " robusttrain.defenses.RandomResizePad"
+            f"{type(self).__name__} draws no patterns: this is for --defense randomization (in"
+            " Python, RandomResizePad)"
         )
 
     @abstractmethod

@@ -80,8 +80,25 @@ def _laid_out(value: Any, width: int, depth: int, taken: int) -> str:
     return pad.join(lines) + (closed if flat else f"{pad[:-1]}{closed}")
 
 
-def writable(folder: Path, option: str) -> Path:
+def may_write(folder: Path, option: str) -> Path:
+    """Prove that files can be written into a folder before hours are spent, and leave nothing: what
+    is refused for other reasons leaves no folders.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    writable(there, option, folder)
+    return folder
+
+
+def writable(folder: Path, option: str, named: Path | None = None) -> Path:
     """Make the folder, and prove that files can be written there before hours are spent.
+
+    Args:
+        folder: to be made.
+        option: that named it.
+        named: what it named, if not the folder itself.
 
     Raises:
         UserError: the folder cannot be made or written to.
@@ -92,7 +109,8 @@ def writable(folder: Path, option: str) -> Path:
             pass
     except OSError as error:
         raise UserError(
-            f"{option} {folder}: cannot be written to ({error.strerror}): name another folder"
+            f"{option} {named or folder}: cannot be written to ({error.strerror}): name another"
+            " folder"
         ) from error
     return folder
 

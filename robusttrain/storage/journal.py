@@ -74,6 +74,20 @@ def read_fingerprint(folder: Path) -> dict[str, Any] | None:
     return fingerprint if isinstance(fingerprint, dict) else {}
 
 
+def unfinished(folder: Path, now: Mapping[str, Any], whole: bool = False) -> list[str]:
+    """What differs from an unfinished run that lies in ``folder``; nothing where none does.
+
+    Args:
+        folder: of a journal.
+        now: a fingerprint, or the part of it that is known at once.
+        whole: whether ``now`` is all of it.
+    """
+    before = read_fingerprint(folder)
+    if before is None or (folder / FINISHED).is_file():
+        return []
+    return differences({key: value for key, value in before.items() if whole or key in now}, now)
+
+
 def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> None:
     """Raise UserError if an unfinished run of another fingerprint lies in ``folder``.
 
@@ -83,11 +97,7 @@ def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> 
             before hours are spent.
         whole: whether ``now`` is the whole fingerprint.
     """
-    before = read_fingerprint(folder)
-    if before is None or (folder / FINISHED).is_file():
-        return
-    lines = differences({key: value for key, value in before.items() if whole or key in now}, now)
-    if lines:
+    if lines := unfinished(folder, now, whole):
         more = f", and {len(lines) - 3} more" if len(lines) > 3 else ""
         raise UserError(
             f"--output {folder.parent}: an unfinished run lies there that differs in"

@@ -160,7 +160,7 @@ def test_randomization_layers_are_attacked_through_their_gradient(train):
     layers = ["--defense", "randomization", "--defense.low", 14, "--defense.canvas", 16]
     assert re.search(r"done: .* under the worst attack", train("trades", *layers).err)
     refused = train("trades", *layers, "--robust.attacks", "bpda-i-quick", code=2).err
-    assert re.search(r"error: source IdentityBackward: .* use Target$", refused.strip())
+    assert re.search(r"error: source IdentityBackward: .* --attack eot", refused.strip())
 
 
 def test_a_loss_that_is_not_finite(train):

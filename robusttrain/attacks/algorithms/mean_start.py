@@ -108,8 +108,8 @@ class MeanStart(Attack):
     def check(self, source: nn.Module) -> None:
         if not Queried.of(source).transforms:
             raise UserError(
-                "MeanStart: this source has no g to start from; use"
-                " robusttrain.attacks.ClassifierOnly"
+                "MeanStart: this source has no g to start from: --attack wt-mean-start has one (in"
+                " Python, source ClassifierOnly)"
             )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:

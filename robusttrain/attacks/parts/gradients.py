@@ -26,7 +26,8 @@ from robusttrain.core.rng import Rng
 #: The error of an attack that needs gradients where there are none.
 NO_GRADIENT = (
     "the loss does not depend differentiably on the image (a detached or non-differentiable"
-    " preprocessing step?): attack another source, e.g. robusttrain.attacks.IdentityBackward"
+    " preprocessing step?): --attack bpda-i goes around a defense (in Python, source"
+    " IdentityBackward), --attack square needs no gradient"
 )
 
 

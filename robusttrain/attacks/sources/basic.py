@@ -60,8 +60,8 @@ def defense_of(target: nn.Module, source: Source) -> Defense:
     if defense is None:
         name = type(source).__name__
         raise UserError(
-            f"source {name}: the target has no defense to go around; attack it as it is, with"
-            " Target"
+            f"source {name}: the target has no defense to go around; attack it as it is: --attack"
+            f" {'eot' if says_random(target) else 'pgd'} (in Python, source Target)"
         )
     return defense
 
@@ -118,8 +118,9 @@ class _IdentityBackward(Defense):
         if transformed.shape != images.shape:
             raise UserError(
                 f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])}"
-                f" into {tuple(transformed.shape[1:])}, so its derivative cannot be the identity;"
-                " use Target"
+                f" into {tuple(transformed.shape[1:])}, so its derivative cannot be the identity:"
+                f" --attack {'eot' if self.random else 'pgd'} differentiates it as it is (in"
+                " Python, source Target)"
             )
         # The bracket is zero in value and the identity in derivative: forward sees g(x) exactly.
         return transformed + (images - images.detach())
@@ -184,8 +185,9 @@ class FixedRandomness(Source):
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         if not target.random:
             raise UserError(
-                "source FixedRandomness: the target draws nothing, so there is nothing to fix (a"
-                " model that does not say that it draws: robusttrain.evaluation.settle asks it)"
+                "source FixedRandomness: the target draws nothing, so there is nothing to fix:"
+                " --attack pgd, or bpda-i where it has a defense (in Python,"
+                " robusttrain.evaluation.settle asks a model that does not say that it draws)"
             )
         return _FixedRandomness(self.inner(target), self.draw)
 
@@ -220,6 +222,8 @@ def iterative(target: nn.Module, source: Source) -> Defense:
     if not defense.iterative:
         raise UserError(
             f"source {type(source).__name__}: {type(defense).__name__} is no iterative"
-            " transformation, so it has no steps; use robusttrain.attacks.IdentityBackward"
+            " transformation, so it has no steps: --attack"
+            f" {('eot' if defense.random else 'pgd') if defense.differentiable else 'bpda-i'} takes"
+            " it as it is"
         )
     return defense

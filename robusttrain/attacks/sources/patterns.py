@@ -51,7 +51,7 @@ def _layers(defense: Defense, source: Source) -> Defense:
     if len(drawing) > 1:
         raise UserError(
             f"source {type(source).__name__}: {len(drawing)} parts of the defense draw patterns:"
-            " average over all of them, with source Target and gradient Average (eot)"
+            " average over all of them, --attack eot (in Python, source Target, gradient Average)"
         )
     return drawing[0] if drawing else defense
 
@@ -106,7 +106,8 @@ class EnsemblePattern(Source):
         if not layers.draws_patterns:
             _behind(target, self, [(None, "center")])  # says what this source is for
             raise UserError(
-                f"source EnsemblePattern: {type(layers).__name__} is one pattern; use SinglePattern"
+                f"source EnsemblePattern: {type(layers).__name__} is one pattern: --attack"
+                " single-pattern (in Python, source SinglePattern)"
             )
         low, canvas = layers.sides.start, layers.sides.stop
         reach = len(layers.sides)

@@ -124,8 +124,8 @@ class OwnSurrogate(Source):
         model = read.checkpoint(self.path, self.trust)
         if model.defense is None:
             raise UserError(
-                f"source OwnSurrogate: {self.path} has no defense; use"
-                " robusttrain.attacks.Checkpoint"
+                f"source OwnSurrogate: {self.path} has no defense: --attack transfer-standard"
+                f" --attack.source.path {self.path} (in Python, source Checkpoint)"
             )
         return OtherDefense(model, self.inner)
 

@@ -19,7 +19,7 @@ the evaluation goes on.
 """
 
 from robusttrain.evaluation.audit.finding import Finding, significant
-from robusttrain.evaluation.audit.report import CHECKS, Audit, Check, audit_table, verdict
+from robusttrain.evaluation.audit.report import CHECKS, Audit, Check, audit_lines, verdict
 from robusttrain.evaluation.audit.subject import LEAST, SAMPLE, Subject
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "Check",
     "Finding",
     "Subject",
-    "audit_table",
+    "audit_lines",
     "significant",
     "verdict",
 ]

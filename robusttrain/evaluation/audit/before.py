@@ -186,8 +186,8 @@ def zero_gradients(subject: Subject) -> Finding | None:
             f"{CARLINI}, section 4.7; {PINTOR}, I1 (unavailable gradients); {CROCE}, released code"
         ),
         remedy=(
-            "add an attack with source IdentityBackward (for quantisation and other steps), with"
-            " objective DLR or Margin (for a saturated softmax), or without gradients (square)"
+            "add --attack bpda-i (for quantisation and other steps of a defense), apgd-dlr or"
+            " apgd-margin (for a saturated softmax), or square (without gradients)"
         ),
         value=count / subject.size,
     )

@@ -49,8 +49,8 @@ def two_estimates(subject: Subject) -> Finding | None:
         threshold=f"at least {SIGNAL:g}: a fifth of an estimate is signal",
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
         remedy=(
-            "average over more draws (gradient Average), or accumulate over steps (rule"
-            " MomentumSign)"
+            "average over more draws (--attack eot, bpda-eot), or accumulate over steps (--attack"
+            " mifgsm, bpda-i-momentum)"
         ),
         value=cosine,
     )
@@ -94,8 +94,7 @@ def finite_differences(subject: Subject) -> Finding | None:
         threshold=f"between 1/{FACTOR:g} and {FACTOR:g}",
         source=f"{ATHALYE}, section 3 (shattered gradients); {CARLINI}, section 4.7",
         remedy=(
-            "something between image and loss is detached or jumps: attack through source"
-            " IdentityBackward, or with square"
+            "something between image and loss is detached or jumps: add --attack bpda-i, or square"
         ),
         value=ratio,
     )
@@ -138,8 +137,7 @@ def better_than_chance(subject: Subject) -> Finding | None:
         source=f"{ATHALYE}, section 3 (shattered gradients); {PINTOR}, I1 (unavailable gradients)",
         remedy=(
             "the gradient says nothing about the model: look for detached, discontinuous or"
-            " saturated steps; attack with source IdentityBackward, Smooth or FiniteDifference"
-            " gradients, or square"
+            " saturated steps; add --attack bpda-i, nrigsm (smoothed), finite-differences or square"
         ),
         value=count / subject.size,
     )

@@ -70,8 +70,8 @@ def white_box_recorded(subject: Subject) -> Finding | None:
         threshold=MORE_THAN_LUCK,
         source=f"{ATHALYE}, section 3.1 (black box better than white box); {CARLINI}, section 5.4",
         remedy=(
-            "gradients are masked: attack through another source (IdentityBackward) or objective"
-            " (DLR, Margin)"
+            "gradients are masked: add --attack bpda-i (another source), or apgd-dlr or apgd-margin"
+            " (another objective)"
         ),
         value=count / total,
     )
@@ -102,8 +102,8 @@ def black_box(subject: Subject) -> Finding | None:
             " and 5.4"
         ),
         remedy=(
-            "add square; if gradient attacks stay behind it, gradients are masked: try source"
-            " IdentityBackward"
+            "add --attack square; if gradient attacks stay behind it, gradients are masked: try"
+            " --attack bpda-i"
         ),
     )
 
@@ -128,10 +128,11 @@ def other_source(subject: Subject) -> Finding | None:
         check="another source",
         severity="masked",
         measured=(
-            "with source IdentityBackward the same attack breaks {count} of {size} images more"
+            "with the identity for the defense's derivative the same attack breaks {count} of"
+            " {size} images more"
         ),
         source=f"{ATHALYE}, section 4.1 (BPDA); {CARLINI}, section 4.7",
-        remedy="add source IdentityBackward (bpda-i), or UnrolledTransform where g is iterative",
+        remedy="add --attack bpda-i, or automatic-differentiation where g is iterative",
     )
 
 
@@ -165,7 +166,8 @@ def source_not_target(subject: Subject) -> Finding | None:
         threshold=MORE_THAN_LUCK,
         source=f"{PINTOR}, I5 (transfer failure); {CARLINI}, section 4.5",
         remedy=(
-            "attack the target itself: source Target, or IdentityBackward where it has a defense"
+            "attack the target itself: --attack pgd, eot where it is random, or bpda-i where it has"
+            " a defense"
         ),
         value=count / subject.size,
     )
@@ -247,11 +249,7 @@ def fixed_randomness(subject: Subject) -> Finding | None:
             f"no more with the draw frozen than without (one-sided binomial test at {LEVEL:.0%})"
         ),
         source=f"{CARLINI}, section 4.6 (attacks that fail with fixed randomness do not work)",
-        remedy=(
-            "the gradient through the defense is wrong: try another source (IdentityBackward)"
-            if fails
-            else ""
-        ),
+        remedy=("the gradient through the defense is wrong: try --attack bpda-i" if fails else ""),
         value=frozen - free,
     )
 

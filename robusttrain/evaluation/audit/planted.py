@@ -199,8 +199,8 @@ def planted_weakness(subject: Subject) -> Finding | None:
         threshold=f"success on at least {1 - MISSED:.0%} (one-sided binomial test at {LEVEL:.0%})",
         source=f"{ZIMMERMANN} (binarization test)",
         remedy=(
-            "the attack cannot find what is there: give it more steps, restarts, or another source"
-            " of gradients"
+            "the attack cannot find what is there: give it more steps (--attack.steps),"
+            " restarts (--attack pgd-restarts), or another source of gradients (--attack bpda-i)"
         ),
         value=missed / tried,
     )

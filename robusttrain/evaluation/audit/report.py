@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from robusttrain.attacks.base import check_images
@@ -85,13 +84,14 @@ class Audit:
     @property
     def size(self) -> int:
         """Images of the sample: as many as asked for, or from `LEAST` (for long attacks on few
-        images) to `SAMPLE`.
+        images) to `SAMPLE`; at most all that there are.
         """
         if self.images is not None:
-            return self.images
+            return min(self.total, self.images)
         each = [sum(scenario.attack.cost()) for scenario in self.engine.scenarios.values()] or [0]
         allowed = max(SHARE * self.total * sum(each), CHEAP)
-        return max(LEAST, min(SAMPLE, int(allowed / max(1, self._runs * max(each)))))
+        wanted = max(LEAST, min(SAMPLE, int(allowed / max(1, self._runs * max(each)))))
+        return min(self.total, wanted)
 
     @property
     def _runs(self) -> int:
@@ -213,13 +213,15 @@ def verdict(findings: Sequence[Finding]) -> str:
     return "sound"
 
 
-def audit_table(audit: Mapping[str, Any]) -> Table:
-    """The findings as a table for the terminal; ``audit`` is `Audit.as_dict`, or results.json."""
-    title = f"audit on {audit['audit_images']} images: {audit['verdict']}"
-    shown = Table(title=title, title_justify="left")
-    for column in ("check", "severity", "attack", "measured", "threshold", "source", "remedy"):
-        shown.add_column(column, overflow="fold")
+def audit_lines(audit: Mapping[str, Any]) -> list[str]:
+    """The verdict, then a line for each finding; ``audit`` is `Audit.as_dict`, or results.json,
+    which holds thresholds and sources, too.
+    """
+    lines = [f"audit on {audit['audit_images']} images: {audit['verdict']}"]
     for finding in audit["audit"]:
-        names = ("check", "severity", "attack", "measured", "threshold", "source", "remedy")
-        shown.add_row(*(str(finding[name]) for name in names))
-    return shown
+        about = f" ({finding['attack']})" if finding["attack"] else ""
+        remedy = f"; {finding['remedy']}" if finding["remedy"] else ""
+        lines.append(
+            f"  {finding['severity']}: {finding['check']}{about}: {finding['measured']}{remedy}"
+        )
+    return lines

@@ -119,7 +119,10 @@ def monotone(subject: Subject) -> Finding | None:
             f"{ATHALYE}, section 3.1 (a larger bound does not increase success); {CARLINI},"
             " section 5.2"
         ),
-        remedy="keep the best iterate (apgd-ce), take smaller steps, or more of them",
+        remedy=(
+            "keep the best iterate (--attack apgd-ce), take smaller steps (--attack.step_size), or"
+            " more of them (--attack.steps)"
+        ),
     )
 
 
@@ -169,7 +172,10 @@ def twice_the_steps(subject: Subject) -> Finding | None:
             " images more"
         ),
         source=f"{CARLINI}, section 4.8 (verify attack convergence)",
-        remedy="give the attack more steps, a larger step, or restarts, until this changes nothing",
+        remedy=(
+            "give the attack more steps (--attack.steps), a larger step (--attack.step_size) or"
+            " restarts (--attack pgd-restarts), until this changes nothing"
+        ),
         within_luck=True,
     )
 
@@ -198,7 +204,10 @@ def twice_the_draws(subject: Subject) -> Finding | None:
             "{size} images more"
         ),
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
-        remedy="average over more draws (gradient Average, or votes), until this changes nothing",
+        remedy=(
+            "average over more draws (--attack eot --attack.gradient.draws 60; of random search"
+            " --attack.votes), until this changes nothing"
+        ),
         within_luck=True,
     )
 
@@ -231,8 +240,8 @@ def silent_success(subject: Subject) -> Finding | None:
         ),
         source=f"{PINTOR}, I3 (silent success)",
         remedy=(
-            "return the best iterate (APGD does), or stop at the first adversarial one if the model"
-            " is not random"
+            "return the best iterate (--attack apgd-ce does), or stop at the first adversarial one"
+            " if the model is not random"
         ),
     )
 
@@ -264,7 +273,7 @@ def still_rising(subject: Subject) -> Finding | None:
         ),
         threshold=f"below {STILL_RISING:.0%}, the gain of a straight line",
         source=f"{CARLINI}, section 4.8; {PINTOR}, I4 (incomplete optimization)",
-        remedy="give the attack more steps, or larger ones",
+        remedy="give the attack more steps (--attack.steps), or larger ones (--attack.step_size)",
         value=gained,
     )
 
