@@ -9,11 +9,12 @@ the packages that the user trusts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
 from typing import Any
 
 from torch import nn
 
-from robusttrain.config.classes import defaults_of, importable, makes, resolve, trusted
+from robusttrain.config.classes import UNFILLED, defaults_of, importable, makes, resolve, trusted
 from robusttrain.core.errors import OptionError, UserError, under
 from robusttrain.data import Facts
 from robusttrain.models.defended import DefendedClassifier
@@ -132,7 +133,8 @@ def fit_to_data(node: Any, facts: Facts, where: str) -> None:
                 continue
             default = defaults[name]
             value = arguments.get(name, default)
-            if value not in (default, fact):
+            unfilled = default is Parameter.empty and value == UNFILLED
+            if value not in (default, fact) and not unfilled:
                 raise OptionError(
                     f"{where}.{name}",
                     value,

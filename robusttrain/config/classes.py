@@ -27,6 +27,11 @@ from robusttrain.core.errors import UserError, first_line
 
 #: How a class, or a function that makes a module, of a file is named.
 IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+#: Arguments of networks that follow the data set.
+FACTS = ("num_classes", "in_channels", "image_size")
+#: What stands for such an argument that has no default, until the data are there: no number of
+#: classes, channels or pixels.
+UNFILLED = 0
 #: Files that were loaded, by the names of their modules.
 _files: dict[str, Path] = {}
 
@@ -197,8 +202,7 @@ def _near(part: str, choices: Sequence[str], class_path: str) -> str:
 
 def _told(error: Exception) -> str:
     """An error of somebody's code in one line."""
-    line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-    return f"{type(error).__name__}: {first_line(error)}{line}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def makes(found: Callable[..., Any], kind: type) -> bool:
@@ -220,11 +224,31 @@ def returned(found: Callable[..., Any]) -> Any:
 
 
 def declare(found: Callable[..., Any]) -> None:
-    """Let a function that does not say what it returns say that it makes a module: jsonargparse
-    asks.
+    """Let what its author did not annotate pass jsonargparse, which asks: a function makes a
+    module, and an argument is anything.
     """
-    if not inspect.isclass(found) and "return" not in found.__annotations__:
+    asked = found
+    if isinstance(found, type):
+        asked = vars(found).get("__init__", declare)  # an inherited one is another class's matter
+    elif "return" not in found.__annotations__:
         found.__annotations__["return"] = nn.Module
+    if asked is declare or not inspect.isfunction(asked):
+        return
+    for name, parameter in inspect.signature(asked).parameters.items():
+        required = parameter.default is parameter.empty and name != "self"
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if required and named and parameter.annotation is parameter.empty:
+            asked.__annotations__[name] = Any
+
+
+def to_be_filled(found: Callable[..., Any]) -> dict[str, int]:
+    """The facts of a data set that a class or function wants to be given, each with `UNFILLED`."""
+    empty = inspect.Parameter.empty
+    return {
+        name: UNFILLED
+        for name, value in defaults_of(found).items()
+        if name in FACTS and value is empty
+    }
 
 
 def defaults_of(found: Callable[..., Any]) -> dict[str, Any]:

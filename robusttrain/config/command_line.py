@@ -243,9 +243,12 @@ def expand(
             found[kind] = parts.content(kind, value, option)
             continue
         try:
-            classes.append(f"{option}={checked_node({'class_path': value})['class_path']}")
+            node = checked_node({"class_path": value})
         except UserError as error:
             raise UserError(f"{option}: {error}") from error
+        classes.append(f"{option}={node['class_path']}")
+        unfilled = node.get("init_args") or {}
+        classes += [f"{option}.{name}={number}" for name, number in unfilled.items()]
     return found, [*classes, *rest]
 
 

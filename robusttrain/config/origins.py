@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from robusttrain.config import presets
-from robusttrain.config.classes import IN_FILE, declare, importable, resolve
+from robusttrain.config.classes import IN_FILE, declare, importable, resolve, to_be_filled
 
 Node = dict[str, Any]
 
@@ -90,8 +90,12 @@ def checked_node(node: Node) -> Node:
         return {"class_path": ZOOS[zoo][0], "init_args": {"name": name, **given}}
     if "." not in class_path:  # a short name, which jsonargparse knows
         return node
-    declare(resolve(class_path))
-    return {**node, "class_path": importable(class_path)}
+    found = resolve(class_path)
+    declare(found)
+    checked = {**node, "class_path": importable(class_path)}
+    if missing := to_be_filled(found):
+        checked["init_args"] = {**missing, **(node.get("init_args") or {})}
+    return checked
 
 
 def checked_nodes(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -70,11 +72,16 @@ class RobustBenchClassifier(nn.Module):
 def _load(name: str, dataset: str, threat_model: str, model_dir: str) -> nn.Module:
     """`robustbench.utils.load_model` with errors that a user can mend."""
     try:
+        # Its release imports the package under the name that it had before it was released.
+        for old in ("autoattack", "autoattack.state"):
+            if importlib.util.find_spec("pyautoattack") and old not in sys.modules:
+                sys.modules[old] = importlib.import_module(f"py{old}")
         utils = importlib.import_module("robustbench.utils")
     except ImportError as error:
         raise UserError(
             f"robustbench:{name}: the package robustbench cannot be imported"
-            f' ({first_line(error)}): pip install "robusttrain[robustbench]"'
+            f' ({first_line(error)}): pip install "robusttrain[robustbench]", then pip install'
+            " --no-deps robustbench (which asks for an older timm)"
         ) from error
     try:
         found: nn.Module = utils.load_model(
