@@ -32,6 +32,7 @@ TRAINED: dict[str, Node] = {
     "robustbench": {},
 }
 _ZOO = re.compile(rf"({'|'.join(ZOOS)}):(.+)")
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 #: A function of a collection that makes one of its networks.
 _FUNCTION = re.compile(r"(timm|torchvision)\.models\.(?:\w+\.)*([a-z]\w*)")
 
@@ -106,6 +107,14 @@ def checked_nodes(value: Any) -> Any:
         return value
     value = {key: checked_nodes(item) for key, item in value.items()}
     return checked_node(value) if isinstance(value.get("class_path"), str) else value
+
+
+def checked_value(value: Any) -> Any:
+    """`checked_nodes` of what stands for a part; a class path stays one where it needs no more."""
+    if not isinstance(value, str) or not _CLASS_PATH.fullmatch(value):
+        return checked_nodes(value)
+    node = checked_node({"class_path": value})
+    return value if node == {"class_path": value} else node
 
 
 def _function(value: str) -> tuple[str, str] | None:

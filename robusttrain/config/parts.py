@@ -22,7 +22,7 @@ from robusttrain.attacks import Attack
 from robusttrain.config import presets
 from robusttrain.config.classes import defaults_of, resolve
 from robusttrain.config.numbers import number, takes_numbers
-from robusttrain.config.origins import checked_nodes, from_elsewhere, node_of
+from robusttrain.config.origins import checked_nodes, checked_value, from_elsewhere, node_of
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
@@ -297,10 +297,10 @@ class ByName(ArgumentParser):
                 return {} if parts == value else {name: with_own_defaults(parts, SPELT)}
             if kind != "attack":
                 if not named(kind, value):
-                    whole = checked_nodes(value)
+                    whole = checked_value(value)
                     return {} if whole == value else {name: with_own_defaults(whole, SPELT)}
                 return {name: with_own_defaults(part(kind, value, ""), SPELT)}
-            found = part(kind, value, "") if named(kind, value) else checked_nodes(value)
+            found = part(kind, value, "") if named(kind, value) else checked_value(value)
             if not isinstance(found, dict):
                 return {}
             found = with_members(found, "", name, source=source)
