@@ -47,7 +47,7 @@ class MART(TrainingObjective):
         for goal in goals(self.attack):
             if isinstance(goal, KLDivergence | AwayFromPrediction):
                 why = "it does not look at labels, and MART crafts against them"
-                fix = f"{why}: take CrossEntropy, or train with TRADES"
+                fix = f"{why}: give CrossEntropy, or take --training trades"
                 raise OptionError("attack.objective", type(goal).__name__, fix)
 
     @property

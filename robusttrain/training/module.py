@@ -111,7 +111,7 @@ class RobustTraining(pl.LightningModule):
         if mixing != "none" and not self.objective.takes_mixed_labels:
             name = type(self.objective).__name__
             raise OptionError(
-                "mixing", mixing, f"{name} needs one label an image; set none, or train with TRADES"
+                "mixing", mixing, f"{name} needs one label an image; set none, or --training trades"
             )
         self.sgd: dict[str, Any] = {
             "lr": learning_rate,

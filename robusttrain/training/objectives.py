@@ -228,7 +228,7 @@ class TRADES(TrainingObjective):
         for goal in goals(self.attack):
             if not isinstance(goal, KLDivergence):
                 raise OptionError(
-                    "attack.objective", type(goal).__name__, "TRADES maximises KLDivergence"
+                    "attack.objective", type(goal).__name__, "TRADES maximises KLDivergence: leave it out"
                 )
 
     @property

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robusttrain.evaluation import Records
-from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.audit import Audit, Finding, audit_lines
 
 from .corpus import IMAGES, SOUND, WRONG, audited, evaluation, pgd
 from .networks import digits, plain
@@ -89,6 +89,29 @@ def test_the_sample_shrinks_where_attacks_are_long_and_images_few():
     assert (short, long) == (32, 8)
     assert Audit(evaluation(plain(), pgd(steps=2000)), 10_000).size == 32
     assert Audit(evaluation(plain(), pgd(steps=2000)), 64, images=16).size == 16
+
+
+def test_what_it_says_and_costs_is_bounded_by_the_images_at_hand():
+    twelve, many = (Audit(evaluation(plain(), pgd(steps=2)), total) for total in (12, 1000))
+    assert (twelve.size, many.size) == (12, 32)
+    assert twelve.cost({})[0] * 32 == many.cost({})[0] * 12
+    assert Audit(evaluation(plain(), pgd(steps=2)), 12, images=16).size == 12
+
+
+def test_a_finding_is_one_line():
+    told = {
+        "audit_images": 9,
+        "verdict": "weak: still rising",
+        "audit": [
+            Finding("sample", "note", "few images").as_dict(),
+            Finding("still rising", "weak", "it rises", "no", "P", "more steps", "pgd").as_dict(),
+        ],
+    }
+    assert audit_lines(told) == [
+        "audit on 9 images: weak: still rising",
+        "  note: sample: few images",
+        "  weak: still rising (pgd): it rises; more steps",
+    ]
 
 
 def test_what_it_costs_is_an_upper_bound():

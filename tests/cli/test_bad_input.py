@@ -100,7 +100,7 @@ TRAIN = [
         ],
         (
             "--training.objective.attack.objective = 'KLDivergence': it does not look at"
-            " labels.*take CrossEntropy"
+            " labels.*give CrossEntropy"
         ),
     ),
     (

@@ -329,3 +329,13 @@ def test_a_deterministic_model_hands_off_what_is_wrong_once(images):
     )
     assert [row["images"] for row in found["attacks"].values()] == [6, 6, 0]
     assert found["worst_case"]["robust_accuracy"] == 0
+
+
+def test_an_undefended_model_has_no_defense_to_be_known(images, linear):
+    labels = torch.arange(4) % 3
+    scenarios = {"a": pgd(), "b": Scenario(pgd().attack, Target(), "classifier, defense")}
+    found, _ = evaluate(DefendedClassifier(None, linear()), scenarios, images(), labels)
+    assert [row["knows"] for row in found["attacks"].values()] == [
+        "classifier",
+        "classifier, defense",  # the preset's own words
+    ]

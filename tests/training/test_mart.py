@@ -73,7 +73,7 @@ def test_an_attack_that_looks_at_no_labels_is_refused(objective):
     name = type(objective).__name__
     with pytest.raises(
         OptionError,
-        match=f"^attack.objective = '{name}': .*take CrossEntropy, or train with TRADES",
+        match=f"^attack.objective = '{name}': .*give CrossEntropy, or take --training trades",
     ):
         MART(6.0, pgd(objective))
     MART(6.0, pgd(Margin()))

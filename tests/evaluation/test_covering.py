@@ -1,0 +1,38 @@
+"""Radii that are no bound."""
+
+import pytest
+
+from robusttrain.attacks import L2, Linf
+from robusttrain.data import Facts
+from robusttrain.defenses import AdversarialTransform, Chain
+from robusttrain.evaluation.covering import covering, threats_of
+
+FACTS = Facts(10, 3, 4)  # the box is 1 wide in linf, and sqrt(48) = 6.9 in l2
+
+
+@pytest.mark.parametrize(
+    ("threat", "lines"),
+    [
+        (Linf(0.5), 0),
+        (Linf(1.0), 0),  # a way to say "no bound"
+        (Linf(1.01), 1),
+        (Linf(8), 1),
+        (L2(6.9), 0),
+        (L2(8), 1),
+        (L2(1000), 0),  # likewise
+    ],
+)
+def test_a_radius_larger_than_the_box_is_said(threat, lines):
+    said = [*covering([("--epsilon", threat)] * 2, FACTS)]
+    assert len(said) == lines
+    if said:
+        assert f"--epsilon {threat.epsilon:g} is no bound" in said[0]
+        assert f"{threat.epsilon:g}/255" in said[0]
+
+
+def test_the_radius_of_a_defense_counts_wherever_it_stands(linear):
+    transform = AdversarialTransform(linear(), radius=16)
+    for defense in (transform, Chain([transform])):
+        said = [*covering(threats_of(defense), FACTS)]
+        assert [line.partition(" is")[0] for line in said] == ["warning: --defense.radius 16"]
+    assert threats_of(None) == []
