@@ -227,9 +227,8 @@ class TRADES(TrainingObjective):
     def __post_init__(self) -> None:
         for goal in goals(self.attack):
             if not isinstance(goal, KLDivergence):
-                raise OptionError(
-                    "attack.objective", type(goal).__name__, "TRADES maximises KLDivergence: leave it out"
-                )
+                fix = "TRADES maximises KLDivergence: leave it out"
+                raise OptionError("attack.objective", type(goal).__name__, fix)
 
     @property
     def passes(self) -> int:
