@@ -24,7 +24,7 @@ from robusttrain.config.command_line import (
 )
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
-from robusttrain.core.errors import UserError, naming
+from robusttrain.core.errors import OptionError, UserError, naming
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -36,6 +36,7 @@ OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
     "at_most",
     "weights_which",
+    *("curve", "curve_effort"),
 }
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
@@ -90,6 +91,11 @@ def parser() -> ArgumentParser:
             " averaged ones if there are any"
         ),
     )
+    for name, help in (
+        ("curve", "radii at which the attacks run besides, nested: 0,2/255,4/255,8/255"),
+        ("curve_effort", "shares of their steps or queries, nested: 1/4,1/2"),
+    ):
+        options.add_argument(f"--{name}", type=list[float | str] | float | str, default=[], help=help)
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
     add_trainer(options, {}, only=WHERE)
     return options
@@ -131,13 +137,31 @@ def read_plan(
         if key in EvaluationPlan.__dataclass_fields__
     }
     values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    values |= {name: numbers(values[name], f"--{name}") for name in ("curve", "curve_effort")}
     # A suite's own number, which nobody gave for these data.
     given = take(arguments, lambda option: option == "--images")[0]
-    numbers = [suite_settings(preset).get("images") for preset in suites]
-    values["at_most"] = not given and config.images in numbers and config.images is not None
+    theirs = [suite_settings(preset).get("images") for preset in suites]
+    values["at_most"] = not given and config.images in theirs and config.images is not None
     values["checkpoint"] = None if path is None else str(path)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
     return EvaluationPlan(**{**values, "trainer": trainer})
+
+
+def numbers(said: Any, option: str) -> list[float]:
+    """Several numbers of an option: a list, or text such as 0,2/255,4/255.
+
+    Raises:
+        OptionError: a part that is no number and no fraction.
+    """
+    parts = said.strip("[] ").split(",") if isinstance(said, str) else said
+    found = []
+    for part in parts if isinstance(parts, list) else [parts]:
+        over, _, under = str(part).strip().partition("/")
+        try:
+            found.append(float(over) / float(under or 1))
+        except (ValueError, ZeroDivisionError) as error:
+            raise OptionError(option, said, "must be numbers: 0,2/255,4/255,8/255") from error
+    return found
 
 
 def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | None:

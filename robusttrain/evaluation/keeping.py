@@ -28,6 +28,8 @@ from robusttrain.storage.journal import Journal, weights_of
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
 
+#: Files beside results.json.
+VERDICTS, EXAMPLES = "verdicts.safetensors", "examples.safetensors"
 #: Packages that a figure may depend on.
 VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
@@ -128,11 +130,20 @@ def open_journal(
     return journal
 
 
-def keep(evaluation: Evaluation, plan: EvaluationPlan) -> None:
-    """Write images and verdicts on request."""
+def keep(evaluation: Evaluation, plan: EvaluationPlan, device: torch.device) -> None:
+    """Write verdicts and examples of images that fell, and all images on request; what an earlier
+    run left of these goes.
+    """
     records, output = evaluation.records, Path(plan.output)
+    for name in (VERDICTS, EXAMPLES):
+        (output / name).unlink(missing_ok=True)
     if plan.save_verdicts:
-        records.save(output / "verdicts.safetensors")
+        records.save(output / VERDICTS)
+    if plan.save_verdicts and evaluation.fallen is not None:
+        engine = evaluation.engine
+        evaluation.to(device)
+        examples = evaluation.fallen.answered(engine.target, engine.draws, device)
+        examples.save(output / EXAMPLES, records.attacks)
     if plan.save_images:
         for name in records.attacks:
             rows = records.of(name)

@@ -32,6 +32,7 @@ class Rows:
         gradients: (n,) float, gradient evaluations that the image took.
         queries: (n,) float, forward passes alone.
         images: (n, C, H, W) in [0, 1], what the attack returned; None where it was not kept.
+        broken: (n,) bool, whether attacks that follow may spare the image; None where nobody says.
     """
 
     index: Tensor
@@ -43,6 +44,7 @@ class Rows:
     gradients: Tensor
     queries: Tensor
     images: Tensor | None = None
+    broken: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -115,8 +117,9 @@ class Records:
         return self.rows[CLEAN].label
 
     def without_images(self) -> Records:
-        """The same table without adversarial images."""
-        return Records({name: replace(rows, images=None) for name, rows in self.rows.items()})
+        """The same table without adversarial images, and what only the run itself needs."""
+        bare = {name: replace(rows, images=None, broken=None) for name, rows in self.rows.items()}
+        return Records(bare)
 
     @staticmethod
     def merged(parts: Sequence[Records]) -> Records:
@@ -150,7 +153,7 @@ class Records:
             UserError: no such file, or another one.
         """
         columns = read_tensors(path)
-        known = {each.name for each in fields(Rows)} - {"images"} | {"attack"}
+        known = {each.name for each in fields(Rows)} - {"images", "broken"} | {"attack"}
         try:
             names = json.loads(read_metadata(path)["attacks"])
         except (KeyError, ValueError):

@@ -4,7 +4,7 @@ needs no configuration, and no command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of
 from robusttrain.evaluation.choosing import Run, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
 from robusttrain.evaluation.cost import announce
+from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine, Scenario
 from robusttrain.evaluation.export import export, told_export
 from robusttrain.evaluation.keeping import explained, fingerprint, keep, open_journal
@@ -60,6 +61,12 @@ def precisions_of(
     )
 
 
+def curves_of(plan: EvaluationPlan, engine: Engine) -> list[Curve]:
+    """The curves that a plan asks for."""
+    asked = {"epsilon": plan.curve, "effort": plan.curve_effort}
+    return [Curve(engine, kind, values) for kind, values in asked.items() if values]
+
+
 def identity(
     plan: EvaluationPlan, subject: Subject, precisions: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -75,6 +82,7 @@ def attack(
     precisions: Mapping[str, str],
     trainer: pl.Trainer,
     telling: Telling = SILENT,
+    written: Callable[[Path], None] = lambda folder: None,
 ) -> dict[str, Any]:
     """Attack, score and audit; what is returned was also written to ``results.json`` (in the first
     of several processes).
@@ -86,6 +94,8 @@ def attack(
         precisions: of the attacks, as `precisions_of` chose them.
         trainer: which device, how many processes.
         telling: who listens.
+        written: called with the folder whenever results were written there: before the audit, and
+            after it.
 
     Raises:
         UserError: models that do not fit the data, or an unfinished run of other settings in the
@@ -104,12 +114,13 @@ def attack(
         engine,
         journal,
         lambda count: say(f"waiting for {count} batches that other processes work on"),
+        curves_of(plan, engine),
     )
     audited = kept_audit(journal, plan.audit_images) if plan.audit else {}
     audit = (
         Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
     )
-    total = announce(engine, data, audit, say)
+    total = announce(engine, data, audit, say, evaluation.curves)
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, plan.seed, device, say)
     share = None if total is None else total / trainer.world_size
@@ -122,16 +133,19 @@ def attack(
         return found
     found |= doubt_classes(found, evaluation, data, device, output, say)
     write_json(found, output / "results.json")
-    keep(evaluation, plan)
+    keep(evaluation, plan, device)
+    written(output)
     if plan.export:
         pictures = output / "png"
         found["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
         write_json(found, output / "results.json")
+        written(output)
         say(told_export(found["export"], pictures))
     if audit is not None:
         audited = finish_audit(audit, evaluation, device, journal, say)
     if audited:
         found |= audited
         write_json(found, output / "results.json")
+        written(output)
     journal.finish()
     return found

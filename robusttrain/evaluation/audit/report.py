@@ -79,6 +79,8 @@ class Audit:
     def __post_init__(self) -> None:
         self.findings: list[Finding] = []
         self.seconds = 0.0
+        #: Checks that were made, or tried: those without a finding passed.
+        self.tried: list[str] = []
         self._subject: Subject | None = None
 
     @property
@@ -169,6 +171,7 @@ class Audit:
             if moment != when:
                 continue
             name = check.__name__.replace("_", " ")
+            self.tried.append(name)
             try:
                 with torch.inference_mode(False), torch.enable_grad():
                     found = check(self._subject)
@@ -188,6 +191,7 @@ class Audit:
         return {
             "verdict": self.verdict,
             "audit": [found.as_dict() for found in self.findings],
+            "audit_checks": len(self.tried),
             "audit_images": self._subject.size if self._subject else 0,
             "audit_seconds": round(self.seconds, 2),
         }
