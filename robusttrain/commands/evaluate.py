@@ -44,7 +44,7 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
     console.print(table(found))
     if "verdict" in found:
         console.print(audit_table(found))
-    say(f"written: {Path(plan.output) / 'results.json'}")
+    say(f"written: {Path(plan.output) / 'results.json'}, and report.html beside it")
     return found
 
 

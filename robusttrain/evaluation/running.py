@@ -82,7 +82,7 @@ def attack(
     precisions: Mapping[str, str],
     trainer: pl.Trainer,
     telling: Telling = SILENT,
-    written: Callable[[Path], None] = lambda folder: None,
+    written: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any]:
     """Attack, score and audit; what is returned was also written to ``results.json`` (in the first
     of several processes).
