@@ -10,7 +10,8 @@ from robusttrain.reporting.runs import read_run
 
 HELP = """usage: robusttrain report FOLDER ...
 
-Write report.html beside the results.json of each FOLDER that evaluate.py left, and say the verdict."""
+Write report.html beside the results.json of each FOLDER that evaluate.py left, and
+say the verdict."""
 
 
 def run(arguments: list[str]) -> None:

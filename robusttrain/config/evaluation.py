@@ -95,7 +95,8 @@ def parser() -> ArgumentParser:
         ("curve", "radii at which the attacks run besides, nested: 0,2/255,4/255,8/255"),
         ("curve_effort", "shares of their steps or queries, nested: 1/4,1/2"),
     ):
-        options.add_argument(f"--{name}", type=list[float | str] | float | str, default=[], help=help)
+        kind = list[float | str] | float | str
+        options.add_argument(f"--{name}", type=kind, default=[], help=help)
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
     add_trainer(options, {}, only=WHERE)
     return options

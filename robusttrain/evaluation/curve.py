@@ -3,9 +3,11 @@ points of a curve share their work.
 
 What an attack found within a small radius lies within every larger one. So an image that fell at
 one point of the curve has fallen at all that follow: it is not attacked again there, and a figure
-can only be lower than those before it (on a random target up to the luck of the draws that score: others
-choose the worst attack). The same holds for effort: whoever may take twice the steps
+can only be lower than those before it. The same holds for effort: whoever may take twice the steps
 may also stop halfway.
+
+On a random target, draws that select choose between the attacks so far, and others score: there a
+figure can rise by the luck of the draws.
 """
 
 from __future__ import annotations

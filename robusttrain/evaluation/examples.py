@@ -115,7 +115,7 @@ class Fallen:
             return None
         names = [each.name for each in fields(Fallen) if each.name != "seed"]
         columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        seed, seen, chosen = parts[0].seed, set[int](), []
+        seed, seen, chosen = parts[0].seed, set[int](), list[int]()
         for place in lottery(seed, columns["index"]).argsort().tolist():
             image = int(columns["index"][place])
             if image not in seen and len(chosen) < MOST:

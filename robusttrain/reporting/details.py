@@ -67,7 +67,8 @@ def audit(run: Run) -> Html:
                 each["remedy"],
             )
         )
-    told = f"{words.belief(run.results)} The audit looked at {words.counted(found['audit_images'])}."
+    looked = f"The audit looked at {words.counted(found['audit_images'])}."
+    told = f"{words.belief(run.results)} {looked}"
     return section(
         "Audit of the evaluation",
         tag("p", told),
@@ -80,7 +81,7 @@ def audit(run: Run) -> Html:
 def cost(run: Run) -> Html:
     """What was spent."""
     found = run.json
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, f"{row.gradients:,g}", f"{row.queries:,g}", f"{row.seconds:,.1f}")
         for name, row in run.results.attacks.items()
     ]

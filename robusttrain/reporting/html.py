@@ -130,8 +130,8 @@ pre { background: var(--wash); padding: .8rem 1rem; border-radius: 6px; white-sp
 code { font: .9em ui-monospace, "Liberation Mono", monospace; overflow-wrap: anywhere; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; color: var(--blue); }
-svg { display: block; width: 100%; height: auto; margin: .4rem 0; }
-svg text { fill: var(--ink); font: 13px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
+svg { display: block; width: 100%; min-width: 34rem; height: auto; margin: .4rem 0; }
+svg text { fill: var(--ink); font-size: 13px; }
 svg .faint { fill: var(--faint); }
 svg .grid { stroke: var(--line); }
 svg .bar { fill: var(--blue); fill-opacity: .55; }
@@ -151,9 +151,10 @@ svg .chance { stroke: var(--faint); stroke-dasharray: 4 4; }
 .panels span { font-size: .75rem; color: var(--faint); }
 .masked, .weak { color: var(--bad); font-weight: 600; }
 .good { color: var(--good); font-weight: 600; }
+@page { margin: 15mm; }
 @media print {
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   h2 { break-after: avoid; } svg, tr, .verdict { break-inside: avoid; }
-  .wide { overflow: visible; }
+  .wide { overflow: visible; } svg { min-width: 0; }
   .bar, .band, .dot, img { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

@@ -15,8 +15,8 @@ from robusttrain.core.errors import UserError
 from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.keeping import EXAMPLES, VERDICTS
 from robusttrain.evaluation.records import CLEAN, Records
-from robusttrain.evaluation.report import Results, read_results
-from robusttrain.evaluation.scoring import worst_case
+from robusttrain.evaluation.report import Figure, Results, read_results
+from robusttrain.evaluation.scoring import wilson, worst_case
 
 #: What the worst case over all attacks is called in tables.
 WORST = "worst case"
@@ -54,9 +54,16 @@ class Run:
         if attack != WORST:
             return self.records.of(attack).right
         rows = self.records.rows.values()
-        return worst_case(
-            torch.stack([each.chosen_by for each in rows]), torch.stack([each.right for each in rows])
-        )
+        chosen_by = torch.stack([each.chosen_by for each in rows])
+        return worst_case(chosen_by, torch.stack([each.right for each in rows]))
+
+
+def figure_of(score: Tensor) -> Figure:
+    """An accuracy with its interval, of scores (n,) in [0, 1]."""
+    if not len(score):
+        return Figure(None, *wilson(0.0, 0))
+    accuracy = min(1.0, float(score.double().mean()))
+    return Figure(accuracy, *wilson(accuracy, len(score)))
 
 
 def read_run(path: str | Path) -> Run:

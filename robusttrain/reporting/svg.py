@@ -49,9 +49,8 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 def drawing(height: float, parts: Sequence[str], about: str) -> Html:
     """The SVG element; ``about`` is read to whoever cannot see it."""
     return Html(
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html(about)}">'
-        + "".join(parts)
-        + "</svg>"
+        f'<div class="wide"><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img"'
+        + f' aria-label="{html(about)}">{"".join(parts)}</svg></div>'
     )
 
 
@@ -71,7 +70,7 @@ def bars(rows: Sequence[Bar], about: str) -> Html:
         y, figure = top + step * number, row.figure
         middle = y + step / 2
         label = text(_LABELS - 10, middle + 4, cut(row.label), "end")
-        parts.append(f"<g><title>{html(row.label)}: {html(figure)}</title>{label}")
+        parts.append(f"<g><title>{html(row.label)}: {html(str(figure))}</title>{label}")
         if figure.accuracy is not None:
             width = at(figure.accuracy) - _LABELS
             parts.append(
@@ -143,7 +142,7 @@ def curve(points: Sequence[Point], x: str, about: str, chance: float | None = No
         parts.append(
             f'<circle cx="{place:.1f}" cy="{high(point.figure.accuracy or 0):.1f}" r="4.5"'
             f' class="dot{" own" if point.own else ""}"><title>{html(point.label)}:'
-            f" {html(point.figure)}</title></circle>"
+            f" {html(str(point.figure))}</title></circle>"
         )
         if place - last > 62:
             parts.append(text(place, foot + 18, point.label, "middle", "faint"))

@@ -99,7 +99,8 @@ def belief(results: Results) -> str:
         counts += f"{', ' if counts else ''}{without} could not run"
     if not named:
         if not counts or passed <= 0:
-            return "The audit found no fault in the evaluation" + (f": {counts}." if counts else ".")
+            counts = f": {counts}" if counts else ""
+            return f"The audit found no fault in the evaluation{counts}."
         return f"The evaluation itself looks sound: {counts}."
     what = (
         "Do not rely on this figure: the model hides from the attacks, and better ones are likely"
