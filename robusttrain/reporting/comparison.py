@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,11 +74,25 @@ class Difference:
         return f"{100 * self.mean:+.1f} points ({ends})"
 
     @property
+    def reversed(self) -> Difference:
+        """The same, earlier minus later."""
+        return replace(
+            self,
+            before=self.after,
+            after=self.before,
+            mean=-self.mean,
+            low=-self.high,
+            high=-self.low,
+            lost=self.won,
+            won=self.lost,
+        )
+
+    @property
     def chance(self) -> str:
         """p as it is read."""
         if math.isnan(self.p):
             return "-"
-        return "< 0.0001" if self.p < 1e-4 else f"{self.p:.4f}"
+        return "< 0.0001" if self.p < 1e-4 else f"= {self.p:.4f}"
 
 
 def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Difference:

@@ -16,7 +16,7 @@ from robusttrain.reporting.runs import CLEAN, WORST, Run
 from robusttrain.reporting.svg import Bar, bars
 from robusttrain.storage.files import write_whole
 
-HEAD = ("", "before", "after", "difference (95 % interval)", "only before", "only after", "p")
+HEAD = ("", "A", "B", "B minus A (95 % interval)", "only A right", "only B right", "p")
 
 
 def row_of(each: Difference) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def row_of(each: Difference) -> tuple[str, ...]:
 
 def terminal(first: Run, other: Run, found: Sequence[Difference]) -> Table:
     """The comparison as a table for the terminal."""
-    shown = Table(title=escape(f"{other.folder} after {first.folder}"), title_justify="left")
+    shown = Table(title=escape(f"A: {first.folder}, B: {other.folder}"), title_justify="left")
     for name in HEAD:
         shown.add_column(name, justify="left" if not name else "right")
     for each in found:
@@ -49,9 +49,10 @@ def sentence(first: Run, other: Run, found: Sequence[Difference]) -> str:
             f" {last.told}: no more than chance explains (p {last.chance})."
         )
     better, worse = (other, first) if last.mean > 0 else (first, other)
+    gap = last if last.mean > 0 else last.reversed
     return (
-        f"{where[0].upper()}{where[1:]} {better.folder} is right more often than {worse.folder}:"
-        f" {last.told}, p {last.chance}."
+        f"{where[0].upper()}{where[1:]} {better.folder} is right more often than {worse.folder},"
+        f" by {gap.told}; p {last.chance}."
     )
 
 
@@ -59,19 +60,19 @@ def write_page(first: Run, others: Sequence[tuple[Run, Sequence[Difference]]], f
     """Write a comparison with a first evaluation as one HTML file."""
     parts: list[Html] = [
         tag("h1", "Evaluations compared image by image"),
-        tag("p", f"Before: {first.folder}, {first.json['target']}.", class_="sub"),
+        tag("p", f"A: {first.folder}, {first.json['target']}.", class_="sub"),
     ]
     for other, found in others:
         rows = [row_of(each) for each in found]
         shown = []
         for each, row in zip(found, rows, strict=True):
-            shown += [Bar(f"{row[0]}, before", each.before, "clean"), Bar("after", each.after)]
+            shown += [Bar(f"{row[0]}: A", each.before, "clean"), Bar("B", each.after)]
         same = first.json["weights"] == other.json["weights"]
         parts.append(
             section(
-                f"After: {other.folder}",
+                f"B: {other.folder}",
                 tag("p", sentence(first, other, found)),
-                tag("p", f"Its model: {other.json['target']}.", class_="note"),
+                tag("p", f"B's model: {other.json['target']}.", class_="note"),
                 tag("p", "Both have the same weights.", class_="note") if same else Html(""),
                 table(HEAD, rows, numbers=range(1, 7)),
                 bars(shown, "; ".join(f"{bar.label}: {bar.figure}" for bar in shown)),
@@ -81,9 +82,9 @@ def write_page(first: Run, others: Sequence[tuple[Run, Sequence[Difference]]], f
     parts.append(
         tag(
             "p",
-            "Only before, only after: images that are right in one evaluation more often than in"
-            " the other. p: how often chance alone makes a difference as large; of many rows one in"
-            " twenty falls below 0.05 by chance.",
+            "Only A right, only B right: images that are right in one evaluation more often than"
+            " in the other. p: how often chance alone makes a difference as large; of many rows one"
+            " in twenty falls below 0.05 by chance.",
             class_="note",
         )
     )

@@ -11,6 +11,11 @@ from robusttrain.evaluation.report import Figure, Results
 DOUBTS = ("masked", "weak")
 
 
+def plainly(name: object) -> str:
+    """A name from a file, for a terminal: without what steers it."""
+    return "".join(each for each in str(name) if each.isprintable())
+
+
 def counted(count: float, what: str = "image") -> str:
     """A number of things: 1 image, 1,000 images."""
     return f"{count:,.0f} {what}{'' if round(count) == 1 else 's'}"
@@ -88,7 +93,7 @@ def belief(results: Results) -> str:
         )
     findings = found["audit"]
     checks = {
-        kind: {str(each["check"]) for each in findings if each["severity"] == kind}
+        kind: {plainly(each["check"]) for each in findings if each["severity"] == kind}
         for kind in (*DOUBTS, "not run")
     }
     named = checks["masked"] | checks["weak"]
