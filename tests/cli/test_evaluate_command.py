@@ -256,7 +256,10 @@ def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
     without = sorted(
         path.name for path in evaluate().output.iterdir() if not path.name.startswith(".")
     )
-    assert without == ["journal", "results.json"]
+    assert without == [
+        *("examples.safetensors", "journal", "report.html", "results.json"),
+        "verdicts.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("source", ["source.class_path", "bpda-i-quick.source.class_path"])

@@ -13,7 +13,7 @@ from robusttrain.evaluation.curve import Curve, Rung
 from robusttrain.evaluation.records import Records
 from robusttrain.storage.journal import Journal
 
-RADII = [0.1, 0.005, 0.0, 0.02, 0.3]
+RADII = [0.04, 0.005, 0.0, 0.02, 0.3]
 
 
 def pgd(epsilon=0.02, steps=4):
@@ -40,7 +40,7 @@ def test_a_curve_only_falls_and_counts_what_it_asks(task, counting):
     counted = counting(model)
     engine = Engine(counted, {"pgd": Scenario(pgd(), Target())})
     curve = Curve(engine, "epsilon", RADII)
-    assert [rung.value for rung in curve.rungs] == [0, 0.005, 0.02, 0.1, 0.3]
+    assert [rung.value for rung in curve.rungs] == [0, 0.005, 0.02, 0.04, 0.3]
     whole, _, points = run(curve, engine, pictures, labels, index)
     figures = [point["robust_accuracy"] for point in points]
     assert figures == sorted(figures, reverse=True)
@@ -61,7 +61,7 @@ def test_every_point_is_what_an_evaluation_of_its_own_finds(task):
     curve = Curve(engine, "epsilon", RADII)
     _, records, _ = run(curve, engine, pictures, labels, index)
     fell = torch.zeros(24, dtype=torch.bool)
-    for radius in (0.005, 0.02, 0.1):
+    for radius in (0.005, 0.02, 0.04):
         alone = Engine(model, {"pgd": Scenario(pgd(radius), Target())})
         fell |= ~alone.run(pictures, labels, index)[0].of("pgd").score[:, 0]
         assert torch.equal(records.of(Rung("epsilon", radius).name).score[:, 0], ~fell)
@@ -72,7 +72,7 @@ def test_effort_is_nested_and_attacks_without_steps_are_left_out(task, counting)
     counted = counting(model)
     scenarios = {
         "pgd": Scenario(pgd(0.02, 20), Target()),
-        "noise": Scenario(RandomNoise(tries=10, threat=Linf(0.02)), Target()),
+        "noise": Scenario(RandomNoise(queries=10, threat=Linf(0.02)), Target()),
     }
     engine = Engine(counted, scenarios)
     curve = Curve(engine, "effort", [0.25, 0.5])
