@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from robusttrain.core.version import __version__
 
 if TYPE_CHECKING:
+    from robusttrain.commands.calls import attack, evaluate
     from robusttrain.config.checkpoints import READER, load
     from robusttrain.core.errors import OptionError, UserError
     from robusttrain.core.rng import Rng
@@ -30,6 +31,8 @@ __all__ = [
     "Rng",
     "UserError",
     "__version__",
+    "attack",
+    "evaluate",
     "fast_copy",
     "load",
     "read_results",
@@ -45,6 +48,8 @@ _HOMES = {
     "Results": "robusttrain.evaluation.report",
     "Rng": "robusttrain.core.rng",
     "UserError": "robusttrain.core.errors",
+    "attack": "robusttrain.commands.calls",
+    "evaluate": "robusttrain.commands.calls",
     "fast_copy": "robusttrain.models",
     "load": "robusttrain.config.checkpoints",
     "read_results": "robusttrain.evaluation.report",

@@ -38,6 +38,8 @@ OTHERWISE = {
     "weights_which",
     *("curve", "curve_effort"),
 }
+#: Data that were handed over in Python.
+GIVEN = "robusttrain.data.given.GivenImages"
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
     *("accelerator", "strategy", "devices", "num_nodes"),
@@ -183,6 +185,11 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
     if rest:
         raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
     before = read_results(path)
+    if before.plan.data["class_path"] == GIVEN:
+        raise UserError(
+            f"--again {path}: was evaluated in Python, on images that no file holds: call"
+            " robusttrain.evaluate again"
+        )
     where = path if path.is_dir() else path.parent
     return before, again(before.plan, where / "again", [name for _, name in trusted])
 

@@ -54,7 +54,11 @@ def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
 
 
 def as_float(images: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:
-    """uint8 images as float32 in [0, 1], with channels last in memory unless told otherwise."""
+    """uint8 images as float32 in [0, 1], with channels last in memory unless ``layout`` says
+    otherwise. Floats stay what they are, and their type.
+    """
+    if images.is_floating_point():
+        return images.to(memory_format=layout, copy=True)
     return images.to(torch.float32, memory_format=layout).div_(255)
 
 

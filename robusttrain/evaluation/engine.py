@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scoring import verdicts
+from robusttrain.models.declared import as_module
 from robusttrain.models.defended import DefendedClassifier
 
 #: What one stage, "clean" or an attack, writes down of a batch: a column by its name.
@@ -67,6 +68,23 @@ class Scenario:
     def knowledge(self) -> str:
         return self.knows or self.source.knows
 
+    def __call__(
+        self,
+        model: nn.Module | Callable[[Tensor], Any],
+        images: Tensor,
+        labels: Tensor,
+        rng: Rng | None = None,
+    ) -> Tensor:
+        """Adversarial images (B, C, H, W) for a model, defended or not; arguments as for an
+        `Attack`.
+        """
+        target = (
+            model
+            if isinstance(model, DefendedClassifier)
+            else DefendedClassifier(None, as_module(model))
+        )
+        return self.attack(self.source(target), images, labels, rng)
+
 
 def need_two(classes: int) -> None:
     """Raise UserError where data have a single class."""
@@ -82,6 +100,18 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
     number of classes.
     """
     need_two(classes)
+    answered = classes_of(model, images, what)
+    if answered != classes:
+        raise UserError(
+            f"{what} answers with {answered} classes, but the data set has {classes}: change one"
+            " of them"
+        )
+
+
+def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int:
+    """How many classes a model answers with; a UserError unless it takes these images, (B, C, H,
+    W).
+    """
     images, queried = check_images(images), Queried.of(model)
 
     def asked(count: int) -> int:
@@ -90,7 +120,7 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
             return int(queried(images[:count].clone(), rng).shape[1])
 
     try:
-        found = asked(1)
+        return asked(1)
     # timm's transformers assert their size; others index, or call what an image has not
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         whole = len(images) if len(images) > 1 else 2
@@ -104,11 +134,6 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
             f" {(str(error).splitlines() or [type(error).__name__])[0]} (images are floats in"
             " [0, 1], channels first)"
         ) from error
-    if found != classes:
-        raise UserError(
-            f"{what} answers with {found} classes, but the data set has {classes}: change one of"
-            " them"
-        )
 
 
 def _takes(asked: Callable[[int], int], count: int) -> bool:

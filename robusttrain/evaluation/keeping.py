@@ -21,15 +21,15 @@ from robusttrain.data import ImageData
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
-from robusttrain.evaluation.report import SCHEMA
+from robusttrain.evaluation.report import SCHEMA, VERDICTS
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_weights
 from robusttrain.storage.journal import Journal, weights_of
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
 
-#: Files beside results.json.
-VERDICTS, EXAMPLES = "verdicts.safetensors", "examples.safetensors"
+#: The images that fell, beside results.json.
+EXAMPLES = "examples.safetensors"
 #: Packages that a figure may depend on.
 VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 

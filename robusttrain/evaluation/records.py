@@ -134,6 +134,10 @@ class Records:
             found[name] = rows[first]
         return Records(found)
 
+    def __repr__(self) -> str:
+        count = len(next(iter(self.rows.values()), ()))
+        return f"Records({', '.join(self.rows)}: {count} images each)"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as safetensors: each column whole, and which attack a row is of.
 

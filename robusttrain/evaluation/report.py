@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.records import Records
+from robusttrain.storage.files import write_json
 
 #: Of the form of results.json; 1 was that of version 0.1, without a plan.
 SCHEMA = 2
+#: The file of the records, beside results.json.
+VERDICTS = "verdicts.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Results:
         attacks: by name.
         worst_case: per image over all attacks.
         plan: what was evaluated; `robusttrain.evaluation.plan.EvaluationPlan`.
+        records: one column a fact, one row an image and attack; None where they were not saved
+            (``--save_verdicts false``).
         json: the whole content of the file: target, weights' hash, indices of the images, versions,
             processor, what was left out and why, the audit.
     """
@@ -84,6 +91,37 @@ class Results:
     worst_case: Figure
     plan: EvaluationPlan
     json: Mapping[str, Any]
+    records: Records | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Write results.json, and the records beside it if there are any."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.json, folder / "results.json")
+        if self.records is not None:
+            self.records.save(folder / VERDICTS)
+
+    def __str__(self) -> str:
+        lines = [
+            ("clean", self.clean),
+            *((name, figures.robust) for name, figures in self.attacks.items()),
+            ("worst case", self.worst_case),
+        ]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {figure}" for name, figure in lines)
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{escape(str(figures.robust))}</td>"
+            f"<td>{escape(figures.knows)}</td></tr>"
+            for name, figures in self.attacks.items()
+        )
+        return (
+            "<table><tr><th>attack</th><th>accuracy (95 %)</th><th>the attacker knows</th></tr>"
+            f"<tr><td>none</td><td>{escape(str(self.clean))}</td><td></td></tr>{rows}"
+            f"<tr><th>worst case</th><th>{escape(str(self.worst_case))}</th><td></td></tr></table>"
+        )
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Results:
@@ -107,11 +145,12 @@ class Results:
         return cls(Figure.of(found["clean"]), attacks, Figure.of(found["worst_case"]), plan, found)
 
 
-def read_results(path: str | Path) -> Results:
+def read_results(path: str | Path, records: bool = True) -> Results:
     """The results that evaluate.py wrote.
 
     Args:
         path: of results.json, or of the folder that holds it.
+        records: whether to read those, too, where they lie beside it.
 
     Raises:
         UserError: no such file, no results, or results of a version that kept no plan.
@@ -133,9 +172,12 @@ def read_results(path: str | Path) -> Results:
         told = "of version 0.1, which kept no plan" if schema is None else f"of schema {schema}"
         raise UserError(f"{path}: is {told}; this version reads schema {SCHEMA}: evaluate again")
     try:
-        return Results.from_json(found)
+        results = Results.from_json(found)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged: {error}: evaluate again") from error
+    verdicts = path.parent / VERDICTS
+    there = records and verdicts.is_file()
+    return replace(results, records=Records.read(verdicts)) if there else results
 
 
 #: Of a results.json, what says nothing about the model: it may differ from run to run.

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.examples import Examples
-from robusttrain.evaluation.keeping import EXAMPLES, VERDICTS
+from robusttrain.evaluation.keeping import EXAMPLES
 from robusttrain.evaluation.records import CLEAN, Records
-from robusttrain.evaluation.report import Figure, Results, read_results
+from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
 from robusttrain.evaluation.scoring import wilson, worst_case
 
 #: What the worst case over all attacks is called in tables.
@@ -73,7 +73,7 @@ def read_run(path: str | Path) -> Run:
         UserError: no results there, or results that cannot be read. What lies beside them and
             cannot be used is a line of `Run.missing`.
     """
-    results = read_results(path)
+    results = read_results(path, records=False)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     missing: list[str] = []
     records = _beside(folder / VERDICTS, Records.read, missing)

@@ -82,6 +82,10 @@ class MeanStart(Attack):
     def rounds_well(self) -> bool:
         return self.ascent(self.threat).rounds_well
 
+    def within(self, threat: Threat) -> MeanStart:
+        moved = self.ascent(self.threat).within(threat)
+        return replace(self._as(moved), rule=moved.rule)
+
     def at_radius(self, epsilon: float) -> MeanStart:
         return self._as(self.ascent(self.threat).at_radius(epsilon))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.algorithms.apgd import APGD
 from robusttrain.attacks.algorithms.wrappers import VOTES, common_goals, judge, known, within
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
@@ -43,7 +44,7 @@ class MinimalNorm(Attack):
         threat: whose norm is minimised; its epsilon is the largest radius.
     """
 
-    attack: Attack
+    attack: Attack = field(default_factory=APGD)
     steps: Whole = 10
     votes: Count = VOTES
     threat: Threat = field(default_factory=Linf)

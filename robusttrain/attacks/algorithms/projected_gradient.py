@@ -12,14 +12,14 @@ from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat
-from robusttrain.attacks.parts.updates import Sign, UpdateRule
+from robusttrain.attacks.parts.updates import STEEPEST, Sign, UpdateRule
 from robusttrain.core.checked import Positive, Whole, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 #: Steps of an attack that is given more of them, at least: two single steps are no iterative one.
 LEAST_STEPS = 10
-#: Length of its way then, in radii (Madry et al. 2018 take 2.5): finer steps where there are more.
+#: Length of all steps together, in radii, where nobody says how long one is (Madry et al. 2018).
 REACH = 2.5
 
 
@@ -35,9 +35,9 @@ class ProjectedGradient(Attack):
 
     Args:
         steps: number of steps; 0 returns the start.
-        step_size: alpha, in pixel values (Linf) or Euclidean length (L2); give this or
-            ``relative_step_size``.
-        relative_step_size: alpha as a fraction of epsilon.
+        step_size: alpha, in pixel values (Linf) or Euclidean length (L2).
+        relative_step_size: alpha as a fraction of epsilon; without either of them, all steps
+            together are 2.5 epsilon long (Madry et al. 2018).
         random_start: whether x_0 is a random point of the ball instead of the image.
         threat: where adversarial images may go.
         objective: what to maximise.
@@ -55,10 +55,10 @@ class ProjectedGradient(Attack):
     rule: UpdateRule = field(default_factory=Sign)
 
     def __post_init__(self) -> None:
-        if (self.step_size is None) == (self.relative_step_size is None):
+        if self.step_size is not None and self.relative_step_size is not None:
             given = (self.step_size, self.relative_step_size)
             raise OptionError(
-                "step_size", given, "give exactly one of step_size and relative_step_size"
+                "step_size", given, "give at most one of step_size and relative_step_size"
             )
 
     @property
@@ -66,12 +66,26 @@ class ProjectedGradient(Attack):
         """The step size in the threat's own units."""
         if self.step_size is not None:
             return self.step_size
-        assert self.relative_step_size is not None  # __post_init__
-        return self.relative_step_size * self.threat.epsilon
+        if self.relative_step_size is not None:
+            return self.relative_step_size * self.threat.epsilon
+        return REACH * self.threat.epsilon / max(1, self.steps)
 
     @property
     def rounds_well(self) -> bool:
         return self.gradient.queries == 0  # a difference of two answers is all rounding
+
+    def within(self, threat: Threat) -> ProjectedGradient:
+        """In another norm, steepest ascent is that norm's, and a step keeps its share of the
+        radius.
+        """
+        if threat.norm == self.threat.norm:
+            return replace(self, threat=threat)
+        size, rule = self.step_size, self.rule
+        if size is not None and self.threat.epsilon > 0:
+            size = size * threat.epsilon / self.threat.epsilon
+        if rule == STEEPEST.get(self.threat.norm):
+            rule = STEEPEST[threat.norm]
+        return replace(self, threat=threat, step_size=size, rule=rule)
 
     def at_radius(self, epsilon: float) -> ProjectedGradient:
         threat = replace(self.threat, epsilon=epsilon)  # type: ignore[type-var]
@@ -86,6 +100,8 @@ class ProjectedGradient(Attack):
         if effort <= 1:
             return replace(self, steps=steps)
         steps = max(steps, LEAST_STEPS)
+        if self.step_size is None and self.relative_step_size is None:
+            return replace(self, steps=steps)
         finer = REACH * self.threat.epsilon / steps
         # A step that was too short stays as it is: more of them have to show what it hides.
         size = min(self.alpha, finer) if finer > 0 else self.alpha

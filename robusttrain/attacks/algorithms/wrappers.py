@@ -24,6 +24,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.algorithms.apgd import APGD
+from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
+from robusttrain.attacks.algorithms.square import Square
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin
@@ -163,7 +166,7 @@ class Restarts(Attack):
         threat: where adversarial images may go.
     """
 
-    attack: Attack
+    attack: Attack = field(default_factory=ProjectedGradient)
     restarts: Count = 5
     keep: Literal["first", "best"] = "first"
     votes: Count = VOTES
@@ -218,7 +221,7 @@ class Several(Attack):
         threat: where adversarial images may go.
     """
 
-    attacks: list[Attack]
+    attacks: list[Attack] = field(default_factory=lambda: [APGD(), Square()])
     keep: Literal["first", "best"] = "first"
     votes: Count = VOTES
     threat: Threat = field(default_factory=Linf)

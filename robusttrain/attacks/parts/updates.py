@@ -138,3 +138,7 @@ class Adam(UpdateRule):
         t = state.steps + 1
         divisor = (square / (1 - self.beta2**t)).sqrt_().add_(self.tiny)
         return mean.div(1 - self.beta1**t).div_(divisor), AdamState(mean, square, t)
+
+
+#: Steepest ascent in each norm.
+STEEPEST: dict[str, UpdateRule] = {"linf": Sign(), "l2": Normalized(), "rmsd": UnitRMSD()}

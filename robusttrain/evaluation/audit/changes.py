@@ -7,15 +7,10 @@ from robusttrain.attacks import (
     Backprop,
     CrossEntropy,
     GradientEstimator,
-    Normalized,
     Objective,
     ProjectedGradient,
-    Sign,
-    UnitRMSD,
-    UpdateRule,
 )
-
-STEEPEST: dict[str, UpdateRule] = {"linf": Sign(), "l2": Normalized(), "rmsd": UnitRMSD()}
+from robusttrain.attacks.parts.updates import STEEPEST
 
 
 def parts(attack: Attack) -> list[Attack]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from robusttrain.attacks import GradientEstimator, Linf, Loss, Margin, prepared
-from robusttrain.evaluation.audit.changes import STEEPEST, estimator_of
+from robusttrain.attacks.parts.updates import STEEPEST
+from robusttrain.evaluation.audit.changes import estimator_of
 from robusttrain.evaluation.audit.finding import ATHALYE, CARLINI, PINTOR, Finding, told
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, Subject
 

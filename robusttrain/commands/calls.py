@@ -1,0 +1,120 @@
+"""What Python calls: `robusttrain.evaluate` and `robusttrain.attack`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from robusttrain.attacks import Threat
+from robusttrain.config.attacks import scenarios, stem
+from robusttrain.core.console import ALOUD
+from robusttrain.core.telling import SILENT
+from robusttrain.data import ImageData
+from robusttrain.defenses import Defense
+from robusttrain.evaluation import Scenario
+from robusttrain.evaluation.precision import Precision
+from robusttrain.evaluation.report import Results
+from robusttrain.running.given import Attacks, evaluate_given
+
+
+def attack(name: str, epsilon: float | None = None, **values: Any) -> Scenario:
+    """An attack by its preset's name (``python evaluate.py --list``), ready to be called.
+
+    ``attack("pgd", epsilon=8 / 255)(model, images, labels)`` gives adversarial images; so does any
+    preset, on a `DefendedClassifier` where it goes around a defense.
+
+    Args:
+        name: of the preset, or a YAML file.
+        epsilon: radius of the threat; None for the preset's own.
+        values: of its arguments, deeper ones with two underscores: ``steps=100``,
+            ``gradient__draws=5``.
+
+    Raises:
+        UserError: an unknown name or argument, or a value that cannot work.
+    """
+    # JSON is YAML, too, which overrides are written in.
+    overrides = [(key.replace("__", "."), json.dumps(value)) for key, value in values.items()]
+    return scenarios([name], overrides, epsilon, "attack")[stem(name)]
+
+
+def evaluate(
+    model: nn.Module | Callable[[Tensor], Any],
+    images: Tensor | Dataset[Any] | DataLoader[Any] | ImageData,
+    labels: Tensor | None = None,
+    *,
+    attacks: Attacks | None = None,
+    suite: str | Sequence[str] | None = None,
+    threat: Threat | None = None,
+    defense: Defense | None = None,
+    count: int | None = None,
+    output: str | Path | None = None,
+    draws: int = 10,
+    seed: int = 0,
+    precision: Precision = "auto",
+    survivors: bool | None = None,
+    audit: bool = True,
+    save_images: bool = False,
+    batch_size: int = 128,
+    progress: bool = True,
+) -> Results:
+    """Attack a classifier as evaluate.py does, and give back what is left of it.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] to logits (B, K): any module or function, or a
+            `DefendedClassifier`. It is left as it was.
+        images: (N, C, H, W), floats in [0, 1] or uint8; or a data set of pairs, or a loader of
+            batches, or one of `robusttrain.data`.
+        labels: (N,), class numbers 0..K-1; None where the images bring theirs.
+        attacks: a preset's name, several, or attacks by names of their own.
+        suite: a suite's name, or several; default: worst-case, where no attack is named. What does
+            not apply to the model is left out, and the results say why.
+        threat: for all attacks; None for each preset's own.
+        defense: what stands before the model.
+        count: the first so many images alone; None for all.
+        output: folder for results, verdicts and the journal; an interrupted call goes on there.
+            None keeps nothing but what is returned.
+        draws: fresh draws of a random model that score an image.
+        seed: of every random number.
+        precision: in which attacks differentiate; "auto": the faster one that is as strong.
+        survivors: attack only images that no attack before broke; None: as the suite has it.
+        audit: look for weak attacks and masked gradients.
+        save_images: keep adversarial images in ``output``.
+        batch_size: images of a batch.
+        progress: say what it costs before it starts, and show how far it is.
+
+    Raises:
+        UserError: in one line, what cannot work and what to do.
+    """
+    lightning = logging.getLogger("pytorch_lightning")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)  # its advice is about a script of its own
+    try:
+        return evaluate_given(
+            model,
+            images,
+            labels,
+            attacks,
+            suite,
+            threat,
+            defense,
+            count,
+            {
+                "output": output,
+                "draws": draws,
+                "seed": seed,
+                "precision": precision,
+                "survivors": survivors,
+                "audit": audit,
+                "save_images": save_images,
+                "batch_size": batch_size,
+            },
+            ALOUD if progress else SILENT,
+        )
+    finally:
+        lightning.setLevel(level)

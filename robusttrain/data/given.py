@@ -1,0 +1,150 @@
+"""Images that somebody hands over in Python: tensors, a data set of torch's, or a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from robusttrain.core.errors import UserError
+from robusttrain.core.labels import check_labels
+from robusttrain.data.base import Facts, ImageData, SplitName
+from robusttrain.data.notes import note
+
+#: How mappings name images and labels (Hugging Face, and others).
+IMAGES, LABELS = ("image", "images", "pixel_values", "img"), ("label", "labels", "fine_label")
+
+
+class GivenImages(ImageData):
+    """Images to be evaluated, in memory; there are none to train on.
+
+    Args:
+        images: (N, C, H, W), floats in [0, 1] or uint8.
+        labels: (N,), class numbers 0..K-1.
+        num_classes: K.
+        class_names: of the K classes; None for their numbers.
+        batch_size: images of a batch.
+
+    Raises:
+        UserError: images or labels of another form.
+    """
+
+    name = "given"
+    trains = False
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        class_names: list[str] | None = None,
+        batch_size: int = 128,
+    ) -> None:
+        super().__init__("", batch_size, validation=0, crop=0, flip=False, seed=0, workers=0)
+        names = class_names or [str(number) for number in range(num_classes)]
+        if len(names) != num_classes:
+            raise UserError(f"classes: {len(names)} names for {num_classes} classes")
+        if images.dtype == torch.uint8:
+            note(self.notes, "images: whole numbers from 0 to 255 are taken for [0, 1]")
+        self.images, self.labels = images.cpu(), check_labels(labels, images, num_classes).cpu()
+        self._facts, self._names = Facts(num_classes, images.shape[1], images.shape[-1]), names
+
+    def facts(self) -> Facts:
+        """As the images are."""
+        return self._facts
+
+    def _read(self, split: SplitName) -> tuple[Tensor, Tensor, list[str]]:
+        if split == "train":
+            raise UserError("images: these were given to be evaluated, none to train on")
+        return self.images, self.labels, self._names
+
+
+def collected(
+    images: Tensor | Dataset[Any] | DataLoader[Any] | Iterable[Any],
+    labels: Tensor | None,
+    count: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) and labels (N,) of whatever holds them.
+
+    Args:
+        images: a tensor; or a data set of pairs (image, label) or mappings, or a loader of batches
+            of either.
+        labels: (N,), for a tensor; None for all others, which bring their own.
+        count: the first so many alone; None for all.
+
+    Raises:
+        UserError: labels that are missing or given twice, items of another form, no image at all.
+    """
+    if isinstance(images, Tensor):
+        if labels is None:
+            raise UserError("labels: give one for each image: evaluate(model, images, labels)")
+        labels = torch.as_tensor(labels)
+        return _checked(images[:count], labels[:count])
+    if labels is not None:
+        raise UserError(
+            f"labels: {type(images).__name__} brings labels of its own: leave these out"
+        )
+    batched = isinstance(images, DataLoader) and images.batch_size is not None
+    parts: list[tuple[Tensor, Tensor]] = []
+    have = 0
+    for item in _items(images):
+        image, label = _pair(item)
+        batch = (image, label) if batched or image.dim() == 4 else (image[None], label.reshape(1))
+        parts.append(batch)
+        have += len(batch[0])
+        if count is not None and have >= count:
+            break
+    if not parts:
+        raise UserError("images: there are none")
+    shapes = {tuple(image.shape[1:]) for image, _ in parts}
+    if len(shapes) > 1:
+        raise UserError(
+            f"images: come in different shapes, {' and '.join(map(str, sorted(shapes)[:2]))}: let"
+            " the data set's transform give all of them one"
+        )
+    return _checked(
+        torch.cat([image for image, _ in parts])[:count],
+        torch.cat([label for _, label in parts])[:count],
+    )
+
+
+def _checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, if there is a label for each image."""
+    if images.dim() != 4 or not len(images):
+        raise UserError(f"images: expected (N, C, H, W), N at least 1, got {tuple(images.shape)}")
+    return images, check_labels(labels, images)
+
+
+def _items(images: Any) -> Iterable[Any]:
+    """The items of a data set that may only know its length and its items by number."""
+    if isinstance(images, Iterable):
+        return images
+    return (images[number] for number in range(len(images)))
+
+
+def _pair(item: Any) -> tuple[Tensor, Tensor]:
+    """Image and label of an item."""
+    if isinstance(item, Mapping):
+        named = [
+            next((item[key] for key in keys if key in item), None) for keys in (IMAGES, LABELS)
+        ]
+        if any(part is None for part in named):
+            raise UserError(
+                f"images: items are mappings of {', '.join(map(str, item))}: expected one of"
+                f" {', '.join(IMAGES)} and one of {', '.join(LABELS)}"
+            )
+        item = named
+    if not isinstance(item, list | tuple) or len(item) < 2:
+        raise UserError(
+            f"images: items are of type {type(item).__name__}: expected pairs (image, label)"
+        )
+    image, label = item[0], item[1]
+    if not isinstance(image, Tensor):
+        raise UserError(
+            f"images: items hold a {type(image).__name__}, not a tensor: give the data set"
+            " transform=torchvision.transforms.ToTensor()"
+        )
+    return image, torch.as_tensor(label)

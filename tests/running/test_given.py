@@ -1,0 +1,216 @@
+"""The Python door: any model, any images, the same figures as the engine's."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import robusttrain
+from robusttrain.attacks import APGD, L2, IdentityBackward, Linf, ProjectedGradient, Target
+from robusttrain.core.errors import OptionError, UserError
+from robusttrain.data import Digits
+from robusttrain.defenses import AdversarialTransform
+from robusttrain.evaluation import Engine, Scenario
+from robusttrain.models.defended import DefendedClassifier
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+PGD = ProjectedGradient(5, 0.01, threat=Linf(0.05))
+QUIET = {"progress": False, "audit": False, "precision": "float32"}
+
+
+@pytest.fixture
+def given():
+    """A linear model in training mode, 24 images, and labels that it mostly gets right."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)).train()
+    images = torch.rand(24, 3, 8, 8)
+    labels = model(images).argmax(1)
+    labels[0] = (labels[0] + 1) % 5
+    return model, images, labels
+
+
+def test_figures_are_the_engines(given):
+    model, images, labels = given
+    results = robusttrain.evaluate(model, images, labels, attacks={"mine": PGD}, **QUIET)
+    engine = Engine(model, {"mine": Scenario(PGD, Target())})
+    records, _ = engine.run(images, labels, torch.arange(24))
+    for name in ("clean", "mine"):
+        assert torch.equal(results.records.of(name).score, records.of(name).score)
+    assert results.clean.accuracy == pytest.approx(23 / 24)
+    assert results.worst_case.accuracy == results.attacks["mine"].robust.accuracy < 0.5
+    assert results.attacks["mine"].preset["init_args"]["step_size"] == 0.01
+    assert "worst case" in str(results)
+    assert "mine" in results._repr_html_()
+
+
+def test_the_model_is_left_as_it_was(given):
+    model, images, labels = given
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    robusttrain.evaluate(model, images, labels, attacks="pgd-quick", count=4, **QUIET)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["data set", "loader", "mappings", "bytes", "float64", "function"])
+def test_images_and_models_come_in_many_forms(kind, given):
+    model, images, labels = given
+    images = (images * 255).round() / 255
+    expected = robusttrain.evaluate(model, images, labels, attacks={"mine": PGD}, **QUIET)
+    data = TensorDataset(images, labels)
+    forms = {
+        "data set": (model, data),
+        "loader": (model, DataLoader(data, batch_size=7)),
+        "mappings": (model, [{"image": x, "label": int(y)} for x, y in data]),
+        "bytes": (model, (images * 255).round().to(torch.uint8), labels.int()),
+        "float64": (model, images.double(), labels),
+        "function": (lambda x: model(x), images, labels),
+    }
+    results = robusttrain.evaluate(*forms[kind], attacks={"mine": PGD}, **QUIET)
+    assert results.clean == expected.clean
+    assert results.attacks["mine"].robust == expected.attacks["mine"].robust
+
+
+def test_a_suite_says_what_it_leaves_out_and_a_threat_holds_for_all(given):
+    model, images, labels = given
+    results = robusttrain.evaluate(
+        model, images, labels, suite="quick", threat=L2(0.5), count=8, **QUIET
+    )
+    assert results.json["threat"] == {"norm": "l2", "epsilon": 0.5}
+    assert results.json["left_out"]["eot"] == "the target is not random"
+    # Steepest ascent is that of the norm.
+    rule = results.attacks["pgd-quick"].preset["init_args"]["rule"]["class_path"]
+    assert rule == "robusttrain.attacks.Normalized"
+    assert results.attacks["pgd-quick"].largest_perturbation <= 0.5 + 1e-5
+
+
+def test_what_needs_training_images_is_left_out_of_suites_and_refused_by_name(given, tmp_path):
+    (tmp_path / "two.yaml").write_text("attacks: [pgd-quick, transfer-standard]")
+    results = robusttrain.evaluate(*given, suite=str(tmp_path / "two.yaml"), count=4, **QUIET)
+    assert "no images" in results.json["left_out"]["transfer-standard"]
+    with pytest.raises(UserError, match="needs training images: take evaluate.py"):
+        robusttrain.evaluate(*given, attacks="transfer-standard", **QUIET)
+
+
+def test_a_defended_model_is_random_and_scored_so(given, images):
+    torch.manual_seed(0)
+    model, images, labels = given
+    g = AdversarialTransform(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), radius=0.1, steps=2)
+    attacks = {"bpda": Scenario(PGD, IdentityBackward())}
+    results = robusttrain.evaluate(
+        model, images, labels, attacks=attacks, defense=g, count=6, draws=3, **QUIET
+    )
+    assert results.json["draws"] == 3
+    assert results.records.of("bpda").score.shape == (6, 3)
+    assert results.attacks["bpda"].preset["source"]["class_path"].endswith("IdentityBackward")
+    with pytest.raises(UserError, match="defense: the model has one already"):
+        robusttrain.evaluate(
+            DefendedClassifier(g, model), images, labels, attacks=attacks, defense=g
+        )
+
+
+def test_one_of_our_data_sets(given):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    results = robusttrain.evaluate(model, Digits(), attacks="pgd-quick", count=10, **QUIET)
+    assert results.json["images"] == 10
+
+
+def test_a_folder_keeps_it_and_an_interrupted_call_goes_on_there(given, tmp_path, monkeypatch):
+    model, images, labels = given
+    asked = {"attacks": {"mine": PGD, "then": APGD(3, threat=Linf(0.05))}, "batch_size": 8, **QUIET}
+    whole = robusttrain.evaluate(model, images, labels, **asked)
+
+    def interrupted(self, *arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(APGD, "run", interrupted)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            robusttrain.evaluate(model, images, labels, output=tmp_path / "out", **asked)
+    with monkeypatch.context() as broken:  # what PGD did is there
+        broken.setattr(ProjectedGradient, "run", interrupted)
+        broken.setattr(
+            "robusttrain.attacks.algorithms.projected_gradient.ProjectedGradient.run", interrupted
+        )
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            robusttrain.evaluate(model, images, labels, output=tmp_path / "out", **asked)
+    again = robusttrain.evaluate(model, images, labels, output=tmp_path / "out", **asked)
+    assert again.worst_case == whole.worst_case
+    kept = robusttrain.read_results(tmp_path / "out")
+    assert kept.worst_case == whole.worst_case
+    kept.save(tmp_path / "copy")
+    assert torch.equal(
+        robusttrain.read_results(tmp_path / "copy").records.of("mine").right,
+        whole.records.of("mine").right,
+    )
+    assert json.loads((tmp_path / "copy" / "results.json").read_text()) == dict(kept.json)
+
+
+def test_the_command_line_cannot_repeat_it(given, tmp_path, command):
+    robusttrain.evaluate(*given, attacks="pgd-quick", count=4, output=tmp_path / "out", **QUIET)
+    done = command("evaluate.py", "--again", tmp_path / "out")
+    assert done.code == 2
+    assert "was evaluated in Python" in done.err
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (lambda m, x, y: (m, x, None), "labels: give one for each image"),
+        (lambda m, x, y: (m, x, y + 1), r"must lie in 0..4, since there are 5 classes; got 2..5"),
+        (lambda m, x, y: (m, x[:, 0], y), "expected \\(N, C, H, W\\)"),
+        (lambda m, x, y: (m, x * 255, y), "values must lie in \\[0, 1\\]"),
+        (lambda m, x, y: (m, TensorDataset(x, y), y), "brings labels of its own"),
+        (lambda m, x, y: (m, [], None), "there are none"),
+        (lambda m, x, y: (m, [(x[0], 0), (x[0, :, 1:], 1)], None), "different shapes"),
+        (lambda m, x, y: (m, [("a.png", 0)], None), "hold a str, not a tensor"),
+        (lambda m, x, y: ("resnet", x, y), "expected a torch.nn.Module or a function"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(change, fix, given):
+    with pytest.raises(UserError, match=fix):
+        robusttrain.evaluate(*change(*given), attacks="pgd-quick", **QUIET)
+
+
+def test_an_attack_by_its_name(given):
+    model, images, labels = given
+    adversarial = robusttrain.attack("pgd", epsilon=8 / 255, steps=3)(model, images, labels)
+    distance = (adversarial - images).abs().max()
+    assert 0 < distance <= 8 / 255 + 1e-6
+    assert robusttrain.attack("bpda-eot", gradient__draws=3).attack.gradient.draws == 3
+    with pytest.raises(UserError, match="did you mean"):
+        robusttrain.attack("pgdd")
+    with pytest.raises(UserError, match="steps"):
+        robusttrain.attack("pgd", steps=-1)
+
+
+def test_every_algorithm_has_defaults_that_work(given):
+    import inspect
+
+    from robusttrain import attacks
+
+    model, images, labels = given
+    algorithms = [
+        cls
+        for cls in vars(attacks).values()
+        if inspect.isclass(cls) and issubclass(cls, attacks.Attack) and not inspect.isabstract(cls)
+    ]
+    assert len(algorithms) >= 12
+    for cls in algorithms:
+        attack = cls()
+        small = attack.scaled(0) or attack
+        if attack.asks_g:
+            continue  # starts from a g, which this model has none of
+        adversarial = small(model, images[:2], labels[:2])
+        assert adversarial.shape == images[:2].shape, cls
+
+
+def test_steps_are_as_long_as_madry_has_them_where_nobody_says():
+    assert ProjectedGradient(steps=10, threat=Linf(0.1)).alpha == pytest.approx(0.025)
+    with pytest.raises(OptionError, match="at most one of"):
+        ProjectedGradient(step_size=0.1, relative_step_size=0.1)
+    moved = ProjectedGradient(step_size=0.01, threat=Linf(0.1)).within(L2(1.0))
+    assert moved.step_size == pytest.approx(0.1)
+    assert type(moved.rule).__name__ == "Normalized"
