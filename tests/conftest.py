@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusttrain.commands import evaluate, train
-from robusttrain.config.command_line import main
+from robusttrain.commands import entry
 from robusttrain.core.rng import Rng
 
 #: Folders whose files take longest.
@@ -214,7 +213,6 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "tests" / "conf"
-COMMANDS = {"train.py": train.run, "evaluate.py": evaluate.run}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -270,7 +268,7 @@ def command(monkeypatch, capsys):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [script, *brief(script, arguments)])
         with pytest.raises(SystemExit) as ended:
-            main(COMMANDS[script])
+            entry.run(script.removesuffix(".py"), sys.argv[1:], script)
         found = capsys.readouterr()
         return SimpleNamespace(code=ended.value.code, out=found.out, err=found.err)
 

@@ -1,6 +1,6 @@
 """Attacks, put together from parts.
 
-An attack answers four questions, and each answer is a small part that can be exchanged:
+An attack answers four questions. Each answer is a small part that can be exchanged:
 
 - What does the attacker differentiate? A ``Source``: Target, IdentityBackward, UnrolledTransform,
   ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker trained: Checkpoint,
@@ -17,15 +17,16 @@ the targeted ones. BPDA with EOT reads, in full::
     attack = ProjectedGradient(steps=50, step_size=0.002, gradient=Average(draws=500))
     adversarial = attack(source, images, labels, rng)
 
-Attacks that may only ask have loops of their own: HopSkipJump (labels), GenAttack and RandomNoise
-(scores). So have those that look for the nearest adversarial image, CarliniWagner, DeepFool and
-FAB, and Optimization, with an Adam for each of its models. Wrappers make attacks of attacks:
-Restarts, Several (a cascade, or the best of all) and MinimalNorm.
+Attacks that only query the model have loops of their own: HopSkipJump (labels), Square, GenAttack
+and RandomNoise (scores). So have CarliniWagner, DeepFool and FAB, which look for the nearest
+adversarial image, and Optimization, which has an Adam for each of its models. Wrappers make attacks
+of attacks: Restarts, Several (a cascade, or the best of all) and MinimalNorm.
 
-Where a new idea goes: it changes the way from image to logits: a source. It needs more evaluations
-around one point: an estimator. It needs memory between steps: an update rule. It needs both, or no
-gradient at all: an ``Attack`` in a file of its own, as ``APGD`` and ``Square``. Nothing in this
-package knows of Lightning, of data sets or of presets.
+An idea that changes the way from image to logits becomes a source. An idea that needs more
+evaluations around one point becomes an estimator. An idea that needs memory between steps becomes
+an update rule. An idea that needs both, or no gradient at all, becomes an ``Attack`` in a file of
+its own, as ``APGD`` and ``Square``. Nothing in this package knows of Lightning, of data sets or of
+presets.
 """
 
 from robusttrain.attacks.algorithms.apgd import APGD

@@ -1,7 +1,7 @@
 """Logits or probabilities: what kind of answers a model gives, and logits made of either.
 
-A softmax that is taken twice flattens every loss, and its gradient vanishes where the model is
-sure: attacks seem to fail. The logarithm of probabilities is as good as the logits, up to a
+A softmax that is taken twice flattens every loss. Its gradient vanishes where the model is sure, so
+attacks seem to fail. The logarithm of probabilities is as good as the logits, up to a
 constant that no loss sees; log-probabilities are logits as they are.
 """
 
@@ -31,8 +31,9 @@ SIGMOID = (
 
 
 def are_probabilities(answers: Tensor, dtype: torch.dtype | None = None) -> bool:
-    """Whether answers (B, K) are at least 0 and sum to one, up to rounding in ``dtype``; the host
-    waits for it.
+    """Whether answers (B, K) are at least 0 and sum to one, up to rounding in ``dtype``.
+
+    The host waits for the device.
     """
     rounding = torch.finfo(dtype).eps if dtype is not None else 0
     off = (answers.sum(dim=1) - 1).abs()
@@ -40,9 +41,9 @@ def are_probabilities(answers: Tensor, dtype: torch.dtype | None = None) -> bool
 
 
 def _are_sigmoid(answers: Tensor) -> bool:
-    """Whether one number of two classes, (0, p) in every row, is a probability; the host waits.
+    """Whether answers (B, 2), (0, p) in every row, hold probabilities p of class 1.
 
-    A model that says zero to everything says nothing of what it means.
+    A model that answers zero to every image leaves it open. The host waits for the device.
     """
     zero, p = answers[:, 0], answers[:, 1]
     return bool(((zero == 0) & (p >= 0) & (p <= 1)).all() & (p > 0).any())
@@ -51,12 +52,13 @@ def _are_sigmoid(answers: Tensor) -> bool:
 def kind_of(
     answers: Sequence[Tensor], dtype: torch.dtype | None, others: Callable[[], Tensor]
 ) -> Answers:
-    """What answers are, with one warning where they are not logits.
+    """Whether answers are logits or probabilities; warns once where they are not logits.
 
     Args:
-        answers: to the first images that a model is asked about, (B, K) each.
-        dtype: in which the model computes.
-        others: asks about other images: a few logits may look like probabilities by chance.
+        answers: a model's answers to the first images, (B, K) each.
+        dtype: the type in which the model computes.
+        others: asks the model about other images, because a few logits may look like
+            probabilities by chance.
     """
     if any(len(each) == 0 for each in answers):
         return "logits"
@@ -66,25 +68,28 @@ def kind_of(
     elif all(each.shape[1] == 2 and _are_sigmoid(each) for each in answers):
         kind = "sigmoid" if _are_sigmoid(others()) else "logits"
     if kind != "logits":
-        told = PROBABILITIES if kind == "probabilities" else SIGMOID
-        warnings.warn(told, UserWarning, stacklevel=4)
+        warning = PROBABILITIES if kind == "probabilities" else SIGMOID
+        warnings.warn(warning, UserWarning, stacklevel=4)
     return kind
 
 
 def as_logits(answers: Tensor, kind: Answers) -> Tensor:
-    """Logits (B, K) of answers (B, K) of a kind; NaN stays NaN."""
+    """Logits (B, K) from answers (B, K) of a kind; NaN stays NaN."""
     if kind == "logits":
         return answers
     if kind == "sigmoid":
         p = answers[:, 1:]
         answers = torch.cat([1 - p, p], dim=1)
-    # Below it the logarithm, or its derivative, is infinite.
+    # Below the smallest normal number the logarithm, or its derivative, is infinite.
     return answers.clamp_min(torch.finfo(answers.dtype).tiny).log()
 
 
 def other_images(images: Tensor, rng: Rng | None) -> tuple[Tensor, Rng | None]:
-    """Images (4, C, H, W) like those of a batch that is not empty, black, white, grey and noise,
-    and streams (4,) for them.
+    """A black, a white, a grey and a noise image, (4, C, H, W), and their streams (4,).
+
+    Args:
+        images: (B, C, H, W), B > 0, whose size and type they take.
+        rng: streams (B,) of the batch; None gives none.
     """
     streams = Rng.for_images(0, torch.arange(4, device=images.device)).fold("others")
     noise = streams[3:].uniform(tuple(images.shape[1:])).to(images.dtype)

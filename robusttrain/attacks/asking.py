@@ -1,18 +1,19 @@
-"""Asking a model: `Queried`, the one wrapper through which evaluation and attacks do.
+"""`Queried`: the one wrapper through which evaluation and attacks ask a model.
 
 Three kinds of models draw random numbers:
 
-- Those that take streams (``takes_rng = True``) and draw from them alone. The streams belong to the
-  images, and so batches may have any size.
-- Those that draw from torch's, numpy's or Python's global generator: dropout that is left on,
-  ``torch.randn_like`` in ``forward``. Many say nothing of it. Such a pass draws for the whole batch
-  at once, and one image's answer would depend on its neighbours. `Queried` watches the generators
-  during every pass; where one was drawn from, it asks again, image by image, each with the
-  generators seeded from the streams of that image. That is slow, and right.
-- Those with a generator of their own. Nobody can seed it: two passes that differ give them away,
-  and they are treated as random, but a second evaluation gives other figures.
+- Some take streams (``takes_rng = True``) and draw from them alone. The streams belong to the
+  images, so batches may have any size.
+- Some draw from torch's, numpy's or Python's global generator: dropout that is left on,
+  ``torch.randn_like`` in ``forward``. Many of these do not say so. Such a pass draws for the whole
+  batch at once, and one image's answer would depend on its neighbours. `Queried` watches the
+  generators during every pass. After a pass that drew from one, `Queried` asks again, image by
+  image, with the generators seeded from the streams of each image. The second way is slow, and
+  right.
+- Some have a generator of their own, which nobody can seed. Two passes that differ give such a
+  model away. It is treated as random, but a second evaluation gives other figures.
 
-Here, too, it is settled once what kind of answers a model gives (`robusttrain.attacks.answers`).
+`Queried` also settles once what kind of answers a model gives (`robusttrain.attacks.answers`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from robusttrain.core.labels import too_high
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import answer, as_module, dtype_of, says_random
 
-#: What is told, in one line, of a model that draws from global generators.
+#: The warning about a model that draws from global generators.
 SLOW = (
     "the model draws from a global generator (torch's, numpy's or Python's), so it is asked image"
     " by image, each with seeds of its own: to make that fast, set takes_rng = True and draw from"
@@ -41,16 +42,16 @@ Terms = list[tuple[float, Tensor]]
 
 
 class SourceModel(nn.Module):
-    """A model that a source builds, and what it declares beside ``forward(images, rng)``.
+    """A model that a source builds. It may declare more than ``forward(images, rng)``.
 
-    Any other ``nn.Module`` has a forward pass and no more: attributes of its own that happen to
-    have these names mean nothing.
+    Of any other ``nn.Module`` only the forward pass counts. Attributes that happen to have the
+    names below mean nothing there.
     """
 
     takes_rng = True
-    #: Whether it asks through a `Queried` of its own, so that what is drawn is watched there.
+    #: Whether the model asks through a `Queried` of its own, which then watches the generators.
     asks_queried = False
-    #: Whether it has a g that can be asked alone, with ``transform``.
+    #: Whether the model has a g that can be asked alone, with ``transform``.
     transforms = False
 
     def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
@@ -58,8 +59,9 @@ class SourceModel(nn.Module):
         raise NotImplementedError
 
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> Terms:
-        """Weights and logits (B, K) whose losses add up to the loss: one, but for ensembles that
-        fuse losses.
+        """Weights and logits (B, K) whose weighted losses add up to the loss.
+
+        There is one pair, except for ensembles that fuse losses.
         """
         return [(1.0, self(images, rng))]
 
@@ -71,31 +73,29 @@ class SourceModel(nn.Module):
 class Queried(nn.Module):
     """A model as attacks and evaluation ask it.
 
-    What holds for any ``nn.Module`` that draws from its streams or from global generators: each
-    image's answer, and its gradient, depend on the model, the image and that image's streams alone,
-    up to rounding. Batch size, order, the number of processes and the callers' own draws change
-    nothing. A caller's next draw from a global generator is as if nobody had been asked.
+    The model may be any ``nn.Module`` that draws from its streams or from global generators. Each
+    image's answer, and its gradient, then depend on the model, the image and that image's streams
+    alone, up to rounding. Batch size, order, the number of processes and the callers' own draws
+    change nothing. A caller's next draw from a global generator is the same as without the pass.
 
-    Without streams (``rng`` is None) the model is called as torch calls it, and draws from wherever
-    it does.
+    Without streams (``rng`` is None) the model is called as torch calls it, and nothing is seeded.
 
     Answers come as logits (B, K), float32 or as wide as weights and images, whatever the model
-    returns (`robusttrain.models.outputs`); of probabilities, that is their logarithm.
+    returns (`robusttrain.models.outputs`). Probabilities become their logarithm.
 
     Args:
         model: images (B, C, H, W) in [0, 1] to logits (B, K): a module or a function.
         advance: called with the number of images of every evaluation, for progress bars.
-        part_of: the ensemble that counts what this one is asked, and the share that a pass is of
-            one of its own.
+        part_of: the ensemble that counts the passes of this member, and the share of one of the
+            ensemble's passes that each of them is.
 
     Attributes:
         gradients: images that were asked about with a gradient.
         queries: images that were asked about without one.
         draws_globally: whether the model was seen to draw from a global generator.
-        answers: what it answers with; None as long as it was not asked about any image.
+        answers: the kind of its answers; None as long as it was not asked about any image.
         classes: K; None as long as it was not asked.
-        labels: the lowest and the highest label of the images that are attacked, for which there
-            has to be a logit.
+        labels: the lowest and the highest label of the attacked images; each needs a logit.
     """
 
     takes_rng = True
@@ -112,39 +112,38 @@ class Queried(nn.Module):
         self.gradients = self.queries = 0.0
         self.draws_globally = self._differs = False
         self._watches = not (isinstance(model, SourceModel) and model.asks_queried)
-        # What asks through a `Queried` of its own has logits from there.
+        # A source with a `Queried` of its own has logits from there.
         self.answers: Answers | None = None if self._watches else "logits"
         self.classes: int | None = None
         self.labels = (0, 0)
 
     @staticmethod
     def of(model: nn.Module | Callable[[Tensor], Any]) -> Queried:
-        """The model itself if it is wrapped already, else wrapped."""
+        """The model itself if it is a `Queried` already, else the model in a new one."""
         return model if isinstance(model, Queried) else Queried(model)
 
-    # Whether it is random.
+    # Whether the model is random.
 
     @property
     def random(self) -> bool:
-        """Whether two answers to one image may differ: the model says so, or was seen to draw, or
-        to differ.
+        """Whether two answers to one image may differ.
 
-        A model that says that it is random is believed. One that says that it is not, or nothing,
-        is believed until a pass draws from a global generator, or `settle` finds two answers that
-        differ.
+        A model that says that it is random is believed. Any other counts as deterministic until a
+        pass draws from a global generator, or `settle` gets two answers that differ.
         """
         return says_random(self.model) or self.draws_globally or self._differs
 
     def settle(self, images: Tensor, rng: Rng) -> bool:
-        """Find out whether the model is random, and from where it draws: ask twice about a few
-        images, uncounted.
+        """Find out whether the model is random, and from where it draws.
+
+        The model is asked twice about a few images; these passes are not counted.
 
         Args:
-            images: (B, C, H, W), any few.
+            images: (B, C, H, W), a few of any kind.
             rng: their streams, (B,).
 
         Returns:
-            `random`, as it is known from then on.
+            `random`, as it stands from then on.
         """
         if len(images):
             counts = self.gradients, self.queries
@@ -155,8 +154,9 @@ class Queried(nn.Module):
         return self.random
 
     def asked_twice(self, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """`ask_twice`, where a model that is known as random is random for every image: draws may
-        agree by chance.
+        """`ask_twice`, but a `random` model counts as random for every image.
+
+        Two draws may agree by chance.
         """
         logits, differ = ask_twice(self, images, rng)
         return logits, differ | self.random
@@ -167,7 +167,7 @@ class Queried(nn.Module):
         """Logits (B, K) of images (B, C, H, W), with streams (B,).
 
         Raises:
-            UserError: answers that are no logits, or fewer classes than the labels speak of.
+            UserError: the answers are no logits, or have fewer classes than the labels name.
         """
         self.count(images)
         return self._logits(self._asked(self._plainly, images, rng), images, rng)[0][1]
@@ -176,8 +176,8 @@ class Queried(nn.Module):
         return [(1.0, answer(self.model, images, rng))]
 
     def _logits(self, terms: Terms, images: Tensor, rng: Rng | None) -> Terms:
-        """Answers as logits. What kind they are the first images tell, and a few others where these
-        leave a doubt.
+        """Answers as logits. The answers to the first images show of which kind they are; a few
+        other images settle a doubt.
         """
         self.classes = terms[0][1].shape[1]
         if self.labels[1] >= self.classes:
@@ -205,10 +205,10 @@ class Queried(nn.Module):
             generators.put_back()
 
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> Terms:
-        """Weights and logits (B, K) whose losses add up to the loss: one of each, but for ensembles
-        that fuse losses.
+        """Weights and logits (B, K) whose weighted losses add up to the loss.
 
-        Counts once, as all members are evaluated together.
+        There is one pair, except for ensembles that fuse losses. The pass counts once, since all
+        members are evaluated together.
         """
         if not isinstance(self.model, SourceModel):
             return [(1.0, self(images, rng))]
@@ -221,7 +221,7 @@ class Queried(nn.Module):
         return isinstance(self.model, SourceModel) and self.model.transforms
 
     def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """The model's g alone, g(images), for attacks that have checked that there is one."""
+        """The model's g alone, g(images). The caller has checked `transforms`."""
         self.queries += len(images)
         self.advance(len(images))
 
@@ -233,20 +233,19 @@ class Queried(nn.Module):
 
     @property
     def members(self) -> list[tuple[Queried, float]]:
-        """An ensemble's n members with their weights; asking one counts as an n-th of asking the
-        ensemble.
+        """An ensemble's n members with their weights; any other model is its own only member.
 
-        Any other model is its own only member.
+        A pass of one member counts as an n-th of a pass of the ensemble.
         """
         members = members_of(self.model)
         if len(members) == 1 and members[0][0] is self.model:
             return [(self, 1.0)]
-        found = []
+        queried = []
         for member, weight in members:
             asked = Queried(member, part_of=(self, 1 / len(members)))
             asked.labels = self.labels
-            found.append((asked, weight))
-        return found
+            queried.append((asked, weight))
+        return queried
 
     def count(self, images: Tensor, share: float = 1.0) -> None:
         """Note a pass of these images through ``share`` of the model."""
@@ -267,23 +266,21 @@ class Queried(nn.Module):
     def _asked(
         self, ask: Callable[[Tensor, Rng | None], Terms], images: Tensor, rng: Rng | None
     ) -> Terms:
-        """One pass, as a whole where it draws nothing from global generators, else image by
-        image.
-        """
+        """One pass over the whole batch; image by image if it draws from global generators."""
         if rng is None or not len(images) or not self._watches:
             return ask(images, rng)
         generators, position = SharedGenerators(images.device), rng.position
         drawn = True
         try:
             if not self.draws_globally:
-                found = ask(images, rng)
+                terms = ask(images, rng)
                 drawn = generators.drawn
                 if not drawn:
-                    return found
-            rng.position = position  # as if nobody had asked about the whole
-            found = self._apart(ask, images, rng, generators)
+                    return terms
+            rng.position = position  # as if the pass over the whole batch had not been
+            terms = self._apart(ask, images, rng, generators)
             if self.draws_globally:
-                return found
+                return terms
             rng.position = position
             return ask(images, rng)
         finally:
@@ -297,12 +294,13 @@ class Queried(nn.Module):
         rng: Rng,
         generators: SharedGenerators,
     ) -> Terms:
-        """Image by image, each with the global generators seeded from its own streams."""
+        """One pass for each image, with the global generators seeded from its own streams."""
         each: list[Terms] = []
         streams = rng
         for i, key in enumerate(rng.fold("global generators").keys.tolist()):
             generators.seed(key)
-            # Another thread may have drawn during the pass before, or a lazy layer only once.
+            # The draw that was seen may have been another thread's, or a lazy layer's first and
+            # last.
             before = None if self.draws_globally else SharedGenerators(images.device)
             streams = rng[i : i + 1]
             each.append(ask(images[i : i + 1], streams))
@@ -333,11 +331,10 @@ def members_of(model: nn.Module) -> Sequence[tuple[nn.Module, float]]:
 
 
 def ask_twice(model: nn.Module, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-    """Two forward passes with different draws: what the model says, and whether it says the same
-    again.
+    """Two forward passes with different draws: their mean, and whether they differ.
 
-    No flag can be trusted here. An attack that has found one misclassified draw has won against a
-    model that repeats itself, and has perhaps only been lucky against others.
+    No flag can be trusted here. One misclassified draw is a success against a model that repeats
+    itself, and may be mere luck against a random one.
 
     Args:
         model: prepared for attack.

@@ -39,7 +39,8 @@ ROUNDING = 1e-6
 
 
 def check_images(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) in [0, 1], in float32 or wider; what rounding left outside is clamped.
+    """Images (B, C, H, W) in [0, 1], in float32 or wider; values that rounding left outside are
+    clamped.
 
     Raises:
         UserError: no floats, another shape, or values that are not in [0, 1].
@@ -63,12 +64,13 @@ def check_images(images: Tensor) -> Tensor:
 
 
 def narrowed(adversarial: Tensor, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Adversarial images in a shorter type, rounded towards their images: so they stay inside every
-    threat.
+    """Adversarial images in a shorter type.
+
+    They are rounded towards their clean images, so they stay inside every threat.
 
     Args:
         adversarial: (B, C, H, W).
-        images: (B, C, H, W), which the shorter type holds exactly.
+        images: (B, C, H, W), the clean images, which the shorter type holds exactly.
         dtype: the shorter type.
     """
     rounded = adversarial.to(dtype)
@@ -85,40 +87,38 @@ LEAST_QUERIES = 60
 
 
 def times(count: int, effort: float, least: int = 3) -> int:
-    """A number of steps or queries times an effort; never less than ``least``, where there are as
-    many.
-    """
+    """``count`` steps or queries times an effort; no fewer than min(``count``, ``least``)."""
     return max(min(count, least), round(count * effort))
 
 
 class Attack(ABC):
     """Finds adversarial images. Subclasses are frozen dataclasses that write ``run`` and ``cost``.
 
-    The rest says what an attack is made of, and how it becomes another version of itself. Nothing
-    else is known of it: whoever wants other steps, draws or radii asks here. An attack that says
-    nothing is evaluated all the same; what cannot be done with it is reported as not done.
+    The other methods say what an attack is made of, and make other versions of it. A caller that
+    wants other steps, draws or radii uses these methods and nothing else. An attack that overrides
+    none of them is evaluated all the same. What cannot be done with it is reported as not done.
     """
 
     threat: Threat
-    #: Whether its queries are to the g behind the source, instead of to the source.
+    #: Whether its queries go to the source's g, instead of to the source.
     asks_g: bool = False
-    #: Draws of a random model that judge each of its points; 0: it has no such votes.
+    #: Draws of a random model that judge each of its points; 0 where no votes are taken.
     votes: int = 0
 
     @property
     def members(self) -> tuple[Attack, ...]:
-        """The attacks inside a wrapper, in their order and in the wrapper's threat; none for all
-        others.
+        """The attacks inside a wrapper, in their order and in the wrapper's threat; empty for any
+        other attack.
         """
         return ()
 
     @property
     def maximises(self) -> Objective | None:
-        """Its objective, where it has one among its parts."""
+        """The attack's objective; None where it has none among its parts."""
         return part(self, Objective)[1]  # type: ignore[type-abstract]
 
     def need_classes(self, classes: int) -> None:
-        """Raise UserError if it, or one of its members, cannot attack a model of so few classes."""
+        """Raise UserError if the attack, or one of its members, needs more classes than these."""
         for member in self.members:
             member.need_classes(classes)
         if self.maximises is not None:
@@ -126,11 +126,11 @@ class Attack(ABC):
 
     @property
     def estimator(self) -> GradientEstimator | None:
-        """How it estimates gradients, where it has an estimator among its parts."""
+        """The attack's gradient estimator; None where it has none among its parts."""
         return part(self, GradientEstimator)[1]  # type: ignore[type-abstract]
 
     def with_members(self, members: Sequence[Attack]) -> Attack:
-        """The same wrapper around others, one for each of ``members``; for an attack that has any.
+        """The same wrapper around other attacks, as many as its `members`.
 
         Raises:
             OptionError: the attack is no wrapper.
@@ -162,19 +162,18 @@ class Attack(ABC):
         return (inside or self).within(replace(self.threat, epsilon=epsilon))  # type: ignore[type-var]
 
     def scaled(self, effort: float) -> Attack | None:
-        """The same attack with ``effort`` times its steps (or queries), or None: it has none to
-        scale.
+        """The same attack with ``effort`` times its steps (or queries); None where it has none.
 
-        Twice the steps are finer ones, in the same ball. With an effort of 0 a few steps are left:
-        for what needs no strength.
+        Twice the steps are finer ones, in the same ball. An effort of 0 leaves a few steps, for
+        checks that need no strength.
         """
         return self._inside(lambda member: member.scaled(effort))
 
     def with_gradient(
         self, change: Callable[[GradientEstimator], GradientEstimator]
     ) -> Attack | None:
-        """The same attack with another estimator of its gradients, ``change`` of each; None where
-        it has none.
+        """The same attack with ``change(estimator)`` for each of its estimators; None where it has
+        none.
         """
         name, estimator = part(self, GradientEstimator)  # type: ignore[type-abstract]
         if name is not None and estimator is not None:
@@ -182,8 +181,10 @@ class Attack(ABC):
         return self._inside(lambda member: member.with_gradient(change))
 
     def with_draws(self, least: int) -> Attack | None:
-        """The same attack that decides over twice the draws of a random model, and at least
-        ``least``: in averages of its estimator and in votes. None where it has neither.
+        """The same attack with twice the draws of a random model, and at least ``least``.
+
+        The draws are those that its estimator averages over, and those that vote. None where it
+        has neither.
         """
         changed = self._inside(lambda member: member.with_draws(least)) if self.members else None
         if self.estimator is not None:
@@ -196,12 +197,12 @@ class Attack(ABC):
 
     @property
     def draws_seen(self) -> int:
-        """Over how many draws of a random model it decides: 1 where it averages over none."""
+        """How many draws of a random model the attack decides over; 1 where it does not average."""
         seen = [1, self.votes, *(member.draws_seen for member in self.members)]
         return max([*seen, self.estimator.draws_seen] if self.estimator else seen)
 
     def _inside(self, change: Callable[[Attack], Attack | None]) -> Attack | None:
-        """The wrapper around other versions of its members; None if none of them has one."""
+        """The wrapper around changed members; None if ``change`` gives None for all of them."""
         changed = [change(member) for member in self.members]
         if all(each is None for each in changed):
             return None
@@ -217,10 +218,10 @@ class Attack(ABC):
 
     @property
     def rounds_well(self) -> bool:
-        """Whether gradients computed in bfloat16 serve it as well as exact ones.
+        """Whether gradients computed in bfloat16 serve the attack as well as exact ones.
 
         Steps along the sign of a gradient do not feel its rounding. Attacks that compare losses or
-        distances do, and so this is False unless an attack says otherwise.
+        distances do. So this is False unless an attack says otherwise.
         """
         return False
 
@@ -230,9 +231,10 @@ class Attack(ABC):
         """Adversarial images inside the threat.
 
         Args:
-            source: what the attacker differentiates: images in [0, 1] to logits (B, K). Any
-                ``nn.Module`` or function; it is put into evaluation mode meanwhile and left as it
-                was. One that draws from a global generator is asked image by image (see `Queried`).
+            source: what the attacker differentiates, any ``nn.Module`` or function from images in
+                [0, 1] to logits (B, K). A module is in evaluation mode during the attack, and
+                afterwards as before. A source that draws from a global generator is asked image
+                by image (see `Queried`).
             images: (B, C, H, W), pixel values in [0, 1].
             labels: (B,), true classes 0..K-1: whole numbers of any type.
             rng: streams of the images, (B,); None takes keys from torch's global generator.
@@ -255,21 +257,21 @@ class Attack(ABC):
         source.labels = int(low), int(high)
         dtype = torch.promote_types(wide.dtype, dtype_of(source) or wide.dtype)
         with prepared(source):
-            # Inference tensors can never enter autograd; a clone made outside inference mode can.
+            # Inference tensors can never enter autograd; a copy made outside inference mode can.
             x, y = wide.detach().to(dtype, copy=True), labels.clone()
-            found = self.run(source, x, y, rng).detach()
-            if found.dtype == images.dtype or not len(found):
-                return found
-            if torch.finfo(found.dtype).eps < torch.finfo(images.dtype).eps:
-                return narrowed(found, x, images.dtype)
-            return found.to(images.dtype)
+            adversarial = self.run(source, x, y, rng).detach()
+            if adversarial.dtype == images.dtype or not len(adversarial):
+                return adversarial
+            if torch.finfo(adversarial.dtype).eps < torch.finfo(images.dtype).eps:
+                return narrowed(adversarial, x, images.dtype)
+            return adversarial.to(images.dtype)
 
     @abstractmethod
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """The algorithm, on a prepared source; arguments as for ``__call__``."""
 
     def check(self, source: nn.Module) -> None:  # noqa: B027 - most attacks take any source
-        """Raise UserError if ``source`` lacks what this attack needs; asked before anything
+        """Raise UserError if ``source`` lacks what this attack needs; called before any attack
         runs.
         """
 
@@ -277,8 +279,7 @@ class Attack(ABC):
         """The class (B,) that a targeted attack with one target strives for in each image, else
         None.
 
-        Arguments as for ``__call__``, with the same streams: the answer is what that call strives
-        for.
+        Arguments as for ``__call__``. With the same streams, the classes are those of that call.
         """
         objective = self.maximises
         if objective is None or objective.target is None:

@@ -20,11 +20,11 @@ from robusttrain.models.defense import Defense
 from robusttrain.models.fast import FastModel
 from robusttrain.models.frozen import Frozen
 
-#: Modules of ours: they count, remember and cache on purpose, and need no `eval` of their own.
+#: Modules of this package. They count, remember and cache on purpose, and need no ``eval()``.
 OURS = (Queried, SourceModel, DefendedClassifier, Defense, FastModel, Frozen)
-#: Containers whose content is put back; what is derived from them may do as it likes.
+#: Containers whose content is put back; the content of subclasses is left alone.
 CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)
-#: Where a module keeps what is registered with it.
+#: Where a module keeps its registered parameters and submodules.
 REGISTERED = ("_parameters", "_modules")
 
 _following: ContextVar[frozenset[int]] = ContextVar("following", default=frozenset())
@@ -32,8 +32,9 @@ _following: ContextVar[frozenset[int]] = ContextVar("following", default=frozens
 
 @contextmanager
 def following(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Buffers of these modules stay as attacks inside leave them: running statistics that are meant
-    to follow the attack's images.
+    """Within this context, attacks do not put back the buffers of these modules.
+
+    Such buffers are running statistics that are meant to follow the attack's images.
     """
     token = _following.set(_following.get() | {id(module) for module in modules})
     try:
@@ -46,15 +47,15 @@ def following(modules: Iterable[nn.Module]) -> Iterator[None]:
 def prepared(model: nn.Module) -> Iterator[None]:
     """Ready ``model`` for attack; on leaving, put everything back as it was.
 
-    Inside: the model is as its own ``eval()`` leaves it, whatever that does; parameters are without
-    gradients, gradients enabled, inference mode off. Its forward pass may do what it does in
-    ordinary use.
+    Inside, the model is as its own ``eval()`` leaves it, whatever that does. Its parameters require
+    no gradients, gradients are enabled, inference mode is off. Its forward pass may do what it does
+    in ordinary use.
 
-    Afterwards: the mode of each submodule (frozen batch norm stays frozen), buffers, attributes,
+    Afterwards, the mode of each submodule (frozen batch norm stays frozen), buffers, attributes,
     hooks, each ``requires_grad`` and ``.grad``, and the state of torch's global generators are as
     before. Lists, dictionaries and tensors that are attributes get back what they held. Two things
     stay: values that a forward pass writes into its own parameters, and layers and parameters that
-    its first pass builds, which another pass would draw anew.
+    a first pass builds, since another pass would draw them anew.
     """
     modules = list(model.modules())
     followed = _following.get()
@@ -86,9 +87,9 @@ def prepared(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(False)
             yield
     finally:
-        known = {id(module) for module in modules}
+        ids_before = {id(module) for module in modules}
         for state in before:
-            state.put_back(known)
+            state.put_back(ids_before)
         values.put_back()
         for parameter, requires_grad, gradient in wanted:
             parameter.requires_grad_(requires_grad)
@@ -96,8 +97,8 @@ def prepared(model: nn.Module) -> Iterator[None]:
 
 
 def _evaluating(module: nn.Module) -> None:
-    """Each module by its own ``eval()``, as its user would call it; those of ours only pass it
-    on.
+    """Put each module into evaluation mode by its own ``eval()``; modules of this package only pass
+    the call on.
     """
     if isinstance(module, OURS):
         module.training = False
@@ -115,7 +116,7 @@ class _Values:
     def __init__(self, tensors: list[Tensor]) -> None:
         self.groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for tensor in {id(each): each for each in tensors}.values():
-            # One of inference mode cannot be written to outside of it.
+            # An inference tensor cannot be written to outside inference mode.
             if is_lazy(tensor) or tensor.is_inference() or tensor.is_quantized:
                 continue
             if tensor.layout == torch.strided:
@@ -125,8 +126,10 @@ class _Values:
         ]
 
     def put_back(self) -> None:
-        """All of it. Through detached tensors, whose changes are not counted: a graph that was
-        built before the attack still goes backward.
+        """Restore all values.
+
+        Autograd does not count the changes, so a graph that was built before the attack still goes
+        backward.
         """
         for group, held in zip(self.groups.values(), self.held, strict=True):
             parts = held.split([tensor.numel() for tensor in group])
@@ -135,7 +138,7 @@ class _Values:
 
 
 class _Before:
-    """What a module was before an attack, but for the values of its tensors."""
+    """The state of a module before an attack, except for the values of its tensors."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.training = module, module.training
@@ -153,8 +156,12 @@ class _Before:
                 elif isinstance(value, Tensor) and value.is_leaf:
                     self.tensors.append(value)
 
-    def put_back(self, known: set[int]) -> None:
-        """All of it; ``known`` are the modules that were there, by their id."""
+    def put_back(self, ids_before: set[int]) -> None:
+        """Restore the state.
+
+        Args:
+            ids_before: ``id()`` of each module that the model had before the attack.
+        """
         module = self.module
         if self.whole:
             now = module.__dict__
@@ -172,7 +179,7 @@ class _Before:
                         now[name] = value
         module.training = self.training
         for child in module._modules.values():
-            if child is not None and id(child) not in known:
+            if child is not None and id(child) not in ids_before:
                 child.train(self.training)
 
     def _differs(self, now: dict[str, Any]) -> bool:
@@ -181,7 +188,7 @@ class _Before:
         )
 
     def _built(self, value: Any, content: Any) -> dict[str, Any]:
-        """Layers and parameters that are new: their name was free."""
+        """New layers and parameters, whose names were free before."""
         if not any(value is self.module.__dict__.get(name) for name in REGISTERED):
             return {}
         held = content or {}
@@ -206,7 +213,7 @@ def _same(value: Any, content: Any) -> bool:
 
 
 def _refill(value: Any, content: Any, more: dict[str, Any]) -> None:
-    """A container with its old content, and more."""
+    """Give a container its old content, and more."""
     value.clear()
     if isinstance(value, dict | set):
         value.update(content)

@@ -1,4 +1,4 @@
-"""What an attacker learns who may only ask: answers to stacked images, over several draws of the
+"""What an attacker learns from queries alone: answers to stacked images, over several draws of the
 model's randomness.
 """
 
@@ -41,7 +41,7 @@ def share_wrong(
     """(n,) in [0, 1]: the share of draws in which the answer is not the label; arguments as for
     `ask`, labels (n,).
 
-    A logit that is not finite is no right answer: so does scoring see it.
+    A logit that is not finite is no right answer, as in scoring.
     """
     logits = ask(model, images, rng, votes)
     right = (logits.argmax(dim=2) == labels) & logits.isfinite().all(dim=2)
@@ -58,16 +58,17 @@ def share_above(
     rng: Rng,
     votes: int = 1,
 ) -> Tensor:
-    """(n,) in [0, 1]: the share of draws in which the objective is greater than ``level``; NaN is
-    not.
+    """(n,) in [0, 1]: the share of draws in which the objective is greater than ``level``.
+
+    NaN is not greater.
 
     Args:
         model, images, rng: as for `ask`.
         objective: of the logits.
-        goal: (n, ...), what it strives for.
-        level: what it has to exceed.
-        random: (n,) bool, for which images the model is random; the others are asked once.
-        votes: draws for those.
+        goal: (n, ...), what the objective strives for.
+        level: the value that the objective has to exceed.
+        random: (n,) bool, for which images the model is random.
+        votes: draws for these images; the others are asked about once.
     """
     share = images.new_zeros(len(images))
     for chosen, draws in ((~random, 1), (random, votes)):
@@ -83,7 +84,7 @@ def share_above(
 def mean_log_probabilities(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
     """(n, K): log of the probabilities' mean over draws, finite; arguments as for `ask`.
 
-    Computed from logits throughout: probabilities themselves round to 0 and 1 where the model is
+    The mean is computed from logits: probabilities themselves round to 0 and 1 where the model is
     sure.
     """
     log_p = ask(model, images, rng, votes).log_softmax(dim=2).logsumexp(dim=0) - math.log(votes)

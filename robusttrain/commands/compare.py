@@ -28,13 +28,13 @@ def run(arguments: list[str]) -> None:
     if len(folders) < 2:
         raise UserError("compare: name two folders or more that evaluate.py left: compare A B")
     first, *others = [read_run(folder) for folder in folders]
-    found = []
+    compared = []
     for other in others:
         with damaged(other.folder / "results.json"):
-            found.append((other, compare(first, other)))
-    for other, differences in found:
+            compared.append((other, compare(first, other)))
+    for other, differences in compared:
         console.print(terminal(first, other, differences))
         say(sentence(first, other, differences))
     file = Path(output[-1][1]) if output else others[-1].folder / "comparison.html"
-    write_page(first, found, file)
+    write_page(first, compared, file)
     say(f"written: {file}")

@@ -1,18 +1,77 @@
-"""How a command's process starts: what must be settled before torch is loaded, then the command."""
+"""How a process of ours starts: ``robusttrain COMMAND``, ``train.py``, ``evaluate.py``."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
+import sys
 from typing import NoReturn
+
+from robusttrain.commands import front
+from robusttrain.core.errors import UserError
+from robusttrain.core.typed import typed_as_console
+
+
+def console() -> NoReturn:
+    """``robusttrain COMMAND ...``, and ``python -m robusttrain COMMAND ...``."""
+    typed_as_console()
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        _say(front.help_for(None))
+    if name == "--version":
+        from robusttrain.core.version import __version__
+
+        _say(__version__)
+    if name not in front.COMMANDS:
+        near = difflib.get_close_matches(name, front.COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(front.COMMANDS)}"
+        _refuse("robusttrain", UserError(f"{name}: no such command; {hint}"))
+    # Modules of the working folder, as with `python train.py`.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    run(name, arguments, f"robusttrain {name}")
 
 
 def start(name: str) -> NoReturn:
-    """Run the command of this name, "train" or "evaluate", with the arguments of this process."""
+    """``train.py`` or ``evaluate.py``, with the arguments of this process."""
+    run(name, sys.argv[1:], sys.argv[0].rpartition("/")[2])
+
+
+def run(name: str, arguments: list[str], program: str) -> NoReturn:
+    """Answer at once where that is possible, else run the command.
+
+    Args:
+        name: of the command.
+        arguments: of it.
+        program: how the user names it, for errors.
+    """
+    try:
+        if name == "list" or "--list" in arguments:
+            front.list_presets(arguments if name == "list" else ())
+            sys.exit(0)
+        if name in front.EXAMPLES and "--models" not in arguments:
+            if {"--help", "-h"} & {*arguments}:
+                if arguments[-1] != "all":
+                    _say(front.help_for(name))
+                arguments = ["--help"]
+            front.refuse_at_once(arguments)
+    except UserError as error:
+        _refuse(program, error)
     # OpenMP's threads spin while they wait, at the cost of every other process on these cores:
     # beside a second one, g takes several times as long. Sleeping costs nothing where nobody else
     # computes. The library reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from robusttrain.config.command_line import main
 
-    main(importlib.import_module(f"robusttrain.commands.{name}").run)
+    main(importlib.import_module(f"robusttrain.commands.{name}").run, arguments, program)
+
+
+def _say(text: str) -> NoReturn:
+    sys.stdout.write(text + "\n")
+    sys.exit(0)
+
+
+def _refuse(program: str, error: UserError) -> NoReturn:
+    sys.stderr.write(f"{program}: error: {' '.join(str(error).split())}\n")
+    sys.exit(2)

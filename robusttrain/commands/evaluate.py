@@ -12,7 +12,7 @@ from robusttrain.config.evaluation import read_again, read_plan
 from robusttrain.config.transfer import chosen
 from robusttrain.core.console import ALOUD, console, say
 from robusttrain.core.stopping import saying_how_to_go_on
-from robusttrain.evaluation import audit_table, table
+from robusttrain.evaluation import audit_lines, table
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import Results, changes
 from robusttrain.running import evaluating
@@ -43,8 +43,9 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
     found = evaluating.evaluate(plan, ALOUD, precisions)
     console.print(table(found))
     if "verdict" in found:
-        console.print(audit_table(found))
-    say(f"written: {Path(plan.output) / 'results.json'}, and report.html beside it")
+        for line in audit_lines(found):
+            say(line)
+    say(f"written: {Path(found['plan']['output']) / 'results.json'}, and report.html beside it")
     return found
 
 

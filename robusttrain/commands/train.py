@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from robusttrain.config import reparameterization
 from robusttrain.config.training import read_plan
 from robusttrain.core.console import ALOUD, say
+from robusttrain.core.typed import command
 from robusttrain.running import training
 from robusttrain.running.reparameterization import train_configured
 from robusttrain.training.plan import TrainingPlan
@@ -22,6 +25,17 @@ def train(plan: TrainingPlan) -> None:
     """Carry out a plan and tell what came out."""
     trained = training.train(plan, ALOUD)
     if trained is not None:
-        told = {name: f"{value:.3f}" for name, value in trained.metrics.items()}
-        say(f"done: {told}")
-        say(f"kept {trained.folder}/{' and '.join(trained.kept)}; attack with python evaluate.py")
+        say(outcome(trained.metrics))
+        say(
+            f"kept {trained.folder}/{' and '.join(trained.kept)}; attack with {command('evaluate')}"
+        )
+
+
+def outcome(metrics: Mapping[str, float]) -> str:
+    """A sentence on how good the model is by now: what validation measured."""
+    clean = metrics.get("val/accuracy")
+    parts = [] if clean is None else [f"{clean:.1%} of the validation images are right"]
+    robust = metrics.get("robust/worst_case")
+    if robust is not None:
+        parts.append(f"{robust:.1%} of those that were attacked stay right under the worst attack")
+    return f"done: {', and '.join(parts)}" if parts else "done"

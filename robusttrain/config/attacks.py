@@ -16,7 +16,10 @@ import yaml
 from robusttrain.attacks import Attack, Source
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.command_line import listed, short, take
+from robusttrain.config.classes import IN_FILE
+from robusttrain.config.command_line import listed, plain, short, take
+from robusttrain.config.numbers import number
+from robusttrain.config.origins import checked_nodes
 from robusttrain.config.parts import (
     TARGET,
     ByName,
@@ -83,6 +86,8 @@ def split_attacks(
     return list(dict.fromkeys(names)), overrides, rest
 
 
+#: Arguments of which one alone may be given: who sets one takes the preset's other away.
+EITHER = {"step_size": "relative_step_size", "relative_step_size": "step_size"}
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
 
 
@@ -113,6 +118,8 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
 
 def stem(name: str) -> str:
     """What an attack is called in reports: a preset's name, or a file's."""
+    if match := IN_FILE.fullmatch(name):
+        return match["name"]
     return name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
 
 
@@ -178,11 +185,16 @@ def attack_nodes(
             except yaml.YAMLError as error:
                 raise UserError(f"{option}.{key} {text}: cannot be read as YAML") from error
             _override(node, key.split("."), value)
+            other = EITHER.get(key)
+            if other in (node.get("init_args") or {}) and not any(
+                given.rpartition(".")[2] == other for given, _ in overrides
+            ):
+                _override(node, [str(other)], None)
             node = with_members(node, name, option, (name,))  # those that the override named
         if epsilon is not None:
             at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
             _override(node, ["threat", "epsilon"], epsilon)
-        read[name] = node
+        read[name] = plain(number(node))
     return read
 
 
@@ -209,7 +221,10 @@ def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenar
     parser = ByName(exit_on_error=False)
     parser.add_subclass_arguments(Attack, "attack", required=True)
     parser.add_subclass_arguments(Source, "source", required=True)
-    node = with_own_defaults(node)
+    try:
+        node = with_own_defaults(checked_nodes(node))
+    except UserError as error:
+        raise UserError(f"{option} {name}: {error}") from error
     knows = node.pop("knows", "")
     source = node.pop("source", TARGET)
     try:

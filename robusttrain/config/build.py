@@ -8,13 +8,12 @@ the packages that the user trusts.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from robusttrain.config.classes import defaults_of, importable, makes, resolve, trusted
 from robusttrain.core.errors import OptionError, UserError, under
 from robusttrain.data import Facts
 from robusttrain.models.defended import DefendedClassifier
@@ -25,25 +24,6 @@ Node = dict[str, Any]
 def is_node(value: object) -> bool:
     """Whether ``value`` describes an object to build."""
     return isinstance(value, dict) and "class_path" in value
-
-
-def resolve(class_path: str, trust: Sequence[str] | None = None) -> type:
-    """The class of that name.
-
-    Args:
-        class_path: "package.module.Class".
-        trust: packages from which classes may come; None trusts every importable one.
-    """
-    if trust is not None and class_path.split(".")[0] not in trust:
-        raise _untrusted(class_path)
-    module_name, _, name = class_path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"class {class_path!r} cannot be imported: {error}") from error
-    if not inspect.isclass(found):
-        raise UserError(f"{class_path!r} is not a class")
-    return found
 
 
 def build(
@@ -75,47 +55,52 @@ def build(
         return node
     found = resolve(node["class_path"], trust)
     # Also from a trusted package only objects of the expected kind: os.system is no network.
-    if not issubclass(found, kind) or (trust is not None and not _is_part(found)):
-        raise UserError(
-            f"{where or 'configuration'}: {node['class_path']} is not a {kind.__name__}"
-        )
+    no_part = UserError(
+        f"{where or 'configuration'}: {node['class_path']} is not a {kind.__name__}"
+    )
+    if not makes(found, kind) or (trust is not None and not _is_part(found, node["class_path"])):
+        raise no_part
     arguments = {
         key: build(value, f"{where}.{key}" if where else key, trust)
         for key, value in (node.get("init_args") or {}).items()
     }
     try:
         with under(where):
-            return found(**arguments, **(given or {}))
+            built = found(**arguments, **(given or {}))
     except TypeError as error:
         raise UserError(f"{where}: {error}") from error
+    if not isinstance(found, type) and not isinstance(built, nn.Module):
+        raise UserError(f"{no_part}: the function returned a {type(built).__name__}")
+    if not isinstance(built, kind):
+        raise no_part
+    return built
 
 
-def check_trust(node: Any, trust: Sequence[str]) -> None:
-    """Raise UserError if a class anywhere under ``node`` is not of a trusted package; nothing is
-    imported.
+def trusted_nodes(node: Any, trust: Sequence[str]) -> Any:
+    """A configuration from elsewhere, classes of files taken from the files that ``trust`` names.
+
+    Raises:
+        UserError: a class anywhere under ``node`` is not of a trusted package or file; nothing was
+            imported.
     """
-    if isinstance(node, dict):
-        if "class_path" in node and str(node["class_path"]).split(".")[0] not in trust:
-            raise _untrusted(node["class_path"])
-        node = list(node.values())
     if isinstance(node, list):
-        for item in node:
-            check_trust(item, trust)
+        return [trusted_nodes(item, trust) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: trusted_nodes(item, trust) for key, item in node.items()}
+    if "class_path" in node:
+        found["class_path"] = trusted(str(node["class_path"]), trust)
+    return found
 
 
-def _untrusted(class_path: str) -> UserError:
-    package = str(class_path).split(".")[0]
-    return UserError(
-        f"class {class_path!r} comes from a package that is not trusted; if you know it, name the"
-        f" package: --trust {package} (robusttrain.load(..., trust=[...]))"
-    )
-
-
-def _is_part(found: type) -> bool:
+def _is_part(found: Callable[..., Any], class_path: str) -> bool:
     """Whether a class is one of the nouns that a checkpoint may name: a module, or a part of this
-    framework.
+    framework. Of functions only those that a package or file of the user's wrote itself.
     """
-    return issubclass(found, nn.Module) or found.__module__.startswith("robusttrain.attacks.")
+    if isinstance(found, type):
+        return issubclass(found, nn.Module) or found.__module__.startswith("robusttrain.attacks.")
+    own = importable(class_path).split(".")[0]
+    return own != "robusttrain" and found.__module__.split(".")[0] == own
 
 
 def fit_to_data(node: Any, facts: Facts, where: str) -> None:
@@ -135,17 +120,17 @@ def fit_to_data(node: Any, facts: Facts, where: str) -> None:
         return
     arguments = node.setdefault("init_args", {})
     found = resolve(node["class_path"])
-    if issubclass(found, nn.Module):
-        parameters = inspect.signature(found).parameters
+    if makes(found, nn.Module):
+        defaults = defaults_of(found)
         known = {
             "num_classes": facts.num_classes,
             "in_channels": facts.channels,
             "image_size": facts.image_size,
         }
         for name, fact in known.items():
-            if name not in parameters:
+            if name not in defaults:
                 continue
-            default = parameters[name].default
+            default = defaults[name]
             value = arguments.get(name, default)
             if value not in (default, fact):
                 raise OptionError(

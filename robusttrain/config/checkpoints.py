@@ -18,6 +18,7 @@ from torch import nn
 
 from robusttrain.config.build import build_defended, is_node
 from robusttrain.core.errors import UserError
+from robusttrain.core.typed import command
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.foreign import adopt_normalisations
@@ -191,8 +192,8 @@ def newest(folder: str | os.PathLike[str]) -> Path:
     found = sorted(runs, key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(
-            f"no checkpoint under {folder}: train one (python train.py --defense advtransform), or"
-            " give --checkpoint FILE, or --model NAME --weights FILE"
+            f"no checkpoint under {folder}: train one ({command('train')} --defense"
+            " advtransform), or give --checkpoint FILE, or --model NAME --weights FILE"
         )
     run = found[-1].parent
     best = run / "best.ckpt"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import inspect
 import logging
 import re
 import sys
@@ -22,11 +21,10 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.table import Table
 
 from robusttrain.config import parts, presets
-from robusttrain.config.build import resolve
+from robusttrain.config.classes import defaults_of, look_in, recorded, resolve
+from robusttrain.config.origins import checked_node, checked_nodes, from_elsewhere
 from robusttrain.config.parts import ByName
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.console import Saying
@@ -36,41 +34,47 @@ from robusttrain.core.stopping import heeding_sigterm
 #: Warnings of Lightning's that are no news of a run of ours.
 UNIMPORTANT = (
     r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\)"
-    r" in eval mode at).*"
+    r" in eval mode at|smaller than the logging interval|You have overridden `|"
+    r"exists and is not empty).*"
 )
 
 
-def main(command: Callable[[list[str]], None]) -> NoReturn:
+def main(
+    command: Callable[[list[str]], None],
+    arguments: list[str] | None = None,
+    program: str | None = None,
+) -> NoReturn:
     """Run a command: its errors become one line each and exit code 2, Ctrl-C exit code 130, SIGTERM
     143.
+
+    Args:
+        command: takes the arguments.
+        arguments: of the command line; None for those of this process.
+        program: how the user names the command; None for the file of this process.
     """
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    program = program or sys.argv[0].rpartition("/")[2]
+    look_in(Path.cwd())  # where the user's own modules lie, wherever this program does
     try:
-        if "--list" in arguments:
-            print_presets()
-        else:
-            keep_freed_memory()
-            # Lightning's advice about its own products is no news of this run.
-            logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-            warnings.filterwarnings("ignore", message=UNIMPORTANT)
-            Saying.of("robusttrain")
-            with heeding_sigterm():
-                command(arguments)
+        keep_freed_memory()
+        # Lightning's advice about its own products is no news of this run.
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message=UNIMPORTANT)
+        Saying.of("robusttrain")
+        with heeding_sigterm():
+            command(arguments)
     except UserError as error:
         # Builders name options without the dashes that a user types.
         dashes = (
             "--" if isinstance(error, OptionError) and not error.option.startswith("--") else ""
         )
         one_line = dashes + " ".join(str(error).split())
-        sys.stderr.write(f"{sys.argv[0].rpartition('/')[2]}: error: {one_line}\n")
+        sys.stderr.write(f"{program}: error: {one_line}\n")
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.stderr.write(
-            f"{sys.argv[0].rpartition('/')[2]}: error: the disk is full; what was finished is"
-            " kept\n"
-        )
+        sys.stderr.write(f"{program}: error: the disk is full; what was finished is kept\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -79,20 +83,6 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
             sys.exit(130)
         raise
     sys.exit(0)
-
-
-def print_presets() -> None:
-    """All presets with their first comment, by kind; surrogates are named in attacks, not on the
-    command line.
-    """
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("option")
-    shown.add_column("preset", style="bold")
-    shown.add_column("what it is")
-    for kind in presets.KINDS:
-        for name, path in presets.names(kind).items():
-            shown.add_row("" if kind == "surrogate" else f"--{kind}", name, presets.about(path))
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
 class _Parser(ByName):
@@ -172,11 +162,12 @@ def read(
             configs = [{key: item for key, item in each.items() if key != kind} for each in configs]
             configs.append(parts.content(kind, left.pop(kind), f"--config: {kind}"))
         configs.append(left)
-    configs += [presets.read_yaml(path, f"--{kind}") for kind, path in presets_chosen.items()]
+    configs += presets_chosen.values()
     # Classes and names before what is inside of them, and attacks before their sources.
     inner, rest = take(rest, lambda option: "." in option and not option.endswith(".help"))
     inner.sort(key=lambda each: (each[0].count("."), not each[0].endswith(".attack")))
     try:
+        configs = [checked_nodes(config) for config in configs]
         if isinstance(parser, ByName):
             configs = [parser.with_parts(config)[0] for config in configs]
         # jsonargparse takes a configuration as text in place of a path.
@@ -232,21 +223,29 @@ def configurations(
     return [*map(dict, said), *(presets.read_yaml(path, "--config") for path in files)]
 
 
-def expand(arguments: Sequence[str], kinds: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """Take the presets out of a command line: their files by kind, and what is left of the line.
+def expand(
+    arguments: Sequence[str], kinds: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Take the presets, and parts from elsewhere, out of a command line: their contents by kind,
+    and what is left of the line.
 
     A value with a dot that is no YAML file is a class path and stays, before what overrides its
     arguments.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, dict[str, Any]] = {}
     classes = []
     missing = "give the name of a preset (--list shows all) or a path to a YAML file"
     chosen, rest = take(arguments, lambda option: option[2:] in kinds, missing)
     for option, value in chosen:
-        if re.fullmatch(r"\w+(\.\w+)+", value) and not value.endswith((".yaml", ".yml")):
-            classes.append(f"{option}={value}")
-        else:
-            found[option[2:]] = presets.find(option[2:], value)
+        kind = option[2:]
+        is_class = re.fullmatch(r"\w+(\.\w+)+", value) and not value.endswith((".yaml", ".yml"))
+        if not is_class or from_elsewhere(kind, value):
+            found[kind] = parts.content(kind, value, option)
+            continue
+        try:
+            classes.append(f"{option}={checked_node({'class_path': value})['class_path']}")
+        except UserError as error:
+            raise UserError(f"{option}: {error}") from error
     return found, [*classes, *rest]
 
 
@@ -283,7 +282,7 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
     if unknown := re.search(
         r"(?:unrecognized arguments?: -*|Option '|Key ')([\w.-]+)", message, re.IGNORECASE
     ):
-        known = list(inspect.signature(resolve(class_path)).parameters) if class_path else []
+        known = [*defaults_of(resolve(class_path))] if class_path else []
         known = known or [action.dest for action in (parser._actions if parser else [])]
         near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
         hint = (
@@ -303,9 +302,12 @@ def listed(value: str | list[str] | None) -> list[str]:
 def plain(value: Any) -> Any:
     """A parsed configuration as dicts, lists, numbers and text alone."""
     if isinstance(value, Namespace):
-        return {key: plain(item) for key, item in value.as_dict().items()}
+        value = value.as_dict()
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        found = {key: plain(item) for key, item in value.items()}
+        if isinstance(found.get("class_path"), str):
+            found["class_path"] = recorded(found["class_path"])
+        return found
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from robusttrain.config.attacks import attack_nodes, checked, spelt_out, split_attacks, stem
-from robusttrain.config.build import check_trust
+from robusttrain.config.build import trusted_nodes
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
     configurations,
@@ -22,9 +22,10 @@ from robusttrain.config.command_line import (
     read,
     take,
 )
+from robusttrain.config.numbers import several
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
-from robusttrain.core.errors import OptionError, UserError, naming
+from robusttrain.core.errors import UserError, naming
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -35,6 +36,7 @@ KINDS = ("data", "model", "defense")
 OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
     "at_most",
+    "beside",
     "weights_which",
     *("curve", "curve_effort"),
 }
@@ -140,31 +142,16 @@ def read_plan(
         if key in EvaluationPlan.__dataclass_fields__
     }
     values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
-    values |= {name: numbers(values[name], f"--{name}") for name in ("curve", "curve_effort")}
+    values |= {name: several(values[name], f"--{name}") for name in ("curve", "curve_effort")}
     # A suite's own number, which nobody gave for these data.
     given = take(arguments, lambda option: option == "--images")[0]
     theirs = [suite_settings(preset).get("images") for preset in suites]
     values["at_most"] = not given and config.images in theirs and config.images is not None
+    chosen = take(rest, lambda option: option == "--output")[0]
+    values["beside"] = not chosen and not any("output" in node for node in nodes)
     values["checkpoint"] = None if path is None else str(path)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
     return EvaluationPlan(**{**values, "trainer": trainer})
-
-
-def numbers(said: Any, option: str) -> list[float]:
-    """Several numbers of an option: a list, or text such as 0,2/255,4/255.
-
-    Raises:
-        OptionError: a part that is no number and no fraction.
-    """
-    parts = said.strip("[] ").split(",") if isinstance(said, str) else said
-    found = []
-    for part in parts if isinstance(parts, list) else [parts]:
-        over, _, under = str(part).strip().partition("/")
-        try:
-            found.append(float(over) / float(under or 1))
-        except (ValueError, ZeroDivisionError) as error:
-            raise OptionError(option, said, "must be numbers: 0,2/255,4/255,8/255") from error
-    return found
 
 
 def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | None:
@@ -205,9 +192,11 @@ def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPla
     Raises:
         UserError: a class of another package; nothing was imported.
     """
-    check_trust([plan.model, plan.defense, plan.data, plan.attacks], ["robusttrain", *trust])
+    names = ("model", "defense", "data", "attacks")
+    parts = trusted_nodes({name: getattr(plan, name) for name in names}, ["robusttrain", *trust])
     trainer = {key: value for key, value in plan.trainer.items() if key in WHERE}
-    return replace(plan, output=str(output), trust=trust, trainer=trainer, fresh=True, strict=False)
+    plan = replace(plan, output=str(output), beside=False, fresh=True, strict=False)
+    return replace(plan, trust=trust, trainer=trainer, **parts)
 
 
 def configure(
@@ -273,5 +262,4 @@ def started_from(
         recipe = read_recipe(path)
     first = {kind: recipe[kind] for kind in kinds if recipe.get(kind)}
     # Before jsonargparse imports a class that the file names.
-    check_trust(list(first.values()), ["robusttrain", *listed(early.trust)])
-    return path, first
+    return path, trusted_nodes(first, ["robusttrain", *listed(early.trust)])

@@ -4,6 +4,7 @@ has pretrained.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from robusttrain.config import presets
 from robusttrain.config.build import build_defended, check_pretrained, fit_to_data
 from robusttrain.config.checkpoints import load, read_recipe
+from robusttrain.config.origins import trained_node
 from robusttrain.core.errors import UserError, under
 from robusttrain.data import ImageData
 from robusttrain.models.foreign import load_weights
@@ -47,7 +49,7 @@ def short_name(specification: str) -> str:
     if path.suffix == ".ckpt":  # train.py's folders: NAME/version_N/best.ckpt
         parents = [part for part in path.parent.parts if not part.startswith("version_")]
         return parents[-1] if parents else path.stem
-    return path.stem if path.suffix in (".yaml", ".yml") else specification.removeprefix("timm:")
+    return path.stem if path.suffix in (".yaml", ".yml") else re.sub(r"^\w+:", "", specification)
 
 
 def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
@@ -62,11 +64,8 @@ def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
         return Model(
             load(specification, trust), {"model": recipe["model"], "defense": recipe["defense"]}
         )
-    if specification.startswith("timm:"):
-        arguments = {"name": specification.removeprefix("timm:"), "pretrained": True}
-        node: dict[str, Any] = {
-            "model": {"class_path": "robusttrain.models.TimmClassifier", "init_args": arguments}
-        }
+    if (zoo := trained_node(specification)) is not None:
+        node: dict[str, Any] = {"model": zoo}
     else:
         node = presets.read("model", specification, "--models")
     if "model" not in node:

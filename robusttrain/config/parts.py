@@ -9,7 +9,6 @@ class as the outermost one, so that it holds at every depth.
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,9 @@ from torch import nn
 
 from robusttrain.attacks import Attack
 from robusttrain.config import presets
-from robusttrain.config.build import resolve
+from robusttrain.config.classes import defaults_of, resolve
+from robusttrain.config.numbers import number, takes_numbers
+from robusttrain.config.origins import checked_nodes, from_elsewhere, node_of
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
@@ -44,10 +45,13 @@ TARGET = {"class_path": "robusttrain.attacks.Target"}
 
 def is_name(kind: str, value: Any) -> bool:
     """Whether a value that stands for a part can only be a preset's name, or a file; class names
-    begin with a capital letter, and class paths have dots.
+    begin with a capital letter, and class paths have dots. Or the name of what comes from elsewhere
+    (`origins`).
     """
     if not isinstance(value, str) or value in ("null", "None"):
         return False
+    if from_elsewhere(kind, value):
+        return True
     if value.endswith((".yaml", ".yml")) or value in presets.names(kind):
         return True
     return re.fullmatch(r"[a-z][\w-]*", value) is not None
@@ -71,7 +75,15 @@ def content(kind: str, value: Any, option: str) -> dict[str, Any]:
         UserError: no such preset; the nearest names are suggested.
     """
     if isinstance(value, str):
-        return presets.read(kind, value, option)
+        if not from_elsewhere(kind, value):
+            return presets.read(kind, value, option)
+        try:
+            node = node_of(kind, value)
+        except UserError as error:
+            raise UserError(f"{option}: {error}") from error
+        if kind == "attack":
+            return node
+        return {kind: {"objective": node} if kind == "training" else node}
     own = {key: item for key, item in value.items() if key != "like"}
     if not is_name(kind, value["like"]):
         raise UserError(f"{option}.like = {value['like']!r}: must be a preset's name or file")
@@ -174,10 +186,10 @@ def with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, boo
         return filled
     given = filled.get("init_args") or {}
     try:
-        parameters = inspect.signature(resolve(filled["class_path"])).parameters.values()
+        own = defaults_of(resolve(filled["class_path"]))
     except UserError:
         return filled  # jsonargparse says what is wrong with the class
-    defaults = {item.name: item.default for item in parameters if isinstance(item.default, plain)}
+    defaults = {name: value for name, value in own.items() if isinstance(value, plain)}
     return {
         **filled,
         "init_args": {
@@ -198,8 +210,18 @@ class ByName(ArgumentParser):
     ) -> Namespace:
         """As jsonargparse's; ``--OPTION=NAME`` stands for the content of the preset."""
         kinds, meant = dict(self._kinds()), []
+        numeric = {*self._numeric()}
+        before = ""
         for argument in args or ():
-            option, _, text = argument.partition("=")
+            option, has_value, text = argument.partition("=")
+            if before[2:] in numeric:  # its value stands apart
+                meant.append(_read(argument))
+                before = ""
+                continue
+            before = "" if has_value else option
+            if option[2:] in numeric and has_value:
+                meant.append(f"{option}={_read(text)}")
+                continue
             value = _value(text)
             found = self._meant(option[2:], value, kinds) if option[2:] in kinds else {}
             if found:
@@ -226,12 +248,13 @@ class ByName(ArgumentParser):
         """
         obj = obj.clone() if isinstance(obj, Namespace) else copy.deepcopy(obj)
         kinds, changed = dict(self._kinds()), {}
+        for name in self._numeric():
+            place, key = _place(obj, name)
+            if place is not None:
+                place[key] = number(place[key])
         for name in kinds:
-            *outer, key = name.split(".")
-            place = obj
-            for each in outer:
-                place = place.get(each) if isinstance(place, Namespace | dict) else None
-            if not isinstance(place, Namespace | dict) or key not in place:
+            place, key = _place(obj, name)
+            if place is None:
                 continue
             value = place[key].as_dict() if isinstance(place[key], Namespace) else place[key]
             said = place.get("source")
@@ -241,6 +264,12 @@ class ByName(ArgumentParser):
                 if last == key or last not in place:
                     changed[option] = place[last] = item
         return obj, changed
+
+    def _numeric(self) -> Iterator[str]:
+        """The arguments that are numbers."""
+        for action in self._actions:
+            if takes_numbers(getattr(action, "_typehint", None) or action.type):
+                yield action.dest
 
     def _kinds(self) -> Iterator[tuple[str, str]]:
         """The arguments that are parts, and the kind of their presets."""
@@ -261,15 +290,17 @@ class ByName(ArgumentParser):
         try:
             if isinstance(value, list):
                 parts = [part(kind, item, "") if named(kind, item) else item for item in value]
+                parts = checked_nodes(parts)
                 if kind == "attack":
                     members = {"init_args": {"attacks": parts}}
                     parts = with_members(members, "", name)["init_args"]["attacks"]
                 return {} if parts == value else {name: with_own_defaults(parts, SPELT)}
             if kind != "attack":
                 if not named(kind, value):
-                    return {}
+                    whole = checked_nodes(value)
+                    return {} if whole == value else {name: with_own_defaults(whole, SPELT)}
                 return {name: with_own_defaults(part(kind, value, ""), SPELT)}
-            found = part(kind, value, "") if named(kind, value) else value
+            found = part(kind, value, "") if named(kind, value) else checked_nodes(value)
             if not isinstance(found, dict):
                 return {}
             found = with_members(found, "", name, source=source)
@@ -282,6 +313,15 @@ class ByName(ArgumentParser):
         meant = {name: with_own_defaults(found, SPELT)}
         takes = any(action.dest == beside for action in self._actions)
         return meant | ({beside: with_own_defaults(theirs, SPELT)} if theirs and takes else {})
+
+
+def _place(obj: Any, name: str) -> tuple[Any, str]:
+    """Where a configuration holds an option: the mapping and the key; None where it does not."""
+    *outer, key = name.split(".")
+    for each in outer:
+        obj = obj.get(each) if isinstance(obj, Namespace | dict) else None
+    there = isinstance(obj, Namespace | dict) and key in obj
+    return (obj if there else None), key
 
 
 def _classes(hint: Any) -> Iterator[Any]:
@@ -300,6 +340,13 @@ def _value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text  # jsonargparse says what is wrong with it
+
+
+def _read(text: str) -> str:
+    """The text of a number's option, fractions in it read."""
+    value = _value(text)
+    found = number(value)
+    return text if found == value else json.dumps(found)
 
 
 def _without(namespace: Namespace | None, names: Mapping[str, Any]) -> Namespace | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+from robusttrain.config.attacks import checked
 from robusttrain.config.build import build, build_defended, check_pretrained, fit_to_data
 from robusttrain.config.checkpoints import load, read_recipe
+from robusttrain.config.zoo import fit_to_zoo
 from robusttrain.core.errors import UserError
+from robusttrain.core.parts import class_name
 from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan, Node
 from robusttrain.models.defended import DefendedClassifier
@@ -49,12 +52,14 @@ def build_target(
                 " --data"
             )
         return load(plan.checkpoint, plan.trust, recipe), plan.checkpoint
+    norms = {checked(node, name).attack.threat.norm for name, node in plan.attacks.items()}
+    fit_to_zoo(model, plan.data, norms.pop() if len(norms) == 1 else None, facts.num_classes)
     fit_to_data(model, facts, "model")
     fit_to_data(defense, facts, "defense")
     if defense is not None:
         find_f_b(defense)
     target = build_defended(model, defense)
-    name = model["class_path"].rpartition(".")[2]
+    name = class_name(model["class_path"])
     if plan.weights is None:
         check_pretrained(target.classifier, facts.num_classes)
         return target.eval(), f"{name} {getattr(target.classifier, 'name', '')}".rstrip()

@@ -1,1 +1,1 @@
-"""What every other room uses."""
+"""Tools that every other room uses."""

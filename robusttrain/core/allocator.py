@@ -9,11 +9,10 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 def keep_freed_memory() -> None:
-    """Let glibc serve large tensors from its heap and keep what is freed; elsewhere, do nothing.
+    """Let glibc serve large tensors from its heap and keep freed memory; elsewhere, do nothing.
 
-    By default glibc maps every buffer above 32 MB afresh, so that on CPUs a large share of each
-    step of an attack is spent on page faults. The cost is that memory once used stays with the
-    process.
+    By default glibc maps every buffer above 32 MB afresh, so on CPUs page faults take a large share
+    of each step of an attack. The price is that memory once used stays with the process.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,7 +1,8 @@
-"""Limits of arguments, written where their types are.
+"""Limits of arguments, written as their types.
 
-``steps: Count`` is an ``int`` of at least 1 for type checkers, for the command line and for whoever
-reads; `checked` holds what a constructor is given against it. ``Literal`` types are held, too.
+``steps: Count`` is an ``int`` of at least 1 for type checkers, for the command line and for
+readers. `checked` compares the arguments of a constructor with such limits, and with ``Literal``
+types, too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Class = TypeVar("Class", bound=type)
 
 @dataclass(frozen=True)
 class Limit:
-    """What a number must be, as one of the checks of `robusttrain.core.errors` and its bounds."""
+    """A limit of a number: a check of `robusttrain.core.errors`, and the bounds for it."""
 
     check: Callable[..., None]
     bounds: tuple[float, ...]
@@ -44,10 +45,10 @@ BelowOne = Annotated[float, Limit(below_one, ())]
 
 
 def checked(cls: Class) -> Class:
-    """Class decorator: every argument of the constructor is held against its type's limits.
+    """Class decorator: the constructor compares every argument with its type's limits.
 
-    None passes where the type allows it. Errors are `OptionError`, named after the argument, and
-    come before anything that the constructor does itself.
+    None passes where the type allows it. An error is an `OptionError` that names the argument, and
+    comes before the constructor's own code.
 
     Raises:
         TypeError: the class has no constructor of its own.
@@ -61,7 +62,7 @@ def checked(cls: Class) -> Class:
 
     @functools.cache
     def limits() -> dict[str, list[Callable[[str, Any], None]]]:
-        # Not before the first call: annotations may name what comes later in the module.
+        # Not before the first call: annotations may name classes that come later in the module.
         hints = get_type_hints(build, vars(inspect.getmodule(cls)), include_extras=True)
         return {name: [*_limits(hints[name])] for name in signature.parameters if name in hints}
 
@@ -78,9 +79,10 @@ def checked(cls: Class) -> Class:
 
 
 def _limits(hint: Any) -> Iterator[Callable[[str, Any], None]]:
-    """What a type asks of a value that is not None."""
+    """The checks that a type implies for a value that is not None."""
     if get_origin(hint) in (Union, types.UnionType):
-        # Of several kinds one is enough, and only None beside one kind is of interest here.
+        # A union of several kinds would need only one of them to fit, so only a single kind beside
+        # None is checked.
         kinds = [kind for kind in get_args(hint) if kind is not type(None)]
         if len(kinds) == 1:
             yield from _limits(kinds[0])

@@ -1,4 +1,4 @@
-"""Where the commands speak; nothing below them does."""
+"""The terminal, for the commands; nothing below the commands prints."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rich.progress import Progress
 
 from robusttrain.core.telling import Telling, first_process
 
-#: Messages and tables; files and pipes get the width that tables need.
-#: The first of several processes speaks for all.
+#: For messages and tables; files and pipes get the width that tables need. Of several processes
+#: only the first one prints.
 console = Console(
     stderr=True, width=None if sys.stderr.isatty() else 140, quiet=not first_process()
 )
 
 
 def say(line: str) -> None:
-    """A line for the user, as long as it is; brackets in it are no markup but, say, a path's."""
+    """Print a line for the user, unwrapped; brackets in it are no markup."""
     console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 class Saying(logging.Handler):
-    """Says what rooms below log, each line once: a data set may be read several times."""
+    """Says what rooms below log, each line once, since a data set may be read several times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Saying(logging.Handler):
 
     @classmethod
     def of(cls, name: str) -> None:
-        """Say what is logged under this name from now on, plain information as well."""
+        """From now on, say what is logged under this name, from level INFO on."""
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.handlers = [each for each in logger.handlers if not isinstance(each, cls)]
@@ -48,12 +48,12 @@ class Saying(logging.Handler):
 
 @contextmanager
 def bar(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
-    """A progress bar, where there is a terminal to draw it on and something to count."""
+    """A progress bar, if there is a terminal to draw it on and something to count."""
     silent = total is None or not sys.stderr.isatty()
     with Progress(console=console, disable=silent) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
 
-#: The user listens.
+#: Telling for a user who listens.
 ALOUD = Telling(say, bar)

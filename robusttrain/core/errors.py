@@ -9,16 +9,17 @@ from contextvars import ContextVar
 
 
 class UserError(Exception):
-    """Something the user gave cannot work. The command line prints its one line and exits with code
-    2.
+    """Something that the user gave cannot work.
+
+    The command line prints the error's one line and exits with code 2.
     """
 
 
 class FileError(UserError):
     """A file that cannot be used.
 
-    Whoever reads the file knows its path, whoever was given the path knows the option: the latter
-    says so with `naming`.
+    The code that reads the file knows its path. The code that was given the path knows the option,
+    and adds it with `naming`.
 
     Args:
         path: of the file.
@@ -36,9 +37,9 @@ class FileError(UserError):
 class OptionError(UserError, ValueError):
     """An option has a value that cannot work.
 
-    The constructor that finds the mistake knows only its own argument; whoever builds the object
-    from a configuration prepends where it stands (``defense.``), so that the line names what the
-    user typed.
+    The constructor that notices the mistake knows only its own argument. The code that builds the
+    object from a configuration prepends the object's place (``defense.``), so that the line names
+    what the user typed.
 
     Args:
         option: name of the option, relative to the object that raises.
@@ -77,14 +78,14 @@ def under(prefix: str) -> Iterator[None]:
 
 
 def typed(option: str) -> str:
-    """An option's full name, as a user types it: for lines that are no errors."""
+    """An option's full name, as a user types it, for lines that are no errors."""
     name = ".".join(filter(None, (*_PREFIXES.get(), option)))
     return name if name.startswith("--") else f"--{name}"
 
 
 @contextmanager
 def naming(option: str) -> Iterator[None]:
-    """Make an OptionError of every FileError raised inside: ``option`` is what named the file."""
+    """Turn every FileError raised inside into an OptionError of the ``option`` with the path."""
     try:
         yield
     except FileError as error:
@@ -126,7 +127,7 @@ def one_of(option: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def show(name: object) -> str:
-    """A name from a file as one short line, whatever is in it."""
+    """A name from a file as one short line, whatever characters it holds."""
     return ascii(str(name)[:80])[1:-1]
 
 

@@ -1,7 +1,7 @@
-"""The generators that everybody shares: torch's, numpy's and Python's.
+"""The global generators, which everybody shares: torch's, numpy's and Python's.
 
-What is ours draws from streams that belong to the image (`Rng`). Models of others draw from here,
-and so these generators can be watched, seeded, and put back as they were.
+This package draws from streams that belong to the image (`Rng`). Other people's models may draw
+from the global generators. `SharedGenerators` watches these, seeds them, and puts them back.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 
 
 class SharedGenerators:
-    """The state of the global generators as it was when this was made.
+    """The state of the global generators at the time of construction.
 
     Args:
-        device: whose torch generator counts besides the CPU's.
+        device: its torch generator counts, besides the CPU's.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,7 +33,7 @@ class SharedGenerators:
 
     @property
     def drawn(self) -> bool:
-        """Whether anything was drawn, or seeded, since."""
+        """Whether a generator was drawn from, or seeded, since then."""
         ours, legacy, own = self._then
         now, legacy_now, own_now = self._state()
         return not (
@@ -44,7 +44,7 @@ class SharedGenerators:
         )
 
     def put_back(self) -> None:
-        """All generators as they were."""
+        """Put all generators back into that state."""
         ours, legacy, own = self._then
         for generator, state in zip(self._torch, ours, strict=True):
             generator.set_state(state)
@@ -52,7 +52,7 @@ class SharedGenerators:
         random.setstate(own)
 
     def seed(self, key: int) -> None:
-        """All generators as one 64-bit key has it."""
+        """Seed all generators with one 64-bit key."""
         for generator in self._torch:
             generator.manual_seed(key & (2**63 - 1))
         np.random.seed([key & (2**32 - 1), (key >> 32) & (2**32 - 1)])  # noqa: NPY002

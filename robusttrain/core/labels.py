@@ -9,7 +9,7 @@ from robusttrain.core.errors import UserError
 
 
 def too_high(low: int, high: int, classes: int) -> str:
-    """What is said where there is no logit for a label."""
+    """The message where a label has no logit."""
     return (
         f"labels: class numbers must lie in 0..{classes - 1}, since there are {classes} classes;"
         f" got {low}..{high}" + (": subtract 1" if low > 0 and high == classes else "")
@@ -21,12 +21,12 @@ def check_labels(labels: Tensor, images: Tensor, classes: int | None = None) -> 
 
     Args:
         labels: (B,).
-        images: (B, C, H, W), what they are labels of.
-        classes: K; None where nobody has said yet.
+        images: (B, C, H, W), the images with these labels.
+        classes: K; None while it is unknown.
 
     Raises:
-        UserError: another shape, fractions, or numbers outside 0..K-1, with the range that was
-            seen.
+        UserError: another shape, fractions, or numbers outside 0..K-1; the error names their
+            range.
     """
     if labels.shape != images.shape[:1]:
         raise UserError(

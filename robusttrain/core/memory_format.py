@@ -1,11 +1,11 @@
-"""The memory format of networks: channels_last, the fastest one, made right on every processor.
+"""The memory format of networks: channels_last, the fastest one, with right results everywhere.
 
 oneDNN writes past a buffer when it computes the weight gradient of one kind of convolution: kernel
 1 x 1, a stride above 1, no groups, float32, channels_last, fewer input channels than a SIMD
 register holds numbers (oneDNN issue 6035; seen with 2 to 7 channels under AVX2). The gradient is
-wrong, or the process dies. Such a convolution looks at every s-th pixel only. So it equals a
-convolution of stride 1 on every s-th pixel, whose kernels are sound, and this is what is computed
-here. ``docs/processors.md`` says how to find out when the workaround can go.
+wrong, or the process dies. Such a convolution looks at every s-th pixel only, so it equals a
+convolution of stride 1 on every s-th pixel. The kernels for stride 1 are sound, so this module
+computes that convolution. ``docs/processors.md`` says how to find out when the workaround can go.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ REGISTER = 16
 
 
 def use_fastest_format(network: nn.Module) -> None:
-    """Bring ``network`` into channels_last, in place; every place that chooses a memory format
-    calls this.
+    """Bring ``network`` into channels_last, in place.
 
-    Names of weights, state dicts, hooks, attributes and results stay as they are; weights of other
-    than four dimensions keep their format. Convolutions of the kind that oneDNN breaks compute
-    their equivalent from now on.
+    All code that chooses a memory format calls this function.
+
+    Names of weights, state dicts, hooks, attributes and results stay as they are. Only weights of
+    four dimensions change their format. Convolutions of the kind that oneDNN breaks compute their
+    equivalent from now on.
 
     Args:
         network: any module that takes images (B, C, H, W), on any device.
@@ -70,9 +71,9 @@ class EveryNthPixel:
 
 
 class ExactConvolutions(TorchFunctionMode):
-    """While it is entered, code that calls ``conv2d`` itself gets the equivalent too.
+    """A mode in which code that calls ``conv2d`` itself gets the equivalent, too.
 
-    Forward passes that train weights run inside it, since a user's network may call the function.
+    Forward passes that train weights run in this mode, since a user's network may call ``conv2d``.
     Gradients with respect to images were never wrong.
     """
 
@@ -116,6 +117,6 @@ def _broken(weight: Tensor, stride: Any, padding: Any, groups: int) -> bool:
 
 
 def _pair(value: Any) -> tuple[int, ...]:
-    """Rows and columns, of one number for both or of two."""
-    found = (value,) if isinstance(value, int) else tuple(value)
-    return found * 2 if len(found) == 1 else found
+    """Rows and columns, from one number for both or from two."""
+    numbers = (value,) if isinstance(value, int) else tuple(value)
+    return numbers * 2 if len(numbers) == 1 else numbers

@@ -1,4 +1,4 @@
-"""What computes here: figures of time, and the choice of a precision, depend on it."""
+"""The processor, on which times and the choice of a precision depend."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ def cores() -> int:
 
 
 def processor(device: torch.device | None = None) -> dict[str, Any]:
-    """Device, vector instructions, cores, threads and torch's version, as ``results.json`` has
-    them.
-    """
-    found: dict[str, Any] = {
+    """Device, vector instructions, cores, threads and torch's version, for ``results.json``."""
+    facts: dict[str, Any] = {
         "device": "cpu",
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": cores(),
@@ -28,17 +26,17 @@ def processor(device: torch.device | None = None) -> dict[str, Any]:
     }
     if device is not None and device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        found |= {"device": torch.cuda.get_device_name(device), "capability": f"sm_{major}{minor}"}
-    return found
+        facts |= {"device": torch.cuda.get_device_name(device), "capability": f"sm_{major}{minor}"}
+    return facts
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, rounds: int = 3) -> float:
     """Seconds of the fastest of ``rounds`` calls after one that warms up."""
-    found = []
+    seconds = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])

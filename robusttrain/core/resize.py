@@ -29,14 +29,14 @@ def _matrix(side: int, sizes: Tensor, offsets: Tensor, canvas: int, mode: str) -
     scale = side / sizes.double()[:, None]
     pixels = torch.arange(side, device=sizes.device)
     if mode == "nearest":
-        # In float32 as torch's interpolate, to pick the same pixel where a product falls between
-        # two.
+        # In float32, as torch's interpolate, to pick the same pixel where a product falls between
+        # two pixels.
         ratio = torch.full_like(scale, side, dtype=torch.float32) / sizes.float()[:, None]
         nearest = (place.float() * ratio).floor().clamp(0, side - 1).long()
         weights = (nearest[..., None] == pixels).float()
     else:
-        # Half-pixel centres, as torch's interpolate(align_corners=False); sources beyond the edge
-        # repeat the edge.
+        # Half-pixel centres, as torch's interpolate(align_corners=False); places beyond the edge
+        # take the edge's pixel.
         centre = ((place.double() + 0.5) * scale - 0.5).clamp(0, side - 1)
         weights = (1 - (centre[..., None] - pixels).abs()).clamp_min(0).float()
     return weights * inside[..., None]
@@ -60,7 +60,7 @@ def resize_and_pad(
     """
     rows = _matrix(images.shape[-2], sizes, top, canvas, mode)
     columns = _matrix(images.shape[-1], sizes, left, canvas, mode)
-    # Pixels are no activations: bfloat16 would round them
+    # Autocast would round pixels to bfloat16, which is meant for activations
     with torch.autocast(images.device.type, enabled=False):
         resized = torch.einsum("bih,bchw,bjw->bcij", rows, images.float(), columns)
     return resized.contiguous(memory_format=torch.channels_last)

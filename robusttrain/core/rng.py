@@ -3,8 +3,7 @@
 Every random number here is a pure function of a 64-bit key and a counter, and every image of a
 batch has a key of its own. Keys are derived, never drawn: ``Rng.for_images(seed,
 indices).fold("score").fold(draw)``. Hence batch size, order, device, number of processes and a
-resumed run change nothing, and images may leave a batch (``rng[keep]``) without disturbing those
-that stay.
+resumed run change nothing. Images may leave a batch (``rng[keep]``) without disturbing the others.
 
 The generator is SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): number ``n`` of a stream is
 ``mix(key + n * GAMMA)``, where ``mix`` is a bijection of 64-bit integers. It runs as a handful of
@@ -35,7 +34,7 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's output function, in place. torch shifts int64 arithmetically: the masks make the
+    """SplitMix64's output function, in place. torch shifts int64 arithmetically; the masks make the
     shifts logical.
     """
     z.bitwise_xor_((z >> 30).bitwise_and_((1 << 34) - 1)).mul_(_MIX_1)
@@ -67,7 +66,7 @@ class Rng:
 
     @classmethod
     def from_global(cls, batch: int, device: torch.device | str) -> Rng:
-        """Streams with keys from torch's global generator, for callers that know of no other."""
+        """Streams with keys from torch's global generator, for callers without streams."""
         keys = torch.randint(-(2**63), 2**63 - 1, (batch,), dtype=torch.int64)
         return cls(keys.to(device))
 
@@ -75,13 +74,11 @@ class Rng:
         return len(self.keys)
 
     def __getitem__(self, which: Tensor | slice) -> Rng:
-        """The streams of some of the images, at the position of this one."""
+        """The streams of some of the images, at the same position."""
         return Rng(self.keys[which], self.position)
 
     def fold(self, tag: int | str) -> Rng:
-        """New, independent streams: one for each ``tag`` (a step, a draw, the name of a
-        purpose).
-        """
+        """New streams, independent of those of any other ``tag`` (a step, a draw, a purpose)."""
         number = zlib.crc32(tag.encode()) | 1 << 32 if isinstance(tag, str) else tag
         # Two rounds of mixing: keys that differ in one bit and tags that differ by one end up
         # unrelated.
@@ -119,8 +116,8 @@ class Rng:
         the result.
         """
         span = torch.as_tensor(high - low, device=self.keys.device)
-        # 31 random bits times a span below 2^31 fit in 63: no float rounding, and a bias below span
-        # / 2^31.
+        # 31 random bits times a span below 2^31 fit in 63 bits: no float rounding, and a bias below
+        # span / 2^31.
         bits = self._bits(shape).bitwise_right_shift_(33).bitwise_and_((1 << 31) - 1)
         return (bits * span >> 31) + low
 

@@ -1,4 +1,4 @@
-"""Stopping when asked to: SIGTERM, as Slurm, systemd, docker and ``kill`` send it, and Ctrl-C."""
+"""Stopping on request: SIGTERM, which Slurm, systemd, docker and ``kill`` send, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: What a shell reports of a process that a signal ended: 128 and the signal's number.
+#: The exit code that a shell reports for a process ended by SIGTERM: 128 plus the signal's number.
 TERMINATED = 128 + signal.SIGTERM
 
 
 class Terminated(SystemExit):
-    """SIGTERM arrived. What runs is left at once, by way of every ``finally``."""
+    """SIGTERM arrived. The program leaves at once, through every ``finally``."""
 
     def __init__(self) -> None:
         super().__init__(TERMINATED)
@@ -21,11 +21,11 @@ class Terminated(SystemExit):
 
 @contextmanager
 def heeding_sigterm() -> Iterator[None]:
-    """While the block runs, SIGTERM raises `Terminated` in the main thread; a second one ends the
-    process.
+    """While the block runs, SIGTERM raises `Terminated` in the main thread; a second SIGTERM ends
+    the process.
 
     Lightning's own handler only takes a note for the end of a training step, and in an evaluation
-    nobody reads it; it calls a handler that was there before, which is this one.
+    nobody reads the note. But that handler calls the one before it, which is this one.
     """
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield
@@ -48,7 +48,7 @@ def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> 
 
     Args:
         say: prints a line.
-        line: what to say, asked for only then.
+        line: returns what to say; called only when the block is left.
     """
     try:
         yield

@@ -1,6 +1,4 @@
-"""How a long run is heard: it says lines and shows progress to whoever listens, and prints nothing
-by itself.
-"""
+"""How a long run reports: it gives lines and progress to a listener, and prints nothing itself."""
 
 from __future__ import annotations
 
@@ -12,12 +10,13 @@ from pytorch_lightning.utilities import rank_zero_only
 
 #: Takes a line for the user.
 Say = Callable[[str], None]
-#: A bar: what is done and how much there is of it (None: do not show one); inside, advances it.
+#: Shows a bar: takes a label and a total (None shows no bar), and gives a function that advances
+#: it.
 Progress = Callable[[str, float | None], AbstractContextManager[Callable[[float], None]]]
 
 
 def first_process() -> bool:
-    """Whether this is the only process, or the first of several: that one speaks for all."""
+    """Whether this is the only process, or the first of several, which speaks for all."""
     return not getattr(rank_zero_only, "rank", 0)
 
 
@@ -33,7 +32,7 @@ def no_bar(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
 
 @dataclass(frozen=True)
 class Telling:
-    """Who listens to a run; nobody by default.
+    """The listener of a run; by default nobody listens.
 
     Args:
         say: takes a line.

@@ -1,3 +1,3 @@
-"""The version of this package, as checkpoints and results have it."""
+"""The version of this package, which checkpoints and results hold."""
 
 __version__ = "0.2.0"

@@ -1,20 +1,20 @@
-"""Data: one LightningDataModule a file, and one way from the disk to the model for all of them.
+"""Data: one LightningDataModule in each file, and one way from the disk to the model for all.
 
-A data module reads its images once, as uint8 tensors in memory (or, where they are too many,
-decodes each batch when it is due), and hands them out as whole batches by indexing: nothing runs
-Python for each image in memory. A batch becomes float32 in [0, 1], and is augmented, on the device.
-Every image keeps its index in its split, from which all of its randomness derives, so neither batch
-size nor order nor the number of processes changes what is done to it.
+A data module reads its images once, as uint8 tensors in memory. If there are too many images, it
+decodes each batch when the batch is due. It hands images out as whole batches by indexing, so no
+Python code runs for each image in memory. A batch becomes float32 in [0, 1], and is augmented, on
+the device. Every image keeps its index in its split, from which all of its randomness derives. So
+batch size, order and the number of processes do not change an image.
 
-To add a data set, write a file with a subclass of ImageData that says three things:
+To add a data set, write a file with a subclass of ImageData that has three things:
 
 - ``name`` and an ``__init__`` that spells out its arguments (the command line reads them and their
   docstring);
 - ``facts()``: classes, channels and image size, without reading the images;
 - ``_read(split)``: the images, labels and class names of "train" or "test", or a UserError that
-  says what is missing (``missing_data``). Folders of image files go through ``ImageFiles``.
+  says what is missing (``missing_data``). ``ImageFiles`` reads folders of image files.
 
-Then name it below and put a preset beside the others in configs/data/.
+Then name the class below, and put a preset beside the others in configs/data/.
 """
 
 from robusttrain.data.base import Batch, Facts, ImageData

@@ -1,4 +1,4 @@
-"""Augmentation on whole batches of tensors, on the device where they are."""
+"""Augmentation of whole batches of tensors, on their own device."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def crop_and_flip(images: Tensor, rng: Rng, padding: int, flip: bool) -> Tensor:
     if not (padding or flip):
         return images
     batch, channels, height, width = images.shape
-    # Both are always drawn, so that the offsets do not depend on whether images are mirrored, nor
-    # the reverse.
+    # Offsets and mirroring are always drawn, so neither depends on whether the other is used.
     offsets = rng.integers((2, 1), 0, 2 * padding + 1)
     mirrored = rng.uniform((1,)) < (0.5 if flip else 0.0)
     rows = torch.arange(height, device=images.device) + offsets[:, 0]

@@ -1,6 +1,4 @@
-"""The data module that all data sets share: splits, loaders, and what happens to a batch on the
-device.
-"""
+"""The data module that all data sets share: splits, loaders, and augmentation on the device."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ SplitName = Literal["train", "test"]
 
 
 class Facts(NamedTuple):
-    """What a model must know of its data. ``image_size`` is height and width in pixels."""
+    """What a model must know about its data. ``image_size`` is height and width in pixels."""
 
     num_classes: int
     channels: int
@@ -39,7 +37,7 @@ class Facts(NamedTuple):
 
 
 def missing_data(what: str, root: Path, looked_for: str, fix: str) -> UserError:
-    """The error for data that are not there: what was looked for, where, and what to do."""
+    """The error for missing data: what was looked for, where, and what to do."""
     return UserError(f"no {what} in {shown(root.absolute())} (looked for {looked_for}): {fix}")
 
 
@@ -54,8 +52,9 @@ def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
 
 
 def as_float(images: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:
-    """uint8 images as float32 in [0, 1], with channels last in memory unless ``layout`` says
-    otherwise. Floats stay what they are, and their type.
+    """uint8 images as float32 in [0, 1], by default with channels last in memory.
+
+    Float images keep their values and their type.
     """
     if images.is_floating_point():
         return images.to(memory_format=layout, copy=True)
@@ -63,7 +62,7 @@ def as_float(images: Tensor, layout: torch.memory_format = torch.channels_last) 
 
 
 def _for_python(batch: Batch) -> Batch:
-    """The batch with float images as other people's code expects them: contiguous."""
+    """The batch with contiguous float images, which other people's code expects."""
     return batch._replace(images=as_float(batch.images, torch.contiguous_format))
 
 
@@ -71,9 +70,9 @@ def _for_python(batch: Batch) -> Batch:
 class ImageData(LightningDataModule, ABC):
     """Images in memory, for training, validation and test.
 
-    Training and validation images come from the train split alone; the test split is read for
-    ``setup("test")`` only. After ``setup``, ``num_classes``, ``channels``, ``image_size`` (pixels)
-    and ``class_names`` are there, and ``notes``: lines on what was assumed of the files.
+    Training and validation images come from the train split alone. Only ``setup("test")`` reads the
+    test split. ``setup`` sets ``num_classes``, ``channels``, ``image_size`` (pixels) and
+    ``class_names``, and adds to ``notes``: lines on what was assumed of the files.
 
     Args:
         root: folder with the data.
@@ -86,7 +85,7 @@ class ImageData(LightningDataModule, ABC):
     """
 
     name: str
-    #: Whether there are images to train on, for an attacker too.
+    #: Whether there are images to train on, also for an attacker.
     trains: bool = True
     num_classes: int
     channels: int
@@ -120,7 +119,7 @@ class ImageData(LightningDataModule, ABC):
         self._first_batch: Batch | None = None
         self._extra: tuple[Split, float] | None = None
         self.notes: list[str] = []
-        #: How often each training batch comes in a row (free adversarial training).
+        #: How many times in a row each training batch comes (free adversarial training).
         self.replays = 1
 
     @abstractmethod
@@ -134,13 +133,14 @@ class ImageData(LightningDataModule, ABC):
         """Images (N, C, H, W) uint8, labels (N,) int64 and class names of one split."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what ``stage`` needs and is not there yet: "fit", "validate", "test", or None for
-        all.
+        """Read the splits that ``stage`` needs and that were not read yet.
+
+        Stages are "fit", "validate", "test", and None for all.
         """
         self.num_classes, self.channels, self.image_size = self.facts()
         if stage in (None, "fit", "validate") and self._train is None:
             images, labels, self.class_names = self._read("train")
-            # At least one image on either side, as far as there are two.
+            # At least one image on either side, if there are two.
             held_out = min(
                 max(round(self.validation * len(labels)), self.validation > 0), len(labels) - 1
             )
@@ -153,13 +153,14 @@ class ImageData(LightningDataModule, ABC):
             self._limited_test()
 
     def number_as(self, classes: Sequence[str]) -> None:
-        """Number classes as a checkpoint does, given by name; where a data set fixes the numbers,
-        nothing happens.
+        """Number classes as a checkpoint does, which gives their names in order.
+
+        Data sets with fixed numbers ignore the call.
         """
 
     def limit_test(self, count: int, seed: int, at_most: bool = False) -> None:
         """Restrict the test loader to ``count`` images, chosen by ``seed``; a larger choice
-        contains the smaller. Where there are fewer, ``at_most`` takes all of them, and notes it.
+        contains the smaller. If there are fewer images, ``at_most`` takes all, with a note.
         """
         at_least("images", count, 1)
         self._test_limit, self._first_batch = (count, seed, at_most), None
@@ -167,17 +168,18 @@ class ImageData(LightningDataModule, ABC):
             self._limited_test()
 
     def add_extra(self, other: ImageData, share: float) -> int:
-        """Fill every training batch up with training images of another data set; returns how many
-        it has.
+        """Fill every training batch up with training images of another data set.
+
+        Returns the number of its training images.
 
         Args:
-            other: classes are matched by name; shapes must agree. Its held-out images, if any, stay
-                out.
-            share: of every batch that is the other's; an epoch stays one pass over the own images.
+            other: the other data set, with images of the same shape. Classes are matched by name.
+                Its held-out images, if any, stay out.
+            share: the other's share of every batch; an epoch stays one pass over the own images.
 
         Raises:
-            OptionError: a share that leaves one of the two no image in a batch.
-            UserError: other classes or another shape.
+            OptionError: the share leaves one of the two data sets without an image in a batch.
+            UserError: the other data set has other classes or another shape.
         """
         theirs = round(share * self.batch_size)
         if not 0 < theirs < self.batch_size:
@@ -206,21 +208,21 @@ class ImageData(LightningDataModule, ABC):
         return len(split)
 
     def alone(self) -> ImageData:
-        """The same data set without what a recipe adds: no images of ``add_extra``, every batch
-        once.
+        """The same data set without the additions of a recipe: no images of ``add_extra``, every
+        batch once.
         """
-        found = copy.copy(self)
-        found._extra, found.replays = None, 1
-        return found
+        data = copy.copy(self)
+        data._extra, data.replays = None, 1
+        return data
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Full batches in a new order every epoch; with those of ``add_extra``, each ``replays``
+        """Full batches in a new order every epoch, with images of ``add_extra``, each ``replays``
         times.
         """
         # Lightning's overfit_batches asks for the same few batches in every epoch.
         overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
         split = _ready(self._train, "fit")
-        if overfit:  # of all classes, wherever the data set sorts its images by them
+        if overfit:  # shuffled once, since a data set may sort its images by class
             split = split.only(split.subset[seeded_order(len(split), self.seed, "overfit order")])
         theirs = round(self._extra[1] * self.batch_size) if self._extra else 0
         own = self._batches(
@@ -235,8 +237,8 @@ class ImageData(LightningDataModule, ABC):
         return loader(Joined(split, self._extra[0]), batches, self.workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every validation image once, in an order that the seed chooses: any few batches hold all
-        classes.
+        """Every validation image once, in an order that the seed chooses, so that a few batches
+        hold all classes.
         """
         split = _ready(self._validation, "fit")
         return self._loader(
@@ -248,15 +250,15 @@ class ImageData(LightningDataModule, ABC):
         return self._loader(self._limited_test())
 
     def first_test_batch(self) -> Batch:
-        """The first batch of the test loader, as evaluations see it; read once."""
+        """The first batch of the test loader, as evaluations get it; read once."""
         if self._first_batch is None:
             batch = next(iter(self.test_dataloader()))
             self._first_batch = self.on_after_batch_transfer(batch, 0)
         return self._first_batch
 
     def validation_images(self, count: int) -> Batch:
-        """``count`` validation images chosen by the seed, as contiguous float32 in [0, 1]; all
-        of them where there are fewer.
+        """``count`` validation images chosen by the seed, or all if there are fewer, as contiguous
+        float32 in [0, 1].
         """
         at_least("count", count, 1)
         split = _ready(self._validation, "fit")
@@ -268,8 +270,8 @@ class ImageData(LightningDataModule, ABC):
         return _for_python(batch)
 
     def unaugmented(self, split: SplitName, count: int) -> Batch:
-        """``count`` training or test images chosen by the seed, as float32 in [0, 1]; all where
-        there are fewer.
+        """``count`` training or test images chosen by the seed, or all if there are fewer, as
+        float32 in [0, 1].
         """
         at_least("count", count, 1)
         chosen = _ready(self._train, "fit") if split == "train" else _ready(self._test, "test")
@@ -301,8 +303,8 @@ class ImageData(LightningDataModule, ABC):
             return test
         count, seed, at_most = self._test_limit
         if count > len(test) and at_most:
-            told = f"{count} images were to be attacked, and the test split has {len(test)}"
-            note(self.notes, f"{told}: all of them are")
+            wanted = f"{count} images were to be attacked, and the test split has {len(test)}"
+            note(self.notes, f"{wanted}: all of them are")
         elif count > len(test):
             raise OptionError("images", count, f"the test split has {len(test)} images")
         return test.only(seeded_order(len(test), seed, "test images")[:count].sort().values)

@@ -1,6 +1,4 @@
-"""Whole batches by indexing: what a batch is, the images of a split, and which of them come
-when.
-"""
+"""Whole batches by indexing: a batch, the images of a split, and their order."""
 
 from __future__ import annotations
 
@@ -22,9 +20,9 @@ class Batch(NamedTuple):
         images: (B, C, H, W), contiguous uint8 as they leave the loader, float32 in [0, 1] once
             they are on the device.
         labels: (B,) int64.
-        indices: (B,) int64, the index of each image in its split as it was read. It stays with the
-            image: validation images keep their index in the train split, a subset of the test split
-            keeps the test indices.
+        indices: (B,) int64, the index of each image in its split as it was read. The index stays
+            with the image: validation images keep their index in the train split, and a subset of
+            the test split keeps the test indices.
     """
 
     images: Tensor
@@ -36,19 +34,17 @@ def seeded_order(count: int, seed: int, purpose: str, epoch: int = 0) -> Tensor:
     """(count,) int64: a permutation of 0..count-1, a function of the arguments and of no global
     state.
     """
-    # The keys of a stream are distinct 64-bit numbers, hence sorting them is a permutation without
-    # ties.
+    # The keys are distinct 64-bit numbers, so sorting them gives a permutation without ties.
     return Rng.for_images(seed, torch.arange(count)).fold(purpose).fold(epoch).keys.argsort()
 
 
 class Split(Dataset[Batch]):
-    """Images of one split, or a subset of them, of which positions give a whole batch.
+    """Images of one split, or a subset of them; indexing with positions gives a whole batch.
 
     Args:
         images: (N, C, H, W) uint8, or files that are decoded when they are indexed.
-        labels: (N,) int64.
-        subset: (M,) int64, the indices that belong to it; all by default. The images are shared,
-            not copied.
+        labels: (N,) int64. subset: (M,) int64, the indices of the subset; all by default. Images
+            are shared, not copied.
     """
 
     def __init__(
@@ -62,7 +58,7 @@ class Split(Dataset[Batch]):
 
     def __getitem__(self, positions: Tensor | list[int] | int) -> Batch:
         indices = self.subset[torch.as_tensor(positions).reshape(-1)]
-        # Whatever their layout where they lie: other people's code may call view().
+        # Contiguous, whatever the layout in memory: other people's code may call view().
         return Batch(self.images[indices].contiguous(), self.labels[indices], indices)
 
     def only(self, subset: Tensor) -> Split:
@@ -75,7 +71,7 @@ class EpochBatches(SequentialSampler):
 
     The order depends on (seed, epoch) alone: a killed and resumed run sees the same batches, and
     torch's global generator is left as it is. All processes get the same number of batches, since
-    they wait for each other at each one. (It is a SequentialSampler because Lightning's
+    they wait for each other at each batch. (It is a SequentialSampler because Lightning's
     ``overfit_batches`` replaces samplers of other types by one that gives single images.)
 
     Args:
@@ -85,10 +81,10 @@ class EpochBatches(SequentialSampler):
         seed: seed of the order.
         rank: number of this process.
         world: number of processes.
-        drop_last: True gives full batches only, and leaves out the images that do not fill one (in
-            a set smaller than one batch, a single smaller batch). False gives every image exactly
-            once over all processes, in batches whose sizes differ by at most one (with more
-            processes than images, some are empty).
+        drop_last: True gives full batches only, and leaves out the images that do not fill one; a
+            set smaller than one batch gives a single smaller batch. False gives every image exactly
+            once over all processes, in batches whose sizes differ by at most one; with more
+            processes than images, some batches are empty.
     """
 
     def __init__(
@@ -106,7 +102,7 @@ class EpochBatches(SequentialSampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning says here which epoch comes next."""
+        """Take the number of the next epoch from Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -123,7 +119,7 @@ class EpochBatches(SequentialSampler):
         )
         pieces = len(self) * self.world
         if self.drop_last:
-            # Below one image a process, processes share images rather than stay without.
+            # With fewer images than processes, processes share images rather than have none.
             size = min(self.batch_size, max(self.count // self.world, 1))
             bounds = [(piece * size, (piece + 1) * size) for piece in range(pieces)]
             order = order.repeat(-(-pieces * size // max(self.count, 1)))
@@ -145,7 +141,7 @@ def loader(split: Dataset[Batch], batches: SequentialSampler, workers: int) -> D
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        # Without one of its own, each epoch of a DataLoader draws a seed from torch's global
-        # generator.
+        # Without a generator of its own, a DataLoader draws a seed from torch's global generator
+        # in each epoch.
         generator=torch.Generator(),
     )

@@ -1,8 +1,8 @@
 """Reading CIFAR-10 and CIFAR-100 in either of their two official layouts.
 
 The binary version is plain bytes. The Python version is made of pickles, which run code when they
-are read: torchvision reads them only when the MD5 sum of each file is the official one, and we read
-them through torchvision.
+are read. torchvision reads these only if the MD5 sum of each file is the official one, so they are
+read through torchvision.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _PIXELS = 3 * 32 * 32
 
 
 class Layout(NamedTuple):
-    """Where a CIFAR data set keeps what.
+    """The files of a CIFAR data set.
 
     Attributes:
-        title: its name, for messages.
+        title: the data set's name, for messages.
         classes: number of classes.
         folder: folder of the binary version.
         files: files of the binary version, by split.
         class_names: file with the class names, one a line.
-        label_bytes: bytes before the pixels of an image; the last of them is its class.
+        label_bytes: bytes before the pixels of an image; the last of these bytes is the class.
         python: torchvision's reader of the Python version.
     """
 
@@ -52,7 +52,7 @@ def check(root: Path, layout: Layout) -> None:
 
 
 def download(root: Path, layout: Layout) -> None:
-    """Download the Python version, unless a complete version is there."""
+    """Download the Python version, unless a complete version exists."""
     if _binary_folder(root, layout) is None:
         fetch(layout.title, root, lambda: layout.python(str(root), download=True))
 
@@ -79,7 +79,7 @@ def read(root: Path, layout: Layout, split: SplitName) -> tuple[Tensor, Tensor, 
 
 
 def _binary_folder(root: Path, layout: Layout) -> Path | None:
-    """The folder of the binary version: that of the official archive, or ``root`` itself."""
+    """The folder of the binary version: the one of the official archive, or ``root`` itself."""
     folders = (root / layout.folder, root)
     return next(
         (folder for folder in folders if (folder / layout.files["test"][0]).is_file()), None

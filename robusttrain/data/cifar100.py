@@ -24,13 +24,13 @@ class CIFAR100(ImageData):
     """CIFAR-100, 50,000 images to train and 10,000 to test, from its Python or its binary version.
 
     Args:
-        root: folder that has ``cifar-100-python/`` or ``cifar-100-binary/``, or that they are
-            downloaded to.
+        root: folder with ``cifar-100-python/`` or ``cifar-100-binary/``, or a folder to download
+            to.
         batch_size: images of a batch, in each process.
         validation: share of the train split that is held out for validation.
         crop: width in pixels of the border of zeros for random crops in training; 0 for none.
         flip: whether to mirror half of the images in training.
-        download: whether to download the Python version if nothing is there.
+        download: whether to download the Python version if there is none of both.
         seed: seed of the validation split, of the order and of the augmentation.
         workers: processes that load batches; 0 loads them in the main process.
     """

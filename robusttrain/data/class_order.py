@@ -18,8 +18,9 @@ _SHOWN = 12
 
 
 def class_name(folder: str) -> str:
-    """The name of the class of a folder: accents composed, as one system writes them and another
-    does not, and bytes that are no text escaped.
+    """The name of the class of a folder, the same on all systems.
+
+    Accents are composed, which some systems do not do, and bytes that are no text are escaped.
     """
     return unicodedata.normalize("NFC", shown(folder))
 
@@ -31,12 +32,12 @@ def numbered(names: Sequence[str]) -> list[str]:
     return sorted(names)
 
 
-def told(names: Sequence[str], where: str) -> str:
-    """In a line: which class has which number, and how that came about.
+def numbering(names: Sequence[str], where: str) -> str:
+    """The numbers of the classes in one line, and their origin.
 
     Args:
         names: in the order of their numbers.
-        where: what they were numbered by, in words.
+        where: the origin of the numbers, in words.
     """
     pairs = [f"{number} {name}" for number, name in enumerate(names)]
     if len(pairs) > _SHOWN:
@@ -45,7 +46,7 @@ def told(names: Sequence[str], where: str) -> str:
 
 
 def by_name(names: Sequence[str]) -> str:
-    """How `numbered` put these names in order, and what another would do."""
+    """How `numbered` put these names in order, and how another program would, in words."""
     if list(names) != sorted(names):
         return (
             "as numbers by their folders (torchvision sorts 10 before 2, as text; --data.classes"
@@ -67,7 +68,7 @@ def read_order(path: str) -> list[str]:
             list of names, or a mapping from names to numbers.
 
     Raises:
-        OptionError: no such file, or another content.
+        OptionError: there is no such file, or it has other content.
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
@@ -87,18 +88,18 @@ def _names(text: str, path: str) -> list[str]:
     if suffix not in (".json", ".yaml", ".yml"):
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
-        # Of YAML all values as they are written: a folder "no" is no truth value, "01" no number.
-        found: Any = json.loads(text) if suffix == ".json" else yaml.load(text, yaml.BaseLoader)
-        if isinstance(found, dict):
-            places = {int(place): str(name) for name, place in found.items()}
-            if sorted(places) != list(range(len(found))):
+        # YAML values stay as they are written: a folder "no" is no truth value, and "01" no number.
+        content: Any = json.loads(text) if suffix == ".json" else yaml.load(text, yaml.BaseLoader)
+        if isinstance(content, dict):
+            places = {int(place): str(name) for name, place in content.items()}
+            if sorted(places) != list(range(len(content))):
                 raise ValueError("numbers")
-            return [places[place] for place in range(len(found))]
-        if not isinstance(found, list) or not all(
-            isinstance(name, str) or type(name) is int for name in found
+            return [places[place] for place in range(len(content))]
+        if not isinstance(content, list) or not all(
+            isinstance(name, str) or type(name) is int for name in content
         ):
             raise ValueError("no list")
-        return [str(name) for name in found]
+        return [str(name) for name in content]
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         fix = "must hold a list of folder names, or a mapping from each to its number from 0"
         raise OptionError("classes", path, fix) from error

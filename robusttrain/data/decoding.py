@@ -1,7 +1,7 @@
-"""One picture from elsewhere: each of its modes read by its meaning, or refused in one line.
+"""Decodes a picture from elsewhere: each mode by its meaning, or with a refusal in one line.
 
-Every image file that a data module reads comes through `decode`. What had to be decided for it is
-named by a `Remark`, so that whoever reads many files can say so once, with their number.
+Every image file that a data module reads comes through `decode`. A `Remark` names each decision
+about a file, so that code that reads many files can report each decision once, with a number.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from robusttrain.data.notes import shown
 
 #: Tags of TIFF and of EXIF.
 _BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
-#: Pillow's readers that open a picture and nothing else: a file that only has the name of a PNG
-#: must not start Ghostscript (EPS), nor open another file.
+#: Pillow's readers that open a picture and nothing else: a file that is a PNG only by its name must
+#: not start Ghostscript (EPS), nor open another file.
 _FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI"),
     *("TGA", "TIFF", "WEBP"),
 )
-#: What turns a picture of this EXIF orientation upright.
+#: The operation that turns a picture of this EXIF orientation upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -42,7 +42,7 @@ _SUFFIXES = {
 
 
 class Remark(Enum):
-    """What was decided for a picture; the value completes "N images ..."."""
+    """A decision about a picture; the value completes "N images ..."."""
 
     TURNED = "are turned upright by their EXIF orientation"
     NO_EXIF = "have EXIF data that cannot be read: taken as upright"
@@ -72,15 +72,14 @@ def decode(
 
     Args:
         path: the file.
-        grey: whether as mode "L", else as "RGB".
-        white: value of white in files with more than 8 bits a channel; None for what the format
-            says.
+        grey: whether to return mode "L" instead of "RGB".
+        white: value of white in files with more than 8 bits a channel; None for the format's own.
 
     Returns:
-        The picture, and what had to be decided.
+        The picture, and the decisions about it.
 
     Raises:
-        UserError: it cannot be read, or nothing says what its values mean.
+        UserError: the file cannot be read, or the meaning of its values is unclear.
     """
     try:
         with Image.open(path, formats=_formats()) as file:
@@ -90,7 +89,7 @@ def decode(
             return _upright(image, file, remarks).convert("L" if grey else "RGB"), tuple(remarks)
     except UserError as error:
         raise UserError(f"{shown(path)} {error}") from error
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+    except Exception as error:  # Pillow's decoders may raise any exception on a broken file
         raise unreadable(path, error) from error
 
 
@@ -98,7 +97,7 @@ def size_of(path: str) -> tuple[int, int]:
     """Width and height of an image once it is upright, from its header."""
     try:
         with Image.open(path, formats=_formats()) as image:
-            # Pillow turns TIFF by itself.
+            # Pillow turns TIFF files by itself.
             turned = image.format != "TIFF" and (_orientation(image) or 1) > 4
             width, height = image.size
             return (height, width) if turned else (width, height)
@@ -119,9 +118,9 @@ def _formats() -> tuple[str, ...]:
 
 
 def _first_frame(file: Image.Image) -> tuple[Image.Image, list[Remark]]:
-    """The first frame, decoded, and what is odd about the whole."""
+    """The first frame, decoded, and remarks about the whole file."""
     remarks = []
-    # The further pictures of an MPO are previews, or the other eye's.
+    # The other pictures of an MPO are previews, or those of the other eye.
     if getattr(file, "n_frames", 1) > 1 and file.format != "MPO":
         remarks.append(Remark.FRAMES)
     profile = file.info.get("icc_profile") or b""
@@ -153,16 +152,16 @@ def _eight_bits(
     tags = getattr(file, "tag_v2", {})
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts only 8 bits and fewer
         pixels = 255 - pixels
-    found = Image.fromarray(np.rint(pixels).astype(np.uint8))
+    eight_bit = Image.fromarray(np.rint(pixels).astype(np.uint8))
     if (hidden := file.info.get("transparency")) is not None:
-        found.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
-    return found
+        eight_bit.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return eight_bit
 
 
 def _white(
     values: NDArray[np.float64], image: Image.Image, file: Image.Image, remarks: list[Remark]
 ) -> float:
-    """The value of white, as the format has it."""
+    """The format's value of white."""
     if image.mode == "F":
         remarks.append(Remark.FLOAT)
         return 1.0
@@ -181,12 +180,12 @@ def _white(
 
 
 def _opaque(image: Image.Image, remarks: list[Remark]) -> Image.Image:
-    """The picture over white, where it lets anything through; CMYK and the like as they are."""
+    """The picture over white, if it is transparent anywhere; CMYK and the like as they are."""
     if image.mode == "CMYK":
         remarks.append(Remark.CMYK)
     if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
         return image
-    # Pillow goes from premultiplied grey by way of LA alone.
+    # Pillow converts premultiplied grey (La) only by way of LA.
     image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     lowest, _ = image.getchannel("A").getextrema()
     if lowest == 255:
@@ -206,9 +205,9 @@ def _upright(image: Image.Image, file: Image.Image, remarks: list[Remark]) -> Im
 
 
 def _orientation(file: Image.Image) -> int | None:
-    """The EXIF orientation, 1 to 8, of which 1 is upright; None where it cannot be read."""
+    """The EXIF orientation, 1 to 8, of which 1 is upright; None if it cannot be read."""
     try:
-        found = file.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  whatever broken EXIF leads Pillow to
+        orientation = file.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001  broken EXIF may raise any exception
         return None
-    return found if isinstance(found, int) else 1
+    return orientation if isinstance(orientation, int) else 1

@@ -14,7 +14,7 @@ _TEST_IMAGES = 297
 
 
 class Digits(ImageData):
-    """Grey digits of 8 x 8 pixels, enlarged; 1,500 to train and 297 to test, always the same ones.
+    """Grey digits of 8 x 8 pixels, enlarged; always the same 1,500 to train and 297 to test.
 
     Args:
         batch_size: images of a batch, in each process.

@@ -12,9 +12,9 @@ from robusttrain.data.batches import Batch, EpochBatches, Split, seeded_order
 
 
 class Joined(Dataset[Batch]):
-    """Two splits as one: positions from 0 are the first one's, those after them the second one's.
+    """Two splits as one: the positions of the second split follow those of the first.
 
-    Indices of the second one's images start where those of the first one's end, so that no two
+    The indices of the second split's images start where those of the first end, so that no two
     images share their random numbers.
 
     Args:
@@ -28,7 +28,7 @@ class Joined(Dataset[Batch]):
         return len(self.first) + len(self.second)
 
     def __getitem__(self, positions: Tensor | list[int] | int) -> Batch:
-        """The first one's images come first, whatever their order in ``positions``."""
+        """A batch with the first split's images first, whatever their order in ``positions``."""
         chosen = torch.as_tensor(positions).reshape(-1)
         ours = chosen < len(self.first)
         own, more = self.first[chosen[ours]], self.second[chosen[~ours] - len(self.first)]
@@ -39,22 +39,22 @@ class Joined(Dataset[Batch]):
 class MixedBatches(SequentialSampler):
     """Batches of one data set, each filled up with images of another: positions in a `Joined`.
 
-    The other one's images come in passes over all of them, in a new order each time, which go on
-    from epoch to epoch and are dealt out to all processes in turn. They are a function of seed,
-    epoch and process, as the own ones are.
+    The other images come in passes over all of them, each in a new order. The passes go on from
+    epoch to epoch and are dealt out to all processes in turn. Like the own images, the other images
+    of a batch are a function of seed, epoch and process.
 
     Args:
         own: batches of the own images, in each process.
-        count: how many images of its own there are.
-        others: how many the other one has.
-        theirs: how many of them fill a batch up.
+        count: number of own images.
+        others: number of other images.
+        theirs: number of other images that fill a batch up.
     """
 
     def __init__(self, own: EpochBatches, count: int, others: int, theirs: int) -> None:
         self.own, self.count, self.others, self.theirs = own, count, others, theirs
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning says here which epoch comes next."""
+        """Take the number of the next epoch from Lightning."""
         self.own.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class MixedBatches(SequentialSampler):
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
         own, orders = self.own, {}
-        # Without shuffling, every epoch is the same one (Lightning's overfit_batches).
+        # Without shuffling, all epochs are the same (Lightning's overfit_batches).
         epoch = own.epoch if own.shuffle else 0
         for number, batch in enumerate(own):
             start = ((epoch * len(own) + number) * own.world + own.rank) * self.theirs
@@ -80,15 +80,15 @@ class Replayed(SequentialSampler):
     """Each batch several times in a row (Shafahi et al. 2019).
 
     Args:
-        batches: what is replayed.
-        times: how often each comes.
+        batches: the batches that are replayed.
+        times: how many times each batch comes.
     """
 
     def __init__(self, batches: EpochBatches | MixedBatches, times: int) -> None:
         self.batches, self.times = batches, times
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning says here which epoch comes next."""
+        """Take the number of the next epoch from Lightning."""
         self.batches.set_epoch(epoch)
 
     def __len__(self) -> int:

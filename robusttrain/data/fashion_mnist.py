@@ -23,14 +23,14 @@ class FashionMNIST(ImageData):
 
     Args:
         root: folder with ``train-images-idx3-ubyte`` and the others, as they are or as ``.gz``, or
-            with torchvision's ``FashionMNIST/raw/``, or that they are downloaded to.
+            with torchvision's ``FashionMNIST/raw/``, or a folder to download to.
         batch_size: images of a batch, in each process.
         validation: share of the train split that is held out for validation.
         crop: width in pixels of the border of zeros for random crops in training; 0 for none.
         flip: whether to mirror half of the images in training.
         image_size: height and width in pixels, at least the original 28, reached by a border of
             zeros.
-        download: whether to download the files if they are not there.
+        download: whether to download the files if they are missing.
         seed: seed of the validation split, of the order and of the augmentation.
         workers: processes that load batches; 0 loads them in the main process.
     """
@@ -99,15 +99,15 @@ class FashionMNIST(ImageData):
 
 
 def _read_idx(path: Path, dimensions: int) -> Tensor:
-    """The uint8 array of an IDX file: two zero bytes, its type, its number of dimensions, their
-    sizes, its content.
+    """The uint8 array of an IDX file, which holds two zero bytes, a type, the number of dimensions,
+    their sizes, and the content.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = np.frombuffer(file.read(4 + 4 * dimensions), ">u4")
             shape = [int(size) for size in header[1:]]
-            # The limit keeps a file that lies about its size, or unpacks to much more, from filling
-            # the memory.
+            # The limit protects memory from a file that lies about its size, or unpacks to much
+            # more.
             if header[0] != 0x800 + dimensions or not 0 < math.prod(shape) < 1 << 30:
                 raise ValueError("not an IDX file of this kind")
             content = np.frombuffer(bytearray(file.read(math.prod(shape))), np.uint8)

@@ -1,4 +1,4 @@
-"""Images that somebody hands over in Python: tensors, a data set of torch's, or a loader."""
+"""Images that a caller gives in Python: as tensors, a torch data set, or a loader."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from robusttrain.core.labels import check_labels
 from robusttrain.data.base import Facts, ImageData, SplitName
 from robusttrain.data.notes import note
 
-#: How mappings name images and labels (Hugging Face, and others).
+#: Names of images and of labels in mappings (Hugging Face, and others).
 IMAGES, LABELS = ("image", "images", "pixel_values", "img"), ("label", "labels", "fine_label")
 
 
 class GivenImages(ImageData):
-    """Images to be evaluated, in memory; there are none to train on.
+    """Images in memory, for evaluation only.
 
     Args:
         images: (N, C, H, W), floats in [0, 1] or uint8.
@@ -29,7 +29,7 @@ class GivenImages(ImageData):
         batch_size: images of a batch.
 
     Raises:
-        UserError: images or labels of another form.
+        UserError: images or labels have another form.
     """
 
     name = "given"
@@ -53,7 +53,7 @@ class GivenImages(ImageData):
         self._facts, self._names = Facts(num_classes, images.shape[1], images.shape[-1]), names
 
     def facts(self) -> Facts:
-        """As the images are."""
+        """The given number of classes, and the images' own channels and size."""
         return self._facts
 
     def _read(self, split: SplitName) -> tuple[Tensor, Tensor, list[str]]:
@@ -67,16 +67,16 @@ def collected(
     labels: Tensor | None,
     count: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) and labels (N,) of whatever holds them.
+    """Images (N, C, H, W) and labels (N,) from a tensor, a data set or a loader.
 
     Args:
         images: a tensor; or a data set of pairs (image, label) or mappings, or a loader of batches
             of either.
-        labels: (N,), for a tensor; None for all others, which bring their own.
-        count: the first so many alone; None for all.
+        labels: (N,), for a tensor; None for the others, which bring their own labels.
+        count: takes only the first ``count`` images; None takes all.
 
     Raises:
-        UserError: labels that are missing or given twice, items of another form, no image at all.
+        UserError: labels are missing or given twice, items have another form, or there is no image.
     """
     if isinstance(images, Tensor):
         if labels is None:
@@ -112,14 +112,14 @@ def collected(
 
 
 def _checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, if there is a label for each image."""
+    """Images and labels, if there is a label for each image."""
     if images.dim() != 4 or not len(images):
         raise UserError(f"images: expected (N, C, H, W), N at least 1, got {tuple(images.shape)}")
     return images, check_labels(labels, images)
 
 
 def _items(images: Any) -> Iterable[Any]:
-    """The items of a data set that may only know its length and its items by number."""
+    """The items of a data set, which may offer only its length and items by number."""
     if isinstance(images, Iterable):
         return images
     return (images[number] for number in range(len(images)))

@@ -1,5 +1,5 @@
-"""Folders of image files, decoded by a pool of threads (Pillow releases Python's lock while it
-decodes).
+"""Folders of image files, decoded by a pool of threads, since Pillow releases Python's lock while
+it decodes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from robusttrain.data.notes import note, shown
 
 _CHUNK = 16
 _WORTH_A_BAR = 4096
-#: Pixels of a whole resized picture, beyond which only the square in its centre is resized.
+#: Of a picture that would have more pixels when resized, only the square in the centre is resized.
 _LARGE = 1 << 26
 
 
 class ImageFiles:
-    """Image files as if they were one uint8 tensor (N, C, S, S): indexing decodes.
+    """Image files that behave like one uint8 tensor (N, C, S, S): indexing decodes them.
 
     Args:
         paths: N files.
@@ -40,8 +40,8 @@ class ImageFiles:
             of ``size`` in the centre is cropped; at least ``size``. None leaves files as they are,
             and another size is an error.
         fix: what to do about a file of another size, as the end of a sentence.
-        white: value of white in files with more than 8 bits a channel; None: what the format says.
-        notes: lines about what was decided are added to it, and logged.
+        white: value of white in files with more than 8 bits a channel; None for the format's own.
+        notes: gets a line for each decision, which is also logged.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ImageFiles:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole, decoded."""
+        """Bytes of all images, decoded."""
         return len(self) * self.channels * self.size**2
 
     def __getitem__(self, indices: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class ImageFiles:
         return self._decode_all([self.paths[index] for index in indices.tolist()])
 
     def load(self) -> Tensor:
-        """(N, C, S, S) uint8: all of them, in memory."""
+        """(N, C, S, S) uint8: all images, in memory."""
         return self._decode_all(self.paths)
 
     def _decode_all(self, paths: Sequence[str]) -> Tensor:
@@ -84,24 +84,24 @@ class ImageFiles:
                 pixels[number], remarks[number] = self._decode(path)
 
         starts = range(0, len(paths), _CHUNK)
-        # In the worker processes of a DataLoader the batches are already decoded side by side.
+        # The worker processes of a DataLoader already decode batches side by side.
         threads = 1 if get_worker_info() else min(os.cpu_count() or 1, 16)
         pool = ThreadPoolExecutor(threads)
         with warnings.catch_warnings():
-            # Below its limit, where it refuses, Pillow only warns of large images.
+            # Pillow warns of large images below the limit at which it refuses them.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             try:
                 decoded = pool.map(decode_chunk, starts)
                 for _ in _shown(decoded, len(paths), len(starts)):
                     pass
             finally:
-                # A corrupt file, or an interrupt, must not wait until all the others are decoded.
+                # A corrupt file, or an interrupt, must not wait until all other files are decoded.
                 pool.shutdown(cancel_futures=True)
         self._tell(paths, remarks)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def _decode(self, path: str) -> tuple[np.ndarray, tuple[Remark, ...]]:
-        """(S, S, C) uint8, and what was decided."""
+        """A picture (S, S, C) uint8, and the remarks about it."""
         image, remarks = decode(path, grey=self.channels == 1, white=self.white)
         if self.resize is not None:
             image = _resized(image, self.resize, self.size)
@@ -114,7 +114,7 @@ class ImageFiles:
         return np.asarray(image).reshape(self.size, self.size, self.channels), remarks
 
     def _tell(self, paths: Sequence[str], remarks: Sequence[tuple[Remark, ...]]) -> None:
-        """Say what was decided for these files, once each; how often, where they are all."""
+        """Note each remark about these files once, with its count if these are all files."""
         counts = Counter(remark for each in remarks for remark in each)
         for remark in [remark for remark in Remark if counts[remark] and remark not in self._said]:
             self._said.add(remark)
@@ -125,7 +125,7 @@ class ImageFiles:
 
 
 def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:
-    """Shorter side to ``shorter`` pixels, then the square of ``size`` in the centre."""
+    """Resize the shorter side to ``shorter`` pixels, then crop the centre, a square of ``size``."""
     width, height = (max(shorter, round(side * shorter / min(image.size))) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     if width * height > _LARGE:  # a strip, say: the same pixels up to rounding
@@ -137,9 +137,7 @@ def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:
 
 
 def _shown(chunks: Iterator[None], images: int, count: int) -> Iterator[None]:
-    """``chunks`` with a progress bar where there is time to look at one, in the first process
-    only.
-    """
+    """``chunks`` with a progress bar, if there are many images, in the first process only."""
     silent = images < _WORTH_A_BAR or getattr(rank_zero_only, "rank", 0) > 0
     console = Console(stderr=True)
     label = f"Reading {images:,} images"

@@ -12,7 +12,14 @@ from torch import Tensor
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.errors import OptionError, UserError, above, at_least
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
-from robusttrain.data.class_order import by_name, class_name, fitting, numbered, read_order, told
+from robusttrain.data.class_order import (
+    by_name,
+    class_name,
+    fitting,
+    numbered,
+    numbering,
+    read_order,
+)
 from robusttrain.data.decoding import size_of
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.listing import Listing, subfolders
@@ -33,28 +40,28 @@ _FIX = "give --data.root DIR"
 class ImageFolder(ImageData):
     """Images in ``train/<class>/`` and ``test/<class>/`` (or ``val/<class>/``).
 
-    A class is a folder, and its number is that of its name among the sorted names of the folders of
-    ``train/`` (of the test split, where there is no ``train/``); names that are all numbers sort as
-    numbers. ``classes`` gives another order, and so does the checkpoint that is evaluated. Folders
-    may be empty; folders inside a class folder belong to its class. What was assumed of files
-    (`robusttrain.data.decoding.Remark`) is logged, and stands in ``notes``.
+    A class is a folder. Its number is the place of its name among the sorted names of the folders
+    of ``train/``, or of the test split if there is no ``train/``. Names that are all numbers sort
+    as numbers. ``classes`` gives another order, and so does the checkpoint that is evaluated.
+    Folders may be empty; folders inside a class folder belong to its class. Decisions about files
+    (`robusttrain.data.decoding.Remark`) are logged, and stand in ``notes``.
 
     Args:
-        root: folder with ``train/`` and ``test/`` or ``val/``. One of them is enough to train or to
-            evaluate; so are, to evaluate, the class folders themselves.
+        root: folder with ``train/`` and ``test/`` or ``val/``. To train, ``train/`` is enough; to
+            evaluate, the other one, or the class folders themselves.
         batch_size: images of a batch, in each process.
         validation: share of the train split that is held out for validation.
         crop: width in pixels of the border of zeros for random crops in training; 0 for none.
         flip: whether to mirror half of the images in training.
-        image_size: height and width in pixels: the shorter side is resized to it and the centre is
-            cropped. By default the images stay as they are, and must all be squares of one size.
+        image_size: height and width in pixels; the shorter side is resized to this length and the
+            centre is cropped. By default images stay as they are, and must be squares of one size.
         channels: 3 for colour, 1 for grey; images of the other kind are converted.
         classes: file with the order of the classes: one folder name a line, or a JSON or YAML list
-            or mapping to numbers; classes that have no folder here count as well.
-        white: value of white in grey images of more than 8 bits; by default what the format says:
-            65535 of 16 bits, 1 of floats.
-        memory_limit_gib: a split that would take more memory than this is not held there, but
-            decoded batch by batch (``workers`` do that side by side).
+            or mapping to numbers; classes without a folder count as well.
+        white: value of white in grey images of more than 8 bits; by default the format's own: 65535
+            for 16 bits, 1 for floats.
+        memory_limit_gib: a split that would take more memory than this is decoded batch by batch,
+            by the ``workers`` side by side.
         seed: seed of the validation split, of the order and of the augmentation.
         workers: processes that load batches; 0 loads them in the main process.
     """
@@ -90,13 +97,13 @@ class ImageFolder(ImageData):
         self._size: int | None = None
 
     def number_as(self, classes: Sequence[str]) -> None:
-        """Number classes as a checkpoint does, if all folders are among its classes and no file
-        gives another order.
+        """Number classes as a checkpoint does, if it has all folders as classes and no file gives
+        another order.
         """
         self._checkpoints = list(classes)
 
     def facts(self) -> Facts:
-        """Classes by counting folders, the size from the first image unless it is given."""
+        """The number of class folders, and the given size or that of the first image."""
         folder, _ = self._first()
         size = self._resize_to or self._size_in(folder)
         return Facts(len(self._classes()[0]), self.channels, size)
@@ -110,7 +117,7 @@ class ImageFolder(ImageData):
             raise UserError(
                 f"{where} is a class that {shown(first)} does not have: add it there or remove it"
             )
-        logger.info("%s", told(classes, how))
+        logger.info("%s", numbering(classes, how))
         listing = Listing(self.notes)
         paths = [
             [path for each in folders.get(name, ()) for path in listing.images_in(each)]
@@ -131,7 +138,7 @@ class ImageFolder(ImageData):
         return files.load() if files.nbytes <= self._memory_limit else files, labels, classes
 
     def _tell(self, folder: Path, listing: Listing, empty: list[str]) -> None:
-        """Note what lies there and is not read, and what one would expect and is not there."""
+        """Note files that are not read, classes without images, and the choice of a test split."""
         listing.tell()
         if loose := listing.loose(folder):
             note(
@@ -153,7 +160,7 @@ class ImageFolder(ImageData):
             )
 
     def _named(self, split: SplitName) -> list[Path]:
-        """Folders of a split: those of its names that have folders inside."""
+        """Folders of a split: folders with one of its names that have folders inside."""
         if not self.root.is_dir():
             return []
         there = {name.lower(): self.root / name for name in subfolders(self.root)}
@@ -182,7 +189,7 @@ class ImageFolder(ImageData):
         return self.root
 
     def _first(self) -> tuple[Path, list[str]]:
-        """The folder that says which classes there are, and their names in its own order."""
+        """The folder whose folders are the classes, and the names of the classes in order."""
         folders = [*self._named("train"), *self._named("test")]
         if not folders and self._bare():
             folders = [self.root]
@@ -197,7 +204,7 @@ class ImageFolder(ImageData):
         return folders[0], numbered([*_by_class(folders[0])])
 
     def _classes(self) -> tuple[list[str], str]:
-        """The names of the classes in the order of their numbers, and how that came about."""
+        """The names of the classes in the order of their numbers, and the origin of the order."""
         _, names = self._first()
         if self._classes_file is not None:
             order = read_order(self._classes_file)
@@ -211,7 +218,7 @@ class ImageFolder(ImageData):
         return names, by_name(names)
 
     def _size_in(self, folder: Path) -> int:
-        """Height and width of the first image; asked for often, looked for once."""
+        """Height and width of the first image, which is looked for once."""
         self._size = self._size or self._look_for_size(folder)
         return self._size
 
@@ -235,10 +242,8 @@ class ImageFolder(ImageData):
 
 
 def _by_class(folder: Path) -> dict[str, list[Path]]:
-    """The folders of each class, by its name: more than one where names differ in how an accent
-    is written.
-    """
-    found: dict[str, list[Path]] = {}
+    """The folders of each class, by its name: several if they write an accent differently."""
+    folders: dict[str, list[Path]] = {}
     for name in subfolders(folder):
-        found.setdefault(class_name(name), []).append(folder / name)
-    return found
+        folders.setdefault(class_name(name), []).append(folder / name)
+    return folders

@@ -26,9 +26,8 @@ class ImageNet(ImageData):
     """ImageNet's validation images in ``val/<wnid>/``, as the test split.
 
     A class is a WordNet id, and its number is the id's place among ImageNet's 1,000 sorted ids.
-    With all 1,000 folders that is the number of the folder; folders may be empty, or not be there.
-    Images are decoded when a batch needs
-    them: memory does not grow with their number, and ``--images 100`` reads 100 of 50,000 files.
+    Folders may be empty or missing. Images are decoded when a batch needs them: memory does not
+    grow with their number, and ``--images 100`` reads 100 of 50,000 files.
 
     Only evaluation is supported. ``ImageFolder`` with an ``image_size`` trains on
     ``train/<wnid>/``.
@@ -80,32 +79,32 @@ class ImageNet(ImageData):
             )
         number = {wnid: label for label, wnid in enumerate(_wnids())}
         listing = Listing(self.notes)
-        found = [
+        labelled = [
             (path, number[wnid])
             for wnid in self._folders()
             for path in listing.images_in(self.root / "val" / wnid)
         ]
-        if not found:
+        if not labelled:
             raise missing_data("ImageNet images", self.root, _LAYOUT, _FIX)
         listing.tell()
-        paths, labels = zip(*found, strict=True)
+        paths, labels = zip(*labelled, strict=True)
         names = [words.split(",")[0] for words in ImageNetInfo().label_descriptions()]
         files = ImageFiles(paths, self._side, resize=self._resize, notes=self.notes)
         return files, torch.tensor(labels), names
 
     def _folders(self) -> list[str]:
-        """Sorted names of the class folders that are there."""
+        """Sorted names of the existing class folders."""
         folder = self.root / "val"
-        found = subfolders(folder) if folder.is_dir() else []
-        if not found:
+        wnids = subfolders(folder) if folder.is_dir() else []
+        if not wnids:
             raise missing_data("ImageNet images", self.root, _LAYOUT, _FIX)
-        if unknown := sorted(set(found) - set(_wnids())):
+        if unknown := sorted(set(wnids) - set(_wnids())):
             raise UserError(
                 f"{shown(folder / unknown[0])} is no class of ImageNet: folders must have the names"
                 " of its 1,000 WordNet ids (n01440764 ...); --data imagefolder reads folders of"
                 " any name"
             )
-        return found
+        return wnids
 
 
 @cache

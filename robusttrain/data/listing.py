@@ -1,5 +1,5 @@
-"""Which files of a folder are images: what lies there is never passed over in silence, unless
-nobody means it as an image.
+"""Lists the images of a folder. A file is passed over in silence only if nobody means it as an
+image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.data.decoding import suffixes
 from robusttrain.data.notes import note, shown
 
-#: What systems and people leave beside images.
+#: Endings of files that people keep beside images.
 _NO_IMAGES = (
     *(".csv", ".html", ".ini", ".json", ".log", ".md", ".py", ".rst", ".sha256", ".tsv", ".txt"),
     *(".xml", ".yaml", ".yml"),
@@ -21,17 +21,15 @@ _LEFT_BY_SYSTEMS = {"thumbs.db", "ehthumbs.db", "icon\r", "__macosx", "@eadir", 
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is nobody's image: hidden ones (``._a.jpg``), and what systems
-    leave.
-    """
+    """Whether a file or folder is hidden (``._a.jpg``), or was left by a system."""
     return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted by name, without what is `hidden`.
+    """The entries of a folder, sorted by name, without `hidden` ones.
 
     Raises:
-        UserError: it cannot be listed.
+        UserError: the folder cannot be listed.
     """
     try:
         with os.scandir(folder) as there:
@@ -50,10 +48,10 @@ def _ending(name: str) -> str:
 
 
 class Listing:
-    """Lists images folder by folder, and remembers what else lies there.
+    """Lists images folder by folder, and remembers other files.
 
     Args:
-        notes: where `tell` adds its lines.
+        notes: gets the lines of `tell`.
     """
 
     def __init__(self, notes: list[str]) -> None:
@@ -63,14 +61,14 @@ class Listing:
         self._nested: list[str] = []
 
     def images_in(self, folder: Path) -> list[str]:
-        """Sorted paths of the images in ``folder`` and in the folders inside it; none where there
-        is no such folder.
+        """Sorted paths of the images in ``folder`` and in the folders inside it; none if there is
+        no such folder.
         """
         if not folder.is_dir():
             return []
-        found: list[str] = []
-        known = suffixes()
-        # By what they are, not by their names: a link may lead back up.
+        images: list[str] = []
+        endings = suffixes()
+        # Folders are compared by real paths, not by names: a link may lead back up.
         own = os.path.realpath(folder)
         inside, seen = [folder], {own}
         while inside:
@@ -89,26 +87,28 @@ class Listing:
                     continue
                 if not entry.is_file():  # a link to nothing, a pipe, a device
                     self._broken.append(entry.path)
-                elif suffix not in known:
+                elif suffix not in endings:
                     self._others.append(entry.path)
                 else:
-                    found.append(entry.path)
+                    images.append(entry.path)
                     if here != folder:
                         self._nested.append(entry.path)
-        return sorted(found)
+        return sorted(images)
 
     def loose(self, folder: Path) -> list[str]:
         """Sorted paths of the images directly in ``folder``."""
-        known = suffixes()
-        files = [each for each in entries(folder) if _ending(each.name) in known]
+        endings = suffixes()
+        files = [each for each in entries(folder) if _ending(each.name) in endings]
         return [each.path for each in files if each.is_file()]
 
     def tell(self) -> None:
-        """Add a line for each kind of thing that was not what one expects."""
+        """Add a line for each kind of unexpected entry."""
         if self._others:
             kinds = Counter(_ending(path) or "no ending" for path in self._others)
-            told = ", ".join(f"{shown(kind)}: {count}" for kind, count in kinds.most_common(5))
-            self._note("passed over as no images that can be read here", self._others, f" ({told})")
+            counts = ", ".join(f"{shown(kind)}: {count}" for kind, count in kinds.most_common(5))
+            self._note(
+                "passed over as no images that can be read here", self._others, f" ({counts})"
+            )
         if self._broken:
             self._note(
                 "passed over as links that lead nowhere or back, or as no plain files", self._broken

@@ -1,4 +1,4 @@
-"""Lines about what was assumed of files from elsewhere: logged, and kept beside the data."""
+"""Notes on what was assumed of files from elsewhere: logged, and stored with the data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 def note(notes: list[str], line: str) -> None:
-    """Add a line on what was assumed about data, and log it, unless it was said before."""
+    """Add a line on what was assumed of the data, and log the line, unless it is there already."""
     if line not in notes:
         notes.append(line)
         logger.warning("%s", line)

@@ -18,12 +18,12 @@ _FIX = "get the official archive tiny-imagenet-200.zip, unpack it and give --dat
 class TinyImageNet(ImageData):
     """Tiny ImageNet, from its official archive tiny-imagenet-200.zip, unpacked.
 
-    Its test labels were never published: here, as in the literature, its ``val/`` of 10,000 images
-    is the test split, and validation images are held out from its 100,000 train images.
+    Its test labels were never published. As in the literature, its ``val/`` of 10,000 images is the
+    test split, and validation images are held out from its 100,000 train images.
 
     Args:
-        root: folder that has ``wnids.txt``, ``train/`` and ``val/``, or ``tiny-imagenet-200/`` with
-            them.
+        root: folder with ``wnids.txt``, ``train/`` and ``val/``, or with a ``tiny-imagenet-200/``
+            that has them.
         batch_size: images of a batch, in each process.
         validation: share of the train split that is held out for validation.
         crop: width in pixels of the border of zeros for random crops in training; 0 for none.
@@ -52,42 +52,42 @@ class TinyImageNet(ImageData):
 
     def _read(self, split: SplitName) -> tuple[Tensor, Tensor, list[str]]:
         wnids = self._wnids()
-        found = self._train_files(wnids) if split == "train" else self._val_files(wnids)
-        if not found:
+        labelled = self._train_files(wnids) if split == "train" else self._val_files(wnids)
+        if not labelled:
             folder = "train/<wnid>/images/*.JPEG" if split == "train" else "val/val_annotations.txt"
             raise missing_data("Tiny ImageNet", self._folder(), folder, _FIX)
         words = {}
         if (self._folder() / "words.txt").is_file():
             words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
-        paths = [path for path, _ in found]
+        paths = [path for path, _ in labelled]
         images = ImageFiles(paths, size=64, fix=_FIX, notes=self.notes).load()
         names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
-        return images, torch.tensor([label for _, label in found]), names
+        return images, torch.tensor([label for _, label in labelled]), names
 
     def _train_files(self, wnids: list[str]) -> list[tuple[str, int]]:
         folders = [self._folder() / "train" / wnid / "images" for wnid in wnids]
         listing = Listing(self.notes)
-        found = [
+        labelled = [
             (path, label)
             for label, folder in enumerate(folders)
             for path in listing.images_in(folder)
         ]
         listing.tell()
-        return found
+        return labelled
 
     def _val_files(self, wnids: list[str]) -> list[tuple[str, int]]:
-        """The lines of val_annotations.txt are: file, class, and a bounding box that we leave
-        alone.
+        """Files and labels, from val_annotations.txt: file, class, and a bounding box, which is
+        ignored.
         """
         labels = {wnid: label for label, wnid in enumerate(wnids)}
-        found = []
+        labelled = []
         for number, line in enumerate(self._lines("val/val_annotations.txt"), 1):
             name, wnid, *_ = [*line.split("\t"), "", ""]
             if wnid not in labels:
                 where = f"{self._folder()}/val/val_annotations.txt"
                 raise UserError(f"line {number} of {where} has no class: {_FIX}")
-            found.append((str(self._folder() / "val" / "images" / name), labels[wnid]))
-        return found
+            labelled.append((str(self._folder() / "val" / "images" / name), labels[wnid]))
+        return labelled
 
     def _folder(self) -> Path:
         inner = self.root / "tiny-imagenet-200"

@@ -1,7 +1,7 @@
-"""Defenses: input transformations that stand before a classifier.
+"""Defenses: input transformations before a classifier.
 
 A defense is an ``nn.Module`` from images (B, C, H, W) to images, with its randomness passed in. A
-new one is one file here that subclasses ``Defense``, and one YAML in ``configs/defense/``.
+new defense is a file here with a subclass of ``Defense``, and a YAML in ``configs/defense/``.
 """
 
 from robusttrain.defenses.adversarial_transform import AdversarialTransform

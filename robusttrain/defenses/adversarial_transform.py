@@ -1,5 +1,5 @@
-"""The defense of Xiao & Zheng (CVPR 2020): a strong adversarial example on another model, before
-classifying.
+"""The defense of Xiao & Zheng (CVPR 2020): before classification, each image becomes a strong
+adversarial example for another model.
 """
 
 from __future__ import annotations
@@ -32,26 +32,25 @@ class AdversarialTransform(Defense):
 
     with y_L the least likely class of f_b at x and Proj the projection onto |x' - x|_inf <= Delta.
 
-    Automatic differentiation through g gives the identity: that is the derivative of the update
-    rule almost everywhere (sign' = 0; the projection and x'_0 move along with x), and so what an
-    attacker who differentiates through g naively would find: BPDA-I. Smoothed derivatives are a
-    matter for attack sources.
+    Automatic differentiation through g gives the identity, which is the derivative of the update
+    rule almost everywhere (sign' = 0; the projection and x'_0 move along with x). So an attacker
+    who differentiates through g naively gets BPDA-I. Smoothed derivatives are a matter for attack
+    sources.
 
     Args:
-        model: f_b, images in [0, 1] to logits; taken over: put into evaluation mode and frozen for
-            good.
+        model: f_b, images in [0, 1] to logits. The defense takes it over: it is in evaluation mode
+            and frozen from then on.
         weights: file with f_b's weights (safetensors, or a state dict saved by torch, however
-            wrapped), None for those it has.
+            wrapped); None for the weights that ``model`` has.
         radius: Delta, in pixel values.
         steps: N.
         step_size: eps, in pixel values; None for Delta / 6 as in the paper.
         target: "least_likely", or "predicted": away from f_b's predicted class, as in the authors'
             published notebook.
-        random_start: whether x'_0 is random (else x itself; then g is deterministic).
-        clip: whether g(x) is clipped to [0, 1]; the paper's ball is not.
-        precision: in which f_b is differentiated; g is always computed with f_b's batch norm
-            folded.
-        weights_which: of several weights in the file, as `load_weights` has it.
+        random_start: whether x'_0 is random; otherwise it is x itself, and g is deterministic.
+        clip: whether g(x) is clipped to [0, 1]; the paper does not clip.
+        precision: in which f_b is differentiated; f_b's batch norm is always folded.
+        weights_which: which of several weights in the file, as ``which`` of `load_weights`.
     """
 
     differentiable = False
@@ -100,7 +99,7 @@ class AdversarialTransform(Defense):
         ``precision``).
         """
         chosen: torch.dtype = dtype or getattr(torch, self.precision)
-        # One `Queried` for all calls: what kind of answers f_b gives is settled once.
+        # One `Queried` for all calls settles once what kind of answers f_b gives.
         return self.f_b.derived(chosen, lambda model: Queried(fast_copy(model, chosen)))
 
     def with_steps(self, steps: int) -> AdversarialTransform:
@@ -110,15 +109,15 @@ class AdversarialTransform(Defense):
         return twin
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        # g differentiates f_b, so it must work where its caller has switched gradients off, in
-        # Lightning's inference mode, and in float32 under somebody else's autocast.
+        # g differentiates f_b, so g must work where its caller has switched gradients off, in
+        # Lightning's inference mode, and in float32 under a caller's autocast.
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(images.device.type, enabled=False),
         ):
             start = images.detach().float().clone(memory_format=torch.channels_last)
-            # Nobody knows the labels here: y_L comes from f_b alone.
+            # A defense has no labels: y_L comes from f_b alone.
             transformed = self.attack.run(self.differentiated(), start, None, rng)  # type: ignore[arg-type]
         # Exactly g(x) in value; the identity in derivative.
         return transformed + (images - images.detach()) if images.requires_grad else transformed

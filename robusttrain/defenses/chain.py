@@ -13,7 +13,7 @@ from robusttrain.models.defense import Defense
 
 
 class Chain(Defense):
-    """g_n(...g_2(g_1(x))), each with streams of its own.
+    """g_n(...g_2(g_1(x))), where each part has streams of its own.
 
     Args:
         defenses: the defenses, the first one nearest to the image.
@@ -43,7 +43,9 @@ class Chain(Defense):
 
     @property
     def draws_patterns(self) -> bool:  # type: ignore[override]
-        """Of two that draw them, neither alone is a pattern of the whole."""
+        """Whether exactly one part draws patterns: with two, neither alone gives a pattern of the
+        whole.
+        """
         return sum(part.draws_patterns for part in self.parts) == 1
 
     @property
@@ -58,7 +60,7 @@ class Chain(Defense):
         return Chain([defense.rebuilt(change) for defense in self.defenses])  # type: ignore[operator, misc]
 
     def identity_fits(self, images: Tensor) -> bool:
-        """Parts with a derivative of their own may change the size."""
+        """Whether all parts without a derivative keep the size; the others may change it."""
         rng = Rng.for_images(0, torch.zeros(1, dtype=torch.int64, device=images.device))
         images = images[:1]
         for part in self.parts:

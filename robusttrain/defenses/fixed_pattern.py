@@ -1,5 +1,5 @@
-"""One fixed pattern of the randomization layers: what [P4 section 4.4 to 4.6] attack, or defend
-with.
+"""One fixed pattern of the randomization layers, for the attacks and defenses of [P4 sections 4.4
+to 4.6].
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from robusttrain.models.defense import Defense
 
 @checked
 class FixedResizePad(Defense):
-    """Resize to one size and pad with zeros to canvas x canvas at one place; nothing is drawn.
+    """Resize to one size and pad with zeros to canvas x canvas at one place, without randomness.
 
     Args:
         canvas: side of the result, in pixels.
         size: side after resizing, in pixels; None resizes nothing.
         position: where the resized image stands: a corner, or "center" (one pixel nearer to the top
-            left where the room is odd).
+            left if the room is odd).
         mode: "bilinear" or "nearest".
     """
 

@@ -26,7 +26,7 @@ class RandomResizePad(Defense):
 
     Args:
         low: least side after resizing, in pixels.
-        canvas: side of the result, in pixels: the classifier must take images of this size.
+        canvas: side of the result, in pixels; the classifier must take images of this size.
         mode: "bilinear" or "nearest".
         flip: probability that an image is mirrored; 0.5 in the paper's entry to the challenge [P4
             5.1].

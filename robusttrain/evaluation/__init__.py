@@ -1,10 +1,10 @@
 """Evaluation: runs attacks over data, scores with fresh draws, and reports the worst case.
 
-One engine, two callers: ``evaluate.py`` through ``Evaluation`` on Lightning's Trainer, and the
+One engine has two callers: ``evaluate.py``, through ``Evaluation`` on Lightning's Trainer, and the
 validation callback.
 """
 
-from robusttrain.evaluation.audit import LEAST, Audit, audit_table
+from robusttrain.evaluation.audit import LEAST, Audit, audit_lines
 from robusttrain.evaluation.engine import (
     Engine,
     Scenario,
@@ -26,7 +26,7 @@ __all__ = [
     "Records",
     "Rows",
     "Scenario",
-    "audit_table",
+    "audit_lines",
     "check_classes",
     "gather",
     "need_two",

@@ -1,6 +1,4 @@
-"""The audit as a part of an evaluation: before the attacks, after them, and kept with what they
-found.
-"""
+"""The audit as a part of an evaluation: before the attacks, after them, and kept in the journal."""
 
 from __future__ import annotations
 
@@ -32,43 +30,40 @@ def begin_audit(
     device: torch.device,
     say: Say,
 ) -> None:
-    """Give the audit its candidates, chosen by the seed among the evaluation's images, and tell
-    what it finds.
+    """Give the audit its candidates, chosen by the seed among the evaluation's images, and say what
+    the audit finds.
     """
     split: Split = data.test_dataloader().dataset  # type: ignore[assignment]
     chosen = split.subset[seeded_order(len(split), seed, "audit")[: audit.candidates].sort().values]
     batch = data.test_images(chosen)
     evaluation.to(device)
-    for found in audit.before(*(part.to(device) for part in batch)):
-        if found.severity in ("masked", "weak"):
-            say(f"audit: {found.check}: {found.measured}; {found.remedy}")
+    for finding in audit.before(*(part.to(device) for part in batch)):
+        if finding.severity in ("masked", "weak"):
+            say(f"audit: {finding.check}: {finding.measured}; {finding.remedy}")
 
 
-def kept_audit(journal: Journal, images: int | None) -> dict[str, Any]:
-    """What an audit of this very run, on as many images, has found before; empty if there was
-    none.
-    """
+def journalled_audit(journal: Journal, images: int | None) -> dict[str, Any]:
+    """What an earlier audit of this very run, on as many images, found; empty if there was none."""
     try:
-        kept = json.loads((journal.folder / "audit.json").read_text())
-        found: dict[str, Any] = kept["found"] if kept["asked"] == images else {}
+        entry = json.loads((journal.folder / "audit.json").read_text())
+        audited: dict[str, Any] = entry["found"] if entry["asked"] == images else {}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
-    return found
+    return audited
 
 
 def finish_audit(
     audit: Audit, evaluation: Evaluation, device: torch.device, journal: Journal, say: Say
 ) -> dict[str, Any]:
-    """The rest of an audit, on what the attacks found; kept, so that a finished run costs nothing.
+    """Audit the attacks' results. The journal keeps the audit, so a finished run costs nothing.
 
-    Of several processes that share the journal's folder one does it, and the others wait for what
-    it finds.
+    Of several processes that share the journal's folder one audits, and the others wait for it.
     """
     with alone(journal.folder / "audit", "the audit", say):
-        if found := kept_audit(journal, audit.images):
-            return found
+        if audited := journalled_audit(journal, audit.images):
+            return audited
         evaluation.to(device)
         audit.after(evaluation.records)
-        found = audit.told()
-        write_json({"asked": audit.images, "found": found}, journal.folder / "audit.json")
-        return found
+        audited = audit.as_dict()
+        write_json({"asked": audit.images, "found": audited}, journal.folder / "audit.json")
+        return audited

@@ -1,4 +1,4 @@
-"""``evaluate.py --precision``: in what attacks differentiate, chosen and told."""
+"""``evaluate.py --precision``: chooses the precision in which attacks differentiate."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def choose_precisions(
     device: torch.device,
     say: Say,
 ) -> dict[str, str]:
-    """The precision of each attack, "float32" or "bfloat16", told in one line where it was to be
-    chosen.
+    """The precision of each attack, "float32" or "bfloat16".
+
+    One line says what was chosen, if the option is "auto".
 
     Args:
         asked: the option: "auto", "float32" or "bfloat16".
@@ -39,8 +40,8 @@ def choose_precisions(
         attacks: by name.
         data: set up for "test".
         seed: of the evaluation.
-        run: which evaluation this is. It goes on as it began, whatever is faster by now, and all of
-            its processes do as the first one chose.
+        run: the evaluation. It goes on with the precisions of its first process, whatever is
+            faster by now.
         device: where the attacks will run.
         say: takes the line.
     """
@@ -48,33 +49,33 @@ def choose_precisions(
         return dict.fromkeys(attacks, asked)
     with alone(run.output / "precision", "the choice of a precision", say):
         if (before := run.chosen()) is not None:
-            say(_told(before.values(), "this run began so"))
+            say(_sentence(before.values(), "this run began so"))
             return before
         speeds = None
         if any(each.attack.rounds_well for each in attacks.values()):
             speeds = measure_on(target, data, seed, device)
-        found = choose(attacks, speeds.better if speeds else "float32")
-        run.note(found)
+        precisions = choose(attacks, speeds.better if speeds else "float32")
+        run.note(precisions)
     why = str(speeds) if speeds else "these attacks compare losses or distances"
-    exact = [name for name, kind in found.items() if kind == "float32"]
-    if exact and len(exact) < len(found):
+    exact = [name for name, kind in precisions.items() if kind == "float32"]
+    if exact and len(exact) < len(precisions):
         why += f" and rounding would weaken {', '.join(exact)}"
-    say(_told(found.values(), why))
-    return found
+    say(_sentence(precisions.values(), why))
+    return precisions
 
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluation, by its folder and all that its figures depend on but for precisions.
+    """An evaluation: its folder, and all that its figures depend on except precisions.
 
     Args:
         output: its folder.
-        known: its fingerprint.
-        fresh: whether what was chosen before does not count.
+        settings: its fingerprint.
+        fresh: whether to forget an earlier choice.
     """
 
     output: Path
-    known: Mapping[str, Any]
+    settings: Mapping[str, Any]
     fresh: bool = False
 
     @property
@@ -82,25 +83,25 @@ class Run:
         return self.output / ".precision.json"
 
     def chosen(self) -> dict[str, str] | None:
-        """What a process of this very run chose before."""
+        """The precisions that a process of this very run chose before; None if none did."""
         if self.fresh or not self._file.is_file():
             return None
         try:
-            kept = json.loads(self._file.read_text())
+            noted = json.loads(self._file.read_text())
         except ValueError:
             return None
-        same = isinstance(kept, dict) and kept.get("run") == hash_of_json(self.known)
-        return dict(kept["precisions"]) if same else None
+        same = isinstance(noted, dict) and noted.get("run") == hash_of_json(self.settings)
+        return dict(noted["precisions"]) if same else None
 
     def note(self, precisions: Mapping[str, str]) -> None:
         """Let other processes, and a later start, find the choice."""
-        write_json({"run": hash_of_json(self.known), "precisions": dict(precisions)}, self._file)
+        write_json({"run": hash_of_json(self.settings), "precisions": dict(precisions)}, self._file)
 
 
 def measure_on(
     target: DefendedClassifier, data: ImageData, seed: int, device: torch.device
 ) -> Speeds:
-    """`measure_speeds` of a target's classifier on what it sees of a first batch of test images."""
+    """`measure_speeds` of a target's classifier, on its inputs for a first batch of test images."""
     batch = data.first_test_batch()
     check_classes(target, batch.images, data.facts().num_classes)
     target.to(device)
@@ -111,6 +112,6 @@ def measure_on(
     return speeds
 
 
-def _told(chosen: Iterable[Any], why: str) -> str:
+def _sentence(chosen: Iterable[Any], why: str) -> str:
     kinds = " and ".join(sorted({*chosen}))
     return f"precision: attacks differentiate in {kinds}, since {why}; verdicts are float32 passes"

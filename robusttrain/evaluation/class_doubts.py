@@ -1,6 +1,4 @@
-"""What an evaluation says of a model that is hardly ever right: whether its classes are in another
-order.
-"""
+"""Doubts about a model that is hardly ever right: its classes may be in another order."""
 
 from __future__ import annotations
 
@@ -17,33 +15,33 @@ from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.scoring import top_classes
 from robusttrain.storage.files import write_json
 
-#: A clean accuracy from which nobody doubts the order of the classes.
+#: From this clean accuracy on, the order of the classes is not in doubt.
 TRUSTED = 0.5
 _SHOWN = 20
 
 
 def doubt_classes(
-    found: dict[str, Any],
+    content: dict[str, Any],
     evaluation: Evaluation,
     data: ImageData,
     device: torch.device,
     output: Path,
     say: Say,
 ) -> dict[str, Any]:
-    """Say it where clean accuracy is low, and whether another order of the classes explains it.
+    """Say that clean accuracy is low, and whether another order of the classes explains it.
 
     Args:
-        found: the content of results.json.
-        evaluation: after its run.
-        data: its images.
+        content: the content of results.json.
+        evaluation: the evaluation, after its run.
+        data: the evaluation's images.
         device: where the target answers once more.
-        output: folder for the order that explains it, as ``classes.json``.
+        output: folder for ``classes.json``, an order that explains the accuracy.
         say: takes lines.
 
     Returns:
-        What results.json tells of it; nothing where the accuracy raises no doubt.
+        An entry for results.json; empty where the accuracy raises no doubt.
     """
-    clean = found["clean"]
+    clean = content["clean"]
     if len(data.class_names) < 2 or clean["accuracy"] is None or clean["accuracy"] >= TRUSTED:
         return {}
     index, label = evaluation.records.index, evaluation.records.label
@@ -51,10 +49,10 @@ def doubt_classes(
     answers = []
     for indices in index.split(data.batch_size):
         images = data.test_images(indices).images.to(device)
-        rng = Rng.for_images(found["seed"], indices.to(device)).fold("order of classes")
+        rng = Rng.for_images(content["seed"], indices.to(device)).fold("order of classes")
         answers.append(top_classes(evaluation.engine.target, images, rng, draws=1, top=1)[:, 0, 0])
     other = OtherOrder.of(torch.cat(answers), label, data.class_names)
-    for line in told(clean, other, len(data.class_names), output):
+    for line in lines_about(clean, other, len(data.class_names), output):
         say(line)
     if other.explains:
         write_json({name: place for place, name in enumerate(other.order)}, output / "classes.json")
@@ -68,14 +66,14 @@ def doubt_classes(
     }
 
 
-def told(clean: dict[str, Any], other: OtherOrder, classes: int, output: Path) -> list[str]:
+def lines_about(clean: dict[str, Any], other: OtherOrder, classes: int, output: Path) -> list[str]:
     """The lines about a low clean accuracy.
 
     Args:
         clean: accuracy and ci95, as in results.json.
         other: the best order.
-        classes: how many there are.
-        output: folder where it is written.
+        classes: how many classes there are.
+        output: folder where that order is written.
     """
     lines = []
     accuracy, chance = f"clean accuracy is {100 * clean['accuracy']:.1f} %", 1 / classes

@@ -1,4 +1,4 @@
-"""Whether a low accuracy is the model's, or that of classes numbered otherwise than in its
+"""Whether a low accuracy is the model's fault, or that of classes in another order than in its
 training.
 """
 
@@ -15,10 +15,10 @@ from robusttrain.evaluation.scoring import wilson
 
 
 def confusion(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(K, K) int64: how many images of the class of the row were given the answer of the column.
+    """(K, K) int64: how many images of the row's class got the column's answer.
 
     Args:
-        answers: (n,) int64; -1, no answer, counts nowhere.
+        answers: (n,) int64; -1 stands for no answer, and does not count.
         labels: (n,) int64.
         classes: K.
     """
@@ -28,8 +28,10 @@ def confusion(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def best_assignment(matrix: Tensor) -> Tensor:
-    """(K,) int64: to each class the answer that stands for it, one to one, so that most answers of
-    a `confusion` are right; of equally good ones, that which moves fewest classes.
+    """(K,) int64: the answer that stands for each class, one to one, so that most answers of a
+    `confusion` are right.
+
+    Of equally good assignments, the one that moves fewest classes.
     """
     classes = len(matrix)
     stay = torch.eye(classes, dtype=torch.int64)
@@ -46,9 +48,9 @@ class OtherOrder:
         best: with the best other numbers, chosen on the same images.
         held_out: with numbers that were chosen on the other half of the images, class by class.
         order: class names in the order of those numbers.
-        explains: whether ``held_out`` is above both ``accuracy`` and chance, and not by luck: the
-            95 % intervals lie apart.
-        as_text: whether those numbers are the names' sorted as text.
+        explains: whether ``held_out`` is above both ``accuracy`` and chance, with 95 % intervals
+            that lie apart.
+        as_text: whether ``order`` is that of the names sorted as text.
     """
 
     accuracy: float
@@ -60,11 +62,11 @@ class OtherOrder:
 
     @classmethod
     def of(cls, answers: Tensor, labels: Tensor, names: Sequence[str]) -> OtherOrder:
-        """What answers (n,) to images of the classes ``labels`` (n,), both int64, say."""
+        """The best order for answers (n,) to images of the classes ``labels`` (n,), both int64."""
         count, classes = len(labels), len(names)
-        found = best_assignment(confusion(answers, labels, classes))
+        answer_of = best_assignment(confusion(answers, labels, classes))
         order = [""] * classes
-        for name, place in zip(names, found.tolist(), strict=True):
+        for name, place in zip(names, answer_of.tolist(), strict=True):
             order[place] = name
         accuracy = (answers == labels).double().mean().item()
         right = 0
@@ -72,10 +74,12 @@ class OtherOrder:
             chosen = best_assignment(confusion(answers[fit], labels[fit], classes))
             right += int((chosen[labels[test]] == answers[test]).sum())
         text = sorted(names)
-        as_text = all(text[int(found[label])] == names[label] for label in labels.unique().tolist())
+        as_text = all(
+            text[int(answer_of[label])] == names[label] for label in labels.unique().tolist()
+        )
         return cls(
             accuracy,
-            (found[labels] == answers).double().mean().item(),
+            (answer_of[labels] == answers).double().mean().item(),
             right / count,
             order,
             wilson(right / count, count)[0] > wilson(max(accuracy, 1 / classes), count)[1],
@@ -84,7 +88,7 @@ class OtherOrder:
 
 
 def _halves(labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Two ways to part the images, class by class: those to choose by, and those to judge by."""
+    """Two splits of the images, class by class: images to choose by, and images to judge by."""
     order = labels.argsort(stable=True)
     odd = torch.zeros(len(labels), dtype=torch.bool)
     odd[order[1::2]] = True

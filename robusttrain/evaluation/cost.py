@@ -1,4 +1,4 @@
-"""What an evaluation will cost, said before it starts; and whether its models fit its data."""
+"""The cost of an evaluation, said before it starts, and whether its models fit its data."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ from robusttrain.evaluation.engine import Engine, check_classes
 def announce(
     engine: Engine, data: ImageData, audit: Audit | None, say: Say, curves: Sequence[Curve] = ()
 ) -> int:
-    """Say what the evaluation will cost before it starts; returns the number of evaluations of
-    images in all.
-    """
+    """Say what the evaluation will cost; returns the number of evaluations of images in all."""
     loader, batch = data.test_dataloader(), check_sources(engine, data)
     total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
     expected = engine.measure(batch.images, batch.labels)
     evaluations = engine.verdicts_per_image
     for name, planned in engine.scenarios.items():
         cost = planned.attack.cost()
-        told = f"{cost.gradients} gradient evaluations" + (
+        price = f"{cost.gradients} gradient evaluations" + (
             f" and {cost.queries} queries" if cost.queries else ""
         )
         say(
-            f"{name}: {told} per image, {total} images: {cost.gradients * total:,} gradient"
+            f"{name}: {price} per image, {total} images: {cost.gradients * total:,} gradient"
             f" evaluations, about {duration(expected[name] * total)} here"
         )
         evaluations += cost.gradients + cost.queries
@@ -51,8 +49,10 @@ def announce(
 
 
 def check_sources(engine: Engine, data: ImageData) -> Batch:
-    """Raise UserError unless target and sources take the data's images and answer with its classes;
-    a first batch.
+    """The data's first test batch.
+
+    Raises:
+        UserError: the target or a source cannot take the images, or has other classes.
     """
     batch = data.first_test_batch()
     classes = data.facts().num_classes

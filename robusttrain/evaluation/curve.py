@@ -1,7 +1,7 @@
 """Accuracy over the radius of the threat, or over the effort of the attacks: nested, so that the
 points of a curve share their work.
 
-What an attack found within a small radius lies within every larger one. So an image that fell at
+What an attack records within a small radius lies within every larger one. So an image that fell at
 one point of the curve has fallen at all that follow: it is not attacked again there, and a figure
 can only be lower than those before it. The same holds for effort: whoever may take twice the steps
 may also stop halfway.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from robusttrain.attacks import Attack, Cost
 from robusttrain.core.errors import UserError
-from robusttrain.evaluation.engine import Engine, Entry, Kept
+from robusttrain.evaluation.engine import Engine, Entry, EntryStore
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scoring import wilson
 
@@ -53,16 +53,16 @@ class Rung:
 class Under:
     """Keeps entries under names of their own, so that those of several rungs lie side by side."""
 
-    kept: Kept
+    journal: EntryStore
     rung: Rung
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
-        return self.kept.get(f"{self.rung.name}={stage}", images, labels, indices)
+        return self.journal.get(f"{self.rung.name}={stage}", images, labels, indices)
 
     def put(
         self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
     ) -> None:
-        self.kept.put(f"{self.rung.name}={stage}", images, labels, indices, entry)
+        self.journal.put(f"{self.rung.name}={stage}", images, labels, indices, entry)
 
 
 class Curve:
@@ -89,8 +89,8 @@ class Curve:
                 raise UserError(f"{rung.kind} {rung.value:g}: no attack has a version of it")
 
     def _versions(self, rung: Rung) -> list[Attack]:
-        found = [rung.of(each.attack) for each in self.engine.scenarios.values()]
-        return [attack for attack in found if attack is not None]
+        records = [rung.of(each.attack) for each in self.engine.scenarios.values()]
+        return [attack for attack in records if attack is not None]
 
     def cost(self, rung: Rung) -> Cost:
         """What an image costs at a point, at most."""
@@ -112,7 +112,7 @@ class Curve:
             images: (B, C, H, W), pixel values in [0, 1].
             labels: (B,) int64.
             indices: (B,) int64.
-            whole: what the evaluation itself found for them.
+            whole: what the evaluation itself records for them.
         """
         rows, clean = {CLEAN: whole.of(CLEAN)}, whole.of(CLEAN)
         so_far = replace(clean, images=None, broken=None)
@@ -120,22 +120,22 @@ class Curve:
         for rung in self.rungs:
             here = torch.arange(len(left)) if rung.value == self.own else left.nonzero().squeeze(1)
             if not rung.value:
-                found = None
+                records = None
             elif rung.value == self.own:
-                found = whole
+                records = whole
             elif len(here):
-                kept = Under(self.engine.kept, rung) if self.engine.kept else None
+                journal = Under(self.engine.journal, rung) if self.engine.journal else None
                 chosen = here.to(images.device)
-                found, _ = self.engine.varied(rung.of, kept).run(
+                records, _ = self.engine.varied(rung.of, journal).run(
                     images[chosen], labels[chosen], indices[chosen]
                 )
             else:
-                found = None
+                records = None
             so_far = _spent_nothing(so_far)
-            if found is not None:
-                so_far = _worse(so_far, here, found)
-                for name in found.attacks:
-                    left[here[self._broken(found.of(name))]] = False
+            if records is not None:
+                so_far = _worse(so_far, here, records)
+                for name in records.attacks:
+                    left[here[self._broken(records.of(name))]] = False
             rows[rung.name] = so_far
         return Records(rows)
 
@@ -146,7 +146,7 @@ class Curve:
         assert rows.broken is not None  # the engine says so of every stage
         return rows.broken if self.engine.random else ~rows.select.any(dim=1)
 
-    def told(self, records: Records) -> list[dict[str, Any]]:
+    def points(self, records: Records) -> list[dict[str, Any]]:
         """What results.json says: the figure at each point, and what it cost beyond those before.
 
         Args:
@@ -175,13 +175,13 @@ def _spent_nothing(rows: Rows) -> Rows:
     return replace(rows, attacked=nothing.bool(), gradients=nothing, queries=nothing)
 
 
-def _worse(so_far: Rows, here: Tensor, found: Records) -> Rows:
+def _worse(so_far: Rows, here: Tensor, records: Records) -> Rows:
     """The rows so far, with those of the attacks that are worse on the draws that select."""
     columns = {
         name: values.clone() for name, values in so_far.columns().items() if values is not None
     }
-    for name in found.attacks:
-        rows = found.of(name)
+    for name in records.attacks:
+        rows = records.of(name)
         worse = rows.chosen_by < columns["select"][here].double().mean(dim=1)
         for fact in ("score", "select", "distance"):
             columns[fact][here[worse]] = rows.columns()[fact][worse].to(columns[fact].dtype)  # type: ignore[index]

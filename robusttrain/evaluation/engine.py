@@ -1,7 +1,7 @@
 """The engine: runs attacks over batches and keeps the verdicts of every image.
 
-``evaluate.py`` and the validation callback are two callers of it. It knows nothing of how an attack
-works, and the images may come from anywhere.
+Its callers are ``evaluate.py`` and the validation callback. The engine knows nothing of how an
+attack works, and the images may come from anywhere.
 """
 
 from __future__ import annotations
@@ -29,19 +29,17 @@ from robusttrain.evaluation.scoring import verdicts
 from robusttrain.models.declared import as_module
 from robusttrain.models.defended import DefendedClassifier
 
-#: What one stage, "clean" or an attack, writes down of a batch: a column by its name.
+#: The columns, by name, that one stage ("clean" or an attack) records of a batch.
 Entry = dict[str, Tensor]
-#: Images of the first batch that are asked about twice, to see whether the target is random.
+#: How many images of the first batch the target is asked about twice, to see if it is random.
 ASKED = 8
-#: Draws that must all be wrong before an image counts as broken: it is then right in less than a
-#: tenth (95 % sure).
+#: Draws that must all be wrong before an image counts as broken. One can then be 95 % sure that the
+#: image is right in less than a tenth of all draws.
 CONFIRMING = 30
 
 
-class Kept(Protocol):
-    """A `Journal`, as far as the engine knows it: entries by stage ("clean", or an attack) and
-    batch.
-    """
+class EntryStore(Protocol):
+    """What the engine needs of a `Journal`: entries by stage ("clean", or an attack) and batch."""
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None: ...
 
@@ -52,12 +50,13 @@ class Kept(Protocol):
 
 @dataclass(frozen=True)
 class Scenario:
-    """One attack, ready to run: the algorithm, and what it differentiates.
+    """One attack, ready to run: the algorithm and its source.
 
     Args:
         attack: the algorithm.
         source: builds, from the target, what the attacker differentiates.
-        knows: what the attacker must know, in words; printed beside every figure.
+        knows: what the attacker must know, in words, printed beside every figure; "" for the
+            source's own words.
     """
 
     attack: Attack
@@ -85,6 +84,14 @@ class Scenario:
         )
         return self.attack(self.source(target), images, labels, rng)
 
+    def knowledge_of(self, target: DefendedClassifier) -> str:
+        """What the attacker knows of a target, in words: of a defense nothing, where there is
+        none.
+        """
+        if self.knows or target.defense is not None:
+            return self.knowledge
+        return ", ".join(each for each in self.source.knows.split(", ") if each != "defense")
+
 
 def need_two(classes: int) -> None:
     """Raise UserError where data have a single class."""
@@ -109,8 +116,10 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
 
 
 def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int:
-    """How many classes a model answers with; a UserError unless it takes these images, (B, C, H,
-    W).
+    """How many classes a model answers with.
+
+    Raises:
+        UserError: the model cannot take these images, (B, C, H, W).
     """
     images, queried = check_images(images), Queried.of(model)
 
@@ -121,7 +130,7 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
 
     try:
         return asked(1)
-    # timm's transformers assert their size; others index, or call what an image has not
+    # timm's transformers assert their size; others index an image, or call what it does not have
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         whole = len(images) if len(images) > 1 else 2
         if whole <= len(images) and _takes(asked, whole):
@@ -152,23 +161,23 @@ def one_threat(scenarios: Mapping[str, Scenario]) -> None:
         for name, each in scenarios.items()
     }
     if len(different) > 1:
-        told = ", ".join(
+        listed = ", ".join(
             f"{name}: {norm} {epsilon:g}" for (norm, epsilon), name in different.items()
         )
         raise UserError(
-            f"attacks of different threats have no common worst case ({told}): give --epsilon E"
+            f"attacks of different threats have no common worst case ({listed}): give --epsilon E"
         )
 
 
 def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:
-    """Raise UserError if an attack broke the rules: nothing that it returned may be scored then."""
+    """Raise UserError if an attack left its threat: its results may not be scored."""
     if not len(images):
         return
     threat = scenario.attack.threat
     farthest = float(threat.distance(adversarial, images).max())
     low, high = (float(value) for value in torch.aminmax(adversarial))
-    # Rounding of x + epsilon and of the difference, each half a unit in the last place of a number
-    # up to 1.
+    # 1e-6 allows for the rounding of x + epsilon and of the difference, each half a unit in the
+    # last place of a number up to 1.
     if not (farthest <= threat.epsilon + 1e-6 and low >= 0 and high <= 1):
         raise UserError(
             f"attack {name} left its threat: distance {farthest:.6g} (epsilon {threat.epsilon:g}),"
@@ -177,10 +186,10 @@ def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: T
 
 
 def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: int = 0) -> bool:
-    """Ask a target twice about a few images, on draws of their own: is it random?
+    """Find out whether a target is random: ask it twice about a few images, on draws of their own.
 
-    An `Engine` does so by itself with its first batch. Whoever has to know before, to choose
-    attacks or to fix draws, asks here; the target remembers the answer.
+    An `Engine` does this itself with its first batch. Callers that have to know earlier, to choose
+    attacks or to fix draws, call this function. The target remembers the answer.
 
     Args:
         target: the defended classifier.
@@ -189,47 +198,48 @@ def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: in
         seed: of the evaluation.
 
     Returns:
-        Whether it is: it says so, or two answers differed, or it drew from a global generator.
+        Whether the target is random: it says so, two answers differed, or it drew from a global
+        generator.
     """
     queried = Queried(target)
     rng = Rng.for_images(seed, indices[:ASKED]).fold("random")
     with prepared(queried):
         random = queried.settle(check_images(images[:ASKED]).clone().float(), rng)
-    target.found_random = random
+    target.observed_random = random
     return random
 
 
 def _measured(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
-    """A loss (B,) of logits, whose gradient costs what any attack's costs."""
+    """A loss (B,) of logits, whose gradient costs as much as an attack's."""
     return [source(points, rng).logsumexp(dim=1)]
 
 
 class Engine:
     """Evaluates one target under several attacks.
 
-    Whether the target is random it says itself, or the first batch tells: it is asked twice about a
-    few images, on draws of their own, and global generators are watched (`Queried`). A random
-    target is scored over ``draws`` draws that neither attack nor selection has seen, whether or not
-    it says anything.
+    The target may say that it is random. Otherwise the first batch tells: the engine asks twice
+    about a few images, on draws of their own, and watches global generators (`Queried`). A random
+    target, declared or not, is scored over ``draws`` draws that neither attack nor selection has
+    seen.
 
-    Figures depend on the seed, and on neither batch size, order, number of processes nor on what
-    else draws from global generators, up to rounding. That holds for attacks and verdicts alike,
-    where the target draws from the streams of the images or from global generators; not where it
-    has a generator of its own, which no seed reaches.
+    Up to rounding, figures depend on the seed, and not on batch size, order, number of processes or
+    other draws from global generators. That holds for attacks and verdicts alike, if the target
+    draws from the streams of the images or from global generators. It does not hold for a target
+    with a generator of its own, which no seed reaches.
 
     Args:
         target: the model under attack; verdicts are float32 forward passes of it.
         scenarios: attacks by name.
-        seed: of every random number; one seed, one result.
-        draws: fresh draws of a random target's randomness that score each image (and as many that
-            select); the attribute is 1 as long as the target is not known as random.
-        precision: in which attacks differentiate the classifier: one for all, or one for each by
-            its name.
-        survivors: whether an image that an attack broke for good is spared those that follow.
+        seed: of every random number; the same seed gives the same result.
+        draws: fresh draws of a random target's randomness that score each image, and as many that
+            select. The attribute is 1 as long as the target does not count as random.
+        precision: in which attacks differentiate the classifier: one for all attacks, or one for
+            each by its name.
+        survivors: whether an image that an attack broke for good is spared the attacks that follow.
         keep_images: whether records hold the adversarial images, as "NAME/images".
         advance: called with the number of images of every evaluation of a source, for progress
             bars.
-        kept: where what is finished is kept, and found again.
+        journal: keeps finished entries, for a run that goes on later.
 
     Raises:
         UserError: a source that does not fit the target, or threats that differ between attacks.
@@ -245,7 +255,7 @@ class Engine:
         survivors: bool = False,
         keep_images: bool = False,
         advance: Callable[[float], None] = lambda count: None,
-        kept: Kept | None = None,
+        journal: EntryStore | None = None,
     ) -> None:
         self.target = (
             target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
@@ -257,7 +267,7 @@ class Engine:
             keep_images,
             advance,
         )
-        self.kept = kept
+        self.journal = journal
         self._draws, self._queried, self._settled = draws, Queried(self.target), False
         one_threat(self.scenarios)
         each = (
@@ -275,13 +285,15 @@ class Engine:
             except UserError as error:
                 raise UserError(f"attack {name}: {error}") from error
 
-    def varied(self, change: Callable[[Attack], Attack | None], kept: Kept | None = None) -> Engine:
+    def varied(
+        self, change: Callable[[Attack], Attack | None], journal: EntryStore | None = None
+    ) -> Engine:
         """The same engine, its sources shared, with other versions of its attacks; images that one
         of them breaks are spared those that follow.
 
         Args:
             change: an attack to its other version; None leaves the attack out.
-            kept: where what is finished is kept.
+            journal: keeps what is finished.
         """
         other = copy(self)
         changed = {name: change(each.attack) for name, each in self.scenarios.items()}
@@ -290,12 +302,12 @@ class Engine:
             for name, attack in changed.items()
             if attack is not None
         }
-        other.survivors, other.keep_images, other.kept = True, False, kept
+        other.survivors, other.keep_images, other.journal = True, False, journal
         return other
 
     @property
     def random(self) -> bool:
-        """Whether the target is random, as far as is known: it says so, or `ask` has found out."""
+        """Whether the target is random: it says so, or `ask` has found out."""
         return self._queried.random
 
     @property
@@ -304,15 +316,14 @@ class Engine:
         return self._draws if self.random else 1
 
     def ask(self, images: Tensor, indices: Tensor) -> bool:
-        """Find out whether the target is random, and the sources, unless that is known; `run` does
-        it by itself.
+        """Find out, once, whether the target and the sources are random; `run` calls this method.
 
         Args:
-            images: (B, C, H, W), of which a few are asked about.
+            images: (B, C, H, W); the models are asked about a few of them.
             indices: (B,) int64, as for `run`.
 
         Returns:
-            `random`, as it stays from then on.
+            `random`, which stays the same from then on.
 
         Raises:
             UserError: an attack that needs more classes than the target has.
@@ -324,7 +335,7 @@ class Engine:
         for queried in (self._queried, *self.sources.values()):
             with prepared(queried):
                 queried.settle(few.float() if queried is self._queried else few, rng)
-        self._settled, self.target.found_random = True, self.random
+        self._settled, self.target.observed_random = True, self.random
         for name, scenario in self.scenarios.items():
             try:
                 scenario.attack.need_classes(self._queried.classes or 2)
@@ -335,7 +346,7 @@ class Engine:
         return self.random
 
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Seconds per image that each attack, and "scoring", will take: extrapolated from a few
+        """Seconds per image that each attack, and "scoring", will take, extrapolated from a few
         evaluations.
         """
         images = check_images(images[:16]).clone()
@@ -372,7 +383,7 @@ class Engine:
 
     @property
     def verdicts_per_image(self) -> int:
-        """Forward passes of the target that judge one image, over all attacks and none."""
+        """Forward passes of the target that judge one image, clean and under all attacks."""
         return (len(self.scenarios) + 1) * self.draws * (2 if self.random else 1)
 
     def run(
@@ -383,8 +394,8 @@ class Engine:
         Args:
             images: (B, C, H, W), pixel values in [0, 1].
             labels: (B,) whole numbers, 0..K-1.
-            indices: (B,) int64, each image's index in its data set: its random streams depend on
-                nothing else.
+            indices: (B,) int64, each image's index in its data set. Index and seed determine the
+                image's random streams.
 
         Returns:
             Records of the batch on the CPU, and seconds by attack.
@@ -399,7 +410,7 @@ class Engine:
         rows: dict[str, Rows] = {}
         alive, seconds = torch.ones(len(images), dtype=torch.bool), {}
         for stage in (CLEAN, *self.scenarios):
-            entry = self.kept.get(stage, images, labels, indices) if self.kept else None
+            entry = self.journal.get(stage, images, labels, indices) if self.journal else None
             if entry is None:
                 start = time.perf_counter()
                 entry = (
@@ -408,8 +419,8 @@ class Engine:
                     else self._attack(stage, images, labels, rng, alive)
                 )
                 entry["seconds"] = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
-                if self.kept:
-                    self.kept.put(stage, images, labels, indices, entry)
+                if self.journal:
+                    self.journal.put(stage, images, labels, indices, entry)
             else:
                 self.advance(len(images) * self._planned(stage))
             alive = alive & ~entry["broken"]
@@ -419,7 +430,7 @@ class Engine:
         return Records(rows), seconds
 
     def _rows(self, entry: Entry, indices: Tensor, labels: Tensor) -> Rows:
-        """What a stage wrote down, as rows; where no attack was, nothing was attacked or spent."""
+        """A stage's entry as rows; for the stage "clean" no image was attacked, at no cost."""
         nothing = torch.zeros(len(indices))
         return Rows(
             indices.cpu(),
@@ -435,7 +446,7 @@ class Engine:
         )
 
     def _planned(self, stage: str) -> float:
-        """Evaluations that an image costs at a stage."""
+        """Evaluations that a stage takes for an image."""
         cost = self.scenarios[stage].attack.cost() if stage != "clean" else Cost(0, 0)
         return cost.gradients + cost.queries + self.draws * (2 if self.random else 1)
 
@@ -443,8 +454,8 @@ class Engine:
         """Verdicts on the images as they are."""
         entry = self._judge(images, labels, rng)
         # A deterministic model that is wrong already stays wrong: no attack can make the verdict
-        # worse. A random one that is wrong in draw after draw is taken for wrong where images are
-        # handed on, and attacked elsewhere.
+        # worse. An image that a random model gets wrong in draw after draw counts as broken with
+        # `survivors`, and is attacked without.
         everyone = torch.ones(len(images), dtype=torch.bool)
         spared = self.survivors or not self.random
         entry["broken"] = (
@@ -460,10 +471,10 @@ class Engine:
         start = time.perf_counter()
         adversarial = images.clone()
         if len(keep):
-            found = scenario.attack(
+            returned = scenario.attack(
                 source, images[keep], labels[keep], rng[keep].fold("attack").fold(name)
             )
-            adversarial[keep] = found.to(adversarial.dtype)
+            adversarial[keep] = returned.to(adversarial.dtype)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         seconds = time.perf_counter() - start
@@ -477,18 +488,18 @@ class Engine:
         entry["distance"] = scenario.attack.threat.distance(adversarial, images).cpu()
         for kind, count in (("gradients", source.gradients), ("queries", source.queries)):
             entry[kind] = torch.where(alive, count / max(1, len(keep)), 0.0)
-        if self.keep_images or self.kept:
+        if self.keep_images or self.journal:
             entry["images"] = adversarial.cpu()
         return entry
 
     def _broken(
         self, entry: Entry, name: str, among: Tensor, images: Tensor, labels: Tensor, rng: Rng
     ) -> Tensor:
-        """(B,) bool: images of those ``among`` that are wrong in every selecting draw and, if
-        random, in 30 more.
+        """(B,) bool: those images ``among`` that are wrong in every selecting draw and, on a random
+        target, in `CONFIRMING` more.
 
-        A model that is right in 40 % of its draws is wrong in four of them once in eight times: a
-        few draws would spare images that an attack broke by luck alone.
+        A model that is right in 40 % of its draws is wrong in four draws once in eight times. A few
+        draws would spare images that an attack broke by luck alone.
         """
         broken = among & ~entry["select"].any(dim=1)
         if self.random and broken.any():
@@ -501,8 +512,8 @@ class Engine:
         return broken
 
     def score(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """(B, draws) bool: verdicts on other images in the place of these, on the draws that score
-        them.
+        """(B, draws) bool: verdicts on versions ``images`` of the images ``indices``, on the draws
+        that score those.
         """
         rng = Rng.for_images(self.seed, indices).fold("score")
         return verdicts(self._queried, images, labels, rng, self.draws)
@@ -510,8 +521,8 @@ class Engine:
     def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> Entry:
         """Verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
 
-        Clean and adversarial images are scored with the same draws: none of the attacks has seen
-        them, and an attack that changes nothing then scores exactly as no attack.
+        The same draws, which no attack has seen, score clean and adversarial images. So an attack
+        that changes nothing scores exactly as no attack.
         """
         random = self.random
         score = verdicts(self._queried, images, labels, rng.fold("score"), self.draws)

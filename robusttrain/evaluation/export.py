@@ -1,9 +1,8 @@
-"""Adversarial images as eight-bit files: what is left of an attack once an image is a picture
-again.
+"""Adversarial images as eight-bit files, and what the files leave of an attack.
 
-Attacks move images in float32. A file holds 256 levels a channel, and rounding to the nearest of
-them may leave the ball or undo the attack, so images are rounded inside the ball, written, read
-back, and judged by the model once more.
+Attacks move images in float32. A file holds 256 levels a channel, and rounding to the nearest level
+may leave the ball or undo the attack. So images are rounded inside the ball, written, read back,
+and judged by the model once more.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ LEVELS = 255
 
 
 def eight_bit(adversarial: Tensor, images: Tensor, threat: Threat) -> Tensor:
-    """Levels (B, C, H, W) uint8 near ``adversarial`` and inside the ball around ``images``, if it
-    holds any.
+    """Levels (B, C, H, W) uint8 near ``adversarial`` and inside the ball around ``images``, if the
+    ball holds any.
 
-    Each pixel takes the nearest level. Where that lies outside, the pixel takes the next level
-    towards its clean value,
-    which moves it less than the attack did: a clean image of whole levels then stays in every ball.
+    Each pixel takes the nearest level. If that level lies outside the ball, the pixel takes the
+    next level towards its clean value, which moves the pixel less than the attack did. So the
+    levels stay in every ball around a clean image of whole levels.
 
     Args:
         adversarial, images: (B, C, H, W), pixel values in [0, 1].
@@ -43,7 +42,7 @@ def eight_bit(adversarial: Tensor, images: Tensor, threat: Threat) -> Tensor:
     """
     levels = (adversarial * LEVELS).round()
     inside = threat.project(levels / LEVELS, images)
-    # Half a thousandth of a level is rounding of the projection and no step out of the ball.
+    # Half a thousandth of a level is rounding of the projection, and no step out of the ball.
     left = (inside * LEVELS - levels).abs() > 5e-4
     towards = torch.where(
         adversarial > images,
@@ -59,7 +58,7 @@ def write_pictures(levels: Tensor, indices: Tensor, folder: Path) -> Tensor:
     Args:
         levels: (B, C, H, W) uint8, C being 1 or 3.
         indices: (B,) int64.
-        folder: made as needed; files that are there are replaced.
+        folder: made as needed; existing files are replaced.
 
     Returns:
         (B, C, H, W) float32 in [0, 1], as the files hold them.
@@ -67,7 +66,7 @@ def write_pictures(levels: Tensor, indices: Tensor, folder: Path) -> Tensor:
     Raises:
         UserError: a file cannot be written.
     """
-    found = []
+    pictures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for each, index in zip(levels, indices.tolist(), strict=True):
@@ -78,17 +77,17 @@ def write_pictures(levels: Tensor, indices: Tensor, folder: Path) -> Tensor:
             ).save(path)
             with Image.open(path) as picture:
                 read = numpy.array(picture)
-            found.append(torch.from_numpy(read.reshape(pixels.shape)).permute(2, 0, 1))
+            pictures.append(torch.from_numpy(read.reshape(pixels.shape)).permute(2, 0, 1))
     except OSError as error:
         raise UserError(
             f"--export png: {folder}: {error.strerror or error}: make room and give the same"
             " command again"
         ) from error
-    return torch.stack(found).float() / LEVELS
+    return torch.stack(pictures).float() / LEVELS
 
 
 def check_export(wanted: str | None, channels: int) -> None:
-    """Raise UserError unless images with this number of channels can be exported in that way."""
+    """Raise UserError unless images with so many channels can be exported as ``wanted``."""
     if wanted not in (None, "png"):
         raise UserError(f"--export {wanted}: must be png")
     if wanted and channels not in MODES:
@@ -100,31 +99,32 @@ def check_export(wanted: str | None, channels: int) -> None:
 def export(
     engine: Engine, data: ImageData, records: Records, folder: Path, batch: int
 ) -> dict[str, dict[str, Any]]:
-    """Write what every attack found, read it back, and judge it on the draws that scored it before.
+    """Write every attack's images, read the files back, and judge them on the draws that scored the
+    images before.
 
     Args:
-        engine: that made ``records``, with ``keep_images``.
+        engine: the engine that made ``records``, with ``keep_images``.
         data: where the clean images come from.
         records: of all images.
         folder: gets ``ATTACK/INDEX.png``.
         batch: images at a time.
 
     Returns:
-        By attack: accuracy on the files, images whose verdicts changed, and images that no level
-            keeps inside the ball
-        (clean pixels between two levels, and a radius below half of one).
+        By attack: the accuracy on the files, the images whose verdicts changed, and the images that
+        no levels keep inside the ball (clean pixels between two levels, and a radius below half a
+        level).
     """
     device = next(iter(engine.target.parameters())).device
-    found = {}
+    figures = {}
     for name, scenario in engine.scenarios.items():
         changed, outside, scores = 0, 0, []
         for start in range(0, len(records), batch):
             part = slice(start, start + batch)
             indices = records.index[part]
             clean = data.test_images(indices).images
-            kept = records.of(name).images
-            assert kept is not None  # the engine was told to keep them
-            levels = eight_bit(kept[part], clean, scenario.attack.threat)
+            returned = records.of(name).images
+            assert returned is not None  # the engine was told to keep them
+            levels = eight_bit(returned[part], clean, scenario.attack.threat)
             read = write_pictures(levels, indices, folder / name)
             outside += int(
                 (
@@ -138,21 +138,21 @@ def export(
             changed += int((score != records.of(name).score[part]).any(dim=1).sum())
             scores.append(score.double().mean(dim=1))
         mean = torch.cat(scores).mean().item()
-        found[name] = {
+        figures[name] = {
             "robust_accuracy": round(mean, 6),
             "ci95": [round(end, 6) for end in wilson(mean, len(records))],
             "verdicts_changed": changed,
             "outside_threat": outside,
         }
-    return found
+    return figures
 
 
-def told_export(found: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
+def export_line(figures: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
     """One line for the terminal."""
     rows = [
         f"{name} {100 * row['robust_accuracy']:.1f} %, {row['verdicts_changed']} images with"
         " another verdict"
         + (f", {row['outside_threat']} outside the ball" if row["outside_threat"] else "")
-        for name, row in found.items()
+        for name, row in figures.items()
     ]
     return f"eight-bit images in {folder}: " + "; ".join(rows)

@@ -1,4 +1,4 @@
-"""Memory: what a model needs for a backward pass, and what a device has left."""
+"""Memory: how much a model needs for a backward pass, and how much a device has left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bytes_per_image(model: nn.Module, images: Tensor) -> int:
         model: images to logits.
         images: (B, C, H, W), at least two.
     """
-    kept = []
+    held = []
     for count in (1, 2):
         seen: dict[int, int] = {}
 
@@ -30,28 +30,28 @@ def bytes_per_image(model: nn.Module, images: Tensor) -> int:
         rng = Rng.for_images(0, torch.arange(count, device=images.device))
         with prepared(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             points = images[:count].clone().requires_grad_()
-            # Held until all are counted: storage that is freed would be counted again at the same
-            # address.
+            # The logits hold all storage until it is counted; freed storage could be counted again
+            # at the same address.
             logits = call_model(model, points, rng)
-            kept.append(sum(seen.values()))
+            held.append(sum(seen.values()))
             del logits
-    # What does not grow with the batch, the weights, falls out.
-    return max(kept[1] - kept[0], images[0].numel() * images.element_size())
+    # The difference leaves out the weights, which do not grow with the batch.
+    return max(held[1] - held[0], images[0].numel() * images.element_size())
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be allocated; None where nobody says."""
+    """Bytes that can still be allocated; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = []
+    free = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(
+        free.append(
             1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
         )
         limit = Path("/sys/fs/cgroup/memory.max")
         if limit.is_file() and (text := limit.read_text().strip()) != "max":
-            found.append(int(text) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+            free.append(int(text) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
     except (OSError, ValueError, StopIteration):
         pass
-    return min(found, default=None)
+    return min(free, default=None)

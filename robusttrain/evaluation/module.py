@@ -48,14 +48,14 @@ def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[
 
 
 class Evaluation(pl.LightningModule):
-    """Runs an engine over the test split; afterwards ``found`` holds the results, ``records`` the
+    """Runs an engine over the test split; afterwards ``results`` holds the results, ``records`` the
     verdicts, ``fallen`` a few of the images that fell.
 
     Args:
         engine: the engine; its target and sources follow this module to the device.
-        journal: where processes that run the same command see what others work on.
-        waiting: called with the number of batches that are left to others, when nothing else is
-            left to do.
+        journal: shows processes that run the same command what the others work on.
+        waiting: called, when nothing else is left to do, with the number of batches that other
+            processes work on.
         curves: over radii or efforts, beside the evaluation itself.
     """
 
@@ -72,7 +72,7 @@ class Evaluation(pl.LightningModule):
         self._points: list[list[Records]] = [[] for _ in self.curves]
         self.engine, self.journal, self.waiting = engine, journal, waiting
         self.parts = nn.ModuleList([engine.target, *engine.sources.values()])
-        self.found: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self._records: Records | None = None
         self._mine: list[Records] = []
         self._seconds: dict[str, float] = {}
@@ -89,8 +89,8 @@ class Evaluation(pl.LightningModule):
             self._others.append(batch)
 
     def _run(self, batch: Batch) -> bool:
-        """Attack a batch, or find what others did with it; False while another process works on
-        it.
+        """Attack a batch, or take another process's finished entries; False while another process
+        works on it.
         """
         with self.journal.taken(batch.indices) if self.journal else nullcontext(True) as mine:
             if mine:
@@ -113,8 +113,8 @@ class Evaluation(pl.LightningModule):
         def made(name: str) -> Tensor | None:
             if not self._spare:
                 return records.of(name).images
-            kept = self.engine.kept
-            entry = kept.get(name, images, batch.labels, batch.indices) if kept else None
+            journal = self.engine.journal
+            entry = journal.get(name, images, batch.labels, batch.indices) if journal else None
             return entry["images"] if entry else None
 
         self.fallen = fallen(records, self.engine.seed, images, made, self.fallen)
@@ -125,20 +125,19 @@ class Evaluation(pl.LightningModule):
         if self._others:
             self.waiting(len(self._others))
         while self._others:
-            # Whoever holds a batch finishes it, or dies and leaves it to us.
+            # The process that holds a batch finishes it, or dies and leaves it to this one.
             batch = self._others.pop(0)
             if not self._run(batch):
                 self._others.append(batch)
                 time.sleep(PAUSE)
         self._records, seconds = gather((self._mine, self._seconds))
-        self.found = results(self._records, self.engine, seconds)
+        self.results = results(self._records, self.engine, seconds)
         self.fallen = Fallen.joined([each for each in everyone(self.fallen) if each is not None])
-        told = [
-            {curve.kind: curve.told(gather((points, {}))[0])}
-            for curve, points in zip(self.curves, self._points, strict=True)
-        ]
-        if told:
-            self.found["curves"] = {kind: rows for each in told for kind, rows in each.items()}
+        if self.curves:
+            self.results["curves"] = {
+                curve.kind: curve.points(gather((parts, {}))[0])
+                for curve, parts in zip(self.curves, self._points, strict=True)
+            }
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.engine.target(images)

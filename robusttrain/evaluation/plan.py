@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from robusttrain.core.errors import OptionError, UserError, at_least, one_of
+from robusttrain.core.parts import class_name
 from robusttrain.evaluation.audit import LEAST
 from robusttrain.evaluation.precision import PRECISIONS, Precision
 
@@ -20,42 +21,43 @@ PLACES = ("root", "download", "workers", "memory_limit_gib")
 class EvaluationPlan:
     """What is evaluated, how it is attacked and scored, and where the results go.
 
-    The command line, YAML and Python all end here. A plan is complete, so nothing downstream fills
-    in defaults; it is plain, so it is written into ``results.json`` and read back from there.
+    The command line, YAML and Python all end in a plan. A plan is complete, so no later step fills
+    in defaults. A plan is plain, so it is written into ``results.json`` and read back from there.
 
     Args:
         model: node of the network f_a.
         attacks: nodes of the attacks by name, each with its source.
         data: node of the data set.
-        defense: node of what stands before f_a; None for nothing.
-        checkpoint: file that train.py left, whose weights are taken; None for a network of its own.
+        defense: node of the defense before f_a; None for none.
+        checkpoint: file that train.py left, with the weights; None for a network of another origin.
         weights: weights of a network without a checkpoint: safetensors or a state dict.
-        weights_which: of several weights in the file: averaged, raw, or the path of one in it;
-            default: averaged ones if there are any.
+        weights_which: which of several sets of weights in the file: averaged, raw, or the path of
+            one in the file; default: averaged ones if there are any.
         trust: packages besides robusttrain whose classes a checkpoint may name.
-        suites: suites that were named: their conditions decide which attacks apply.
-        asked: attacks that were named by themselves: they stay in any case.
+        suites: named suites, whose conditions decide which attacks apply.
+        asked: attacks that were named by themselves and stay in any case.
         epsilon: radius of the threat, for every attack.
         images: size of a seeded subset of the test images.
-        at_most: the number of images is a suite's own: where there are fewer, all of them.
+        at_most: whether ``images`` comes from a suite; where there are fewer images, all are taken.
         draws: fresh draws of a random defense that score an image.
-        precision: in which attacks differentiate; auto: the faster one here, where rounding leaves
-            an attack as strong. Verdicts are always in float32.
+        precision: in which attacks differentiate; auto: the faster one on this machine, for
+            attacks that rounding leaves as strong. Verdicts are always in float32.
         survivors: attack only images that no attack before broke.
         surrogate_epochs: epochs of models that an attacker trains first.
         seed: of every random number.
         output: folder for results.json and the journal.
+        beside: nobody chose the output: where an unfinished run of other settings lies there, a
+            folder beside it is taken.
         fresh: drop what an unfinished run left in --output.
         audit: look for weak attacks and masked gradients.
-        audit_images: of its sample; default: by cost, 8 to 32.
+        audit_images: size of the audit's sample; default: by cost, 8 to 32.
         strict: exit code 3 unless the audit's verdict is sound.
         save_images: keep adversarial images (safetensors).
         save_verdicts: keep each image's verdicts (safetensors), for reports and comparisons.
         curve: radii at which the attacks run besides, nested: 0,2/255,4/255,8/255.
         curve_effort: shares of their steps or queries with which they run besides, nested: 1/4,1/2.
-        export: png: write adversarial images as files, and judge those too.
-        checkpoints: folder where the newest checkpoint is looked for, and an attacker's models are
-            kept.
+        export: png writes adversarial images as files, and judges the files, too.
+        checkpoints: folder of the newest checkpoint, and of an attacker's models.
         trainer: options of Lightning's Trainer.
 
     Raises:
@@ -82,6 +84,7 @@ class EvaluationPlan:
     surrogate_epochs: int | None = None
     seed: int = 0
     output: str = "results/newest"
+    beside: bool = False
     fresh: bool = False
     audit: bool = True
     audit_images: int | None = None
@@ -118,7 +121,7 @@ class EvaluationPlan:
     def data_name(self) -> str:
         """The data set's name in the report: its class, and its folder where it has one."""
         root = (self.data.get("init_args") or {}).get("root")
-        return self.data["class_path"].rpartition(".")[2] + (f" {root}" if root else "")
+        return class_name(self.data["class_path"]) + (f" {root}" if root else "")
 
     def without(self, attacks: Mapping[str, str]) -> EvaluationPlan:
         """The plan without some attacks, given by name."""
@@ -126,19 +129,19 @@ class EvaluationPlan:
         return replace(self, attacks=left)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, from which `from_json` makes the same plan."""
+        """Plain values, from which `from_json` makes the plan again."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> EvaluationPlan:
+    def from_json(cls, content: Mapping[str, Any]) -> EvaluationPlan:
         """The plan that ``to_json`` wrote.
 
         Raises:
             UserError: something is missing, or unknown here.
         """
-        known = {each.name for each in fields(cls)}
-        if unknown := sorted(set(found) - known):
+        names = {each.name for each in fields(cls)}
+        if unknown := sorted(set(content) - names):
             raise UserError(f"plan: {unknown[0]} is unknown to this version of robusttrain")
-        if missing := sorted({"model", "attacks", "data"} - set(found)):
+        if missing := sorted({"model", "attacks", "data"} - set(content)):
             raise OptionError(f"plan.{missing[0]}", None, "a plan needs it")
-        return cls(**found)
+        return cls(**content)

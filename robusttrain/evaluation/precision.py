@@ -1,8 +1,8 @@
-"""In which precision attacks differentiate a classifier: what is fastest here, where rounding does
-not matter.
+"""The precision in which attacks differentiate a classifier: the fastest on this machine, where
+rounding does not matter.
 
-Verdicts are float32 passes whatever is chosen. bfloat16 is several times as fast as float32 on
-processors with units for it, and many times as slow on others, so it is measured.
+Verdicts are float32 passes in any case. bfloat16 is several times as fast as float32 on processors
+with units for it, and many times as slow on others. So its speed is measured.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
 #: Images of a measurement.
 IMAGES = 16
-#: How much faster bfloat16 has to be, since less is not worth its rounding; and how close its
-#: gradients have to be to exact ones, as a median cosine over the images.
+#: How much faster bfloat16 has to be to be worth its rounding, and how close its gradients have to
+#: be to exact ones, as a median cosine over the images.
 WORTHWHILE, CLOSE = 1.2, 0.95
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """What one gradient with respect to the images takes in either precision, and how they agree.
+    """How long a gradient with respect to the images takes in each precision, and how well both
+    agree.
 
     Args:
         float32: seconds in float32.
@@ -67,42 +68,42 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
 
     Args:
         classifier: images (B, C, H, W) to logits; copied, not changed.
-        images: what it takes, (B, C, H, W); at most 16 are used.
+        images: its inputs, (B, C, H, W), of which at most 16 are used.
     """
     images = images[:IMAGES].detach().clone()
 
     def gradient(network: nn.Module, count: int) -> Tensor:
         def losses(points: Tensor) -> list[Tensor]:
             logits = answer(network, points, None)
-            # The likeliest class against all others, as cross entropy has it.
+            # The cross entropy of the likeliest class.
             return [F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")]
 
-        ((_, found),) = input_gradients(losses, images[:count].clone())
-        return torch.zeros_like(images[:count]) if found is None else found
+        ((_, slope),) = input_gradients(losses, images[:count].clone())
+        return torch.zeros_like(images[:count]) if slope is None else slope
 
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         types = (torch.float32, torch.bfloat16)
         networks = [fast_copy(classifier, kind).to(images.device) for kind in types]
 
         def speeds(count: int, rounds: int) -> Speeds:
-            seconds, found = [], []
+            seconds, gradients = [], []
             for network in networks:
                 call = partial(gradient, network, count)
                 with prepared(network):
                     seconds.append(seconds_of(call, images.device, rounds))
-                    torch.manual_seed(0)  # where the network draws, it draws the same in both
-                    found.append(call().flatten(1).float())
-            cosine = torch.cosine_similarity(found[0], found[1]).nanmedian().item()
+                    torch.manual_seed(0)  # a network that draws draws the same in both
+                    gradients.append(call().flatten(1).float())
+            cosine = torch.cosine_similarity(gradients[0], gradients[1]).nanmedian().item()
             return Speeds(seconds[0], seconds[1], cosine)
 
-        # Without units for it bfloat16 is so slow that a whole measurement would be felt.
+        # Without units for it bfloat16 is so slow that one image has to suffice.
         first = speeds(1, rounds=1)
         return first if first.bfloat16 > 2 * first.float32 else speeds(IMAGES, rounds=3)
 
 
 def measure_speeds_of(target: DefendedClassifier, images: Tensor, rng: Rng) -> Speeds:
-    """`measure_speeds` of a target's classifier, on what it sees of images (B, C, H, W) with
-    streams (B,).
+    """`measure_speeds` of a target's classifier, on its inputs for images (B, C, H, W) with streams
+    (B,).
     """
     images, rng = images[:IMAGES], rng[torch.arange(min(IMAGES, len(images)), device=images.device)]
     if target.defense is not None:
@@ -112,7 +113,7 @@ def measure_speeds_of(target: DefendedClassifier, images: Tensor, rng: Rng) -> S
 
 
 def choose(scenarios: Mapping[str, Scenario], fastest: str) -> dict[str, str]:
-    """The precision of each attack: ``fastest`` for those that rounding leaves as strong, float32
+    """The precision of each attack: ``fastest`` for attacks that rounding leaves as strong, float32
     for others.
     """
     return {

@@ -1,4 +1,6 @@
-"""What an evaluation writes down: a table with one column a fact, one row an image and attack."""
+"""The records of an evaluation: a table with a column for each fact, and a row for each image and
+attack.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,19 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one attack, one an image, all on the CPU.
+    """The rows of one attack, one for each image, all on the CPU.
 
     Args:
         index: (n,) int64, each image's place in its data set.
         label: (n,) int64, its true class.
-        score: (n, draws) bool, verdicts of the draws that score: whether the answer was right.
-        select: (n, draws) bool, verdicts of the draws by which the worst attack is chosen.
+        score: (n, draws) bool, whether the answer was right, on the draws that score.
+        select: (n, draws) bool, the same on the draws by which the worst attack is chosen.
         attacked: (n,) bool, whether the attack was given the image.
-        distance: (n,) float, of what it returned from the image, in the threat's norm.
+        distance: (n,) float, between what the attack returned and the image, in the threat's norm.
         gradients: (n,) float, gradient evaluations that the image took.
-        queries: (n,) float, forward passes alone.
-        images: (n, C, H, W) in [0, 1], what the attack returned; None where it was not kept.
-        broken: (n,) bool, whether attacks that follow may spare the image; None where nobody says.
+        queries: (n,) float, forward passes alone that the image took.
+        images: (n, C, H, W) in [0, 1], what the attack returned; None if images are not kept.
+        broken: (n,) bool, whether attacks that follow may spare the image; None if nobody says.
     """
 
     index: Tensor
@@ -69,18 +71,18 @@ class Rows:
 
     @property
     def chosen_by(self) -> Tensor:
-        """(n,) float64: the same of the selecting draws."""
+        """(n,) float64: the share of the selecting draws in which the answer was right."""
         return self.select.double().mean(dim=1)
 
     @staticmethod
     def joined(parts: Sequence[Rows]) -> Rows:
         """All rows of several parts, one after another."""
-        found = {}
+        columns = {}
         for name in parts[0].columns():
             values = [part.columns()[name] for part in parts]
             tensors = [value for value in values if value is not None]
-            found[name] = torch.cat(tensors) if len(tensors) == len(values) else None
-        return Rows(**found)  # type: ignore[arg-type]
+            columns[name] = torch.cat(tensors) if len(tensors) == len(values) else None
+        return Rows(**columns)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Records:
     """The table of an evaluation.
 
     Args:
-        rows: of each attack by its name, `CLEAN` first; all of the same images in the same order.
+        rows: the rows of each attack by its name, `CLEAN` first; the images and their order are
+            the same for all.
     """
 
     rows: Mapping[str, Rows]
@@ -125,23 +128,23 @@ class Records:
     def merged(parts: Sequence[Records]) -> Records:
         """Records of all batches of all processes, sorted by image, each image once."""
         filled = [part for part in parts if len(part)] or list(parts[:1])
-        found = {}
+        merged = {}
         for name in filled[0].rows:
             rows = Rows.joined([part.of(name) for part in filled])
             rows = rows[rows.index.argsort(stable=True)]
             first = torch.ones(len(rows), dtype=torch.bool)
             first[1:] = rows.index[1:] != rows.index[:-1]
-            found[name] = rows[first]
-        return Records(found)
+            merged[name] = rows[first]
+        return Records(merged)
 
     def __repr__(self) -> str:
         count = len(next(iter(self.rows.values()), ()))
         return f"Records({', '.join(self.rows)}: {count} images each)"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as safetensors: each column whole, and which attack a row is of.
+        """Write the table as safetensors: each column, and the attack that each row is of.
 
-        Adversarial images stay out: they fill a file for each attack (``--save_images``).
+        Adversarial images stay out; ``--save_images`` writes a file of them for each attack.
         """
         table = Rows.joined([*self.without_images().rows.values()]).columns()
         columns = {name: values for name, values in table.items() if values is not None}
@@ -154,15 +157,15 @@ class Records:
         """The table that `save` wrote.
 
         Raises:
-            UserError: no such file, or another one.
+            UserError: there is no such file, or it holds no records.
         """
         columns = read_tensors(path)
-        known = {each.name for each in fields(Rows)} - {"images", "broken"} | {"attack"}
+        expected = {each.name for each in fields(Rows)} - {"images", "broken"} | {"attack"}
         try:
             names = json.loads(read_metadata(path)["attacks"])
         except (KeyError, ValueError):
             names = None
-        if not isinstance(names, list) or columns.keys() != known:
+        if not isinstance(names, list) or columns.keys() != expected:
             raise UserError(f"{Path(path)}: holds no records of an evaluation")
         attack = columns.pop("attack")
         table = Rows(**columns)

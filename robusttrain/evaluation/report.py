@@ -1,4 +1,4 @@
-"""``results.json`` as objects: each figure, and all that explains it."""
+"""``results.json`` as objects: each figure, and all that explains the figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
 from robusttrain.storage.files import write_json
 
-#: Of the form of results.json; 1 was that of version 0.1, without a plan.
+#: The version of the form of results.json; 1 was that of robusttrain 0.1, without a plan.
 SCHEMA = 2
 #: The file of the records, beside results.json.
 VERDICTS = "verdicts.safetensors"
@@ -48,15 +48,16 @@ class AttackFigures:
 
     Attributes:
         robust: accuracy on what the attack returned.
-        success_rate: share of the images that were right before; None where there were none.
-        success_rate_of: how many those were.
+        success_rate: share of broken images among those that were right before; None where there
+            were none.
+        success_rate_of: how many images were right before.
         largest_perturbation: in the threat's norm, pixel values in [0, 1].
         gradients: gradient evaluations an image.
         queries: forward passes alone, an image.
         seconds: over all processes.
         knows: what the attacker knew.
-        precision: in which it differentiated.
-        preset: its node, all values included.
+        precision: in which the attack differentiated.
+        preset: the attack's node, all values included.
     """
 
     robust: Figure
@@ -124,9 +125,9 @@ class Results:
         )
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Results:
+    def from_json(cls, content: Mapping[str, Any]) -> Results:
         """From the content of a results.json."""
-        plan = EvaluationPlan.from_json(found["plan"])
+        plan = EvaluationPlan.from_json(content["plan"])
         attacks = {
             name: AttackFigures(
                 Figure.of(row),
@@ -137,12 +138,14 @@ class Results:
                 row["queries_per_image"],
                 row["seconds"],
                 row["knows"],
-                found["precision"]["attacks"][name],
+                content["precision"]["attacks"][name],
                 plan.attacks[name],
             )
-            for name, row in found["attacks"].items()
+            for name, row in content["attacks"].items()
         }
-        return cls(Figure.of(found["clean"]), attacks, Figure.of(found["worst_case"]), plan, found)
+        return cls(
+            Figure.of(content["clean"]), attacks, Figure.of(content["worst_case"]), plan, content
+        )
 
 
 def read_results(path: str | Path, records: bool = True) -> Results:
@@ -153,12 +156,12 @@ def read_results(path: str | Path, records: bool = True) -> Results:
         records: whether to read those, too, where they lie beside it.
 
     Raises:
-        UserError: no such file, no results, or results of a version that kept no plan.
+        UserError: there is no such file, it holds no results, or results without a plan.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}): name a results.json"
@@ -167,12 +170,12 @@ def read_results(path: str | Path, records: bool = True) -> Results:
         raise UserError(
             f"{path}: is no JSON: name a results.json that evaluate.py wrote"
         ) from error
-    schema = found.get("schema") if isinstance(found, dict) else None
+    schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        told = "of version 0.1, which kept no plan" if schema is None else f"of schema {schema}"
-        raise UserError(f"{path}: is {told}; this version reads schema {SCHEMA}: evaluate again")
+        form = "of version 0.1, which kept no plan" if schema is None else f"of schema {schema}"
+        raise UserError(f"{path}: is {form}; this version reads schema {SCHEMA}: evaluate again")
     try:
-        results = Results.from_json(found)
+        results = Results.from_json(content)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged: {error}: evaluate again") from error
     verdicts = path.parent / VERDICTS
@@ -180,20 +183,18 @@ def read_results(path: str | Path, records: bool = True) -> Results:
     return replace(results, records=Records.read(verdicts)) if there else results
 
 
-#: Of a results.json, what says nothing about the model: it may differ from run to run.
+#: Keys of results.json that say nothing about the model, and may differ from run to run.
 _PASSING = {
     *("seconds", "audit_seconds", "processor", "command", "output", "plan"),
     # Lines about files, with their paths.
     "data_notes",
 }
-#: Facts that files of earlier versions do not tell.
+#: Keys that files of earlier versions do not have.
 _LATER = {"classes", "other_class_order", "audit_checks"}
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """What differs between the contents of two results.json, but for time and place, a line
-    each.
-    """
+    """A line for each difference between two results.json, except in time and place."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys([*before, *now]):
             if key not in _PASSING and not (key in _LATER and before.get(key) is None):

@@ -1,4 +1,4 @@
-"""Results: what is computed from the records of all images, and how it is told."""
+"""Results: the figures from the records of all images, and their table."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
 
     Args:
         records: of all images.
-        engine: what produced them.
+        engine: the engine that produced the records.
         seconds: spent by attack, over all processes.
     """
     score = {name: rows.right for name, rows in records.rows.items()}
     select = {name: rows.chosen_by for name, rows in records.rows.items()}
-    # Images that were right before the attack, on draws that score nothing.
+    # Images that were right before the attack, on draws that do not score.
     right = select[CLEAN] > 0.5
     attacks: dict[str, Any] = {}
     so_far = [CLEAN]
@@ -39,8 +39,8 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
         rows = records.of(name)
         attacked = rows.attacked
         so_far.append(name)
-        # Where images are handed on, a figure of an attack speaks of those that reached it, and of
-        # no others.
+        # With `survivors`, the figures of an attack are about the images that reached it, and no
+        # others.
         judged = attacked if engine.survivors else torch.ones_like(attacked)
         reached = right & judged
         cost = {
@@ -61,11 +61,11 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             "gradient_evaluations_per_image": per_image["gradients"],
             "queries_per_image": per_image["queries"],
             "seconds": round(seconds.get(name, 0.0), 2),
-            "knows": scenario.knowledge,
+            "knows": scenario.knowledge_of(engine.target),
         }
         if engine.survivors:
             worst = worst_case(
-                *(torch.stack([kept[each] for each in so_far]) for kept in (select, score))
+                *(torch.stack([shares[each] for each in so_far]) for shares in (select, score))
             )
             attacks[name] |= {
                 "images": int(judged.sum()),
@@ -87,19 +87,19 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
     }
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def table(content: Mapping[str, Any]) -> Table:
     """The results as a table for the terminal."""
-    threat = found["threat"]
-    told = f"{threat['norm']} {threat['epsilon']:g}" if threat else "no threat"
-    draws = f", mean of {found['draws']} draws" if found["random"] else ""
+    threat = content["threat"]
+    ball = f"{threat['norm']} {threat['epsilon']:g}" if threat else "no threat"
+    draws = f", mean of {content['draws']} draws" if content["random"] else ""
     shown = Table(
-        title=f"{found.get('target', 'model')} on {found['images']} images, {told}{draws}"
+        title=f"{content.get('target', 'model')} on {content['images']} images, {ball}{draws}"
     )
     shown.add_column("attack")
     shown.add_column("accuracy", justify="right")
     shown.add_column("95 % interval", justify="right")
     shown.add_column("success", justify="right")
-    if found["survivors"]:
+    if content["survivors"]:
         shown.add_column("of images", justify="right")
         shown.add_column("worst case\nso far", justify="right")
     shown.add_column("gradients\nper image", justify="right")
@@ -109,8 +109,8 @@ def table(found: Mapping[str, Any]) -> Table:
     def interval(row: Mapping[str, Any]) -> str:
         return f"{100 * row['ci95'][0]:.1f} - {100 * row['ci95'][1]:.1f}"
 
-    clean, worst = found["clean"], found["worst_case"]
-    handed_on = [""] * (2 if found["survivors"] else 0)
+    clean, worst = content["clean"], content["worst_case"]
+    handed_on = [""] * (2 if content["survivors"] else 0)
     shown.add_row(
         "none (clean)",
         f"{100 * clean['accuracy']:.1f} %",
@@ -121,7 +121,7 @@ def table(found: Mapping[str, Any]) -> Table:
         "",
         "",
     )
-    for name, row in found["attacks"].items():
+    for name, row in content["attacks"].items():
         success = "-" if row["success_rate"] is None else f"{100 * row['success_rate']:.1f} %"
         shown.add_row(
             name,

@@ -1,5 +1,5 @@
-"""An evaluation from built parts to ``results.json``: whoever has a target, its data and attacks
-needs no configuration, and no command line.
+"""An evaluation from built parts to ``results.json``: a target, its data and attacks suffice,
+without configuration or command line.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import ImageData
 from robusttrain.evaluation.audit import Audit
-from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, kept_audit
+from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, journalled_audit
 from robusttrain.evaluation.choosing import Run, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
-from robusttrain.evaluation.cost import announce
+from robusttrain.evaluation.cost import announce, check_sources
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine, Scenario
-from robusttrain.evaluation.export import export, told_export
-from robusttrain.evaluation.keeping import explained, fingerprint, keep, open_journal
+from robusttrain.evaluation.export import export, export_line
 from robusttrain.evaluation.module import Evaluation
+from robusttrain.evaluation.outputs import explained, fingerprint, open_journal, save_requested
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import write_json
@@ -35,9 +35,9 @@ class Subject:
 
     Args:
         target: the defended classifier, on the CPU, in evaluation mode.
-        name: what the report calls it.
+        name: the target's name in the report.
         data: set up for "test".
-        unfit: attacks of the plan that do not apply to it, and why.
+        unfit: attacks of the plan that do not apply to the target, and why.
     """
 
     target: DefendedClassifier
@@ -53,9 +53,9 @@ def precisions_of(
     device: torch.device,
     say: Say,
 ) -> dict[str, str]:
-    """In which precision each attack differentiates; arguments as for `attack`."""
-    known = fingerprint(plan.without(subject.unfit), subject.target)
-    run = Run(Path(plan.output), known, plan.fresh and first_process())
+    """The precision in which each attack differentiates; arguments as for `attack`."""
+    settings = fingerprint(plan.without(subject.unfit), subject.target)
+    run = Run(Path(plan.output), settings, plan.fresh and first_process())
     return choose_precisions(
         plan.precision, subject.target, attacks, subject.data, plan.seed, run, device, say
     )
@@ -70,9 +70,9 @@ def curves_of(plan: EvaluationPlan, engine: Engine) -> list[Curve]:
 def identity(
     plan: EvaluationPlan, subject: Subject, precisions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that the figures depend on, but for sources that an attacker has to train first."""
-    known = fingerprint(plan.without(subject.unfit), subject.target)
-    return known | {"precision": dict(precisions)}
+    """All that the figures depend on, except sources that an attacker has to train first."""
+    settings = fingerprint(plan.without(subject.unfit), subject.target)
+    return settings | {"precision": dict(precisions)}
 
 
 def attack(
@@ -84,22 +84,22 @@ def attack(
     telling: Telling = SILENT,
     written: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any]:
-    """Attack, score and audit; what is returned was also written to ``results.json`` (in the first
-    of several processes).
+    """Attack, score and audit. The first of several processes also writes the returned content to
+    ``results.json``.
 
     Args:
-        plan: how; its nodes of model, data and attacks are only written down.
-        subject: what.
-        attacks: by name, their sources opened.
+        plan: how to evaluate; its nodes of model, data and attacks are only written down.
+        subject: what to evaluate.
+        attacks: by name, with their sources opened.
         precisions: of the attacks, as `precisions_of` chose them.
-        trainer: which device, how many processes.
-        telling: who listens.
+        trainer: has the device and the processes.
+        telling: takes lines and shows progress.
         written: called with the folder whenever results were written there: before the audit, and
             after it.
 
     Raises:
-        UserError: models that do not fit the data, or an unfinished run of other settings in the
-            plan's output.
+        UserError: the models do not fit the data, or the plan's output holds an unfinished run of
+            other settings.
     """
     output, data, say = Path(plan.output), subject.data, telling.say
     device = trainer.strategy.root_device
@@ -108,15 +108,16 @@ def attack(
     engine = Engine(
         subject.target, attacks, plan.seed, plan.draws, types, plan.survivors, keep_images
     )
-    known, fresh = identity(plan, subject, precisions), plan.fresh and first_process()
-    engine.kept = journal = open_journal(output / "journal", known, engine, fresh, say)
+    check_sources(engine, data)  # what does not fit leaves no journal
+    settings, fresh = identity(plan, subject, precisions), plan.fresh and first_process()
+    engine.journal = journal = open_journal(output / "journal", settings, engine, fresh, say)
     evaluation = Evaluation(
         engine,
         journal,
         lambda count: say(f"waiting for {count} batches that other processes work on"),
         curves_of(plan, engine),
     )
-    audited = kept_audit(journal, plan.audit_images) if plan.audit else {}
+    audited = journalled_audit(journal, plan.audit_images) if plan.audit else {}
     audit = (
         Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
     )
@@ -126,26 +127,26 @@ def attack(
     share = None if total is None else total / trainer.world_size
     with telling.progress("attacking", share) as engine.advance:
         trainer.test(evaluation, datamodule=data, verbose=False)
-    found = explained(
+    content = explained(
         plan, evaluation, subject.target, subject.name, subject.unfit, precisions, device, data
     )
     if not trainer.is_global_zero:
-        return found
-    found |= doubt_classes(found, evaluation, data, device, output, say)
-    write_json(found, output / "results.json")
-    keep(evaluation, plan, device)
+        return content
+    content |= doubt_classes(content, evaluation, data, device, output, say)
+    write_json(content, output / "results.json")
+    save_requested(evaluation, plan, device)
     written(output)
     if plan.export:
         pictures = output / "png"
-        found["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
-        write_json(found, output / "results.json")
+        content["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
+        write_json(content, output / "results.json")
         written(output)
-        say(told_export(found["export"], pictures))
+        say(export_line(content["export"], pictures))
     if audit is not None:
         audited = finish_audit(audit, evaluation, device, journal, say)
     if audited:
-        found |= audited
-        write_json(found, output / "results.json")
+        content |= audited
+        write_json(content, output / "results.json")
         written(output)
     journal.finish()
-    return found
+    return content

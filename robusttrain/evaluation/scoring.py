@@ -1,4 +1,4 @@
-"""From verdicts to accuracies that can be believed.
+"""From verdicts to accuracies.
 
 A verdict is "correct" or not, for one image and one draw of the model's randomness. An image's
 score is the mean of its verdicts over draws; an accuracy is the mean of scores over images, with an
@@ -20,8 +20,8 @@ from robusttrain.core.rng import Rng
 def wilson(mean: float, count: int) -> list[float]:
     """The 95 % interval of a mean of ``count`` values in [0, 1] (Wilson 1927).
 
-    Exact in spirit for verdicts; for scores between 0 and 1 it is wider than need be, because no
-    variable in [0, 1] varies more than a verdict of the same mean.
+    The interval is made for verdicts. For scores between 0 and 1 it is wider than need be, because
+    no variable in [0, 1] varies more than a verdict of the same mean.
     """
     if count == 0:
         return [0.0, 1.0]
@@ -38,22 +38,22 @@ def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int
     int64.
 
     Args:
-        model: images to logits (B, K); put into evaluation mode meanwhile, and asked through
-            `Queried`: each answer depends on the image's own streams alone, also where the model
-            draws from global generators.
+        model: images to logits (B, K), in evaluation mode during the passes. `Queried` asks it, so
+            each answer depends on the image's own streams alone, also if the model draws from
+            global generators.
         images: (B, C, H, W), pixel values in [0, 1].
         rng: streams of the images; draw k takes ``rng.fold(k)``.
         draws: draws of the model's randomness; 1 for a deterministic model.
         top: how many classes.
 
-    Where a logit is not finite the answer is -1 throughout: it is no class, and so never right. Of
-    equal logits the lower class comes first.
+    An image with a logit that is not finite has the answer -1 throughout, which is no class, and so
+    never right. Of equal logits the lower class comes first.
     """
     batch = len(images)
     if not batch:
         return torch.zeros(0, draws, top, dtype=torch.int64)
     chunk = copies_at_once(None, batch, images[0].numel())
-    found, queried = [], Queried.of(model)
+    classes, queried = [], Queried.of(model)
     with prepared(queried), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         images = images.clone().float()
         for start in range(0, draws, chunk):
@@ -62,8 +62,8 @@ def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int
             logits = queried(images.repeat(len(numbers), 1, 1, 1), streams).float()
             order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
             order = order.where(logits.isfinite().all(dim=1, keepdim=True), -1)
-            found.append(order.view(len(numbers), batch, -1))
-    return torch.cat(found).transpose(0, 1).cpu()
+            classes.append(order.view(len(numbers), batch, -1))
+    return torch.cat(classes).transpose(0, 1).cpu()
 
 
 def verdicts(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, draws: int) -> Tensor:
@@ -89,7 +89,7 @@ def worst_case(selection: Tensor, score: Tensor) -> Tensor:
             attack).
         score: (A, n) mean verdicts on the draws that score.
     """
-    # Of attacks that look equally bad for an image, the one that is worse for all images together.
+    # Of attacks that look equally bad for an image, take the one that is worse for all images.
     strongest_first = selection.mean(dim=1).argsort(stable=True)
     worst = strongest_first[selection[strongest_first].argmin(dim=0)]
     return score.gather(0, worst[None]).squeeze(0)

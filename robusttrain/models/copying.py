@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 def deep_copy(model: nn.Module) -> nn.Module:
-    """A deep copy, also of modules that hold what their last pass has computed.
+    """A deep copy, also of modules that hold results of their last pass.
 
     Features, attention maps and the weights that ``weight_norm`` and ``spectral_norm`` compute
-    before each pass stand in a graph, and torch refuses to copy such tensors: the copy holds their
-    values.
+    before each pass are parts of a graph, and torch refuses to copy such tensors. The copy holds
+    their values.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -24,7 +24,7 @@ def deep_copy(model: nn.Module) -> nn.Module:
 
 
 def _detach(value: Any, memo: dict[int, Any], depth: int = 4) -> None:
-    """Note a copy of each tensor with a history, in a value or in containers that it is made of."""
+    """Note a copy of each tensor with a history, in a value or inside its containers."""
     if isinstance(value, Tensor):
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()

@@ -1,8 +1,8 @@
-"""What a model says of itself, and how it is called: the one way to a model of anybody's.
+"""What a model declares, and how it is called: the one way to anybody's model.
 
-``takes_rng = True``: ``forward(images, rng)`` draws from the streams of the images, and from
-nowhere else. ``random``: whether two answers to one image may differ. A model that says neither is
-called as torch calls it.
+A model with ``takes_rng = True`` draws in ``forward(images, rng)`` from the streams of the images,
+and from nowhere else. Its attribute ``random`` says whether two answers to one image may differ. A
+model that declares neither is called as torch calls it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from robusttrain.core.memory_format import use_plain_format
 from robusttrain.core.rng import Rng
 from robusttrain.models.outputs import logits_of
 
-#: What torch says of ``view`` where a tensor's format is another than its shape tells.
+#: Part of torch's error about ``view`` on a tensor in another memory format.
 NO_VIEW = "view size is not compatible"
-#: Models that were met with such a ``view``.
+#: Models in which this error was met.
 _in_rows: WeakSet[nn.Module] = WeakSet()
 
 
@@ -32,9 +32,7 @@ def takes_streams(model: nn.Module) -> bool:
 
 
 def says_random(model: nn.Module) -> bool:
-    """Whether the model says that it is random; who takes streams and says nothing else is taken at
-    that word.
-    """
+    """Whether the model declares that it is random; by default, whether it takes streams."""
     return bool(getattr(model, "random", takes_streams(model)))
 
 
@@ -54,16 +52,16 @@ class Function(nn.Module):
 
 
 def as_module(model: nn.Module | Callable[[Tensor], Any]) -> nn.Module:
-    """A model itself, or a function as one.
+    """The model itself if it is a module, else the function as one.
 
     Raises:
-        UserError: neither.
+        UserError: ``model`` is neither a module nor a function.
     """
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, type) or not callable(model):
-        told = f"the class {model.__name__}" if isinstance(model, type) else repr(model)
-        raise UserError(f"expected a torch.nn.Module or a function of images, got {told}")
+        given = f"the class {model.__name__}" if isinstance(model, type) else repr(model)
+        raise UserError(f"expected a torch.nn.Module or a function of images, got {given}")
     return Function(model)
 
 
@@ -76,8 +74,8 @@ def dtype_of(model: nn.Module) -> torch.dtype | None:
 def output_of(model: nn.Module, images: Tensor, rng: Rng | None) -> Any:
     """What the model returns: ``model(images, rng)`` for models that take streams.
 
-    All others are given images of their own, which they may change, in the type of their weights;
-    contiguous ones, where the model cannot do with the faster format.
+    Any other model gets a copy of the images, which it may change, in the type of its weights. The
+    copy is contiguous if the model fails with the faster format.
     """
     if takes_streams(model):
         return model(images, rng)
@@ -90,13 +88,13 @@ def output_of(model: nn.Module, images: Tensor, rng: Rng | None) -> Any:
     except RuntimeError as error:
         if NO_VIEW not in str(error):
             raise
-    # `view` takes an image for its rows of pixels, one channel after the other: no other format of
-    # images or weights will do, and it is right in this one.
+    # `view` expects the rows of pixels of one channel after the other: only the contiguous format
+    # of images and weights gives right answers.
     use_plain_format(model)
     _in_rows.add(model)
     return model(images.contiguous())
 
 
 def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
-    """Logits (B, K), float32 or wider, of whatever the model returns (`logits_of`)."""
+    """Logits (B, K), float32 or wider, from whatever the model returns (`logits_of`)."""
     return logits_of(output_of(model, images, rng), len(images))

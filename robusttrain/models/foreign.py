@@ -1,8 +1,8 @@
-"""Weights of other people's training: the one place through which their files enter.
+"""Weights that other people trained: their files enter here and nowhere else.
 
-What a file is, `robusttrain.storage.reading` says; where in it the weights are,
-`robusttrain.storage.matching`. Here they get into the network, with the normalisation that lies
-beside them, and what was assumed is said in one line.
+`robusttrain.storage.reading` says what a file is, `robusttrain.storage.matching` where its weights
+are. This module puts the weights into the network, with the normalisation beside them, and says in
+one line what was assumed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from robusttrain.storage.reading import read_content
 from robusttrain.storage.weights import check_state, described, fit_state
 
 logger = logging.getLogger(__name__)
-#: One file of several that hold a network together.
+#: The name of one file of several that together hold a network.
 PART = re.compile(r"-0*\d+-of-0*(\d+)\.")
 
 
@@ -48,14 +48,15 @@ def load_weights(
     Args:
         module: takes images in [0, 1]; its `Normalize`, if any, gets the constants beside the
             weights.
-        path: safetensors, or what ``torch.save`` wrote: a state dict, however wrapped.
-        which: of several weights that fit: "averaged", "raw", or the path of one in the file; None
-            takes averaged ones if there are any.
-        option: what named the file, for messages; `under` what it stands, they say.
+        path: a safetensors file, or one of ``torch.save`` with a state dict, however wrapped.
+        which: which of several weights that fit: "averaged", "raw", or a path in the file; None
+            takes averaged weights if there are any.
+        option: the option that named the file, for messages, which put the prefixes of `under`
+            before it.
 
     Raises:
-        OptionError: it cannot be read, does not fit, holds NaN or infinity, or it is not clear
-            what is meant; the weights are as they were.
+        OptionError: the file cannot be read, does not fit, holds NaN or infinity, or leaves a
+            choice between weights; the module's weights are as they were.
     """
     path = Path(path)
     with naming(option):
@@ -66,40 +67,40 @@ def load_weights(
             _refuse(module, leaves, content, path)
         if ways[0].extra:
             _unfit(module, ways[0], leaves, path)
-        way, told = _chosen(ways, leaves, which, path, option)
+        way, notes = _chosen(ways, leaves, which, path, option)
         normalise, note, constants = _normalisation(module, way, leaves, path)
-        told += [note] if note else []
+        notes += [note] if note else []
         spoken = {full for each in ways for full in each.names.values()} | constants
         if unused := beside(spoken, leaves):
             more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
-            told.append(f"not used: {', '.join(unused[:5])}{more}")
+            notes.append(f"not used: {', '.join(unused[:5])}{more}")
         state = {name: leaves.tensors[full] for name, full in way.names.items()}
         stored = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
         own = {tensor.dtype for tensor in module.state_dict().values()}
-        told += [f"stored as {str(dtype)[6:]}, used as float32" for dtype in stored - own]
+        notes += [f"stored as {str(dtype)[6:]}, used as float32" for dtype in stored - own]
         fit_state(module, state, path)
         if normalise is not None:
             normalise[0].take(normalise[1], normalise[2])
-    if told:
-        logger.warning("%s %s: %s", typed(option), path, "; ".join(told))
+    if notes:
+        logger.warning("%s %s: %s", typed(option), path, "; ".join(notes))
 
 
 def adopt_normalisations(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Let every `Normalize` whose constants a state dict holds take them: they came with weights
+    """Let every `Normalize` take its constants from a state dict, if they came there with weights
     from elsewhere.
     """
     own = module.state_dict()
     constants = {
         name: value for name, value in state.items() if name not in own and normalising(name)
     }
-    # The hook of `Normalize` takes them, also where a module is out of sight (`Frozen`)
+    # The hook of `Normalize` takes the constants, also inside a `Frozen`
     module.load_state_dict(constants, strict=False)
 
 
 def _chosen(
     ways: list[Way], leaves: Leaves, which: str | None, path: Path, option: str
 ) -> tuple[Way, list[str]]:
-    """The weights that are meant, and what to say of the choice."""
+    """The chosen weights, and notes on the choice."""
     mean = {way.label for way in ways if is_averaged(way, leaves)}
     if which in (None, "averaged", "raw"):
         averaged = [way for way in ways if way.label in mean]
@@ -127,46 +128,46 @@ def _chosen(
             f" {chooser} NAME",
         )
     way = fit[0]
-    return way, _told(way, ways, leaves, which, way.label in mean, chooser)
+    return way, _notes_on(way, ways, leaves, which, way.label in mean, chooser)
 
 
-def _told(
+def _notes_on(
     way: Way, ways: list[Way], leaves: Leaves, which: str | None, averaged: bool, chooser: str
 ) -> list[str]:
-    """What to say of the weights that were taken."""
-    told = []
+    """Notes on the weights that were taken."""
+    notes = []
     if way.prefixes != ("",) or way.child:
         kind = "averaged weights, " if averaged else ""
         taken = " and ".join(
             f"{show(prefix)}*" if prefix else "its names" for prefix in way.prefixes
         )
-        told.append(f"took {kind}{taken}{f', as {show(way.child)}*' if way.child else ''}")
+        notes.append(f"took {kind}{taken}{f', as {show(way.child)}*' if way.child else ''}")
     pairs = [
         (name.removeprefix(way.child), full.removeprefix(way.prefixes[0]))
         for name, full in way.names.items()
         if full.startswith(way.prefixes[0])
     ]
     if wrappers := {part for own, full in pairs for part in {*full.split(".")} - {*own.split(".")}}:
-        told.append(f"without {', '.join(map(show, sorted(wrappers)))} in its names")
+        notes.append(f"without {', '.join(map(show, sorted(wrappers)))} in its names")
     others = [show(other.label) for other in ways if not equal(way, other, leaves)]
     if others and not which:
-        told.append(f"{', '.join(others)} would fit too ({chooser} NAME takes another)")
+        notes.append(f"{', '.join(others)} would fit too ({chooser} NAME takes another)")
     if not averaged and (lists := nameless_averages(leaves)):
         named = ", ".join(map(show, lists))
-        told.append(f"the averaged weights in {named} have no names: not used")
-    return told
+        notes.append(f"the averaged weights in {named} have no names: not used")
+    return notes
 
 
 def _normalisation(
     module: nn.Module, way: Way, leaves: Leaves, path: Path
 ) -> tuple[tuple[Normalize, list[float], list[float]] | None, str, set[str]]:
-    """Which constants the network gets from the file, what to say of them, and their names in
-    it.
+    """The constants that the network gets from the file, a note on them, and their names in the
+    file.
     """
     own = [part for part in module.modules() if isinstance(part, Normalize)]
     channels = own[0].mean.numel() if own else None
     homes = {leaves.entry[full] for full in way.names.values()}
-    found = normalisations(way, leaves, channels)
+    pairs = normalisations(way, leaves, channels)
     used = {*way.names.values()}
     unread = [
         name
@@ -176,7 +177,7 @@ def _normalisation(
         and leaves.entry[name] in homes
         and name not in used
     ]
-    if not found:
+    if not pairs:
         if unread:
             raise FileError(
                 path,
@@ -184,10 +185,10 @@ def _normalisation(
                 f" {channels or 'the'} channels of the images, with mean and std side by side",
             )
         return None, "", set()
-    most = channels or max(constant.numel() for pair in found.values() for constant in pair)
+    most = channels or max(constant.numel() for pair in pairs.values() for constant in pair)
     values = {
         name: [[float(value) for value in constant.flatten().expand(most)] for constant in pair]
-        for name, pair in found.items()
+        for name, pair in pairs.items()
     }
     mean, std = next(iter(values.values()))
     if any(pair != [mean, std] for pair in values.values()):
@@ -198,28 +199,28 @@ def _normalisation(
     if max(mean) > 1 or max(std) > 1 + 1e-6:
         mean, std = [value / 255 for value in mean], [value / 255 for value in std]
         unit = ", given there for values up to 255"
-    told = f"normalisation of the file: {_shown(mean, std)}{unit}"
+    note = f"normalisation of the file: {_shown(mean, std)}{unit}"
     if not all(value > 0 for value in std):
-        raise FileError(path, f"{told}: std must be greater than 0")
+        raise FileError(path, f"{note}: std must be greater than 0")
     constants = {
         name
         for name in leaves.tensors
-        if normalising(name) and name.rpartition(".")[0] in found and name not in used
+        if normalising(name) and name.rpartition(".")[0] in pairs and name not in used
     }
     if not own and not any(mean) and all(value == 1 for value in std):
         return None, "", constants
     if len(own) != 1:
         raise FileError(
             path,
-            f"{told}, and {type(module).__name__} has {'no' if not own else 'more than one'}"
+            f"{note}, and {type(module).__name__} has {'no' if not own else 'more than one'}"
             " robusttrain.models.Normalize that could use it: give it one, as its first layer",
         )
     theirs, ours = (
         [*each] for each in (own[0].mean.flatten().tolist(), own[0].std.flatten().tolist())
     )
     if max(abs(a - b) for a, b in zip([*mean, *std], [*theirs, *ours], strict=True)) > 1e-6:
-        told += f", in place of the model's {_shown(theirs, ours)}"
-    return (own[0], mean, std), told, constants
+        note += f", in place of the model's {_shown(theirs, ours)}"
+    return (own[0], mean, std), note, constants
 
 
 def _shown(mean: list[float], std: list[float]) -> str:
@@ -231,7 +232,7 @@ def _shown(mean: list[float], std: list[float]) -> str:
 
 
 def _refuse(module: nn.Module, leaves: Leaves, content: object, path: Path) -> None:
-    """Say what the file has, and what the network wants."""
+    """Raise a FileError with the names in the file and those of the network."""
     if not leaves.tensors:
         raise FileError(
             path,
@@ -256,7 +257,7 @@ def _refuse(module: nn.Module, leaves: Leaves, content: object, path: Path) -> N
 
 
 def _unfit(module: nn.Module, way: Way, leaves: Leaves, path: Path) -> None:
-    """Say what is different between a network and what is nearest to it in a file."""
+    """Raise a FileError with the differences between a network and the nearest place in a file."""
     state = {name: leaves.tensors[full] for name, full in way.names.items()}
     prefix = way.prefixes[0]
     state |= {full.removeprefix(prefix): leaves.tensors[full] for full in way.extra}
@@ -268,11 +269,11 @@ def _unfit(module: nn.Module, way: Way, leaves: Leaves, path: Path) -> None:
 
 
 def _some(names: list[str]) -> str:
-    """A few names of many."""
+    """A few of the names, as text."""
     picked = names if len(names) <= 4 else [*names[:3], "...", names[-1]]
     return f"{', '.join(map(show, picked)) or 'none'} ({len(names)} in all)"
 
 
 def _parts(path: Path) -> str:
-    found = PART.search(path.name)
-    return f"; by its name it is one of {found[1]} files: join them in one first" if found else ""
+    part = PART.search(path.name)
+    return f"; by its name it is one of {part[1]} files: join them in one first" if part else ""

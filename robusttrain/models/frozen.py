@@ -30,9 +30,7 @@ class Frozen(nn.Module):
         return self._held[0]
 
     def derived(self, key: Any, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-        """What ``make`` makes of the held module, remembered until the held weights move or
-        change.
-        """
+        """``make(module)``, remembered until the held weights move or change."""
         if key not in self._derived:
             self._derived[key] = make(self.module)
         return self._derived[key]
@@ -67,8 +65,8 @@ class Frozen(nn.Module):
             if key.startswith(prefix)
         }
         self._derived.clear()
-        # The caller reports what does not fit, together with its own; so nothing may raise here but
-        # a wrong shape.
+        # The caller reports all misfits together, so nothing is raised here: even a wrong shape
+        # becomes one of its messages.
         try:
             result = self.module.load_state_dict(own, strict=False)
         except RuntimeError as error:

@@ -18,13 +18,12 @@ class FullyConvolutional(nn.Module):
     """h(x) = x + radius * tanh(network(x)): images to images of the same size [P1 4.1,
     "reparameterization"].
 
-    Whatever g reaches within its ball, h can reach, which is not so for a sigmoid over [0, 1] (the
-    authors' code).
-    Dilated 3x3 convolutions with residual connections see far: 1 + 2 * (1 + sum of dilations)
-    pixels across.
+    h can reach whatever g reaches within its ball; the authors' code, a sigmoid over [0, 1],
+    cannot. Dilated 3x3 convolutions with residual connections see far: 1 + 2 * (1 + sum of
+    dilations) pixels across.
 
     Args:
-        radius: farthest that a pixel may move, in pixel values: g's.
+        radius: how far a pixel may move, in pixel values, as for g.
         channels: C of the images.
         width: channels inside.
         depth: residual blocks of one convolution each; dilations 1, 2, 4, 1, 2, 4, ...
@@ -60,14 +59,14 @@ class FullyConvolutional(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FullyConvolutional:
-        """What ``save`` wrote.
+        """The network that ``save`` wrote.
 
         Raises:
-            UserError: no such file, damaged, or of something else.
+            UserError: there is no such file, or it holds no h, or a damaged one.
         """
-        told = read_metadata(path).get("fully_convolutional")
+        stored = read_metadata(path).get("fully_convolutional")
         try:
-            options = json.loads(told or "")
+            options = json.loads(stored or "")
             with torch.random.fork_rng(devices=[]):
                 network = cls(
                     **{key: options[key] for key in ("radius", "channels", "width", "depth")}

@@ -1,6 +1,4 @@
-"""Fully connected networks: what appendix B of Wu et al. 2018 attacks, and fast enough for any
-machine.
-"""
+"""Fully connected networks, which appendix B of Wu et al. 2018 attacks; fast on any machine."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ class MLP(nn.Module):
     """``depth`` hidden layers of ``width`` units with ReLU, then a linear layer [P3 appendix B:
     784-500-500-10].
 
-    Weights start as He et al. 2015 draw them: from torch's own start nine hidden layers learn
+    Weights start as He et al. 2015 draw them: from torch's own start, nine hidden layers learn
     nothing.
 
     Args:
@@ -22,7 +20,7 @@ class MLP(nn.Module):
         in_channels: channels C of the images.
         image_size: height and width of the images in pixels.
         depth: D, the number of hidden layers; 0 gives a linear model.
-        width: units of each.
+        width: units of each hidden layer.
     """
 
     def __init__(

@@ -15,8 +15,8 @@ class Normalize(nn.Module):
     """``(images - mean) / std``, channel by channel.
 
     The constants are buffers that a state dict leaves out: they belong to the architecture's
-    options, and most released files do not hold them. Once `take` has put those of a file in their
-    place, a state dict holds them too: the network's options no longer do.
+    options, and most released files do not hold them. After `take`, a state dict holds the
+    constants, too, since the options no longer do.
 
     Args:
         mean: one value a channel, in units of images in [0, 1].
@@ -45,11 +45,10 @@ class Normalize(nn.Module):
         )
 
     def take(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
-        """Use other constants from now on, those of a file of weights: the buffers become
-        persistent.
+        """Use the constants of a file of weights from now on; the buffers become persistent.
 
         Args:
-            mean: as many values as there are; std: likewise.
+            mean, std: as many values as before.
         """
         for name, values in (("mean", mean), ("std", std)):
             own: Tensor = getattr(self, name)
@@ -58,7 +57,7 @@ class Normalize(nn.Module):
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """torch's hook: a state dict that holds the constants is of a network that took them."""
+        """torch's hook: take the constants of a state dict if it holds them."""
         mean, std = state_dict.get(f"{prefix}mean"), state_dict.get(f"{prefix}std")
         fit = all(
             constant is not None and constant.numel() == self.mean.numel() and not constant.is_meta

@@ -1,4 +1,4 @@
-"""What classifiers of others answer with, as logits (B, K)."""
+"""The answers of other people's classifiers, as logits (B, K)."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ WANTED = "a classifier answers with logits (B, K), or (B,) or (B, 1) for two cla
 def logits_of(output: Any, batch: int) -> Tensor:
     """Logits (B, K) in float32 or wider, K at least 2, from whatever a classifier returned.
 
-    - Of a dictionary, named tuple or dataclass what is called "logits"; if there is no such thing
-      the only tensor, or the only one of two dimensions.
-    - Of a tuple or list likewise; where several of its tensors could be logits the first one, and a
-      warning says so.
+    - A dictionary, named tuple or dataclass gives its entry "logits"; without one, its only tensor,
+      or its only tensor of two dimensions.
+    - A tuple or list gives its only such tensor. If several could be logits, the first one is
+    taken,
+      and a warning says so.
     - (B, K, 1, 1) loses the ones, and (K,) for a batch of one image regains the batch.
-    - (B,) and (B, 1) are one logit z for two classes, 0 and z: class 1 where z is positive. The
-      gradients of both losses, of z and of (0, z), are the same.
-    - numpy arrays become tensors, whole numbers (votes) floats. Neither has a gradient.
+    - (B,) and (B, 1) hold one logit z for two classes, which becomes (0, z): class 1 where z is
+      positive. The gradients of both losses, of z and of (0, z), are the same.
+    - numpy arrays become tensors, and whole numbers (votes) become floats. Neither has a gradient.
 
     Args:
         output: of a model.
-        batch: B, the images that it was given.
+        batch: B, the number of images that the model was given.
 
     Raises:
-        UserError: anything else, in one line.
+        UserError: the output is anything else.
     """
     logits = tensor_of(output, batch)
     shape = tuple(logits.shape)
@@ -94,7 +95,7 @@ def tensor_of(output: Any, batch: int) -> Tensor:
 
 
 def _parts_of(output: Any) -> tuple[dict[str, Any], list[Any]]:
-    """What an output is made of: by name, where it has names, and in order."""
+    """The parts of an output: by name, if they have names, and in order."""
     if isinstance(output, Mapping):
         named = {str(key): value for key, value in output.items()}
     elif isinstance(output, tuple) and hasattr(output, "_fields"):  # how typing tells a named tuple

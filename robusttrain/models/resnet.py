@@ -10,9 +10,9 @@ from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.models.normalize import Normalize
 
-# Constants of no data set: they bring [0, 1] to about zero mean and unit variance for natural
-# images (CIFAR-10's own are 0.47 and 0.25), so that a figure never depends on statistics someone
-# measured on the wrong split.
+# These constants are of no data set. They bring natural images in [0, 1] to about zero mean and
+# unit variance (CIFAR-10's own are 0.47 and 0.25), and no figure depends on statistics of a wrong
+# split.
 MEAN, STD = 0.5, 0.25
 
 
@@ -50,8 +50,8 @@ class CifarResNet(nn.Module):
     """ResNet of basic blocks for images of about 32 x 32 pixels; the default is ResNet-18 (11.2 M
     parameters).
 
-    Each stage after the first halves height and width; a global average makes any image size work
-    (``image_size`` is None). Widths (32, 64, 128) with one block a stage have 0.31 M parameters.
+    Each stage after the first halves height and width. A global average makes any image size work
+    (``image_size`` is None). Widths (32, 64, 128) with one block a stage give 0.31 M parameters.
 
     Args:
         num_classes: number of logits K.

@@ -53,12 +53,12 @@ class TimmClassifier(nn.Module):
 
         config = timm.data.resolve_model_data_config(self.network)
         mean, std = list(config["mean"]), list(config["std"])
-        # The constants of RGB say nothing about other channels, their average does
+        # The constants of RGB say nothing about other channels, but their average does
         if len(mean) != in_channels:
             mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
         self.normalize = Normalize(mean, std)
         self.image_size = config["input_size"][-1] if image_size is None else image_size
-        # timm replaces the head, silently, where the file's number of classes is another.
+        # timm silently replaces the head if the file has another number of classes.
         own: dict[str, Any] = getattr(self.network, "pretrained_cfg", {})
         self.pretrained_classes: int | None = own.get("num_classes") if pretrained else None
 

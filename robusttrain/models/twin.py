@@ -1,6 +1,4 @@
-"""A fast copy of a model that is being trained: its structure is made once, its weights are brought
-up to date.
-"""
+"""A fast copy of a model in training: made once, and brought up to date with its weights."""
 
 from __future__ import annotations
 
@@ -14,20 +12,19 @@ from robusttrain.models.fast import BATCH_NORMS, CONVOLUTIONS, FastModel, fast_c
 
 
 class Twin:
-    """`fast_copy`, to be had again after every change of the weights for the price of copying them.
+    """A `fast_copy` that follows every change of the weights, for the price of copying them.
 
     Args:
         model: the classifier, on the device where it will stay.
         dtype: of the computation.
 
     Attributes:
-        useful: whether the copy is faster than the model: batch norm was folded, or the type is
-            shorter.
+        useful: whether the copy is faster than the model, by folded batch norm or a shorter type.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.fast: FastModel = fast_copy(model, dtype)
-        # Where folding could not be verified, the copy has its batch norms still.
+        # If folding could not be verified, the copy still has its batch norms.
         self.pairs = folded_pairs(model) if self.fast.folded else []
         self.device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
         own = {f"{name}.{kind}" for name, _ in self.pairs for kind in ("weight", "bias")}
@@ -37,11 +34,11 @@ class Twin:
             for name, tensor in (*network.named_parameters(), *network.named_buffers())
             if name not in own
         ]
-        known = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        in_model = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
         self.useful = (
             self.fast.copied
             and bool(self.fast.folded or dtype != torch.float32)
-            and {name for name, _ in self.plain} <= known
+            and {name for name, _ in self.plain} <= in_model
         )
 
     @torch.no_grad()
@@ -75,18 +72,18 @@ _twins: WeakKeyDictionary[nn.Module, dict[torch.dtype, Twin]] = WeakKeyDictionar
 
 
 def fast_twin(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The same function in evaluation mode, faster where that is possible; else the model itself.
+    """The same function in evaluation mode, faster if possible; else the model itself.
 
-    The first call on a model copies its structure, later ones its weights; nobody may write to what
-    is returned.
+    The first call on a model copies its structure, later calls its weights. Callers must not write
+    to the copy.
 
     Args:
         model: a classifier; its gradients, mode and weights are left alone.
         dtype: of the computation.
     """
-    kept = _twins.setdefault(model, {})
+    twins = _twins.setdefault(model, {})
     device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-    if dtype not in kept or kept[dtype].device != device:
-        kept[dtype] = Twin(model, dtype)
-    twin = kept[dtype]
+    if dtype not in twins or twins[dtype].device != device:
+        twins[dtype] = Twin(model, dtype)
+    twin = twins[dtype]
     return twin.refresh(model) if twin.useful else model

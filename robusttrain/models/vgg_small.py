@@ -19,9 +19,9 @@ class VGGSmall(nn.Module):
     32).
 
     Channels 64-M-128-M-64-64-M-128-128-M, then 512-512-classes. The layers stand at the positions
-    of the authors' ``nn.Sequential``, so that the file they released (keys ``features.N.*``,
-    ``classifier.N.*``) loads strictly.
-    There is no normalisation: theirs takes images in [0, 1] directly.
+    of the authors' ``nn.Sequential``, so that their released file (keys ``features.N.*``,
+    ``classifier.N.*``) loads strictly. There is no normalisation, since the authors' network takes
+    images in [0, 1] directly.
 
     Source: the paper of the adversarial transformation (P1 in docs), ``f_b`` of its experiments.
 

@@ -66,7 +66,7 @@ class Difference:
     how: str
 
     @property
-    def told(self) -> str:
+    def points(self) -> str:
         """ "-3.5 points (-5.1 to -1.9)"."""
         if math.isnan(self.low):
             return f"{100 * self.mean:+.1f} points"
@@ -136,11 +136,11 @@ def refuse_others(first: Run, other: Run) -> None:
                 f"{run.folder}: has no verdicts of single images that fit its results.json, so it"
                 " cannot be compared: evaluate again without --save_verdicts false"
             )
-    told = list(_apart(first, other))
-    if told:
-        more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
+    lines = list(_apart(first, other))
+    if lines:
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise UserError(
-            f"{other.folder} cannot be compared with {first.folder}: {'; '.join(told[:5])}{more}:"
+            f"{other.folder} cannot be compared with {first.folder}: {'; '.join(lines[:5])}{more}:"
             " evaluate both alike"
         )
 

@@ -22,37 +22,37 @@ HEAD = ("", "A", "B", "B minus A (95 % interval)", "only A right", "only B right
 def row_of(each: Difference) -> tuple[str, ...]:
     """A row of either table."""
     name = "no attack" if each.row == CLEAN else each.row
-    figures = (str(each.before), str(each.after), each.told)
+    figures = (str(each.before), str(each.after), each.points)
     return (name, *figures, f"{each.lost:,}", f"{each.won:,}", each.chance)
 
 
-def terminal(first: Run, other: Run, found: Sequence[Difference]) -> Table:
+def terminal(first: Run, other: Run, differences: Sequence[Difference]) -> Table:
     """The comparison as a table for the terminal."""
     shown = Table(title=escape(f"A: {first.folder}, B: {other.folder}"), title_justify="left")
     for name in HEAD:
         shown.add_column(name, justify="left" if not name else "right")
-    for each in found:
+    for each in differences:
         shown.add_row(*map(escape, row_of(each)))
-    shown.caption = f"{found[0].how}; {words.counted(len(first.json['indices']))}"
+    shown.caption = f"{differences[0].how}; {words.counted(len(first.json['indices']))}"
     return shown
 
 
-def sentence(first: Run, other: Run, found: Sequence[Difference]) -> str:
+def sentence(first: Run, other: Run, differences: Sequence[Difference]) -> str:
     """What came out, for a reader in a hurry: of the worst case, or of no attack where there is
     none.
     """
-    last = found[-1]
+    last = differences[-1]
     where = "in the worst case" if last.row == WORST else "without an attack"
     if not last.p < 0.05:  # NaN says nothing either
         return (
             f"{where[0].upper()}{where[1:]} {other.folder} and {first.folder} differ by"
-            f" {last.told}: no more than chance explains (p {last.chance})."
+            f" {last.points}: no more than chance explains (p {last.chance})."
         )
     better, worse = (other, first) if last.mean > 0 else (first, other)
     gap = last if last.mean > 0 else last.reversed
     return (
         f"{where[0].upper()}{where[1:]} {better.folder} is right more often than {worse.folder},"
-        f" by {gap.told}; p {last.chance}."
+        f" by {gap.points}; p {last.chance}."
     )
 
 
@@ -62,21 +62,21 @@ def write_page(first: Run, others: Sequence[tuple[Run, Sequence[Difference]]], f
         tag("h1", "Evaluations compared image by image"),
         tag("p", f"A: {first.folder}, {first.json['target']}.", class_="sub"),
     ]
-    for other, found in others:
-        rows = [row_of(each) for each in found]
+    for other, differences in others:
+        rows = [row_of(each) for each in differences]
         shown = []
-        for each, row in zip(found, rows, strict=True):
+        for each, row in zip(differences, rows, strict=True):
             shown += [Bar(f"{row[0]}: A", each.before, "clean"), Bar("B", each.after)]
         same = first.json["weights"] == other.json["weights"]
         parts.append(
             section(
                 f"B: {other.folder}",
-                tag("p", sentence(first, other, found)),
+                tag("p", sentence(first, other, differences)),
                 tag("p", f"B's model: {other.json['target']}.", class_="note"),
                 tag("p", "Both have the same weights.", class_="note") if same else Html(""),
                 table(HEAD, rows, numbers=range(1, 7)),
                 bars(shown, "; ".join(f"{bar.label}: {bar.figure}" for bar in shown)),
-                tag("p", f"Test: {found[0].how}.", class_="note"),
+                tag("p", f"Test: {differences[0].how}.", class_="note"),
             )
         )
     parts.append(

@@ -17,28 +17,28 @@ SEVERITIES = ("masked", "weak", "not run", "note")
 
 def threat(run: Run) -> Html:
     """The threat, and what the attacker knew."""
-    found = run.json
-    if not found["threat"]:
+    content = run.json
+    if not content["threat"]:
         return Html("")
     rows = []
     for name, row in run.results.attacks.items():
         class_path = str(row.preset["class_path"]).rpartition(".")[2]
-        largest = words.radius(row.largest_perturbation, str(found["threat"]["norm"]))
+        largest = words.radius(row.largest_perturbation, str(content["threat"]["norm"]))
         rows.append((name, class_path, row.knows, largest))
-    told = f"The attacker may make {words.allowed(found['threat'])}. All attacks stayed inside;"
-    told += " one that leaves is not scored."
-    if found["random"]:
-        told += (
-            f" The model is random: each image is scored over {found['draws']} draws that no attack"
-            " has seen."
-        )
+    sentences = [
+        f"The attacker may make {words.allowed(content['threat'])}.",
+        "All attacks stayed inside; one that leaves is not scored.",
+    ]
+    if content["random"]:
+        draws = f"{content['draws']} draws that no attack has seen"
+        sentences.append(f"The model is random: each image is scored over {draws}.")
     settings = [
         tag("pre", f"{name}\n{laid_out(dict(row.preset), 100)}")
         for name, row in run.results.attacks.items()
     ]
     return section(
         "The threat, and what the attacker knew",
-        tag("p", told),
+        tag("p", " ".join(sentences)),
         table(["attack", "algorithm", "the attacker knows", "largest change"], rows, numbers=(3,)),
         folded("All settings of the attacks", *settings),
     )
@@ -46,12 +46,12 @@ def threat(run: Run) -> Html:
 
 def audit(run: Run) -> Html:
     """What the audit says, and what to do next."""
-    found = run.json
-    if "verdict" not in found:
+    content = run.json
+    if "verdict" not in content:
         why = words.belief(run.results)
         return section("Audit of the evaluation", tag("p", why))
     order = {name: place for place, name in enumerate(SEVERITIES)}
-    findings = sorted(found["audit"], key=lambda each: order.get(str(each["severity"]), 9))
+    findings = sorted(content["audit"], key=lambda each: order.get(str(each["severity"]), 9))
     rows: list[tuple[Content, ...]] = []
     for each in findings:
         severity = str(each["severity"])
@@ -67,11 +67,11 @@ def audit(run: Run) -> Html:
                 each["remedy"],
             )
         )
-    looked = f"The audit looked at {words.counted(found['audit_images'])}."
-    told = f"{words.belief(run.results)} {looked}"
+    looked = f"The audit looked at {words.counted(content['audit_images'])}."
+    sentence = f"{words.belief(run.results)} {looked}"
     return section(
         "Audit of the evaluation",
-        tag("p", told),
+        tag("p", sentence),
         table(["severity", "check", "measured", "threshold", "source", "what to do next"], rows)
         if rows
         else tag("p", "No finding."),
@@ -80,20 +80,20 @@ def audit(run: Run) -> Html:
 
 def cost(run: Run) -> Html:
     """What was spent."""
-    found = run.json
+    content = run.json
     rows: list[tuple[str, ...]] = [
         (name, f"{row.gradients:,g}", f"{row.queries:,g}", f"{row.seconds:,.1f}")
         for name, row in run.results.attacks.items()
     ]
-    for kind, points in (found.get("curves") or {}).items():
+    for kind, points in (content.get("curves") or {}).items():
         asked = [
-            sum(float(point[fact]) for point in points) / max(1, found["images"])
+            sum(float(point[fact]) for point in points) / max(1, content["images"])
             for fact in ("gradient_evaluations", "queries")
         ]
         name = f"curve over {kind}, the evaluation itself included"
         rows.append((name, *(f"{value:,.4g}" for value in asked), ""))
-    if "audit_seconds" in found:
-        rows.append(("audit", "", "", f"{found['audit_seconds']:,.1f}"))
+    if "audit_seconds" in content:
+        rows.append(("audit", "", "", f"{content['audit_seconds']:,.1f}"))
     if not rows:
         return Html("")
     head = ["attack", "gradient evaluations an image", "queries an image", "seconds"]
@@ -115,19 +115,19 @@ def repeat(run: Run) -> Html:
 
 def versions(run: Run) -> Html:
     """On what the figures depend besides."""
-    found = run.json
+    content = run.json
     rows: list[tuple[Any, Any]] = [
-        ("weights (SHA-256)", tag("code", found["weights"])),
-        ("data", found["data"]),
-        ("seed", found["seed"]),
-        ("draws an image", found["draws"]),
-        *((f"precision of {name}", kind) for name, kind in found["precision"]["attacks"].items()),
-        *(found["versions"].items()),
-        *((name, _told(value)) for name, value in found["processor"].items()),
-        *(("note on the data", line) for line in found["data_notes"]),
+        ("weights (SHA-256)", tag("code", content["weights"])),
+        ("data", content["data"]),
+        ("seed", content["seed"]),
+        ("draws an image", content["draws"]),
+        *((f"precision of {name}", kind) for name, kind in content["precision"]["attacks"].items()),
+        *(content["versions"].items()),
+        *((name, _text(value)) for name, value in content["processor"].items()),
+        *(("note on the data", line) for line in content["data_notes"]),
     ]
     return section("Versions and processor", table(["", ""], rows))
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)

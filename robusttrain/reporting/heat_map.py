@@ -52,7 +52,7 @@ def heat_map(matrix: Matrix, outlined: Collection[tuple[str, str]] | None = None
                 )
             red, green, blue, _ = colours((values[i, j] - low) / (high - low or 1.0))
             dark = np.isfinite(values[i, j]) and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-            value, _, interval = cell.told(matrix.unit).partition(" (")
+            value, _, interval = cell.text(matrix.unit).partition(" (")
             interval = interval[:-1]
             if matrix.images is None:
                 interval += f"{', ' if interval else ''}of {cell.images:,}"

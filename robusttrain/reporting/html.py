@@ -27,11 +27,11 @@ def html(content: Content) -> str:
 
 def tag(name: str, *content: Content, **attributes: str) -> Html:
     """An element; ``class_`` gives its class."""
-    told = "".join(
+    said = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()
     )
-    return Html(f"<{name}{told}>{''.join(map(html, content))}</{name}>")
+    return Html(f"<{name}{said}>{''.join(map(html, content))}</{name}>")
 
 
 def joined(parts: Iterable[Html]) -> Html:

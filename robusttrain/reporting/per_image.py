@@ -29,22 +29,22 @@ def per_class(run: Run) -> Html:
     if run.records is None:
         return Html("")
     label, clean, worst = run.records.label, run.score(CLEAN), run.score(WORST)
-    found = []
+    classes = []
     for number in label.unique().tolist():
         here = label == number
         name = class_name(run, number)
-        found.append((name, figure_of(clean[here]), figure_of(worst[here]), here))
-    found.sort(key=lambda row: (row[2].accuracy or 0.0, row[1].accuracy or 0.0))
+        classes.append((name, figure_of(clean[here]), figure_of(worst[here]), here))
+    classes.sort(key=lambda row: (row[2].accuracy or 0.0, row[1].accuracy or 0.0))
     rows = [
         (name, f"{int(here.sum()):,}", str(before), str(after))
-        for name, before, after, here in found
+        for name, before, after, here in classes
     ]
     title = "Per class, in the worst case"
     head = ["class", "images", "no attack", WORST]
     whole = table(head, rows, numbers=(1, 2, 3))
     note = tag("p", "Weakest first. Few images give wide intervals.", class_="note")
-    if len(found) <= CLASSES:
-        shown = [Bar(name, after, "worst") for name, _, after, _ in found]
+    if len(classes) <= CLASSES:
+        shown = [Bar(name, after, "worst") for name, _, after, _ in classes]
         about = "; ".join(f"{bar.label}: {bar.figure}" for bar in shown)
         return section(title, bars(shown, about), note, folded("The figures", whole))
     return section(

@@ -43,13 +43,13 @@ def report(run: Run) -> str:
 
 
 def _parts(run: Run) -> list[Html]:
-    found = run.json
+    content = run.json
     kind = "verdict doubt" if words.doubtful(run.results) else "verdict"
     sentences = words.verdict(run.results)
     lines = [tag("p", sentence) for sentence in sentences]
     return [
-        tag("h1", f"Robustness of {found['target']}"),
-        tag("p", f"{found['data']}, {words.counted(found['images'])}", class_="sub"),
+        tag("h1", f"Robustness of {content['target']}"),
+        tag("p", f"{content['data']}, {words.counted(content['images'])}", class_="sub"),
         tag("div", joined(lines), class_=kind),
         *(tag("p", line, class_="note") for line in run.missing),
         _accuracy(run),
@@ -80,10 +80,10 @@ def _accuracy(run: Run) -> Html:
         tag("p", f"Left out: {name}, because {why}.", class_="note")
         for name, why in run.json["left_out"].items()
     ]
-    told = [f"{row.label}: {row.figure}" for row in rows]
+    figures = [f"{row.label}: {row.figure}" for row in rows]
     return section(
         "Accuracy under attack",
-        bars(rows, "; ".join(told)),
+        bars(rows, "; ".join(figures)),
         tag("p", about, class_="note"),
         *left_out,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.examples import Examples
-from robusttrain.evaluation.keeping import EXAMPLES
+from robusttrain.evaluation.outputs import EXAMPLES
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
 from robusttrain.evaluation.scoring import wilson, worst_case

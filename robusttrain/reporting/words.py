@@ -35,36 +35,36 @@ def radius(epsilon: float, norm: str = "linf") -> str:
 
 def allowed(threat: Mapping[str, Any]) -> str:
     """What the attacker may change, as the end of a sentence."""
-    told = radius(float(threat["epsilon"]), str(threat["norm"]))
+    size = radius(float(threat["epsilon"]), str(threat["norm"]))
     if threat["norm"] == "linf":
-        return f"changes of at most {told} per pixel"
+        return f"changes of at most {size} per pixel"
     if threat["norm"] == "rmsd":
-        return f"changes of at most {told} per pixel on average (root mean square)"
+        return f"changes of at most {size} per pixel on average (root mean square)"
     if threat["norm"] == "l2":
-        return f"changes of Euclidean length {told} at most (pixel values from 0 to 1)"
-    return f"changes of at most {told} in the norm {threat['norm']}"
+        return f"changes of Euclidean length {size} at most (pixel values from 0 to 1)"
+    return f"changes of at most {size} in the norm {threat['norm']}"
 
 
 def verdict(results: Results) -> list[str]:
     """The sentences on top of a report: what is right, what stays right, and whether to believe
     it.
     """
-    found = results.json
-    total = int(found["images"])
+    content = results.json
+    total = int(content["images"])
     if not total or results.clean.accuracy is None:
         return ["No image was evaluated: nothing is said about the model."]
-    mean = f", on average over {counted(found['draws'], 'draw')} of its randomness"
+    mean = f", on average over {counted(content['draws'], 'draw')} of its randomness"
     sentences = [
         f"Of {counted(total)} the model classifies {of(results.clean, total)} rightly"
-        f"{mean if found['random'] else ''}."
+        f"{mean if content['random'] else ''}."
     ]
-    if results.attacks and found["threat"]:
+    if results.attacks and content["threat"]:
         worst = results.worst_case
         low, high = total * worst.low, total * worst.high
         count = of(worst, total)
         stays = "stays" if count == "1" else "stay"
         sentences.append(
-            f"Under attack with {allowed(found['threat'])}, {count} {stays} right"
+            f"Under attack with {allowed(content['threat'])}, {count} {stays} right"
             f" (95 % sure: between {low:,.0f} and {high:,.0f})."
         )
     else:
@@ -81,8 +81,8 @@ def of(figure: Figure, total: int) -> str:
 
 def belief(results: Results) -> str:
     """Whether the figure can be believed, as the audit has it."""
-    found = results.json
-    if "verdict" not in found:
+    content = results.json
+    if "verdict" not in content:
         if results.plan.audit:
             return (
                 "Whether the evaluation itself is sound is not known: its audit is missing, as it"
@@ -91,14 +91,14 @@ def belief(results: Results) -> str:
         return (
             "Whether the evaluation itself is sound was not looked at: it ran with --audit false."
         )
-    findings = found["audit"]
+    findings = content["audit"]
     checks = {
         kind: {plainly(each["check"]) for each in findings if each["severity"] == kind}
         for kind in (*DOUBTS, "not run")
     }
     named = checks["masked"] | checks["weak"]
     without = len(checks["not run"] - named)
-    passed = int(found.get("audit_checks", 0)) - len(named) - without
+    passed = int(content.get("audit_checks", 0)) - len(named) - without
     counts = f"{counted(passed, 'check')} passed" if passed > 0 else ""
     if without:
         counts += f"{', ' if counts else ''}{without} could not run"

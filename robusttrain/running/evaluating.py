@@ -11,6 +11,7 @@ from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.evaluation.cost import check_sources
+from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.evaluation.engine import (
     Engine,
     Scenario,
@@ -19,13 +20,14 @@ from robusttrain.evaluation.engine import (
     settle,
 )
 from robusttrain.evaluation.export import check_export
+from robusttrain.evaluation.outputs import fingerprint, in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import Subject, attack, identity, precisions_of
 from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
 from robusttrain.running.surrogate_training import train_surrogate
 from robusttrain.running.surrogates import Keeper, surrogates_in, with_paths
-from robusttrain.storage.files import writable
+from robusttrain.storage.files import may_write
 from robusttrain.storage.journal import refuse_others
 
 
@@ -40,11 +42,12 @@ def evaluate(
         telling: who listens.
         precisions: of the attacks, where an earlier run chose them; else as the plan says.
     """
-    writable(Path(plan.output), "--output")
+    may_write(Path(plan.output), "--output")
     subject = build_subject(plan, telling.say)
     fitting = plan.without(subject.unfit)
     attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
-    refuse_few_classes(attacks, subject.data.facts().num_classes)
+    check(fitting, attacks, subject, telling.say)
+    plan = in_its_own_folder(plan, fingerprint(fitting, subject.target), telling.say)
     trainer = trainer_from(
         {**plan.trainer, "enable_model_summary": False, "enable_progress_bar": False},
         logger=False,
@@ -53,8 +56,24 @@ def evaluate(
     if precisions is None:
         device = trainer.strategy.root_device
         precisions = precisions_of(plan, subject, attacks, device, telling.say)
-    attacks = provide_surrogates(fitting, attacks, subject, precisions, telling)
+    attacks = provide_surrogates(plan.without(subject.unfit), attacks, subject, precisions, telling)
     return attack(plan, subject, attacks, precisions, trainer, telling, write_report)
+
+
+def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, say: Say) -> None:
+    """Raise UserError if attacks do not fit the subject or each other, before anything is written
+    or trained; say which radii are no bound.
+    """
+    facts = subject.data.facts()
+    refuse_few_classes(attacks, facts.num_classes)
+    one_threat(attacks)
+    at_hand = {
+        name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)
+    }
+    check_sources(Engine(subject.target, at_hand), subject.data)
+    threats = [("--epsilon", each.attack.threat) for each in attacks.values()]
+    for line in covering([*threats, *threats_of(subject.target.defense)], facts):
+        say(line)
 
 
 def build_subject(plan: EvaluationPlan, say: Say) -> Subject:
@@ -107,11 +126,6 @@ def provide_surrogates(
     # What does not fit is found before the attacker's models are trained.
     if not plan.fresh:
         refuse_others(Path(plan.output) / "journal", identity(plan, subject, precisions))
-    one_threat(attacks)
-    at_hand = {
-        name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)
-    }
-    check_sources(Engine(subject.target, at_hand), subject.data)
     folder = Path(plan.checkpoints) / "surrogates"
     keeper = Keeper(folder, subject.target, training_data(plan), plan.trainer, plan.defense)
     paths = keeper.provide(needed, train_surrogate, plan.surrogate_epochs, telling)

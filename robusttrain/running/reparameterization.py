@@ -25,7 +25,7 @@ from robusttrain.evaluation import check_classes
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.surrogates import SEED, Keeper
-from robusttrain.storage.files import hash_of_json, writable, write_json
+from robusttrain.storage.files import hash_of_json, may_write, writable, write_json
 from robusttrain.training import ReparameterizationTraining
 from robusttrain.training.reparameterization import errors
 
@@ -75,7 +75,7 @@ def train(
         path: a .safetensors file.
         say: takes lines.
     """
-    writable(path.parent, "--output")
+    may_write(path.parent, "--output")
     defense = target.defense
     assert isinstance(defense, Defense)
     searching = [cast(Iterative, part) for part in defense.parts if part.iterative]
@@ -98,6 +98,7 @@ def train(
             f"reparameterization: {type(defense).__name__} changes the size of images: h cannot"
             " follow"
         )
+    writable(path.parent, "--output")
     say(f"training h, {settings['trainer']['max_epochs']} epochs, into {path}")
     # One process: what comes out is small, and each process of an evaluation would train its own.
     alone = {

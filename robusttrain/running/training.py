@@ -17,13 +17,15 @@ from robusttrain.config.trainer import trainer_from
 from robusttrain.config.training import build_training
 from robusttrain.config.watching import keepers, monitored, watchers
 from robusttrain.core.errors import UserError, under
+from robusttrain.core.parts import class_name
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import Facts, ImageData, ImageFolder
 from robusttrain.evaluation import Engine, Scenario, check_classes
+from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.running.resuming import placed
-from robusttrain.storage.files import writable
+from robusttrain.storage.files import may_write, writable
 from robusttrain.training import RobustTraining
 from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy, flat
 from robusttrain.training.cost import estimate
@@ -105,8 +107,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         What came out; None if the plan asks for an estimate alone.
     """
     say, job = telling.say, Job(plan)
-    checkpoints = writable(Path(plan.checkpoints), "--checkpoints")
-    writable(Path(plan.logs), "--logs")
+    checkpoints = may_write(Path(plan.checkpoints), "--checkpoints")
+    may_write(Path(plan.logs), "--logs")
     # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not
     # fit it.
     first_look = job.training()
@@ -118,6 +120,12 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     watching = watchers(plan, around, objective.inner(), say)
     attacks = shown(watching)
     sources = Engine(target, attacks).sources if attacks else {}
+    threats = threats_of(target.defense)
+    if (inner := objective.inner()) is not None:
+        threats.append(("--training.objective.attack.threat.epsilon", inner.attack.threat))
+    threats += [("--robust.epsilon", each.attack.threat) for each in attacks.values()]
+    for line in covering(threats, job.facts):
+        say(line)
     recipe = job.recipe()
     job.data.replays = objective.replays
     place = placed(plan.ckpt_path, checkpoints / job.name, recipe)
@@ -258,4 +266,4 @@ def add_extra(plan: TrainingPlan, data: ImageData) -> int:
 def short_name(node: dict[str, Any]) -> str:
     """A part's name in the name of a run."""
     arguments = node.get("init_args") or {}
-    return str(arguments.get("name") or node["class_path"].rpartition(".")[2]).lower()
+    return str(arguments.get("name") or class_name(node["class_path"])).lower()

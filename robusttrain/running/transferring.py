@@ -16,11 +16,12 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import Batch, ImageData
 from robusttrain.evaluation import one_threat
+from robusttrain.evaluation.covering import covering
 from robusttrain.reporting import heat_map, perturbations, png
-from robusttrain.storage.files import writable, write_json
-from robusttrain.transfer import Crafting, Found, Matrix, Model, Planned
+from robusttrain.storage.files import may_write, write_json
+from robusttrain.transfer import Crafting, Matrix, Model, Outcome, Planned
 from robusttrain.transfer.commonly_correct import commonly_correct
-from robusttrain.transfer.measuring import measure, told
+from robusttrain.transfer.measuring import measure, part_of_results
 from robusttrain.transfer.plan import TransferPlan
 
 
@@ -61,8 +62,8 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     """
     attacks = {name: Planned(scenario(node, name), node) for name, node in plan.attacks.items()}
     one_threat({name: planned.scenario for name, planned in attacks.items()})
-    output = writable(Path(plan.output), "--output")
-    crafted = writable(Path(plan.crafted), "--crafted")
+    output = may_write(Path(plan.output), "--output")
+    crafted = may_write(Path(plan.crafted), "--crafted")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parties = build_parties(plan, device)
     data, models, targets = parties.data, parties.models, parties.targets
@@ -89,7 +90,10 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     clean = crafting.clean(targets, batches())
     labels = torch.cat([batch.labels.cpu() for batch in batches()])
     announce(attacks, makers, len(labels), telling.say)
-    found: dict[str, dict[str, Found]] = {name: {} for name in attacks}
+    radii = [("--epsilon", planned.scenario.attack.threat) for planned in attacks.values()]
+    for line in covering(radii, data.facts()):
+        telling.say(line)
+    found: dict[str, dict[str, Outcome]] = {name: {} for name in attacks}
     total = len(attacks) * len(makers) * len(labels)
     with telling.progress("crafting and testing", total) as advance:
 
@@ -111,7 +115,7 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         "seed": plan.seed,
         "draws": plan.draws if any(models[name].defended.random for name in targets) else 1,
         "precision": plan.precision,
-        "attacks": {name: told(found[name], matrices[name]) for name in attacks},
+        "attacks": {name: part_of_results(found[name], matrices[name]) for name in attacks},
     }
     write_json(about, output / "results.json")
     for name, measured in matrices.items():
@@ -168,7 +172,7 @@ def threat(attacks: dict[str, Planned]) -> dict[str, Any]:
 
 
 def pictured(
-    found: dict[str, dict[str, Found]],
+    found: dict[str, dict[str, Outcome]],
     maker: str,
     target: str,
     batch: Batch,

@@ -1,3 +1,1 @@
-"""Files of any kind: written whole or not at all, hashed, locked, and kept in a journal; weights
-among them.
-"""
+"""Files: written whole or not at all, hashed, locked, journalled; and weights of any origin."""

@@ -1,12 +1,12 @@
 """Claims: processes and machines that share a folder take batches from each other.
 
 A claim is a lease of `filelock`: a file that only one process can make, and that its owner renews
-while it lives. It is free again once its owner is gone: on the same machine when there is no such
-process any more, elsewhere when it was not renewed for as long as a lease lasts.
+while it lives. A claim is free again once its owner is gone. On the same machine the owner is gone
+when its process is; elsewhere, when the claim was not renewed for as long as a lease lasts.
 
-Claims save work, and no figure depends on them: random streams belong to images, so an entry of the
-journal is the same whoever makes it, and it is written whole. Where two processes take one batch
-after all, the work is done twice.
+Claims save work, and no figure depends on them. Random streams belong to images, so an entry of the
+journal is the same whichever process makes it, and it is written whole. If two processes take one
+batch after all, the work is done twice.
 """
 
 from __future__ import annotations
@@ -22,24 +22,22 @@ LIFE = 120.0
 
 
 class Claims:
-    """What this process works on, for others to see.
+    """The work of this process, for other processes to see.
 
     Args:
-        folder: that all share; made as needed.
-        life: seconds after which another machine's claim that is not renewed is free; the same for
-            all.
+        folder: shared by all processes; made as needed.
+        life: seconds after which another machine's claim is free unless renewed; the same for all
+            processes.
     """
 
     def __init__(self, folder: Path, life: float = LIFE) -> None:
         self.folder, self.life = folder, life
-        # One for each name: a lease runs out while it is watched, by the watcher's own clock.
+        # Leases by name: another owner's lease runs out by the clock of the object that watches it.
         self._leases: dict[str, SoftFileLease] = {}
 
     @contextmanager
     def taken(self, name: str) -> Iterator[bool]:
-        """Whether the work of this name is this process's while the block runs; False if another
-        one is at it.
-        """
+        """Claim the work of this name while the block runs; False if another process has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lease = self._leases.setdefault(
             name,

@@ -1,6 +1,4 @@
-"""Files that are there whole or not at all, and hashes of what is in them: the one place for
-both.
-"""
+"""Files that exist whole or not at all, and hashes of their content."""
 
 from __future__ import annotations
 
@@ -20,11 +18,12 @@ from robusttrain.core.errors import UserError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, never half of it; folders are
-    made as needed.
+    """Write a file so that a reader gets the old content or the new one, never a part of it.
+
+    Folders are made as needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, as os.replace is atomic only within one file system.
+    # In the same folder, since os.replace is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -36,37 +35,38 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(found: Mapping[str, Any], path: Path) -> None:
+def write_json(content: Mapping[str, Any], path: Path) -> None:
     """`write_whole` of a mapping as JSON."""
-    write_whole(path, (laid_out(found) + "\n").encode())
+    write_whole(path, (laid_out(content) + "\n").encode())
 
 
 def laid_out(value: Any, width: int = 160) -> str:
-    """JSON for readers: what fits stands on one line, and no number takes a line of its own.
+    """JSON for human readers: values that fit share a line, and no number takes a line of its own.
 
     Args:
-        value: what json.dumps takes.
-        width: columns that lines should keep to; a long text goes beyond them.
+        value: anything that json.dumps takes.
+        width: the most columns of a line; only a long text exceeds them.
     """
     return _laid_out(value, width, 0, 0)
 
 
 def _laid_out(value: Any, width: int, depth: int, taken: int) -> str:
-    """``taken`` are the columns of the first line that others fill: indentation, key and comma."""
+    """`laid_out`, where indentation, key and comma fill ``taken`` columns of the first line."""
     line = json.dumps(value)
     if not isinstance(value, dict | list) or not value or (depth and taken + len(line) <= width):
         return line
     opened, closed = "{}" if isinstance(value, dict) else "[]"
     parts = []
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        # With what json.dumps makes of a key that is no text.
+        # json.dumps turns a key that is no text into text.
         name = json.dumps({key: 0})[1:-2] if isinstance(value, dict) else ""
         parts.append(name + _laid_out(item, width, depth + 1, depth + len(name) + 2))
     parts = [f"{part}," for part in parts[:-1]] + parts[-1:]
     flat = depth > 0 and not any("\n" in part for part in parts)
     lines = [opened]
     for part in parts:
-        # At the root one on a line; elsewhere as many as it holds, but for those of several lines.
+        # At the root each part has a line; elsewhere a line holds as many as fit, except parts of
+        # several lines.
         if lines[-1] == opened:
             joined, room = opened + part, width - taken
         else:
@@ -80,11 +80,28 @@ def _laid_out(value: Any, width: int, depth: int, taken: int) -> str:
     return pad.join(lines) + (closed if flat else f"{pad[:-1]}{closed}")
 
 
-def writable(folder: Path, option: str) -> Path:
-    """Make the folder, and prove that files can be written there before hours are spent.
+def may_write(folder: Path, option: str) -> Path:
+    """Prove that files can be written into a folder before hours are spent, and leave nothing: what
+    is refused for other reasons leaves no folders.
 
     Raises:
         UserError: it cannot be made or written to.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    writable(there, option, folder)
+    return folder
+
+
+def writable(folder: Path, option: str, named: Path | None = None) -> Path:
+    """Make the folder, and prove that files can be written there before hours are spent.
+
+    Args:
+        folder: to be made.
+        option: that named it.
+        named: what it named, if not the folder itself.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,13 +109,14 @@ def writable(folder: Path, option: str) -> Path:
             pass
     except OSError as error:
         raise UserError(
-            f"{option} {folder}: cannot be written to ({error.strerror}): name another folder"
+            f"{option} {named or folder}: cannot be written to ({error.strerror}): name another"
+            " folder"
         ) from error
     return folder
 
 
 def hash_of_json(value: Any) -> str:
-    """64 hexadecimal digits of plain values, the same whatever the order of a mapping's keys."""
+    """64 hexadecimal digits of plain values, independent of the order of a mapping's keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,16 +127,16 @@ def hash_of_file(path: Path) -> str:
 
 
 def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """64 hexadecimal digits that differ where names, kinds, shapes or values do."""
-    found = hashlib.sha256()
+    """64 hexadecimal digits that differ if names, kinds, shapes or values differ."""
+    digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu().contiguous()
-        found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         if values.numel():  # as bytes, because numpy knows no bfloat16
-            found.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def hash_of_weights(module: nn.Module) -> str:
-    """`hash_of_tensors` of all that a module was trained to."""
+    """`hash_of_tensors` of a module's state dict."""
     return hash_of_tensors(module.state_dict())

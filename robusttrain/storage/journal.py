@@ -3,8 +3,8 @@ starts.
 
 A stage is one attack (or one attack on one source). An entry holds the tensors of one stage for one
 batch of images, in a file of its own that is written whole or not at all. A run that was killed
-finds its entries and redoes the rest, and runs of the same command that share the folder take
-batches from each other.
+finds its entries again and computes only the rest. Runs of the same command that share the folder
+take batches from each other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from robusttrain.storage.files import hash_of_tensors, write_json
 from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
 
 Entry = dict[str, Tensor]
-#: Name of the file that says that a run came to its end.
+#: Name of the file that marks a finished run.
 FINISHED = "finished"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -37,12 +37,12 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def weights_of(module: nn.Module) -> str:
-    """`digest` of all that a module was trained to."""
+    """`digest` of a module's state dict."""
     return digest(module.state_dict())
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, as "key: there ..., now ..."."""
+    """The differences between two fingerprints, as "key: there ..., now ..."."""
     there, here = dict(_flat(before)), dict(_flat(_json(now)))
     missing = "nothing"
     return [
@@ -62,16 +62,30 @@ def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def read_fingerprint(folder: Path) -> dict[str, Any] | None:
-    """What the run in a folder depends on; None where there is no run, {} where that cannot be
-    read.
+    """The fingerprint of the run in a folder; None if there is no run, {} if the file is
+    unreadable.
     """
     try:
-        found = json.loads((folder / "fingerprint.json").read_text())
+        fingerprint = json.loads((folder / "fingerprint.json").read_text())
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return fingerprint if isinstance(fingerprint, dict) else {}
+
+
+def unfinished(folder: Path, now: Mapping[str, Any], whole: bool = False) -> list[str]:
+    """What differs from an unfinished run that lies in ``folder``; nothing where none does.
+
+    Args:
+        folder: of a journal.
+        now: a fingerprint, or the part of it that is known at once.
+        whole: whether ``now`` is all of it.
+    """
+    before = read_fingerprint(folder)
+    if before is None or (folder / FINISHED).is_file():
+        return []
+    return differences({key: value for key, value in before.items() if whole or key in now}, now)
 
 
 def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> None:
@@ -79,26 +93,22 @@ def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> 
 
     Args:
         folder: of a journal.
-        now: a fingerprint, or the part of it that is known at once: what would be refused in the
-            end is then refused before hours are spent.
-        whole: whether ``now`` is all of it.
+        now: a fingerprint, or the part of it that is available early, so that a refusal comes
+            before hours are spent.
+        whole: whether ``now`` is the whole fingerprint.
     """
-    before = read_fingerprint(folder)
-    if before is None or (folder / FINISHED).is_file():
-        return
-    told = differences({key: value for key, value in before.items() if whole or key in now}, now)
-    if told:
-        more = f", and {len(told) - 3} more" if len(told) > 3 else ""
+    if lines := unfinished(folder, now, whole):
+        more = f", and {len(lines) - 3} more" if len(lines) > 3 else ""
         raise UserError(
             f"--output {folder.parent}: an unfinished run lies there that differs in"
-            f" {'; '.join(told[:3])}{more}: finish it with its own command, name another --output,"
+            f" {'; '.join(lines[:3])}{more}: finish it with its own command, name another --output,"
             " or drop it with --fresh true"
         )
 
 
-def _json(found: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from a file."""
-    plain: dict[str, Any] = json.loads(json.dumps(found))
+def _json(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint as it comes back from a file."""
+    plain: dict[str, Any] = json.loads(json.dumps(fingerprint))
     return plain
 
 
@@ -136,7 +146,7 @@ class Journal:
 
     @property
     def entries(self) -> int:
-        """How many there are."""
+        """How many entries there are."""
         return sum(1 for _ in self.folder.glob("*/*.safetensors"))
 
     @property
@@ -145,18 +155,19 @@ class Journal:
         return (self.folder / FINISHED).is_file()
 
     def finish(self) -> None:
-        """Note that the run came to its end: another may take its place."""
+        """Mark the run as finished, so that another run may take its place."""
         (self.folder / FINISHED).touch()
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
-        """The entry of a stage for a batch, None if there is none; a damaged one is dropped and
-        told.
+        """The entry of a stage for a batch; None if there is none.
+
+        A damaged entry is dropped and reported.
 
         Args:
-            stage: which attack.
+            stage: name of the attack.
             images: (B, C, H, W), the clean images.
             labels: (B,) int64.
-            indices: (B,) int64, their places in the data set.
+            indices: (B,) int64, the images' places in the data set.
 
         Raises:
             UserError: the entry was made from other images or labels with the same indices.
@@ -165,14 +176,14 @@ class Journal:
         if not path.exists():
             return None
         try:
-            entry, kept = read_tensors(path), read_metadata(path)
+            entry, metadata = read_tensors(path), read_metadata(path)
         except UserError as error:
             self._drop(path, str(error))
             return None
-        if kept.get("content") != digest(entry):
+        if metadata.get("content") != digest(entry):
             self._drop(path, f"{path} does not hold what was written")
             return None
-        if kept.get("batch") != _batch(images, labels, indices):
+        if metadata.get("batch") != _batch(images, labels, indices):
             raise UserError(
                 f"{path} was made from other images: the data set has changed since that run began"
             )
@@ -186,14 +197,13 @@ class Journal:
         Raises:
             UserError: the disk is full; all entries so far are kept.
         """
-        kept = {"content": digest(entry), "batch": _batch(images, labels, indices)}
+        metadata = {"content": digest(entry), "batch": _batch(images, labels, indices)}
         with self._disk():
-            save_tensors(entry, self._path(stage, indices), kept)
+            save_tensors(entry, self._path(stage, indices), metadata)
 
     @contextmanager
     def taken(self, indices: Tensor) -> Iterator[bool]:
-        """Whether this process is the one that works on a batch while the block runs; see
-        `Claims.taken`.
+        """Claim a batch for this process while the block runs; see `Claims.taken`.
 
         Raises:
             UserError: the disk is full; all entries so far are kept.

@@ -1,4 +1,4 @@
-"""What a file is that is none of weights, though it was given as one: its kind, and what to do."""
+"""Files that were given as weights and are not: their kinds, and what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robusttrain.core.errors import show
 
 SAVE = "torch.save(model.state_dict(), path), or a safetensors file"
 DAMAGED = "a truncated or damaged one: fetch it again"
-#: First bytes of what is no file of weights that we read: what it is, and what to do.
+#: The first bytes of other kinds of files; what such a file is, and what to do.
 OTHERS = (
     (
         b"version https://git-lfs",
@@ -42,10 +42,10 @@ WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".h5", ".onnx
 
 
 def misfit(path: Path) -> str | None:
-    """What a file is, and what to do, if it is none of ``torch.save``; None where it may be one."""
+    """What a file is, and what to do; None if it may be a file of ``torch.save``."""
     with path.open("rb") as file:
         start = file.read(1024)
-    # Before zip, whose end a tar archive has if the last of its files is one
+    # Before zip: a tar archive whose last file is a zip archive ends like one
     if start[257:262] == b"ustar" and tarfile.is_tarfile(path):
         with tarfile.open(path) as file:
             held = [name for name in file.getnames()[:1000] if name.endswith(WEIGHTS)]
@@ -54,9 +54,9 @@ def misfit(path: Path) -> str | None:
         return _archive(path)
     if start[:4] == b"PK\x03\x04":
         return "is a truncated archive: fetch it again"
-    for first, told in OTHERS:
+    for first, kind in OTHERS:
         if start.startswith(first):
-            return told
+            return kind
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if HTML.match(text):
         return (
@@ -73,7 +73,7 @@ def misfit(path: Path) -> str | None:
 
 
 def _archive(path: Path) -> str | None:
-    """The same for a zip archive, which is how ``torch.save`` writes."""
+    """`misfit` for a zip archive, the form in which ``torch.save`` writes."""
     try:
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()

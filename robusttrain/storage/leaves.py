@@ -1,4 +1,4 @@
-"""The tensors of a file of weights by their paths, and what a path says of them."""
+"""The tensors of a file of weights by their paths, and what the paths say."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from robusttrain.core.errors import FileError, show
 
-#: What says that weights are a mean over training.
+#: Words in a path of weights that are a mean over training.
 AVERAGED = {"ema", "swa", "average", "averaged", "avg", "shadow", "polyak"}
-#: A teacher may be an average of the student, or the network that it learns from.
+#: Words that leave it open: a teacher may be an average of the student, or a network of its own.
 UNCLEAR = {"teacher", "student"}
 #: Counters beside weights that no network reads.
 COUNTERS = {"num_batches_tracked", "n_averaged", "steps", "total_ops", "total_params"}
@@ -27,7 +27,7 @@ class Leaves:
 
     Args:
         tensors: by their paths, with dots.
-        entry: of each, the path of the dict that holds it, with a dot at its end if it is not
+        entry: for each tensor the path of the dict that holds it, with a dot at the end; empty for
             the file itself.
         numbers: short lists of numbers, by their paths.
         nameless: lists of tensors: their paths, and how many tensors each has.
@@ -44,10 +44,11 @@ class Way:
     """One place in a file whose tensors are those of the network.
 
     Args:
-        prefixes: what stands before the names, with a dot at its end; of two parts two.
-        child: what the network has before the same names.
+        prefixes: the text before the names in the file, with a dot at its end; two prefixes if the
+            weights lie in two parts.
+        child: the text before the same names in the network.
         names: of the tensors in the file, by their names in the network.
-        extra: names between them that the network has not.
+        extra: names beside them that the network does not have.
     """
 
     prefixes: tuple[str, ...]
@@ -57,7 +58,7 @@ class Way:
 
     @property
     def label(self) -> str:
-        """How ``which`` names it."""
+        """The place's name in the option ``which``."""
         return " and ".join(prefix.rstrip(".") or "the file itself" for prefix in self.prefixes)
 
 
@@ -80,13 +81,13 @@ def leaves_of(content: object, path: object) -> Leaves:
         if depth > DEPTH:
             break
         below = _put(node, prefix, leaves)
-        # The last is looked at first, and the file's order is the network's
+        # The last one is looked at first; reversed, that gives the file's order
         left += [(inner, name, depth + 1) for inner, name in reversed(below)]
     raise FileError(path, "is a tree larger or deeper than weights are: save a plain state_dict")
 
 
 def _put(node: object, prefix: str, leaves: Leaves) -> list[tuple[object, str]]:
-    """Put a node's tensors among the leaves; the nodes below it, with their prefixes."""
+    """Put a node's tensors among the leaves; returns the nodes below it, with their prefixes."""
     items: Iterable[tuple[object, object]] = ()
     if isinstance(node, dict):
         items = node.items()
@@ -132,7 +133,7 @@ def _swapped(leaves: Leaves) -> bool:
 
 
 def is_unclear(way: Way) -> bool:
-    """Whether only the user can know what a place's weights are to the others."""
+    """Whether only the user can know how a place's weights relate to the others."""
     return bool(UNCLEAR & words(way.prefixes[0]))
 
 
@@ -143,11 +144,11 @@ def called(way: Way, name: str) -> bool:
 
 
 def beside(used: set[str], leaves: Leaves) -> list[str]:
-    """What a file holds besides the names that are used or were spoken of, each by the part of its
-    path that tells it from them.
+    """What a file holds besides the ``used`` names, each by the shortest part of its path that no
+    used name shares.
     """
     mine = {name[: len(name) - len(rest)] for name, rest in cuts(used)}
-    told: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for name in leaves.tensors:
         if name not in used and name.rpartition(".")[2] not in COUNTERS:
             parts = name.split(".")
@@ -155,12 +156,12 @@ def beside(used: set[str], leaves: Leaves) -> list[str]:
                 (n for n in range(1, len(parts)) if ".".join(parts[:n]) + "." not in mine),
                 len(parts),
             )
-            told[show(".".join(parts[:cut]))] = None
-    return [*told]
+            paths[show(".".join(parts[:cut]))] = None
+    return [*paths]
 
 
 def cuts(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Every way of cutting each name in two at a dot: the name, and what is behind the dot."""
+    """For each dot in each name: the name, and the part behind the dot."""
     for name in names:
         start = name.find(".")
         while start >= 0:
@@ -169,7 +170,7 @@ def cuts(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def above(prefix: str) -> str:
-    """The path of what holds what a prefix stands for."""
+    """The path one level above a prefix."""
     return prefix.rstrip(".").rpartition(".")[0]
 
 

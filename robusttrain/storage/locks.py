@@ -1,6 +1,4 @@
-"""Files that several processes want to make: one of them makes each, the others wait and find
-it.
-"""
+"""Locks for files that several processes want: one process makes a file, the others wait for it."""
 
 from __future__ import annotations
 
@@ -13,14 +11,13 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def alone(path: Path, what: str, say: Callable[[str], None], wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of ``path``; a process that is killed holds nobody up. Yields whether it is
-    held.
+    """Hold the lock of ``path``, and yield whether it is held. A killed process loses its lock.
 
     Args:
-        path: what is to be made; the lock is a hidden file beside it.
-        what: how to name it to a user who has to wait.
+        path: the file to make; the lock is a hidden file beside it.
+        what: the file's name for a user who has to wait.
         say: prints a line, if this process has to wait.
-        wait: for another process that holds it; otherwise go on without it.
+        wait: whether to wait for a process that holds the lock, instead of going on without it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.parent / f".{path.name}.lock")

@@ -1,11 +1,11 @@
-"""Where in a file the weights of a network are: whatever lies around them, names and shapes decide.
+"""The place of a network's weights in a file: names and shapes decide, whatever lies around them.
 
 A file is a tree of dicts with tensors at its leaves. Written with dots, a leaf's path is a name
-like ``state_dict.model.layer1.0.conv1.weight``, and every wrapping, an entry of a checkpoint as
-well as a module around the network, is a prefix of it. So there is one rule: a prefix is taken if
-what stands behind it are all the names and shapes of the network, or of a child that is all of
-the network that has weights. Names of other things never decide, but between several that fit:
-averaged weights come before raw ones.
+like ``state_dict.model.layer1.0.conv1.weight``. Every wrapping is a prefix of such a name, be it an
+entry of a checkpoint or a module around the network. So there is one rule: a prefix fits if all
+names and shapes of the network stand behind it, or those of a child that has all the weights of the
+network. Other names only decide between several prefixes that fit: averaged weights come before raw
+ones.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from robusttrain.storage.leaves import AVERAGED, Leaves, Way, above, cuts, is_co
 from robusttrain.storage.normalisation import normalising
 from robusttrain.storage.weights import is_plain, kind_of
 
-#: What an optimizer keeps under the names of the weights.
+#: Words in paths of other values under the names of the weights, such as an optimizer's.
 OTHER_VALUES = {"optimizer", "optim", "opt", "exp", "momentum", "grad", "grads", "gradients"}
-#: Wrappers that leave their name amid others: DataParallel, torch.compile, FSDP, checkpointing.
+#: Names that wrappers put amid others: DataParallel, torch.compile, FSDP, checkpointing.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 def ways_into(module: nn.Module, leaves: Leaves) -> list[Way]:
     """The places in a file that hold all weights of a network: one for each set of tensors."""
     own = module.state_dict()
-    found: dict[frozenset[str], Way] = {}
+    by_tensors: dict[frozenset[str], Way] = {}
     for names in (_as_they_are(leaves), _unwrapped(leaves, own)):
         for child in _children(own):
             target = {name.removeprefix(child): tensor for name, tensor in own.items()}
@@ -38,27 +38,27 @@ def ways_into(module: nn.Module, leaves: Leaves) -> list[Way]:
                 del covered[prefix]
             full = [prefix for prefix, there in covered.items() if needed <= there.keys()]
             parameters = {name.removeprefix(child) for name, _ in module.named_parameters()}
-            found_here = [
+            ways_here = [
                 *(Way((prefix,), child, covered[prefix]) for prefix in full),
                 *_averaged_parameters(covered, full, needed, parameters, child),
             ]
             if not full:
-                found_here += _two_parts(covered, needed, child, names)
-            for way in found_here:
+                ways_here += _two_parts(covered, needed, child, names)
+            for way in ways_here:
                 used = frozenset(way.names.values())
-                # Over one file as it is and without wrappers, the shortest prefix tells most
-                found.setdefault(used, _with_extra(way, names, leaves))
+                # The names as they are come first, so their label stands for these tensors
+                by_tensors.setdefault(used, _with_extra(way, names, leaves))
     ways = [
         Way(way.prefixes, way.child, {way.child + k: v for k, v in way.names.items()}, way.extra)
-        for way in found.values()
+        for way in by_tensors.values()
     ]
     clean = [way for way in ways if not way.extra]
     return sorted(clean or ways, key=lambda way: way.label.count("."))
 
 
 def nearest(module: nn.Module, leaves: Leaves) -> Way | None:
-    """The place whose names are most like the network's, for an error; None if less than half
-    are.
+    """The place with most of the network's names, for an error; None if it has less than half of
+    them.
     """
     own = module.state_dict()
     best: Way | None = None
@@ -84,7 +84,7 @@ def _as_they_are(leaves: Leaves) -> dict[str, str]:
 
 
 def _unwrapped(leaves: Leaves, own: Mapping[str, Tensor]) -> dict[str, str]:
-    """The names without what wrappers put amid them; those of the network's own modules stay."""
+    """The names without the `WRAPPERS` in them; names of the network's own modules stay."""
     mine = {part for name in own for part in name.split(".")}
     away = WRAPPERS - mine
     short: dict[str, str] = {}
@@ -96,18 +96,18 @@ def _unwrapped(leaves: Leaves, own: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _children(own: Mapping[str, Tensor]) -> list[str]:
-    """The paths of modules that hold all that the network has: "" first, then the child, its
-    child.
+    """The paths of modules that hold all of the network: "", then its only child, then the child's
+    only child, and so on.
     """
-    found, prefix = [""], ""
+    children, prefix = [""], ""
     while own:
         heads = {name.removeprefix(prefix).partition(".")[0] for name in own}
         child = f"{prefix}{heads.pop()}."
         if heads or not all(name.startswith(child) for name in own):
             break
-        found.append(child)
+        children.append(child)
         prefix = child
-    return found
+    return children
 
 
 def _covered(
@@ -116,13 +116,13 @@ def _covered(
     target: Mapping[str, Tensor],
     shapes: bool = True,
 ) -> dict[str, dict[str, str]]:
-    """By prefix, which names of the network stand behind it: to their names in the file."""
-    found: dict[str, dict[str, str]] = {}
+    """By prefix: the names of the network that stand behind it, and their names in the file."""
+    covered: dict[str, dict[str, str]] = {}
     for name, full in names.items():
         for rest in (name, *(rest for _, rest in cuts([name]))):
             if rest in target and (not shapes or _alike(leaves.tensors[full], target[rest])):
-                found.setdefault(name[: len(name) - len(rest)], {})[rest] = full
-    return found
+                covered.setdefault(name[: len(name) - len(rest)], {})[rest] = full
+    return covered
 
 
 def _alike(theirs: Tensor, ours: Tensor) -> bool:
@@ -165,8 +165,8 @@ def _averaged_parameters(
 ) -> Iterator[Way]:
     """A mean of the parameters alone, whose running statistics are those of the raw weights.
 
-    So do trainers that keep ``shadow`` parameters: they are put into the network in place of its
-    own, and the buffers stay.
+    Trainers with ``shadow`` parameters use them so: they replace the network's parameters, and the
+    buffers stay.
     """
     for first, there in covered.items():
         if AVERAGED & words(first) and needed - there.keys() and parameters <= there.keys():
@@ -175,7 +175,7 @@ def _averaged_parameters(
 
 
 def _with_extra(way: Way, names: Mapping[str, str], leaves: Leaves) -> Way:
-    """The place, with names in the same dict behind the same prefix that the network has not."""
+    """The place, with the extra names in its dict, behind its prefix, that the network lacks."""
     used = {*way.names.values()}
     homes = {leaves.entry[full] for full in used}
     prefix = way.prefixes[0]
@@ -193,7 +193,7 @@ def _with_extra(way: Way, names: Mapping[str, str], leaves: Leaves) -> Way:
 
 
 def equal(one: Way, other: Way, leaves: Leaves) -> bool:
-    """Whether two places are one, or hold the same values."""
+    """Whether two places are the same, or hold the same values."""
     if one is other:
         return True
     pairs = (

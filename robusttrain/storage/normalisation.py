@@ -1,4 +1,4 @@
-"""Normalisation that lies beside weights: which tensors of a file it is."""
+"""The normalisation beside weights: which tensors of a file are its constants."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from torch import Tensor
 
 from robusttrain.storage.leaves import Leaves, Way, above
 
-#: More channels than images have.
+#: No image has more channels.
 MOST = 16
-#: What a mean over the pixels of a data set is called, and the standard deviation beside it.
+#: Names of a mean over the pixels of a data set, and of the standard deviation beside it.
 PAIRS = {
     "mean": "std",
     "_mean": "_std",
@@ -21,7 +21,7 @@ PAIRS = {
 
 
 def normalising(name: str) -> bool:
-    """Whether a tensor is called like a constant of normalisation."""
+    """Whether a tensor has the name of a constant of normalisation."""
     last = name.rpartition(".")[2]
     return last in PAIRS or last in PAIRS.values()
 
@@ -31,9 +31,9 @@ def normalisations(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Means and standard deviations beside the weights, by their path.
 
-    They belong to the network if they lie in what holds it, or in a part of that beside it:
-    ``0.mean`` with ``1.*``, ``normalize.mean`` with ``model.*``; the constants of another network
-    in the file lie deeper.
+    Constants belong to the network if they lie in a dict that holds the network, or in a part
+    beside the network: ``0.mean`` with ``1.*``, ``normalize.mean`` with ``model.*``. The constants
+    of another network in the file lie deeper.
 
     Args:
         way: the weights that were taken.
@@ -41,13 +41,13 @@ def normalisations(
         channels: C of the network's images, if it says so; constants have one value, or C.
     """
     used = {*way.names.values()}
-    # How deep what holds the network lies, by its path
+    # The depths of the dicts that hold the network, by their paths
     holders = {"": 0}
     for prefix in way.prefixes:
         parts = prefix.rstrip(".").split(".")
         holders |= {".".join(parts[:depth]): depth for depth in range(1, len(parts) + 1)}
     there = {**leaves.numbers, **leaves.tensors}
-    found: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+    by_depth: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
     for name, mean in there.items():
         parent, dot, last = name.rpartition(".")
         std = there.get(f"{parent}{dot}{PAIRS.get(last, '')}") if last in PAIRS else None
@@ -57,6 +57,6 @@ def normalisations(
         most = max(mean.numel(), std.numel())
         many = {1, most if channels is None and most <= MOST else channels}
         if {mean.numel(), std.numel()} <= many:
-            found.setdefault(holders[holder], {})[parent] = (mean, std)
-    # Each of several networks in a file may have its own
-    return found[max(found)] if found else {}
+            by_depth.setdefault(holders[holder], {})[parent] = (mean, std)
+    # The deepest: each of several networks in a file may have constants of its own
+    return by_depth[max(by_depth)] if by_depth else {}

@@ -1,9 +1,8 @@
-"""Files of weights from elsewhere, opened: nothing in them runs, and what is no such file is called
-by its name.
+"""Opens files of weights from elsewhere. Nothing in them runs, and other files are named as such.
 
-Safetensors hold only numbers and text. What ``torch.save`` wrote is read with
-``weights_only=True``: a pickle that would need code to load is refused before any of it runs.
-Which of the two a file is, its bytes say, not its name.
+Safetensors hold only numbers and text. A file of ``torch.save`` is read with ``weights_only=True``:
+a pickle that would need code to load is refused before any of it runs. A file's bytes decide which
+of the two it is, not its name.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from robusttrain.storage.kinds import DAMAGED, SAVE, misfit
 
 
 class Inert:
-    """Stands for an object beside the weights whose kind is harmless: nothing of it is made."""
+    """Stands for an object of a harmless kind beside the weights, which is not made."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         pass
@@ -40,12 +39,12 @@ class Inert:
 
 
 def inert_dict(*arguments: Any) -> OrderedDict[Any, Any]:
-    """Stands for a dict with a default: its items follow."""
+    """Stands for a ``defaultdict``, whose items follow."""
     return OrderedDict()
 
 
-#: What training scripts keep beside the weights: settings, and numbers of numpy. Their own classes
-#: are not even imported.
+#: Kinds of objects that training scripts keep beside the weights: settings, and numbers of numpy.
+#: These classes are not even imported.
 HARMLESS = (
     "argparse.Namespace",
     "types.SimpleNamespace",
@@ -102,7 +101,7 @@ def read_content(path: str | os.PathLike[str]) -> Any:
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:
-    """What ``torch.save`` wrote, on the CPU, as far as it can be had without running code.
+    """The content of a file of ``torch.save``, on the CPU, read without running code.
 
     Objects of `HARMLESS` kinds beside the weights become `Inert`.
 
@@ -121,10 +120,10 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     aliases += [(OrderedDict, name) for name in HARMLESS_MAPPINGS]
     aliases.append((inert_dict, "collections.defaultdict"))
     try:
-        # About TorchScript and pickle protocols: both end in the errors below
+        # torch warns of TorchScript and pickle protocols; both end in the errors below
         with warnings.catch_warnings(), torch.serialization.safe_globals(aliases):
             warnings.simplefilter("ignore")
-            # By its bytes: torch would look at the name
+            # As an open file: of a path, torch would look at the name
             with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
     # Damaged bytes fail in any class, KeyError and RuntimeError included
@@ -140,7 +139,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU.
 
     Raises:
-        FileError: it is none, or damaged.
+        FileError: the file is no safetensors file, or a damaged one.
     """
     path = existing(path)
     try:
@@ -152,10 +151,10 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that has something in it.
+    """The path, if it is that of a file with content.
 
     Raises:
-        FileError: it has not.
+        FileError: there is no such file, or it is empty.
     """
     path = Path(path)
     if path.is_dir():
@@ -177,7 +176,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Make one line of what the operating system refuses."""
+    """Turn an error of the operating system into one line."""
     try:
         yield
     except OSError as error:
@@ -185,7 +184,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _needs_code(path: Path, message: str) -> str:
-    """The refusal of a pickle that names what is no data."""
+    """The refusal of a pickle that names code."""
     if "torch.distributed" in message:
         return (
             "holds weights in shards of several processes: gather them first"
@@ -203,7 +202,7 @@ def _needs_code(path: Path, message: str) -> str:
 
 
 def _is_module(path: Path) -> bool:
-    """Whether classes of networks are named in a pickle; nothing of it runs."""
+    """Whether a pickle names classes of networks; nothing of the pickle runs."""
     try:
         with path.open("rb") as file:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(file)

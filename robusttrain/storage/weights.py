@@ -1,7 +1,7 @@
-"""Writing of weights, and reading of what we wrote: every misfit is named.
+"""Writes weights and reads them back; errors name every misfit.
 
-`robusttrain.storage.reading` opens files; `robusttrain.models.foreign` loads those of other
-people, with all that lies around the weights.
+`robusttrain.storage.reading` opens files. `robusttrain.models.foreign` loads other people's files,
+with all that lies around their weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def described(content: object) -> str:
-    """What a file holds, in a few words."""
+    """The content of a file, in a few words."""
     if isinstance(content, dict):
         return f"a dict of {', '.join(show(key) for key in list(content)[:5]) or 'nothing'}"
     if isinstance(content, list | tuple) and content:
@@ -48,11 +48,11 @@ def described(content: object) -> str:
 
 
 def fit_state(module: nn.Module, state: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Load ``state``, which came from the file ``path``, if names and shapes are the module's and
-    values are finite.
+    """Load ``state``, from the file ``path``, if names and shapes are the module's and values are
+    finite.
 
-    Only ``num_batches_tracked`` may be missing, a counter that older files lack and evaluation does
-    not read.
+    Only ``num_batches_tracked`` may be missing: older files lack this counter, and evaluation does
+    not read it.
 
     Raises:
         FileError: as for `check_state`; the module is unchanged.
@@ -65,7 +65,8 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str | os.Path
     """Compare a state dict with a module's own; the module is left alone.
 
     Raises:
-        FileError: it does not fit (naming up to three tensors) or holds NaN or infinity.
+        FileError: the state dict does not fit (the error names up to three tensors), or holds NaN
+            or infinity.
     """
     refuse_hollow(state, path)
     own = module.state_dict()
@@ -92,7 +93,7 @@ def check_state(module: nn.Module, state: dict[str, Tensor], path: str | os.Path
             path, f"does not fit {type(module).__name__}: {'; '.join(differences[:3])}{more}"
         )
     for name, tensor in state.items():
-        # As the model will hold it: 1e39 is finite in float64 only.
+        # In the model's type: 1e39 is finite in float64 only.
         if tensor.is_floating_point() and not tensor.to(own[name].dtype).isfinite().all():
             raise FileError(path, f"the tensor {show(name)} holds NaN or infinity")
 
@@ -102,14 +103,13 @@ def save_tensors(
     path: str | os.PathLike[str],
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write a state dict as safetensors, whole or not at all; tensors that share memory are written
-    one by one.
+    """Write a state dict as safetensors, whole or not at all; each of the tensors that share memory
+    is written.
 
     Args:
         module_or_state: a module, or its state dict.
-        path: ends in ``.safetensors``; folders are made as needed, a file that is there is
-            replaced.
-        metadata: text to keep beside the tensors, see `read_metadata`.
+        path: ends in ``.safetensors``; folders are made as needed, an existing file is replaced.
+        metadata: text beside the tensors, see `read_metadata`.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -128,8 +128,8 @@ def save_tensors(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The text that `save_tensors` kept beside the tensors of a .safetensors file; empty if there
-    is none.
+    """The text beside the tensors of a .safetensors file, from `save_tensors`; empty if there is
+    none.
     """
     path = existing(path)
     try:
@@ -142,10 +142,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is an array of values that the file holds, each of them.
+    """Whether a tensor is an array of which the file holds every value.
 
-    A few bytes can claim to be a tensor of any size, or one of another kind: stride 0, sparse,
-    meta.
+    A few bytes can claim to be a tensor of any size, or of another kind: stride 0, sparse, meta.
     """
     return (
         type(tensor) in (Tensor, nn.Parameter)
@@ -166,5 +165,5 @@ def refuse_hollow(tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> N
 
 
 def kind_of(tensor: Tensor) -> str:
-    """What a cast must not change silently: whether values are fractions, whole or complex."""
+    """Whether values are fractions, whole or complex, which a cast must not change silently."""
     return "float" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole"

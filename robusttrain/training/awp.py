@@ -20,7 +20,7 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import Meter
 from robusttrain.training.objectives import Adversarial, Passes, TrainingObjective
 
-#: Keeps the direction finite where a layer has no gradient; the released code's.
+#: Keeps the direction finite where a layer has no gradient (as released).
 TINY = 1e-20
 
 
@@ -32,10 +32,10 @@ class AWP(TrainingObjective):
 
     The adversarial images are crafted at w. The weights of each layer then move by v_l = gamma
     |w_l| g_l / |g_l|, g_l the gradient of the objective (eq. 10 and 11 with one step, the released
-    code's), and what is minimised is the objective at w + v, for the same adversarial images (eq.
-    12). As in the released code, biases and batch norm stay.
+    code's). The objective is then minimised at w + v, for the same adversarial images (eq. 12). As
+    in the released code, biases and batch norm stay.
 
-    The model's own weights are never written to: the loss is computed with w + v in their place and
+    The model's own weights are never written to. The loss is computed with w + v in their place and
     differentiated with respect to w, so momentum, weight decay and clipping see w. (The released
     code takes its step from w + v and subtracts v afterwards; its weight decay is that of w + v.)
     The pass that finds v leaves batch norm's statistics alone.
@@ -47,7 +47,7 @@ class AWP(TrainingObjective):
         warmup: epochs at the start without perturbation (10 in the released code around TRADES).
     """
 
-    #: v belongs to the batch of a step; a part of it has another.
+    #: v belongs to the whole batch of a step; a part of the batch has another v.
     accumulates = False
 
     objective: TrainingObjective = field(default_factory=Adversarial)
@@ -82,8 +82,7 @@ class AWP(TrainingObjective):
 
     def cost(self) -> Passes:
         inside = self.objective.cost()
-        # The gradient with respect to the weights that finds v costs as much as the one that is
-        # followed.
+        # The gradient that finds v costs as much as the gradient that the weights follow.
         return inside._replace(training=2 * inside.training)
 
     def opened(self, read: Reader) -> AWP:
@@ -95,19 +94,19 @@ class AWP(TrainingObjective):
     def losses(
         self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        if not torch.is_grad_enabled():  # nobody follows this loss
+        if not torch.is_grad_enabled():  # no weights follow this loss
             return self.objective.losses(model, images, crafted, labels, rng)
-        # What is judged is the loss that the weights follow, not the one that finds v.
+        # The meter listens to the loss that the weights follow, not to the loss that finds v.
         with statistics_at_rest(model), Meter().listening():
             moved = self.perturbed(
                 model, self.objective.losses(model, images, crafted, labels, rng)[0]
             )
-        found: tuple[Tensor, Tensor] = functional_call(
+        losses: tuple[Tensor, Tensor] = functional_call(
             _Losses(model, self.objective),
             {f"model.{name}": weight for name, weight in moved.items()},
             (images, crafted, labels, rng),
         )
-        return found
+        return losses
 
     def perturbed(self, model: nn.Module, losses: Tensor) -> dict[str, Tensor]:
         """w + v by name, differentiable with respect to w, for the losses (B,) at w."""
@@ -126,9 +125,7 @@ class AWP(TrainingObjective):
 
 
 class _Losses(nn.Module):
-    """An objective's losses as a module, so that torch can put other weights in the model's place
-    meanwhile.
-    """
+    """An objective's losses as a module, so that torch can exchange the weights for one call."""
 
     def __init__(self, model: DefendedClassifier, objective: TrainingObjective) -> None:
         super().__init__()
@@ -142,9 +139,7 @@ class _Losses(nn.Module):
 
 @contextmanager
 def statistics_at_rest(model: nn.Module) -> Iterator[None]:
-    """Batch norm in training mode normalises with the batch's statistics, but does not remember
-    them.
-    """
+    """Within this context, batch norm in training mode does not record the batch's statistics."""
     layers = [
         layer
         for layer in model.modules()

@@ -1,4 +1,4 @@
-"""Consistency: two draws of a random defense are to agree on every image."""
+"""Consistency: two draws of a random defense shall agree on every image."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Consistency(TrainingObjective):
     """(CE(z_1, y) + CE(z_2, y)) / 2 + w D(p_1, p_2), z_1 and z_2 under two draws of the defense.
 
     The regulariser of Tack et al. 2022 (eq. 3: Jensen-Shannon between tempered predictions), with
-    two draws of g in the place of two augmentations. With an attack, both draws see the same
-    adversarial image, crafted under a third.
+    two draws of g in place of two augmentations. With an attack, both draws see the same
+    adversarial image, crafted under a third draw.
 
     Args:
         weight: w, 1 in that paper.
@@ -36,8 +36,8 @@ class Consistency(TrainingObjective):
         attack: the inner maximisation; None trains on the images as they are.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
         label_smoothing: share of the target distribution that is spread over all classes.
-        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is
-            always "train".
+        batch_norm: batch norm's mode while the images are crafted, "eval" or "train"; for the loss
+            the mode is always "train".
     """
 
     weight: NonNegative = 1.0
@@ -78,7 +78,7 @@ class Consistency(TrainingObjective):
 
 
 def distance(first: Tensor, second: Tensor, kind: Distance) -> Tensor:
-    """(B,): how far the distributions of two sets of logits (B, K) are from each other, by
+    """(B,): the distance between the distributions of two sets of logits (B, K); see
     `Consistency.distance`.
     """
     if kind == "symmetric_kl":

@@ -1,4 +1,4 @@
-"""``train.py --estimate``: what a recipe will cost, said without running it."""
+"""``train.py --estimate``: the cost of a recipe, said without running it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ def estimate(
     say: Say,
     watching: Sequence[Any] = (),
 ) -> int:
-    """Say what training, and validation under attack, will cost here; returns gradient
-    evaluations of training.
+    """Say what training, and validation under attack, will cost on this machine.
+
+    Returns the gradient evaluations of training.
 
     Args:
-        training: what would be trained; its weights take a few steps here.
+        training: what would be trained; its weights take a few steps for the estimate.
         data: set up for "fit", with its replays.
-        trainer: Lightning's, not started: its device, precision and limits count.
+        trainer: Lightning's, not started; its device, precision and limits count.
         say: takes lines.
-        watching: callbacks; those that attack are counted.
+        watching: callbacks; the cost of their attacks counts.
     """
     device = trainer.strategy.root_device
     training.to(device)
@@ -49,7 +50,7 @@ def estimate(
         steps = min(steps, most) if epochs else most
         epochs = -(-steps // batches)
     size, total, seconds = len(batch.images) * trainer.world_size, 0, 0.0
-    # A wrapper may begin later: phases of epochs that cost the same.
+    # A wrapper may begin later, so epochs form phases of the same cost.
     phases = [
         (cost, len(list(group)))
         for cost, group in itertools.groupby(map(training.objective.at, range(epochs)))
@@ -59,13 +60,13 @@ def estimate(
         cost, taken = objective.cost(), min(left, length * batches)
         each, through_g = a_step(training, batch, trainer, first)
         evaluations = round((cost.inner + cost.training + through_g) * size * taken)
-        told = (
+        phase = (
             f"epochs {first} to {first + length - 1}, {type(objective).__name__}:"
             f" {batches * size:,} images an epoch"
         )
         inside = f", and {through_g:g} of f_b inside g" if through_g else ""
         say(
-            f"{told}, each {_told(cost)}{inside}: {evaluations:,} gradient evaluations,"
+            f"{phase}, each {_in_words(cost)}{inside}: {evaluations:,} gradient evaluations,"
             f" {about(each * taken)}"
         )
         total, seconds, first, left = (
@@ -95,14 +96,14 @@ def estimate(
 def _looking(
     robust: RobustAccuracy, training: RobustTraining, data: ImageData, epochs: int, device: Any
 ) -> str:
-    """How often the attacks of a callback run, and what they cost."""
+    """How often the attacks of a callback run, and their cost, in words."""
     looks = sum((epoch + 1) % robust.every == 0 or epoch + 1 == epochs for epoch in range(epochs))
     shown = data.validation_images(robust.images)
     engine = Engine(training.model, robust.scenarios, robust.seed, robust.draws)
-    found = to_device(shown, device)
+    batch = to_device(shown, device)
     for source in engine.sources.values():
         source.to(device)
-    expected = engine.measure(found.images, found.labels)
+    expected = engine.measure(batch.images, batch.labels)
     count = (
         sum(each.attack.cost().gradients for each in robust.scenarios.values())
         * len(shown.images)
@@ -116,8 +117,8 @@ def _looking(
 
 
 def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> tuple[float, float]:
-    """Seconds of a step, the shorter of two after one that warms up; gradient evaluations inside g
-    for each image.
+    """Seconds of a step (the shorter of two, after one that warms up), and gradient evaluations
+    inside g for each image.
     """
     optimizer = torch.optim.SGD(
         [weight for weight in training.parameters() if weight.requires_grad], lr=1e-4
@@ -136,7 +137,7 @@ def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> 
             torch.cuda.synchronize(batch.images.device)
         return time.perf_counter() - start
 
-    step()  # warms up, and asks once what the model answers with
+    step()  # warms up, and settles what the model answers with
     with counted(training) as inside:
         seconds = min(step(), step())
     return seconds, sum(inside) / 2 / len(batch.images)
@@ -144,13 +145,13 @@ def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> 
 
 @contextmanager
 def counted(training: RobustTraining) -> Iterator[list[int]]:
-    """The gradient evaluations that defenses make of models of their own while the block runs, one
-    entry a pass.
+    """The gradient evaluations that defenses make on their own models while the block runs, one
+    entry for each pass.
     """
-    found: list[int] = []
+    evaluations: list[int] = []
 
     def count(defense: Any, inputs: tuple[Any, ...]) -> None:
-        found.append(defense.gradients * len(inputs[0]))
+        evaluations.append(defense.gradients * len(inputs[0]))
 
     hooks = [
         part.register_forward_pre_hook(count)
@@ -158,7 +159,7 @@ def counted(training: RobustTraining) -> Iterator[list[int]]:
         if isinstance(part, Defense)
     ]
     try:
-        yield found
+        yield evaluations
     finally:
         for hook in hooks:
             hook.remove()
@@ -168,7 +169,7 @@ def about(seconds: float) -> str:
     return f"about {duration(seconds)} here"
 
 
-def _told(cost: Passes) -> str:
+def _in_words(cost: Passes) -> str:
     parts = [f"{cost.training} for the weights"]
     if cost.inner:
         parts.insert(0, f"{cost.inner} gradient evaluations of the inner attack")

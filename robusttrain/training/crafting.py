@@ -1,5 +1,5 @@
-"""The inner maximisation of adversarial training: an attack, the mode of batch norm meanwhile, and
-what it took.
+"""The inner maximisation of adversarial training: an attack, batch norm's mode under it, and its
+time.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ BATCH_NORM_MODES = ("eval", "train")
 
 
 class Meter:
-    """What inner attacks took and achieved since the last `reset`. Nothing here waits for an
-    accelerator.
+    """Time and success of inner attacks since the last `reset`.
+
+    Only `seconds` waits for an accelerator.
 
     Attributes:
         images: adversarial images that were judged.
-        correct: how many of them the model in training had right, in training mode.
+        correct: how many of these images the model got right, in training mode.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Meter:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inner attacks that run inside report to this meter."""
+        """Within this context, inner attacks report to this meter."""
         token = _listener.set(self)
         try:
             yield
@@ -83,7 +84,7 @@ _dtype: ContextVar[torch.dtype | None] = ContextVar("dtype", default=None)
 
 @contextmanager
 def crafting_in(dtype: torch.dtype | None) -> Iterator[None]:
-    """Inner attacks that run inside compute in this type; None: in that of training."""
+    """Within this context, inner attacks compute in this type; None: in that of training."""
     token = _dtype.set(dtype)
     try:
         yield
@@ -92,8 +93,8 @@ def crafting_in(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def judge(logits: Tensor, labels: Tensor) -> None:
-    """Report to whoever listens how the model does on adversarial images: logits (B, K), labels
-    (B,) or (B, K).
+    """Report to the listening meter, if any, how many adversarial images are right: logits (B, K),
+    labels (B,) or (B, K).
     """
     meter = _listener.get()
     if meter is not None:
@@ -110,11 +111,11 @@ def hard(labels: Tensor) -> Tensor:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Let batch norm layers that are in training mode now stay in it under an attack, which sets
-    evaluation mode.
+    """Let batch norm layers that are now in training mode stay in it under an attack, although the
+    attack sets evaluation mode.
 
-    Frozen ones, f_b's among them, stay frozen. As in the code of those who train so (fast and free
-    adversarial training), the running statistics follow the images of the attack's steps as well.
+    Frozen layers, f_b's among them, stay frozen. As in the released code of fast and free
+    adversarial training, the running statistics follow the images of the attack's steps, too.
     """
 
     def wake(layer: nn.Module, _: Any) -> None:
@@ -144,13 +145,14 @@ def craft(
     Args:
         model: the defended classifier in training.
         attack: the inner maximisation.
-        source: what it differentiates.
+        source: what the attack differentiates.
         images: (B, C, H, W), pixel values in [0, 1].
-        labels: (B,) int64, or (B, K) shares of a mixed image: the attack goes against the largest.
+        labels: (B,) int64, or (B, K) shares of mixed images, of which the attack takes the class
+            with the largest share.
         rng: streams of the images, (B,).
         batch_norm: "eval" normalises with running statistics and changes nothing in them (PGD
-            adversarial training as TRADES, MART and this framework do it); "train" with the batch's
-            own (see `batch_statistics`).
+            adversarial training as TRADES, MART and this framework do it); "train" with the
+            batch's own statistics (see `batch_statistics`).
     """
     meter = _listener.get() or Meter()
     with meter.timing(images.device):
@@ -159,9 +161,9 @@ def craft(
                 return attack(
                     source(model).to(images.device), images, hard(labels), rng.fold("inner attack")
                 )
-        # In evaluation mode batch norm folds into convolutions: a copy with today's weights is
-        # faster by more than it costs. Unless told otherwise, its type is that of autocast, which
-        # would cast every weight again in every pass.
+        # In evaluation mode batch norm folds into convolutions: a copy with the current weights
+        # saves more time than it costs. By default its type is that of autocast, which would
+        # otherwise cast every weight again in every pass.
         kind = images.device.type
         own = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         fast = fast_twin(model.classifier, _dtype.get() or own)

@@ -32,10 +32,9 @@ class EnsembleAdversarial(TrainingObjective):
     """a CE(f(x), y) + (1 - a) CE(f(x'), y), x' from another model in each batch (Tramer et al.
     2018, section 3.4).
 
-    Models that were trained before and stay as they are take turns with the model in training:
-        adversarial images that
-    do not depend on it keep it from hiding its gradients, as it does under single-step attacks on
-    itself. [P4]'s best entry stands on this training.
+    Static models, trained before, take turns with the model in training. Adversarial images that do
+    not depend on the model in training keep it from hiding its gradients, as it does under
+    single-step attacks on itself. [P4]'s best entry was trained in this way.
 
     Batch norm is in evaluation mode while the images are crafted and in training mode for the loss.
 
@@ -53,8 +52,7 @@ class EnsembleAdversarial(TrainingObjective):
     source: Source = field(default_factory=Target)
     clean_share: Share = 0.5
     trust: list[str] = field(default_factory=list)
-    #: The static models once they are read, and once they are ready for attacks; no part of what
-    #: this objective is.
+    #: The static models, once read, and once ready for attacks; they do not count in comparisons.
     _read: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
     _ready: list[nn.Module] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -71,21 +69,21 @@ class EnsembleAdversarial(TrainingObjective):
         return 2
 
     def opened(self, read: Reader) -> EnsembleAdversarial:
-        found = replace(self, source=self.source.opened(read))
-        # Differentiated and never trained: without their own defenses, which the paper's do not
-        # have either.
+        objective = replace(self, source=self.source.opened(read))
+        # The static models are differentiated and never trained. Their own defenses are left out;
+        # the paper's models have none either.
         for path in self.models:
             try:
-                found._read.append(read.checkpoint(path, self.trust).classifier)
+                objective._read.append(read.checkpoint(path, self.trust).classifier)
             except UserError as error:
                 raise UserError(f"training.objective.models: {error}") from error
-        return found
+        return objective
 
     def static(self, model: DefendedClassifier, images: Tensor) -> list[nn.Module]:
-        """The static models, ready for attacks, where the images are.
+        """The static models, ready for attacks, on the images' device.
 
         Raises:
-            UserError: a model takes other images or knows other classes, or none was read yet.
+            UserError: a model takes other images or has other classes, or the models were not read.
         """
         if not self._read:
             raise UserError(

@@ -26,27 +26,27 @@ class Free(TrainingObjective):
     2019, algorithm 1).
 
     Each batch is replayed m times. One backward pass gives the gradients of both weights and
-    images: the weights take a step, and d moves for the next replay. It starts at zero and is kept
-    from batch to batch. An epoch has m times
-    as many steps: for the cost of E epochs of standard training, give E / m.
+    images: the weights take a step, and d moves for the next replay. d starts at zero and goes on
+    from batch to batch. An epoch has m times as many steps, so for the cost of E epochs of standard
+    training, give E / m.
 
     Args:
         replays: m; 8 in the paper for CIFAR-10.
         threat: the ball, in the norm Linf; d moves by its epsilon.
-        source: what the images' gradient is taken through; IdentityBackward to train through a
-            defense.
+        source: what the gradient with respect to the images is taken through; IdentityBackward to
+            train through a defense.
         label_smoothing: share of the target distribution that is spread over all classes.
     """
 
-    #: The step between two replays is what the algorithm consists of.
+    #: The algorithm takes a step between two replays.
     accumulates = False
 
     replays: Count = 8  # type: ignore[override]
     threat: Linf = field(default_factory=Linf)
     source: Source = field(default_factory=Target)
     label_smoothing: Share = 0.0
-    #: d as "delta", (B, C, H, W); no part of what this objective is.
-    _kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    #: d as "delta", (B, C, H, W), carried from batch to batch; it does not count in comparisons.
+    _carried: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.threat, Linf):
@@ -73,30 +73,30 @@ class Free(TrainingObjective):
         self, model: DefendedClassifier, images: Tensor, crafted: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
         point = crafted.detach().requires_grad_(torch.is_grad_enabled())
-        # Not through `Queried`: in training, batch norm and dropout are of the batch.
+        # Not through `Queried`: in training, batch norm and dropout work on the whole batch.
         logits = answer(self.source(model).to(images.device), point, rng)
         judge(logits, labels)
         if point.requires_grad:
-            # Called in the backward pass that computes the gradients of the weights.
+            # The hook runs in the backward pass that computes the gradients of the weights.
             point.register_hook(self._move)
         return F.cross_entropy(
             logits, labels, reduction="none", label_smoothing=self.label_smoothing
         ), logits
 
     def _delta(self, images: Tensor) -> Tensor:
-        delta = self._kept.get("delta")
+        delta = self._carried.get("delta")
         if delta is None or delta.shape != images.shape:
             delta = torch.zeros_like(images)
-        self._kept["delta"] = delta.to(images.device)
-        return self._kept["delta"]
+        self._carried["delta"] = delta.to(images.device)
+        return self._carried["delta"]
 
     def _move(self, gradient: Tensor) -> None:
         epsilon = self.threat.epsilon
-        moved = torch.add(self._kept["delta"], gradient.sign(), alpha=epsilon)
-        self._kept["delta"] = moved.clamp_(-epsilon, epsilon)
+        moved = torch.add(self._carried["delta"], gradient.sign(), alpha=epsilon)
+        self._carried["delta"] = moved.clamp_(-epsilon, epsilon)
 
     def state(self) -> dict[str, Tensor]:
-        return dict(self._kept)
+        return dict(self._carried)
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self._kept.update(state)
+        self._carried.update(state)

@@ -31,8 +31,8 @@ class LogitPairing(TrainingObjective):
     The released code (tensorflow/models, research/adversarial_logit_pairing) minimises cross
     entropy, with label smoothing, over one batch of clean and adversarial images together
     (mixed-minibatch PGD), plus the mean squared difference of their logits; its example crafts
-    towards the least likely class. This loss alone is known to hold
-    back gradients more than attacks (Engstrom et al. 2018): judge it by the suite ``worst-case``.
+    towards the least likely class. This loss alone holds back gradients more than attacks (Engstrom
+    et al. 2018): judge it by the suite ``worst-case``.
 
     Clean and adversarial images see the same draws of a random defense.
 
@@ -42,8 +42,8 @@ class LogitPairing(TrainingObjective):
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
         label_smoothing: share of the target distribution that is spread over all classes, 0.1 in
             the released code.
-        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is
-            always "train".
+        batch_norm: batch norm's mode while the images are crafted, "eval" or "train"; for the loss
+            the mode is always "train".
     """
 
     weight: NonNegative = 0.5

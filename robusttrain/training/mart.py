@@ -1,4 +1,4 @@
-"""MART: adversarial training that looks at which images are misclassified (Wang et al. 2020)."""
+"""MART: adversarial training that weighs misclassified images (Wang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MART(TrainingObjective):
 
     BCE(f(x'), y) = -log p_y(x') - log(1 - max_{k != y} p_k(x')) (eq. 8) asks for a margin; the
     weight 1 - p_y(x) makes the KL term count where the clean image is misclassified, or nearly so.
-    Both terms need labels: x' is crafted against them (eq. 12). Computed from logits, where the
+    Both terms need labels: x' is crafted against them (eq. 12). Both are computed from logits; the
     released code adds constants to keep logarithms finite.
 
     Args:
@@ -32,8 +32,8 @@ class MART(TrainingObjective):
             5.
         attack: the inner maximisation, of the loss on the labels.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
-        batch_norm: its mode while the images are crafted, "eval" (as the released code) or "train";
-            for the loss it is always "train".
+        batch_norm: batch norm's mode while the images are crafted, "eval" (as the released code) or
+            "train"; for the loss the mode is always "train".
     """
 
     takes_mixed_labels = False

@@ -26,10 +26,10 @@ def mix(
             (Yun et al. 2019); "none".
         alpha: the weight, or the area, is drawn from Beta(alpha, alpha), once for a batch.
         classes: K.
-        rng: streams of the images, (B,): the first one's decides.
+        rng: streams of the images, (B,), of which the first one decides.
 
     Returns:
-        Images (B, C, H, W) and labels (B, K) that sum to 1; both as they were for "none".
+        Images (B, C, H, W) and labels (B, K) that sum to 1; for "none" both as they were.
     """
     if kind == "none":
         return images, labels

@@ -39,12 +39,12 @@ INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
 class RobustTraining(pl.LightningModule):
     """Trains f_a by SGD with momentum; the defense before it stays as it is.
 
-    Every random number belongs to (seed, epoch, image), so a run that is killed and resumed sees
-    the same ones.
+    Every random number belongs to (seed, epoch, image), so a run that is killed and resumed draws
+    the same numbers.
 
     Args:
         model: the defended classifier.
-        num_classes: K, at least 2: of the labels, and of the model's answers.
+        num_classes: K, at least 2, of the labels and of the model's answers.
         objective: what the weights minimise.
         learning_rate: SGD's, at its highest.
         momentum: SGD's.
@@ -60,8 +60,8 @@ class RobustTraining(pl.LightningModule):
         mixing: of every training batch: none, mixup or cutmix (of neighbours in the batch).
         mixing_alpha: a mixture's weight or area is drawn from Beta(alpha, alpha).
         inner_precision: in which inner attacks differentiate: trainer, that of the weights' own
-            passes; float32; bfloat16; or auto, the faster of these two here, measured on the first
-            batch, where rounding leaves the attack as strong.
+            passes; float32; bfloat16; or auto, the faster of these two on this machine, measured on
+            the first batch, if rounding leaves the attack as strong.
         seed: of all randomness in training.
     """
 
@@ -132,13 +132,13 @@ class RobustTraining(pl.LightningModule):
             seed,
         )
         self.inner_precision = inner_precision
-        #: What the inner attacks of an epoch took and achieved.
+        #: Time and success of the inner attacks of an epoch.
         self.meter = Meter()
         accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.train_accuracy, self.val_accuracy = accuracy, accuracy.clone()
         self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
-        #: What ``on_save_checkpoint`` stores to rebuild the model; set by whoever built it from a
-        #: configuration.
+        #: The configuration that ``on_save_checkpoint`` stores to rebuild the model; set by the
+        #: code that built the model from it.
         self.recipe: dict[str, Any] = {}
         #: Whether the model was seen to answer with ``num_classes`` logits.
         self._answers = False
@@ -146,23 +146,23 @@ class RobustTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trainable, **self.sgd)
-        steps = self.trainer.estimated_stepping_batches  # asked first: it counts the batches
-        # max_steps may end the run within an epoch, and epochs stay as long as they are.
+        steps = self.trainer.estimated_stepping_batches  # first, since it counts the batches
+        # max_steps may end the run within an epoch, but does not change the length of an epoch.
         per_epoch = math.ceil(
             self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         )
         settings = (self.milestones, self.warmup, self.warmup_epochs)
-        found = scheduler(optimizer, self.schedule, steps, per_epoch, *settings)
-        if found is None:
+        rate = scheduler(optimizer, self.schedule, steps, per_epoch, *settings)
+        if rate is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": found, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        # f_a alone. Before DDP looks at it.
+        # Before DDP wraps the model; f_b, inside `Frozen`, is out of reach.
         use_fastest_format(self.model)
 
     def settle_inner_precision(self, batch: Batch) -> Speeds | None:
-        """Turn an ``inner_precision`` of "auto" into the better one; the speeds, if they were
+        """Turn an ``inner_precision`` of "auto" into the better one; returns the speeds, if
         measured.
         """
         inner = self.objective.inner()
@@ -178,11 +178,11 @@ class RobustTraining(pl.LightningModule):
         return speeds
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        # On the CPU still: no accelerator has to be waited for.
+        # The batch is still on the CPU, so the check waits for no accelerator.
         return batch._replace(labels=check_labels(batch.labels, batch.images, self.num_classes))
 
     def on_fit_start(self) -> None:
-        # Every process measures; all do as the first one found.
+        # Every process measures, and all take the choice of the first one.
         self.inner_precision = self.trainer.strategy.broadcast(self.inner_precision)
 
     def on_train_epoch_start(self) -> None:
@@ -206,8 +206,8 @@ class RobustTraining(pl.LightningModule):
         return loss
 
     def losses(self, batch: Batch, batch_idx: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed if
-        ``mixing`` says so.
+        """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed by
+        ``mixing``.
         """
         if not self._answers:
             check_classes(self.model, batch.images, self.num_classes)
@@ -217,7 +217,7 @@ class RobustTraining(pl.LightningModule):
             batch.images, batch.labels, self.mixing, self.mixing_alpha, self.num_classes, rng
         )
         objective = self.objective.at(epoch)
-        # Other draws of a random defense, of the same mixture
+        # A replay has other draws of a random defense, for the same mixture
         if replay := batch_idx % objective.replays:
             rng = rng.fold("replay").fold(replay)
         self.settle_inner_precision(batch)
@@ -242,7 +242,7 @@ class RobustTraining(pl.LightningModule):
                 )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        # A share of the last batch may be empty where there are more processes than images
+        # A process's share of the last batch may be empty
         if not len(batch.images):
             return
         rng = Rng.for_images(self.seed, batch.indices).fold("validation")
@@ -254,8 +254,8 @@ class RobustTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["robusttrain"] = self.recipe
-        if kept := self.objective.state():
-            checkpoint["objective"] = kept
+        if state := self.objective.state():
+            checkpoint["objective"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.objective.restore(checkpoint.get("objective", {}))

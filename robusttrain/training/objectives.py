@@ -1,10 +1,11 @@
-"""Training objectives: what the weights of f_a minimise.
+"""Training objectives, which the weights of f_a minimise.
 
 ``objective(model, images, labels, rng)`` returns one loss per image, and the logits that training
-accuracy is read from. It has two steps, so that wrappers (adversarial weight perturbation) can come
-between them: ``craft`` finds adversarial images, ``losses`` is what is differentiated with respect
-to the weights. The inner maximisation is an attack like any other, on a source like any other: so
-training through a random defense (identity backward, several draws) is configuration.
+accuracy is read from. An objective has two steps, so that wrappers (adversarial weight
+perturbation) can come between them: ``craft`` gives adversarial images, and ``losses`` is
+differentiated with respect to the weights. The inner maximisation is an attack like any other, on a
+source like any other. So training through a random defense (identity backward, several draws) is
+merely configuration.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from robusttrain.training.crafting import BatchNormMode, craft, judge
 
 
 class Passes(NamedTuple):
-    """What an objective costs for one image of one batch.
+    """The cost of an objective for one image of one batch.
 
     Args:
         inner: gradient evaluations with respect to the image (one forward and one backward pass
@@ -48,14 +49,14 @@ class TrainingObjective(ABC):
     """
 
     # No annotations here: command lines would resolve them in the module of each subclass, which
-    # need not know them.
+    # may lack the names.
     #: Whether labels may be shares of classes, (B, K), as CutMix and MixUp make them.
     takes_mixed_labels = True
     #: Whether a step may be the sum over several batches (gradient accumulation).
     accumulates = True
-    #: The inner maximisation, where there is one, ...
+    #: The inner maximisation, or None.
     attack = None  # type: Attack | None
-    #: ... and what it differentiates.
+    #: What the inner maximisation differentiates.
     source = Target()  # type: Source
     #: Batch norm's mode while images are crafted.
     batch_norm = "eval"  # type: BatchNormMode
@@ -76,14 +77,14 @@ class TrainingObjective(ABC):
         Args:
             model: the defended classifier in training, in training mode.
             images: (B, C, H, W), pixel values in [0, 1].
-            crafted: (B, C, H, W), what ``craft`` returned for them.
+            crafted: (B, C, H, W), what ``craft`` returned for the images.
             labels: (B,) int64, or (B, K) shares of classes if ``takes_mixed_labels``.
             rng: streams of the images, (B,).
         """
 
     def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """The images (B, C, H, W) that the inner attack finds; the images themselves where there is
-        none.
+        """The adversarial images (B, C, H, W) of the inner attack; ``images`` where there is no
+        attack.
         """
         inner = self.inner()
         if inner is None:
@@ -97,32 +98,26 @@ class TrainingObjective(ABC):
         return self.losses(model, images, self.craft(model, images, labels, rng), labels, rng)
 
     def inner(self) -> Scenario | None:
-        """The attack that is trained against, and what it differentiates; None where there is
-        none.
-        """
+        """The inner attack with its source; None where there is none."""
         return None if self.attack is None else Scenario(self.attack, self.source)
 
     def opened(self, read: Reader) -> TrainingObjective:
-        """The same objective with models in place of the files that it or its source names, if
-        any.
-        """
+        """The same objective, with models in place of any files that it or its source names."""
         opened = self.source.opened(read)
         return self if opened is self.source else replace(self, source=opened)  # type: ignore[type-var]
 
     def at(self, epoch: int) -> TrainingObjective:
-        """What is minimised in an epoch, counted from 0."""
+        """The objective of an epoch, counted from 0."""
         return self
 
     def check(self, model: DefendedClassifier) -> None:
-        """Raise UserError if ``model`` cannot be trained so; asked before training."""
+        """Raise UserError if ``model`` cannot be trained with it; called before training."""
         inner = self.inner()
         if inner is not None:
             inner.attack.check(inner.source(model))
 
     def check_images(self, model: DefendedClassifier, images: Tensor) -> None:  # noqa: B027 - most need nothing more
-        """Raise UserError if what the objective reads from files does not fit images (B, C, H, W)
-        of the data.
-        """
+        """Raise UserError if models from files do not fit images (B, C, H, W) of the data."""
 
     @property
     def passes(self) -> int:
@@ -135,16 +130,16 @@ class TrainingObjective(ABC):
         return self.passes
 
     def cost(self) -> Passes:
-        """What a batch costs, per image."""
+        """The cost of a batch, per image."""
         inner = self.inner()
         cost = inner.attack.cost() if inner else None
         return Passes(cost.gradients if cost else 0, cost.queries if cost else 0, self.passes)
 
     def state(self) -> dict[str, Tensor]:
-        """What must be kept from one batch to the next, for checkpoints."""
+        """What the objective carries from one batch to the next, for checkpoints."""
         return {}
 
-    def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives keep nothing
+    def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives carry nothing
         """Take up what ``state`` returned."""
 
 
@@ -185,8 +180,8 @@ class Adversarial(TrainingObjective):
         attack: the inner maximisation.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
         label_smoothing: share of the target distribution that is spread over all classes.
-        batch_norm: its mode while the images are crafted, "eval" or "train"; for the loss it is
-            always "train".
+        batch_norm: batch norm's mode while the images are crafted, "eval" or "train"; for the loss
+            the mode is always "train".
     """
 
     attack: Attack = field(default_factory=default_attack)
@@ -220,8 +215,8 @@ class TRADES(TrainingObjective):
         beta: weight of the robust term (1 / lambda in the paper).
         attack: the inner maximisation; its objective must be KLDivergence.
         source: what the inner attack differentiates; IdentityBackward to train through a defense.
-        batch_norm: its mode while the images are crafted, "eval" (as the released code) or "train";
-            for the loss it is always "train".
+        batch_norm: batch norm's mode while the images are crafted, "eval" (as the released code) or
+            "train"; for the loss the mode is always "train".
     """
 
     beta: NonNegative = 6.0
@@ -251,13 +246,13 @@ class TRADES(TrainingObjective):
 
 
 def goals(attack: Attack) -> list[Any]:
-    """What an attack maximises; where it goes around others, what those maximise."""
+    """What an attack maximises; for a wrapper, what its members maximise."""
     return [goal for member in attack.members for goal in goals(member)] or [attack.maximises]
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
     """(B,): KL(softmax(first) || softmax(second)) of logits (B, K); gradients flow through both."""
-    # In bfloat16, as autocast hands logits on, small divergences are mostly rounding.
+    # In bfloat16, in which autocast returns logits, small divergences are mostly rounding.
     first, second = (
         logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (first, second)
     )

@@ -33,7 +33,7 @@ class Watching:
         attacks: presets; default: pgd-quick, or bpda-i-quick where the defense has no useful
             gradient.
         epsilon: radius of their threat; default: the presets' own.
-        every: epochs between two such evaluations; 0: never.
+        every: epochs between two evaluations; 0: never.
         images: validation images that are attacked.
         draws: draws of a random defense that score an image.
     """
@@ -84,7 +84,7 @@ class Extra:
 
     Args:
         root: folder of further training images; null: none.
-        share: share of each batch that is theirs.
+        share: share of each batch that comes from them.
     """
 
     root: str | None = None
@@ -93,17 +93,17 @@ class Extra:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What is trained, how, under whose eyes, and where it is kept.
+    """What is trained, how it is trained and watched, and where checkpoints and logs go.
 
-    The command line, YAML and Python all end here. A plan is complete and plain; it is written into
-    the checkpoint.
+    The command line, YAML and Python all end in a plan. A plan is complete and plain, and is
+    written into the checkpoint.
 
     Args:
         model: node of the network f_a.
         data: node of the data set.
-        training: arguments of `robusttrain.training.RobustTraining`, but for the model.
+        training: arguments of `robusttrain.training.RobustTraining`, without the model.
         trainer: options of Lightning's Trainer.
-        defense: node of what stands before f_a; None for nothing.
+        defense: node of the defense before f_a; None for none.
         seed: of every random number.
         name: of the run; default: data-defense-model.
         checkpoints: folder for checkpoints.
@@ -157,11 +157,11 @@ class TrainingPlan:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, from which `from_json` makes the same plan."""
+        """Plain values, from which `from_json` makes the plan again."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> TrainingPlan:
+    def from_json(cls, content: Mapping[str, Any]) -> TrainingPlan:
         """The plan that ``to_json`` wrote.
 
         Raises:
@@ -174,13 +174,13 @@ class TrainingPlan:
             "guard": Guard,
             "extra": Extra,
         }
-        if unknown := sorted(set(found) - {each.name for each in fields(cls)}):
+        if unknown := sorted(set(content) - {each.name for each in fields(cls)}):
             raise UserError(f"plan: {unknown[0]} is unknown to this version of robusttrain")
         try:
             return cls(
                 **{
                     key: inner[key](**value) if key in inner else value
-                    for key, value in found.items()
+                    for key, value in content.items()
                 }
             )
         except TypeError as error:

@@ -1,4 +1,4 @@
-"""Combinations of options that cannot work, or would never take effect: refused before training."""
+"""Refuses, before training, combinations of options that cannot work or never take effect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
 
     Args:
         plan: of the training.
-        training: what it describes.
+        training: the module that the plan describes.
     """
     objective, options = training.objective, SimpleNamespace(**plan.trainer)
     name = type(objective).__name__
@@ -70,14 +70,14 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
 def refuse_batches(
     plan: TrainingPlan, training: RobustTraining, trainer: pl.Trainer, batches: int
 ) -> None:
-    """Raise OptionError if the limits of a run leave nothing to do, or end it before what was asked
-    for begins.
+    """Raise OptionError if the limits of a run leave nothing to do, or end the run too early for an
+    option.
 
     Args:
         plan: of the training.
-        training: what it describes.
-        trainer: built from it.
-        batches: of the training data.
+        training: the module that the plan describes.
+        trainer: built from the plan.
+        batches: number of batches of the training data.
     """
     limit = trainer.limit_train_batches
     length = limited(batches, limit)
@@ -99,8 +99,9 @@ def refuse_batches(
 
 
 def refuse_never(plan: TrainingPlan, training: RobustTraining, epochs: int) -> None:
-    """Raise OptionError if something would begin only after the last of ``epochs`` epochs;
-    negative: without end.
+    """Raise OptionError if an option would take effect only after the last of ``epochs`` epochs.
+
+    A negative number stands for a run without end.
     """
     if epochs <= 0:
         return
@@ -130,7 +131,7 @@ def refuse_never(plan: TrainingPlan, training: RobustTraining, epochs: int) -> N
 
 
 def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> None:
-    """Raise OptionError if a batch will not fit into memory; measured on two of its images.
+    """Raise OptionError if a batch will not fit into memory, as measured on two of its images.
 
     Args:
         training: model and objective, on the device where they will be trained.
@@ -167,8 +168,12 @@ def limited(batches: int, limit: float | None) -> int:
 
 
 def stacked(attack: Attack, batch: int, pixels: int) -> int:
-    """How many copies of a batch of this size an attack evaluates at once; ``pixels`` are an
-    image's values, C H W.
+    """How many copies of a batch of this size an attack evaluates at once.
+
+    Args:
+        attack: the attack.
+        batch: images of the batch.
+        pixels: pixel values of an image, C H W.
     """
     if attack.members:
         return max(stacked(member, batch, pixels) for member in attack.members)

@@ -79,10 +79,10 @@ def errors(
 ) -> dict[str, Tensor]:
     """How close h is to g, as mean squares per pixel value, (B,) each.
 
-    - ``error``: |h(x) - g(x)|^2, what training minimises.
-    - ``floor``: the variance of g's draws, below which no function of x alone can get: |g_1 -
-      g_2|^2 / 2 of two draws estimates it without bias.
-    - ``identity``: |x - g(x)|^2, what h(x) = x would get, the stand-in that BPDA-I takes.
+    - ``error``: |h(x) - g(x)|^2, which training minimises.
+    - ``floor``: the variance of g's draws, the least error of any function of x alone; |g_1 -
+      g_2|^2 / 2 of two draws estimates this variance without bias.
+    - ``identity``: |x - g(x)|^2, the error of h(x) = x, the stand-in of BPDA-I.
     """
     with torch.no_grad():
         first, second = (defense(images, rng.fold(draw)) for draw in range(2))

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate over a run: torch's, put together from names."""
+"""Schedules of the learning rate over a run, from torch, by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def scheduler(
     warmup: float,
     warmup_epochs: float,
 ) -> LRScheduler | None:
-    """The scheduler, to be asked after every step; None for a constant rate.
+    """The scheduler, which takes a step after every step of the optimizer; None for a constant
+    rate.
 
     Args:
         optimizer: with the highest rate.
@@ -41,8 +42,8 @@ def scheduler(
         warmup_epochs: epochs in which any other schedule rises linearly to the highest rate.
     """
     if schedule == "one_cycle":
-        # torch divides by warmup * steps - 1: where that is zero, the rate rises for two steps
-        # instead of one.
+        # torch divides by warmup * steps - 1. If that is zero, the rate rises for two steps instead
+        # of one.
         rise = float(warmup)
         if abs(rise * steps - 1) < 1e-6:
             rise = 2 / steps if steps > 2 else 0.0
@@ -51,8 +52,8 @@ def scheduler(
             optimizer, max_lr=highest, total_steps=int(steps), pct_start=rise, cycle_momentum=False
         )
     rising = round(warmup_epochs * per_epoch)
-    # Made before the schedule that follows: SequentialLR wants both to start at the optimizer's own
-    # rate.
+    # The warm-up is made before the schedule that follows: SequentialLR wants both to start at the
+    # optimizer's own rate.
     linear = (
         LinearLR(optimizer, start_factor=1 / (rising + 1), total_iters=rising) if rising else None
     )

@@ -1,19 +1,18 @@
 """Measures of transfer: pure functions from answers, images and models to figures with intervals.
 
-- adversarial images, crafted once on each source and kept:  `Crafting`
-- what targets answer, and which images count:  `answers`, `every_model_right`, `target_right`
-- what transfers:      `success_matrix`, `matching_matrix`, `same_mistake`, `challenge_score`
-- how far it goes:     `rmsd`, `l2`, `linf`, `minimal_distortion`, `cumulative`
-- what survives:       `destruction_rate`, `destruction_curve`; `Rotation`, `GaussianNoise`,
-  `GaussianBlur`, `JPEG`
-- why:                 `angle_matrix` of `gradients`, `regions` in a plane
+- adversarial images, crafted once on each source and stored:  `Crafting`
+- the targets' answers, and the images that count:  `answers`, `every_model_right`, `target_right`
+- which images transfer:  `success_matrix`, `matching_matrix`, `same_mistake`, `challenge_score`
+- how far images move:    `rmsd`, `l2`, `linf`, `minimal_distortion`, `cumulative`
+- which images survive a transformation:  `destruction_rate`, `destruction_curve`; `Rotation`,
+  `GaussianNoise`, `GaussianBlur`, `JPEG`
+- why images transfer:    `angle_matrix` of `gradients`, `regions` in a plane
 
-Every figure is an `Estimate`: value, 95 % interval, and the number of images that it is over.
-Tables of them are a `Matrix`, as JSON, Markdown or for the terminal. Pictures:
-`robusttrain.reporting`.
+Every figure is an `Estimate`: value, 95 % interval, and number of images. A table of estimates is a
+`Matrix`, as JSON, Markdown or for the terminal. `robusttrain.reporting` draws pictures.
 """
 
-from robusttrain.transfer.crafting import Crafting, Found, Model, Planned
+from robusttrain.transfer.crafting import Crafting, Model, Outcome, Planned
 from robusttrain.transfer.destruction import destruction_curve, destruction_rate
 from robusttrain.transfer.distances import l2, linf, rmsd
 from robusttrain.transfer.estimates import Estimate, Matrix
@@ -47,11 +46,11 @@ __all__ = [
     "Crafting",
     "Denominator",
     "Estimate",
-    "Found",
     "GaussianBlur",
     "GaussianNoise",
     "Matrix",
     "Model",
+    "Outcome",
     "Planned",
     "Regions",
     "Rotation",

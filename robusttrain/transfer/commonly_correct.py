@@ -1,8 +1,8 @@
-"""Images that several models all classify correctly: what transfer attacks are measured on.
+"""Images that several models all classify correctly, on which transfer attacks are measured.
 
-Success on such an image is the attack's doing for every source and target alike, so success rates
-of a transfer matrix share one denominator (liu-2017, section 2.3; wu-2018 and xie-2018, section 4;
-xie-2019, section 4.1).
+Success on such an image is the attack's doing for every source and target alike. So the success
+rates of a transfer matrix share one denominator (liu-2017, section 2.3; wu-2018 and xie-2018,
+section 4; xie-2019, section 4.1).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from robusttrain.evaluation.scoring import verdicts
 
 
 class CommonlyCorrect(NamedTuple):
-    """Which images all models classify correctly.
+    """The images that all models classify correctly.
 
     Attributes:
-        indices: (n,) int64, their indices in the split, ascending: n is at least 1.
+        indices: (n,) int64, the images' indices in the split, ascending; n is at least 1.
         candidates: number of images that were tried.
     """
 
@@ -38,8 +38,8 @@ def commonly_correct(
 ) -> CommonlyCorrect:
     """The images that every model classifies correctly, in a float32 forward pass.
 
-    A model is asked only about images that those before it got right; the result is the same in any
-    order.
+    A model is asked only about images that the models before it got right. The order of the models
+    does not change the result.
 
     Args:
         models: by name, images (B, C, H, W) in [0, 1] to logits (B, K); left as they were.
@@ -47,15 +47,15 @@ def commonly_correct(
             ``limit_test`` for a seeded subset) or float in [0, 1] (``[data.unaugmented("test",
             count)]``).
         num_classes: classes of the data set.
-        seed: of the draw of each image by which a random model is judged, one draw each.
+        seed: of the one draw for each image that judges a random model.
 
     Raises:
-        UserError: no model is given, a model answers with other classes or cannot take the images
-            (it is named), or no image is left.
+        UserError: no model is given, a model (which is named) answers with other classes or cannot
+            take the images, or no image is left.
     """
     if not models:
         raise UserError("commonly correct images need at least one model")
-    candidates, found = 0, [torch.empty(0, dtype=torch.int64)]
+    candidates, common_parts = 0, [torch.empty(0, dtype=torch.int64)]
     left = dict.fromkeys(models, 0)  # images that this model and all before it got right
     for batch in batches:
         if not len(batch.labels):
@@ -67,14 +67,14 @@ def commonly_correct(
         candidates += len(images)
         alive = torch.arange(len(images))
         for name, model in models.items():
-            kept, labels, indices = (
+            shown, labels, indices = (
                 part[alive].to(_device(model)) for part in (images, batch.labels, batch.indices)
             )
             rng = Rng.for_images(seed, indices).fold("commonly correct")
-            alive = alive[verdicts(model, kept, labels, rng, draws=1).squeeze(1)]
+            alive = alive[verdicts(model, shown, labels, rng, draws=1).squeeze(1)]
             left[name] += len(alive)
-        found.append(batch.indices[alive])
-    common = torch.cat(found).sort().values
+        common_parts.append(batch.indices[alive])
+    common = torch.cat(common_parts).sort().values
     if not len(common):
         steps = ", ".join(f"{name} leaves {count}" for name, count in left.items())
         raise UserError(
@@ -86,6 +86,6 @@ def commonly_correct(
 
 
 def _device(model: nn.Module) -> torch.device:
-    """Where the model's weights are; the CPU for a model without any."""
+    """The device of the model's weights; the CPU for a model without weights."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device

@@ -1,9 +1,9 @@
-"""Adversarial images for transfer: crafted once on each source, kept on disk, and shown to every
+"""Adversarial images for transfer: crafted once on each source, stored on disk, and shown to every
 target.
 
-A maker is what an attack is run on: one model, or several as one (hold-out ensembles). What it
-crafts is a function of maker, attack, setting and image alone, so the images are kept under all of
-these, and another set of targets, or another study, finds them.
+An attack runs on a maker: one model, or several models as one (hold-out ensembles). The crafted
+images are a function of maker, attack, setting and clean images alone, and are stored under all of
+these. So a run with other targets, or another study, finds them again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Model:
 
     Args:
         defended: the classifier, with its defense if it has one.
-        about: its configuration, as plain JSON; its weights are told apart by themselves.
+        about: its configuration, as plain JSON, without its weights, which are hashed.
     """
 
     defended: DefendedClassifier
@@ -47,7 +47,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Planned:
-    """An attack that is run on every maker.
+    """An attack that runs on every maker.
 
     Args:
         scenario: algorithm and source.
@@ -59,16 +59,16 @@ class Planned:
 
 
 @dataclass
-class Found:
-    """What one attack on one maker led to, over all images.
+class Outcome:
+    """The outcome of one attack on one maker, over all images.
 
     Args:
-        classes: target to (n, D, k), the likeliest classes, see `answers`.
+        classes: from each target to (n, D, k), its likeliest classes, see `answers`.
         distances: "linf", "l2" and "rmsd" to (n,), for pixel values in [0, 1].
         goals: (n,) target classes of a targeted attack, None for an untargeted one.
-        seconds: of crafting; 0 for images that were there.
-        gradients: gradient evaluations per image, counted as the attack states them.
-        queries: likewise, forward passes alone.
+        seconds: of crafting; 0 for stored images.
+        gradients: gradient evaluations per image, as the attack states them.
+        queries: forward passes alone per image, as the attack states them.
         examples: (m, C, H, W), the adversarial images of the first batch.
     """
 
@@ -87,12 +87,12 @@ class Crafting:
     Args:
         models: all models by name.
         attacks: by name.
-        folder: where adversarial images are kept; None keeps none.
+        folder: stores adversarial images; None stores none.
         seed: of every random number.
         precision: in which attacks differentiate classifiers.
-        draws: of a random target's randomness for each image.
+        draws: draws of a random target's randomness for each image.
         fuse: how several models become one maker: "logits", "probabilities" or "losses".
-        report: called with a line about a damaged file that is made again.
+        report: called with a line about a damaged file that has to be made again.
     """
 
     def __init__(
@@ -115,36 +115,36 @@ class Crafting:
             report,
         )
         self._weights = {name: weights_of(model.defended) for name, model in models.items()}
-        self._settled: set[str] = set()  # targets of which it is known whether they are random
-        # Every attack and every ensemble asks for them again.
+        self._settled: set[str] = set()  # targets that were asked whether they are random
+        # Every attack and every ensemble needs these copies again.
         self._fast: dict[str, DefendedClassifier] = {}
 
     def source(self, attack: str, maker: Sequence[str]) -> nn.Module:
-        """What the attack differentiates: one model's source, or those of several as one.
+        """What the attack differentiates: one model's source, or those of several models as one.
 
         Raises:
-            UserError: a source that does not fit a model; attack and model are named.
+            UserError: the source does not fit a model; the error names attack and model.
         """
-        found = []
+        sources = []
         for name in maker:
             try:
                 if name not in self._fast:
                     self._fast[name] = self.models[name].defended.fast(self.precision)
-                found.append(self.attacks[attack].scenario.source(self._fast[name]))
+                sources.append(self.attacks[attack].scenario.source(self._fast[name]))
             except UserError as error:
                 raise UserError(f"attack {attack} on {name}: {error}") from error
-        source = found[0] if len(found) == 1 else fused(found, None, self.fuse)
+        source = sources[0] if len(sources) == 1 else fused(sources, None, self.fuse)
         self.attacks[attack].scenario.attack.check(source)
         return source
 
     def fingerprint(self, attack: str, maker: Sequence[str]) -> dict[str, Any]:
-        """All that the images of an attack on a maker depend on, but for the clean images."""
+        """All that an attack's images on a maker depend on, except the clean images."""
         members = {
             name: {**self.models[name].about, "weights": self._weights[name]} for name in maker
         }
         return {
             "attack": dict(self.attacks[attack].about) | {"name": attack},
-            # A model's name is no part of what it is.
+            # A model's name does not change its images.
             "maker": list(members.values()),
             "fuse": self.fuse if len(maker) > 1 else None,
             "seed": self.seed,
@@ -153,7 +153,7 @@ class Crafting:
         }
 
     def journal(self, attack: str, maker: Sequence[str]) -> Journal | None:
-        """Where the images of an attack on a maker are kept."""
+        """The journal that stores the images of an attack on a maker; None without a folder."""
         if self.folder is None:
             return None
         about = self.fingerprint(attack, maker)
@@ -168,18 +168,18 @@ class Crafting:
         targets: Sequence[str],
         batches: Iterable[Batch],
         top: int = 5,
-    ) -> Found:
-        """Run one attack on one maker, and show what comes out to all targets.
+    ) -> Outcome:
+        """Run one attack on one maker, and show its images to all targets.
 
         Args:
             attack: its name.
             maker: names of one or more models.
             targets: names of models.
             batches: images (B, C, H, W) in [0, 1] on the models' device.
-            top: how many of a target's likeliest classes to keep.
+            top: how many of a target's likeliest classes to record.
 
         Raises:
-            UserError: an attack that left its threat, a full disk.
+            UserError: the attack left its threat, or the disk is full.
         """
         scenario, source = self.attacks[attack].scenario, self.source(attack, maker)
         journal = self.journal(attack, maker)
@@ -208,7 +208,7 @@ class Crafting:
                 distances[name].append(measure(adversarial, images).cpu())
             examples = adversarial.cpu() if examples is None else examples
         assert examples is not None  # there is at least one batch
-        return Found(
+        return Outcome(
             {name: torch.cat(parts) for name, parts in classes.items()},
             {name: torch.cat(parts) for name, parts in distances.items()},
             torch.cat(goals) if goals else None,
@@ -219,14 +219,15 @@ class Crafting:
         )
 
     def _draws_of(self, name: str, images: Tensor, rng: Rng) -> int:
-        """Draws that score a target: several where it is random, as it says or as two answers to a
-        few images tell.
+        """Draws that score a target: one for a deterministic target, else `draws`.
+
+        The target says that it is random, or two answers to a few images tell.
         """
         target = self.models[name].defended
         if name not in self._settled and len(images):
             queried = Queried(target)
             with prepared(queried):
-                target.found_random = queried.settle(
+                target.observed_random = queried.settle(
                     images[:8].clone(), rng[: min(8, len(rng))].fold("random")
                 )
             self._settled.add(name)
@@ -241,7 +242,7 @@ class Crafting:
         labels: Tensor,
         rng: Rng,
     ) -> dict[str, Tensor]:
-        """One batch of adversarial images, and what a targeted attack strove for."""
+        """One batch of adversarial images, and the classes that a targeted attack strove for."""
         streams = rng.fold("attack").fold(name)
         adversarial = scenario.attack(source, images, labels, streams)
         refuse_outside(name, scenario, adversarial, images)
@@ -254,12 +255,12 @@ class Crafting:
     def clean(
         self, targets: Sequence[str], batches: Iterable[Batch], top: int = 5
     ) -> dict[str, Tensor]:
-        """What the targets answer on the clean images: target to ``classes``."""
-        found: dict[str, list[Tensor]] = {name: [] for name in targets}
+        """The targets' answers on the clean images: from each target to ``classes``."""
+        classes: dict[str, list[Tensor]] = {name: [] for name in targets}
         for images, _, indices in batches:
             rng = Rng.for_images(self.seed, indices).fold("clean")
             for name in targets:
                 asked = self.models[name].defended
                 draws = self._draws_of(name, images, rng)
-                found[name].append(top_classes(asked, images, rng, draws, top))
-        return {name: torch.cat(parts) for name, parts in found.items()}
+                classes[name].append(top_classes(asked, images, rng, draws, top))
+        return {name: torch.cat(parts) for name, parts in classes.items()}

@@ -1,5 +1,5 @@
-"""The destruction rate: which adversarial images no longer fool once they are turned, blurred, or
-saved as JPEG.
+"""The destruction rate: the share of adversarial images that no longer fool a target once they are
+turned, blurred, or saved as JPEG.
 
     R = sum_i C(X_i) (1 - C(X_i^adv)) C(T(X_i^adv)) / sum_i C(X_i) (1 - C(X_i^adv))
 
@@ -25,15 +25,15 @@ from robusttrain.transfer.transformations import Transformation
 def destruction_rate(
     clean: Tensor, adversarial: Tensor, transformed: Tensor, transformed_clean: Tensor | None = None
 ) -> Estimate:
-    """R, with Wilson's interval; NaN where no image was fooled.
+    """R, with Wilson's interval; NaN if no image fooled the target.
 
     Args:
         clean: (n,) C(X_i), whether (or in what share of draws) the target has the image right.
         adversarial: (n,) C(X_i^adv).
         transformed: (n,) C(T(X_i^adv)).
-        transformed_clean: (n,) C(T(X_i)), to count only images that T alone leaves right; None as
-            in the paper. Without it, an image that T makes unrecognisable counts as one whose
-            perturbation survived.
+        transformed_clean: (n,) C(T(X_i)), to count only images that T alone leaves right. None, as
+            in the paper, counts an image that T makes unrecognisable as one whose perturbation
+            survived.
     """
     weight = clean.double() * (1 - adversarial.double())
     if transformed_clean is not None:
@@ -42,8 +42,8 @@ def destruction_rate(
     if not total:
         return Estimate(math.nan, math.nan, math.nan, 0)
     rate = min(1.0, ((weight * transformed.double()).sum() / total).item())
-    # Images of a random target weigh less than one each. Kish's effective sample size; the plain
-    # count for 0 and 1.
+    # Images of a random target weigh less than one each: take Kish's effective sample size, which
+    # is the plain count for weights of 0 and 1.
     effective = total**2 / weight.square().sum().item()
     low, high = wilson(rate, round(effective))
     return Estimate(rate, low, high, int((weight > 0).sum()))
@@ -69,10 +69,9 @@ def destruction_curve(
         labels: (n,) true classes.
         transformations: by strength, the number on the x-axis.
         rng: streams of the images, (n,).
-        draws: of a random target; each of the four answers on an image has draws of its own.
+        draws: draws of a random target, other ones for each of the four answers on an image.
         batch: images at a time.
-        keep_right: count only images that are right also when they are transformed without a
-            perturbation.
+        keep_right: whether to count only images whose clean version stays right when transformed.
     """
 
     def correct(shown: Tensor, purpose: str) -> Tensor:

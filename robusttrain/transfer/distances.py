@@ -1,4 +1,4 @@
-"""How far adversarial images are from their images, per image, for pixel values in [0, 1]."""
+"""Distances between adversarial and clean images, per image, for pixel values in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def rmsd(adversarial: Tensor, images: Tensor) -> Tensor:
     """Root mean square deviation (B,): sqrt(sum_i (x*_i - x_i)^2 / N), N pixel values an image [P5
     2.2; P3 4].
 
-    The papers' values are times 255. At most 1, and at most the Linf distance.
+    The papers' values are 255 times as large. The RMSD is at most 1, and at most the Linf distance.
     """
     return euclidean(adversarial - images) / math.sqrt(math.prod(images.shape[1:]))
 

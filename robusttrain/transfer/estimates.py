@@ -24,9 +24,9 @@ class Estimate:
 
     Args:
         value: the mean; NaN where there was no image.
-        low: lower end of the interval; NaN where nothing can be said.
+        low: lower end of the interval; NaN where there is no interval.
         high: upper end.
-        images: the denominator: how many images the mean is over.
+        images: the denominator, how many images the mean is over.
     """
 
     value: float
@@ -36,27 +36,28 @@ class Estimate:
 
     @classmethod
     def share(cls, scores: Tensor, among: Tensor | None = None) -> Estimate:
-        """The mean of scores (n,) in [0, 1], bool or float, over the images of ``among`` (n,) bool;
-        Wilson's interval.
+        """The mean of scores (n,) in [0, 1], bool or float, over the images of ``among`` (n,) bool,
+        with Wilson's interval.
 
-        An image's score is its mean over draws of a random model: 0 or 1 for a deterministic one.
+        An image's score is the mean over draws of a random model, or 0 or 1 for a deterministic
+        one.
         """
         chosen = scores.double() if among is None else scores[among].double()
         if not len(chosen):
             return cls(math.nan, math.nan, math.nan, 0)
-        # Sums of many 1s and rounding may leave [0, 1] by a unit in the last place, and Wilson
-        # takes a square root.
+        # Rounding may take the mean out of [0, 1] by a unit in the last place, and Wilson takes a
+        # square root.
         mean = min(1.0, max(0.0, chosen.mean().item()))
         low, high = wilson(mean, len(chosen))
         return cls(mean, low, high, len(chosen))
 
     @classmethod
     def mean(cls, values: Tensor, among: Tensor | None = None) -> Estimate:
-        """The mean of any values (n,) over the images of ``among`` (n,) bool; the normal
+        """The mean of any values (n,) over the images of ``among`` (n,) bool, with the normal
         distribution's interval.
 
-        mean +- 1.96 s / sqrt(n), with s the standard deviation over images: none for a single
-        image.
+        The interval is mean +- 1.96 s / sqrt(n), with s the standard deviation over images. A
+        single image has none.
         """
         chosen = values.double() if among is None else values[among].double()
         count = len(chosen)
@@ -67,23 +68,23 @@ class Estimate:
         return cls(mean, mean - half, mean + half, count)
 
     def json(self) -> dict[str, Any]:
-        """value, ci95 and images; None in place of NaN, which JSON does not know."""
+        """Value, ci95 and images; None in place of NaN, which JSON lacks."""
         value, low, high = (
             None if math.isnan(each) else round(each, 6)
             for each in (self.value, self.low, self.high)
         )
         return {"value": value, "ci95": None if low is None else [low, high], "images": self.images}
 
-    def told(self, unit: str = "%", interval: bool = True) -> str:
-        """For tables: "63.9 % (59.6 - 68.0)", or "n/a". Units: see `Matrix`."""
+    def text(self, unit: str = "%", interval: bool = True) -> str:
+        """The text in tables: "63.9 % (59.6 - 68.0)", or "n/a"; units as for `Matrix`."""
         if math.isnan(self.value):
             return NOT_AVAILABLE
         scale, decimals, suffix = _UNITS[unit]
-        told = f"{scale * self.value:.{decimals}f}{suffix}"
+        text = f"{scale * self.value:.{decimals}f}{suffix}"
         if not interval or math.isnan(self.low):
-            return told
+            return text
         to = "to" if self.low < 0 else "-"
-        return told + f" ({scale * self.low:.{decimals}f} {to} {scale * self.high:.{decimals}f})"
+        return text + f" ({scale * self.low:.{decimals}f} {to} {scale * self.high:.{decimals}f})"
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,11 @@ class Matrix:
 
     Args:
         title: what is measured.
-        denominator: of which images, in words; empty where all images count.
+        denominator: which images count, in words; empty where all do.
         cells: row to column to estimate; every row has the same columns.
         corner: what rows and columns are, for the first column's head.
-        unit: in which values in [0, 1] are told: "%", "1/255" (pixel values), or "" as they are.
+        unit: the unit in which values in [0, 1] are shown: "%", "1/255" (pixel values), or "" for
+            none.
     """
 
     title: str
@@ -121,15 +123,13 @@ class Matrix:
 
     @property
     def images(self) -> int | None:
-        """The denominator that all cells share; None where they differ, and each cell must tell its
-        own.
-        """
+        """The denominator of all cells; None if the cells differ, and each one shows its own."""
         counts = {cell.images for row in self.cells.values() for cell in row.values()}
         return counts.pop() if len(counts) == 1 else None
 
     @property
     def caption(self) -> str:
-        """What is measured, over how many of which images."""
+        """What is measured, how many images count, and which."""
         if self.images is None and not self.denominator:
             return self.title
         count = "the" if self.images is None else f"{self.images:,}"
@@ -148,28 +148,28 @@ class Matrix:
         }
 
     def lines(self) -> list[list[str]]:
-        """The rows of the table as text, without the head. Cells of different denominators each
-        tell theirs.
+        """The rows of the table as text, without the head. If denominators differ, each cell shows
+        its own.
         """
 
-        def told(cell: Estimate) -> str:
-            return cell.told(self.unit) + (f" of {cell.images:,}" if self.images is None else "")
+        def text(cell: Estimate) -> str:
+            return cell.text(self.unit) + (f" of {cell.images:,}" if self.images is None else "")
 
         return [
-            [name, *(told(row[column]) for column in self.columns)]
+            [name, *(text(row[column]) for column in self.columns)]
             for name, row in self.cells.items()
         ]
 
     def markdown(self) -> str:
         """Caption and table."""
         head: Sequence[Sequence[str]] = [[self.corner, *self.columns], *self.lines()]
-        told = ["| " + " | ".join(row) + " |" for row in head]
+        text = ["| " + " | ".join(row) + " |" for row in head]
         return "\n".join(
-            [self.caption, "", told[0], "|---|" + "---:|" * len(self.columns), *told[1:]]
+            [self.caption, "", text[0], "|---|" + "---:|" * len(self.columns), *text[1:]]
         )
 
     def table(self) -> Table:
-        """For the terminal."""
+        """The table for the terminal."""
         shown = Table(title=self.caption)
         shown.add_column(self.corner)
         for column in self.columns:

@@ -43,17 +43,17 @@ def gradients(
         goal: (n,) true classes, or target classes for a targeted objective.
         rng: streams of the images, (n,).
         objective: what is maximised; cross entropy by default.
-        estimator: the plain gradient by default; `Smooth` for the noise-reduced one.
+        estimator: the plain gradient by default; `Smooth` gives the noise-reduced gradient.
         batch: images at a time.
     """
     objective, estimator = objective or CrossEntropy(), estimator or Backprop()
-    found, queried = [], Queried.of(model)
+    parts, queried = [], Queried.of(model)
     with prepared(queried):
         for start in range(0, len(images), batch):
             part = slice(start, start + batch)
             loss = Loss(queried, objective, goal[part].clone())
-            found.append(estimator(loss, images[part].clone(), rng[part])[1])
-    return torch.cat(found) if found else torch.zeros_like(images)
+            parts.append(estimator(loss, images[part].clone(), rng[part])[1])
+    return torch.cat(parts) if parts else torch.zeros_like(images)
 
 
 def cosines(by_model: Mapping[str, Tensor]) -> Tensor:
@@ -63,13 +63,13 @@ def cosines(by_model: Mapping[str, Tensor]) -> Tensor:
         by_model: model to its gradients (n, C, H, W) on the same images.
     """
     count = len(next(iter(by_model.values())))
-    found = torch.zeros(count, len(by_model), len(by_model), dtype=torch.float64)
+    cosine = torch.zeros(count, len(by_model), len(by_model), dtype=torch.float64)
     for i in range(count):
-        # One image at a time in float64, where neither tiny gradients vanish nor equal ones differ
-        # by rounding.
+        # One image at a time, in float64: there tiny gradients do not vanish, and equal gradients
+        # do not differ by rounding.
         image = torch.stack([each[i].flatten() for each in by_model.values()]).double()
-        found[i] = pairwise_cosine_similarity(image, zero_diagonal=False)
-    return found
+        cosine[i] = pairwise_cosine_similarity(image, zero_diagonal=False)
+    return cosine
 
 
 def angle_matrix(by_model: Mapping[str, Tensor], degrees: bool = False) -> Matrix:
@@ -77,17 +77,17 @@ def angle_matrix(by_model: Mapping[str, Tensor], degrees: bool = False) -> Matri
 
     Args:
         by_model: model to its gradients (n, C, H, W) on the same images.
-        degrees: mean angles in degrees instead of mean cosines.
+        degrees: whether to give mean angles in degrees instead of mean cosines.
 
-    An image where either gradient is exactly zero has no angle there, and does not count.
+    An image at which either gradient is exactly zero has no angle, and does not count.
     """
-    found = cosines(by_model)
+    values = cosines(by_model)
     if degrees:
-        found = found.clamp(-1, 1).acos().rad2deg()
+        values = values.clamp(-1, 1).acos().rad2deg()
     names = list(by_model)
     cells = {
         first: {
-            second: Estimate.mean(found[:, i, j], found[:, i, j].isfinite())
+            second: Estimate.mean(values[:, i, j], values[:, i, j].isfinite())
             for j, second in enumerate(names)
         }
         for i, first in enumerate(names)

@@ -4,8 +4,8 @@ RMSD [P5 3.2.2].
 Symbols: x the image, delta a direction (for FG the gradient of the source's loss, for FGS its sign)
 of RMSD 1, x_B = clip(x + B delta, 0, 1), M1 and M2 the source and the target.
 
-The search is linear, as the paper's, and not by bisection: what B makes x_B adversarial is often
-several intervals.
+The search is linear, as in the paper, and not by bisection: the values of B with an adversarial x_B
+often form several intervals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.transfer.distances import rmsd
 from robusttrain.transfer.estimates import Estimate
 
-#: Images that models are asked about twice, to see whether they are random.
+#: How many images models are asked about twice, to see whether the models are random.
 FEW = 8
 
 
@@ -44,19 +44,19 @@ def minimal_distortion(
         models: M1 and M2 (or any number): images to logits, deterministic.
         images: (n, C, H, W), pixel values in [0, 1].
         directions: (n, C, H, W), of any length.
-        labels: (n,) true classes; fooled is a model that gives another class.
-        goals: (n,) target classes; fooled is then a model that gives the goal.
-        step: between two B, for pixel values in [0, 1].
+        labels: (n,) true classes; a model is fooled if it gives another class.
+        goals: (n,) target classes; if given, a model is fooled if it gives the goal.
+        step: difference between two values of B, for pixel values in [0, 1].
         limit: largest B.
-        batch: points evaluated at once; images that are done leave the search.
+        batch: points evaluated at once; finished images leave the search.
 
     Returns:
-        Infinity where no point up to the limit fools, so where the direction is zero. The RMSD is
-        that of x_B as it is after clipping, hence at most B.
+        The RMSD of x_B after clipping, which is at most B. Infinity where no point up to the limit
+        fools all models, as for a direction of zero.
 
     Raises:
-        UserError: a random model, where the least of many lucky draws would mean nothing;
-            directions that are not finite; a step or a limit that is not positive.
+        UserError: a model is random, and the least of many lucky draws would mean nothing; or
+            directions are not finite; or the step or the limit is not positive.
     """
     above("step", step, 0)
     above("limit", limit, 0)
@@ -102,10 +102,10 @@ def _search(
     bounds: Sequence[float],
     batch: int,
 ) -> Tensor:
-    """(B,) for at most ``batch`` images: several consecutive B of each image at once, as many as
-    the batch holds.
+    """`minimal_distortion` (n,) for at most ``batch`` images: for each image as many consecutive B
+    at once as the batch holds.
     """
-    found = torch.full((len(images),), torch.inf, device=images.device)
+    least = torch.full((len(images),), torch.inf, device=images.device)
     alive = torch.arange(len(images), device=images.device)
     start = 0
     while start < len(bounds) and len(alive):
@@ -114,14 +114,14 @@ def _search(
         points = torch.cat([(images[alive] + bound * deltas[alive]).clamp_(0, 1) for bound in now])
         fooled = _all_fooled(models, points, labels[alive], None if goals is None else goals[alive])
         fooled = fooled.view(len(now), len(alive))
-        first = fooled.int().argmax(dim=0)  # of equal values the first
+        first = fooled.int().argmax(dim=0)  # the first of equal values
         reached = points.view(len(now), len(alive), *points.shape[1:])[
             first, torch.arange(len(alive))
         ]
         done = fooled.any(dim=0)
-        found[alive[done]] = rmsd(reached, images[alive])[done]
+        least[alive[done]] = rmsd(reached, images[alive])[done]
         alive = alive[~done]
-    return found
+    return least
 
 
 def _all_fooled(
@@ -129,8 +129,8 @@ def _all_fooled(
 ) -> Tensor:
     """(m,) bool for stacked copies of the images: whether every model is fooled.
 
-    A model is only asked about points that fool all before it. A logit that is not finite proves
-    nothing.
+    A model is asked only about points that fool all models before it. A logit that is not finite
+    proves nothing.
     """
     copies = len(points) // len(labels)
     wanted = (labels if goals is None else goals).repeat(copies)
@@ -157,7 +157,7 @@ def least_for(distortions: Tensor, share: float) -> float:
     """The least RMSD that suffices for a share in (0, 1] of the images, e.g. 0.5 or 0.9 [P5 figure
     1].
 
-    Infinity where the search found none for so many; NaN for no images.
+    Infinity if the search failed for too many images; NaN for no images.
     """
     if not len(distortions):
         return math.nan

@@ -15,24 +15,24 @@ FUSIONS = ("logits", "probabilities", "losses")
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """On what adversarial images are crafted, how, and what they are tested on.
+    """The models that adversarial images are crafted and tested on, and how.
 
     Args:
         models: two or more: model presets or YAML files with weights, checkpoints of train.py,
             timm:NAME (pretrained).
         attacks: nodes of the attacks by name.
         data: node of the data set.
-        targets: those that are tested; default: all.
-        sources: those that are crafted on; default: all.
-        held_out: craft also on all models but one, as one.
-        fuse: how: logits, probabilities or losses.
+        targets: models that are tested; default: all.
+        sources: models that are crafted on; default: all.
+        held_out: craft also on all models but one, as one ensemble.
+        fuse: how an ensemble becomes one model: logits, probabilities or losses.
         trust: packages that a checkpoint may name.
         epsilon: radius of the threat, for every attack.
         images: size of a seeded subset of the test images.
         draws: fresh draws of a random target for each image.
-        precision: of attacks: float32 or bfloat16.
+        precision: in which attacks differentiate: float32 or bfloat16.
         seed: of every random number.
-        crafted: folder where crafted images are kept.
+        crafted: folder for crafted images.
         output: folder for results.json and pictures.
 
     Raises:

@@ -1,10 +1,10 @@
-"""What models answer in a plane of images: decision regions [P5 6, figures 3-5; P3 6.3, eq. 13].
+"""Models' answers in a plane of images: decision regions [P5 6, figures 3-5; P3 6.3, eq. 13].
 
 Symbols: x the image, d1 and d2 two directions, (u, v) a point of the plane: clip(x + u d1 + v d2,
 0, 1).
 
-Directions are scaled to RMSD 1. Along either axis u and v are then the RMSD of the change (before
-clipping), in the unit of both papers' axes: a direction of signs, as in [P3], has RMSD 1 as it is.
+Directions are scaled to RMSD 1. Along either axis, u or v is then the RMSD of the change (before
+clipping), in the unit of both papers' axes. A direction of signs, as in [P3], has RMSD 1 as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def unit(direction: Tensor) -> Tensor:
     """``direction`` (C, H, W) scaled to RMSD 1, float32.
 
     Raises:
-        UserError: it is zero, or not finite.
+        UserError: the direction is zero, or not finite.
     """
     wide = direction.double()
     largest = wide.abs().max()
@@ -37,21 +37,21 @@ def unit(direction: Tensor) -> Tensor:
 
 
 def rejection(direction: Tensor, along: Tensor) -> Tensor:
-    """What is left of ``direction`` without its component along another, both (C, H, W): float64,
-    orthogonal to it.
+    """``direction`` without its component along ``along``, both (C, H, W): float64, orthogonal to
+    ``along``.
 
     [P3 3.1]: with the gradient and the noise-reduced gradient, the model-specific component of the
     gradient.
     """
     base = unit(along).double()
     left = direction.double()
-    for _ in range(2):  # the second time removes what rounding left
+    for _ in range(2):  # the second pass removes the rounding of the first
         left = left - (left * base).sum() / base.square().sum() * base
     return left
 
 
 def orthogonal(direction: Tensor, rng: Rng) -> Tensor:
-    """A random direction (C, H, W) of RMSD 1, orthogonal to ``direction``, uniform among those.
+    """A uniformly random direction (C, H, W) of RMSD 1, among those orthogonal to ``direction``.
 
     Args:
         direction: (C, H, W).
@@ -64,7 +64,7 @@ def orthogonal(direction: Tensor, rng: Rng) -> Tensor:
 
 @dataclass(frozen=True)
 class Regions:
-    """What each model answers in a plane.
+    """The answer of each model in a plane.
 
     Args:
         classes: model to (V, U) int64, rows by v, columns by u, both rising; -1 where an answer is
@@ -78,7 +78,8 @@ class Regions:
     def counts(self) -> dict[str, int]:
         """How many different classes each model answers with [P5 table 5]."""
         return {
-            name: int(found[found >= 0].unique().numel()) for name, found in self.classes.items()
+            name: int(classes[classes >= 0].unique().numel())
+            for name, classes in self.classes.items()
         }
 
 
@@ -92,21 +93,22 @@ def regions(
     points: int = 41,
     batch: int = 128,
 ) -> Regions:
-    """What the models answer on a square grid around ``image`` in the plane of two directions.
+    """The models' answers on a square grid around ``image`` in the plane of two directions.
 
     Args:
-        models: images to logits. A random one answers with one draw, the same everywhere: its
-            regions, not its noise.
+        models: images to logits. A random model answers with one draw, the same everywhere, which
+            shows its regions and not its noise.
         image: (C, H, W), pixel values in [0, 1]; in the middle of the grid.
         first: (C, H, W), the direction of u, of any length; its sign pattern for [P3].
         second: (C, H, W), the direction of v.
         reach: largest |u| and |v|, an RMSD for pixel values in [0, 1].
         rng: the image's stream, (1,).
-        points: on each axis, odd so that the image itself is one of them.
+        points: number on each axis, odd so that the image itself is one of them.
         batch: points evaluated at once.
 
     Raises:
-        UserError: a direction of no length, an even number of points, a reach that is not positive.
+        UserError: a direction has no length, the number of points is even, or the reach is not
+            positive.
     """
     above("reach", reach, 0)
     at_least("points", points, 3)
@@ -116,7 +118,7 @@ def regions(
     line = torch.linspace(-reach, reach, points, device=image.device)
     line[points // 2] = 0
     v, u = (each.flatten() for each in torch.meshgrid(line, line, indexing="ij"))
-    found = {}
+    classes = {}
     for name, model in models.items():
         parts, queried = [], Queried.of(model)
         with prepared(queried), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
@@ -126,5 +128,5 @@ def regions(
                 streams = Rng(rng.fold("regions").keys.expand(len(shown)))
                 logits = queried(shown, streams).float()
                 parts.append(logits.argmax(dim=1).where(logits.isfinite().all(dim=1), -1))
-        found[name] = torch.cat(parts).view(points, points).cpu()
-    return Regions(found, reach)
+        classes[name] = torch.cat(parts).view(points, points).cpu()
+    return Regions(classes, reach)

@@ -1,11 +1,10 @@
-"""What a target answers about images: the plain data that the measures of transfer are computed
-from.
+"""A target's answers on images: the plain data behind the measures of transfer.
 
 ``classes`` is (n, D, k) int64: for each of n images and D draws of the target's randomness (1 if it
-has none), its k likeliest classes, likeliest first, as `top_classes` gives them. Nothing else of
-the logits is kept, so a study's answers stay small. Clean images that choose a denominator and
-adversarial images that are scored need different streams where the target is random: choosing and
-scoring by the same draws would report the luck of the draw.
+has none), the target's k likeliest classes, likeliest first, as `top_classes` gives them. Nothing
+else of the logits is stored, so a study's answers stay small. If the target is random, clean images
+that choose a denominator and adversarial images that are scored need different streams: choosing
+and scoring by the same draws would report the luck of the draw.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Denominator:
     """The images that a rate is over, for each target.
 
     Args:
-        words: which images, to end "of 431 images ...".
+        words: which images count, to end "of 431 images ...".
         among: target to (n,) bool.
     """
 

@@ -1,7 +1,7 @@
-"""What transfers: success and matching rates, the same mistakes, the score of a defense.
+"""Rates of transfer: success and matching rates, the same mistakes, the score of a defense.
 
-``classes`` (n, D, k) is what one target answers, see `predictions`. A random target counts with the
-mean over its draws, and each image once, whatever the draws.
+``classes`` (n, D, k) are the answers of one target, see `predictions`. A random target counts with
+the mean over its draws, so each image counts once, whatever the number of draws.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def success_matrix(adversarial: Answers, labels: Tensor, of: Denominator, top: i
         adversarial: source to target to ``classes``.
         labels: (n,) true classes.
         of: images that count.
-        top: success is when the true class is not among so many likeliest ones.
+        top: success means that the true class is not among so many likeliest classes.
     """
     cells = {
         source: {
@@ -50,7 +50,7 @@ def matching_matrix(
         labels: (n,) true classes.
         goals: (n,) the class that the attack strove for.
         of: images that count.
-        top: a match is when the goal is among so many likeliest classes.
+        top: a match means that the goal is among so many likeliest classes.
 
     Raises:
         UserError: the goal of an image is its true class.
@@ -81,20 +81,20 @@ def same_mistake(
         labels: (n,) true classes.
         among: (n,) bool, images that count at all; None for all.
 
-    The denominator of a cell is the images that both models misclassify, in some draw where models
-    are random; draw k of one model is held against draw k of the other.
+    The denominator of a cell are the images that both models misclassify, of random models in some
+    draw. Draw k of one model is compared with draw k of the other.
 
     Raises:
-        UserError: random models with different numbers of draws.
+        UserError: random models have different numbers of draws.
     """
     draws = max((classes.shape[1] for classes in answers.values()), default=1)
-    if told := {
+    if odd := {
         name: classes.shape[1]
         for name, classes in answers.items()
         if classes.shape[1] not in (1, draws)
     }:
         raise UserError(
-            f"draws of {told} and {draws} cannot be held against each other: give equal numbers of"
+            f"draws of {odd} and {draws} cannot be held against each other: give equal numbers of"
             " draws"
         )
     said = {name: classes[:, :, 0].expand(-1, draws) for name, classes in answers.items()}
@@ -102,8 +102,8 @@ def same_mistake(
 
     def cell(first: str, second: str) -> Estimate:
         both = wrong[first] & wrong[second]
-        # An answer that is not finite (-1) is wrong, but nothing that two models could have in
-        # common.
+        # An answer that is not finite (-1) is wrong, but it is no answer that two models could
+        # share.
         same = both & (said[first] == said[second]) & (said[first] >= 0)
         counts = both.sum(dim=1)
         share = same.sum(dim=1).double() / counts.clamp_min(1)
@@ -119,14 +119,14 @@ def challenge_score(answers: Mapping[str, Tensor], labels: Tensor) -> Estimate:
     score = 1/M sum over attacks A, images n of [defense(attack(X_n)) = y_n], M = |A| n.
 
     Args:
-        answers: attack to ``classes`` that the defense under test gives.
+        answers: from each attack to ``classes`` of the defense under test.
         labels: (n,) true classes; every attack is on the same images.
 
     The interval is over images, not over M: answers on one image under several attacks are not
     independent.
 
     Raises:
-        UserError: no attack, or attacks on different numbers of images.
+        UserError: there is no attack, or attacks are on different numbers of images.
     """
     if not answers:
         raise UserError("the challenge score needs at least one attack's answers")

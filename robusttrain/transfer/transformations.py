@@ -1,9 +1,9 @@
 """Transformations that adversarial images meet on their way: rotation, noise, blur, JPEG [P3 6.2,
 figure 4].
 
-``transformation(images, rng) -> images``: (B, C, H, W) in [0, 1] to the same, each image on its
-own. Randomness comes from the images' streams. The weakest setting of each changes nothing, but
-JPEG, which always rounds.
+``transformation(images, rng)`` takes images (B, C, H, W) in [0, 1] to such images, each on its own.
+Randomness comes from the images' streams. The weakest setting changes nothing, except for JPEG,
+which always rounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Transformation = Callable[[Tensor, Rng], Tensor]
 
 @dataclass(frozen=True)
 class Rotation:
-    """Turns images about their centre, bilinear; what comes in at the corners is black.
+    """Turns images about their centre, bilinear, with black corners.
 
     Args:
         angle: in degrees, counter-clockwise.
@@ -82,8 +82,7 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class JPEG:
-    """Rounds to 8 bits, encodes and decodes: the real thing (libjpeg), not a differentiable
-    stand-in.
+    """Rounds to 8 bits, encodes and decodes, by libjpeg itself, not a differentiable stand-in.
 
     Args:
         quality: 1 (worst) to 100.

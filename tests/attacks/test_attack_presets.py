@@ -458,11 +458,6 @@ def test_epsilon_reaches_an_attack_that_leaves_its_threat_at_the_default(tmp_pat
         (["pgd"], [("steps", "-1")], r"--attack\.pgd\.steps = -1: must be at least 0"),
         (["pgd"], [("threat.epsilon", "-1")], r"--attack\.pgd\.threat\.epsilon = -1"),
         (["bpda-eot"], [("gradient.draws", "0")], r"--attack\.bpda-eot\.gradient\.draws = 0"),
-        (
-            ["ifgsm"],
-            [("relative_step_size", "0.1")],
-            "exactly one of step_size and relative_step_size",
-        ),
         (["pgd"], [("rule.class_path", "robusttrain.attacks.Linf")], "rule"),
         (["nowhere.yaml"], [], "no such file"),
     ],
@@ -488,3 +483,8 @@ def test_attacks_and_suites_are_taken_out_of_a_command_line():
     assert names == ["pgd", "bpda-i", "bpda-eot", "wt", "fgsm"]
     assert overrides == [("steps", "5"), ("wt.steps", "2")]
     assert rest == ["--seed", "3"]
+
+
+def test_one_kind_of_step_size_takes_the_place_of_the_other():
+    attack = scenarios(["ifgsm"], [("relative_step_size", "0.1")])["ifgsm"].attack
+    assert (attack.step_size, attack.relative_step_size) == (None, 0.1)

@@ -27,7 +27,7 @@ def test_defects_are_named(case):
     assert case.expected in audit.verdict
     found = grave[case.expected]
     assert all((found.measured, found.threshold, found.source, found.remedy))
-    json.dumps(audit.told())
+    json.dumps(audit.as_dict())
 
 
 @pytest.mark.parametrize("case", SOUND, ids=lambda case: case.name)

@@ -304,7 +304,7 @@ EVALUATE = [
     ),
     ([*NETWORK, "--attack.rule.class_path", "robusttrain.attacks.Linf"], "rule.*Linf"),
     (
-        [*NETWORK, "--data.image_size", "28", "--weights", "w"],
+        [*NETWORK, "--data.image_size", "28", "--weights", "README.md"],
         "image_size = 28: must be a multiple of 16",
     ),
     ([*NETWORK, "--weights", "nowhere.pt"], "--weights = 'nowhere.pt': there is no such file"),

@@ -90,7 +90,7 @@ def test_errors_carry_the_full_name_of_the_option(broken, said):
         ("no_such_package.Model", "cannot be imported"),
         ("robusttrain", "cannot be imported"),
         ("robusttrain..models", "cannot be imported"),
-        ("robusttrain.config.build.build", "is not a class"),
+        ("robusttrain.core.version.__version__", "is not a class"),
         ("robusttrain.config.build", "is not a class"),
     ],
 )

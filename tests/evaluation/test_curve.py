@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from robusttrain.attacks import Linf, ProjectedGradient, RandomNoise, Target
-from robusttrain.config.evaluation import numbers, read_plan
+from robusttrain.config.evaluation import read_plan
+from robusttrain.config.numbers import several
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.evaluation.curve import Curve, Rung
@@ -49,7 +50,7 @@ def task(curved, images):
 def run(curve, engine, pictures, labels, index):
     whole, _ = engine.run(pictures, labels, index)
     records = curve.run(pictures, labels, index, whole)
-    return whole, records, curve.told(records)
+    return whole, records, curve.points(records)
 
 
 def test_a_curve_only_falls_and_counts_what_it_asks(task):
@@ -106,18 +107,18 @@ def test_effort_is_nested_and_attacks_without_steps_are_left_out(task):
 
 def test_batches_and_a_journal_change_nothing(task, tmp_path):
     model, pictures, labels, index = task
-    told = []
+    found = []
     for size, folder in ((24, "one"), (7, "many"), (7, "many")):
         counted = Asked(model)
         engine = Engine(counted, {"pgd": Scenario(pgd(), Target())})
-        engine.kept = Journal(tmp_path / folder, {"same": True})
+        engine.journal = Journal(tmp_path / folder, {"same": True})
         curve = Curve(engine, "epsilon", RADII)
         parts = []
         for each in index.split(size):
             whole, _ = engine.run(pictures[each], labels[each], each)
             parts.append(curve.run(pictures[each], labels[each], each, whole))
-        told.append(curve.told(Records.merged(parts)))
-    assert told[0] == told[1] == told[2]
+        found.append(curve.points(Records.merged(parts)))
+    assert found[0] == found[1] == found[2]
     assert Asked.gradients == 0  # the third one found all in the journal
 
 
@@ -156,6 +157,6 @@ def test_radii_are_read_as_they_are_written():
     assert read_plan(said=[{"model": "mlp", "curve": [0, 0.1]}]).curve == [0.0, 0.1]
     for wrong in ("a", "1/0", "0.1,,"):
         with pytest.raises(OptionError, match="must be numbers"):
-            numbers(wrong, "--curve")
+            several(wrong, "--curve")
     with pytest.raises(OptionError, match="--curve = -0.1: must be at least 0"):
         read_plan([*line, "--curve=-0.1"])

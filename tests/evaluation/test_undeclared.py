@@ -150,7 +150,9 @@ def test_a_target_that_was_asked_can_be_attacked_on_a_fixed_draw(images, linear)
         "fixed": Scenario(PGD["pgd"].attack, FixedRandomness(inner=Target())),
     }
     target = DefendedClassifier(None, Drawing(linear(scale=1.0), "torch"))
-    with pytest.raises(UserError, match=r"attack fixed: source FixedRandomness.*settle asks it"):
+    with pytest.raises(
+        UserError, match=r"attack fixed: source FixedRandomness.*settle asks a model"
+    ):
         Engine(target, fixed)
     assert settle(target, images(COUNT), torch.arange(COUNT))
     assert target.random

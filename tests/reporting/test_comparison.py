@@ -76,7 +76,7 @@ def test_random_models_by_the_mean_of_differences():
     assert compared(before, before, "pgd", random=True).p == 1
     single = compared(before[:1], after[:1], "pgd", random=True)
     assert math.isnan(single.low)
-    assert single.told == "-50.0 points"
+    assert single.points == "-50.0 points"
     assert single.chance == "-"
 
 
@@ -102,8 +102,8 @@ def test_table_page_and_sentence(folder, evaluated, tmp_path, capsys):
     page = file.read_text()
     rows = compare(read_run(folder), read_run(other))
     for row in rows:
-        assert row.told in page
-        assert row.told in said
+        assert row.points in page
+        assert row.points in said
     assert page.count("<section>") == 3
     assert "McNemar" in page
     assert "as a model is random" in page

@@ -123,7 +123,7 @@ def test_the_rate_is_over_images_that_were_right_and_then_fooled():
 
 
 def test_no_image_fooled_is_not_available():
-    assert destruction_rate(bits(1, 0), bits(1, 0), bits(1, 1)).told() == "n/a"
+    assert destruction_rate(bits(1, 0), bits(1, 0), bits(1, 1)).text() == "n/a"
     assert destruction_rate(bits(), bits(), bits()).images == 0
 
 

@@ -28,7 +28,7 @@ def test_no_image_is_not_available_and_no_error():
     ):
         assert math.isnan(found.value)
         assert found.images == 0
-        assert found.told() == "n/a"
+        assert found.text() == "n/a"
         assert found.json() == {"value": None, "ci95": None, "images": 0}
 
 
@@ -41,7 +41,7 @@ def test_a_mean_and_its_interval():
 
 def test_one_image_has_a_mean_and_no_interval():
     found = Estimate.mean(torch.tensor([0.25]))
-    assert found.told("") == "0.250"
+    assert found.text("") == "0.250"
     assert found.json() == {"value": 0.25, "ci95": None, "images": 1}
 
 
@@ -54,9 +54,9 @@ def test_one_image_has_a_mean_and_no_interval():
     ],
 )
 def test_units(unit, told):
-    assert Estimate(0.125, 0.05, 0.2, 10).told(unit) == told
-    assert Estimate(-0.1, -0.3, -0.2, 10).told("") == "-0.100 (-0.300 to -0.200)"
-    assert Estimate(0.125, 0.05, 0.2, 10).told(unit, interval=False) == told.partition(" (")[0]
+    assert Estimate(0.125, 0.05, 0.2, 10).text(unit) == told
+    assert Estimate(-0.1, -0.3, -0.2, 10).text("") == "-0.100 (-0.300 to -0.200)"
+    assert Estimate(0.125, 0.05, 0.2, 10).text(unit, interval=False) == told.partition(" (")[0]
 
 
 def one(value, images):

@@ -60,7 +60,7 @@ def test_cosines_of_known_gradients():
 
 def test_gradients_that_are_all_zero_have_no_angle():
     zero = torch.zeros(2, 3, 4, 4)
-    assert angle_matrix({"a": zero, "b": zero}).cells["a"]["b"].told("") == "n/a"
+    assert angle_matrix({"a": zero, "b": zero}).cells["a"]["b"].text("") == "n/a"
 
 
 def test_a_random_direction_is_exactly_orthogonal_and_has_rmsd_1(streams):

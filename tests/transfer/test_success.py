@@ -101,7 +101,7 @@ def test_success_counts_only_images_that_were_right_before():
     matrix = success_matrix(fooled, LABELS, target_right(clean, LABELS))
     cell = matrix.cells["source"]["half"]
     assert (cell.value, cell.images) == (0.5, 2)  # all four answers would say 3/4
-    assert matrix.cells["source"]["never"].told() == "n/a"
+    assert matrix.cells["source"]["never"].text() == "n/a"
     top = success_matrix(fooled, LABELS, target_right(clean, LABELS), top=2)
     assert top.cells["source"]["half"].value == 0.0
     assert "top-2" in top.title
@@ -149,7 +149,7 @@ def test_the_same_mistake():
     assert (matrix.cells["a"]["a"].value, matrix.cells["a"]["a"].images) == (1.0, 3)
     only = same_mistake({"a": first, "b": second}, LABELS, torch.tensor([True, False, False, True]))
     assert (only.cells["a"]["b"].value, only.cells["a"]["b"].images) == (1.0, 1)
-    assert same_mistake({"a": RIGHT, "b": first}, LABELS).cells["a"]["b"].told() == "n/a"
+    assert same_mistake({"a": RIGHT, "b": first}, LABELS).cells["a"]["b"].text() == "n/a"
 
 
 def test_the_same_mistake_of_random_models_counts_each_image_once():

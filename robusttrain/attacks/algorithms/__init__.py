@@ -1,1 +1,1 @@
-"""Attacks, one algorithm a file, its loop visible."""
+"""Attacks: one algorithm in each file, with its loop visible."""

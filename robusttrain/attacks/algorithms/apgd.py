@@ -31,21 +31,19 @@ STEEPEST: dict[str, UpdateRule] = {"linf": Sign(), "l2": Normalized()}
 def checkpoints(steps: int) -> list[int]:
     """W: the steps after which the step size is reconsidered (Croce & Hein 2020, section 3.2).
 
-    w_j = ceil(p_j N) with p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06). In whole
-    percent: 0.22 has no exact float, and the ceiling would see it.
+    w_j = ceil(p_j N) with p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06). The
+    code counts in whole percent, because 0.22 has no exact float and the ceiling would show it.
     """
-    found, percent, stride = set(), 22, 22
+    reconsidered, percent, stride = set(), 22, 22
     while percent <= 100:
-        found.add(-(-percent * steps // 100))
+        reconsidered.add(-(-percent * steps // 100))
         stride = max(stride - 3, 6)
         percent += stride
-    return sorted(found)
+    return sorted(reconsidered)
 
 
 class _Watched(SourceModel):
-    """The source, and a note of which images it misclassified in every pass since the note was
-    wiped.
-    """
+    """The source, with a note of the images that it misclassified in every pass since `wipe`."""
 
     asks_queried = True
 
@@ -63,10 +61,10 @@ class _Watched(SourceModel):
         return logits
 
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
-        """What the loss is made of; of an ensemble, its members' mean logits are noted."""
-        found = loss_terms(self.source, images, rng)
-        self._note(torch.stack([weight * logits.detach() for weight, logits in found]).sum(dim=0))
-        return found
+        """The source's `loss_terms`; the note takes the weighted mean of their logits."""
+        terms = loss_terms(self.source, images, rng)
+        self._note(torch.stack([weight * logits.detach() for weight, logits in terms]).sum(dim=0))
+        return terms
 
     def _note(self, seen: Tensor) -> None:
         # Estimators stack copies of the batch: (n * B, K). A model that answers NaN has not been
@@ -93,25 +91,25 @@ class APGD(Attack):
     - condition 1: fewer than rho = 75 % of the steps have raised f, or
     - condition 2: neither eta was halved there nor f_max has risen.
 
-    Each image has an eta of its own. Where the text and the released code differ, this is the text:
-    "fewer than" where the code has "at most", the ceiling in w_j where the code rounds down (no
-    difference at 100 steps), and after going back a step is compared with f_max instead of with the
-    loss of the point that was given up.
+    Each image has an eta of its own. Where the text and the released code differ, this
+    implementation follows the text: "fewer than" where the code has "at most"; the ceiling in w_j
+    where the code rounds down (no difference at 100 steps); after going back, a step is compared
+    with f_max instead of with the loss of the point that was given up.
 
-    What is returned, per image, is the point with the largest loss of all points visited; on a
-    model that repeats itself a misclassified point comes before any other, and an image for which
-    there is one is spared further restarts and targets. On a model that is random (two passes over
-    the clean image tell) one misclassified draw is luck, and so the estimator's loss alone decides:
-    `Average` makes that a mean over draws. It stays the largest of many estimates, so its value
-    flatters the attack; fresh draws must score the image, as they do in the engine.
+    The attack returns, for each image, the visited point with the largest loss. On a model that
+    repeats itself a misclassified point comes before any other, and its image is spared further
+    restarts and targets. On a random model (two passes over the clean image tell) one misclassified
+    draw is luck, so the estimator's loss alone decides; with `Average` that is a mean over draws.
+    The returned loss is the largest of many estimates and flatters the attack. So fresh draws must
+    score the image, as they do in the engine.
 
     Args:
         steps: N_iter.
         restarts: runs from starting points of their own; for a targeted attack, that many for each
             target.
-        targets: for a targeted objective, how many target classes to try, in the order that the
-            objective's ``target`` says ("second": likeliest wrong class first), at most all wrong
-            classes; None for the objective's one.
+        targets: for a targeted objective, how many target classes to try, at most all wrong
+            classes, in the order of the objective's ``target`` ("second": likeliest wrong class
+            first); None for the objective's own one.
         random_start: whether the first run, too, starts at a random point of the ball, instead of
             at the image.
         threat: where adversarial images may go; Linf or L2.
@@ -143,7 +141,7 @@ class APGD(Attack):
         return None if self.targets else super().goals(source, images, labels, rng)
 
     def cost(self) -> Cost:
-        """At most: images that are broken are spared further restarts and targets."""
+        """An upper bound: broken images are spared further restarts and targets."""
         points = (self.steps + 1) * self.restarts * (self.targets or 1)
         aim = int(self.objective.asks and self.targets is None)
         return Cost(points * self.gradient.evaluations, 2 + aim + points * self.gradient.queries)
@@ -168,12 +166,12 @@ class APGD(Attack):
                 if restart == 0 and not self.random_start
                 else self.threat.random_start(x, streams.fold("start"))
             )
-            found, f, wrong = self.climb(
+            point, f, wrong = self.climb(
                 source, start, x, labels[left], goal[left], random[left], streams
             )
-            found, f = found.to(best.dtype), f.to(f_best.dtype)
+            point, f = point.to(best.dtype), f.to(f_best.dtype)
             better = (wrong & ~broken[left]) | ((wrong == broken[left]) & (f > f_best[left]))
-            best = best.index_copy(0, left, torch.where(per_image(better), found, best[left]))
+            best = best.index_copy(0, left, torch.where(per_image(better), point, best[left]))
             f_best = f_best.index_copy(0, left, torch.where(better, f, f_best[left]))
             broken = broken.index_copy(0, left, broken[left] | wrong)
         return best
@@ -226,10 +224,10 @@ class APGD(Attack):
         x = x_before = start
         f, gradient, wrong = evaluate(x, 0)
         x_max, f_max, gradient_max = x, f, gradient
-        found, f_found, wrong_found = x, f, wrong
+        best, f_best, wrong_best = x, f, wrong
         eta = torch.full_like(f, 2 * self.threat.epsilon)
-        # Since the checkpoint before: steps that have risen; f_max and whether eta was halved at
-        # it.
+        # Since the last checkpoint: the steps that raised f. At that checkpoint: f_max, and whether
+        # eta was halved.
         rises, f_max_then, halved_then, last = (
             torch.zeros_like(f),
             f_max,
@@ -251,9 +249,9 @@ class APGD(Attack):
             x_max = torch.where(per_image(higher), x, x_max)
             gradient_max = torch.where(per_image(higher), gradient, gradient_max)
 
-            better = (wrong & ~wrong_found) | ((wrong == wrong_found) & (f > f_found))
-            f_found, wrong_found = torch.where(better, f, f_found), wrong_found | wrong
-            found = torch.where(per_image(better), x, found)
+            better = (wrong & ~wrong_best) | ((wrong == wrong_best) & (f > f_best))
+            f_best, wrong_best = torch.where(better, f, f_best), wrong_best | wrong
+            best = torch.where(per_image(better), x, best)
 
             if k in reconsidered:
                 halve = (rises < RHO * (k - last)) | (~halved_then & (f_max == f_max_then))
@@ -262,4 +260,4 @@ class APGD(Attack):
                 x = torch.where(per_image(halve), x_max, x)
                 gradient = torch.where(per_image(halve), gradient_max, gradient)
                 rises, f_max_then, halved_then, last = torch.zeros_like(f), f_max, halve, k
-        return found, f_found, wrong_found
+        return best, f_best, wrong_best

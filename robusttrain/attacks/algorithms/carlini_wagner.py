@@ -23,16 +23,16 @@ from robusttrain.core.rng import Rng
 INSIDE = 0.999999
 #: c is never greater (as released).
 LARGEST_C = 1e10
-#: Steps that Adam is given at least before it is judged: it overshoots the boundary, and comes back
-#: within fewer.
+#: The least number of steps before Adam is judged. Adam overshoots the boundary, and comes back in
+#: fewer steps.
 PATIENCE = 30
 _TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
 class _Hinge(Objective):
-    """-f: min(margin - kappa, 0), but a hair above 0 where kappa is exceeded, which tells that from
-    a tie.
+    """-f: min(margin - kappa, 0), but a hair above 0 where the margin exceeds kappa, so that a tie
+    does not count.
     """
 
     margin: Objective
@@ -52,29 +52,28 @@ class CarliniWagner(Attack):
         f = max(z_y - max_{i != y} z_i + kappa, 0)
 
     Symbols: x the image, x' the adversarial one, z logits, y the true class, kappa the confidence
-    asked for, w what Adam moves, from w = atanh(2 x - 1) on: x' never leaves the box. Towards a
-    target t: f = max(max_{i != t} z_i - z_t + kappa, 0). An iterate is adversarial where f is 0 and
-    its margin is not just kappa; of those the nearest to x is kept.
+    asked for, w what Adam moves, from w = atanh(2 x - 1) on, so that x' never leaves the box.
+    Towards a target t, f = max(max_{i != t} z_i - z_t + kappa, 0). An iterate is adversarial if its
+    margin is greater than kappa; f is then 0. The attack keeps the nearest adversarial iterate.
 
-    c is searched for each image: 10 c after a descent that found nothing adversarial, else the
-    middle between the largest c that failed and the smallest that did not. All images advance
-    together, each with its own c; with ``abort_early`` an image whose lowest loss fell by less than
-    0.01 % within a tenth of the steps, or 30 if that is more, sits out the rest of the descent.
-    (The released code judges one value of the whole batch's loss; here no image's fate depends on
-    another's, and a single image's loss is less steady.)
+    Each image has a c of its own. After a descent without an adversarial iterate the next c is
+    10 c, else the middle between the largest c that failed and the smallest that did not. All
+    images advance together. With ``abort_early`` an image sits out the rest of a descent once its
+    lowest loss has fallen by less than 0.01 % within a tenth of the steps, or within 30 steps if
+    that is more. (The released code judges the loss of the whole batch. Here no image's fate
+    depends on another's. A single image's loss is less steady, too.)
 
-    What comes back is the nearest adversarial image found, as it is, or *projected into the threat*
-    where it is farther
-    than epsilon: adversarial by luck only, then. For minimal distances take a wide threat. The
-    image itself comes back where it is adversarial already, or where nothing was found. With kappa
-    = 0 the result touches the boundary, where another rounding (an 8-bit file, a source in
-    bfloat16) decides; ``confidence`` buys clearance.
+    The attack returns the nearest adversarial image, *projected into the threat* if it is farther
+    than epsilon; the projection is adversarial only by luck. For minimal distances take a wide
+    threat. The image itself comes back where it is adversarial already, or where the search fails.
+    With kappa = 0 the result touches the boundary, where another rounding (an 8-bit file, a source
+    in bfloat16) decides; ``confidence`` buys clearance.
 
-    On a random model (two passes over the clean image tell) an iterate is judged by the majority of
-    ``votes`` fresh draws, and only an image that all draws get wrong is left alone. The nearest of
-    many iterates has then been lucky,
-    too: ask for confidence. Behind estimators other than `Backprop` the loss is not that of the
-    iterate itself, which is asked about on its own. ``abort_early`` does nothing in either case.
+    On a random model (two passes over the clean image tell) the majority of ``votes`` fresh draws
+    judges an iterate, and an image is left alone only if all draws get it wrong. The nearest of
+    many iterates was then lucky, too, so ask for confidence. An estimator other than `Backprop`
+    does not give the loss of the iterate itself, so the iterate takes a query of its own.
+    ``abort_early`` does nothing in either case.
 
     Args:
         steps: Adam's steps in each descent; 10,000 in the paper.
@@ -111,7 +110,7 @@ class CarliniWagner(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """At most; but with `Backprop` on a random model, ``votes`` queries more in each step."""
+        """An upper bound; but `Backprop` on a random model takes ``votes`` more queries a step."""
         steps = self.steps * self.search_steps
         voted = 0 if isinstance(self.gradient, Backprop) else self.votes
         return Cost(
@@ -129,8 +128,8 @@ class CarliniWagner(Attack):
         share = self.share_fooled(source, images, goal, random, rng.fold("clean"))
         result, left = images.clone(), (share < 1).nonzero().squeeze(1)
         if len(left):
-            found = self.minimise(source, images[left], goal[left], random[left], rng[left])
-            result[left] = into_ball(self.threat, found, images[left])
+            adversarial = self.minimise(source, images[left], goal[left], random[left], rng[left])
+            result[left] = into_ball(self.threat, adversarial, images[left])
         return result
 
     def share_fooled(
@@ -146,17 +145,17 @@ class CarliniWagner(Attack):
     def minimise(
         self, source: nn.Module, images: Tensor, goal: Tensor, random: Tensor, rng: Rng
     ) -> Tensor:
-        """The search for c: the nearest adversarial images (B, C, H, W), the images themselves
-        where there is none.
+        """Search for c: the nearest adversarial images (B, C, H, W), or the image where there is
+        none.
         """
         best, nearest = images.clone(), images.new_full((len(images),), torch.inf)
         low, high = torch.zeros_like(nearest), nearest.clone()
         c = torch.full_like(nearest, self.initial_c)
         for search in range(self.search_steps):
-            found, distance = self.descend(source, images, goal, c, random, rng.fold(search))
+            adversarial, distance = self.descend(source, images, goal, c, random, rng.fold(search))
             closer, success = distance < nearest, distance.isfinite()
             best, nearest = (
-                torch.where(per_image(closer), found, best),
+                torch.where(per_image(closer), adversarial, best),
                 torch.where(closer, distance, nearest),
             )
             low, high = torch.where(success, low, c), torch.where(success, c, high)
@@ -166,19 +165,18 @@ class CarliniWagner(Attack):
     def descend(
         self, source: nn.Module, images: Tensor, goal: Tensor, c: Tensor, random: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """Adam's steps with one c (B,) for each image.
+        """Take Adam's steps, with a c (B,) for each image.
 
         Returns:
-            Nearest adversarial iterates (B, C, H, W), and their squared distances (B,), infinite
-            where there is none.
+            The nearest adversarial iterates (B, C, H, W), and their squared distances (B,),
+            infinite where there is none.
         """
         best, nearest = images.clone(), torch.full_like(c, torch.inf)
         adam, hinge = Adam(), _Hinge(self.objective, self.confidence)
         w = torch.atanh((2 * images - 1) * INSIDE)
         state, lowest = adam.init(w), torch.full_like(c, torch.inf)
         lowest_before, period = lowest, max(PATIENCE, -(-self.steps // 10))
-        # Where the estimator's loss is not what the model says of the iterate, or would not say
-        # again.
+        # Images for which the estimator's loss is not the iterate's, or would differ the next time.
         noisy = random if isinstance(self.gradient, Backprop) else torch.ones_like(random)
         ask = bool(noisy.any())
         # The images that have not stopped early

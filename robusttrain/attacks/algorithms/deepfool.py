@@ -41,15 +41,14 @@ class DeepFool(Attack):
     All images advance together: a step is one forward pass of the batch and one backward pass of
     the batch for each class, so memory does not grow with the number of classes.
 
-    What comes back is x_i of the last step, as it is, or *projected into the threat* where it is
-    farther than epsilon: adversarial by luck only, then. For minimal distances take a wide threat.
+    The attack returns x_i of the last step, *projected into the threat* if it is farther than
+    epsilon; the projection is adversarial only by luck. For minimal distances take a wide threat.
     An image that is misclassified from the start comes back as it was. The result lies just beyond
-    the boundary, by the overshoot: attack in float32, because the boundary of a source in bfloat16
-    is elsewhere.
+    the boundary, by the overshoot. Attack in float32: a source in bfloat16 has another boundary.
 
-    On a random model (two passes over the clean image tell) a step linearises one draw, whether it
-    has succeeded is the majority of ``votes`` fresh draws, and only an image that all draws get
-    wrong is left alone.
+    On a random model (two passes over the clean image tell) a step linearises one draw. The
+    majority of ``votes`` fresh draws decides whether the step has succeeded, and an image is left
+    alone only if all draws get it wrong.
 
     Args:
         steps: the most steps for an image.
@@ -74,8 +73,8 @@ class DeepFool(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """At most, and by its backward passes: the classes share one forward pass, which is what an
-        engine counts.
+        """An upper bound, in backward passes. The classes of a step share one forward pass, and an
+        engine counts that as one evaluation.
         """
         return Cost(
             gradients=self.steps * (self.classes - 1), queries=2 + self.votes * (1 + self.steps)

@@ -1,4 +1,4 @@
-"""FAB: along the linearised boundary towards one class after another, as near to the image as can
+"""FAB: steps to the linearised boundary of one class after another, as near to the image as can
 be.
 """
 
@@ -21,7 +21,7 @@ from robusttrain.core.checked import Count, Share, checked
 from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
 
-#: The least length of a step when two are compared (as released): two of length 0 have no ratio.
+#: The least length of a step when two steps are compared (as released); 0 / 0 is no ratio.
 LEAST = 1e-8
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -31,29 +31,29 @@ class _Difference(Objective):
     """z_t - z_y, for goals (y, t), (B, 2): zero on the boundary between two classes."""
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        found: Tensor = logits.gather(1, goal)
-        return found[:, 1] - found[:, 0]
+        pair: Tensor = logits.gather(1, goal)
+        return pair[:, 1] - pair[:, 0]
 
 
 def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) -> Tensor:
     """The shortest step from each point to where its linear function is zero, without leaving the
     box [0, 1].
 
-    With w the gradient and f the function's value at the point, the step is s sign(w_j) min(lambda
-    v_j, room_j) in
-    pixel j: s turns it towards zero, v_j is 1 (Linf) or |w_j| (L2), room_j how far the pixel may
-    go. lambda is the smallest for which the gains |w_j| min(lambda v_j, room_j) add up to |f|
-    (Croce & Hein 2020, section 2.2): linear in lambda between the values at which one pixel more
-    meets the box, so it is found by sorting these.
+    With w the gradient and f the function's value at the point, the step in pixel j is
+    s sign(w_j) min(lambda v_j, room_j): s turns the step towards zero, v_j is 1 (Linf) or |w_j|
+    (L2), room_j how far the pixel may go. lambda is the smallest for which the gains
+    |w_j| min(lambda v_j, room_j) add up to |f| (Croce & Hein 2020, section 2.2). Their sum is
+    linear in lambda between the values at which one more pixel meets the box, so sorting these
+    values gives lambda.
 
     Args:
         points: (B, C, H, W), in [0, 1].
         value: (B,), f.
         gradient: (B, C, H, W), w.
-        norm: in which the step is shortest, "linf" or "l2".
+        norm: the norm in which the step is shortest, "linf" or "l2".
 
     Returns:
-        (B, C, H, W), steps. Where the box holds no zero, the step to its corner nearest to one.
+        (B, C, H, W), steps. If the box holds no zero, the step to the corner nearest to a zero.
     """
     w, x = gradient.flatten(1), points.flatten(1)
     towards = -value.sign()[:, None] * w.sign()
@@ -64,7 +64,7 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     meets = torch.where(weight > 0, room / v.clamp_min(_TINY), torch.inf)
     meets, order = meets.sort(dim=1)
     spent = (weight * room).gather(1, order)  # what a pixel that has met the box contributes
-    # What one that has not contributes for each unit of lambda
+    # What a pixel that has not met the box contributes for each unit of lambda
     rate = (weight * v).gather(1, order)
     before, after = spent.cumsum(dim=1), rate.flip(1).cumsum(dim=1).flip(1)
     rest = after - rate
@@ -92,33 +92,32 @@ class FAB(Attack):
 
     Symbols: x_orig the image, x_i the point after i steps, y its class, t the target, P the
     projection onto {z_t = z_y} as it looks from x_i, linearised, within the box, in the threat's
-    norm; alpha draws back to the image, eta steps beyond the boundary, clip is to the box. An
-    x_{i+1} that is misclassified, as whatever class, is kept if it is the nearest so far, and the
-    search goes on from (1 - beta) x_orig + beta x_{i+1}. The paper's final search along the last
+    norm; alpha draws back to the image, eta steps beyond the boundary, clip is to the box. If
+    x_{i+1} is misclassified, as whatever class, the attack keeps it if it is the nearest so far,
+    and goes on from (1 - beta) x_orig + beta x_{i+1}. The paper's final search along the last
     line is left out, as in AutoAttack.
 
-    Further restarts begin at a random point within epsilon / 2. An image is spared further steps,
-    restarts and targets as soon as it is misclassified within epsilon (steps: AutoAttack goes on,
-    which changes no verdict); with ``nearest`` it is not.
+    Further restarts begin at a random point within epsilon / 2. Without ``nearest``, an image is
+    spared further steps, restarts and targets as soon as it is misclassified within epsilon.
+    (AutoAttack goes on with the steps, which changes no verdict.)
 
-    What comes back is the nearest adversarial point found, *projected into the threat* where it is
-    farther than
-    epsilon: adversarial by luck only, then. The image itself comes back where nothing was found, or
-    where it is misclassified already. The result lies close to the boundary: attack in float32.
+    The attack returns the nearest adversarial point, *projected into the threat* if it is farther
+    than epsilon; the projection is adversarial only by luck. The image itself comes back where the
+    search fails, or where it is misclassified already. The result lies close to the boundary, so
+    attack in float32.
 
-    On a random model (it says so, or two passes over the clean image differ) x_{i+1} is judged by
-    the majority of as many fresh draws as the estimator takes (one with `Backprop`: then luck
-    decides; take `Average`), no image leaves,
-    and what each run ends with is judged once more, all on the same draws: the one that is wrong
-    most often comes back, of equals the first. AutoAttack has no FAB for random models: a nearest
-    point is a brittle one.
+    On a random model (it says so, or two passes over the clean image differ) no image leaves, and a
+    majority of fresh draws judges x_{i+1}. There are as many draws as the estimator takes: one with
+    `Backprop`, where luck decides, so take `Average`. The results of all runs are judged once more,
+    on the same draws. The result that is wrong most often comes back, of equals the first.
+    AutoAttack has no FAB for random models: a nearest point is a brittle one.
 
     Args:
         steps: N_iter, for each target.
         restarts: runs for each target.
         targets: how many of the likeliest wrong classes to try, at most all.
         alpha_max: the most that draws back to the image.
-        eta: overshoot; 1 steps onto the boundary.
+        eta: overshoot; a step with 1 ends on the boundary.
         beta: where between the image (0) and an adversarial point (1) the search goes on.
         nearest: whether all steps and targets are spent to find the nearest point. For minimal
             distances, set it and a wide threat.
@@ -150,9 +149,7 @@ class FAB(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """At most: images leave when they are broken, and a model that repeats itself is asked
-        once.
-        """
+        """An upper bound: broken images leave, and a deterministic model judges a point once."""
         runs = self.restarts * self.targets
         return Cost(
             gradients=runs * self.steps * self.gradient.evaluations,
@@ -175,13 +172,13 @@ class FAB(Attack):
             if not len(left):
                 break
             x, y, streams = images[left], labels[left], rng[left].fold(number)
-            found, reached = self.approach(
+            adversarial, reached = self.approach(
                 source, x, y, target[left], random[left], restart > 0, streams
             )
-            found = into_ball(self.threat, found, x)
-            share = self.wrong(source, found, y, random[left], rng[left].fold("choose"))
+            adversarial = into_ball(self.threat, adversarial, x)
+            share = self.wrong(source, adversarial, y, random[left], rng[left].fold("choose"))
             better = torch.where(random[left], share > most[left], reached < distance[left])
-            result[left] = torch.where(per_image(better), found, result[left])
+            result[left] = torch.where(per_image(better), adversarial, result[left])
             distance[left] = torch.minimum(reached, distance[left])
             most[left] = torch.maximum(share, most[left])
             if not self.nearest:
@@ -209,11 +206,11 @@ class FAB(Attack):
         random_start: bool,
         rng: Rng,
     ) -> tuple[Tensor, Tensor]:
-        """The loop, towards one target for each image, (B,).
+        """The loop, towards one target (B,) for each image.
 
         Returns:
-            The nearest adversarial points (B, C, H, W), the images themselves where there is none,
-            and their distances (B,), infinite where there is none.
+            The nearest adversarial points (B, C, H, W), or the image where there is none, and their
+            distances (B,), infinite where there is none.
         """
         goal = torch.stack([labels, targets], dim=1)
         start = replace(self.threat, epsilon=self.threat.epsilon / 2)  # type: ignore[type-var]
@@ -250,7 +247,7 @@ class FAB(Attack):
         )
         w = torch.where(per_image(usable), gradient, 0)
         f = torch.where(usable, value, 0)
-        # The same plane seen from the image: its value there by the same linear function.
+        # The same plane seen from the image: the linear function's value there.
         f_orig = f + (w * (images - points)).flatten(1).sum(dim=1)
         delta = to_hyperplane(points, f, w, self.threat.norm)
         delta_orig = to_hyperplane(images, f_orig, w, self.threat.norm)

@@ -17,7 +17,7 @@ from robusttrain.core.checked import Count, Positive, Share, checked
 from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
 
-#: Generations without a new elite that make a plateau.
+#: So many generations without a new elite make a plateau.
 PATIENCE = 100
 
 
@@ -31,28 +31,26 @@ class GenAttack(Attack):
     temperature, rho mutation probability, alpha mutation range, P plateaus so far. The first
     generation is uniform in the ball. Each one
 
-    1. is judged by its fitness, log p_t - log sum_{i != t} p_i; the fittest, the elite, goes on as
-      it is;
+    1. is judged by its fitness, log p_t - log sum_{i != t} p_i; the fittest member, the elite, goes
+       on as it is;
     2. breeds N - 1 children of two parents each, drawn with probability softmax(fitness / tau); a
-      pixel comes from the
-       first parent with probability p_1 / (p_1 + p_2), p_i their chances of having been drawn;
-    3. mutates: each pixel of a child, with probability rho, by U(-alpha epsilon, alpha epsilon);
-      back into the ball.
+       pixel comes from the first parent with probability p_1 / (p_1 + p_2), p_i the parents'
+       chances of having been drawn;
+    3. mutates: each pixel of a child changes, with probability rho, by
+       U(-alpha epsilon, alpha epsilon), and the child is projected back into the ball.
 
-    ``adaptive`` (the paper's adaptive parameter scaling) starts with more mutation and loses it
-    with each plateau, 100
-    generations without a new elite: alpha = max(alpha, 0.4 * 0.9^P), rho = max(rho, 0.5 * 0.9^P).
+    ``adaptive`` (the paper's adaptive parameter scaling) starts with more mutation, and loses some
+    with each plateau, 100 generations without a new elite: alpha = max(alpha, 0.4 * 0.9^P),
+    rho = max(rho, 0.5 * 0.9^P).
 
-    Untargeted, any wrong answer is a success, and the likeliest wrong classes are tried as targets
-    one after another, ``classes`` of them. Where nothing succeeds, what comes nearest to success
-    comes back.
+    Untargeted, any wrong answer is a success, and the ``classes`` likeliest wrong classes are tried
+    as targets one after another. Where no member succeeds, the one nearest to success comes back.
 
-    On a deterministic model, images leave when one of their population succeeds, those
-    misclassified already at once, and the elite is not asked twice. On a random one
-    (`Queried.random`) p is a mean over
-    ``votes`` draws, and nothing is final: no image leaves, every generation is judged by new draws,
-    elite included, so that luck does not keep it alive, and the last elite of each target is judged
-    once more.
+    On a deterministic model an image leaves as soon as a member of its population succeeds, at once
+    if it is misclassified already, and the elite is not asked about twice. On a random model
+    (`Queried.random`) p is a mean over ``votes`` draws, and no image leaves. New draws judge every
+    generation, the elite included, so that luck does not keep it alive, and the last elite of each
+    target is judged once more.
 
     Args:
         steps: G, for each target.
@@ -96,9 +94,7 @@ class GenAttack(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """An upper bound: images leave when they succeed, and deterministic models see an elite
-        once.
-        """
+        """An upper bound: images leave on success, and deterministic models see an elite once."""
         # The clean image, and the last elite of each target once more.
         return Cost(0, self.votes * (1 + self.targets * (self.steps * self.population + 1)))
 
@@ -119,11 +115,11 @@ class GenAttack(Attack):
             )
             if not len(here):
                 break
-            found, reached = self.evolve(
+            evolved, reached = self.evolve(
                 source, images[here], labels[here], goals[here, i], rng[here].fold(i).fold("evolve")
             )
             better = reached > margin[here]
-            best[here] = torch.where(per_image(better), found, best[here])
+            best[here] = torch.where(per_image(better), evolved, best[here])
             margin[here] = torch.where(better, reached, margin[here])
         return best
 
@@ -141,7 +137,7 @@ class GenAttack(Attack):
         """The loop, towards target classes ``goal`` (B,).
 
         Returns:
-            For each image what came nearest to success, (B, C, H, W), and its margin (B,).
+            For each image the member nearest to success, (B, C, H, W), and its margin (B,).
         """
         random, epsilon = Queried.of(source).random, self.threat.epsilon
         best, best_margin = images.clone(), images.new_full((len(images),), -torch.inf)
@@ -164,7 +160,7 @@ class GenAttack(Attack):
             fitness = torch.cat([fitness, judged], dim=1)
             elite = fitness.argmax(dim=1)
             if not random:
-                # Not the elite alone: untargeted, another member may have found another wrong
+                # Not the elite alone: untargeted, another member may have reached another wrong
                 # class.
                 margin, first = margins.max(dim=1)
                 newcomers = population[:, n - margins.shape[1] :]
@@ -210,7 +206,7 @@ class GenAttack(Attack):
         return best, best_margin
 
     def project(self, population: Tensor, images: Tensor) -> Tensor:
-        """Members (B, n, C, H, W) into the threat around their image."""
+        """Members (B, n, C, H, W), projected into the threat around their image."""
         flat = self.threat.project(
             population.flatten(0, 1), images.repeat_interleave(population.shape[1], dim=0)
         )

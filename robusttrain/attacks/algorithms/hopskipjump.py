@@ -1,4 +1,4 @@
-"""HopSkipJump: to the nearest adversarial image by labels alone."""
+"""HopSkipJump: the nearest adversarial image by labels alone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from robusttrain.core.checked import Count, NonNegative, Positive, Whole, checke
 from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
 
-#: Where on the way from the nearest point (0) to the rim of the ball (1) the result is looked for,
+#: Places on the way from the nearest point (0) to the rim of the ball (1) that may be the result,
 #: farthest first.
 WAYS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0)
-#: Where on the way back from the boundary (0) a second vote is taken on random models, until one
-#: agrees.
+#: Places on the way back from the boundary (0) where a second vote is taken on random models, until
+#: one agrees.
 BACK = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0)
 #: "Well within the threat", in units of epsilon.
 WITHIN = 0.95
@@ -56,36 +56,35 @@ class HopSkipJump(Attack):
            v = 1/(B_t - 1) sum_b (phi(x_t + delta_t u_b) - mean of phi) u_b
 
        with delta_t = gamma / d times the distance that step t - 1 reached before its binary search
-       (0.1 in the first step, as in the released code); only its direction counts: v / |v|_2 (L2)
-       or sign v (Linf);
-    2. walks x_t + xi v from xi = |x_t - x| / sqrt(t), halved until adversarial;
-    3. returns to the boundary by a binary search between there and x: along the line (L2), or by
-      clipping to ever
-       smaller cubes (Linf), until within gamma / d^(3/2) (L2) or gamma / d^2 (Linf) of the way.
+       (0.1 in the first step, as in the released code); only the direction of v counts: v / |v|_2
+       (L2) or sign v (Linf);
+    2. walks to x_t + xi v, with xi = |x_t - x| / sqrt(t) halved until the point is adversarial;
+    3. returns to the boundary by a binary search between that point and x: along the line (L2), or
+       by clipping to ever smaller cubes (Linf), until within gamma / d^(3/2) (L2) or gamma / d^2
+       (Linf) of the way.
 
-    The start is uniform noise, blended with x by a binary search. Pixelwise noise tends to look
-    like one class to a
-    network, whose own images would never find a start: each further try takes noise of other
-    coarseness.
+    The start is uniform noise, blended with x by a binary search. To a network pixelwise noise
+    tends to look like one class, and images of that class would never find a start. So each further
+    try takes noise of another coarseness.
 
-    What comes back is the nearest adversarial point found, *projected into the threat*: where it is
-    farther than epsilon, the projection is adversarial by luck only. Where it is nearer, the room
-    that is left is used: the nearest point touches the boundary, and there the next rounding, or
-    the next draw of a random model, decides. So points on the way from it straight on to the rim of
-    the ball are asked about too, and the one that is wrong in most draws comes back, of equals the
-    farthest. For minimal distances, set ``nearest`` and a wide threat. An image for which nothing
-    adversarial is found, and one that is misclassified already, come back as they were.
+    The attack returns a point inside the threat. If the nearest adversarial point is farther than
+    epsilon, its projection comes back, which is adversarial only by luck. If it is nearer, the
+    attack uses the room that is left: at the boundary the next rounding, or the next draw of a
+    random model, decides. So points on the line from the nearest point on to the rim of the ball
+    are asked about too, and the one that is wrong in most draws comes back, of equals the farthest.
+    For minimal distances, set ``nearest`` and a wide threat. An image comes back as it was where
+    the search fails, and where it is misclassified already.
 
     On a random model (`Queried.random`) a verdict is the majority of ``votes`` draws. Two things
-    keep flickering verdicts from misleading the search. A point counts only if a second vote
-    confirms it, else lucky draws would lead the search to the image itself; where it does not,
-    points farther back are asked. And the
-    estimate of v takes one draw for each direction: averaging over directions averages over draws
-    too, and new directions tell more. With the paper's gamma = 1 all x_t + delta_t u_b lie so close
-    together that the draws drown what they say; gamma = d, delta_t as large as the distance, is the
-    default there. An image that is misclassified already is left alone only where all ``votes``
-    draws agree. (PopSkipJump, Simon-Gabriel et al. 2021, goes further: it measures the noise and
-    chooses numbers of draws and delta by it.)
+    keep flickering verdicts from misleading the search. First, a point counts only if a second vote
+    confirms it, else lucky draws would lead the search to the image itself. Without a confirmation,
+    points farther back are asked about. Second, the estimate of v takes one draw for each
+    direction: averaging over directions averages over draws too, and new directions tell more. With
+    the paper's gamma = 1 all x_t + delta_t u_b lie so close together that the draws drown the
+    answers. So the default there is gamma = d, which makes delta_t as large as the distance. An
+    image that is misclassified already is left alone only if all ``votes`` draws agree.
+    (PopSkipJump, Simon-Gabriel et al. 2021, goes further: it measures the noise, and chooses the
+    numbers of draws and delta by it.)
 
     Args:
         steps: number of steps; the paper and its code take 40 to 64. 0 returns the blended noise.
@@ -94,7 +93,7 @@ class HopSkipJump(Attack):
         gamma: scale of delta_t and of the binary searches' tolerance; None for the paper's 1, on
             random models d. Rough models and low precision need more than 1.
         tries: noise images tried for a start.
-        halvings: xi tried in each step; where none is adversarial, x_t stays.
+        halvings: values of xi tried in each step; if no point is adversarial, x_t stays.
         search_steps: bound of each binary search; a float32 holds no more than 24 halvings.
         votes: draws of a random model's randomness behind each verdict; of no use for a
             deterministic one.
@@ -131,7 +130,7 @@ class HopSkipJump(Attack):
             raise OptionError("threat", self.threat, "must be Linf or L2")
 
     def gamma_for(self, source: nn.Module, images: Tensor) -> float:
-        """gamma, also where it is left open."""
+        """gamma, or its default for this source where it is None."""
         if self.gamma is not None:
             return self.gamma
         return float(images[0].numel()) if Queried.of(source).random else 1.0
@@ -161,8 +160,8 @@ class HopSkipJump(Attack):
         result = images.clone()
         wrong = share_wrong(source, images, labels, rng.fold("clean"), self.votes)
         keep = (wrong < 1).nonzero().squeeze(1)
-        start, found = self.noise(source, images[keep], labels[keep], rng[keep].fold("noise"))
-        keep, start = keep[found], start[found]
+        start, started = self.noise(source, images[keep], labels[keep], rng[keep].fold("noise"))
+        keep, start = keep[started], start[started]
         if len(keep):
             x, y, streams = images[keep], labels[keep], rng[keep]
             best = self.minimise(source, start, x, y, streams)
@@ -176,7 +175,7 @@ class HopSkipJump(Attack):
     def noise(
         self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """Misclassified noise (B, C, H, W), and for which images there is any (B,)."""
+        """Misclassified noise (B, C, H, W), and (B,) bool: for which images there is any."""
         channels, height, width = images.shape[1:]
         scales = max(1, min(height, width).bit_length() - 1)
 
@@ -196,9 +195,7 @@ class HopSkipJump(Attack):
     def minimise(
         self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng
     ) -> Tensor:
-        """The loop, from adversarial ``start`` (B, C, H, W) to the nearest adversarial point that
-        it finds.
-        """
+        """The loop, from an adversarial ``start`` (B, C, H, W) to the nearest adversarial point."""
         random, pixels = Queried.of(source).random, images[0].numel()
         gamma, one = self.gamma_for(source, images), images.new_ones(len(images))
         point = self.search(source, start, images, labels, rng.fold("blend"), blend, one)
@@ -206,7 +203,7 @@ class HopSkipJump(Attack):
         if self.threat.norm == "linf":
             point = self.search(source, point, images, labels, rng.fold("clip"), clip_around, reach)
         if random:
-            # The noise itself remains where no vote agrees: no near point, but one that was seen to
+            # The noise itself remains where no vote agrees: it is not near, but it was seen to
             # fool.
             point = self.confirm(source, point, start, labels, rng.fold("confirm"))[0]
         best, nearest = point.clone(), self.threat.distance(point, images)
@@ -293,7 +290,7 @@ class HopSkipJump(Attack):
             u = F.normalize(noise.flatten(1)).view_as(noise)
             x_t, far = points.repeat(copies, 1, 1, 1), per_image(delta.repeat(copies))
             asked = (x_t + far * u).clamp(0, 1)
-            u = (asked - x_t) / far  # what the box and rounding left of it
+            u = (asked - x_t) / far  # what the box and rounding left of u
             phi = 2 * share_wrong(source, asked, labels.repeat(copies), draws.tile(numbers)) - 1
             return phi, torch.cat([per_image(phi) * u, u], dim=1)
 
@@ -309,8 +306,10 @@ class HopSkipJump(Attack):
     def walk(
         self, source: nn.Module, points: Tensor, v: Tensor, length: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """The first adversarial of x_t + xi v, xi = length, length/2, ..., else x_t; and where
-        there is one, (B,).
+        """The first adversarial point of x_t + xi v, xi = length, length/2, ..., else x_t.
+
+        Returns:
+            The points (B, C, H, W), and (B,) bool: for which images one is adversarial.
         """
 
         def propose(k: int, left: Tensor) -> Tensor:
@@ -319,14 +318,17 @@ class HopSkipJump(Attack):
         return self.first_adversarial(source, points, propose, self.halvings, labels, rng)
 
     def confirm(
-        self, source: nn.Module, found: Tensor, away: Tensor, labels: Tensor, rng: Rng
+        self, source: nn.Module, near: Tensor, away: Tensor, labels: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """The first point that a vote confirms on the way from ``found`` back to ``away``, else
-        ``away``; and where.
+        """The first point that a vote confirms on the way from ``near`` back to ``away``, else
+        ``away``.
+
+        Returns:
+            The points (B, C, H, W), and (B,) bool: which of them a vote confirmed.
         """
 
         def propose(k: int, left: Tensor) -> Tensor:
-            return torch.lerp(found[left], away[left], BACK[k])
+            return torch.lerp(near[left], away[left], BACK[k])
 
         return self.first_adversarial(source, away, propose, len(BACK), labels, rng)
 
@@ -339,14 +341,16 @@ class HopSkipJump(Attack):
         labels: Tensor,
         rng: Rng,
     ) -> tuple[Tensor, Tensor]:
-        """The first adversarial one of several points for each image, (B, C, H, W), and for which
-        there is one, (B,).
+        """The first adversarial one of several points for each image.
 
         Args:
             source, labels, rng: as for `run`.
-            otherwise: (B, C, H, W), for images without.
-            propose: point k of some images: (k, their numbers (n,)) to (n, C, H, W).
+            otherwise: (B, C, H, W), what images without such a point get.
+            propose: from k and the numbers (n,) of some images to their points k, (n, C, H, W).
             tries: how many points there are.
+
+        Returns:
+            The points (B, C, H, W), and (B,) bool: for which images one is adversarial.
         """
         result, left = otherwise.clone(), torch.arange(len(otherwise), device=otherwise.device)
         for k in range(tries):
@@ -356,15 +360,15 @@ class HopSkipJump(Attack):
             wrong = self.verdict(source, points, labels[left], rng[left].fold(k))
             result[left[wrong]] = points[wrong]
             left = left[~wrong]
-        found = torch.ones(len(result), dtype=torch.bool, device=result.device)
-        found[left] = False
-        return result, found
+        succeeded = torch.ones(len(result), dtype=torch.bool, device=result.device)
+        succeeded[left] = False
+        return result, succeeded
 
     def settle(
         self, source: nn.Module, best: Tensor, images: Tensor, labels: Tensor, rng: Rng
     ) -> Tensor:
-        """What comes back for the nearest point found: inside the threat, clear of the boundary if
-        there is room.
+        """The result for the nearest point ``best``: inside the threat, and clear of the boundary
+        if there is room.
         """
         distance = self.threat.distance(best, images)
         projected = into_ball(self.threat, best, images)

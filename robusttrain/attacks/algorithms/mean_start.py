@@ -1,4 +1,4 @@
-"""White-box transfer that starts from where g takes the image on average."""
+"""White-box transfer that starts from the mean of the transformed image."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def mean_transform(
 
     def several(numbers: range) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            found = transform(images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
-        return found.new_zeros(len(found)), found
+            transformed = transform(images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
+        return transformed.new_zeros(len(transformed)), transformed
 
     return mean_over_copies(draws, None, images, several)[1]
 
@@ -39,15 +39,14 @@ class MeanStart(Attack):
     """Projected gradient ascent from x_0 = E[g(x)], the mean transformation [P1 4.2, "white-box
     transfer attack"].
 
-    The paper climbs freely from there, and dismisses what it finds as visibly changed. Within a
-    threat that is not far
-    away, the start has to be projected into the ball first: the attack that counts.
+    The paper climbs freely from x_0, and dismisses the results as visibly changed. An attack that
+    counts stays within the threat, so x_0 is projected into the ball first.
 
     Args:
         draws: draws of g that the mean is taken over; the paper takes 5,000.
-        around: None to start at the mean projected into the threat; a radius to move freely within
-            that Linf ball around the mean itself, as the paper does: then the threat must be wide
-            enough for what comes out.
+        around: None starts at the mean projected into the threat. A radius lets the attack move
+            freely within that Linf ball around the mean itself, as the paper does; the threat must
+            then be wide enough for the result.
         steps, step_size, relative_step_size, threat, objective, gradient, rule: as for
             `ProjectedGradient`.
     """
@@ -67,7 +66,7 @@ class MeanStart(Attack):
         self.ascent(self.threat)  # checks the rest
 
     def ascent(self, threat: Threat) -> ProjectedGradient:
-        """The attack that runs from the start on."""
+        """The attack that climbs from the start."""
         return ProjectedGradient(
             steps=self.steps,
             step_size=self.step_size,
@@ -90,7 +89,7 @@ class MeanStart(Attack):
         return self._as(self.ascent(self.threat).at_radius(epsilon))
 
     def scaled(self, effort: float) -> MeanStart:
-        draws = times(self.draws, min(effort, 1.0), 10)  # more of them move the mean by nothing
+        draws = times(self.draws, min(effort, 1.0), 10)  # more draws hardly move the mean
         return replace(self._as(self.ascent(self.threat).scaled(effort)), draws=draws)
 
     def _as(self, ascent: ProjectedGradient) -> MeanStart:
@@ -109,8 +108,8 @@ class MeanStart(Attack):
     def check(self, source: nn.Module) -> None:
         if not Queried.of(source).transforms:
             raise UserError(
-                "MeanStart: this source has no g to start from; use"
-                " robusttrain.attacks.ClassifierOnly"
+                "MeanStart: this source has no g to start from: --attack wt-mean-start has one (in"
+                " Python, source ClassifierOnly)"
             )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -126,5 +125,5 @@ class MeanStart(Attack):
                 source, self.threat.project(mean, images), images, labels, rng
             )
         centre = mean.clamp(0, 1)
-        found = self.ascent(Linf(self.around)).climb(source, centre, centre, labels, rng)
-        return self.threat.project(found, images)
+        adversarial = self.ascent(Linf(self.around)).climb(source, centre, centre, labels, rng)
+        return self.threat.project(adversarial, images)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.algorithms.apgd import APGD
-from robusttrain.attacks.algorithms.wrappers import VOTES, common_goals, judge, known, within
+from robusttrain.attacks.algorithms.wrappers import (
+    VOTES,
+    common_goals,
+    judge,
+    random_and_wrong,
+    within,
+)
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.core.checked import Count, Whole, checked
@@ -23,16 +29,16 @@ class MinimalNorm(Attack):
     """Bisection over epsilon around any attack: the nearest adversarial image that it finds.
 
     The first run is within the threat's own epsilon. Where it succeeds, ``steps`` further runs
-    halve the interval between the largest radius that failed and the smallest that succeeded; an
-    image found nearer than its radius lowers the latter to the next multiple of epsilon / 2^steps.
-    All radii are such multiples, so images with the same radius run as one batch, and the result is
-    off by at most one multiple from what bisection to the end would find. It is an
-    upper bound of the least distance, and no more: an attack may fail where it succeeded with less.
+    halve the interval between the largest radius that failed and the smallest that succeeded; a
+    result nearer than its radius lowers that radius to the next multiple of epsilon / 2^steps. All
+    radii are such multiples, so images with the same radius run as one batch, and the final radius
+    is off by at most one multiple from the end of a full bisection. It is only an upper bound of
+    the least distance: an attack may fail where it succeeded with a smaller radius.
 
-    What comes back is the nearest adversarial image of all runs; where there is none, what the
-    first run returned. Success is misclassification by the source, on a random model by most of
-    ``votes`` draws, which no run has seen. An image that is misclassified as it stands, by a model
-    that repeats itself, is left alone.
+    The attack returns the nearest adversarial image of all runs, or the first run's result where no
+    run succeeds. Success is misclassification by the source, on a random model in most of ``votes``
+    draws, which no run has seen. An image that a deterministic model misclassifies as it stands is
+    left alone.
 
     Steps of a fixed length do not follow the radius: give the attack a ``relative_step_size``, or
     take `APGD`.
@@ -57,7 +63,7 @@ class MinimalNorm(Attack):
         self.at(2**self.steps)
 
     def at(self, multiple: int) -> Attack:
-        """The attack within so many multiples of epsilon / 2^steps."""
+        """The attack within the radius ``multiple`` * epsilon / 2^steps."""
         radius = self.threat.epsilon * multiple / 2**self.steps
         return within(self.attack, replace(self.threat, epsilon=radius), "attack")  # type: ignore[type-var]
 
@@ -74,7 +80,7 @@ class MinimalNorm(Attack):
         return self.attack.asks_g
 
     def cost(self) -> Cost:
-        """At most: images for which the first run fails are spared the others."""
+        """An upper bound: images for which the first run fails are spared the others."""
         cost, runs = self.attack.cost(), self.steps + 1
         return Cost(runs * cost.gradients, 2 + runs * (cost.queries + self.votes))
 
@@ -87,7 +93,7 @@ class MinimalNorm(Attack):
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        random, wrong = known(source, images, labels, rng)
+        random, wrong = random_and_wrong(source, images, labels, rng)
         best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
         nearest = best.new_full((len(images),), torch.inf)
         finest = max(self.threat.epsilon, torch.finfo(torch.float32).tiny) / 2**self.steps
@@ -95,7 +101,7 @@ class MinimalNorm(Attack):
         succeeded = torch.full_like(failed, 2**self.steps)
         radius, left = succeeded.clone(), (~wrong).nonzero().squeeze(1)
         for step in range(self.steps + 1):
-            found, streams = best[left], rng[left].fold(step)
+            adversarial, streams = best[left], rng[left].fold(step)
             # An attack has one radius: the host must know which ones there are.
             for multiple in radius[left].unique().tolist():
                 here = (radius[left] == multiple).nonzero().squeeze(1)
@@ -103,15 +109,15 @@ class MinimalNorm(Attack):
                 returned = self.at(multiple).run(
                     source, images[which], labels[which], streams[here]
                 )
-                found[here] = returned.detach().to(found.dtype)
+                adversarial[here] = returned.detach().to(adversarial.dtype)
             share, _ = judge(
-                source, found, labels[left], random[left], streams.fold("judge"), self.votes
+                source, adversarial, labels[left], random[left], streams.fold("judge"), self.votes
             )
             success = share > 0.5
-            distance = self.threat.distance(found, images[left])
+            distance = self.threat.distance(adversarial, images[left])
             closer = success & (distance < nearest[left])
             nearest[left] = torch.where(closer, distance, nearest[left])
-            best[left] = torch.where(per_image(closer | (step == 0)), found, best[left])
+            best[left] = torch.where(per_image(closer | (step == 0)), adversarial, best[left])
             reached = (distance / finest).ceil().to(torch.int64).minimum(radius[left])
             succeeded[left] = torch.where(
                 success, reached.minimum(succeeded[left]), succeeded[left]

@@ -41,13 +41,13 @@ class Optimization(Attack):
     eta the learning rate; P projection into the threat; Adam's step, with a memory of its own for
     each model. With lambda = 0 and one model, this is `ProjectedGradient` with the rule `Adam`.
 
-    The paper writes equation 6 for the mean of the models' probabilities. Model i's part of its
-    gradient is that of its own L(J_i), times a positive number for each image. Adam divides by what
-    is constant in that number; the rest is left out, so that the models are differentiated one
-    after another and memory does not grow with them. A source that is an `Ensemble` is taken apart
-    so (its ``fuse`` then only decides at what a targeted objective aims); equal weights sum the
-    updates, others weigh them. With ``apart`` off it is one model, with one Adam, like any other
-    source.
+    The paper writes equation 6 for the mean of the models' probabilities. Model i's part of that
+    gradient is the gradient of its own L(J_i), times a positive number for each image. Adam divides
+    by what is constant in that number, and the rest is left out here. So the models are
+    differentiated one after another, and memory does not grow with their number. An `Ensemble` as
+    the source is taken apart in this way; its ``fuse`` then only decides at what a targeted
+    objective aims. Equal weights sum the updates, other weights weigh them. With ``apart`` off, an
+    ensemble is one model, with one Adam, like any other source.
 
     Args:
         steps: iterations.
@@ -72,7 +72,7 @@ class Optimization(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """All members of an ensemble together, as if they were asked at once."""
+        """The cost of all members of an ensemble together, as if they were asked at once."""
         return Cost(
             gradients=self.steps * self.gradient.evaluations,
             queries=self.steps * self.gradient.queries + int(self.objective.asks),

@@ -17,9 +17,9 @@ from robusttrain.core.checked import Positive, Whole, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
-#: Steps of an attack that is given more of them, at least: two single steps are no iterative one.
+#: The least number of steps of an attack that is given more: two single steps are no iteration.
 LEAST_STEPS = 10
-#: Length of all steps together, in radii, where nobody says how long one is (Madry et al. 2018).
+#: The length of all steps together, in radii, if no step size is given (Madry et al. 2018).
 REACH = 2.5
 
 
@@ -75,8 +75,10 @@ class ProjectedGradient(Attack):
         return self.gradient.queries == 0  # a difference of two answers is all rounding
 
     def within(self, threat: Threat) -> ProjectedGradient:
-        """In another norm, steepest ascent is that norm's, and a step keeps its share of the
-        radius.
+        """The same attack in another threat.
+
+        In another norm, a rule of steepest ascent becomes that of the norm, and a step keeps its
+        share of the radius.
         """
         if threat.norm == self.threat.norm:
             return replace(self, threat=threat)
@@ -103,7 +105,7 @@ class ProjectedGradient(Attack):
         if self.step_size is None and self.relative_step_size is None:
             return replace(self, steps=steps)
         finer = REACH * self.threat.epsilon / steps
-        # A step that was too short stays as it is: more of them have to show what it hides.
+        # A step that was too short stays as it is: more steps then show what it hid.
         size = min(self.alpha, finer) if finer > 0 else self.alpha
         if size <= 0:
             return replace(self, steps=steps)

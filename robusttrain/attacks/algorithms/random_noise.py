@@ -24,13 +24,14 @@ class RandomNoise(Attack):
     robustness", 4.3).
 
     A model that falls to noise is not robust; an attack that finds less than noise does not work.
-    "Worst" is the largest margin max_{i != y} z_i - z_y. Where a model does not say that it is
-    random, the first two queries, on the image itself, tell.
+    The "worst" point has the largest margin max_{i != y} z_i - z_y. A model may not say whether it
+    is random; the first two queries, on the image itself, then tell.
 
-    - It is not: an image leaves as soon as it is misclassified, at once if it is so as it stands.
-    - It is: the largest of many noisy estimates is luck. So margins are means over ``votes`` draws,
-      and each new point is judged against the best so far on the same draws, new ones each time:
-      one point costs 2 ``votes`` queries.
+    - On a deterministic model an image leaves as soon as it is misclassified, at once if it is
+      misclassified as it stands.
+    - On a random model the largest of many noisy estimates is luck. So margins are means over
+      ``votes`` draws, and each new point is compared with the best so far on the same, new draws.
+      One point costs 2 ``votes`` queries.
 
     Args:
         queries: the most forward passes for an image, everything counted.
@@ -52,7 +53,7 @@ class RandomNoise(Attack):
         return replace(self, queries=times(self.queries, effort, LEAST_QUERIES))
 
     def cost(self) -> Cost:
-        """At most: images leave when they are misclassified."""
+        """An upper bound: images leave when they are misclassified."""
         return Cost(gradients=0, queries=self.queries)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -90,7 +91,7 @@ class RandomNoise(Attack):
         self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng
     ) -> Tensor:
         """(B,): the mean margin, over one draw or ``votes``; minus infinity where it is NaN."""
-        found = points.new_full((len(points),), -torch.inf)
+        mean_margins = points.new_full((len(points),), -torch.inf)
         for chosen, votes in ((~random, 1), (random, self.votes)):
             which = chosen.nonzero().squeeze(1)
             if len(which):
@@ -98,7 +99,7 @@ class RandomNoise(Attack):
                 margins = Margin()(logits.flatten(0, 1), labels[which].repeat(votes)).view(
                     votes, len(which)
                 )
-                found[which] = margins.mean(dim=0).nan_to_num(
+                mean_margins[which] = margins.mean(dim=0).nan_to_num(
                     nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
                 )
-        return found
+        return mean_margins

@@ -74,16 +74,16 @@ class Square(Attack):
       random window into another, in the shape of what is there plus or minus eta, and spends what
       clipping left unused (algorithm 3).
 
-    The square is kept if f rises. p is halved after 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000
+    A square stays if f rises. p is halved after 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000
     and 8,000 iterations. The first two queries, on the image itself, tell whether the model is
-    random for it.
+    random for that image.
 
-    - It is not: the search ends for an image as soon as it is misclassified, and the image leaves
-      the batch.
-    - It is: one misclassified draw is luck, and the largest of thousands of noisy estimates is
-      luck, too: the search would soon accept nothing more. So f is the mean over ``votes`` draws,
-      and each iteration judges x_best anew, on the same draws as its rival. It goes on to the end;
-      one iteration costs 2 ``votes`` queries.
+    - If not, the search ends for the image as soon as it is misclassified, and the image leaves the
+      batch.
+    - If so, one misclassified draw is luck. The largest of thousands of noisy estimates is luck,
+      too, and the search would soon accept nothing more. So f is the mean over ``votes`` draws, and
+      each iteration judges x_best anew, on the same draws as its rival. The search goes on to the
+      end; one iteration costs 2 ``votes`` queries.
 
     Args:
         queries: the most forward passes for an image, everything counted.
@@ -111,7 +111,7 @@ class Square(Attack):
         return replace(self, queries=times(self.queries, effort, LEAST_QUERIES))
 
     def cost(self) -> Cost:
-        """At most: images leave when they are misclassified."""
+        """An upper bound: images leave when they are misclassified."""
         return Cost(gradients=0, queries=self.queries)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -122,10 +122,10 @@ class Square(Attack):
         for chosen, search in searches:
             which = chosen.nonzero().squeeze(1)
             if len(which):
-                found = search(
+                searched = search(
                     source, best[which], images[which], labels[which], goal[which], rng[which]
                 )
-                best = best.index_copy(0, which, found)
+                best = best.index_copy(0, which, searched)
         return best
 
     def search(
@@ -137,8 +137,8 @@ class Square(Attack):
         goal: Tensor,
         rng: Rng,
     ) -> Tensor:
-        """Algorithm 1, for a model that repeats itself, from x_best = ``best``: the last x_best (B,
-        C, H, W).
+        """Algorithm 1, for a deterministic model: from x_best = ``best`` to the last x_best,
+        (B, C, H, W).
         """
         iterations = self.queries - 2 - int(self.objective.asks) - 1
         result, place = best.clone(), torch.arange(len(images), device=images.device)
@@ -152,9 +152,9 @@ class Square(Attack):
             )
             f, wrong = self._judge(source, x_new, labels, goal, rng.fold("model").fold(i), votes=1)
             wrong = wrong > 0
-            kept = (f > f_best) | wrong
-            best = torch.where(per_image(kept), x_new, best)
-            f_best = torch.where(kept, f, f_best)
+            accepted = (f > f_best) | wrong
+            best = torch.where(per_image(accepted), x_new, best)
+            f_best = torch.where(accepted, f, f_best)
             # The one place where the host must wait for the device: it has to know the size of the
             # next batch.
             left = (~wrong).nonzero().squeeze(1)
@@ -175,8 +175,8 @@ class Square(Attack):
         goal: Tensor,
         rng: Rng,
     ) -> Tensor:
-        """Algorithm 1, for a random model: x_best and its rival are judged on the same draws, new
-        ones each time.
+        """Algorithm 1, for a random model: each iteration judges x_best and its rival on the same,
+        new draws.
         """
         iterations = (self.queries - 2 - int(self.objective.asks)) // (2 * self.votes)
         for i in range(1, iterations + 1):
@@ -190,8 +190,8 @@ class Square(Attack):
     def _judge(
         self, source: nn.Module, points: Tensor, labels: Tensor, goal: Tensor, rng: Rng, votes: int
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss (B,), minus infinity where it is NaN, and share of draws that are misclassified
-        (B,).
+        """Mean loss (B,), minus infinity where it is NaN, and the share (B,) of draws that are
+        misclassified.
         """
         logits = ask(source, points, rng, votes)
         wrong = (logits.argmax(dim=2) != labels) & ~logits.isnan().any(dim=2)
@@ -233,8 +233,8 @@ class Square(Attack):
         return self.threat.project(images + self.threat.epsilon * nu / _length(nu), images)
 
     def propose(self, best: Tensor, images: Tensor, side: int, rng: Rng) -> Tensor:
-        """x_best with one square of ``side`` pixels changed, (B, C, H, W): another place for each
-        image.
+        """x_best with one square of ``side`` pixels changed, (B, C, H, W), at a place of its own in
+        each image.
         """
         if self.threat.norm == "linf":
             window = _window(images, side, _corner(images, side, rng))

@@ -1,18 +1,16 @@
-"""Attacks made of attacks: several runs of one, one after another on what is left, the best of
-several.
+"""Attacks made of attacks: several runs of one attack, a cascade, or the best of several attacks.
 
-All of them run on one source, the wrapper's, and within one threat, the wrapper's: those that
-members bring along are replaced, so that one ``epsilon`` holds for all. Attacks on several sources
-go into a suite with ``survivors: true``.
+The members run on the wrapper's source and within the wrapper's threat. The threats that members
+bring along are replaced, so that one ``epsilon`` holds for all. Attacks on several sources go into
+a suite with ``survivors: true``.
 
-Success is misclassification by the source, whatever a member strives for. Whether the source is
-random for an image it says itself, or two passes over the image tell. Where it is not, one more
-pass judges what a member returned, and an image that is misclassified as it stands is left alone.
-Where it is, ``votes`` draws judge: draws that no member has seen, the same for all members, and
-none of those that will score the image. The share of them that is wrong, and of equal shares the
-mean margin max_{i != y} z_i - z_y, decides between members. An image counts as broken, and is
-spared the rest, only if all are wrong: with 30 draws one can be 95 % sure that at least nine tenths
-are.
+Success is misclassification by the source, whatever a member strives for. The source says whether
+it is random, or two passes over an image tell. On a deterministic source one more pass judges what
+a member returned, and an image that is misclassified as it stands is left alone. On a random source
+``votes`` draws judge. No member has seen these draws, they are the same for all members, and none
+of them will score the image. The share of wrong draws decides between members, and of equal shares
+the mean margin max_{i != y} z_i - z_y. An image counts as broken, and is spared the rest, only if
+all draws are wrong: with 30 draws one can be 95 % sure that at least nine tenths are.
 """
 
 from __future__ import annotations
@@ -41,7 +39,12 @@ VOTES = 30
 
 
 def within(attack: Attack, threat: Threat, where: str) -> Attack:
-    """The attack in another threat; ``where`` it stands, for error messages.
+    """The attack in another threat.
+
+    Args:
+        attack: any attack.
+        threat: the other threat.
+        where: the place of the attack in its wrapper, for error messages.
 
     Raises:
         OptionError: the attack does not know that threat.
@@ -59,9 +62,9 @@ def judge(
         source: prepared for attack.
         points: (B, C, H, W).
         labels: (B,).
-        random: (B,) bool, for which images the source is random; the others are asked once.
+        random: (B,) bool, for which images the source is random.
         rng: streams of the images, (B,).
-        votes: draws for those that it is random for.
+        votes: draws for these images; the others are asked about once.
 
     A logit that is not finite is no right answer, as in scoring; a margin that is NaN is minus
     infinity.
@@ -83,9 +86,11 @@ def judge(
     return share, margin
 
 
-def known(source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-    """(B,) bool each: for which images the source is random, and which of the others it gets wrong
-    as they stand.
+def random_and_wrong(
+    source: nn.Module, images: Tensor, labels: Tensor, rng: Rng
+) -> tuple[Tensor, Tensor]:
+    """(B,) bool each: the images for which the source is random, and those others that it gets
+    wrong as they stand.
     """
     logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
     return random, ~random & ((logits.argmax(dim=1) != labels) | ~logits.isfinite().all(dim=1))
@@ -100,8 +105,7 @@ def strongest(
     votes: int,
     spare: bool,
 ) -> Tensor:
-    """For each image what is worst for the model of all that the attacks return, one after another,
-    (B, C, H, W).
+    """For each image the result of the attack that is worst for the model, (B, C, H, W).
 
     Args:
         attacks: in their order; number k takes the streams ``rng.fold(k)``.
@@ -109,7 +113,7 @@ def strongest(
         votes: draws of a random model that judge.
         spare: whether images that are broken are spared the attacks that follow.
     """
-    random, wrong = known(source, images, labels, rng)
+    random, wrong = random_and_wrong(source, images, labels, rng)
     best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
     most, highest = (best.new_full((len(images),), -torch.inf) for _ in range(2))
     left = (~wrong).nonzero().squeeze(1)
@@ -117,10 +121,10 @@ def strongest(
         if not len(left):
             break
         x, y, streams = images[left], labels[left], rng[left]
-        found = attack.run(source, x, y, streams.fold(number)).detach().to(best.dtype)
-        share, margin = judge(source, found, y, random[left], streams.fold("judge"), votes)
+        adversarial = attack.run(source, x, y, streams.fold(number)).detach().to(best.dtype)
+        share, margin = judge(source, adversarial, y, random[left], streams.fold("judge"), votes)
         better = (share > most[left]) | ((share == most[left]) & (margin > highest[left]))
-        best[left] = torch.where(per_image(better), found, best[left])
+        best[left] = torch.where(per_image(better), adversarial, best[left])
         most[left] = torch.where(better, share, most[left])
         highest[left] = torch.where(better, margin, highest[left])
         if spare:
@@ -131,8 +135,9 @@ def strongest(
 def common_goals(
     attacks: Sequence[Attack], source: nn.Module, images: Tensor, labels: Tensor, rng: Rng
 ) -> Tensor | None:
-    """What all attacks strive for, (B,), attack k with the streams ``rng.fold(k)``; None where they
-    differ.
+    """The classes (B,) that all attacks strive for; None if their classes differ.
+
+    Attack k takes the streams ``rng.fold(k)``.
     """
     first: Tensor | None = None
     for number, attack in enumerate(attacks):
@@ -144,8 +149,8 @@ def common_goals(
 
 
 def total(attacks: Sequence[Attack], votes: int) -> Cost:
-    """What `strongest` costs at most: where a random model is asked ``votes`` times, another is
-    asked once.
+    """What `strongest` costs at most: a deterministic model is asked once instead of ``votes``
+    times.
     """
     costs = [attack.cost() for attack in attacks]
     queries = 2 + sum(cost.queries + votes for cost in costs)
@@ -160,7 +165,7 @@ class Restarts(Attack):
     Args:
         attack: any attack; its own threat does not count. Without randomness every run is the same.
         restarts: runs.
-        keep: "first": an image that is broken is spared further runs; "best": all runs, the worst
+        keep: "first" spares a broken image further runs; "best" makes all runs, and the worst one
             for the model counts.
         votes: draws of a random model that judge each run.
         threat: where adversarial images may go.
@@ -192,7 +197,7 @@ class Restarts(Attack):
         return self.attack.rounds_well
 
     def cost(self) -> Cost:
-        """At most: broken images are spared further runs."""
+        """An upper bound: broken images are spared further runs."""
         return total(self.members, self.votes)
 
     def check(self, source: nn.Module) -> None:
@@ -214,9 +219,9 @@ class Several(Attack):
 
     Args:
         attacks: in their order, the cheap ones first; their own threats do not count.
-        keep: "first": an image that is broken is spared the attacks that follow, and where none
-            breaks it, the best that one of them returned comes back; "best": every image goes
-            through all of them, and the worst for the model counts.
+        keep: "first" spares a broken image the attacks that follow; of an image that no attack
+            breaks, the best result comes back. "best" runs all attacks on every image, and the
+            worst result for the model counts.
         votes: draws of a random model that judge what each returned.
         threat: where adversarial images may go.
     """
@@ -251,7 +256,7 @@ class Several(Attack):
         return all(attack.rounds_well for attack in self.attacks)
 
     def cost(self) -> Cost:
-        """At most: broken images are spared what follows."""
+        """An upper bound: broken images are spared the attacks that follow."""
         return total(self.members, self.votes)
 
     def check(self, source: nn.Module) -> None:

@@ -21,9 +21,9 @@ class AverageLogits(GradientEstimator):
     """grad L(log p(x)) with p(x) = 1/n sum_k softmax(f(x; draw k)), a random model's mean
     prediction.
 
-    EOT (`Average`) follows the mean of the gradients of n losses; a draw in which the image is lost
-    already, or safe beyond reach, weighs as much there as one on the edge. Here the loss is that of
-    the averaged model.
+    EOT (`Average`) follows the mean of the gradients of n losses. There a draw in which the image
+    is lost already, or safe beyond reach, weighs as much as a draw on the edge. Here the loss is
+    that of the averaged model.
 
     By the chain rule grad L = 1/n sum_k J_k^T dL/dp, with J_k the Jacobian of draw k. So a first
     round of forward passes finds p and dL/dp, and a second one differentiates <dL/dp, p_k>, in

@@ -7,30 +7,29 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-#: What torch says of a checkpoint that only ``backward()`` may pass, and the name of its node.
+#: Part of torch's error about a checkpoint that only ``backward()`` may pass; its node's name.
 REENTRANT = "use_reentrant=True"
 NODE = "CheckpointFunctionBackward"
-#: Whether a model with such checkpoints was met: from then on each graph is looked at first.
+#: Not empty once a model with such checkpoints was met; from then on each graph is searched first.
 _met: list[bool] = []
 
 
 def input_gradients(
     compute: Callable[[Tensor], Sequence[Tensor]], images: Tensor
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Values (B,) and the gradients of their sums with respect to the images alone: where a model's
-    gradients are taken.
+    """Values (B,) and the gradients of their sums with respect to the images alone.
 
     The images of a batch do not interact, so the sum separates them. Behind activation checkpoints
-    of the reentrant kind torch allows ``backward()`` only, which would write the gradients of
-    weights as well: those have to be frozen, as they are inside `prepared`.
+    of the reentrant kind torch allows only ``backward()``, which would write the gradients of
+    weights as well. So the weights have to be frozen, as they are inside `prepared`.
 
     Args:
-        compute: from images (B, C, H, W), which require a gradient, to values (B,) each; called
-            once more where the graph turns out to have such a checkpoint.
+        compute: from images (B, C, H, W) that require a gradient to values, (B,) each; called once
+            more if the graph turns out to have such a checkpoint.
         images: (B, C, H, W).
 
     Yields:
-        Of each value itself, detached, and its gradient (B, C, H, W); None where it has none.
+        Each value, detached, and its gradient (B, C, H, W), or None where it has none.
     """
     with torch.enable_grad():
         points = images.detach().requires_grad_()

@@ -24,15 +24,16 @@ class FiniteDifference(GradientEstimator):
 
     Random directions have entries of -1 and 1 (SPSA: Spall 1992), whose outer products average to
     the identity. Pixel by pixel, u_k are unit vectors, and the sum is not divided. The paper
-    differentiates g so and multiplies with f_a's gradient; the loss as a whole needs no derivative
-    at all. Both ends of a difference see the same draw of the model's randomness, each direction
-    another one: else the difference would mostly measure the draws.
+    differentiates g in this way and multiplies with f_a's gradient; here the differences are those
+    of the whole loss, which needs no derivative at all. Both ends of a difference see the same draw
+    of the model's randomness, else the difference would mostly measure the draws. Each direction
+    has a draw of its own.
 
     Args:
-        directions: n. Pixel by pixel, that many pixels, chosen anew for each image and call; all of
-            them if n is at least C * H * W: equation 4 in full.
-        size: h, in pixel values. Where the loss jumps, as behind g, small ones see nothing and
-            large ones too much.
+        directions: n. Pixel by pixel, that many pixels, chosen anew for each image and call. If n
+            is at least C * H * W, all pixels take part: equation 4 in full.
+        size: h, in pixel values. Where the loss jumps, as behind g, a small h sees nothing and a
+            large h too much.
         along: "random" or "pixels".
         chunk: directions evaluated at once; None for as many as make a batch of 256 images, fewer
             if large.

@@ -1,8 +1,8 @@
 """Gradient estimators: how the attacker learns which way is up.
 
 ``estimator(loss_fn, images, rng)`` returns loss (B,) and gradient (B, C, H, W). Estimators nest,
-and the order means something: ``Average(Smooth(...))`` draws the noise anew for each draw of the
-defense, ``Smooth(Average(...))`` keeps one noise for all draws of the defense.
+and their order matters: ``Average(Smooth(...))`` draws the noise anew for each draw of the defense,
+``Smooth(Average(...))`` keeps one noise for all draws of the defense.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from robusttrain.core.parts import part
 from robusttrain.core.resize import resize_and_pad
 from robusttrain.core.rng import Rng
 
-#: What an attack that needs gradients says where there are none.
+#: The error of an attack that needs gradients where there are none.
 NO_GRADIENT = (
     "the loss does not depend differentiably on the image (a detached or non-differentiable"
-    " preprocessing step?): attack another source, e.g. robusttrain.attacks.IdentityBackward"
+    " preprocessing step?): --attack bpda-i goes around a defense (in Python, source"
+    " IdentityBackward), --attack square needs no gradient"
 )
 
 
 class GradientEstimator(ABC):
-    """From a loss and images to an estimate of the gradient of the loss at the images."""
+    """Estimates the gradient of a loss at images."""
 
-    #: Draws of a random model that it averages over for their own sake; 0: it does not.
+    #: Draws of a random model that the estimator averages over for their own sake; 0 for none.
     averaged: int = 0
 
     @property
@@ -48,19 +49,20 @@ class GradientEstimator(ABC):
 
     @property
     def copies(self) -> tuple[int, int | None]:
-        """Copies of the batch in one call, and how many of them at once; None for as many as
-        memory is likely to hold.
+        """Copies of the batch in one call, and how many of them are evaluated at once.
+
+        None instead of the second number stands for as many as memory is likely to hold.
         """
         return 1, 1
 
     @property
     def made_of(self) -> GradientEstimator | None:
-        """The estimator at each of the points that this one evaluates, if it is made of another."""
+        """The inner estimator, which this one calls at each of its points; None without one."""
         return part(self, GradientEstimator)[1]  # type: ignore[type-abstract]
 
     @property
     def draws_seen(self) -> int:
-        """Draws of a random model in one estimate. Copies for another purpose see one in each."""
+        """Draws of a random model in one estimate. A copy for another purpose sees one, too."""
         inner = self.made_of.draws_seen if self.made_of else 1
         return max(self.averaged * inner, inner, self.evaluations, self.queries // 2)
 
@@ -107,9 +109,9 @@ class Backprop(GradientEstimator):
         return loss, gradient
 
 
-#: Images that are evaluated at once where nobody says how many, and the pixel values that they may
-#: have together: those of as many images of 3 x 64 x 64. 256 images of 224 pixels take more than 20
-#: GiB in a small EfficientNet.
+#: Images that are evaluated at once by default, and the most pixel values of these images together:
+#: those of 256 images of 3 x 64 x 64. 256 images of 224 x 224 pixels take more than 20 GiB in a
+#: small EfficientNet.
 AT_ONCE = 256
 PIXELS_AT_ONCE = AT_ONCE * 3 * 64 * 64
 
@@ -248,9 +250,9 @@ class Diverse(GradientEstimator):
     eq. 3, 4].
 
     The paper resizes 299 pixels to [299, 330) and pads to 330. Networks with a fixed input size
-    cannot take that;
-    so here images keep their side S: they are resized to a side in [smallest * S, S) and padded
-    back to S, each image with its own draw. ``smallest`` = 299/330 is the paper's ratio.
+    cannot take that. So here images keep their side S: they are resized to a side in
+    [smallest * S, S) and padded back to S, each image with its own draw. ``smallest`` = 299/330 is
+    the paper's ratio.
 
     Args:
         probability: p, the probability that an image is transformed; 0 leaves every image as it is.
@@ -289,8 +291,8 @@ class Diverse(GradientEstimator):
         top = rng.integers((), 0, side - sizes + 1)
         left = rng.integers((), 0, side - sizes + 1)
         chosen = rng.uniform(()) < self.probability
-        # Resizing S to S is the identity, so one batched operation serves those that stay as they
-        # are too.
+        # Resizing S to S is the identity, so one batched operation also serves images that stay as
+        # they are.
         zero = torch.zeros_like(top)
         sizes, top, left = (
             torch.where(chosen, sizes, side),

@@ -25,8 +25,9 @@ class LossFn(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """objective(model(images), goal): the loss that most attacks climb; the weighted sum where the
-    model has members.
+    """objective(model(images), goal), the loss that most attacks climb.
+
+    For an ensemble that fuses losses, the weighted sum over its members.
 
     Args:
         model: images (n * B, C, H, W) in [0, 1] to logits (n * B, K).

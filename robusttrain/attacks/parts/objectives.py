@@ -29,11 +29,11 @@ class Objective(ABC):
     asks: bool = False
     #: Which class a targeted objective strives for; None for an untargeted one.
     target: TargetChoice | None = None
-    #: The fewest classes that it makes sense for.
+    #: The fewest classes for which the objective makes sense.
     least_classes = 2
 
     def aim(self, model: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """What to strive for, decided on the clean images: (B, ...), by default the labels (B,)."""
+        """The goal (B, ...), decided on the clean images; by default the labels (B,)."""
         return labels
 
     def toward(self, labels: Tensor, targets: Tensor) -> Tensor:
@@ -86,8 +86,8 @@ class WrongProbability(Objective):
     """log(1 - p_y), the log of the probability of all wrong classes together (Liu et al. 2017 [P5],
     equation 3).
 
-    The paper minimises -log(1 - p_y). Computed from logits: where p_y rounds to 1, 1 - p_y would
-    have no gradient.
+    The paper minimises -log(1 - p_y). Here the value is computed from logits: where p_y rounds to
+    1, 1 - p_y would have no gradient.
     """
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
@@ -123,9 +123,7 @@ class DLR(Objective):
 
 @dataclass(frozen=True)
 class AwayFromPrediction(Objective):
-    """Cross entropy against the class that the model predicts on the clean image: needs no
-    labels.
-    """
+    """Cross entropy against the class that the model predicts on the clean image; no labels."""
 
     asks = True
 
@@ -152,12 +150,11 @@ class KLDivergence(Objective):
 
 
 def choose_targets(logits: Tensor, labels: Tensor | None, rng: Rng, choice: str) -> Tensor:
-    """Target classes (B,), never the true class where labels are known.
+    """Target classes (B,), never the true class where labels are given.
 
     Args:
         logits: (B, K) on the clean images.
-        labels: (B,) true classes, or None where nobody knows them: then the predicted classes take
-            their place.
+        labels: (B,) true classes; where None, the predicted classes take their place.
         rng: streams for ``choice="random"``.
         choice: "least_likely" (smallest logit), "second" (largest logit but the true class'),
             "random" (uniform).
@@ -183,9 +180,9 @@ def rank_targets(logits: Tensor, labels: Tensor, rng: Rng, choice: str, count: i
         logits: (B, K) on the clean images.
         labels: (B,) true classes.
         rng: streams for ``choice="random"``.
-        choice: as for `choose_targets`, whose choice comes first: "second" goes on with the third
-            likeliest, ...
-        count: how many; there are no more than K - 1.
+        choice: as for `choose_targets`, whose class comes first. "second" goes on with the third
+            likeliest class, and so on.
+        count: how many targets; there are no more than K - 1.
 
     Returns:
         (B, min(count, K - 1)) int64.

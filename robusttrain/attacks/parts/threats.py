@@ -1,7 +1,7 @@
 """Threat models: where an adversarial image may go.
 
-A threat is a ball around the image, in a norm over all pixels and channels, and the box [0, 1]. It
-knows how to draw a random start in the ball and how to project back into it. Both are pure
+A threat is a ball around the image, in a norm over all pixels and channels, within the box [0, 1].
+A threat draws a random start in the ball, and projects images back into the ball. Both are pure
 functions of images.
 """
 
@@ -26,8 +26,8 @@ def per_image(values: Tensor) -> Tensor:
 class Threat(ABC):
     """A ball of radius ``epsilon``, in units of pixel values in [0, 1]."""
 
-    #: Its name; not annotated, since a command line resolves annotations in the module of each
-    #: subclass.
+    #: The norm's name; not annotated, since a command line resolves annotations in the module of
+    #: each subclass.
     norm = ""
     epsilon: float
 
@@ -145,18 +145,17 @@ class RMSD(Threat):
 def euclidean(change: Tensor) -> Tensor:
     """(B,): Euclidean norms of changes (B, C, H, W).
 
-    Added up in float64: float32's norm of 3 x 224 x 224 equal changes is off by 6e-5 of its value,
-    enough to leave the ball.
+    The squares are added up in float64: in float32 the norm of 3 x 224 x 224 equal changes is off
+    by 6e-5 of its value, enough to leave the ball.
     """
     return torch.linalg.vector_norm(change.flatten(1), dim=1, dtype=torch.float64).to(change.dtype)
 
 
 def into_ball(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:
-    """(B, C, H, W): projected what lies outside the ball; what lies inside comes back bit for bit.
+    """(B, C, H, W): images outside the ball are projected; those inside come back bit for bit.
 
-    For attacks that look for the nearest adversarial image and have no radius of their own:
-        projection rounds, and such
-    an image may touch the boundary of its class.
+    Attacks that look for the nearest adversarial image, and have no radius of their own, end here.
+    Such an image may touch the boundary of its class, and projection rounds.
     """
     outside = threat.distance(adversarial, images) > threat.epsilon
     return torch.where(per_image(outside), threat.project(adversarial, images), adversarial)

@@ -1,7 +1,7 @@
 """Update rules: how a gradient becomes a step.
 
-A rule returns steps of unit size; the algorithm scales them. What must be remembered between steps
-is passed around as ``state``, so a rule itself never changes.
+A rule returns steps of unit size; the algorithm scales them. The memory between steps is passed
+around as ``state``, so a rule itself never changes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class MomentumSign(UpdateRule):
         return torch.zeros_like(images)
 
     def step(self, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        # A gradient that is exactly zero, or NaN, must not poison the memory: it adds nothing.
+        # A gradient that is exactly zero, or NaN, adds nothing: it must not poison the memory.
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         length = gradient.abs().sum(dim=(1, 2, 3)).clamp_min(_TINY)
         momentum = self.decay * state + gradient / per_image(length)
@@ -131,7 +131,8 @@ class Adam(UpdateRule):
         return AdamState(torch.zeros_like(images), torch.zeros_like(images), 0)
 
     def step(self, gradient: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
-        # As for momentum: one NaN, or a square that overflows, would stay in the memory for ever.
+        # As in MomentumSign: one NaN, or a square that overflows, would stay in the memory for
+        # ever.
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0).clamp(-1e18, 1e18)
         mean = torch.lerp(gradient, state.mean, self.beta1)
         square = torch.lerp(gradient.square(), state.square, self.beta2)

@@ -1,3 +1,1 @@
-"""What the attacker differentiates: from the defended classifier to a model, built of models
-alone.
-"""
+"""Sources: from the defended classifier to the model that the attacker differentiates."""

@@ -1,7 +1,7 @@
 """Sources: what the attacker differentiates.
 
 ``source(target)`` builds, from the defended classifier under attack, the model that the attack is
-given. What comes out is always verified on the target itself, never on the source.
+given. Adversarial images are always verified on the target itself, never on the source.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Reader(Protocol):
 class Source(ABC):
     """From the target to the model that the attacker differentiates."""
 
-    #: What the attacker must know of the target to build this source.
+    #: What the attacker must know to build this source.
     knows: str = ""
 
     def opened(self, read: Reader) -> Source:
-        """The same source with models in place of the files that it names, if it names any."""
+        """The same source, with models in place of any files that it names."""
         return self
 
     @abstractmethod
@@ -55,13 +55,13 @@ class Source(ABC):
 
 
 def defense_of(target: nn.Module, source: Source) -> Defense:
-    """The target's defense, or one line that says why the source needs one."""
+    """The target's defense; UserError if the target has none."""
     defense = target.defense if isinstance(target, DefendedClassifier) else None
     if defense is None:
         name = type(source).__name__
         raise UserError(
-            f"source {name}: the target has no defense to go around; attack it as it is, with"
-            " Target"
+            f"source {name}: the target has no defense to go around; attack it as it is: --attack"
+            f" {'eot' if says_random(target) else 'pgd'} (in Python, source Target)"
         )
     return defense
 
@@ -118,8 +118,9 @@ class _IdentityBackward(Defense):
         if transformed.shape != images.shape:
             raise UserError(
                 f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])}"
-                f" into {tuple(transformed.shape[1:])}, so its derivative cannot be the identity;"
-                " use Target"
+                f" into {tuple(transformed.shape[1:])}, so its derivative cannot be the identity:"
+                f" --attack {'eot' if self.random else 'pgd'} differentiates it as it is (in"
+                " Python, source Target)"
             )
         # The bracket is zero in value and the identity in derivative: forward sees g(x) exactly.
         return transformed + (images - images.detach())
@@ -133,8 +134,9 @@ class IdentityBackward(Source):
     """BPDA-I: forward through the true g, backward as if g were the identity (Athalye et al. 2018,
     [P1 4.1]).
 
-    In a chain that holds for the parts without a derivative; the others are differentiated as they
-    are. A defense that has one throughout is taken for the identity as a whole.
+    In a chain, the parts without a derivative are taken for the identity; the others are
+    differentiated as they are. A defense that has a derivative throughout is taken for the identity
+    as a whole.
     """
 
     knows = "classifier, defense"
@@ -168,8 +170,8 @@ class FixedRandomness(Source):
     """The target with one frozen draw of its randomness, the same in every step and for every
     image.
 
-    An attacker who cannot break even this has a bad gradient; one who can, but not the target, is
-    held off by randomness alone (Athalye et al. 2018).
+    An attacker who cannot break even the frozen target has a bad gradient. An attacker who breaks
+    only the frozen target is held off by randomness alone (Athalye et al. 2018).
 
     Args:
         draw: which draw.
@@ -183,8 +185,9 @@ class FixedRandomness(Source):
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         if not target.random:
             raise UserError(
-                "source FixedRandomness: the target draws nothing, so there is nothing to fix (a"
-                " model that does not say that it draws: robusttrain.evaluation.settle asks it)"
+                "source FixedRandomness: the target draws nothing, so there is nothing to fix:"
+                " --attack pgd, or bpda-i where it has a defense (in Python,"
+                " robusttrain.evaluation.settle asks a model that does not say that it draws)"
             )
         return _FixedRandomness(self.inner(target), self.draw)
 
@@ -219,6 +222,8 @@ def iterative(target: nn.Module, source: Source) -> Defense:
     if not defense.iterative:
         raise UserError(
             f"source {type(source).__name__}: {type(defense).__name__} is no iterative"
-            " transformation, so it has no steps; use robusttrain.attacks.IdentityBackward"
+            " transformation, so it has no steps: --attack"
+            f" {('eot' if defense.random else 'pgd') if defense.differentiable else 'bpda-i'} takes"
+            " it as it is"
         )
     return defense

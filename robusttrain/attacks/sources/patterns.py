@@ -1,9 +1,8 @@
 """Sources for randomization layers: the attacker tries some of the patterns that the layers may
 draw [P4 3.2, 4].
 
-Vanilla attack: the bare classifier (`ClassifierOnly`). Single pattern and ensemble of patterns:
-    here. EOT, which the
-paper did not try: `Average` on the target itself.
+The paper's vanilla attack is `ClassifierOnly`, on the bare classifier. Its single pattern and its
+ensemble of patterns are here. EOT, which the paper did not try, is `Average` on the target itself.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from robusttrain.models.defense import Defense
 def _behind(
     target: DefendedClassifier, source: Source, patterns: Sequence[tuple[int | None, Position]]
 ) -> list[DefendedClassifier]:
-    """f_a behind each of the patterns (size, position) of the target's randomization layers; what
-    else stands in a chain stays.
+    """f_a behind each of the patterns (size, position) of the target's randomization layers; the
+    other parts of a chain stay.
     """
     whole = defense_of(target, source)
     layers = _layers(whole, source)
@@ -47,12 +46,12 @@ def _behind(
 
 
 def _layers(defense: Defense, source: Source) -> Defense:
-    """The one part of a defense that draws patterns; the defense itself, where none does."""
+    """The one part of a defense that draws patterns; the defense itself if no part does."""
     drawing = [part for part in defense.parts if part.draws_patterns]
     if len(drawing) > 1:
         raise UserError(
             f"source {type(source).__name__}: {len(drawing)} parts of the defense draw patterns:"
-            " average over all of them, with source Target and gradient Average (eot)"
+            " average over all of them, --attack eot (in Python, source Target, gradient Average)"
         )
     return drawing[0] if drawing else defense
 
@@ -72,8 +71,8 @@ class SinglePattern(Source):
     knows = "classifier, defense"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        (found,) = _behind(target, self, [(self.size, self.position)])
-        return found
+        (model,) = _behind(target, self, [(self.size, self.position)])
+        return model
 
 
 @checked
@@ -81,9 +80,9 @@ class SinglePattern(Source):
 class EnsemblePattern(Source):
     """f_a behind several fixed patterns at once, all of which are to fail [P4 4.5].
 
-    Sizes are evenly spaced from the layers' least one up, each at every position, and the whole
-    canvas once: with the paper's layers {299, 307, 315, 323} at five positions and 331, 21
-    patterns.
+    Sizes are evenly spaced from the layers' least one up. Each size stands at every position, and
+    the whole canvas once. The paper's layers give {299, 307, 315, 323} at five positions and 331:
+    21 patterns.
 
     Args:
         sizes: how many sizes below the canvas.
@@ -107,7 +106,8 @@ class EnsemblePattern(Source):
         if not layers.draws_patterns:
             _behind(target, self, [(None, "center")])  # says what this source is for
             raise UserError(
-                f"source EnsemblePattern: {type(layers).__name__} is one pattern; use SinglePattern"
+                f"source EnsemblePattern: {type(layers).__name__} is one pattern: --attack"
+                " single-pattern (in Python, source SinglePattern)"
             )
         low, canvas = layers.sides.start, layers.sides.stop
         reach = len(layers.sides)

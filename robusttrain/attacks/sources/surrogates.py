@@ -1,7 +1,7 @@
 """Sources that the attacker trained: other models, named by their files.
 
-What fools them may fool the target; whether it does is verified on the target itself. A source that
-names a file is opened by whoever builds the attack (`Source.opened`); what comes out holds the
+An image that fools such a model may fool the target, and is verified on the target itself. Whoever
+builds the attack opens the sources that name a file (`Source.opened`); an opened source holds the
 model.
 """
 
@@ -23,7 +23,7 @@ from robusttrain.models.declared import says_random
 from robusttrain.models.defended import DefendedClassifier, classified
 from robusttrain.models.defense import Defense
 
-#: What a path starts with that stands for a model which evaluate.py trains first.
+#: The beginning of a path that stands for a model which evaluate.py trains first.
 TO_BE_TRAINED = "surrogate:"
 
 
@@ -89,7 +89,7 @@ class OtherDefense(Source):
 
     Args:
         model: f_a' with its g' inside.
-        inner: how it is differentiated.
+        inner: how that classifier is differentiated.
     """
 
     model: DefendedClassifier
@@ -109,7 +109,7 @@ class OwnSurrogate(Source):
 
     Args:
         path: checkpoint of f_a' with its g' inside.
-        inner: how it is differentiated.
+        inner: how f_a'(g'(x)) is differentiated.
         trust: packages besides robusttrain whose classes the checkpoint may name.
     """
 
@@ -124,8 +124,8 @@ class OwnSurrogate(Source):
         model = read.checkpoint(self.path, self.trust)
         if model.defense is None:
             raise UserError(
-                f"source OwnSurrogate: {self.path} has no defense; use"
-                " robusttrain.attacks.Checkpoint"
+                f"source OwnSurrogate: {self.path} has no defense: --attack transfer-standard"
+                f" --attack.source.path {self.path} (in Python, source Checkpoint)"
             )
         return OtherDefense(model, self.inner)
 
@@ -194,24 +194,24 @@ class _Ensemble(SourceModel):
     def each(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
         """Weight and logits (B, K) of every member."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        found = [
+        terms = [
             (weight, self._ask(member, images, rng.fold(number)).float())
             for number, (member, weight) in enumerate(zip(self._asked, self.weights, strict=True))
         ]
-        for _, logits in found:
-            if logits.shape != found[0][1].shape:
-                classes = found[0][1].shape[1]
+        for _, logits in terms:
+            if logits.shape != terms[0][1].shape:
+                classes = terms[0][1].shape[1]
                 raise UserError(
                     f"source Ensemble: members answer with {classes} and {logits.shape[1]} classes"
                 )
-        return found
+        return terms
 
     def _ask(self, member: Queried, images: Tensor, rng: Rng) -> Tensor:
-        """The member's logits; what its backward pass needs is computed anew then, so that memory
-        holds one member's.
+        """The member's logits. Its backward pass computes its activations anew, so that memory
+        holds those of one member only.
 
-        Not where a defense without a derivative stands inside: that costs many times what it would
-        save.
+        A member with a defense without a derivative keeps its activations: to compute them anew
+        would cost many times what it saves.
         """
         keep = len(self.members) == 1 or not (torch.is_grad_enabled() and images.requires_grad)
         if keep or _optimises(member):
@@ -219,43 +219,43 @@ class _Ensemble(SourceModel):
             return logits
 
         def again() -> Tensor:
-            found: Tensor = checkpoint(
+            logits: Tensor = checkpoint(
                 member, images, rng, use_reentrant=False, preserve_rng_state=False
             )
-            return found
+            return logits
 
         apart = member.draws_globally
         logits = again()
-        # A pass that has only now shown that the member draws from global generators is followed by
-        # passes of another kind, and the second computation has to be of the kind of the first.
+        # The first pass may show that the member draws from global generators. Later passes then go
+        # image by image, and the second computation has to go as the first did.
         return logits if member.draws_globally == apart else again()
 
     def shares(self) -> list[tuple[nn.Module, float]]:
         return list(zip(self.members, self.weights, strict=True))
 
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
-        """What an attack's loss is made of: the members one by one, or what they fuse to."""
+        """Weights and logits: of each member if losses are fused, else of the whole ensemble."""
         return self.each(images, rng) if self.fuse == "losses" else [(1.0, self(images, rng))]
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        found = self.each(images, rng)
+        terms = self.each(images, rng)
         if self.fuse == "logits":
-            return torch.stack([weight * logits for weight, logits in found]).sum(dim=0)
+            return torch.stack([weight * logits for weight, logits in terms]).sum(dim=0)
         if self.fuse == "losses":
             return torch.stack(
-                [weight * logits.log_softmax(dim=1) for weight, logits in found]
+                [weight * logits.log_softmax(dim=1) for weight, logits in terms]
             ).sum(dim=0)
-        fused = torch.stack([weight * logits.softmax(dim=1) for weight, logits in found]).sum(dim=0)
+        fused = torch.stack([weight * logits.softmax(dim=1) for weight, logits in terms]).sum(dim=0)
         return fused.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def _optimises(model: nn.Module) -> bool:
-    """Whether a defense without a derivative stands in a model: one that searches, like g."""
+    """Whether a model holds a defense without a derivative, one that searches, like g."""
     return any(isinstance(part, Defense) and not part.differentiable for part in model.modules())
 
 
 def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> nn.Module:
-    """Several models as one, as `Ensemble` describes it; the gradient's memory does not grow with
+    """Several models as one, as `Ensemble` describes; the gradient's memory does not grow with
     their number.
     """
     return _Ensemble(members, weights or [1 / len(members)] * len(members), fuse)

@@ -2,8 +2,8 @@
 [P1 4.1].
 
 g runs forward as it is. Backward, its steps are unrolled, and its two operators without a useful
-derivative get one. One step of g, at the iterate x', with G the gradient of g's own objective on
-f_b and u the point before the projection, as an offset from the image x:
+derivative are given one. One step of g, at the iterate x', with G the gradient of g's own objective
+on f_b and u the point before the projection, as an offset from the image x:
 
     u   = x' + eps sgn(G(x')) - x
     x'' = x + Pi(u)
@@ -15,9 +15,9 @@ Pi':
     v_x += v - w                        what the projection passes on to its centre x
     v'   = w + eps H(x') sigma'(G) w    what the iterate before gets; H: Hessian of g's objective
 
-H times a vector is the derivative of <G, vector>: second derivatives of f_b. The backward pass so
-takes N of these products, and keeps N images but no activations: memory does not grow with N times
-the network.
+H times a vector is the derivative of <G, vector>: second derivatives of f_b. So the
+backward pass takes N of these products, and keeps N images but no activations: memory does not grow
+with N times the network.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def smooth_sign_derivative(gradient: Tensor, kind: Derivatives) -> Tensor:
 
 
 def smooth_projection(offset: Tensor, radius: float) -> Tensor:
-    """The function whose derivative is ``projection_derivative`` of a smooth kind: the paper names
-    the derivative.
+    """The function whose derivative is ``projection_derivative`` of a smooth kind.
+
+    The paper only names the derivative.
     """
     outside = radius + 1 / (1 + radius) - 1 / (1 + offset.abs())
     return torch.where(offset.abs() < radius, offset, offset.sign() * outside)
@@ -75,7 +76,7 @@ def _clips(attack: ProjectedGradient) -> bool:
 
 
 class _Unrolling(NamedTuple):
-    """g's attack on f_b, and how it is differentiated."""
+    """g's attack on f_b, and the way in which it is differentiated."""
 
     attack: ProjectedGradient
     f_b: nn.Module  # runs g forward
@@ -85,13 +86,13 @@ class _Unrolling(NamedTuple):
 
     @property
     def identity(self) -> bool:
-        """Whether all steps cancel: what the projection takes from the iterate it gives to the
-        centre, sgn' is 0.
+        """Whether the derivative of all steps together is the identity: the projection gives to the
+        centre what it takes from the iterate, and sgn' is 0.
         """
         return self.kind == "automatic" and not _clips(self.attack)
 
     def step(self, point: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
-        """x'' of an iterate ``point``; in value g's own step, unless ``smooth``."""
+        """x'' of an iterate ``point``: g's own step, unless ``smooth``."""
         threat = self.attack.threat
         sign = smooth_sign(gradient, self.kind) if self.smooth else gradient.sign()
         moved = torch.add(point, sign, alpha=self.attack.alpha)
@@ -107,18 +108,18 @@ class _Unrolling(NamedTuple):
         point = point.detach().requires_grad_()
         curved = self.kind != "automatic"  # sgn' is zero: no curvature enters
         (gradient,) = torch.autograd.grad(loss_fn(point, rng).sum(), point, create_graph=curved)
-        known = gradient.detach()
-        sign = smooth_sign(known, self.kind) if self.smooth else known.sign()
+        detached = gradient.detach()
+        sign = smooth_sign(detached, self.kind) if self.smooth else detached.sign()
         offset = torch.add(point.detach(), sign, alpha=alpha) - images
         if _clips(self.attack) and not curved:
-            # What the box [0, 1] cut off reaches neither the iterate nor the image. The smooth
-            # kinds let it pass.
+            # The gradient of pixels that the box [0, 1] cut off reaches neither the iterate nor the
+            # image. The smooth kinds let it pass.
             landed = offset.clamp(-threat.epsilon, threat.epsilon) + images
             v = v * ((landed > 0) & (landed < 1))
         w = projection_derivative(offset, threat.epsilon, self.kind) * v
         before = w
         if curved and gradient.requires_grad:
-            weighted = alpha * smooth_sign_derivative(known, self.kind) * w
+            weighted = alpha * smooth_sign_derivative(detached, self.kind) * w
             (product,) = torch.autograd.grad((gradient * weighted).sum(), point, allow_unused=True)
             before = w if product is None else w + product
         return before, v - w
@@ -128,7 +129,7 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, unrolling: _Unrolling, rng: Rng) -> Tensor:
         attack, images = unrolling.attack, images.detach()
-        # The streams that g itself would draw from: same streams, same g.
+        # g itself would draw from these streams: same streams, same g.
         goal = attack.objective.aim(unrolling.f_b, images, None, rng.fold("aim"))  # type: ignore[arg-type]
         loss_fn = Loss(unrolling.f_b, attack.objective, goal)
         point = (
@@ -157,7 +158,7 @@ class _Unroll(torch.autograd.Function):
                     iterates[t], images, loss_fn, ctx.rng.fold(t), v
                 )
                 v_x += to_centre
-        # The start is the image plus noise: what reaches it reaches the image.
+        # The start is the image plus noise, so its gradient reaches the image.
         return v_x + v, None, None
 
 

@@ -1,25 +1,25 @@
 """The audit: does the evaluation prove what its figures say?
 
 A robust accuracy is an upper bound, and a weak attack makes it a loose one. The audit takes an
-evaluation as it is configured (model, attacks with their sources, threat), runs the strongest
-attack over again on a sample of images in versions that must not be stronger, and looks for the
-signs by which the literature has learned to tell weak and masked evaluations. docs/audit.md says
-what each check measures, its threshold and its source.
+evaluation as it is configured (model, attacks with their sources, threat). It runs the strongest
+attack again on a sample of images, in versions that must not be stronger, and looks for the signs
+of weak and masked evaluations that the literature names. docs/audit.md says what each check
+measures, its threshold and its source.
 
-Each check is a function ``Check(subject) -> Finding | None``, and all of them stand in one table,
+Each check is a function ``Check(subject) -> Finding | None``, and all checks stand in one table,
 `CHECKS`. They count images by the same rule (`significant`), draw from streams of their own, and
-never score with draws by which they chose. A check that raises is reported as "not run", and the
-evaluation goes on.
+never score with the draws by which they chose. A check that raises is reported as "not run", and
+the evaluation goes on.
 
     before.py     the model: repeated passes, probabilities, zero gradients
-    strength.py   the strongest attack against others of itself: epsilon, steps, draws, iterates
-    others.py     against other attackers: random search, noise, frozen randomness, ...
-    gradients.py  its gradient against itself, finite differences and random directions
+    strength.py   the strongest attack against its other versions: epsilon, steps, draws, iterates
+    others.py     the strongest attack against other attackers: search, noise, frozen randomness
+    gradients.py  its gradient, repeated, against finite differences and random directions
     planted.py    the binarisation test
 """
 
 from robusttrain.evaluation.audit.finding import Finding, significant
-from robusttrain.evaluation.audit.report import CHECKS, Audit, Check, audit_table, verdict
+from robusttrain.evaluation.audit.report import CHECKS, Audit, Check, audit_lines, verdict
 from robusttrain.evaluation.audit.subject import LEAST, SAMPLE, Subject
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "Check",
     "Finding",
     "Subject",
-    "audit_table",
+    "audit_lines",
     "significant",
     "verdict",
 ]

@@ -21,13 +21,13 @@ from robusttrain.evaluation.audit.finding import (
 )
 from robusttrain.evaluation.audit.subject import LEAST, Subject
 
-#: Logits that differ by more than this share of the largest one do not differ by rounding (as for
-#: folded batch norm).
+#: Logits that differ by more than this share of the largest logit differ by more than rounding (the
+#: share is that for folded batch norm).
 ROUNDING = 1e-3
 
 
 def sample(subject: Subject) -> Finding | None:
-    """Whether there are enough images to tell anything."""
+    """Whether there are enough images for any conclusion."""
     if subject.size >= LEAST:
         return None
     return Finding(
@@ -42,7 +42,7 @@ def sample(subject: Subject) -> Finding | None:
 
 
 def repeated_passes(subject: Subject) -> Finding | None:
-    """Whether the model answers the same twice, and whatever else is in the batch."""
+    """Whether the model gives an image the same answer twice, and in any batch."""
     asked, images = subject.asked, subject.images.float()
     with prepared(asked), torch.no_grad():
         _, differ = ask_twice(asked, images, subject.rng("ask"))
@@ -51,9 +51,9 @@ def repeated_passes(subject: Subject) -> Finding | None:
         company = (asked(images[part], half) - whole[part]).abs().amax(dim=1)
     random, scale = int(differ.sum()), whole.abs().amax().clamp_min(1e-12)
     if random and not subject.target.declared_random:
-        # Global generators can be seeded; one of the model's own cannot.
+        # Global generators can be seeded; a generator of the model's own cannot.
         seeded = asked.draws_globally
-        told = (
+        origin = (
             "it draws from a global generator, and is asked image by image, over several draws"
             if seeded
             else (
@@ -66,7 +66,7 @@ def repeated_passes(subject: Subject) -> Finding | None:
             severity="note" if seeded else "weak",
             measured=(
                 f"two passes over the same images differ on {random} of {subject.size}, and the"
-                f" model does not say that it is random: {told}"
+                f" model does not say that it is random: {origin}"
             ),
             threshold="equal answers, or a defense with random = True",
             source=(
@@ -79,8 +79,8 @@ def repeated_passes(subject: Subject) -> Finding | None:
             value=random / subject.size,
         )
     together = int((company > ROUNDING * scale).sum())
-    # Where draws come from the streams, they stay the same in other company; what else is random
-    # was told above.
+    # Draws from the streams stay the same in other batches; the finding above names models that
+    # draw from elsewhere.
     if together and not random:
         return Finding(
             check="repeated passes",
@@ -115,14 +115,14 @@ def repeated_passes(subject: Subject) -> Finding | None:
 def probabilities(subject: Subject) -> Finding | None:
     """Whether the model answers with probabilities where logits are expected.
 
-    Attacks and scores take their logarithm, and then that is a note. Where float32 rounds them to 0
-    and 1 the logarithm has no gradient either.
+    Attacks and scores take the logarithm of probabilities, so the finding is a note. Where float32
+    rounds probabilities to 0 and 1, the logarithm has no gradient either: the severity is masked.
     """
     with prepared(subject.asked), torch.no_grad():
         logits = subject.asked(subject.images.float(), subject.rng("probabilities"))
     if subject.asked.answers in (None, "logits"):
         return None
-    # All but one of them are zero: no class is left to follow.
+    # If all probabilities but one are zero, no class is left to follow.
     lowest = math.log(torch.finfo(torch.float32).tiny)
     rounded = int(((logits > lowest + 1e-3).sum(dim=1) < 2).sum())
     stuck = significant(rounded, subject.size)
@@ -147,7 +147,7 @@ def probabilities(subject: Subject) -> Finding | None:
 
 
 def zero_gradients(subject: Subject) -> Finding | None:
-    """Whether every attack that follows gradients is given exactly zero, or NaN, at the image and
+    """Whether every attack that follows gradients gets exactly zero, or NaN, at the image and
     beside it.
     """
     still: Tensor | None = None
@@ -186,8 +186,8 @@ def zero_gradients(subject: Subject) -> Finding | None:
             f"{CARLINI}, section 4.7; {PINTOR}, I1 (unavailable gradients); {CROCE}, released code"
         ),
         remedy=(
-            "add an attack with source IdentityBackward (for quantisation and other steps), with"
-            " objective DLR or Margin (for a saturated softmax), or without gradients (square)"
+            "add --attack bpda-i (for quantisation and other steps of a defense), apgd-dlr or"
+            " apgd-margin (for a saturated softmax), or square (without gradients)"
         ),
         value=count / subject.size,
     )

@@ -1,4 +1,4 @@
-"""Other versions of an attack, made of what it says of itself: one step, the parts of a wrapper."""
+"""Other versions of an attack, made from its own parts: a single step, the members of a wrapper."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from robusttrain.attacks.parts.updates import STEEPEST
 
 
 def parts(attack: Attack) -> list[Attack]:
-    """The attack, or all that stand inside a wrapper."""
+    """The attack itself, or all attacks inside a wrapper."""
     return [part for member in attack.members for part in parts(member)] or [attack]
 
 
 def objective_of(attack: Attack) -> Objective:
-    """What the attack maximises, or the first in a wrapper that says so; else the cross entropy."""
+    """The objective of the attack, or of the first attack in a wrapper that has one; else cross
+    entropy.
+    """
     said = [part.maximises for part in parts(attack) if part.maximises is not None]
     return said[0] if said else CrossEntropy()
 
 
 def estimator_of(attack: Attack) -> GradientEstimator | None:
-    """How the attack estimates gradients, or the first in a wrapper that says so.
+    """The estimator of the attack, or of the first attack in a wrapper that has one.
 
-    One that asks for gradients and does not say how can only have what automatic differentiation
-    gives. None for one that asks for none.
+    An attack that takes gradients without an estimator must use automatic differentiation. None for
+    an attack that takes no gradients.
     """
     said = [part.estimator for part in parts(attack) if part.estimator is not None]
     if said:

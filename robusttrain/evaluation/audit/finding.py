@@ -1,4 +1,4 @@
-"""What a check has to say, and when a count of images is more than chance."""
+"""What a check reports, and when a count of images is more than chance."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 #: "masked": gradients lead the attack astray. "weak": the attack, or its scoring, proves less than
-#: the figure says. "note": worth knowing, and no fault. "not run": the check could not be made.
+#: the figure claims. "note": worth knowing, but no fault. "not run": the check was impossible.
 Severity = Literal["masked", "weak", "note", "not run"]
 
-#: Share of images on which an attack may be beaten by luck, and be called as strong: robust
-#: accuracies are reported and compared to a point or two. An attack that loses to a rival by more
-#: is not the strongest one at hand.
+#: Share of images on which a rival may beat an attack by luck. Robust accuracies are reported and
+#: compared to a point or two. An attack that loses by more is not the strongest one at hand.
 TOLERATED = 0.02
-#: Probability of calling that luck a fault.
+#: Probability of taking luck for a fault.
 LEVEL = 0.05
 #: Quantile of the normal distribution at that level, one-sided.
 NORMAL = 1.645
-#: What `significant` asks, in words, for findings.
+#: The question of `significant`, in words, for findings.
 MORE_THAN_LUCK = (
     f"more images than luck allows ({TOLERATED:.0%} of them, one-sided test at {LEVEL:.0%})"
 )
@@ -44,7 +43,7 @@ class Finding:
         threshold: what would have been fine.
         source: paper and section.
         remedy: what to do.
-        attack: the attack that it is about; "" where it is about the model.
+        attack: the attack that the finding is about; "" where it is about the model.
         value: the number behind ``measured``, if there is one.
     """
 
@@ -63,14 +62,14 @@ class Finding:
 
 
 def tail(count: int, total: int, rate: float) -> float:
-    """P(X >= count) where each of ``total`` images is one with probability ``rate``."""
+    """P(X >= count) for X of ``total`` images, each with probability ``rate``."""
     return sum(
         math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count, total + 1)
     )
 
 
 def significant(count: float, total: int, rate: float = TOLERATED) -> bool:
-    """Whether ``count`` of ``total`` images are more than a rate of luck explains."""
+    """Whether ``count`` of ``total`` images are more than luck at this rate explains."""
     whole = math.floor(count + 1e-6)
     return whole > 0 and tail(whole, total, rate) < LEVEL
 
@@ -79,8 +78,8 @@ class Beaten(NamedTuple):
     """What a rival breaks of the images that the evaluation leaves standing.
 
     Args:
-        images: how many, or the sum of differences of scores on a random model.
-        more: whether that is more than luck allows.
+        images: how many images; on a random model the sum of the differences of their scores.
+        more: whether that number is more than luck allows.
     """
 
     images: float
@@ -92,12 +91,12 @@ def beaten(ours: Tensor, others: Tensor, total: int, random: bool) -> Beaten:
 
     Args:
         ours: (m,) scores under the evaluation's attack.
-        others: (m,) scores under the rival, on the same draws; neither may be chosen by these
-            draws.
-        total: images of the sample, those that fell before included.
-        random: whether scores are shares of draws. Then luck is a matter of their spread, and a
-            one-sided test on the mean difference takes the place of the binomial one: its standard
-            error must leave `TOLERATED` behind.
+        others: (m,) scores under the rival, on the same draws; neither image may be chosen by
+            these draws.
+        total: images of the sample, fallen ones included.
+        random: whether scores are shares of draws. Luck is then a matter of their spread, and a
+            one-sided test replaces the binomial one: the mean difference must exceed `TOLERATED`
+            by `NORMAL` standard errors.
     """
     difference = ours - others
     count = float(difference.sum())
@@ -109,6 +108,6 @@ def beaten(ours: Tensor, others: Tensor, total: int, random: bool) -> Beaten:
     return Beaten(count, count >= 1 and count / total - TOLERATED > NORMAL * error)
 
 
-def told(count: float) -> str:
+def words(count: float) -> str:
     """A count, or a sum of shares, in words."""
     return f"{count:.0f}" if abs(count - round(count)) < 1e-6 else f"{count:.1f}"

@@ -1,5 +1,5 @@
-"""Whether the gradient that the strongest attack follows is one: repeated, and against finite
-differences.
+"""Checks of the gradient that the strongest attack follows: repeated, against finite differences,
+and against random directions.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from torch import Tensor
 from robusttrain.attacks import GradientEstimator, Linf, Loss, Margin, prepared
 from robusttrain.attacks.parts.updates import STEEPEST
 from robusttrain.evaluation.audit.changes import estimator_of
-from robusttrain.evaluation.audit.finding import ATHALYE, CARLINI, PINTOR, Finding, told
+from robusttrain.evaluation.audit.finding import ATHALYE, CARLINI, PINTOR, Finding, words
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, Subject
 
-#: Cosine of two estimates: the share of an estimate's squared length that is signal. Below a fifth,
-#: it takes an average of more than four estimates until half of it is.
+#: The cosine of two estimates is the share of an estimate's squared length that is signal. Below a
+#: fifth, half of the average's squared length is signal only after more than four estimates.
 SIGNAL = 0.2
-#: Length of the differences, in pixel values: far below a grey level, far above float32's rounding.
+#: Step of the differences, in pixel values: far below a grey level, far above float32's rounding.
 STEP = 1e-3
 #: Rises that are smaller than this share of the loss are rounding.
 RESOLUTION = 1e-5
-#: By which factor a derivative and a finite difference may disagree on half of the images.
+#: Factor by which a derivative and a finite difference may disagree on half of the images.
 FACTOR = 2.0
-#: Random directions that the gradient's is compared with.
+#: Random directions that the gradient is compared with.
 DIRECTIONS = 10
-#: Share of images on which the gradient may be no better than half of the random directions: a
-#: useless one is, on half.
+#: Share of images on which the gradient may be no better than half of the random directions. A
+#: useless gradient is no better on half of the images.
 NO_BETTER = 0.25
 
 
@@ -49,8 +49,8 @@ def two_estimates(subject: Subject) -> Finding | None:
         threshold=f"at least {SIGNAL:g}: a fifth of an estimate is signal",
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
         remedy=(
-            "average over more draws (gradient Average), or accumulate over steps (rule"
-            " MomentumSign)"
+            "average over more draws (--attack eot, bpda-eot), or accumulate over steps (--attack"
+            " mifgsm, bpda-i-momentum)"
         ),
         value=cosine,
     )
@@ -94,8 +94,7 @@ def finite_differences(subject: Subject) -> Finding | None:
         threshold=f"between 1/{FACTOR:g} and {FACTOR:g}",
         source=f"{ATHALYE}, section 3 (shattered gradients); {CARLINI}, section 4.7",
         remedy=(
-            "something between image and loss is detached or jumps: attack through source"
-            " IdentityBackward, or with square"
+            "something between image and loss is detached or jumps: add --attack bpda-i, or square"
         ),
         value=ratio,
     )
@@ -131,15 +130,14 @@ def better_than_chance(subject: Subject) -> Finding | None:
         severity="masked",
         attack=subject.main,
         measured=(
-            f"on {told(count)} of {subject.size} images a step along the gradient changes the"
+            f"on {words(count)} of {subject.size} images a step along the gradient changes the"
             " margin no more than random directions do"
         ),
         threshold=f"at most {NO_BETTER:.0%}, half of what a useless gradient gets",
         source=f"{ATHALYE}, section 3 (shattered gradients); {PINTOR}, I1 (unavailable gradients)",
         remedy=(
             "the gradient says nothing about the model: look for detached, discontinuous or"
-            " saturated steps; attack with source IdentityBackward, Smooth or FiniteDifference"
-            " gradients, or square"
+            " saturated steps; add --attack bpda-i, nrigsm (smoothed), finite-differences or square"
         ),
         value=count / subject.size,
     )
@@ -167,7 +165,7 @@ def _step(subject: Subject, direction: Tensor, length: float) -> Tensor:
 
 
 def _margin(subject: Subject, points: Tensor) -> Tensor:
-    """(n,) the target's mean margin there; the same draws for all points."""
+    """(n,) the target's mean margin at points (n, C, H, W), with the same draws for all points."""
     draws = DRAWS if subject.random else 1
     with prepared(subject.asked), torch.no_grad():
         loss = Loss(subject.asked, Margin(), subject.labels)

@@ -17,7 +17,7 @@ from robusttrain.evaluation.audit.finding import (
     beaten,
     significant,
     tail,
-    told,
+    words,
 )
 from robusttrain.evaluation.audit.subject import DRAWS, Subject
 from robusttrain.models.defended import DefendedClassifier
@@ -26,14 +26,14 @@ from robusttrain.models.defended import DefendedClassifier
 QUERIES = 500
 #: Random points of the ball that are tried, half of them corners.
 NOISE = 100
-#: Standard errors by which a recorded score may differ from a fresh one: once in 370 evaluations by
-#: luck.
+#: Standard errors by which a recorded score may differ from a fresh one. Luck exceeds them once in
+#: 370 evaluations.
 SURPRISE = 3.0
 
 
 def white_box_recorded(subject: Subject) -> Finding | None:
-    """Whether, image by image, attacks without the target's gradient break what those with it do
-    not.
+    """Whether, image by image, an attack without the target's gradient breaks what no attack with
+    it breaks.
     """
     records, scenarios = subject.records, subject.engine.scenarios
     assert records is not None
@@ -46,12 +46,12 @@ def white_box_recorded(subject: Subject) -> Finding | None:
     select = {name: records.of(name).chosen_by for name in scenarios}
     attacked = torch.stack([records.of(name).attacked for name in white]).all(dim=0)
     for name in others:
-        # Where images are handed on, only those that both were given can be compared.
+        # Only images that both kinds of attack were given can be compared.
         both = attacked & records.of(name).attacked
         chosen = torch.stack([select[each] for each in white]).argmin(dim=0)
         strongest = torch.stack([score[each] for each in white]).gather(0, chosen[None]).squeeze(0)
-        # Image by image: what the other attack breaks and no white box does; half a score is no
-        # luck of ten draws.
+        # Images that the other attack breaks and no white box does. With ten draws, a difference
+        # of half a score is no luck.
         broken = both & (strongest - score[name] >= 0.5)
         count, total = float(broken.sum()), int(both.sum())
         if total and significant(count, total) and count > worst[0]:
@@ -64,14 +64,14 @@ def white_box_recorded(subject: Subject) -> Finding | None:
         severity="masked",
         attack=name,
         measured=(
-            f"{name}, without the target's gradient, breaks {told(count)} of {total} images that"
+            f"{name}, without the target's gradient, breaks {words(count)} of {total} images that"
             f" stand under {', '.join(white)}"
         ),
         threshold=MORE_THAN_LUCK,
         source=f"{ATHALYE}, section 3.1 (black box better than white box); {CARLINI}, section 5.4",
         remedy=(
-            "gradients are masked: attack through another source (IdentityBackward) or objective"
-            " (DLR, Margin)"
+            "gradients are masked: add --attack bpda-i (another source), or apgd-dlr or apgd-margin"
+            " (another objective)"
         ),
         value=count / total,
     )
@@ -102,8 +102,8 @@ def black_box(subject: Subject) -> Finding | None:
             " and 5.4"
         ),
         remedy=(
-            "add square; if gradient attacks stay behind it, gradients are masked: try source"
-            " IdentityBackward"
+            "add --attack square; if gradient attacks stay behind it, gradients are masked: try"
+            " --attack bpda-i"
         ),
     )
 
@@ -120,24 +120,25 @@ def other_source(subject: Subject) -> Finding | None:
         return None
     with prepared(subject.target):
         if not subject.target.defense.identity_fits(subject.images[:1].float()):
-            return None  # what has no derivative changes the size: the identity is none of its own
+            return None  # the part without a derivative changes the size: no identity fits it
     source = IdentityBackward()(subject.target)
-    found = subject.attack(subject.scenario.attack, source, subject.standing, "bpda")
+    adversarial = subject.attack(subject.scenario.attack, source, subject.standing, "bpda")
     return subject.rival(
-        found,
+        adversarial,
         check="another source",
         severity="masked",
         measured=(
-            "with source IdentityBackward the same attack breaks {count} of {size} images more"
+            "with the identity for the defense's derivative the same attack breaks {count} of"
+            " {size} images more"
         ),
         source=f"{ATHALYE}, section 4.1 (BPDA); {CARLINI}, section 4.7",
-        remedy="add source IdentityBackward (bpda-i), or UnrolledTransform where g is iterative",
+        remedy="add --attack bpda-i, or automatic-differentiation where g is iterative",
     )
 
 
 def source_not_target(subject: Subject) -> Finding | None:
-    """Whether the attack fools what it differentiates, and not the target."""
-    # A frozen draw that falls alone is the matter of fixed_randomness.
+    """Whether the attack fools the source that it differentiates, and not the target."""
+    # The check fixed_randomness deals with a frozen draw that falls alone.
     if (
         subject.same_forward
         or isinstance(subject.scenario.source, FixedRandomness)
@@ -149,7 +150,7 @@ def source_not_target(subject: Subject) -> Finding | None:
     clean = subject.judge(
         subject.images[subject.standing], subject.standing, subject.source(subject.main)
     )
-    # A source that is wrong already was not fooled by the attack.
+    # A source that is wrong without an attack was not fooled by the attack.
     right = torch.minimum(clean, subject.ours)
     count, more = beaten(right, torch.minimum(there, right), subject.size, subject.random)
     if not more:
@@ -159,13 +160,14 @@ def source_not_target(subject: Subject) -> Finding | None:
         severity="weak",
         attack=subject.main,
         measured=(
-            f"the strongest attack fools its source on {told(count)} of {subject.size} images that"
+            f"the strongest attack fools its source on {words(count)} of {subject.size} images that"
             " the target gets right: it does not transfer"
         ),
         threshold=MORE_THAN_LUCK,
         source=f"{PINTOR}, I5 (transfer failure); {CARLINI}, section 4.5",
         remedy=(
-            "attack the target itself: source Target, or IdentityBackward where it has a defense"
+            "attack the target itself: --attack pgd, eot where it is random, or bpda-i where it has"
+            " a defense"
         ),
         value=count / subject.size,
     )
@@ -192,7 +194,7 @@ def random_noise(subject: Subject) -> Finding | None:
             better = margin > highest
             best = torch.where(better[:, None, None, None], points, best)
             highest = torch.where(better, margin, highest)
-    # The best of many draws is luck on a random model: others judge it.
+    # On a random model the best of many draws is luck, so other draws judge it.
     return subject.rival(
         best,
         check="random noise",
@@ -212,7 +214,7 @@ def random_noise(subject: Subject) -> Finding | None:
 
 
 def fixed_randomness(subject: Subject) -> Finding | None:
-    """Whether the attack still works where the randomness is frozen, which only helps it."""
+    """Whether the attack still works with the randomness frozen, which makes its task easier."""
     scenario = subject.scenario
     if (
         not subject.random
@@ -221,13 +223,13 @@ def fixed_randomness(subject: Subject) -> Finding | None:
     ):
         return None
     fixed = FixedRandomness(inner=_Same())(subject.target)
-    found = subject.attack(
+    adversarial = subject.attack(
         scenario.attack, FixedRandomness(inner=scenario.source)(subject.target), purpose="fixed"
     )
     left, clean = (
-        subject.judge(images, target=fixed, draws=1) for images in (found, subject.images)
+        subject.judge(images, target=fixed, draws=1) for images in (adversarial, subject.images)
     )
-    # What is wrong on the frozen draw without an attack says nothing of the attack.
+    # Images that are wrong on the frozen draw without an attack say nothing of the attack.
     frozen, free = float(left[clean > 0.5].mean()), float(subject.score.mean())
     total = int((clean > 0.5).sum())
     fails = (
@@ -247,17 +249,13 @@ def fixed_randomness(subject: Subject) -> Finding | None:
             f"no more with the draw frozen than without (one-sided binomial test at {LEVEL:.0%})"
         ),
         source=f"{CARLINI}, section 4.6 (attacks that fail with fixed randomness do not work)",
-        remedy=(
-            "the gradient through the defense is wrong: try another source (IdentityBackward)"
-            if fails
-            else ""
-        ),
+        remedy=("the gradient through the defense is wrong: try --attack bpda-i" if fails else ""),
         value=frozen - free,
     )
 
 
 class _Same(Source):
-    """The target, for one frozen draw of it."""
+    """The target itself, of which one draw is frozen."""
 
     knows = "classifier, defense"
 
@@ -266,9 +264,7 @@ class _Same(Source):
 
 
 def fresh_draws(subject: Subject) -> Finding | None:
-    """Whether the strongest attack over again, judged on draws that nobody saw, scores as
-    recorded.
-    """
+    """Whether a second run of the strongest attack, judged on unseen draws, scores as recorded."""
     records = subject.records
     assert records is not None
     attacked = records.of(subject.main).attacked[subject.places]

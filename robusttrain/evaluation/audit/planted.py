@@ -1,14 +1,14 @@
 """The binarisation test: an adversarial image is planted within the radius, and the attack has to
-find one.
+find it or another one.
 
-Zimmermann et al. 2022, "Increasing Confidence in Adversarial Robustness Evaluations". The last
-layer is replaced, for one image at a time, by a linear readout of the same features that tells
-points inside the ball (class 0) from one corner of it (class 1). The corner is then an adversarial
-image for certain, so a strong enough attack succeeds on this model whatever the truth about the
-original one.
+Zimmermann et al. 2022, "Increasing Confidence in Adversarial Robustness Evaluations". For one image
+at a time, the last layer is replaced by a linear readout of the same features. The readout
+separates points inside the ball (class 0) from one corner of the ball (class 1). The corner is then
+an adversarial image for certain, so a strong enough attack succeeds on this model, whatever the
+truth about the original one.
 
-Here: 200 inner points instead of 999, the readout in closed form (Fisher's linear discriminant)
-instead of by gradient descent, and one attack for each of up to 16 images.
+This test takes 200 inner points instead of 999, a readout in closed form (Fisher's linear
+discriminant) instead of one by gradient descent, and one attack for each of up to 16 images.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from robusttrain.models.defended import DefendedClassifier
 IMAGES = 16
 #: Points of the ball that the readout must call class 0.
 INNER = 200
-#: Share of planted weaknesses that a sound attack may miss: the paper asks for a success rate of at
+#: Share of planted weaknesses that a sound attack may miss. The paper asks for a success rate of at
 #: least 0.95.
 MISSED = 0.05
 #: Where the boundary lies between the highest inner point (0) and the planted corner (1): the
 #: margin is shared evenly. Near the corner, PGD with a fixed step size fails now and then on models
 #: that APGD breaks without exception.
 CLOSENESS = 0.5
-#: Share of the mean variance that is added to each feature's own. A few hundred points say little
-#: of directions in which they hardly vary (units that are off in most of the ball), and a readout
-#: along these has no gradient at all.
+#: Share of the mean variance that is added to each feature's own variance. A few hundred points say
+#: little about directions in which they hardly vary (units that are off in most of the ball), and a
+#: readout along such directions has no gradient at all.
 SHRINKAGE = 0.1
 
 
@@ -47,19 +47,19 @@ class _Readout(nn.Module):
 
     Args:
         classifier: f_a.
-        wide: whether two more classes are needed (by DLR), which never win.
+        wide: whether to add two classes that never win, which DLR needs.
     """
 
     def __init__(self, classifier: nn.Module, wide: bool) -> None:
         super().__init__()
         self.classifier, self.wide = classifier, wide
         linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
-        # A list hides it: it is registered inside the classifier
+        # The list hides the layer, which is registered inside the classifier already
         self._last = [linear[-1]] if linear else []
         self.weight, self.bias = torch.zeros(0, 0), torch.zeros(0)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, F): what the last linear layer sees; the logits where there is none."""
+        """(B, F): inputs of the last linear layer; the logits where there is no such layer."""
         seen: list[Tensor] = []
 
         def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -71,8 +71,8 @@ class _Readout(nn.Module):
         finally:
             if handle is not None:
                 handle.remove()
-        found = seen[-1].flatten(1) if seen and len(seen[-1]) == len(images) else logits
-        return found.float()
+        inputs_of_last = seen[-1].flatten(1) if seen and len(seen[-1]) == len(images) else logits
+        return inputs_of_last.float()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n * B, 2 or 4) of n stacked copies of the batch whose readouts are in place."""
@@ -125,19 +125,19 @@ def plant(
     bias = low + CLOSENESS * gap
     again = features(corner.repeat(draws, 1, 1, 1), "again") @ weight > bias
     fresh = features(torch.cat([image, inner[:50]]), "fresh") @ weight > bias
-    # On a random model both must hold in fresh draws too.
+    # On a random model the corner and the inner points must hold in fresh draws, too.
     if again.float().mean() < 0.9 or fresh.float().mean() > 0.05:
         return None
-    # Logits of ordinary size: the gap between the two is worth ten.
+    # Logits of ordinary size: the gap between corner and inner points becomes ten.
     return (10 / gap * weight).float(), (10 / gap * bias).float()
 
 
 def planted_weakness(subject: Subject) -> Finding | None:
-    """Whether the strongest attack finds adversarial images that are there for certain."""
+    """Whether the strongest attack finds adversarial images that exist for certain."""
     scenario, target = subject.scenario, subject.target
     threat = scenario.attack.threat
     if threat.epsilon <= 0 or scenario.source.knows.startswith(("another", "other", "kind")):
-        return None  # models of the attacker's own know nothing of what is planted
+        return None  # the attacker's own models do not contain the planted weakness
     readout = _Readout(
         target.classifier, isinstance(objective_of(scenario.attack), DLR | TargetedDLR)
     )
@@ -152,10 +152,10 @@ def planted_weakness(subject: Subject) -> Finding | None:
         )
         inner = threat.random_start(image.repeat(INNER, 1, 1, 1), rng.fold("points").tile(INNER))
         with prepared(planted), torch.no_grad():
-            found = plant(readout, target.defense, image, corner, inner, rng)
-        if found is not None:
+            weakness = plant(readout, target.defense, image, corner, inner, rng)
+        if weakness is not None:
             places.append(i)
-            readouts.append(found)
+            readouts.append(weakness)
     tried, missed = len(places), 0
     if tried < min(LEAST, subject.size):
         return Finding(
@@ -168,8 +168,8 @@ def planted_weakness(subject: Subject) -> Finding | None:
             ),
             source=ZIMMERMANN,
         )
-    # Each image has a readout of its own, so an attack that lets images go is run on one image at a
-    # time.
+    # Each image has a readout of its own, so an attack that drops images from the batch runs on
+    # one image at a time.
     size = tried if isinstance(scenario.attack, ProjectedGradient) else 1
     for start in range(0, tried, size):
         which = torch.tensor(places[start : start + size], device=subject.images.device)
@@ -199,8 +199,8 @@ def planted_weakness(subject: Subject) -> Finding | None:
         threshold=f"success on at least {1 - MISSED:.0%} (one-sided binomial test at {LEVEL:.0%})",
         source=f"{ZIMMERMANN} (binarization test)",
         remedy=(
-            "the attack cannot find what is there: give it more steps, restarts, or another source"
-            " of gradients"
+            "the attack cannot find what is there: give it more steps (--attack.steps),"
+            " restarts (--attack pgd-restarts), or another source of gradients (--attack bpda-i)"
         ),
         value=missed / tried,
     )

@@ -1,4 +1,4 @@
-"""The audit: all checks in one table, what they cost, and the verdict."""
+"""The audit: all checks in one table, their cost, and the verdict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from robusttrain.attacks.base import check_images
@@ -23,7 +22,7 @@ from robusttrain.evaluation.scoring import verdicts
 
 Check = Callable[[Subject], Finding | None]
 
-#: Every check: when it runs, and the function. A new check is a function and a line here.
+#: When each check runs, and its function. A new check is a function and a line here.
 CHECKS: tuple[tuple[Literal["before", "after"], Check], ...] = (
     ("before", before.sample),
     ("before", before.repeated_passes),
@@ -49,27 +48,28 @@ CHECKS: tuple[tuple[Literal["before", "after"], Check], ...] = (
     ("after", gradients.better_than_chance),
     ("after", planted.planted_weakness),
 )
-#: Candidates for each image of the sample: those that the target gets wrong tell nothing.
+#: Candidates for each image of the sample. Candidates that the target gets wrong drop out.
 CANDIDATES = 2
-#: Runs of the strongest attack in all checks together, doubled ones counted twice, on a
-#: deterministic model.
+#: Runs of the strongest attack in all checks together, on a deterministic model. A run of twice the
+#: length counts twice.
 RUNS = 8
 #: Share of the evaluation's own cost that the audit may reach before the sample shrinks below
 #: `SAMPLE`.
 SHARE = 0.25
-#: Evaluations of images that are never too many. A fifth of that leaves `LEAST` images in most
-#: small evaluations, and so few name 18 of the 22 defects of tests/audit.
+#: An audit may always cost so many evaluations of images. A fifth of them would leave `LEAST`
+#: images in most small evaluations, and `LEAST` images reveal only 18 of the 22 defects of
+#: tests/audit.
 CHEAP = 100_000
 
 
 @dataclass
 class Audit:
-    """An audit of one evaluation: ``before`` it, then ``after`` it.
+    """An audit of one evaluation: call ``before`` and then ``after``.
 
     Args:
         engine: of the evaluation.
         total: images of the evaluation.
-        images: of the sample; None for as many as the cost of the evaluation allows.
+        images: size of the sample; None for as many as the cost of the evaluation allows.
     """
 
     engine: Engine
@@ -85,14 +85,15 @@ class Audit:
 
     @property
     def size(self) -> int:
-        """Images of the sample: those asked for, or `SAMPLE`, or as few as `LEAST` for long attacks
-        on few images.
+        """Images of the sample: as many as asked for, or from `LEAST` (for long attacks on few
+        images) to `SAMPLE`; at most all that there are.
         """
         if self.images is not None:
-            return self.images
+            return min(self.total, self.images)
         each = [sum(scenario.attack.cost()) for scenario in self.engine.scenarios.values()] or [0]
         allowed = max(SHARE * self.total * sum(each), CHEAP)
-        return max(LEAST, min(SAMPLE, int(allowed / max(1, self._runs * max(each)))))
+        wanted = max(LEAST, min(SAMPLE, int(allowed / max(1, self._runs * max(each)))))
+        return min(self.total, wanted)
 
     @property
     def _runs(self) -> int:
@@ -100,15 +101,14 @@ class Audit:
 
     @property
     def candidates(self) -> int:
-        """Images that the sample is taken from."""
+        """How many images the sample is taken from."""
         return min(self.total, CANDIDATES * self.size)
 
     def cost(self, expected: Mapping[str, float]) -> tuple[int, float]:
-        """Evaluations of images at most, and seconds, of both halves together.
+        """The most evaluations of images, and the seconds, of both halves together.
 
         Args:
-            expected: seconds per image of each attack, and "scoring": what `Engine.measure`
-                returned.
+            expected: seconds per image of each attack, and of "scoring", from `Engine.measure`.
         """
         dearest = max(
             (sum(each.attack.cost()) for each in self.engine.scenarios.values()), default=0
@@ -128,8 +128,12 @@ class Audit:
         return evaluations, self.size * (self._runs * slowest + passes * forward)
 
     def before(self, images: Tensor, labels: Tensor, indices: Tensor) -> list[Finding]:
-        """Take the sample from candidates (m, C, H, W), on the target's device; the checks that
-        need no results.
+        """Take the sample, and make the checks that need no results.
+
+        Args:
+            images: (m, C, H, W), the candidates, on the target's device.
+            labels: (m,) int64.
+            indices: (m,) int64, the images' indices in the data set.
         """
         start = time.perf_counter()
         images = check_images(images)
@@ -151,7 +155,7 @@ class Audit:
         return self.findings
 
     def after(self, records: Records) -> list[Finding]:
-        """Make the checks that need the evaluation's records; all findings."""
+        """Make the checks that need the evaluation's records, and return all findings."""
         assert self._subject is not None, "before() takes the sample"
         start = time.perf_counter()
         self._subject.records = records
@@ -164,7 +168,9 @@ class Audit:
         assert self._subject is not None
         if not self._subject.size:
             self.findings += [
-                found for found in [before.sample(self._subject)] if found and when == "before"
+                finding
+                for finding in [before.sample(self._subject)]
+                if finding and when == "before"
             ]
             return
         for moment, check in CHECKS:
@@ -174,23 +180,23 @@ class Audit:
             self.tried.append(name)
             try:
                 with torch.inference_mode(False), torch.enable_grad():
-                    found = check(self._subject)
+                    finding = check(self._subject)
             except Exception as error:  # noqa: BLE001 - models and attacks are any code, and the evaluation comes first
                 reason = (str(error).splitlines() or [""])[0]
-                found = Finding(name, "not run", f"{type(error).__name__}: {reason}"[:200])
-            if found is not None:
-                self.findings.append(found)
+                finding = Finding(name, "not run", f"{type(error).__name__}: {reason}"[:200])
+            if finding is not None:
+                self.findings.append(finding)
 
     @property
     def verdict(self) -> str:
         """ "sound", "masked: ..." or "weak: ...", with the names of the checks."""
         return verdict(self.findings)
 
-    def told(self) -> dict[str, Any]:
-        """What goes into results.json."""
+    def as_dict(self) -> dict[str, Any]:
+        """What results.json holds of the audit."""
         return {
             "verdict": self.verdict,
-            "audit": [found.as_dict() for found in self.findings],
+            "audit": [finding.as_dict() for finding in self.findings],
             "audit_checks": len(self.tried),
             "audit_images": self._subject.size if self._subject else 0,
             "audit_seconds": round(self.seconds, 2),
@@ -200,10 +206,10 @@ class Audit:
 def verdict(findings: Sequence[Finding]) -> str:
     """The verdict on top: masked before weak, each with the checks that say so."""
     for severity in ("masked", "weak"):
-        named = [found.check for found in findings if found.severity == severity]
+        named = [finding.check for finding in findings if finding.severity == severity]
         if named:
             rest = (
-                [found.check for found in findings if found.severity == "weak"]
+                [finding.check for finding in findings if finding.severity == "weak"]
                 if severity == "masked"
                 else []
             )
@@ -211,13 +217,15 @@ def verdict(findings: Sequence[Finding]) -> str:
     return "sound"
 
 
-def audit_table(told: Mapping[str, Any]) -> Table:
-    """The findings as a table for the terminal; ``told`` is `Audit.told`, or results.json."""
-    title = f"audit on {told['audit_images']} images: {told['verdict']}"
-    shown = Table(title=title, title_justify="left")
-    for column in ("check", "severity", "attack", "measured", "threshold", "source", "remedy"):
-        shown.add_column(column, overflow="fold")
-    for found in told["audit"]:
-        names = ("check", "severity", "attack", "measured", "threshold", "source", "remedy")
-        shown.add_row(*(str(found[name]) for name in names))
-    return shown
+def audit_lines(audit: Mapping[str, Any]) -> list[str]:
+    """The verdict, then a line for each finding; ``audit`` is `Audit.as_dict`, or results.json,
+    which holds thresholds and sources, too.
+    """
+    lines = [f"audit on {audit['audit_images']} images: {audit['verdict']}"]
+    for finding in audit["audit"]:
+        about = f" ({finding['attack']})" if finding["attack"] else ""
+        remedy = f"; {finding['remedy']}" if finding["remedy"] else ""
+        lines.append(
+            f"  {finding['severity']}: {finding['check']}{about}: {finding['measured']}{remedy}"
+        )
+    return lines

@@ -14,21 +14,21 @@ from robusttrain.evaluation.audit.finding import (
     Finding,
     significant,
     tail,
-    told,
+    words,
 )
 from robusttrain.evaluation.audit.subject import DRAWS, Subject
 
 #: Radius at which a uniform grey image, the same for all classes, is inside every ball of Linf.
 GREY = 0.5
-#: Share of its whole rise that the loss gains from the fourth to the last fifth of the steps if it
-#: rises in a straight line: one fifth of the way, by nine tenths of it. An attack that is still as
-#: fast has not begun to converge; slower rises matter only if more steps break more images, and
-#: another check finds that out.
+#: Share of its whole rise that the loss gains from the fourth to the last fifth of the steps. In a
+#: straight line it is one fifth of the steps over nine tenths of them. An attack that is still as
+#: fast has not begun to converge. A slower rise matters only if more steps break more images, which
+#: another check finds out.
 STILL_RISING = 0.22
 
 
 def epsilon_zero(subject: Subject) -> Finding | None:
-    """Whether the attack within a radius of zero returns the image, and scores as no attack."""
+    """Whether the attack within a radius of zero returns the image, and scores like no attack."""
     attack = subject.scenario.attack
     attack = (attack.scaled(0) or attack).at_radius(0.0)
     returned = subject.attack(attack, subject.source(subject.main), purpose="epsilon 0")
@@ -48,8 +48,8 @@ def epsilon_zero(subject: Subject) -> Finding | None:
         severity="weak",
         attack=subject.main,
         measured=(
-            f"within epsilon 0 pixels move by up to {moved:.3g}, {told(flips)} of {subject.size}"
-            f" verdicts differ from those without an attack, and {told(shifted)} clean verdicts"
+            f"within epsilon 0 pixels move by up to {moved:.3g}, {words(flips)} of {subject.size}"
+            f" verdicts differ from those without an attack, and {words(shifted)} clean verdicts"
             " from the recorded ones"
         ),
         threshold="pixels stay within 1e-6, and verdicts are those without an attack",
@@ -66,11 +66,11 @@ def epsilon_half(subject: Subject) -> Finding | None:
     left = subject.ours
     if threat.epsilon < wide and len(subject.standing):
         attack = subject.scenario.attack.at_radius(wide)
-        found = subject.attack(attack, subject.source(subject.main), subject.standing, "wide")
-        left = subject.judge(found, subject.standing)
+        adversarial = subject.attack(attack, subject.source(subject.main), subject.standing, "wide")
+        left = subject.judge(adversarial, subject.standing)
     classes = _classes(subject)
     right = float(left.sum())
-    # As many as guessing gets right: of images that were right before any attack, one in K.
+    # Guessing gets one in K right, also of images that were right before any attack.
     if tail(int(right + 1e-6), subject.size, 1 / classes) >= LEVEL:
         return None
     return Finding(
@@ -78,7 +78,7 @@ def epsilon_half(subject: Subject) -> Finding | None:
         severity="weak",
         attack=subject.main,
         measured=(
-            f"within {threat.norm} {wide:.3g} the attack leaves {told(right)} of {subject.size}"
+            f"within {threat.norm} {wide:.3g} the attack leaves {words(right)} of {subject.size}"
             " images right, where a uniform grey image is allowed"
         ),
         threshold=f"chance, 1 in {classes} (one-sided binomial test at {LEVEL:.0%})",
@@ -102,14 +102,14 @@ def _classes(subject: Subject) -> int:
 
 
 def monotone(subject: Subject) -> Finding | None:
-    """Whether the attack breaks within half the radius what it does not break within the whole."""
+    """Whether the attack breaks images within half the radius that stand within the whole."""
     if not len(subject.standing) or subject.scenario.attack.threat.epsilon <= 0:
         return None
     attack = subject.scenario.attack
     attack = attack.at_radius(attack.threat.epsilon / 2)
-    found = subject.attack(attack, subject.source(subject.main), subject.standing, "half")
+    adversarial = subject.attack(attack, subject.source(subject.main), subject.standing, "half")
     return subject.rival(
-        found,
+        adversarial,
         check="monotone in epsilon",
         severity="weak",
         measured=(
@@ -119,20 +119,23 @@ def monotone(subject: Subject) -> Finding | None:
             f"{ATHALYE}, section 3.1 (a larger bound does not increase success); {CARLINI},"
             " section 5.2"
         ),
-        remedy="keep the best iterate (apgd-ce), take smaller steps, or more of them",
+        remedy=(
+            "keep the best iterate (--attack apgd-ce), take smaller steps (--attack.step_size), or"
+            " more of them (--attack.steps)"
+        ),
     )
 
 
 def one_step(subject: Subject) -> Finding | None:
-    """Whether a single step of length epsilon breaks what all steps together do not."""
+    """Whether a single step of length epsilon breaks images that all steps together do not."""
     scenario = subject.scenario
     if not len(subject.standing) or not scenario.attack.cost().gradients:
         return None
-    found = subject.attack(
+    adversarial = subject.attack(
         single_step(scenario.attack), subject.source(subject.main), subject.standing, "one step"
     )
     return subject.rival(
-        found,
+        adversarial,
         check="single step",
         severity="weak",
         measured=(
@@ -147,7 +150,7 @@ def one_step(subject: Subject) -> Finding | None:
 
 
 def twice_the_steps(subject: Subject) -> Finding | None:
-    """Whether twice the steps from another start break more."""
+    """Whether twice the steps from another start break more images."""
     attack = subject.scenario.attack.scaled(2)
     if not len(subject.standing):
         return None
@@ -157,11 +160,11 @@ def twice_the_steps(subject: Subject) -> Finding | None:
             subject,
             "the attack has neither steps nor queries that can be doubled",
         )
-    found = subject.attack(
+    adversarial = subject.attack(
         attack, subject.source(subject.main), subject.standing, "twice the steps"
     )
     return subject.rival(
-        found,
+        adversarial,
         check="twice the steps",
         severity="weak",
         measured=(
@@ -169,13 +172,16 @@ def twice_the_steps(subject: Subject) -> Finding | None:
             " images more"
         ),
         source=f"{CARLINI}, section 4.8 (verify attack convergence)",
-        remedy="give the attack more steps, a larger step, or restarts, until this changes nothing",
+        remedy=(
+            "give the attack more steps (--attack.steps), a larger step (--attack.step_size) or"
+            " restarts (--attack pgd-restarts), until this changes nothing"
+        ),
         within_luck=True,
     )
 
 
 def twice_the_draws(subject: Subject) -> Finding | None:
-    """Whether twice the draws of a random model's randomness break more."""
+    """Whether twice the draws of a random model's randomness break more images."""
     if not subject.random or not len(subject.standing):
         return None
     before = subject.scenario.attack.draws_seen
@@ -186,11 +192,11 @@ def twice_the_draws(subject: Subject) -> Finding | None:
             subject,
             "the attack has neither an average nor votes that can be doubled",
         )
-    found = subject.attack(
+    adversarial = subject.attack(
         attack, subject.source(subject.main), subject.standing, "twice the draws"
     )
     return subject.rival(
-        found,
+        adversarial,
         check="twice the draws",
         severity="weak",
         measured=(
@@ -198,13 +204,16 @@ def twice_the_draws(subject: Subject) -> Finding | None:
             "{size} images more"
         ),
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
-        remedy="average over more draws (gradient Average, or votes), until this changes nothing",
+        remedy=(
+            "average over more draws (--attack eot --attack.gradient.draws 60; of random search"
+            " --attack.votes), until this changes nothing"
+        ),
         within_luck=True,
     )
 
 
 def silent_success(subject: Subject) -> Finding | None:
-    """Whether an earlier iterate was adversarial, and what was returned is not."""
+    """Whether an earlier iterate was adversarial although the returned image is not."""
     trace, where = subject.trace, subject.standing
     if not len(where):
         return None
@@ -220,7 +229,7 @@ def silent_success(subject: Subject) -> Finding | None:
         better = (score < lowest) & inside
         best = torch.where(better.to(best.device)[:, None, None, None], candidates, best)
         lowest = torch.where(better, score, lowest)
-    # Chosen on some draws, judged on others.
+    # The iterate was chosen on some draws, and is judged on others.
     return subject.rival(
         best,
         check="silent success",
@@ -231,23 +240,23 @@ def silent_success(subject: Subject) -> Finding | None:
         ),
         source=f"{PINTOR}, I3 (silent success)",
         remedy=(
-            "return the best iterate (APGD does), or stop at the first adversarial one if the model"
-            " is not random"
+            "return the best iterate (--attack apgd-ce does), or stop at the first adversarial one"
+            " if the model is not random"
         ),
     )
 
 
 def still_rising(subject: Subject) -> Finding | None:
-    """Whether the loss still rises at the end, on images that stand."""
+    """Whether the loss on images that stand still rises at the end."""
     where = subject.standing.cpu()
-    # Its loss holds the distance too
+    # The loss of CarliniWagner holds the distance, too
     if not len(where) or isinstance(subject.scenario.attack, CarliniWagner):
         return None
     if not subject.trace.losses:
         return _not_watched("loss still rising", subject)
     losses = torch.stack(subject.trace.losses)[:, where].nan_to_num().mean(dim=1)
     if len(losses) < 3:
-        return None  # one step: doubling its steps tells
+        return None  # the check of twice the steps covers a single step
     fifth = max(1, len(losses) // 5)
     last, before = losses[-fifth:].mean(), losses[-2 * fifth : -fifth].mean()
     whole = float(last - losses[0])
@@ -264,14 +273,14 @@ def still_rising(subject: Subject) -> Finding | None:
         ),
         threshold=f"below {STILL_RISING:.0%}, the gain of a straight line",
         source=f"{CARLINI}, section 4.8; {PINTOR}, I4 (incomplete optimization)",
-        remedy="give the attack more steps, or larger ones",
+        remedy="give the attack more steps (--attack.steps), or larger ones (--attack.step_size)",
         value=gained,
     )
 
 
 def _not_watched(check: str, subject: Subject) -> Finding | None:
     if not subject.scenario.attack.cost().gradients:
-        return None  # nothing to watch in an attack that only asks
+        return None  # an attack that only asks has no gradients to watch
     return _not_run(check, subject, "the attack has no estimator that can be watched")
 
 

@@ -1,5 +1,5 @@
-"""What a check may ask: the evaluation as it is configured, a sample of its images, and attacks run
-over again.
+"""What a check may ask: the evaluation as it is configured, a sample of its images, and new runs of
+its attacks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from robusttrain.evaluation.audit.finding import (
     Finding,
     Severity,
     beaten,
-    told,
+    words,
 )
 from robusttrain.evaluation.engine import Engine, Scenario
 from robusttrain.evaluation.records import Records
@@ -35,21 +35,21 @@ from robusttrain.evaluation.scoring import verdicts, worst_case
 
 #: Images of the sample, if the budget allows.
 SAMPLE = 32
-#: Fewer images that were right tell nothing: one of them is a rate of 13 % already.
+#: Fewer images that were right prove nothing: one image of eight is a rate of 13 % already.
 LEAST = 8
-#: Draws that judge an image of a random model; two means of ten draws differ by 0.5 by luck once in
-#: sixty times.
+#: Draws that judge an image of a random model. By luck, two means of ten draws differ by 0.5 once
+#: in sixty times.
 DRAWS = 10
-#: Share of draws in which an image must still be right, under the worst attack, to stand. It counts
-#: images of a random model that are right now and then: they make up its accuracy too.
+#: Share of draws in which an image must still be right, under the worst attack, to stand. The share
+#: is low because images that are right now and then make up a random model's accuracy, too.
 STANDING = 0.15
-#: Iterates that are kept of a run, evenly spread.
+#: Iterates of a run that are kept, evenly spread.
 ITERATES = 16
 
 
 class Trace:
-    """What one run of an attack did: the loss at each iterate, some of the iterates, and what it
-    returned.
+    """The course of one run of an attack: the loss at each iterate, some of the iterates, and the
+    images that the attack returned.
     """
 
     def __init__(self, size: int) -> None:
@@ -63,7 +63,9 @@ class Trace:
     def note(
         self, estimator: GradientEstimator, loss_fn: LossFn, images: Tensor, rng: Rng, loss: Tensor
     ) -> None:
-        """One call of the estimator; only passes of the whole batch can be assigned to images."""
+        """Note a call of the estimator on the whole batch; only such a call can be assigned to
+        images.
+        """
         if len(images) != self.size:
             return
         if len(self.losses) % self._every == 0:
@@ -74,7 +76,7 @@ class Trace:
         self._last = (estimator, loss_fn, rng)
 
     def close(self, returned: Tensor) -> None:
-        """Note what the attack returned, and the loss there."""
+        """Note the images that the attack returned, and the loss there."""
         self.returned = returned
         if self._last is not None:
             estimator, loss_fn, rng = self._last
@@ -119,7 +121,7 @@ class Subject:
             device.
         labels: (n,) int64.
         indices: (n,) int64, the images' indices in the data set.
-        records: of all images of the evaluation; None before it ran.
+        records: of all images of the evaluation; None before the evaluation ran.
     """
 
     engine: Engine
@@ -154,14 +156,14 @@ class Subject:
     ) -> Tensor:
         """(m,) float64 on the CPU: the share of fresh draws in which ``images`` are right.
 
-        All images are judged with the same draws, so that differences are those of the images.
+        All versions are judged with the same draws, so they differ by the images alone.
 
         Args:
             images: (m, C, H, W), versions of the sample's images ``which``.
             which: (m,) places in the sample; None for all.
             target: another model; None for the target.
-            draws: how many; None for `DRAWS` where the model is random, else 1.
-            purpose: names the draws.
+            draws: how many draws; None for `DRAWS` where the model is random, else 1.
+            purpose: name of the draws; other names give other draws.
         """
         which = self.everyone if which is None else which
         draws = (DRAWS if self.random else 1) if draws is None else draws
@@ -180,8 +182,8 @@ class Subject:
         purpose: str = "attack",
         rng: Rng | None = None,
     ) -> Tensor:
-        """Adversarial images (m, C, H, W) of the sample's images ``which``; streams are the audit's
-        own.
+        """Adversarial images (m, C, H, W) of the sample's images ``which``, with streams of the
+        audit's own.
         """
         which = self.everyone if which is None else which
         if not len(which):
@@ -190,31 +192,32 @@ class Subject:
         return attack(source, self.images[which], self.labels[which], rng).to(self.images.dtype)
 
     def source(self, name: str) -> Queried:
-        """What the attack ``name`` differentiates, as the engine built it, counted apart."""
+        """The source of the attack ``name``, as the engine built it, with a count of its own."""
         return Queried(self.engine.sources[name].model)
 
-    # What the records say.
+    # From the records.
 
     @cached_property
     def places(self) -> Tensor:
-        """(n,) where the sample's images stand in the records."""
+        """(n,) places of the sample's images in the records."""
         assert self.records is not None
         return torch.searchsorted(self.records.index, self.indices.cpu())
 
     def recorded(self, name: str, kind: str = "score") -> Tensor:
-        """(n,) float64: what the records say of the sample's images under an attack, or "clean"."""
+        """(n,) float64: recorded scores of the sample's images, under an attack or "clean"."""
         assert self.records is not None
         rows = self.records.of(name)
         return (rows.chosen_by if kind == "select" else rows.right)[self.places]
 
     @cached_property
     def main(self) -> str:
-        """The strongest attack: the lowest mean score; of equals one that follows gradients, and
-        the first.
+        """The strongest attack: the one with the lowest mean score.
 
-        Where images are handed on, an early attack had the easy ones and a late one what the others
-        left, so that neither sums nor shares compare them. There it is a white box, if any was
-        given images: of these the one with the lowest score on those it was given.
+        Of equals, an attack that follows gradients comes before others, and then the first.
+
+        With ``survivors``, an early attack had the easy images and a late attack the rest, so
+        neither sums nor shares compare them. The strongest attack is then a white box if any was
+        given images: the one with the lowest score on its own images.
         """
         assert self.records is not None
         ranks: dict[str, tuple[float, ...]] = {}
@@ -236,8 +239,9 @@ class Subject:
 
     @cached_property
     def standing(self) -> Tensor:
-        """(m,) places in the sample of images that no attack of the evaluation broke: what its
-        figure rests on.
+        """(m,) places in the sample of images that no attack of the evaluation broke.
+
+        The robust accuracy rests on these images.
         """
         names = ("clean", *self.engine.scenarios)
         worst = worst_case(
@@ -248,12 +252,12 @@ class Subject:
         )
         return (worst > STANDING).nonzero().squeeze(1).to(self.images.device)
 
-    # The strongest attack over again.
+    # The strongest attack, run again.
 
     @cached_property
     def trace(self) -> Trace:
-        """The strongest attack on the sample, with the engine's streams: it returns what the engine
-        scored.
+        """A run of the strongest attack on the sample, with the engine's streams: it returns the
+        images that the engine scored.
         """
         trace = Trace(self.size)
         again = watched(self.scenario.attack, trace)
@@ -263,11 +267,11 @@ class Subject:
 
     @cached_property
     def score(self) -> Tensor:
-        """(n,) the strongest attack's images, judged on the audit's draws."""
+        """(n,) scores of the strongest attack's images, on the audit's draws."""
         return self.judge(self.trace.returned)
 
     def beaten_by(self, adversarial: Tensor) -> Beaten:
-        """What versions (m, C, H, W) of the standing images break of them."""
+        """How many standing images their versions (m, C, H, W) break."""
         return beaten(self.ours, self.judge(adversarial, self.standing), self.size, self.random)
 
     def rival(
@@ -280,15 +284,15 @@ class Subject:
         remedy: str,
         within_luck: bool = False,
     ) -> Finding | None:
-        """What a rival of the strongest attack shows; None if it breaks no more images than luck
-        allows.
+        """The finding about a rival of the strongest attack; None if the rival breaks no more
+        images than luck allows.
 
         Args:
-            adversarial: (m, C, H, W), its versions of the standing images.
+            adversarial: (m, C, H, W), the rival's versions of the standing images.
             check, severity, source, remedy: of the finding.
-            measured: in words, with {count} and {size} for how many of the sample's images it
-                breaks.
-            within_luck: report what luck explains too, as a note.
+            measured: in words, with {count} for the images that the rival breaks and {size} for
+                the size of the sample.
+            within_luck: whether to report, as a note, also what luck explains.
         """
         count, more = self.beaten_by(adversarial)
         if not (more or within_luck):
@@ -297,7 +301,7 @@ class Subject:
             check=check,
             severity=severity if more else "note",
             attack=self.main,
-            measured=measured.format(count=told(count), size=self.size),
+            measured=measured.format(count=words(count), size=self.size),
             threshold=MORE_THAN_LUCK,
             source=source,
             remedy=remedy if more else "",
@@ -309,20 +313,20 @@ class Subject:
         """(m,) scores of the standing images under the strongest attack."""
         return self.score[self.standing.cpu()]
 
-    # What kind of attacks they are.
+    # The kinds of attacks.
 
     def follows_target(self, name: str) -> bool:
         """Whether an attack differentiates the target itself, its defense included: a white box."""
         scenario = self.engine.scenarios[name]
-        known = scenario.source.knows
-        whole = "classifier" in known and ("defense" in known or self.target.defense is None)
+        knowledge = scenario.source.knows
+        whole = "classifier" in knowledge and (
+            "defense" in knowledge or self.target.defense is None
+        )
         return bool(scenario.attack.cost().gradients) and whole
 
     @property
     def exact(self) -> bool:
-        """Whether the strongest attack's gradient claims to be the derivative of what it
-        attacks.
-        """
+        """Whether the strongest attack's gradient claims to be the derivative of the target."""
         return isinstance(self.scenario.source, Target) and bool(
             self.scenario.attack.cost().gradients
         )

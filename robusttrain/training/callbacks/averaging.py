@@ -19,11 +19,10 @@ class SWA(WeightAveraging):
     """The mean of the weights at the ends of epochs (Izmailov et al. 2018), validated and saved in
     their place.
 
-    Running statistics belong to the weights that they were measured with, so those of the mean are
-    measured anew
-    after each epoch, on images as the objective makes them: adversarial ones, crafted against the
-    averaged model, where it trains on such. Before ``start``, the averaged weights are the current
-    ones.
+    Running statistics belong to the weights that they were measured with. So those of the mean are
+    measured anew after each epoch, on images of the objective's kind: if it trains on adversarial
+    images, they are crafted against the averaged model. Before ``start``, the averaged weights are
+    the current ones.
 
     Args:
         start: the first epoch, counted from 0, whose weights count.
@@ -35,7 +34,7 @@ class SWA(WeightAveraging):
         self.start, self.batches = start, batches
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return False  # on_train_batch_end says when
+        return False  # on_train_batch_end updates
 
     def on_train_batch_end(
         self,
@@ -45,7 +44,8 @@ class SWA(WeightAveraging):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        # Not when an epoch ends: that hook comes after validation, which is to see these weights.
+        # Not in on_train_epoch_end, which comes after validation: validation must see these
+        # weights.
         if batch_idx + 1 != trainer.num_training_batches:
             return
         assert self._average_model is not None
@@ -69,7 +69,8 @@ class SWA(WeightAveraging):
         if not layers:
             return
         objective, model = pl_module.objective.at(trainer.current_epoch), averaged.model
-        # All are crafted before the first statistic is reset: crafting needs a model that works.
+        # All images are crafted before the first statistic is reset: crafting needs a working
+        # model.
         ready = []
         for batch in self._training_batches(trainer, pl_module):
             rng = (
@@ -96,13 +97,13 @@ class SWA(WeightAveraging):
     def _training_batches(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Batch]:
         """Some batches of the epoch, augmented, on the model's device."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        loader, found = data.train_dataloader(), []
+        loader, batches = data.train_dataloader(), []
         loader.sampler.set_epoch(trainer.current_epoch)
-        step = data.replays  # a replayed batch tells nothing new
+        step = data.replays  # a replayed batch adds nothing
         for number, batch in enumerate(loader):
             if number % step == 0:
                 on_device = Batch(*(part.to(pl_module.device) for part in batch))
-                found.append(data.on_after_batch_transfer(on_device, 0))
-            if len(found) == self.batches:
+                batches.append(data.on_after_batch_transfer(on_device, 0))
+            if len(batches) == self.batches:
                 break
-        return found
+        return batches

@@ -9,6 +9,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from robusttrain.core.parts import class_name
+
 
 class Dashboard(pl.Callback):
     """Lays out custom scalars, and logs hyperparameters with the metrics of the last epoch.
@@ -53,7 +55,7 @@ class Dashboard(pl.Callback):
 def flat(value: Any, name: str = "") -> dict[str, Any]:
     """A nested configuration as one level of dotted names; class paths without their packages."""
     if isinstance(value, dict):
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, item in value.items():
             inner = (
                 name
@@ -62,8 +64,8 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
                 if name and key != "class_path"
                 else name or key
             )
-            found.update(flat(item.rpartition(".")[2] if key == "class_path" else item, inner))
-        return found
+            values.update(flat(class_name(item) if key == "class_path" else item, inner))
+        return values
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return {
             key: part

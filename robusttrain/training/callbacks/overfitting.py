@@ -11,8 +11,7 @@ from robusttrain.core.checked import Positive, checked
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
 
-#: History of an epoch: accuracy under the check, under the inner attack, and on the images trained
-#: on.
+#: Accuracies of an epoch: under the check, under the inner attack, and on the training images.
 Epoch = dict[str, float]
 
 
@@ -20,23 +19,23 @@ Epoch = dict[str, float]
 class Overfitting(pl.Callback):
     """Compares robust accuracy on validation images with the best epoch's.
 
-    - Catastrophic overfitting (Wong et al. 2020, section 5.4): the model learns the one step it is
-      trained with. The check's robust accuracy has fallen by ``drop``, and accuracy under the inner
-      attack has not fallen.
+    - Catastrophic overfitting (Wong et al. 2020, section 5.4): the model learns the single step
+    that
+      it is trained with. The check's robust accuracy has fallen by ``drop``, and accuracy under the
+      inner attack has not fallen.
     - Robust overfitting (Rice et al. 2020): the check's robust accuracy has fallen by ``fall``,
       while accuracy on the adversarial images of training has risen.
 
     Logs ``inner/accuracy`` (validation images under the inner attack), ``inner/strength`` (the
-    errors that it finds, as
-    a share of those that the check finds: near 0 means that training sees no adversarial images),
-    ``overfitting/fall`` (from the best robust accuracy), ``overfitting/catastrophic`` and
-    ``overfitting/robust`` (0 or 1); and a line in words when one of them begins, in the log and on
-    the dashboard under "text".
+    errors under the inner attack as a share of those under the check: near 0, training sees no
+    adversarial images), ``overfitting/fall`` (from the best robust accuracy),
+    ``overfitting/catastrophic`` and ``overfitting/robust`` (0 or 1). When an overfitting begins, a
+    line in words goes to the log, and to the dashboard under "text".
 
     Args:
-        monitor: name under which the check's robust accuracy is logged, in the epochs that have it.
-        inner: the attack of training, run on the same validation images; None where there is none.
-        check: the check under the inner attack's threat; None where ``monitor`` has that threat
+        monitor: name of the check's robust accuracy among the logged metrics.
+        inner: the attack of training, run on the same validation images; None for none.
+        check: the check under the inner attack's threat; None if ``monitor`` has that threat
             already.
         images: how many validation images.
         draws: fresh draws of a random defense that score each image.
@@ -70,8 +69,7 @@ class Overfitting(pl.Callback):
         self._now: Epoch = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        # Here and not in on_validation_end: averaged weights are in place only until this hook is
-        # over.
+        # Not in on_validation_end: averaged weights are in place only until this hook ends.
         epoch = trainer.current_epoch + 1
         self._now = {}
         if (
@@ -105,30 +103,30 @@ class Overfitting(pl.Callback):
                     board.add_text("overfitting", line, global_step=trainer.global_step)
 
     def judge(self, now: Epoch, epoch: int) -> dict[str, float]:
-        """What is logged of an epoch; the best one so far is remembered."""
+        """The figures of an epoch to log; remembers the best epoch so far."""
         best = self.best or now
         fallen = best["check"] - now["check"]
-        # Rounding of accuracies, which are multiples of one over the number of images and draws.
+        # 1e-6 allows for rounding: accuracies are multiples of 1 / (images * draws).
         catastrophic = (
             fallen >= self.drop - 1e-6 and now.get("inner", -1.0) >= best.get("inner", 0.0) - 1e-6
         )
         robust = not catastrophic and fallen >= self.fall - 1e-6 and now["train"] > best["train"]
-        found = {
+        figures = {
             "overfitting/fall": max(fallen, 0.0),
             "overfitting/catastrophic": float(catastrophic),
             "overfitting/robust": float(robust),
         }
         if "inner" in now:
-            found["inner/accuracy"] = now["inner"]
-            found["inner/strength"] = (1 - now["inner"]) / max(1 - now["check"], 1e-6)
+            figures["inner/accuracy"] = now["inner"]
+            figures["inner/strength"] = (1 - now["inner"]) / max(1 - now["check"], 1e-6)
         if not self.best or now["check"] > self.best["check"]:
             self.best = {**now, "epoch": float(epoch)}
-        return found
+        return figures
 
     def news(self, logged: dict[str, float], now: Epoch, epoch: int) -> list[str]:
-        """Lines about what began in this epoch and had not been said."""
+        """Lines about overfitting that began in this epoch."""
         begun = [kind for kind in ("catastrophic", "robust") if logged[f"overfitting/{kind}"]]
-        told = [kind for kind in begun if kind not in self.flagged]
+        new = [kind for kind in begun if kind not in self.flagged]
         self.flagged = begun
         since = (
             f"epoch {int(self.best['epoch'])}: {self.best['check']:.3f} then, {now['check']:.3f} in"
@@ -147,7 +145,7 @@ class Overfitting(pl.Callback):
                 " (--early_stopping), or average weights"
             ),
         }
-        return [lines[kind] for kind in told]
+        return [lines[kind] for kind in new]
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "flagged": self.flagged}

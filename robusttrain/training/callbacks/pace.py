@@ -1,4 +1,4 @@
-"""What an epoch took: images a second, share of the inner attack, memory; and the norm of the
+"""The pace of an epoch: images a second, share of the inner attack, memory; and the norm of the
 weights.
 """
 
@@ -15,13 +15,12 @@ import torch
 class Pace(pl.Callback):
     """Logs, for every training epoch, without its validation:
 
-    - ``pace/images_per_second``, over all processes; a replayed image counts each time;
-    - ``pace/inner_share``, the share of that time which inner attacks took;
-    - ``pace/memory_gib``: the most that an accelerator held; on a CPU, the most that the process
-      has held so far;
+    - ``pace/images_per_second``, over all processes; a replayed image counts each time; -
+    ``pace/inner_share``, the share of the time that inner attacks took; - ``pace/memory_gib``, the
+    most memory of tensors on an accelerator; on a CPU, the most memory of
+      the process so far;
     - ``weights/norm``, the Euclidean norm of all trainable weights;
-    - ``inner/train_accuracy``, of the model in training on the adversarial images that it is
-      trained on.
+    - ``inner/train_accuracy``, of the model in training on its own adversarial training images.
     """
 
     def __init__(self) -> None:
@@ -53,21 +52,21 @@ class Pace(pl.Callback):
             if weight.requires_grad
         ]
         meter = pl_module.meter
-        found = {
+        figures = {
             "pace/images_per_second": trainer.world_size * self.images / seconds,
             "pace/inner_share": meter.seconds() / seconds,
             "pace/memory_gib": peak_memory(pl_module.device) / 2**30,
             "weights/norm": float(torch.stack(trainable).norm()),
         }
         if meter.images:
-            found["inner/train_accuracy"] = float(meter.correct) / meter.images
-        for name, value in found.items():
+            figures["inner/train_accuracy"] = float(meter.correct) / meter.images
+        for name, value in figures.items():
             pl_module.log(name, float(value), sync_dist=trainer.world_size > 1)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that tensors took on an accelerator since the last reset, or this process in
-    its life.
+    """The most bytes: of tensors on an accelerator since the last reset, or of this process in its
+    life.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

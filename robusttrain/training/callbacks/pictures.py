@@ -1,4 +1,4 @@
-"""Pictures: what the defense and the attack do to an image."""
+"""Pictures of an image, defended and attacked."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ matplotlib.use("Agg")  # dashboards are written on machines without a screen
 class Pictures(pl.Callback):
     """Logs a figure: image, g(image), adversarial image, its amplified perturbation, E[g(x)] - x.
 
-    Labels stand above the images; predictions are of the defended classifier, green where right.
+    Labels stand beside the images. Predictions are those of the defended classifier, green if
+    right.
 
     Args:
         scenario: the attack that is shown.
-        name: its name.
+        name: the attack's name.
         images: how many validation images; 0 draws no pictures.
         every: epochs between two figures; the last epoch is always drawn.
         draws: draws of a random defense that estimate E[g(x)].

@@ -1,4 +1,4 @@
-"""Progress as a few lines of text, for logs: a bar would leave them full of carriage returns."""
+"""Progress as a few lines of text: a bar would fill a log with carriage returns."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 
 
 class ProgressLines(ProgressBar):
-    """Says what an epoch of training came to, in about ``lines`` lines a run.
+    """Says the figures of training epochs, in about ``lines`` lines a run.
 
-    Every n-th epoch has a line, the last one always, and so has an epoch that ends a minute or
-    more after the last line. An epoch that takes longer than ten minutes says where it is.
+    Every n-th epoch has a line, and so have the last epoch and any epoch that ends a minute or more
+    after the last line. An epoch that takes longer than ten minutes also has lines on the way.
 
     Args:
         say: takes a line.
         lines: how many a short run has at most.
-        clock: seconds.
+        clock: gives seconds.
     """
 
     #: Seconds without a line after which the end of an epoch is news.
@@ -39,10 +39,10 @@ class ProgressLines(ProgressBar):
         self.say, self.lines, self.clock = say, lines, clock
         self.enabled = True
         self.epochs: int | None = None
-        self.started = self.told = 0.0
+        self.started = self.last_said = 0.0
         self.before: dict[str, Tensor] = {}
-        #: The line of an epoch that had none; said if it turns out to be the last.
-        self.kept = ""
+        #: The line of an epoch that was not said; said after all if the epoch is the last.
+        self.unsaid = ""
 
     def enable(self) -> None:
         self.enabled = True
@@ -51,7 +51,7 @@ class ProgressLines(ProgressBar):
         self.enabled = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epochs, self.kept, self.told = epochs(trainer), "", self.clock()
+        self.epochs, self.unsaid, self.last_said = epochs(trainer), "", self.clock()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started, self.before = self.clock(), dict(trainer.callback_metrics)
@@ -65,37 +65,39 @@ class ProgressLines(ProgressBar):
         batch_idx: int,
     ) -> None:
         batches = trainer.num_training_batches
-        if batch_idx + 1 < batches and self.clock() - self.told >= self.LONG:
+        if batch_idx + 1 < batches and self.clock() - self.last_said >= self.LONG:
             self._tell(f"{self._epoch(trainer)}: batch {batch_idx + 1} of {batches}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         now = self.clock()
-        # Lightning keeps figures of earlier epochs, of attacks that run in every fourth one, say.
+        # Lightning keeps figures of earlier epochs, e.g. of attacks that run in every fourth epoch.
         shown = [
             f"{name} {float(value):.3f}"
             for name, value in trainer.callback_metrics.items()
             if name in trainer.progress_bar_metrics and value is not self.before.get(name)
         ]
-        self.kept = f"{self._epoch(trainer)}: {', '.join([*shown, f'{now - self.started:.0f} s'])}"
+        self.unsaid = (
+            f"{self._epoch(trainer)}: {', '.join([*shown, f'{now - self.started:.0f} s'])}"
+        )
         every = math.ceil(self.epochs / self.lines) if self.epochs else 1
-        if (trainer.current_epoch + 1) % every == 0 or now - self.told >= self.MINUTE:
-            self._tell(self.kept)
+        if (trainer.current_epoch + 1) % every == 0 or now - self.last_said >= self.MINUTE:
+            self._tell(self.unsaid)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.kept:
-            self._tell(self.kept)
+        if self.unsaid:
+            self._tell(self.unsaid)
 
     def _epoch(self, trainer: pl.Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1}" + (f"/{self.epochs}" if self.epochs else "")
 
     def _tell(self, line: str) -> None:
-        self.kept, self.told = "", self.clock()
+        self.unsaid, self.last_said = "", self.clock()
         if self.enabled:
             self.say(line)
 
 
 def epochs(trainer: pl.Trainer) -> int | None:
-    """How many epochs a run will have at most; None where nothing but its user ends it."""
+    """The most epochs that a run will have; None if only its user ends it."""
     limits = [] if trainer.max_epochs is None or trainer.max_epochs < 0 else [trainer.max_epochs]
     if trainer.max_steps > 0:
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

@@ -47,19 +47,18 @@ class RobustAccuracy(pl.Callback):
         epoch = trainer.current_epoch + 1
         if trainer.sanity_checking or (epoch % self.every and epoch != trainer.max_epochs):
             return
-        found = self.evaluate(trainer, pl_module)
-        for name, row in found["attacks"].items():
-            # Every process has gathered the same figures already: their mean is what each has.
+        figures = self.evaluate(trainer, pl_module)
+        for name, row in figures["attacks"].items():
+            # Every process has gathered the same figures already, so their mean changes nothing.
             pl_module.log(f"robust/{name}", row["robust_accuracy"], prog_bar=True, sync_dist=True)
-        pl_module.log("robust/worst_case", found["worst_case"]["robust_accuracy"], sync_dist=True)
+        pl_module.log("robust/worst_case", figures["worst_case"]["robust_accuracy"], sync_dist=True)
 
     def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The results on the chosen validation images, as in results.json."""
-        # A fresh engine each time: it attacks a folded copy of the weights, which have changed
-        # since.
+        # An engine attacks a folded copy of the weights, so changed weights need a new engine.
         engine = Engine(cast(nn.Module, pl_module.model), self.scenarios, self.seed, self.draws)
         batch = my_validation_images(trainer, pl_module, self.images)
-        for source in engine.sources.values():  # those read from files are on the CPU
+        for source in engine.sources.values():  # sources from files are on the CPU
             source.to(batch.images.device)
         size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         parts, seconds = [], dict.fromkeys(self.scenarios, 0.0)

@@ -113,6 +113,6 @@ def test_other_processes_are_silent():
     said = []
     callback = ProgressLines(said.append)
     callback.setup(SimpleNamespace(is_global_zero=False), None, "fit")
-    callback.kept = "epoch 1"
+    callback.unsaid = "epoch 1"
     callback.on_train_end(None, None)
     assert said == []

@@ -1,13 +1,10 @@
-"""What an evaluation leaves on disk beside its results: the journal on the way, images and verdicts
-at the end.
-"""
+"""The files of an evaluation: the content of results.json, the journal, images and verdicts."""
 
 from __future__ import annotations
 
 import platform
-import shlex
-import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 
 from robusttrain.core.processor import processor
 from robusttrain.core.telling import Say
+from robusttrain.core.typed import line
 from robusttrain.core.version import __version__
 from robusttrain.data import ImageData
 from robusttrain.evaluation.engine import Engine
@@ -23,8 +21,8 @@ from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
 from robusttrain.evaluation.report import SCHEMA, VERDICTS
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.storage.files import hash_of_weights
-from robusttrain.storage.journal import Journal, weights_of
+from robusttrain.storage.files import hash_of_json, hash_of_weights
+from robusttrain.storage.journal import Journal, unfinished, weights_of
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
 
@@ -35,8 +33,8 @@ VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
 
 def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, Any]:
-    """All that the figures depend on, but for precisions and for sources that an attacker may have
-    to train first.
+    """All that the figures depend on, except precisions and sources that an attacker may have to
+    train first.
     """
     arguments = plan.data.get("init_args") or {}
     return {
@@ -44,8 +42,7 @@ def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, A
         "attacks": plan.attacks,
         "data": {
             "class_path": plan.data["class_path"],
-            # Where the images lie and how they are loaded changes nothing: every batch is compared
-            # with what it was.
+            # Places and ways of loading may change: the journal compares the images of every batch.
             **{key: value for key, value in arguments.items() if key not in PLACES},
         },
         "images": plan.images,
@@ -57,37 +54,63 @@ def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, A
     }
 
 
+def in_its_own_folder(plan: EvaluationPlan, known: Mapping[str, Any], say: Say) -> EvaluationPlan:
+    """The plan, its output beside the default folder where an unfinished run of other settings lies
+    there: nothing of that run is lost, and its own command still finds it.
+
+    The folder's name follows from the settings, so that the same command goes on there.
+
+    Args:
+        plan: whose output nobody chose, if it says so.
+        known: its `fingerprint`.
+        say: takes the line that says it.
+    """
+    if not plan.beside or plan.fresh:
+        return plan
+    if plan.precision != "auto":
+        known = {**known, "precision": dict.fromkeys(plan.attacks, plan.precision)}
+    first = Path(plan.output)
+    if not unfinished(first / "journal", known):
+        return plan
+    other = first.with_name(f"{first.name}-{hash_of_json(known)[:8]}")
+    say(
+        f"{first} holds an unfinished run of other settings, which its own command finishes; this"
+        f" one goes into {other}"
+    )
+    return replace(plan, output=str(other), beside=False)
+
+
 def explained(
     plan: EvaluationPlan,
     evaluation: Evaluation,
     target: DefendedClassifier,
-    told: str,
+    target_name: str,
     unfit: Mapping[str, str],
     precisions: Mapping[str, str],
     device: torch.device,
     data: ImageData,
 ) -> dict[str, Any]:
-    """The content of results.json: the figures, and all that they depend on.
+    """The content of results.json: the figures, and all that the figures depend on.
 
     Args:
         plan: what was evaluated.
-        evaluation: after its run.
+        evaluation: the evaluation, after its run.
         target: the model under attack.
-        told: how the report names it.
+        target_name: the target's name in the report.
         unfit: attacks of suites that do not apply, and why.
         precisions: of the attacks.
-        device: where they ran.
+        device: where the attacks ran.
         data: the images.
     """
     return {
         "schema": SCHEMA,
-        "command": shlex.join(["python", *sys.argv]),
-        "target": told,
+        "command": line(),
+        "target": target_name,
         "weights": hash_of_weights(target),
         "data": plan.data_name,
         "classes": data.class_names,
         "data_notes": data.notes,
-        **evaluation.found,
+        **evaluation.results,
         "indices": evaluation.records.index.tolist(),
         "left_out": dict(unfit),
         "precision": {"asked": plan.precision, "attacks": dict(precisions)},
@@ -103,24 +126,23 @@ def explained(
 
 
 def open_journal(
-    folder: Path, known: dict[str, Any], engine: Engine, fresh: bool, say: Say
+    folder: Path, settings: dict[str, Any], engine: Engine, fresh: bool, say: Say
 ) -> Journal:
-    """Where finished batches are kept; what an interrupted run of the same settings left is found
-    there.
+    """The journal of finished batches, with those of an interrupted run of the same settings.
 
     Args:
         folder: of the journal.
-        known: the `fingerprint`.
-        engine: whose sources complete it.
-        fresh: whether to drop what an unfinished run left; of several processes that Lightning
+        settings: the `fingerprint`.
+        engine: its sources complete the settings.
+        fresh: whether to drop the entries of an unfinished run. Of several processes that Lightning
             starts only the first one may.
         say: takes lines.
 
     Raises:
-        UserError: an unfinished run of other settings lies there; what differs is named.
+        UserError: the folder holds an unfinished run of other settings; the error names them.
     """
     whole = {
-        **known,
+        **settings,
         "sources": {name: weights_of(source) for name, source in engine.sources.items()},
     }
     with alone(folder, "the journal", say):
@@ -130,9 +152,9 @@ def open_journal(
     return journal
 
 
-def keep(evaluation: Evaluation, plan: EvaluationPlan, device: torch.device) -> None:
-    """Write verdicts and examples of images that fell, and all images on request; what an earlier
-    run left of these goes.
+def save_requested(evaluation: Evaluation, plan: EvaluationPlan, device: torch.device) -> None:
+    """Write verdicts and examples of images that fell unless the plan leaves them out, and all
+    images if it asks for them. What an earlier run left of verdicts and examples goes.
     """
     records, output = evaluation.records, Path(plan.output)
     for name in (VERDICTS, EXAMPLES):
@@ -148,5 +170,5 @@ def keep(evaluation: Evaluation, plan: EvaluationPlan, device: torch.device) -> 
         for name in records.attacks:
             rows = records.of(name)
             assert rows.images is not None  # the engine was told to keep them
-            found = {"index": rows.index, "label": rows.label, "images": rows.images}
-            save_tensors(found, output / f"{name}.safetensors")
+            columns = {"index": rows.index, "label": rows.label, "images": rows.images}
+            save_tensors(columns, output / f"{name}.safetensors")

@@ -1,0 +1,166 @@
+"""The front desk: what can be answered at once, before torch is loaded, which takes seconds."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from textwrap import fill
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from robusttrain.config import presets
+from robusttrain.core.errors import UserError
+from robusttrain.core.typed import command
+
+#: What each command is for.
+COMMANDS = {
+    "train": "train a classifier, behind a defense or adversarially",
+    "evaluate": "attack a classifier, and report what is left of it",
+    "report": "write the report of an evaluation again, and say its verdict",
+    "compare": "compare evaluations of the same images, image by image",
+    "list": "list presets: attacks, defenses, models, data, recipes, suites",
+}
+#: Examples, by command; {} stands for how it is typed.
+EXAMPLES = {
+    "train": (
+        "{} --defense advtransform",
+        "{} --training adversarial --data cifar10",
+        "{} --training trades --model resnet_small --trainer.max_epochs 30",
+        "{} --defense advtransform --defense.radius 0.1",
+        "{} --config mine.yaml",
+    ),
+    "evaluate": (
+        "{} --attack bpda-eot",
+        "{} --suite worst-case --epsilon 8/255 --images 1000",
+        "{} --model mynet.py:MyNet --weights w.pth --data myfolder --suite quick",
+        "{} --attack pgd --attack.steps 200 --output results/pgd-200",
+        "{} --again results/pgd-200",
+    ),
+}
+#: Options in users' words: what they are for, and which presets' names they take.
+OPTIONS = {
+    "train": (
+        (
+            "what is trained",
+            "--model NAME, --defense NAME, --data NAME",
+            ("model", "defense", "data"),
+        ),
+        ("how", "--training NAME, --seed N, --trainer.max_epochs N", ("training",)),
+        ("attacked as it trains", "--robust.attacks NAME, --robust.every N", ()),
+        ("where it goes", "--checkpoints DIR, --logs DIR, --name NAME, --ckpt_path last", ()),
+        ("what it would cost", "--estimate", ()),
+    ),
+    "evaluate": (
+        (
+            "what is attacked",
+            "--checkpoint FILE; or --model NAME --weights FILE, --defense NAME; --data NAME",
+            ("model", "defense", "data"),
+        ),
+        ("by what", "--suite NAME, --attack NAME (repeatable)", ("suite", "attack")),
+        ("how hard", "--epsilon E, --images N, --draws N, --attack.KEY VALUE", ()),
+        ("what is kept", "--output DIR, --save_images true, --export png", ()),
+        ("how it is checked", "--audit_images N, --audit false, --strict true", ()),
+    ),
+}
+#: Options whose values are files that have to be there, and options beside which another line says
+#: more than that they are not.
+FILES = {"--config": (), "--checkpoint": ("--model",), "--weights": ("--checkpoint", "--defense")}
+
+
+def help_for(name: str | None) -> str:
+    """Help that fits on one screen: of a command, or of all."""
+    width = min(100, shutil.get_terminal_size().columns)
+    if name is None:
+        rows = [f"  {each:<10}{about}" for each, about in COMMANDS.items()]
+        return "\n".join(
+            [
+                "robusttrain trains robust image classifiers and attacks them honestly.",
+                "",
+                *rows,
+                "",
+                "  robusttrain COMMAND --help says more of each.",
+            ]
+        )
+    lines = [f"{command(name)}: {COMMANDS[name]}", ""]
+    lines += [f"  {example.format(command(name))}" for example in EXAMPLES[name]]
+    for what, options, kinds in OPTIONS[name]:
+        lines += ["", f"{what}: {options}"]
+        lines += [_names(kind, width) for kind in kinds]
+    lines += ["", f"{command(name)} --help all lists every option; --list says what presets are."]
+    return "\n".join(lines)
+
+
+def _names(kind: str, width: int) -> str:
+    """The names of a kind's presets; of the many attacks those that are asked for most."""
+    names = [*presets.names(kind)]
+    if kind == "attack":
+        first = ("pgd", "apgd-ce", "autoattack", "square", "bpda-i", "bpda-eot", "eot")
+        names = [*(name for name in first if name in names), f"and {len(names) - len(first)} more"]
+    return fill(
+        f"{kind}: {', '.join(names)}",
+        width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+    )
+
+
+def list_presets(kinds: Sequence[str] = ()) -> None:
+    """All presets with their first comment, by kind; surrogates are named in attacks alone.
+
+    Raises:
+        UserError: no such kind.
+    """
+    for kind in kinds:
+        if kind not in presets.KINDS:
+            raise UserError(f"list {kind}: there are {', '.join(presets.KINDS)}")
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("option")
+    shown.add_column("preset", style="bold")
+    shown.add_column("what it is")
+    for kind in kinds or presets.KINDS:
+        for name, path in presets.names(kind).items():
+            option = "" if kind == "surrogate" else f"--{kind}"
+            shown.add_row(option, name, escape(presets.about(path)))
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def refuse_at_once(arguments: Sequence[str]) -> None:
+    """Raise UserError for a name or a file that does not exist, as far as that can be told so
+    early; all else is left to the command.
+    """
+    given = [*_pairs(arguments)]
+    options = {option for option, _ in given}
+    for option, value in given:
+        kind = option.removeprefix("--")
+        alone = option in FILES and not options & {*FILES[option]}
+        if alone and (option != "--weights" or "--model" in options) and not _is_there(value):
+            raise UserError(f"{option} = {value!r}: there is no such file")
+        if kind in ("attack", "suite", "training") and _is_name(value):
+            presets.find(kind, value)
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options with their values, ``--option value`` and ``--option=value`` alike."""
+    for position, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--") and equals:
+            yield option, value
+        elif option.startswith("--") and position + 1 < len(arguments):
+            following = arguments[position + 1]
+            if not following.startswith("--"):
+                yield option, following
+
+
+def _is_there(value: str) -> bool:
+    """Whether a file is there, as far as the value names one and no more."""
+    return Path(value).expanduser().exists() or any(sign in value for sign in "=:{")
+
+
+def _is_name(value: str) -> bool:
+    """Whether a value can be nothing but a preset's name."""
+    return value.replace("-", "").replace("_", "").isalnum() and value.islower()

@@ -1,0 +1,43 @@
+"""Radii that are no bound: 8, where 8/255 was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+import torch
+
+from robusttrain.attacks import Threat
+from robusttrain.attacks.sources.unrolled import Iterative
+from robusttrain.data import Facts
+from robusttrain.models.defense import Defense
+
+
+def covering(threats: Iterable[tuple[str, Threat]], facts: Facts) -> Iterator[str]:
+    """A line for each radius that is larger than the box of all images, [0, 1], is wide, and looks
+    like one for pixel values up to 255.
+
+    A radius as large as the box, or a thousand, is a way to say that there is no bound, and needs
+    no line.
+
+    Args:
+        threats: with the option that sets each of them.
+        facts: of the images.
+    """
+    shape = (1, facts.channels, facts.image_size, facts.image_size)
+    said = set()
+    for option, threat in threats:
+        widest = float(threat.distance(torch.ones(shape), torch.zeros(shape)))
+        if widest < threat.epsilon <= 255 and (option, threat.epsilon) not in said:
+            said.add((option, threat.epsilon))
+            yield (
+                f"warning: {option} {threat.epsilon:g} is no bound: pixel values lie in [0, 1], and"
+                f" no two images are farther apart than {widest:.4g} ({threat.norm}); for values up"
+                f" to 255 write {threat.epsilon:g}/255"
+            )
+
+
+def threats_of(defense: Defense | None) -> list[tuple[str, Threat]]:
+    """The threats that a defense searches in itself, with the option that sets them."""
+    parts = [] if defense is None else [part for part in defense.parts if part.iterative]
+    return [("--defense.radius", cast(Iterative, part).attack.threat) for part in parts]

@@ -1,0 +1,94 @@
+"""What is answered at once: help, lists, refusals, without torch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robusttrain.commands import front
+from robusttrain.config import presets
+from robusttrain.core.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, folder=ROOT):
+    """``python -m robusttrain``, and which modules were loaded in the end."""
+    script = (
+        "import sys, atexit;"
+        "atexit.register(lambda: sys.stderr.write('torch ' + str('torch' in sys.modules)));"
+        "from robusttrain.commands.entry import console; console()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 0, "trains robust image classifiers"),
+        (("--help",), 0, "robusttrain COMMAND --help"),
+        (("--version",), 0, "0.2"),
+        (("evaluate", "--help"), 0, "by what: --suite NAME"),
+        (("train", "-h"), 0, "--training adversarial"),
+        (("list",), 0, "bpda-eot"),
+        (("list", "suite"), 0, "worst-case"),
+        (("list", "suites"), 2, "list suites: there are data, model"),
+        (("evaluate", "--list"), 0, "bpda-eot"),
+        (("evaluat",), 2, "robusttrain: error: evaluat: no such command; did you mean evaluate?"),
+        (
+            ("evaluate", "--attack", "pgdd"),
+            2,
+            "robusttrain evaluate: error: --attack pgdd: no such",
+        ),
+        (("evaluate", "--suite=worst"), 2, "did you mean worst-case"),
+        (("train", "--training", "tradess"), 2, "did you mean trades"),
+        (("evaluate", "--config", "none.yaml"), 2, "--config = 'none.yaml': there is no such file"),
+        (
+            ("evaluate", "--checkpoint", "none.ckpt"),
+            2,
+            "--checkpoint = 'none.ckpt': there is no such file",
+        ),
+    ],
+)
+def test_it_is_answered_without_torch(arguments, code, said):
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
+    assert done.stderr.endswith("torch False")
+
+
+@pytest.mark.parametrize("name", [None, "train", "evaluate"])
+def test_help_fits_on_one_screen(name):
+    lines = front.help_for(name).splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+
+
+def test_own_presets_of_the_working_folder_are_listed(tmp_path):
+    (tmp_path / "configs" / "attack").mkdir(parents=True)
+    (tmp_path / "configs" / "attack" / "mine.yaml").write_text("# My own\nlike: pgd\n")
+    done = run("list", "attack", folder=tmp_path)
+    assert "mine" in done.stdout
+    assert "My own" in done.stdout
+    assert "bpda-eot" in done.stdout
+
+
+def test_brackets_of_a_preset_are_no_markup():
+    assert any("[imagenet]" in presets.about(path) for path in presets.names("model").values())
+    assert "robusttrain[imagenet]" in run("list", "model").stdout.replace("\n", "")
+
+
+def test_what_may_be_more_than_a_name_is_left_to_the_command():
+    front.refuse_at_once(["--attack", "mine.yaml", "--model", "net.py:Net", "--attack.steps", "3"])
+    with pytest.raises(UserError, match="--weights = 'w.pth': there is no such file"):
+        front.refuse_at_once(["--model=mlp", "--weights=w.pth"])
