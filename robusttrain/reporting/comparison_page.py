@@ -23,7 +23,7 @@ def row_of(each: Difference) -> tuple[str, ...]:
     """A row of either table."""
     name = "no attack" if each.row == CLEAN else each.row
     figures = (str(each.before), str(each.after), each.points)
-    return (name, *figures, f"{each.lost:,}", f"{each.won:,}", each.chance)
+    return (name, *figures, f"{each.lost:,}", f"{each.won:,}", each.chance.removeprefix("= "))
 
 
 def terminal(first: Run, other: Run, differences: Sequence[Difference]) -> Table:
