@@ -73,7 +73,8 @@ class Examples:
             if name not in ("images", "change")
         )
         shape = examples.images.shape
-        pictures = shape == examples.change.shape and len(shape) == 4 and shape[:1] == count
+        pictures = shape == examples.change.shape and len(shape) == 4 and 0 not in shape
+        pictures = pictures and shape[:1] == count
         if not (isinstance(names, list) and len(count) == 1 and alike and pictures):
             raise UserError(f"{Path(path)}: holds no examples of an evaluation")
         return examples, [str(name) for name in names]

@@ -157,11 +157,13 @@ def save_requested(evaluation: Evaluation, plan: EvaluationPlan, device: torch.d
     images if it asks for them. What an earlier run left of verdicts and examples goes.
     """
     records, output = evaluation.records, Path(plan.output)
-    for name in (VERDICTS, EXAMPLES):
-        (output / name).unlink(missing_ok=True)
     if plan.save_verdicts:
         records.save(output / VERDICTS)
-    if plan.save_verdicts and evaluation.fallen is not None:
+    else:
+        (output / VERDICTS).unlink(missing_ok=True)
+    if not plan.save_verdicts or evaluation.fallen is None:
+        (output / EXAMPLES).unlink(missing_ok=True)
+    else:
         engine = evaluation.engine
         evaluation.to(device)
         examples = evaluation.fallen.answered(engine.target, engine.draws, device)

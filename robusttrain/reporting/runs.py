@@ -18,6 +18,8 @@ from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
 from robusttrain.evaluation.scoring import wilson, worst_case
 
+#: What code stumbles over where a file holds something else than it should.
+STUMBLES = (*(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
 #: What the worst case over all attacks is called in tables.
 WORST = "worst case"
 Part = TypeVar("Part")
@@ -76,19 +78,20 @@ def read_run(path: str | Path) -> Run:
     results = read_results(path, records=False)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     missing: list[str] = []
-    records = _beside(folder / VERDICTS, Records.read, missing)
-    if records is not None and not _fits(records, results):
-        missing.append(f"{VERDICTS} is of another evaluation than results.json: not shown.")
-        records = None
-    elif records is None and not (folder / VERDICTS).exists():
-        missing.append(
-            f"{VERDICTS} is not there, so nothing is said per class: evaluate again without"
-            " --save_verdicts false."
-        )
-    examples = _beside(folder / EXAMPLES, Examples.read, missing)
-    if examples is not None and not {*examples[0].index.tolist()} <= {*results.json["indices"]}:
-        missing.append(f"{EXAMPLES} is of another evaluation than results.json: not shown.")
-        examples = None
+    with damaged(folder / "results.json"):
+        records = _beside(folder / VERDICTS, Records.read, missing)
+        if records is not None and not _fits(Run(folder, results, records)):
+            missing.append(f"{VERDICTS} is of another evaluation than results.json: not shown.")
+            records = None
+        elif records is None and not (folder / VERDICTS).exists():
+            missing.append(
+                f"{VERDICTS} is not there, so nothing is said per class: evaluate again without"
+                " --save_verdicts false."
+            )
+        examples = _beside(folder / EXAMPLES, Examples.read, missing)
+        if examples is not None and not {*examples[0].index.tolist()} <= {*results.json["indices"]}:
+            missing.append(f"{EXAMPLES} is of another evaluation than results.json: not shown.")
+            examples = None
     return Run(folder, results, records, examples, tuple(missing))
 
 
@@ -96,17 +99,35 @@ def _beside(path: Path, read: Callable[[Path], Part], missing: list[str]) -> Par
     if not path.exists():
         return None
     try:
-        return read(path)
+        with damaged(path):
+            return read(path)
     except UserError as error:
         missing.append(str(error))
         return None
 
 
-def _fits(records: Records, results: Results) -> bool:
-    return (
-        records.index.tolist() == list(results.json["indices"])
-        and records.attacks == list(results.attacks)
-        and records.of(CLEAN).score.dim() == 2
+def _fits(run: Run) -> bool:
+    """Whether verdicts are whole, of the images and attacks of results.json, and give its figures:
+    they may be of another run.
+    """
+    records, results = run.records, run.results
+    if records is None or CLEAN not in records.rows or records.attacks != [*results.attacks]:
+        return False
+    count = len(records)
+    for rows in records.rows.values():
+        columns = {name: values for name, values in rows.columns().items() if values is not None}
+        tables = [columns.pop("score"), columns.pop("select")]
+        if not (
+            torch.equal(rows.index, records.index)
+            and all(values.shape == (count,) for values in columns.values())
+            and all(each.dtype == torch.bool and each.shape[:-1] == (count,) for each in tables)
+            and all(each.shape[1] for each in tables)
+        ):
+            return False
+    figures = {CLEAN: results.clean, WORST: results.worst_case}
+    return records.index.tolist() == [*results.json["indices"]] and all(
+        figure.accuracy is None or abs(float(run.score(row).mean()) - figure.accuracy) < 1e-5
+        for row, figure in figures.items()
     )
 
 
@@ -119,7 +140,7 @@ def damaged(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except STUMBLES as error:
         raise UserError(f"{path}: is damaged: {error}: evaluate again") from error

@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_evaluations import Noisy, classifier
 
+import robusttrain
 from robusttrain.commands import report as command
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Records, running
@@ -18,8 +20,9 @@ from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.report import Figure, Results, read_results
 from robusttrain.reporting import words
 from robusttrain.reporting.report import write_report
-from robusttrain.reporting.runs import CLEAN, read_run
+from robusttrain.reporting.runs import CLEAN, Run, read_run
 from robusttrain.reporting.thumbnails import SIDE, panels
+from robusttrain.storage.weights import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -166,6 +169,8 @@ def test_names_from_elsewhere_run_nothing(folder, tmp_path):
         {"clean": {"accuracy": 1.0}},
         {"threat": {"norm": "linf", "epsilon": "large"}},
         {"left_out": 3},
+        {"indices": None},
+        {"worst_case": {"robust_accuracy": 1e400, "ci95": [0, 1]}},
         {"audit": [{}], "verdict": "weak: x", "audit_images": 3},
         {"curves": {"epsilon": [{"epsilon": "x"}]}},
     ],
@@ -196,6 +201,23 @@ def test_files_of_another_evaluation_are_not_shown(folder, evaluated, tmp_path):
     text = Reader(page_of(copy)).text
     assert "verdicts.safetensors is of another evaluation" in text
     assert "examples.safetensors is of another evaluation" in text
+    shutil.copy(evaluated(model=classifier(3)) / "verdicts.safetensors", copy)  # same images
+    assert "verdicts.safetensors is of another evaluation" in Reader(page_of(copy)).text
+    rows = read_run(folder).records.rows
+    for broken in (
+        {"score": rows["fgsm"].score.float()},
+        {"select": rows["fgsm"].select[:, :0]},
+        {"label": rows["fgsm"].label.double()[:, None].repeat(1, 2)},
+    ):
+        table = {name: dataclasses.replace(each, **broken) for name, each in rows.items()}
+        Records(table).save(copy / "verdicts.safetensors")
+        assert "Per class" not in Reader(page_of(copy)).text
+    save_tensors(
+        {**load_file(folder / "verdicts.safetensors"), "attack": torch.arange(3)},
+        copy / "verdicts.safetensors",
+        {"attacks": '["clean", "pgd-quick", "fgsm"]'},
+    )
+    assert "is damaged" in Reader(page_of(copy)).text
     (copy / "verdicts.safetensors").write_bytes(b"no")
     (copy / "examples.safetensors").write_bytes(b"no")
     assert "is not a safetensors file" in Reader(page_of(copy)).text
@@ -205,8 +227,6 @@ def test_a_thousand_classes_and_large_images_stay_below_two_megabytes(folder, tm
     classes, count = 1000, 5000
     copy = rewritten(folder, tmp_path, classes=[f"class number {i}" for i in range(classes)])
     found = json.loads((copy / "results.json").read_text())
-    found["indices"], found["images"] = list(range(count)), count
-    (copy / "results.json").write_text(json.dumps(found))
     rows = {}
     for name, part in read_run(folder).records.rows.items():
         spread = part[torch.arange(count) % len(part)]
@@ -214,6 +234,11 @@ def test_a_thousand_classes_and_large_images_stay_below_two_megabytes(folder, tm
             spread, index=torch.arange(count), label=torch.arange(count) % classes
         )
     Records(rows).save(copy / "verdicts.safetensors")
+    whole = Run(copy, read_results(copy), Records(rows))
+    found["indices"], found["images"] = list(range(count)), count
+    found["clean"]["accuracy"] = whole.score(CLEAN).mean().item()
+    found["worst_case"]["robust_accuracy"] = whole.score("worst case").mean().item()
+    (copy / "results.json").write_text(json.dumps(found))
     noise = torch.Generator().manual_seed(0)
     shape = (24, 3, 224, 224)
     Examples(
@@ -258,6 +283,13 @@ def test_examples_are_images_that_fell_whatever_the_batches(folder, evaluated):
     other, _ = Examples.read(evaluated(batch_size=7, save_images=True) / "examples.safetensors")
     assert torch.equal(other.index, examples.index)
     assert torch.equal(other.images, examples.images)
+
+
+def test_evaluations_from_python_have_a_report(tmp_path):
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    settings = {"attacks": "fgsm", "audit": False, "progress": False, "output": tmp_path}
+    robusttrain.evaluate(classifier(), images, labels, **settings)
+    assert "Of 8 images the model classifies" in (tmp_path / "report.html").read_text()
 
 
 def test_a_random_model_is_told_by_its_draws(evaluated):
