@@ -113,7 +113,7 @@ def belief(results: Results) -> str:
         if checks["masked"]
         else "The figure is probably too high: stronger attacks are likely to break more"
     )
-    return f"{what} ({', '.join(sorted(named))}{'; ' + counts if counts else ''})."
+    return f"{what}. Checks that say so: {', '.join(sorted(named))}{'; ' + counts if counts else ''}."
 
 
 def doubtful(results: Results) -> bool:

@@ -359,7 +359,7 @@ def test_the_verdict_in_sentences():
     assert "\x1b" not in words.verdict(weak)[-1]
     masked = made(verdict="masked: a", audit=[{"check": "a", "severity": "masked"}])
     assert words.verdict(masked)[-1].startswith("Do not rely on this figure")
-    assert "(a; 15 checks passed)" in words.verdict(masked)[-1]
+    assert "Checks that say so: a; 15 checks passed." in words.verdict(masked)[-1]
     older = made(audit_checks=0, audit=[])
     assert words.verdict(older)[-1] == "The audit found no fault in the evaluation."
     one = made(images=1, worst_case={"robust_accuracy": 1.0, "ci95": [0.2, 1.0]})
