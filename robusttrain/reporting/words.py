@@ -113,7 +113,8 @@ def belief(results: Results) -> str:
         if checks["masked"]
         else "The figure is probably too high: stronger attacks are likely to break more"
     )
-    return f"{what}. Checks that say so: {', '.join(sorted(named))}{'; ' + counts if counts else ''}."
+    checks_line = "; ".join(filter(None, (", ".join(sorted(named)), counts)))
+    return f"{what}. Checks that say so: {checks_line}."
 
 
 def doubtful(results: Results) -> bool:
