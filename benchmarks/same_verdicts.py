@@ -2,7 +2,7 @@
 
     python -m benchmarks.same_verdicts RUN RUN... --output same.json
 
-Each RUN is an output folder of ``evaluate.py --save_verdicts true``; all are compared with the
+Each RUN is an output folder of ``evaluate.py``; all are compared with the
 first one.
 """
 

@@ -45,7 +45,7 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
     if "verdict" in found:
         for line in audit_lines(found):
             say(line)
-    say(f"written: {Path(found['plan']['output']) / 'results.json'}")
+    say(f"written: {Path(found['plan']['output']) / 'results.json'}, and report.html beside it")
     return found
 
 

@@ -20,6 +20,8 @@ from robusttrain.core.typed import command
 COMMANDS = {
     "train": "train a classifier, behind a defense or adversarially",
     "evaluate": "attack a classifier, and report what is left of it",
+    "report": "write the report of an evaluation again, and say its verdict",
+    "compare": "compare evaluations of the same images, image by image",
     "list": "list presets: attacks, defenses, models, data, recipes, suites",
 }
 #: Examples, by command; {} stands for how it is typed.

@@ -22,6 +22,7 @@ from robusttrain.config.command_line import (
     read,
     take,
 )
+from robusttrain.config.numbers import several
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import UserError, naming
@@ -37,6 +38,7 @@ OTHERWISE = {
     "at_most",
     "beside",
     "weights_which",
+    *("curve", "curve_effort"),
 }
 #: Data that were handed over in Python.
 GIVEN = "robusttrain.data.given.GivenImages"
@@ -93,6 +95,12 @@ def parser() -> ArgumentParser:
             " averaged ones if there are any"
         ),
     )
+    for name, help in (
+        ("curve", "radii at which the attacks run besides, nested: 0,2/255,4/255,8/255"),
+        ("curve_effort", "shares of their steps or queries, nested: 1/4,1/2"),
+    ):
+        kind = list[float | str] | float | str
+        options.add_argument(f"--{name}", type=kind, default=[], help=help)
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
     add_trainer(options, {}, only=WHERE)
     return options
@@ -134,10 +142,11 @@ def read_plan(
         if key in EvaluationPlan.__dataclass_fields__
     }
     values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    values |= {name: several(values[name], f"--{name}") for name in ("curve", "curve_effort")}
     # A suite's own number, which nobody gave for these data.
     given = take(arguments, lambda option: option == "--images")[0]
-    numbers = [suite_settings(preset).get("images") for preset in suites]
-    values["at_most"] = not given and config.images in numbers and config.images is not None
+    theirs = [suite_settings(preset).get("images") for preset in suites]
+    values["at_most"] = not given and config.images in theirs and config.images is not None
     chosen = take(rest, lambda option: option == "--output")[0]
     values["beside"] = not chosen and not any("output" in node for node in nodes)
     values["checkpoint"] = None if path is None else str(path)

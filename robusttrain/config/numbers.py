@@ -6,6 +6,8 @@ import re
 import types
 from typing import Annotated, Any, Union, get_args, get_origin
 
+from robusttrain.core.errors import OptionError
+
 _FRACTION = re.compile(r"\s*([+-]?\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*")
 
 
@@ -22,6 +24,21 @@ def number(value: Any) -> Any:
         return value
     result = float(match[1]) / float(match[2])
     return int(result) if result.is_integer() else result
+
+
+def several(value: Any, option: str) -> list[float]:
+    """The numbers of an option that takes several: a list, or text such as ``0,2/255,4/255``.
+
+    Raises:
+        OptionError: a part that is no number.
+    """
+    parts = value.strip("[] ").split(",") if isinstance(value, str) else value
+    try:
+        return [
+            float(number(part)) for part in (parts if isinstance(parts, list | tuple) else [parts])
+        ]
+    except (TypeError, ValueError) as error:
+        raise OptionError(option, value, "must be numbers: 0,2/255,4/255,8/255") from error
 
 
 def takes_numbers(hint: Any) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pytorch_lightning.utilities import rank_zero_only
 
 from robusttrain.core.telling import Say
 from robusttrain.data import Batch, ImageData
 from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine, check_classes
 
 
 @rank_zero_only
-def announce(engine: Engine, data: ImageData, audit: Audit | None, say: Say) -> int:
+def announce(
+    engine: Engine, data: ImageData, audit: Audit | None, say: Say, curves: Sequence[Curve] = ()
+) -> int:
     """Say what the evaluation will cost; returns the number of evaluations of images in all."""
     loader, batch = data.test_dataloader(), check_sources(engine, data)
     total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
@@ -27,6 +32,11 @@ def announce(engine: Engine, data: ImageData, audit: Audit | None, say: Say) -> 
             f" evaluations, about {duration(expected[name] * total)} here"
         )
         evaluations += cost.gradients + cost.queries
+    for curve in curves:
+        further = [sum(curve.cost(rung)) for rung in curve.further]
+        told = f"{len(further)} further points, at most {sum(further) * total:,} evaluations"
+        say(f"curve over {curve.kind}: {told}: images that fell are not attacked again")
+        evaluations += sum(further)
     if audit is not None:
         most, seconds = audit.cost(expected)
         say(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -284,6 +285,26 @@ class Engine:
             except UserError as error:
                 raise UserError(f"attack {name}: {error}") from error
 
+    def varied(
+        self, change: Callable[[Attack], Attack | None], journal: EntryStore | None = None
+    ) -> Engine:
+        """The same engine, its sources shared, with other versions of its attacks; images that one
+        of them breaks are spared those that follow.
+
+        Args:
+            change: an attack to its other version; None leaves the attack out.
+            journal: keeps what is finished.
+        """
+        other = copy(self)
+        changed = {name: change(each.attack) for name, each in self.scenarios.items()}
+        other.scenarios = {
+            name: replace(self.scenarios[name], attack=attack)
+            for name, attack in changed.items()
+            if attack is not None
+        }
+        other.survivors, other.keep_images, other.journal = True, False, journal
+        return other
+
     @property
     def random(self) -> bool:
         """Whether the target is random: it says so, or `ask` has found out."""
@@ -421,6 +442,7 @@ class Engine:
             entry.get("gradients", nothing),
             entry.get("queries", nothing),
             entry.get("images") if self.keep_images else None,
+            entry["broken"],
         )
 
     def _planned(self, stage: str) -> float:

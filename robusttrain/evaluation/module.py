@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from robusttrain.attacks.base import check_images
 from robusttrain.data import Batch
+from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.examples import Fallen, fallen
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.results import results
 from robusttrain.storage.journal import Journal
@@ -22,28 +25,38 @@ from robusttrain.storage.journal import Journal
 PAUSE = 0.5
 
 
+Part = TypeVar("Part")
+
+
+def everyone(mine: Part) -> list[Part]:
+    """The same thing of all processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    parts = [mine] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, mine)
+    return parts
+
+
 def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[str, float]]:
     """Records and seconds of all processes together."""
-    everyone = [mine]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        everyone = [mine] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everyone, mine)
+    all_parts = everyone(mine)
     seconds: dict[str, float] = {}
-    for _, spent in everyone:
+    for _, spent in all_parts:
         for name, value in spent.items():
             seconds[name] = seconds.get(name, 0.0) + value
-    return Records.merged([part for parts, _ in everyone for part in parts]), seconds
+    return Records.merged([part for parts, _ in all_parts for part in parts]), seconds
 
 
 class Evaluation(pl.LightningModule):
     """Runs an engine over the test split; afterwards ``results`` holds the results, ``records`` the
-    verdicts.
+    verdicts, ``fallen`` a few of the images that fell.
 
     Args:
         engine: the engine; its target and sources follow this module to the device.
         journal: shows processes that run the same command what the others work on.
         waiting: called, when nothing else is left to do, with the number of batches that other
             processes work on.
+        curves: over radii or efforts, beside the evaluation itself.
     """
 
     def __init__(
@@ -51,8 +64,12 @@ class Evaluation(pl.LightningModule):
         engine: Engine,
         journal: Journal | None = None,
         waiting: Callable[[int], None] = lambda count: None,
+        curves: Sequence[Curve] = (),
     ) -> None:
         super().__init__()
+        self.curves = [*curves]
+        self.fallen: Fallen | None = None
+        self._points: list[list[Records]] = [[] for _ in self.curves]
         self.engine, self.journal, self.waiting = engine, journal, waiting
         self.parts = nn.ModuleList([engine.target, *engine.sources.values()])
         self.results: dict[str, Any] = {}
@@ -78,10 +95,31 @@ class Evaluation(pl.LightningModule):
         with self.journal.taken(batch.indices) if self.journal else nullcontext(True) as mine:
             if mine:
                 records, seconds = self.engine.run(batch.images, batch.labels, batch.indices)
-                self._mine.append(records)
+                self._mine.append(records.without_images() if self._spare else records)
+                self._look(batch, records)
                 for name, value in seconds.items():
                     self._seconds[name] = self._seconds.get(name, 0.0) + value
         return mine
+
+    @property
+    def _spare(self) -> bool:
+        """Whether nobody asked for adversarial images."""
+        return not self.engine.keep_images
+
+    def _look(self, batch: Batch, records: Records) -> None:
+        """Take examples from a batch that was attacked, and its part of the curves."""
+        images = check_images(batch.images)
+
+        def made(name: str) -> Tensor | None:
+            if not self._spare:
+                return records.of(name).images
+            journal = self.engine.journal
+            entry = journal.get(name, images, batch.labels, batch.indices) if journal else None
+            return entry["images"] if entry else None
+
+        self.fallen = fallen(records, self.engine.seed, images, made, self.fallen)
+        for curve, points in zip(self.curves, self._points, strict=True):
+            points.append(curve.run(images, batch.labels, batch.indices, records))
 
     def on_test_epoch_end(self) -> None:
         if self._others:
@@ -94,6 +132,12 @@ class Evaluation(pl.LightningModule):
                 time.sleep(PAUSE)
         self._records, seconds = gather((self._mine, self._seconds))
         self.results = results(self._records, self.engine, seconds)
+        self.fallen = Fallen.joined([each for each in everyone(self.fallen) if each is not None])
+        if self.curves:
+            self.results["curves"] = {
+                curve.kind: curve.points(gather((parts, {}))[0])
+                for curve, parts in zip(self.curves, self._points, strict=True)
+            }
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.engine.target(images)

@@ -26,6 +26,8 @@ from robusttrain.storage.journal import Journal, unfinished, weights_of
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
 
+#: The images that fell, beside results.json.
+EXAMPLES = "examples.safetensors"
 #: Packages that a figure may depend on.
 VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
@@ -150,11 +152,22 @@ def open_journal(
     return journal
 
 
-def save_requested(evaluation: Evaluation, plan: EvaluationPlan) -> None:
-    """Write images and verdicts, as far as the plan asks for them."""
+def save_requested(evaluation: Evaluation, plan: EvaluationPlan, device: torch.device) -> None:
+    """Write verdicts and examples of images that fell unless the plan leaves them out, and all
+    images if it asks for them. What an earlier run left of verdicts and examples goes.
+    """
     records, output = evaluation.records, Path(plan.output)
     if plan.save_verdicts:
         records.save(output / VERDICTS)
+    else:
+        (output / VERDICTS).unlink(missing_ok=True)
+    if not plan.save_verdicts or evaluation.fallen is None:
+        (output / EXAMPLES).unlink(missing_ok=True)
+    else:
+        engine = evaluation.engine
+        evaluation.to(device)
+        examples = evaluation.fallen.answered(engine.target, engine.draws, device)
+        examples.save(output / EXAMPLES, records.attacks)
     if plan.save_images:
         for name in records.attacks:
             rows = records.of(name)

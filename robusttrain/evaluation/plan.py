@@ -53,7 +53,9 @@ class EvaluationPlan:
         audit_images: size of the audit's sample; default: by cost, 8 to 32.
         strict: exit code 3 unless the audit's verdict is sound.
         save_images: keep adversarial images (safetensors).
-        save_verdicts: keep each image's verdicts (safetensors).
+        save_verdicts: keep each image's verdicts (safetensors), for reports and comparisons.
+        curve: radii at which the attacks run besides, nested: 0,2/255,4/255,8/255.
+        curve_effort: shares of their steps or queries with which they run besides, nested: 1/4,1/2.
         export: png writes adversarial images as files, and judges the files, too.
         checkpoints: folder of the newest checkpoint, and of an attacker's models.
         trainer: options of Lightning's Trainer.
@@ -88,7 +90,9 @@ class EvaluationPlan:
     audit_images: int | None = None
     strict: bool = False
     save_images: bool = False
-    save_verdicts: bool = False
+    save_verdicts: bool = True
+    curve: list[float] = field(default_factory=list)
+    curve_effort: list[float] = field(default_factory=list)
     export: str | None = None
     checkpoints: str = "checkpoints"
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -100,6 +104,9 @@ class EvaluationPlan:
             at_least("--surrogate_epochs", self.surrogate_epochs, 1)
         if self.audit_images is not None:
             at_least("--audit_images", self.audit_images, LEAST)
+        for name, values in (("--curve", self.curve), ("--curve_effort", self.curve_effort)):
+            for value in values:
+                at_least(name, value, 0)
         one_of("--precision", self.precision, PRECISIONS)
         parts = {"model": self.model, "data": self.data, **self.attacks}
         for name, node in parts.items():

@@ -34,6 +34,7 @@ class Rows:
         gradients: (n,) float, gradient evaluations that the image took.
         queries: (n,) float, forward passes alone that the image took.
         images: (n, C, H, W) in [0, 1], what the attack returned; None if images are not kept.
+        broken: (n,) bool, whether attacks that follow may spare the image; None if nobody says.
     """
 
     index: Tensor
@@ -45,6 +46,7 @@ class Rows:
     gradients: Tensor
     queries: Tensor
     images: Tensor | None = None
+    broken: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -118,8 +120,9 @@ class Records:
         return self.rows[CLEAN].label
 
     def without_images(self) -> Records:
-        """The same table without adversarial images."""
-        return Records({name: replace(rows, images=None) for name, rows in self.rows.items()})
+        """The same table without adversarial images, and what only the run itself needs."""
+        bare = {name: replace(rows, images=None, broken=None) for name, rows in self.rows.items()}
+        return Records(bare)
 
     @staticmethod
     def merged(parts: Sequence[Records]) -> Records:
@@ -157,7 +160,7 @@ class Records:
             UserError: there is no such file, or it holds no records.
         """
         columns = read_tensors(path)
-        expected = {each.name for each in fields(Rows)} - {"images"} | {"attack"}
+        expected = {each.name for each in fields(Rows)} - {"images", "broken"} | {"attack"}
         try:
             names = json.loads(read_metadata(path)["attacks"])
         except (KeyError, ValueError):

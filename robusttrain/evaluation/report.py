@@ -82,7 +82,7 @@ class Results:
         worst_case: per image over all attacks.
         plan: what was evaluated; `robusttrain.evaluation.plan.EvaluationPlan`.
         records: one column a fact, one row an image and attack; None where they were not saved
-            (``--save_verdicts true``).
+            (``--save_verdicts false``).
         json: the whole content of the file: target, weights' hash, indices of the images, versions,
             processor, what was left out and why, the audit.
     """
@@ -148,11 +148,12 @@ class Results:
         )
 
 
-def read_results(path: str | Path) -> Results:
+def read_results(path: str | Path, records: bool = True) -> Results:
     """The results that evaluate.py wrote.
 
     Args:
         path: of results.json, or of the folder that holds it.
+        records: whether to read those, too, where they lie beside it.
 
     Raises:
         UserError: there is no such file, it holds no results, or results without a plan.
@@ -178,7 +179,8 @@ def read_results(path: str | Path) -> Results:
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged: {error}: evaluate again") from error
     verdicts = path.parent / VERDICTS
-    return replace(results, records=Records.read(verdicts)) if verdicts.is_file() else results
+    there = records and verdicts.is_file()
+    return replace(results, records=Records.read(verdicts)) if there else results
 
 
 #: Keys of results.json that say nothing about the model, and may differ from run to run.
@@ -188,7 +190,7 @@ _PASSING = {
     "data_notes",
 }
 #: Keys that files of earlier versions do not have.
-_LATER = {"classes", "other_class_order"}
+_LATER = {"classes", "other_class_order", "audit_checks"}
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:

@@ -4,7 +4,7 @@ without configuration or command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of
 from robusttrain.evaluation.choosing import Run, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
 from robusttrain.evaluation.cost import announce, check_sources
+from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine, Scenario
 from robusttrain.evaluation.export import export, export_line
 from robusttrain.evaluation.module import Evaluation
@@ -60,6 +61,12 @@ def precisions_of(
     )
 
 
+def curves_of(plan: EvaluationPlan, engine: Engine) -> list[Curve]:
+    """The curves that a plan asks for."""
+    asked = {"epsilon": plan.curve, "effort": plan.curve_effort}
+    return [Curve(engine, kind, values) for kind, values in asked.items() if values]
+
+
 def identity(
     plan: EvaluationPlan, subject: Subject, precisions: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -75,6 +82,7 @@ def attack(
     precisions: Mapping[str, str],
     trainer: pl.Trainer,
     telling: Telling = SILENT,
+    written: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any]:
     """Attack, score and audit. The first of several processes also writes the returned content to
     ``results.json``.
@@ -86,6 +94,8 @@ def attack(
         precisions: of the attacks, as `precisions_of` chose them.
         trainer: has the device and the processes.
         telling: takes lines and shows progress.
+        written: called with the folder whenever results were written there: before the audit, and
+            after it.
 
     Raises:
         UserError: the models do not fit the data, or the plan's output holds an unfinished run of
@@ -105,12 +115,13 @@ def attack(
         engine,
         journal,
         lambda count: say(f"waiting for {count} batches that other processes work on"),
+        curves_of(plan, engine),
     )
     audited = journalled_audit(journal, plan.audit_images) if plan.audit else {}
     audit = (
         Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
     )
-    total = announce(engine, data, audit, say)
+    total = announce(engine, data, audit, say, evaluation.curves)
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, plan.seed, device, say)
     share = None if total is None else total / trainer.world_size
@@ -123,16 +134,19 @@ def attack(
         return content
     content |= doubt_classes(content, evaluation, data, device, output, say)
     write_json(content, output / "results.json")
-    save_requested(evaluation, plan)
+    save_requested(evaluation, plan, device)
+    written(output)
     if plan.export:
         pictures = output / "png"
         content["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
         write_json(content, output / "results.json")
+        written(output)
         say(export_line(content["export"], pictures))
     if audit is not None:
         audited = finish_audit(audit, evaluation, device, journal, say)
     if audited:
         content |= audited
         write_json(content, output / "results.json")
+        written(output)
     journal.finish()
     return content

@@ -1,5 +1,5 @@
-"""Pictures of transfer, as matplotlib figures: ``png(figure)`` for a file, ``add_figure`` for
-TensorBoard.
+"""Reports of evaluations (``report``), evaluations compared (``comparison``), and pictures of
+transfer, as matplotlib figures: ``png(figure)`` for a file, ``add_figure`` for TensorBoard.
 
 They draw what the measures of `robusttrain.transfer` found, and compute nothing of their own.
 """

@@ -23,6 +23,7 @@ from robusttrain.evaluation.export import check_export
 from robusttrain.evaluation.outputs import fingerprint, in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import Subject, attack, identity, precisions_of
+from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
 from robusttrain.running.surrogate_training import train_surrogate
 from robusttrain.running.surrogates import Keeper, surrogates_in, with_paths
@@ -33,8 +34,8 @@ from robusttrain.storage.journal import refuse_others
 def evaluate(
     plan: EvaluationPlan, telling: Telling = SILENT, precisions: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Carry out a plan; what is returned was also written to ``results.json`` (in the first of
-    several processes).
+    """Carry out a plan; what is returned was also written to ``results.json``, with a
+    ``report.html`` beside it (in the first of several processes).
 
     Args:
         plan: what to evaluate.
@@ -56,7 +57,7 @@ def evaluate(
         device = trainer.strategy.root_device
         precisions = precisions_of(plan, subject, attacks, device, telling.say)
     attacks = provide_surrogates(plan.without(subject.unfit), attacks, subject, precisions, telling)
-    return attack(plan, subject, attacks, precisions, trainer, telling)
+    return attack(plan, subject, attacks, precisions, trainer, telling, write_report)
 
 
 def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, say: Say) -> None:

@@ -30,6 +30,7 @@ from robusttrain.evaluation.report import Results, read_results
 from robusttrain.evaluation.running import Subject, attack, precisions_of
 from robusttrain.models.declared import as_module
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.reporting.report import write_report
 from robusttrain.running.surrogates import surrogates_in
 from robusttrain.storage.files import hash_of_tensors, writable
 
@@ -125,7 +126,7 @@ def _run(
     name = path_of(type(target.classifier)).rpartition(".")[2]
     subject = Subject(target, name, data, unfit)
     precisions = precisions_of(plan, subject, attacks, device, telling.say)
-    attack(plan, subject, attacks, precisions, trainer, telling)
+    attack(plan, subject, attacks, precisions, trainer, telling, write_report)
     return read_results(plan.output)
 
 

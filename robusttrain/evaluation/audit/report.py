@@ -79,6 +79,8 @@ class Audit:
     def __post_init__(self) -> None:
         self.findings: list[Finding] = []
         self.seconds = 0.0
+        #: Checks that were made, or tried: those without a finding passed.
+        self.tried: list[str] = []
         self._subject: Subject | None = None
 
     @property
@@ -175,6 +177,7 @@ class Audit:
             if moment != when:
                 continue
             name = check.__name__.replace("_", " ")
+            self.tried.append(name)
             try:
                 with torch.inference_mode(False), torch.enable_grad():
                     finding = check(self._subject)
@@ -194,6 +197,7 @@ class Audit:
         return {
             "verdict": self.verdict,
             "audit": [finding.as_dict() for finding in self.findings],
+            "audit_checks": len(self.tried),
             "audit_images": self._subject.size if self._subject else 0,
             "audit_seconds": round(self.seconds, 2),
         }

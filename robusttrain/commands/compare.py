@@ -1,0 +1,40 @@
+"""What ``robusttrain compare A B ...`` does: parse, compare image by image, tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robusttrain.config.command_line import take
+from robusttrain.core.console import console, say
+from robusttrain.core.errors import UserError
+from robusttrain.reporting.comparison import compare
+from robusttrain.reporting.comparison_page import sentence, terminal, write_page
+from robusttrain.reporting.runs import damaged, read_run
+
+HELP = """usage: robusttrain compare A B ... [--output FILE.html]
+
+Compare evaluations of the same images under the same attacks with the first one, image by image:
+the folders that evaluate.py left. By default the page goes to comparison.html in the last one."""
+
+
+def run(arguments: list[str]) -> None:
+    """Compare each folder with the first one."""
+    if {"-h", "--help"} & {*arguments}:
+        say(HELP)
+        return
+    output, folders = take(arguments, lambda option: option == "--output", "give an HTML file")
+    if unknown := [each for each in folders if each.startswith("-")]:
+        raise UserError(f"{unknown[0]}: compare takes folders and --output: see --help")
+    if len(folders) < 2:
+        raise UserError("compare: name two folders or more that evaluate.py left: compare A B")
+    first, *others = [read_run(folder) for folder in folders]
+    compared = []
+    for other in others:
+        with damaged(other.folder / "results.json"):
+            compared.append((other, compare(first, other)))
+    for other, differences in compared:
+        console.print(terminal(first, other, differences))
+        say(sentence(first, other, differences))
+    file = Path(output[-1][1]) if output else others[-1].folder / "comparison.html"
+    write_page(first, compared, file)
+    say(f"written: {file}")

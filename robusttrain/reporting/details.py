@@ -1,0 +1,133 @@
+"""The parts of a report for whoever wants to know how its figures came about."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from robusttrain.reporting import words
+from robusttrain.reporting.html import Content, Html, folded, section, table, tag
+from robusttrain.reporting.runs import Run
+from robusttrain.storage.files import laid_out
+
+#: Worst first.
+SEVERITIES = ("masked", "weak", "not run", "note")
+
+
+def threat(run: Run) -> Html:
+    """The threat, and what the attacker knew."""
+    content = run.json
+    if not content["threat"]:
+        return Html("")
+    rows = []
+    for name, row in run.results.attacks.items():
+        class_path = str(row.preset["class_path"]).rpartition(".")[2]
+        largest = words.radius(row.largest_perturbation, str(content["threat"]["norm"]))
+        rows.append((name, class_path, row.knows, largest))
+    sentences = [
+        f"The attacker may make {words.allowed(content['threat'])}.",
+        "All attacks stayed inside; one that leaves is not scored.",
+    ]
+    if content["random"]:
+        draws = f"{content['draws']} draws that no attack has seen"
+        sentences.append(f"The model is random: each image is scored over {draws}.")
+    settings = [
+        tag("pre", f"{name}\n{laid_out(dict(row.preset), 100)}")
+        for name, row in run.results.attacks.items()
+    ]
+    return section(
+        "The threat, and what the attacker knew",
+        tag("p", " ".join(sentences)),
+        table(["attack", "algorithm", "the attacker knows", "largest change"], rows, numbers=(3,)),
+        folded("All settings of the attacks", *settings),
+    )
+
+
+def audit(run: Run) -> Html:
+    """What the audit says, and what to do next."""
+    content = run.json
+    if "verdict" not in content:
+        why = words.belief(run.results)
+        return section("Audit of the evaluation", tag("p", why))
+    order = {name: place for place, name in enumerate(SEVERITIES)}
+    findings = sorted(content["audit"], key=lambda each: order.get(str(each["severity"]), 9))
+    rows: list[tuple[Content, ...]] = []
+    for each in findings:
+        severity = str(each["severity"])
+        kind = {"class_": severity} if severity in words.DOUBTS else {}
+        attack = f" [{each['attack']}]" if each["attack"] else ""
+        rows.append(
+            (
+                tag("span", severity, **kind),
+                f"{each['check']}{attack}",
+                each["measured"],
+                each["threshold"],
+                each["source"],
+                each["remedy"],
+            )
+        )
+    looked = f"The audit looked at {words.counted(content['audit_images'])}."
+    sentence = f"{words.belief(run.results)} {looked}"
+    return section(
+        "Audit of the evaluation",
+        tag("p", sentence),
+        table(["severity", "check", "measured", "threshold", "source", "what to do next"], rows)
+        if rows
+        else tag("p", "No finding."),
+    )
+
+
+def cost(run: Run) -> Html:
+    """What was spent."""
+    content = run.json
+    rows: list[tuple[str, ...]] = [
+        (name, f"{row.gradients:,g}", f"{row.queries:,g}", f"{row.seconds:,.1f}")
+        for name, row in run.results.attacks.items()
+    ]
+    for kind, points in (content.get("curves") or {}).items():
+        asked = [
+            sum(float(point[fact]) for point in points) / max(1, content["images"])
+            for fact in ("gradient_evaluations", "queries")
+        ]
+        name = f"curve over {kind}, the evaluation itself included"
+        rows.append((name, *(f"{value:,.4g}" for value in asked), ""))
+    if "audit_seconds" in content:
+        rows.append(("audit", "", "", f"{content['audit_seconds']:,.1f}"))
+    if not rows:
+        return Html("")
+    head = ["attack", "gradient evaluations an image", "queries an image", "seconds"]
+    return section("Cost", table(head, rows, numbers=(1, 2, 3)))
+
+
+def repeat(run: Run) -> Html:
+    """The commands that give the same again."""
+    # The folder's own name and not its path: whoever reads this has the folder elsewhere.
+    again = shlex.join(["python", "evaluate.py", "--again", f"{run.folder.name}/results.json"])
+    return section(
+        "Repeat it",
+        tag("p", "The command that made these results:"),
+        tag("pre", run.json["command"]),
+        tag("p", "The same from this folder, with a line on every figure that differs:"),
+        tag("pre", again),
+    )
+
+
+def versions(run: Run) -> Html:
+    """On what the figures depend besides."""
+    content = run.json
+    rows: list[tuple[Any, Any]] = [
+        ("weights (SHA-256)", tag("code", content["weights"])),
+        ("data", content["data"]),
+        ("seed", content["seed"]),
+        ("draws an image", content["draws"]),
+        *((f"precision of {name}", kind) for name, kind in content["precision"]["attacks"].items()),
+        *(content["versions"].items()),
+        *((name, _text(value)) for name, value in content["processor"].items()),
+        *(("note on the data", line) for line in content["data_notes"]),
+    ]
+    return section("Versions and processor", table(["", ""], rows))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

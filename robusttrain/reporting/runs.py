@@ -1,0 +1,146 @@
+"""What an evaluation left in its folder, read back: results.json, verdicts, examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation.examples import Examples
+from robusttrain.evaluation.outputs import EXAMPLES
+from robusttrain.evaluation.records import CLEAN, Records
+from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
+from robusttrain.evaluation.scoring import wilson, worst_case
+
+#: What code stumbles over where a file holds something else than it should.
+STUMBLES = (*(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
+#: What the worst case over all attacks is called in tables.
+WORST = "worst case"
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluation's folder.
+
+    Args:
+        folder: where it lies.
+        results: of results.json.
+        records: verdicts of each image; None where they were not kept.
+        examples: images that fell, and the attacks' names; None where there are none.
+        missing: lines about what is not there, and why it matters.
+    """
+
+    folder: Path
+    results: Results
+    records: Records | None = None
+    examples: tuple[Examples, list[str]] | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return dict(self.results.json)
+
+    def score(self, attack: str) -> Tensor:
+        """(n,) float64: the share of draws in which each image is right, under an attack, without
+        one (`CLEAN`), or in the worst case.
+        """
+        assert self.records is not None
+        if attack != WORST:
+            return self.records.of(attack).right
+        rows = self.records.rows.values()
+        chosen_by = torch.stack([each.chosen_by for each in rows])
+        return worst_case(chosen_by, torch.stack([each.right for each in rows]))
+
+
+def figure_of(score: Tensor) -> Figure:
+    """An accuracy with its interval, of scores (n,) in [0, 1]."""
+    if not len(score):
+        return Figure(None, *wilson(0.0, 0))
+    accuracy = min(1.0, float(score.double().mean()))
+    return Figure(accuracy, *wilson(accuracy, len(score)))
+
+
+def read_run(path: str | Path) -> Run:
+    """An evaluation's folder, or its results.json.
+
+    Raises:
+        UserError: no results there, or results that cannot be read. What lies beside them and
+            cannot be used is a line of `Run.missing`.
+    """
+    results = read_results(path, records=False)
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    missing: list[str] = []
+    with damaged(folder / "results.json"):
+        records = _beside(folder / VERDICTS, Records.read, missing)
+        if records is not None and not _fits(Run(folder, results, records)):
+            missing.append(f"{VERDICTS} is of another evaluation than results.json: not shown.")
+            records = None
+        elif records is None and not (folder / VERDICTS).exists():
+            missing.append(
+                f"{VERDICTS} is not there, so nothing is said per class: evaluate again without"
+                " --save_verdicts false."
+            )
+        examples = _beside(folder / EXAMPLES, Examples.read, missing)
+        if examples is not None and not {*examples[0].index.tolist()} <= {*results.json["indices"]}:
+            missing.append(f"{EXAMPLES} is of another evaluation than results.json: not shown.")
+            examples = None
+    return Run(folder, results, records, examples, tuple(missing))
+
+
+def _beside(path: Path, read: Callable[[Path], Part], missing: list[str]) -> Part | None:
+    if not path.exists():
+        return None
+    try:
+        with damaged(path):
+            return read(path)
+    except UserError as error:
+        missing.append(str(error))
+        return None
+
+
+def _fits(run: Run) -> bool:
+    """Whether verdicts are whole, of the images and attacks of results.json, and give its figures:
+    they may be of another run.
+    """
+    records, results = run.records, run.results
+    if records is None or CLEAN not in records.rows or records.attacks != [*results.attacks]:
+        return False
+    count = len(records)
+    for rows in records.rows.values():
+        columns = {name: values for name, values in rows.columns().items() if values is not None}
+        tables = [columns.pop("score"), columns.pop("select")]
+        if not (
+            torch.equal(rows.index, records.index)
+            and all(values.shape == (count,) for values in columns.values())
+            and all(each.dtype == torch.bool and each.shape[:-1] == (count,) for each in tables)
+            and all(each.shape[1] for each in tables)
+        ):
+            return False
+    figures = {CLEAN: results.clean, WORST: results.worst_case}
+    return records.index.tolist() == [*results.json["indices"]] and all(
+        figure.accuracy is None or abs(float(run.score(row).mean()) - figure.accuracy) < 1e-5
+        for row, figure in figures.items()
+    )
+
+
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """A file from elsewhere may hold anything where a number should be: one line then.
+
+    Raises:
+        UserError: instead of what the code inside stumbles over.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except STUMBLES as error:
+        raise UserError(f"{path}: is damaged: {error}: evaluate again") from error

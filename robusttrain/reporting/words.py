@@ -1,0 +1,122 @@
+"""Results in sentences that somebody who does not know the field can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from robusttrain.evaluation.report import Figure, Results
+
+#: Whose figure may not be believed as it stands.
+DOUBTS = ("masked", "weak")
+
+
+def plainly(name: object) -> str:
+    """A name from a file, for a terminal: without what steers it."""
+    return "".join(each for each in str(name) if each.isprintable())
+
+
+def counted(count: float, what: str = "image") -> str:
+    """A number of things: 1 image, 1,000 images."""
+    return f"{count:,.0f} {what}{'' if round(count) == 1 else 's'}"
+
+
+def radius(epsilon: float, norm: str = "linf") -> str:
+    """A radius as it is usually written: 8/255, or 0.031 (7.9/255); Euclidean lengths as they
+    are.
+    """
+    if norm == "l2" or epsilon == 0:
+        return f"{epsilon:g}"
+    levels = 255 * epsilon
+    if abs(levels - round(levels)) < 1e-3:
+        return f"{levels:.0f}/255"
+    return f"{epsilon:.4g} ({levels:.3g}/255)"
+
+
+def allowed(threat: Mapping[str, Any]) -> str:
+    """What the attacker may change, as the end of a sentence."""
+    size = radius(float(threat["epsilon"]), str(threat["norm"]))
+    if threat["norm"] == "linf":
+        return f"changes of at most {size} per pixel"
+    if threat["norm"] == "rmsd":
+        return f"changes of at most {size} per pixel on average (root mean square)"
+    if threat["norm"] == "l2":
+        return f"changes of Euclidean length {size} at most (pixel values from 0 to 1)"
+    return f"changes of at most {size} in the norm {threat['norm']}"
+
+
+def verdict(results: Results) -> list[str]:
+    """The sentences on top of a report: what is right, what stays right, and whether to believe
+    it.
+    """
+    content = results.json
+    total = int(content["images"])
+    if not total or results.clean.accuracy is None:
+        return ["No image was evaluated: nothing is said about the model."]
+    mean = f", on average over {counted(content['draws'], 'draw')} of its randomness"
+    sentences = [
+        f"Of {counted(total)} the model classifies {of(results.clean, total)} rightly"
+        f"{mean if content['random'] else ''}."
+    ]
+    if results.attacks and content["threat"]:
+        worst = results.worst_case
+        low, high = total * worst.low, total * worst.high
+        count = of(worst, total)
+        stays = "stays" if count == "1" else "stay"
+        sentences.append(
+            f"Under attack with {allowed(content['threat'])}, {count} {stays} right"
+            f" (95 % sure: between {low:,.0f} and {high:,.0f})."
+        )
+    else:
+        sentences.append("It was not attacked.")
+    return [*sentences, belief(results)]
+
+
+def of(figure: Figure, total: int) -> str:
+    """How many images an accuracy is; a mean over draws need not be whole."""
+    count = total * (figure.accuracy or 0.0)
+    whole = abs(count - round(count)) < 0.01 + 1e-6 * total
+    return f"{count:,.0f}" if whole else f"about {count:,.0f}"
+
+
+def belief(results: Results) -> str:
+    """Whether the figure can be believed, as the audit has it."""
+    content = results.json
+    if "verdict" not in content:
+        if results.plan.audit:
+            return (
+                "Whether the evaluation itself is sound is not known: its audit is missing, as it"
+                " was stopped before. The same command makes up for it."
+            )
+        return (
+            "Whether the evaluation itself is sound was not looked at: it ran with --audit false."
+        )
+    findings = content["audit"]
+    checks = {
+        kind: {plainly(each["check"]) for each in findings if each["severity"] == kind}
+        for kind in (*DOUBTS, "not run")
+    }
+    named = checks["masked"] | checks["weak"]
+    without = len(checks["not run"] - named)
+    passed = int(content.get("audit_checks", 0)) - len(named) - without
+    counts = f"{counted(passed, 'check')} passed" if passed > 0 else ""
+    if without:
+        counts += f"{', ' if counts else ''}{without} could not run"
+    if not named:
+        if not counts or passed <= 0:
+            counts = f": {counts}" if counts else ""
+            return f"The audit found no fault in the evaluation{counts}."
+        return f"The evaluation itself looks sound: {counts}."
+    what = (
+        "Do not rely on this figure: the model hides from the attacks, and better ones are likely"
+        " to break it"
+        if checks["masked"]
+        else "The figure is probably too high: stronger attacks are likely to break more"
+    )
+    checks_line = "; ".join(filter(None, (", ".join(sorted(named)), counts)))
+    return f"{what}. Checks that say so: {checks_line}."
+
+
+def doubtful(results: Results) -> bool:
+    """Whether the verdict warns."""
+    return "verdict" not in results.json or results.json["verdict"] != "sound"

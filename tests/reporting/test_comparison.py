@@ -1,0 +1,156 @@
+"""Evaluations compared image by image: tests by hand, and what may not be compared."""
+
+import math
+import re
+
+import pytest
+import torch
+from small_evaluations import Noisy, classifier
+
+from robusttrain.commands import compare as command
+from robusttrain.core.errors import UserError
+from robusttrain.reporting.comparison import agresti_min, compare, compared
+from robusttrain.reporting.runs import CLEAN, WORST, read_run
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def table(both, lost, won, neither):
+    """Verdicts of two evaluations with these counts."""
+    before = [1.0] * (both + lost) + [0.0] * (won + neither)
+    after = [1.0] * both + [0.0] * lost + [1.0] * won + [0.0] * neither
+    return torch.tensor(before), torch.tensor(after)
+
+
+@pytest.mark.parametrize(
+    ("lost", "won"), [(1, 28), (5, 5), (0, 6), (12, 3), (0, 0), (1, 0), (40, 61)]
+)
+def test_mcnemar_by_hand(lost, won):
+    """Twice the smaller tail of a fair coin, at most 1."""
+    found = compared(*table(50, lost, won, 20), "pgd", random=False)
+    disagree = lost + won
+    tail = sum(math.comb(disagree, k) for k in range(min(lost, won) + 1)) / 2**disagree
+    assert found.p == pytest.approx(min(1.0, 2 * tail))
+    assert (found.lost, found.won) == (lost, won)
+    count = 70 + disagree
+    assert found.mean == pytest.approx((won - lost) / count)
+    assert found.low < found.mean + 0.02
+    assert found.low <= (won - lost) / (count + 2) <= found.high
+    assert found.before.accuracy == pytest.approx((50 + lost) / count)
+    assert "McNemar" in found.how
+
+
+def test_agresti_min_by_hand():
+    """Half an image in each of four cells: 10.5 lost, 20.5 won, of 102."""
+    low, high = agresti_min(10, 20, 100)
+    mean = 10 / 102
+    error = math.sqrt((10.5 + 20.5) / 102 - mean**2) / math.sqrt(102)
+    assert (low, high) == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error))
+    assert agresti_min(0, 1, 1)[1] <= 1
+
+
+def test_the_interval_covers_the_truth():
+    chances = torch.tensor([0.5, 0.08, 0.15, 0.27])
+    drawn = torch.multinomial(
+        chances, 400 * 120, replacement=True, generator=torch.Generator().manual_seed(0)
+    ).view(400, 120)
+    covered = 0
+    for row in drawn:
+        low, high = agresti_min(int((row == 1).sum()), int((row == 2).sum()), 120)
+        covered += low <= 0.07 <= high
+    assert 0.92 < covered / 400 < 0.985
+
+
+def test_random_models_by_the_mean_of_differences():
+    before = torch.tensor([1.0, 0.5, 0.75, 0.0, 1.0])
+    after = torch.tensor([0.5, 0.5, 0.25, 0.25, 0.75])
+    found = compared(before, after, "pgd", random=True)
+    change = after - before
+    error = change.std().item() / math.sqrt(5)
+    assert found.mean == pytest.approx(change.mean().item())
+    assert (found.low, found.high) == pytest.approx(
+        (found.mean - 1.959964 * error, found.mean + 1.959964 * error)
+    )
+    assert found.p == pytest.approx(math.erfc(abs(found.mean) / error / math.sqrt(2)))
+    assert (found.lost, found.won) == (3, 1)
+    assert compared(before, before, "pgd", random=True).p == 1
+    single = compared(before[:1], after[:1], "pgd", random=True)
+    assert math.isnan(single.low)
+    assert single.points == "-50.0 points"
+    assert single.chance == "-"
+
+
+def test_rows_are_those_of_both_results(folder, evaluated):
+    first, other = read_run(folder), read_run(evaluated(model=classifier(15)))
+    rows = compare(first, other)
+    assert [each.row for each in rows] == [CLEAN, "pgd-quick", "fgsm", WORST]
+    for run, which in ((first, "before"), (other, "after")):
+        figures = [run.results.clean, *(row.robust for row in run.results.attacks.values())]
+        for row, figure in zip(rows, [*figures, run.results.worst_case], strict=True):
+            assert str(getattr(row, which)) == str(figure)
+    mirrored = compare(other, first)
+    assert [each.mean for each in mirrored] == [-each.mean for each in rows]
+    assert [each.p for each in mirrored] == [each.p for each in rows]
+
+
+def test_table_page_and_sentence(folder, evaluated, tmp_path, capsys):
+    other = evaluated(model=classifier(3))
+    random = evaluated(model=Noisy(classifier()))
+    file = tmp_path / "page.html"
+    command.run([str(folder), str(other), str(random), "--output", str(file)])
+    said = " ".join(capsys.readouterr().err.split())
+    page = file.read_text()
+    rows = compare(read_run(folder), read_run(other))
+    for row in rows:
+        assert row.points in page
+        assert row.points in said
+    assert page.count("<section>") == 3
+    assert "McNemar" in page
+    assert "as a model is random" in page
+    assert "<script" not in page
+    capsys.readouterr()
+    command.run([str(folder), str(folder)])
+    assert "differ by +0.0 points" in capsys.readouterr().err
+    same = (folder / "comparison.html").read_text()
+    assert "Both have the same weights" in same
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epsilon": 0.1}, r"threat: there .* 0\.05 .*, here .* 0\.1 "),
+        ({"images": 50}, "images: there 60, here 50"),
+        ({"seed": 1}, r"images: 60 each, of which \d+ are the same"),
+        ({"attacks": ["fgsm"]}, "attacks: there pgd-quick, fgsm, here fgsm"),
+        ({"overrides": [("steps", "3")]}, r"attacks\.pgd-quick\.steps: there 10, here 3"),
+        ({"survivors": True}, "survivors: there False, here True"),
+        ({"save_verdicts": False}, "has no verdicts of single images"),
+    ],
+)
+def test_what_differs_is_named(folder, evaluated, changes, told):
+    other = evaluated(**changes)
+    with pytest.raises(UserError, match=told) as caught:
+        command.run([str(folder), str(other)])
+    assert str(other) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_batches_make_no_difference(folder, evaluated):
+    assert [row.mean for row in compare(read_run(folder), read_run(evaluated(batch_size=7)))] == [
+        0.0
+    ] * 4
+
+
+def test_where_images_are_handed_on_attacks_are_not_compared(evaluated):
+    runs = [read_run(evaluated(survivors=True, model=model)) for model in (None, classifier(15))]
+    assert [row.row for row in compare(*runs)] == [CLEAN, WORST]
+
+
+def test_bad_lines_are_told(folder):
+    for arguments, told in (
+        ([str(folder)], "two folders or more"),
+        ([str(folder), "--epsilon"], "takes folders and --output"),
+        ([str(folder), str(folder / "none")], "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=re.escape(told)):
+            command.run(arguments)

@@ -1,0 +1,394 @@
+"""report.html: the figures of results.json, in sentences; one file, whatever lies in the folder."""
+
+import dataclasses
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_evaluations import Noisy, classifier
+
+import robusttrain
+from robusttrain.commands import report as command
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation import Records, running
+from robusttrain.evaluation.examples import Examples
+from robusttrain.evaluation.report import Figure, Results, read_results
+from robusttrain.reporting import words
+from robusttrain.reporting.report import write_report
+from robusttrain.reporting.runs import CLEAN, Run, read_run
+from robusttrain.reporting.thumbnails import SIDE, panels
+from robusttrain.storage.weights import save_tensors
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TAGS = {
+    *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "div", "section"),
+    *("table", "thead", "tbody", "tr", "th", "td", "details", "summary", "pre", "code", "figure"),
+    *("figcaption", "strong", "span", "img", "svg", "g", "text", "line", "rect", "polygon"),
+    *("polyline", "circle"),
+}
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and text of a page, as a browser sees them."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.words = set(), [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+
+    handle_startendtag = handle_starttag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def rewritten(folder, tmp_path, **changes):
+    """A copy of an evaluation's folder whose results.json says something else."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    found = json.loads((copy / "results.json").read_text())
+    (copy / "results.json").write_text(json.dumps(found | changes))
+    return copy
+
+
+def page_of(folder):
+    return write_report(folder).read_text()
+
+
+def safe(page):
+    """Assert that a page runs nothing and fetches nothing."""
+    read = Reader(page)
+    assert read.tags <= TAGS, read.tags - TAGS
+    for name, value in read.attributes:
+        assert not name.startswith("on")
+        assert name != "href"
+        if name == "src":
+            assert re.fullmatch(r"data:image/png;base64,[\w+/=]+", value)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_the_figures_are_those_of_results(folder):
+    results, page = read_results(folder), (folder / "report.html").read_text()
+    text = Reader(page).text
+    figures = [results.clean, results.worst_case, *(row.robust for row in results.attacks.values())]
+    figures += [Figure.of(row) for kind in results.json["curves"].values() for row in kind]
+    for figure in figures:
+        assert str(figure) in text
+    right, left = (round(60 * each.accuracy) for each in (results.clean, results.worst_case))
+    assert f"Of 60 images the model classifies {right} rightly." in text
+    assert f"Under attack with changes of at most 0.05 (12.8/255) per pixel, {left} stay" in text
+    for row in results.attacks.values():
+        assert row.knows in text
+    assert results.json["command"] in text
+    assert results.json["weights"] in text
+    assert results.json["versions"]["torch"] in text
+    assert "--audit false" in text
+
+
+def test_each_class_has_the_figure_of_its_images(folder):
+    run = read_run(folder)
+    text = Reader((folder / "report.html").read_text()).text
+    worst = run.score("worst case")
+    assert worst.mean().item() == pytest.approx(run.results.worst_case.accuracy, abs=1e-6)
+    for label in run.records.label.unique().tolist():
+        here = worst[run.records.label == label]
+        assert f"{100 * here.mean():.1f} % (" in text
+
+
+def test_a_page_is_whole_and_alone(folder):
+    page = (folder / "report.html").read_text()
+    safe(page)
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) == 4
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+    assert page.count("<img") == 3 * len(read_run(folder).examples[0])
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+
+
+EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'&</style></title>"
+
+
+def test_names_from_elsewhere_run_nothing(folder, tmp_path):
+    found = json.loads((folder / "results.json").read_text())
+    finding = {
+        **{"check": EVIL, "severity": EVIL, "measured": EVIL, "threshold": EVIL, "source": EVIL},
+        **{"remedy": EVIL, "attack": EVIL, "value": None},
+    }
+    plan = found["plan"]
+    plan["attacks"] = {EVIL: plan["attacks"]["fgsm"], "fgsm": plan["attacks"]["fgsm"]}
+    attacks = {EVIL: found["attacks"]["fgsm"] | {"knows": EVIL}, "fgsm": found["attacks"]["fgsm"]}
+    hostile = rewritten(
+        folder,
+        tmp_path,
+        **{"target": EVIL, "data": EVIL, "command": EVIL, "weights": EVIL, "classes": [EVIL] * 10},
+        **{"data_notes": [EVIL], "left_out": {EVIL: EVIL}, "versions": {EVIL: EVIL}},
+        **{"processor": {EVIL: [EVIL]}, "plan": plan, "attacks": attacks, "audit": [finding]},
+        precision={"attacks": {EVIL: EVIL, "fgsm": EVIL}},
+        verdict=f"weak: {EVIL}",
+        audit_images=8,
+        audit_seconds=1.0,
+        threat={"norm": EVIL, "epsilon": 0.05},
+    )
+    names = json.dumps([CLEAN, EVIL, "fgsm"])
+    records = read_run(folder).records
+    rows = dict(zip(json.loads(names), records.rows.values(), strict=True))
+    Records(rows).save(hostile / "verdicts.safetensors")
+    examples, _ = Examples.read(folder / "examples.safetensors")
+    examples.save(hostile / "examples.safetensors", [EVIL, EVIL])
+    page = page_of(hostile)
+    safe(page)
+    text = Reader(page).text
+    assert text.count(EVIL) > 20
+    assert "<script" not in page
+    assert re.findall(r"<style>(.*?)</style>", page, re.DOTALL)[0].count("<") == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": "many"},
+        {"clean": {"accuracy": "<b>", "ci95": [0, 1]}},
+        {"clean": {"accuracy": 1.0}},
+        {"threat": {"norm": "linf", "epsilon": "large"}},
+        {"left_out": 3},
+        {"indices": None},
+        {"worst_case": {"robust_accuracy": 1e400, "ci95": [0, 1]}},
+        {"audit": [{}], "verdict": "weak: x", "audit_images": 3},
+        {"curves": {"epsilon": [{"epsilon": "x"}]}},
+    ],
+)
+def test_damaged_results_are_one_line(folder, tmp_path, changes):
+    copy = rewritten(folder, tmp_path, **changes)
+    with pytest.raises(UserError, match=r"results\.json: is damaged") as caught:
+        write_report(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_older_folder_gives_less_and_says_so(folder, tmp_path):
+    copy = rewritten(folder, tmp_path, curves=None)
+    for name in ("verdicts", "examples"):
+        (copy / f"{name}.safetensors").unlink()
+    text = Reader(page_of(copy)).text
+    assert "verdicts.safetensors is not there, so nothing is said per class" in text
+    assert "No image fell, or none was kept" in text
+    assert "Per class" not in text.replace("per class", "")
+    assert str(read_results(copy).worst_case) in text
+
+
+def test_files_of_another_evaluation_are_not_shown(folder, evaluated, tmp_path):
+    copy = rewritten(folder, tmp_path)
+    other = evaluated(seed=1)
+    for name in ("verdicts", "examples"):
+        shutil.copy(other / f"{name}.safetensors", copy)
+    text = Reader(page_of(copy)).text
+    assert "verdicts.safetensors is of another evaluation" in text
+    assert "examples.safetensors is of another evaluation" in text
+    shutil.copy(evaluated(model=classifier(3)) / "verdicts.safetensors", copy)  # same images
+    assert "verdicts.safetensors is of another evaluation" in Reader(page_of(copy)).text
+    rows = read_run(folder).records.rows
+    for broken in (
+        {"score": rows["fgsm"].score.float()},
+        {"select": rows["fgsm"].select[:, :0]},
+        {"label": rows["fgsm"].label.double()[:, None].repeat(1, 2)},
+    ):
+        table = {name: dataclasses.replace(each, **broken) for name, each in rows.items()}
+        Records(table).save(copy / "verdicts.safetensors")
+        assert "Per class" not in Reader(page_of(copy)).text
+    save_tensors(
+        {**load_file(folder / "verdicts.safetensors"), "attack": torch.arange(3)},
+        copy / "verdicts.safetensors",
+        {"attacks": '["clean", "pgd-quick", "fgsm"]'},
+    )
+    assert "is damaged" in Reader(page_of(copy)).text
+    (copy / "verdicts.safetensors").write_bytes(b"no")
+    (copy / "examples.safetensors").write_bytes(b"no")
+    assert "is not a safetensors file" in Reader(page_of(copy)).text
+
+
+def test_a_thousand_classes_and_large_images_stay_below_two_megabytes(folder, tmp_path):
+    classes, count = 1000, 5000
+    copy = rewritten(folder, tmp_path, classes=[f"class number {i}" for i in range(classes)])
+    found = json.loads((copy / "results.json").read_text())
+    rows = {}
+    for name, part in read_run(folder).records.rows.items():
+        spread = part[torch.arange(count) % len(part)]
+        rows[name] = dataclasses.replace(
+            spread, index=torch.arange(count), label=torch.arange(count) % classes
+        )
+    Records(rows).save(copy / "verdicts.safetensors")
+    whole = Run(copy, read_results(copy), Records(rows))
+    found["indices"], found["images"] = list(range(count)), count
+    found["clean"]["accuracy"] = whole.score(CLEAN).mean().item()
+    found["worst_case"]["robust_accuracy"] = whole.score("worst case").mean().item()
+    (copy / "results.json").write_text(json.dumps(found))
+    noise = torch.Generator().manual_seed(0)
+    shape = (24, 3, 224, 224)
+    Examples(
+        *(torch.arange(24), torch.arange(24), torch.zeros(24, dtype=torch.long)),
+        *(torch.full((24,), 0.05), torch.randint(256, shape, generator=noise).to(torch.uint8)),
+        (0.1 * torch.rand(shape, generator=noise) - 0.05).half(),
+        *(torch.arange(24), torch.arange(24) + 1),
+    ).save(copy / "examples.safetensors", ["pgd-quick", "fgsm"])
+    page = page_of(copy)
+    assert len(page.encode()) < 2_000_000
+    assert "class number 999" in page
+    assert page.count("<img") > 30
+    safe(page)
+
+
+def test_pictures_show_the_change_by_its_factor():
+    levels = torch.full((1, 4, 4), 128, dtype=torch.uint8)
+    change = torch.zeros(1, 4, 4)
+    change[0, 0, 0] = -0.05
+    shown, factor = panels(levels, change)
+    assert factor == pytest.approx(10)
+    assert len({*shown}) == 3
+    assert panels(levels, torch.zeros(1, 4, 4))[1] == 0
+    large, _ = panels(torch.zeros(3, 500, 300, dtype=torch.uint8), torch.zeros(3, 500, 300))
+    assert len(large[0]) < SIDE * SIDE * 4
+    panels(torch.zeros(4, 8, 8, dtype=torch.uint8), torch.full((4, 8, 8), torch.nan))
+
+
+def test_examples_are_images_that_fell_whatever_the_batches(folder, evaluated):
+    examples, attacks = Examples.read(folder / "examples.safetensors")
+    run = read_run(folder)
+    assert attacks == ["pgd-quick", "fgsm"]
+    fell = (run.score(CLEAN) == 1) & (run.score("worst case") == 0)
+    assert len(examples) == min(24, int(fell.sum())) > 3
+    assert {*examples.index.tolist()} <= {*run.records.index[fell].tolist()}
+    assert torch.equal(examples.before, examples.label)
+    assert (examples.after != examples.label).all()
+    assert (examples.change.float().abs().amax((1, 2, 3)) <= 0.0501).all()
+    torch.testing.assert_close(
+        examples.change.float().abs().amax((1, 2, 3)), examples.distance, atol=1e-3, rtol=0
+    )
+    other, _ = Examples.read(evaluated(batch_size=7, save_images=True) / "examples.safetensors")
+    assert torch.equal(other.index, examples.index)
+    assert torch.equal(other.images, examples.images)
+
+
+def test_evaluations_from_python_have_a_report(tmp_path):
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    settings = {"attacks": "fgsm", "audit": False, "progress": False, "output": tmp_path}
+    robusttrain.evaluate(classifier(), images, labels, **settings)
+    assert "Of 8 images the model classifies" in (tmp_path / "report.html").read_text()
+
+
+def test_a_random_model_is_told_by_its_draws(evaluated):
+    folder = evaluated(model=Noisy(classifier()), curve=[0.1])
+    text = Reader((folder / "report.html").read_text()).text
+    assert "on average over 4 draws of its randomness" in text
+    assert "each image is scored over 4 draws that no attack has seen" in text
+
+
+def test_without_verdicts_nothing_of_an_earlier_run_stays(evaluated):
+    folder = evaluated(save_verdicts=False)
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert names == {"journal", "report.html", "results.json"}
+
+
+def test_killed_before_the_audit_the_report_says_what_is_missing(evaluated, monkeypatch):
+    folders = []
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    def noting(folder):
+        folders.append(folder)
+        return write_report(folder)
+
+    monkeypatch.setattr("small_evaluations.write_report", noting)
+    monkeypatch.setattr(running, "finish_audit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(attacks=["fgsm"], images=30, audit=True, audit_images=8)
+    text = Reader((folders[-1] / "report.html").read_text()).text
+    assert "its audit is missing, as it was stopped before" in text
+    assert "Per class" in text
+
+
+def made(**changes):
+    """The results of the example in docs/report.md."""
+    figures = {
+        "clean": {"accuracy": 0.829, "ci95": [0.80, 0.85]},
+        "worst_case": {"robust_accuracy": 0.447, "ci95": [0.416, 0.478]},
+    }
+    found = {
+        **figures,
+        **{"images": 1000, "random": False, "draws": 1, "verdict": "sound", "audit_checks": 16},
+        "threat": {"norm": "linf", "epsilon": 8 / 255},
+        "audit": [
+            {"check": name, "severity": severity}
+            for name, severity in (("a", "not run"), ("b", "not run"), ("c", "note"))
+        ],
+        **changes,
+    }
+    plan = dataclasses.make_dataclass("Plan", ["audit"])(True)
+    parts = (Figure.of(found["clean"]), {"pgd": None}, Figure.of(found["worst_case"]))
+    return Results(*parts, plan, found)
+
+
+def test_the_verdict_in_sentences():
+    assert " ".join(words.verdict(made())) == (
+        "Of 1,000 images the model classifies 829 rightly. Under attack with changes of at most"
+        " 8/255 per pixel, 447 stay right (95 % sure: between 416 and 478). The evaluation itself"
+        " looks sound: 14 checks passed, 2 could not run."
+    )
+    weak = made(
+        verdict="weak: b",
+        audit=[{"check": "b\x1b[2J", "severity": "weak"}, {"check": "b", "severity": "not run"}],
+    )
+    assert words.verdict(weak)[-1].startswith("The figure is probably too high")
+    assert "\x1b" not in words.verdict(weak)[-1]
+    masked = made(verdict="masked: a", audit=[{"check": "a", "severity": "masked"}])
+    assert words.verdict(masked)[-1].startswith("Do not rely on this figure")
+    assert "Checks that say so: a; 15 checks passed." in words.verdict(masked)[-1]
+    older = made(audit_checks=0, audit=[])
+    assert words.verdict(older)[-1] == "The audit found no fault in the evaluation."
+    one = made(images=1, worst_case={"robust_accuracy": 1.0, "ci95": [0.2, 1.0]})
+    assert words.verdict(one)[0].startswith("Of 1 image the model")
+    assert "1 stays right" in words.verdict(one)[1]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "norm", "told"),
+    [
+        (8 / 255, "linf", "8/255"),
+        (0.031, "linf", "0.031 (7.91/255)"),
+        (0.5, "l2", "0.5"),
+        (15 / 255, "rmsd", "15/255"),
+        (0, "linf", "0"),
+    ],
+)
+def test_radii_as_they_are_written(epsilon, norm, told):
+    assert words.radius(epsilon, norm) == told
+
+
+def test_the_command_writes_and_says(folder, capsys):
+    (folder / "report.html").unlink()
+    command.run([str(folder)])
+    said = capsys.readouterr().err
+    assert "Of 60 images the model classifies" in said
+    assert (folder / "report.html").is_file()
+    for arguments, told in (([], "name a folder"), (["--x"], "takes folders alone")):
+        with pytest.raises(UserError, match=told):
+            command.run(arguments)
+    with pytest.raises(UserError, match="cannot be read"):
+        command.run([str(folder / "none")])
