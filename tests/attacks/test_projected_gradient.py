@@ -209,12 +209,12 @@ def test_every_field_changes_the_outcome(change, curved, streams):
     assert (replace(PLAIN, **change)(curved(), x, LABELS, streams()) - plain).abs().max() > 1e-3
 
 
-def test_the_step_size_is_given_once():
+def test_the_step_size_is_given_once_or_is_madrys():
+    assert ProjectedGradient(steps=10, threat=Linf(0.1)).alpha == pytest.approx(0.025)
     assert ProjectedGradient(step_size=0.01).alpha == 0.01
     assert ProjectedGradient(relative_step_size=0.5, threat=Linf(0.1)).alpha == pytest.approx(0.05)
-    for given in ({}, {"step_size": 0.1, "relative_step_size": 0.1}):
-        with pytest.raises(OptionError, match=r"^step_size = .*exactly one"):
-            ProjectedGradient(**given)
+    with pytest.raises(OptionError, match=r"^step_size = .*at most one"):
+        ProjectedGradient(step_size=0.1, relative_step_size=0.1)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_average_logits_must_see_the_model(random_linear, images, streams):
         (MeanStart, {"draws": 0, "step_size": 0.1}, "draws"),
         (MeanStart, {"around": 0.0, "step_size": 0.1}, "around"),
         (MeanStart, {"steps": -1, "step_size": 0.1}, "steps"),
-        (MeanStart, {}, "step_size"),
+        (MeanStart, {"step_size": 0.1, "relative_step_size": 0.1}, "step_size"),
     ],
 )
 def test_bad_options_are_named(part, options, named):
