@@ -186,7 +186,7 @@ class Attack(ABC):
         The draws are those that its estimator averages over, and those that vote. None where it
         has neither.
         """
-        changed = self._inside(lambda member: member.with_draws(least)) if self.members else None
+        changed = self._inside(lambda member: member.with_draws(least))
         if self.estimator is not None:
             changed = self.with_gradient(
                 lambda gradient: gradient.with_draws(max(2 * gradient.averaged, least))

@@ -104,15 +104,15 @@ def evaluate(
             threat,
             defense,
             count,
+            batch_size,
+            survivors,
+            output,
             {
-                "output": output,
                 "draws": draws,
                 "seed": seed,
                 "precision": precision,
-                "survivors": survivors,
                 "audit": audit,
                 "save_images": save_images,
-                "batch_size": batch_size,
             },
             ALOUD if progress else SILENT,
         )

@@ -11,17 +11,9 @@ from robusttrain.reporting.comparison import compare
 from robusttrain.reporting.comparison_page import sentence, terminal, write_page
 from robusttrain.reporting.runs import damaged, read_run
 
-HELP = """usage: robusttrain compare A B ... [--output FILE.html]
-
-Compare evaluations of the same images under the same attacks with the first one, image by image:
-the folders that evaluate.py left. By default the page goes to comparison.html in the last one."""
-
 
 def run(arguments: list[str]) -> None:
     """Compare each folder with the first one."""
-    if {"-h", "--help"} & {*arguments}:
-        say(HELP)
-        return
     output, folders = take(arguments, lambda option: option == "--output", "give an HTML file")
     if unknown := [each for each in folders if each.startswith("-")]:
         raise UserError(f"{unknown[0]}: compare takes folders and --output: see --help")

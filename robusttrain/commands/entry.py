@@ -27,9 +27,6 @@ def console() -> NoReturn:
         near = difflib.get_close_matches(name, front.COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(front.COMMANDS)}"
         _refuse("robusttrain", UserError(f"{name}: no such command; {hint}"))
-    # Modules of the working folder, as with `python train.py`.
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     run(name, arguments, f"robusttrain {name}")
 
 
@@ -47,14 +44,15 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
         program: how the user names it, for errors.
     """
     try:
+        transfer = "--models" in arguments  # has options, and help, of its own
+        if {"--help", "-h"} & {*arguments} and not transfer:
+            if name not in front.LONG or arguments[-1] != "all":
+                _say(front.help_for(name))
+            arguments = ["--help"]
         if name == "list" or "--list" in arguments:
             front.list_presets(arguments if name == "list" else ())
             sys.exit(0)
-        if name in front.EXAMPLES and "--models" not in arguments:
-            if {"--help", "-h"} & {*arguments}:
-                if arguments[-1] != "all":
-                    _say(front.help_for(name))
-                arguments = ["--help"]
+        if not transfer:
             front.refuse_at_once(arguments)
     except UserError as error:
         _refuse(program, error)

@@ -40,6 +40,9 @@ EXAMPLES = {
         "{} --attack pgd --attack.steps 200 --output results/pgd-200",
         "{} --again results/pgd-200",
     ),
+    "report": ("{} results/newest", "{} results/one results/two"),
+    "compare": ("{} results/one results/two", "{} results/one results/two --output page.html"),
+    "list": ("{}", "{} attack suite"),
 }
 #: Options in users' words: what they are for, and which presets' names they take.
 OPTIONS = {
@@ -61,11 +64,19 @@ OPTIONS = {
             ("model", "defense", "data"),
         ),
         ("by what", "--suite NAME, --attack NAME (repeatable)", ("suite", "attack")),
-        ("how hard", "--epsilon E, --images N, --draws N, --attack.KEY VALUE", ()),
+        ("how hard", "--epsilon E, --images N, --draws N, --attack.KEY VALUE, --curve 0,E,E", ()),
         ("what is kept", "--output DIR, --save_images true, --export png", ()),
         ("how it is checked", "--audit_images N, --audit false, --strict true", ()),
     ),
+    "report": (("what is written", "report.html beside the results.json of each folder", ()),),
+    "compare": (
+        ("what is compared", "each folder with the first one: the same images and attacks", ()),
+        ("where it goes", "--output FILE; else comparison.html in the last folder", ()),
+    ),
+    "list": (("kinds", ", ".join(presets.KINDS), ()),),
 }
+#: Commands whose options are too many for one screen.
+LONG = ("train", "evaluate")
 #: Options whose values are files that have to be there, and options beside which another line says
 #: more than that they are not.
 FILES = {"--config": (), "--checkpoint": ("--model",), "--weights": ("--checkpoint", "--defense")}
@@ -90,7 +101,9 @@ def help_for(name: str | None) -> str:
     for what, options, kinds in OPTIONS[name]:
         lines += ["", f"{what}: {options}"]
         lines += [_names(kind, width) for kind in kinds]
-    lines += ["", f"{command(name)} --help all lists every option; --list says what presets are."]
+    if name in LONG:
+        every = f"{command(name)} --help all lists every option; --list says what presets are."
+        lines += ["", every]
     return "\n".join(lines)
 
 

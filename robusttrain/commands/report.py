@@ -8,17 +8,9 @@ from robusttrain.reporting import words
 from robusttrain.reporting.report import write_report
 from robusttrain.reporting.runs import read_run
 
-HELP = """usage: robusttrain report FOLDER ...
-
-Write report.html beside the results.json of each FOLDER that evaluate.py left, and
-say the verdict."""
-
 
 def run(arguments: list[str]) -> None:
     """Write the report of each folder."""
-    if {"-h", "--help"} & {*arguments}:
-        say(HELP)
-        return
     if unknown := [each for each in arguments if each.startswith("-")]:
         raise UserError(f"{unknown[0]}: report takes folders alone: robusttrain report FOLDER ...")
     if not arguments:

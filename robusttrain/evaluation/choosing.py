@@ -13,8 +13,9 @@ import torch
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Say
 from robusttrain.data import ImageData
-from robusttrain.evaluation.engine import Scenario, check_classes
+from robusttrain.evaluation.fitting import check_classes
 from robusttrain.evaluation.precision import Speeds, choose, measure_speeds_of
+from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, write_json
 from robusttrain.storage.locks import alone

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pytorch_lightning.utilities import rank_zero_only
 
 from robusttrain.core.telling import Say
-from robusttrain.data import Batch, ImageData
+from robusttrain.data import ImageData
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.curve import Curve
-from robusttrain.evaluation.engine import Engine, check_classes
+from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.fitting import check_classes
 
 
 @rank_zero_only
@@ -18,7 +19,7 @@ def announce(
     engine: Engine, data: ImageData, audit: Audit | None, say: Say, curves: Sequence[Curve] = ()
 ) -> int:
     """Say what the evaluation will cost; returns the number of evaluations of images in all."""
-    loader, batch = data.test_dataloader(), check_sources(engine, data)
+    loader, batch = data.test_dataloader(), data.first_test_batch()
     total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
     expected = engine.measure(batch.images, batch.labels)
     evaluations = engine.verdicts_per_image
@@ -48,18 +49,15 @@ def announce(
     return evaluations * total
 
 
-def check_sources(engine: Engine, data: ImageData) -> Batch:
-    """The data's first test batch.
-
-    Raises:
-        UserError: the target or a source cannot take the images, or has other classes.
+def check_sources(engine: Engine, data: ImageData) -> None:
+    """Raise UserError if the target or a source cannot take the data's images, or has other
+    classes.
     """
     batch = data.first_test_batch()
     classes = data.facts().num_classes
     check_classes(engine.target, batch.images, classes)
     for name, source in engine.sources.items():
         check_classes(source, batch.images, classes, f"the source of attack {name}")
-    return batch
 
 
 def duration(seconds: float) -> str:

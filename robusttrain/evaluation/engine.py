@@ -10,29 +10,28 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Cost, Queried, Source, prepared
+from robusttrain.attacks import Attack, Cost, Queried, prepared
 from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
+from robusttrain.evaluation.fitting import ask_about, one_threat, refuse_outside
 from robusttrain.evaluation.records import CLEAN, Records, Rows
+from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import verdicts
-from robusttrain.models.declared import as_module
 from robusttrain.models.defended import DefendedClassifier
 
 #: The columns, by name, that one stage ("clean" or an attack) records of a batch.
 Entry = dict[str, Tensor]
-#: How many images of the first batch the target is asked about twice, to see if it is random.
-ASKED = 8
 #: Draws that must all be wrong before an image counts as broken. One can then be 95 % sure that the
 #: image is right in less than a tenth of all draws.
 CONFIRMING = 30
@@ -46,167 +45,6 @@ class EntryStore(Protocol):
     def put(
         self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
     ) -> None: ...
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One attack, ready to run: the algorithm and its source.
-
-    Args:
-        attack: the algorithm.
-        source: builds, from the target, what the attacker differentiates.
-        knows: what the attacker must know, in words, printed beside every figure; "" for the
-            source's own words.
-    """
-
-    attack: Attack
-    source: Source
-    knows: str = ""
-
-    @property
-    def knowledge(self) -> str:
-        return self.knows or self.source.knows
-
-    def __call__(
-        self,
-        model: nn.Module | Callable[[Tensor], Any],
-        images: Tensor,
-        labels: Tensor,
-        rng: Rng | None = None,
-    ) -> Tensor:
-        """Adversarial images (B, C, H, W) for a model, defended or not; arguments as for an
-        `Attack`.
-        """
-        target = (
-            model
-            if isinstance(model, DefendedClassifier)
-            else DefendedClassifier(None, as_module(model))
-        )
-        return self.attack(self.source(target), images, labels, rng)
-
-    def knowledge_of(self, target: DefendedClassifier) -> str:
-        """What the attacker knows of a target, in words: of a defense nothing, where there is
-        none.
-        """
-        if self.knows or target.defense is not None:
-            return self.knowledge
-        return ", ".join(each for each in self.source.knows.split(", ") if each != "defense")
-
-
-def need_two(classes: int) -> None:
-    """Raise UserError where data have a single class."""
-    if classes < 2:
-        raise UserError(
-            f"the data set has {classes} class: a classifier that cannot be wrong is robust against"
-            " everything; give images of two classes or more"
-        )
-
-
-def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "the model") -> None:
-    """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this
-    number of classes.
-    """
-    need_two(classes)
-    answered = classes_of(model, images, what)
-    if answered != classes:
-        raise UserError(
-            f"{what} answers with {answered} classes, but the data set has {classes}: change one"
-            " of them"
-        )
-
-
-def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int:
-    """How many classes a model answers with.
-
-    Raises:
-        UserError: the model cannot take these images, (B, C, H, W).
-    """
-    images, queried = check_images(images), Queried.of(model)
-
-    def asked(count: int) -> int:
-        rng = Rng.for_images(0, torch.zeros(count, device=images.device))
-        with prepared(queried), torch.no_grad():
-            return int(queried(images[:count].clone(), rng).shape[1])
-
-    try:
-        return asked(1)
-    # timm's transformers assert their size; others index an image, or call what it does not have
-    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
-        whole = len(images) if len(images) > 1 else 2
-        if whole <= len(images) and _takes(asked, whole):
-            raise UserError(
-                f"{what} takes {whole} images and not one: attacks go on with the images that they"
-                " have not broken, so it has to take any number"
-            ) from error
-        raise UserError(
-            f"{what} cannot take images of {tuple(images.shape[1:])}:"
-            f" {(str(error).splitlines() or [type(error).__name__])[0]} (images are floats in"
-            " [0, 1], channels first)"
-        ) from error
-
-
-def _takes(asked: Callable[[int], int], count: int) -> bool:
-    """Whether a model takes that many images."""
-    try:
-        asked(count)
-    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError):
-        return False
-    return True
-
-
-def one_threat(scenarios: Mapping[str, Scenario]) -> None:
-    """Raise UserError if threats differ between attacks."""
-    different = {
-        (each.attack.threat.norm, each.attack.threat.epsilon): name
-        for name, each in scenarios.items()
-    }
-    if len(different) > 1:
-        listed = ", ".join(
-            f"{name}: {norm} {epsilon:g}" for (norm, epsilon), name in different.items()
-        )
-        raise UserError(
-            f"attacks of different threats have no common worst case ({listed}): give --epsilon E"
-        )
-
-
-def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:
-    """Raise UserError if an attack left its threat: its results may not be scored."""
-    if not len(images):
-        return
-    threat = scenario.attack.threat
-    farthest = float(threat.distance(adversarial, images).max())
-    low, high = (float(value) for value in torch.aminmax(adversarial))
-    # 1e-6 allows for the rounding of x + epsilon and of the difference, each half a unit in the
-    # last place of a number up to 1.
-    if not (farthest <= threat.epsilon + 1e-6 and low >= 0 and high <= 1):
-        raise UserError(
-            f"attack {name} left its threat: distance {farthest:.6g} (epsilon {threat.epsilon:g}),"
-            f" pixel values in [{low:.6g}, {high:.6g}]; its figures would be worth nothing"
-        )
-
-
-def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: int = 0) -> bool:
-    """Find out whether a target is random: ask it twice about a few images, on draws of their own.
-
-    An `Engine` does this itself with its first batch. Callers that have to know earlier, to choose
-    attacks or to fix draws, call this function. The target remembers the answer.
-
-    Args:
-        target: the defended classifier.
-        images: (B, C, H, W), pixel values in [0, 1], on the target's device.
-        indices: (B,) int64, of the images in their data set.
-        seed: of the evaluation.
-
-    Returns:
-        Whether the target is random: it says so, two answers differed, or it drew from a global
-        generator.
-    """
-    queried = Queried(target)
-    rng = Rng.for_images(seed, indices[:ASKED]).fold("random")
-    with prepared(queried):
-        random = queried.settle(check_images(images[:ASKED]).clone().float(), rng)
-    target.observed_random = random
-    return random
 
 
 def _measured(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
@@ -257,9 +95,7 @@ class Engine:
         advance: Callable[[float], None] = lambda count: None,
         journal: EntryStore | None = None,
     ) -> None:
-        self.target = (
-            target if isinstance(target, DefendedClassifier) else DefendedClassifier(None, target)
-        )
+        self.target = DefendedClassifier.of(target)
         self.scenarios = dict(scenarios)
         self.seed, self.survivors, self.keep_images, self.advance = (
             seed,
@@ -330,11 +166,9 @@ class Engine:
         """
         if self._settled or not len(images):
             return self.random
-        few = images[:ASKED].clone()
-        rng = Rng.for_images(self.seed, indices[:ASKED]).fold("random")
         for queried in (self._queried, *self.sources.values()):
-            with prepared(queried):
-                queried.settle(few.float() if queried is self._queried else few, rng)
+            own = images.float() if queried is self._queried else images
+            ask_about(queried, own, indices, self.seed)
         self._settled, self.target.observed_random = True, self.random
         for name, scenario in self.scenarios.items():
             try:

@@ -32,13 +32,18 @@ EXAMPLES = "examples.safetensors"
 VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
 
-def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, Any]:
+def fingerprint(plan: EvaluationPlan, weights: str, random: bool) -> dict[str, Any]:
     """All that the figures depend on, except precisions and sources that an attacker may have to
     train first.
+
+    Args:
+        plan: without attacks that do not apply.
+        weights: of the target, as `weights_of` has them.
+        random: whether the target is.
     """
     arguments = plan.data.get("init_args") or {}
     return {
-        "target": {"model": plan.model, "defense": plan.defense, "weights": weights_of(target)},
+        "target": {"model": plan.model, "defense": plan.defense, "weights": weights},
         "attacks": plan.attacks,
         "data": {
             "class_path": plan.data["class_path"],
@@ -47,7 +52,7 @@ def fingerprint(plan: EvaluationPlan, target: DefendedClassifier) -> dict[str, A
         },
         "images": plan.images,
         "epsilon": plan.epsilon,
-        "draws": plan.draws if target.random else 1,
+        "draws": plan.draws if random else 1,
         "survivors": plan.survivors,
         "seed": plan.seed,
         "versions": {"robusttrain": __version__, "torch": torch.__version__},

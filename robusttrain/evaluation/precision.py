@@ -20,7 +20,7 @@ from robusttrain.attacks import prepared
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.processor import seconds_of
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation.engine import Scenario
+from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models import fast_copy
 from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier

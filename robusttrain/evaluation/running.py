@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from robusttrain.evaluation.choosing import Run, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
 from robusttrain.evaluation.cost import announce, check_sources
 from robusttrain.evaluation.curve import Curve
-from robusttrain.evaluation.engine import Engine, Scenario
+from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import export, export_line
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.outputs import explained, fingerprint, open_journal, save_requested
 from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import write_json
+from robusttrain.storage.journal import weights_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class Subject:
     data: ImageData
     unfit: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def weights(self) -> str:
+        """The target's weights by their hash, which takes a while for large ones."""
+        return weights_of(self.target)
+
+
+def settings_of(plan: EvaluationPlan, subject: Subject) -> dict[str, Any]:
+    """The `fingerprint` of a plan on its subject."""
+    return fingerprint(plan.without(subject.unfit), subject.weights, subject.target.random)
+
 
 def precisions_of(
     plan: EvaluationPlan,
@@ -54,7 +67,7 @@ def precisions_of(
     say: Say,
 ) -> dict[str, str]:
     """The precision in which each attack differentiates; arguments as for `attack`."""
-    settings = fingerprint(plan.without(subject.unfit), subject.target)
+    settings = settings_of(plan, subject)
     run = Run(Path(plan.output), settings, plan.fresh and first_process())
     return choose_precisions(
         plan.precision, subject.target, attacks, subject.data, plan.seed, run, device, say
@@ -71,8 +84,7 @@ def identity(
     plan: EvaluationPlan, subject: Subject, precisions: Mapping[str, str]
 ) -> dict[str, Any]:
     """All that the figures depend on, except sources that an attacker has to train first."""
-    settings = fingerprint(plan.without(subject.unfit), subject.target)
-    return settings | {"precision": dict(precisions)}
+    return settings_of(plan, subject) | {"precision": dict(precisions)}
 
 
 def attack(

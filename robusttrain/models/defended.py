@@ -38,6 +38,15 @@ class DefendedClassifier(nn.Module):
         #: random without saying so.
         self.observed_random = False
 
+    @classmethod
+    def of(cls, model: nn.Module | Callable[[Tensor], Any]) -> DefendedClassifier:
+        """The model itself if it is one, else a module or function without a defense.
+
+        Raises:
+            UserError: neither module nor function.
+        """
+        return model if isinstance(model, cls) else cls(None, model)
+
     @property
     def declared_random(self) -> bool:
         """Whether a part says that it is random."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from robusttrain.config.attacks import scenario, stem
@@ -10,19 +12,17 @@ from robusttrain.config.suites import left_out, refuse_few_classes
 from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
 from robusttrain.core.telling import SILENT, Say, Telling
+from robusttrain.data import ImageData
 from robusttrain.evaluation.cost import check_sources
 from robusttrain.evaluation.covering import covering, threats_of
-from robusttrain.evaluation.engine import (
-    Engine,
-    Scenario,
-    check_classes,
-    one_threat,
-    settle,
-)
+from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import check_export
-from robusttrain.evaluation.outputs import fingerprint, in_its_own_folder
+from robusttrain.evaluation.fitting import check_classes, one_threat, settle
+from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
-from robusttrain.evaluation.running import Subject, attack, identity, precisions_of
+from robusttrain.evaluation.running import Subject, attack, identity, precisions_of, settings_of
+from robusttrain.evaluation.scenario import Scenario
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
 from robusttrain.running.surrogate_training import train_surrogate
@@ -43,16 +43,12 @@ def evaluate(
         precisions: of the attacks, where an earlier run chose them; else as the plan says.
     """
     may_write(Path(plan.output), "--output")
-    subject = build_subject(plan, telling.say)
+    subject = fitted(plan, *build_parts(plan, telling.say), telling.say)
     fitting = plan.without(subject.unfit)
     attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
     check(fitting, attacks, subject, telling.say)
-    plan = in_its_own_folder(plan, fingerprint(fitting, subject.target), telling.say)
-    trainer = trainer_from(
-        {**plan.trainer, "enable_model_summary": False, "enable_progress_bar": False},
-        logger=False,
-        enable_checkpointing=False,
-    )
+    plan = in_its_own_folder(plan, settings_of(plan, subject), telling.say)
+    trainer = tester(plan.trainer)
     if precisions is None:
         device = trainer.strategy.root_device
         precisions = precisions_of(plan, subject, attacks, device, telling.say)
@@ -76,8 +72,17 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
         say(line)
 
 
-def build_subject(plan: EvaluationPlan, say: Say) -> Subject:
-    """What a plan evaluates, built; what of its suites does not apply is said."""
+def tester(settings: Mapping[str, Any]) -> Any:
+    """Lightning's Trainer for an evaluation, which has a bar and a table of its own."""
+    return trainer_from(
+        {**settings, "enable_model_summary": False, "enable_progress_bar": False},
+        logger=False,
+        enable_checkpointing=False,
+    )
+
+
+def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str, ImageData]:
+    """The target of a plan, its name, and its data, set up for "test"."""
     data = build_data(plan)
     folder = Path(plan.checkpoints) / "f_b"
     target, name = build_target(
@@ -90,14 +95,37 @@ def build_subject(plan: EvaluationPlan, say: Say) -> Subject:
     check_export(plan.export, data.facts().channels)
     data.prepare_data()
     data.setup("test")
+    return target, name, data
+
+
+def fitted(
+    plan: EvaluationPlan,
+    target: DefendedClassifier,
+    name: str,
+    data: ImageData,
+    say: Say,
+    missing: Mapping[str, str] = MappingProxyType({}),
+) -> Subject:
+    """The subject of an evaluation: a target that takes the data, and which attacks do not apply.
+
+    Args:
+        plan: what is to be evaluated.
+        target: on the CPU.
+        name: of the target, in the report.
+        data: set up for "test".
+        say: takes a line on each attack of a suite that is left out.
+        missing: attacks of its suites that cannot be built, and why.
+
+    Raises:
+        UserError: the target cannot take the images, or has other classes.
+    """
     # Which attacks apply, and how often each image is scored, hangs on whether the target is
     # random, whatever it says of itself.
     first = data.first_test_batch()
     check_classes(target, first.images, data.facts().num_classes)
     settle(target, first.images, first.indices, plan.seed)
-    unfit = {
-        stem(name): why for name, why in left_out(plan.suites, plan.asked, target, data).items()
-    }
+    suites = left_out(plan.suites, plan.asked, target, data)
+    unfit = {**missing, **{stem(each): why for each, why in suites.items()}}
     for attack_name, why in unfit.items():
         say(f"left out: {attack_name}, because {why}")
     return Subject(target, name, data, unfit)

@@ -16,21 +16,20 @@ from torch.utils.data import DataLoader, Dataset
 from robusttrain.attacks import Attack, Target, Threat
 from robusttrain.config.attacks import attack_nodes, scenario, stem
 from robusttrain.config.describe import described, path_of, scenario_node
-from robusttrain.config.suites import left_out, refuse_few_classes, suite, suite_settings
-from robusttrain.config.trainer import trainer_from
+from robusttrain.config.suites import suite, suite_settings
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
 from robusttrain.data.given import GivenImages, collected
 from robusttrain.defenses import Defense
-from robusttrain.evaluation import Scenario, check_classes, settle
-from robusttrain.evaluation.engine import classes_of
-from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation import Scenario
+from robusttrain.evaluation.fitting import classes_of
+from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.report import Results, read_results
-from robusttrain.evaluation.running import Subject, attack, precisions_of
-from robusttrain.models.declared import as_module
+from robusttrain.evaluation.running import attack, precisions_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
+from robusttrain.running.evaluating import check, fitted, tester
 from robusttrain.running.surrogates import surrogates_in
 from robusttrain.storage.files import hash_of_tensors, writable
 
@@ -47,19 +46,21 @@ def evaluate_given(
     threat: Threat | None,
     defense: Defense | None,
     count: int | None,
+    batch_size: int,
+    survivors: bool | None,
+    output: str | Path | None,
     settings: Mapping[str, Any],
     telling: Telling = SILENT,
 ) -> Results:
-    """`robusttrain.evaluate`, whose arguments these are; ``settings`` are those of a plan."""
+    """`robusttrain.evaluate`, whose arguments these are; ``settings`` are fields of a plan."""
     target = _target(model, defense)
     names = [suites] if isinstance(suites, str) else list(suites or ())
     if attacks is None and not names:
         names = ["worst-case"]
     scenarios, asked = _scenarios(attacks, names, threat)
-    data = _data(images, labels, count, target, settings.get("batch_size", 128))
+    data = _data(images, labels, count, target, batch_size)
     modes = [(module, module.training) for module in target.modules()]
     device = _device(target)
-    output = settings.get("output")
     with tempfile.TemporaryDirectory() if output is None else nullcontext(output) as folder:
         plan = EvaluationPlan(
             model={"class_path": path_of(type(target.classifier))},
@@ -69,15 +70,10 @@ def evaluate_given(
             suites=names,
             asked=asked,
             epsilon=threat.epsilon if threat is not None else None,
-            draws=settings.get("draws", 10),
-            precision=settings.get("precision", "auto"),
-            survivors=_survivors(settings.get("survivors"), names),
-            seed=settings.get("seed", 0),
+            survivors=_survivors(survivors, names),
             output=str(writable(Path(folder), "output")),
             fresh=output is None,
-            audit=settings.get("audit", True),
-            save_verdicts=True,
-            save_images=settings.get("save_images", False),
+            **settings,
         )
         try:
             return _run(plan, target, data, scenarios, device, telling)
@@ -97,48 +93,37 @@ def _run(
     telling: Telling,
 ) -> Results:
     """Everything from the first question to the results."""
-    first = data.first_test_batch()
-    target.cpu()
-    check_classes(target, first.images, data.facts().num_classes)
-    settle(target, first.images, first.indices, plan.seed)
-    unfit = {
+    missing = {
         name: "the attacker has no images to train a model on"
         for each in plan.suites
         for name in suite(each)
         if name not in scenarios
-    } | left_out(plan.suites, plan.asked, target, data)
-    for name, why in unfit.items():
-        telling.say(f"left out: {name}, because {why}")
-    attacks = {name: each for name, each in scenarios.items() if name not in unfit}
-    refuse_few_classes(attacks, data.facts().num_classes)
-    kind = device.type if device.type in ("cpu", "cuda", "mps") else "auto"
-    number = 1 if device.index is None else [device.index]
-    trainer = trainer_from(
-        {
-            "accelerator": kind if kind != "cuda" else "gpu",
-            "devices": 1 if kind == "cpu" else number,
-            "enable_model_summary": False,
-            "enable_progress_bar": False,
-        },
-        logger=False,
-        enable_checkpointing=False,
-    )
+    }
     name = path_of(type(target.classifier)).rpartition(".")[2]
-    subject = Subject(target, name, data, unfit)
+    subject = fitted(plan, target.cpu(), name, data, telling.say, missing)
+    attacks = {name: each for name, each in scenarios.items() if name not in subject.unfit}
+    check(plan.without(subject.unfit), attacks, subject, telling.say)
+    trainer = tester(_place(device))
     precisions = precisions_of(plan, subject, attacks, device, telling.say)
     attack(plan, subject, attacks, precisions, trainer, telling, write_report)
     return read_results(plan.output)
+
+
+def _place(device: torch.device) -> dict[str, Any]:
+    """Lightning's options for one process on a device."""
+    kind = {"cuda": "gpu", "cpu": "cpu", "mps": "mps"}.get(device.type, "auto")
+    return {"accelerator": kind, "devices": 1 if device.index is None else [device.index]}
 
 
 def _target(
     model: nn.Module | Callable[[Tensor], Any], defense: Defense | None
 ) -> DefendedClassifier:
     """The model behind the defense, if there is one."""
-    if not isinstance(model, DefendedClassifier):
-        return DefendedClassifier(defense, as_module(model))
-    if defense is not None:
+    if defense is None:
+        return DefendedClassifier.of(model)
+    if isinstance(model, DefendedClassifier):
         raise UserError("defense: the model has one already: give its classifier")
-    return model
+    return DefendedClassifier(defense, model)
 
 
 def _scenarios(
@@ -148,11 +133,11 @@ def _scenarios(
     if isinstance(attacks, str):
         attacks = [attacks]
     said = attacks if isinstance(attacks, Mapping) else {stem(each): each for each in attacks or ()}
-    asked = {name: _scenario(name, each) for name, each in said.items()}
+    asked = {name: _scenario(each) for name, each in said.items()}
     from_suites = {
-        name: _preset(name)
+        name: scenario(node, name, "attacks")
         for name in dict.fromkeys(name for each in suites for name in suite(each))
-        if name not in asked and not _needs_training(name)
+        if name not in asked and not surrogates_in(node := _node(name))
     }
     every = from_suites | asked
     if threat is None:
@@ -162,27 +147,25 @@ def _scenarios(
     }, [*asked]
 
 
-def _scenario(name: str, said: str | Attack | Scenario) -> Scenario:
+def _scenario(said: str | Attack | Scenario) -> Scenario:
     """An attack ready to run, of whatever stands for it."""
     if isinstance(said, Scenario):
         return said
     if isinstance(said, Attack):
         return Scenario(said, Target())
-    if _needs_training(said):
+    node = _node(said)
+    if surrogates_in(node):
         raise UserError(
             f"attacks: {said} trains models of the attacker's own, for which it needs training"
             " images: take evaluate.py with --data"
         )
-    return _preset(said)
+    return scenario(node, stem(said), "attacks")
 
 
-def _preset(name: str) -> Scenario:
+def _node(name: str) -> Node:
+    """The content of a preset."""
     (node,) = attack_nodes([name], option="attacks").values()
-    return scenario(node, stem(name), "attacks")
-
-
-def _needs_training(name: str) -> bool:
-    return any(map(surrogates_in, attack_nodes([name], option="attacks").values()))
+    return node
 
 
 def _survivors(said: bool | None, suites: Sequence[str]) -> bool:
@@ -199,10 +182,10 @@ def _data(
     if isinstance(images, ImageData):
         if labels is not None:
             raise UserError("labels: the data set brings labels of its own: leave these out")
-        images.prepare_data()
+        data = images.alone()  # a limit is this evaluation's, and not the caller's
+        data.prepare_data()
         if count is not None:
-            images.limit_test(count, images.seed)
-        data = images
+            data.limit_test(count, data.seed)
     else:
         pictures, classes = collected(images, labels, count)
         few = pictures[:1].float() / (255 if pictures.dtype == torch.uint8 else 1)

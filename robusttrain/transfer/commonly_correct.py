@@ -17,7 +17,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.data.base import as_float
-from robusttrain.evaluation.engine import check_classes
+from robusttrain.evaluation.fitting import check_classes
 from robusttrain.evaluation.scoring import verdicts
 
 

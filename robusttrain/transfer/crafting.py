@@ -24,7 +24,8 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.core.version import __version__
 from robusttrain.data import Batch
-from robusttrain.evaluation.engine import Scenario, refuse_outside
+from robusttrain.evaluation.fitting import refuse_outside
+from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import top_classes
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json

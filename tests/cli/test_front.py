@@ -40,6 +40,9 @@ def run(*arguments, folder=ROOT):
         (("--version",), 0, "0.2"),
         (("evaluate", "--help"), 0, "by what: --suite NAME"),
         (("train", "-h"), 0, "--training adversarial"),
+        (("report", "--help"), 0, "report.html beside the results.json"),
+        (("compare", "--help"), 0, "comparison.html in the last folder"),
+        (("list", "--help"), 0, "robusttrain list attack suite"),
         (("list",), 0, "bpda-eot"),
         (("list", "suite"), 0, "worst-case"),
         (("list", "suites"), 2, "list suites: there are data, model"),
@@ -67,7 +70,7 @@ def test_it_is_answered_without_torch(arguments, code, said):
     assert done.stderr.endswith("torch False")
 
 
-@pytest.mark.parametrize("name", [None, "train", "evaluate"])
+@pytest.mark.parametrize("name", [None, *front.COMMANDS])
 def test_help_fits_on_one_screen(name):
     lines = front.help_for(name).splitlines()
     assert len(lines) <= 40

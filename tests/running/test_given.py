@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import robusttrain
 from robusttrain.attacks import APGD, L2, IdentityBackward, Linf, ProjectedGradient, Target
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.telling import Telling
 from robusttrain.data import Digits
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.evaluation import Engine, Scenario
@@ -115,6 +116,22 @@ def test_one_of_our_data_sets(given):
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
     results = robusttrain.evaluate(model, Digits(), attacks="pgd-quick", count=10, **QUIET)
     assert results.json["images"] == 10
+
+
+def test_a_limit_is_not_the_data_sets_own(given):
+    data = Digits()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    robusttrain.evaluate(model, data, attacks="pgd-quick", count=5, **QUIET)
+    data.setup("test")
+    assert len(data.test_dataloader().dataset) == 297
+
+
+def test_a_radius_that_is_no_bound_is_said(given, monkeypatch):
+    lines = []
+    monkeypatch.setattr("robusttrain.commands.calls.ALOUD", Telling(lines.append))
+    loud = {**QUIET, "progress": True}
+    robusttrain.evaluate(*given, attacks="pgd-quick", threat=Linf(8.0), count=4, **loud)
+    assert any("8 is no bound" in line for line in lines), lines
 
 
 def test_a_folder_keeps_it_and_an_interrupted_call_goes_on_there(given, tmp_path, monkeypatch):

@@ -29,8 +29,9 @@ from robusttrain.evaluation.audit.finding import (
     beaten,
     words,
 )
-from robusttrain.evaluation.engine import Engine, Scenario
+from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import Records
+from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import verdicts, worst_case
 
 #: Images of the sample, if the budget allows.

@@ -1,0 +1,53 @@
+"""The noun ``Scenario``: one attack, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from robusttrain.attacks import Attack, Source
+from robusttrain.core.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One attack, ready to run: the algorithm and its source.
+
+    Args:
+        attack: the algorithm.
+        source: builds, from the target, what the attacker differentiates.
+        knows: what the attacker must know, in words, printed beside every figure; "" for the
+            source's own words.
+    """
+
+    attack: Attack
+    source: Source
+    knows: str = ""
+
+    @property
+    def knowledge(self) -> str:
+        return self.knows or self.source.knows
+
+    def __call__(
+        self,
+        model: nn.Module | Callable[[Tensor], Any],
+        images: Tensor,
+        labels: Tensor,
+        rng: Rng | None = None,
+    ) -> Tensor:
+        """Adversarial images (B, C, H, W) for a model, defended or not; arguments as for an
+        `Attack`.
+        """
+        return self.attack(self.source(DefendedClassifier.of(model)), images, labels, rng)
+
+    def knowledge_of(self, target: DefendedClassifier) -> str:
+        """What the attacker knows of a target, in words: of a defense nothing, where there is
+        none.
+        """
+        if self.knows or target.defense is not None:
+            return self.knowledge
+        return ", ".join(each for each in self.source.knows.split(", ") if each != "defense")
