@@ -36,12 +36,11 @@ KINDS = ("data", "model", "defense")
 OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
     "at_most",
+    "handed_over",
     "beside",
     "weights_which",
     *("curve", "curve_effort"),
 }
-#: Data that were handed over in Python.
-GIVEN = "robusttrain.data.given.GivenImages"
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
     *("accelerator", "strategy", "devices", "num_nodes"),
@@ -172,9 +171,9 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
     if rest:
         raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
     before = read_results(path)
-    if before.plan.data["class_path"] == GIVEN:
+    if before.plan.handed_over:
         raise UserError(
-            f"--again {path}: was evaluated in Python, on images that no file holds: call"
+            f"--again {path}: was evaluated in Python, which handed model and images over: call"
             " robusttrain.evaluate again"
         )
     where = path if path.is_dir() else path.parent

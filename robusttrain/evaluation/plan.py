@@ -39,6 +39,7 @@ class EvaluationPlan:
         epsilon: radius of the threat, for every attack.
         images: size of a seeded subset of the test images.
         at_most: whether ``images`` comes from a suite; where there are fewer images, all are taken.
+        handed_over: target and images came from Python, and no command can build them again.
         draws: fresh draws of a random defense that score an image.
         precision: in which attacks differentiate; auto: the faster one on this machine, for
             attacks that rounding leaves as strong. Verdicts are always in float32.
@@ -78,6 +79,7 @@ class EvaluationPlan:
     epsilon: float | None = None
     images: int | None = None
     at_most: bool = False
+    handed_over: bool = False
     draws: int = 10
     precision: Precision = "auto"
     survivors: bool = False

@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import Any
 
+from robusttrain.core.typed import command
 from robusttrain.reporting import words
 from robusttrain.reporting.html import Content, Html, folded, section, table, tag
 from robusttrain.reporting.runs import Run
@@ -102,8 +103,14 @@ def cost(run: Run) -> Html:
 
 def repeat(run: Run) -> Html:
     """The commands that give the same again."""
+    if run.results.plan.handed_over:
+        return section(
+            "Repeat it",
+            tag("p", "Model and images were handed over in Python, by this program:"),
+            tag("pre", run.json["command"]),
+        )
     # The folder's own name and not its path: whoever reads this has the folder elsewhere.
-    again = shlex.join(["python", "evaluate.py", "--again", f"{run.folder.name}/results.json"])
+    again = f"{command('evaluate')} --again {shlex.quote(f'{run.folder.name}/results.json')}"
     return section(
         "Repeat it",
         tag("p", "The command that made these results:"),

@@ -73,6 +73,7 @@ def evaluate_given(
             survivors=_survivors(survivors, names),
             output=str(writable(Path(folder), "output")),
             fresh=output is None,
+            handed_over=True,
             **settings,
         )
         try:

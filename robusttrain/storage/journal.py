@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from robusttrain.core.errors import UserError
 from robusttrain.storage.claims import Claims
-from robusttrain.storage.files import hash_of_tensors, write_json
+from robusttrain.storage.files import hash_of_tensors, hash_of_weights, write_json
 from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
 
 Entry = dict[str, Tensor]
@@ -37,8 +37,8 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def weights_of(module: nn.Module) -> str:
-    """`digest` of a module's state dict."""
-    return digest(module.state_dict())
+    """The first sixteen digits of `hash_of_weights`."""
+    return hash_of_weights(module)[:16]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from robusttrain.core.telling import Telling
 from robusttrain.data import Digits
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.evaluation import Engine, Scenario
+from robusttrain.models import MLP
 from robusttrain.models.defended import DefendedClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -167,6 +168,19 @@ def test_a_folder_keeps_it_and_an_interrupted_call_goes_on_there(given, tmp_path
 
 def test_the_command_line_cannot_repeat_it(given, tmp_path, command):
     robusttrain.evaluate(*given, attacks="pgd-quick", count=4, output=tmp_path / "out", **QUIET)
+    done = command("evaluate.py", "--again", tmp_path / "out")
+    assert done.code == 2
+    assert "was evaluated in Python" in done.err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "handed over in Python" in page
+    assert "--again" not in page
+
+
+def test_nor_where_a_network_and_data_of_ours_were_handed_over(tmp_path, command):
+    """Their classes alone would make an untrained network."""
+    robusttrain.evaluate(
+        MLP(10, 1, 16), Digits(), attacks="pgd-quick", count=4, output=tmp_path / "out", **QUIET
+    )
     done = command("evaluate.py", "--again", tmp_path / "out")
     assert done.code == 2
     assert "was evaluated in Python" in done.err
