@@ -99,3 +99,19 @@ def test_attacks_open_no_files_and_only_commands_speak():
         if room not in ("commands", "") and name != "robusttrain.config.command_line":
             heard = imported(path, {"robusttrain.core.console": path})
             assert not heard, f"{name} speaks: take a Telling"
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Pairs of rooms of which the first imports from the second."""
+    known = modules()
+    pairs = {
+        (name.split(".")[1], other.split(".")[1])
+        for name, path in known.items()
+        for other in imported(path, known)
+        if path.parent != PACKAGE and "." in other
+    }
+    return {(room, other) for room, other in pairs if room != other}
+
+
+if __name__ == "__main__":  # what docs/architecture.md says
+    print(f"{len(ROOMS)} rooms, {len(arrows())} arrows between them")
