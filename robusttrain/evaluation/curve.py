@@ -23,7 +23,7 @@ from robusttrain.attacks import Attack, Cost
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
 from robusttrain.evaluation.records import CLEAN, Records, Rows
-from robusttrain.evaluation.scoring import wilson
+from robusttrain.evaluation.scoring import wilson, worst_case
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Rung:
     def name(self) -> str:
         return f"{self.kind}={self.value!r}"
 
+    def stage(self, attack: str) -> str:
+        """The name under which an attack's verdicts at this point are recorded."""
+        return f"{self.name}={attack}"
+
     def of(self, attack: Attack) -> Attack | None:
         """The attack's version here; None where it has none."""
         if self.kind == "epsilon":
@@ -57,12 +61,12 @@ class Under:
     rung: Rung
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
-        return self.journal.get(f"{self.rung.name}={stage}", images, labels, indices)
+        return self.journal.get(self.rung.stage(stage), images, labels, indices)
 
     def put(
         self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
     ) -> None:
-        self.journal.put(f"{self.rung.name}={stage}", images, labels, indices, entry)
+        self.journal.put(self.rung.stage(stage), images, labels, indices, entry)
 
 
 class Curve:
@@ -84,20 +88,22 @@ class Curve:
         self.own = (threats[0] if threats else 0.0) if kind == "epsilon" else 1.0
         self.rungs = [Rung(kind, value) for value in sorted({*values, self.own})]
         for rung in self.rungs:
-            versions = self._versions(rung)
-            if rung.value and rung.value != self.own and not versions:
+            if rung.value and rung.value != self.own and not self.attacks(rung):
                 raise UserError(f"{rung.kind} {rung.value:g}: no attack has a version of it")
 
-    def _versions(self, rung: Rung) -> list[Attack]:
-        records = [rung.of(each.attack) for each in self.engine.scenarios.values()]
-        return [attack for attack in records if attack is not None]
+    def attacks(self, rung: Rung) -> dict[str, Attack]:
+        """The attacks' versions at a point by name; none where nothing may change."""
+        if not rung.value:
+            return {}
+        scenarios = self.engine.scenarios.items()
+        if rung.value == self.own:
+            return {name: each.attack for name, each in scenarios}
+        versions = {name: rung.of(each.attack) for name, each in scenarios}
+        return {name: attack for name, attack in versions.items() if attack is not None}
 
     def cost(self, rung: Rung) -> Cost:
         """What an image costs at a point, at most."""
-        own = [each.attack for each in self.engine.scenarios.values()]
-        costs = [each.cost() for each in (own if rung.value == self.own else self._versions(rung))]
-        if not rung.value:
-            return Cost(0, 0)
+        costs = [each.cost() for each in self.attacks(rung).values()]
         return Cost(sum(each.gradients for each in costs), sum(each.queries for each in costs))
 
     @property
@@ -106,7 +112,8 @@ class Curve:
         return [rung for rung in self.rungs if rung.value not in (0, self.own)]
 
     def run(self, images: Tensor, labels: Tensor, indices: Tensor, whole: Records) -> Records:
-        """Verdicts at every point, a row for each image, of the attack that is worst for it so far.
+        """Verdicts of every attack at every point; of an image that fell before, those of no
+        attack.
 
         Args:
             images: (B, C, H, W), pixel values in [0, 1].
@@ -114,29 +121,24 @@ class Curve:
             indices: (B,) int64.
             whole: what the evaluation itself records for them.
         """
-        rows, clean = {CLEAN: whole.of(CLEAN)}, whole.of(CLEAN)
-        so_far = replace(clean, images=None, broken=None)
-        left = ~self._broken(clean)
+        clean = replace(whole.of(CLEAN), images=None, broken=None)
+        rows, left = {CLEAN: clean}, ~self._broken(whole.of(CLEAN))
         for rung in self.rungs:
-            here = torch.arange(len(left)) if rung.value == self.own else left.nonzero().squeeze(1)
-            if not rung.value:
-                records = None
-            elif rung.value == self.own:
-                records = whole
-            elif len(here):
+            own = rung.value == self.own
+            here = torch.arange(len(left)) if own else left.nonzero().squeeze(1)
+            records = whole if own else None
+            if not own and rung.value and len(here):
                 journal = Under(self.engine.journal, rung) if self.engine.journal else None
                 chosen = here.to(images.device)
                 records, _ = self.engine.varied(rung.of, journal).run(
                     images[chosen], labels[chosen], indices[chosen]
                 )
-            else:
-                records = None
-            so_far = _spent_nothing(so_far)
-            if records is not None:
-                so_far = _worse(so_far, here, records)
-                for name in records.attacks:
+            for name in self.attacks(rung):
+                if records is None:
+                    rows[rung.stage(name)] = clean
+                else:
+                    rows[rung.stage(name)] = _with(clean, here, records.of(name))
                     left[here[self._broken(records.of(name))]] = False
-            rows[rung.name] = so_far
         return Records(rows)
 
     def _broken(self, rows: Rows) -> Tensor:
@@ -146,6 +148,17 @@ class Curve:
         assert rows.broken is not None  # the engine says so of every stage
         return rows.broken if self.engine.random else ~rows.select.any(dim=1)
 
+    def worst(self, records: Records, rung: Rung) -> tuple[Tensor, Tensor]:
+        """The worst case up to a point, as an evaluation has it: of each image the share of
+        selecting draws, and of scoring draws, that are right, (n,) each.
+        """
+        so_far = [each for each in self.rungs if each.value <= rung.value]
+        stages = [each.stage(name) for each in so_far for name in self.attacks(each)]
+        rows = [records.of(name) for name in (CLEAN, *stages)]
+        select = torch.stack([each.chosen_by for each in rows])
+        score = torch.stack([each.right for each in rows])
+        return select.amin(dim=0), worst_case(select, score)
+
     def points(self, records: Records) -> list[dict[str, Any]]:
         """What results.json says: the figure at each point, and what it cost beyond those before.
 
@@ -154,38 +167,35 @@ class Curve:
         """
         points = []
         for rung in self.rungs:
-            rows, planned = records.of(rung.name), self.cost(rung)
-            mean = min(1.0, rows.right.mean().item()) if len(rows) else None
+            right, planned = self.worst(records, rung)[1], self.cost(rung)
+            rows = [records.of(rung.stage(name)) for name in self.attacks(rung)]
+            attacked = torch.stack(
+                [torch.zeros_like(right).bool(), *(each.attacked for each in rows)]
+            )
+            mean = min(1.0, right.mean().item()) if len(right) else None
             points.append(
                 {
                     rung.kind: rung.value,
                     "robust_accuracy": None if mean is None else round(mean, 6),
-                    "ci95": [round(end, 6) for end in wilson(mean or 0.0, len(rows))],
-                    "attacked": int(rows.attacked.sum()),
-                    "gradient_evaluations": round(rows.gradients.double().sum().item()),
-                    "queries": round(rows.queries.double().sum().item()),
+                    "ci95": [round(end, 6) for end in wilson(mean or 0.0, len(right))],
+                    "attacked": int(attacked.any(dim=0).sum()),
+                    "gradient_evaluations": round(sum(_total(each.gradients) for each in rows)),
+                    "queries": round(sum(_total(each.queries) for each in rows)),
                     "planned_per_image": planned.gradients + planned.queries,
                 }
             )
         return points
 
 
-def _spent_nothing(rows: Rows) -> Rows:
-    nothing = torch.zeros_like(rows.gradients)
-    return replace(rows, attacked=nothing.bool(), gradients=nothing, queries=nothing)
+def _total(values: Tensor) -> float:
+    return values.double().sum().item()
 
 
-def _worse(so_far: Rows, here: Tensor, records: Records) -> Rows:
-    """The rows so far, with those of the attacks that are worse on the draws that select."""
+def _with(clean: Rows, here: Tensor, rows: Rows) -> Rows:
+    """Rows of all images: those of an attack ``here``, and of no attack elsewhere."""
     columns = {
-        name: values.clone() for name, values in so_far.columns().items() if values is not None
+        name: values.clone() for name, values in clean.columns().items() if values is not None
     }
-    for name in records.attacks:
-        rows = records.of(name)
-        worse = rows.chosen_by < columns["select"][here].double().mean(dim=1)
-        for fact in ("score", "select", "distance"):
-            columns[fact][here[worse]] = rows.columns()[fact][worse].to(columns[fact].dtype)  # type: ignore[index]
-        columns["attacked"][here] |= rows.attacked
-        columns["gradients"][here] += rows.gradients.to(columns["gradients"].dtype)
-        columns["queries"][here] += rows.queries.to(columns["queries"].dtype)
+    for name, values in columns.items():
+        values[here] = rows.columns()[name].to(values.dtype)  # type: ignore[union-attr]
     return Rows(**columns)

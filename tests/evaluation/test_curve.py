@@ -13,6 +13,7 @@ from robusttrain.core.errors import OptionError, UserError
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.evaluation.curve import Curve, Rung
 from robusttrain.evaluation.records import Records
+from robusttrain.evaluation.scoring import worst_case
 from robusttrain.storage.journal import Journal
 
 RADII = [0.015, 0.005, 0.0, 0.01, 0.3]
@@ -82,7 +83,7 @@ def test_every_point_is_what_an_evaluation_of_its_own_finds(task):
     for radius in (0.005, 0.01, 0.015):
         alone = Engine(model, {"pgd": Scenario(pgd(radius), Target())})
         fell |= ~alone.run(pictures, labels, index)[0].of("pgd").score[:, 0]
-        assert torch.equal(records.of(Rung("epsilon", radius).name).score[:, 0], ~fell)
+        assert torch.equal(curve.worst(records, Rung("epsilon", radius))[1], (~fell).double())
 
 
 def test_effort_is_nested_and_attacks_without_steps_are_left_out(task):
@@ -129,11 +130,32 @@ def test_a_random_model_spares_what_is_broken_for_good_alone(images, random_line
     curve = Curve(engine, "epsilon", [0.01, 0.05, 0.5])
     _, records, points = run(curve, engine, pictures, labels.argmax(1), index)
     assert [point["epsilon"] for point in points] == [0.01, 0.02, 0.05, 0.5]
-    chosen = [records.of(rung.name).chosen_by for rung in curve.rungs]
+    chosen = [curve.worst(records, rung)[0] for rung in curve.rungs]
     for before, after in zip(chosen, chosen[1:], strict=False):
         assert (after <= before).all()  # on the draws that choose
     assert points[-1]["robust_accuracy"] < 0.2 < points[0]["robust_accuracy"]
     assert points[-1]["attacked"] < 40
+
+
+def test_its_own_point_alone_is_the_worst_case_of_the_evaluation(images, random_linear):
+    """Draw by draw: attacks that look equally bad are told apart by the same rule."""
+    model, pictures, index = random_linear(scale=0.4), images(40), torch.arange(40)
+    labels = (pictures.flatten(1) @ model.weight.T + model.bias).argmax(1)
+    for seed in range(5):
+        scenarios = {
+            "one": Scenario(pgd(0.02), Target()),
+            "two": Scenario(RandomNoise(queries=20, votes=2, threat=Linf(0.02)), Target()),
+        }
+        engine = Engine(model, scenarios, seed=seed, draws=2)
+        curve = Curve(engine, "epsilon", [0.0])
+        whole, records, points = run(curve, engine, pictures, labels, index)
+        select, score = (
+            torch.stack([getattr(whole.of(name), kind) for name in ("clean", "one", "two")])
+            for kind in ("chosen_by", "right")
+        )
+        expected = worst_case(select, score)
+        assert torch.equal(curve.worst(records, curve.rungs[-1])[1], expected)
+        assert points[-1]["robust_accuracy"] == pytest.approx(expected.mean().item(), abs=1e-6)
 
 
 def test_what_has_no_other_version_is_refused(task):
