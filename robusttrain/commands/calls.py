@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,30 +90,24 @@ def evaluate(
     Raises:
         UserError: in one line, what cannot work and what to do.
     """
-    lightning = logging.getLogger("pytorch_lightning")
-    level = lightning.level
-    lightning.setLevel(logging.WARNING)  # its advice is about a script of its own
-    try:
-        return evaluate_given(
-            model,
-            images,
-            labels,
-            attacks,
-            suite,
-            threat,
-            defense,
-            count,
-            batch_size,
-            survivors,
-            output,
-            {
-                "draws": draws,
-                "seed": seed,
-                "precision": precision,
-                "audit": audit,
-                "save_images": save_images,
-            },
-            ALOUD if progress else SILENT,
-        )
-    finally:
-        lightning.setLevel(level)
+    return evaluate_given(
+        model,
+        images,
+        labels,
+        attacks,
+        suite,
+        threat,
+        defense,
+        count,
+        batch_size,
+        survivors,
+        output,
+        {
+            "draws": draws,
+            "seed": seed,
+            "precision": precision,
+            "audit": audit,
+            "save_images": save_images,
+        },
+        ALOUD if progress else SILENT,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 
 from robusttrain.config import reparameterization
 from robusttrain.config.training import read_plan
@@ -25,17 +26,26 @@ def train(plan: TrainingPlan) -> None:
     """Carry out a plan and tell what came out."""
     trained = training.train(plan, ALOUD)
     if trained is not None:
-        say(outcome(trained.metrics))
-        say(
-            f"kept {trained.folder}/{' and '.join(trained.kept)}; attack with {command('evaluate')}"
-        )
+        say(outcome(trained.metrics, trained.epochs))
+        if trained.kept:
+            attack = f"{command('evaluate')} --checkpoint {quote(str(trained.folder))}"
+            say(
+                f"kept {trained.folder}/{' and '.join(trained.kept)}; attack with"
+                f" {attack}/{trained.kept[0]}"
+            )
+        say(f"curves and pictures: tensorboard --logdir {quote(plan.logs)}")
 
 
-def outcome(metrics: Mapping[str, float]) -> str:
+def outcome(metrics: Mapping[str, float], epochs: int) -> str:
     """A sentence on how good the model is by now: what validation measured."""
+    after = f"done: after {epochs} epoch{'' if epochs == 1 else 's'}"
     clean = metrics.get("val/accuracy")
-    parts = [] if clean is None else [f"{clean:.1%} of the validation images are right"]
+    if clean is None:
+        return f"{after} the model is trained; no validation measured how good it is."
+    sentence = f"{after}, {clean:.1%} of the validation images are right"
     robust = metrics.get("robust/worst_case")
     if robust is not None:
-        parts.append(f"{robust:.1%} of those that were attacked stay right under the worst attack")
-    return f"done: {', and '.join(parts)}" if parts else "done"
+        sentence += (
+            f", and {robust:.1%} of those that were attacked stay right under the worst attack"
+        )
+    return f"{sentence}."

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,13 +28,6 @@ from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.console import Saying
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.stopping import heeding_sigterm
-
-#: Warnings of Lightning's that are no news of a run of ours.
-UNIMPORTANT = (
-    r".*(does not have many workers|isinstance\(treespec|passed in a `val_dataloader`|module\(s\)"
-    r" in eval mode at|smaller than the logging interval|You have overridden `|"
-    r"exists and is not empty).*"
-)
 
 
 def main(
@@ -57,9 +48,6 @@ def main(
     look_in(Path.cwd())  # where the user's own modules lie, wherever this program does
     try:
         keep_freed_memory()
-        # Lightning's advice about its own products is no news of this run.
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", message=UNIMPORTANT)
         Saying.of("robusttrain")
         with heeding_sigterm():
             command(arguments)

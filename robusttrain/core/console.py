@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import Progress
 
-from robusttrain.core.telling import Telling, first_process
+from robusttrain.core.telling import PAUSE, Telling, duration, first_process
 
 #: For messages and tables; files and pipes get the width that tables need. Of several processes
 #: only the first one prints.
@@ -46,11 +47,47 @@ class Saying(logging.Handler):
         logger.addHandler(cls())
 
 
+class Steps:
+    """Progress where there is no terminal for a bar: a line now and then.
+
+    Args:
+        what: is done.
+        total: of what is counted.
+        say: takes a line.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: float,
+        say: Callable[[str], None] = say,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.what, self.total, self.say, self.clock = what, total, say, clock
+        self.done = 0.0
+        self.started = self.last_said = clock()
+
+    def advance(self, count: float) -> None:
+        """Count, and say how far it is if nothing was said of it for a while."""
+        self.done += count
+        now = self.clock()
+        if now - self.last_said < PAUSE or not 0 < self.done < self.total:
+            return
+        self.last_said = now
+        left = (now - self.started) * (self.total - self.done) / self.done
+        self.say(f"{self.what}: {self.done / self.total:.0%} done, about {duration(left)} left")
+
+
 @contextmanager
 def bar(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
-    """A progress bar, if there is a terminal to draw it on and something to count."""
-    silent = total is None or not sys.stderr.isatty()
-    with Progress(console=console, disable=silent) as progress:
+    """A progress bar, or lines where there is no terminal to draw it on; nothing where there is
+    nothing to count.
+    """
+    if total and not sys.stderr.isatty():
+        yield Steps(what, total).advance
+        return
+    with Progress(console=console, disable=not total) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 

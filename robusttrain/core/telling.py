@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from pytorch_lightning.utilities import rank_zero_only
 
+#: Seconds between two lines of progress in a file or pipe: three lines a minute, at most.
+PAUSE = 20.0
 #: Takes a line for the user.
 Say = Callable[[str], None]
 #: Shows a bar: takes a label and a total (None shows no bar), and gives a function that advances
@@ -18,6 +20,14 @@ Progress = Callable[[str, float | None], AbstractContextManager[Callable[[float]
 def first_process() -> bool:
     """Whether this is the only process, or the first of several, which speaks for all."""
     return not getattr(rank_zero_only, "rank", 0)
+
+
+def duration(seconds: float) -> str:
+    """Seconds below a minute, else hours, minutes and seconds."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
 
 
 def silence(line: str) -> None:

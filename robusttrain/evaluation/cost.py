@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from robusttrain.core.telling import Say
+from robusttrain.core.telling import Say, duration
 from robusttrain.data import ImageData
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.curve import Curve
@@ -58,10 +58,3 @@ def check_sources(engine: Engine, data: ImageData) -> None:
     check_classes(engine.target, batch.images, classes)
     for name, source in engine.sources.items():
         check_classes(source, batch.images, classes, f"the source of attack {name}")
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"

@@ -11,6 +11,7 @@ from robusttrain.config.attacks import scenario, stem
 from robusttrain.config.suites import left_out, refuse_few_classes
 from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
+from robusttrain.core.advice import without_advice
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import ImageData
 from robusttrain.evaluation.cost import check_sources
@@ -31,6 +32,7 @@ from robusttrain.storage.files import may_write
 from robusttrain.storage.journal import refuse_others
 
 
+@without_advice()
 def evaluate(
     plan: EvaluationPlan, telling: Telling = SILENT, precisions: dict[str, str] | None = None
 ) -> dict[str, Any]:

@@ -159,7 +159,8 @@ def _train(
     runner = f_b_trainer(trainer, config["epochs"], say)
     runner.fit(training, datamodule=data)
     metrics = {key: round(float(value), 4) for key, value in runner.callback_metrics.items()}
-    say(f"f_b: {metrics}")
+    right = metrics.get("val/accuracy", float("nan"))
+    say(f"f_b: done, {right:.1%} of the validation images are right")
     save_tensors(
         training.model.classifier,
         path,

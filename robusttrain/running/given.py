@@ -17,6 +17,7 @@ from robusttrain.attacks import Attack, Target, Threat
 from robusttrain.config.attacks import attack_nodes, scenario, stem
 from robusttrain.config.describe import described, path_of, scenario_node
 from robusttrain.config.suites import suite, suite_settings
+from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
@@ -37,6 +38,7 @@ from robusttrain.storage.files import hash_of_tensors, writable
 Attacks = str | Sequence[str] | Mapping[str, str | Attack | Scenario]
 
 
+@without_advice()
 def evaluate_given(
     model: nn.Module | Callable[[Tensor], Any],
     images: Tensor | Dataset[Any] | DataLoader[Any] | ImageData,

@@ -16,6 +16,7 @@ from robusttrain.config.checkpoints import load, newest, read_recipe
 from robusttrain.config.command_line import listed, plain
 from robusttrain.config.reparameterization import DEPENDS
 from robusttrain.config.trainer import trainer_from
+from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Say, silence
@@ -55,6 +56,7 @@ def train_configured(config: Namespace, say: Say = silence) -> dict[str, float]:
     return train(target, keeper.data, settings, trainer, SEED, kept, say)
 
 
+@without_advice()
 def train(
     target: DefendedClassifier,
     data: ImageData,
@@ -135,5 +137,9 @@ def train(
     network.save(path, {"errors": json.dumps(found)})
     write_json({**settings, "seed": seed, "images": counts, **found}, path.with_suffix(".json"))
     shutil.rmtree(unfinished, ignore_errors=True)
-    say(f"h: mean squared error per pixel value: {found}; kept as {path}")
+    say(
+        f"h: done, {found['test_error']:.2g} from g on test images (mean square per pixel value; at"
+        f" least {found['test_floor']:.2g} for any function of x, {found['test_identity']:.2g} for"
+        f" x itself); kept as {path}"
+    )
     return found

@@ -16,6 +16,7 @@ from robusttrain.config.checkpoints import recipe_of
 from robusttrain.config.trainer import trainer_from
 from robusttrain.config.training import build_training
 from robusttrain.config.watching import keepers, monitored, watchers
+from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.parts import class_name
 from robusttrain.core.stopping import saying_how_to_go_on
@@ -40,10 +41,12 @@ class Trained:
     Args:
         folder: of its checkpoints.
         metrics: by name, of the last epoch.
+        epochs: that are done, earlier parts of a run that went on among them.
     """
 
     folder: Path
     metrics: dict[str, float]
+    epochs: int
 
     @property
     def kept(self) -> list[str]:
@@ -100,6 +103,7 @@ class Job:
         return {**recipe, "training": self.settings, "run": run}
 
 
+@without_advice()
 def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     """Carry out a plan; what is trained is kept under ``plan.checkpoints``.
 
@@ -173,7 +177,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
             weights_only=True if place.resume else None,
         )
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if "/" in key}
-    return Trained(place.folder, metrics)
+    return Trained(place.folder, metrics, trainer.current_epoch)
 
 
 def check_on_data(

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from robusttrain.core.telling import Say
+from robusttrain.core.telling import Say, duration
 from robusttrain.data import Batch, ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine
-from robusttrain.evaluation.cost import duration
 from robusttrain.training import Passes, RobustTraining
 from robusttrain.training.callbacks import SWA, Overfitting, RobustAccuracy
 from robusttrain.training.refusals import limited, to_device

@@ -11,35 +11,36 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from torch import Tensor
 
+from robusttrain.core.telling import PAUSE
+
 
 class ProgressLines(ProgressBar):
-    """Says the figures of training epochs, in about ``lines`` lines a run.
+    """Says the figures of training epochs, in a few lines a minute.
 
-    Every n-th epoch has a line, and so have the last epoch and any epoch that ends a minute or more
-    after the last line. An epoch that takes longer than ten minutes also has lines on the way.
+    The first epoch has a line, so that the pace is clear early; the last one has a line; and any
+    other epoch has one that ends 20 seconds or more after the last line. A longer epoch also
+    has lines on the way, one a minute.
 
     Args:
         say: takes a line.
-        lines: how many a short run has at most.
         clock: gives seconds.
     """
 
-    #: Seconds without a line after which the end of an epoch is news.
-    MINUTE = 60
     #: Seconds without a line after which the place within an epoch is news.
-    LONG = 600
+    MINUTE = 60
 
     def __init__(
         self,
         say: Callable[[str], None],
-        lines: int = 10,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self.say, self.lines, self.clock = say, lines, clock
+        self.say, self.clock = say, clock
         self.enabled = True
         self.epochs: int | None = None
         self.started = self.last_said = 0.0
+        #: Whether an epoch of this run had its line.
+        self.begun = False
         self.before: dict[str, Tensor] = {}
         #: The line of an epoch that was not said; said after all if the epoch is the last.
         self.unsaid = ""
@@ -51,7 +52,8 @@ class ProgressLines(ProgressBar):
         self.enabled = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epochs, self.unsaid, self.last_said = epochs(trainer), "", self.clock()
+        self.epochs, self.unsaid, self.begun = epochs(trainer), "", False
+        self.last_said = self.clock()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started, self.before = self.clock(), dict(trainer.callback_metrics)
@@ -65,7 +67,7 @@ class ProgressLines(ProgressBar):
         batch_idx: int,
     ) -> None:
         batches = trainer.num_training_batches
-        if batch_idx + 1 < batches and self.clock() - self.last_said >= self.LONG:
+        if batch_idx + 1 < batches and self.clock() - self.last_said >= self.MINUTE:
             self._tell(f"{self._epoch(trainer)}: batch {batch_idx + 1} of {batches}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -79,8 +81,8 @@ class ProgressLines(ProgressBar):
         self.unsaid = (
             f"{self._epoch(trainer)}: {', '.join([*shown, f'{now - self.started:.0f} s'])}"
         )
-        every = math.ceil(self.epochs / self.lines) if self.epochs else 1
-        if (trainer.current_epoch + 1) % every == 0 or now - self.last_said >= self.MINUTE:
+        if not self.begun or now - self.last_said >= PAUSE:
+            self.begun = True
             self._tell(self.unsaid)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
