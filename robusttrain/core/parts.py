@@ -1,4 +1,6 @@
-"""The parts of a small frozen dataclass: its fields by the kind of their values."""
+"""The parts of a small frozen dataclass by the kind of their values, and of a configuration by their
+names.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,29 @@ Kind = TypeVar("Kind")
 def class_name(class_path: str) -> str:
     """The last part of "package.module.Class", or of "folder/file.py:Class"."""
     return class_path.rpartition(":")[2].rpartition(".")[2]
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """A nested configuration as one level of dotted names; class paths without their packages."""
+    if isinstance(value, dict):
+        values: dict[str, Any] = {}
+        for key, item in value.items():
+            inner = (
+                name
+                if key == "init_args"
+                else f"{name}.{key}"
+                if name and key != "class_path"
+                else name or key
+            )
+            values.update(flat(class_name(item) if key == "class_path" else item, inner))
+        return values
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {
+            key: part
+            for i, item in enumerate(value)
+            for key, part in flat(item, f"{name}.{i}").items()
+        }
+    return {name: value if isinstance(value, int | float | str | bool) else str(value)}
 
 
 def part(whole: object, kind: type[Kind]) -> tuple[str, Kind] | tuple[None, None]:

@@ -17,9 +17,9 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 RIGHT, WRONG = "#0072B2", "#D55E00"
 
 
-def canvas(width: float, height: float) -> Figure:
-    """An empty figure, in inches; drawn in memory, never on a screen."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def canvas(width: float, height: float, dpi: int = 100) -> Figure:
+    """An empty figure, in inches and dots an inch; drawn in memory, never on a screen."""
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from robusttrain.config.checkpoints import as_before, read_recipe
 from robusttrain.core.errors import UserError
+from robusttrain.core.parts import flat
 from robusttrain.evaluation.plan import PLACES
-from robusttrain.training.callbacks import flat
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from robusttrain.config.build import build, build_defended, fit_to_data
 from robusttrain.config.checkpoints import recipe_of
@@ -28,7 +27,8 @@ from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_o
 from robusttrain.running.resuming import placed
 from robusttrain.storage.files import may_write, writable
 from robusttrain.training import RobustTraining
-from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy, flat
+from robusttrain.training.board import Board
+from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy
 from robusttrain.training.cost import estimate
 from robusttrain.training.plan import TrainingPlan
 from robusttrain.training.refusals import refuse, refuse_batches, refuse_memory, to_device
@@ -137,10 +137,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     trainer = trainer_from(
         plan.trainer,
         say,
-        logger=TensorBoardLogger(
-            plan.logs, name=job.name, version=place.version, default_hp_metric=False
-        ),
-        callbacks=[*watching, *keeping, Dashboard(flat(recipe))],
+        logger=Board(plan.logs, job.name, place.version),
+        callbacks=[*watching, *keeping, Dashboard(recipe)],
     )
     job.data.prepare_data()
     job.data.setup("fit")

@@ -4,7 +4,7 @@ Robust accuracy, overfitting, pace, progress, pictures, averaged weights, the da
 """
 
 from robusttrain.training.callbacks.averaging import SWA
-from robusttrain.training.callbacks.dashboard import Dashboard, flat
+from robusttrain.training.callbacks.dashboard import Dashboard
 from robusttrain.training.callbacks.overfitting import Overfitting
 from robusttrain.training.callbacks.pace import Pace
 from robusttrain.training.callbacks.pictures import Pictures
@@ -19,5 +19,4 @@ __all__ = [
     "Pictures",
     "ProgressLines",
     "RobustAccuracy",
-    "flat",
 ]

@@ -1,75 +1,72 @@
-"""The TensorBoard dashboard: one chart of clean and robust accuracy, hyperparameters with final
-metrics.
+"""The TensorBoard dashboard: charts that belong together, the table of hyperparameters, and in words
+what was trained and what came out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger
+import yaml
 
-from robusttrain.core.parts import class_name
+from robusttrain.training import hyperparameters
+from robusttrain.training.board import Board, step_of
+from robusttrain.training.callbacks.progress import epochs
+
+#: Charts of the "custom scalars", each with its tag: one a chart, since a run's tags share a colour.
+CHARTS = {
+    "clean, robust and training accuracy": "accuracy",
+    "loss, clean and in training": "loss",
+    "fall of robust accuracy since the best epoch": "overfitting/fall",
+    "catastrophic overfitting, 1 where it is flagged": "overfitting/catastrophic",
+    "robust overfitting, 1 where it is flagged": "overfitting/robust",
+    "accuracy under the attack of training": "inner/accuracy",
+    "strength of the attack of training": "inner/strength",
+    "share of the time that it takes": "pace/inner_share",
+}
 
 
 class Dashboard(pl.Callback):
-    """Lays out custom scalars, and logs hyperparameters with the metrics of the last epoch.
+    """Lays out custom scalars, lists hyperparameters, and writes the final figures as a table.
 
     Args:
-        hyperparameters: the configuration, flat: name to number or text.
+        recipe: the configuration, as a checkpoint holds it.
     """
 
-    def __init__(self, hyperparameters: dict[str, Any]) -> None:
-        self.hyperparameters = hyperparameters
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        self.recipe = recipe
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            charts = {
-                "clean and robust accuracy": [
-                    "Multiline",
-                    ["train/accuracy", "val/accuracy", "robust/.*"],
-                ],
-                "loss": ["Multiline", ["train/loss", "val/loss"]],
-                "robust overfitting": [
-                    "Multiline",
-                    ["inner/train_accuracy", "inner/accuracy", "robust/.*"],
-                ],
-                "overfitting, 1 where it is flagged": ["Multiline", ["overfitting/.*"]],
-                "inner attack: strength, share of the time": [
-                    "Multiline",
-                    ["inner/strength", "pace/inner_share"],
-                ],
-            }
-            trainer.logger.experiment.add_custom_scalars({"robusttrain": charts})
+        board = trainer.logger
+        if not isinstance(board, Board) or not trainer.is_global_zero:
+            return
+        charts = {title: ["Multiline", [f"^{tag}$"]] for title, tag in CHARTS.items()}
+        board.experiment.add_custom_scalars({"robusttrain": charts})
+        board.log_hyperparams(dict(self.recipe))  # for hparams.yaml, which is complete
+        told = yaml.safe_dump(dict(self.recipe), sort_keys=False)
+        board.experiment.add_text("configuration", f"```yaml\n{told}```")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The number of epochs may hang on that of batches, which is settled by now.
+        board = trainer.logger
+        if isinstance(board, Board) and trainer.is_global_zero:
+            values = hyperparameters.columns(self.recipe, epochs(trainer))
+            for summary in hyperparameters.beginning(values):
+                board.experiment._get_file_writer().add_summary(summary)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            final = {
-                f"final/{name}": float(value)
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith(("val/", "robust/"))
-            }
-            trainer.logger.log_hyperparams(self.hyperparameters, final)
+        board = trainer.logger
+        if isinstance(board, Board) and trainer.is_global_zero:
+            board.experiment.add_text("final", final(trainer), step_of(trainer))
+            board.experiment._get_file_writer().add_summary(hyperparameters.ending())
 
 
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """A nested configuration as one level of dotted names; class paths without their packages."""
-    if isinstance(value, dict):
-        values: dict[str, Any] = {}
-        for key, item in value.items():
-            inner = (
-                name
-                if key == "init_args"
-                else f"{name}.{key}"
-                if name and key != "class_path"
-                else name or key
-            )
-            values.update(flat(class_name(item) if key == "class_path" else item, inner))
-        return values
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {
-            key: part
-            for i, item in enumerate(value)
-            for key, part in flat(item, f"{name}.{i}").items()
-        }
-    return {name: value if isinstance(value, int | float | str | bool) else str(value)}
+def final(trainer: pl.Trainer) -> str:
+    """The figures of the last epoch as a Markdown table."""
+    rows = [
+        f"| {name} | {float(value):.3f} |"
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(("val/", "robust/", "train/"))
+    ]
+    return "\n".join([f"| epoch {trainer.current_epoch} | |", "|---|---|", *rows])

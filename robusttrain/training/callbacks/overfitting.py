@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 
 from robusttrain.core.checked import Positive, checked
 from robusttrain.evaluation import Scenario
+from robusttrain.training.board import step_of
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
 
 #: Accuracies of an epoch: under the check, under the inner attack, and on the training images.
@@ -94,13 +95,13 @@ class Overfitting(pl.Callback):
         now["train"] = float(meter.correct) / meter.images if meter.images else float("nan")
         logged = self.judge(now, trainer.current_epoch)
         for logger in trainer.loggers:
-            logger.log_metrics(logged, step=trainer.global_step)
+            logger.log_metrics(logged, step=step_of(trainer))
         if trainer.is_global_zero:
             for line in self.news(logged, now, trainer.current_epoch):
                 self.say(line)
                 board: Any = getattr(trainer.logger, "experiment", None)
                 if hasattr(board, "add_text"):
-                    board.add_text("overfitting", line, global_step=trainer.global_step)
+                    board.add_text("overfitting", line, global_step=step_of(trainer))
 
     def judge(self, now: Epoch, epoch: int) -> dict[str, float]:
         """The figures of an epoch to log; remembers the best epoch so far."""

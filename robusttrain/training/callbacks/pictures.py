@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from robusttrain.attacks import prepared
 from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.rng import Rng
+from robusttrain.data import Batch
 from robusttrain.evaluation import Scenario
-from robusttrain.reporting import centred, rgb
+from robusttrain.reporting import canvas, rgb
+from robusttrain.reporting.canvas import RIGHT, WRONG
+from robusttrain.training.board import step_of
 from robusttrain.training.callbacks.images import my_validation_images
 
-matplotlib.use("Agg")  # dashboards are written on machines without a screen
+#: Inches of a picture, and points of its words. TensorBoard shrinks a figure to its card, 370 pixels
+#: wide and half as high: what is to be read there has to be large in a small figure of one row.
+SIDE, POINTS = 0.95, 9.5
+#: Dots an inch: opened in its actual size, the figure is large.
+DPI = 200
+#: Images below so many pixels are enlarged by repeating pixels, never by mixing them.
+SMALL = int(SIDE * DPI)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One kind of picture, for every image.
+
+    Args:
+        title: what it is.
+        pictures: (B, C, H, W) in [0, 1].
+        answers: (B,) what the classifier answers to these very pictures; None where it was not
+            asked.
+    """
+
+    title: str
+    pictures: Tensor
+    answers: Tensor | None = None
 
 
 @checked
 class Pictures(pl.Callback):
-    """Logs a figure: image, g(image), adversarial image, its amplified perturbation, E[g(x)] - x.
+    """Logs a figure for each image, as ``attack/<name>/<number>``: the image, what a defense makes
+    of it, what the attack makes of it, and the changes, amplified.
 
-    Labels stand beside the images. Predictions are those of the defended classifier, green if
-    right.
+    The label stands on the left. What the defended classifier answers stands under the picture that
+    it was given; blue if right. A change is amplified by one factor for all images, which its title
+    gives, so that grey is no change and the largest one is black or white. Without a defense there
+    are no pictures of g.
 
     Args:
         scenario: the attack that is shown.
@@ -59,56 +89,76 @@ class Pictures(pl.Callback):
         ):
             return
         board: Any = trainer.logger.experiment  # type: ignore[attr-defined]
-        board.add_figure("pictures", self.draw(trainer, pl_module), global_step=trainer.global_step)
+        for number, figure in enumerate(self.draw(trainer, pl_module), start=1):
+            board.add_figure(f"attack/{self.name}/{number}", figure, global_step=step_of(trainer))
 
-    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Figure:
-        """The figure, one row per image."""
+    def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Figure]:
+        """The figures, one for each image."""
         batch = my_validation_images(trainer, pl_module, self.images)
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-        model: Any = pl_module.model
+        columns = self.columns(pl_module.model, batch)
+        return [
+            row(columns, place, label, names) for place, label in enumerate(batch.labels.tolist())
+        ]
+
+    def columns(self, model: Any, batch: Batch) -> list[Column]:
+        """What the figure shows.
+
+        Args:
+            model: the defended classifier.
+            batch: validation images, on its device.
+        """
         rng = Rng.for_images(self.seed, batch.indices).fold("pictures")
         source = self.scenario.source(model).to(batch.images.device)
         adversarial = self.scenario.attack(source, batch.images, batch.labels, rng.fold("attack"))
-        perturbation = adversarial - batch.images
         with prepared(model), torch.no_grad():
             images = batch.images.clone()
-            columns = {
-                "x": images,
-                "g(x)": images,
-                f"adversarial ({self.name})": adversarial,
-                "its perturbation, amplified": centred(perturbation),
-            }
-            if model.defense is not None:
-                columns["g(x)"] = model.defense(images, rng.fold("show"))
-                total = sum(
-                    model.defense(images, rng.fold("mean").fold(draw)) for draw in range(self.draws)
-                )
-                mean = torch.as_tensor(total) / self.draws
-                if mean.shape == images.shape:
-                    columns[f"E[g(x)] - x, |.|inf {float((mean - images).abs().max()):.2f}"] = (
-                        centred(mean - images)
-                    )
-            said = {
-                "g(x)": model(images, rng.fold("show")).argmax(dim=1),
-                f"adversarial ({self.name})": model(adversarial, rng.fold("verdict")).argmax(dim=1),
-            }
-        figure = Figure(figsize=(2.0 * len(columns), 2.2 * len(images)), layout="constrained")
-        for row in range(len(images)):
-            label = int(batch.labels[row])
-            for column, (title, shown) in enumerate(columns.items()):
-                axes = figure.add_subplot(
-                    len(images), len(columns), row * len(columns) + column + 1
-                )
-                axes.imshow(rgb(shown[row]))
-                axes.set_xticks([])
-                axes.set_yticks([])
-                if row == 0:
-                    axes.set_title(title, fontsize=8)
-                if title == "x":
-                    axes.set_ylabel(names[label], fontsize=8)
-                if title in said:
-                    predicted = int(said[title][row])
-                    axes.set_xlabel(
-                        names[predicted], fontsize=8, color="green" if predicted == label else "red"
-                    )
-        return figure
+            answers = model(images, rng.fold("show")).argmax(dim=1)
+            said = model(adversarial, rng.fold("verdict")).argmax(dim=1)
+            attacked = [
+                Column("attacked", adversarial, said),
+                amplified("change", adversarial - images),
+            ]
+            if model.defense is None:
+                return [Column("image", images, answers), *attacked]
+            defended = Column("g(image)", model.defense(images, rng.fold("show")))
+            total = sum(
+                model.defense(images, rng.fold("mean").fold(draw)) for draw in range(self.draws)
+            )
+            mean = torch.as_tensor(total) / self.draws
+        # What g does on average is a change as well. Another size than the image's leaves no difference to show.
+        moved = [amplified("mean g", mean - images)] if mean.shape == images.shape else []
+        return [Column("image", images, answers), defended, *attacked, *moved]
+
+
+def row(columns: Sequence[Column], place: int, label: int, names: Sequence[str]) -> Figure:
+    """The pictures of one image side by side.
+
+    Args:
+        columns: what is shown.
+        place: of the image in them.
+        label: of the image.
+        names: of the classes.
+    """
+    figure = canvas(SIDE * len(columns) + 0.2, SIDE + 0.45, DPI)
+    for axes, column in zip(figure.subplots(1, len(columns)), columns, strict=True):
+        picture = rgb(column.pictures[place])
+        axes.imshow(picture, interpolation="nearest" if len(picture) < SMALL else None)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(column.title, fontsize=POINTS, pad=3)
+        if column.answers is not None:
+            answer = int(column.answers[place])
+            colour = RIGHT if answer == label else WRONG
+            axes.set_xlabel(f"says {names[answer]}", fontsize=POINTS, color=colour, labelpad=2)
+    figure.axes[0].set_ylabel(f"is {names[label]}", fontsize=POINTS, labelpad=2)
+    return figure
+
+
+def amplified(what: str, change: Tensor) -> Column:
+    """Changes (B, C, H, W) as grey plus or minus, times a factor that the title gives."""
+    largest = float(change.abs().max())
+    if not largest:
+        return Column(f"{what}: none", torch.full_like(change, 0.5))
+    factor = float(f"{0.5 / largest:.2g}")
+    return Column(f"{what} \u00d7 {factor:g}", 0.5 + factor * change)
