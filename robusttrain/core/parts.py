@@ -1,5 +1,5 @@
-"""The parts of a small frozen dataclass by the kind of their values, and of a configuration by their
-names.
+"""The parts of a small frozen dataclass by the kind of their values; and those of a configuration
+by their names.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 TensorBoard gives each folder of events, which it calls a run, one colour, and cuts the highest and
 lowest twentieth of a chart's points off. So the accuracies of one run, and its losses, are written
 once more into folders of their own below that of the run, under one tag; and two further folders
-hold 0 and 1 under every accuracy's tag: a chart of accuracies shows all of them.
+hold 0 and 1 under the tag of every accuracy or other share: such a chart shows all of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EPOCH = "pace/epoch"
 
 
 class Board(TensorBoardLogger):
-    """Lightning's logger, with the accuracies of a run told apart.
+    """Lightning's logger, with the accuracies of a run in colours of their own.
 
     Args:
         folder: of all runs.
@@ -49,22 +49,22 @@ class Board(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics of a step: rates, norms and the like as they are, accuracies beside them."""
+        """Log metrics of a step: as they are, and what belongs together once more."""
         shown = {name: float(value) for name, value in metrics.items()}
         if (epoch := shown.pop("epoch", None)) is not None and epoch + 1 != self._epoch:
             # Lightning gives it with every group of metrics, the same one several times an epoch.
             shown[EPOCH] = self._epoch = epoch + 1
         super().log_metrics(shown, step)
-        accuracies = {name for name in shown if is_accuracy(name)}
+        shares = {name for name in shown if is_share(name)}
         for chart, lines in TOGETHER.items():
             for line, name in lines.items():
                 if name in shown:
                     self._writer(line).add_scalar(chart, shown[name], step)
-        if accuracies & {*TOGETHER["accuracy"].values()} and step != self._scaled:
+        if shares & {*TOGETHER["accuracy"].values()} and step != self._scaled:
             self._scaled = step  # validation and training of an epoch come one after the other
-            accuracies.add("accuracy")
+            shares.add("accuracy")
         for line, end in ENDS.items():
-            for name in sorted(accuracies):
+            for name in sorted(shares):
                 self._writer(line).add_scalar(name, end, step)
 
     def save(self) -> None:
@@ -83,9 +83,10 @@ class Board(TensorBoardLogger):
         return self._beside[line]
 
 
-def is_accuracy(name: str) -> bool:
-    """Whether a metric is a share of images that are right."""
-    return name.startswith("robust/") or name.endswith("accuracy")
+def is_share(name: str) -> bool:
+    """Whether a metric lies between 0 and 1, and is read against them: accuracies, and flags."""
+    flags = ("overfitting/catastrophic", "overfitting/robust", "inner/strength", "pace/inner_share")
+    return name.startswith("robust/") or name.endswith("accuracy") or name in flags
 
 
 def step_of(trainer: pl.Trainer) -> int:

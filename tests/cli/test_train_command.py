@@ -110,12 +110,14 @@ def test_the_log_of_a_run(trained):
         "robust/worst_case",
     ):
         assert len(found.Scalars(name)) == 3, name
-    assert len(found.Scalars("final/robust/bpda-i-quick")) == 1
-    # The first epoch and the last
-    assert [event.step for event in found.Images("pictures")] == [
-        21,
-        63,
-    ]
+    assert {line.name for line in folder.iterdir() if line.is_dir()} == {
+        *("clean", "robust", "training", "scale-0", "scale-1"),
+    }
+    # The first epoch and the last, at the steps of the other figures.
+    steps = [event.step for event in found.Scalars("val/accuracy")]
+    for number in (1, 2):
+        shown = found.Images(f"attack/bpda-i-quick/{number}")
+        assert [event.step for event in shown] == [steps[0], steps[2]]
     rates = [
         event.value
         for name in found.Tags()["scalars"]

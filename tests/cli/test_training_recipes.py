@@ -79,7 +79,7 @@ def test_fast_training_with_averaged_weights(train):
         .tensor_proto.string_val[0]
         .decode("utf-8", "replace")
     )
-    for chart in ("robust overfitting", "overfitting, 1 where it is flagged", "inner attack"):
+    for chart in ("fall of robust accuracy", "catastrophic overfitting, 1 where", "strength of"):
         assert chart in layout
 
 

@@ -48,8 +48,15 @@ def test_everything_else_is_shown(message, category):
 def test_all_is_as_before_after_it():
     logger = logging.getLogger(LOGGERS[0])
     before, filters = logger.level, [*warnings.filters]
-    with pytest.raises(ValueError, match="in the middle"), without_advice():
-        assert logger.level == logging.WARNING
+    within = []
+
+    @without_advice()
+    def broken():
+        within.append(logger.level)
         raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        broken()
+    assert within == [logging.WARNING]
     assert logger.level == before
     assert [*warnings.filters] == filters

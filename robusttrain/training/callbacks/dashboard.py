@@ -1,5 +1,5 @@
-"""The TensorBoard dashboard: charts that belong together, the table of hyperparameters, and in words
-what was trained and what came out.
+"""The TensorBoard dashboard: a layout of charts, the table of hyperparameters, and in words what
+was trained and what came out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from robusttrain.training import hyperparameters
 from robusttrain.training.board import Board, step_of
 from robusttrain.training.callbacks.progress import epochs
 
-#: Charts of the "custom scalars", each with its tag: one a chart, since a run's tags share a colour.
+#: Charts of the "custom scalars", with their tags: one a chart, since tags of a run share a colour.
 CHARTS = {
     "clean, robust and training accuracy": "accuracy",
     "loss, clean and in training": "loss",

@@ -21,8 +21,8 @@ from robusttrain.reporting.canvas import RIGHT, WRONG
 from robusttrain.training.board import step_of
 from robusttrain.training.callbacks.images import my_validation_images
 
-#: Inches of a picture, and points of its words. TensorBoard shrinks a figure to its card, 370 pixels
-#: wide and half as high: what is to be read there has to be large in a small figure of one row.
+#: Inches of a picture, and points of its words. TensorBoard shrinks a figure to its card, which is
+#: 370 pixels wide and half as high: what is to be read there is large, in a figure of one row.
 SIDE, POINTS = 0.95, 9.5
 #: Dots an inch: opened in its actual size, the figure is large.
 DPI = 200
@@ -126,7 +126,7 @@ class Pictures(pl.Callback):
                 model.defense(images, rng.fold("mean").fold(draw)) for draw in range(self.draws)
             )
             mean = torch.as_tensor(total) / self.draws
-        # What g does on average is a change as well. Another size than the image's leaves no difference to show.
+        # Of another size than the image there is no difference to show.
         moved = [amplified("mean g", mean - images)] if mean.shape == images.shape else []
         return [Column("image", images, answers), defended, *attacked, *moved]
 

@@ -1,31 +1,16 @@
-"""Callbacks in a run of Lightning's trainer, and what they leave in the TensorBoard files."""
+"""Callbacks in a run of Lightning's trainer: what they measure, and that they leave no trace."""
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from small_runs import defended, fit
 
 from robusttrain.config.attacks import scenarios
 from robusttrain.core.errors import OptionError
-from robusttrain.data import Digits
-from robusttrain.defenses import AdversarialTransform, RandomResizePad
 from robusttrain.evaluation import Engine, results
-from robusttrain.models import CifarResNet, VGGSmall
-from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training import RobustTraining
-from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy, flat
+from robusttrain.training.callbacks import Pictures, RobustAccuracy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-F_A = {"num_classes": 10, "in_channels": 1, "widths": [4, 8], "blocks": 1}
-
-
-def defended(defense=True):
-    torch.manual_seed(0)
-    f_b = VGGSmall(num_classes=10, in_channels=1, image_size=16)
-    return DefendedClassifier(
-        AdversarialTransform(f_b, steps=1, radius=0.1) if defense else None, CifarResNet(**F_A)
-    )
 
 
 class Watch(pl.Callback):
@@ -42,35 +27,6 @@ class Watch(pl.Callback):
         self.metrics.append(
             {name for name in trainer.callback_metrics if name.startswith("robust/")}
         )
-
-
-def fit(folder, callbacks, epochs=1, model=None, logger=True, **options):
-    module = RobustTraining(model or defended(), 10)
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        limit_train_batches=2,
-        limit_val_batches=1,
-        accelerator="cpu",
-        logger=TensorBoardLogger(folder, name="run", version=0, default_hp_metric=False)
-        if logger
-        else False,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        **{"num_sanity_val_steps": 0, **options},
-    )
-    trainer.fit(module, Digits(batch_size=16))
-    return module, trainer
-
-
-def events(folder):
-    found = EventAccumulator(
-        str(folder / "run" / "version_0"), size_guidance={"images": 0, "scalars": 0, "tensors": 0}
-    )
-    return found.Reload()
 
 
 def test_robust_accuracy_is_what_the_engine_finds(tmp_path):
@@ -149,123 +105,3 @@ def test_training_goes_on_as_if_nobody_had_attacked(tmp_path):
 def test_errors_name_the_option(make, option):
     with pytest.raises(OptionError, match=f"^{option} = "):
         make()
-
-
-@pytest.mark.parametrize(
-    ("model", "titles"),
-    [
-        (
-            lambda: defended(),
-            ["x", "g(x)", "adversarial (it)", "its perturbation, amplified", "E[g(x)] - x, |.|inf"],
-        ),
-        (lambda: defended(False), ["x", "g(x)", "adversarial (it)", "its perturbation, amplified"]),
-        # Another size than the image: no difference to show.
-        (
-            lambda: DefendedClassifier(RandomResizePad(16, 20), CifarResNet(**F_A)),
-            ["x", "g(x)", "adversarial (it)", "its perturbation, amplified"],
-        ),
-    ],
-)
-def test_the_picture_shows_what_it_says(tmp_path, model, titles):
-    (scenario,) = scenarios(["fgsm"], epsilon=0.2).values()
-    callback = Pictures(scenario, "it", images=3, draws=4)
-    module, trainer = fit(tmp_path, [], model=model(), logger=False)
-    module.eval()
-    axes = callback.draw(trainer, module).axes
-    assert len(axes) == 3 * len(titles)
-    for panel, title in zip(axes, titles, strict=False):
-        assert panel.get_title().startswith(title)
-    batch = trainer.datamodule.validation_images(3)
-    shown = torch.tensor(axes[0].images[0].get_array()[..., 0])
-    torch.testing.assert_close(shown, batch.images[0, 0])
-    digit = str(int(batch.labels[0]))
-    assert axes[0].get_ylabel() == digit
-    for column in (1, 2):
-        predicted = axes[column].xaxis.label
-        assert (predicted.get_color() == "green") == (predicted.get_text() == digit)
-    if module.model.defense is None:
-        assert axes[1].xaxis.label.get_text() == str(int(module.model(batch.images)[0].argmax()))
-    adversarial = torch.tensor(axes[2].images[0].get_array()[..., 0])
-    assert (adversarial - shown).abs().max() == pytest.approx(0.2, abs=1e-5)
-
-
-def test_the_panels_of_a_defense(tmp_path):
-    """Without a random start, E[g(x)] is g(x)."""
-    f_b = VGGSmall(num_classes=10, in_channels=1, image_size=16)
-    g = AdversarialTransform(f_b, steps=2, radius=0.1, random_start=False, clip=True)
-    (scenario,) = scenarios(["fgsm"]).values()
-    module, trainer = fit(
-        tmp_path, [], model=DefendedClassifier(g, CifarResNet(**F_A)), logger=False
-    )
-    axes = Pictures(scenario, "it", images=1, draws=2).draw(trainer, module.eval()).axes
-    image = trainer.datamodule.validation_images(1).images
-    change = (g(image) - image)[0, 0]
-    assert change.abs().max() > 0.01
-    shown = [torch.tensor(panel.images[0].get_array()[..., 0]) for panel in axes]
-    torch.testing.assert_close(shown[1], image[0, 0] + change)
-    torch.testing.assert_close(shown[4], 0.5 + 0.5 * change / change.abs().max())
-    assert axes[4].get_title().endswith(f"{change.abs().max():.2f}")
-
-
-def test_pictures_reach_the_event_file_when_they_are_due(tmp_path):
-    (scenario,) = scenarios(["fgsm"]).values()
-    fit(
-        tmp_path,
-        [Pictures(scenario, "fgsm", images=1, every=3, draws=2)],
-        epochs=4,
-        num_sanity_val_steps=1,
-    )
-    steps = [event.step for event in events(tmp_path).Images("pictures")]
-    assert steps == [2, 6, 8]  # epochs 1, 3 and the last, of two steps each
-    fit(tmp_path / "none", [Pictures(scenario, "fgsm", images=0)])
-    assert events(tmp_path / "none").Tags()["images"] == []
-
-
-def test_the_dashboard_has_its_layout_and_hyperparameters_with_final_metrics(tmp_path):
-    attacks = scenarios(["fgsm"])
-    configuration = flat(
-        {"model": {"class_path": "a.b.Net", "init_args": {"widths": [1, 2]}}, "seed": 3}
-    )
-    callbacks = [RobustAccuracy(attacks, images=2, draws=1), Dashboard(configuration)]
-    _, trainer = fit(tmp_path, callbacks)
-    found = events(tmp_path)
-    final = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    for name in ("val/accuracy", "val/loss", "robust/fgsm", "robust/worst_case"):
-        assert found.Scalars(f"final/{name}")[-1].value == pytest.approx(final[name], abs=1e-6)
-        assert found.Scalars(name)[-1].value == pytest.approx(final[name], abs=1e-6)
-    assert "final/train/loss" not in found.Tags()["scalars"]
-    layout = (
-        found.Tensors("custom_scalars__config__")[0]
-        .tensor_proto.string_val[0]
-        .decode("utf-8", "replace")
-    )
-    assert "clean and robust accuracy" in layout
-    for tag in ("val/accuracy", "train/accuracy", "robust/.*"):
-        assert tag in layout
-    plugin = found.summary_metadata["_hparams_/session_start_info"].plugin_data.content.decode(
-        "utf-8", "replace"
-    )
-    assert all(word in plugin for word in ("model", "Net", "model.widths", "[1, 2]", "seed"))
-
-
-def test_a_configuration_as_one_level():
-    nested = {
-        "defense": {
-            "class_path": "robusttrain.defenses.Chain",
-            "init_args": {
-                "defenses": [{"class_path": "a.B", "init_args": {"low": 3}}, {"class_path": "a.C"}]
-            },
-        },
-        "widths": [4, 8],
-        "none": None,
-        "flag": True,
-    }
-    assert flat(nested) == {
-        "defense": "Chain",
-        "defense.defenses.0": "B",
-        "defense.defenses.0.low": 3,
-        "defense.defenses.1": "C",
-        "widths": "[4, 8]",
-        "none": "None",
-        "flag": True,
-    }

@@ -160,7 +160,7 @@ def test_a_run_logs_says_and_remembers(tmp_path):
     assert curve("inner/accuracy") == [1, 1, 1]
     assert curve("inner/strength")[1:] == [0, 0]
     assert [event.step for event in found.Tensors("overfitting/text_summary")] == [
-        trainer.global_step // 3 * 2
+        event.step for event in found.Scalars("inner/accuracy")[1:2]
     ]
     other = Overfitting("robust/pgd-quick")
     other.load_state_dict(guard.state_dict())
