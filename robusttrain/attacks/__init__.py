@@ -84,6 +84,7 @@ from robusttrain.attacks.sources.basic import (
     Source,
     Target,
 )
+from robusttrain.attacks.sources.known import KnownDraw
 from robusttrain.attacks.sources.patterns import EnsemblePattern, SinglePattern
 from robusttrain.attacks.sources.surrogates import (
     Checkpoint,
@@ -124,6 +125,7 @@ __all__ = [
     "HopSkipJump",
     "IdentityBackward",
     "KLDivergence",
+    "KnownDraw",
     "Linf",
     "Loss",
     "LossFn",

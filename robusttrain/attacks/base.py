@@ -195,6 +195,12 @@ class Attack(ABC):
             changed = (changed or self)._with(votes=max(2 * self.votes, least))
         return changed
 
+    def for_one_draw(self) -> Attack:
+        """The same attack on a model that repeats itself: what averages over draws of the model,
+        and over nothing else, takes one.
+        """
+        return self.with_gradient(lambda gradient: gradient.for_one_draw()) or self
+
     @property
     def draws_seen(self) -> int:
         """How many draws of a random model the attack decides over; 1 where it does not average."""

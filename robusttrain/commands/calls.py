@@ -57,6 +57,11 @@ def evaluate(
     seed: int = 0,
     precision: Precision = "auto",
     survivors: bool | None = None,
+    tries: int | None = None,
+    known_draw: bool | None = None,
+    bare_classifier: bool | None = None,
+    curve: Sequence[float] = (),
+    curve_effort: Sequence[float] = (),
     audit: bool = True,
     save_images: bool = False,
     batch_size: int = 128,
@@ -82,6 +87,14 @@ def evaluate(
         seed: of every random number.
         precision: in which attacks differentiate; "auto": the faster one that is as strong.
         survivors: attack only images that no attack before broke; None: as the suite has it.
+        tries: how often an image may be submitted to a random model, where one draw that falls
+            suffices; None: as many times as there are draws.
+        known_draw: attack a random model besides with the draw that scores in the attacker's hands;
+            None: as the suite has it.
+        bare_classifier: attack the model without its defense, too, at the same budget, and say what
+            the defense adds; None: as the suite has it.
+        curve: radii at which the attacks run besides.
+        curve_effort: shares of their steps or queries with which they run besides.
         audit: look for weak attacks and masked gradients.
         save_images: keep adversarial images in ``output``.
         batch_size: images of a batch.
@@ -100,10 +113,17 @@ def evaluate(
         defense,
         count,
         batch_size,
-        survivors,
+        {
+            "survivors": survivors,
+            "known_draw": known_draw,
+            "bare_classifier": bare_classifier,
+        },
         output,
         {
             "draws": draws,
+            "tries": tries,
+            "curve": [*curve],
+            "curve_effort": [*curve_effort],
             "seed": seed,
             "precision": precision,
             "audit": audit,

@@ -13,7 +13,9 @@ from robusttrain.config.transfer import chosen
 from robusttrain.core.console import ALOUD, console, say
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.evaluation import audit_lines, table
+from robusttrain.evaluation.beside import sentence
 from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.randomness import randomness_table
 from robusttrain.evaluation.report import Results, changes
 from robusttrain.running import evaluating
 
@@ -41,7 +43,11 @@ def run(arguments: list[str]) -> None:
 def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> dict[str, Any]:
     """Carry out a plan and tell what came out; arguments as for `evaluating.evaluate`."""
     found = evaluating.evaluate(plan, ALOUD, precisions)
+    if first := sentence(found):
+        say(first)
     console.print(table(found))
+    if found["randomness"]:
+        console.print(randomness_table(found))
     if "verdict" in found:
         for line in audit_lines(found):
             say(line)

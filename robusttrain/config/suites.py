@@ -41,7 +41,7 @@ FEWER_CLASSES = {
     "autoattack-rand-bpda-i": "autoattack-rand-few-classes-bpda-i",
 }
 #: What a suite may set of the options of evaluate.py; the command line overrides it.
-OPTIONS = ("survivors", "images")
+OPTIONS = ("survivors", "images", "known_draw", "bare_classifier")
 
 
 class Entry(NamedTuple):

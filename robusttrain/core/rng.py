@@ -47,14 +47,18 @@ class Rng:
 
     Args:
         keys: (B,) int64, one key per image, on the device where the numbers are needed.
+        position: how many numbers were drawn.
+        scoring: (B,) int64, keys of the streams that will score the images, where an attacker is
+            given them; they go along unchanged. None where they are a secret.
 
     Drawing advances the streams of all images alike; ``fold``, ``tile`` and indexing give new
     streams and leave this one as it is.
     """
 
-    def __init__(self, keys: Tensor, position: int = 0) -> None:
+    def __init__(self, keys: Tensor, position: int = 0, scoring: Tensor | None = None) -> None:
         self.keys = keys
         self.position = position
+        self.scoring = scoring
 
     @classmethod
     def for_images(cls, seed: int, indices: Tensor) -> Rng:
@@ -75,21 +79,30 @@ class Rng:
 
     def __getitem__(self, which: Tensor | slice) -> Rng:
         """The streams of some of the images, at the same position."""
-        return Rng(self.keys[which], self.position)
+        scoring = None if self.scoring is None else self.scoring[which]
+        return Rng(self.keys[which], self.position, scoring)
+
+    def disclosing(self, scoring: Rng) -> Rng:
+        """The same streams, together with those that will score the images: for an attacker who is
+        given them.
+        """
+        return Rng(self.keys, self.position, scoring.keys)
 
     def fold(self, tag: int | str) -> Rng:
         """New streams, independent of those of any other ``tag`` (a step, a draw, a purpose)."""
         number = zlib.crc32(tag.encode()) | 1 << 32 if isinstance(tag, str) else tag
         # Two rounds of mixing: keys that differ in one bit and tags that differ by one end up
         # unrelated.
-        return Rng(_mix(_mix(self.keys + _signed(number * _GAMMA)) + _GAMMA))
+        keys = _mix(_mix(self.keys + _signed(number * _GAMMA)) + _GAMMA)
+        return Rng(keys, scoring=self.scoring)
 
     def tile(self, copies: int | range) -> Rng:
         """Streams for ``copies`` stacked copies of the batch, copy ``k`` being ``fold(k)``: (copies
         * B,) in all.
         """
         numbers = range(copies) if isinstance(copies, int) else copies
-        return Rng(torch.cat([self.fold(number).keys for number in numbers]))
+        scoring = None if self.scoring is None else self.scoring.repeat(len(numbers))
+        return Rng(torch.cat([self.fold(number).keys for number in numbers]), scoring=scoring)
 
     def _bits(self, shape: Sequence[int]) -> Tensor:
         count = math.prod(shape)

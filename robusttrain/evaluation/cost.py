@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from robusttrain.core.telling import Say, duration
 from robusttrain.data import ImageData
 from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.beside import Beside
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.fitting import check_classes
@@ -16,7 +17,12 @@ from robusttrain.evaluation.fitting import check_classes
 
 @rank_zero_only
 def announce(
-    engine: Engine, data: ImageData, audit: Audit | None, say: Say, curves: Sequence[Curve] = ()
+    engine: Engine,
+    data: ImageData,
+    audit: Audit | None,
+    say: Say,
+    curves: Sequence[Curve] = (),
+    besides: Sequence[Beside] = (),
 ) -> int:
     """Say what the evaluation will cost; returns the number of evaluations of images in all."""
     loader, batch = data.test_dataloader(), data.first_test_batch()
@@ -38,6 +44,9 @@ def announce(
         told = f"{len(further)} further points, at most {sum(further) * total:,} evaluations"
         say(f"curve over {curve.kind}: {told}: images that fell are not attacked again")
         evaluations += sum(further)
+    for beside in besides:
+        say(f"besides, {beside.about}: at most {beside.evaluations * total:,} evaluations")
+        evaluations += beside.evaluations
     if audit is not None:
         most, seconds = audit.cost(expected)
         say(

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from robusttrain.attacks import Attack, Cost
 from robusttrain.core.errors import UserError
-from robusttrain.evaluation.engine import Engine, Entry, EntryStore
+from robusttrain.evaluation.beside import Under
+from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scoring import wilson, worst_case
 
@@ -51,22 +52,6 @@ class Rung:
         if self.kind == "epsilon":
             return attack.at_radius(self.value)
         return attack.scaled(self.value)
-
-
-@dataclass(frozen=True)
-class Under:
-    """Keeps entries under names of their own, so that those of several rungs lie side by side."""
-
-    journal: EntryStore
-    rung: Rung
-
-    def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
-        return self.journal.get(self.rung.stage(stage), images, labels, indices)
-
-    def put(
-        self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
-    ) -> None:
-        self.journal.put(self.rung.stage(stage), images, labels, indices, entry)
 
 
 class Curve:
@@ -128,7 +113,7 @@ class Curve:
             here = torch.arange(len(left)) if own else left.nonzero().squeeze(1)
             records = whole if own else None
             if not own and rung.value and len(here):
-                journal = Under(self.engine.journal, rung) if self.engine.journal else None
+                journal = Under(self.engine.journal, rung.name) if self.engine.journal else None
                 chosen = here.to(images.device)
                 records, _ = self.engine.varied(rung.of, journal).run(
                     images[chosen], labels[chosen], indices[chosen]

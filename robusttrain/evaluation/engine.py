@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Cost, Queried, prepared
+from robusttrain.attacks import Attack, Cost, KnownDraw, Queried, prepared
 from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
 from robusttrain.attacks.parts.differentiation import input_gradients
@@ -105,6 +105,7 @@ class Engine:
         )
         self.journal = journal
         self._draws, self._queried, self._settled = draws, Queried(self.target), False
+        self._discloses = False
         one_threat(self.scenarios)
         each = (
             precision
@@ -141,10 +142,30 @@ class Engine:
         other.survivors, other.keep_images, other.journal = True, False, journal
         return other
 
+    def disclosing(self) -> Engine:
+        """The same engine for attackers who are given the draw that scores, the first of those that
+        score here. For them the target is deterministic, and that draw alone scores.
+        """
+        other = copy(self)
+        other.scenarios = {
+            name: replace(each, attack=each.attack.for_one_draw())
+            for name, each in self.scenarios.items()
+        }
+        other._discloses, other._queried = True, Queried(KnownDraw(self._queried))
+        other._settled = True  # it repeats itself, whatever the target does
+        other.sources = {name: Queried(KnownDraw(each)) for name, each in self.sources.items()}
+        other.survivors, other.keep_images, other.journal = True, False, None
+        return other
+
     @property
     def random(self) -> bool:
         """Whether the target is random: it says so, or `ask` has found out."""
         return self._queried.random
+
+    @property
+    def scoring_draws(self) -> int:
+        """Draws that would score an image of a random target."""
+        return self._draws
 
     @property
     def draws(self) -> int:
@@ -241,6 +262,8 @@ class Engine:
         self.ask(images, indices)
         labels = check_labels(labels, images, self._queried.classes)
         rng = Rng.for_images(self.seed, indices)
+        if self._discloses:
+            rng = rng.disclosing(rng.fold("score").fold(0))
         rows: dict[str, Rows] = {}
         alive, seconds = torch.ones(len(images), dtype=torch.bool), {}
         for stage in (CLEAN, *self.scenarios):

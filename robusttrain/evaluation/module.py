@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.base import check_images
 from robusttrain.data import Batch
+from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, Beside, added
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.examples import Fallen, fallen
+from robusttrain.evaluation.randomness import randomness
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.results import results
 from robusttrain.storage.journal import Journal
@@ -42,9 +44,13 @@ def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[
     all_parts = everyone(mine)
     seconds: dict[str, float] = {}
     for _, spent in all_parts:
-        for name, value in spent.items():
-            seconds[name] = seconds.get(name, 0.0) + value
+        _add(seconds, spent)
     return Records.merged([part for parts, _ in all_parts for part in parts]), seconds
+
+
+def _add(seconds: dict[str, float], spent: Mapping[str, float]) -> None:
+    for name, value in spent.items():
+        seconds[name] = seconds.get(name, 0.0) + value
 
 
 class Evaluation(pl.LightningModule):
@@ -57,6 +63,8 @@ class Evaluation(pl.LightningModule):
         waiting: called, when nothing else is left to do, with the number of batches that other
             processes work on.
         curves: over radii or efforts, beside the evaluation itself.
+        besides: evaluations of the same images by other attackers, or of other targets.
+        tries: how often an attacker may submit an image to a random target.
     """
 
     def __init__(
@@ -65,13 +73,22 @@ class Evaluation(pl.LightningModule):
         journal: Journal | None = None,
         waiting: Callable[[int], None] = lambda count: None,
         curves: Sequence[Curve] = (),
+        besides: Sequence[Beside] = (),
+        tries: int | None = None,
     ) -> None:
         super().__init__()
         self.curves = [*curves]
         self.fallen: Fallen | None = None
         self._points: list[list[Records]] = [[] for _ in self.curves]
         self.engine, self.journal, self.waiting = engine, journal, waiting
-        self.parts = nn.ModuleList([engine.target, *engine.sources.values()])
+        self.besides, self.tries = [*besides], tries
+        self._second: list[tuple[list[Records], dict[str, float]]] = [([], {}) for _ in besides]
+        #: Records of the besides by name, once the run is over.
+        self.second: dict[str, Records] = {}
+        engines = [engine, *(each.engine for each in besides)]
+        self.parts = nn.ModuleList(
+            [part for each in engines for part in (each.target, *each.sources.values())]
+        )
         self.results: dict[str, Any] = {}
         self._records: Records | None = None
         self._mine: list[Records] = []
@@ -97,8 +114,7 @@ class Evaluation(pl.LightningModule):
                 records, seconds = self.engine.run(batch.images, batch.labels, batch.indices)
                 self._mine.append(records.without_images() if self._spare else records)
                 self._look(batch, records)
-                for name, value in seconds.items():
-                    self._seconds[name] = self._seconds.get(name, 0.0) + value
+                _add(self._seconds, seconds)
         return mine
 
     @property
@@ -120,6 +136,10 @@ class Evaluation(pl.LightningModule):
         self.fallen = fallen(records, self.engine.seed, images, made, self.fallen)
         for curve, points in zip(self.curves, self._points, strict=True):
             points.append(curve.run(images, batch.labels, batch.indices, records))
+        for beside, (parts, seconds) in zip(self.besides, self._second, strict=True):
+            second, spent = beside.run(self.engine, images, batch.labels, batch.indices)
+            parts.append(second.without_images())
+            _add(seconds, spent)
 
     def on_test_epoch_end(self) -> None:
         if self._others:
@@ -133,6 +153,15 @@ class Evaluation(pl.LightningModule):
         self._records, seconds = gather((self._mine, self._seconds))
         self.results = results(self._records, self.engine, seconds)
         self.fallen = Fallen.joined([each for each in everyone(self.fallen) if each is not None])
+        for beside, mine in zip(self.besides, self._second, strict=True):
+            self.second[beside.name], spent = gather(mine)
+            self.results[beside.name] = beside.content(self.second[beside.name], spent)
+        if BARE in self.second:
+            random = self.results["random"] or self.results[BARE]["random"]
+            self.results[BARE]["added"] = added(self.second[BARE], self._records, random)
+        self.results["randomness"] = randomness(
+            self.results, self._records, self.tries, self.second.get(KNOWN_DRAW)
+        )
         if self.curves:
             self.results["curves"] = {
                 curve.kind: curve.points(gather((parts, {}))[0])

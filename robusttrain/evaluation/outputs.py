@@ -164,6 +164,8 @@ def save_requested(evaluation: Evaluation, plan: EvaluationPlan, device: torch.d
     records, output = evaluation.records, Path(plan.output)
     if plan.save_verdicts:
         records.save(output / VERDICTS)
+        for name, second in evaluation.second.items():
+            second.save(output / f"{name}-{VERDICTS}")
     else:
         (output / VERDICTS).unlink(missing_ok=True)
     if not plan.save_verdicts or evaluation.fallen is None:

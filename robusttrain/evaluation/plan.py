@@ -57,6 +57,12 @@ class EvaluationPlan:
         save_verdicts: keep each image's verdicts (safetensors), for reports and comparisons.
         curve: radii at which the attacks run besides, nested: 0,2/255,4/255,8/255.
         curve_effort: shares of their steps or queries with which they run besides, nested: 1/4,1/2.
+        tries: a random target's image may be submitted so often, and one draw that falls suffices;
+            default: as many as there are draws.
+        known_draw: attack a random target besides with the draw that scores in the attacker's
+            hands.
+        bare_classifier: attack the classifier without its defense, too, at the same budget, and say
+            what the defense adds.
         export: png writes adversarial images as files, and judges the files, too.
         checkpoints: folder of the newest checkpoint, and of an attacker's models.
         trainer: options of Lightning's Trainer.
@@ -95,6 +101,9 @@ class EvaluationPlan:
     save_verdicts: bool = True
     curve: list[float] = field(default_factory=list)
     curve_effort: list[float] = field(default_factory=list)
+    tries: int | None = None
+    known_draw: bool = False
+    bare_classifier: bool = False
     export: str | None = None
     checkpoints: str = "checkpoints"
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -102,6 +111,11 @@ class EvaluationPlan:
     def __post_init__(self) -> None:
         at_least("--draws", self.draws, 1)
         at_least("--seed", self.seed, 0)
+        if self.tries is not None:
+            at_least("--tries", self.tries, 1)
+            at_most = f"--draws {self.draws} draws score: name at most as many, or more --draws"
+            if self.tries > self.draws:
+                raise OptionError("--tries", self.tries, at_most)
         if self.surrogate_epochs is not None:
             at_least("--surrogate_epochs", self.surrogate_epochs, 1)
         if self.audit_images is not None:

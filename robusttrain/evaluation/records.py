@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from robusttrain.core.errors import UserError
+from robusttrain.evaluation.scoring import worst_case
 from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
 
 #: The rows of the images as they are, before any attack.
@@ -118,6 +119,17 @@ class Records:
     def label(self) -> Tensor:
         """(n,) int64, the true classes."""
         return self.rows[CLEAN].label
+
+    @property
+    def worst(self) -> Tensor:
+        """(n,) float64: of each image the share of scoring draws that are right, under the attack
+        that is worst for it (`worst_case`).
+        """
+        rows = self.rows.values()
+        return worst_case(
+            torch.stack([each.chosen_by for each in rows]),
+            torch.stack([each.right for each in rows]),
+        )
 
     def without_images(self) -> Records:
         """The same table without adversarial images, and what only the run itself needs."""

@@ -9,9 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
+from robusttrain.evaluation.scoring import wilson
 from robusttrain.storage.files import write_json
 
 #: The version of the form of results.json; 1 was that of robusttrain 0.1, without a plan.
@@ -35,6 +38,14 @@ class Figure:
         """A row of results.json."""
         value = row["accuracy"] if "accuracy" in row else row["robust_accuracy"]
         return cls(value, *row["ci95"])
+
+    @classmethod
+    def over(cls, score: Tensor) -> Figure:
+        """The mean of scores (n,) in [0, 1] over images."""
+        if not len(score):
+            return cls(None, *wilson(0.0, 0))
+        accuracy = min(1.0, float(score.double().mean()))
+        return cls(accuracy, *wilson(accuracy, len(score)))
 
     def __str__(self) -> str:
         if self.accuracy is None:
@@ -190,7 +201,7 @@ _PASSING = {
     "data_notes",
 }
 #: Keys that files of earlier versions do not have.
-_LATER = {"classes", "other_class_order", "audit_checks"}
+_LATER = {"classes", "other_class_order", "audit_checks", "randomness"}
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:

@@ -17,6 +17,7 @@ from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import ImageData
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, journalled_audit
+from robusttrain.evaluation.beside import Beside, bare_classifier, known_draw
 from robusttrain.evaluation.choosing import Run, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
 from robusttrain.evaluation.cost import announce, check_sources
@@ -41,12 +42,15 @@ class Subject:
         name: the target's name in the report.
         data: set up for "test".
         unfit: attacks of the plan that do not apply to the target, and why.
+        bare: of these, the ones that apply to its classifier without the defense, for
+            ``bare_classifier``.
     """
 
     target: DefendedClassifier
     name: str
     data: ImageData
     unfit: Mapping[str, str] = field(default_factory=dict)
+    bare: Mapping[str, Scenario] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> str:
@@ -78,6 +82,26 @@ def curves_of(plan: EvaluationPlan, engine: Engine) -> list[Curve]:
     """The curves that a plan asks for."""
     asked = {"epsilon": plan.curve, "effort": plan.curve_effort}
     return [Curve(engine, kind, values) for kind, values in asked.items() if values]
+
+
+def besides_of(
+    plan: EvaluationPlan,
+    subject: Subject,
+    engine: Engine,
+    types: Mapping[str, torch.dtype],
+    say: Say,
+) -> list[Beside]:
+    """The evaluations that a plan asks for besides, as far as the target has what they need."""
+    besides = []
+    if plan.known_draw and engine.target.random:
+        besides.append(known_draw(engine))
+    elif plan.known_draw:
+        say("known_draw: the target is not random, so there is no draw to know")
+    if plan.bare_classifier and engine.target.defense is not None:
+        besides.append(bare_classifier(engine, types, subject.bare))
+    elif plan.bare_classifier:
+        say("bare_classifier: the target has no defense, so it is its own base model")
+    return besides
 
 
 def identity(
@@ -128,12 +152,14 @@ def attack(
         journal,
         lambda count: say(f"waiting for {count} batches that other processes work on"),
         curves_of(plan, engine),
+        besides_of(plan, subject, engine, types, say),
+        plan.tries,
     )
     audited = journalled_audit(journal, plan.audit_images) if plan.audit else {}
     audit = (
         Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
     )
-    total = announce(engine, data, audit, say, evaluation.curves)
+    total = announce(engine, data, audit, say, evaluation.curves, evaluation.besides)
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, plan.seed, device, say)
     share = None if total is None else total / trainer.world_size

@@ -1,129 +1,21 @@
-"""Evaluations compared image by image.
-
-Two accuracies of the same images are not independent: what one model gets wrong, the other one
-mostly does, too. Comparing their intervals hides most differences that are there, so each image is
-compared with itself.
-
-Two models that always answer the same: McNemar's exact test (McNemar 1947), which asks of the
-images on which they disagree whether one of them wins more often than a coin does; and the interval
-of the difference after Agresti & Min 2005 (half an image is added to each cell of the table of
-both verdicts). Where a model is random, an image has a share of draws instead of a verdict: the
-normal distribution of the mean of the differences over images gives both.
-"""
+"""Evaluations compared image by image (`robusttrain.evaluation.paired`)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from scipy.stats import binomtest, norm
-from torch import Tensor
 
 from robusttrain.core.errors import UserError
+from robusttrain.evaluation.paired import Difference, compared
 from robusttrain.evaluation.plan import PLACES
-from robusttrain.evaluation.report import Figure
 from robusttrain.reporting import words
-from robusttrain.reporting.runs import CLEAN, WORST, Run, figure_of
+from robusttrain.reporting.runs import CLEAN, WORST, Run
 from robusttrain.storage.journal import differences
 
-#: Quantile of the normal distribution, two-sided 95 %.
-Z = 1.959964
 #: Arguments of data sets beside `PLACES` on which no verdict depends: batches, and training.
 PASSING = ("batch_size", "validation", "crop", "flip", "seed")
-McNEMAR = "McNemar's exact test; interval after Agresti & Min 2005"
-NORMAL = "normal distribution of the differences over images, as a model is random"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How one row of two evaluations differs, later minus earlier.
-
-    Args:
-        row: an attack, `CLEAN` or `WORST`.
-        before: accuracy of the first evaluation.
-        after: of the other one.
-        mean: their difference, in [-1, 1].
-        low: of its 95 % interval; NaN where nothing can be said.
-        high: of it.
-        lost: images that are right in the first evaluation more often than in the other.
-        won: the other way round.
-        p: probability of such a difference by chance alone; NaN where nothing can be said.
-        how: by which test.
-    """
-
-    row: str
-    before: Figure
-    after: Figure
-    mean: float
-    low: float
-    high: float
-    lost: int
-    won: int
-    p: float
-    how: str
-
-    @property
-    def points(self) -> str:
-        """ "-3.5 points (-5.1 to -1.9)"."""
-        if math.isnan(self.low):
-            return f"{100 * self.mean:+.1f} points"
-        ends = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
-        return f"{100 * self.mean:+.1f} points ({ends})"
-
-    @property
-    def reversed(self) -> Difference:
-        """The same, earlier minus later."""
-        return replace(
-            self,
-            before=self.after,
-            after=self.before,
-            mean=-self.mean,
-            low=-self.high,
-            high=-self.low,
-            lost=self.won,
-            won=self.lost,
-        )
-
-    @property
-    def chance(self) -> str:
-        """p as it is read."""
-        if math.isnan(self.p):
-            return "-"
-        return "< 0.0001" if self.p < 1e-4 else f"= {self.p:.4f}"
-
-
-def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Difference:
-    """Two evaluations of the same images.
-
-    Args:
-        before, after: (n,) shares of draws that are right, 0 or 1 for a deterministic model.
-        row: what is compared.
-        random: whether one of the models is random.
-    """
-    count, change = len(before), after.double() - before.double()
-    lost, won = int((change < 0).sum()), int((change > 0).sum())
-    mean = float(change.mean())
-    if random:
-        error = float(change.std()) / math.sqrt(count) if count > 1 else math.nan
-        low, high = mean - Z * error, mean + Z * error
-        p = 2 * float(norm.sf(abs(mean) / error)) if error > 0 else (1.0 if not mean else math.nan)
-    else:
-        low, high = agresti_min(lost, won, count)
-        p = float(binomtest(won, lost + won).pvalue) if lost + won else 1.0
-    figures = figure_of(before), figure_of(after)
-    how = NORMAL if random else McNEMAR
-    return Difference(row, *figures, mean, low, high, lost, won, p, how)
-
-
-def agresti_min(lost: int, won: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of (won - lost) / count, of images that were judged twice."""
-    whole, more, disagree = count + 2, won - lost, won + lost + 1
-    mean = more / whole
-    half = Z * math.sqrt(disagree - more * more / whole) / whole
-    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def refuse_others(first: Run, other: Run) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from robusttrain.evaluation.paired import Difference
 from robusttrain.reporting import words
-from robusttrain.reporting.comparison import Difference
 from robusttrain.reporting.html import Html, page, section, table, tag
 from robusttrain.reporting.runs import CLEAN, WORST, Run
 from robusttrain.reporting.svg import Bar, bars

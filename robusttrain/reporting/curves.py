@@ -9,7 +9,7 @@ from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import Figure
 from robusttrain.reporting import words
 from robusttrain.reporting.html import Html, folded, section, table, tag
-from robusttrain.reporting.runs import WORST, Run, figure_of
+from robusttrain.reporting.runs import WORST, Run
 from robusttrain.reporting.svg import Point, curve
 
 #: What remains at the largest radius, from which larger ones should follow.
@@ -145,5 +145,5 @@ def _after_each(run: Run) -> list[Point]:
         names = [CLEAN, *list(run.results.attacks)[:count]]
         records = Records({each: run.records.of(each) for each in names})
         score = Run(run.folder, run.results, records).score(WORST)
-        points.append(Point(spent, f"{spent:,.0f}", figure_of(score)))
+        points.append(Point(spent, f"{spent:,.0f}", Figure.over(score)))
     return points

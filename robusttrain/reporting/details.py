@@ -7,6 +7,9 @@ import shlex
 from typing import Any
 
 from robusttrain.core.typed import command
+from robusttrain.evaluation.beside import BARE
+from robusttrain.evaluation.randomness import threats
+from robusttrain.evaluation.report import Figure
 from robusttrain.reporting import words
 from robusttrain.reporting.html import Content, Html, folded, section, table, tag
 from robusttrain.reporting.runs import Run
@@ -42,6 +45,59 @@ def threat(run: Run) -> Html:
         tag("p", " ".join(sentences)),
         table(["attack", "algorithm", "the attacker knows", "largest change"], rows, numbers=(3,)),
         folded("All settings of the attacks", *settings),
+    )
+
+
+def knowledge(run: Run) -> Html:
+    """What the attacker knows of a random model's randomness, and what that leaves."""
+    content = run.json
+    if not content.get("randomness") or not content["threat"]:
+        return Html("")
+    rows = [(about, str(clean), str(worst)) for about, clean, worst in threats(content)]
+    notes = []
+    if "known" not in content["randomness"]:
+        notes.append(
+            tag("p", "Nobody attacked with the draw known: --known_draw true.", class_="note")
+        )
+    return section(
+        "What the attacker knows of the randomness",
+        table(["randomness", "no attack (95 %)", "worst case (95 %)"], rows, numbers=(1, 2)),
+        *notes,
+    )
+
+
+def base(run: Run) -> Html:
+    """The classifier without its defense, under the same attacks at the same budget."""
+    content = run.json.get(BARE)
+    if not content:
+        return Html("")
+    rows = []
+    figures = {"clean": ("no attack", "accuracy"), "worst_case": ("worst case", "robust_accuracy")}
+    for key, (name, _) in figures.items():
+        if difference := content["added"].get(key):
+            low, high = difference["ci95"]
+            ends = "" if low is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
+            without, behind = Figure.of(content[key]), Figure.of(run.json[key])
+            points = f"{100 * difference['difference']:+.1f} points{ends}"
+            rows.append((name, str(without), str(behind), points))
+    attacks = [
+        (name, str(Figure.of(row)), f"{row['gradient_evaluations_per_image']:,g}")
+        for name, row in content["attacks"].items()
+    ]
+    budget = content["planned_gradients"]
+    spent = (
+        f"The attacks may take {budget['defended']:,} gradient evaluations an image behind the"
+        f" defense, and {budget['bare']:,} without it. Images that fell are not attacked again."
+    )
+    tests = {each["test"] for each in content["added"].values()}
+    return section(
+        "Against its own base model",
+        table(["", "without the defense", "with it", "difference (95 %)"], rows, numbers=(1, 2, 3)),
+        tag("p", f"{spent} Compared image by image: {'; '.join(sorted(tests))}.", class_="note"),
+        folded(
+            "Attacks on the classifier alone",
+            table(["attack", "accuracy of the images it was given", "gradients"], attacks, (1, 2)),
+        ),
     )
 
 

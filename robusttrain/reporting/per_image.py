@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from robusttrain.evaluation.records import CLEAN
+from robusttrain.evaluation.report import Figure
 from robusttrain.reporting import words
 from robusttrain.reporting.html import Html, folded, joined, section, table, tag
-from robusttrain.reporting.runs import WORST, Run, figure_of
+from robusttrain.reporting.runs import WORST, Run
 from robusttrain.reporting.svg import Bar, bars
 from robusttrain.reporting.thumbnails import BUDGET, panels
 
@@ -33,7 +34,7 @@ def per_class(run: Run) -> Html:
     for number in label.unique().tolist():
         here = label == number
         name = class_name(run, number)
-        classes.append((name, figure_of(clean[here]), figure_of(worst[here]), here))
+        classes.append((name, Figure.over(clean[here]), Figure.over(worst[here]), here))
     classes.sort(key=lambda row: (row[2].accuracy or 0.0, row[1].accuracy or 0.0))
     rows = [
         (name, f"{int(here.sum()):,}", str(before), str(after))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from robusttrain.reporting import words
 from robusttrain.reporting.curves import over_effort, over_epsilon
-from robusttrain.reporting.details import audit, cost, repeat, threat, versions
+from robusttrain.reporting.details import audit, base, cost, knowledge, repeat, threat, versions
 from robusttrain.reporting.html import Html, joined, page, section, tag
 from robusttrain.reporting.per_image import fallen, per_class
 from robusttrain.reporting.runs import WORST, Run, damaged, read_run
@@ -53,6 +53,8 @@ def _parts(run: Run) -> list[Html]:
         tag("div", joined(lines), class_=kind),
         *(tag("p", line, class_="note") for line in run.missing),
         _accuracy(run),
+        base(run),
+        knowledge(run),
         over_epsilon(run),
         over_effort(run),
         per_class(run),

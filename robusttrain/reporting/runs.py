@@ -15,8 +15,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.outputs import EXAMPLES
 from robusttrain.evaluation.records import CLEAN, Records
-from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
-from robusttrain.evaluation.scoring import wilson, worst_case
+from robusttrain.evaluation.report import VERDICTS, Results, read_results
 
 #: What code stumbles over where a file holds something else than it should.
 STUMBLES = (*(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
@@ -55,17 +54,7 @@ class Run:
         assert self.records is not None
         if attack != WORST:
             return self.records.of(attack).right
-        rows = self.records.rows.values()
-        chosen_by = torch.stack([each.chosen_by for each in rows])
-        return worst_case(chosen_by, torch.stack([each.right for each in rows]))
-
-
-def figure_of(score: Tensor) -> Figure:
-    """An accuracy with its interval, of scores (n,) in [0, 1]."""
-    if not len(score):
-        return Figure(None, *wilson(0.0, 0))
-    accuracy = min(1.0, float(score.double().mean()))
-    return Figure(accuracy, *wilson(accuracy, len(score)))
+        return self.records.worst
 
 
 def read_run(path: str | Path) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from robusttrain.evaluation.beside import sentence
 from robusttrain.evaluation.report import Figure, Results
 
 #: Whose figure may not be believed as it stands.
@@ -54,9 +55,11 @@ def verdict(results: Results) -> list[str]:
     if not total or results.clean.accuracy is None:
         return ["No image was evaluated: nothing is said about the model."]
     mean = f", on average over {counted(content['draws'], 'draw')} of its randomness"
+    added = sentence(content)
     sentences = [
+        *([added] if added else []),
         f"Of {counted(total)} the model classifies {of(results.clean, total)} rightly"
-        f"{mean if content['random'] else ''}."
+        f"{mean if content['random'] else ''}.",
     ]
     if results.attacks and content["threat"]:
         worst = results.worst_case

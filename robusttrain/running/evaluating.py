@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -49,6 +50,8 @@ def evaluate(
     fitting = plan.without(subject.unfit)
     attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
     check(fitting, attacks, subject, telling.say)
+    alone = {name: scenario(plan.attacks[name], name) for name in for_the_bare(plan, subject)}
+    subject = replace(subject, bare=alone)
     plan = in_its_own_folder(plan, settings_of(plan, subject), telling.say)
     trainer = tester(plan.trainer)
     if precisions is None:
@@ -131,6 +134,17 @@ def fitted(
     for attack_name, why in unfit.items():
         say(f"left out: {attack_name}, because {why}")
     return Subject(target, name, data, unfit)
+
+
+def for_the_bare(plan: EvaluationPlan, subject: Subject) -> list[str]:
+    """Attacks of the plan's suites that apply to the classifier without its defense, and not behind
+    it; none if the plan does not ask for them.
+    """
+    if not plan.bare_classifier or subject.target.defense is None:
+        return []
+    bare = DefendedClassifier(None, subject.target.classifier)
+    unfit = {stem(name) for name in left_out(plan.suites, plan.asked, bare, subject.data)}
+    return [name for name in subject.unfit if name in plan.attacks and name not in unfit]
 
 
 def provide_surrogates(

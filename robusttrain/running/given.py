@@ -30,7 +30,7 @@ from robusttrain.evaluation.report import Results, read_results
 from robusttrain.evaluation.running import attack, precisions_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
-from robusttrain.running.evaluating import check, fitted, tester
+from robusttrain.running.evaluating import check, fitted, for_the_bare, tester
 from robusttrain.running.surrogates import surrogates_in
 from robusttrain.storage.files import hash_of_tensors, writable
 
@@ -49,18 +49,25 @@ def evaluate_given(
     defense: Defense | None,
     count: int | None,
     batch_size: int,
-    survivors: bool | None,
+    of_suites: Mapping[str, bool | None],
     output: str | Path | None,
     settings: Mapping[str, Any],
     telling: Telling = SILENT,
 ) -> Results:
-    """`robusttrain.evaluate`, whose arguments these are; ``settings`` are fields of a plan."""
+    """`robusttrain.evaluate`, whose arguments these are.
+
+    ``of_suites`` are options that a suite may set, None for the suite's; ``settings`` are other
+    fields of a plan.
+    """
     target = _target(model, defense)
     names = [suites] if isinstance(suites, str) else list(suites or ())
     if attacks is None and not names:
         names = ["worst-case"]
     scenarios, asked = _scenarios(attacks, names, threat)
     data = _data(images, labels, count, target, batch_size)
+    chosen: dict[str, Any] = {
+        option: _said(option, said, names) for option, said in of_suites.items()
+    }
     modes = [(module, module.training) for module in target.modules()]
     device = _device(target)
     with tempfile.TemporaryDirectory() if output is None else nullcontext(output) as folder:
@@ -72,11 +79,10 @@ def evaluate_given(
             suites=names,
             asked=asked,
             epsilon=threat.epsilon if threat is not None else None,
-            survivors=_survivors(survivors, names),
             output=str(writable(Path(folder), "output")),
             fresh=output is None,
             handed_over=True,
-            **settings,
+            **{**settings, **chosen},
         )
         try:
             return _run(plan, target, data, scenarios, device, telling)
@@ -106,6 +112,8 @@ def _run(
     subject = fitted(plan, target.cpu(), name, data, telling.say, missing)
     attacks = {name: each for name, each in scenarios.items() if name not in subject.unfit}
     check(plan.without(subject.unfit), attacks, subject, telling.say)
+    alone = {each: scenarios[each] for each in for_the_bare(plan, subject) if each in scenarios}
+    subject = replace(subject, bare=alone)
     trainer = tester(_place(device))
     precisions = precisions_of(plan, subject, attacks, device, telling.say)
     attack(plan, subject, attacks, precisions, trainer, telling, write_report)
@@ -171,11 +179,11 @@ def _node(name: str) -> Node:
     return node
 
 
-def _survivors(said: bool | None, suites: Sequence[str]) -> bool:
-    """Whether broken images are spared: as said, or as a suite has it."""
+def _said(option: str, said: bool | None, suites: Sequence[str]) -> bool:
+    """An option that a suite may set: as said, or as a suite has it."""
     if said is not None:
         return said
-    return any(suite_settings(name).get("survivors", False) for name in suites)
+    return any(suite_settings(name).get(option, False) for name in suites)
 
 
 def _data(

@@ -9,7 +9,8 @@ from small_evaluations import Noisy, classifier
 
 from robusttrain.commands import compare as command
 from robusttrain.core.errors import UserError
-from robusttrain.reporting.comparison import agresti_min, compare, compared
+from robusttrain.evaluation.paired import agresti_min, compared
+from robusttrain.reporting.comparison import compare
 from robusttrain.reporting.runs import CLEAN, WORST, read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -49,6 +49,9 @@ class AverageLogits(GradientEstimator):
     def with_draws(self, draws: int) -> AverageLogits:
         return replace(self, draws=draws)
 
+    def for_one_draw(self) -> AverageLogits:
+        return self.with_draws(1)
+
     @property
     def evaluations(self) -> int:
         return self.draws

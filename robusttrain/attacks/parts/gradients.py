@@ -70,6 +70,12 @@ class GradientEstimator(ABC):
         """The same estimate, averaged over that many draws of a random model."""
         return Average(draws=draws, inner=self)
 
+    def for_one_draw(self) -> GradientEstimator:
+        """The same estimate of a model that repeats itself: what averages over draws of the model,
+        and over nothing else, takes one.
+        """
+        return self
+
     @abstractmethod
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         """Loss (B,) and gradient (B, C, H, W) at ``images`` (B, C, H, W), with randomness from
@@ -184,6 +190,10 @@ class Average(GradientEstimator):
 
     def with_draws(self, draws: int) -> Average:
         return replace(self, draws=draws)
+
+    def for_one_draw(self) -> GradientEstimator:
+        # Noise or input diversity inside differ from copy to copy even then.
+        return self.inner if isinstance(self.inner, Backprop) else self
 
     @property
     def evaluations(self) -> int:

@@ -45,6 +45,12 @@ class Source(ABC):
         """The same source, with models in place of any files that it names."""
         return self
 
+    def on_classifier(self) -> Source:
+        """What the same attacker differentiates where no defense stands before the classifier: the
+        classifier itself. A source of another model stays as it is.
+        """
+        return Target()
+
     @abstractmethod
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         """A module from images (B, C, H, W) to logits (B, K).

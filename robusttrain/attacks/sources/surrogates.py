@@ -54,6 +54,9 @@ class OtherModel(Source):
     model: nn.Module
     knows = "another model, labels"
 
+    def on_classifier(self) -> Source:
+        return self
+
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         return self.model
 
@@ -72,6 +75,9 @@ class Checkpoint(Source):
     defended: bool = False
     trust: list[str] = field(default_factory=list)
     knows = OtherModel.knows
+
+    def on_classifier(self) -> Source:
+        return self
 
     def opened(self, read: Reader) -> Source:
         if not _is_file(self.path):
@@ -96,6 +102,9 @@ class OtherDefense(Source):
     inner: Source = field(default_factory=IdentityBackward)
     knows = "kind of defense, labels"
 
+    def on_classifier(self) -> Source:
+        return self
+
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         return self.inner(self.model)
 
@@ -117,6 +126,9 @@ class OwnSurrogate(Source):
     inner: Source = field(default_factory=IdentityBackward)
     trust: list[str] = field(default_factory=list)
     knows = OtherDefense.knows
+
+    def on_classifier(self) -> Source:
+        return self
 
     def opened(self, read: Reader) -> Source:
         if not _is_file(self.path):
@@ -292,6 +304,9 @@ class Ensemble(Source):
 
     def opened(self, read: Reader) -> Source:
         return replace(self, members=[member.opened(read) for member in self.members])
+
+    def on_classifier(self) -> Source:
+        return replace(self, members=[member.on_classifier() for member in self.members])
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         return fused([member(target) for member in self.members], self.weights, self.fuse)

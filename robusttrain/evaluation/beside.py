@@ -1,0 +1,193 @@
+"""Evaluations beside an evaluation, of the same images: another attacker, or another target.
+
+`known_draw` gives the attacker the draw of the randomness that scores. `bare_classifier` attacks
+the classifier without its defense, at the same budget: what a defense is worth is the difference
+(Croce et al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robusttrain.attacks import Attack
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation.engine import Engine, Entry, EntryStore
+from robusttrain.evaluation.paired import Difference, compared
+from robusttrain.evaluation.records import CLEAN, Records
+from robusttrain.evaluation.report import Figure
+from robusttrain.evaluation.results import results
+from robusttrain.evaluation.scenario import Scenario
+from robusttrain.models.defended import DefendedClassifier
+
+KNOWN_DRAW = "known_draw"
+BARE = "bare_classifier"
+
+
+@dataclass(frozen=True)
+class Under:
+    """Keeps entries under names of their own, so that those of several evaluations lie side by
+    side.
+    """
+
+    journal: EntryStore
+    prefix: str
+
+    def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
+        return self.journal.get(f"{self.prefix}={stage}", images, labels, indices)
+
+    def put(
+        self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
+    ) -> None:
+        self.journal.put(f"{self.prefix}={stage}", images, labels, indices, entry)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A second evaluation of the same images.
+
+    Args:
+        name: its key in results.json.
+        engine: its target and attacks.
+        about: what it is, for the estimate.
+        left_out: attacks of the evaluation that it has not, and why.
+        budget: gradient evaluations an image that were planned, here and in the evaluation.
+    """
+
+    name: str
+    engine: Engine
+    about: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    budget: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations that an image costs, at most."""
+        costs = [each.attack.cost() for each in self.engine.scenarios.values()]
+        return sum(sum(cost) for cost in costs) + self.engine.verdicts_per_image
+
+    def run(
+        self, whole: Engine, images: Tensor, labels: Tensor, indices: Tensor
+    ) -> tuple[Records, dict[str, float]]:
+        """Attack one batch, as `Engine.run` does; ``whole`` is the evaluation's own engine."""
+        self.engine.advance = whole.advance
+        self.engine.journal = Under(whole.journal, self.name) if whole.journal else None
+        return self.engine.run(images, labels, indices)
+
+    def content(self, records: Records, seconds: Mapping[str, float]) -> dict[str, Any]:
+        """Its figures, for results.json."""
+        whole = results(records, self.engine, seconds)
+        figures = {key: whole[key] for key in ("random", "clean", "attacks", "worst_case")}
+        return figures | {"left_out": dict(self.left_out), "planned_gradients": dict(self.budget)}
+
+
+def known_draw(engine: Engine) -> Beside:
+    """The same attacks on the same target, by an attacker who is given the draw that scores."""
+    return Beside(KNOWN_DRAW, engine.disclosing(), "the attacker knows the draw that scores")
+
+
+def bare_classifier(
+    engine: Engine,
+    precision: Mapping[str, torch.dtype],
+    further: Mapping[str, Scenario] = MappingProxyType({}),
+) -> Beside:
+    """The same attacks on the classifier without its defense, at the same budget.
+
+    What goes through or around the defense differentiates the classifier itself; attacks that
+    then are the same run once. What averages over the defense's draws takes one. The gradient
+    evaluations that all this saves are spent on more steps, so that both targets face as many.
+
+    Args:
+        engine: of the defended target.
+        precision: in which each attack differentiates.
+        further: attacks that apply to the classifier alone; they differentiate in float32.
+    """
+    bare = DefendedClassifier(None, engine.target.classifier)
+    chosen: dict[str, Scenario] = {}
+    left_out: dict[str, str] = {}
+    for name, each in {**engine.scenarios, **further}.items():
+        attack = each.attack if bare.random else each.attack.for_one_draw()
+        scenario = Scenario(attack, each.source.on_classifier())
+        same = next((other for other, its in chosen.items() if its == scenario), None)
+        if same:
+            left_out[name] = f"without the defense it is {same}"
+            continue
+        try:
+            source = scenario.source(bare)
+            attack.check(source)
+        except UserError as error:
+            left_out[name] = str(error)
+            continue
+        chosen[name] = scenario
+    effort = _gradients(engine.scenarios) / max(1, _gradients(chosen))
+    matched = {
+        name: replace(each, attack=_longer(each.attack, effort)) for name, each in chosen.items()
+    }
+    kinds = {name: precision.get(name, torch.float32) for name in matched}
+    own = Engine(bare, matched, engine.seed, engine.scoring_draws, kinds, survivors=True)
+    budget = {"defended": _gradients(engine.scenarios), "bare": _gradients(matched)}
+    return Beside(BARE, own, "the classifier without its defense", left_out, budget)
+
+
+def _gradients(scenarios: Mapping[str, Scenario]) -> int:
+    return sum(each.attack.cost().gradients for each in scenarios.values())
+
+
+def _longer(attack: Attack, effort: float) -> Attack:
+    """An attack with ``effort`` times its steps, if steps take gradients."""
+    if effort <= 1 or not attack.cost().gradients:
+        return attack
+    return attack.scaled(effort) or attack
+
+
+def added(bare: Records, defended: Records, random: bool) -> dict[str, Any]:
+    """What a defense adds to its classifier, by image, for results.json: clean and worst case.
+
+    Args:
+        bare: of the classifier alone.
+        defended: of the same images behind the defense.
+        random: whether one of the two draws.
+    """
+    pairs = {
+        "clean": (bare.of(CLEAN).right, defended.of(CLEAN).right),
+        "worst_case": (bare.worst, defended.worst),
+    }
+    return {
+        name: _difference(compared(before, after, name, random))
+        for name, (before, after) in pairs.items()
+        if len(before)
+    }
+
+
+def _difference(each: Difference) -> dict[str, Any]:
+    ends = [None if end != end else round(end, 6) for end in (each.low, each.high)]
+    return {
+        "difference": round(each.mean, 6),
+        "ci95": ends,
+        "p": None if each.p != each.p else each.p,
+        "test": each.how,
+        "lost": each.lost,
+        "won": each.won,
+    }
+
+
+def sentence(content: Mapping[str, Any]) -> str | None:
+    """What the defense adds to its own base model, in a sentence; None where nobody looked."""
+    base = content.get(BARE)
+    if not base or "worst_case" not in base.get("added", {}):
+        return None
+    row = base["added"]["worst_case"]
+    ends = ""
+    if row["ci95"][0] is not None:
+        ends = f" ({100 * row['ci95'][0]:+.1f} to {100 * row['ci95'][1]:+.1f})"
+    before = Figure.of(base["worst_case"])
+    after = Figure.of(content["worst_case"])
+    return (
+        f"The defense adds {100 * row['difference']:+.1f} points{ends} to its own base model under"
+        f" attack: {before} without it, {after} with it."
+    )

@@ -1,0 +1,239 @@
+"""Three threats of randomness, and a defense beside its own classifier: figures that are known
+beforehand.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from robusttrain.attacks import (
+    Average,
+    ClassifierOnly,
+    IdentityBackward,
+    KnownDraw,
+    Linf,
+    OtherModel,
+    ProjectedGradient,
+    Smooth,
+    Target,
+)
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
+from robusttrain.defenses import Defense
+from robusttrain.evaluation import Engine, Scenario
+from robusttrain.evaluation.beside import added, bare_classifier, known_draw, sentence
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.randomness import all_right, randomness, under_tries
+from robusttrain.evaluation.results import results
+from robusttrain.models.defended import DefendedClassifier
+
+
+class Shift(Defense):
+    """Adds the same brightness, drawn anew for each image, to all of its pixels."""
+
+    random = True
+
+    def __init__(self, size=0.1):
+        super().__init__()
+        self.size = size
+
+    def transform(self, images, rng):
+        return images + rng.uniform((1, 1, 1), -self.size, self.size)
+
+
+class Bright(nn.Module):
+    """Class 1 for an image whose mean is above one half."""
+
+    def forward(self, images):
+        light = images.mean((1, 2, 3)) - 0.5
+        return torch.stack([-light, light], 1)
+
+
+def pgd(source=None, epsilon=0.05, gradient=None, steps=4):
+    own = {} if gradient is None else {"gradient": gradient}
+    attack = ProjectedGradient(steps=steps, step_size=epsilon, threat=Linf(epsilon), **own)
+    return Scenario(attack, source or Target())
+
+
+def flat(values):
+    """Images of one brightness each, and their class."""
+    light = torch.tensor(values)
+    return light[:, None, None, None].expand(-1, 1, 4, 4).clone(), (light > 0.5).long()
+
+
+LIGHT = [0.4, 0.42, 0.46, 0.48, 0.52, 0.56, 0.58, 0.6, 0.9, 0.1] * 6
+
+
+@pytest.fixture
+def task():
+    images, labels = flat(LIGHT)
+    return DefendedClassifier(Shift(), Bright()), images, labels, torch.arange(len(images))
+
+
+def test_the_share_of_tries_that_all_hold_is_that_of_all_subsets():
+    score = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
+    assert all_right(score, 1).tolist() == [1, 0.75, 0.5, 0.25]
+    assert all_right(score, 2).tolist() == pytest.approx([1, 3 / 6, 1 / 6, 0])
+    assert all_right(score, 4).tolist() == [1, 0, 0, 0]
+    # Without bias: over many draws of a model that is right in 70 %, 0.7 ** 3.
+    many = torch.rand(40_000, 10, generator=torch.Generator().manual_seed(0)) < 0.7
+    assert all_right(many, 3).mean().item() == pytest.approx(0.7**3, abs=0.005)
+
+
+def test_an_attacker_who_knows_the_draw_is_judged_by_that_draw(task):
+    target, images, labels, index = task
+    engine = Engine(target, {"pgd": pgd(gradient=Average(draws=3))}, seed=3)
+    whole, _ = engine.run(images, labels, index)
+    known = known_draw(engine)
+    records, _ = known.run(engine, images, labels, index)
+    # Clean: the first of the draws that score, the same for both.
+    assert records.of("clean").score.shape == (len(images), 1)
+    assert torch.equal(records.of("clean").score[:, 0], whole.of("clean").score[:, 0])
+    # Under attack: shift and perturbation add up, so an image stands exactly if its own shift plus
+    # the radius does not cross the threshold.
+    rng = Rng.for_images(3, index).fold("score").fold(0)
+    shift = Shift()(torch.zeros_like(images), rng)[:, 0, 0, 0]
+    light = torch.tensor(LIGHT)
+    side = torch.where(light > 0.5, 1.0, -1.0)
+    stands = (light + shift - 0.5) * side > 0.05
+    assert torch.equal(records.worst.bool(), stands)
+    assert 0 < stands.sum() < len(images)
+    # One draw is all that differs: the average of three takes one.
+    assert records.of("pgd").gradients.max() == 4
+
+
+def test_the_three_threats_of_one_evaluation(task):
+    target, images, labels, index = task
+    engine = Engine(target, {"pgd": pgd()}, seed=0)
+    whole, seconds = engine.run(images, labels, index)
+    known, _ = known_draw(engine).run(engine, images, labels, index)
+    rows = randomness(results(whole, engine, seconds), whole, 10, known)
+    unknown, tries, informed = (
+        rows[name]["worst_case"]["robust_accuracy"] for name in ("unknown", "tries", "known")
+    )
+    assert tries < min(informed, unknown) - 0.1
+    # Which way is down does not hang on this draw, so to know it gains nothing but its luck.
+    assert informed == pytest.approx(unknown, abs=0.1)
+    assert rows["tries"]["tries"] == 10
+    once, worst = under_tries(whole, 1)
+    assert once.mean().item() == pytest.approx(rows["unknown"]["clean"]["accuracy"], abs=1e-6)
+    assert worst.mean().item() == pytest.approx(unknown, abs=1e-6)
+
+
+def test_the_draw_goes_along_whatever_an_attack_does_with_its_streams(images):
+    class Drawn(nn.Module):
+        takes_rng = random = True
+
+        def forward(self, pictures, rng=None):
+            return rng.normal((3,))
+
+    asked = KnownDraw(Drawn())
+    rng = Rng.for_images(0, torch.arange(6))
+    scoring = rng.fold("score").fold(0)
+    streams = rng.disclosing(scoring).fold("attack").fold(7)
+    expected = Drawn()(None, Rng(scoring.keys))
+    pictures = images(6)
+    assert torch.equal(asked(pictures, streams), expected)
+    keep = torch.tensor([4, 1])
+    assert torch.equal(asked(pictures[keep], streams[keep]), expected[keep])
+    assert torch.equal(asked(pictures.repeat(2, 1, 1, 1), streams.tile(2)), expected.repeat(2, 1))
+    with pytest.raises(ValueError, match="which ones score"):
+        asked(pictures, rng)
+
+
+def test_averages_over_the_models_draws_alone_take_one():
+    once = pgd(gradient=Average(draws=20)).attack.for_one_draw()
+    assert once.cost().gradients == 4
+    smoothed = pgd(gradient=Average(draws=20, inner=Smooth(samples=1))).attack
+    assert smoothed.for_one_draw() == smoothed  # the noise differs, too
+    assert pgd().attack.for_one_draw() == pgd().attack
+
+
+def test_a_defense_that_does_nothing_adds_nothing(task):
+    _, images, labels, index = task
+    target = DefendedClassifier(Shift(size=0.0), Bright())
+    engine = Engine(target, {"pgd": pgd()}, draws=4)
+    whole, _ = engine.run(images, labels, index)
+    beside = bare_classifier(engine, {"pgd": torch.float32})
+    bare, seconds = beside.run(engine, images, labels, index)
+    assert torch.equal(bare.worst, whole.worst)
+    figures = added(bare, whole, random=True)
+    assert figures["worst_case"]["difference"] == 0
+    content = results(whole, engine, {}) | {
+        "bare_classifier": beside.content(bare, seconds) | {"added": figures}
+    }
+    assert "adds +0.0 points" in sentence(content)
+    assert sentence(results(whole, engine, {})) is None
+
+
+def test_a_defense_that_helps_adds_what_it_adds(task):
+    class Contrast(Defense):
+        """Takes the image's mean away from the threshold: twice as far."""
+
+        def transform(self, images, rng):
+            return 2 * images - 0.5 * torch.ones_like(images)
+
+    class Quantised(nn.Module):
+        """Bright, with images within 0.03 of the threshold wrong."""
+
+        def forward(self, images):
+            light = images.mean((1, 2, 3)) - 0.5
+            light = torch.where(light.abs() < 0.03, -light, light)
+            return torch.stack([-light, light], 1)
+
+    _, images, labels, index = task
+    engine = Engine(DefendedClassifier(Contrast(), Quantised()), {"pgd": pgd(epsilon=0.005)})
+    whole, _ = engine.run(images, labels, index)
+    beside = bare_classifier(engine, {"pgd": torch.float32})
+    bare, _ = beside.run(engine, images, labels, index)
+    row = added(bare, whole, random=False)["clean"]
+    # 0.48 and 0.52 are wrong without the defense and right with it: 12 of 60.
+    assert (row["won"], row["lost"]) == (12, 0)
+    assert row["difference"] == pytest.approx(0.2)
+    assert row["ci95"][0] < 0.2 < row["ci95"][1]
+    assert "McNemar" in row["test"]
+
+
+def test_the_classifier_alone_faces_the_same_attacks_at_the_same_budget(task):
+    target, images, labels, index = task
+    other = Bright()
+    engine = Engine(
+        target,
+        {
+            "through": pgd(),
+            "around": pgd(IdentityBackward()),
+            "without": pgd(ClassifierOnly()),
+            "averaged": pgd(gradient=Average(draws=5)),
+            "transferred": pgd(OtherModel(other)),
+        },
+    )
+    beside = bare_classifier(engine, dict.fromkeys(engine.scenarios, torch.float32))
+    chosen = beside.engine.scenarios
+    # Four are one and the same without a defense.
+    assert [*chosen] == ["through", "transferred"]
+    assert set(beside.left_out) == {"around", "without", "averaged"}
+    assert isinstance(chosen["through"].source, Target)
+    assert chosen["transferred"].source == OtherModel(other)
+    # 4 + 4 + 4 + 20 + 4 evaluations behind the defense, and as many without.
+    assert beside.budget == {"defended": 36, "bare": 36}
+    records, _ = beside.run(engine, images, labels, index)
+    light = torch.tensor(LIGHT)
+    assert torch.equal(records.worst.bool(), (light - 0.5).abs() > 0.05)
+
+
+def test_tries_need_as_many_draws():
+    node = {"class_path": "torch.nn.Identity"}
+    with pytest.raises(OptionError, match=r"--tries.*20.*--draws 10"):
+        EvaluationPlan(model=node, attacks={}, data=node, tries=20)
+    assert EvaluationPlan(model=node, attacks={}, data=node, tries=20, draws=20).tries == 20
+
+
+def test_a_deterministic_model_has_no_randomness_to_know(task):
+    _, images, labels, index = task
+    engine = Engine(Bright(), {"pgd": pgd()})
+    whole, _ = engine.run(images, labels, index)
+    content = results(whole, engine, {})
+    assert randomness(content, whole, None, None) is None
+    assert not math.isnan(content["worst_case"]["robust_accuracy"])
