@@ -172,3 +172,44 @@ def test_a_model_that_says_nothing_of_its_draws_is_attacked_as_a_random_one(
     assert done.code == 0, done.err
     assert "left out: pgd-quick, because the target is random" in done.err
     assert list(json.loads((tmp_path / "out" / "results.json").read_text())["attacks"]) == ["eot"]
+
+
+@pytest.fixture
+def both(tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "survivors: true\nbare_classifier: true\nknown_draw: true\n"
+        "attacks:\n"
+        "  - {attack: pgd, when: {differentiable: true}}\n"
+        "  - {attack: bpda-i, when: {differentiable: false}}\n"
+        "  - {attack: wt, when: {defended: true}}\n"
+        "images: 6\n"
+    )
+    return path
+
+
+def test_a_suite_weighs_a_defense_against_its_own_classifier(evaluate, both, tmp_path):
+    done = evaluate("--suite", both, "--attack.steps", 2, "--audit", "false")
+    assert done.code == 0, done.err
+    base = done.found["bare_classifier"]
+    # What goes around the defense is PGD without it; the suite's own pgd fits the classifier alone.
+    assert [*base["attacks"]] == ["bpda-i", "pgd"]
+    assert base["left_out"] == {"wt": "without the defense it is bpda-i"}
+    assert "difference" in base["added"]["worst_case"]
+    assert done.err.index("The defense adds") < done.err.index("none (clean)")
+    assert [*done.found["randomness"]] == ["unknown", "tries", "known"]
+    assert "besides, the attacker knows the draw that scores" in done.err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index("The defense adds") < page.index("the model classifies")
+    assert "What the attacker knows of the randomness" in page
+    names = {file.name for file in (tmp_path / "out").glob("*verdicts.safetensors")}
+    assert {"bare_classifier-verdicts.safetensors", "known_draw-verdicts.safetensors"} < names
+
+
+def test_where_nothing_stands_before_the_classifier_nothing_is_compared(evaluate, both):
+    done = evaluate("--suite", both, "--attack.steps", 2, "--audit", "false", bare=True)
+    assert done.code == 0, done.err
+    assert "bare_classifier" not in done.found
+    assert done.found["randomness"] is None
+    assert "the target has no defense, so it is its own base model" in done.err
+    assert "there is no draw to know" in done.err
