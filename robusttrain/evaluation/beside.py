@@ -184,10 +184,10 @@ def sentence(content: Mapping[str, Any]) -> str | None:
     row = base["added"]["worst_case"]
     ends = ""
     if row["ci95"][0] is not None:
-        ends = f" ({100 * row['ci95'][0]:+.1f} to {100 * row['ci95'][1]:+.1f})"
+        ends = f" ({100 * row['ci95'][0]:.1f} to {100 * row['ci95'][1]:.1f})"
     before = Figure.of(base["worst_case"])
     after = Figure.of(content["worst_case"])
     return (
-        f"The defense adds {100 * row['difference']:+.1f} points{ends} to its own base model under"
+        f"The defense adds {100 * row['difference']:.1f} points{ends} to its own base model under"
         f" attack: {before} without it, {after} with it."
     )

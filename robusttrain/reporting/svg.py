@@ -130,7 +130,7 @@ def curve(points: Sequence[Point], x: str, about: str, chance: float | None = No
         parts.append(text(left - 8, high(tick / 100) + 4, f"{tick} %", "end", "faint"))
     if chance is not None:
         parts.append(line(left, high(chance), right, high(chance), "chance"))
-        parts.append(text(right, high(chance) - 5, "guessing", "end", "faint"))
+        parts.append(text(left + 6, high(chance) - 5, "guessing", "start", "faint"))
     upper = [f"{at(point):.1f},{high(point.figure.high):.1f}" for point in shown]
     lower = [f"{at(point):.1f},{high(point.figure.low):.1f}" for point in reversed(shown)]
     parts.append(f'<polygon points="{" ".join(upper + lower)}" class="band"/>')

@@ -164,7 +164,7 @@ def test_a_defense_that_does_nothing_adds_nothing(task):
     content = results(whole, engine, {}) | {
         "bare_classifier": beside.content(bare, seconds) | {"added": figures}
     }
-    assert "adds +0.0 points" in sentence(content)
+    assert "adds 0.0 points" in sentence(content)
     assert sentence(results(whole, engine, {})) is None
 
 
