@@ -3,8 +3,8 @@
 An attack answers four questions. Each answer is a small part that can be exchanged:
 
 - What does the attacker differentiate? A ``Source``: Target, IdentityBackward, TwinBackward,
-  UnrolledTransform, ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker trained: Checkpoint,
-  OwnSurrogate, Reparameterization, Ensemble.
+  UnrolledTransform, ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker
+  trained: Checkpoint, OwnSurrogate, Reparameterization, Ensemble.
 - How is the gradient estimated? A ``GradientEstimator``: Backprop, Average (EOT), AverageLogits,
   Smooth (NRG), Diverse (DI), FiniteDifference.
 - How does the image move? An ``UpdateRule``: Sign, MomentumSign, Normalized, Adam.

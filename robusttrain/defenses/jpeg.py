@@ -170,8 +170,8 @@ class DifferentiableJPEG(Defense):
 
 
 def _halved(planes: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels. On the right the image's last column is repeated to whole blocks, below
-    the last row to an even number, as libjpeg does.
+    """Means of 2 x 2 pixels. The last column is repeated to whole blocks, the last row to an even
+    number, as libjpeg does.
     """
     height, width = planes.shape[-2:]
     margins = (0, -width % (2 * BLOCK), 0, height % 2)

@@ -103,10 +103,8 @@ class TotalVariation(Defense):
         for first in range(0, self.steps, length):
             count = min(length, self.steps - first)
             if torch.is_grad_enabled() and images.requires_grad:
-                state = checkpoint(  # type: ignore[assignment]
-                    self._moved, state, images, mask, count,
-                    use_reentrant=False, preserve_rng_state=False,
-                )  # fmt: skip
+                options = {"use_reentrant": False, "preserve_rng_state": False}
+                state = checkpoint(self._moved, state, images, mask, count, **options)  # type: ignore[assignment]
             else:
                 state = self._moved(state, images, mask, count)
         return state.image
@@ -114,11 +112,8 @@ class TotalVariation(Defense):
     def _moved(self, state: _State, images: Tensor, mask: Tensor, count: int) -> _State:
         z, ahead, fidelity, rows, columns = state
         for _ in range(count):
-            fidelity = fidelity + SIGMA * mask * (ahead - images)
-            if self.squared:
-                fidelity = fidelity / (1 + SIGMA)
-            else:
-                fidelity = _within(fidelity, 1.0, (1, 2, 3))
+            towards = fidelity + SIGMA * mask * (ahead - images)
+            fidelity = towards / (1 + SIGMA) if self.squared else _within(towards, 1.0, (1, 2, 3))
             rows = _within(rows + SIGMA * ahead.diff(dim=2), self.weight, 3)
             columns = _within(columns + SIGMA * ahead.diff(dim=3), self.weight, 2)
             # The transpose of taking differences is minus their differences, with zeros around.
