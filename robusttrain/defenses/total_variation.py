@@ -103,8 +103,15 @@ class TotalVariation(Defense):
         for first in range(0, self.steps, length):
             count = min(length, self.steps - first)
             if torch.is_grad_enabled() and images.requires_grad:
-                options = {"use_reentrant": False, "preserve_rng_state": False}
-                state = checkpoint(self._moved, state, images, mask, count, **options)  # type: ignore[assignment]
+                state = checkpoint(
+                    self._moved,
+                    state,
+                    images,
+                    mask,
+                    count,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
             else:
                 state = self._moved(state, images, mask, count)
         return state.image
