@@ -258,7 +258,24 @@ SMOKE = Scale(
     attack={"steps": 2},
     eot=("bpda-eot", {"gradient.draws": 2}),
 )
-SCALES = {scale.name: scale for scale in (SMOKE, SMALL, PAPER)}
+DIGITS = Scale(
+    name="digits",
+    about="embedded digits, f_a a ResNet of 0.1 M parameters, trained to the end",
+    data={"data": "digits", "data.batch_size": 64},
+    model={"model": "resnet_small", "model.widths": [16, 32, 64], "model.blocks": 1},
+    more={**SILENT, "trainer.enable_progress_bar": False},
+    recipe="standard",
+    f_b_recipe="f_b",
+    epochs=12,
+    f_b_epochs=6,
+    short_images=1_350,
+    train_images=1_350,
+    images=100,
+    draws=10,
+    f_b_width=16,
+    eot=("bpda-eot", {"gradient.draws": 10}),
+)
+SCALES = {scale.name: scale for scale in (SMOKE, DIGITS, SMALL, PAPER)}
 
 
 def on_imagenet(scale: Scale, folder: str) -> Scale:
