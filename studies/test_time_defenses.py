@@ -1,9 +1,9 @@
 """What defenses at test time are worth: each in front of two base models, against the base itself.
 
-Eight defenses that need no training of their own (but for g's f_b) stand before a model of standard and one of adversarial
-training. Their papers' protocol is transfer: the attack on the classifier alone. The adaptive suite
-goes through, around and without each defense, and attacks the base model at the same budget (Croce
-et al. 2022). What the attacker knows of the draw is a column of its own.
+Eight defenses that need no training of their own (but for g's f_b) stand before a model of standard
+and one of adversarial training. Their papers' protocol is transfer: the attack on the classifier
+alone. The adaptive suite goes through, around and without each defense, and attacks the base model
+at the same budget (Croce et al. 2022). What the attacker knows of the draw is a column of its own.
 """
 
 from __future__ import annotations
