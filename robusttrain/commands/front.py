@@ -61,7 +61,7 @@ OPTIONS = {
     "evaluate": (
         (
             "what is attacked",
-            "--checkpoint FILE|NAME; or --model NAME --weights FILE, --defense NAME; --data NAME",
+            "--checkpoint FILE|NAME or --model NAME --weights FILE, --defense NAME; --data NAME",
             ("model", "defense", "data"),
         ),
         ("by what", "--suite NAME, --attack NAME (repeatable)", ("suite", "attack")),
