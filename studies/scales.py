@@ -260,7 +260,7 @@ SMOKE = Scale(
 )
 DIGITS = Scale(
     name="digits",
-    about="embedded digits, f_a a ResNet of 0.1 M parameters, trained to the end",
+    about="embedded digits, f_a a ResNet of 0.08 M parameters, trained to the end",
     data={"data": "digits", "data.batch_size": 64},
     model={"model": "resnet_small", "model.widths": [16, 32, 64], "model.blocks": 1},
     more={**SILENT, "trainer.enable_progress_bar": False},

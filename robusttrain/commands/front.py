@@ -15,6 +15,7 @@ from rich.table import Table
 from robusttrain.config import presets
 from robusttrain.core.errors import UserError
 from robusttrain.core.typed import command
+from robusttrain.storage import packaged
 
 #: What each command is for.
 COMMANDS = {
@@ -22,7 +23,7 @@ COMMANDS = {
     "evaluate": "attack a classifier, and report what is left of it",
     "report": "write the report of an evaluation again, and say its verdict",
     "compare": "compare evaluations of the same images, image by image",
-    "list": "list presets: attacks, defenses, models, data, recipes, suites",
+    "list": "list presets (attacks, defenses, networks, data, ...) and trained models",
 }
 #: Examples, by command; {} stands for how it is typed.
 EXAMPLES = {
@@ -42,7 +43,7 @@ EXAMPLES = {
     ),
     "report": ("{} results/newest", "{} results/one results/two"),
     "compare": ("{} results/one results/two", "{} results/one results/two --output page.html"),
-    "list": ("{}", "{} attack suite"),
+    "list": ("{}", "{} attack suite", "{} models"),
 }
 #: Options in users' words: what they are for, and which presets' names they take.
 OPTIONS = {
@@ -60,7 +61,7 @@ OPTIONS = {
     "evaluate": (
         (
             "what is attacked",
-            "--checkpoint FILE; or --model NAME --weights FILE, --defense NAME; --data NAME",
+            "--checkpoint FILE|NAME or --model NAME --weights FILE, --defense NAME; --data NAME",
             ("model", "defense", "data"),
         ),
         ("by what", "--suite NAME, --attack NAME (repeatable)", ("suite", "attack")),
@@ -73,8 +74,13 @@ OPTIONS = {
         ("what is compared", "each folder with the first one: the same images and attacks", ()),
         ("where it goes", "--output FILE; else comparison.html in the last folder", ()),
     ),
-    "list": (("kinds", ", ".join(presets.KINDS), ()),),
+    "list": (
+        ("kinds", ", ".join(presets.KINDS), ()),
+        ("besides", "models: trained ones, which come with the package", ()),
+    ),
 }
+#: What `list` calls the models that come with the package, beside the kinds of presets.
+TRAINED = "models"
 #: Commands whose options are too many for one screen.
 LONG = ("train", "evaluate")
 #: Options whose values are files that have to be there, and options beside which another line says
@@ -123,21 +129,24 @@ def _names(kind: str, width: int) -> str:
 
 
 def list_presets(kinds: Sequence[str] = ()) -> None:
-    """All presets with their first comment, by kind; surrogates are named in attacks alone.
+    """All presets with their first comment, by kind, and the models that come with the package;
+    surrogates are named in attacks alone.
 
     Raises:
         UserError: no such kind.
     """
     for kind in kinds:
-        if kind not in presets.KINDS:
-            raise UserError(f"list {kind}: there are {', '.join(presets.KINDS)}")
+        if kind not in (*presets.KINDS, TRAINED):
+            raise UserError(f"list {kind}: there are {', '.join((*presets.KINDS, TRAINED))}")
     shown = Table(box=None, pad_edge=False)
     shown.add_column("option")
     shown.add_column("preset", style="bold")
     shown.add_column("what it is")
-    for kind in kinds or presets.KINDS:
-        for name, path in presets.names(kind).items():
-            option = "" if kind == "surrogate" else f"--{kind}"
+    options = {"surrogate": "", TRAINED: "--checkpoint"}
+    for kind in kinds or (*presets.KINDS, TRAINED):
+        listed = packaged.names() if kind == TRAINED else presets.names(kind)
+        for name, path in listed.items():
+            option = options.get(kind, f"--{kind}")
             shown.add_row(option, name, escape(presets.about(path)))
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
@@ -152,7 +161,7 @@ def refuse_at_once(arguments: Sequence[str]) -> None:
         kind = option.removeprefix("--")
         alone = option in FILES and not options & {*FILES[option]}
         if alone and (option != "--weights" or "--model" in options) and not _is_there(value):
-            raise UserError(f"{option} = {value!r}: there is no such file")
+            raise UserError(f"{option} = {value!r}: there is no such file{packaged.hint(value)}")
         if kind in ("attack", "suite", "training") and _is_name(value):
             presets.find(kind, value)
 
@@ -171,6 +180,8 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _is_there(value: str) -> bool:
     """Whether a file is there, as far as the value names one and no more."""
+    if packaged.is_packaged(value):
+        return True
     return Path(value).expanduser().exists() or any(sign in value for sign in "=:{")
 
 

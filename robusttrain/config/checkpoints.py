@@ -8,6 +8,7 @@ leave trusted packages.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,11 @@ from robusttrain.core.typed import command
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.foreign import adopt_normalisations
+from robusttrain.storage import packaged
 from robusttrain.storage.reading import read_torch
-from robusttrain.storage.weights import fit_state
+from robusttrain.storage.weights import fit_state, read_tensors
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 1
 #: Folders of models that attackers and studies trained: no user's newest run.
@@ -82,11 +86,13 @@ def self_contained(node: Any) -> Any:
 
 
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The configuration inside a checkpoint.
+    """The configuration inside a checkpoint, or in the card of a packaged model.
 
     Raises:
         UserError: no such file, damaged, needs code to load, or not a checkpoint of this framework.
     """
+    if packaged.is_packaged(path):
+        return _recipe({"robusttrain": packaged.card(path).recipe}, path)
     return _recipe(read_torch(path), path)
 
 
@@ -152,7 +158,7 @@ def load(
 
     Args:
         checkpoint: a file that ``train.py`` left (``last.ckpt`` or ``best.ckpt``); EMA weights,
-            where kept, are used.
+            where kept, are used. Or the name of a model that comes with the package.
         trust: packages besides robusttrain whose classes the checkpoint may name.
         recipe: overrides the configuration inside (another radius for g, say); weights must still
             fit.
@@ -161,7 +167,7 @@ def load(
         UserError: no such file, damaged, needs code to load, not a checkpoint, an untrusted class,
             weights that do not fit.
     """
-    content = read_torch(checkpoint)
+    content = _content(checkpoint)
     recipe = recipe or _recipe(content, checkpoint)
     defended = build_defended(recipe["model"], recipe["defense"], ("robusttrain", *trust))
     prefix = "model."
@@ -178,11 +184,27 @@ def load(
     return defended.eval()
 
 
-def newest(folder: str | os.PathLike[str]) -> Path:
+def _content(checkpoint: str | os.PathLike[str]) -> Any:
+    """The content of a checkpoint; that of a packaged model has the same form."""
+    if not packaged.is_packaged(checkpoint):
+        return read_torch(checkpoint)
+    card = packaged.card(checkpoint)
+    tensors = read_tensors(card.weights())
+    return {
+        "robusttrain": card.recipe,
+        "state_dict": {f"model.{name}": tensor for name, tensor in tensors.items()},
+    }
+
+
+def newest(folder: str | os.PathLike[str], fallback: str | None = None) -> Path:
     """The checkpoint of the newest run in ``folder``: its best one if there is one, else its last.
 
+    Args:
+        folder: with those of its folders, except what attackers and studies trained.
+        fallback: the packaged model to take where there is none; that is said.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, and no fallback.
     """
     runs = [
         path
@@ -190,10 +212,19 @@ def newest(folder: str | os.PathLike[str]) -> Path:
         if not {*path.relative_to(folder).parts} & NOBODYS
     ]
     found = sorted(runs, key=lambda path: path.stat().st_mtime)
+    if not found and fallback is not None:
+        _log.info(
+            "nothing trained under %s: taking %s, a model that comes with the package (--list shows"
+            " all of them; --checkpoint NAME takes another)",
+            folder,
+            fallback,
+        )
+        return Path(fallback)
     if not found:
         raise UserError(
             f"no checkpoint under {folder}: train one ({command('train')} --defense"
-            " advtransform), or give --checkpoint FILE, or --model NAME --weights FILE"
+            " advtransform), or give --checkpoint FILE (or NAME of a model that comes with the"
+            " package: --list), or --model NAME --weights FILE"
         )
     run = found[-1].parent
     best = run / "best.ckpt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -30,6 +31,9 @@ from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import Results, read_results
+from robusttrain.storage import packaged
+
+_log = logging.getLogger(__name__)
 
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
@@ -54,7 +58,8 @@ def parser() -> ArgumentParser:
         prog="evaluate.py",
         description=(
             "Attack a classifier and report what is left of it. Without --checkpoint or --model:"
-            " the newest checkpoint. --attack NAME and --suite NAME are repeatable; --attack.KEY"
+            " the newest checkpoint; before anything is trained, a model that comes with the"
+            " package. --attack NAME and --suite NAME are repeatable; --attack.KEY"
             " VALUE overrides a value in every attack, --attack.NAME.KEY VALUE in one. --list shows"
             " all presets. --again RESULTS repeats an evaluation and says whether it came out the"
             " same. --models A B ... measures transfer between models instead, with options of its"
@@ -227,12 +232,28 @@ def configure(
             "--defense.weights: a checkpoint holds its own f_b; to exchange it, use --model and"
             " --weights"
         )
-    path, first = started_from(arguments, nodes, KINDS)
+    fallback = None if _names_data_or_folder(arguments, nodes) else packaged.DEFAULT
+    path, first = started_from(arguments, nodes, KINDS, fallback)
     return read(options, arguments, KINDS, first, said), path
 
 
+def _names_data_or_folder(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a command line names data other than the packaged model's, or the folder of its
+    checkpoints: what it means then is no packaged model.
+    """
+    named, _ = take(arguments, lambda option: option in ("--data", "--checkpoints"))
+    said = [(f"--{key}", node[key]) for node in nodes for key in node]
+    return any(
+        option == "--checkpoints" or (option == "--data" and value != "digits")
+        for option, value in [*named, *said]
+    )
+
+
 def started_from(
-    arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]], kinds: Sequence[str]
+    arguments: Sequence[str],
+    nodes: Sequence[Mapping[str, Any]],
+    kinds: Sequence[str],
+    fallback: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """The checkpoint that a command starts from, and the parts of its recipe, by kind.
 
@@ -243,6 +264,8 @@ def started_from(
         arguments: the command line.
         nodes: contents of its configuration files.
         kinds: of the parts.
+        fallback: the packaged model to start from where no checkpoint is named and nothing was
+            trained; that is said.
 
     Raises:
         UserError: no such checkpoint, or a class of a package that is not trusted; nothing was
@@ -256,7 +279,8 @@ def started_from(
     given, _ = take(arguments, lambda option: option[2:] in wanted)
     said = {key: node[key] for node in nodes for key in wanted if key in node}
     early = read(look, [f"{option}={value}" for option, value in given], (), {}, [said])
-    path = Path(early.checkpoint) if early.checkpoint else newest(early.checkpoints)
+    given_path = Path(early.checkpoint) if early.checkpoint else None
+    path = given_path or newest(early.checkpoints, fallback)
     with naming("--checkpoint") if early.checkpoint else nullcontext():
         recipe = read_recipe(path)
     first = {kind: recipe[kind] for kind in kinds if recipe.get(kind)}

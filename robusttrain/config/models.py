@@ -1,5 +1,5 @@
-"""Models by name, for commands that take several: presets, YAML files, checkpoints, and what timm
-has pretrained.
+"""Models by name, for commands that take several: presets, YAML files, checkpoints, models that
+come with the package, and what timm has pretrained.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from robusttrain.config.origins import trained_node
 from robusttrain.core.errors import UserError, under
 from robusttrain.data import ImageData
 from robusttrain.models.foreign import load_weights
+from robusttrain.storage import packaged
 from robusttrain.transfer import Model
 
 
@@ -54,16 +55,18 @@ def short_name(specification: str) -> str:
 
 def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
     facts = data.facts()
-    if specification.endswith(".ckpt"):
+    own = packaged.is_packaged(specification)
+    if own or specification.endswith(".ckpt"):
         recipe = read_recipe(specification)
         classes = (recipe["model"].get("init_args") or {}).get("num_classes", facts.num_classes)
         if classes != facts.num_classes:
             raise UserError(
                 f"--models {specification}: has {classes} classes, the data set {facts.num_classes}"
             )
-        return Model(
-            load(specification, trust), {"model": recipe["model"], "defense": recipe["defense"]}
-        )
+        about = {"model": recipe["model"], "defense": recipe["defense"]}
+        if own:
+            about["packaged"] = packaged.card(specification).label
+        return Model(load(specification, trust), about)
     if (zoo := trained_node(specification)) is not None:
         node: dict[str, Any] = {"model": zoo}
     else:

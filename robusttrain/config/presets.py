@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from robusttrain.core.errors import UserError
+from robusttrain.storage import packaged
 
 KINDS = ("data", "model", "defense", "training", "attack", "suite", "surrogate")
 
@@ -56,6 +57,10 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
     known = names(kind)
     if name in known:
         return known[name]
+    if kind == "model" and (trained := packaged.nearest(name)):
+        several = option == "--models"
+        told = f"--models {trained}" if several else f"--checkpoint {trained}, which brings its own"
+        raise UserError(f"{option} {name}: no such preset; did you mean {told}?")
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
     hint = (
         f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"

@@ -15,6 +15,7 @@ from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan, Node
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.foreign import load_weights
+from robusttrain.storage import packaged
 
 
 def build_data(plan: EvaluationPlan) -> ImageData:
@@ -51,7 +52,9 @@ def build_target(
                 f"{plan.checkpoint} has {count} classes, the data set {facts.num_classes}: change"
                 " --data"
             )
-        return load(plan.checkpoint, plan.trust, recipe), plan.checkpoint
+        name = plan.checkpoint
+        name = packaged.card(name).label if packaged.is_packaged(name) else name
+        return load(plan.checkpoint, plan.trust, recipe), name
     norms = {checked(node, name).attack.threat.norm for name, node in plan.attacks.items()}
     fit_to_zoo(model, plan.data, norms.pop() if len(norms) == 1 else None, facts.num_classes)
     fit_to_data(model, facts, "model")

@@ -37,7 +37,7 @@ def parser() -> ArgumentParser:
         (
             "models",
             "two or more: model presets or YAML files with weights, checkpoints of train.py,"
-            " timm:NAME (pretrained)",
+            " models of the package, timm:NAME (pretrained)",
         ),
         ("targets", "those that are tested; default: all"),
         ("sources", "those that are crafted on; default: all"),

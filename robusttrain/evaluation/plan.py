@@ -29,7 +29,8 @@ class EvaluationPlan:
         attacks: nodes of the attacks by name, each with its source.
         data: node of the data set.
         defense: node of the defense before f_a; None for none.
-        checkpoint: file that train.py left, with the weights; None for a network of another origin.
+        checkpoint: file that train.py left, with the weights, or the name of a model that comes
+            with the package; None for a network of another origin.
         weights: weights of a network without a checkpoint: safetensors or a state dict.
         weights_which: which of several sets of weights in the file: averaged, raw, or the path of
             one in the file; default: averaged ones if there are any.

@@ -10,6 +10,7 @@ from robusttrain.config.checkpoints import as_before, read_recipe
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import flat
 from robusttrain.evaluation.plan import PLACES
+from robusttrain.storage import packaged
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         path = found[-1]
     else:
         path = Path(ckpt_path)
+        if packaged.is_packaged(path):
+            raise UserError(
+                f"--ckpt_path {path}: a model of the package holds weights alone, and no training"
+                " can go on from it: name a last.ckpt"
+            )
     old = read_recipe(path)
     if recipe["training"]["inner_precision"] == "auto":
         # What the run began with, whatever is faster by now.

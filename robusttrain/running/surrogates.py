@@ -162,6 +162,8 @@ class Keeper:
         """Raise UserError if the target has no g of the kind that the recipe imitates: before
         anything is trained.
         """
+        if not {"h", "defense_of_target"} & recipe.keys():
+            return  # imitates no g: the target need have none
         defense = self.target.defense
         assert defense is not None  # `path` asked for its digest
         if "defense_of_target" in recipe and not (defense.has_f_b and self.defense):

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from robusttrain.core.errors import FileError, first_line, show
+from robusttrain.storage import packaged
 from robusttrain.storage.kinds import DAMAGED, SAVE, misfit
 
 
@@ -151,11 +152,13 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
-    """The path, if it is that of a file with content.
+    """The path, if it is that of a file with content; of a packaged model that of its weights.
 
     Raises:
         FileError: there is no such file, or it is empty.
     """
+    if packaged.is_packaged(path):
+        return packaged.card(path).weights()
     path = Path(path)
     if path.is_dir():
         if any(path.glob("*.distcp")):
@@ -166,7 +169,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
             )
         raise FileError(path, "is a folder: give a file with weights")
     if not path.exists():
-        raise FileError(path, "there is no such file")
+        raise FileError(path, f"there is no such file{packaged.hint(path)}")
     if not path.is_file():  # a pipe would wait for ever
         raise FileError(path, "is not a regular file")
     if path.stat().st_size == 0:

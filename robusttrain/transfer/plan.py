@@ -19,7 +19,7 @@ class TransferPlan:
 
     Args:
         models: two or more: model presets or YAML files with weights, checkpoints of train.py,
-            timm:NAME (pretrained).
+            models of the package, timm:NAME (pretrained).
         attacks: nodes of the attacks by name.
         data: node of the data set.
         targets: models that are tested; default: all.

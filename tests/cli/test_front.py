@@ -45,6 +45,7 @@ def run(*arguments, folder=ROOT):
         (("list", "--help"), 0, "robusttrain list attack suite"),
         (("list",), 0, "bpda-eot"),
         (("list", "suite"), 0, "worst-case"),
+        (("list", "models"), 0, "digits-g"),
         (("list", "suites"), 2, "list suites: there are data, model"),
         (("evaluate", "--list"), 0, "bpda-eot"),
         (("evaluat",), 2, "robusttrain: error: evaluat: no such command; did you mean evaluate?"),
@@ -61,6 +62,7 @@ def run(*arguments, folder=ROOT):
             2,
             "--checkpoint = 'none.ckpt': there is no such file",
         ),
+        (("evaluate", "--checkpoint", "digits_g"), 2, "did you mean digits-g, a model that comes"),
     ],
 )
 def test_it_is_answered_without_torch(arguments, code, said):

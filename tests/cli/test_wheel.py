@@ -82,7 +82,15 @@ def test_from_an_empty_folder_to_a_result(installed, tmp_path):
     assert "pytorch_lightning" not in said  # its advice is about scripts of one's own
 
 
+def test_the_models_come_along(installed, tmp_path):
+    assert "digits-g" in run(installed, tmp_path, "list", "models").stdout
+    few = ("--images", 4, "--attack.steps", 1, "--attack.gradient.draws", 1, "--audit", "false")
+    done = run(installed, tmp_path, "evaluate", "--attack", "bpda-eot", *few)
+    assert done.returncode == 0, done.stderr
+    assert "taking digits-g" in done.stderr
+
+
 def test_it_says_what_is_wrong(installed, tmp_path):
-    done = run(installed, tmp_path, "evaluate")
+    done = run(installed, tmp_path, "evaluate", "--checkpoints", "nowhere")
     assert done.returncode == 2
     assert "train one (robusttrain train --defense advtransform)" in done.stderr

@@ -38,3 +38,13 @@ def test_g_inside_a_chain_keeps_its_f_b_and_takes_other_options(tmp_path, images
     x = images(4, 3, 16)
     expected = target.defense.with_steps(2)
     assert torch.equal(imitated(x, streams()), expected(x, streams()))
+
+
+def test_a_target_without_defense_is_attacked_from_models_that_imitate_no_g(tmp_path):
+    data = {"class_path": "robusttrain.data.Digits"}
+    target = DefendedClassifier(None, VGGSmall(in_channels=1, image_size=16, width=8))
+    trained = []
+    paths = Keeper(tmp_path, target, data, {}).provide(
+        ["standard"], lambda keeper, recipe, path, telling: trained.append(path)
+    )
+    assert trained == [paths["standard"]]
