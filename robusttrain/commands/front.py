@@ -53,9 +53,14 @@ OPTIONS = {
             "--model NAME, --defense NAME, --data NAME",
             ("model", "defense", "data"),
         ),
-        ("how", "--training NAME, --seed N, --trainer.max_epochs N", ("training",)),
+        (
+            "how",
+            "--training NAME, --optimizer adamw, --schedule cosine, --trainer.max_epochs N",
+            ("training",),
+        ),
         ("attacked as it trains", "--robust.attacks NAME, --robust.every N", ()),
         ("where it goes", "--checkpoints DIR, --logs DIR, --name NAME, --ckpt_path last", ()),
+        ("its curves", "--logger tensorboard, csv, wandb, mlflow; several with commas", ()),
         ("what it would cost", "--estimate", ()),
     ),
     "evaluate": (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from shlex import quote
 
 from robusttrain.config import reparameterization
@@ -33,7 +35,28 @@ def train(plan: TrainingPlan) -> None:
                 f"kept {trained.folder}/{' and '.join(trained.kept)}; attack with"
                 f" {attack}/{trained.kept[0]}"
             )
-        say(f"curves and pictures: tensorboard --logdir {quote(plan.logs)}")
+        for line in looks(plan, trained):
+            say(line)
+
+
+def looks(plan: TrainingPlan, trained: training.Trained) -> list[str]:
+    """How to look at the curves, a line for each logger."""
+    logs = Path(plan.logs)
+    run = logs / trained.folder.parent.name / trained.folder.name
+    # A run that went on has a file for each start.
+    tables = sorted(run.glob("csv*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    ways = {
+        "tensorboard": f"curves and pictures: tensorboard --logdir {quote(plan.logs)}",
+        "csv": f"curves: {quote(str(tables[-1] if tables else run))}",
+        "wandb": f"curves: the link above, or wandb sync {quote(str(logs / 'wandb'))}/offline-*",
+        "mlflow": f"curves: mlflow ui --backend-store-uri {quote(_mlflow(plan))}",
+    }
+    return [ways[name] for name in plan.loggers]
+
+
+def _mlflow(plan: TrainingPlan) -> str:
+    database = f"sqlite:///{Path(plan.logs).resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI", database)
 
 
 def outcome(metrics: Mapping[str, float], epochs: int) -> str:

@@ -44,6 +44,9 @@ LATER = {
     "mixing_alpha": 1.0,
     "inner_precision": "trainer",
     "weights_which": None,
+    "optimizer": "sgd",
+    "optimizer_options": None,
+    "schedule_options": None,
 }
 
 

@@ -268,6 +268,9 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
         )
         value = re.search(r"Got value: (.*)", message)
         reason = f"{value[1] + ': ' if value else ''}must be one of {named}"
+    if reason.startswith("Expected a ") and "Got value" not in reason:
+        given_value = re.search(r"Given value: (.*)", message)
+        reason += f". Got value: {given_value[1]}" if given_value else ""
     option = ".".join(keys).replace(".init_args.", ".")
     hint = ""
     if unknown := re.search(

@@ -20,6 +20,8 @@ import yaml
 from robusttrain.core.errors import UserError
 from robusttrain.storage import packaged
 
+#: Settings of a training that belong to its optimizer.
+OF_OPTIMIZERS = ("learning_rate", "momentum", "nesterov", "weight_decay", "optimizer_options")
 KINDS = ("data", "model", "defense", "training", "attack", "suite", "surrogate")
 
 
@@ -97,12 +99,15 @@ def read_yaml(path: Path, option: str) -> dict[str, Any]:
 def laid_over(base: Any, value: Any) -> Any:
     """``value`` over ``base``: mappings key by key, whatever else as a whole, null too.
 
-    A part of another class keeps none of the arguments that the base gives its own class.
+    A part of another class keeps none of the arguments that the base gives its own class, and a
+    training by another optimizer none of the figures of the base's.
     """
     if not isinstance(base, dict) or not isinstance(value, dict):
         return value
     if "class_path" in value and value["class_path"] != base.get("class_path"):
         base = {key: item for key, item in base.items() if key != "init_args"}
+    if "optimizer" in value and value["optimizer"] != base.get("optimizer", "sgd"):
+        base = {key: item for key, item in base.items() if key not in OF_OPTIMIZERS}
     laid = {key: laid_over(base.get(key), item) for key, item in value.items()}
     return {**base, **laid}
 

@@ -13,11 +13,14 @@ from torch import nn
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
 from robusttrain.config.command_line import new_parser, plain, read
+from robusttrain.config.optimizing import left_to_it, optimizer_named, spelt_out
 from robusttrain.config.trainer import add_trainer
+from robusttrain.core.errors import under
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import RobustTraining
+from robusttrain.training.optimizers import settled
 from robusttrain.training.plan import TrainingPlan
 
 KINDS = ("data", "model", "defense", "training")
@@ -66,7 +69,16 @@ def settings_of(
     """What a command line says of the fields of the plan, as plain values; arguments as for
     `read_plan`.
     """
+    arguments = spelt_out(arguments)
+    optimizer, others = optimizer_named(arguments)
+    if optimizer is not None:
+        below = read(parser(), others, KINDS, DEFAULTS, said)
+        if below.training.optimizer != optimizer:
+            # The figures that a preset gives belong to its own optimizer.
+            arguments = [*arguments, *left_to_it(arguments)]
     found = plain(read(parser(), arguments, KINDS, DEFAULTS, said))
+    with under("--training"):
+        found["training"] = settled(found["training"])
     return {each.name: found[each.name] for each in fields(TrainingPlan)}
 
 

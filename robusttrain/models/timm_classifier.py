@@ -66,6 +66,13 @@ class TimmClassifier(nn.Module):
         """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""
         return self.network(self.normalize(images))
 
+    def no_weight_decay(self) -> set[str]:
+        """The names of parameters that timm's own training does not decay: positions and tokens of
+        a vision transformer.
+        """
+        named = getattr(self.network, "no_weight_decay", set)  # timm's, on some of its networks
+        return {f"network.{name}" for name in named()}
+
 
 def _create(
     name: str, num_classes: int, pretrained: bool, image_size: int | None, in_channels: int

@@ -20,6 +20,7 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json
 from robusttrain.storage.weights import save_tensors
 from robusttrain.training import RobustTraining
+from robusttrain.training.optimizers import settled
 
 TRANSFORM = "AdversarialTransform"
 
@@ -109,7 +110,8 @@ def _training(preset: str) -> dict[str, Any]:
     )
     parser.add_argument("--trainer.max_epochs", type=int, default=20)
     parsed = read(parser, [f"--config={presets.find('training', preset)}"], (), {})
-    return {"training": plain(parsed.training), "epochs": parsed.trainer.max_epochs}
+    training = settled(plain(parsed.training))
+    return {"training": training, "epochs": parsed.trainer.max_epochs}
 
 
 def training_of(

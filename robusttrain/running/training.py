@@ -27,11 +27,12 @@ from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_o
 from robusttrain.running.resuming import placed
 from robusttrain.storage.files import may_write, writable
 from robusttrain.training import RobustTraining
-from robusttrain.training.board import Board
 from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy
 from robusttrain.training.cost import estimate
+from robusttrain.training.loggers import begun, ending, refuse_missing
 from robusttrain.training.plan import TrainingPlan
 from robusttrain.training.refusals import refuse, refuse_batches, refuse_memory, to_device
+from robusttrain.training.schedules import TO_THE_END
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Job:
         """
         plan = self.plan
         run: dict[str, Any] = {"seed": plan.seed, "ema": plan.ema}
-        if self.settings["schedule"] in ("cosine", "one_cycle"):
+        if self.settings["schedule"] in TO_THE_END:
             run["max_epochs"] = plan.trainer["max_epochs"]  # the schedule depends on it
         if plan.swa.start is not None:
             run["swa"] = asdict(plan.swa)
@@ -110,6 +111,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     Returns:
         What came out; None if the plan asks for an estimate alone.
     """
+    refuse_missing(plan.loggers)
     say, job = telling.say, Job(plan)
     checkpoints = may_write(Path(plan.checkpoints), "--checkpoints")
     may_write(Path(plan.logs), "--logs")
@@ -137,7 +139,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     trainer = trainer_from(
         plan.trainer,
         say,
-        logger=Board(plan.logs, job.name, place.version),
+        logger=False,  # nothing is written yet
         callbacks=[*watching, *keeping, Dashboard(recipe)],
     )
     job.data.prepare_data()
@@ -147,6 +149,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         estimate_all(job, trainer, first_look, [*watching, *keeping], say)
         return None
     attacked = objective.inner() is not None
+    trainer.loggers = begun(plan.loggers, plan.logs, job.name, place.version)
     del first_look, objective, target, sources
     if job.defense is not None:
         provide_f_b(
@@ -167,7 +170,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     say(f"best.ckpt: the epoch that is best by {monitor}{why if seldom else ''}")
     if first_process():  # the others save where the first one does: Lightning tells them
         writable(place.folder, "--checkpoints")
-    with saying_how_to_go_on(say, lambda: place.how_to_go_on):
+    with ending(trainer.loggers), saying_how_to_go_on(say, lambda: place.how_to_go_on):
         trainer.fit(
             training,
             datamodule=job.data,

@@ -83,6 +83,15 @@ class Board(TensorBoardLogger):
         return self._beside[line]
 
 
+def boards(trainer: pl.Trainer) -> list[SummaryWriter]:
+    """The TensorBoards of a training, which alone show pictures and text; none in other processes
+    than the first one.
+    """
+    if not trainer.is_global_zero:
+        return []
+    return [each.experiment for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+
+
 def is_share(name: str) -> bool:
     """Whether a metric lies between 0 and 1, and is read against them: accuracies, and flags."""
     flags = ("overfitting/catastrophic", "overfitting/robust", "inner/strength", "pace/inner_share")

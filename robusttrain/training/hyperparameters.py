@@ -44,6 +44,7 @@ def columns(recipe: Mapping[str, Any], epochs: int | None = None) -> dict[str, V
         "model": named(recipe["model"]),
         "data": named(recipe["data"]),
         "epochs": float(epochs or 0),
+        "optimizer": training["optimizer"],
         "learning rate": float(training["learning_rate"]),
         "schedule": training["schedule"],
         "weight decay": float(training["weight_decay"]),

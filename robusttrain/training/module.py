@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -26,10 +27,11 @@ from robusttrain.data import Batch
 from robusttrain.evaluation import check_classes
 from robusttrain.evaluation.precision import Speeds, measure_speeds_of
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.training import optimizers
 from robusttrain.training.crafting import Meter, crafting_in
 from robusttrain.training.mixing import MIXINGS, Mixing, mix
 from robusttrain.training.objectives import Standard, TrainingObjective
-from robusttrain.training.schedules import SCHEDULES, Schedule, scheduler
+from robusttrain.training.schedules import SCHEDULES, Schedule, options_of, scheduler
 
 InnerPrecision = Literal["trainer", "auto", "float32", "bfloat16"]
 INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
@@ -37,7 +39,7 @@ INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
 
 @checked
 class RobustTraining(pl.LightningModule):
-    """Trains f_a by SGD with momentum; the defense before it stays as it is.
+    """Trains f_a, by SGD with momentum or another optimizer; the defense before it stays as it is.
 
     Every random number belongs to (seed, epoch, image), so a run that is killed and resumed draws
     the same numbers.
@@ -46,13 +48,18 @@ class RobustTraining(pl.LightningModule):
         model: the defended classifier.
         num_classes: K, at least 2, of the labels and of the model's answers.
         objective: what the weights minimise.
-        learning_rate: SGD's, at its highest.
-        momentum: SGD's.
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: SGD's, on all trainable parameters.
+        optimizer: sgd, or a name of timm.optim's (adamw, lamb, lion, ...).
+        learning_rate: the optimizer's, at its highest; None: 0.1 for sgd, else its own default.
+        momentum: the optimizer's; None: 0.9 where it has one.
+        nesterov: whether the momentum is Nesterov's, of sgd.
+        weight_decay: of all trainable parameters in sgd; in the others not of biases and scales;
+            None: 5e-4 for sgd, else its own default.
+        optimizer_options: further arguments of the optimizer, by name: betas, eps, ...
         schedule: of the learning rate over the run: constant; cosine to zero; one_cycle: cosine
             warm-up for the first ``warmup`` of the run, then cosine to zero (torch's OneCycleLR);
-            piecewise: a tenth after each of ``milestones``.
+            piecewise: a tenth after each of ``milestones``; step, poly, tanh: timm's.
+        schedule_options: of timm's schedules: decay_epochs and decay_rate of step, power of poly,
+            min_lr of poly and tanh.
         milestones: epochs after which a piecewise schedule drops.
         warmup: share of the run in which a one_cycle schedule rises.
         warmup_epochs: epochs in which any other schedule first rises, linearly, to
@@ -70,10 +77,10 @@ class RobustTraining(pl.LightningModule):
         model: DefendedClassifier,
         num_classes: int,
         objective: TrainingObjective | None = None,
-        learning_rate: Positive = 0.1,
-        momentum: Share = 0.9,
+        learning_rate: Positive | None = None,
+        momentum: Share | None = None,
         nesterov: bool = False,
-        weight_decay: NonNegative = 5e-4,
+        weight_decay: NonNegative | None = None,
         schedule: Schedule = "one_cycle",
         milestones: list[int] | None = None,
         warmup: BelowOne = 0.2,
@@ -82,6 +89,9 @@ class RobustTraining(pl.LightningModule):
         mixing_alpha: Positive = 1.0,
         inner_precision: InnerPrecision = "trainer",
         seed: int = 0,
+        optimizer: str = "sgd",
+        optimizer_options: dict[str, Any] | None = None,
+        schedule_options: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         at_least("num_classes", num_classes, 2)
@@ -94,8 +104,6 @@ class RobustTraining(pl.LightningModule):
                 warmup_epochs,
                 "one_cycle rises by itself: give training.warmup, a share",
             )
-        if nesterov and momentum == 0:
-            raise OptionError("nesterov", True, "needs a momentum above 0")
         if (schedule == "piecewise") != bool(milestones):
             raise OptionError(
                 "milestones", milestones, "go with schedule = piecewise, and only with it"
@@ -113,12 +121,19 @@ class RobustTraining(pl.LightningModule):
             raise OptionError(
                 "mixing", mixing, f"{name} needs one label an image; set none, or --training trades"
             )
-        self.sgd: dict[str, Any] = {
-            "lr": learning_rate,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-        }
+        #: What `optimizers.make` takes.
+        self.optimizing = optimizers.settled(
+            {
+                "optimizer": optimizer,
+                "learning_rate": learning_rate,
+                "momentum": momentum,
+                "nesterov": nesterov,
+                "weight_decay": weight_decay,
+                "optimizer_options": optimizer_options or {},
+            }
+        )
+        optimizers.check_figures(self.optimizing)
+        self.schedule_options = options_of(schedule, schedule_options or {})
         self.schedule, self.milestones, self.warmup, self.warmup_epochs = (
             schedule,
             milestones or [],
@@ -144,18 +159,25 @@ class RobustTraining(pl.LightningModule):
         self._answers = False
 
     def configure_optimizers(self) -> Any:
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(trainable, **self.sgd)
+        optimizer = optimizers.make(self.model, self.optimizing)
         steps = self.trainer.estimated_stepping_batches  # first, since it counts the batches
         # max_steps may end the run within an epoch, but does not change the length of an epoch.
         per_epoch = math.ceil(
             self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         )
         settings = (self.milestones, self.warmup, self.warmup_epochs)
-        rate = scheduler(optimizer, self.schedule, steps, per_epoch, *settings)
+        rate = scheduler(
+            optimizer, self.schedule, steps, per_epoch, *settings, self.schedule_options
+        )
         if rate is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if isinstance(scheduler, Scheduler):  # timm's are given the number of steps
+            scheduler.step_update(self.global_step)
+        else:
+            super().lr_scheduler_step(scheduler, metric)
 
     def setup(self, stage: str) -> None:
         # Before DDP wraps the model; f_b, inside `Frozen`, is out of reach.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -10,6 +11,9 @@ from robusttrain.core.errors import OptionError, UserError, at_least, below_one
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
 Node = dict[str, Any]
+
+#: Where curves may go.
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ class TrainingPlan:
         seed: of every random number.
         name: of the run; default: data-defense-model.
         checkpoints: folder for checkpoints.
-        logs: folder for TensorBoard.
+        logs: folder for curves and pictures.
+        logger: what curves are written for: tensorboard, csv, wandb, mlflow, or several of them,
+            separated by commas.
         ckpt_path: resume from a file; 'last': newest run.
         ema: decay of averaged weights (0.999 say); 0 for none.
         swa: a mean of the weights over epochs.
@@ -134,6 +140,7 @@ class TrainingPlan:
     name: str | None = None
     checkpoints: str = "checkpoints"
     logs: str = "logs"
+    logger: str | list[str] = "tensorboard"
     ckpt_path: str | None = None
     ema: float = 0.0
     swa: Averaging = field(default_factory=Averaging)
@@ -151,10 +158,21 @@ class TrainingPlan:
         below_one("--ema", self.ema)
         at_least("--early_stopping", self.early_stopping, 0)
         at_least("--robust.every", self.robust.every, 0)
+        for name in self.loggers or [""]:
+            if name not in LOGGERS:
+                near = difflib.get_close_matches(name, LOGGERS, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(LOGGERS)}"
+                raise OptionError("--logger", name, f"there is no such logger; {hint}")
         if self.swa.start is not None and self.ema:
             raise OptionError(
                 "--swa.start", self.swa.start, "excludes --ema: choose one mean of the weights"
             )
+
+    @property
+    def loggers(self) -> list[str]:
+        """The loggers that were named, each once, in their order."""
+        names = self.logger.split(",") if isinstance(self.logger, str) else self.logger
+        return [*dict.fromkeys(name.strip() for name in names)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the plan again."""

@@ -14,6 +14,7 @@ from robusttrain.data import Batch
 from robusttrain.evaluation.memory import bytes_per_image, free_bytes
 from robusttrain.training import RobustTraining
 from robusttrain.training.plan import TrainingPlan
+from robusttrain.training.schedules import TO_THE_END
 
 #: Weights in half or double precision beside images in float32.
 TRUE = ("16-true", "bf16-true", "64-true", "64")
@@ -57,7 +58,7 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
     endless = (
         options.max_epochs is not None and options.max_epochs < 0 and (options.max_steps or -1) < 0
     )
-    if endless and training.schedule in ("one_cycle", "cosine"):
+    if endless and training.schedule in TO_THE_END:
         fix = (
             f"the schedule {training.schedule} needs an end: give a number, or --training.schedule"
             " constant"
@@ -115,6 +116,12 @@ def refuse_never(plan: TrainingPlan, training: RobustTraining, epochs: int) -> N
             "--training.milestones",
             training.milestones,
             f"the rate would not drop so often; {last}",
+        )
+    if training.schedule_options.get("decay_epochs", 0) >= epochs:
+        raise OptionError(
+            "--training.schedule_options.decay_epochs",
+            training.schedule_options["decay_epochs"],
+            f"the rate would never drop; {last}",
         )
     if plan.swa.start is not None and plan.swa.start >= epochs:
         raise OptionError("--swa.start", plan.swa.start, last)

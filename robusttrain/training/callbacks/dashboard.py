@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
+from torch.utils.tensorboard import SummaryWriter
 
 from robusttrain.training import hyperparameters
 from robusttrain.training.board import Board, step_of
@@ -28,7 +29,8 @@ CHARTS = {
 
 
 class Dashboard(pl.Callback):
-    """Lays out custom scalars, lists hyperparameters, and writes the final figures as a table.
+    """Gives every logger the configuration; on TensorBoard, lays out custom scalars, lists
+    hyperparameters, and writes the final figures as a table.
 
     Args:
         recipe: the configuration, as a checkpoint holds it.
@@ -38,28 +40,32 @@ class Dashboard(pl.Callback):
         self.recipe = recipe
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        board = trainer.logger
-        if not isinstance(board, Board) or not trainer.is_global_zero:
-            return
-        charts = {title: ["Multiline", [f"^{tag}$"]] for title, tag in CHARTS.items()}
-        board.experiment.add_custom_scalars({"robusttrain": charts})
-        board.log_hyperparams(dict(self.recipe))  # for hparams.yaml, which is complete
-        told = yaml.safe_dump(dict(self.recipe), sort_keys=False)
-        board.experiment.add_text("configuration", f"```yaml\n{told}```")
+        for logger in trainer.loggers:  # the complete configuration: hparams.yaml, parameters
+            logger.log_hyperparams(dict(self.recipe))
+        for board in self.boards(trainer):
+            charts = {title: ["Multiline", [f"^{tag}$"]] for title, tag in CHARTS.items()}
+            board.add_custom_scalars({"robusttrain": charts})
+            told = yaml.safe_dump(dict(self.recipe), sort_keys=False)
+            board.add_text("configuration", f"```yaml\n{told}```")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The number of epochs may hang on that of batches, which is settled by now.
-        board = trainer.logger
-        if isinstance(board, Board) and trainer.is_global_zero:
+        for board in self.boards(trainer):
             values = hyperparameters.columns(self.recipe, epochs(trainer))
             for summary in hyperparameters.beginning(values):
-                board.experiment._get_file_writer().add_summary(summary)
+                board._get_file_writer().add_summary(summary)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        board = trainer.logger
-        if isinstance(board, Board) and trainer.is_global_zero:
-            board.experiment.add_text("final", final(trainer), step_of(trainer))
-            board.experiment._get_file_writer().add_summary(hyperparameters.ending())
+        for board in self.boards(trainer):
+            board.add_text("final", final(trainer), step_of(trainer))
+            board._get_file_writer().add_summary(hyperparameters.ending())
+
+    @staticmethod
+    def boards(trainer: pl.Trainer) -> list[SummaryWriter]:
+        """What the dashboard is laid out on: the boards of train.py."""
+        if not trainer.is_global_zero:
+            return []
+        return [each.experiment for each in trainer.loggers if isinstance(each, Board)]
 
 
 def final(trainer: pl.Trainer) -> str:

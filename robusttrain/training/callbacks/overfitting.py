@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 
 from robusttrain.core.checked import Positive, checked
 from robusttrain.evaluation import Scenario
-from robusttrain.training.board import step_of
+from robusttrain.training.board import boards, step_of
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
 
 #: Accuracies of an epoch: under the check, under the inner attack, and on the training images.
@@ -99,8 +99,7 @@ class Overfitting(pl.Callback):
         if trainer.is_global_zero:
             for line in self.news(logged, now, trainer.current_epoch):
                 self.say(line)
-                board: Any = getattr(trainer.logger, "experiment", None)
-                if hasattr(board, "add_text"):
+                for board in boards(trainer):
                     board.add_text("overfitting", line, global_step=step_of(trainer))
 
     def judge(self, now: Epoch, epoch: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from robusttrain.data import Batch
 from robusttrain.evaluation import Scenario
 from robusttrain.reporting import canvas, rgb
 from robusttrain.reporting.canvas import RIGHT, WRONG
-from robusttrain.training.board import step_of
+from robusttrain.training.board import boards, step_of
 from robusttrain.training.callbacks.images import my_validation_images
 
 #: Inches of a picture, and points of its words. TensorBoard shrinks a figure to its card, which is
@@ -54,7 +54,7 @@ class Pictures(pl.Callback):
     The label stands on the left. What the defended classifier answers stands under the picture that
     it was given; blue if right. A change is amplified by one factor for all images, which its title
     gives, so that grey is no change and the largest one is black or white. Without a defense there
-    are no pictures of g.
+    are no pictures of g. Only TensorBoard shows them: for other loggers none are drawn.
 
     Args:
         scenario: the attack that is shown.
@@ -80,17 +80,13 @@ class Pictures(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         due = epoch % self.every == 0 or epoch in (1, trainer.max_epochs)
-        if (
-            trainer.sanity_checking
-            or not self.images
-            or not due
-            or trainer.global_rank
-            or trainer.logger is None
-        ):
+        shown_on = boards(trainer)
+        if trainer.sanity_checking or not self.images or not due or not shown_on:
             return
-        board: Any = trainer.logger.experiment  # type: ignore[attr-defined]
         for number, figure in enumerate(self.draw(trainer, pl_module), start=1):
-            board.add_figure(f"attack/{self.name}/{number}", figure, global_step=step_of(trainer))
+            for board in shown_on:
+                tag = f"attack/{self.name}/{number}"
+                board.add_figure(tag, figure, global_step=step_of(trainer))
 
     def draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[Figure]:
         """The figures, one for each image."""

@@ -34,6 +34,7 @@ RECIPE = {
                 }
             },
         },
+        "optimizer": "sgd",
         **{"learning_rate": 0.1, "schedule": "cosine", "weight_decay": 0.0, "mixing": "none"},
     },
     "run": {"ema": 0.0, "seed": 3},

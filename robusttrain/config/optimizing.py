@@ -1,0 +1,71 @@
+"""``--optimizer`` and ``--schedule``: short names of what stands under ``--training``; and
+``--logger``, which may be said several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robusttrain.config.command_line import take
+
+#: How settings of RobustTraining are called behind ``--optimizer.``; all others are the optimizer's
+#: own arguments.
+OF_OPTIMIZER = {
+    "lr": "learning_rate",
+    "learning_rate": "learning_rate",
+    "momentum": "momentum",
+    "nesterov": "nesterov",
+    "weight_decay": "weight_decay",
+}
+#: The same behind ``--schedule.``
+OF_SCHEDULE = {name: name for name in ("milestones", "warmup", "warmup_epochs")}
+#: What belongs to one optimizer, with what leaves it to another one.
+LEFT_TO_IT = {
+    "learning_rate": "null",
+    "momentum": "null",
+    "nesterov": "false",
+    "weight_decay": "null",
+    "optimizer_options": "null",
+}
+
+
+def spelt_out(arguments: Sequence[str]) -> list[str]:
+    """A command line with ``--optimizer adamw`` as ``--training.optimizer adamw``,
+    ``--optimizer.lr`` as ``--training.learning_rate``, and so on; several ``--logger`` as one.
+    """
+    loggers, rest = take(arguments, lambda option: option == "--logger")
+    joined = [f"--logger={','.join(value.strip('[]') for _, value in loggers)}"] if loggers else []
+    return [*(_spelt_out(argument) for argument in rest), *joined]
+
+
+def _spelt_out(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    for kind, own in (("optimizer", OF_OPTIMIZER), ("schedule", OF_SCHEDULE)):
+        if option == f"--{kind}":
+            return f"--training.{kind}{equals}{value}"
+        if option.startswith(f"--{kind}."):
+            name = option.removeprefix(f"--{kind}.")
+            return f"--training.{own.get(name, f'{kind}_options.{name}')}{equals}{value}"
+    return argument
+
+
+def optimizer_named(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The optimizer that a command line, spelt out, names last, if any; and the line without what
+    it says of optimizers.
+    """
+    about = "--training.optimizer"
+    found, rest = take(
+        arguments, lambda option: option == about or option.startswith(f"{about}_options")
+    )
+    names = [value for option, value in found if option == about]
+    return (names[-1] if names else None), rest
+
+
+def left_to_it(arguments: Sequence[str]) -> list[str]:
+    """Options that leave to a new optimizer what a command line, spelt out, does not say of it."""
+    said = [argument.partition("=")[0] for argument in arguments]
+    return [
+        f"--training.{name}={value}"
+        for name, value in LEFT_TO_IT.items()
+        if not any(each.startswith(f"--training.{name}") for each in said)
+    ]
