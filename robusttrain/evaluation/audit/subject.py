@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from robusttrain.attacks import (
     Attack,
     GradientEstimator,
-    IdentityBackward,
     Loss,
     LossFn,
     Queried,
-    Target,
 )
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit.changes import objective_of
@@ -328,14 +326,12 @@ class Subject:
     @property
     def exact(self) -> bool:
         """Whether the strongest attack's gradient claims to be the derivative of the target."""
-        return isinstance(self.scenario.source, Target) and bool(
-            self.scenario.attack.cost().gradients
-        )
+        return self.scenario.source.exact and bool(self.scenario.attack.cost().gradients)
 
     @property
     def same_forward(self) -> bool:
         """Whether the strongest attack's source answers as the target does."""
-        return isinstance(self.scenario.source, Target | IdentityBackward)
+        return self.scenario.source.same_forward
 
     def loss(self, model: nn.Module) -> Loss:
         """The strongest attack's loss on a model, for the whole sample."""
