@@ -3,11 +3,13 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import defended, fit
+from small_runs import F_A, defended, fit
 
 from robusttrain.config.attacks import scenarios
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, results
+from robusttrain.models import CifarResNet
 from robusttrain.training.callbacks import Pictures, RobustAccuracy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
