@@ -1,4 +1,4 @@
-"""Small test-time defenses on the digits: they change the image, or the answer, while they are asked.
+"""Small test-time defenses on the digits: they change the image or the answer while they are asked.
 
 Croce et al. 2022, "Evaluating the Adversarial Robustness of Adaptive Test-time Defenses", lists the
 kinds. Here each is a few lines, so that what is wrong with an evaluation is the evaluation.
