@@ -33,9 +33,9 @@ NEW_WRONG = (
         lambda: evaluation(n.Scaled(t.linear(), 1e-4), pgd(steps=40)),
     ),
     Case(
-        "a dead zone around the images, no random start",
+        "no gradient at the images, no random start",
         "another start",
-        lambda: evaluation(t.Flat(n.plain(), zone=0.002), pgd(steps=40, random_start=False)),
+        lambda: evaluation(t.Stuck(n.plain()), pgd(steps=40, random_start=False)),
     ),
     Case(
         "anti-adversary, two steps of cross entropy",
