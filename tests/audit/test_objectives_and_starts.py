@@ -100,10 +100,10 @@ def test_they_cost_what_they_say():
             version(asked, data.test[:4], wrong)
             spent = (asked.gradients + asked.queries) / 4
             assert 0 < spent <= sum(version.cost())
-        assert objectives.evaluations(attack) == sum(attack.cost()) + 2 * sum(
-            sum(each.cost()) for each in versions
-        )
-    assert objectives.evaluations(Square()) == 0
+        once = sum(sum(each.cost()) for each in versions)
+        assert objectives.evaluations(attack, decided=True) == once
+        assert objectives.evaluations(attack, decided=False) == sum(attack.cost()) + 2 * once
+    assert objectives.evaluations(Square(), decided=False) == 0
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e-12, 1e-25, 1e25])
@@ -231,7 +231,7 @@ def test_an_attack_that_says_nothing_meets_the_audits_own_ascent():
 
 def test_what_could_not_run_is_listed_and_what_has_nothing_to_ask_is_not_counted():
     audit, found = findings(
-        evaluation(n.robust(), CarliniWagner(steps=20, search_steps=1, threat=L2(0.3)))
+        evaluation(n.robust(), CarliniWagner(steps=20, search_steps=1, threat=L2(0.3))), 16, 8
     )
     assert found["loss still rising"].severity == "not run"
     assert "twice the draws" not in audit.tried  # the model draws nothing

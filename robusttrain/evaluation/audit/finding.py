@@ -29,7 +29,7 @@ CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"
 ATHALYE = "Athalye et al. 2018, Obfuscated Gradients"
 PINTOR = "Pintor et al. 2022, Indicators of Attack Failure"
 ZIMMERMANN = "Zimmermann et al. 2022, Increasing Confidence in Adversarial Robustness Evaluations"
-TASHIRO = "Tashiro et al. 2020, Output Diversified Sampling"
+TASHIRO = "Tashiro et al. 2020, Output Diversification"
 CROCE = "Croce & Hein 2020, AutoAttack"
 
 

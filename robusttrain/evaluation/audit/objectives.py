@@ -136,15 +136,20 @@ def with_other_starts(attack: Attack, classes: int) -> list[tuple[str, Attack]]:
     return list(zip(STARTS, (corner, answers), strict=True))
 
 
-def evaluations(attack: Attack, classes: int = 10) -> int:
-    """The most evaluations that both checks take for an image of the sample, if as many more
-    images have to decide.
+def evaluations(attack: Attack, decided: bool, classes: int = 10) -> int:
+    """The most evaluations that both checks take for an image of the sample.
+
+    Args:
+        attack: the strongest attack.
+        decided: whether the sample decides; else as many more images have to.
+        classes: K.
     """
     if not attack.cost().gradients:
         return 0
     versions = [version for _, _, version in with_other_objectives(attack, classes)]
     versions += [version for _, version in with_other_starts(attack, classes)]
-    return sum(attack.cost()) + 2 * sum(sum(version.cost()) for version in versions)
+    once = sum(sum(version.cost()) for version in versions)
+    return once if decided else sum(attack.cost()) + 2 * once
 
 
 def another_objective(subject: Subject) -> Finding | None:

@@ -113,17 +113,19 @@ class Audit:
             return min(self.total, self.images)
         each = [sum(scenario.attack.cost()) for scenario in self.engine.scenarios.values()] or [0]
         allowed = max(SHARE * self.total * sum(each), CHEAP)
-        wanted = max(LEAST, min(SAMPLE, int(allowed / max(1, self._attacks))))
+        wanted = max(LEAST, min(SAMPLE, int(allowed / max(1, self._attacks(decided=True)))))
         return min(self.total, wanted)
 
-    @property
-    def _attacks(self) -> int:
-        """The most evaluations that all runs of the strongest attack take, for each image."""
+    def _attacks(self, decided: bool) -> int:
+        """The most evaluations that all runs of the strongest attack take for an image of the
+        sample; ``decided`` as for `objectives.evaluations`.
+        """
         attacks = [scenario.attack for scenario in self.engine.scenarios.values()]
-        return max(
-            (self._runs * sum(each.cost()) + objectives.evaluations(each) for each in attacks),
-            default=0,
-        )
+        counts = [
+            self._runs * sum(each.cost()) + objectives.evaluations(each, decided)
+            for each in attacks
+        ]
+        return max(counts, default=0)
 
     @property
     def _runs(self) -> int:
@@ -154,8 +156,9 @@ class Audit:
             (seconds for name, seconds in expected.items() if name != "scoring"), default=0.0
         )
         forward = expected.get("scoring", 0.0) / max(1, self.engine.verdicts_per_image)
-        evaluations = self.size * (self._attacks + passes)
-        runs = self._attacks / max(1, dearest)
+        attacks = self._attacks(decided=False)
+        evaluations = self.size * (attacks + passes)
+        runs = attacks / max(1, dearest)
         return evaluations, self.size * (runs * slowest + passes * forward)
 
     def before(self, images: Tensor, labels: Tensor, indices: Tensor) -> list[Finding]:
