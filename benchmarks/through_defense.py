@@ -59,7 +59,7 @@ def prepare(steps: int, anew: bool) -> Callable[[], object]:
 
     def gradient(points: Tensor = images) -> Tensor:
         x = points.clone().requires_grad_()
-        (found,) = torch.autograd.grad(model(x, rng).logsumexp(dim=1).sum(), x)
+        (found,) = torch.autograd.grad(model(x, rng[: len(x)]).logsumexp(dim=1).sum(), x)
         return found
 
     gradient(images[:1])

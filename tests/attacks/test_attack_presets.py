@@ -50,6 +50,7 @@ from robusttrain.attacks import (
     TargetedCrossEntropy,
     TargetedDLR,
     TargetedMargin,
+    ThroughDefense,
     TwinBackward,
     UnitRMSD,
     UnrolledTransform,
@@ -155,6 +156,8 @@ FIGURES = {
     "single-pattern": (20, "0.1", False, Backprop(), Sign(), SinglePattern()),
     "ensemble-pattern": (20, "0.1", False, Backprop(), Sign(), EnsemblePattern()),
     "eot": (20, "0.1", False, Average(30), Sign(), Target()),
+    "through-defense-eot": (20, "0.1", False, Average(30), Sign(), ThroughDefense()),
+    "through-last-eot": (20, "0.1", False, Average(30), Sign(), ThroughDefense(last=3)),
     "transfer-ensemble": (
         *(18, PIXEL, False, Diverse, MomentumSign(1.0)),
         Ensemble([Checkpoint("surrogate:standard"), Checkpoint("surrogate:adversarial")]),
@@ -181,6 +184,8 @@ OTHERS = {
     "fab-t": (FAB(100, 1, 9, 0.1, 1.05, 0.9), Target()),
     "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
     "square": (Square(queries=5000, p=0.8, rescale=False, votes=10), Target()),
+    "square-quick": (Square(queries=500, p=0.8, rescale=False, votes=10), Target()),
+    "through-defense": (APGD(steps=100), ThroughDefense()),
 }
 # Attacks that only ask: the attack, and what it is told.
 QUERIES = {
@@ -322,7 +327,9 @@ def test_preset_holds_its_papers_figures(name):
 def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
     assert preset.read_text().startswith("# ")
     overrides = (
-        [("queries", "25")] if preset.stem in ("square", "random-noise") else [("steps", "1")]
+        [("queries", "25")]
+        if preset.stem in ("square", "square-quick", "random-noise")
+        else [("steps", "1")]
     )
     # A step that changes c, and one that crosses the boundary, take more than one
     if "cw" in preset.stem:

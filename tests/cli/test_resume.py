@@ -127,11 +127,15 @@ def finished(run_script, tmp_path_factory):
     return folder
 
 
+#: Whole, so that nothing is assumed of it.
+ADAMW = ["--optimizer", "adamw", "--optimizer.lr", 0.1, "--optimizer.weight_decay", 0.1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--training.learning_rate", 0.2], "training.learning_rate = 0.1, this one 0.2"),
-        (["--optimizer", "adamw", "--optimizer.lr", 0.1], "training.optimizer = None, this one"),
+        (ADAMW, "training.optimizer = 'sgd', this one 'adamw'"),
         (["--training.objective.beta", 2], "beta = 1.0, this one 2.0"),
         (["--training.objective.attack.steps", 2], "steps = 1, this one 2"),
         (["--data.batch_size", 32], "batch_size = 64, this one 32"),
