@@ -55,9 +55,7 @@ def begun(names: Sequence[str], logs: str, run: str, version: str) -> list[Logge
     }
     # Only the first of several processes writes.
     elsewhere = not first_process()
-    return [
-        DummyLogger() if elsewhere and name in EXTRAS else begin[name]() for name in names
-    ]
+    return [DummyLogger() if elsewhere and name in EXTRAS else begin[name]() for name in names]
 
 
 @contextmanager

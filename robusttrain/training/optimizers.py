@@ -67,7 +67,9 @@ def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise OptionError("learning_rate", None, fix)
     told = [f"{name.replace('_', ' ')} {missing[name]:g}" for name in missing if missing[name]]
     if optimizer != "sgd" and told:
-        _log.info("optimizer %s: %s, its own defaults, since none is given", optimizer, ", ".join(told))
+        _log.info(
+            "optimizer %s: %s, its own defaults, since none is given", optimizer, ", ".join(told)
+        )
     return {**settings, **missing}
 
 
@@ -144,7 +146,9 @@ def make(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
             f"optimizer_options.{unknown}", options[unknown], f"{optimizer} has no such option"
         ) from error
     except (ValueError, AssertionError) as error:
-        raise OptionError("optimizer_options", options, f"{optimizer}: {first_line(error)}") from error
+        raise OptionError(
+            "optimizer_options", options, f"{optimizer}: {first_line(error)}"
+        ) from error
     except (ImportError, RuntimeError) as error:
         raise OptionError("optimizer", optimizer, first_line(error)) from error
 
