@@ -10,7 +10,7 @@ clean image says at which radii.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -224,8 +224,9 @@ class Certification:
         step = self.smoothed.sigma / 4
         regular = [step * number for number in range(int(self.smoothed.largest / step) + 1)]
         own = self.radii if self.norm == "l2" else []
-        last = regular[-1] + step
-        return sorted({*(round(each, 9) for each in [*regular, *own] if each <= last)})
+        # Attacks without a bound have a radius that would hide everything else.
+        near = [each for each in own if each <= 4 * self.smoothed.largest]
+        return sorted({*(round(each, 9) for each in [*regular, *near])})
 
     def _point(self, certified: Certified, at: float, reach: float) -> dict[str, Any]:
         # One limit for both, so that neither side gains by rounding.
@@ -254,7 +255,7 @@ def _once(
     images: Tensor,
     labels: Tensor,
     indices: Tensor,
-    make: Any,
+    make: Callable[[], Entry],
 ) -> Entry:
     """A journal's entry, made where there is none."""
     entry = journal.get(stage, images, labels, indices) if journal else None
@@ -263,20 +264,3 @@ def _once(
         if journal:
             journal.put(stage, images, labels, indices, entry)
     return entry
-
-
-def finding(content: Mapping[str, Any]) -> str | None:
-    """In a sentence, that attacks broke certificates; None where there is nothing to say."""
-    certificates = content.get("certificates") or {}
-    broken = certificates.get("violations")
-    if not broken:
-        return None
-    worst = min(broken, key=lambda each: each["distance"] - each["radius"])
-    alpha, images = certificates["alpha"], content["images"]
-    return (
-        f"CERTIFICATES ARE VOID: {len(broken)} of {images} images are certified, and yet broken"
-        f" within their radius, image {worst['index']} (radius {worst['radius']:g}) at"
-        f" {worst['distance']:g} by {worst['attack']}. Luck explains no more than about"
-        f" {alpha * images:.2g} of them. Is the noise's sigma {certificates['sigma']:g}, and does"
-        " nothing come before the noise? Rounding can void certificates, too (arXiv 2207.07209)."
-    )

@@ -54,7 +54,7 @@ class EvaluationPlan:
         fresh: drop what an unfinished run left in --output.
         audit: look for weak attacks and masked gradients.
         audit_images: size of the audit's sample; default: by cost, 8 to 32.
-        strict: exit code 3 unless the audit's verdict is sound.
+        strict: exit code 3 unless the audit's verdict is sound, and no certificate was broken.
         save_images: keep adversarial images (safetensors).
         save_verdicts: keep each image's verdicts (safetensors), for reports and comparisons.
         curve: radii at which the attacks run besides, nested: 0,2/255,4/255,8/255.
@@ -65,10 +65,10 @@ class EvaluationPlan:
             hands.
         bare_classifier: attack the classifier without its defense, too, at the same budget, and say
             what the defense adds.
-        certify: certify a smoothed classifier (Cohen et al. 2019) whose defense begins with Gaussian
-            noise, and compare with what attacks leave of it.
-        certify_draws: draws that bound a certificate, or judge an adversarial image; 100,000 in
-            the paper.
+        certify: certify what a vote over Gaussian noise answers (Cohen et al. 2019), and compare
+            with what attacks leave of it; the defense has to begin with such noise.
+        certify_draws: draws that bound a certificate, or judge an adversarial image; 100,000 in the
+            paper.
         certify_choosing: draws that choose the class to certify.
         certify_alpha: how likely a certificate may be wrong.
         export: png writes adversarial images as files, and judges the files, too.
