@@ -2,7 +2,7 @@
 
     python -m benchmarks.through_defense
 
-The purifier is a loop of small convolutional networks with noise in each step, on 32 images of
+The purifier is a loop of small convolutional networks with noise in each step, on 16 images of
 32 x 32 pixels, before a linear classifier. Memory is the peak of a process of its own above what
 it held before the gradient; time is the best of three in one process, as a ratio.
 """
@@ -55,7 +55,7 @@ def prepare(steps: int, anew: bool) -> Callable[[], object]:
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     target = DefendedClassifier(Purifier(steps), classifier)
     model = ThroughDefense()(target) if anew else Target()(target)
-    images, rng = torch.rand(32, 3, 32, 32), Rng.for_images(0, torch.arange(32))
+    images, rng = torch.rand(16, 3, 32, 32), Rng.for_images(0, torch.arange(16))
 
     def gradient(points: Tensor = images) -> Tensor:
         x = points.clone().requires_grad_()

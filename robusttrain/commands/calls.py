@@ -62,6 +62,8 @@ def evaluate(
     bare_classifier: bool | None = None,
     curve: Sequence[float] = (),
     curve_effort: Sequence[float] = (),
+    certify: bool = False,
+    certify_draws: int = 1000,
     audit: bool = True,
     save_images: bool = False,
     batch_size: int = 128,
@@ -95,6 +97,9 @@ def evaluate(
             the defense adds; None: as the suite has it.
         curve: radii at which the attacks run besides.
         curve_effort: shares of their steps or queries with which they run besides.
+        certify: certify what a vote over Gaussian noise answers, and compare with what attacks
+            leave of it; the defense has to begin with such noise.
+        certify_draws: draws that bound a certificate, or judge an adversarial image.
         audit: look for weak attacks and masked gradients.
         save_images: keep adversarial images in ``output``.
         batch_size: images of a batch.
@@ -124,6 +129,8 @@ def evaluate(
             "tries": tries,
             "curve": [*curve],
             "curve_effort": [*curve_effort],
+            "certify": certify,
+            "certify_draws": certify_draws,
             "seed": seed,
             "precision": precision,
             "audit": audit,

@@ -14,13 +14,14 @@ from robusttrain.core.console import ALOUD, console, say
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.evaluation import audit_lines, table
 from robusttrain.evaluation.beside import sentence
+from robusttrain.evaluation.certificates import certificates_table, finding
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.randomness import randomness_table
 from robusttrain.evaluation.report import Results, changes
 from robusttrain.running import evaluating
 
-#: Exit codes: the audit's verdict is not sound (with --strict); a repeated evaluation came out
-#: otherwise.
+#: Exit codes: with --strict, the audit's verdict is not sound, or a certificate was broken; a
+#: repeated evaluation came out otherwise.
 UNSOUND, OTHERWISE = 3, 4
 
 
@@ -36,7 +37,7 @@ def run(arguments: list[str]) -> None:
         else:
             plan = read_plan(arguments)
             found = evaluate(plan)
-            if plan.strict and found.get("verdict", "sound") != "sound":
+            if plan.strict and (found.get("verdict", "sound") != "sound" or finding(found)):
                 sys.exit(UNSOUND)
 
 
@@ -48,6 +49,10 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
     console.print(table(found))
     if found["randomness"]:
         console.print(randomness_table(found))
+    if "certificates" in found:
+        console.print(certificates_table(found))
+        if broken := finding(found):
+            say(broken)
     if "verdict" in found:
         for line in audit_lines(found):
             say(line)

@@ -9,6 +9,7 @@ from robusttrain.defenses.bit_depth import BitDepth
 from robusttrain.defenses.chain import Chain
 from robusttrain.defenses.crop_rescale import CropRescale
 from robusttrain.defenses.fixed_pattern import FixedResizePad
+from robusttrain.defenses.gaussian_noise import GaussianNoise
 from robusttrain.defenses.jpeg import JPEG, DifferentiableJPEG
 from robusttrain.defenses.median import MedianSmoothing
 from robusttrain.defenses.random_resize_pad import RandomResizePad
@@ -25,6 +26,7 @@ __all__ = [
     "Defense",
     "DifferentiableJPEG",
     "FixedResizePad",
+    "GaussianNoise",
     "MedianSmoothing",
     "RandomResizePad",
     "TotalVariation",

@@ -58,6 +58,11 @@ class Chain(Defense):
         return any(defense.votes for defense in self.defenses)
 
     @property
+    def certified_sigma(self) -> float | None:  # type: ignore[override]
+        """That of the first part: what follows the noise is a part of the smoothed classifier."""
+        return self.defenses[0].certified_sigma  # type: ignore[return-value]
+
+    @property
     def gradients(self) -> int:  # type: ignore[override]
         return sum(defense.gradients for defense in self.defenses)  # type: ignore[misc]
 
@@ -83,6 +88,10 @@ class Chain(Defense):
         if not self.iterative:
             return super().with_steps(steps)
         return self.rebuilt(lambda part: part.with_steps(steps) if part.iterative else part)
+
+    def single_draw(self) -> Chain:
+        first, *rest = self.defenses
+        return Chain([first.single_draw(), *rest])  # type: ignore[operator, list-item]
 
     def predict(self, classify: Classify, images: Tensor, rng: Rng | None = None) -> Tensor:
         """With a vote among the parts, each part predicts in front of those that follow it: what is

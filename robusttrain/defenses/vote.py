@@ -73,6 +73,10 @@ class Vote(Defense):
         return self.defense.sides
 
     @property
+    def certified_sigma(self) -> float | None:  # type: ignore[override]
+        return self.defense.certified_sigma
+
+    @property
     def gradients(self) -> int:  # type: ignore[override]
         return self.draws * self.defense.gradients
 
@@ -96,6 +100,9 @@ class Vote(Defense):
 
     def with_steps(self, steps: int) -> Defense:
         return self._on(self.defense.with_steps(steps))
+
+    def single_draw(self) -> Defense:
+        return self.defense.single_draw()
 
     def pattern(self, size: int | None, position: Position) -> Defense:
         return self.defense.pattern(size, position)

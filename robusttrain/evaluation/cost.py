@@ -10,6 +10,7 @@ from robusttrain.core.telling import Say, duration
 from robusttrain.data import ImageData
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.beside import Beside
+from robusttrain.evaluation.certification import Certification
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.fitting import check_classes
@@ -23,6 +24,7 @@ def announce(
     say: Say,
     curves: Sequence[Curve] = (),
     besides: Sequence[Beside] = (),
+    certification: Certification | None = None,
 ) -> int:
     """Say what the evaluation will cost; returns the number of evaluations of images in all."""
     loader, batch = data.test_dataloader(), data.first_test_batch()
@@ -47,6 +49,16 @@ def announce(
     for beside in besides:
         say(f"besides, {beside.about}: at most {beside.evaluations * total:,} evaluations")
         evaluations += beside.evaluations
+    if certification is not None:
+        own, each = certification.passes
+        made = len(engine.scenarios) * (1 + sum(len(curve.further) for curve in curves))
+        spent = certification.seconds(batch.images) * total
+        say(
+            f"certificates: {own:,} forward passes per image, about {duration(own * spent)} here,"
+            f" and {each:,} for each adversarial image that may break one, at most"
+            f" {duration(made * each * spent)}"
+        )
+        evaluations += own + made * each
     if audit is not None:
         most, seconds = audit.cost(expected)
         say(

@@ -12,7 +12,7 @@ figure can rise by the luck of the draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,7 +96,14 @@ class Curve:
         """The points that the evaluation itself does not reach."""
         return [rung for rung in self.rungs if rung.value not in (0, self.own)]
 
-    def run(self, images: Tensor, labels: Tensor, indices: Tensor, whole: Records) -> Records:
+    def run(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        whole: Records,
+        seen: Callable[[Rung, Tensor, Records], None] | None = None,
+    ) -> Records:
         """Verdicts of every attack at every point; of an image that fell before, those of no
         attack.
 
@@ -105,6 +112,8 @@ class Curve:
             labels: (B,) int64.
             indices: (B,) int64.
             whole: what the evaluation itself records for them.
+            seen: called at each further point with the rows of the batch that were attacked there,
+                (m,) int64, and with their records, adversarial images included.
         """
         clean = replace(whole.of(CLEAN), images=None, broken=None)
         rows, left = {CLEAN: clean}, ~self._broken(whole.of(CLEAN))
@@ -115,9 +124,10 @@ class Curve:
             if not own and rung.value and len(here):
                 journal = Under(self.engine.journal, rung.name) if self.engine.journal else None
                 chosen = here.to(images.device)
-                records, _ = self.engine.varied(rung.of, journal).run(
-                    images[chosen], labels[chosen], indices[chosen]
-                )
+                version = self.engine.varied(rung.of, journal, keep_images=seen is not None)
+                records, _ = version.run(images[chosen], labels[chosen], indices[chosen])
+                if seen is not None:
+                    seen(rung, here, records)
             for name in self.attacks(rung):
                 if records is None:
                     rows[rung.stage(name)] = clean

@@ -123,7 +123,10 @@ class Engine:
                 raise UserError(f"attack {name}: {error}") from error
 
     def varied(
-        self, change: Callable[[Attack], Attack | None], journal: EntryStore | None = None
+        self,
+        change: Callable[[Attack], Attack | None],
+        journal: EntryStore | None = None,
+        keep_images: bool = False,
     ) -> Engine:
         """The same engine, its sources shared, with other versions of its attacks; images that one
         of them breaks are spared those that follow.
@@ -131,6 +134,7 @@ class Engine:
         Args:
             change: an attack to its other version; None leaves the attack out.
             journal: keeps what is finished.
+            keep_images: whether records hold the adversarial images.
         """
         other = copy(self)
         changed = {name: change(each.attack) for name, each in self.scenarios.items()}
@@ -139,7 +143,7 @@ class Engine:
             for name, attack in changed.items()
             if attack is not None
         }
-        other.survivors, other.keep_images, other.journal = True, False, journal
+        other.survivors, other.keep_images, other.journal = True, keep_images, journal
         return other
 
     def disclosing(self) -> Engine:

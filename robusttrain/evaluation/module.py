@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from robusttrain.attacks.base import check_images
 from robusttrain.data import Batch
 from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, Beside, added
-from robusttrain.evaluation.curve import Curve
+from robusttrain.evaluation.certification import Certification, Certified
+from robusttrain.evaluation.curve import Curve, Rung
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.examples import Fallen, fallen
 from robusttrain.evaluation.randomness import randomness
@@ -65,6 +66,8 @@ class Evaluation(pl.LightningModule):
         curves: over radii or efforts, beside the evaluation itself.
         besides: evaluations of the same images by other attackers, or of other targets.
         tries: how often an attacker may submit an image to a random target.
+        certification: certifies the images, and judges the adversarial ones on the smoothed
+            classifier.
     """
 
     def __init__(
@@ -75,8 +78,11 @@ class Evaluation(pl.LightningModule):
         curves: Sequence[Curve] = (),
         besides: Sequence[Beside] = (),
         tries: int | None = None,
+        certification: Certification | None = None,
     ) -> None:
         super().__init__()
+        self.certification = certification
+        self._certified: list[Certified] = []
         self.curves = [*curves]
         self.fallen: Fallen | None = None
         self._points: list[list[Records]] = [[] for _ in self.curves]
@@ -88,6 +94,7 @@ class Evaluation(pl.LightningModule):
         engines = [engine, *(each.engine for each in besides)]
         self.parts = nn.ModuleList(
             [part for each in engines for part in (each.target, *each.sources.values())]
+            + ([certification.smoothed.model] if certification else [])
         )
         self.results: dict[str, Any] = {}
         self._records: Records | None = None
@@ -134,12 +141,53 @@ class Evaluation(pl.LightningModule):
             return entry["images"] if entry else None
 
         self.fallen = fallen(records, self.engine.seed, images, made, self.fallen)
+        seen = self._certify(images, batch, records, made) if self.certification else None
         for curve, points in zip(self.curves, self._points, strict=True):
-            points.append(curve.run(images, batch.labels, batch.indices, records))
+            points.append(curve.run(images, batch.labels, batch.indices, records, seen))
         for beside, (parts, seconds) in zip(self.besides, self._second, strict=True):
             second, spent = beside.run(self.engine, images, batch.labels, batch.indices)
             parts.append(second.without_images())
             _add(seconds, spent)
+
+    def _certify(
+        self,
+        images: Tensor,
+        batch: Batch,
+        records: Records,
+        made: Callable[[str], Tensor | None],
+    ) -> Callable[[Rung, Tensor, Records], None]:
+        """Certify a batch, judge the evaluation's own adversarial images, and return what judges
+        those of a curve's further points.
+        """
+        assert self.certification is not None
+        certification = self.certification
+        certified = certification.certify(images, batch.labels, batch.indices)
+        self._certified.append(certified)
+        whole = torch.arange(len(images))
+        for number, name in enumerate(records.attacks):
+            adversarial = made(name)
+            assert adversarial is not None  # a journal, or the engine, keeps them
+            certification.judge(
+                certified, whole, images, adversarial.to(images.device), name, number
+            )
+
+        def seen(rung: Rung, here: Tensor, further: Records) -> None:
+            there = here.to(images.device)
+            for number, name in enumerate(records.attacks):
+                if name not in further.rows:
+                    continue
+                adversarial = further.of(name).images
+                assert adversarial is not None  # the curve was asked for them
+                certification.judge(
+                    certified,
+                    here,
+                    images[there],
+                    adversarial.to(images.device),
+                    rung.stage(name),
+                    number,
+                )
+
+        return seen
 
     def on_test_epoch_end(self) -> None:
         if self._others:
@@ -167,6 +215,11 @@ class Evaluation(pl.LightningModule):
                 curve.kind: curve.points(gather((parts, {}))[0])
                 for curve, parts in zip(self.curves, self._points, strict=True)
             }
+
+        if self.certification is not None:
+            parts = [part for mine in everyone(self._certified) for part in mine]
+            certified = Certified.merged(parts)
+            self.results["certificates"] = self.certification.content(certified)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.engine.target(images)

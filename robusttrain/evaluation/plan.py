@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -53,7 +54,7 @@ class EvaluationPlan:
         fresh: drop what an unfinished run left in --output.
         audit: look for weak attacks and masked gradients.
         audit_images: size of the audit's sample; default: by cost, 8 to 32.
-        strict: exit code 3 unless the audit's verdict is sound.
+        strict: exit code 3 unless the audit's verdict is sound, and no certificate was broken.
         save_images: keep adversarial images (safetensors).
         save_verdicts: keep each image's verdicts (safetensors), for reports and comparisons.
         curve: radii at which the attacks run besides, nested: 0,2/255,4/255,8/255.
@@ -64,6 +65,12 @@ class EvaluationPlan:
             hands.
         bare_classifier: attack the classifier without its defense, too, at the same budget, and say
             what the defense adds.
+        certify: certify what a vote over Gaussian noise answers (Cohen et al. 2019), and compare
+            with what attacks leave of it; the defense has to begin with such noise.
+        certify_draws: draws that bound a certificate, or judge an adversarial image; 100,000 in the
+            paper.
+        certify_choosing: draws that choose the class to certify.
+        certify_alpha: how likely a certificate may be wrong.
         export: png writes adversarial images as files, and judges the files, too.
         checkpoints: folder of the newest checkpoint, and of an attacker's models.
         trainer: options of Lightning's Trainer.
@@ -105,6 +112,10 @@ class EvaluationPlan:
     tries: int | None = None
     known_draw: bool = False
     bare_classifier: bool = False
+    certify: bool = False
+    certify_draws: int = 1000
+    certify_choosing: int = 100
+    certify_alpha: float = 0.001
     export: str | None = None
     checkpoints: str = "checkpoints"
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -121,6 +132,16 @@ class EvaluationPlan:
             at_least("--surrogate_epochs", self.surrogate_epochs, 1)
         if self.audit_images is not None:
             at_least("--audit_images", self.audit_images, LEAST)
+        at_least("--certify_choosing", self.certify_choosing, 1)
+        if not 0 < self.certify_alpha < 1:
+            raise OptionError("--certify_alpha", self.certify_alpha, "must lie between 0 and 1")
+        if self.certify_draws < (least := math.ceil(math.log2(2 / self.certify_alpha))):
+            raise OptionError(
+                "--certify_draws",
+                self.certify_draws,
+                f"decide nothing even if all agree: with --certify_alpha {self.certify_alpha:g}"
+                f" give at least {least}",
+            )
         for name, values in (("--curve", self.curve), ("--curve_effort", self.curve_effort)):
             for value in values:
                 at_least(name, value, 0)

@@ -18,6 +18,8 @@ from robusttrain.data import ImageData
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, journalled_audit
 from robusttrain.evaluation.beside import Beside, bare_classifier, known_draw
+from robusttrain.evaluation.certification import Certification
+from robusttrain.evaluation.certify import Smoothed
 from robusttrain.evaluation.choosing import Run, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
 from robusttrain.evaluation.cost import announce, check_sources
@@ -104,6 +106,26 @@ def besides_of(
     return besides
 
 
+def certification_of(
+    plan: EvaluationPlan, subject: Subject, engine: Engine
+) -> Certification | None:
+    """What certifies the images, if the plan asks for that.
+
+    Raises:
+        UserError: the target's defense does not begin with Gaussian noise.
+    """
+    if not plan.certify:
+        return None
+    smoothed = Smoothed.of(
+        subject.target,
+        subject.data.facts().num_classes,
+        plan.certify_draws,
+        plan.certify_choosing,
+        plan.certify_alpha,
+    )
+    return Certification(engine, smoothed, plan.curve)
+
+
 def identity(
     plan: EvaluationPlan, subject: Subject, precisions: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -154,12 +176,16 @@ def attack(
         curves_of(plan, engine),
         besides_of(plan, subject, engine, types, say),
         plan.tries,
+        certification_of(plan, subject, engine),
     )
     audited = journalled_audit(journal, plan.audit_images) if plan.audit else {}
     audit = (
         Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
     )
-    total = announce(engine, data, audit, say, evaluation.curves, evaluation.besides)
+    total = announce(
+        *(engine, data, audit, say, evaluation.curves, evaluation.besides),
+        evaluation.certification,
+    )
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, plan.seed, device, say)
     share = None if total is None else total / trainer.world_size

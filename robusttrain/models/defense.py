@@ -60,6 +60,10 @@ class Defense(nn.Module, ABC):
     votes: bool = False
     #: Gradient evaluations of g's own model that one image costs.
     gradients: int = 0
+    #: Standard deviation, in pixel values, of the independent Gaussian noise that g adds to every
+    #: pixel before it does anything else, and that nothing else depends on; None if there is none.
+    #: The vote over this noise then has a certified radius [Cohen et al. 2019].
+    certified_sigma: float | None = None
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """g(images).
@@ -148,6 +152,12 @@ class Defense(nn.Module, ABC):
             rng: as for ``forward``.
         """
         return classify(self(images, rng), rng)
+
+    def single_draw(self) -> Defense:
+        """The same defense with one draw of the noise of ``certified_sigma`` a pass, where it votes
+        on that noise.
+        """
+        return self
 
     def pattern(self, size: int | None, position: Position) -> Defense:
         """One of the patterns that g may draw, as a defense of its own, for an attacker to try.

@@ -140,6 +140,9 @@ svg .bar.worst { fill: var(--orange); fill-opacity: .7; }
 svg .whisker { stroke: var(--ink); stroke-width: 1.6; }
 svg .line { stroke: var(--blue); stroke-width: 2.2; fill: none; }
 svg .band { fill: var(--band); }
+svg .second { stroke: var(--orange); stroke-dasharray: 7 4; }
+svg .dot.second { fill: var(--orange); stroke: none; }
+svg .band.second { fill: var(--orange); fill-opacity: .15; stroke: none; }
 svg .dot { fill: var(--blue); }
 svg .dot.own { fill: var(--orange); }
 svg .chance { stroke: var(--faint); stroke-dasharray: 4 4; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from robusttrain.reporting import words
+from robusttrain.reporting.certificates import certificates
 from robusttrain.reporting.curves import over_effort, over_epsilon
 from robusttrain.reporting.details import audit, base, cost, knowledge, repeat, threat, versions
 from robusttrain.reporting.html import Html, joined, page, section, tag
@@ -55,6 +56,7 @@ def _parts(run: Run) -> list[Html]:
         _accuracy(run),
         base(run),
         knowledge(run),
+        certificates(run),
         over_epsilon(run),
         over_effort(run),
         per_class(run),

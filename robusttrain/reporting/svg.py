@@ -103,7 +103,13 @@ class Point:
     own: bool = False
 
 
-def curve(points: Sequence[Point], x: str, about: str, chance: float | None = None) -> Html:
+def curve(
+    points: Sequence[Point],
+    x: str,
+    about: str,
+    chance: float | None = None,
+    second: Sequence[Point] = (),
+) -> Html:
     """Accuracy from 0 to 100 % over x, its 95 % interval as a band.
 
     Args:
@@ -111,12 +117,14 @@ def curve(points: Sequence[Point], x: str, about: str, chance: float | None = No
         x: what is on the x-axis, with its unit.
         about: for whoever cannot see it.
         chance: accuracy of guessing, drawn as a dashed line.
+        second: of another curve, over the same x; drawn dashed.
     """
     left, right, top, foot = 56, WIDTH - 30, 14, 254
     shown = [point for point in points if point.figure.accuracy is not None]
     if len(shown) < 2:
         return Html("")
-    span = max(point.x for point in shown) - shown[0].x or 1.0
+    other = [point for point in second if point.figure.accuracy is not None]
+    span = max(point.x for point in [*shown, *other]) - shown[0].x or 1.0
 
     def at(point: Point) -> float:
         return left + (right - left) * (point.x - shown[0].x) / span
@@ -131,19 +139,22 @@ def curve(points: Sequence[Point], x: str, about: str, chance: float | None = No
     if chance is not None:
         parts.append(line(left, high(chance), right, high(chance), "chance"))
         parts.append(text(left + 6, high(chance) - 5, "guessing", "start", "faint"))
-    upper = [f"{at(point):.1f},{high(point.figure.high):.1f}" for point in shown]
-    lower = [f"{at(point):.1f},{high(point.figure.low):.1f}" for point in reversed(shown)]
-    parts.append(f'<polygon points="{" ".join(upper + lower)}" class="band"/>')
-    path = " ".join(f"{at(point):.1f},{high(point.figure.accuracy or 0):.1f}" for point in shown)
-    parts.append(f'<polyline points="{path}" class="line"/>')
+    for series, kind in ((other, " second"), (shown, "")):
+        upper = [f"{at(point):.1f},{high(point.figure.high):.1f}" for point in series]
+        lower = [f"{at(point):.1f},{high(point.figure.low):.1f}" for point in reversed(series)]
+        means = [f"{at(point):.1f},{high(point.figure.accuracy or 0):.1f}" for point in series]
+        if len(series) > 1:
+            parts.append(f'<polygon points="{" ".join(upper + lower)}" class="band{kind}"/>')
+            parts.append(f'<polyline points="{" ".join(means)}" class="line{kind}"/>')
+        parts += [
+            f'<circle cx="{at(point):.1f}" cy="{high(point.figure.accuracy or 0):.1f}" r="4.5"'
+            f' class="dot{" own" if point.own else ""}{kind}"><title>{html(point.label)}:'
+            f" {html(str(point.figure))}</title></circle>"
+            for point in series
+        ]
     last = -1000.0
     for point in shown:
         place = at(point)
-        parts.append(
-            f'<circle cx="{place:.1f}" cy="{high(point.figure.accuracy or 0):.1f}" r="4.5"'
-            f' class="dot{" own" if point.own else ""}"><title>{html(point.label)}:'
-            f" {html(str(point.figure))}</title></circle>"
-        )
         if place - last > 62:
             parts.append(text(place, foot + 18, point.label, "middle", "faint"))
             last = place

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from robusttrain.evaluation.beside import sentence
+from robusttrain.evaluation.certificates import finding
 from robusttrain.evaluation.report import Figure, Results
 
 #: Whose figure may not be believed as it stands.
@@ -56,7 +57,9 @@ def verdict(results: Results) -> list[str]:
         return ["No image was evaluated: nothing is said about the model."]
     mean = f", on average over {counted(content['draws'], 'draw')} of its randomness"
     added = sentence(content)
+    broken = finding(content)
     sentences = [
+        *([broken] if broken else []),
         *([added] if added else []),
         f"Of {counted(total)} the model classifies {of(results.clean, total)} rightly"
         f"{mean if content['random'] else ''}.",
@@ -122,4 +125,6 @@ def belief(results: Results) -> str:
 
 def doubtful(results: Results) -> bool:
     """Whether the verdict warns."""
+    if finding(results.json):
+        return True
     return "verdict" not in results.json or results.json["verdict"] != "sound"

@@ -22,7 +22,14 @@ from robusttrain.evaluation.export import check_export
 from robusttrain.evaluation.fitting import check_classes, one_threat, settle
 from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
-from robusttrain.evaluation.running import Subject, attack, identity, precisions_of, settings_of
+from robusttrain.evaluation.running import (
+    Subject,
+    attack,
+    certification_of,
+    identity,
+    precisions_of,
+    settings_of,
+)
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
@@ -71,7 +78,9 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     at_hand = {
         name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)
     }
-    check_sources(Engine(subject.target, at_hand), subject.data)
+    engine = Engine(subject.target, at_hand)
+    check_sources(engine, subject.data)
+    certification_of(plan, subject, engine)
     threats = [("--epsilon", each.attack.threat) for each in attacks.values()]
     for line in covering([*threats, *threats_of(subject.target.defense)], facts):
         say(line)

@@ -158,6 +158,8 @@ FIGURES = {
     "eot": (20, "0.1", False, Average(30), Sign(), Target()),
     "through-defense-eot": (20, "0.1", False, Average(30), Sign(), ThroughDefense()),
     "through-last-eot": (20, "0.1", False, Average(30), Sign(), ThroughDefense(last=3)),
+    "eot-l2": (20, "0.1", False, Average(30), Normalized(), Target()),
+    "pgd-l2": (20, "0.1", True, Backprop(), Normalized(), Target()),
     "transfer-ensemble": (
         *(18, PIXEL, False, Diverse, MomentumSign(1.0)),
         Ensemble([Checkpoint("surrogate:standard"), Checkpoint("surrogate:adversarial")]),
@@ -167,7 +169,7 @@ TARGETED = ("fgsm-targeted", "fgm-targeted", "ifgsm-targeted", "nrigsm-targeted"
 OBJECTIVES = {"bpda-i-margin": Margin(), **dict.fromkeys(TARGETED, TargetedCrossEntropy("random"))}
 THREATS = dict.fromkeys(
     ("fgm", "fgm-targeted", "ifgm", "nrfgm", "nrifgm"), RMSD(0.0588235294117647)
-)
+) | dict.fromkeys(("eot-l2", "pgd-l2"), L2(0.5))
 # The paper's start over 5,000 draws: within the threat, and moving 0.031 around it as the paper
 # does.
 MEAN_STARTS = {"wt-mean-start": (None, 0.031), "wt-mean-start-unrestricted": (0.031, 0.3)}

@@ -28,7 +28,7 @@ def test_the_presets_that_are_promised():
     } <= set(presets.names("data"))
     assert {"vgg_small", "resnet18", "resnet_small", "timm"} <= set(presets.names("model"))
     assert {"advtransform", "randomization", "none"} <= set(presets.names("defense"))
-    transformations = "jpeg bit-depth median total-variation crop-rescale vote"
+    transformations = "jpeg bit-depth median total-variation crop-rescale vote noise smoothing"
     assert set(transformations.split()) <= set(presets.names("defense"))
     assert {"standard", "adversarial", "trades", "adversarial-through-g"} <= set(
         presets.names("training")
@@ -64,7 +64,7 @@ def test_every_attack_preset_is_an_attack(name):
         "minimal-norm": 1.0,
     }
     unusual |= dict.fromkeys(("cw", "cw-paper", "d-cw", "deepfool"), 1000.0)
-    usual = 15 / 255 if scenario.attack.threat.norm == "rmsd" else 0.031
+    usual = {"rmsd": 15 / 255, "l2": 0.5}.get(scenario.attack.threat.norm, 0.031)
     assert scenario.attack.threat.epsilon == pytest.approx(unusual.get(name, usual))
     assert scenario.knowledge
 
