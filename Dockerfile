@@ -1,9 +1,9 @@
 # robusttrain on a CPU, as a normal user. `evaluate` is what runs where no other command is named.
 #
 #   docker build --tag robusttrain .
-#   docker run --rm robusttrain list
+#   docker run --rm robusttrain                       # a first look at a model that comes along
 #   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/work" robusttrain train
-#   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/work" robusttrain
+#   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD:/work" robusttrain evaluate --suite worst-case
 #
 # PyPI's torch for x86 brings CUDA's libraries, which a CPU does not need. With the index of the
 # CPU wheels, which PyTorch's installation page names, the image is gigabytes smaller:

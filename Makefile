@@ -1,11 +1,11 @@
-# make demo: the main job on the embedded data set.  make test: all tests.  Both set everything up first.
+# make demo: the main job on the embedded data set.  make test: all tests.  make docs: the site.  Each sets everything up first.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test docs lint format clean
 
 # Twice the paper's epsilon, as digits are easier than photographs. The audit takes several times as long as the attacks
 # here; any other evaluation has it unless told otherwise.
@@ -26,6 +26,15 @@ test: $(INSTALLED)
 	@# A worker that dies fails the run, with the name of its test; a new one in its place would wait for good.
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
+# Strict: whatever mkdocs warns of, dead links and anchors among it, is an error.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --clean
+	@echo "open site/index.html"
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@
+
 lint: $(INSTALLED)
 	$(BIN)/pre-commit run --all-files
 
@@ -44,4 +53,4 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
