@@ -29,7 +29,7 @@ test: $(INSTALLED)
 # Strict: whatever mkdocs warns of, dead links and anchors among it, is an error.
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --clean
-	@echo "open site/index.html"
+	@echo "open site/index.html, or with search: $(BIN)/python -m http.server --directory site"
 
 $(VENV)/.docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

@@ -11,7 +11,7 @@ An attack answers four questions. Each answer is a small part that can be exchan
 - Where may it go? A ``Threat``: Linf, L2.
 
 What it maximises is the ``Objective``: CrossEntropy, WrongProbability, Margin, DLR, KLDivergence,
-the targeted ones. BPDA with EOT reads, in full::
+the targeted ones. BPDA with EOT reads, in full:
 
     source = IdentityBackward()(target)
     attack = ProjectedGradient(steps=50, step_size=0.002, gradient=Average(draws=500))
