@@ -96,16 +96,18 @@ def test_links_out_of_the_documentation_follow_into_the_site():
 
 
 def typed(page: str) -> list[list[str]]:
-    """The commands ``robusttrain ...`` that a page shows, without those that need files of yours."""
+    """The commands ``robusttrain ...`` that a page shows, but those that need files of yours."""
     lines = re.findall(r"^    robusttrain ((?:train|evaluate) .*)$", text_of(page), re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines if "path/to" not in line]
 
 
 #: Little work, for whatever a page has one type.
 LITTLE = {
-    "train": "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --robust.every 0"
-    " --pictures.images 0 --model mlp".split(),
-    "evaluate": "--images 2 --draws 2 --audit false --precision float32".split(),
+    "train": [
+        *("--model", "mlp", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"),
+        *("--robust.every", "0", "--pictures.images", "0"),
+    ],
+    "evaluate": ["--images", "2", "--draws", "2", "--audit", "false", "--precision", "float32"],
 }
 
 
