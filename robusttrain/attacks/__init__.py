@@ -2,9 +2,9 @@
 
 An attack answers four questions. Each answer is a small part that can be exchanged:
 
-- What does the attacker differentiate? A ``Source``: Target, IdentityBackward, TwinBackward,
-  UnrolledTransform, ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker
-  trained: Checkpoint, OwnSurrogate, Reparameterization, Ensemble.
+- What does the attacker differentiate? A ``Source``: Target, ThroughDefense, IdentityBackward,
+  TwinBackward, UnrolledTransform, ClassifierOnly, FixedRandomness, FewerSteps; models that the
+  attacker trained: Checkpoint, OwnSurrogate, Reparameterization, Ensemble.
 - How is the gradient estimated? A ``GradientEstimator``: Backprop, Average (EOT), AverageLogits,
   Smooth (NRG), Diverse (DI), FiniteDifference.
 - How does the image move? An ``UpdateRule``: Sign, MomentumSign, Normalized, Adam.
@@ -86,15 +86,15 @@ from robusttrain.attacks.sources.basic import (
 )
 from robusttrain.attacks.sources.known import KnownDraw
 from robusttrain.attacks.sources.patterns import EnsemblePattern, SinglePattern
+from robusttrain.attacks.sources.stand_ins import Reparameterization, StandIn
 from robusttrain.attacks.sources.surrogates import (
     Checkpoint,
     Ensemble,
     OtherDefense,
     OtherModel,
     OwnSurrogate,
-    Reparameterization,
-    StandIn,
 )
+from robusttrain.attacks.sources.through import ThroughDefense
 from robusttrain.attacks.sources.twin_backward import TwinBackward
 from robusttrain.attacks.sources.unrolled import UnrolledTransform
 
@@ -158,6 +158,7 @@ __all__ = [
     "TargetedDLR",
     "TargetedMargin",
     "Threat",
+    "ThroughDefense",
     "TwinBackward",
     "UnitRMSD",
     "UnrolledTransform",

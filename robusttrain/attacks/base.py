@@ -180,6 +180,15 @@ class Attack(ABC):
             return self._with(**{name: change(estimator)})
         return self._inside(lambda member: member.with_gradient(change))
 
+    def with_objective(self, objective: Objective) -> Attack | None:
+        """The same attack with another objective in place of its own; None where it has none that
+        can be exchanged.
+        """
+        name, _ = part(self, Objective)  # type: ignore[type-abstract]
+        if name is not None:
+            return self._with(**{name: objective})
+        return self._inside(lambda member: member.with_objective(objective))
+
     def with_draws(self, least: int) -> Attack | None:
         """The same attack with twice the draws of a random model, and at least ``least``.
 

@@ -8,7 +8,6 @@ leave trusted packages.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +25,6 @@ from robusttrain.models.foreign import adopt_normalisations
 from robusttrain.storage import packaged
 from robusttrain.storage.reading import read_torch
 from robusttrain.storage.weights import fit_state, read_tensors
-
-_log = logging.getLogger(__name__)
 
 FORMAT = 1
 #: Folders of models that attackers and studies trained: no user's newest run.
@@ -204,7 +201,7 @@ def newest(folder: str | os.PathLike[str], fallback: str | None = None) -> Path:
 
     Args:
         folder: with those of its folders, except what attackers and studies trained.
-        fallback: the packaged model to take where there is none; that is said.
+        fallback: the packaged model to take where there is none.
 
     Raises:
         UserError: there is none, and no fallback.
@@ -216,12 +213,6 @@ def newest(folder: str | os.PathLike[str], fallback: str | None = None) -> Path:
     ]
     found = sorted(runs, key=lambda path: path.stat().st_mtime)
     if not found and fallback is not None:
-        _log.info(
-            "nothing trained under %s: taking %s, a model that comes with the package (--list shows"
-            " all of them; --checkpoint NAME takes another)",
-            folder,
-            fallback,
-        )
         return Path(fallback)
     if not found:
         raise UserError(

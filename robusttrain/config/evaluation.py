@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,6 +22,7 @@ from robusttrain.config.command_line import (
     read,
     take,
 )
+from robusttrain.config.first_look import asks_for_others, first_look
 from robusttrain.config.numbers import several
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
@@ -32,8 +32,6 @@ from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import Results, read_results
 from robusttrain.storage import packaged
-
-_log = logging.getLogger(__name__)
 
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
@@ -154,6 +152,8 @@ def read_plan(
     chosen = take(rest, lambda option: option == "--output")[0]
     values["beside"] = not chosen and not any("output" in node for node in nodes)
     values["checkpoint"] = None if path is None else str(path)
+    if path is not None and config.checkpoint is None and packaged.is_packaged(path):
+        values |= first_look(values)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
     return EvaluationPlan(**{**values, "trainer": trainer})
 
@@ -232,21 +232,9 @@ def configure(
             "--defense.weights: a checkpoint holds its own f_b; to exchange it, use --model and"
             " --weights"
         )
-    fallback = None if _names_data_or_folder(arguments, nodes) else packaged.DEFAULT
+    fallback = None if asks_for_others(arguments, nodes) else packaged.DEFAULT
     path, first = started_from(arguments, nodes, KINDS, fallback)
     return read(options, arguments, KINDS, first, said), path
-
-
-def _names_data_or_folder(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a command line names data other than the packaged model's, or the folder of its
-    checkpoints: what it means then is no packaged model.
-    """
-    named, _ = take(arguments, lambda option: option in ("--data", "--checkpoints"))
-    said = [(f"--{key}", node[key]) for node in nodes for key in node]
-    return any(
-        option == "--checkpoints" or (option == "--data" and value != "digits")
-        for option, value in [*named, *said]
-    )
 
 
 def started_from(
@@ -265,7 +253,7 @@ def started_from(
         nodes: contents of its configuration files.
         kinds: of the parts.
         fallback: the packaged model to start from where no checkpoint is named and nothing was
-            trained; that is said.
+            trained.
 
     Raises:
         UserError: no such checkpoint, or a class of a package that is not trusted; nothing was

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robusttrain.config.command_line import take
+from robusttrain.config.presets import OF_OPTIMIZERS
 
 #: How settings of RobustTraining are called behind ``--optimizer.``; all others are the optimizer's
 #: own arguments.
@@ -19,14 +20,8 @@ OF_OPTIMIZER = {
 }
 #: The same behind ``--schedule.``
 OF_SCHEDULE = {name: name for name in ("milestones", "warmup", "warmup_epochs")}
-#: What belongs to one optimizer, with what leaves it to another one.
-LEFT_TO_IT = {
-    "learning_rate": "null",
-    "momentum": "null",
-    "nesterov": "false",
-    "weight_decay": "null",
-    "optimizer_options": "null",
-}
+#: What leaves to an optimizer the settings that belong to it.
+LEFT_TO_IT = {name: "false" if name == "nesterov" else "null" for name in OF_OPTIMIZERS}
 
 
 def spelt_out(arguments: Sequence[str]) -> list[str]:

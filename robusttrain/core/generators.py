@@ -20,6 +20,7 @@ class SharedGenerators:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._torch = [torch.default_generator]
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -106,6 +109,8 @@ class Rng:
 
     def _bits(self, shape: Sequence[int]) -> Tensor:
         count = math.prod(shape)
+        if (noted := _noted.get()) is not None:
+            noted.setdefault(self, self.position)
         counters = torch.arange(
             self.position + 1, self.position + 1 + count, device=self.keys.device
         )
@@ -137,3 +142,44 @@ class Rng:
     def permutation(self, count: int) -> Tensor:
         """(B, count) int64: one permutation of 0..count-1 per image."""
         return self.uniform((count,)).argsort(dim=1)
+
+
+_noted: ContextVar[WeakKeyDictionary[Rng, int] | None] = ContextVar("noted", default=None)
+
+
+class Draws:
+    """The streams that a computation drew from, and where each stood before: to do it again with
+    the same numbers.
+
+    Streams that the computation makes for itself need no note, and are not kept.
+    """
+
+    def __init__(self) -> None:
+        self._before: WeakKeyDictionary[Rng, int] = WeakKeyDictionary()
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Within this context, and in this thread, note streams at their first draw."""
+        outer = _noted.get()
+        token = _noted.set(self._before)
+        try:
+            yield
+        finally:
+            _noted.reset(token)
+            if outer is not None:
+                for rng, position in self._before.items():
+                    outer.setdefault(rng, position)
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Within this context, the noted streams start where they stood then; on leaving, they
+        stand where they stood on entering.
+        """
+        now = [(rng, rng.position) for rng in self._before]
+        for rng, _ in now:
+            rng.position = self._before[rng]
+        try:
+            yield
+        finally:
+            for rng, position in now:
+                rng.position = position

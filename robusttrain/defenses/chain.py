@@ -39,6 +39,10 @@ class Chain(Defense):
         return any(defense.iterative for defense in self.defenses)
 
     @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        return any(defense.stepwise for defense in self.defenses)
+
+    @property
     def has_f_b(self) -> bool:  # type: ignore[override]
         return any(defense.has_f_b for defense in self.defenses)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robusttrain.core.errors import UserError
 from robusttrain.core.resize import Position
 from robusttrain.core.rng import Rng
+from robusttrain.models.stepwise import State, loop
 
 #: Logits (B, K) of images (B, C, H, W) with streams (B,): a classifier, or all that lies behind a
 #: defense.
@@ -44,6 +45,9 @@ class Defense(nn.Module, ABC):
     #: Whether g is a loop of steps that can be counted and unrolled. It then has ``with_steps`` and
     #: ``differentiated``.
     iterative: bool = False
+    #: Whether g takes its steps through ``loop``, so that an attacker can differentiate through any
+    #: number of them (`ThroughDefense`).
+    stepwise: bool = False
     #: Whether g searches on a model f_b, so that an attacker who knows its options can imitate it.
     has_f_b: bool = False
     #: Whether g draws one of many patterns that an attacker can try one by one. It then has
@@ -76,6 +80,23 @@ class Defense(nn.Module, ABC):
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         # g has a stream of its own, so the caller's stream stays as it is: same streams, same g.
         return self.transform(images, rng.fold("defense"))
+
+    @staticmethod
+    def loop(step: Callable[[State, int, Rng], State], state: State, steps: int, rng: Rng) -> State:
+        """``state`` after so many steps: a loop that an attacker can differentiate through in
+        memory that does not hold the activations of all steps.
+
+        It is an ordinary loop, unless a source asks for another backward pass. A g that takes its
+        steps in this way has the trait ``stepwise``.
+
+        Args:
+            step: ``step(state, number, rng)`` gives the next state, with a stream for this step
+                alone. A source may call it twice, so it changes nothing outside of itself.
+            state: the first state, a tensor or a tuple of tensors.
+            steps: how many.
+            rng: streams of the images, (B,); step ``number`` gets ``rng.fold(number)``.
+        """
+        return loop(step, state, steps, rng)
 
     @property
     def parts(self) -> tuple[Defense, ...]:

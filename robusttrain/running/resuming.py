@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robusttrain.config.checkpoints import as_before, read_recipe
+from robusttrain.config.checkpoints import LATER, as_before, read_recipe
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import flat
 from robusttrain.evaluation.plan import PLACES
@@ -89,11 +89,14 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         began = old.get("training", {}).get("inner_precision", "trainer")
         recipe["training"]["inner_precision"] = began
     before, now = (flat(as_before(_comparable(found))) for found in (old, recipe))
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
+    # Its optimizer first: figures differ with it.
+    for name in sorted({*before, *now}, key=lambda name: (name != "training.optimizer", name)):
+        absent = LATER.get(name.rpartition(".")[2])
+        had, has = (found.get(name, absent) for found in (before, now))
+        if had != has:
             raise UserError(
-                f"--ckpt_path {path}: that run had {name} = {before.get(name)!r}, this one"
-                f" {now.get(name)!r}; give the same options, or start a new run without --ckpt_path"
+                f"--ckpt_path {path}: that run had {name} = {had!r}, this one {has!r}; give the"
+                " same options, or start a new run without --ckpt_path"
             )
     return path
 

@@ -149,7 +149,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         estimate_all(job, trainer, first_look, [*watching, *keeping], say)
         return None
     attacked = objective.inner() is not None
-    trainer.loggers = begun(plan.loggers, plan.logs, job.name, place.version)
+    goes_on = place.resume is not None
+    trainer.loggers = begun(plan.loggers, plan.logs, job.name, place.version, goes_on)
     del first_look, objective, target, sources
     if job.defense is not None:
         provide_f_b(

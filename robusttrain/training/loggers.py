@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
@@ -34,7 +35,18 @@ def refuse_missing(names: Sequence[str]) -> None:
             raise UserError(f'--logger {name}: needs pip install "robusttrain[{name}]"')
 
 
-def begun(names: Sequence[str], logs: str, run: str, version: str) -> list[Logger]:
+class GoingOn(MLFlowLogger):
+    """A run of MLflow's that goes on: MLflow has its parameters, and refuses any that changed, such
+    as a folder of data that was moved.
+    """
+
+    def log_hyperparams(self, params: Any) -> None:
+        pass
+
+
+def begun(
+    names: Sequence[str], logs: str, run: str, version: str, goes_on: bool = False
+) -> list[Logger]:
     """The loggers of a run, begun, so that what they refuse is known before training.
 
     Args:
@@ -42,6 +54,7 @@ def begun(names: Sequence[str], logs: str, run: str, version: str) -> list[Logge
         logs: folder of all runs.
         run: name of the run.
         version: of the run.
+        goes_on: whether it goes on from a checkpoint, and so do its curves.
 
     Raises:
         UserError: a logger cannot begin: no key, no server, a database that is no database.
@@ -50,8 +63,8 @@ def begun(names: Sequence[str], logs: str, run: str, version: str) -> list[Logge
     begin: dict[str, Callable[[], Logger]] = {
         "tensorboard": lambda: Board(logs, run, version),
         "csv": lambda: CSVLogger(logs, run, str(Path(version) / _new(folder, "csv"))),
-        "wandb": lambda: _wandb(logs, f"{run}/{version}", folder),
-        "mlflow": lambda: _mlflow(logs, f"{run}/{version}", folder),
+        "wandb": lambda: _wandb(logs, f"{run}/{version}", folder, goes_on),
+        "mlflow": lambda: _mlflow(logs, f"{run}/{version}", folder, goes_on),
     }
     # Only the first of several processes writes.
     elsewhere = not first_process()
@@ -71,13 +84,13 @@ def ending(loggers: Sequence[Logger]) -> Iterator[None]:
                 logger.experiment.finish(exit_code=code)
 
 
-def _wandb(logs: str, name: str, folder: Path) -> Logger:
+def _wandb(logs: str, name: str, folder: Path, goes_on: bool) -> Logger:
     import wandb
 
     logger = WandbLogger(
         name,
         save_dir=logs,
-        id=_remembered(folder, "wandb"),
+        id=_remembered(folder, "wandb") if goes_on else None,
         project=os.environ.get("WANDB_PROJECT", PROJECT),
     )
     Path(logs).mkdir(parents=True, exist_ok=True)  # else wandb takes the folder of all that passes
@@ -85,27 +98,29 @@ def _wandb(logs: str, name: str, folder: Path) -> Logger:
         _remember(folder, "wandb", logger.experiment.id)
     except wandb.errors.Error as error:
         fix = "or WANDB_MODE=offline, which needs no account"
-        raise UserError(f"--logger wandb: {first_line(error)}; {fix}") from error
+        raise UserError(f"--logger wandb: {first_line(error).rstrip('.')}; {fix}") from error
     return logger
 
 
-def _mlflow(logs: str, name: str, folder: Path) -> Logger:
+def _mlflow(logs: str, name: str, folder: Path, goes_on: bool) -> Logger:
     from mlflow.exceptions import MlflowException
 
     place = Path(logs).resolve()
     place.mkdir(parents=True, exist_ok=True)
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+    begun_before = _remembered(folder, "mlflow") if goes_on else None
     try:
-        logger = MLFlowLogger(
+        logger = (GoingOn if begun_before else MLFlowLogger)(
             os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
             run_name=name,
             tracking_uri=elsewhere or f"sqlite:///{place / 'mlflow.db'}",
             artifact_location=None if elsewhere else str(place / "mlflow"),
-            run_id=_remembered(folder, "mlflow"),
+            run_id=begun_before,
         )
         _remember(folder, "mlflow", str(logger.run_id))
     except MlflowException as error:
-        raise UserError(f"--logger mlflow: {first_line(error)}") from error
+        fix = f"; without {folder / 'mlflow.json'} it starts anew there" if begun_before else ""
+        raise UserError(f"--logger mlflow: {first_line(error).rstrip('.')}{fix}") from error
     return logger
 
 

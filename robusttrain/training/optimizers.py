@@ -35,7 +35,7 @@ SGD = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
 def check_name(optimizer: str) -> None:
     """Raise OptionError unless it is "sgd", or an optimizer of timm's that takes plain steps."""
-    names = list_optimizers()
+    names = [str(name) for name in list_optimizers()]
     if optimizer not in names:
         near = difflib.get_close_matches(optimizer, names, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "timm.optim lists all: adamw, ..."
@@ -60,12 +60,12 @@ def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     optimizer = settings.get("optimizer", "sgd")
     check_name(optimizer)
-    own = SGD if optimizer == "sgd" else _own_figures(optimizer)
+    own: Mapping[str, float | None] = SGD if optimizer == "sgd" else _own_figures(optimizer)
     missing = {name: value for name, value in own.items() if settings.get(name) is None}
     if missing.get("learning_rate", 1.0) is None:
         fix = f"{optimizer} has none of its own: give a number"
         raise OptionError("learning_rate", None, fix)
-    told = [f"{name.replace('_', ' ')} {missing[name]:g}" for name in missing if missing[name]]
+    told = [f"{name.replace('_', ' ')} {value:g}" for name, value in missing.items() if value]
     if optimizer != "sgd" and told:
         _log.info(
             "optimizer %s: %s, its own defaults, since none is given", optimizer, ", ".join(told)

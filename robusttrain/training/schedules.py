@@ -44,11 +44,10 @@ def options_of(schedule: str, given: Mapping[str, float]) -> dict[str, float]:
             raise OptionError(f"schedule_options.{name}", value, fix)
         check = at_least if name == "min_lr" else above
         check(f"schedule_options.{name}", value, 0)
-    taken = {**own, **given}
-    for name, value in taken.items():
-        if value is None:
-            fix = f"{schedule} needs it: give a number, --schedule.{name} 10"
-            raise OptionError(f"schedule_options.{name}", None, fix)
+    taken: dict[str, float | None] = {**own, **given}
+    for name in (name for name, value in taken.items() if value is None):
+        fix = f"{schedule} needs it: give a number, --schedule.{name} 10"
+        raise OptionError(f"schedule_options.{name}", None, fix)
     return {name: float(value) for name, value in taken.items() if value is not None}
 
 
@@ -122,7 +121,8 @@ def _of_timm(
     warmup = {"warmup_t": rising, "warmup_lr_init": highest / (rising + 1), "t_in_epochs": False}
     if schedule == "step":
         every = max(1, round(options["decay_epochs"] * per_epoch))
-        return StepLRScheduler(optimizer, every, options["decay_rate"], **warmup)
+        rate = options["decay_rate"]
+        return StepLRScheduler(optimizer, every, rate, warmup_prefix=False, **warmup)
     after = max(1, int(steps) - rising)
     low = options["min_lr"]
     if schedule == "poly":

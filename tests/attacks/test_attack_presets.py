@@ -50,6 +50,7 @@ from robusttrain.attacks import (
     TargetedCrossEntropy,
     TargetedDLR,
     TargetedMargin,
+    ThroughDefense,
     TwinBackward,
     UnitRMSD,
     UnrolledTransform,
@@ -155,6 +156,8 @@ FIGURES = {
     "single-pattern": (20, "0.1", False, Backprop(), Sign(), SinglePattern()),
     "ensemble-pattern": (20, "0.1", False, Backprop(), Sign(), EnsemblePattern()),
     "eot": (20, "0.1", False, Average(30), Sign(), Target()),
+    "through-defense-eot": (20, "0.1", False, Average(30), Sign(), ThroughDefense()),
+    "through-last-eot": (20, "0.1", False, Average(30), Sign(), ThroughDefense(last=3)),
     "eot-l2": (20, "0.1", False, Average(30), Normalized(), Target()),
     "pgd-l2": (20, "0.1", True, Backprop(), Normalized(), Target()),
     "transfer-ensemble": (
@@ -183,6 +186,8 @@ OTHERS = {
     "fab-t": (FAB(100, 1, 9, 0.1, 1.05, 0.9), Target()),
     "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
     "square": (Square(queries=5000, p=0.8, rescale=False, votes=10), Target()),
+    "square-quick": (Square(queries=500, p=0.8, rescale=False, votes=10), Target()),
+    "through-defense": (APGD(steps=100), ThroughDefense()),
 }
 # Attacks that only ask: the attack, and what it is told.
 QUERIES = {
@@ -324,7 +329,9 @@ def test_preset_holds_its_papers_figures(name):
 def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
     assert preset.read_text().startswith("# ")
     overrides = (
-        [("queries", "25")] if preset.stem in ("square", "random-noise") else [("steps", "1")]
+        [("queries", "25")]
+        if preset.stem in ("square", "square-quick", "random-noise")
+        else [("steps", "1")]
     )
     # A step that changes c, and one that crosses the boundary, take more than one
     if "cw" in preset.stem:
@@ -426,7 +433,7 @@ def test_overrides_reach_every_part(name, overrides, read, expected):
 
 def test_epsilon_reaches_every_attack():
     found = scenarios([*FIGURES, *OTHERS, *QUERIES], epsilon=0.1)
-    assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1), RMSD(0.1)}
+    assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1), RMSD(0.1), L2(0.1)}
     assert found["fgsm"].attack.alpha == pytest.approx(0.1)
 
 

@@ -1,5 +1,5 @@
-"""``python -m tests.audit``: what the audit says of every evaluation of the corpus, and both
-rates.
+"""``python -m tests.audit``: what the audit says of every evaluation of the corpus, and both rates
+for each of its parts.
 """
 
 from __future__ import annotations
@@ -7,13 +7,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from robusttrain.evaluation.audit import SAMPLE
 
-from .corpus import SOUND, WRONG, audited
+from .corpus import SOUND, WRONG, Case, audited
+from .heldout import HELD_OUT_SOUND, HELD_OUT_WRONG
+from .weak_objectives import NEW_SOUND, NEW_WRONG
+
+#: The parts of the corpus: wrong evaluations, then sound ones.
+PARTS: dict[str, tuple[Sequence[Case], Sequence[Case]]] = {
+    "first": (WRONG, SOUND),
+    "new": (NEW_WRONG, NEW_SOUND),
+    "held out": (HELD_OUT_WRONG, HELD_OUT_SOUND),
+}
 
 
 def main() -> int:
@@ -24,28 +34,38 @@ def main() -> int:
         default=SAMPLE,
         help="of each sample; 0: by cost, as evaluate.py",
     )
-    sample = options.parse_args().audit_images or None
-    shown = Table(title="the audit on the corpus", title_justify="left")
-    for column in ("evaluation", "must be named by", "verdict", "seconds"):
-        shown.add_column(column, overflow="fold")
-    named = accused = 0
-    for case in (*WRONG, *SOUND):
-        start = time.perf_counter()
-        audit = audited(case, sample)
-        said = [found.check for found in audit.findings if found.severity in ("masked", "weak")]
-        hit = case.expected in said
-        named += hit
-        accused += case.expected is None and audit.verdict != "sound"
-        mark = "" if case.expected is None else (" (named)" if hit else " (missed)")
-        shown.add_row(
-            case.name,
-            (case.expected or "-") + mark,
-            audit.verdict,
-            f"{time.perf_counter() - start:.1f}",
+    options.add_argument("--part", choices=PARTS, action="append", help="of the corpus; else all")
+    given = options.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    failed, counts = False, []
+    for part in given.part or PARTS:
+        wrong, sound = PARTS[part]
+        shown = Table(title=f"the audit on the corpus: {part}", title_justify="left")
+        for column in ("evaluation", "must be named by", "verdict", "CPU seconds"):
+            shown.add_column(column, overflow="fold")
+        named = accused = 0
+        for case in (*wrong, *sound):
+            start = time.process_time()
+            audit = audited(case, given.audit_images or None)
+            named += case.named_by(audit)
+            accused += case.expected is None and audit.verdict != "sound"
+            mark = (
+                "" if case.expected is None else "missed" if not case.named_by(audit) else "named"
+            )
+            shown.add_row(
+                case.name,
+                f"{case.expected or '-'}" + (f" ({mark})" if mark else ""),
+                audit.verdict,
+                f"{time.process_time() - start:.1f}",
+            )
+        console.print(shown)
+        counts.append(
+            f"{part}: {named} of {len(wrong)} named, {len(wrong) - named} missed,"
+            f" {accused} of {len(sound)} accused"
         )
-    Console(width=None if sys.stdout.isatty() else 140).print(shown)
-    sys.stdout.write(f"{named} of {len(WRONG)} named, {accused} of {len(SOUND)} accused\n")
-    return int(named < len(WRONG) or accused > 0)
+        failed |= named < len(wrong) or accused > 0
+    sys.stdout.write("\n".join(counts) + "\n")
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from . import networks as n
 EPSILON = 0.1
 #: Test images of an evaluation.
 IMAGES = 64
+#: What `Case.expected` says where any check may name the defect.
+ANY = "any check"
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,18 @@ class Case:
 
     Args:
         name: of the defect, or of the sound evaluation.
-        expected: the check that must name the defect; None for a sound evaluation.
+        expected: the check that must name the defect, or `ANY`; None for a sound evaluation.
         engine: builds it.
     """
 
     name: str
     expected: str | None
     engine: Callable[[], Engine]
+
+    def named_by(self, audit: Audit) -> bool:
+        """Whether the audit names the defect: the check that must, or any if any may."""
+        said = [each.check for each in audit.findings if each.severity in ("masked", "weak")]
+        return bool(said) if self.expected == ANY else self.expected in said
 
 
 def pgd(**values: Any) -> ProjectedGradient:

@@ -229,4 +229,4 @@ def test_what_cannot_be_done_with_an_attack_is_not_run_and_never_passed():
     records, _ = engine.run(*batch)
     audit.after(Records.merged([records]))
     not_run = {found.check for found in audit.findings if found.severity == "not run"}
-    assert {"twice the steps", "epsilon zero", "epsilon half", "monotone"} <= not_run
+    assert {"twice the steps", "epsilon 0", "epsilon 0.5", "monotone in epsilon"} <= not_run

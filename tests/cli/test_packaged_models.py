@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robusttrain.config.evaluation import read_plan
+from robusttrain.core.errors import UserError
 from robusttrain.storage import packaged
 from studies import packaged_models
 
@@ -66,14 +68,25 @@ def test_what_was_trained_comes_first(command, tmp_path, monkeypatch):
     "arguments", [("--data", "cifar10"), ("--checkpoints", "elsewhere"), ("--config", "mine.yaml")]
 )
 def test_other_data_and_folders_are_not_answered_with_digits(tmp_path, arguments, monkeypatch):
-    from robusttrain.config.evaluation import read_plan
-    from robusttrain.core.errors import UserError
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("data: cifar10\n")
     with pytest.raises(UserError, match="no checkpoint under .* or give --checkpoint FILE"):
         read_plan(arguments)
     assert read_plan(["--data", "digits"]).checkpoint == packaged.DEFAULT
+
+
+def test_the_first_look_is_small_unless_sizes_are_given(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "robusttrain")
+    plan = read_plan(["--attack", "bpda-eot"])
+    assert (plan.images, plan.audit_images) == (50, 8)
+    assert "for a first look with --images 50 --audit_images 8;" in caplog.text
+    plan = read_plan(["--images", "100", "--audit_images", "16"])
+    assert (plan.images, plan.audit_images) == (100, 16)
+    assert read_plan(["--suite", "quick"]).images == 200
+    assert read_plan(["--audit", "false"]).audit_images is None
+    # Whoever names the model gets all of its images.
+    assert read_plan(["--checkpoint", "digits-g"]).images is None
 
 
 @pytest.mark.parametrize("name", packaged.names())
@@ -175,5 +188,5 @@ def test_a_model_is_made_by_its_commands(tmp_path, monkeypatch):
         "robusttrain evaluate --checkpoint digits-tiny --attack fgsm"
     )
     monkeypatch.setattr(packaged_models, "LARGEST", 1000)
-    with pytest.raises(Exception, match="take a smaller network"):
+    with pytest.raises(UserError, match="take a smaller network"):
         packaged_models.make("digits-tiny", made, tmp_path / "work")

@@ -75,10 +75,20 @@ def test_killed_and_resumed(start_script, command, tmp_path):
     )
 
 
-@pytest.mark.parametrize("conf", ["dropout", "adversarial_through_g"])
-def test_terminated_in_the_middle_of_an_epoch_and_resumed(command, monkeypatch, tmp_path, conf):
+@pytest.mark.parametrize(
+    ("conf", "more"),
+    [
+        ("dropout", []),
+        ("dropout", ["--optimizer", "adamw", "--schedule", "poly", "--schedule.power", 2]),
+        ("dropout", ["--optimizer", "lion", "--schedule", "cosine"]),
+        ("adversarial_through_g", []),
+    ],
+)
+def test_terminated_in_the_middle_of_an_epoch_and_resumed(
+    command, monkeypatch, tmp_path, conf, more
+):
     """By SIGTERM, as Slurm, systemd and docker send it."""
-    options = ["--config", f"tests/conf/{conf}.yaml", "--trainer.max_epochs", 3]
+    options = ["--config", f"tests/conf/{conf}.yaml", "--trainer.max_epochs", 3, *more]
     whole = command("train.py", *options, *places(tmp_path / "alone"))
     assert whole.code == 0, whole.err
 
@@ -117,10 +127,15 @@ def finished(run_script, tmp_path_factory):
     return folder
 
 
+#: Whole, so that nothing is assumed of it.
+ADAMW = ["--optimizer", "adamw", "--optimizer.lr", 0.1, "--optimizer.weight_decay", 0.1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--training.learning_rate", 0.2], "training.learning_rate = 0.1, this one 0.2"),
+        (ADAMW, "training.optimizer = 'sgd', this one 'adamw'"),
         (["--training.objective.beta", 2], "beta = 1.0, this one 2.0"),
         (["--training.objective.attack.steps", 2], "steps = 1, this one 2"),
         (["--data.batch_size", 32], "batch_size = 64, this one 32"),

@@ -120,6 +120,27 @@ def test_piecewise_drops_to_a_tenth_at_each_milestone(tmp_path):
     assert found == pytest.approx([0.08] * 5 + [0.008] * 10 + [0.0008] * 6)
 
 
+def test_schedules_of_timm(tmp_path):
+    found = rates(
+        tmp_path, schedule="step", schedule_options={"decay_epochs": 2, "decay_rate": 0.5}
+    )
+    assert found == pytest.approx([0.08] * 10 + [0.04] * 10 + [0.02])
+    found = rates(tmp_path, schedule="poly", schedule_options={"power": 2, "min_lr": 0.01})
+    assert found == pytest.approx([0.01 + 0.07 * (1 - step / 20) ** 2 for step in range(21)])
+    found = rates(tmp_path, schedule="tanh")
+    expected = [0.04 * (1 - math.tanh(-7 + 10 * step / 20)) for step in range(20)]
+    assert found == pytest.approx([*expected, 0.0])
+
+
+def test_a_warm_up_before_schedules_of_timm(tmp_path):
+    rising = [0.08 * (step + 1) / 6 for step in range(5)]
+    found = rates(tmp_path, schedule="poly", warmup_epochs=1)
+    assert found == pytest.approx(rising + [0.08 * (1 - step / 15) for step in range(16)])
+    options = {"decay_epochs": 2}
+    found = rates(tmp_path, schedule="step", warmup_epochs=1, schedule_options=options)
+    assert found == pytest.approx(rising + [0.08] * 5 + [0.008] * 10 + [0.0008])
+
+
 def test_a_run_of_some_steps_drops_after_the_epochs_that_were_named(tmp_path):
     found = rates(tmp_path, max_steps=12, schedule="piecewise", milestones=[2])
     assert found == pytest.approx([0.08] * 10 + [0.008] * 3)

@@ -137,6 +137,13 @@ class APGD(Attack):
     def scaled(self, effort: float) -> APGD:
         return replace(self, steps=times(self.steps, effort))
 
+    def with_objective(self, objective: Objective) -> APGD:
+        """The same attack with another objective; an untargeted one has no targets to go
+        through.
+        """
+        targets = None if objective.target is None else self.targets
+        return replace(self, objective=objective, targets=targets)
+
     def goals(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor | None:
         return None if self.targets else super().goals(source, images, labels, rng)
 

@@ -106,6 +106,11 @@ class CarliniWagner(Attack):
         if not isinstance(self.objective, Margin | TargetedMargin):
             raise OptionError("objective", self.objective, "must be Margin or TargetedMargin")
 
+    def with_objective(self, objective: Objective) -> CarliniWagner | None:
+        """The same attack with the other margin; None for objectives that are no margins."""
+        margin = isinstance(objective, Margin | TargetedMargin)
+        return replace(self, objective=objective) if margin else None
+
     def scaled(self, effort: float) -> CarliniWagner:
         return replace(self, steps=times(self.steps, effort))
 

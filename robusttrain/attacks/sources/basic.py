@@ -40,6 +40,10 @@ class Source(ABC):
 
     #: What the attacker must know to build this source.
     knows: str = ""
+    #: Whether what it builds answers as the target does, whatever its gradients are.
+    same_forward: bool = False
+    #: Whether its gradients are those that automatic differentiation of the target gives.
+    exact: bool = False
 
     def opened(self, read: Reader) -> Source:
         """The same source, with models in place of any files that it names."""
@@ -79,6 +83,7 @@ class Target(Source):
     """
 
     knows = "classifier, defense"
+    same_forward = exact = True
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         return target
@@ -158,6 +163,7 @@ class IdentityBackward(Source):
     """
 
     knows = "classifier, defense"
+    same_forward = True
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         whole = defense_of(target, self)

@@ -19,21 +19,22 @@ from robusttrain.attacks.sources.basic import IdentityBackward, Reader, Source, 
 from robusttrain.core.checked import checked
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
-from robusttrain.models.declared import says_random
-from robusttrain.models.defended import DefendedClassifier, classified
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
 
 #: The beginning of a path that stands for a model which evaluate.py trains first.
 TO_BE_TRAINED = "surrogate:"
 
 
-def _is_file(path: str | None) -> bool:
+def names_file(path: str | None) -> bool:
+    """Whether a source's path is a file's, not that of a model still to be trained."""
     return bool(path) and not str(path).startswith(TO_BE_TRAINED)
 
 
-def _unopened(source: Source, path: str | None) -> UserError:
+def unopened(source: Source, path: str | None) -> UserError:
+    """The error of a source whose file was not read."""
     name = type(source).__name__
-    if _is_file(path):
+    if names_file(path):
         return UserError(
             f"source {name}: {path} was not read yet: take {name}(...).opened(robusttrain.READER)"
         )
@@ -80,13 +81,13 @@ class Checkpoint(Source):
         return self
 
     def opened(self, read: Reader) -> Source:
-        if not _is_file(self.path):
+        if not names_file(self.path):
             return self
         model = read.checkpoint(self.path, self.trust)
         return OtherModel(model if self.defended else model.classifier)
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        raise _unopened(self, self.path)
+        raise unopened(self, self.path)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class OwnSurrogate(Source):
         return self
 
     def opened(self, read: Reader) -> Source:
-        if not _is_file(self.path):
+        if not names_file(self.path):
             return self
         model = read.checkpoint(self.path, self.trust)
         if model.defense is None:
@@ -142,58 +143,7 @@ class OwnSurrogate(Source):
         return OtherDefense(model, self.inner)
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        raise _unopened(self, self.path)
-
-
-class _StoodIn(SourceModel):
-    def __init__(self, network: nn.Module, classifier: nn.Module) -> None:
-        super().__init__()
-        self.network, self.classifier = network, classifier
-        self.random = says_random(classifier)
-
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        return classified(self.classifier, self.network(images), rng)
-
-
-@dataclass(frozen=True)
-class StandIn(Source):
-    """f_a(h(x)), with a differentiable h in the place of g [P1 3.3, 4.1].
-
-    Args:
-        network: h, images to images.
-    """
-
-    network: nn.Module
-    knows = "classifier, defense, data"
-
-    def __call__(self, target: DefendedClassifier) -> nn.Module:
-        if target.defense is None:
-            raise UserError(
-                "source Reparameterization: the target has no defense that h could stand for"
-            )
-        return _StoodIn(self.network, target.classifier)
-
-
-@dataclass(frozen=True)
-class Reparameterization(Source):
-    """f_a(h(x)), with a differentiable h that was trained to be close to g [P1 3.3, 4.1].
-
-    Args:
-        path: file with h, from ``train.py --training reparameterization``.
-    """
-
-    path: str
-    knows = StandIn.knows
-
-    def opened(self, read: Reader) -> Source:
-        return StandIn(read.stand_in(self.path)) if _is_file(self.path) else self
-
-    def __call__(self, target: DefendedClassifier) -> nn.Module:
-        if target.defense is None:
-            raise UserError(
-                "source Reparameterization: the target has no defense that h could stand for"
-            )
-        raise _unopened(self, self.path)
+        raise unopened(self, self.path)
 
 
 class _Ensemble(SourceModel):

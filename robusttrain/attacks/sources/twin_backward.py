@@ -49,6 +49,7 @@ class TwinBackward(Source):
     """
 
     knows = "classifier, defense"
+    same_forward = True
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         whole = defense_of(target, self)

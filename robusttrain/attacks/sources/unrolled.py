@@ -32,7 +32,7 @@ from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.threats import Linf
 from robusttrain.attacks.sources.basic import Source, iterative
-from robusttrain.core.checked import checked
+from robusttrain.core.checked import Count, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
@@ -83,6 +83,12 @@ class _Unrolling(NamedTuple):
     smooth_f_b: nn.Module  # differentiated twice, in float32
     kind: Derivatives
     smooth: bool
+    last: int | None = None  # steps that are unrolled backward
+
+    @property
+    def first(self) -> int:
+        """The first step that is unrolled; all before it together count as the identity."""
+        return 0 if self.last is None else max(0, self.attack.steps - self.last)
 
     @property
     def identity(self) -> bool:
@@ -137,7 +143,8 @@ class _Unroll(torch.autograd.Function):
         )
         iterates = []
         for t in range(attack.steps):
-            iterates.append(point)
+            if t >= unrolling.first:
+                iterates.append(point)
             _, gradient = attack.gradient(loss_fn, point, rng.fold(t))
             point = unrolling.step(point, gradient, images)
         ctx.save_for_backward(images, goal, *iterates)
@@ -153,9 +160,10 @@ class _Unroll(torch.autograd.Function):
         v_x = torch.zeros_like(images)
         loss_fn = Loss(ctx.unrolling.smooth_f_b, ctx.unrolling.attack.objective, goal)
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-            for t in reversed(range(len(iterates))):
+            first = ctx.unrolling.first
+            for t in reversed(range(first, first + len(iterates))):
                 v, to_centre = ctx.unrolling.step_back(
-                    iterates[t], images, loss_fn, ctx.rng.fold(t), v
+                    iterates[t - first], images, loss_fn, ctx.rng.fold(t), v
                 )
                 v_x += to_centre
         # The start is the image plus noise, so its gradient reaches the image.
@@ -175,15 +183,17 @@ class Iterative(Protocol):
 class _Unrolled(Defense):
     differentiable = False
 
-    def __init__(self, g: Defense, kind: Derivatives, smooth: bool) -> None:
+    def __init__(self, g: Defense, kind: Derivatives, smooth: bool, last: int | None) -> None:
         super().__init__()
-        self.g, self.kind, self.smooth = g, kind, smooth
+        self.g, self.kind, self.smooth, self.last = g, kind, smooth, last
         self.random = g.random
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         g = cast(Iterative, self.g)
         smooth_f_b = g.differentiated(torch.float32)
-        unrolling = _Unrolling(g.attack, g.differentiated(), smooth_f_b, self.kind, self.smooth)
+        unrolling = _Unrolling(
+            g.attack, g.differentiated(), smooth_f_b, self.kind, self.smooth, self.last
+        )
         with torch.autocast(images.device.type, enabled=False):
             start = images.float().contiguous(memory_format=torch.channels_last)
             transformed: Tensor = _Unroll.apply(start, unrolling, rng)
@@ -203,14 +213,23 @@ class UnrolledTransform(Source):
             identity, and the attack is BPDA-I.
         smooth: whether the smooth functions replace sign and projection in the forward pass, too;
             then the gradient is exact, but of another function than f_a(g(x)).
+        last: how many steps at the end are unrolled; all steps before them together count as the
+            identity. None for all.
     """
 
     derivatives: Derivatives = "softsign"
     smooth: bool = False
+    last: Count | None = None
     knows = "classifier, defense"
+
+    @property
+    def same_forward(self) -> bool:  # type: ignore[override]
+        return not self.smooth
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         def unrolled(part: Defense) -> Defense:
-            return _Unrolled(part, self.derivatives, self.smooth) if part.iterative else part
+            if not part.iterative:
+                return part
+            return _Unrolled(part, self.derivatives, self.smooth, self.last)
 
         return DefendedClassifier(iterative(target, self).rebuilt(unrolled), target.classifier)

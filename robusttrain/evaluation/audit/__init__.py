@@ -8,11 +8,13 @@ measures, its threshold and its source.
 
 Each check is a function ``Check(subject) -> Finding | None``, and all checks stand in one table,
 `CHECKS`. They count images by the same rule (`significant`), draw from streams of their own, and
-never score with the draws by which they chose. A check that raises is reported as "not run", and
-the evaluation goes on.
+never score with the draws by which they chose. A check that cannot be made raises `NotRun`, and is
+always listed as not run; so is one that fails, and the evaluation goes on. A check that has nothing
+to ask raises `Needless`, and does not count as passed.
 
     before.py     the model: repeated passes, probabilities, zero gradients
     strength.py   the strongest attack against its other versions: epsilon, steps, draws, iterates
+    objectives.py the strongest attack with another objective, and from another start
     others.py     the strongest attack against other attackers: search, noise, frozen randomness
     gradients.py  its gradient, repeated, against finite differences and random directions
     planted.py    the binarisation test

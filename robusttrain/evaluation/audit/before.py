@@ -17,6 +17,7 @@ from robusttrain.evaluation.audit.finding import (
     MORE_THAN_LUCK,
     PINTOR,
     Finding,
+    Needless,
     significant,
 )
 from robusttrain.evaluation.audit.subject import LEAST, Subject
@@ -49,7 +50,7 @@ def repeated_passes(subject: Subject) -> Finding | None:
         whole = asked(images, subject.rng("company"))
         part, half = subject.everyone[::2], subject.rng("company", subject.everyone[::2])
         company = (asked(images[part], half) - whole[part]).abs().amax(dim=1)
-    random, scale = int(differ.sum()), whole.abs().amax().clamp_min(1e-12)
+    random, scale = int(differ.sum()), whole.abs().amax()
     if random and not subject.target.declared_random:
         # Global generators can be seeded; a generator of the model's own cannot.
         seeded = asked.draws_globally
@@ -170,7 +171,7 @@ def zero_gradients(subject: Subject) -> Finding | None:
             stuck &= ~((gradient != 0) & gradient.isfinite()).flatten(1).any(dim=1)
         still = stuck if still is None else still & stuck
     if still is None:
-        return None
+        raise Needless("no attack follows gradients")
     count = int(still.sum())
     if not significant(count, subject.size):
         return None

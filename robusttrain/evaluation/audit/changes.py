@@ -38,6 +38,26 @@ def estimator_of(attack: Attack) -> GradientEstimator | None:
     return Backprop() if attack.cost().gradients else None
 
 
+def climber(attack: Attack) -> Attack:
+    """The attack, or the first attack in a wrapper, that follows gradients and says what it
+    maximises; if none says so, the first that follows gradients.
+    """
+    follow = [part for part in parts(attack) if part.cost().gradients]
+    return next((part for part in follow if part.maximises is not None), follow[0])
+
+
+def ascent(attack: Attack, steps: int) -> ProjectedGradient:
+    """Plain projected ascent from the image, with the attack's threat, objective and gradient."""
+    return ProjectedGradient(
+        steps=steps,
+        random_start=False,
+        threat=attack.threat,
+        objective=objective_of(attack),
+        gradient=estimator_of(attack) or Backprop(),
+        rule=STEEPEST[attack.threat.norm],
+    )
+
+
 def single_step(attack: Attack) -> ProjectedGradient:
     """One step of length epsilon from the image itself: the fast gradient method with the attack's
     own gradient.

@@ -29,7 +29,18 @@ CARLINI = "Carlini et al. 2019, On Evaluating Adversarial Robustness"
 ATHALYE = "Athalye et al. 2018, Obfuscated Gradients"
 PINTOR = "Pintor et al. 2022, Indicators of Attack Failure"
 ZIMMERMANN = "Zimmermann et al. 2022, Increasing Confidence in Adversarial Robustness Evaluations"
+TASHIRO = "Tashiro et al. 2020, Output Diversification"
 CROCE = "Croce & Hein 2020, AutoAttack"
+
+
+class NotRun(Exception):  # noqa: N818 - no error: the audit lists the check as not run
+    """A check could not be made; the message says why, in words."""
+
+
+class Needless(Exception):  # noqa: N818 - no error: the audit leaves the check out
+    """There is nothing that a check could ask about: no image stands, the model draws nothing, no
+    attack follows gradients. It counts neither as passed nor as not run.
+    """
 
 
 @dataclass(frozen=True)

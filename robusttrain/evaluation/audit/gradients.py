@@ -4,13 +4,23 @@ and against random directions.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from robusttrain.attacks import GradientEstimator, Linf, Loss, Margin, prepared
+from robusttrain.attacks import GradientEstimator, Linf, Loss, Margin, Normalized, prepared
 from robusttrain.attacks.parts.updates import STEEPEST
 from robusttrain.evaluation.audit.changes import estimator_of
-from robusttrain.evaluation.audit.finding import ATHALYE, CARLINI, PINTOR, Finding, words
+from robusttrain.evaluation.audit.finding import (
+    ATHALYE,
+    CARLINI,
+    PINTOR,
+    Finding,
+    Needless,
+    NotRun,
+    words,
+)
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, Subject
 
 #: The cosine of two estimates is the share of an estimate's squared length that is signal. Below a
@@ -32,10 +42,12 @@ NO_BETTER = 0.25
 def two_estimates(subject: Subject) -> Finding | None:
     """Cosine of two independent estimates of a random model's gradient."""
     estimator = _estimator(subject)
-    if estimator is None or not subject.random:
-        return None
-    first, second = (_gradient(subject, estimator, k).flatten(1) for k in range(2))
-    cosine = float(torch.cosine_similarity(first, second, dim=1).nanmean())
+    if not subject.random:
+        raise Needless("the target draws nothing")
+    first, second = (_gradient(subject, estimator, k) for k in range(2))
+    cosine = float(cosines(first, second).nanmean())
+    if math.isnan(cosine):
+        raise NotRun("both estimates of every gradient are NaN")
     if cosine >= SIGNAL:
         return None
     return Finding(
@@ -59,8 +71,8 @@ def two_estimates(subject: Subject) -> Finding | None:
 def finite_differences(subject: Subject) -> Finding | None:
     """Whether the derivative that automatic differentiation gives is that of the function."""
     estimator = _estimator(subject)
-    if estimator is None or not subject.exact:
-        return None  # a surrogate's derivative need not be the target's
+    if not subject.exact:
+        raise Needless("a surrogate's derivative need not be the target's")
     # In float32 throughout: attacks may run in another precision.
     source = subject.scenario.source(subject.target)
     with prepared(source):
@@ -74,12 +86,17 @@ def finite_differences(subject: Subject) -> Finding | None:
             for sign in (1, -1)
         ]
     measured = (estimates[0] - estimates[1]) / (2 * STEP)
-    scale = estimates[0].abs().clamp_min(1e-3)
+    # A margin may be near zero by chance, where the logits and their rounding are not.
+    size = estimates[0].abs()
+    scale = size.clamp_min(size.nanmean())
     clear = (torch.maximum(expected.abs().double(), measured.abs()) * STEP > RESOLUTION * scale) & (
         expected > 0
     )
     if int(clear.sum()) < LEAST:
-        return None
+        raise NotRun(
+            f"along the gradient the loss changes by more than its rounding on {int(clear.sum())}"
+            f" of {subject.size} images only"
+        )
     ratio = float((measured[clear] / expected[clear].double()).median())
     if 1 / FACTOR <= ratio <= FACTOR:
         return None
@@ -106,8 +123,8 @@ def better_than_chance(subject: Subject) -> Finding | None:
     """
     estimator = _estimator(subject)
     threat = subject.scenario.attack.threat
-    if estimator is None or threat.epsilon <= 0 or not subject.follows_target(subject.main):
-        return None
+    if threat.epsilon <= 0 or not subject.follows_target(subject.main):
+        raise Needless("the strongest attack does not differentiate the target within a radius")
     gradient = _gradient(subject, estimator, 0)
     quarter = threat.epsilon / 4
     rise = _margin(subject, _step(subject, gradient, quarter))
@@ -143,9 +160,25 @@ def better_than_chance(subject: Subject) -> Finding | None:
     )
 
 
-def _estimator(subject: Subject) -> GradientEstimator | None:
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    """(n,) cosines of gradients (n, C, H, W), at any length; 0 where one of them is zero.
+
+    Lengths are divided out before anything is squared: logits times 1e-9 have gradients whose
+    squares are lost in float32 (`torch.cosine_similarity` gives 0 for lengths below 1e-8).
+    """
+    unit, _ = Normalized().step(first, None)
+    other, _ = Normalized().step(second, None)
+    cosine = (unit * other).flatten(1).sum(dim=1)
+    known = (first.isfinite() & second.isfinite()).flatten(1).all(dim=1)
+    return cosine.where(known, torch.nan)
+
+
+def _estimator(subject: Subject) -> GradientEstimator:
     attack = subject.scenario.attack
-    return estimator_of(attack) if attack.cost().gradients else None
+    estimator = estimator_of(attack) if attack.cost().gradients else None
+    if estimator is None:
+        raise Needless("the strongest attack follows no gradient")
+    return estimator
 
 
 def _gradient(subject: Subject, estimator: GradientEstimator, number: int) -> Tensor:

@@ -14,6 +14,8 @@ from robusttrain.evaluation.audit.finding import (
     PINTOR,
     TOLERATED,
     Finding,
+    Needless,
+    NotRun,
     beaten,
     significant,
     tail,
@@ -40,7 +42,7 @@ def white_box_recorded(subject: Subject) -> Finding | None:
     white = [name for name in scenarios if subject.follows_target(name)]
     others = [name for name in scenarios if name not in white]
     if not white or not others:
-        return None
+        raise Needless("the attacks are all of one kind")
     worst: tuple[float, str, int] = (0.0, "", 0)
     score = {name: records.of(name).right for name in scenarios}
     select = {name: records.of(name).chosen_by for name in scenarios}
@@ -80,14 +82,9 @@ def white_box_recorded(subject: Subject) -> Finding | None:
 def black_box(subject: Subject) -> Finding | None:
     """Whether a short random search breaks what the evaluation leaves standing."""
     threat = subject.scenario.attack.threat
-    if not len(subject.standing):
-        return None
+    subject.need_standing()
     if threat.norm not in ("linf", "l2"):
-        return Finding(
-            check="black box",
-            severity="not run",
-            measured=f"random search knows no norm {threat.norm}",
-        )
+        raise NotRun(f"random search knows no norm {threat.norm}")
     square = Square(queries=QUERIES, votes=DRAWS // 2, threat=threat)
     return subject.rival(
         subject.attack(square, subject.asked, subject.standing, "square"),
@@ -116,11 +113,14 @@ def other_source(subject: Subject) -> Finding | None:
         isinstance(each.source, IdentityBackward) for each in subject.engine.scenarios.values()
     )
     gradients = subject.scenario.attack.cost().gradients
-    if tried or not gradients or subject.target.defense is None or not len(subject.standing):
-        return None
+    subject.need_standing()
+    if tried or not gradients or subject.target.defense is None:
+        raise Needless("no gradient goes through a defense, or an attack had that source already")
     with prepared(subject.target):
         if not subject.target.defense.identity_fits(subject.images[:1].float()):
-            return None  # the part without a derivative changes the size: no identity fits it
+            raise NotRun(
+                "a part of the defense changes the image's size: no identity fits in its place"
+            )
     source = IdentityBackward()(subject.target)
     adversarial = subject.attack(subject.scenario.attack, source, subject.standing, "bpda")
     return subject.rival(
@@ -144,7 +144,7 @@ def source_not_target(subject: Subject) -> Finding | None:
         or isinstance(subject.scenario.source, FixedRandomness)
         or not len(subject.standing)
     ):
-        return None
+        raise Needless("the source answers as the target does, or no image stands")
     adversarial = subject.trace.returned[subject.standing]
     there = subject.judge(adversarial, subject.standing, subject.source(subject.main))
     clean = subject.judge(
@@ -175,9 +175,9 @@ def source_not_target(subject: Subject) -> Finding | None:
 
 def random_noise(subject: Subject) -> Finding | None:
     """Whether random points of the ball break what the evaluation leaves standing."""
-    where, threat = subject.standing, subject.scenario.attack.threat
-    if not len(where) or threat.epsilon <= 0:
-        return None
+    where, threat = subject.need_standing(), subject.scenario.attack.threat
+    if threat.epsilon <= 0:
+        raise Needless("the radius is zero")
     images, labels, target = subject.images[where].float(), subject.labels[where], subject.asked
     best, highest = images, torch.full((len(where),), -torch.inf, device=images.device)
     with prepared(target), torch.no_grad():
@@ -221,7 +221,7 @@ def fixed_randomness(subject: Subject) -> Finding | None:
         or isinstance(scenario.source, FixedRandomness)
         or not subject.follows_target(subject.main)
     ):
-        return None
+        raise Needless("no attack differentiates a target that draws")
     fixed = FixedRandomness(inner=_Same())(subject.target)
     adversarial = subject.attack(
         scenario.attack, FixedRandomness(inner=scenario.source)(subject.target), purpose="fixed"
@@ -270,7 +270,7 @@ def fresh_draws(subject: Subject) -> Finding | None:
     attacked = records.of(subject.main).attacked[subject.places]
     difference = (subject.score - subject.recorded(subject.main))[attacked]
     if len(difference) < 2:
-        return None
+        raise NotRun(f"the strongest attack was given {len(difference)} of the audited images")
     total = float(difference.sum())
     spread = float(difference.std()) * len(difference) ** 0.5
     if not significant(abs(total), subject.size) or (

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from robusttrain.attacks import DLR, ProjectedGradient, TargetedDLR, prepared
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit.changes import objective_of
-from robusttrain.evaluation.audit.finding import LEVEL, ZIMMERMANN, Finding, significant
+from robusttrain.evaluation.audit.finding import (
+    LEVEL,
+    ZIMMERMANN,
+    Finding,
+    Needless,
+    NotRun,
+    significant,
+)
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, Subject
 from robusttrain.evaluation.scoring import verdicts
 from robusttrain.models.defended import DefendedClassifier
@@ -116,7 +123,9 @@ def plant(
     mean = around.mean(dim=0)
     spread = around - mean
     covariance = spread.T @ spread / len(around)
-    covariance.diagonal().add_(SHRINKAGE * covariance.diagonal().mean() + 1e-12)
+    # Features of any size: the least number that is added keeps a matrix of zeros solvable.
+    tiny = torch.finfo(covariance.dtype).tiny
+    covariance.diagonal().add_((SHRINKAGE * covariance.diagonal().mean()).clamp_min(tiny))
     weight = torch.linalg.solve(covariance, there.mean(dim=0) - mean)
     low, high = (around @ weight).max(), (there @ weight).mean()
     gap = high - low
@@ -136,8 +145,13 @@ def planted_weakness(subject: Subject) -> Finding | None:
     """Whether the strongest attack finds adversarial images that exist for certain."""
     scenario, target = subject.scenario, subject.target
     threat = scenario.attack.threat
-    if threat.epsilon <= 0 or scenario.source.knows.startswith(("another", "other", "kind")):
-        return None  # the attacker's own models do not contain the planted weakness
+    if threat.epsilon <= 0:
+        raise Needless("the radius is zero")
+    if not subject.knows_target(subject.main) or scenario.source.knows.startswith(
+        ("another", "other", "kind")
+    ):
+        # Such an attack succeeds on the target by likeness. A planted weakness is like nothing.
+        raise NotRun("the attack works on a model that does not contain the whole target")
     readout = _Readout(
         target.classifier, isinstance(objective_of(scenario.attack), DLR | TargetedDLR)
     )
@@ -158,15 +172,8 @@ def planted_weakness(subject: Subject) -> Finding | None:
             readouts.append(weakness)
     tried, missed = len(places), 0
     if tried < min(LEAST, subject.size):
-        return Finding(
-            check="planted weakness",
-            severity="not run",
-            attack=subject.main,
-            measured=(
-                f"a weakness could be planted beside {tried} of {min(IMAGES, subject.size)} images"
-                " only"
-            ),
-            source=ZIMMERMANN,
+        raise NotRun(
+            f"a weakness could be planted beside {tried} of {min(IMAGES, subject.size)} images only"
         )
     # Each image has a readout of its own, so an attack that drops images from the batch runs on
     # one image at a time.

@@ -13,8 +13,15 @@ from torch import Tensor
 from robusttrain.attacks.base import check_images
 from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation.audit import before, gradients, others, planted, strength
-from robusttrain.evaluation.audit.finding import Finding
+from robusttrain.evaluation.audit import (
+    before,
+    gradients,
+    objectives,
+    others,
+    planted,
+    strength,
+)
+from robusttrain.evaluation.audit.finding import Finding, Needless, NotRun
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, SAMPLE, Subject
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import Records
@@ -34,6 +41,8 @@ CHECKS: tuple[tuple[Literal["before", "after"], Check], ...] = (
     ("after", strength.one_step),
     ("after", strength.twice_the_steps),
     ("after", strength.twice_the_draws),
+    ("after", objectives.another_objective),
+    ("after", objectives.another_start),
     ("after", strength.silent_success),
     ("after", strength.still_rising),
     ("after", others.white_box_recorded),
@@ -48,10 +57,22 @@ CHECKS: tuple[tuple[Literal["before", "after"], Check], ...] = (
     ("after", gradients.better_than_chance),
     ("after", planted.planted_weakness),
 )
+#: Names of checks whose functions have other names than their findings.
+NAMES = {
+    "epsilon_zero": "epsilon 0",
+    "epsilon_half": "epsilon 0.5",
+    "monotone": "monotone in epsilon",
+    "one_step": "single step",
+    "still_rising": "loss still rising",
+    "white_box_recorded": "white box",
+    "other_source": "another source",
+    "source_not_target": "source, not target",
+    "better_than_chance": "gradient agreement",
+}
 #: Candidates for each image of the sample. Candidates that the target gets wrong drop out.
 CANDIDATES = 2
-#: Runs of the strongest attack in all checks together, on a deterministic model. A run of twice the
-#: length counts twice.
+#: Runs of the strongest attack in all checks together, on a deterministic model, but for those that
+#: `objectives.evaluations` counts. A run of twice the length counts twice.
 RUNS = 8
 #: Share of the evaluation's own cost that the audit may reach before the sample shrinks below
 #: `SAMPLE`.
@@ -92,8 +113,19 @@ class Audit:
             return min(self.total, self.images)
         each = [sum(scenario.attack.cost()) for scenario in self.engine.scenarios.values()] or [0]
         allowed = max(SHARE * self.total * sum(each), CHEAP)
-        wanted = max(LEAST, min(SAMPLE, int(allowed / max(1, self._runs * max(each)))))
+        wanted = max(LEAST, min(SAMPLE, int(allowed / max(1, self._attacks(decided=True)))))
         return min(self.total, wanted)
+
+    def _attacks(self, decided: bool) -> int:
+        """The most evaluations that all runs of the strongest attack take for an image of the
+        sample; ``decided`` as for `objectives.evaluations`.
+        """
+        attacks = [scenario.attack for scenario in self.engine.scenarios.values()]
+        counts = [
+            self._runs * sum(each.cost()) + objectives.evaluations(each, decided)
+            for each in attacks
+        ]
+        return max(counts, default=0)
 
     @property
     def _runs(self) -> int:
@@ -117,15 +149,17 @@ class Audit:
         passes = (
             others.QUERIES
             + others.NOISE
-            + (20 + gradients.DIRECTIONS + 16) * draws
+            + (2 * 30 + gradients.DIRECTIONS + 16) * draws
             + planted.INNER // 2
         )
         slowest = max(
             (seconds for name, seconds in expected.items() if name != "scoring"), default=0.0
         )
         forward = expected.get("scoring", 0.0) / max(1, self.engine.verdicts_per_image)
-        evaluations = self.size * (self._runs * dearest + passes)
-        return evaluations, self.size * (self._runs * slowest + passes * forward)
+        attacks = self._attacks(decided=False)
+        evaluations = self.size * (attacks + passes)
+        runs = attacks / max(1, dearest)
+        return evaluations, self.size * (runs * slowest + passes * forward)
 
     def before(self, images: Tensor, labels: Tensor, indices: Tensor) -> list[Finding]:
         """Take the sample, and make the checks that need no results.
@@ -143,13 +177,18 @@ class Audit:
         score = verdicts(
             self.engine.target, images, labels, streams, DRAWS if self.engine.random else 1
         )
-        right = (
-            (score.double().mean(dim=1) > 0.5).nonzero().squeeze(1)[: self.size].to(images.device)
-        )
+        right = (score.double().mean(dim=1) > 0.5).nonzero().squeeze(1).to(images.device)
         with torch.inference_mode(False):
-            self._subject = Subject(
-                self.engine, images[right].clone(), labels[right].clone(), indices[right].clone()
+            self._subject, rest = (
+                Subject(
+                    self.engine,
+                    images[which].clone(),
+                    labels[which].clone(),
+                    indices[which].clone(),
+                )
+                for which in (right[: self.size], right[self.size : 2 * self.size])
             )
+        self._subject.rest = rest if rest.size else None
         self._run("before")
         self.seconds += time.perf_counter() - start
         return self.findings
@@ -158,32 +197,35 @@ class Audit:
         """Make the checks that need the evaluation's records, and return all findings."""
         assert self._subject is not None, "before() takes the sample"
         start = time.perf_counter()
-        self._subject.records = records
-        if self._subject.size >= LEAST:
-            self._run("after")
+        for subject in (self._subject, self._subject.rest):
+            if subject is not None:
+                subject.records = records
+        self._run("after")
         self.seconds += time.perf_counter() - start
         return self.findings
 
     def _run(self, when: str) -> None:
-        assert self._subject is not None
-        if not self._subject.size:
-            self.findings += [
-                finding
-                for finding in [before.sample(self._subject)]
-                if finding and when == "before"
-            ]
-            return
+        subject = self._subject
+        assert subject is not None
+        least = LEAST if when == "after" else 1
         for moment, check in CHECKS:
             if moment != when:
                 continue
-            name = check.__name__.replace("_", " ")
-            self.tried.append(name)
+            name = NAMES.get(check.__name__, check.__name__.replace("_", " "))
             try:
+                if subject.size < least and check is not before.sample:
+                    raise NotRun(f"{subject.size} images that are right are too few")
                 with torch.inference_mode(False), torch.enable_grad():
-                    finding = check(self._subject)
+                    finding = check(subject)
+            except Needless:
+                continue
+            except NotRun as why:
+                about = subject.main if when == "after" else ""
+                finding = Finding(name, "not run", str(why), attack=about)
             except Exception as error:  # noqa: BLE001 - models and attacks are any code, and the evaluation comes first
                 reason = (str(error).splitlines() or [""])[0]
                 finding = Finding(name, "not run", f"{type(error).__name__}: {reason}"[:200])
+            self.tried.append(name)
             if finding is not None:
                 self.findings.append(finding)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 
-from robusttrain.attacks import CarliniWagner, prepared
+from robusttrain.attacks import CarliniWagner
 from robusttrain.evaluation.audit.changes import single_step
 from robusttrain.evaluation.audit.finding import (
     ATHALYE,
@@ -12,6 +14,8 @@ from robusttrain.evaluation.audit.finding import (
     LEVEL,
     PINTOR,
     Finding,
+    Needless,
+    NotRun,
     significant,
     tail,
     words,
@@ -25,6 +29,8 @@ GREY = 0.5
 #: fast has not begun to converge. A slower rise matters only if more steps break more images, which
 #: another check finds out.
 STILL_RISING = 0.22
+#: Share of a loss that float32 may lose in a pass: some units in the last place.
+ROUNDING = 16 * torch.finfo(torch.float32).eps
 
 
 def epsilon_zero(subject: Subject) -> Finding | None:
@@ -68,7 +74,7 @@ def epsilon_half(subject: Subject) -> Finding | None:
         attack = subject.scenario.attack.at_radius(wide)
         adversarial = subject.attack(attack, subject.source(subject.main), subject.standing, "wide")
         left = subject.judge(adversarial, subject.standing)
-    classes = _classes(subject)
+    classes = subject.classes
     right = float(left.sum())
     # Guessing gets one in K right, also of images that were right before any attack.
     if tail(int(right + 1e-6), subject.size, 1 / classes) >= LEVEL:
@@ -94,17 +100,11 @@ def epsilon_half(subject: Subject) -> Finding | None:
     )
 
 
-def _classes(subject: Subject) -> int:
-    with prepared(subject.asked), torch.no_grad():
-        return subject.asked(
-            subject.images[:1].float(), subject.rng("classes", subject.everyone[:1])
-        ).shape[1]
-
-
 def monotone(subject: Subject) -> Finding | None:
     """Whether the attack breaks images within half the radius that stand within the whole."""
-    if not len(subject.standing) or subject.scenario.attack.threat.epsilon <= 0:
-        return None
+    subject.need_standing()
+    if subject.scenario.attack.threat.epsilon <= 0:
+        raise Needless("the radius is zero")
     attack = subject.scenario.attack
     attack = attack.at_radius(attack.threat.epsilon / 2)
     adversarial = subject.attack(attack, subject.source(subject.main), subject.standing, "half")
@@ -129,8 +129,9 @@ def monotone(subject: Subject) -> Finding | None:
 def one_step(subject: Subject) -> Finding | None:
     """Whether a single step of length epsilon breaks images that all steps together do not."""
     scenario = subject.scenario
-    if not len(subject.standing) or not scenario.attack.cost().gradients:
-        return None
+    subject.need_standing()
+    if not scenario.attack.cost().gradients:
+        raise Needless("the strongest attack follows no gradient")
     adversarial = subject.attack(
         single_step(scenario.attack), subject.source(subject.main), subject.standing, "one step"
     )
@@ -152,14 +153,9 @@ def one_step(subject: Subject) -> Finding | None:
 def twice_the_steps(subject: Subject) -> Finding | None:
     """Whether twice the steps from another start break more images."""
     attack = subject.scenario.attack.scaled(2)
-    if not len(subject.standing):
-        return None
+    subject.need_standing()
     if attack is None:
-        return _not_run(
-            "twice the steps",
-            subject,
-            "the attack has neither steps nor queries that can be doubled",
-        )
+        raise NotRun("the attack has neither steps nor queries that can be doubled")
     adversarial = subject.attack(
         attack, subject.source(subject.main), subject.standing, "twice the steps"
     )
@@ -182,16 +178,13 @@ def twice_the_steps(subject: Subject) -> Finding | None:
 
 def twice_the_draws(subject: Subject) -> Finding | None:
     """Whether twice the draws of a random model's randomness break more images."""
-    if not subject.random or not len(subject.standing):
-        return None
+    subject.need_standing()
+    if not subject.random:
+        raise Needless("the target draws nothing")
     before = subject.scenario.attack.draws_seen
     attack = subject.scenario.attack.with_draws(DRAWS)
     if attack is None:
-        return _not_run(
-            "twice the draws",
-            subject,
-            "the attack has neither an average nor votes that can be doubled",
-        )
+        raise NotRun("the attack has neither an average nor votes that can be doubled")
     adversarial = subject.attack(
         attack, subject.source(subject.main), subject.standing, "twice the draws"
     )
@@ -214,11 +207,9 @@ def twice_the_draws(subject: Subject) -> Finding | None:
 
 def silent_success(subject: Subject) -> Finding | None:
     """Whether an earlier iterate was adversarial although the returned image is not."""
-    trace, where = subject.trace, subject.standing
-    if not len(where):
-        return None
+    trace, where = subject.trace, subject.need_standing()
     if not trace.points:
-        return _not_watched("silent success", subject)
+        _refuse_unwatched(subject)
     threat = subject.scenario.attack.threat
     best = subject.trace.returned[where]
     lowest = subject.ours.clone()
@@ -248,19 +239,21 @@ def silent_success(subject: Subject) -> Finding | None:
 
 def still_rising(subject: Subject) -> Finding | None:
     """Whether the loss on images that stand still rises at the end."""
-    where = subject.standing.cpu()
-    # The loss of CarliniWagner holds the distance, too
-    if not len(where) or isinstance(subject.scenario.attack, CarliniWagner):
-        return None
+    where = subject.need_standing().cpu()
+    if isinstance(subject.scenario.attack, CarliniWagner):
+        raise NotRun("the loss of this attack falls with the distance, too")
     if not subject.trace.losses:
-        return _not_watched("loss still rising", subject)
+        _refuse_unwatched(subject)
     losses = torch.stack(subject.trace.losses)[:, where].nan_to_num().mean(dim=1)
     if len(losses) < 3:
-        return None  # the check of twice the steps covers a single step
+        raise NotRun(f"a course of {len(losses)} points has no last fifth")
     fifth = max(1, len(losses) // 5)
     last, before = losses[-fifth:].mean(), losses[-2 * fifth : -fifth].mean()
     whole = float(last - losses[0])
-    gained = float(last - before) / whole if whole > 1e-6 else 0.0
+    # Losses of any size: what their own rounding explains is no course.
+    if float(losses.max() - losses.min()) <= ROUNDING * float(losses.abs().max()):
+        raise NotRun("the loss moved by no more than its rounding")
+    gained = float(last - before) / whole if whole > 0 else 0.0
     if gained < STILL_RISING:
         return None
     return Finding(
@@ -278,11 +271,7 @@ def still_rising(subject: Subject) -> Finding | None:
     )
 
 
-def _not_watched(check: str, subject: Subject) -> Finding | None:
+def _refuse_unwatched(subject: Subject) -> NoReturn:
     if not subject.scenario.attack.cost().gradients:
-        return None  # an attack that only asks has no gradients to watch
-    return _not_run(check, subject, "the attack has no estimator that can be watched")
-
-
-def _not_run(check: str, subject: Subject, why: str) -> Finding:
-    return Finding(check=check, severity="not run", attack=subject.main, measured=why)
+        raise Needless("an attack that only asks has no gradients to watch")
+    raise NotRun("the attack has no estimator that can be watched")

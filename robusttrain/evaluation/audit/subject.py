@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from robusttrain.attacks import (
     Attack,
     GradientEstimator,
-    IdentityBackward,
     Loss,
     LossFn,
     Queried,
-    Target,
+    prepared,
 )
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit.changes import objective_of
@@ -25,6 +24,7 @@ from robusttrain.evaluation.audit.finding import (
     MORE_THAN_LUCK,
     Beaten,
     Finding,
+    Needless,
     Severity,
     beaten,
     words,
@@ -123,6 +123,8 @@ class Subject:
         labels: (n,) int64.
         indices: (n,) int64, the images' indices in the data set.
         records: of all images of the evaluation; None before the evaluation ran.
+        rest: more images of the evaluation, for a check that is undecided on these; None where
+            there are none.
     """
 
     engine: Engine
@@ -130,6 +132,7 @@ class Subject:
     labels: Tensor
     indices: Tensor
     records: Records | None = None
+    rest: Subject | None = None
     everyone: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -295,18 +298,37 @@ class Subject:
                 the size of the sample.
             within_luck: whether to report, as a note, also what luck explains.
         """
-        count, more = self.beaten_by(adversarial)
+        result = self.beaten_by(adversarial)
+        return self.finding(
+            result, self.size, check, severity, measured, source, remedy, within_luck
+        )
+
+    def finding(
+        self,
+        result: Beaten,
+        size: int,
+        check: str,
+        severity: Severity,
+        measured: str,
+        source: str,
+        remedy: str,
+        within_luck: bool = False,
+    ) -> Finding | None:
+        """The finding about a rival that broke ``result`` of ``size`` images; other arguments as
+        for `rival`.
+        """
+        count, more = result
         if not (more or within_luck):
             return None
         return Finding(
             check=check,
             severity=severity if more else "note",
             attack=self.main,
-            measured=measured.format(count=words(count), size=self.size),
+            measured=measured.format(count=words(count), size=size),
             threshold=MORE_THAN_LUCK,
             source=source,
             remedy=remedy if more else "",
-            value=count / self.size,
+            value=count / size,
         )
 
     @property
@@ -316,26 +338,38 @@ class Subject:
 
     # The kinds of attacks.
 
+    def knows_target(self, name: str) -> bool:
+        """Whether an attack works on the target itself, its defense included."""
+        knowledge = self.engine.scenarios[name].source.knows
+        return "classifier" in knowledge and ("defense" in knowledge or self.target.defense is None)
+
     def follows_target(self, name: str) -> bool:
         """Whether an attack differentiates the target itself, its defense included: a white box."""
-        scenario = self.engine.scenarios[name]
-        knowledge = scenario.source.knows
-        whole = "classifier" in knowledge and (
-            "defense" in knowledge or self.target.defense is None
-        )
-        return bool(scenario.attack.cost().gradients) and whole
+        gradients = self.engine.scenarios[name].attack.cost().gradients
+        return bool(gradients) and self.knows_target(name)
+
+    @cached_property
+    def classes(self) -> int:
+        """K."""
+        with prepared(self.asked), torch.no_grad():
+            first = self.everyone[:1]
+            return self.asked(self.images[:1].float(), self.rng("classes", first)).shape[1]
+
+    def need_standing(self) -> Tensor:
+        """`standing`; raises `Needless` where nothing stands, and no figure could be too high."""
+        if not len(self.standing):
+            raise Needless("no image of the sample stands")
+        return self.standing
 
     @property
     def exact(self) -> bool:
         """Whether the strongest attack's gradient claims to be the derivative of the target."""
-        return isinstance(self.scenario.source, Target) and bool(
-            self.scenario.attack.cost().gradients
-        )
+        return self.scenario.source.exact and bool(self.scenario.attack.cost().gradients)
 
     @property
     def same_forward(self) -> bool:
         """Whether the strongest attack's source answers as the target does."""
-        return isinstance(self.scenario.source, Target | IdentityBackward)
+        return self.scenario.source.same_forward
 
     def loss(self, model: nn.Module) -> Loss:
         """The strongest attack's loss on a model, for the whole sample."""

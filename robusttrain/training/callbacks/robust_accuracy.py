@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 from torch import nn
 
 from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import UserError
+from robusttrain.data import ImageData
 from robusttrain.evaluation import Engine, Scenario, gather, results
 from robusttrain.training.callbacks.images import my_validation_images
 
@@ -17,7 +19,8 @@ class RobustAccuracy(pl.Callback):
     """Attacks some validation images every few epochs and logs ``robust/<attack>`` and
     ``robust/worst_case``.
 
-    Several processes share the images.
+    Several processes share the images. Any LightningModule will do whose network is its child
+    ``model``, with a data module of `robusttrain.data`.
 
     Args:
         scenarios: attacks by name.
@@ -42,6 +45,25 @@ class RobustAccuracy(pl.Callback):
             draws,
             seed,
         )
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Look for what is attacked.
+
+        Raises:
+            UserError: the module has no child ``model``, or the images come from elsewhere.
+        """
+        try:
+            pl_module.get_submodule("model")
+        except AttributeError as error:
+            raise UserError(
+                f"RobustAccuracy: {type(pl_module).__name__} has no model to attack: call its"
+                " network, images in [0, 1] to logits, self.model"
+            ) from error
+        if not isinstance(trainer.datamodule, ImageData):  # type: ignore[attr-defined]
+            raise UserError(
+                "RobustAccuracy: validation images must come from a data module of"
+                " robusttrain.data: give trainer.fit one, such as ImageFolder"
+            )
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1

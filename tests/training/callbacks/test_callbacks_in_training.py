@@ -3,11 +3,13 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import defended, fit
+from small_runs import F_A, defended, fit
 
 from robusttrain.config.attacks import scenarios
-from robusttrain.core.errors import OptionError
+from robusttrain.core.errors import OptionError, UserError
+from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, results
+from robusttrain.models import CifarResNet
 from robusttrain.training.callbacks import Pictures, RobustAccuracy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -71,6 +73,38 @@ def test_every_other_epoch_and_the_last(tmp_path):
     )
     fit(tmp_path, [callback], epochs=5, model=defended(False), num_sanity_val_steps=1, logger=False)
     assert len(calls) == 3
+
+
+class Own(pl.LightningModule):
+    """A user's own module, whose network has a name of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = CifarResNet(**F_A)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+    def training_step(self, batch, batch_idx):
+        return self.network(batch.images).sum()
+
+
+def test_what_robust_accuracy_cannot_attack_is_said_before_training():
+    def run(module, *data):
+        pl.Trainer(
+            callbacks=[RobustAccuracy({})],
+            logger=False,
+            accelerator="cpu",
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        ).fit(module, *data)
+
+    with pytest.raises(UserError, match=r"Own has no model to attack: .* self\.model"):
+        run(Own(), Digits())
+    module = Own()
+    module.model = module.network
+    with pytest.raises(UserError, match=r"from a data module of robusttrain\.data: give"):
+        run(module, [])
 
 
 def test_training_goes_on_as_if_nobody_had_attacked(tmp_path):

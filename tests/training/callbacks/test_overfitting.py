@@ -2,10 +2,12 @@
 certain.
 """
 
+import csv
+
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -118,32 +120,52 @@ class Greys(Digits):
         return images, torch.zeros(64, dtype=torch.int64), [str(number) for number in range(10)]
 
 
-def test_a_run_logs_says_and_remembers(tmp_path):
-    """A model that the check breaks from the second epoch on, beside an inner attack that stands
-    still.
+@pytest.fixture
+def turning(tmp_path):
+    """Trains a model that the check breaks from the second epoch on, beside an inner attack that
+    stands still: the guard, and what it said.
     """
-    nothing = ProjectedGradient(steps=0, step_size=0.01, random_start=False, threat=Linf(0.02))
-    check = scenarios(["pgd-quick"], epsilon=0.02)
-    lines = []
-    guard = Overfitting(
-        "robust/pgd-quick", Scenario(nothing, Target()), images=6, draws=1, say=lines.append
+
+    def run(logger):
+        nothing = ProjectedGradient(steps=0, step_size=0.01, random_start=False, threat=Linf(0.02))
+        check = scenarios(["pgd-quick"], epsilon=0.02)
+        lines = []
+        guard = Overfitting(
+            "robust/pgd-quick", Scenario(nothing, Target()), images=6, draws=1, say=lines.append
+        )
+        module = RobustTraining(
+            DefendedClassifier(None, Broken()), 10, Adversarial(nothing), learning_rate=1e-9
+        )
+        trainer = pl.Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            logger=logger,
+            callbacks=[Turn(), RobustAccuracy(check, images=6, draws=1), guard],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=1,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(module, Greys(batch_size=16, crop=0))
+        return guard, lines
+
+    return run
+
+
+def test_other_loggers_get_its_figures_without_its_words(tmp_path, turning):
+    _, lines = turning(CSVLogger(tmp_path, "run", 0))
+    assert len(lines) == 1
+    with (tmp_path / "run" / "version_0" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["overfitting/fall"]]
+    assert [float(row["overfitting/catastrophic"]) for row in rows] == [0, 1, 1]
+
+
+def test_a_run_logs_says_and_remembers(tmp_path, turning):
+    guard, lines = turning(
+        TensorBoardLogger(tmp_path, name="run", version=0, default_hp_metric=False)
     )
-    module = RobustTraining(
-        DefendedClassifier(None, Broken()), 10, Adversarial(nothing), learning_rate=1e-9
-    )
-    trainer = pl.Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        logger=TensorBoardLogger(tmp_path, name="run", version=0, default_hp_metric=False),
-        callbacks=[Turn(), RobustAccuracy(check, images=6, draws=1), guard],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=1,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(module, Greys(batch_size=16, crop=0))
     (line,) = lines
     assert line.startswith(
         "catastrophic overfitting: robust accuracy fell since epoch 0: 1.000 then, 0.000 in epoch 1"
