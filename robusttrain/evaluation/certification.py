@@ -159,7 +159,7 @@ class Certification:
             stage: the attack's name, at its radius.
             by: its number in the evaluation.
         """
-        distance = L2().distance(made.double(), images.double()).cpu()
+        distance = L2().distance(made.cpu().double(), images.cpu().double())
         certified.farthest[here] = certified.farthest[here].maximum(distance)
         nearer = (distance > 0) & (distance < certified.broken_at[here])
         which = nearer.nonzero().squeeze(1)
