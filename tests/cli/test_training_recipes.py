@@ -328,4 +328,4 @@ def test_a_run_from_before_these_options_goes_on(train):
     ]
     train(*brief, "--trainer.max_epochs", 2)
     done = train(*brief, "--trainer.max_epochs", 2, "--training.mixing", "mixup", code=2)
-    assert "that run had training.mixing = None, this one 'mixup'" in done.err
+    assert "that run had training.mixing = 'none', this one 'mixup'" in done.err
