@@ -7,6 +7,7 @@ the classifier without its defense, at the same budget: what a defense is worth 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -165,11 +166,11 @@ def added(bare: Records, defended: Records, random: bool) -> dict[str, Any]:
 
 
 def _difference(each: Difference) -> dict[str, Any]:
-    ends = [None if end != end else round(end, 6) for end in (each.low, each.high)]
+    ends = [None if math.isnan(end) else round(end, 6) for end in (each.low, each.high)]
     return {
         "difference": round(each.mean, 6),
         "ci95": ends,
-        "p": None if each.p != each.p else each.p,
+        "p": None if math.isnan(each.p) else each.p,
         "test": each.how,
         "lost": each.lost,
         "won": each.won,

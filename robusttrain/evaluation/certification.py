@@ -21,7 +21,8 @@ from robusttrain.attacks.parts.threats import L2
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.certify import ABSTAIN, Smoothed, decided, streams
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
-from robusttrain.evaluation.scoring import wilson
+from robusttrain.evaluation.records import once_each
+from robusttrain.evaluation.results import figure
 
 #: Share of a radius that rounding may add to the length of an attack's change.
 ROUNDING = 1e-4
@@ -73,10 +74,8 @@ class Certified:
         """The rows of all batches of all processes, sorted by image, each image once."""
         names = [each.name for each in fields(Certified)]
         whole = Certified(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
-        order = whole.index.argsort(stable=True)
-        first = torch.ones(len(order), dtype=torch.bool)
-        first[1:] = whole.index[order][1:] != whole.index[order][:-1]
-        return Certified(*(getattr(whole, name)[order][first] for name in names))
+        once = once_each(whole.index)
+        return Certified(*(getattr(whole, name)[once] for name in names))
 
 
 class Certification:
@@ -232,21 +231,14 @@ class Certification:
         # One limit for both, so that neither side gains by rounding.
         limit = at * (1 + ROUNDING)
         left = certified.broken_at > limit
-        attacked = _share(left) | {
+        attacked = figure(left, "accuracy") | {
             "undecided": int((left & (certified.undecided_at <= limit)).sum())
         }
         return {
             "radius": at,
-            "certified": _share(certified.right & (certified.radius > limit)),
+            "certified": figure(certified.right & (certified.radius > limit), "accuracy"),
             "attacked": attacked if at <= reach or at == 0 else None,
         }
-
-
-def _share(which: Tensor) -> dict[str, Any]:
-    count = len(which)
-    mean = float(which.double().mean()) if count else 0.0
-    ends = [round(end, 6) for end in wilson(mean, count)]
-    return {"accuracy": round(mean, 6) if count else None, "ci95": ends}
 
 
 def _once(

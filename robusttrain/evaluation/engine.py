@@ -152,7 +152,11 @@ class Engine:
         """
         other = copy(self)
         other.scenarios = {
-            name: replace(each, attack=each.attack.for_one_draw())
+            name: replace(
+                each,
+                attack=each.attack.for_one_draw(),
+                knows=f"{each.knowledge_of(self.target)}, the draw that scores",
+            )
             for name, each in self.scenarios.items()
         }
         other._discloses, other._queried = True, Queried(KnownDraw(self._queried))

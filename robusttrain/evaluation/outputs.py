@@ -16,6 +16,7 @@ from robusttrain.core.telling import Say
 from robusttrain.core.typed import line
 from robusttrain.core.version import __version__
 from robusttrain.data import ImageData
+from robusttrain.evaluation.beside import BARE, KNOWN_DRAW
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
@@ -162,6 +163,8 @@ def save_requested(evaluation: Evaluation, plan: EvaluationPlan, device: torch.d
     images if it asks for them. What an earlier run left of verdicts and examples goes.
     """
     records, output = evaluation.records, Path(plan.output)
+    for name in (KNOWN_DRAW, BARE):
+        (output / f"{name}-{VERDICTS}").unlink(missing_ok=True)
     if plan.save_verdicts:
         records.save(output / VERDICTS)
         for name, second in evaluation.second.items():

@@ -132,6 +132,9 @@ class EvaluationPlan:
             at_least("--surrogate_epochs", self.surrogate_epochs, 1)
         if self.audit_images is not None:
             at_least("--audit_images", self.audit_images, LEAST)
+        for name in ("certify_draws", "certify_choosing", "certify_alpha"):
+            if not self.certify and getattr(self, name) != getattr(EvaluationPlan, name):
+                raise OptionError(f"--{name}", getattr(self, name), "needs --certify true")
         at_least("--certify_choosing", self.certify_choosing, 1)
         if not 0 < self.certify_alpha < 1:
             raise OptionError("--certify_alpha", self.certify_alpha, "must lie between 0 and 1")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import Figure
+from robusttrain.evaluation.results import figure
 from robusttrain.evaluation.scoring import worst_case
 
 
@@ -51,12 +52,8 @@ def under_tries(records: Records, tries: int) -> tuple[Tensor, Tensor]:
     return all_right(records.of(CLEAN).score, tries), worst_case(select, score)
 
 
-def _row(clean: Figure, worst: Figure, **more: Any) -> dict[str, Any]:
-    return {
-        **more,
-        "clean": {"accuracy": clean.accuracy, "ci95": [clean.low, clean.high]},
-        "worst_case": {"robust_accuracy": worst.accuracy, "ci95": [worst.low, worst.high]},
-    }
+def _row(clean: Tensor, worst: Tensor) -> dict[str, Any]:
+    return {"clean": figure(clean, "accuracy"), "worst_case": figure(worst)}
 
 
 def randomness(
@@ -72,12 +69,13 @@ def randomness(
     """
     if not content["random"] or not len(records):
         return None
-    clean, worst = Figure.of(content["clean"]), Figure.of(content["worst_case"])
     tries = tries or records.of(CLEAN).score.shape[1]
-    figures = [Figure.over(each) for each in under_tries(records, tries)]
-    rows = {"unknown": _row(clean, worst), "tries": _row(*figures, tries=tries)}
+    rows = {
+        "unknown": {name: content[name] for name in ("clean", "worst_case")},
+        "tries": {"tries": tries, **_row(*under_tries(records, tries))},
+    }
     if known is not None:
-        rows["known"] = _row(Figure.over(known.of(CLEAN).right), Figure.over(known.worst))
+        rows["known"] = _row(known.of(CLEAN).right, known.worst)
     return rows
 
 

@@ -86,6 +86,16 @@ class Rows:
         return Rows(**columns)  # type: ignore[arg-type]
 
 
+def once_each(index: Tensor) -> Tensor:
+    """(m,) int64: places in ``index``, (n,) int64, sorted by image, each image once, the first
+    place that it has.
+    """
+    order = index.argsort(stable=True)
+    first = torch.ones(len(order), dtype=torch.bool)
+    first[1:] = index[order][1:] != index[order][:-1]
+    return order[first]
+
+
 @dataclass(frozen=True)
 class Records:
     """The table of an evaluation.
@@ -143,10 +153,7 @@ class Records:
         merged = {}
         for name in filled[0].rows:
             rows = Rows.joined([part.of(name) for part in filled])
-            rows = rows[rows.index.argsort(stable=True)]
-            first = torch.ones(len(rows), dtype=torch.bool)
-            first[1:] = rows.index[1:] != rows.index[:-1]
-            merged[name] = rows[first]
+            merged[name] = rows[once_each(rows.index)]
         return Records(merged)
 
     def __repr__(self) -> str:

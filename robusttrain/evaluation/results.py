@@ -14,7 +14,10 @@ from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.scoring import wilson, worst_case
 
 
-def _figure(scores: Tensor, name: str = "robust_accuracy") -> dict[str, Any]:
+def figure(scores: Tensor, name: str = "robust_accuracy") -> dict[str, Any]:
+    """A row of results.json: the mean of scores (n,) in [0, 1], or of verdicts, with its interval
+    over images.
+    """
     if not len(scores):
         return {name: None, "ci95": wilson(0.0, 0)}
     mean = scores.double().mean().item()
@@ -52,7 +55,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             for kind, values in cost.items()
         }
         attacks[name] = {
-            **_figure(score[name][judged]),
+            **figure(score[name][judged]),
             "success_rate": round(1 - score[name][reached].mean().item(), 6)
             if reached.any()
             else None,
@@ -69,9 +72,8 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             )
             attacks[name] |= {
                 "images": int(judged.sum()),
-                "worst_case_so_far": _figure(worst)["robust_accuracy"],
+                "worst_case_so_far": figure(worst)["robust_accuracy"],
             }
-    worst = worst_case(torch.stack(list(select.values())), torch.stack(list(score.values())))
     threats = [scenario.attack.threat for scenario in engine.scenarios.values()]
     return {
         "threat": {"norm": threats[0].norm, "epsilon": threats[0].epsilon} if threats else None,
@@ -80,9 +82,9 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
         "draws": engine.draws,
         "random": engine.random,
         "survivors": engine.survivors,
-        "clean": _figure(score["clean"], "accuracy"),
+        "clean": figure(score["clean"], "accuracy"),
         "attacks": attacks,
-        "worst_case": _figure(worst),
+        "worst_case": figure(records.worst),
         "audit": [],
     }
 

@@ -61,8 +61,11 @@ class Subject:
 
 
 def settings_of(plan: EvaluationPlan, subject: Subject) -> dict[str, Any]:
-    """The `fingerprint` of a plan on its subject."""
-    return fingerprint(plan.without(subject.unfit), subject.weights, subject.target.random)
+    """The `fingerprint` of a plan on its subject: of all attacks that run, be it on the bare
+    classifier alone.
+    """
+    idle = {name: why for name, why in subject.unfit.items() if name not in subject.bare}
+    return fingerprint(plan.without(idle), subject.weights, subject.target.random)
 
 
 def precisions_of(
@@ -99,6 +102,8 @@ def besides_of(
         besides.append(known_draw(engine))
     elif plan.known_draw:
         say("known_draw: the target is not random, so there is no draw to know")
+    if plan.tries and not engine.target.random:
+        say("tries: the target is not random, so one try is as good as many")
     if plan.bare_classifier and engine.target.defense is not None:
         besides.append(bare_classifier(engine, types, subject.bare))
     elif plan.bare_classifier:
@@ -182,10 +187,8 @@ def attack(
     audit = (
         Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
     )
-    total = announce(
-        *(engine, data, audit, say, evaluation.curves, evaluation.besides),
-        evaluation.certification,
-    )
+    curves, besides = evaluation.curves, evaluation.besides
+    total = announce(engine, data, audit, say, curves, besides, evaluation.certification)
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, plan.seed, device, say)
     share = None if total is None else total / trainer.world_size

@@ -19,6 +19,7 @@ from robusttrain.attacks import (
     Smooth,
     Target,
 )
+from robusttrain.config.attacks import attack_nodes
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 from robusttrain.defenses import Defense
@@ -27,6 +28,7 @@ from robusttrain.evaluation.beside import added, bare_classifier, known_draw, se
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.randomness import all_right, randomness, under_tries
 from robusttrain.evaluation.results import results
+from robusttrain.evaluation.running import Subject, besides_of, settings_of
 from robusttrain.models.defended import DefendedClassifier
 
 
@@ -237,3 +239,31 @@ def test_a_deterministic_model_has_no_randomness_to_know(task):
     content = results(whole, engine, {})
     assert randomness(content, whole, None, None) is None
     assert not math.isnan(content["worst_case"]["robust_accuracy"])
+
+
+def test_an_unfinished_run_is_of_the_attacks_on_the_bare_classifier_too(task):
+    target = task[0]
+    nodes = attack_nodes(["eot", "apgd-ce"])
+    longer = attack_nodes(["eot", "apgd-ce"], [("apgd-ce.steps", "7")])
+    data = {"class_path": "robusttrain.data.Digits"}
+    whole, other = (
+        EvaluationPlan(model={"class_path": "torch.nn.Identity"}, attacks=each, data=data)
+        for each in (nodes, longer)
+    )
+    unfit = {"apgd-ce": "the target is random"}
+    left_out = Subject(target, "t", None, unfit)
+    assert settings_of(whole, left_out) == settings_of(other, left_out)
+    beside = Subject(target, "t", None, unfit, {"apgd-ce": pgd()})
+    assert settings_of(whole, beside) != settings_of(other, beside)
+
+
+def test_what_has_no_effect_is_said(task):
+    node = {"class_path": "torch.nn.Identity"}
+    for option, value in (("certify_draws", 5000), ("certify_alpha", 0.01)):
+        with pytest.raises(OptionError, match=rf"--{option} = {value}: needs --certify true"):
+            EvaluationPlan(model=node, attacks={}, data=node, **{option: value})
+    plan = EvaluationPlan(model=node, attacks={}, data=node, tries=3, known_draw=True)
+    lines = []
+    engine = Engine(Bright(), {"pgd": pgd()})
+    assert besides_of(plan, Subject(engine.target, "t", None), engine, {}, lines.append) == []
+    assert [line.partition(":")[0] for line in lines] == ["known_draw", "tries"]
