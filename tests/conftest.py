@@ -1,6 +1,7 @@
 """Models with known answers, and images to run them on."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,16 @@ def pytest_collection_modifyitems(items):
     """
     rank = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(Path(item.path).parent.name, len(LONG)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A shell that starts the tests in the background of a script has them ignore Ctrl-C, which
+    some of them send.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def make_images(count: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> Tensor:
