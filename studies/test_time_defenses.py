@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from robusttrain.config.command_line import main
 from robusttrain.config.evaluation import read_plan
-from robusttrain.evaluation import worst_case
-from robusttrain.evaluation.paired import compared
+from robusttrain.evaluation.paired import compared, in_points
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import Figure, Results
@@ -75,13 +74,11 @@ def point(scale: Scale, base: Job, defense: Settings) -> EvaluationPlan:
     return read_plan(typed(options))
 
 
-def transfer(records: Records) -> torch.Tensor:
+def transfer(records: Records) -> Tensor:
     """(n,): each image's score under the attack on the classifier alone, if it hurts more than no
     attack.
     """
-    rows = [records.of(CLEAN), records.of("wt")]
-    select = torch.stack([each.chosen_by for each in rows])
-    return worst_case(select, torch.stack([each.right for each in rows]))
+    return Records({name: records.of(name) for name in (CLEAN, "wt")}).worst
 
 
 def row(base: str, defense: str, results: Results, records: Records) -> dict[str, Any]:
@@ -89,7 +86,6 @@ def row(base: str, defense: str, results: Results, records: Records) -> dict[str
     content = results.json
     bare, random = content["bare_classifier"], content["randomness"]
     added, clean = bare["added"]["worst_case"], bare["added"]["clean"]
-    low, high = added["ci95"]
     return {
         "base model": base,
         "defense": defense,
@@ -103,10 +99,8 @@ def row(base: str, defense: str, results: Results, records: Records) -> dict[str
         ),
         "known draw": Figure.of(random["known"]["worst_case"]) if random else "",
         "base model, same budget": Figure.of(bare["worst_case"]),
-        "the defense adds": (
-            f"{100 * added['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
-        ),
-        "adds to clean": f"{100 * clean['difference']:+.1f} points",
+        "the defense adds": in_points(added["difference"], *added["ci95"]),
+        "adds to clean": in_points(clean["difference"], None, None),
     }
 
 

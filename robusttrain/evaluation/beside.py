@@ -19,7 +19,7 @@ from torch import Tensor
 from robusttrain.attacks import Attack
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
-from robusttrain.evaluation.paired import Difference, compared
+from robusttrain.evaluation.paired import Difference, compared, in_points
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import Figure
 from robusttrain.evaluation.results import results
@@ -183,12 +183,11 @@ def sentence(content: Mapping[str, Any]) -> str | None:
     if not base or "worst_case" not in base.get("added", {}):
         return None
     row = base["added"]["worst_case"]
-    ends = ""
-    if row["ci95"][0] is not None:
-        ends = f" ({100 * row['ci95'][0]:.1f} to {100 * row['ci95'][1]:.1f})"
+    low, high = row["ci95"]
+    points = in_points(row["difference"], low, high, form=".1f")
     before = Figure.of(base["worst_case"])
     after = Figure.of(content["worst_case"])
     return (
-        f"The defense adds {100 * row['difference']:.1f} points{ends} to its own base model under"
-        f" attack: {before} without it, {after} with it."
+        f"The defense adds {points} to its own base model under attack: {before} without it, {after}"
+        " with it."
     )

@@ -57,11 +57,8 @@ class Difference:
 
     @property
     def points(self) -> str:
-        """ "-3.5 points (-5.1 to -1.9)"."""
-        if math.isnan(self.low):
-            return f"{100 * self.mean:+.1f} points"
-        ends = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
-        return f"{100 * self.mean:+.1f} points ({ends})"
+        """As `in_points` has it."""
+        return in_points(self.mean, self.low, self.high)
 
     @property
     def reversed(self) -> Difference:
@@ -83,6 +80,20 @@ class Difference:
         if math.isnan(self.p):
             return "-"
         return "< 0.0001" if self.p < 1e-4 else f"= {self.p:.4f}"
+
+
+def in_points(mean: float, low: float | None, high: float | None, form: str = "+.1f") -> str:
+    """ "-3.5 points (-5.1 to -1.9)": a difference of accuracies, with its interval if there is one.
+
+    Args:
+        mean: in [-1, 1].
+        low, high: of the interval; NaN or None for none.
+        form: of each number.
+    """
+    points = f"{100 * mean:{form}} points"
+    if low is None or high is None or math.isnan(low):
+        return points
+    return f"{points} ({100 * low:{form}} to {100 * high:{form}})"
 
 
 def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Difference:

@@ -8,6 +8,7 @@ from typing import Any
 
 from robusttrain.core.typed import command
 from robusttrain.evaluation.beside import BARE
+from robusttrain.evaluation.paired import in_points
 from robusttrain.evaluation.randomness import threats
 from robusttrain.evaluation.report import Figure
 from robusttrain.reporting import words
@@ -72,14 +73,11 @@ def base(run: Run) -> Html:
     if not content:
         return Html("")
     rows = []
-    figures = {"clean": ("no attack", "accuracy"), "worst_case": ("worst case", "robust_accuracy")}
-    for key, (name, _) in figures.items():
+    for key, name in (("clean", "no attack"), ("worst_case", "worst case")):
         if difference := content["added"].get(key):
-            low, high = difference["ci95"]
-            ends = "" if low is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
-            without, behind = Figure.of(content[key]), Figure.of(run.json[key])
-            points = f"{100 * difference['difference']:+.1f} points{ends}"
-            rows.append((name, str(without), str(behind), points))
+            figures = (str(Figure.of(each[key])) for each in (content, run.json))
+            points = in_points(difference["difference"], *difference["ci95"])
+            rows.append((name, *figures, points))
     attacks = [
         (name, str(Figure.of(row)), f"{row['gradient_evaluations_per_image']:,g}")
         for name, row in content["attacks"].items()
