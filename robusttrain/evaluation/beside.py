@@ -188,6 +188,6 @@ def sentence(content: Mapping[str, Any]) -> str | None:
     before = Figure.of(base["worst_case"])
     after = Figure.of(content["worst_case"])
     return (
-        f"The defense adds {points} to its own base model under attack: {before} without it, {after}"
-        " with it."
+        f"The defense adds {points} to its own base model under attack: {before} without it,"
+        f" {after} with it."
     )
