@@ -83,13 +83,19 @@ class Board(TensorBoardLogger):
         return self._beside[line]
 
 
-def boards(trainer: pl.Trainer) -> list[SummaryWriter]:
+def boards(
+    trainer: pl.Trainer, kind: type[TensorBoardLogger] = TensorBoardLogger
+) -> list[SummaryWriter]:
     """The TensorBoards of a training, which alone show pictures and text; none in other processes
     than the first one.
+
+    Args:
+        trainer: of the training.
+        kind: `Board` for those that are laid out here.
     """
     if not trainer.is_global_zero:
         return []
-    return [each.experiment for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+    return [each.experiment for each in trainer.loggers if isinstance(each, kind)]
 
 
 def is_share(name: str) -> bool:

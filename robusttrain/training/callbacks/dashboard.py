@@ -9,10 +9,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 from robusttrain.training import hyperparameters
-from robusttrain.training.board import Board, step_of
+from robusttrain.training.board import Board, boards, step_of
 from robusttrain.training.callbacks.progress import epochs
 
 #: Charts of the "custom scalars", with their tags: one a chart, since tags of a run share a colour.
@@ -42,7 +41,7 @@ class Dashboard(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:  # the complete configuration: hparams.yaml, parameters
             logger.log_hyperparams(dict(self.recipe))
-        for board in self.boards(trainer):
+        for board in boards(trainer, Board):
             charts = {title: ["Multiline", [f"^{tag}$"]] for title, tag in CHARTS.items()}
             board.add_custom_scalars({"robusttrain": charts})
             told = yaml.safe_dump(dict(self.recipe), sort_keys=False)
@@ -50,22 +49,15 @@ class Dashboard(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The number of epochs may hang on that of batches, which is settled by now.
-        for board in self.boards(trainer):
+        for board in boards(trainer, Board):
             values = hyperparameters.columns(self.recipe, epochs(trainer))
             for summary in hyperparameters.beginning(values):
                 board._get_file_writer().add_summary(summary)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for board in self.boards(trainer):
+        for board in boards(trainer, Board):
             board.add_text("final", final(trainer), step_of(trainer))
             board._get_file_writer().add_summary(hyperparameters.ending())
-
-    @staticmethod
-    def boards(trainer: pl.Trainer) -> list[SummaryWriter]:
-        """What the dashboard is laid out on: the boards of train.py."""
-        if not trainer.is_global_zero:
-            return []
-        return [each.experiment for each in trainer.loggers if isinstance(each, Board)]
 
 
 def final(trainer: pl.Trainer) -> str:
