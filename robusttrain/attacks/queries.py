@@ -4,15 +4,15 @@ model's randomness.
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import call_model
 from robusttrain.attacks.parts.objectives import Objective
-from robusttrain.core.at_once import copies_at_once
 from robusttrain.core.rng import Rng
+from robusttrain.models.voting import draws_of, log_mean
 
 
 def ask(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
@@ -24,14 +24,8 @@ def ask(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
         rng: streams of the images, (n,); draw k takes ``rng.fold(k)``.
         votes: draws.
     """
-    chunk = copies_at_once(None, len(images), images[0].numel() if len(images) else 1)
-    answers = []
     with torch.no_grad():
-        for start in range(0, votes, chunk):
-            numbers = range(start, min(start + chunk, votes))
-            logits = call_model(model, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
-            answers.append(logits.view(len(numbers), len(images), logits.shape[-1]))
-    logits = torch.cat(answers)
+        logits = draws_of(partial(call_model, model), images, rng, votes)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -87,5 +81,4 @@ def mean_log_probabilities(model: nn.Module, images: Tensor, rng: Rng, votes: in
     The mean is computed from logits: probabilities themselves round to 0 and 1 where the model is
     sure.
     """
-    log_p = ask(model, images, rng, votes).log_softmax(dim=2).logsumexp(dim=0) - math.log(votes)
-    return log_p.nan_to_num(nan=-1e4, neginf=-1e4)
+    return log_mean(ask(model, images, rng, votes)).nan_to_num(nan=-1e4, neginf=-1e4)

@@ -18,9 +18,10 @@ from robusttrain.attacks.parts.threats import Linf
 from robusttrain.core.checked import NonNegative, Positive, Whole, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
-from robusttrain.models.defense import Defense, differentiated_as
+from robusttrain.models.defense import Defense
 from robusttrain.models.foreign import load_weights
 from robusttrain.models.frozen import Frozen
+from robusttrain.models.stepwise import differentiated_as
 
 
 @checked

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 
-from robusttrain.core.checked import checked
-from robusttrain.core.errors import OptionError
+from robusttrain.core.checked import Limit, checked
+from robusttrain.core.errors import within
 from robusttrain.core.rng import Rng
-from robusttrain.models.defense import Defense, differentiated_as
+from robusttrain.models.defense import Defense
+from robusttrain.models.stepwise import differentiated_as
 
 
 @checked
@@ -23,10 +26,8 @@ class BitDepth(Defense):
 
     differentiable = False
 
-    def __init__(self, bits: int = 3) -> None:
+    def __init__(self, bits: Annotated[int, Limit(within, (1, 8))] = 3) -> None:
         super().__init__()
-        if not 1 <= bits <= 8:
-            raise OptionError("bits", bits, "must lie between 1 and 8")
         self.bits = bits
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:

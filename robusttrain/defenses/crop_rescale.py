@@ -23,13 +23,15 @@ class CropRescale(Defense):
         share: side of the crop as a share of the image's side; 90 of 224 pixels in Guo et al.
     """
 
-    random = True
-
     def __init__(self, share: float = 90 / 224) -> None:
         super().__init__()
         if not 0 < share <= 1:
             raise OptionError("share", share, "must be greater than 0 and at most 1")
         self.share = share
+
+    @property
+    def random(self) -> bool:  # type: ignore[override]
+        return self.share < 1  # else there is one place for the crop
 
     def size(self, side: int) -> int:
         """Side of the crop, in pixels, of an image's side."""

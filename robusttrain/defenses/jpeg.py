@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from io import BytesIO
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from robusttrain.core.checked import checked
-from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.checked import Limit, checked
+from robusttrain.core.errors import UserError, within
 from robusttrain.core.rng import Rng
-from robusttrain.models.defense import Defense, differentiated_as
+from robusttrain.models.defense import Defense
+from robusttrain.models.stepwise import differentiated_as
 
 #: Pillow's modes, by the number of channels.
 MODES = {1: "L", 3: "RGB"}
@@ -31,6 +33,9 @@ TO_YCC = torch.tensor(
         [0.5, -0.418687589, -0.081312411],
     ]
 )
+FROM_YCC = torch.linalg.inv(TO_YCC)
+#: 1 is the coarsest.
+Quality = Annotated[int, Limit(within, (1, 100))]
 
 
 def encoded(pixels: np.ndarray, quality: int) -> BytesIO:
@@ -66,10 +71,8 @@ class JPEG(Defense):
 
     differentiable = False
 
-    def __init__(self, quality: int = 75) -> None:
+    def __init__(self, quality: Quality = 75) -> None:
         super().__init__()
-        if not 1 <= quality <= 100:
-            raise OptionError("quality", quality, "must lie between 1 and 100")
         self.quality = quality
 
     def twin(self) -> Defense:
@@ -124,10 +127,8 @@ class DifferentiableJPEG(Defense):
         quality: as for `JPEG`.
     """
 
-    def __init__(self, quality: int = 75) -> None:
+    def __init__(self, quality: Quality = 75) -> None:
         super().__init__()
-        if not 1 <= quality <= 100:
-            raise OptionError("quality", quality, "must lie between 1 and 100")
         self.quality = quality
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
@@ -144,8 +145,7 @@ class DifferentiableJPEG(Defense):
     def coloured(self, values: Tensor, brightness: list[int], colour: list[int]) -> Tensor:
         """Decoded values (B, 3, H, W), not clipped, of red, green and blue from 0 to 255."""
         height, width = values.shape[-2:]
-        matrix = TO_YCC.to(values.device)
-        planes = torch.einsum("ij,bjhw->bihw", matrix, values)
+        planes = torch.einsum("ij,bjhw->bihw", TO_YCC.to(values.device), values)
         y = self.quantised(planes[:, :1] - 128, brightness) + 128
         rows, columns = -(-height // 2), -(-width // 2)
         small = self.quantised(_halved(planes[:, 1:]), colour)[..., :rows, :columns]
@@ -154,7 +154,7 @@ class DifferentiableJPEG(Defense):
         chroma = F.interpolate(
             small, scale_factor=2, **(smooth if small.shape[-1] > 2 else {"mode": "nearest"})
         )[..., :height, :width]
-        return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), torch.cat([y, chroma], 1))
+        return torch.einsum("ij,bjhw->bihw", FROM_YCC.to(y.device), torch.cat([y, chroma], 1))
 
     def quantised(self, planes: Tensor, steps: list[int]) -> Tensor:
         """Planes (B, C, H, W), around 0, after quantisation of their blocks' coefficients."""

@@ -61,6 +61,10 @@ class Vote(Defense):
         return self.defense.iterative
 
     @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        return self.defense.stepwise
+
+    @property
     def has_f_b(self) -> bool:  # type: ignore[override]
         return self.defense.has_f_b
 

@@ -18,16 +18,6 @@ from robusttrain.models.stepwise import State, loop
 Classify = Callable[[Tensor, Rng | None], Tensor]
 
 
-def differentiated_as(value: Tensor, surrogate: Tensor) -> Tensor:
-    """``value`` in value, ``surrogate`` in derivative; of one shape, and finite.
-
-    The bracket is exactly zero, so the value is untouched.
-    """
-    if not surrogate.requires_grad:
-        return value
-    return value.detach() + (surrogate - surrogate.detach())
-
-
 class Defense(nn.Module, ABC):
     """An input transformation g: images to images.
 
@@ -92,7 +82,7 @@ class Defense(nn.Module, ABC):
         Args:
             step: ``step(state, number, rng)`` gives the next state, with a stream for this step
                 alone. A source may call it twice, so it changes nothing outside of itself.
-            state: the first state, a tensor or a tuple of tensors.
+            state: the first state, a tensor or a plain tuple of tensors (no NamedTuple).
             steps: how many.
             rng: streams of the images, (B,); step ``number`` gets ``rng.fold(number)``.
         """

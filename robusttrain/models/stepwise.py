@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from robusttrain.core.generators import SharedGenerators
 from robusttrain.core.rng import Draws, Rng
 
-#: What a loop carries from step to step: a tensor, or a tuple of tensors.
+#: What a loop carries from step to step: a tensor, or a plain tuple of tensors (no NamedTuple).
 State = TypeVar("State", bound=Tensor | tuple[Tensor, ...])
 
 
@@ -145,8 +145,18 @@ def _recomputed_step(step: Callable[..., Any], state: Any, number: int, rng: Rng
     return recomputed(again, *((state,) if alone else state))
 
 
+def differentiated_as(value: Tensor, surrogate: Tensor) -> Tensor:
+    """``value`` in value, ``surrogate`` in derivative; of one shape, and finite.
+
+    The bracket is exactly zero, so the value is untouched.
+    """
+    if not surrogate.requires_grad:
+        return value
+    return value.detach() + (surrogate - surrogate.detach())
+
+
 def _straight(start: Any, later: Any) -> Any:
     """``later`` in value; the derivative of ``start``."""
     if isinstance(start, Tensor):
-        return later + (start - start.detach())
+        return differentiated_as(later, start)
     return tuple(_straight(one, other) for one, other in zip(start, later, strict=True))

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried, SourceModel
+from robusttrain.attacks.sources.forward_of import ForwardOf
 from robusttrain.core.checked import Whole, checked
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import says_random
 from robusttrain.models.defended import DefendedClassifier, classified
-from robusttrain.models.defense import Classify, Defense, differentiated_as
+from robusttrain.models.defense import Defense
 
 
 class Reader(Protocol):
@@ -40,6 +41,8 @@ class Source(ABC):
 
     #: What the attacker must know to build this source.
     knows: str = ""
+    #: Whether it is another model than the target, whatever the target is.
+    other_model: bool = False
     #: Whether what it builds answers as the target does, whatever its gradients are.
     same_forward: bool = False
     #: Whether its gradients are those that automatic differentiation of the target gives.
@@ -53,7 +56,7 @@ class Source(ABC):
         """What the same attacker differentiates where no defense stands before the classifier: the
         classifier itself. A source of another model stays as it is.
         """
-        return Target()
+        return self if self.other_model else Target()
 
     @abstractmethod
     def __call__(self, target: DefendedClassifier) -> nn.Module:
@@ -118,38 +121,19 @@ class ClassifierOnly(Source):
         return _ClassifierOnly(defense_of(target, self), target.classifier)
 
 
-class _IdentityBackward(Defense):
-    def __init__(self, g: Defense) -> None:
-        super().__init__()
-        self.g, self.random, self.votes = g, g.random, g.votes
+class _IdentityBackward(ForwardOf):
+    costs = False  # so what does not fit is said before any attack
 
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        with torch.no_grad():
-            transformed = self.g(images, rng)
-        return self.as_identity(transformed, images)
+    def backward(self, images: Tensor, rng: Rng) -> Tensor:
+        return images
 
-    def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        return self(images, rng)
-
-    def predict(self, classify: Classify, images: Tensor, rng: Rng | None = None) -> Tensor:
-        def behind(transformed: Tensor, streams: Rng | None) -> Tensor:
-            copies = len(transformed) // max(1, len(images))
-            return classify(
-                self.as_identity(transformed.detach(), images.repeat(copies, 1, 1, 1)), streams
-            )
-
-        return self.g.predict(behind, images.detach(), rng)
-
-    def as_identity(self, transformed: Tensor, images: Tensor) -> Tensor:
-        """Exactly ``transformed`` in value, the identity in derivative."""
-        if transformed.shape != images.shape:
-            raise UserError(
-                f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])}"
-                f" into {tuple(transformed.shape[1:])}, so its derivative cannot be the identity:"
-                f" --attack {'eot' if self.random else 'pgd'} differentiates it as it is (in"
-                " Python, source Target)"
-            )
-        return differentiated_as(transformed, images)
+    def misfit(self, images: Tensor, transformed: Tensor, instead: Tensor) -> str:
+        return (
+            f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])}"
+            f" into {tuple(transformed.shape[1:])}, so its derivative cannot be the identity:"
+            f" --attack {'eot' if self.random else 'pgd'} differentiates it as it is (in"
+            " Python, source Target)"
+        )
 
 
 @dataclass(frozen=True)

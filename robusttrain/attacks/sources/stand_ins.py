@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import SourceModel
 from robusttrain.attacks.sources.basic import Reader, Source
+from robusttrain.attacks.sources.forward_of import ForwardOf
 from robusttrain.attacks.sources.surrogates import names_file, unopened
 from robusttrain.core.checked import checked
 from robusttrain.core.errors import UserError
@@ -42,31 +42,27 @@ def _stand_in(network: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
     return found
 
 
-class _BackwardOf(Defense):
-    """Forward g, backward h."""
+def _stood_for(target: DefendedClassifier, source: Source) -> Defense:
+    """The target's defense; UserError if the target has none."""
+    if target.defense is None:
+        name = type(source).__name__
+        raise UserError(f"source {name}: the target has no defense that h could stand for")
+    return target.defense
 
+
+class _BackwardOf(ForwardOf):
     def __init__(self, g: Defense, network: nn.Module) -> None:
-        super().__init__()
-        self.g, self.network, self.random = g, network, g.random or _says_random(network)
+        super().__init__(g)
+        self.network, self.random = network, g.random or _says_random(network)
 
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        return self.transform(images, rng)
+    def backward(self, images: Tensor, rng: Rng) -> Tensor:
+        return _stand_in(self.network, images, rng)
 
-    def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        with torch.no_grad():
-            transformed: Tensor = self.g(images, rng)
-        if not (torch.is_grad_enabled() and images.requires_grad):
-            return transformed
-        instead = _stand_in(self.network, images, rng)
-        if instead.shape != transformed.shape:
-            raise UserError(
-                f"source Reparameterization: h turns images into {tuple(instead.shape[1:])} and"
-                f" the defense into {tuple(transformed.shape[1:])}, so h's derivative cannot stand"
-                " for the defense's"
-            )
-        # The bracket is zero in value and h in derivative: forward sees g(x) exactly.
-        return transformed + (instead - instead.detach())
+    def misfit(self, images: Tensor, transformed: Tensor, instead: Tensor) -> str:
+        return (
+            f"the stand-in h turns images into {tuple(instead.shape[1:])} and the defense into"
+            f" {tuple(transformed.shape[1:])}, so h's derivative cannot stand for the defense's"
+        )
 
 
 @checked
@@ -90,12 +86,9 @@ class StandIn(Source):
         return self.forward == "g"
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        if target.defense is None:
-            raise UserError(
-                "source Reparameterization: the target has no defense that h could stand for"
-            )
+        g = _stood_for(target, self)
         if self.forward == "g":
-            return DefendedClassifier(_BackwardOf(target.defense, self.network), target.classifier)
+            return DefendedClassifier(_BackwardOf(g, self.network), target.classifier)
         return _StoodIn(self.network, target.classifier)
 
 
@@ -122,8 +115,5 @@ class Reparameterization(Source):
         return StandIn(read.stand_in(self.path), self.forward) if names_file(self.path) else self
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
-        if target.defense is None:
-            raise UserError(
-                "source Reparameterization: the target has no defense that h could stand for"
-            )
+        _stood_for(target, self)
         raise unopened(self, self.path)

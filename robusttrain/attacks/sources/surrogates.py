@@ -54,9 +54,7 @@ class OtherModel(Source):
 
     model: nn.Module
     knows = "another model, labels"
-
-    def on_classifier(self) -> Source:
-        return self
+    other_model = True
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         return self.model
@@ -76,9 +74,7 @@ class Checkpoint(Source):
     defended: bool = False
     trust: list[str] = field(default_factory=list)
     knows = OtherModel.knows
-
-    def on_classifier(self) -> Source:
-        return self
+    other_model = True
 
     def opened(self, read: Reader) -> Source:
         if not names_file(self.path):
@@ -102,9 +98,7 @@ class OtherDefense(Source):
     model: DefendedClassifier
     inner: Source = field(default_factory=IdentityBackward)
     knows = "kind of defense, labels"
-
-    def on_classifier(self) -> Source:
-        return self
+    other_model = True
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         return self.inner(self.model)
@@ -127,9 +121,7 @@ class OwnSurrogate(Source):
     inner: Source = field(default_factory=IdentityBackward)
     trust: list[str] = field(default_factory=list)
     knows = OtherDefense.knows
-
-    def on_classifier(self) -> Source:
-        return self
+    other_model = True
 
     def opened(self, read: Reader) -> Source:
         if not names_file(self.path):

@@ -56,7 +56,7 @@ class ThroughDefense(Source):
     Steps are those that g takes through `Defense.loop` (trait ``stepwise``). A part that takes none
     is computed anew as a whole, so on the way back its memory is the plain one. Parts that say that
     they have no derivative are left as ``inner`` has them: to compute them anew would cost much and
-    save nothing.
+    save nothing. So are parts that vote, which have the classifier answer several times.
 
     Args:
         checkpoint: whether steps are computed anew on the way back; otherwise the memory is that of
@@ -96,7 +96,7 @@ class ThroughDefense(Source):
         self._say(g, built.defense)
         walk = Walk(self.checkpoint, self.last)
         through = built.defense.rebuilt(
-            lambda part: _Through(part, walk) if part.differentiable else part
+            lambda part: _Through(part, walk) if part.differentiable and not part.votes else part
         )
         return DefendedClassifier(through, built.classifier)
 

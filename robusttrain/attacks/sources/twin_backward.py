@@ -4,38 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.sources.basic import IdentityBackward, Source, defense_of
+from robusttrain.attacks.sources.forward_of import ForwardOf
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.models.defense import Defense, differentiated_as
+from robusttrain.models.defense import Defense
 
 
-class _TwinBackward(Defense):
+class _TwinBackward(ForwardOf):
     def __init__(self, g: Defense, twin: Defense) -> None:
-        super().__init__()
-        self.g, self.twin_of_g, self.random = g, twin, g.random
+        super().__init__(g)
+        self.twin_of_g = twin
 
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        # Both draw from the same streams.
-        rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        with torch.no_grad():
-            transformed = self.g(images, rng)
-        if not (torch.is_grad_enabled() and images.requires_grad):
-            return transformed
-        surrogate = self.twin_of_g(images, rng)
-        if surrogate.shape != transformed.shape:
-            raise UserError(
-                f"source TwinBackward: {type(self.g).__name__} gives images of"
-                f" {tuple(transformed.shape[1:])}, and its twin of {tuple(surrogate.shape[1:])}"
-            )
-        return differentiated_as(transformed, surrogate)
+    def backward(self, images: Tensor, rng: Rng) -> Tensor:
+        surrogate: Tensor = self.twin_of_g(images, rng)
+        return surrogate
 
-    def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        return self(images, rng)
+    def misfit(self, images: Tensor, transformed: Tensor, instead: Tensor) -> str:
+        return (
+            f"source TwinBackward: {type(self.g).__name__} gives images of"
+            f" {tuple(transformed.shape[1:])}, and its twin of {tuple(instead.shape[1:])}"
+        )
 
 
 @dataclass(frozen=True)
