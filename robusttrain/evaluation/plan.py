@@ -125,9 +125,9 @@ class EvaluationPlan:
         at_least("--seed", self.seed, 0)
         if self.tries is not None:
             at_least("--tries", self.tries, 1)
-            at_most = f"--draws {self.draws} draws score: name at most as many, or more --draws"
             if self.tries > self.draws:
-                raise OptionError("--tries", self.tries, at_most)
+                fix = f"needs as many draws that score: --draws {self.draws} are too few"
+                raise OptionError("--tries", self.tries, fix)
         if self.surrogate_epochs is not None:
             at_least("--surrogate_epochs", self.surrogate_epochs, 1)
         if self.audit_images is not None:
