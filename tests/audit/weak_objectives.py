@@ -65,6 +65,7 @@ NEW_SOUND = (
             pgd(steps=40, objective=Margin(), gradient=Average(draws=20)),
             defense=n.Noise(0.3),
         ),
+        slow=True,
     ),
     # The anti-adversary follows whatever f says, so what fools f alone fools both.
     Case(
@@ -83,5 +84,6 @@ NEW_SOUND = (
             IdentityBackward(),
             t.AntiAdversary(n.robust()),
         ),
+        slow=True,
     ),
 )
