@@ -128,6 +128,18 @@ def test_a_finding_is_one_line():
     ]
 
 
+def test_checks_that_could_not_run_for_one_reason_share_a_line():
+    findings = [Finding(name, "not run", "too few", attack="pgd") for name in ("a", "b")]
+    findings += [Finding("c", "not run", "no norm", attack="pgd"), *[Finding("d", "note", "x")] * 2]
+    said = {"audit_images": 4, "verdict": "sound", "audit": [each.as_dict() for each in findings]}
+    assert audit_lines(said)[1:] == [
+        "  not run: a, b (pgd): too few",
+        "  not run: c (pgd): no norm",
+        "  note: d: x",
+        "  note: d: x",
+    ]
+
+
 def test_what_it_costs_is_an_upper_bound():
     """Counted on the evaluation that leaves all images standing: nothing is spared."""
     from .networks import Quantize
