@@ -33,6 +33,7 @@ HELD_OUT_WRONG = (
         "held out: JPEG without BPDA",
         ANY,
         lambda: evaluation(t.behind_jpeg(), pgd(steps=40), defense=t.Jpeg()),
+        slow=True,
     ),
     Case(
         "held out: attack without the purifier",
@@ -40,6 +41,7 @@ HELD_OUT_WRONG = (
         lambda: evaluation(
             t.behind_purifier(), pgd(steps=40), ClassifierOnly(), t.Purifier(steps=16)
         ),
+        slow=True,
     ),
     Case(
         "held out: four small steps through the purifier",
@@ -47,6 +49,7 @@ HELD_OUT_WRONG = (
         lambda: evaluation(
             t.behind_purifier(), pgd(steps=4, relative_step_size=0.1), defense=t.Purifier()
         ),
+        slow=True,
     ),
     Case(
         "held out: noise and rounding, one draw, no BPDA",
@@ -151,5 +154,6 @@ HELD_OUT_SOUND = (
         lambda: evaluation(
             n.Scaled(n.robust(), 1e-7), APGD(steps=100, objective=Margin(), threat=Linf(EPSILON))
         ),
+        slow=True,
     ),
 )

@@ -41,6 +41,7 @@ NEW_WRONG = (
         "anti-adversary, two steps of cross entropy",
         ANY,
         lambda: evaluation(n.robust(), pgd(steps=2), defense=t.AntiAdversary(n.robust())),
+        slow=True,
     ),
 )
 NEW_SOUND = (
