@@ -43,11 +43,13 @@ class Case:
         name: of the defect, or of the sound evaluation.
         expected: the check that must name the defect, or `ANY`; None for a sound evaluation.
         engine: builds it.
+        slow: whether only ``python -m tests.audit`` runs it, and the tests do not.
     """
 
     name: str
     expected: str | None
     engine: Callable[[], Engine]
+    slow: bool = False
 
     def named_by(self, audit: Audit) -> bool:
         """Whether the audit names the defect: the check that must, or any if any may."""

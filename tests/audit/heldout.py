@@ -33,6 +33,7 @@ HELD_OUT_WRONG = (
         "held out: JPEG without BPDA",
         ANY,
         lambda: evaluation(t.behind_jpeg(), pgd(steps=40), defense=t.Jpeg()),
+        slow=True,
     ),
     Case(
         "held out: attack without the purifier",
@@ -40,6 +41,7 @@ HELD_OUT_WRONG = (
         lambda: evaluation(
             t.behind_purifier(), pgd(steps=40), ClassifierOnly(), t.Purifier(steps=16)
         ),
+        slow=True,
     ),
     Case(
         "held out: four small steps through the purifier",
@@ -47,11 +49,13 @@ HELD_OUT_WRONG = (
         lambda: evaluation(
             t.behind_purifier(), pgd(steps=4, relative_step_size=0.1), defense=t.Purifier()
         ),
+        slow=True,
     ),
     Case(
         "held out: noise and rounding, one draw, no BPDA",
         ANY,
         lambda: evaluation(t.behind_noisy_purifier(), pgd(steps=20), defense=t.NoisyPurifier()),
+        slow=True,
     ),
     Case(
         "held out: anti-adversary, saturated cross entropy",
@@ -59,16 +63,19 @@ HELD_OUT_WRONG = (
         lambda: evaluation(
             n.Scaled(n.robust(), 30.0), pgd(steps=40), defense=t.AntiAdversary(n.robust())
         ),
+        slow=True,
     ),
     Case(
         "held out: votes that are counted",
         ANY,
         lambda: evaluation(t.Vote(n.noisy(), sharpness=1e4), pgd(steps=20)),
+        slow=True,
     ),
     Case(
         "held out: detached noise, gradient of something else",
         ANY,
         lambda: evaluation(n.noisy(), pgd(gradient=Average(draws=10)), defense=t.DetachedNoise()),
+        slow=True,
     ),
     Case(
         "held out: only towards the least likely class",
@@ -100,6 +107,7 @@ HELD_OUT_SOUND = (
             IdentityBackward(),
             t.Jpeg(),
         ),
+        slow=True,
     ),
     Case(
         "held out: purifier, differentiated",
@@ -109,6 +117,7 @@ HELD_OUT_SOUND = (
             Restarts(APGD(steps=60, objective=Margin()), restarts=4, threat=Linf(EPSILON)),
             defense=t.Purifier(),
         ),
+        slow=True,
     ),
     Case(
         "held out: noise, purifier and rounding, BPDA and EOT",
@@ -119,6 +128,7 @@ HELD_OUT_SOUND = (
             IdentityBackward(),
             t.NoisyPurifier(),
         ),
+        slow=True,
     ),
     Case(
         "held out: votes, soft, EOT",
@@ -128,6 +138,7 @@ HELD_OUT_SOUND = (
             APGD(steps=40, threat=Linf(EPSILON), objective=Margin(), gradient=Average(draws=8)),
             t.SoftVotes(),
         ),
+        slow=True,
     ),
     Case(
         "held out: adversarial training, APGD on DLR",
@@ -135,6 +146,7 @@ HELD_OUT_SOUND = (
         lambda: evaluation(
             n.robust(), APGD(steps=100, restarts=2, objective=DLR(), threat=Linf(EPSILON))
         ),
+        slow=True,
     ),
     Case(
         "held out: adversarial training, tiny logits, margin",
@@ -142,5 +154,6 @@ HELD_OUT_SOUND = (
         lambda: evaluation(
             n.Scaled(n.robust(), 1e-7), APGD(steps=100, objective=Margin(), threat=Linf(EPSILON))
         ),
+        slow=True,
     ),
 )

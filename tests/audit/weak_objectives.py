@@ -41,6 +41,7 @@ NEW_WRONG = (
         "anti-adversary, two steps of cross entropy",
         ANY,
         lambda: evaluation(n.robust(), pgd(steps=2), defense=t.AntiAdversary(n.robust())),
+        slow=True,
     ),
 )
 NEW_SOUND = (
@@ -65,6 +66,7 @@ NEW_SOUND = (
             pgd(steps=40, objective=Margin(), gradient=Average(draws=20)),
             defense=n.Noise(0.3),
         ),
+        slow=True,
     ),
     # The anti-adversary follows whatever f says, so what fools f alone fools both.
     Case(
@@ -83,5 +85,6 @@ NEW_SOUND = (
             IdentityBackward(),
             t.AntiAdversary(n.robust()),
         ),
+        slow=True,
     ),
 )

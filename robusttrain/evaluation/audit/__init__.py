@@ -13,6 +13,7 @@ always listed as not run; so is one that fails, and the evaluation goes on. A ch
 to ask raises `Needless`, and does not count as passed.
 
     before.py     the model: repeated passes, probabilities, zero gradients
+    trace.py      the course of an attack: its losses and iterates
     strength.py   the strongest attack against its other versions: epsilon, steps, draws, iterates
     objectives.py the strongest attack with another objective, and from another start
     others.py     the strongest attack against other attackers: search, noise, frozen randomness

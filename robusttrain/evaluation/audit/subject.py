@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import (
     Attack,
-    GradientEstimator,
     Loss,
-    LossFn,
     Queried,
     prepared,
 )
@@ -29,6 +27,7 @@ from robusttrain.evaluation.audit.finding import (
     beaten,
     words,
 )
+from robusttrain.evaluation.audit.trace import Trace, watched
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scenario import Scenario
@@ -44,72 +43,6 @@ DRAWS = 10
 #: Share of draws in which an image must still be right, under the worst attack, to stand. The share
 #: is low because images that are right now and then make up a random model's accuracy, too.
 STANDING = 0.15
-#: Iterates of a run that are kept, evenly spread.
-ITERATES = 16
-
-
-class Trace:
-    """The course of one run of an attack: the loss at each iterate, some of the iterates, and the
-    images that the attack returned.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.losses: list[Tensor] = []
-        self.points: list[Tensor] = []
-        self.returned = torch.empty(0)
-        self._every = 1
-        self._last: tuple[GradientEstimator, LossFn, Rng] | None = None
-
-    def note(
-        self, estimator: GradientEstimator, loss_fn: LossFn, images: Tensor, rng: Rng, loss: Tensor
-    ) -> None:
-        """Note a call of the estimator on the whole batch; only such a call can be assigned to
-        images.
-        """
-        if len(images) != self.size:
-            return
-        if len(self.losses) % self._every == 0:
-            self.points.append(images.detach().clone())
-            if len(self.points) > ITERATES:
-                self.points, self._every = self.points[::2], 2 * self._every
-        self.losses.append(loss.detach().double().cpu())
-        self._last = (estimator, loss_fn, rng)
-
-    def close(self, returned: Tensor) -> None:
-        """Note the images that the attack returned, and the loss there."""
-        self.returned = returned
-        if self._last is not None:
-            estimator, loss_fn, rng = self._last
-            loss, _ = estimator(loss_fn, returned, rng.fold("audit"))
-            self.losses.append(loss.detach().double().cpu())
-
-
-@dataclass(frozen=True)
-class _Watched(GradientEstimator):
-    """An estimator that notes its calls."""
-
-    inner: GradientEstimator
-    trace: Trace
-
-    @property
-    def evaluations(self) -> int:
-        return self.inner.evaluations
-
-    @property
-    def queries(self) -> int:
-        return self.inner.queries
-
-    def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        loss, gradient = self.inner(loss_fn, images, rng)
-        self.trace.note(self.inner, loss_fn, images, rng, loss)
-        return loss, gradient
-
-
-def watched(attack: Attack, trace: Trace) -> Attack:
-    """The attack with its estimators watched."""
-    seen = attack.with_gradient(lambda gradient: _Watched(gradient, trace))
-    return attack if seen is None else seen
 
 
 @dataclass
