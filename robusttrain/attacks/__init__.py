@@ -2,9 +2,9 @@
 
 An attack answers four questions. Each answer is a small part that can be exchanged:
 
-- What does the attacker differentiate? A ``Source``: Target, IdentityBackward, UnrolledTransform,
-  ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker trained: Checkpoint,
-  OwnSurrogate, Reparameterization, Ensemble.
+- What does the attacker differentiate? A ``Source``: Target, IdentityBackward, TwinBackward,
+  UnrolledTransform, ClassifierOnly, FixedRandomness, FewerSteps; models that the attacker
+  trained: Checkpoint, OwnSurrogate, Reparameterization, Ensemble.
 - How is the gradient estimated? A ``GradientEstimator``: Backprop, Average (EOT), AverageLogits,
   Smooth (NRG), Diverse (DI), FiniteDifference.
 - How does the image move? An ``UpdateRule``: Sign, MomentumSign, Normalized, Adam.
@@ -95,6 +95,7 @@ from robusttrain.attacks.sources.surrogates import (
     Reparameterization,
     StandIn,
 )
+from robusttrain.attacks.sources.twin_backward import TwinBackward
 from robusttrain.attacks.sources.unrolled import UnrolledTransform
 
 __all__ = [
@@ -157,6 +158,7 @@ __all__ = [
     "TargetedDLR",
     "TargetedMargin",
     "Threat",
+    "TwinBackward",
     "UnitRMSD",
     "UnrolledTransform",
     "UpdateRule",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import call_model
-from robusttrain.attacks.parts.gradients import copies_at_once
 from robusttrain.attacks.parts.objectives import Objective
+from robusttrain.core.at_once import copies_at_once
 from robusttrain.core.rng import Rng
 
 

@@ -128,6 +128,11 @@ FACTS: dict[str, Fact] = {
         "the defense draws patterns",
         "the target has no randomization layers that draw patterns",
     ),
+    "has_twin": Fact(
+        _trait(lambda defense: defense.has_twin, undefended=False),
+        "the defense has a differentiable twin",
+        "the target's defense has no differentiable twin",
+    ),
     "keeps_size": Fact(
         _fits(lambda defense, images: defense.keeps_size(images)),
         "the defense keeps the size of images",

@@ -5,9 +5,28 @@ new defense is a file here with a subclass of ``Defense``, and a YAML in ``confi
 """
 
 from robusttrain.defenses.adversarial_transform import AdversarialTransform
+from robusttrain.defenses.bit_depth import BitDepth
 from robusttrain.defenses.chain import Chain
+from robusttrain.defenses.crop_rescale import CropRescale
 from robusttrain.defenses.fixed_pattern import FixedResizePad
+from robusttrain.defenses.jpeg import JPEG, DifferentiableJPEG
+from robusttrain.defenses.median import MedianSmoothing
 from robusttrain.defenses.random_resize_pad import RandomResizePad
+from robusttrain.defenses.total_variation import TotalVariation
+from robusttrain.defenses.vote import Vote
 from robusttrain.models.defense import Defense
 
-__all__ = ["AdversarialTransform", "Chain", "Defense", "FixedResizePad", "RandomResizePad"]
+__all__ = [
+    "JPEG",
+    "AdversarialTransform",
+    "BitDepth",
+    "Chain",
+    "CropRescale",
+    "Defense",
+    "DifferentiableJPEG",
+    "FixedResizePad",
+    "MedianSmoothing",
+    "RandomResizePad",
+    "TotalVariation",
+    "Vote",
+]

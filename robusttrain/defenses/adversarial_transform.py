@@ -18,7 +18,7 @@ from robusttrain.attacks.parts.threats import Linf
 from robusttrain.core.checked import NonNegative, Positive, Whole, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
-from robusttrain.models.defense import Defense
+from robusttrain.models.defense import Defense, differentiated_as
 from robusttrain.models.foreign import load_weights
 from robusttrain.models.frozen import Frozen
 
@@ -120,4 +120,4 @@ class AdversarialTransform(Defense):
             # A defense has no labels: y_L comes from f_b alone.
             transformed = self.attack.run(self.differentiated(), start, None, rng)  # type: ignore[arg-type]
         # Exactly g(x) in value; the identity in derivative.
-        return transformed + (images - images.detach()) if images.requires_grad else transformed
+        return differentiated_as(transformed, images)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
-from robusttrain.models.defense import Defense
+from robusttrain.models.defense import Classify, Defense
 
 
 class Chain(Defense):
@@ -49,6 +50,10 @@ class Chain(Defense):
         return sum(part.draws_patterns for part in self.parts) == 1
 
     @property
+    def votes(self) -> bool:  # type: ignore[override]
+        return any(defense.votes for defense in self.defenses)
+
+    @property
     def gradients(self) -> int:  # type: ignore[override]
         return sum(defense.gradients for defense in self.defenses)  # type: ignore[misc]
 
@@ -74,6 +79,24 @@ class Chain(Defense):
         if not self.iterative:
             return super().with_steps(steps)
         return self.rebuilt(lambda part: part.with_steps(steps) if part.iterative else part)
+
+    def predict(self, classify: Classify, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """With a vote among the parts, each part predicts in front of those that follow it: what is
+        voted on passes all later parts anew.
+        """
+        if not self.votes:
+            return super().predict(classify, images, rng)
+        rng = Rng.from_global(len(images), images.device) if rng is None else rng
+
+        def behind(number: int, images: Tensor, rng: Rng | None) -> Tensor:
+            if number == len(self.defenses):
+                return classify(images, rng)
+            assert rng is not None
+            return self.defenses[number].predict(  # type: ignore[operator, no-any-return]
+                partial(behind, number + 1), images, rng.fold(number)
+            )
+
+        return behind(0, images, rng)
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         for number, defense in enumerate(self.defenses):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Queried, prepared
-from robusttrain.attacks.parts.gradients import copies_at_once
+from robusttrain.core.at_once import copies_at_once
 from robusttrain.core.rng import Rng
 
 

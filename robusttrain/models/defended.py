@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from robusttrain.core.checked import Count, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
 from robusttrain.models.declared import answer, as_module, says_random, takes_streams
+from robusttrain.models.voting import draws_of, log_mean
 
 if TYPE_CHECKING:
     from robusttrain.models.defense import Defense
@@ -61,9 +63,9 @@ class DefendedClassifier(nn.Module):
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Logits (B, K) of images (B, C, H, W); ``rng`` as for ``Defense.forward``."""
-        if self.defense is not None:
-            images = self.defense(images, rng)
-        return classified(self.classifier, images, rng)
+        if self.defense is None:
+            return classified(self.classifier, images, rng)
+        return self.defense.predict(partial(classified, self.classifier), images, rng)
 
     def fast(self, dtype: torch.dtype = torch.float32) -> DefendedClassifier:
         """The same function for attacks: f_a with batch norm folded, in channels_last and
@@ -100,8 +102,4 @@ class MeanPrediction(nn.Module):
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Log-probabilities (B, K) of images (B, C, H, W); pass k takes ``rng.fold(k)``."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        mean = sum(
-            self.model(images, rng.fold(number)).softmax(dim=1) for number in range(self.draws)
-        )
-        # A mean of zero would have an infinite logarithm, which counts as no answer.
-        return (mean / self.draws).clamp_min(torch.finfo(torch.float32).tiny).log()
+        return log_mean(draws_of(self.model, images, rng, self.draws))

@@ -12,6 +12,20 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.resize import Position
 from robusttrain.core.rng import Rng
 
+#: Logits (B, K) of images (B, C, H, W) with streams (B,): a classifier, or all that lies behind a
+#: defense.
+Classify = Callable[[Tensor, Rng | None], Tensor]
+
+
+def differentiated_as(value: Tensor, surrogate: Tensor) -> Tensor:
+    """``value`` in value, ``surrogate`` in derivative; of one shape, and finite.
+
+    The bracket is exactly zero, so the value is untouched.
+    """
+    if not surrogate.requires_grad:
+        return value
+    return value.detach() + (surrogate - surrogate.detach())
+
 
 class Defense(nn.Module, ABC):
     """An input transformation g: images to images.
@@ -37,6 +51,9 @@ class Defense(nn.Module, ABC):
     draws_patterns: bool = False
     #: Sides after resizing that a pattern may have, in pixels, up to but without the canvas.
     sides: range = range(0)
+    #: Whether g has the classifier answer for several versions of an image. It then has a
+    #: ``predict`` of its own.
+    votes: bool = False
     #: Gradient evaluations of g's own model that one image costs.
     gradients: int = 0
 
@@ -84,6 +101,32 @@ class Defense(nn.Module, ABC):
             UserError: this defense has no steps.
         """
         raise UserError(f"{type(self).__name__} is no iterative transformation, so it has no steps")
+
+    def twin(self) -> Defense | None:
+        """A differentiable defense that does almost what this one does, with the same streams; None
+        where there is none.
+
+        It is the attacker's: `TwinBackward` goes backward through it, and forward through this one.
+        """
+        return None
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether a part has a differentiable twin."""
+        return any(part.twin() is not None for part in self.parts)
+
+    def predict(self, classify: Classify, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """Logits (B, K) of what stands behind g: by default its answer to one draw of g.
+
+        A defense that classifies several versions of an image overrides this. It may hand them over
+        in one batch, as copies of the whole batch behind one another, with `Rng.tile`.
+
+        Args:
+            classify: what stands behind g.
+            images: (B, C, H, W), pixel values in [0, 1].
+            rng: as for ``forward``.
+        """
+        return classify(self(images, rng), rng)
 
     def pattern(self, size: int | None, position: Position) -> Defense:
         """One of the patterns that g may draw, as a defense of its own, for an attacker to try.

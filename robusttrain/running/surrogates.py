@@ -20,7 +20,7 @@ from robusttrain.config.build import build
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
-from robusttrain.defenses import AdversarialTransform, Chain, Defense
+from robusttrain.defenses import AdversarialTransform, Chain, Defense, Vote
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.locks import alone
@@ -216,6 +216,8 @@ class Keeper:
                 self._own(each, part, changes, f"{name}-{number}")  # type: ignore[arg-type]
                 for number, (each, part) in enumerate(inner)
             ]
+        elif isinstance(defense, Vote):
+            arguments["defense"] = self._own(arguments["defense"], defense.defense, changes, name)
         elif isinstance(defense, AdversarialTransform):
             weights = self.folder / f"f_b-{name}.safetensors"
             save_tensors(defense.f_b.module, weights)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Average, Backprop, CrossEntropy, Diverse, Loss, Smooth
-from robusttrain.attacks.parts.gradients import copies_at_once
+from robusttrain.core.at_once import copies_at_once
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
 

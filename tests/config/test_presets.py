@@ -28,6 +28,8 @@ def test_the_presets_that_are_promised():
     } <= set(presets.names("data"))
     assert {"vgg_small", "resnet18", "resnet_small", "timm"} <= set(presets.names("model"))
     assert {"advtransform", "randomization", "none"} <= set(presets.names("defense"))
+    transformations = "jpeg bit-depth median total-variation crop-rescale vote"
+    assert set(transformations.split()) <= set(presets.names("defense"))
     assert {"standard", "adversarial", "trades", "adversarial-through-g"} <= set(
         presets.names("training")
     )

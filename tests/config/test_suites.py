@@ -20,7 +20,7 @@ from robusttrain.config.suites import (
 from robusttrain.core.errors import UserError
 from robusttrain.data import Digits, ImageNet
 from robusttrain.data.base import Facts
-from robusttrain.defenses import AdversarialTransform, Chain, Defense, RandomResizePad
+from robusttrain.defenses import JPEG, AdversarialTransform, Chain, Defense, RandomResizePad, Vote
 from robusttrain.evaluation import Engine
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.surrogates import surrogates_in
@@ -61,7 +61,11 @@ def targets(convnet):
             g(random_start=False), convnet(10)
         ),
         "rounded": DefendedClassifier(Rounded(), convnet(10)),
+        "jpeg": DefendedClassifier(JPEG(), convnet(10)),
         "randomization": DefendedClassifier(RandomResizePad(8, 12), convnet(10)),
+        "votes": DefendedClassifier(
+            Chain([JPEG(), Vote(RandomResizePad(8, 12), 2)]), convnet(10)
+        ).eval(),
         "both": DefendedClassifier(Chain([RandomResizePad(8, 12), g()]), convnet(10)),
         "a classifier of one size": DefendedClassifier(RandomResizePad(8, 12), fixed),
     }
@@ -100,6 +104,14 @@ APPLYING = {
             "autoattack-bpda-i",
             *QUERY,
         )
+    ],
+    "jpeg": [
+        *("wt", *TRANSFER, "reparameterization", "bpda-i", "bpda-twin", "finite-differences"),
+        *("autoattack-bpda-i", *QUERY),
+    ],
+    "votes": [
+        *("wt", *TRANSFER, "single-pattern", "ensemble-pattern", "bpda-i", "fixed-randomness"),
+        *(*EOT, "bpda-twin-eot", "finite-differences", "autoattack-rand-bpda-i", *QUERY),
     ],
     "randomization": [
         "wt",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.parts.loss import LossFn
+from robusttrain.core.at_once import copies_at_once
 from robusttrain.core.checked import Count, NonNegative, Share, checked
 from robusttrain.core.errors import UserError, within
 from robusttrain.core.parts import part
@@ -113,25 +114,6 @@ class Backprop(GradientEstimator):
         if gradient is None:
             raise UserError(NO_GRADIENT)
         return loss, gradient
-
-
-#: Images that are evaluated at once by default, and the most pixel values of these images together:
-#: those of 256 images of 3 x 64 x 64. 256 images of 224 x 224 pixels take more than 20 GiB in a
-#: small EfficientNet.
-AT_ONCE = 256
-PIXELS_AT_ONCE = AT_ONCE * 3 * 64 * 64
-
-
-def copies_at_once(chunk: int | None, batch: int, pixels: int) -> int:
-    """How many copies of a batch are evaluated at once: ``chunk`` of them, or as many as memory is
-    likely to hold.
-
-    Args:
-        chunk: what was asked for, if anything.
-        batch: images of the batch.
-        pixels: pixel values of an image, C H W.
-    """
-    return chunk or max(1, min(AT_ONCE, PIXELS_AT_ONCE // max(1, pixels)) // max(1, batch))
 
 
 def mean_over_copies(

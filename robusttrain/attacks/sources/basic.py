@@ -20,7 +20,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import says_random
 from robusttrain.models.defended import DefendedClassifier, classified
-from robusttrain.models.defense import Defense
+from robusttrain.models.defense import Classify, Defense, differentiated_as
 
 
 class Reader(Protocol):
@@ -116,11 +116,27 @@ class ClassifierOnly(Source):
 class _IdentityBackward(Defense):
     def __init__(self, g: Defense) -> None:
         super().__init__()
-        self.g, self.random = g, g.random
+        self.g, self.random, self.votes = g, g.random, g.votes
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         with torch.no_grad():
             transformed = self.g(images, rng)
+        return self.as_identity(transformed, images)
+
+    def transform(self, images: Tensor, rng: Rng) -> Tensor:
+        return self(images, rng)
+
+    def predict(self, classify: Classify, images: Tensor, rng: Rng | None = None) -> Tensor:
+        def behind(transformed: Tensor, streams: Rng | None) -> Tensor:
+            copies = len(transformed) // max(1, len(images))
+            return classify(
+                self.as_identity(transformed.detach(), images.repeat(copies, 1, 1, 1)), streams
+            )
+
+        return self.g.predict(behind, images.detach(), rng)
+
+    def as_identity(self, transformed: Tensor, images: Tensor) -> Tensor:
+        """Exactly ``transformed`` in value, the identity in derivative."""
         if transformed.shape != images.shape:
             raise UserError(
                 f"source IdentityBackward: the defense turns images of {tuple(images.shape[1:])}"
@@ -128,11 +144,7 @@ class _IdentityBackward(Defense):
                 f" --attack {'eot' if self.random else 'pgd'} differentiates it as it is (in"
                 " Python, source Target)"
             )
-        # The bracket is zero in value and the identity in derivative: forward sees g(x) exactly.
-        return transformed + (images - images.detach())
-
-    def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        return self(images, rng)
+        return differentiated_as(transformed, images)
 
 
 @dataclass(frozen=True)
