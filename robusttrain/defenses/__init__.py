@@ -5,10 +5,12 @@ new defense is a file here with a subclass of ``Defense``, and a YAML in ``confi
 """
 
 from robusttrain.defenses.adversarial_transform import AdversarialTransform
+from robusttrain.defenses.anti_adversary import AntiAdversary
 from robusttrain.defenses.bit_depth import BitDepth
 from robusttrain.defenses.chain import Chain
 from robusttrain.defenses.crop_rescale import CropRescale
 from robusttrain.defenses.fixed_pattern import FixedResizePad
+from robusttrain.defenses.hedge import Hedge
 from robusttrain.defenses.jpeg import JPEG, DifferentiableJPEG
 from robusttrain.defenses.median import MedianSmoothing
 from robusttrain.defenses.random_resize_pad import RandomResizePad
@@ -19,12 +21,14 @@ from robusttrain.models.defense import Defense
 __all__ = [
     "JPEG",
     "AdversarialTransform",
+    "AntiAdversary",
     "BitDepth",
     "Chain",
     "CropRescale",
     "Defense",
     "DifferentiableJPEG",
     "FixedResizePad",
+    "Hedge",
     "MedianSmoothing",
     "RandomResizePad",
     "TotalVariation",

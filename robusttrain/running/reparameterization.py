@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from robusttrain.attacks.sources.unrolled import Iterative
+from robusttrain.attacks.sources.unrolled import Searching
 from robusttrain.config.checkpoints import load, newest, read_recipe
 from robusttrain.config.command_line import listed, plain
 from robusttrain.config.reparameterization import DEPENDS
@@ -80,8 +80,9 @@ def train(
     may_write(path.parent, "--output")
     defense = target.defense
     assert isinstance(defense, Defense)
-    searching = [cast(Iterative, part) for part in defense.parts if part.iterative]
-    radius = sum(part.attack.threat.epsilon for part in searching) or 1.0
+    searching = [cast(Searching, part) for part in defense.parts if part.searches]
+    # No pixel has farther to go than from 0 to 1, also where a search has no bound.
+    radius = min(sum(part.attack.threat.epsilon for part in searching) or 1.0, 1.0)
     options = settings["h"]
     pl.seed_everything(seed, verbose=False)
     with under("--h"):

@@ -183,7 +183,9 @@ class Keeper:
         defense = self.target.defense
         if defense is None:
             raise UserError("this attack imitates the target's g, but the target has no defense")
-        return hash_of_json([self._defense_node(), hash_of_weights(defense)])
+        # A g that asks the classifier is another one before another classifier.
+        decides = self.target if defense.asks_classifier else defense
+        return hash_of_json([self._defense_node(), hash_of_weights(decides)])
 
     def _defense_node(self) -> dict[str, Any]:
         """The target's defense as options, in so far as they are known."""
