@@ -9,6 +9,8 @@ from robusttrain.defenses.anti_adversary import AntiAdversary
 from robusttrain.defenses.bit_depth import BitDepth
 from robusttrain.defenses.chain import Chain
 from robusttrain.defenses.crop_rescale import CropRescale
+from robusttrain.defenses.denoiser import Denoiser
+from robusttrain.defenses.diffusion import Diffusion
 from robusttrain.defenses.fixed_pattern import FixedResizePad
 from robusttrain.defenses.hedge import Hedge
 from robusttrain.defenses.jpeg import JPEG, DifferentiableJPEG
@@ -26,7 +28,9 @@ __all__ = [
     "Chain",
     "CropRescale",
     "Defense",
+    "Denoiser",
     "DifferentiableJPEG",
+    "Diffusion",
     "FixedResizePad",
     "Hedge",
     "MedianSmoothing",

@@ -60,8 +60,8 @@ class Defense(nn.Module, ABC):
     votes: bool = False
     #: Gradient evaluations of g's own model that one image costs.
     gradients: int = 0
-    #: The preset of ``--training`` that trains g's network; empty where g has none of that kind. Its
-    #: arguments ``model`` and ``weights`` name the network and its file.
+    #: The preset of ``--training`` that trains g's network; empty where g has none of that kind.
+    #: g's arguments ``model`` and ``weights`` name the network and its file.
     trained_by: str = ""
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
