@@ -41,7 +41,9 @@ class DiffusersUNet(NoisePredictor):
         levels = [place for place in (whole / "scheduler", whole) if (place / SCHEDULER).is_file()]
         for found, name in ((places, WEIGHTS), (levels, SCHEDULER)):
             if not found:
-                raise OptionError("folder", folder, f"there is no {name} in it (a pickle is not read)")
+                raise OptionError(
+                    "folder", folder, f"there is no {name} in it (a pickle is not read)"
+                )
         local: dict[str, Any] = {"local_files_only": True}
         try:
             scheduler = diffusers.DDPMScheduler.from_pretrained(str(levels[0]), **local)

@@ -95,9 +95,7 @@ class NoiseNetwork(NoisePredictor):
         self.in_channels, self.width = in_channels, width
         self.told = nn.Sequential(nn.Linear(width, width), nn.SiLU())
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            _Block(width, (1, 2, 4)[number % 3]) for number in range(depth)
-        )
+        self.blocks = nn.ModuleList(_Block(width, (1, 2, 4)[number % 3]) for number in range(depth))
         self.last = nn.Sequential(
             nn.GroupNorm(1, width), nn.SiLU(), nn.Conv2d(width, in_channels, 3, padding=1)
         )
