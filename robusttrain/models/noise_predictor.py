@@ -80,7 +80,7 @@ class NoiseNetwork(NoisePredictor):
     def __init__(
         self,
         in_channels: Count = 3,
-        width: Count = 64,
+        width: Count = 32,
         depth: Whole = 6,
         levels: Count = 1000,
         first_beta: Positive = 1e-4,

@@ -123,7 +123,7 @@ def train(
     finished(unfinished)
     say(
         f"{objective.purifier}: done, mean square {loss:.3g} on {len(test.images)} test images"
-        f" ({before:.3g} before training); kept as {path}"
+        f" ({objective.idle:.3g} for leaving the noise as it is); kept as {path}"
     )
     return path
 

@@ -25,6 +25,11 @@ class PurifierObjective(ABC):
     #: The ``trained_by`` of the defenses that the network is for.
     purifier: str = ""
 
+    @property
+    @abstractmethod
+    def idle(self) -> float:
+        """The expected loss where the network leaves the noise as it is."""
+
     @abstractmethod
     def losses(self, network: nn.Module, images: Tensor, rng: Rng) -> Tensor:
         """(B,) of images (B, C, H, W) in [0, 1], with the randomness of ``rng``.
@@ -46,6 +51,10 @@ class Denoising(PurifierObjective):
     sigma: Positive = 0.1
     purifier = "denoiser"
 
+    @property
+    def idle(self) -> float:
+        return self.sigma**2
+
     def losses(self, network: nn.Module, images: Tensor, rng: Rng) -> Tensor:
         noisy = images + self.sigma * rng.normal(images.shape[1:])
         return _square(network(noisy), images)
@@ -59,6 +68,7 @@ class NoisePrediction(PurifierObjective):
     """
 
     purifier = "diffusion"
+    idle = 1.0
 
     def losses(self, network: nn.Module, images: Tensor, rng: Rng) -> Tensor:
         if not isinstance(network, NoisePredictor):
