@@ -33,9 +33,8 @@ class AntiAdversary(ClassifierSearch):
 
         gamma_0 = 0,  gamma_k = gamma_{k-1} - alpha sign grad loss(f(x + gamma_{k-1}), argmax f(x)).
 
-    Where f is right, this undoes what an attacker did. Where it is wrong, f only becomes more
-    certain of the wrong class, so g itself changes hardly any prediction; it makes gradients and
-    answers useless to attackers who do not go around it.
+    f is so certain at g(x) that its gradient there says little, and attackers who take it (BPDA-I)
+    find less than those who leave g out of account.
 
     Args:
         steps: K.

@@ -35,9 +35,6 @@ class Hedge(ClassifierSearch):
     """g(x): projected gradient ascent of sum over c of loss(f(x'), c) on the classifier f behind g,
     within |x' - x|_inf <= radius, from a random point of that ball.
 
-    Near an adversarial image the false class has a steeper loss than the true one, so away from all
-    classes is mostly away from the false one.
-
     Args:
         radius: in pixel values.
         steps: how many.
