@@ -433,7 +433,7 @@ def test_overrides_reach_every_part(name, overrides, read, expected):
 
 def test_epsilon_reaches_every_attack():
     found = scenarios([*FIGURES, *OTHERS, *QUERIES], epsilon=0.1)
-    assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1), RMSD(0.1)}
+    assert {scenario.attack.threat for scenario in found.values()} == {Linf(0.1), RMSD(0.1), L2(0.1)}
     assert found["fgsm"].attack.alpha == pytest.approx(0.1)
 
 

@@ -1,6 +1,8 @@
 """Training behind noise, and certificates beside attacks, on the command line and from Python."""
 
 import json
+import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -80,7 +82,10 @@ def test_certified_accuracy_stands_beside_what_attacks_leave(attacked):
     assert "certificates: accuracy within a Euclidean radius" in done.err
     page = (folder / "report.html").read_text()
     assert "Certified accuracy" in page
-    assert 'class="line second"' in page
+    for drawing in (drawings := re.findall(r"<svg.*?</svg>", page, re.DOTALL)):
+        ElementTree.fromstring(drawing)
+    (both,) = [drawing for drawing in drawings if 'class="line second"' in drawing]
+    assert both.count("<circle") == 2 * len(points)
 
     again = command_results(attacked, "--certify_draws", 60, "--certify_alpha", 0.05)
     assert again["draws"] == 60
