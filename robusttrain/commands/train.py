@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
-from robusttrain.config import reparameterization
+from robusttrain.config import purifiers, reparameterization
 from robusttrain.config.training import read_plan
 from robusttrain.core.console import ALOUD, say
 from robusttrain.core.typed import command
 from robusttrain.running import training
+from robusttrain.running.purifiers import train_configured as train_purifier
 from robusttrain.running.reparameterization import train_configured
 from robusttrain.training.plan import TrainingPlan
 
@@ -20,6 +21,8 @@ def run(arguments: list[str]) -> None:
     """Train as the command line says."""
     if reparameterization.chosen(arguments):
         train_configured(reparameterization.configure(arguments), say)
+    elif purifiers.chosen(arguments):
+        train_purifier(purifiers.configure(arguments), say)
     else:
         train(read_plan(arguments))
 

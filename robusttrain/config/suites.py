@@ -116,7 +116,17 @@ FACTS: dict[str, Fact] = {
     "iterative": Fact(
         _trait(lambda defense: defense.iterative, undefended=False),
         "the defense is iterative",
-        "the target has no iterative transformation to unroll",
+        "the target has no iterative transformation",
+    ),
+    "stepwise": Fact(
+        _trait(lambda defense: defense.stepwise, undefended=False),
+        "the defense takes its steps so that each can be computed anew",
+        "the target has no defense whose steps could be computed anew",
+    ),
+    "searches": Fact(
+        _trait(lambda defense: defense.searches, undefended=False),
+        "the defense follows a gradient",
+        "the target's defense follows no gradient that could be unrolled",
     ),
     "has_f_b": Fact(
         _trait(lambda defense: defense.has_f_b, undefended=False),

@@ -27,17 +27,18 @@ def build_data(plan: EvaluationPlan) -> ImageData:
 
 
 def build_target(
-    plan: EvaluationPlan, data: ImageData, find_f_b: Callable[[Node], None]
+    plan: EvaluationPlan, data: ImageData, find_networks: Callable[[Node], None]
 ) -> tuple[DefendedClassifier, str]:
     """The target in evaluation mode, and how the report names it.
 
     Args:
         plan: what is evaluated.
         data: its images.
-        find_f_b: fills in the weights of an f_b that a defense's node does not name.
+        find_networks: fills in weights of networks that a defense's node does not name.
 
     Raises:
-        UserError: weights that do not fit, classes that do not match, an f_b that has no weights.
+        UserError: weights that do not fit, classes that do not match, a network of the defense
+            without weights.
     """
     model, defense = copy.deepcopy(plan.model), copy.deepcopy(plan.defense)
     recipe = {} if plan.checkpoint is None else read_recipe(plan.checkpoint)
@@ -60,7 +61,7 @@ def build_target(
     fit_to_data(model, facts, "model")
     fit_to_data(defense, facts, "defense")
     if defense is not None:
-        find_f_b(defense)
+        find_networks(defense)
     target = build_defended(model, defense)
     name = class_name(model["class_path"])
     if plan.weights is None:

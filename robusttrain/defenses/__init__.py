@@ -5,11 +5,15 @@ new defense is a file here with a subclass of ``Defense``, and a YAML in ``confi
 """
 
 from robusttrain.defenses.adversarial_transform import AdversarialTransform
+from robusttrain.defenses.anti_adversary import AntiAdversary
 from robusttrain.defenses.bit_depth import BitDepth
 from robusttrain.defenses.chain import Chain
 from robusttrain.defenses.crop_rescale import CropRescale
+from robusttrain.defenses.denoiser import Denoiser
+from robusttrain.defenses.diffusion import Diffusion
 from robusttrain.defenses.fixed_pattern import FixedResizePad
 from robusttrain.defenses.gaussian_noise import GaussianNoise
+from robusttrain.defenses.hedge import Hedge
 from robusttrain.defenses.jpeg import JPEG, DifferentiableJPEG
 from robusttrain.defenses.median import MedianSmoothing
 from robusttrain.defenses.random_resize_pad import RandomResizePad
@@ -20,13 +24,17 @@ from robusttrain.models.defense import Defense
 __all__ = [
     "JPEG",
     "AdversarialTransform",
+    "AntiAdversary",
     "BitDepth",
     "Chain",
     "CropRescale",
     "Defense",
+    "Denoiser",
     "DifferentiableJPEG",
+    "Diffusion",
     "FixedResizePad",
     "GaussianNoise",
+    "Hedge",
     "MedianSmoothing",
     "RandomResizePad",
     "TotalVariation",

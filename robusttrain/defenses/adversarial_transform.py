@@ -17,11 +17,11 @@ from robusttrain.attacks.parts.objectives import AwayFromPrediction, TargetedCro
 from robusttrain.attacks.parts.threats import Linf
 from robusttrain.core.checked import NonNegative, Positive, Whole, checked
 from robusttrain.core.rng import Rng
+from robusttrain.defenses.searched import searched
 from robusttrain.models import fast_copy
 from robusttrain.models.defense import Defense
 from robusttrain.models.foreign import load_weights
 from robusttrain.models.frozen import Frozen
-from robusttrain.models.stepwise import differentiated_as
 
 
 @checked
@@ -56,6 +56,7 @@ class AdversarialTransform(Defense):
 
     differentiable = False
     iterative = True
+    searches = True
     has_f_b = True
 
     def __init__(
@@ -110,15 +111,4 @@ class AdversarialTransform(Defense):
         return twin
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        # g differentiates f_b, so g must work where its caller has switched gradients off, in
-        # Lightning's inference mode, and in float32 under a caller's autocast.
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(images.device.type, enabled=False),
-        ):
-            start = images.detach().float().clone(memory_format=torch.channels_last)
-            # A defense has no labels: y_L comes from f_b alone.
-            transformed = self.attack.run(self.differentiated(), start, None, rng)  # type: ignore[arg-type]
-        # Exactly g(x) in value; the identity in derivative.
-        return differentiated_as(transformed, images)
+        return searched(self.attack, self.differentiated(), images, rng)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Classify, Defense
 
 
@@ -43,6 +44,14 @@ class Chain(Defense):
         return any(defense.stepwise for defense in self.defenses)
 
     @property
+    def searches(self) -> bool:  # type: ignore[override]
+        return any(defense.searches for defense in self.defenses)
+
+    @property
+    def asks_classifier(self) -> bool:  # type: ignore[override]
+        return any(defense.asks_classifier for defense in self.defenses)
+
+    @property
     def has_f_b(self) -> bool:  # type: ignore[override]
         return any(defense.has_f_b for defense in self.defenses)
 
@@ -72,6 +81,20 @@ class Chain(Defense):
 
     def rebuilt(self, change: Callable[[Defense], Defense]) -> Chain:
         return Chain([defense.rebuilt(change) for defense in self.defenses])  # type: ignore[operator, misc]
+
+    def bound_to(self, behind: nn.Module) -> Defense:
+        """The same chain, each part bound to all that stands behind it."""
+        if not self.asks_classifier:
+            return self
+        bound: list[Defense] = []
+        for defense in reversed(self.defenses):
+            rest = DefendedClassifier(Chain(list(bound)), behind) if bound else behind
+            bound.insert(0, defense.bound_to(rest))  # type: ignore[operator]
+        if all(one is other for one, other in zip(bound, self.defenses, strict=True)):
+            return self
+        chain = Chain(bound)
+        chain.training = self.training
+        return chain
 
     def identity_fits(self, images: Tensor) -> bool:
         """Whether all parts without a derivative keep the size; the others may change it."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError
@@ -65,6 +65,14 @@ class Vote(Defense):
         return self.defense.stepwise
 
     @property
+    def searches(self) -> bool:  # type: ignore[override]
+        return self.defense.searches
+
+    @property
+    def asks_classifier(self) -> bool:  # type: ignore[override]
+        return self.defense.asks_classifier
+
+    @property
     def has_f_b(self) -> bool:  # type: ignore[override]
         return self.defense.has_f_b
 
@@ -91,6 +99,10 @@ class Vote(Defense):
     def rebuilt(self, change: Callable[[Defense], Defense]) -> Defense:
         """The vote on the changed defense; that defense alone if it draws nothing any more."""
         return self._on(self.defense.rebuilt(change))
+
+    def bound_to(self, behind: nn.Module) -> Defense:
+        inner = self.defense.bound_to(behind)
+        return self if inner is self.defense else self._on(inner)
 
     def _on(self, inner: Defense) -> Defense:
         if not inner.random:

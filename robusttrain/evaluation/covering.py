@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from robusttrain.attacks import Threat
-from robusttrain.attacks.sources.unrolled import Iterative
+from robusttrain.attacks.sources.unrolled import Searching
 from robusttrain.data import Facts
 from robusttrain.models.defense import Defense
 
@@ -39,5 +39,5 @@ def covering(threats: Iterable[tuple[str, Threat]], facts: Facts) -> Iterator[st
 
 def threats_of(defense: Defense | None) -> list[tuple[str, Threat]]:
     """The threats that a defense searches in itself, with the option that sets them."""
-    parts = [] if defense is None else [part for part in defense.parts if part.iterative]
-    return [("--defense.radius", cast(Iterative, part).attack.threat) for part in parts]
+    parts = [] if defense is None else [part for part in defense.parts if part.searches]
+    return [("--defense.radius", cast(Searching, part).attack.threat) for part in parts]

@@ -11,6 +11,8 @@ its first layer (`Normalize`), so attacks, budgets and pictures are all about th
 - `EfficientNetLite`: three ImageNet classifiers whose trained weights come as packages.
 - `MLP`: fully connected layers, for the smallest experiments.
 - `FullyConvolutional`: images to images, for the reparameterization attack.
+- `Autoencoder`: images to images, for the defense `Denoiser`; `NoiseNetwork` and `DiffusersUNet`
+  predict the noise in images, for the defense `Diffusion`.
 - `fast_copy`: an evaluation-only copy with batch norm folded, for attacks; `fast_twin`: such a copy
   that follows a model in training.
 
@@ -24,10 +26,13 @@ weights. A model that brings trained weights gives their number of classes as
 ``pretrained_classes``, and ``evaluate.py`` then asks for no ``--weights``.
 """
 
+from robusttrain.models.autoencoder import Autoencoder
+from robusttrain.models.diffusers_unet import DiffusersUNet
 from robusttrain.models.efficientnet_lite import EfficientNetLite
 from robusttrain.models.fast import FastModel, fast_copy
 from robusttrain.models.fully_convolutional import FullyConvolutional
 from robusttrain.models.mlp import MLP
+from robusttrain.models.noise_predictor import NoiseNetwork, NoisePredictor
 from robusttrain.models.normalize import Normalize
 from robusttrain.models.resnet import BasicBlock, CifarResNet
 from robusttrain.models.robustbench_classifier import RobustBenchClassifier
@@ -37,12 +42,16 @@ from robusttrain.models.twin import fast_twin
 from robusttrain.models.vgg_small import VGGSmall
 
 __all__ = [
+    "Autoencoder",
     "BasicBlock",
     "CifarResNet",
+    "DiffusersUNet",
     "EfficientNetLite",
     "FastModel",
     "FullyConvolutional",
     "MLP",
+    "NoiseNetwork",
+    "NoisePredictor",
     "Normalize",
     "RobustBenchClassifier",
     "TimmClassifier",

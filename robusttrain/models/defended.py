@@ -34,8 +34,8 @@ class DefendedClassifier(nn.Module):
         self, defense: Defense | None, classifier: nn.Module | Callable[[Tensor], Any]
     ) -> None:
         super().__init__()
-        self.defense = defense
         self.classifier = as_module(classifier)
+        self.defense = None if defense is None else defense.bound_to(self.classifier)
         #: Whether `robusttrain.attacks.Queried` saw the target draw, or differ: a part may be
         #: random without saying so.
         self.observed_random = False

@@ -32,12 +32,16 @@ class Defense(nn.Module, ABC):
     #: Whether automatic differentiation through g gives the gradient of g (not that of a
     #: surrogate).
     differentiable: bool = True
-    #: Whether g is a loop of steps that can be counted and unrolled. It then has ``with_steps`` and
-    #: ``differentiated``.
+    #: Whether g is a loop of steps that can be counted. It then has ``with_steps``.
     iterative: bool = False
     #: Whether g takes its steps through ``loop``, so that an attacker can differentiate through any
     #: number of them (`ThroughDefense`).
     stepwise: bool = False
+    #: Whether these steps follow the sign of a model's gradient. g then has ``attack`` and
+    #: ``differentiated``, for the source `UnrolledTransform`.
+    searches: bool = False
+    #: Whether g asks the classifier that it stands before, see ``bound_to``.
+    asks_classifier: bool = False
     #: Whether g searches on a model f_b, so that an attacker who knows its options can imitate it.
     has_f_b: bool = False
     #: Whether g draws one of many patterns that an attacker can try one by one. It then has
@@ -54,6 +58,9 @@ class Defense(nn.Module, ABC):
     #: pixel before it does anything else, and that nothing else depends on; None if there is none.
     #: The vote over this noise then has a certified radius [Cohen et al. 2019].
     certified_sigma: float | None = None
+    #: The preset of ``--training`` that trains g's network; empty where g has none of that kind.
+    #: g's arguments ``model`` and ``weights`` name the network and its file.
+    trained_by: str = ""
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """g(images).
@@ -87,6 +94,19 @@ class Defense(nn.Module, ABC):
             rng: streams of the images, (B,); step ``number`` gets ``rng.fold(number)``.
         """
         return loop(step, state, steps, rng)
+
+    def bound_to(self, behind: nn.Module) -> Defense:
+        """The same defense before a classifier, for a g that asks the very classifier which it
+        protects; any other g stays as it is.
+
+        `DefendedClassifier` calls this once, whenever it is built. A g that was bound already stays
+        with its classifier: whatever an attacker puts in place of f_a, g does not change.
+
+        Args:
+            behind: what stands behind g, images (B, C, H, W) to logits (B, K): the classifier, in a
+                chain with the later defenses before it. g does not own it.
+        """
+        return self
 
     @property
     def parts(self) -> tuple[Defense, ...]:

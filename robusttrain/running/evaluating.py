@@ -34,6 +34,7 @@ from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
+from robusttrain.running.purifiers import folder_in, provide
 from robusttrain.running.surrogate_training import train_surrogate
 from robusttrain.running.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.storage.files import may_write
@@ -99,13 +100,13 @@ def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str
     """The target of a plan, its name, and its data, set up for "test"."""
     data = build_data(plan)
     folder = Path(plan.checkpoints) / "f_b"
-    target, name = build_target(
-        plan,
-        data,
-        lambda node: provide_f_b(
-            node, data, "f_b", folder, plan.trainer, plan.seed, train=False, say=say
-        ),
-    )
+
+    def find_networks(defense: dict[str, Any]) -> None:
+        provide_f_b(defense, data, "f_b", folder, plan.trainer, plan.seed, train=False, say=say)
+        purifiers = folder_in(plan.checkpoints)
+        provide(defense, data, purifiers, plan.trainer, plan.seed, trains=False, say=say)
+
+    target, name = build_target(plan, data, find_networks)
     check_export(plan.export, data.facts().channels)
     data.prepare_data()
     data.setup("test")

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import ModelCheckpoint
 
-from robusttrain.attacks.sources.unrolled import Iterative
+from robusttrain.attacks.sources.unrolled import Searching
 from robusttrain.config.checkpoints import load, newest, read_recipe
 from robusttrain.config.command_line import listed, plain
 from robusttrain.config.reparameterization import DEPENDS
-from robusttrain.config.trainer import trainer_from
 from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.rng import Rng
@@ -25,6 +22,7 @@ from robusttrain.defenses import Defense
 from robusttrain.evaluation import check_classes
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.alone import finished, fit
 from robusttrain.running.surrogates import SEED, Keeper
 from robusttrain.storage.files import hash_of_json, may_write, writable, write_json
 from robusttrain.training import ReparameterizationTraining
@@ -80,8 +78,9 @@ def train(
     may_write(path.parent, "--output")
     defense = target.defense
     assert isinstance(defense, Defense)
-    searching = [cast(Iterative, part) for part in defense.parts if part.iterative]
-    radius = sum(part.attack.threat.epsilon for part in searching) or 1.0
+    searching = [cast(Searching, part) for part in defense.parts if part.searches]
+    # No pixel has farther to go than from 0 to 1, also where a search has no bound.
+    radius = min(sum(part.attack.threat.epsilon for part in searching) or 1.0, 1.0)
     options = settings["h"]
     pl.seed_everything(seed, verbose=False)
     with under("--h"):
@@ -102,23 +101,8 @@ def train(
         )
     writable(path.parent, "--output")
     say(f"training h, {settings['trainer']['max_epochs']} epochs, into {path}")
-    # One process: what comes out is small, and each process of an evaluation would train its own.
-    alone = {
-        **{"devices": 1, "strategy": "auto"},
-        **{"num_sanity_val_steps": 0, "limit_val_batches": 0, "enable_model_summary": False},
-    }
-    digest = hash_of_json([settings, seed])[:8]
-    unfinished = path.parent / f".{path.stem}-{digest}"
-    last = ModelCheckpoint(
-        unfinished, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    runner = trainer_from(
-        {**trainer, **settings["trainer"], **alone}, say, logger=False, callbacks=[last]
-    )
-    resume = unfinished / "last.ckpt"
-    runner.fit(
-        training, datamodule=data, ckpt_path=resume if resume.is_file() else None, weights_only=True
-    )
+    unfinished = path.parent / f".{path.stem}-{hash_of_json([settings, seed])[:8]}"
+    fit(training, data, {**trainer, **settings["trainer"]}, unfinished, say)
     network.eval()
     found: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -136,7 +120,7 @@ def train(
     found = {name: round(value, 6) for name, value in found.items()}
     network.save(path, {"errors": json.dumps(found)})
     write_json({**settings, "seed": seed, "images": counts, **found}, path.with_suffix(".json"))
-    shutil.rmtree(unfinished, ignore_errors=True)
+    finished(unfinished)
     say(
         f"h: done, {found['test_error']:.2g} from g on test images (mean square per pixel value; at"
         f" least {found['test_floor']:.2g} for any function of x, {found['test_identity']:.2g} for"

@@ -20,7 +20,7 @@ from robusttrain.config.build import build
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
-from robusttrain.defenses import AdversarialTransform, Chain, Defense, Vote
+from robusttrain.defenses import AdversarialTransform, Chain, Defense, Denoiser, Diffusion, Vote
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.locks import alone
@@ -185,7 +185,9 @@ class Keeper:
         defense = self.target.defense
         if defense is None:
             raise UserError("this attack imitates the target's g, but the target has no defense")
-        return hash_of_json([self._defense_node(), hash_of_weights(defense)])
+        # A g that asks the classifier is another one before another classifier.
+        decides = self.target if defense.asks_classifier else defense
+        return hash_of_json([self._defense_node(), hash_of_weights(decides)])
 
     def _defense_node(self) -> dict[str, Any]:
         """The target's defense as options, in so far as they are known."""
@@ -210,7 +212,7 @@ class Keeper:
     def _own(
         self, node: Mapping[str, Any], defense: Defense, changes: Mapping[str, Any], name: str
     ) -> dict[str, Any]:
-        """`defense_with` of one part, whose f_b is kept under this name."""
+        """`defense_with` of one part, whose network is kept under this name."""
         arguments = dict(node.get("init_args") or {})
         if isinstance(defense, Chain):
             inner = zip(arguments["defenses"], defense.defenses, strict=True)
@@ -224,5 +226,10 @@ class Keeper:
             weights = self.folder / f"f_b-{name}.safetensors"
             save_tensors(defense.f_b.module, weights)
             arguments |= {**changes, "weights": str(weights)}
+            arguments.pop("weights_which", None)
+        elif isinstance(defense, Denoiser | Diffusion):
+            weights = self.folder / f"{defense.trained_by}-{name}.safetensors"
+            save_tensors(defense.network.module, weights)
+            arguments["weights"] = str(weights)
             arguments.pop("weights_which", None)
         return {"class_path": node["class_path"], "init_args": arguments}

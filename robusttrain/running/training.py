@@ -24,6 +24,7 @@ from robusttrain.data import Facts, ImageData, ImageFolder
 from robusttrain.evaluation import Engine, Scenario, check_classes
 from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
+from robusttrain.running.purifiers import folder_in, provide
 from robusttrain.running.resuming import placed
 from robusttrain.storage.files import may_write, writable
 from robusttrain.training import RobustTraining
@@ -162,6 +163,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
             plan.seed,
             say=say,
         )
+        provide(job.defense, job.data, folder_in(checkpoints), plan.trainer, plan.seed, say=say)
     training = job.training()
     training.recipe = {**recipe, "classes": job.data.class_names, "plan": plan.to_json()}
     trainable = sum(parameter.numel() for parameter in training.model.parameters())

@@ -12,6 +12,12 @@ from robusttrain.training.logit_pairing import LogitPairing
 from robusttrain.training.mart import MART
 from robusttrain.training.module import RobustTraining
 from robusttrain.training.objectives import TRADES, Adversarial, Passes, Standard, TrainingObjective
+from robusttrain.training.purifiers import (
+    Denoising,
+    NoisePrediction,
+    PurifierObjective,
+    PurifierTraining,
+)
 from robusttrain.training.reparameterization import ReparameterizationTraining
 
 __all__ = [
@@ -20,10 +26,14 @@ __all__ = [
     "TRADES",
     "Adversarial",
     "Consistency",
+    "Denoising",
     "EnsembleAdversarial",
     "Free",
     "LogitPairing",
+    "NoisePrediction",
     "Passes",
+    "PurifierObjective",
+    "PurifierTraining",
     "ReparameterizationTraining",
     "RobustTraining",
     "Standard",

@@ -1,5 +1,5 @@
-"""Input transformations and votes on the command line: trained behind, and put before weights that
-were trained without.
+"""Input transformations, votes and searches on the classifier on the command line: trained behind,
+and put before weights that were trained without.
 """
 
 import json
@@ -76,6 +76,8 @@ SIZES = ["--defense.defense.low", 16, "--defense.defense.canvas", 18, "--defense
         ("median", ["--defense.window", 3], "pgd-quick"),
         ("total-variation", ["--defense.steps", 10], "eot"),
         ("crop-rescale", ["--defense.draws", 3, "--defense.defense.share", 0.8], "eot"),
+        ("anti-adversary", ["--defense.clip", True, "--defense.step_size", 0.05], "bpda-softsign"),
+        ("hedge", ["--defense.random_start", False, "--defense.steps", 3], "bpda-i-quick"),
         ("vote", [*SIZES, "--defense.rule", "majority"], "eot"),
     ],
 )
@@ -90,6 +92,24 @@ def test_every_preset_stands_before_weights(name, options, attack, command, weig
     for part in option.split(".")[1:]:
         node = node["init_args"][part]
     assert node == value
+
+
+def test_a_network_is_trained_behind_searches_on_itself(command, tmp_path):
+    (tmp_path / "two.yaml").write_text(
+        CHAIN.replace("like: median", "like: hedge").replace(
+            "init_args: {window: 3}", "init_args: {steps: 2}"
+        )
+    )
+    places = ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "l"]
+    network = ["--model", "resnet_small", "--model.widths", "[8,16]"]
+    done = command("train.py", *network, *BRIEF, *places, "--defense", tmp_path / "two.yaml")
+    assert done.code == 0, done.err
+    (last,) = (tmp_path / "c").rglob("last.ckpt")
+    defense = load(last).defense
+    assert (defense.asks_classifier, defense.searches) == (True, True)
+    attacks = ["--attack", "bpda-i", "--attack", "wt", "--attack.steps", 2]
+    found = attacked(command, tmp_path / "o", "--checkpoint", last, *attacks)
+    assert set(found["attacks"]) == {"bpda-i", "wt"}
 
 
 def test_two_in_a_chain(command, weights, tmp_path):

@@ -20,8 +20,19 @@ from robusttrain.config.suites import (
 from robusttrain.core.errors import UserError
 from robusttrain.data import Digits, ImageNet
 from robusttrain.data.base import Facts
-from robusttrain.defenses import JPEG, AdversarialTransform, Chain, Defense, RandomResizePad, Vote
+from robusttrain.defenses import (
+    JPEG,
+    AdversarialTransform,
+    AntiAdversary,
+    Chain,
+    Defense,
+    Diffusion,
+    Hedge,
+    RandomResizePad,
+    Vote,
+)
 from robusttrain.evaluation import Engine
+from robusttrain.models import NoiseNetwork
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.surrogates import surrogates_in
 
@@ -67,6 +78,9 @@ def targets(convnet):
             Chain([JPEG(), Vote(RandomResizePad(8, 12), 2)]), convnet(10)
         ).eval(),
         "both": DefendedClassifier(Chain([RandomResizePad(8, 12), g()]), convnet(10)),
+        "anti-adversary": DefendedClassifier(AntiAdversary(), convnet(10)),
+        "hedge": DefendedClassifier(Hedge(steps=2), convnet(10)),
+        "diffusion": DefendedClassifier(Diffusion(NoiseNetwork(width=8), steps=2), convnet(10)),
         "a classifier of one size": DefendedClassifier(RandomResizePad(8, 12), fixed),
     }
 
@@ -126,6 +140,21 @@ APPLYING = {
     "both": [
         *("wt", *TRANSFER, "single-pattern", "ensemble-pattern", "bpda-i", "fixed-randomness"),
         *(*EOT, *LOOP, "finite-differences", "autoattack-rand-bpda-i", *QUERY),
+    ],
+    # They search, and on no f_b that could be imitated.
+    "anti-adversary": [
+        *("wt", *TRANSFER, "reparameterization", "bpda-i", "fewer-steps", *UNROLLED),
+        *("finite-differences", "autoattack-bpda-i", *QUERY),
+    ],
+    "hedge": [
+        *("wt", *TRANSFER, "reparameterization", "bpda-i", "fixed-randomness", *EOT),
+        *("fewer-steps", *UNROLLED, "finite-differences", "autoattack-rand-bpda-i"),
+        *("wt-mean-start", *QUERY),
+    ],
+    # Steps that follow no gradient, with a derivative of their own.
+    "diffusion": [
+        *("wt", *TRANSFER, "through-defense-eot", "through-last-eot", "autoattack-rand"),
+        *("wt-mean-start", *QUERY),
     ],
     "a classifier of one size": [
         *(*TRANSFER, "single-pattern", "ensemble-pattern", "eot", "autoattack-rand", *QUERY),

@@ -3,8 +3,15 @@
 import torch
 
 from robusttrain.config.build import build
-from robusttrain.defenses import AdversarialTransform, Chain, RandomResizePad
-from robusttrain.models import VGGSmall
+from robusttrain.defenses import (
+    AdversarialTransform,
+    AntiAdversary,
+    Chain,
+    Denoiser,
+    MedianSmoothing,
+    RandomResizePad,
+)
+from robusttrain.models import Autoencoder, VGGSmall
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.surrogates import Keeper
 
@@ -48,3 +55,41 @@ def test_a_target_without_defense_is_attacked_from_models_that_imitate_no_g(tmp_
         ["standard"], lambda keeper, recipe, path, telling: trained.append(path)
     )
     assert trained == [paths["standard"]]
+
+
+def test_a_purifier_beside_it_keeps_its_network(tmp_path, images, streams):
+    torch.manual_seed(0)
+    size = {"in_channels": 3, "image_size": 16, "width": 8}
+    small = {"in_channels": 3, "width": 8, "depth": 1}
+    g = AdversarialTransform(VGGSmall(**size), radius=0.1, steps=5)
+    target = DefendedClassifier(Chain([Denoiser(Autoencoder(**small)), g]), VGGSmall(**size))
+    denoiser = {"class_path": "robusttrain.models.Autoencoder", "init_args": small}
+    f_b = {"class_path": "robusttrain.models.VGGSmall", "init_args": size}
+    parts = [
+        {"class_path": "robusttrain.defenses.Denoiser", "init_args": {"model": denoiser}},
+        {
+            "class_path": "robusttrain.defenses.AdversarialTransform",
+            "init_args": {"model": f_b, "radius": 0.1, "steps": 5},
+        },
+    ]
+    node = {"class_path": "robusttrain.defenses.Chain", "init_args": {"defenses": parts}}
+    keeper = Keeper(tmp_path, target, {"class_path": "robusttrain.data.Digits"}, {}, node)
+    imitated = build(keeper.defense_with({"steps": 2}), "defense")
+    x, expected = images(4, 3, 16), target.defense.with_steps(2)
+    assert torch.equal(imitated(x, streams()), expected(x, streams()))
+
+
+def test_an_h_for_a_g_that_asks_the_classifier_is_another_for_another_classifier(tmp_path):
+    torch.manual_seed(0)
+    node = {"class_path": "robusttrain.defenses.AntiAdversary", "init_args": {}}
+    recipe = {"h": {"width": 8}}
+
+    def path(defense, classifier):
+        target = DefendedClassifier(defense, classifier)
+        data = {"class_path": "robusttrain.data.Digits"}
+        return Keeper(tmp_path, target, data, {}, node).path("h", recipe)
+
+    one, other = VGGSmall(width=8), VGGSmall(width=8)
+    assert path(AntiAdversary(), one) == path(AntiAdversary(), one)
+    assert path(AntiAdversary(), one) != path(AntiAdversary(), other)
+    assert path(MedianSmoothing(), one) == path(MedianSmoothing(), other)

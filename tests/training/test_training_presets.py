@@ -12,7 +12,7 @@ from robusttrain.running.f_b import _training
 from robusttrain.training import TRADES, Adversarial, TrainingObjective
 
 #: Needs checkpoints of other models; trains no classifier.
-SPECIAL = {"ensemble-adversarial", "reparameterization"}
+SPECIAL = {"denoiser", "diffusion", "ensemble-adversarial", "reparameterization"}
 NAMES = sorted(set(presets.names("training")) - SPECIAL)
 
 

@@ -221,17 +221,42 @@ class FewerSteps(Source):
 
 
 def iterative(target: nn.Module, source: Source) -> Defense:
-    """The target's defense, if a part of it has steps that can be unrolled and counted.
+    """The target's defense, if a part of it has steps that can be counted.
 
     Raises:
         UserError: the target has no defense, or one of another kind.
     """
     defense = defense_of(target, source)
     if not defense.iterative:
-        raise UserError(
-            f"source {type(source).__name__}: {type(defense).__name__} is no iterative"
-            " transformation, so it has no steps: --attack"
-            f" {('eot' if defense.random else 'pgd') if defense.differentiable else 'bpda-i'} takes"
-            " it as it is"
+        raise _stepless(
+            defense,
+            source,
+            "is no iterative transformation, so it has no steps",
+            _as_it_is(defense),
         )
     return defense
+
+
+def searching(target: nn.Module, source: Source) -> Defense:
+    """The target's defense, if steps of a part of it follow the sign of a gradient.
+
+    Raises:
+        UserError: the target has no defense, or one of another kind.
+    """
+    defense = iterative(target, source)
+    if not defense.searches:
+        raise _stepless(
+            defense, source, "follows no gradient that could be unrolled", _as_it_is(defense)
+        )
+    return defense
+
+
+def _as_it_is(defense: Defense) -> str:
+    return ("eot" if defense.random else "pgd") if defense.differentiable else "bpda-i"
+
+
+def _stepless(defense: Defense, source: Source, why: str, instead: str) -> UserError:
+    return UserError(
+        f"source {type(source).__name__}: {type(defense).__name__} {why}: --attack {instead} takes"
+        " it as it is"
+    )

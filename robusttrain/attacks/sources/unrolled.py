@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.threats import Linf
-from robusttrain.attacks.sources.basic import Source, iterative
+from robusttrain.attacks.sources.basic import Source, searching
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models.defended import DefendedClassifier
@@ -170,8 +170,8 @@ class _Unroll(torch.autograd.Function):
         return v_x + v, None, None
 
 
-class Iterative(Protocol):
-    """What a defense with the trait ``iterative`` is made of: projected sign gradient on f_b."""
+class Searching(Protocol):
+    """What a defense with the trait ``searches`` is made of: projected sign gradient on f_b."""
 
     attack: ProjectedGradient
 
@@ -189,7 +189,7 @@ class _Unrolled(Defense):
         self.random = g.random
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        g = cast(Iterative, self.g)
+        g = cast(Searching, self.g)
         smooth_f_b = g.differentiated(torch.float32)
         unrolling = _Unrolling(
             g.attack, g.differentiated(), smooth_f_b, self.kind, self.smooth, self.last
@@ -228,8 +228,8 @@ class UnrolledTransform(Source):
 
     def __call__(self, target: DefendedClassifier) -> nn.Module:
         def unrolled(part: Defense) -> Defense:
-            if not part.iterative:
+            if not part.searches:
                 return part
             return _Unrolled(part, self.derivatives, self.smooth, self.last)
 
-        return DefendedClassifier(iterative(target, self).rebuilt(unrolled), target.classifier)
+        return DefendedClassifier(searching(target, self).rebuilt(unrolled), target.classifier)
