@@ -205,11 +205,14 @@ def bars(values: Mapping[str, float], title: str, label: str = "accuracy") -> Fi
     return drawn(draw, height=1.5 + 0.3 * len(values))
 
 
-def drawn(draw: Callable[[Axes], None], height: float = 4.0) -> Figure:
-    """A figure of one panel; never on a screen."""
+def drawn(draw: Callable[[Any], None], height: float = 4.0, panels: int = 1) -> Figure:
+    """A figure, never on a screen. ``draw`` gets its panel, or, where there are several below one
+    another with one x axis, a list of them.
+    """
     figure = Figure(figsize=(7, height))
     FigureCanvasAgg(figure)
-    draw(figure.subplots())
+    axes = figure.subplots(panels, sharex=True)
+    draw(axes if panels == 1 else list(axes))
     return figure
 
 
