@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,12 @@ def typed(settings: Settings, prefix: str = "--") -> list[str]:
 
 def training_plan(settings: Settings) -> TrainingPlan:
     """The plan of train.py for these options, its networks fitted to the data."""
-    plan = copy.deepcopy(read_plan(typed(settings)))
+    return copy.deepcopy(_training_plan(*typed(settings)))
+
+
+@lru_cache(maxsize=256)  # the points of a study ask for the same few models again and again
+def _training_plan(*options: str) -> TrainingPlan:
+    plan = copy.deepcopy(read_plan(options))
     with naming_root():
         facts = build(plan.data, "data").facts()
     for part in ("model", "defense"):
