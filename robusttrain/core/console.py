@@ -84,10 +84,13 @@ def bar(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
     """A progress bar, or lines where there is no terminal to draw it on; nothing where there is
     nothing to count.
     """
-    if total and not sys.stderr.isatty():
+    if not total:
+        yield lambda count: None
+        return
+    if not sys.stderr.isatty():
         yield Steps(what, total).advance
         return
-    with Progress(console=console, disable=not total) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
