@@ -145,6 +145,10 @@ class FAB(Attack):
         """Draws of a random model that judge a point."""
         return max(1, self.gradient.evaluations)
 
+    @property
+    def seeks_nearest(self) -> bool:
+        return self.nearest
+
     def scaled(self, effort: float) -> FAB:
         return replace(self, steps=times(self.steps, effort))
 
