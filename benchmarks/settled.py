@@ -78,7 +78,9 @@ def stands(records: Records, name: str) -> Tensor:
 
 def pgd(model: nn.Module, images: Tensor, labels: Tensor, arguments: Any) -> dict[str, Any]:
     """PGD with images leaving and without, against its limit."""
-    attack = ProjectedGradient(steps=arguments.steps, threat=Linf(arguments.epsilon))
+    attack = ProjectedGradient(
+        steps=arguments.steps, relative_step_size=0.1, threat=Linf(arguments.epsilon)
+    )
     indices = torch.arange(len(images))
     copy = fast_copy(model, torch.float32)
     spent: dict[str, list[float]] = {"leaving": [], "dense": [], "limit": []}
