@@ -60,8 +60,10 @@ class Leaving:
     ) -> None:
         self.threat, self.images, self.labels = threat, images, labels
         self.right, self.spare = right, spare
-        self.settled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.points = images.clone()
+        # Inference tensors could not be written to during the attack.
+        with torch.inference_mode(False):
+            self.settled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+            self.points = images.clone()
         self._answers: Tensor | None = None  # (B, K), those that settled; None as long as none did
         self._passes = 0
         # The last pass's rows, and where in that pass the standing images are

@@ -1,11 +1,13 @@
 """Images leave an attack once their verdict is settled: same verdicts, fewer evaluations."""
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
 from torch import nn
 
+import robusttrain
 from robusttrain.attacks import (
     APGD,
     FAB,
@@ -40,7 +42,7 @@ ATTACKS = {
     "apgd-t": APGD(steps=20, targets=3, objective=TargetedDLR(), threat=LINF),
     "fab": FAB(steps=15, targets=3, threat=LINF),
     "square": Square(queries=150, threat=LINF),
-    "cw": CarliniWagner(steps=40, search_steps=4, initial_c=1.0, nearest=False, threat=EUCLIDEAN),
+    "cw": CarliniWagner(steps=40, search_steps=2, initial_c=1.0, nearest=False, threat=EUCLIDEAN),
     "deepfool": DeepFool(steps=20, threat=EUCLIDEAN),
     "several": Several(
         attacks=[APGD(steps=20), FAB(steps=10, targets=2), Square(queries=60)], threat=LINF
@@ -104,19 +106,17 @@ def run(attack, batch, size=COUNT, model=None, source=None, **options):
     for start in range(0, COUNT, size):
         which = torch.arange(start, min(start + size, COUNT))
         parts.append(engine.run(batch[0][which], batch[1][which], which)[0].of("it"))
-    join = {
+    return {
         name: torch.cat([getattr(part, name) for part in parts])
         for name in ("score", "gradients", "queries", "images", "distance")
     }
-    return join, engine
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("size", [COUNT, 7, 1])
+@pytest.mark.parametrize(("name", "size"), [*product(ATTACKS, [COUNT, 7]), ("pgd", 1), ("apgd", 1)])
 def test_verdicts_are_those_of_the_dense_run_image_by_image(name, size, batch):
     attack = ATTACKS[name]
-    dense, _ = run(attack, batch, leave_early=False)
-    spared, _ = run(attack, batch, size)
+    dense = run(attack, batch, leave_early=False)
+    spared = run(attack, batch, size)
     fallen = int((~dense["score"]).sum())
     assert 3 <= fallen <= COUNT - 3  # some fall and some stand, or nothing was compared
     assert spared["score"].equal(dense["score"])
@@ -129,7 +129,7 @@ def test_the_network_is_asked_less(name, batch):
     seen, counted = {}, {}
     for early in (True, False):
         model = Counted()
-        records, engine = run(ATTACKS[name], batch, model=model, leave_early=early)
+        records = run(ATTACKS[name], batch, model=model, leave_early=early)
         # The attack differentiates copies of the target; the target itself gives verdicts.
         seen[early] = model.seen
         counted[early] = float(records["gradients"].sum() + records["queries"].sum())
@@ -148,8 +148,26 @@ def test_attacks_of_their_own_accord_come_to_the_same_verdicts(name, batch):
     streams = Rng.for_images(0, torch.arange(COUNT)).fold("attack").fold("it")
     right = model(images).argmax(1) == labels
     alone = ATTACKS[name](model, images[right], labels[right], streams[right])
-    spared, _ = run(ATTACKS[name], batch)
+    spared = run(ATTACKS[name], batch)
     assert (model(alone).argmax(1) == labels[right]).equal(spared["score"][right, 0])
+
+
+def test_the_option_reaches_the_attacks(batch):
+    def evaluated(leave_early):
+        found = robusttrain.evaluate(
+            Counted(),
+            *batch,
+            attacks={"it": ATTACKS["pgd"]},
+            leave_early=leave_early,
+            audit=False,
+            progress=False,
+        )
+        row = found.json["attacks"]["it"]
+        return row["robust_accuracy"], row["gradient_evaluations_per_image"]
+
+    early, dense = evaluated(True), evaluated(False)
+    assert early[0] == dense[0]
+    assert early[1] < dense[1] == 30
 
 
 def test_the_host_waits_at_the_looks_alone(batch, monkeypatch):
@@ -163,7 +181,7 @@ def test_the_host_waits_at_the_looks_alone(batch, monkeypatch):
     attack = ProjectedGradient(steps=200, threat=LINF)
     run(ATTACKS["pgd"], batch)
     monkeypatch.setattr(torch.Tensor, "nonzero", counted)
-    leaving, _ = run(attack, batch)
+    leaving = run(attack, batch)
     looks, falls = 200 // EVERY, int((~leaving["score"]).sum())
     assert looks <= len(waits) <= looks + falls + 5
 
@@ -199,8 +217,8 @@ def test_random_targets_and_attackers_of_another_model_go_on(batch):
 def test_stacked_copies_settle_nothing(gradient, batch):
     """A copy with noise is no point of the attack."""
     attack = replace(ATTACKS["pgd"], gradient=gradient)
-    early, _ = run(attack, batch)
-    dense, _ = run(attack, batch, leave_early=False)
+    early = run(attack, batch)
+    dense = run(attack, batch, leave_early=False)
     assert early["images"].equal(dense["images"])
     assert early["gradients"].equal(dense["gradients"])
 
@@ -222,10 +240,10 @@ class Forgets(Attack):
 
 
 def test_what_settled_a_verdict_is_what_counts(batch):
-    found, _ = run(Forgets(), batch)
-    kept, _ = run(ATTACKS["apgd"], batch)
+    found = run(Forgets(), batch)
+    kept = run(ATTACKS["apgd"], batch)
     assert (~found["score"]).sum() >= (~kept["score"]).sum() - 1 > 3
-    dense, _ = run(Forgets(), batch, leave_early=False)
+    dense = run(Forgets(), batch, leave_early=False)
     assert dense["score"].equal(found["score"])
 
 
@@ -247,7 +265,7 @@ class Beyond(Attack):
 def test_points_outside_the_threat_settle_nothing(batch):
     images, labels = batch
     assert (Counted().eval()(1 - images).argmax(1) != labels).any()
-    found, _ = run(Beyond(), batch)
+    found = run(Beyond(), batch)
     assert found["score"].sum() == COUNT - 1  # the one that is wrong as it stands
 
 
