@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.answers import Answers, as_logits, kind_of, other_images
+from robusttrain.attacks.leaving import Leaving
 from robusttrain.core.errors import UserError
 from robusttrain.core.generators import SharedGenerators
 from robusttrain.core.labels import too_high
@@ -96,6 +97,8 @@ class Queried(nn.Module):
         answers: the kind of its answers; None as long as it was not asked about any image.
         classes: K; None as long as it was not asked.
         labels: the lowest and the highest label of the attacked images; each needs a logit.
+        leaving: which images of the attacked batch the model need not be asked about any more;
+            None: it is asked about all.
     """
 
     takes_rng = True
@@ -116,6 +119,7 @@ class Queried(nn.Module):
         self.answers: Answers | None = None if self._watches else "logits"
         self.classes: int | None = None
         self.labels = (0, 0)
+        self.leaving: Leaving | None = None
 
     @staticmethod
     def of(model: nn.Module | Callable[[Tensor], Any]) -> Queried:
@@ -169,6 +173,12 @@ class Queried(nn.Module):
         Raises:
             UserError: the answers are no logits, or have fewer classes than the labels name.
         """
+        if self.leaving is not None and rng is not None and rng.rows is not None:
+            return self.leaving.ask(self._answered, images, rng)
+        return self._answered(images, rng)
+
+    def _answered(self, images: Tensor, rng: Rng | None) -> Tensor:
+        """One counted pass: logits (B, K)."""
         self.count(images)
         return self._logits(self._asked(self._plainly, images, rng), images, rng)[0][1]
 

@@ -232,6 +232,14 @@ class Attack(ABC):
         return changed
 
     @property
+    def seeks_nearest(self) -> bool:
+        """Whether the attack goes on after a success, for an adversarial image that is nearer.
+
+        Then an evaluation never lets an image go early. A wrapper seeks it where a member does.
+        """
+        return any(member.seeks_nearest for member in self.members)
+
+    @property
     def rounds_well(self) -> bool:
         """Whether gradients computed in bfloat16 serve the attack as well as exact ones.
 

@@ -57,6 +57,7 @@ def evaluate(
     seed: int = 0,
     precision: Precision = "auto",
     survivors: bool | None = None,
+    leave_early: bool = True,
     tries: int | None = None,
     known_draw: bool | None = None,
     bare_classifier: bool | None = None,
@@ -89,6 +90,8 @@ def evaluate(
         seed: of every random number.
         precision: in which attacks differentiate; "auto": the faster one that is as strong.
         survivors: attack only images that no attack before broke; None: as the suite has it.
+        leave_early: whether an image leaves an attack as soon as its verdict is settled; without,
+            verdicts are the same and attacks take longer.
         tries: how often an image may be submitted to a random model, where one draw that falls
             suffices; None: as many times as there are draws.
         known_draw: attack a random model besides with the draw that scores in the attacker's hands;
@@ -126,6 +129,7 @@ def evaluate(
         output,
         {
             "draws": draws,
+            "leave_early": leave_early,
             "tries": tries,
             "curve": [*curve],
             "curve_effort": [*curve_effort],

@@ -53,15 +53,24 @@ class Rng:
         position: how many numbers were drawn.
         scoring: (B,) int64, keys of the streams that will score the images, where an attacker is
             given them; they go along unchanged. None where they are a secret.
+        rows: (B,) int64, the images' places in the batch that an evaluation attacks; they go along
+            unchanged, but not to stacked copies. None where nobody asks for them.
 
     Drawing advances the streams of all images alike; ``fold``, ``tile`` and indexing give new
     streams and leave this one as it is.
     """
 
-    def __init__(self, keys: Tensor, position: int = 0, scoring: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        keys: Tensor,
+        position: int = 0,
+        scoring: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
         self.keys = keys
         self.position = position
         self.scoring = scoring
+        self.rows = rows
 
     @classmethod
     def for_images(cls, seed: int, indices: Tensor) -> Rng:
@@ -83,13 +92,19 @@ class Rng:
     def __getitem__(self, which: Tensor | slice) -> Rng:
         """The streams of some of the images, at the same position."""
         scoring = None if self.scoring is None else self.scoring[which]
-        return Rng(self.keys[which], self.position, scoring)
+        rows = None if self.rows is None else self.rows[which]
+        return Rng(self.keys[which], self.position, scoring, rows)
 
     def disclosing(self, scoring: Rng) -> Rng:
         """The same streams, together with those that will score the images: for an attacker who is
         given them.
         """
-        return Rng(self.keys, self.position, scoring.keys)
+        return Rng(self.keys, self.position, scoring.keys, self.rows)
+
+    def numbered(self) -> Rng:
+        """The same streams, which from now on say whose they are: ``rows`` 0..B-1."""
+        rows = torch.arange(len(self), device=self.keys.device)
+        return Rng(self.keys, self.position, self.scoring, rows)
 
     def fold(self, tag: int | str) -> Rng:
         """New streams, independent of those of any other ``tag`` (a step, a draw, a purpose)."""
@@ -97,7 +112,7 @@ class Rng:
         # Two rounds of mixing: keys that differ in one bit and tags that differ by one end up
         # unrelated.
         keys = _mix(_mix(self.keys + _signed(number * _GAMMA)) + _GAMMA)
-        return Rng(keys, scoring=self.scoring)
+        return Rng(keys, scoring=self.scoring, rows=self.rows)
 
     def tile(self, copies: int | range) -> Rng:
         """Streams for ``copies`` stacked copies of the batch, copy ``k`` being ``fold(k)``: (copies

@@ -130,7 +130,15 @@ def bare_classifier(
         name: replace(each, attack=_longer(each.attack, effort)) for name, each in chosen.items()
     }
     kinds = {name: precision.get(name, torch.float32) for name in matched}
-    own = Engine(bare, matched, engine.seed, engine.scoring_draws, kinds, survivors=True)
+    own = Engine(
+        bare,
+        matched,
+        engine.seed,
+        engine.scoring_draws,
+        kinds,
+        survivors=True,
+        leave_early=engine.leave_early,
+    )
     budget = {"defended": _gradients(engine.scenarios), "bare": _gradients(matched)}
     return Beside(BARE, own, "the classifier without its defense", left_out, budget)
 

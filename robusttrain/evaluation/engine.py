@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from robusttrain.attacks import Attack, Cost, KnownDraw, Queried, prepared
 from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
+from robusttrain.attacks.leaving import Leaving
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
@@ -78,6 +79,8 @@ class Engine:
         advance: called with the number of images of every evaluation of a source, for progress
             bars.
         journal: keeps finished entries, for a run that goes on later.
+        leave_early: whether an image leaves an attack as soon as its verdict is settled (`leaves`).
+            Verdicts and adversarial images are the same without, for more evaluations.
 
     Raises:
         UserError: a source that does not fit the target, or threats that differ between attacks.
@@ -94,6 +97,7 @@ class Engine:
         keep_images: bool = False,
         advance: Callable[[float], None] = lambda count: None,
         journal: EntryStore | None = None,
+        leave_early: bool = True,
     ) -> None:
         self.target = DefendedClassifier.of(target)
         self.scenarios = dict(scenarios)
@@ -103,7 +107,7 @@ class Engine:
             keep_images,
             advance,
         )
-        self.journal = journal
+        self.journal, self.leave_early = journal, leave_early
         self._draws, self._queried, self._settled = draws, Queried(self.target), False
         self._discloses = False
         one_threat(self.scenarios)
@@ -336,9 +340,8 @@ class Engine:
         start = time.perf_counter()
         adversarial = images.clone()
         if len(keep):
-            returned = scenario.attack(
-                source, images[keep], labels[keep], rng[keep].fold("attack").fold(name)
-            )
+            streams = rng[keep].fold("attack").fold(name)
+            returned = self._returned(name, images[keep], labels[keep], streams)
             adversarial[keep] = returned.to(adversarial.dtype)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
@@ -356,6 +359,43 @@ class Engine:
         if self.keep_images or self.journal:
             entry["images"] = adversarial.cpu()
         return entry
+
+    def leaves(self, name: str) -> bool:
+        """Whether an image's verdict under an attack is settled by the first point within the
+        threat that the target misclassifies.
+
+        The target has to repeat itself, and the attack has to ask a source that answers as the
+        target does: an attacker with another model is not told what the target says. An attack
+        that seeks the nearest adversarial image goes on after the first.
+        """
+        scenario = self.scenarios[name]
+        return (
+            not self.random
+            and not self._discloses
+            and scenario.source.same_forward
+            and not scenario.attack.seeks_nearest
+        )
+
+    def _returned(self, name: str, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """What an attack returns for images (B, C, H, W); where an image's verdict was settled on
+        the way, the point that settled it.
+        """
+        attack, source = self.scenarios[name].attack, self.sources[name]
+        if not self.leaves(name):
+            return attack(source, images, labels, rng)
+
+        def right(points: Tensor, places: Tensor) -> Tensor:
+            streams = rng[places].fold("settle")
+            return verdicts(self._queried, points, labels[places], streams, draws=1)[:, 0]
+
+        leaving = Leaving(attack.threat, images, labels, right, self.leave_early)
+        source.leaving = leaving
+        try:
+            returned = attack(source, images, labels, rng.numbered())
+        finally:
+            source.leaving = None
+        settled = leaving.settled[:, None, None, None]
+        return torch.where(settled, leaving.points, returned.to(images.dtype))
 
     def _broken(
         self, entry: Entry, name: str, among: Tensor, images: Tensor, labels: Tensor, rng: Rng

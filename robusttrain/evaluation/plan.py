@@ -46,6 +46,9 @@ class EvaluationPlan:
         precision: in which attacks differentiate; auto: the faster one on this machine, for
             attacks that rounding leaves as strong. Verdicts are always in float32.
         survivors: attack only images that no attack before broke.
+        leave_early: an image leaves an attack as soon as the target, if it is not random,
+            misclassifies a point of it within the threat. Without, verdicts are the same and
+            attacks take longer.
         surrogate_epochs: epochs of models that an attacker trains first.
         seed: of every random number.
         output: folder for results.json and the journal.
@@ -97,6 +100,7 @@ class EvaluationPlan:
     draws: int = 10
     precision: Precision = "auto"
     survivors: bool = False
+    leave_early: bool = True
     surrogate_epochs: int | None = None
     seed: int = 0
     output: str = "results/newest"

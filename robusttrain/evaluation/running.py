@@ -169,7 +169,14 @@ def attack(
     types = {name: getattr(torch, chosen) for name, chosen in precisions.items()}
     keep_images = plan.save_images or plan.export is not None
     engine = Engine(
-        subject.target, attacks, plan.seed, plan.draws, types, plan.survivors, keep_images
+        subject.target,
+        attacks,
+        plan.seed,
+        plan.draws,
+        types,
+        plan.survivors,
+        keep_images,
+        leave_early=plan.leave_early,
     )
     check_sources(engine, data)  # what does not fit leaves no journal
     settings, fresh = identity(plan, subject, precisions), plan.fresh and first_process()

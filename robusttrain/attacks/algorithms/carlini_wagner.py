@@ -82,6 +82,9 @@ class CarliniWagner(Attack):
         search_steps: values of c that are tried; 9 in the released code.
         initial_c: the first of them.
         abort_early: whether images whose loss no longer falls sit out the rest of a descent.
+        nearest: whether the search goes on for the nearest adversarial image. Without it an
+            evaluation of a deterministic model lets an image go as soon as an iterate within the
+            threat is misclassified: for verdicts within a bounded threat.
         votes: draws of a random model's randomness that judge an iterate.
         threat: L2, whose ball the result is projected into.
         objective: the margin: `Margin`, or `TargetedMargin`.
@@ -95,6 +98,7 @@ class CarliniWagner(Attack):
     search_steps: Count = 9
     initial_c: Positive = 1e-3
     abort_early: bool = True
+    nearest: bool = True
     votes: Count = 10
     threat: Threat = field(default_factory=L2)
     objective: Objective = field(default_factory=Margin)
@@ -110,6 +114,10 @@ class CarliniWagner(Attack):
         """The same attack with the other margin; None for objectives that are no margins."""
         margin = isinstance(objective, Margin | TargetedMargin)
         return replace(self, objective=objective) if margin else None
+
+    @property
+    def seeks_nearest(self) -> bool:
+        return self.nearest
 
     def scaled(self, effort: float) -> CarliniWagner:
         return replace(self, steps=times(self.steps, effort))
@@ -185,9 +193,9 @@ class CarliniWagner(Attack):
         noisy = random if isinstance(self.gradient, Backprop) else torch.ones_like(random)
         ask = bool(noisy.any())
         # The images that have not stopped early
-        here = torch.arange(len(images), device=images.device)
+        here, x, rng_here = torch.arange(len(images), device=images.device), images, rng
         for t in range(self.steps):
-            x, streams = images[here], rng[here].fold(t)
+            streams = rng_here.fold(t)
             adversarial = (w.tanh() + 1) / 2
             minus_f, ascent = self.gradient(Loss(source, hinge, goal[here]), adversarial, streams)
             change = adversarial - x
@@ -215,7 +223,7 @@ class CarliniWagner(Attack):
                 # A loss that is NaN goes nowhere either.
                 going = ((lowest <= 0.9999 * lowest_before) | noisy[here]).nonzero().squeeze(1)
                 here, w, state, lowest = here[going], w[going], state.keep(going), lowest[going]
-                lowest_before = lowest
+                lowest_before, x, rng_here = lowest, images[here], rng[here]
                 if not len(here):
                     break
         return best, nearest

@@ -43,8 +43,11 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     s sign(w_j) min(lambda v_j, room_j): s turns the step towards zero, v_j is 1 (Linf) or |w_j|
     (L2), room_j how far the pixel may go. lambda is the smallest for which the gains
     |w_j| min(lambda v_j, room_j) add up to |f| (Croce & Hein 2020, section 2.2). Their sum is
-    linear in lambda between the values at which one more pixel meets the box, so sorting these
-    values gives lambda.
+    concave in lambda, and linear between the values at which one more pixel meets the box. So
+    Newton's method comes to lambda from below in a few rounds: each takes the pixels that have met
+    the box for what they contribute, and solves for the others. (The paper sorts these values,
+    which takes longer than all rounds together.) Pixels that have met the box have met it for all
+    greater lambda, so there are no more rounds than pixels.
 
     Args:
         points: (B, C, H, W), in [0, 1].
@@ -60,22 +63,18 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     room = torch.where(towards > 0, 1 - x, x)
     weight = w.abs()
     v = torch.ones_like(weight) if norm == "linf" else weight
-    # Pixels whose gradient is zero never move: they meet the box last.
-    meets = torch.where(weight > 0, room / v.clamp_min(_TINY), torch.inf)
-    meets, order = meets.sort(dim=1)
-    spent = (weight * room).gather(1, order)  # what a pixel that has met the box contributes
-    # What a pixel that has not met the box contributes for each unit of lambda
-    rate = (weight * v).gather(1, order)
-    before, after = spent.cumsum(dim=1), rate.flip(1).cumsum(dim=1).flip(1)
-    rest = after - rate
-    gain = before + torch.where(rest > 0, meets * rest, 0)  # when this pixel meets the box
-    # The first pixel at which the gain suffices is the first that need not meet the box.
-    first = (gain < value.abs()[:, None]).sum(dim=1, keepdim=True)
-    reached = first < w.shape[1]
-    first = first.clamp_max(w.shape[1] - 1)
-    missing = value.abs()[:, None] - (before - spent).gather(1, first)
-    lambda_ = torch.where(reached, missing / after.gather(1, first).clamp_min(_TINY), torch.inf)
-    length = torch.where(weight > 0, torch.minimum(lambda_.clamp_min(0) * v, room), 0)
+    distance, spent, rate = value.abs(), weight * room, weight * v
+    lambda_ = distance / rate.sum(dim=1).clamp_min(_TINY)
+    while True:
+        met = lambda_[:, None] * v >= room
+        missing = distance - torch.where(met, spent, 0).sum(dim=1)
+        # No rate is left where the box holds no zero: lambda then exceeds all bounds.
+        further = missing / torch.where(met, 0, rate).sum(dim=1).clamp_min(_TINY)
+        if not (further > lambda_).any():
+            break
+        lambda_ = torch.maximum(lambda_, further)
+    lambda_ = lambda_[:, None]
+    length = torch.where(weight > 0, torch.minimum(lambda_ * v, room), 0)
     return (towards * length).view_as(points)
 
 
@@ -144,6 +143,10 @@ class FAB(Attack):
     def judging(self) -> int:
         """Draws of a random model that judge a point."""
         return max(1, self.gradient.evaluations)
+
+    @property
+    def seeks_nearest(self) -> bool:
+        return self.nearest
 
     def scaled(self, effort: float) -> FAB:
         return replace(self, steps=times(self.steps, effort))

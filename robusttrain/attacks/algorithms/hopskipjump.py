@@ -139,6 +139,10 @@ class HopSkipJump(Attack):
         """B_t."""
         return min(int(self.evaluations * math.sqrt(t)), self.most_evaluations)
 
+    @property
+    def seeks_nearest(self) -> bool:
+        return self.nearest
+
     def scaled(self, effort: float) -> HopSkipJump:
         return replace(self, steps=times(self.steps, effort))
 

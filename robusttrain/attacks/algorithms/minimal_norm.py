@@ -72,6 +72,10 @@ class MinimalNorm(Attack):
         """The attack within the largest radius."""
         return (self.at(2**self.steps),)
 
+    @property
+    def seeks_nearest(self) -> bool:
+        return True
+
     def with_members(self, members: Sequence[Attack]) -> MinimalNorm:
         return replace(self, attack=members[0])
 

@@ -16,6 +16,7 @@ from robusttrain.evaluation.audit.finding import (
     Finding,
     Needless,
     NotRun,
+    beaten,
     significant,
     tail,
     words,
@@ -207,12 +208,15 @@ def twice_the_draws(subject: Subject) -> Finding | None:
 
 def silent_success(subject: Subject) -> Finding | None:
     """Whether an earlier iterate was adversarial although the returned image is not."""
-    trace, where = subject.trace, subject.need_standing()
+    trace, where = subject.trace, subject.standing_by_return
+    if not len(where):
+        subject.need_standing()
     if not trace.points:
         _refuse_unwatched(subject)
     threat = subject.scenario.attack.threat
     best = subject.trace.returned[where]
-    lowest = subject.ours.clone()
+    ours = subject.score[where.cpu()]
+    lowest = ours.clone()
     for points in trace.points:
         candidates = points[where].to(best.dtype)
         inside = (threat.distance(candidates, subject.images[where]) <= threat.epsilon + 1e-6).cpu()
@@ -221,8 +225,9 @@ def silent_success(subject: Subject) -> Finding | None:
         best = torch.where(better.to(best.device)[:, None, None, None], candidates, best)
         lowest = torch.where(better, score, lowest)
     # The iterate was chosen on some draws, and is judged on others.
-    return subject.rival(
-        best,
+    return subject.finding(
+        beaten(ours, subject.judge(best, where), subject.size, subject.random),
+        subject.size,
         check="silent success",
         severity="weak",
         measured=(

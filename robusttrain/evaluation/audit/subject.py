@@ -189,6 +189,19 @@ class Subject:
         )
         return (worst > STANDING).nonzero().squeeze(1).to(self.images.device)
 
+    @cached_property
+    def standing_by_return(self) -> Tensor:
+        """(m,) places of the images that stand, and of those that the strongest attack had broken
+        on its way and lost again: the evaluation counts them as fallen (`Engine.leaves`), and what
+        the attack returned is right.
+        """
+        lost = torch.zeros(self.size, dtype=torch.bool)
+        if not self.random:
+            fell = (self.recorded("clean") > STANDING) & (self.recorded(self.main) <= STANDING)
+            lost = fell & (self.score > STANDING)
+        lost[self.standing.cpu()] = True
+        return lost.nonzero().squeeze(1).to(self.images.device)
+
     # The strongest attack, run again.
 
     @cached_property
