@@ -159,3 +159,14 @@ def test_a_checkpoint_keeps_its_classes(command, root, tmp_path):
         *("train.py", *data, *same, "--trainer.max_epochs", 2, "--ckpt_path", "last", *where)
     )
     assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_a_single_class_is_refused_by_its_data(script, command, tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path / "one" / split / "cat" / "0.png", 0, 0)
+    data = ["--data", tmp_path / "one", "--data.channels", 1, "--data.image_size", 4]
+    weights = ["--weights", "digits-standard", "--attack", "fgsm"] if script[0] == "e" else []
+    done = command(script, *data, "--model", "mlp", *weights)
+    assert done.code == 2
+    assert "the data set has 1 class: " in done.err
