@@ -221,6 +221,23 @@ def test_what_cannot_work_is_said_in_one_line(change, fix, given):
         robusttrain.evaluate(*change(*given), attacks="pgd-quick", **QUIET)
 
 
+def test_models_with_numpy_or_quantized_layers_inside(given):
+    """Neither knows bfloat16, and both can be asked."""
+    model, images, labels = given
+    for asked in (
+        lambda x: model(x).detach().numpy(),
+        torch.ao.quantization.quantize_dynamic(model, {nn.Linear}),
+    ):
+        results = robusttrain.evaluate(
+            asked, images, labels, attacks="square-quick", count=4, audit=False, progress=False
+        )
+        assert results.clean.accuracy >= 0.5
+        with pytest.raises(UserError, match="depend differentiably on the image"):
+            robusttrain.evaluate(
+                asked, images, labels, attacks="pgd-quick", count=4, audit=False, progress=False
+            )
+
+
 def test_a_threat_that_an_attack_does_not_take_names_the_attack(given):
     with pytest.raises(UserError, match="attacks.deepfool.threat"):
         robusttrain.evaluate(*given, attacks=["pgd-quick", "deepfool"], threat=Linf(0.03), **QUIET)
