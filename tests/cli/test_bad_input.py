@@ -282,7 +282,7 @@ EVALUATE = [
     ([*NETWORK, "--epsilon", "abc"], "--epsilon: abc: must be a number, such as 0.5 or 8/255"),
     ([*NETWORK, "--epsilon", "8/0"], "--epsilon: 8/0: must be a number"),
     ([*NETWORK, "--attack.steps", "8/255"], "steps: .*: must be a whole number"),
-    (["--data", "./robustrain"], "did you mean the folder robusttrain"),
+    ([*NETWORK, "--data", "./robustrain"], "did you mean the folder robusttrain"),
     ([*NETWORK, "--draws", "0"], "--draws = 0"),
     ([*NETWORK, "--images", "0"], "images = 0: must be at least 1"),
     ([*NETWORK, "--data.batch_size", "0"], "data.batch_size = 0"),
