@@ -15,6 +15,7 @@ from robusttrain.attacks.parts.gradients import GradientEstimator
 from robusttrain.attacks.parts.objectives import Objective, need_classes
 from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
+from robusttrain.attacks.rounding import narrowed
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.parts import part
@@ -45,6 +46,8 @@ def check_images(images: Tensor) -> Tensor:
     Raises:
         UserError: no floats, another shape, or values that are not in [0, 1].
     """
+    if not isinstance(images, Tensor):
+        raise UserError(f"images: expected a tensor, got {type(images).__name__}")
     if images.dim() != 4 or not images.is_floating_point():
         raise UserError(
             f"images: expected floats (B, C, H, W), got {images.dtype} {tuple(images.shape)}"
@@ -61,25 +64,6 @@ def check_images(images: Tensor) -> Tensor:
             "normalise inside the model, and divide 8-bit images by 255"
         )
     return wide.clamp(0, 1) if low < 0 or high > 1 else wide
-
-
-def narrowed(adversarial: Tensor, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Adversarial images in a shorter type.
-
-    They are rounded towards their clean images, so they stay inside every threat.
-
-    Args:
-        adversarial: (B, C, H, W).
-        images: (B, C, H, W), the clean images, which the shorter type holds exactly.
-        dtype: the shorter type.
-    """
-    rounded = adversarial.to(dtype)
-    away = (rounded.to(adversarial.dtype) - images).abs() > (adversarial - images).abs()
-    # One unit in the last place, or more
-    unit = torch.finfo(dtype).eps * adversarial.abs().clamp_min(torch.finfo(dtype).tiny)
-    nearer = adversarial + unit * (images - adversarial).sign()
-    nearer = torch.where((adversarial - images).abs() <= unit, images, nearer)
-    return torch.where(away, nearer.to(dtype), rounded)
 
 
 #: Queries that are left of an attack that needs no strength.
@@ -286,7 +270,7 @@ class Attack(ABC):
             if adversarial.dtype == images.dtype or not len(adversarial):
                 return adversarial
             if torch.finfo(adversarial.dtype).eps < torch.finfo(images.dtype).eps:
-                return narrowed(adversarial, x, images.dtype)
+                return narrowed(source, adversarial, x, y, self.threat, images.dtype)
             return adversarial.to(images.dtype)
 
     @abstractmethod

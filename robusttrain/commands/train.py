@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 from robusttrain.config import purifiers, reparameterization
+from robusttrain.config.build import to_be_trusted
 from robusttrain.config.training import read_plan
 from robusttrain.core.console import ALOUD, say
 from robusttrain.core.typed import command
@@ -34,9 +35,11 @@ def train(plan: TrainingPlan) -> None:
         say(outcome(trained.metrics, trained.epochs))
         if trained.kept:
             attack = f"{command('evaluate')} --checkpoint {quote(str(trained.folder))}"
+            foreign = to_be_trusted([plan.model, plan.data, plan.defense])
+            trust = "".join(f" --trust {quote(each)}" for each in foreign)
             say(
                 f"kept {trained.folder}/{' and '.join(trained.kept)}; attack with"
-                f" {attack}/{trained.kept[0]}"
+                f" {attack}/{trained.kept[0]}{trust}"
             )
         for line in looks(plan, trained):
             say(line)

@@ -8,13 +8,23 @@ the packages that the user trusts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
 
 from torch import nn
 
-from robusttrain.config.classes import UNFILLED, defaults_of, importable, makes, resolve, trusted
+from robusttrain.config.classes import (
+    IN_FILE,
+    UNFILLED,
+    defaults_of,
+    home,
+    importable,
+    makes,
+    resolve,
+    trusted,
+)
 from robusttrain.core.errors import OptionError, UserError, under
 from robusttrain.data import Facts
 from robusttrain.models.defended import DefendedClassifier
@@ -92,6 +102,22 @@ def trusted_nodes(node: Any, trust: Sequence[str]) -> Any:
     if "class_path" in node:
         found["class_path"] = trusted(str(node["class_path"]), trust)
     return found
+
+
+def to_be_trusted(node: Any) -> list[str]:
+    """What ``--trust`` has to name before the classes of a configuration are used by a checkpoint:
+    packages, and files, by the way to them from here.
+    """
+    if isinstance(node, list):
+        return [*dict.fromkeys(name for item in node for name in to_be_trusted(item))]
+    if not isinstance(node, dict):
+        return []
+    names = to_be_trusted([*node.values()])
+    class_path = node.get("class_path")
+    if isinstance(class_path, str) and "." in class_path and home(class_path) != "robusttrain":
+        match = IN_FILE.fullmatch(class_path)
+        names.append(os.path.relpath(match["file"]) if match else home(class_path))
+    return [*dict.fromkeys(names)]
 
 
 def _is_part(found: Callable[..., Any], class_path: str) -> bool:

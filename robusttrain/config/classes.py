@@ -48,9 +48,12 @@ def load_file(path: Path) -> str:
     Raises:
         UserError: no such file, or one that cannot be run.
     """
-    path = path.resolve()
+    said, path = path, path.resolve()
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        beside = sorted(each.name for each in path.parent.glob("*.py"))
+        near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6)
+        hint = f"; did you mean {said.with_name(near[0])}?" if near else ""
+        raise UserError(f"{path}: there is no such file{hint}")
     for name, known in _files.items():
         if known == path:
             return name

@@ -240,6 +240,14 @@ def expand(
     return found, [*classes, *rest]
 
 
+#: jsonargparse names Python's types; what they are on a command line.
+WANTED = {
+    "int": "a whole number",
+    "float": "a number, such as 0.5 or 8/255",
+    "bool": "true or false",
+}
+
+
 def short(message: str, parser: ArgumentParser | None = None) -> str:
     """jsonargparse's message of many lines as one: the option's full name, then what is wrong with
     it.
@@ -271,6 +279,8 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
     if reason.startswith("Expected a ") and "Got value" not in reason:
         given_value = re.search(r"Given value: (.*)", message)
         reason += f". Got value: {given_value[1]}" if given_value else ""
+    if wrong := re.match(r"Expected an? <class '(\w+)'>.*?\. Got value: (.*)", reason):
+        reason = f"{wrong[2]}: must be {WANTED.get(wrong[1], wrong[1])}"
     option = ".".join(keys).replace(".init_args.", ".")
     hint = ""
     if unknown := re.search(

@@ -64,6 +64,8 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
         told = f"--models {trained}" if several else f"--checkpoint {trained}, which brings its own"
         raise UserError(f"{option} {name}: no such preset; did you mean {told}?")
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
+    if kind == "data" and (folder := _nearest_folder(name)):
+        near = [f"the folder {folder}", *near[:1]]
     hint = (
         f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
     )
@@ -71,6 +73,16 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
         f"{option} {name}: no such preset; {hint} (--list shows all; a path to a YAML file works"
         " too)"
     )
+
+
+def _nearest_folder(name: str) -> str | None:
+    """The folder whose path is almost ``name``."""
+    parent = Path(name).parent
+    if not parent.is_dir():
+        return None
+    folders = {each.name for each in parent.iterdir() if each.is_dir()}
+    near = difflib.get_close_matches(Path(name).name, folders, n=1, cutoff=0.7)
+    return str(parent / near[0]) if near else None
 
 
 def read(kind: str, name: str, option: str | None = None) -> dict[str, Any]:

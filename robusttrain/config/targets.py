@@ -12,6 +12,7 @@ from robusttrain.config.zoo import fit_to_zoo
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import class_name
 from robusttrain.data import ImageData
+from robusttrain.evaluation import need_two
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan, Node
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.foreign import load_weights
@@ -58,6 +59,7 @@ def build_target(
         return load(plan.checkpoint, plan.trust, recipe), name
     norms = {checked(node, name).attack.threat.norm for name, node in plan.attacks.items()}
     fit_to_zoo(model, plan.data, norms.pop() if len(norms) == 1 else None, facts.num_classes)
+    need_two(facts.num_classes)
     fit_to_data(model, facts, "model")
     fit_to_data(defense, facts, "defense")
     if defense is not None:

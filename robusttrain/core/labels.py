@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, show
 
 
 def too_high(low: int, high: int, classes: int) -> str:
@@ -16,11 +18,26 @@ def too_high(low: int, high: int, classes: int) -> str:
     )
 
 
-def check_labels(labels: Tensor, images: Tensor, classes: int | None = None) -> Tensor:
+def as_labels(labels: Any) -> Tensor:
+    """Labels as a tensor, from whatever torch makes one of: lists, arrays of numpy.
+
+    Raises:
+        UserError: there are others among them, such as names of classes.
+    """
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        first = labels[0] if isinstance(labels, list | tuple) and labels else labels
+        raise UserError(
+            f"labels: expected class numbers, got {show(first)}: give each class its number, 0..K-1"
+        ) from error
+
+
+def check_labels(labels: Any, images: Tensor, classes: int | None = None) -> Tensor:
     """Labels (B,) in int64 on the images' device, from whole numbers of any type.
 
     Args:
-        labels: (B,).
+        labels: (B,), a tensor or what `as_labels` takes.
         images: (B, C, H, W), the images with these labels.
         classes: K; None while it is unknown.
 
@@ -28,9 +45,11 @@ def check_labels(labels: Tensor, images: Tensor, classes: int | None = None) -> 
         UserError: another shape, fractions, or numbers outside 0..K-1; the error names their
             range.
     """
+    labels = as_labels(labels)
     if labels.shape != images.shape[:1]:
         raise UserError(
             f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}"
+            + _mend(labels, images)
         )
     if labels.is_complex():
         raise UserError(f"labels: expected class numbers, got {labels.dtype}")
@@ -48,3 +67,13 @@ def check_labels(labels: Tensor, images: Tensor, classes: int | None = None) -> 
     if classes is not None and high >= classes:
         raise UserError(too_high(low, high, classes))
     return labels.to(images.device, torch.int64)
+
+
+def _mend(labels: Tensor, images: Tensor) -> str:
+    """What turns labels of another shape into class numbers, if that can be seen."""
+    if labels.dim() != 2 or len(labels) != len(images) or not labels.numel():
+        return ""
+    if labels.shape[1] == 1:
+        return ": give labels[:, 0]"
+    one_hot = (labels.sum(dim=1) == 1).all() and ((labels == 0) | (labels == 1)).all()
+    return ": give labels.argmax(dim=1)" if one_hot else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -60,6 +61,21 @@ class Split(Dataset[Batch]):
         indices = self.subset[torch.as_tensor(positions).reshape(-1)]
         # Contiguous, whatever the layout in memory: other people's code may call view().
         return Batch(self.images[indices].contiguous(), self.labels[indices], indices)
+
+    def identity(self) -> dict[str, Tensor]:
+        """What tells these images from others: those in memory themselves; of files, their lengths
+        and the first image, so that nothing else has to be read.
+        """
+        images, chosen = self.images, self.subset
+        if isinstance(images, Tensor):
+            return {"images": images[chosen], "labels": self.labels[chosen], "indices": chosen}
+        lengths = [os.stat(images.paths[index]).st_size for index in chosen.tolist()]
+        return {
+            "lengths": torch.tensor(lengths),
+            "first": images[chosen[:1]],
+            "labels": self.labels[chosen],
+            "indices": chosen,
+        }
 
     def only(self, subset: Tensor) -> Split:
         """The same images, restricted to those with the indices ``subset``."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from robusttrain.core.errors import UserError
-from robusttrain.core.labels import check_labels
+from robusttrain.core.labels import as_labels, check_labels
 from robusttrain.data.base import Facts, ImageData, SplitName
 from robusttrain.data.notes import note
 
@@ -70,18 +71,22 @@ def collected(
     """Images (N, C, H, W) and labels (N,) from a tensor, a data set or a loader.
 
     Args:
-        images: a tensor; or a data set of pairs (image, label) or mappings, or a loader of batches
-            of either.
-        labels: (N,), for a tensor; None for the others, which bring their own labels.
+        images: a tensor, an array of numpy or a list of tensors; or a data set of pairs (image,
+            label) or mappings, or a loader of batches of either.
+        labels: (N,), for images alone; None for the others, which bring their own labels.
         count: takes only the first ``count`` images; None takes all.
 
     Raises:
         UserError: labels are missing or given twice, items have another form, or there is no image.
     """
+    if isinstance(images, np.ndarray):
+        images = torch.as_tensor(images)
+    elif labels is not None and isinstance(images, list | tuple) and _are_images(images):
+        images = torch.stack(list(images))
     if isinstance(images, Tensor):
         if labels is None:
             raise UserError("labels: give one for each image: evaluate(model, images, labels)")
-        labels = torch.as_tensor(labels)
+        labels = as_labels(labels)
         return _checked(images[:count], labels[:count])
     if labels is not None:
         raise UserError(
@@ -147,4 +152,11 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
             f"images: items hold a {type(image).__name__}, not a tensor: give the data set"
             " transform=torchvision.transforms.ToTensor()"
         )
-    return image, torch.as_tensor(label)
+    return image, as_labels(label)
+
+
+def _are_images(images: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a list holds tensors (C, H, W) of one shape, and nothing else."""
+    return all(isinstance(each, Tensor) and each.dim() == 3 for each in images) and (
+        len({each.shape for each in images}) == 1
+    )

@@ -7,6 +7,7 @@ with units for it, and many times as slow on others. So its speed is measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,7 @@ class Speeds:
 
     Args:
         float32: seconds in float32.
-        bfloat16: seconds in bfloat16.
+        bfloat16: seconds in bfloat16; infinite where the model fails in it.
         cosine: between the two gradients, the median over images.
     """
 
@@ -56,6 +57,8 @@ class Speeds:
         return "bfloat16" if fast and self.cosine >= CLOSE else "float32"
 
     def __str__(self) -> str:
+        if math.isinf(self.bfloat16):
+            return "the model fails in bfloat16"
         ratio = f"{self.bfloat16 / self.float32:.2g}"
         return (
             f"a gradient in bfloat16 takes {ratio} times as long as in float32 here, at a cosine of"
@@ -89,10 +92,16 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
             seconds, gradients = [], []
             for network in networks:
                 call = partial(gradient, network, count)
-                with prepared(network):
-                    seconds.append(seconds_of(call, images.device, rounds))
-                    torch.manual_seed(0)  # a network that draws draws the same in both
-                    gradients.append(call().flatten(1).float())
+                try:
+                    with prepared(network):
+                        seconds.append(seconds_of(call, images.device, rounds))
+                        torch.manual_seed(0)  # a network that draws draws the same in both
+                        gradients.append(call().flatten(1).float())
+                except (TypeError, RuntimeError):
+                    if not seconds:  # it fails in float32, too
+                        raise
+                    # Numpy, and other people's kernels, know no bfloat16
+                    return Speeds(seconds[0], math.inf, math.nan)
             cosine = torch.cosine_similarity(gradients[0], gradients[1]).nanmedian().item()
             return Speeds(seconds[0], seconds[1], cosine)
 

@@ -15,6 +15,7 @@ import torch
 
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import ImageData
+from robusttrain.data.batches import Split
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, journalled_audit
 from robusttrain.evaluation.beside import Beside, bare_classifier, known_draw
@@ -32,7 +33,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import write_json
-from robusttrain.storage.journal import weights_of
+from robusttrain.storage.journal import digest, weights_of
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,20 @@ class Subject:
         """The target's weights by their hash, which takes a while for large ones."""
         return weights_of(self.target)
 
+    @cached_property
+    def images(self) -> str:
+        """The test images by their hash: other images are another run, wherever they lie."""
+        split: Split = self.data.test_dataloader().dataset  # type: ignore[assignment]
+        return digest(split.identity())
+
 
 def settings_of(plan: EvaluationPlan, subject: Subject) -> dict[str, Any]:
     """The `fingerprint` of a plan on its subject: of all attacks that run, be it on the bare
     classifier alone.
     """
     idle = {name: why for name, why in subject.unfit.items() if name not in subject.bare}
-    return fingerprint(plan.without(idle), subject.weights, subject.target.random)
+    settings = fingerprint(plan.without(idle), subject.weights, subject.target.random)
+    return {**settings, "data": {**settings["data"], "images": subject.images}}
 
 
 def precisions_of(

@@ -85,9 +85,11 @@ def tensor_of(output: Any, batch: int) -> Tensor:
             f" it is called {LOGITS}: {WANTED}"
         )
     if len(fitting) > 1:
+        # Without the number of images, so that one model has one line
+        shape = f"(B{''.join(f', {size}' for size in fitting[0].shape[1:])})"
         warnings.warn(
             f"the model answers with a {type(output).__name__} of {len(parts)}: its first tensor"
-            f" {tuple(fitting[0].shape)} is taken for the logits",
+            f" {shape} is taken for the logits",
             UserWarning,
             stacklevel=2,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import warnings
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -76,7 +77,9 @@ def _load(name: str, dataset: str, threat_model: str, model_dir: str) -> nn.Modu
         for old in ("autoattack", "autoattack.state"):
             if importlib.util.find_spec("pyautoattack") and old not in sys.modules:
                 sys.modules[old] = importlib.import_module(f"py{old}")
-        utils = importlib.import_module("robustbench.utils")
+        with warnings.catch_warnings():  # about its own imports, which nobody here can mend
+            warnings.simplefilter("ignore")
+            utils = importlib.import_module("robustbench.utils")
     except ImportError as error:
         raise UserError(
             f"robustbench:{name}: the package robustbench cannot be imported"

@@ -18,7 +18,7 @@ from robusttrain.config.attacks import attack_nodes, scenario, stem
 from robusttrain.config.describe import described, path_of, scenario_node
 from robusttrain.config.suites import suite, suite_settings
 from robusttrain.core.advice import without_advice
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
 from robusttrain.data.given import GivenImages, collected
@@ -69,6 +69,7 @@ def evaluate_given(
         option: _said(option, said, names) for option, said in of_suites.items()
     }
     modes = [(module, module.training) for module in target.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in target.parameters()]
     device = _device(target)
     with tempfile.TemporaryDirectory() if output is None else nullcontext(output) as folder:
         plan = EvaluationPlan(
@@ -87,8 +88,10 @@ def evaluate_given(
         try:
             return _run(plan, target, data, scenarios, device, telling)
         finally:
-            # Lightning leaves a module on the CPU, and its own idea of modes.
+            # Lightning leaves a module on the CPU, without gradients, and its own idea of modes.
             target.to(device)
+            for parameter, gradient in gradients:
+                parameter.grad = None if gradient is None else gradient.to(parameter.device)
             for module, training in modes:
                 module.training = training
 
@@ -154,8 +157,17 @@ def _scenarios(
     if threat is None:
         return every, [*asked]
     return {
-        name: replace(each, attack=each.attack.within(threat)) for name, each in every.items()
+        name: replace(each, attack=_within(each.attack, threat, name))
+        for name, each in every.items()
     }, [*asked]
+
+
+def _within(attack: Attack, threat: Threat, name: str) -> Attack:
+    """The attack of that name in the threat."""
+    try:
+        return attack.within(threat)
+    except OptionError as error:
+        raise error.under(f"attacks.{name}") from error
 
 
 def _scenario(said: str | Attack | Scenario) -> Scenario:

@@ -21,7 +21,7 @@ from robusttrain.core.parts import class_name
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import Facts, ImageData, ImageFolder
-from robusttrain.evaluation import Engine, Scenario, check_classes
+from robusttrain.evaluation import Engine, Scenario, check_classes, need_two
 from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.running.purifiers import folder_in, provide
@@ -68,6 +68,7 @@ class Job:
         self.plan = plan
         self.data: ImageData = build(plan.data, "data", kind=ImageData)
         self.facts: Facts = self.data.facts()
+        need_two(self.facts.num_classes)
         self.model, self.defense, self.settings = copy.deepcopy(
             (plan.model, plan.defense, plan.training)
         )

@@ -138,5 +138,11 @@ def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def hash_of_weights(module: nn.Module) -> str:
-    """`hash_of_tensors` of a module's state dict."""
-    return hash_of_tensors(module.state_dict())
+    """`hash_of_tensors` of a module's state dict; quantized layers keep more than tensors there."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        for number, part in enumerate(value if isinstance(value, tuple) else [value]):
+            key = f"{name}.{number}" if isinstance(value, tuple) else name
+            if isinstance(part, Tensor):
+                tensors[key] = part.dequantize() if part.is_quantized else part
+    return hash_of_tensors(tensors)

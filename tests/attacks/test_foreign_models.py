@@ -225,6 +225,21 @@ def test_the_callers_default_type_is_no_matter(name, linear, images, streams):
     assert ((found - expected).abs() < 1e-4).double().mean() > 0.98
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["deepfool", "fab"])
+def test_what_is_adversarial_stays_so_in_a_shorter_type(name, dtype, linear, images, streams):
+    """Attacks that stop just behind the boundary lose nothing to rounding."""
+    attack, model, x = ATTACKS[name], linear().to(dtype), images(32).to(dtype)
+    labels = model(x).argmax(dim=1)
+    wide = attack(model, x.float(), labels, streams(32))
+    broken = model(wide.to(dtype)).argmax(dim=1) != labels
+    assert broken.sum() > 8
+    short = attack(model, x, labels, streams(32))
+    assert (short.dtype, short.min() >= 0, short.max() <= 1) == (dtype, True, True)
+    assert attack.threat.distance(short.double(), x.double()).max() <= attack.threat.epsilon + 1e-6
+    assert (model(short).argmax(dim=1) != labels)[broken].all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_verdicts_of_models_in_other_types(dtype, linear, images):
     model, x = linear(scale=1.0), images(32)

@@ -103,6 +103,18 @@ def test_what_was_assumed_of_pictures_is_said_and_recorded(evaluate, root):
     assert note in done.err
 
 
+def test_other_images_are_another_run(evaluate, root):
+    """Of the same settings, in the same folder, which a finished run leaves free."""
+    few = ["--images", 8, "--fresh", "false"]
+    assert evaluate(*few).found["clean"]["accuracy"] == 1
+    assert "going on" in evaluate(*few).err
+    for path in (root / "test").rglob("*.png"):
+        save(path, int(path.parent.name), 100)
+    done = evaluate(*few)
+    assert done.code == 0, done.err
+    assert "going on" not in done.err
+
+
 def test_a_checkpoint_keeps_its_classes(command, root, tmp_path):
     """Another folder with some of them, in which they would have other numbers."""
     where = ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "l"]
@@ -147,3 +159,14 @@ def test_a_checkpoint_keeps_its_classes(command, root, tmp_path):
         *("train.py", *data, *same, "--trainer.max_epochs", 2, "--ckpt_path", "last", *where)
     )
     assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_a_single_class_is_refused_by_its_data(script, command, tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path / "one" / split / "cat" / "0.png", 0, 0)
+    data = ["--data", tmp_path / "one", "--data.channels", 1, "--data.image_size", 4]
+    weights = ["--weights", "digits-standard", "--attack", "fgsm"] if script[0] == "e" else []
+    done = command(script, *data, "--model", "mlp", *weights)
+    assert done.code == 2
+    assert "the data set has 1 class: " in done.err

@@ -52,10 +52,12 @@ def test_it_is_trained_and_attacked(command, here, named, monkeypatch):
     trained = command("train.py", "--model", named, "--model.width", 4, "--name", "mine", *SHORT)
     assert trained.code == 0, trained.err
     kept = here / "checkpoints" / "mine" / "version_0" / "last.ckpt"
+    advice = trained.err[trained.err.index("attack with ") :].splitlines()[0].split()[3:]
     again = command("train.py", "--model", named, "--model.width", 4, "--name", "mine", *SHORT)
     assert again.code == 0, again.err
     trust = ["--trust", named.partition(":")[0].removesuffix(".MyNet")]
-    attacked = command("evaluate.py", "--checkpoint", kept, *trust, *FEW)
+    assert advice[-2:] == trust
+    attacked = command(*advice, *FEW)
     assert attacked.code == 0, attacked.err
     refused = command("evaluate.py", "--checkpoint", kept, *FEW)
     assert refused.code == 2

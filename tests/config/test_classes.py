@@ -96,6 +96,7 @@ def test_what_lies_beside_a_file_is_found(file):
     [
         ("{file}:MyNett", r"no MyNett in mynet; did you mean .*mynet\.py:MyNet\?"),
         ("{folder}/nothing.py:MyNet", "there is no such file"),
+        ("{folder}/mynett.py:MyNet", r"there is no such file; did you mean .*mynet\.py\?"),
         ("{file}:nn", "is a module"),
         ("torch.nn.Linaer", r"no Linaer in torch\.nn; did you mean torch\.nn\.Linear\?"),
         ("torch.n.Linear", r"no module torch\.n; did you mean torch\.nn\.Linear\?"),

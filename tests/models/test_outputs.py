@@ -60,7 +60,7 @@ def test_logits_are_found(output, recwarn):
 
 
 def test_the_first_of_several_is_taken_and_that_is_said():
-    with pytest.warns(UserWarning, match=r"a list of 2: its first tensor \(2, 3\) is taken"):
+    with pytest.warns(UserWarning, match=r"a list of 2: its first tensor \(B, 3\) is taken"):
         assert torch.equal(logits_of([LOGITS, LOGITS + 1], 2), LOGITS)
 
 

@@ -50,13 +50,20 @@ def test_figures_are_the_engines(given):
 def test_the_model_is_left_as_it_was(given):
     model, images, labels = given
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, *others = model.parameters()
+    first.grad = torch.full_like(first, 3.0)  # between a backward pass and an optimizer's step
     robusttrain.evaluate(model, images, labels, attacks="pgd-quick", count=4, **QUIET)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (first.grad == 3).all()
+    assert all(parameter.grad is None for parameter in others)
 
 
-@pytest.mark.parametrize("kind", ["data set", "loader", "mappings", "bytes", "float64", "function"])
+FORMS = ["data set", "loader", "mappings", "bytes", "float64", "function", "numpy", "list"]
+
+
+@pytest.mark.parametrize("kind", FORMS)
 def test_images_and_models_come_in_many_forms(kind, given):
     model, images, labels = given
     images = (images * 255).round() / 255
@@ -69,6 +76,8 @@ def test_images_and_models_come_in_many_forms(kind, given):
         "bytes": (model, (images * 255).round().to(torch.uint8), labels.int()),
         "float64": (model, images.double(), labels),
         "function": (lambda x: model(x), images, labels),
+        "numpy": (model, images.numpy(), labels.numpy()),
+        "list": (model, list(images), labels.tolist()),
     }
     results = robusttrain.evaluate(*forms[kind], attacks={"mine": PGD}, **QUIET)
     assert results.clean == expected.clean
@@ -197,12 +206,41 @@ def test_nor_where_a_network_and_data_of_ours_were_handed_over(tmp_path, command
         (lambda m, x, y: (m, [], None), "there are none"),
         (lambda m, x, y: (m, [(x[0], 0), (x[0, :, 1:], 1)], None), "different shapes"),
         (lambda m, x, y: (m, [("a.png", 0)], None), "hold a str, not a tensor"),
+        (
+            lambda m, x, y: (m, x, ["cat"] * 24),
+            "class numbers, got cat: give each class",
+        ),
+        (lambda m, x, y: (m, [(x[0], "cat")], None), "class numbers, got cat"),
+        (lambda m, x, y: (m, x, y[:, None]), r"got \(24, 1\): give labels\[:, 0\]"),
+        (lambda m, x, y: (m, x, torch.eye(5)[y]), r"\(24, 5\): give labels.argmax\(dim=1\)"),
         (lambda m, x, y: ("resnet", x, y), "expected a torch.nn.Module or a function"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(change, fix, given):
     with pytest.raises(UserError, match=fix):
         robusttrain.evaluate(*change(*given), attacks="pgd-quick", **QUIET)
+
+
+def test_models_with_numpy_or_quantized_layers_inside(given):
+    """Neither knows bfloat16, and both can be asked."""
+    model, images, labels = given
+    for asked in (
+        lambda x: model(x).detach().numpy(),
+        torch.ao.quantization.quantize_dynamic(model, {nn.Linear}),
+    ):
+        results = robusttrain.evaluate(
+            asked, images, labels, attacks="square-quick", count=4, audit=False, progress=False
+        )
+        assert results.clean.accuracy >= 0.5
+        with pytest.raises(UserError, match="depend differentiably on the image"):
+            robusttrain.evaluate(
+                asked, images, labels, attacks="pgd-quick", count=4, audit=False, progress=False
+            )
+
+
+def test_a_threat_that_an_attack_does_not_take_names_the_attack(given):
+    with pytest.raises(UserError, match="attacks.deepfool.threat"):
+        robusttrain.evaluate(*given, attacks=["pgd-quick", "deepfool"], threat=Linf(0.03), **QUIET)
 
 
 def test_an_attack_by_its_name(given):
