@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from robusttrain.commands.entry import main
 from robusttrain.config.attacks import attack_nodes
 from robusttrain.config.build import build, build_defended
-from robusttrain.config.command_line import main
 from robusttrain.config.suites import suite, suite_settings
 from robusttrain.config.training import build_training
 from robusttrain.data import ImageData

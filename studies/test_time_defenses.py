@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from robusttrain.config.evaluation import read_plan
 from robusttrain.evaluation.paired import compared, in_points
 from robusttrain.evaluation.plan import EvaluationPlan

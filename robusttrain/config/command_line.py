@@ -9,68 +9,20 @@ of the same part: jsonargparse would carry over arguments of the same name.
 from __future__ import annotations
 
 import difflib
-import errno
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from robusttrain.config import parts, presets
-from robusttrain.config.classes import defaults_of, look_in, recorded, resolve
+from robusttrain.config.classes import defaults_of, recorded, resolve
 from robusttrain.config.origins import checked_node, checked_nodes, from_elsewhere
 from robusttrain.config.parts import ByName
-from robusttrain.core.allocator import keep_freed_memory
-from robusttrain.core.console import Saying
-from robusttrain.core.errors import OptionError, UserError
-from robusttrain.core.stopping import heeding_sigterm
-
-
-def main(
-    command: Callable[[list[str]], None],
-    arguments: list[str] | None = None,
-    program: str | None = None,
-) -> NoReturn:
-    """Run a command: its errors become one line each and exit code 2, Ctrl-C exit code 130, SIGTERM
-    143.
-
-    Args:
-        command: takes the arguments.
-        arguments: of the command line; None for those of this process.
-        program: how the user names the command; None for the file of this process.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    program = program or sys.argv[0].rpartition("/")[2]
-    look_in(Path.cwd())  # where the user's own modules lie, wherever this program does
-    try:
-        keep_freed_memory()
-        Saying.of("robusttrain")
-        with heeding_sigterm():
-            command(arguments)
-    except UserError as error:
-        # Builders name options without the dashes that a user types.
-        dashes = (
-            "--" if isinstance(error, OptionError) and not error.option.startswith("--") else ""
-        )
-        one_line = dashes + " ".join(str(error).split())
-        sys.stderr.write(f"{program}: error: {one_line}\n")
-        sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        sys.stderr.write(f"{program}: error: the disk is full; what was finished is kept\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SystemExit as ended:  # Lightning turns an interruption into exit code 1
-        if isinstance(ended.__context__, KeyboardInterrupt):
-            sys.exit(130)
-        raise
-    sys.exit(0)
+from robusttrain.core.errors import UserError
 
 
 class _Parser(ByName):
