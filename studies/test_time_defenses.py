@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
 from robusttrain.commands.entry import main
@@ -121,9 +121,9 @@ def run(arguments: list[str]) -> None:
     for base in bases:
         for name in defenses:
             label = f"{base}: {name}"
-            folder = study.points[label].folder
-            records = Records.read(folder / "verdicts.safetensors")
+            records = results[label].records
             rows.append(row(base, name, results[label], records))
+            folder = study.points[label].folder
             alone = Records.read(folder / "bare_classifier-verdicts.safetensors")
             random = bool(results[label].json["random"])
             differences[label] = {
@@ -143,31 +143,28 @@ def run(arguments: list[str]) -> None:
     report.write(study, columns, table, drawn(differences), notes, head, radius)
 
 
-def drawn(differences: Mapping[str, Mapping[str, Any]]) -> Any:
+def drawn(differences: Mapping[str, Mapping[str, Any]]) -> Picture:
     """What each protocol says that a defense adds to its base model, with intervals."""
 
-    def draw(axes: Axes) -> None:
-        for place, (kind, marker, colour) in enumerate(
-            (("transfer", "o", "tab:blue"), ("adaptive", "s", "tab:orange"))
-        ):
-            shown = [each[kind] for each in differences.values()]
-            heights = [-number - 0.15 * (2 * place - 1) for number in range(len(shown))]
-            means = [100 * each.mean for each in shown]
-            ends = [
-                [100 * (each.mean - each.low) for each in shown],
-                [100 * (each.high - each.mean) for each in shown],
-            ]
-            name = "its paper's protocol" if kind == "transfer" else "adaptive suite"
-            axes.errorbar(
-                means, heights, xerr=ends, fmt=marker, color=colour, label=name, capsize=2
-            )
-        axes.axvline(0, color="grey", linewidth=1)
-        axes.set_yticks([-number for number in range(len(differences))], [*differences])
-        axes.set_xlabel("points that the defense adds to its base model under attack (95 %)")
-        axes.legend(fontsize="small")
-        axes.grid(axis="x", alpha=0.3)
-
-    return report.drawn(draw, height=1.5 + 0.35 * len(differences))
+    figure, axes = report.panel(1.5 + 0.35 * len(differences))
+    for place, (kind, marker, colour) in enumerate(
+        (("transfer", "o", "tab:blue"), ("adaptive", "s", "tab:orange"))
+    ):
+        shown = [each[kind] for each in differences.values()]
+        heights = [-number - 0.15 * (2 * place - 1) for number in range(len(shown))]
+        means = [100 * each.mean for each in shown]
+        ends = [
+            [100 * (each.mean - each.low) for each in shown],
+            [100 * (each.high - each.mean) for each in shown],
+        ]
+        name = "its paper's protocol" if kind == "transfer" else "adaptive suite"
+        axes.errorbar(means, heights, xerr=ends, fmt=marker, color=colour, label=name, capsize=2)
+    axes.axvline(0, color="grey", linewidth=1)
+    axes.set_yticks([-number for number in range(len(differences))], [*differences])
+    axes.set_xlabel("points that the defense adds to its base model under attack (95 %)")
+    axes.legend(fontsize="small")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
 
 
 if __name__ == "__main__":
