@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,13 @@ def typed(settings: Settings, prefix: str = "--") -> list[str]:
 
 def training_plan(settings: Settings) -> TrainingPlan:
     """The plan of train.py for these options, its networks fitted to the data."""
+    return copy.deepcopy(_training_plan(*typed(settings)))
+
+
+@lru_cache(maxsize=256)  # the points of a study ask for the same few models again and again
+def _training_plan(*options: str) -> TrainingPlan:
     with naming_root():
-        fitted = training.Job(read_plan(typed(settings)))
+        fitted = training.Job(read_plan(options))
     return replace(fitted.plan, model=fitted.model, defense=fitted.defense)
 
 

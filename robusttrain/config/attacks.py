@@ -6,8 +6,12 @@ source does not say it well enough, what the attacker ``knows``.
 
 from __future__ import annotations
 
+import copy
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import jsonargparse
@@ -31,6 +35,8 @@ from robusttrain.config.parts import (
 from robusttrain.config.suites import OPTIONS, suite, suite_settings
 from robusttrain.core.errors import OptionError, UserError, at_least, under
 from robusttrain.evaluation import Scenario
+
+CLASS_PATHS = re.compile(r'"class_path": "([^"]*)"')
 
 
 def spelt_out(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -207,6 +213,26 @@ def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scena
         return replace(found, source=found.source.opened(READER))
 
 
+def _parsed(nodes: str) -> dict[str, Any]:
+    """The attack and the source of a JSON text, with all their defaults."""
+    parser = ByName(exit_on_error=False)
+    parser.add_subclass_arguments(Attack, "attack", required=True)
+    parser.add_subclass_arguments(Source, "source", required=True)
+    parsed: dict[str, Any] = parser.parse_object(json.loads(nodes)).as_dict()
+    return parsed
+
+
+#: Suites and studies ask for the same attacks again and again. Classes of this package stay what
+#: they are while a process runs; those of a user's files may change with the working folder.
+_parsed_once = lru_cache(maxsize=512)(_parsed)
+
+
+def _whole(attack: dict[str, Any], source: Any) -> dict[str, Any]:
+    nodes = json.dumps({"attack": attack, "source": source}, default=str)
+    ours = all(path.startswith("robusttrain.") for path in CLASS_PATHS.findall(nodes))
+    return copy.deepcopy(_parsed_once(nodes)) if ours else _parsed(nodes)
+
+
 def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:
     """One attack from the content of its preset; no file that its source names is opened.
 
@@ -218,9 +244,6 @@ def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenar
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
-    parser = ByName(exit_on_error=False)
-    parser.add_subclass_arguments(Attack, "attack", required=True)
-    parser.add_subclass_arguments(Source, "source", required=True)
     try:
         node = with_own_defaults(checked_nodes(node))
     except UserError as error:
@@ -228,7 +251,7 @@ def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenar
     knows = node.pop("knows", "")
     source = node.pop("source", TARGET)
     try:
-        parsed = parser.parse_object({"attack": node, "source": source}).as_dict()
+        parsed = _whole(node, source)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         told = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
         raise UserError(

@@ -3,10 +3,13 @@
 import pytest
 import yaml
 
-from robusttrain.config import presets, training
+from robusttrain.config import presets, purifiers, training
 from robusttrain.config.command_line import plain, read
 
-TRAINING = [name for name in presets.names("training") if name != "reparameterization"]
+PRESETS = {name: presets.read("training", name) for name in presets.names("training")}
+#: Those of classifiers, and of networks that purify images.
+TRAINING = [name for name, content in PRESETS.items() if "training" in content]
+PURIFIERS = [name for name, content in PRESETS.items() if "purifier" in content]
 #: What a preset leaves to the user.
 NEEDED = {"ensemble-adversarial": ["--training.objective.models", "[a.ckpt]"]}
 
@@ -16,7 +19,7 @@ def configured(name, *overrides):
     return plain(read(training.parser(), arguments, training.KINDS, training.DEFAULTS).training)
 
 
-def leaves(node, path="--training"):
+def leaves(node, path):
     """Option and value of everything that a preset says."""
     for key, value in node.items():
         inside = path if key == "init_args" else f"{path}.{key}"
@@ -26,15 +29,28 @@ def leaves(node, path="--training"):
             yield inside, value
 
 
-@pytest.mark.parametrize("name", TRAINING)
-def test_overrides_with_the_presets_own_values_change_nothing(name):
-    """What jsonargparse cannot type it would take for a list, or for text."""
-    overrides = [
+def overriding(node, path):
+    """The command line that says all of a node's values once more."""
+    return [
         text
-        for option, value in leaves(presets.read("training", name)["training"])
+        for option, value in leaves(node, path)
         for text in (option, yaml.safe_dump(value, default_flow_style=True).split("\n")[0])
         if option != "--training.objective.models"
     ]
+
+
+@pytest.mark.parametrize("name", PURIFIERS)
+def test_overrides_of_purifiers_change_nothing(name):
+    own = overriding(PRESETS[name]["purifier"], "--purifier")
+    assert own
+    found = [purifiers.configure(["--training", name, *more]) for more in ([], own)]
+    assert plain(found[0]) == plain(found[1])
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_overrides_with_the_presets_own_values_change_nothing(name):
+    """What jsonargparse cannot type it would take for a list, or for text."""
+    overrides = overriding(PRESETS[name]["training"], "--training")
     assert configured(name, *overrides) == configured(name)
 
 
