@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from robusttrain.evaluation.plan import Node
 from studies import report
 from studies.plans import Job

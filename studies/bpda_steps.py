@@ -6,7 +6,7 @@ in the backward pass, PGD with 50 steps of 0.002. Xiao & Zheng 2020, section 4.1
 
 from __future__ import annotations
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.study import Study
 

@@ -6,7 +6,7 @@ attacks, white-box transfer and transfer from another model. Xiao & Zheng 2020, 
 
 from __future__ import annotations
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.black_box import crafted_on
 from studies.study import Study

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.plans import Call
 from studies.study import Study
@@ -59,9 +59,7 @@ def run(arguments: list[str]) -> None:
             " half. The paper does not say which i and j it shows."
         ),
     )
-    report.write(
-        study, columns, rows, report.drawn(lambda axes: _draw(axes, found["image 0"])), notes
-    )
+    report.write(study, columns, rows, _drawn(found["image 0"]), notes)
 
 
 def _told(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) -> str:
@@ -78,7 +76,8 @@ def _told(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) 
     return f"{sizes.count(0) / len(sizes):.0%} / {sizes[len(sizes) // 2]:.3g} / {sizes[-1]:.3g}"
 
 
-def _draw(axes: Axes, point: Mapping[str, Any]) -> None:
+def _drawn(point: Mapping[str, Any]) -> Figure:
+    figure, axes = report.panel()
     for place, estimates in point["estimates"].items():
         axes.plot(point["h"], estimates, marker=".", label=f"i: {place}")
     axes.set_xscale("log")
@@ -87,6 +86,7 @@ def _draw(axes: Axes, point: Mapping[str, Any]) -> None:
     axes.set_ylabel("estimate of dg_i/dx_j")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+    return figure
 
 
 if __name__ == "__main__":

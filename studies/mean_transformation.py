@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
+from robusttrain.reporting.canvas import canvas
 from studies import report
 from studies.plans import Call
 from studies.study import Study
@@ -79,8 +79,7 @@ def pictures(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """One row for each image: x, the differences, and E[g(x)] of the last f_b."""
     last = list(found.values())[-1]["pictures"]
     count = len(last["x"])
-    figure = Figure(figsize=(1.6 * (len(found) + 2), 1.9 * count))
-    FigureCanvasAgg(figure)
+    figure = canvas(1.6 * (len(found) + 2), 1.9 * count)
     panels = figure.subplots(count, len(found) + 2, squeeze=False)
     for row in range(count):
         x = np.array(last["x"][row]) / 1000

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robusttrain.commands.entry import main
 from robusttrain.config import presets
-from robusttrain.config.command_line import main
 from studies import report
 from studies.plans import Call, Job
 from studies.scales import Scale, Settings

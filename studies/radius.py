@@ -6,7 +6,7 @@ Zheng 2020, sections 4.1 and 4.2.
 
 from __future__ import annotations
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.study import Study
 

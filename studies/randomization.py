@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from robusttrain.commands.entry import main
 from robusttrain.config.build import build
-from robusttrain.config.command_line import main
 from robusttrain.config.evaluation import read_plan
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.report import Results

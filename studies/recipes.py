@@ -16,20 +16,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from robusttrain.commands.entry import main
 from robusttrain.config.attacks import attack_nodes
-from robusttrain.config.build import build, build_defended
-from robusttrain.config.command_line import main
 from robusttrain.config.suites import suite, suite_settings
-from robusttrain.config.training import build_training
-from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import EvaluationPlan
-from robusttrain.training.objectives import TrainingObjective
-from robusttrain.training.plan import TrainingPlan
+from robusttrain.reporting.canvas import canvas
+from robusttrain.running import training
 from studies import report
 from studies.beyond_the_paper import surrogate
 from studies.plans import Call, Job
@@ -207,7 +203,8 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> Train
     if recipe.inner:
         options |= inner(recipe.steps or scale.inner_steps, recipe.inner)
     options |= {**scale.more, **settings.training, "robust.every": 1, **fewer}
-    objective, batch = objective_of(training_plan(options))
+    bare = training.Job(replace(training_plan(options), defense=None))
+    objective, batch = bare.training().objective, bare.data.batch_size
     if recipe.g:
         options |= scale.g(steps=recipe.g)
     costs = [objective.at(epoch).cost() for epoch in range(epochs)]
@@ -217,15 +214,6 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> Train
     label = f"recipe-{name}" + ("-few" if few else "")
     model = scale.job(label, {**options, "trainer.limit_train_batches": batches}, epochs)
     return Trained(model, epochs * batches * batch, each * batches)
-
-
-def objective_of(plan: TrainingPlan) -> tuple[TrainingObjective, int]:
-    """The objective of a training, without its defense, and the images of a batch."""
-    data: ImageData = build(plan.data, "data", kind=ImageData)
-    training = build_training(
-        lambda: build_defended(plan.model, None), plan.training, 0, data.facts().num_classes
-    )
-    return training.objective, data.batch_size
 
 
 def curves(model: str, logs: Path) -> dict[str, Any]:
@@ -359,8 +347,7 @@ def beside(ours: Tensor, theirs: Tensor) -> str:
 
 def picture(found: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:
     """Robust validation accuracy against the budget, robust overfitting, and the table as bars."""
-    figure = Figure(figsize=(18, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(18, 6)
     growth, overfitting, bars = figure.subplots(1, 3)
 
     def line(

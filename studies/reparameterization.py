@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from robusttrain.config.reparameterization import configure
 from robusttrain.core.console import say
 from robusttrain.running.reparameterization import train_configured

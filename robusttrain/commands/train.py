@@ -28,8 +28,8 @@ def run(arguments: list[str]) -> None:
         train(read_plan(arguments))
 
 
-def train(plan: TrainingPlan) -> None:
-    """Carry out a plan and tell what came out."""
+def train(plan: TrainingPlan) -> training.Trained | None:
+    """Carry out a plan and tell what came out, which is returned."""
     trained = training.train(plan, ALOUD)
     if trained is not None:
         say(outcome(trained.metrics, trained.epochs))
@@ -43,6 +43,7 @@ def train(plan: TrainingPlan) -> None:
             )
         for line in looks(plan, trained):
             say(line)
+    return trained
 
 
 def looks(plan: TrainingPlan, trained: training.Trained) -> list[str]:

@@ -48,6 +48,11 @@ def from_elsewhere(kind: str, value: object) -> bool:
     return kind == "data" and _is_folder(value)
 
 
+def is_class_path(value: str) -> bool:
+    """Whether a value can only be the class path of a part: it has dots, and is no YAML file."""
+    return _CLASS_PATH.fullmatch(value) is not None and not value.endswith((".yaml", ".yml"))
+
+
 def node_of(kind: str, value: str) -> Node:
     """The node of a part from elsewhere.
 

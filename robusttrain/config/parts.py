@@ -12,6 +12,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, get_args, get_origin
 
 import yaml
@@ -22,7 +23,13 @@ from robusttrain.attacks import Attack
 from robusttrain.config import presets
 from robusttrain.config.classes import defaults_of, resolve
 from robusttrain.config.numbers import number, takes_numbers
-from robusttrain.config.origins import checked_nodes, checked_value, from_elsewhere, node_of
+from robusttrain.config.origins import (
+    checked_nodes,
+    checked_value,
+    from_elsewhere,
+    is_class_path,
+    node_of,
+)
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
@@ -68,14 +75,14 @@ def content(kind: str, value: Any, option: str) -> dict[str, Any]:
 
     Args:
         kind: of the preset.
-        value: a name, or a mapping with ``like``.
+        value: a name, a class path, or a mapping with ``like``.
         option: what the user typed, for error messages.
 
     Raises:
         UserError: no such preset; the nearest names are suggested.
     """
     if isinstance(value, str):
-        if not from_elsewhere(kind, value):
+        if not from_elsewhere(kind, value) and not is_class_path(value):
             return presets.read(kind, value, option)
         try:
             node = node_of(kind, value)
@@ -209,24 +216,17 @@ class ByName(ArgumentParser):
         **options: Any,
     ) -> Namespace:
         """As jsonargparse's; ``--OPTION=NAME`` stands for the content of the preset."""
-        kinds, meant = dict(self._kinds()), []
-        numeric = {*self._numeric()}
-        before = ""
-        for argument in args or ():
+        kinds, numeric, meant = dict(self._kinds()), {*self._numeric()}, []
+        for before, argument in pairwise(["", *(args or ())]):
             option, has_value, text = argument.partition("=")
+            name = option[2:]
             if before[2:] in numeric:  # its value stands apart
                 meant.append(_read(argument))
-                before = ""
-                continue
-            before = "" if has_value else option
-            if option[2:] in numeric and has_value:
+            elif name in numeric and has_value:
                 meant.append(f"{option}={_read(text)}")
-                continue
-            value = _value(text)
-            found = self._meant(option[2:], value, kinds) if option[2:] in kinds else {}
-            if found:
-                namespace = _without(namespace, found)
-                meant += [f"--{key}={json.dumps(item)}" for key, item in found.items()]
+            elif name in kinds and (parts := self._meant(name, _value(text), kinds)):
+                namespace = _without(namespace, parts)
+                meant += [f"--{key}={json.dumps(item)}" for key, item in parts.items()]
             else:
                 meant.append(argument)
         parsed: Namespace = super().parse_args(
