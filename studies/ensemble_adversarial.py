@@ -67,13 +67,13 @@ def run(arguments: list[str]) -> None:
             )
             for attack in TRANSFERRED
         }
-    found = study.run(points)
+    results = study.run(points)
 
     rows, values = [], {}
     for name in chosen.models:
         measured = [
-            *(found[f"{name}, {attack}"] for attack in WHITE_BOX),
-            *(found[f"{name}, {attack} from elsewhere"] for attack in TRANSFERRED),
+            *(results[f"{name}, {attack}"] for attack in WHITE_BOX),
+            *(results[f"{name}, {attack} from elsewhere"] for attack in TRANSFERRED),
         ]
         rows.append(
             (
@@ -83,16 +83,16 @@ def run(arguments: list[str]) -> None:
                 "not at hand",
             )
         )
-        told = (
+        names = (
             *(f"{attack}, white box" for attack in WHITE_BOX),
             *(f"{attack}, transfer" for attack in TRANSFERRED),
         )
-        for column, point in zip(told, measured, strict=True):
+        for column, point in zip(names, measured, strict=True):
             values[f"{name}: {column}"] = report.robust(point)
     columns = ("model", "clean", "FGSM", "PGD", "FGSM, transfer", "MI-FGSM, transfer", "paper")
 
     def accuracy(name: str, attack: str) -> float:
-        return report.robust(found[f"{name}, {attack} from elsewhere"])
+        return report.robust(results[f"{name}, {attack} from elsewhere"])
 
     single, ensemble = (
         [accuracy(name, attack) for attack in TRANSFERRED] for name in list(chosen.models)[1:]

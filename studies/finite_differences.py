@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> None:
     images, count = SETTINGS[scale.name]
     # In float32 at every scale: what is studied are differences of 1e-7.
     g = scale.transformation(precision="float32")
-    found = study.run(
+    results = study.run(
         {
             f"image {image}": Call(finite_differences, {**g, "count": count, "image": image})
             for image in range(images)
@@ -42,12 +42,14 @@ def run(arguments: list[str]) -> None:
     )
     rows = []
     for exponent in range(-7, -1):
-        told = [_told(found.values(), place, exponent) for place in ("same", "neighbour", "far")]
+        spreads = [
+            _spread(results.values(), place, exponent) for place in ("same", "neighbour", "far")
+        ]
         claim = "vanishes" if exponent < -5 else "fluctuates severely"
         rows.append(
             (
                 f"1e{exponent} to 1e{exponent + 1}",
-                *told,
+                *spreads,
                 f"{claim} (values: {report.NOT_AVAILABLE})",
             )
         )
@@ -59,10 +61,10 @@ def run(arguments: list[str]) -> None:
             " half. The paper does not say which i and j it shows."
         ),
     )
-    report.write(study, columns, rows, _drawn(found["image 0"]), notes)
+    report.write(study, columns, rows, _drawn(results["image 0"]), notes)
 
 
-def _told(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) -> str:
+def _spread(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) -> str:
     """Estimates for h in [10^exponent, 10^(exponent + 1)), in three numbers."""
     sizes = sorted(
         abs(estimate)

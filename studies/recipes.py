@@ -224,14 +224,14 @@ def curves(model: str, logs: Path) -> dict[str, Any]:
         model: name of its run.
         logs: folder of all runs.
     """
-    found: dict[str, list[float]] = {tag: [] for tag in TAGS}
+    logged: dict[str, list[float]] = {tag: [] for tag in TAGS}
     # A training that was stopped and went on has logs in several folders.
     versions = Path(logs).glob(f"{model}/version_*")
     for folder in sorted(versions, key=lambda path: int(path.name.removeprefix("version_"))):
         board = EventAccumulator(str(folder)).Reload()
         for tag in set(TAGS) & set(board.Tags()["scalars"]):
-            found[tag] += [event.value for event in board.Scalars(tag)]
-    return found
+            logged[tag] += [event.value for event in board.Scalars(tag)]
+    return logged
 
 
 def strong(scale: Scale, recipe: Recipe, target: Job) -> EvaluationPlan:
@@ -281,7 +281,7 @@ def run(arguments: list[str]) -> None:
         if name in settings.recipes
     }
     points |= {f"{name}, few images": watched(each.model) for name, each in few.items()}
-    found = study.run(points)
+    results = study.run(points)
 
     rows = []
     yardstick = study.worst_cases(f"{YARDSTICK}, worst")
@@ -292,10 +292,10 @@ def run(arguments: list[str]) -> None:
                 name,
                 f"{seen:,}",
                 f"{models[name].spent:,}",
-                f"{seen / median(found[f'{name}, curves'][SPEED]):.0f}",
-                found[worst].clean,
-                report.only(found[f"{name}, PGD-20"]).robust,
-                found[worst].worst_case,
+                f"{seen / median(results[f'{name}, curves'][SPEED]):.0f}",
+                results[worst].clean,
+                report.only(results[f"{name}, PGD-20"]).robust,
+                results[worst].worst_case,
                 "-" if name == YARDSTICK else beside(study.worst_cases(worst), yardstick),
                 RECIPES[name].reference,
             )
@@ -332,7 +332,7 @@ def run(arguments: list[str]) -> None:
         " accuracy on validation images under the check, and on its own images under the inner"
         " attack.".format(*settings.few[1:]),
     )
-    report.write(study, columns, rows, picture(found, spent, few_spent), notes, setting)
+    report.write(study, columns, rows, picture(results, spent, few_spent), notes, setting)
 
 
 def beside(ours: Tensor, theirs: Tensor) -> str:
@@ -345,7 +345,7 @@ def beside(ours: Tensor, theirs: Tensor) -> str:
     return f"{100 * mean:+.1f} ({100 * (mean - margin):+.1f} to {100 * (mean + margin):+.1f})"
 
 
-def picture(found: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:
+def picture(results: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:
     """Robust validation accuracy against the budget, robust overfitting, and the table as bars."""
     figure = canvas(18, 6)
     growth, overfitting, bars = figure.subplots(1, 3)
@@ -362,10 +362,10 @@ def picture(found: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str
         )
 
     for name, total in spent.items():
-        line(growth, name, found[f"{name}, curves"], "robust/worst_case", total, marker=".")
+        line(growth, name, results[f"{name}, curves"], "robust/worst_case", total, marker=".")
     growth.set_title("robust validation accuracy while training")
     for number, (name, total) in enumerate(few.items()):
-        point = found[f"{name}, few images"]
+        point = results[f"{name}, few images"]
         line(
             overfitting,
             f"{name}: validation",
@@ -391,11 +391,11 @@ def picture(found: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str
         axes.legend(fontsize="x-small", loc="upper left", ncols=2)
         axes.grid(alpha=0.3)
     names = list(spent)[::-1]
-    worst = [found[f"{name}, worst"] for name in names]
+    worst = [results[f"{name}, worst"] for name in names]
     bars.barh(names, [point.clean.accuracy for point in worst], color="lightgrey", label="clean")
     bars.barh(
         names,
-        [found[f"{name}, PGD-20"].worst_case.accuracy for name in names],
+        [results[f"{name}, PGD-20"].worst_case.accuracy for name in names],
         label="PGD-20",
     )
     bars.barh(names, [point.worst_case.accuracy for point in worst], label="worst case")

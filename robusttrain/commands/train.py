@@ -33,13 +33,13 @@ def train(plan: TrainingPlan) -> training.Trained | None:
     trained = training.train(plan, ALOUD)
     if trained is not None:
         say(outcome(trained.metrics, trained.epochs))
-        if trained.kept:
+        if trained.checkpoints:
             attack = f"{command('evaluate')} --checkpoint {quote(str(trained.folder))}"
             foreign = to_be_trusted([plan.model, plan.data, plan.defense])
             trust = "".join(f" --trust {quote(each)}" for each in foreign)
             say(
-                f"kept {trained.folder}/{' and '.join(trained.kept)}; attack with"
-                f" {attack}/{trained.kept[0]}{trust}"
+                f"kept {trained.folder}/{' and '.join(trained.checkpoints)}; attack with"
+                f" {attack}/{trained.checkpoints[0]}{trust}"
             )
         for line in looks(plan, trained):
             say(line)

@@ -208,9 +208,9 @@ def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scena
     """One attack from the content of its preset, with the models that it names; arguments as for
     `checked`.
     """
-    found = checked(node, name, option)
+    closed = checked(node, name, option)
     with under(f"{option}.{name}"):
-        return replace(found, source=found.source.opened(READER))
+        return replace(closed, source=closed.source.opened(READER))
 
 
 def _parsed(nodes: str) -> dict[str, Any]:
@@ -253,9 +253,9 @@ def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenar
     try:
         parsed = _whole(node, source)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        told = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
+        reason = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
         raise UserError(
-            f"{option}.{name}.{told}" if ": " in told else f"{option} {name}: {told}"
+            f"{option}.{name}.{reason}" if ": " in reason else f"{option} {name}: {reason}"
         ) from error
     with under(f"{option}.{name}"):
         return Scenario(

@@ -32,12 +32,12 @@ class _Parser(ByName):
 
     def format_help(self, *arguments: Any, **options: Any) -> str:
         def ours(match: re.Match[str]) -> str:
-            known = re.sub(r"\s", "", match[1]).split(",")
+            subclasses = re.sub(r"\s", "", match[1]).split(",")
             named = [
                 name
-                for name in known
+                for name in subclasses
                 if re.match(r"robusttrain\.(?!evaluation|training|frozen|Def)", name)
-            ] or known[:8]
+            ] or subclasses[:8]
             indent = "\n" + 24 * " "
             return f"known subclasses:{indent}{(',' + indent).join(named)})"
 
@@ -236,9 +236,9 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
     if unknown := re.search(
         r"(?:unrecognized arguments?: -*|Option '|Key ')([\w.-]+)", message, re.IGNORECASE
     ):
-        known = [*defaults_of(resolve(class_path))] if class_path else []
-        known = known or [action.dest for action in (parser._actions if parser else [])]
-        near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
+        options = [*defaults_of(resolve(class_path))] if class_path else []
+        options = options or [action.dest for action in (parser._actions if parser else [])]
+        near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.6)
         hint = (
             f"; did you mean {'' if class_path else '--'}{near[0]}?"
             if near
@@ -258,10 +258,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):
-        found = {key: plain(item) for key, item in value.items()}
-        if isinstance(found.get("class_path"), str):
-            found["class_path"] = recorded(found["class_path"])
-        return found
+        items = {key: plain(item) for key, item in value.items()}
+        if isinstance(items.get("class_path"), str):
+            items["class_path"] = recorded(items["class_path"])
+        return items
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)

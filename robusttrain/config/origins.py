@@ -96,10 +96,10 @@ def checked_node(node: Node) -> Node:
         return {"class_path": ZOOS[zoo][0], "init_args": {"name": name, **given}}
     if "." not in class_path:  # a short name, which jsonargparse knows
         return node
-    found = resolve(class_path)
-    declare(found)
+    maker = resolve(class_path)
+    declare(maker)
     checked = {**node, "class_path": importable(class_path)}
-    if missing := to_be_filled(found):
+    if missing := to_be_filled(maker):
         checked["init_args"] = {**missing, **(node.get("init_args") or {})}
     return checked
 

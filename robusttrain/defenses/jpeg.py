@@ -103,8 +103,8 @@ def soft_round(values: Tensor) -> Tensor:
 def tables(quality: int) -> tuple[list[int], list[int]]:
     """The encoder's steps of quantisation at this quality, row by row: of brightness, of colour."""
     with Image.open(encoded(np.zeros((BLOCK, BLOCK, 3), np.uint8), quality)) as image:
-        found = image.quantization  # type: ignore[attr-defined]
-    return [*found[0]], [*found[1]]
+        by_number = image.quantization  # type: ignore[attr-defined]
+    return [*by_number[0]], [*by_number[1]]
 
 
 def cosines(device: torch.device) -> Tensor:

@@ -43,8 +43,8 @@ def announce(
         evaluations += cost.gradients + cost.queries
     for curve in curves:
         further = [sum(curve.cost(rung)) for rung in curve.further]
-        told = f"{len(further)} further points, at most {sum(further) * total:,} evaluations"
-        say(f"curve over {curve.kind}: {told}: images that fell are not attacked again")
+        work = f"{len(further)} further points, at most {sum(further) * total:,} evaluations"
+        say(f"curve over {curve.kind}: {work}: images that fell are not attacked again")
         evaluations += sum(further)
     for beside in besides:
         say(f"besides, {beside.about}: at most {beside.evaluations * total:,} evaluations")
