@@ -160,8 +160,8 @@ def announce(
         )
         say(
             f"{name}: {effort} per image and model, {images} images, {models} models in"
-            f" {len(makers)} sources: {cost.gradients * images * models:,} gradient evaluations, less"
-            " what is kept from before"
+            f" {len(makers)} sources: {cost.gradients * images * models:,} gradient evaluations,"
+            " less what is kept from before"
         )
 
 
