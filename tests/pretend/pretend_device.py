@@ -116,9 +116,9 @@ def _waits_for(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str 
     if func in INDEXING:
         indices = [each for each in args[1] if each is not None]
         masks = [each for each in indices if each.dtype in (torch.bool, torch.uint8)]
-        # One number put where one mask says is a masked_fill, which waits for nothing.
-        filled = len(args) > 2 and len(indices) == 1 and args[2].numel() == 1
-        return "mask" if masks and not (filled and not isinstance(args[2], Pretend)) else None
+        # A number put where one mask says is a masked_fill, which waits for nothing.
+        filled = len(args) > 2 and len(indices) == 1 and args[2].dim() == 0
+        return "mask" if masks and not filled else None
     if func in COPIES:
         if func is aten._to_copy.default:
             away = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
