@@ -50,11 +50,12 @@ class Waits(Counter):
 
 
 def _place() -> str:
-    """The innermost line of the package that is being run."""
+    """The innermost line of the package that is being run, modes that see every call aside."""
     frame = sys._getframe(2)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if "robusttrain" in path.parts and "site-packages" not in path.parts:
+        mode = frame.f_code.co_name.startswith("__torch")
+        if "robusttrain" in path.parts and "site-packages" not in path.parts and not mode:
             short = "/".join(path.parts[path.parts.index("robusttrain") :])
             return f"{short}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
@@ -225,8 +226,24 @@ def _written(func: Any) -> list[int | str] | None:
     return places or None
 
 
+@lru_cache
+def _is_composite(func: Any) -> bool:
+    """Whether an operation is made of others."""
+    kernel = "CompositeImplicitAutograd"
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), kernel)
+
+
+@lru_cache
+def _is_view(func: Any) -> bool:
+    """Whether an operation returns a view of its first argument."""
+    infos = [each.alias_info for each in func._schema.returns]
+    return any(info is not None and not info.is_write for info in infos)
+
+
 def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of an operation at least one of whose tensors is on the device."""
+    if _is_composite(func):  # in inference mode nobody has taken it apart
+        return func.decompose(*args, **kwargs)
     if _counting and (kind := _waits_for(func, args, kwargs)):
         _note(kind)
     inner_kwargs = {name: _inner(func, value) for name, value in kwargs.items()}
@@ -242,7 +259,13 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if isinstance(each, Pretend) and each.shape != each.inner.shape:
                 raise NotImplementedError(f"{func} changes the shape of a tensor of {DEVICE}")
         return own[0] if len(own) == 1 else tuple(own)
-    return _outer(result) if stays else result
+    if not stays:
+        return result
+    # A view of an ordinary tensor is one, in inference mode, too.
+    if _is_view(func) and torch.is_inference_mode_enabled() and not args[0].is_inference():
+        with torch.inference_mode(False):
+            return _outer(result)
+    return _outer(result)
 
 
 # What torch expects of a device.

@@ -82,7 +82,7 @@ def shortened(part, steps):
     if not is_dataclass(part):
         return part
     changed = {}
-    for each in fields(part):
+    for each in filter(lambda each: each.init, fields(part)):
         value = getattr(part, each.name)
         if each.name == "steps":
             changed[each.name] = steps
@@ -116,13 +116,13 @@ def scenario(preset):
 
 
 def build(source, defenses):
-    """The name of the first defense that a source takes, and what the source makes of a classifier
-    behind it; None if it takes none of them.
+    """What a source makes of a classifier behind the first defense that it takes; None if it takes
+    none of them.
     """
-    for name, make in defenses.items():
+    for make in defenses.values():
+        target = DefendedClassifier(make(), network()).eval()
         try:
-            target = DefendedClassifier(make(), network()).eval()
-            return name, Queried(source(target.fast(torch.float32)))
+            return Queried(source(target.fast(torch.float32)))
         except UserError:
             continue
     return None
