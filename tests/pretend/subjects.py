@@ -1,6 +1,8 @@
 """Small models, defenses and attacks that run on any device."""
 
+from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 
 import torch
 from torch import nn
@@ -44,25 +46,33 @@ def diffusion():
     return Diffusion(NoiseNetwork(in_channels=3, width=4), steps=3)
 
 
-#: Defenses of targets: the first that a source takes is used, a deterministic and a random one.
-DETERMINISTIC = {
+#: Defenses of targets. Of each kind, the first that a source takes is used.
+DEFENSES = {
     "none": lambda: None,
     "g without noise": lambda: AdversarialTransform(network(1), steps=2, random_start=False),
     "jpeg": JPEG,
-}
-RANDOM = {
     "noise": lambda: GaussianNoise(0.1),
     "g": lambda: AdversarialTransform(network(1), steps=2),
     "patterns": lambda: RandomResizePad(SIDE, SIDE + 4),
     "diffusion": diffusion,
 }
+KINDS = {
+    "deterministic": ("none", "g without noise", "jpeg"),
+    "random": ("noise", "g", "patterns", "diffusion"),
+}
+
+
+@cache
+def surrogate():
+    """Another classifier behind another g."""
+    return DefendedClassifier(AdversarialTransform(network(3), steps=2), network(2)).eval()
 
 
 class Reader:
     """Stands for the files that sources name; their models lie on the CPU, as files leave them."""
 
     def checkpoint(self, path, trust):
-        return DefendedClassifier(AdversarialTransform(network(3), steps=2), network(2)).eval()
+        return deepcopy(surrogate())
 
     def stand_in(self, path):
         torch.manual_seed(4)
@@ -109,20 +119,27 @@ def with_files(source):
     )
 
 
+@cache
 def scenario(preset):
     """The attack of a preset and its source, opened."""
     found = scenarios([preset], [], None)[preset]
     return replace(found, source=with_files(found.source).opened(Reader()))
 
 
-def build(source, defenses):
-    """What a source makes of a classifier behind the first defense that it takes; None if it takes
-    none of them.
+@cache
+def target(defense, device):
+    """The classifier behind a defense of `DEFENSES`, in its fast copy."""
+    made = DefendedClassifier(DEFENSES[defense](), network()).eval().to(device)
+    return made.fast(torch.float32)
+
+
+def build(source, kind, device):
+    """What a source makes of a classifier behind the first defense of a kind that it takes; None if
+    it takes none of them.
     """
-    for make in defenses.values():
-        target = DefendedClassifier(make(), network()).eval()
+    for defense in KINDS[kind]:
         try:
-            return Queried(source(target.fast(torch.float32)))
+            return Queried(source(target(defense, device))).to(device)
         except UserError:
             continue
     return None
