@@ -12,123 +12,18 @@ take this one for the other.
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from waits import COPIES, counting, note, waits_for
 
 AVAILABLE = not torch.accelerator.is_available()
 DEVICE = torch.device("cpu")
 aten = torch.ops.aten
-
-
-class Waits(Counter):
-    """How often the host waited for the device, by what it waited for; and where in this project.
-
-    Args:
-        places: "file:line function", how often.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: Counter[str] = Counter()
-
-    def note(self, kind: str) -> None:
-        self[kind] += 1
-        self.places[f"{kind} at {_place()}"] += 1
-
-    def told(self) -> str:
-        """All places, the commonest first, for messages."""
-        return "\n".join(f"{count} x {place}" for place, count in self.places.most_common())
-
-
-def _place() -> str:
-    """The innermost line of the package that is being run, modes that see every call aside."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        mode = frame.f_code.co_name.startswith("__torch")
-        if "robusttrain" in path.parts and "site-packages" not in path.parts and not mode:
-            short = "/".join(path.parts[path.parts.index("robusttrain") :])
-            return f"{short}:{frame.f_lineno} {frame.f_code.co_name}"
-        frame = frame.f_back
-    return "elsewhere"
-
-
-_counting: list[Waits] = []
-
-
-@contextmanager
-def counted() -> Iterator[Waits]:
-    """Within this context, in all threads, waits are counted."""
-    waits = Waits()
-    _counting.append(waits)
-    try:
-        yield waits
-    finally:
-        _counting.remove(waits)
-
-
-def _note(kind: str) -> None:
-    for waits in _counting:
-        waits.note(kind)
-
-
-# What makes the host wait. A copy between pageable memory and a GPU waits in either direction.
-
-#: Operations whose result the host reads, or whose result's size depends on the data.
-WAITING: dict[Any, str] = {
-    aten._local_scalar_dense.default: "item",
-    aten.equal.default: "item",
-    aten.nonzero.default: "nonzero",
-    aten.nonzero_numpy.default: "nonzero",
-    aten.masked_select.default: "mask",
-    aten.bincount.default: "size",
-    aten._unique2.default: "size",
-    aten.unique_dim.default: "size",
-    aten.unique_consecutive.default: "size",
-    aten.multinomial.default: "item",  # it looks for negative probabilities
-}
-#: Operations that index, and where among their arguments the indices are.
-INDEXING = {
-    aten.index.Tensor: 1,
-    aten._unsafe_index.Tensor: 1,
-    aten.index_put.default: 1,
-    aten.index_put_.default: 1,
-    aten._index_put_impl_.default: 1,
-    aten._unsafe_index_put.default: 1,
-}
-COPIES = (aten.copy_.default, aten.copy.default, aten._to_copy.default)
-
-
-def _waits_for(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """What an operation on the device makes the host wait for; None if for nothing."""
-    if func in WAITING:
-        return WAITING[func]
-    if func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None:
-        return "size"
-    if func in INDEXING:
-        indices = [each for each in args[1] if each is not None]
-        masks = [each for each in indices if each.dtype in (torch.bool, torch.uint8)]
-        # A number put where one mask says is a masked_fill, which waits for nothing.
-        filled = len(args) > 2 and len(indices) == 1 and args[2].dim() == 0
-        return "mask" if masks and not filled else None
-    if func in COPIES:
-        if func is aten._to_copy.default:
-            away = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
-            return "download" if away and not kwargs.get("non_blocking") else None
-        if len(args) > 2 and args[2]:
-            return None
-        here = [isinstance(each, Pretend) for each in args[:2]]
-        return None if all(here) else "upload" if here[0] else "download"
-    return None
 
 
 # The tensors.
@@ -244,8 +139,8 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of an operation at least one of whose tensors is on the device."""
     if _is_composite(func):  # in inference mode nobody has taken it apart
         return func.decompose(*args, **kwargs)
-    if _counting and (kind := _waits_for(func, args, kwargs)):
-        _note(kind)
+    if counting and (kind := waits_for(func, args, kwargs)):
+        note(kind)
     inner_kwargs = {name: _inner(func, value) for name, value in kwargs.items()}
     stays = True
     if inner_kwargs.get("device") is not None:

@@ -4,8 +4,9 @@ import inspect
 
 import pytest
 import torch
-from pretend_device import DEVICE, counted
+from pretend_device import DEVICE
 from subjects import network
+from waits import counted
 
 import robusttrain.defenses as package
 from robusttrain.config import presets

@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from lightning import trainer
-from pretend_device import DEVICE, counted
+from lightning_runs import trainer
+from pretend_device import DEVICE
 from subjects import images_and_labels, network, scenario, shortened
+from waits import counted
 
 import robusttrain
-from robusttrain.attacks import Linf, Target
+from robusttrain.attacks import Target
 from robusttrain.data import Digits
 from robusttrain.defenses import GaussianNoise
 from robusttrain.evaluation import Engine, Scenario
@@ -22,9 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def attacks(names, steps, epsilon=None):
     """Scenarios of few steps by name."""
-    short = {
-        name: Scenario(shortened(scenario(name).attack, steps), Target()) for name in names
-    }
+    short = {name: Scenario(shortened(scenario(name).attack, steps), Target()) for name in names}
     if epsilon is None:
         return short
     return {
@@ -72,6 +72,24 @@ def test_its_records_are_those_of_the_cpu():
         one, other = (records.of(name) for records in found)
         assert torch.equal(one.score, other.score)
         torch.testing.assert_close(one.images, other.images, atol=1e-5, rtol=0)
+
+
+class OnTheHost(torch.nn.Module):
+    """Another library's model: numpy arrays in, numpy arrays out."""
+
+    def forward(self, images):
+        pixels = images.detach().cpu().numpy()
+        return np.stack([pixels.mean((1, 2, 3)), pixels[:, :, ::2].mean((1, 2, 3))], axis=1)
+
+
+def test_answers_of_the_host_come_to_the_device():
+    found = []
+    for device in ("cpu", DEVICE):
+        x, _, _ = images_and_labels(device, 4)
+        y = torch.tensor([0, 1, 0, 1])
+        engine = Engine(OnTheHost(), attacks(["square"], 2))
+        found.append(engine.run(x, y, torch.arange(4, device=device))[0].of("square").score)
+    assert torch.equal(*found)
 
 
 def test_a_whole_evaluation_runs_on_the_device(tmp_path):

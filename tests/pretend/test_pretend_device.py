@@ -5,9 +5,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from pretend_device import DEVICE, counted
+from pretend_device import DEVICE
 from subjects import network
 from torch import nn
+from waits import counted
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 import torch
-from lightning import Waited, trainer
+from lightning_runs import Waited, trainer
 from pretend_device import DEVICE
 from subjects import shortened
 

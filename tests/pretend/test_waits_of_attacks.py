@@ -7,8 +7,9 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 import torch
-from pretend_device import DEVICE, counted
+from pretend_device import DEVICE
 from subjects import KINDS, build, images_and_labels, scenario, shortened
+from waits import counted
 
 import robusttrain.attacks as package
 from robusttrain.attacks import (

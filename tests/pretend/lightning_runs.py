@@ -1,9 +1,10 @@
 """Lightning's trainer on the pretend device."""
 
 import pytorch_lightning as pl
-from pretend_device import DEVICE, counted
+from pretend_device import DEVICE
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from waits import counted
 
 
 class Accelerated(Accelerator):
