@@ -13,13 +13,13 @@ take this one for the other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-from waits import COPIES, counting, note, waits_for
+from waits import COPIES, INDEXING, counting, note, waits_for
 
 AVAILABLE = not torch.accelerator.is_available()
 DEVICE = torch.device("cpu")
@@ -74,11 +74,15 @@ class Pretend(Tensor):
         return _computed(func, args, kwargs or {})
 
 
+@cache
+def _takes_numbers(func: Any) -> bool:
+    """Whether single numbers of the CPU may take part in an operation, as on a GPU."""
+    return torch.Tag.pointwise in func.tags or func in INDEXING
+
+
 def _foreign(func: Any, tensor: Tensor) -> None:
-    """Raise RuntimeError if a tensor of the CPU takes part in an operation on the device; as on a
-    GPU, single numbers may.
-    """
-    if tensor.dim() and func not in COPIES:
+    """Raise RuntimeError if a tensor of the CPU may not take part in an operation on the device."""
+    if func not in COPIES and (tensor.dim() or not _takes_numbers(func)):
         raise RuntimeError(
             f"{func}: Expected all tensors to be on the same device, but found at least two"
             f" devices, {DEVICE} and {tensor.device}! (a tensor of shape {tuple(tensor.shape)})"
@@ -106,7 +110,7 @@ def _outer(value: Any) -> Any:
     return value
 
 
-@lru_cache
+@cache
 def _written(func: Any) -> list[int | str] | None:
     """The arguments that an operation writes into and returns, by place or by name."""
     schema = func._schema
@@ -121,14 +125,14 @@ def _written(func: Any) -> list[int | str] | None:
     return places or None
 
 
-@lru_cache
+@cache
 def _is_composite(func: Any) -> bool:
     """Whether an operation is made of others."""
     kernel = "CompositeImplicitAutograd"
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), kernel)
 
 
-@lru_cache
+@cache
 def _is_view(func: Any) -> bool:
     """Whether an operation returns a view of its first argument."""
     infos = [each.alias_info for each in func._schema.returns]

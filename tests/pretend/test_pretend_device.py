@@ -24,6 +24,7 @@ REFUSED = {
     "cat": lambda x: torch.cat([x, torch.ones(2, 3)]),
     "index": lambda x: x[torch.tensor([0])],
     "mask": lambda x: x[torch.ones(2, dtype=torch.bool)],
+    "stack of numbers": lambda x: torch.stack([x[0, 0], torch.tensor(1.0)]),
     "where": lambda x: torch.where(torch.ones(2, 3) > 0, x, 0),
     "linear": lambda x: nn.Linear(3, 2)(x),
 }

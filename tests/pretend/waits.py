@@ -11,6 +11,10 @@ from typing import Any
 
 import torch
 
+import robusttrain
+
+#: The folder of the package that is tested.
+PACKAGE = f"{Path(robusttrain.__file__).parent}/"
 aten = torch.ops.aten
 
 
@@ -38,15 +42,14 @@ def _place() -> str:
     """The innermost line of the package that is being run, modes that see every call aside."""
     frame = sys._getframe(2)
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        mode = frame.f_code.co_name.startswith("__torch")
-        if "robusttrain" in path.parts and "site-packages" not in path.parts and not mode:
-            short = "/".join(path.parts[path.parts.index("robusttrain") :])
-            return f"{short}:{frame.f_lineno} {frame.f_code.co_name}"
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if file.startswith(PACKAGE) and not name.startswith("__torch"):
+            return f"{file.removeprefix(PACKAGE)}:{frame.f_lineno} {name}"
         frame = frame.f_back
     return "elsewhere"
 
 
+#: Those that count now.
 counting: list[Waits] = []
 
 
@@ -62,6 +65,7 @@ def counted() -> Iterator[Waits]:
 
 
 def note(kind: str) -> None:
+    """Count a wait for something of this kind."""
     for waits in counting:
         waits.note(kind)
 
@@ -81,15 +85,15 @@ WAITING: dict[Any, str] = {
     aten.unique_consecutive.default: "size",
     aten.multinomial.default: "item",  # it looks for negative probabilities
 }
-#: Operations that index, and where among their arguments the indices are.
-INDEXING = {
-    aten.index.Tensor: 1,
-    aten._unsafe_index.Tensor: 1,
-    aten.index_put.default: 1,
-    aten.index_put_.default: 1,
-    aten._index_put_impl_.default: 1,
-    aten._unsafe_index_put.default: 1,
-}
+#: Operations that index; indices are their second argument, what is put there the third.
+INDEXING = (
+    aten.index.Tensor,
+    aten._unsafe_index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+    aten._unsafe_index_put.default,
+)
 COPIES = (aten.copy_.default, aten.copy.default, aten._to_copy.default)
 
 
