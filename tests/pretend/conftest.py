@@ -8,6 +8,12 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.fixture(autouse=True)
+def shown(monkeypatch):
+    """The device is there for these tests, and for no others."""
+    monkeypatch.setattr(pretend_device.BACKEND, "shown", True)
+
+
 def pytest_collection_modifyitems(items):
     """Where there is an accelerator, none is pretended."""
     if not pretend_device.AVAILABLE:

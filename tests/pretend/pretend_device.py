@@ -6,8 +6,9 @@ nothing falls back to the CPU, and that no loop waits more often than it must.
 
 The device is registered with torch for the whole process, for good. It has to be there before the
 first backward pass, since torch then starts one thread for each device. So ``conftest.py`` imports
-this file when tests are collected. Where there is an accelerator, none is pretended: torch would
-take this one for the other.
+this file when tests are collected, and shows the device to the tests of this folder alone: what
+looks for an accelerator in other tests finds none. Where there is an accelerator, none is
+pretended: torch would take this one for the other.
 """
 
 from __future__ import annotations
@@ -171,19 +172,25 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 class _Backend:
-    """The module ``torch.pretend``."""
+    """The module ``torch.pretend``.
+
+    Attributes:
+        shown: whether code that looks for an accelerator finds this one.
+    """
+
+    shown = False
 
     def is_initialized(self) -> bool:
         return True
 
     def is_available(self) -> bool:
-        return True
+        return self.shown
 
     def current_device(self) -> int:
         return 0
 
     def device_count(self) -> int:
-        return 1
+        return int(self.shown)
 
     def _is_in_bad_fork(self) -> bool:
         return False
@@ -199,6 +206,22 @@ class _Backend:
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
+
+
+class _Hook(torch._C._acc.PrivateUse1Hooks):
+    """What ``torch.accelerator`` asks."""
+
+    def is_available(self) -> bool:
+        return BACKEND.shown
+
+    def has_primary_context(self, index: int) -> bool:
+        return True
+
+    def is_built(self) -> bool:
+        return True
+
+
+BACKEND = _Backend()
 
 
 def _factory(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -242,7 +265,7 @@ FACTORIES = (
 )
 
 if AVAILABLE:
-    _setup_privateuseone_for_python_backend("pretend", _Backend())
+    _setup_privateuseone_for_python_backend("pretend", BACKEND, _Hook())
     DEVICE = torch.device("pretend:0")
     _library = torch.library.Library("aten", "IMPL")
     for _name in FACTORIES:

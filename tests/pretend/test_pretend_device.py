@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from pretend_device import DEVICE
+from pretend_device import BACKEND, DEVICE
 from subjects import network
 from torch import nn
 from waits import counted
@@ -34,6 +34,14 @@ REFUSED = {
 def test_it_refuses_to_mix_with_the_cpu(case, x):
     with pytest.raises(RuntimeError, match="same device"):
         REFUSED[case](x)
+
+
+def test_other_tests_find_no_accelerator(monkeypatch):
+    assert torch.accelerator.is_available()
+    monkeypatch.setattr(BACKEND, "shown", False)
+    assert not torch.accelerator.is_available()
+    parallel = nn.DataParallel(nn.Linear(3, 2))
+    assert parallel(torch.ones(1, 3)).device.type == "cpu"
 
 
 def test_it_is_no_numpy_array(x):
