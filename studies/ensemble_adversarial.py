@@ -56,7 +56,7 @@ def contenders(scale: Scale) -> Contenders:
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("ensemble_adversarial", __doc__, arguments)
+    study = Study("ensemble_adversarial", __doc__, arguments, digits=True)
     chosen, scale = contenders(study.scale), study.scale
     points: dict[str, EvaluationPlan] = {}
     for name, model in chosen.models.items():

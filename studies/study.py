@@ -49,6 +49,7 @@ class Study:
         arguments: the command line.
         data: preset of the data set at every scale, None for the scale's own.
         imagenet: whether ImageNet may take the place of the scale's own data.
+        digits: whether the study knows scale digits too, the embedded data at full length.
 
     Raises:
         UserError: an option is wrong, data are missing, or the output cannot be written to.
@@ -61,6 +62,7 @@ class Study:
         arguments: Sequence[str],
         data: str | None = None,
         imagenet: bool = False,
+        digits: bool = False,
     ) -> None:
         parser = _Parser(
             prog=f"python -m studies.{name}",
@@ -69,7 +71,8 @@ class Study:
             allow_abbrev=False,
         )
         parser.set_defaults(imagenet=None)
-        parser.add_argument("--scale", choices=SCALES, default="smoke", help="default: smoke")
+        scales = [scale for scale in SCALES if digits or scale != "digits"]
+        parser.add_argument("--scale", choices=scales, default="smoke", help="default: smoke")
         for option, default, meaning in (*OPTIONS, IMAGENET) if imagenet else OPTIONS:
             parser.add_argument(f"--{option}", default=default, help=meaning)
         given = parser.parse_args(list(arguments))

@@ -141,7 +141,7 @@ def row(base: str, defense: str, results: Results, records: Records) -> dict[str
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("test_time_defenses", __doc__, arguments)
+    study = Study("test_time_defenses", __doc__, arguments, digits=True)
     scale = study.scale
     bases = {"standard": scale.standard(), "adversarial": scale.adversarial()}
     names = SMOKE if scale.name == "smoke" else DEFENSES

@@ -24,6 +24,8 @@ from robusttrain.core.rng import Rng
 #: The least length of a step when two steps are compared (as released); 0 / 0 is no ratio.
 LEAST = 1e-8
 _TINY = torch.finfo(torch.float32).tiny
+#: Rounds of `step` where the host should not wait; images of 150,528 pixels need up to nine.
+_ROUNDS = 16
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,15 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     v = torch.ones_like(weight) if norm == "linf" else weight
     distance, spent, rate = value.abs(), weight * room, weight * v
     lambda_ = distance / rate.sum(dim=1).clamp_min(_TINY)
-    while True:
+    # A round too many changes nothing. To ask whether there is one more costs nothing on the CPU,
+    # and elsewhere more than the rounds themselves: the host would wait for the device.
+    on_cpu = points.device.type == "cpu"
+    for _ in range(weight.shape[1] if on_cpu else _ROUNDS):
         met = lambda_[:, None] * v >= room
         missing = distance - torch.where(met, spent, 0).sum(dim=1)
         # No rate is left where the box holds no zero: lambda then exceeds all bounds.
         further = missing / torch.where(met, 0, rate).sum(dim=1).clamp_min(_TINY)
-        if not (further > lambda_).any():
+        if on_cpu and not (further > lambda_).any():
             break
         lambda_ = torch.maximum(lambda_, further)
     lambda_ = lambda_[:, None]
