@@ -124,7 +124,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", sorted(OTHERS))
 def test_networks_that_classify_nothing_train_on_the_device(name):
     module, waited = NETWORKS[name](), Waited()
     before = weights(module)
