@@ -11,7 +11,7 @@ from robusttrain.config.command_line import values_of
 _log = logging.getLogger(__name__)
 
 #: Images, and those of the audit, of a first look at a packaged model that nobody asked for.
-FIRST_LOOK = {"images": 50, "audit_images": 8}
+FIRST_LOOK = {"images": 30, "audit_images": 8}
 
 
 def asks_for_others(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> bool:
