@@ -19,8 +19,8 @@ the targeted ones. BPDA with EOT reads, in full:
 
 Attacks that only query the model have loops of their own: HopSkipJump (labels), Square, GenAttack
 and RandomNoise (scores). So have CarliniWagner, DDN, DeepFool, FAB and FMN, which look for the
-nearest adversarial image, and Optimization, which has an Adam for each of its models. Wrappers make attacks
-of attacks: Restarts, Several (a cascade, or the best of all) and MinimalNorm.
+nearest adversarial image, and Optimization, which has an Adam for each of its models. Wrappers make
+attacks of attacks: Restarts, Several (a cascade, or the best of all) and MinimalNorm.
 
 An idea that changes the way from image to logits becomes a source. An idea that needs more
 evaluations around one point becomes an estimator. An idea that needs memory between steps becomes

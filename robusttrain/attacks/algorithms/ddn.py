@@ -46,9 +46,9 @@ class DDN(Attack):
         delta_{k+1} = epsilon_{k+1} (delta_k + g) / |delta_k + g|_2
         x_{k+1} = clip(x + delta_{k+1})
 
-    Symbols: x the image, x_k the iterate, x_0 = x, delta_k = x_k - x, J the loss, epsilon_k the norm
-    of the iterate, alpha_k the step size, half a cosine from 1 to 0.01, clip is to the box. As in
-    the released code, delta_{k+1} is what is left after clipping, and epsilon is no greater than
+    Symbols: x the image, x_k the iterate, x_0 = x, delta_k = x_k - x, J the loss, epsilon_k the
+    norm of the iterate, alpha_k the step size, half a cosine from 1 to 0.01, clip is to the box. As
+    in the released code, delta_{k+1} is what is left after clipping, and epsilon is no greater than
     the distance of the farthest corner of the box. (In the text, delta adds up the steps alone.)
     The images are not rounded to 8 bits.
 

@@ -35,7 +35,7 @@ class FMN(Attack):
     """The attack of Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adaptive
     norm constraints", algorithm 1, in the norms Linf (p) and L2.
 
-        L = z_y - max_{i != y} z_i,  g = grad L(x_k)
+        L = z_y - max_{i != y} z_i,  g = grad L(x_k), without what leads out of the box
         epsilon_{k+1} = |delta_k|_p + |L| / |g|_q             as long as no iterate was adversarial
                       = (1 + gamma_k) epsilon_k                       if x_k is not adversarial
                       = min((1 - gamma_k) epsilon_k, |delta*|_p)      if x_k is adversarial
@@ -44,9 +44,11 @@ class FMN(Attack):
     Symbols: x the image, x_k = x + delta_k the iterate, x_0 = x, z logits, y the true class,
     epsilon_k the radius of the ball that P projects into, q the dual of p, so that |L| / |g|_q is
     how far the boundary of the linearised model is (we go 1 % beyond it), delta* the nearest
-    adversarial change so far, clip to the box. alpha_k and gamma_k follow half a cosine down to alpha_0 / 100 and 0.001, and
-    epsilon is no greater than the distance of the farthest corner of the box, as released. The
-    paper's optional start at an adversarial image is left out.
+    adversarial change so far, clip to the box. alpha_k and gamma_k follow half a cosine down to
+    alpha_0 / 100 and 0.001, and epsilon is no greater than the distance of the farthest corner of
+    the box, as released. Pixels at the edge of the box that g would push out of it are left out of
+    g: in the paper they count, and on images with black or white areas the ball may then settle
+    before the boundary for good. The paper's optional start at an adversarial image is left out.
 
     The attack returns x + delta*, *projected into the threat* if it is farther than the threat's
     epsilon; the projection is adversarial only by luck. For minimal distances take a wide threat.
@@ -119,6 +121,7 @@ class FMN(Attack):
             adversarial = nearest.note(x, margin, streams.fold("judge"))
             if k + 1 == self.steps:
                 break
+            gradient = self.free(x, gradient)
             gamma = annealed(self.gamma, LAST_GAMMA, k, self.steps)
             slope = gradient.flatten(1).norm(p=DUAL[self.threat.norm], dim=1).clamp_min(_TINY)
             ahead = BEYOND * (self.threat.distance(x, images) + margin.abs() / slope)
@@ -134,6 +137,12 @@ class FMN(Attack):
             delta = (x - images).add_(step, alpha=alpha)
             x = self.into(delta, epsilon).add_(images).clamp_(0, 1)
         return nearest.points
+
+    @staticmethod
+    def free(x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient (B, C, H, W), zero where a step along it would leave the box at once."""
+        stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
+        return gradient.masked_fill(stuck, 0)
 
     def into(self, delta: Tensor, epsilon: Tensor) -> Tensor:
         """P: changes (B, C, H, W) projected into balls of radii epsilon (B,)."""
