@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.algorithms.nearest import Nearest, annealed
-from robusttrain.attacks.asking import Queried
+from robusttrain.attacks.algorithms.nearest import Nearest, Opening, annealed
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
@@ -55,9 +54,10 @@ class FMN(Attack):
     The image itself comes back where it is misclassified already, or where no iterate is. Attack in
     float32: the result lies close to the boundary.
 
-    On a random model (two passes over the clean image tell) the majority of ``votes`` fresh draws
-    judges an iterate. The nearest of many was then lucky, too. An estimator other than `Backprop`
-    takes such a query for each iterate.
+    On a random model (two passes over the clean image tell, of which the second is the first
+    gradient's) each draw says where to go on, and an iterate that would be the nearest so far has
+    to be misclassified by most of ``votes`` fresh draws. The nearest of many was then lucky, too.
+    An estimator other than `Backprop` takes a query for each iterate.
 
     Args:
         steps: K, the iterates that are asked about, x itself first.
@@ -87,31 +87,27 @@ class FMN(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """An upper bound; but `Backprop` on a random model takes ``votes`` more queries a step."""
-        voted = 0 if isinstance(self.gradient, Backprop) else self.votes
+        """An upper bound; on a random model up to ``votes`` queries a step come on top."""
+        exact = isinstance(self.gradient, Backprop)
         return Cost(
             gradients=self.steps * self.gradient.evaluations,
-            queries=2 + self.steps * (self.gradient.queries + voted),
+            queries=1 if exact else 2 + self.steps * (self.gradient.queries + 1),
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        result = images.clone()
-        left = ((Margin()(logits, labels) <= 0) | random).nonzero().squeeze(1)
+        opening = Opening.of(source, images, labels, self.gradient, rng.fold("ask"))
+        result, left = images.clone(), opening.left
         if len(left):
-            x = images[left]
-            found = self.minimise(source, x, labels[left], random[left], rng[left])
-            result[left] = into_ball(self.threat, found, x)
+            x, y = images[left], labels[left]
+            nearest = Nearest(source, x, y, opening, self.threat, self.gradient, self.votes)
+            self.minimise(nearest, rng[left])
+            result[left] = into_ball(self.threat, nearest.points, x)
         return result
 
-    def minimise(
-        self, source: nn.Module, images: Tensor, labels: Tensor, random: Tensor, rng: Rng
-    ) -> Tensor:
-        """The loop: the nearest adversarial iterates (B, C, H, W), or the image where there is
-        none.
-        """
-        nearest = Nearest(source, images, labels, random, self.threat, self.gradient, self.votes)
+    def minimise(self, nearest: Nearest, rng: Rng) -> None:
+        """The loop: ``nearest`` notes its iterates; ``rng`` has the images' streams (B,)."""
+        source, images, labels = nearest.source, nearest.images, nearest.labels
         loss_fn = Loss(source, Margin(), labels)  # -L, which rises
         epsilon = torch.full_like(nearest.distance, torch.inf)
         farthest, x = nearest.farthest(), images
@@ -136,7 +132,6 @@ class FMN(Attack):
             alpha = annealed(self.step_size, self.step_size / 100, k, self.steps)
             delta = (x - images).add_(step, alpha=alpha)
             x = self.into(delta, epsilon).add_(images).clamp_(0, 1)
-        return nearest.points
 
     @staticmethod
     def free(x: Tensor, gradient: Tensor) -> Tensor:

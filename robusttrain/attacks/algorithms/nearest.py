@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Threat, per_image
 from robusttrain.attacks.queries import share_above
 from robusttrain.core.rng import Rng
+
+#: Two answers that differ by more than this share of a margin, or of 1, are draws of a random
+#: model. (Less is rounding: the two passes need not have the same number of images.)
+ROUNDING = 1e-3
 
 
 def annealed(first: float, last: float, k: int, steps: int) -> float:
@@ -19,19 +25,66 @@ def annealed(first: float, last: float, k: int, steps: int) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * k / steps)) / 2
 
 
+def differ(first: Tensor, second: Tensor) -> Tensor:
+    """(B,) bool: whether two margins (B,) of the same images are those of different draws."""
+    return (first - second).abs() > ROUNDING * first.abs().clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What there is to attack.
+
+    Attributes:
+        left: (n,), indices of the images that are right, or whose model is random.
+        random: (n,) bool, for which of these the model is random, as far as it is clear by now.
+        margin: (n,), their margins, for a comparison with those of the first gradient; None where
+            all is clear.
+    """
+
+    left: Tensor
+    random: Tensor
+    margin: Tensor | None
+
+    @staticmethod
+    def of(
+        source: nn.Module, images: Tensor, labels: Tensor, gradient: GradientEstimator, rng: Rng
+    ) -> Opening:
+        """Asks about each image (B, C, H, W) once, and once more where it is wrong or the estimator
+        does not ask about the image itself.
+        """
+        queried = Queried.of(source)
+        if not isinstance(gradient, Backprop):
+            logits, random = queried.asked_twice(images, rng)
+            left = ((Margin()(logits, labels) <= 0) | random).nonzero().squeeze(1)
+            return Opening(left, random[left], None)
+        with torch.no_grad():
+            margin = Margin()(queried(images, rng.fold(0)), labels)
+            random = torch.full_like(margin, queried.random, dtype=torch.bool)
+            wrong = ((margin > 0) & ~random).nonzero().squeeze(1)
+            if len(wrong):
+                again = queried(images[wrong], rng[wrong].fold(1))
+                other = differ(margin[wrong], Margin()(again, labels[wrong]))
+                random = random.index_copy(0, wrong, other)
+        left = ((margin <= 0) | random).nonzero().squeeze(1)
+        return Opening(left, random[left], margin[left])
+
+
 class Nearest:
     """The nearest adversarial iterates so far, and who says what is adversarial.
 
     On a deterministic model an iterate is adversarial if its margin is positive, and the pass that
-    gave the gradient gave the margin, too. On a random model one draw is luck, and an estimator
-    other than `Backprop` does not ask about the iterate itself: there the majority of fresh draws
-    decides, in queries of their own.
+    gave the gradient gave the margin, too. An estimator other than `Backprop` does not ask about
+    the iterate itself: it takes a query.
+
+    On a random model one draw is luck. It says where to go on; but an iterate that would be the
+    nearest so far is put to ``votes`` fresh draws, one after the other, and dropped as soon as most
+    of them were right.
 
     Args:
         source: images (B, C, H, W) in [0, 1] to logits (B, K).
         images: (B, C, H, W).
         labels: (B,).
-        random: (B,) bool, for which images the model is random.
+        opening: what was asked about them already.
         threat: whose norm is minimised.
         gradient: the attack's estimator.
         votes: draws of a random model that judge an iterate.
@@ -46,15 +99,16 @@ class Nearest:
         source: nn.Module,
         images: Tensor,
         labels: Tensor,
-        random: Tensor,
+        opening: Opening,
         threat: Threat,
         gradient: GradientEstimator,
         votes: int,
     ) -> None:
         self.source, self.images, self.labels = source, images, labels
-        self.random, self.threat, self.votes = random, threat, votes
-        noisy = random if isinstance(gradient, Backprop) else torch.ones_like(random)
-        self._asked = noisy.nonzero().squeeze(1)
+        self.threat, self.votes = threat, votes
+        self._random, self._before = opening.random, opening.margin
+        self._exact = isinstance(gradient, Backprop)
+        self._some: bool | None = None
         self.points = images.clone()
         self.distance = images.new_full((len(images),), torch.inf)
 
@@ -62,26 +116,48 @@ class Nearest:
         """Keep the iterates (B, C, H, W) that are adversarial and nearer than all before.
 
         Args:
-            iterates: in [0, 1].
+            iterates: in [0, 1]; first of all the images themselves.
             margin: (B,), the largest wrong logit less the label's, in the estimator's pass.
             rng: streams of the images, (B,), for votes.
 
         Returns:
-            (B,) bool, which iterates are adversarial.
+            (B,) bool, which iterates are adversarial, as far as the attack has to know.
         """
+        if self._before is not None:
+            self._random = self._random | differ(self._before, margin)
+            self._before = None
+        if self._some is None:
+            self._some = bool(self._random.any())
         fooled = margin > 0
-        if len(self._asked):
-            which = self._asked
-            share = share_above(
-                *(self.source, iterates[which], Margin(), self.labels[which], 0.0),
-                *(self.random[which], rng[which], self.votes),
+        if not self._exact:
+            above = share_above(
+                *(self.source, iterates, Margin(), self.labels, 0.0, self._random),
+                *(rng.fold("itself"), 1, False),
             )
-            fooled = fooled.index_copy(0, which, share > 0.5)
+            fooled = torch.where(self._random, fooled, above > 0.5)
         distance = self.threat.distance(iterates, self.images)
         closer = fooled & (distance < self.distance)
+        if self._some:
+            closer = closer & (~self._random | self._voted(iterates, closer & self._random, rng))
         self.points = torch.where(per_image(closer), iterates, self.points)
         self.distance = torch.where(closer, distance, self.distance)
         return fooled
+
+    def _voted(self, iterates: Tensor, which: Tensor, rng: Rng) -> Tensor:
+        """(B,) bool: those of ``which`` (B,) that most fresh draws misclassify."""
+        left, wrong = which.nonzero().squeeze(1), torch.zeros_like(self.distance)
+        for vote in range(self.votes):
+            if not len(left):
+                break
+            share = share_above(
+                *(self.source, iterates[left], Margin(), self.labels[left], 0.0),
+                *(which[left], rng[left].fold(vote), 1, False),
+            )
+            wrong = wrong.index_add(0, left, share.to(wrong.dtype))
+            left = left[2 * wrong[left] >= vote + 1]
+        chosen = torch.zeros_like(which)
+        chosen[left] = 2 * wrong[left] > self.votes
+        return chosen
 
     def farthest(self) -> Tensor:
         """(B,): how far the farthest corner of the box is from each image."""
