@@ -23,8 +23,8 @@ class BudgetSpentError(Exception):
     """Every image has had its queries: what the attack would still do does not count."""
 
 
-class Counted(nn.Module):
-    """A target that counts queries of each of n images, and stops the attack when they are spent.
+class Tally:
+    """Counts a target's queries for each of n images, and stops the attack when they are spent.
 
     A batch of n rows is taken for the n images in order. Any other row belongs to the image that is
     nearest, as it was or as it was last asked about.
@@ -46,8 +46,6 @@ class Counted(nn.Module):
         events: (query, image, distance) of each adversarial point that was nearer than all before.
     """
 
-    takes_rng = True
-
     def __init__(
         self,
         target: DefendedClassifier,
@@ -57,7 +55,6 @@ class Counted(nn.Module):
         budget: int,
         radius: float | None = None,
     ) -> None:
-        super().__init__()
         self.target, self.images, self.labels = target, images.clone(), labels
         self.threat, self.budget, self.radius = threat, budget, radius
         self.spent = torch.zeros(len(images), dtype=torch.int64)
@@ -65,12 +62,7 @@ class Counted(nn.Module):
         self.events: list[tuple[int, int, float]] = []
         self._last = self.images.clone()
 
-    @property
-    def random(self) -> bool:
-        """Whether two answers to one image may differ."""
-        return self.target.random
-
-    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+    def ask(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Logits (B, K) of images (B, C, H, W).
 
         Raises:
@@ -108,7 +100,7 @@ class Counted(nn.Module):
         wrong = (logits.argmax(dim=1) != self.labels[rows]) & ~logits.isnan().any(dim=1)
         counts = wrong & inside & (self.spent[rows] <= self.budget)
         counts &= distance < self.nearest[rows]
-        if self.random and counts.any():
+        if self.target.random and counts.any():
             counts[counts.clone()] = self._voted(points[counts], rows[counts])
         for place in counts.nonzero().flatten().tolist():
             image, far = int(rows[place]), float(distance[place])
@@ -134,3 +126,24 @@ class Counted(nn.Module):
             if query <= budget:
                 least[image] = min(least[image], distance)
         return least
+
+
+class Counted(nn.Module):
+    """A `Tally`'s target as a model for any library. (Our attacks put back what a model's own
+    attributes held before; a tally is none of its tensors and lists.)
+    """
+
+    takes_rng = True
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self.target, self.tally = tally.target, tally
+
+    @property
+    def random(self) -> bool:
+        """Whether two answers to one image may differ."""
+        return self.target.random
+
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """`Tally.ask`."""
+        return self.tally.ask(images, rng)

@@ -4,7 +4,7 @@ r"""How strong attacks are for what they ask: ours and those of four libraries, 
         --autoattack CLONE --commit HASH --output docs/results/strength.json --picture strength.png
 
 Every implementation attacks the same images, those that the model gets right, through
-`benchmarks.counted.Counted`: a forward pass is a query, a backward pass is another, whoever makes
+`benchmarks.counted.Tally`: a forward pass is a query, a backward pass is another, whoever makes
 it. Two curves over the queries that an image was given:
 
 - robust accuracy: the share of the images without an adversarial point within the radius so far;
@@ -34,7 +34,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import sys
 import time
 import warnings
@@ -49,8 +48,10 @@ import torch
 from torch import Tensor
 
 import robusttrain
-from benchmarks.counted import BudgetSpentError, Counted
-from benchmarks.strength_attacks import NAMES, WIDE, Contender, contenders
+from benchmarks.counted import BudgetSpentError, Counted, Tally
+from benchmarks.strength_attacks import contenders
+from benchmarks.strength_contender import NAMES, WIDE, Contender
+from benchmarks.strength_measures import compact, curves, numbers, table
 from benchmarks.strength_picture import draw
 from benchmarks.timing import load_images, network, right_for_all, write
 from robusttrain import Rng
@@ -60,8 +61,6 @@ from robusttrain.defenses import RandomResizePad
 from robusttrain.models.defended import DefendedClassifier
 
 BUDGETS = [10, 20, 50, 100, 200, 500, 1000]
-#: Within so much of the first: points of accuracy, or a share of the distance.
-NEAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def subjects(arguments: argparse.Namespace) -> dict[str, Subject]:
         model = models[name].requires_grad_(False)
         torch.manual_seed(0)
         right = right_for_all([model, model, model], images, labels, wanted)
-        chosen[name] = Subject(model.fast(), *right)
+        chosen[name if arguments.root else f"digits {name}"] = Subject(model.fast(), *right)
     return chosen
 
 
@@ -118,10 +117,11 @@ def measure(
     distances: dict[str, list[float | None]] = {}
     start = time.process_time()
     for budget in budgets if contender.by_budget else [budgets[-1]]:
-        model = Counted(
+        tally = Tally(
             *(subject.model, images, labels, WIDE[contender.norm], budget),
             radius=None if contender.nearest else radius,
-        ).eval()
+        )
+        model = Counted(tally).eval()
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002
         try:
@@ -132,7 +132,7 @@ def measure(
             pass
         for each in [budget] if contender.by_budget else budgets:
             distances[str(each)] = [
-                round(far, 6) if far < torch.inf else None for far in model.distances(each)
+                round(far, 6) if far < torch.inf else None for far in tally.distances(each)
             ]
     return {"distances": distances, "seconds": round(time.process_time() - start, 1)}
 
@@ -156,108 +156,6 @@ def measured(
     return result
 
 
-def numbers(row: list[float | None]) -> list[float]:
-    """Distances, infinite where there is none."""
-    return [float("inf") if far is None else far for far in row]
-
-
-def accuracy(distances: list[float], radius: float) -> float:
-    """Share of images without an adversarial point within the radius."""
-    return sum(far > radius * (1 + 1e-4) + 1e-5 for far in distances) / len(distances)
-
-
-def area(accuracies: list[float], budgets: list[int]) -> float:
-    """Integral of 1 - accuracy over the logarithm of queries; of one budget, 1 - accuracy."""
-    fell = [1 - each for each in accuracies]
-    if len(fell) == 1:
-        return fell[0]
-    return float(np.trapezoid(fell, np.log(budgets)))
-
-
-def optimality_of_distances(distances: list[float], best: list[float]) -> float:
-    """Share of the area above the best of all's curve of robust accuracy over the radius."""
-    reached = [far for far in best if far < float("inf")]
-    if not reached:
-        return 1.0
-    end = max(reached)
-    whole = sum(end - far for far in reached)
-    return sum(max(0.0, end - far) for far in distances) / whole if whole else 1.0
-
-
-def curves(
-    rows: dict[Contender, dict[int, list[float]]], budgets: list[int], radius: float
-) -> dict[str, Any]:
-    """Both measures of one model and norm: values for each budget, optimality, and who is first."""
-    best = {
-        budget: [min(far) for far in zip(*(row[budget] for row in rows.values()), strict=True)]
-        for budget in budgets
-    }
-    robust = {
-        each.title: [accuracy(row[budget], radius) for budget in budgets]
-        for each, row in rows.items()
-    }
-    envelope = [accuracy(best[budget], radius) for budget in budgets]
-    whole = area(envelope, budgets)
-    seeking = {each: row for each, row in rows.items() if each.nearest}
-    nearest = {
-        each.title: [statistics.median(row[budget]) for budget in budgets]
-        for each, row in seeking.items()
-    }
-    last = {
-        budget: [min(far) for far in zip(*(row[budget] for row in seeking.values()), strict=True)]
-        for budget in budgets
-    }
-    return {
-        "robust_accuracy": {
-            "curves": robust,
-            "best_of_all": envelope,
-            "optimality": {
-                name: area(row, budgets) / whole if whole else 1.0 for name, row in robust.items()
-            },
-            "first": [first(robust, place, absolute=True) for place in range(len(budgets))],
-        },
-        "median_distance": {
-            "curves": nearest,
-            "best_of_all": [statistics.median(last[budget]) for budget in budgets],
-            "optimality": {
-                each.title: optimality_of_distances(row[budgets[-1]], last[budgets[-1]])
-                for each, row in seeking.items()
-            },
-            "first": [first(nearest, place, absolute=False) for place in range(len(budgets))],
-        },
-    }
-
-
-def first(rows: dict[str, list[float]], place: int, absolute: bool) -> dict[str, Any]:
-    """Our best and the peers' best at one budget, and whether ours is first or within `NEAR`."""
-    at = {name: row[place] for name, row in rows.items()}
-    mine = {name: value for name, value in at.items() if name.endswith("(ours)")}
-    theirs = {name: value for name, value in at.items() if name not in mine}
-    ours = min(mine, key=lambda name: mine[name])
-    peer = min(theirs, key=lambda name: theirs[name]) if theirs else None
-    limit = float("inf")
-    if peer is not None:
-        limit = theirs[peer] + NEAR if absolute else theirs[peer] * (1 + NEAR)
-    return {
-        "ours": ours,
-        "value": mine[ours],
-        "peer": peer,
-        "peers_value": None if peer is None else theirs[peer],
-        "within_1_percent": mine[ours] <= limit + 1e-9,
-    }
-
-
-def compact(value: Any) -> Any:
-    """Numbers to four digits; what is infinite is None."""
-    if isinstance(value, dict):
-        return {key: compact(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [compact(each) for each in value]
-    if isinstance(value, float):
-        return round(value, 4) if abs(value) < float("inf") else None
-    return value
-
-
 def versions(commit: str | None) -> dict[str, str | None]:
     """Versions of the peers, and the commit of AutoAttack's clone."""
     there: dict[str, str | None] = {"autoattack": commit}
@@ -270,31 +168,32 @@ def versions(commit: str | None) -> dict[str, str | None]:
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The report: for each model and norm, all curves."""
+    """The report: for each model and norm, all curves. What is in ``--output`` of other models and
+    norms stays there.
+    """
     budgets, work = sorted(set(arguments.budgets)), Path(arguments.work)
     radii = {"linf": arguments.linf, "l2": arguments.l2}
     report: dict[str, Any] = {
-        "command": "python -m benchmarks.strength " + " ".join(arguments.command),
         "machine": {"architecture": platform.machine(), **processor()},
         "threads": torch.get_num_threads(),
         "versions": versions(arguments.commit),
-        "budgets": budgets,
-        "radius": radii,
-        "images": {},
         "models": {},
     }
+    if Path(arguments.output).is_file():
+        report["models"] = json.loads(Path(arguments.output).read_text())["models"]
     for model, subject in subjects(arguments).items():
-        report["images"][model] = len(subject.images)
         for norm in arguments.norms:
-            settings = {
+            measurement = {
                 "budgets": budgets,
                 "radius": radii[norm],
                 "images": len(subject.images),
-                "root": bool(arguments.root),
             }
+            settings = {**measurement, "root": bool(arguments.root)}
             rows = {}
             for each in contenders(norm):
                 if arguments.only and each.library not in arguments.only:
+                    continue
+                if each.name in arguments.without:
                     continue
                 file = work / model / f"{norm}-{each.library}-{each.name}.json"
 
@@ -304,24 +203,12 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                 kept = measured(file, settings, make)
                 print(model, NAMES[norm], each.title, kept["seconds"], "s", flush=True)
                 rows[each] = {budget: numbers(kept["distances"][str(budget)]) for budget in budgets}
-            report["models"].setdefault(model, {})[norm] = curves(rows, budgets, radii[norm])
+            report["models"].setdefault(model, {})[norm] = {
+                "command": "python -m benchmarks.strength " + " ".join(arguments.command),
+                **measurement,
+                **curves(rows, budgets, radii[norm]),
+            }
     return dict(compact(report))
-
-
-def table(report: dict[str, Any]) -> str:
-    """Who is first, budget by budget."""
-    lines = []
-    for model, norms in report["models"].items():
-        for norm, measures in norms.items():
-            for measure_name, part in measures.items():
-                lines.append(f"{model}, {NAMES[norm]}, {measure_name.replace('_', ' ')}:")
-                for budget, row in zip(report["budgets"], part["first"], strict=True):
-                    verdict = "yes" if row["within_1_percent"] else "NO"
-                    lines.append(
-                        f"  {budget:5d}  {row['ours']} {row['value']}   {row['peer']}"
-                        f" {row['peers_value']}   {verdict}"
-                    )
-    return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -338,6 +225,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=names, default=list(names))
     parser.add_argument("--norms", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--only", nargs="+", help="these libraries alone")
+    parser.add_argument("--without", nargs="+", default=[], help="leave out attacks of these names")
     parser.add_argument(
         "--images", type=int, nargs="+", default=[20], help="of all models, or of each"
     )
@@ -348,7 +236,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--autoattack", help="clone of AutoAttack's repository")
     parser.add_argument("--commit", help="of that clone")
     parser.add_argument("--work", default="results/benchmarks/strength", help="where curves are")
-    parser.add_argument("--output", default="results/benchmarks/strength.json")
+    parser.add_argument(
+        "--output",
+        default="results/benchmarks/strength.json",
+        help="what it has of other models and norms stays",
+    )
     parser.add_argument("--picture", help="PNG file of the curves")
     return parser
 

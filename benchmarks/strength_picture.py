@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from benchmarks.strength_contender import NAMES
 
 COLOURS = {
     "ours": "#c0392b",
@@ -23,37 +26,54 @@ def draw(report: dict[str, Any], path: str) -> None:
     all, colours are libraries.
     """
     models = report["models"]
-    panels = [(norm, measure) for norm in next(iter(models.values())) for measure in TITLES]
+    panels = [(norm, measure) for norm in NAMES for measure in TITLES]
     figure = Figure(figsize=(4 * len(panels), 3.2 * len(models)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(models), len(panels), squeeze=False)
     for row, (model, norms) in zip(axes, models.items(), strict=True):
         for axis, (norm, measure) in zip(row, panels, strict=True):
-            part = norms[norm][measure]
-            for name, values in part["curves"].items():
-                library = name.rsplit("(", 1)[1].rstrip(")")
-                mine = library == "ours"
-                axis.plot(
-                    report["budgets"],
-                    [float("nan") if value is None else value for value in values],
-                    color=COLOURS.get(library),
-                    linewidth=1.6 if mine else 0.9,
-                    zorder=3 if mine else 2,
-                    label=library,
-                )
-            best = [float("nan") if value is None else value for value in part["best_of_all"]]
-            axis.plot(report["budgets"], best, "k--", linewidth=1.2, zorder=4, label="best of all")
-            axis.set_xscale("log")
+            if norm not in norms:
+                axis.set_axis_off()
+                continue
+            part = norms[norm]
+            axis.set_title(
+                f"{model}, {NAMES[norm]}: {TITLES[measure]} ({part['images']} images)", fontsize=9
+            )
+            panel(axis, part["budgets"], part[measure])
             if measure == "median_distance":
-                finite = [value for value in best if value == value]
-                if finite:
-                    axis.set_ylim(0.9 * min(finite), 3 * min(finite))
-            axis.set_title(f"{model}, {norm}: {TITLES[measure]}", fontsize=9)
-            axis.grid(alpha=0.3)
+                least = [each for each in part[measure]["best_of_all"] if each is not None]
+                if least:
+                    axis.set_ylim(0.9 * min(least), 3 * min(least))
     for axis in axes[-1]:
         axis.set_xlabel("queries (forward + backward)", fontsize=8)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    legend = dict(zip(labels, handles, strict=True))
+    legend = {
+        label: handle
+        for axis in axes.flat
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
+
+
+def panel(axis: Axes, budgets: list[int], part: dict[str, Any]) -> None:
+    """The curves of one measure."""
+    for name, values in part["curves"].items():
+        library = name.rsplit("(", 1)[1].rstrip(")")
+        axis.plot(
+            budgets,
+            drawn(values),
+            color=COLOURS.get(library),
+            linewidth=1.6 if library == "ours" else 0.9,
+            zorder=3 if library == "ours" else 2,
+            label=library,
+        )
+    best = drawn(part["best_of_all"])
+    axis.plot(budgets, best, "k--", linewidth=1.2, zorder=4, label="best of all")
+    axis.set_xscale("log")
+    axis.grid(alpha=0.3)
+
+
+def drawn(values: list[float | None]) -> list[float]:
+    """Numbers that matplotlib leaves out where there is none."""
+    return [float("nan") if value is None else value for value in values]

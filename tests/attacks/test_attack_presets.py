@@ -238,6 +238,9 @@ UNBOUNDED = {
     "ddn": (DDN(100, 1.0, 0.05, threat=ANYWHERE), Target()),
     "fmn-l2": (FMN(100, 1.0, 0.05, threat=ANYWHERE), Target()),
     "fmn-linf": (FMN(100, 1.0, 0.05, threat=BOX), Target()),
+    # Ours: docs/strength.md
+    "nearest-l2": (FMN(100, 2.0, 0.05, True, threat=ANYWHERE), Target()),
+    "nearest-linf": (FMN(100, 2.0, 0.05, True, threat=BOX), Target()),
     "liu": (Optimization(100, 4 * PIXEL, 0.0, threat=BOX, objective=WrongProbability()), Target()),
     "liu-ensemble": (
         Optimization(100, 8 * PIXEL, 0.0, True, threat=BOX, objective=WrongProbability()),
@@ -342,7 +345,7 @@ def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
         else [("steps", "1")]
     )
     # The first iterate is the image; these end where they have seen an adversarial one.
-    overrides = [("steps", "15")] if preset.stem[:3] in ("ddn", "fmn") else overrides
+    overrides = [("steps", "15")] if preset.stem[:3] in ("ddn", "fmn", "nea") else overrides
     # A step that changes c, and one that crosses the boundary, take more than one
     if "cw" in preset.stem:
         overrides = [

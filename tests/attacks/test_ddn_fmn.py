@@ -31,6 +31,8 @@ ATTACKS = {
     "ddn": DDN(60, threat=WIDE),
     "fmn-l2": FMN(60, threat=WIDE),
     "fmn-linf": FMN(60, threat=BOX),
+    "nearest-l2": FMN(60, 2.0, newton=True, threat=WIDE),
+    "nearest-linf": FMN(60, 2.0, newton=True, threat=BOX),
 }
 
 
@@ -111,7 +113,7 @@ def ddn_by_hand(model, image, label, steps, gamma, epsilon):
     return best
 
 
-def fmn_by_hand(model, image, label, steps, step_size, gamma, norm):
+def fmn_by_hand(model, image, label, steps, step_size, gamma, norm, newton):
     """Algorithm 1 for one image: the nearest adversarial iterate."""
     p, q = (math.inf, 1) if norm == "linf" else (2, 2)
     delta, best, nearest = torch.zeros_like(image), image, math.inf
@@ -122,12 +124,20 @@ def fmn_by_hand(model, image, label, steps, step_size, gamma, norm):
         margin = Margin()(model(x), label)
         (gradient,) = torch.autograd.grad(margin.sum(), x)
         gradient[((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))] = 0
-        size = delta.flatten().norm(p=p).item()
+        size, before = delta.flatten().norm(p=p).item(), epsilon
         cosine = (1 + math.cos(math.pi * k / steps)) / 2
         g = 0.001 + (gamma - 0.001) * cosine
-        if margin.item() > 0:
-            if size < nearest:
-                best, nearest = x.detach(), size
+        if margin.item() > 0 and size < nearest:
+            best, nearest = x.detach(), size
+        if newton:
+            off = abs(margin.item()) / gradient.flatten().norm(p=q).item()
+            epsilon = (
+                max(size - off, size / 2)
+                if margin.item() > 0
+                else min(size + 1.05 * off, 1.5 * before)
+            )
+            epsilon = min(epsilon, (1 - g) * nearest)
+        elif margin.item() > 0:
             epsilon = min(epsilon * (1 - g), nearest)
         elif nearest < math.inf:
             epsilon = epsilon * (1 + g)
@@ -135,7 +145,8 @@ def fmn_by_hand(model, image, label, steps, step_size, gamma, norm):
             epsilon = 1.01 * (size + abs(margin.item()) / gradient.flatten().norm(p=q).item())
         epsilon = min(epsilon, farthest)
         alpha = step_size * (0.01 + 0.99 * cosine)
-        delta = delta + alpha * gradient / gradient.norm()
+        step = gradient.sign() if newton and norm == "linf" else gradient / gradient.norm()
+        delta = delta + alpha * (epsilon if newton else 1) * step
         if norm == "linf":
             delta = delta.clamp(-epsilon, epsilon)
         else:
@@ -150,15 +161,15 @@ def test_the_loop_is_its_formula_step_by_step(name, curved, images, streams):
     y = right(model, x)
     # Fewer steps than rounding takes to matter
     if name == "ddn":
-        attack = DDN(15, 0.7, 0.1, threat=WIDE)
+        attack = DDN(10, 0.7, 0.1, threat=WIDE)
         expected = [
-            ddn_by_hand(model, *one, 15, 0.1, 0.7)
+            ddn_by_hand(model, *one, 10, 0.1, 0.7)
             for one in zip(x[:, None], y[:, None], strict=True)
         ]
     else:
-        attack = replace(ATTACKS[name], steps=15, step_size=0.5, gamma=0.1)
+        attack = replace(ATTACKS[name], steps=10, step_size=0.5, gamma=0.1)
         expected = [
-            fmn_by_hand(model, *one, 15, 0.5, 0.1, attack.threat.norm)
+            fmn_by_hand(model, *one, 10, 0.5, 0.1, attack.threat.norm, attack.newton)
             for one in zip(x[:, None], y[:, None], strict=True)
         ]
     found = attack(model, x, y, streams())
@@ -195,6 +206,8 @@ def test_each_option_changes_the_outcome(name, changed, curved, images, streams)
         ("fmn-l2", {"step_size": 0.2}),
         ("fmn-linf", {"step_size": 5.0}),
         ("fmn-linf", {"threat": Linf(0.01)}),
+        ("fmn-linf", {"newton": True}),
+        ("nearest-l2", {"step_size": 0.3}),
     ],
     ids=str,
 )
@@ -381,7 +394,7 @@ def test_no_farther_than_foolbox(name, patterns, streams):
         "ddn": foolbox.attacks.DDNAttack(steps=60),
         "fmn-l2": foolbox.attacks.L2FMNAttack(steps=60),
         "fmn-linf": foolbox.attacks.LInfFMNAttack(steps=60),
-    }[name]
+    }[name.replace("nearest", "fmn")]
     bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     other = theirs(bounded, x, y, epsilons=None)[1]
     attack = ATTACKS[name]
@@ -390,3 +403,15 @@ def test_no_farther_than_foolbox(name, patterns, streams):
     assert fell.sum() >= they_fell.sum() > 16
     both = fell & they_fell
     assert distance(found, x)[both].median() <= 1.02 * distance(other, x)[both].median()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_with_few_steps_our_radius_is_nearer_than_the_papers(norm, patterns, streams):
+    model, x, y = patterns[0], patterns[1][:32], patterns[2][:32]
+    paper, ours = (replace(ATTACKS[f"{name}-{norm}"], steps=6) for name in ("fmn", "nearest"))
+    far = [
+        torch.where(right(model, found) != y, attack.threat.distance(found, x), torch.inf).median()
+        for attack in (paper, ours)
+        for found in [attack(model, x, y, streams(32))]
+    ]
+    assert far[1] < far[0]

@@ -55,13 +55,14 @@ STEPS = 1, 3
 
 #: Every attack reads, once for a batch, in which range pixel values lie, and labels.
 ON_ENTRY = 2
+NEAREST = ("ddn", "fmn-l2", "fmn-linf", "nearest-l2", "nearest-linf")
 #: Attacks whose waits are more, and do not grow with their steps: on a deterministic target, and on
 #: a random one. APGD asks which images are left for the next target; the others, for which images
 #: the target is random, and which of them are wrong as they stand. Wrappers judge between members.
 CONSTANT = {
     **dict.fromkeys(("apgd-t", "apgd-t-margin"), (3, 3)),
     **dict.fromkeys(("cw", "cw-paper", "d-cw"), (4, 4)),
-    **dict.fromkeys(("ddn", "fmn-l2", "fmn-linf"), (5, None)),
+    **dict.fromkeys(NEAREST, (5, None)),
     "liu-ensemble": (4, 4),  # each member anew: logits, or probabilities?
     "apgd-best-of": (4, 4),
     "pgd-restarts": (6, 6),
@@ -88,7 +89,7 @@ GROWING = {
     ("genattack", "deterministic"): ((8, 14), LEAVES),
     ("deepfool", "deterministic"): ((5, 7), LEAVES),
     ("deepfool", "random"): ((5, 7), LEAVES),
-    **{(name, "random"): ((6, 12), VOTES) for name in ("ddn", "fmn-l2", "fmn-linf")},
+    **{(name, "random"): ((6, 12), VOTES) for name in NEAREST},
     ("hopskipjump", "deterministic"): ((10, 16), FIRST),
     ("hopskipjump", "random"): ((17, 28), FIRST),
     ("HOPSKIPJUMP-L2", "deterministic"): ((10, 16), FIRST),

@@ -13,7 +13,7 @@ from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
-from robusttrain.attacks.parts.updates import Normalized
+from robusttrain.attacks.parts.updates import STEEPEST, Normalized
 from robusttrain.core.checked import Count, Positive, Share, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -23,6 +23,9 @@ LAST_GAMMA = 0.001
 #: How far beyond the linearised boundary the first balls reach. (The paper's end on it: where the
 #: model is close to linear, no iterate would ever lie beyond.)
 BEYOND = 1.01
+#: The same for `FMN.newton`, which comes back from beyond in one step; and how far a radius may
+#: change at once, where the model is taken for linear.
+NEWTONS_BEYOND, TRUST = 1.05, 0.5
 #: q of the dual norm: a linear function with gradient w falls by epsilon |w|_q at most in the ball.
 DUAL = {"linf": 1, "l2": 2}
 _TINY = torch.finfo(torch.float32).tiny
@@ -42,7 +45,7 @@ class FMN(Attack):
 
     Symbols: x the image, x_k = x + delta_k the iterate, x_0 = x, z logits, y the true class,
     epsilon_k the radius of the ball that P projects into, q the dual of p, so that |L| / |g|_q is
-    how far the boundary of the linearised model is (we go 1 % beyond it), delta* the nearest
+    how far the boundary of the linearised model is (we go 1 % of it farther), delta* the nearest
     adversarial change so far, clip to the box. alpha_k and gamma_k follow half a cosine down to
     alpha_0 / 100 and 0.001, and epsilon is no greater than the distance of the farthest corner of
     the box, as released. Pixels at the edge of the box that g would push out of it are left out of
@@ -54,6 +57,18 @@ class FMN(Attack):
     The image itself comes back where it is misclassified already, or where no iterate is. Attack in
     float32: the result lies close to the boundary.
 
+    With ``newton``, which is ours, the radius goes where the linearised boundary is in every step,
+    not only before the first success, and steps are those of steepest ascent in the norm itself,
+    u = sign(g) or g / |g|_2, as long as the radius says:
+
+        epsilon_{k+1} = |delta_k|_p + 1.05 |L| / |g|_q        if x_k is not adversarial
+                      = |delta_k|_p - |L| / |g|_q             if x_k is adversarial
+        delta_{k+1} = clip(P(delta_k - alpha_k epsilon_{k+1} u))
+
+    The radius changes by at most half at once, and is always less than (1 - gamma_k) |delta*|_p.
+    With few steps the paper's is still on its way, 5 % a step, from a first ball that reached too
+    far; and Euclidean steps of length 1 are short within a ball of Linf.
+
     On a random model (two passes over the clean image tell, of which the second is the first
     gradient's) each draw says where to go on, and an iterate that would be the nearest so far has
     to be misclassified by most of ``votes`` fresh draws. The nearest of many was then lucky, too.
@@ -61,8 +76,10 @@ class FMN(Attack):
 
     Args:
         steps: K, the iterates that are asked about, x itself first.
-        step_size: alpha_0, Euclidean in either norm, in units of pixel values.
+        step_size: alpha_0, Euclidean in either norm, in units of pixel values; with ``newton`` a
+            share of the radius.
         gamma: gamma_0, by which share the radius changes in the first step.
+        newton: whether radius and steps are ours (above).
         votes: draws of a random model's randomness that judge an iterate.
         threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
         gradient: how L and its gradient are estimated.
@@ -71,6 +88,7 @@ class FMN(Attack):
     steps: Count = 100
     step_size: Positive = 1.0
     gamma: Share = 0.05
+    newton: bool = False
     votes: Count = 10
     threat: Threat = field(default_factory=Linf)
     gradient: GradientEstimator = field(default_factory=Backprop)
@@ -111,6 +129,7 @@ class FMN(Attack):
         loss_fn = Loss(source, Margin(), labels)  # -L, which rises
         epsilon = torch.full_like(nearest.distance, torch.inf)
         farthest, x = nearest.farthest(), images
+        rule = STEEPEST[self.threat.norm] if self.newton else Normalized()
         for k in range(self.steps):
             streams = rng.fold(k)
             margin, gradient = self.gradient(loss_fn, x, streams)
@@ -120,18 +139,43 @@ class FMN(Attack):
             gradient = self.free(x, gradient)
             gamma = annealed(self.gamma, LAST_GAMMA, k, self.steps)
             slope = gradient.flatten(1).norm(p=DUAL[self.threat.norm], dim=1).clamp_min(_TINY)
-            ahead = BEYOND * (self.threat.distance(x, images) + margin.abs() / slope)
-            epsilon = torch.where(
-                adversarial,
-                ((1 - gamma) * epsilon).minimum(nearest.distance),
-                torch.where(nearest.distance.isfinite(), (1 + gamma) * epsilon, ahead),
-            )
+            size, off = self.threat.distance(x, images), margin.abs() / slope
+            epsilon = self.radius(epsilon, size, off, adversarial, nearest.distance, gamma)
             # What is no number leaves the whole box.
             epsilon = torch.where(epsilon < farthest, epsilon, farthest)
-            step, _ = Normalized().step(gradient, None)
+            step, _ = rule.step(gradient, None)
             alpha = annealed(self.step_size, self.step_size / 100, k, self.steps)
-            delta = (x - images).add_(step, alpha=alpha)
+            reach = per_image(epsilon) if self.newton else 1.0
+            delta = (x - images).add_(alpha * reach * step)
             x = self.into(delta, epsilon).add_(images).clamp_(0, 1)
+
+    def radius(
+        self,
+        epsilon: Tensor,
+        size: Tensor,
+        off: Tensor,
+        adversarial: Tensor,
+        best: Tensor,
+        gamma: float,
+    ) -> Tensor:
+        """(B,): the next epsilon.
+
+        Args:
+            epsilon: (B,), the last.
+            size: (B,), |delta_k|.
+            off: (B,), |L| / |g|, how far the linearised boundary is from the iterate.
+            adversarial: (B,) bool, whether the iterate is.
+            best: (B,), |delta*|, infinite where there is none.
+            gamma: gamma_k.
+        """
+        if not self.newton:
+            less, more = ((1 - gamma) * epsilon).minimum(best), (1 + gamma) * epsilon
+            return torch.where(
+                adversarial, less, torch.where(best.isfinite(), more, size + BEYOND * off)
+            )
+        less = (size - off).maximum((1 - TRUST) * size)
+        more = (size + NEWTONS_BEYOND * off).minimum((1 + TRUST) * epsilon)
+        return torch.where(adversarial, less, more).minimum((1 - gamma) * best)
 
     @staticmethod
     def free(x: Tensor, gradient: Tensor) -> Tensor:

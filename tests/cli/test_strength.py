@@ -1,0 +1,147 @@
+"""The benchmark of attacks' strength: who asks what is counted alike, and the best of all reaches
+all of its area.
+"""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import strength
+from benchmarks.counted import BudgetSpentError, Counted, Tally
+from benchmarks.strength_contender import Contender
+from benchmarks.strength_measures import accuracy, area, curves, first, optimality_of_distances
+from robusttrain import Rng
+from robusttrain.attacks import FMN, Linf, ProjectedGradient
+from robusttrain.models.defended import DefendedClassifier
+
+WIDE = Linf(1.0)
+
+
+class Bright(nn.Module):
+    """Class 1 where the mean is over a half."""
+
+    def forward(self, images):
+        light = images.mean((1, 2, 3)) - 0.5
+        return torch.stack([-light, light], 1)
+
+
+def tally(budget=100, radius=None, count=3):
+    images = torch.full((count, 1, 2, 2), 0.4)
+    images += torch.arange(count)[:, None, None, None] / 50
+    return Tally(
+        DefendedClassifier.of(Bright()), images, torch.zeros(count).long(), WIDE, budget, radius
+    )
+
+
+def test_forward_and_backward_passes_count_alike():
+    counts = tally()
+    model = Counted(counts)
+    x = counts.images.clone().requires_grad_()
+    model(x)
+    assert counts.spent.tolist() == [1, 1, 1]
+    model(x).sum().backward()
+    assert counts.spent.tolist() == [3, 3, 3]
+    logits = model(x)
+    for number in range(2):  # as DeepFool does, class by class
+        torch.autograd.grad(logits[:, number].sum(), x, retain_graph=True)
+    assert counts.spent.tolist() == [6, 6, 6]
+    with torch.no_grad():
+        model(counts.images[1:] + 0.001)
+        model(counts.images[[2, 0]])
+    assert counts.spent.tolist() == [7, 7, 8]
+
+
+def test_the_nearest_point_is_noted_with_its_query():
+    counts = tally()
+    model = Counted(counts)
+    with torch.no_grad():
+        for far in (0.05, 0.3, 0.2, 0.7):
+            model(counts.images + far)
+    for budget, expected in (
+        (1, [math.inf, math.inf, math.inf]),
+        (2, [0.3, 0.3, 0.3]),
+        (3, [0.2, 0.2, 0.2]),
+        (100, [0.2, 0.2, 0.2]),
+    ):
+        assert counts.distances(budget) == pytest.approx(expected)
+
+
+def test_points_outside_of_the_box_do_not_count():
+    counts = tally()
+    Counted(counts)(counts.images + 0.9)
+    assert counts.distances(1) == [math.inf] * 3
+
+
+def test_it_stops_when_all_is_spent_or_all_fell():
+    counts = tally(budget=2)
+    model = Counted(counts)
+    for _ in range(2):
+        model(counts.images)
+    with pytest.raises(BudgetSpentError):
+        model(counts.images)
+    counts = tally(radius=0.3)
+    model = Counted(counts)
+    model(counts.images + 0.3)
+    with pytest.raises(BudgetSpentError):
+        model(counts.images)
+
+
+@pytest.mark.parametrize("attack", [ProjectedGradient(3, 0.05, threat=Linf(0.2)), FMN(3)])
+def test_our_attacks_are_counted_too(attack):
+    counts = tally()
+    attack(Counted(counts), counts.images, counts.labels, Rng.for_images(0, torch.arange(3)))
+    looked = 0 if isinstance(attack, ProjectedGradient) else 1
+    assert counts.spent.tolist() == [6 + looked] * 3
+
+
+def test_the_best_of_all_reaches_all_of_its_area():
+    def contender(name, nearest):
+        return Contender("ours", name, "linf", None, nearest=nearest)
+
+    rows = {
+        contender("one", True): {10: [0.2, math.inf], 100: [0.01, 0.05]},
+        contender("two", True): {10: [math.inf, 0.03], 100: [0.04, 0.02]},
+    }
+    alone = {contender("best", True): {10: [0.2, 0.03], 100: [0.01, 0.02]}}
+    both, best = (curves(given, [10, 100], 0.03) for given in (rows, alone))
+    for measure in ("robust_accuracy", "median_distance"):
+        assert list(best[measure]["optimality"].values()) == [1.0]
+        shares = both[measure]["optimality"].values()
+        assert 0 <= min(shares) < 1
+        assert max(shares) <= 1
+        assert both[measure]["best_of_all"] == best[measure]["best_of_all"]
+    assert both["robust_accuracy"]["best_of_all"] == [0.5, 0.0]
+
+
+def test_measures_by_hand():
+    assert accuracy([0.01, 0.03, 0.05, math.inf], 0.03) == 0.5
+    assert area([0.5, 0.0], [10, 100]) == pytest.approx(0.75 * math.log(10))
+    # e = 0.4: (0.4 - 0.2) / ((0.4 - 0.1) + (0.4 - 0.4))
+    assert optimality_of_distances([0.2, 0.5], [0.1, 0.4]) == pytest.approx(2 / 3)
+    row = first({"a (ours)": [0.101], "b (foolbox)": [0.1]}, 0, absolute=False)
+    assert row["within_1_percent"]
+    assert not first({"a (ours)": [0.102], "b (x)": [0.1]}, 0, absolute=False)["within_1_percent"]
+
+
+def test_a_report_comes_out_and_curves_are_measured_once(tmp_path, monkeypatch):
+    command = ["--images", "3", "--budgets", "6", "12", "--models", "f_b", "randomized"]
+    command += ["--norms", "linf", "--only", "ours", "--work", str(tmp_path / "work")]
+    command += ["--output", str(tmp_path / "a.json"), "--picture", str(tmp_path / "a.png")]
+    threads = torch.get_num_threads()
+    try:
+        strength.main(command)
+        monkeypatch.setattr(strength, "measure", None)  # everything is there
+        strength.main(command)
+    finally:
+        torch.set_num_threads(threads)
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert set(report["models"]) == {"digits f_b", "digits randomized"}
+    for norms in report["models"].values():
+        assert norms["linf"]["images"] == 3
+        part = norms["linf"]["robust_accuracy"]
+        assert all(len(row) == 2 for row in part["curves"].values())
+        assert "pgd (ours)" in part["curves"]
+    assert (tmp_path / "a.png").stat().st_size > 10_000
