@@ -11,6 +11,9 @@ INSTALLED := $(VENV)/.installed
 # here; any other evaluation has it unless told otherwise.
 SMALL := --images 100 --epsilon 0.062 --precision float32 --audit false --save_images true --fresh true
 
+# A worker that dies fails the run, with the name of its test; a new one in its place would wait for good.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
 demo: $(INSTALLED)
 	$(BIN)/python train.py --config examples/demo.yaml
 	@# With radius 0 g changes nothing: f_a alone, for contrast.
@@ -23,8 +26,9 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@# A worker that dies fails the run, with the name of its test; a new one in its place would wait for good.
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	$(BIN)/pytest $(WORKERS)
+	@# Every attack, defense and training on a pretended accelerator, in processes of their own.
+	$(BIN)/pytest $(WORKERS) tests/pretend
 
 # Strict: whatever mkdocs warns of, dead links and anchors among it, is an error.
 docs: $(VENV)/.docs

@@ -80,9 +80,9 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
 
     def run(name: str) -> Tensor:
         chosen = images[right].contiguous(memory_format=torch.channels_last)
-        found = images.clone()
-        found[right] = attacks[name](copy, chosen, labels[right], rng[right])
-        return found
+        adversarial = images.clone()
+        adversarial[right] = attacks[name](copy, chosen, labels[right], rng[right])
+        return adversarial
 
     return {f"{name} ours": partial(run, name) for name in arguments.attack}
 
@@ -105,11 +105,11 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: for each attack, both robust accuracies, how many verdicts differ, and
     throughput.
     """
-    seconds, found, _ = interleave(contenders, arguments)
+    seconds, results, _ = interleave(contenders, arguments)
     model, images, labels = material(arguments)
     threat = Linf(arguments.epsilon)
     stands = {}
-    for name, adversarial in found.items():
+    for name, adversarial in results.items():
         adversarial = adversarial.to(images.device)
         inside = threat.distance(adversarial, images) <= arguments.epsilon + ROUNDING
         inside &= (adversarial.flatten(1) >= 0).all(dim=1) & (adversarial.flatten(1) <= 1).all(

@@ -71,7 +71,9 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     images = images.contiguous(memory_format=torch.channels_last)
     return {
         f"{name} ours {dtype}": partial(ours(name, arguments), copy, images, labels, rng)
-        for dtype, copy in ((told, fast_copy(model, kind)) for told, kind in DTYPES.items())
+        for dtype, copy in (
+            (kind_name, fast_copy(model, kind)) for kind_name, kind in DTYPES.items()
+        )
         for name in FAMILY
     }
 
@@ -113,15 +115,15 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     rng = Rng.for_images(0, torch.arange(len(images)))
 
     def success(name: str) -> dict[str, Any]:
-        found = {}
+        rates = {}
         for judge, model in judges.items():
             fell = ~verdicts(model, adversarial[name], labels, rng, 1).squeeze(1)
             rate = fell.double().mean().item()
-            found[judge] = {
+            rates[judge] = {
                 "value": round(rate, 4),
                 "ci95": [round(end, 4) for end in wilson(rate, len(fell))],
             }
-        return found
+        return rates
 
     def beside(attack: str, dtype: str) -> dict[str, Any]:
         theirs, mine = f"{attack} torchattacks", f"{attack} ours {dtype}"

@@ -26,12 +26,12 @@ from robusttrain.core.errors import UserError
 
 def timeless(path: Path) -> dict[str, Any]:
     """The content of a results.json without what no two runs share."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    for row in found["attacks"].values():
+    content: dict[str, Any] = json.loads(path.read_text())
+    for row in content["attacks"].values():
         row.pop("seconds")
     for name in ("audit_seconds", "command", "plan"):  # the plan names the folder
-        found.pop(name, None)
-    return found
+        content.pop(name, None)
+    return content
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -81,8 +81,8 @@ def kill_and_resume(
     for _ in range(kills):
         process = start("killed")
         if moments.random() < 0.5:  # once it has finished something more
-            known = _entries(folder / "killed")
-            while process.is_alive() and _entries(folder / "killed") <= known:
+            before = _entries(folder / "killed")
+            while process.is_alive() and _entries(folder / "killed") <= before:
                 time.sleep(0.005)
             process.join(moments.uniform(0, 0.02))
         else:  # at any time, also while it starts
@@ -90,13 +90,13 @@ def kill_and_resume(
         killed += process.is_alive()
         process.kill()
         process.join()
-    found = _entries(folder / "killed")
+    left = _entries(folder / "killed")
     last = start("killed")
     last.join()
     same = not last.exitcode and timeless(folder / "whole" / "results.json") == timeless(
         folder / "killed" / "results.json"
     )
-    return {"same": same, "entries": _entries(folder / "whole"), "found": found, "kills": killed}
+    return {"same": same, "entries": _entries(folder / "whole"), "found": left, "kills": killed}
 
 
 def _entries(folder: Path) -> int:
@@ -114,9 +114,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", default="results/kill-and-resume", help="for both runs")
     options = parser.parse_args(own[: own.index("--")] if "--" in own else own)
-    found = kill_and_resume(command, Path(options.folder), options.kills, options.seed)
-    print(json.dumps(found))
-    sys.exit(not found["same"])
+    outcome = kill_and_resume(command, Path(options.folder), options.kills, options.seed)
+    print(json.dumps(outcome))
+    sys.exit(not outcome["same"])
 
 
 if __name__ == "__main__":

@@ -71,6 +71,6 @@ def peak(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> float
     process.start()
     del os.environ["MALLOC_MMAP_THRESHOLD_"]
     theirs.close()
-    found: float = ours.recv()
+    most: float = ours.recv()
     process.join()
-    return found
+    return most

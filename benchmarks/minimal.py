@@ -110,13 +110,15 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def judged(
-    model: nn.Module, images: Tensor, labels: Tensor, found: Tensor
+    model: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(B,) bool: which images fell, and (B,): how far from the clean ones they are."""
     rng = Rng.for_images(0, torch.arange(len(images)))
-    nothing = found.flatten(1).amax(dim=1) == 0  # Foolbox returns black images where it found none
-    found = torch.where(nothing.view(-1, 1, 1, 1), images, found)
-    return ~verdicts(model, found, labels, rng, 1).squeeze(1), WIDE.distance(found.float(), images)
+    # Foolbox returns black images where it found none.
+    nothing = adversarial.flatten(1).amax(dim=1) == 0
+    adversarial = torch.where(nothing.view(-1, 1, 1, 1), images, adversarial)
+    fooled = ~verdicts(model, adversarial, labels, rng, 1).squeeze(1)
+    return fooled, WIDE.distance(adversarial.float(), images)
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -125,10 +127,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     seconds, adversarial, seen = interleave(contenders, arguments)
     model, images, labels = material(arguments)
-    counts = {name: len(found) for name, found in adversarial.items()}
+    counts = {name: len(images_of) for name, images_of in adversarial.items()}
     outcomes = {
-        name: judged(model, images[: counts[name]], labels[: counts[name]], found)
-        for name, found in adversarial.items()
+        name: judged(model, images[: counts[name]], labels[: counts[name]], images_of)
+        for name, images_of in adversarial.items()
     }
 
     def beside(peer: str, ours: str) -> dict[str, float]:

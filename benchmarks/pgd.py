@@ -111,8 +111,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     model, images, labels = material(arguments)
     rng = Rng.for_images(0, torch.arange(len(images), device=images.device))
     right = {
-        name: verdicts(model, found.to(images.device), labels, rng, 1).float().mean().item()
-        for name, found in adversarial.items()
+        name: verdicts(model, images_of.to(images.device), labels, rng, 1).float().mean().item()
+        for name, images_of in adversarial.items()
     }
     return {
         "command": "python -m benchmarks.pgd " + " ".join(arguments.command),

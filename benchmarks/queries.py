@@ -73,10 +73,10 @@ def peers(
     model.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
     count_images(model)
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    found: Contenders = {}
+    runs: Contenders = {}
     for norm in ("linf", "l2"):
         hop = foolbox.attacks.HopSkipJumpAttack(steps=arguments.hop_steps, constraint=norm)
-        found[f"hopskipjump {norm} foolbox"] = partial(
+        runs[f"hopskipjump {norm} foolbox"] = partial(
             _second, hop, wrapped, images, labels, epsilons=None
         )
     square = torchattacks.Square(
@@ -86,10 +86,10 @@ def peers(
         p_init=0.8,
         resc_schedule=False,
     )
-    found[f"{ALONE} peers"] = partial(passes, model, images)
-    found["square torchattacks"] = partial(square, images, labels)
+    runs[f"{ALONE} peers"] = partial(passes, model, images)
+    runs["square torchattacks"] = partial(square, images, labels)
     genetic = foolbox.attacks.GenAttack(steps=arguments.generations, channel_axis=1)
-    found["genattack foolbox"] = partial(
+    runs["genattack foolbox"] = partial(
         _second, genetic, wrapped, images, goal, epsilons=arguments.epsilon
     )
     if ART:
@@ -105,11 +105,11 @@ def peers(
             clip_values=(0, 1),
         )
         pixels, truth = images.numpy(), labels.numpy()
-        for norm, told in (("linf", "inf"), ("l2", 2)):
+        for norm, theirs in (("linf", "inf"), ("l2", 2)):
             art_hop = ArtHopSkipJump(
-                classifier, norm=told, max_iter=arguments.hop_steps, verbose=False
+                classifier, norm=theirs, max_iter=arguments.hop_steps, verbose=False
             )
-            found[f"hopskipjump {norm} art"] = partial(_tensor, art_hop, pixels, truth)
+            runs[f"hopskipjump {norm} art"] = partial(_tensor, art_hop, pixels, truth)
         art_square = SquareAttack(
             classifier,
             eps=arguments.epsilon,
@@ -118,14 +118,14 @@ def peers(
             batch_size=len(images),
             verbose=False,
         )
-        found["square art"] = partial(_tensor, art_square, pixels, truth)
-    return found
+        runs["square art"] = partial(_tensor, art_square, pixels, truth)
+    return runs
 
 
 def _second(attack: Any, *arguments: Any, **options: Any) -> Tensor:
     """Foolbox's adversarial images; what it returns first is not clipped to a radius."""
-    found: Tensor = attack(*arguments, **options)[1]
-    return found
+    adversarial: Tensor = attack(*arguments, **options)[1]
+    return adversarial
 
 
 def _tensor(attack: Any, *arguments: Any) -> Tensor:
@@ -151,14 +151,14 @@ def ours(
     }
     rng = Rng.for_images(0, torch.arange(len(images)))
     images = images.contiguous(memory_format=torch.channels_last)
-    found: Contenders = {}
+    runs: Contenders = {}
     for dtype, kind in DTYPES.items():
         copy = fast_copy(model, kind)
         count_images(copy)
-        found[f"{ALONE} ours {dtype}"] = partial(passes, copy, images)
+        runs[f"{ALONE} ours {dtype}"] = partial(passes, copy, images)
         for name, attack in attacks.items():
-            found[f"{name} ours {dtype}"] = partial(attack, copy, images, labels, rng)
-    return found
+            runs[f"{name} ours {dtype}"] = partial(attack, copy, images, labels, rng)
+    return runs
 
 
 def passes(model: nn.Module, images: Tensor) -> Tensor:
@@ -183,29 +183,29 @@ def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def outcome(
-    attack: str, found: Tensor, queries: int, model: nn.Module, images: Tensor, labels: Tensor
+    attack: str, adversarial: Tensor, queries: int, model: nn.Module, images: Tensor, labels: Tensor
 ) -> dict[str, Any]:
     """Queries for an image, and success with its interval (GenAttack: of the aim), or the median
     distance.
     """
-    points = found.float()
+    points = adversarial.float()
     rng = Rng.for_images(0, torch.arange(len(images)))
     if attack == "genattack":
         fell = verdicts(model, points, aims(model, images, labels), rng, 1).squeeze(1)
     else:
         fell = ~verdicts(model, points, labels, rng, 1).squeeze(1)
-    told: dict[str, Any] = {"queries_per_image": round(queries / len(images), 1)}
+    asked: dict[str, Any] = {"queries_per_image": round(queries / len(images), 1)}
     if attack.startswith("hopskipjump"):
         threat: Threat = Linf(FAR) if attack.endswith("linf") else L2(FAR)
         distance = torch.where(fell, threat.distance(points, images), torch.inf)
         return {
-            **told,
+            **asked,
             "adversarial": int(fell.sum()),
             "median_distance": round(distance.median().item(), 5),
         }
     rate = fell.double().mean().item()
     return {
-        **told,
+        **asked,
         "success": round(rate, 4),
         "ci95": [round(end, 4) for end in wilson(rate, len(fell))],
     }
@@ -213,11 +213,12 @@ def outcome(
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: for each attack and peer, our throughput relative to its, and outcomes."""
-    seconds, found, asked = interleave(contenders, arguments)
+    seconds, results, asked = interleave(contenders, arguments)
     judges = material(arguments)
-    attacks = {name: attack for name in found for attack in PEERS if name.startswith(attack)}
+    attacks = {name: attack for name in results for attack in PEERS if name.startswith(attack)}
     outcomes = {
-        name: outcome(attack, found[name], asked[name], *judges) for name, attack in attacks.items()
+        name: outcome(attack, results[name], asked[name], *judges)
+        for name, attack in attacks.items()
     }
 
     def beside(attack: str, peer: str) -> dict[str, Any]:
@@ -263,7 +264,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             for dtype in DTYPES
         },
         "comparisons": {
-            attack: {peer: beside(attack, peer) for peer in names if f"{attack} {peer}" in found}
+            attack: {peer: beside(attack, peer) for peer in names if f"{attack} {peer}" in results}
             for attack, names in PEERS.items()
             if attack in arguments.attack
         },

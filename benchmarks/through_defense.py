@@ -37,8 +37,8 @@ def prepare(steps: int, anew: bool) -> Callable[[], object]:
 
     def gradient(points: Tensor = images) -> Tensor:
         x = points.clone().requires_grad_()
-        (found,) = torch.autograd.grad(model(x, rng[: len(x)]).logsumexp(dim=1).sum(), x)
-        return found
+        (slope,) = torch.autograd.grad(model(x, rng[: len(x)]).logsumexp(dim=1).sum(), x)
+        return slope
 
     gradient(images[:1])
     return gradient

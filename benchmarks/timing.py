@@ -74,10 +74,10 @@ def _wait() -> None:
 
 
 def _work(
-    pipe: Connection, make: Callable[..., Contenders], side: str, kept: bool, arguments: Any
+    pipe: Connection, make: Callable[..., Contenders], side: str, keeps: bool, arguments: Any
 ) -> None:
     """A process: build one side's contenders, then run whichever is asked for."""
-    if kept:
+    if keeps:
         keep_freed_memory()
     contenders = make(side, arguments)
     pipe.send(list(contenders))
@@ -104,10 +104,10 @@ def interleave(
     """
     context = multiprocessing.get_context("spawn")
     pipes = {}
-    for side, kept in MEMORY[arguments.memory].items():
+    for side, keeps in MEMORY[arguments.memory].items():
         pipes[side], theirs = context.Pipe()
         context.Process(
-            target=_work, args=(theirs, make, side, kept, arguments), daemon=True
+            target=_work, args=(theirs, make, side, keeps, arguments), daemon=True
         ).start()
         theirs.close()  # so that a process that dies ends recv() instead of blocking it
     names = [(name, pipe) for pipe in pipes.values() for name in pipe.recv()]
@@ -116,8 +116,8 @@ def interleave(
     for number in track(range(arguments.rounds + 1), "rounds"):
         for name, pipe in names:
             pipe.send(name)
-            seconds, found, seen[name] = pipe.recv()
-            results[name] = torch.from_numpy(found)
+            seconds, result, seen[name] = pipe.recv()
+            results[name] = torch.from_numpy(result)
             if number or not arguments.rounds:
                 spent[name].append(seconds)
     for pipe in pipes.values():

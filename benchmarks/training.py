@@ -134,22 +134,22 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
 
     chosen = {name: DTYPES[name] for name in arguments.dtypes}
     if side == "peers":
-        found = {
+        named = {
             f"plain loop {name}": plain_loop(model(torch.float32), batch, attack, dtype)
             for name, dtype in chosen.items()
         }
         if importlib.util.find_spec("art") and arguments.defense is None:
-            found["ART float32"] = art_trainer(model(torch.float32), batch, attack)
-        return found
+            named["ART float32"] = art_trainer(model(torch.float32), batch, attack)
+        return named
     batch = batch._replace(images=images.contiguous(memory_format=torch.channels_last))
-    found = {
+    named = {
         f"ours {name}": ours(model(dtype), batch, attack, dtype) for name, dtype in chosen.items()
     }
-    found |= {
+    named |= {
         f"limit {name}": limit(model(dtype), batch, arguments, dtype)
         for name, dtype in chosen.items()
     }
-    return found | {"data path": data_path(images, labels)}
+    return named | {"data path": data_path(images, labels)}
 
 
 def defense(arguments: argparse.Namespace, data: Any, dtype: torch.dtype) -> Defense | None:

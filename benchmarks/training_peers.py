@@ -75,8 +75,8 @@ def identity_backward(model: DefendedClassifier, images: Tensor) -> Tensor:
 def plain_transform(defense: nn.Module, images: Tensor) -> Tensor:
     """g(x) as it is usually written; other defenses as they are."""
     if not isinstance(defense, AdversarialTransform):
-        found: Tensor = defense(images)
-        return found
+        transformed: Tensor = defense(images)
+        return transformed
     f_b: Any = defense.f_b.module
     f_b.requires_grad_(True)  # as whoever loads a network leaves it
     return straightforward(

@@ -40,16 +40,16 @@ def straightforward(f_b: nn.Module, images: Tensor, radius: float, steps: int) -
     """g(x) by [P1 eq. 3] with ``backward()``; (B, C, H, W)."""
     with torch.no_grad():
         least_likely = f_b(images).argmin(dim=1)
-    found = images + torch.empty_like(images).uniform_(-radius, radius)
+    moving = images + torch.empty_like(images).uniform_(-radius, radius)
     for _ in range(steps):
-        found = found.detach().requires_grad_()
-        loss = F.cross_entropy(f_b(found), least_likely, reduction="sum")
+        moving = moving.detach().requires_grad_()
+        loss = F.cross_entropy(f_b(moving), least_likely, reduction="sum")
         f_b.zero_grad()
         loss.backward()
-        assert found.grad is not None
-        moved = found.detach() - radius / 6 * found.grad.sign()
-        found = torch.min(torch.max(moved, images - radius), images + radius)
-    return found
+        assert moving.grad is not None
+        moved = moving.detach() - radius / 6 * moving.grad.sign()
+        moving = torch.min(torch.max(moved, images - radius), images + radius)
+    return moving
 
 
 def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
@@ -100,14 +100,14 @@ def main() -> None:
     add_device(parser)
     parser.add_argument("--output", default="results/benchmarks/transform.json")
     arguments = parser.parse_args()
-    seconds, found, _ = interleave(contenders, arguments)
+    seconds, results, _ = interleave(contenders, arguments)
     data, images, _ = load_images(arguments.root, arguments.images, device=arguments.device)
     loop_f_b = network("vgg_small", arguments.weights, data, arguments.device)
     with torch.no_grad():
         least_likely = loop_f_b(images).argmin(dim=1)
         reached = {
             name: F.cross_entropy(loop_f_b(transformed.to(images.device)), least_likely).item()
-            for name, transformed in found.items()
+            for name, transformed in results.items()
         }
     report = {
         "command": "python -m benchmarks.transform " + " ".join(sys.argv[1:]),

@@ -73,13 +73,13 @@ def read(folder: Path, *attacks: str) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; evaluate.py --output {folder} writes it")
-    found: dict[str, Any] = json.loads(path.read_text())
-    if found["survivors"]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    if content["survivors"]:
         raise UserError(f"{path}: its attacks saw different images: give --survivors false")
     for name in attacks:
-        if name not in found["attacks"]:
+        if name not in content["attacks"]:
             raise UserError(f"{path}: has no attack {name}: give evaluate.py --attack {name}")
-    return found
+    return content
 
 
 def sentences(alone: Mapping[str, Any], defended: Mapping[str, Any]) -> list[str]:
@@ -121,14 +121,14 @@ def sentences(alone: Mapping[str, Any], defended: Mapping[str, Any]) -> list[str
     }[worst.against(pgd)]
     if worst.against(pgd) == "more" and worst.against(transfer) == "fewer":
         worth += f", not {points(transfer, pgd)}"
-    known = f"an attack that knows f_a alone ({TRANSFER})"
+    attack = f"an attack that knows f_a alone ({TRANSFER})"
     left = " and ".join(f"{each} ({name})" for name, each in around.items())
     in_all = f"the worst case of each image leaves {worst}"
     if worst.value > strongest.value:
         in_all += ", as it is chosen on other draws than it is scored on"
     return [
         f"Without g, f_a is right on {bare} of the images, on {pgd} once PGD has changed them.",
-        f"With g, it is right on {clean}, on {transfer} after {known}: {seems}.",
+        f"With g, it is right on {clean}, on {transfer} after {attack}: {seems}.",
         f"Attacks that go around g leave {left}, {took}; {in_all}: {worth}.",
     ]
 
@@ -159,13 +159,13 @@ def picture(alone: Path, defended: Path) -> bytes:
     data.setup("test")
     adversarial, said = {}, {}
     for name, (target, path) in attacked.items():
-        kept = read_tensors(path)
-        batch = data.test_images(kept["index"][:ROWS])
-        adversarial[name] = kept["images"][:ROWS]
+        tensors = read_tensors(path)
+        batch = data.test_images(tensors["index"][:ROWS])
+        adversarial[name] = tensors["images"][:ROWS]
         rng = Rng.for_images(results["seed"], batch.indices).fold("demo")
         with torch.no_grad():
-            found = MeanPrediction(target, draws=10)(adversarial[name], rng).argmax(dim=1)
-        said[name] = [data.class_names[answer] for answer in found.tolist()]
+            answers = MeanPrediction(target, draws=10)(adversarial[name], rng).argmax(dim=1)
+        said[name] = [data.class_names[answer] for answer in answers.tolist()]
     labels = [data.class_names[label] for label in batch.labels.tolist()]
     return png(perturbations(batch.images, adversarial, labels, said))
 
@@ -180,12 +180,12 @@ def main(arguments: list[str] | None = None) -> None:
     # For so few images threads would do nothing but wait for each other.
     torch.set_num_threads(1)
     try:
-        told = sentences(read(alone, ALONE), read(given.folder, TRANSFER, *AROUND))
+        lines = sentences(read(alone, ALONE), read(given.folder, TRANSFER, *AROUND))
         drawn = picture(alone, given.folder)
     except UserError as error:
         sys.exit(f"demo.py: error: {error}")
     (given.folder / "demo.png").write_bytes(drawn)
-    print(f"picture: {given.folder / 'demo.png'}", *told, sep="\n")
+    print(f"picture: {given.folder / 'demo.png'}", *lines, sep="\n")
 
 
 if __name__ == "__main__":

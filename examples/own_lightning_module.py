@@ -76,10 +76,16 @@ def main(folder: Path) -> None:
         use_distributed_sampler=False,  # the data module shares its images out itself
     ).fit(module, data)
 
-    kept = MyModule.load_from_checkpoint(best.best_model_path)
+    best_module = MyModule.load_from_checkpoint(best.best_model_path)
     attacks = ["pgd", "apgd-ce"]
     results = robusttrain.evaluate(
-        kept.model, data, count=50, attacks=attacks, threat=THREAT, audit=False, progress=False
+        best_module.model,
+        data,
+        count=50,
+        attacks=attacks,
+        threat=THREAT,
+        audit=False,
+        progress=False,
     )
     print("test images, no attack:", results.clean)
     print("test images, worst case:", results.worst_case)

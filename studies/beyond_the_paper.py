@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.black_box import checkpoint
 from studies.reparameterization import h
@@ -107,19 +107,21 @@ def run(arguments: list[str]) -> None:
             changes["source.steps"] = int(steps)
         epsilon = ELSEWHERE.get(attack, EPSILON)
         points[row] = scale.attacked(target, attack, changes, IMAGES[scale.name], epsilon)
-    found = study.run(points)
+    results = study.run(points)
 
     rows: list[tuple[object, ...]] = []
-    clean = found[ATTACKS[0]].clean
+    clean = results[ATTACKS[0]].clean
     values = {"clean": clean.accuracy}
     for attack in ATTACKS:
-        told = PAPER.get(attack, "not in the paper")
-        figures = report.only(found[attack])
+        published = PAPER.get(attack, "not in the paper")
+        figures = report.only(results[attack])
         values[attack] = figures.robust.accuracy
         if attack in ELSEWHERE:
-            told += f"; Linf {ELSEWHERE[attack]:g}, not {EPSILON:g}"
+            published += f"; Linf {ELSEWHERE[attack]:g}, not {EPSILON:g}"
         cost = f"{figures.gradients:g} / {figures.queries:g}"
-        rows.append((attack, figures.robust, cost, f"{figures.seconds:.0f}", figures.knows, told))
+        rows.append(
+            (attack, figures.robust, cost, f"{figures.seconds:.0f}", figures.knows, published)
+        )
     values["worst case"] = study.worst_case(*(row for row in ATTACKS if row not in ELSEWHERE))
     rows.append(
         (

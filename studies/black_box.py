@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from robusttrain.evaluation.plan import Node
 from studies import report
 from studies.plans import Job
@@ -85,25 +85,25 @@ def run(arguments: list[str]) -> None:
         for name, model in models.items()
         for attack in settings.queries
     }
-    found = study.run(points)
+    results = study.run(points)
 
     rows = []
     values: dict[str, float] = {}
     for name in models:
         transferred = [f"{name}, {attack}" for attack in settings.transferred]
-        worst, clean = study.worst_case(*transferred), found[transferred[0]].clean
+        worst, clean = study.worst_case(*transferred), results[transferred[0]].clean
         values |= {
             f"{name}, clean": clean.accuracy,
             f"{name}, transfer": worst,
         }
-        told = ["not run at this scale"] * len(QUERIES)
+        by_queries = ["not run at this scale"] * len(QUERIES)
         for column, attack in enumerate(settings.queries):
-            point = found[f"{name}, {attack}"]
+            point = results[f"{name}, {attack}"]
             right = report.percent(point.clean.accuracy)  # of fewer images than the others
-            told[column] = f"{report.only(point).robust} of {right}"
+            by_queries[column] = f"{report.only(point).robust} of {right}"
             values[f"{name}, {attack}"] = report.robust(point)
         paper = " / ".join(report.percent(figure) for figure in PAPER[name])
-        rows.append((name, clean, report.percent(worst), *told, paper))
+        rows.append((name, clean, report.percent(worst), *by_queries, paper))
     columns = (
         "model",
         "clean",
@@ -112,7 +112,7 @@ def run(arguments: list[str]) -> None:
         "GenAttack",
         "paper: clean / transfer / HSJ / GA",
     )
-    asked = {attack: report.only(found[f"ours, {attack}"]).queries for attack in settings.queries}
+    asked = {attack: report.only(results[f"ours, {attack}"]).queries for attack in settings.queries}
     budgets = ", ".join(f"{attack} {queries:,.0f}" for attack, queries in asked.items())
     notes = (
         (

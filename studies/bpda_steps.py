@@ -6,7 +6,7 @@ in the backward pass, PGD with 50 steps of 0.002. Xiao & Zheng 2020, section 4.1
 
 from __future__ import annotations
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.study import Study
 
@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> None:
     study = Study("bpda_steps", __doc__, arguments)
     scale, steps = study.scale, STEPS[study.scale.name]
     models = {number: scale.ours(steps=number, start=False) for number in steps}
-    found = study.run(
+    results = study.run(
         {
             f"{attack} N {number}": scale.attacked(model, attack)
             for number, model in models.items()
@@ -33,14 +33,14 @@ def run(arguments: list[str]) -> None:
         **{attack: [] for attack in ATTACKS},
     }
     for number in steps:
-        points = {attack: found[f"{attack} N {number}"] for attack in ATTACKS}
+        points = {attack: results[f"{attack} N {number}"] for attack in ATTACKS}
         for attack, point in points.items():
             series[attack].append((number, report.robust(point)))
         clean = points[ATTACKS[0]].clean
         series["clean"].append((number, clean.accuracy))
         paper = "falls to the attack" if number <= 2 else "robust" if number > 5 else "not said"
-        told = [report.only(point).robust for point in points.values()]
-        rows.append((number, clean, *told, f"{paper} (values: {report.NOT_AVAILABLE})"))
+        accuracies = [report.only(point).robust for point in points.values()]
+        rows.append((number, clean, *accuracies, f"{paper} (values: {report.NOT_AVAILABLE})"))
     columns = ("N", "clean", "BPDA, soft sign", "BPDA, tanh", "paper")
     notes = ("g has no random start here, so it is deterministic and one draw says everything.",)
     report.write(study, columns, rows, report.lines(series, "steps N of g"), notes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from robusttrain.evaluation.plan import EvaluationPlan
 from studies import report
 from studies.plans import Call
@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> None:
             f"{name} eot": scale.attacked(ours, *scale.eot),
             f"{name} distance": Call(mean_distance, {**scale.transformation(f_b), **size}),
         }
-    found = study.run(points)
+    results = study.run(points)
 
     columns = (
         "f_b",
@@ -76,8 +76,8 @@ def run(arguments: list[str]) -> None:
     )
     rows = []
     for name in models:
-        once, eot, distance = (found[f"{name} {kind}"] for kind in ("bpda-i", "eot", "distance"))
-        told = (
+        once, eot, distance = (results[f"{name} {kind}"] for kind in ("bpda-i", "eot", "distance"))
+        about = (
             "adversarially trained"
             if name == ADVERSARIAL
             else "1 epoch"
@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> None:
         )
         rows.append(
             (
-                told,
+                about,
                 *ours_told,
                 report.percent(paper[0]),
                 report.percent(paper[1]),
@@ -105,7 +105,7 @@ def run(arguments: list[str]) -> None:
 
     def line(kind: str) -> list[tuple[float, float]]:
         return [
-            (found[f"{name} distance"]["mean_distance"], report.robust(found[f"{name} {kind}"]))
+            (results[f"{name} distance"]["mean_distance"], report.robust(results[f"{name} {kind}"]))
             for name in models
         ]
 

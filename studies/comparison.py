@@ -6,7 +6,7 @@ attacks, white-box transfer and transfer from another model. Xiao & Zheng 2020, 
 
 from __future__ import annotations
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.black_box import crafted_on
 from studies.study import Study
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> None:
         f"ours, transfer {name}": scale.attacked(ours, name, crafted_on(independent))
         for name in TRANSFERRED[scale.name]
     }
-    found = study.run(points | bpda | other)
+    results = study.run(points | bpda | other)
 
     rows, values = [], {}
     groups = {f"{name}": [f"{name}, pgd"] for name in others}
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
         values[name] = worst
         attacks = ", ".join(label.partition(", ")[2] for label in labels)
         paper = [report.percent(figure) for figure in PAPER[name]]
-        rows.append((name, found[labels[0]].clean, report.percent(worst), attacks, *paper))
+        rows.append((name, results[labels[0]].clean, report.percent(worst), attacks, *paper))
     columns = ("method", "clean", "worst case", "attacks", "paper: clean", "paper: worst case")
     notes = (
         (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from robusttrain.evaluation.plan import EvaluationPlan
 from studies import report
 from studies.black_box import crafted_on
@@ -56,7 +56,7 @@ def contenders(scale: Scale) -> Contenders:
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("ensemble_adversarial", __doc__, arguments)
+    study = Study("ensemble_adversarial", __doc__, arguments, digits=True)
     chosen, scale = contenders(study.scale), study.scale
     points: dict[str, EvaluationPlan] = {}
     for name, model in chosen.models.items():
@@ -67,13 +67,13 @@ def run(arguments: list[str]) -> None:
             )
             for attack in TRANSFERRED
         }
-    found = study.run(points)
+    results = study.run(points)
 
     rows, values = [], {}
     for name in chosen.models:
         measured = [
-            *(found[f"{name}, {attack}"] for attack in WHITE_BOX),
-            *(found[f"{name}, {attack} from elsewhere"] for attack in TRANSFERRED),
+            *(results[f"{name}, {attack}"] for attack in WHITE_BOX),
+            *(results[f"{name}, {attack} from elsewhere"] for attack in TRANSFERRED),
         ]
         rows.append(
             (
@@ -83,16 +83,16 @@ def run(arguments: list[str]) -> None:
                 "not at hand",
             )
         )
-        told = (
+        names = (
             *(f"{attack}, white box" for attack in WHITE_BOX),
             *(f"{attack}, transfer" for attack in TRANSFERRED),
         )
-        for column, point in zip(told, measured, strict=True):
+        for column, point in zip(names, measured, strict=True):
             values[f"{name}: {column}"] = report.robust(point)
     columns = ("model", "clean", "FGSM", "PGD", "FGSM, transfer", "MI-FGSM, transfer", "paper")
 
     def accuracy(name: str, attack: str) -> float:
-        return report.robust(found[f"{name}, {attack} from elsewhere"])
+        return report.robust(results[f"{name}, {attack} from elsewhere"])
 
     single, ensemble = (
         [accuracy(name, attack) for attack in TRANSFERRED] for name in list(chosen.models)[1:]

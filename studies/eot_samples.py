@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.study import Study
 
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
     study = Study("eot_samples", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
     models = {radius: scale.ours(radius) for radius in RADII}
-    found = study.run(
+    results = study.run(
         {
             f"Delta {radius:g}, {draws} draws": scale.attacked(
                 model, settings.preset, {"gradient.draws": draws}, settings.images
@@ -49,17 +49,17 @@ def run(arguments: list[str]) -> None:
     for draws in settings.draws:
         row: list[object] = [draws]
         for radius in RADII:
-            point = found[f"Delta {radius:g}, {draws} draws"]
+            point = results[f"Delta {radius:g}, {draws} draws"]
             row.append(report.only(point).robust)
             series[f"Delta {radius:g}"].append((draws, report.robust(point)))
         rows.append((*row, report.NOT_AVAILABLE))
     clean = {
-        radius: found[f"Delta {radius:g}, {settings.draws[0]} draws"].clean for radius in RADII
+        radius: results[f"Delta {radius:g}, {settings.draws[0]} draws"].clean for radius in RADII
     }
     columns = ("draws a step", *(f"BPDA-I with EOT, Delta {radius:g}" for radius in RADII), "paper")
     notes = (
         f"{settings.images:,} images. Clean: "
-        + ", ".join(f"{told} at Delta {radius:g}" for radius, told in clean.items())
+        + ", ".join(f"{accuracy} at Delta {radius:g}" for radius, accuracy in clean.items())
         + ". The paper says: at Delta 0.1 more draws help up to about 100, at 0.2 they do not.",
     )
     report.write(study, columns, rows, report.lines(series, "draws a step", log=True), notes)

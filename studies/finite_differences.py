@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.plans import Call
 from studies.study import Study
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> None:
     images, count = SETTINGS[scale.name]
     # In float32 at every scale: what is studied are differences of 1e-7.
     g = scale.transformation(precision="float32")
-    found = study.run(
+    results = study.run(
         {
             f"image {image}": Call(finite_differences, {**g, "count": count, "image": image})
             for image in range(images)
@@ -42,12 +42,14 @@ def run(arguments: list[str]) -> None:
     )
     rows = []
     for exponent in range(-7, -1):
-        told = [_told(found.values(), place, exponent) for place in ("same", "neighbour", "far")]
+        spreads = [
+            _spread(results.values(), place, exponent) for place in ("same", "neighbour", "far")
+        ]
         claim = "vanishes" if exponent < -5 else "fluctuates severely"
         rows.append(
             (
                 f"1e{exponent} to 1e{exponent + 1}",
-                *told,
+                *spreads,
                 f"{claim} (values: {report.NOT_AVAILABLE})",
             )
         )
@@ -59,12 +61,10 @@ def run(arguments: list[str]) -> None:
             " half. The paper does not say which i and j it shows."
         ),
     )
-    report.write(
-        study, columns, rows, report.drawn(lambda axes: _draw(axes, found["image 0"])), notes
-    )
+    report.write(study, columns, rows, _drawn(results["image 0"]), notes)
 
 
-def _told(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) -> str:
+def _spread(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) -> str:
     """Estimates for h in [10^exponent, 10^(exponent + 1)), in three numbers."""
     sizes = sorted(
         abs(estimate)
@@ -78,7 +78,8 @@ def _told(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) 
     return f"{sizes.count(0) / len(sizes):.0%} / {sizes[len(sizes) // 2]:.3g} / {sizes[-1]:.3g}"
 
 
-def _draw(axes: Axes, point: Mapping[str, Any]) -> None:
+def _drawn(point: Mapping[str, Any]) -> Figure:
+    figure, axes = report.panel()
     for place, estimates in point["estimates"].items():
         axes.plot(point["h"], estimates, marker=".", label=f"i: {place}")
     axes.set_xscale("log")
@@ -87,6 +88,7 @@ def _draw(axes: Axes, point: Mapping[str, Any]) -> None:
     axes.set_ylabel("estimate of dg_i/dx_j")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+    return figure
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.plans import Call
 from studies.scales import Settings
 from studies.study import Study
-from studies.transfers import HELD_OUT, PIXEL, Field, counted, field, told
+from studies.transfers import HELD_OUT, PIXEL, Field, counted, field, with_interval
 
 FAMILY = ("fgsm", "ifgsm", "difgsm", "mifgsm", "mdifgsm")
 OPTIMISED = ("cw", "d-cw")
@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("input_diversity", __doc__, arguments, imagenet=True)
     arena, settings = field(study.scale), SETTINGS[study.scale.name]
-    found = study.run(points_of(arena, settings))
+    results = study.run(points_of(arena, settings))
     columns = ("attack", "source", *arena.models, "mean black box", "paper")
     rows = [
         row
@@ -109,10 +109,10 @@ def run(arguments: list[str]) -> None:
             ("optimised", OPTIMISED, PAPER_CW),
         )
         for attack in attacks
-        for row in _rows(arena, found[label], attack, paper[attack])
+        for row in _rows(arena, results[label], attack, paper[attack])
     ]
-    rows += [_held_out(arena, found["family"], attack) for attack in FAMILY]
-    family = found["family"]
+    rows += [_held_out(arena, results["family"], attack) for attack in FAMILY]
+    family = results["family"]
     series: dict[str, list[tuple[float, float]]] = {}
     for attack in settings.varied:
         # Without diversity an attack is the one of the same name without "di"; the family's own has
@@ -121,12 +121,12 @@ def run(arguments: list[str]) -> None:
             0.0: (family, {"difgsm": "ifgsm", "mdifgsm": "mifgsm"}[attack]),
             0.5: (family, attack),
         }
-        points |= {p: (found[f"{attack} p {p:g}"], attack) for p in settings.probabilities}
+        points |= {p: (results[f"{attack} p {p:g}"], attack) for p in settings.probabilities}
         for p, (point, name) in sorted(points.items()):
             for told_as, black_box in (("held out", True), ("ensemble", False)):
                 rate = arena.mean(point, name, black_box, True)
                 series.setdefault(f"{attack}, {told_as}", []).append((p, rate))
-    for label, point in found.items():
+    for label, point in results.items():
         if " " in label:
             attack, kind, value = label.split()
             rows.append(_varied(arena, point, attack, f"{kind} = {value}"))
@@ -170,7 +170,7 @@ def _rows(arena: Field, point: dict[str, Any], attack: str, paper: float) -> lis
         (
             attack,
             source,
-            *(told(arena.rate(point, attack, source, target)) for target in arena.models),
+            *(with_interval(arena.rate(point, attack, source, target)) for target in arena.models),
             report.percent(mean),
             f"Inc-v3 onto Inc-v4: {report.percent(paper)}",
         )
@@ -180,7 +180,10 @@ def _rows(arena: Field, point: dict[str, Any], attack: str, paper: float) -> lis
 
 def _held_out(arena: Field, point: dict[str, Any], attack: str) -> tuple[str, ...]:
     """Each model under images that were crafted on all others."""
-    cells = (told(arena.rate(point, attack, HELD_OUT + target, target)) for target in arena.models)
+    cells = (
+        with_interval(arena.rate(point, attack, HELD_OUT + target, target))
+        for target in arena.models
+    )
     paper = PAPER_HELD_OUT.get(attack)
     mean = report.percent(arena.mean(point, attack, True, True))
     return (
@@ -193,7 +196,10 @@ def _held_out(arena: Field, point: dict[str, Any], attack: str) -> tuple[str, ..
 
 
 def _varied(arena: Field, point: dict[str, Any], attack: str, what: str) -> tuple[str, ...]:
-    cells = (told(arena.rate(point, attack, HELD_OUT + target, target)) for target in arena.models)
+    cells = (
+        with_interval(arena.rate(point, attack, HELD_OUT + target, target))
+        for target in arena.models
+    )
     mean = report.percent(arena.mean(point, attack, True, True))
     return (f"{attack}, {what}", "all others", *cells, mean, report.NOT_AVAILABLE)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
+from robusttrain.reporting.canvas import canvas
 from studies import report
 from studies.plans import Call
 from studies.study import Study
@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> None:
     }
     models["adversarially trained"] = scale.adversarial_f_b()
     size = {"count": settings.images, "draws": settings.draws}
-    found = study.run(
+    results = study.run(
         {
             name: Call(mean_distance, {**scale.transformation(f_b), **size})
             for name, f_b in models.items()
@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> None:
     shown = range(min(3, settings.images))
     columns = ("f_b", *(f"distance, image {number + 1}" for number in shown), "mean", "paper")
     rows = []
-    for name, point in found.items():
+    for name, point in results.items():
         distances = [f"{point['distances'][number]:.3f}" for number in shown]
         rows.append((name, *distances, f"{point['mean_distance']:.3f}", report.NOT_AVAILABLE))
     notes = (
@@ -72,20 +72,19 @@ def run(arguments: list[str]) -> None:
             " Delta 0.2. Differences are scaled to the full range of grey, each by itself."
         ),
     )
-    report.write(study, columns, rows, pictures(found), notes)
+    report.write(study, columns, rows, pictures(results), notes)
 
 
-def pictures(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+def pictures(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     """One row for each image: x, the differences, and E[g(x)] of the last f_b."""
-    last = list(found.values())[-1]["pictures"]
+    last = list(results.values())[-1]["pictures"]
     count = len(last["x"])
-    figure = Figure(figsize=(1.6 * (len(found) + 2), 1.9 * count))
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(count, len(found) + 2, squeeze=False)
+    figure = canvas(1.6 * (len(results) + 2), 1.9 * count)
+    panels = figure.subplots(count, len(results) + 2, squeeze=False)
     for row in range(count):
         x = np.array(last["x"][row]) / 1000
         shown = [("x", x)]
-        for name, point in found.items():
+        for name, point in results.items():
             difference = np.array(point["pictures"]["mean"][row]) / 1000 - x
             scale = 2 * max(float(np.abs(difference).max()), 1e-6)
             shown.append((f"{name}\n{point['distances'][row]:.3f}", 0.5 + difference / scale))

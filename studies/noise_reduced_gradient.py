@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robusttrain.commands.entry import main
 from robusttrain.config import presets
-from robusttrain.config.command_line import main
 from studies import report
 from studies.plans import Call, Job
 from studies.scales import Scale, Settings
 from studies.study import Study
 from studies.transfer_measures import capacities, destruction, pictured, planes
-from studies.transfers import PIXEL, Field, counted, field, told
+from studies.transfers import PIXEL, Field, counted, field, with_interval
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def run(arguments: list[str]) -> None:
     appendix = Field(
         networks(study.scale, settings), {"data": "digits"}, 200, 40 * PIXEL, arena.crafted
     )
-    found = study.run(points_of(arena, settings, appendix))
+    results = study.run(points_of(arena, settings, appendix))
     rows: list[tuple[object, ...]] = []
     series: dict[str, list[tuple[float, float]]] = {"sigma, in 255ths": [], "m": []}
     holds = {}
@@ -129,7 +129,7 @@ def run(arguments: list[str]) -> None:
         for version, attack, paper in zip(
             ("plain", "reduced"), (plain, reduced), PAPER[name], strict=True
         ):
-            point = found[f"{name}, {version}"]
+            point = results[f"{name}, {version}"]
             white, black = (arena.mean(point, attack, other, kind=kind) for other in (False, True))
             ensemble = (
                 report.percent(arena.mean(point, attack, True, True, kind))
@@ -143,22 +143,22 @@ def run(arguments: list[str]) -> None:
             series["sigma, in 255ths"] += list(zip((0.0, _sigma()), black_box, strict=True))
             series["m"].append((float(settings.copies), black_box[1]))
         holds[name] = black_box[1] > black_box[0]
-    for label, point in found.items():
+    for label, point in results.items():
         what, _, value = label.partition(" ")
         if what in ("sigma", "m"):
             white, black = (arena.mean(point, "nrfgsm", other) for other in (False, True))
             cells = (report.percent(white), report.percent(black), "-", _gradients(point, "nrfgsm"))
             rows.append(("FGSM", label, *cells, report.NOT_AVAILABLE))
             series["sigma, in 255ths" if what == "sigma" else "m"].append((float(value), black))
-    rows += _destroyed(found["destruction"])
-    attackers = _attackers(arena, found)
+    rows += _destroyed(results["destruction"])
+    attackers = _attackers(arena, results)
     rows += [
         (f"{name}: {about}", "plain FGSM", "-", report.percent(rate), "-", 1, "figure 6")
         for name, about, rate in attackers
     ]
     for depth, published in zip(appendix.models, DEPTHS.values(), strict=True):
         onto = [
-            told(appendix.rate(found["appendix B"], "fgsm", depth, target))
+            with_interval(appendix.rate(results["appendix B"], "fgsm", depth, target))
             for target in ("D = 1", "D = 9")
         ]
         rows.append(
@@ -171,10 +171,10 @@ def run(arguments: list[str]) -> None:
                 " and ".join(published) + " onto D = 1, 9",
             )
         )
-    pictured(found["planes"], study.output / "planes.png")
+    pictured(results["planes"], study.output / "planes.png")
     notes = (
         (
-            f"{counted(found['FGSM, plain'])} Mean success rates (targeted: matching rates) over"
+            f"{counted(results['FGSM, plain'])} Mean success rates (targeted: matching rates) over"
             " pairs of models: onto the source itself, onto others, and of all models but one onto"
             " that one. In appendix B: onto D = 1, and onto D = 9."
         ),
@@ -205,11 +205,11 @@ def run(arguments: list[str]) -> None:
     report.write(study, columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
-def _attackers(arena: Field, found: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+def _attackers(arena: Field, results: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Name, size and error, and mean success rate of FGSM onto the other models, best attackers
     first.
     """
-    models, rows = found["models"]["models"], []
+    models, rows = results["models"]["models"], []
     for source in arena.models:
         about = models[arena.called(source)]
         told_about = (
@@ -218,7 +218,7 @@ def _attackers(arena: Field, found: Mapping[str, Any]) -> list[tuple[str, str, f
         )
         others = [target for target in arena.models if target != source]
         rates = [
-            arena.rate(found["FGSM, plain"], "fgsm", source, target)["value"] for target in others
+            arena.rate(results["FGSM, plain"], "fgsm", source, target)["value"] for target in others
         ]
         rows.append((source, told_about, sum(rates) / len(rates)))
     return sorted(rows, key=lambda row: -row[2])
@@ -243,7 +243,7 @@ def _destroyed(point: dict[str, Any]) -> list[tuple[object, ...]]:
         for name, curve in curves.items():
             strength, rate = curve[-1]
             label = f"destruction rate, {name} {strength:g}"
-            rows.append((label, attack, "-", told(rate), "-", "-", report.NOT_AVAILABLE))
+            rows.append((label, attack, "-", with_interval(rate), "-", "-", report.NOT_AVAILABLE))
     return rows
 
 

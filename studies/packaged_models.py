@@ -22,9 +22,9 @@ import yaml
 
 import robusttrain
 from robusttrain.commands import evaluate
+from robusttrain.commands.entry import main
 from robusttrain.config import evaluation, training
 from robusttrain.config.checkpoints import newest, read_recipe
-from robusttrain.config.command_line import main
 from robusttrain.core.console import ALOUD, say
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.report import Results, read_results

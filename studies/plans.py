@@ -14,10 +14,9 @@ from typing import Any
 import robusttrain
 from robusttrain.commands.evaluate import evaluate
 from robusttrain.commands.train import train
-from robusttrain.config.build import build_defended
-from robusttrain.config.training import build_training
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import read_results
+from robusttrain.running import training
 from robusttrain.storage.files import hash_of_file, hash_of_json, write_json
 from robusttrain.storage.weights import save_tensors
 from robusttrain.training.plan import TrainingPlan
@@ -64,9 +63,9 @@ class Job:
     @cached_property
     def name(self) -> str:
         """Of its folder: the label, and a fingerprint of all that figures depend on."""
-        said = {key: value for key, value in self.work.to_json().items() if key not in PLACES}
+        plan = {key: value for key, value in self.work.to_json().items() if key not in PLACES}
         kind = type(self.work).__name__
-        key = hash_of_json([robusttrain.__version__, kind, identified(said)])[:12]
+        key = hash_of_json([robusttrain.__version__, kind, identified(plan)])[:12]
         return re.sub(r"[^\w.]+", "-", self.label) + "-" + key
 
     @property
@@ -89,45 +88,40 @@ class Job:
         """Whether it was carried out."""
         return (self.folder / "done.json").is_file()
 
+    def account(self) -> dict[str, Any]:
+        """Label, seconds and work; what a call returned is under "found"."""
+        return dict(json.loads((self.folder / "done.json").read_text()))
+
     def result(self) -> Any:
         """`robusttrain.evaluation.report.Results` of an evaluation, what a call returned."""
         if isinstance(self.work, EvaluationPlan):
             return read_results(self.folder)
-        return json.loads((self.folder / "done.json").read_text())["found"]
+        return self.account()["found"]
 
     def carry_out(self, logs: Path) -> None:
         """Do it, from where an earlier attempt stopped."""
-        start, found = time.monotonic(), None
+        start, returned = time.monotonic(), None
         if isinstance(self.work, Call):
             places = {name: place or self.folder for name, place in self.work.places.items()}
-            found = self.work.function(**self.work.arguments, **places)
+            returned = self.work.function(**self.work.arguments, **places)
         elif isinstance(self.work, EvaluationPlan):
             evaluate(replace(self.work, output=str(self.folder)))
         else:
-            self._train(self.work, logs)
-        told = {"label": self.label, "seconds": round(time.monotonic() - start, 1)}
-        write_json({**told, "work": self.work.to_json(), "found": found}, self.folder / "done.json")
+            self._train(self.work, str(logs))
+        seconds = round(time.monotonic() - start, 1)
+        account = {"label": self.label, "seconds": seconds, "work": self.work.to_json()}
+        write_json({**account, "found": returned}, self.folder / "done.json")
 
-    def _train(self, plan: TrainingPlan, logs: Path) -> None:
-        def unfinished() -> list[Path]:
-            return [*self.folder.glob("version_*/last.ckpt")]
-
+    def _train(self, plan: TrainingPlan, logs: str) -> None:
         if not plan.trainer["max_epochs"]:  # what a training would start from
-            classes = plan.model["init_args"]["num_classes"]
-            start = build_training(
-                lambda: build_defended(plan.model, None), plan.training, plan.seed, classes
-            )
-            save_tensors(start.model.classifier, Path(self.weights))
+            save_tensors(training.Job(plan).training().model.classifier, Path(self.weights))
             return
         if not Path(self.checkpoint).is_file():
-            places: dict[str, Any] = {
-                "checkpoints": str(self.parent),
-                "logs": str(logs),
-                "name": self.name,
-            }
-            train(replace(plan, **places, ckpt_path="last" if unfinished() else None))
-            newest = max(unfinished(), key=lambda path: int(path.parent.name[8:]))
-            newest.replace(self.checkpoint)
+            begun = any(self.folder.glob("version_*/last.ckpt"))
+            plan = replace(plan, name=self.name, checkpoints=str(self.parent), logs=logs)
+            trained = train(replace(plan, ckpt_path="last" if begun else None))
+            assert trained is not None  # nothing asks for an estimate alone
+            (trained.folder / "last.ckpt").replace(self.checkpoint)
         save_tensors(robusttrain.load(self.checkpoint).classifier, Path(self.weights))
 
 

@@ -6,7 +6,7 @@ Zheng 2020, sections 4.1 and 4.2.
 
 from __future__ import annotations
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.study import Study
 
@@ -26,12 +26,12 @@ def run(arguments: list[str]) -> None:
     for radius, model in models.items():
         points[f"eot {radius:g}"] = scale.attacked(model, *scale.eot)
         points[f"wt {radius:g}"] = scale.attacked(model, "wt")
-    found = study.run(points)
+    results = study.run(points)
 
     rows = []
     series: dict[str, list[tuple[float, float]]] = {"clean": [], "BPDA-I with EOT": [], "WT": []}
     for radius in models:
-        eot, wt = found[f"eot {radius:g}"], found[f"wt {radius:g}"]
+        eot, wt = results[f"eot {radius:g}"], results[f"wt {radius:g}"]
         at_best = radius == 0.2
         paper = ("82.9 % (table 3)", "80.5 % (table 1)") if at_best else (report.NOT_AVAILABLE,) * 2
         rows.append(

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from robusttrain.commands.entry import main
 from robusttrain.config.build import build
-from robusttrain.config.command_line import main
 from robusttrain.config.evaluation import read_plan
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.report import Results
@@ -22,7 +22,7 @@ from studies.plans import Call, Job
 from studies.scales import Scale, Settings, attack, training_plan, typed
 from studies.study import Study
 from studies.transfer_measures import challenge
-from studies.transfers import PIXEL, Field, field, told
+from studies.transfers import PIXEL, Field, field, with_interval
 
 RANDOM = "robusttrain.defenses.RandomResizePad"
 FIXED = "robusttrain.defenses.FixedResizePad"
@@ -182,11 +182,11 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("randomization", __doc__, arguments, imagenet=True)
     at = layers(study.scale)
-    found = study.run(points_of(at, field(study.scale)))
-    entry = found.pop(ENTRY)
+    results = study.run(points_of(at, field(study.scale)))
+    entry = results.pop(ENTRY)
     rows: list[tuple[object, ...]] = []
     values, radius = {}, at.eot_radii[-1]
-    for label, point in found.items():
+    for label, point in results.items():
         scenario, name = label.split(", ")
         order = [*attacks(at, None)]
         published = PAPER.get(scenario, ())
@@ -197,7 +197,7 @@ def run(arguments: list[str]) -> None:
         )
         if name in (f"FGSM-{radius}", "C&W", f"PGD-{radius}"):
             values[label] = report.robust(point)
-    eot, bare = found[f"EOT, PGD-{radius}"], found[f"bare, FGSM-{radius}"]
+    eot, bare = results[f"EOT, PGD-{radius}"], results[f"bare, FGSM-{radius}"]
     notes = (
         (
             f"Images of {at.side} pixels, layers to [{at.side}, {at.canvas}), accuracy over"
@@ -218,7 +218,7 @@ def run(arguments: list[str]) -> None:
             ENTRY,
             f"{len(entry['attacks'])} attacks on {name}",
             "-",
-            told(scores["entry"]),
+            with_interval(scores["entry"]),
             "-",
             _entry(scores),
         )
@@ -233,9 +233,8 @@ def run(arguments: list[str]) -> None:
 
 
 def _entry(scores: Mapping[str, Any]) -> str:
-    return (
-        f"alone {told(scores['alone'])}; paper, ens-adv-Inception-ResNet-v2: 92.4 %, alone 77.3 %"
-    )
+    alone = with_interval(scores["alone"])
+    return f"alone {alone}; paper, ens-adv-Inception-ResNet-v2: 92.4 %, alone 77.3 %"
 
 
 def _largest(point: Results) -> str:

@@ -16,20 +16,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from robusttrain.commands.entry import main
 from robusttrain.config.attacks import attack_nodes
-from robusttrain.config.build import build, build_defended
-from robusttrain.config.command_line import main
 from robusttrain.config.suites import suite, suite_settings
-from robusttrain.config.training import build_training
-from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import EvaluationPlan
-from robusttrain.training.objectives import TrainingObjective
-from robusttrain.training.plan import TrainingPlan
+from robusttrain.reporting.canvas import canvas
+from robusttrain.running import training
 from studies import report
 from studies.beyond_the_paper import surrogate
 from studies.plans import Call, Job
@@ -207,7 +203,8 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> Train
     if recipe.inner:
         options |= inner(recipe.steps or scale.inner_steps, recipe.inner)
     options |= {**scale.more, **settings.training, "robust.every": 1, **fewer}
-    objective, batch = objective_of(training_plan(options))
+    bare = training.Job(replace(training_plan(options), defense=None))
+    objective, batch = bare.training().objective, bare.data.batch_size
     if recipe.g:
         options |= scale.g(steps=recipe.g)
     costs = [objective.at(epoch).cost() for epoch in range(epochs)]
@@ -219,15 +216,6 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> Train
     return Trained(model, epochs * batches * batch, each * batches)
 
 
-def objective_of(plan: TrainingPlan) -> tuple[TrainingObjective, int]:
-    """The objective of a training, without its defense, and the images of a batch."""
-    data: ImageData = build(plan.data, "data", kind=ImageData)
-    training = build_training(
-        lambda: build_defended(plan.model, None), plan.training, 0, data.facts().num_classes
-    )
-    return training.objective, data.batch_size
-
-
 def curves(model: str, logs: Path) -> dict[str, Any]:
     """What training logged after each epoch: validation accuracy, robust and clean, and that on its
     own images.
@@ -236,14 +224,14 @@ def curves(model: str, logs: Path) -> dict[str, Any]:
         model: name of its run.
         logs: folder of all runs.
     """
-    found: dict[str, list[float]] = {tag: [] for tag in TAGS}
+    logged: dict[str, list[float]] = {tag: [] for tag in TAGS}
     # A training that was stopped and went on has logs in several folders.
     versions = Path(logs).glob(f"{model}/version_*")
     for folder in sorted(versions, key=lambda path: int(path.name.removeprefix("version_"))):
         board = EventAccumulator(str(folder)).Reload()
         for tag in set(TAGS) & set(board.Tags()["scalars"]):
-            found[tag] += [event.value for event in board.Scalars(tag)]
-    return found
+            logged[tag] += [event.value for event in board.Scalars(tag)]
+    return logged
 
 
 def strong(scale: Scale, recipe: Recipe, target: Job) -> EvaluationPlan:
@@ -293,7 +281,7 @@ def run(arguments: list[str]) -> None:
         if name in settings.recipes
     }
     points |= {f"{name}, few images": watched(each.model) for name, each in few.items()}
-    found = study.run(points)
+    results = study.run(points)
 
     rows = []
     yardstick = study.worst_cases(f"{YARDSTICK}, worst")
@@ -304,10 +292,10 @@ def run(arguments: list[str]) -> None:
                 name,
                 f"{seen:,}",
                 f"{models[name].spent:,}",
-                f"{seen / median(found[f'{name}, curves'][SPEED]):.0f}",
-                found[worst].clean,
-                report.only(found[f"{name}, PGD-20"]).robust,
-                found[worst].worst_case,
+                f"{seen / median(results[f'{name}, curves'][SPEED]):.0f}",
+                results[worst].clean,
+                report.only(results[f"{name}, PGD-20"]).robust,
+                results[worst].worst_case,
                 "-" if name == YARDSTICK else beside(study.worst_cases(worst), yardstick),
                 RECIPES[name].reference,
             )
@@ -344,7 +332,7 @@ def run(arguments: list[str]) -> None:
         " accuracy on validation images under the check, and on its own images under the inner"
         " attack.".format(*settings.few[1:]),
     )
-    report.write(study, columns, rows, picture(found, spent, few_spent), notes, setting)
+    report.write(study, columns, rows, picture(results, spent, few_spent), notes, setting)
 
 
 def beside(ours: Tensor, theirs: Tensor) -> str:
@@ -357,10 +345,9 @@ def beside(ours: Tensor, theirs: Tensor) -> str:
     return f"{100 * mean:+.1f} ({100 * (mean - margin):+.1f} to {100 * (mean + margin):+.1f})"
 
 
-def picture(found: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:
+def picture(results: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:
     """Robust validation accuracy against the budget, robust overfitting, and the table as bars."""
-    figure = Figure(figsize=(18, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(18, 6)
     growth, overfitting, bars = figure.subplots(1, 3)
 
     def line(
@@ -375,10 +362,10 @@ def picture(found: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str
         )
 
     for name, total in spent.items():
-        line(growth, name, found[f"{name}, curves"], "robust/worst_case", total, marker=".")
+        line(growth, name, results[f"{name}, curves"], "robust/worst_case", total, marker=".")
     growth.set_title("robust validation accuracy while training")
     for number, (name, total) in enumerate(few.items()):
-        point = found[f"{name}, few images"]
+        point = results[f"{name}, few images"]
         line(
             overfitting,
             f"{name}: validation",
@@ -404,11 +391,11 @@ def picture(found: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str
         axes.legend(fontsize="x-small", loc="upper left", ncols=2)
         axes.grid(alpha=0.3)
     names = list(spent)[::-1]
-    worst = [found[f"{name}, worst"] for name in names]
+    worst = [results[f"{name}, worst"] for name in names]
     bars.barh(names, [point.clean.accuracy for point in worst], color="lightgrey", label="clean")
     bars.barh(
         names,
-        [found[f"{name}, PGD-20"].worst_case.accuracy for name in names],
+        [results[f"{name}, PGD-20"].worst_case.accuracy for name in names],
         label="PGD-20",
     )
     bars.barh(names, [point.worst_case.accuracy for point in worst], label="worst case")

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from robusttrain.config.reparameterization import configure
 from robusttrain.core.console import say
 from robusttrain.running.reparameterization import train_configured
@@ -55,15 +55,15 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("reparameterization", __doc__, arguments)
     scale = study.scale
-    found = study.run(
+    results = study.run(
         {
             "attack": scale.attacked(scale.ours(), "reparameterization", {"source.path": h(scale)}),
             "errors": Call(errors, {"weights": h(scale)}),
         }
     )
 
-    point, fit = found["attack"], found["errors"]
-    told = {
+    point, fit = results["attack"], results["errors"]
+    errors_by_name = {
         f"{split} images: {what}": fit[f"{split}_{name}"]
         for split in ("train", "test")
         for name, what in ERRORS
@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> None:
     paper = {"train images: h": "low (no value given)", "test images: h": "high (no value given)"}
     rows: list[tuple[object, ...]] = [
         (f"mean squared error, {name}", f"{value:.5f}", paper.get(name, "-"))
-        for name, value in told.items()
+        for name, value in errors_by_name.items()
     ]
     rows.append(("clean accuracy of f_a(g(x))", point.clean, "82.9 %"))
     rows.append(
@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> None:
         study,
         columns,
         rows,
-        report.bars(told, "h(x) beside g(x)", "mean squared error"),
+        report.bars(errors_by_name, "h(x) beside g(x)", "mean squared error"),
         notes,
     )
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from robusttrain.core.console import console, say
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import AttackFigures, Results
-from robusttrain.storage.files import write_json
+from robusttrain.evaluation.report import Figure as Accuracy
+from robusttrain.reporting.canvas import canvas, png
+from robusttrain.storage.files import write_json, write_whole
 from studies.plans import Call, Job
 from studies.scales import EPSILON, typed
 from studies.study import Study
@@ -58,7 +58,7 @@ def write(
         "attack options": " ".join(typed(scale.attack, "--attack.")) or "those of the presets",
     }
     threat = {"norm": "linf", "epsilon": epsilon}
-    told = {
+    content = {
         "study": study.name,
         "title": study.title,
         "command": study.command,
@@ -69,7 +69,7 @@ def write(
         "draws": scale.draws,
         "notes": list(notes),
         "table": [dict(zip(columns, map(str, row), strict=True)) for row in rows],
-        "points": {label: kept(told_of(job), threat) for label, job in study.points.items()},
+        "points": {label: condensed(described(job), threat) for label, job in study.points.items()},
     }
     setting = setting or (
         f"{' or '.join(f'{count:,}' for count in images)} test images, {scale.draws} draws of g for"
@@ -79,11 +79,9 @@ def write(
     table = markdown(columns, rows)
     head = f"Scale {scale.name}: {scale.about}. Linf, epsilon {epsilon:g}; {setting}"
     text = [f"## {study.title}", "", head, "", f"    {study.command}", "", *table, "", *notes]
-    if figure.get_layout_engine() is None:  # pictures of robusttrain.reporting lay themselves out
-        figure.tight_layout()
-    figure.savefig(study.output / "study.png", dpi=120)
-    (study.output / "study.md").write_text("\n".join(text).rstrip() + "\n")
-    write_json(told, study.output / "study.json")
+    write_whole(study.output / "study.png", png(figure))
+    write_whole(study.output / "study.md", ("\n".join(text).rstrip() + "\n").encode())
+    write_json(content, study.output / "study.json")
     console.print("\n".join(table), soft_wrap=True, highlight=False, markup=False)
     say(f"written: {study.output}/study.json, study.md, study.png")
 
@@ -95,65 +93,64 @@ LEFT_OUT = {
 }
 
 
-def told_of(job: Job) -> dict[str, Any]:
-    """What a point found, with the command that repeats it."""
-    done = json.loads((job.folder / "done.json").read_text())
+def described(job: Job) -> dict[str, Any]:
+    """All that came out of a point, with the command that repeats it."""
+    account = job.account()
     if isinstance(job.work, Call):
-        found, command = done["found"], f"{job.work.function.__name__}({dict(job.work.arguments)})"
+        figures = account["found"]
+        command = f"{job.work.function.__name__}({dict(job.work.arguments)})"
     else:
-        found, command = job.result().json, f"python evaluate.py --again {job.folder}"
+        figures, command = job.result().json, f"python evaluate.py --again {job.folder}"
     key = job.name.rpartition("-")[2]
-    return {**found, "key": key, "command": command, "seconds": done["seconds"]}
+    return {**figures, "key": key, "command": command, "seconds": account["seconds"]}
 
 
-def kept(point: Mapping[str, Any], threat: Mapping[str, Any]) -> dict[str, Any]:
+def condensed(point: Mapping[str, Any], threat: Mapping[str, Any]) -> dict[str, Any]:
     """What a report tells of a point: every figure, but no pictures and nothing twice.
 
     An estimate is ``[value, low, high, images]``. A matrix has a row of them for each source, one
     for each of its ``targets``, with the number of images beside the rows where it is one for all.
     The folder that the point was kept in says more, and in more digits.
     """
-    said = {"threat": dict(threat), "audit": [], "left_out": {}, "survivors": False}
-    told = {}
-    for name, value in point.items():
-        if name in LEFT_OUT or (name in said and said[name] == value):
-            continue
-        if name == "models" and all("defense" in model for model in value.values()):
-            value = list(value)  # how they are built stands in their checkpoints
-        told[name] = _shortened(value)
-    return told
+    usual = {"threat": dict(threat), "audit": [], "left_out": {}, "survivors": False}
+    short = {
+        name: _shortened(value)
+        for name, value in point.items()
+        if name not in LEFT_OUT and (name not in usual or usual[name] != value)
+    }
+    models = short.get("models")
+    if models and all("defense" in model for model in models.values()):
+        short["models"] = [*models]  # how they are built stands in their checkpoints
+    return short
 
 
 def _shortened(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        if value.keys() == {"value", "ci95", "images"}:
-            estimate = (value["value"], *(value["ci95"] or (None, None)), value["images"])
-            return _shortened(estimate)
-        short = {name: _shortened(item) for name, item in value.items()}
-        if "cells" in value:
-            return _matrix(short)
-        if isinstance(seconds := value.get("seconds"), Mapping):  # of each source
-            short["seconds"] = round(sum(seconds.values()), 1)
-        return short
     if isinstance(value, list | tuple):
         return [
             float(f"{item:.4g}") if isinstance(item, float) else _shortened(item) for item in value
         ]
-    return value
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() == {"value", "ci95", "images"}:
+        return _shortened([value["value"], *(value["ci95"] or (None, None)), value["images"]])
+    short = {name: _shortened(item) for name, item in value.items()}
+    if isinstance(seconds := short.get("seconds"), dict):  # of each source
+        short["seconds"] = round(sum(seconds.values()), 1)
+    return _matrix(short) if "cells" in short else short
 
 
-def _matrix(found: dict[str, Any]) -> dict[str, Any]:
+def _matrix(short: dict[str, Any]) -> dict[str, Any]:
     """A matrix of estimates, with its targets and the number of images named once."""
-    rows = found["cells"]
+    rows = short["cells"]
     targets = list(next(iter(rows.values()), {}))
     if any(list(row) != targets for row in rows.values()):
-        return found
+        return short
     cells = {name: list(row.values()) for name, row in rows.items()}
     counts = {cell[-1] for row in cells.values() for cell in row}
     if len(counts) == 1:
         cells = {name: [cell[:-1] for cell in row] for name, row in cells.items()}
-        found["images"] = counts.pop()
-    return {**found, "targets": targets, "cells": cells}
+        short["images"] = counts.pop()
+    return {**short, "targets": targets, "cells": cells}
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -164,10 +161,15 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[s
 
 def percent(value: float | None, interval: Sequence[float] | None = None) -> str:
     """An accuracy for the table."""
-    if value is None:
-        return "-"
-    told = f"{100 * value:.1f} %"
-    return told + (f" ({100 * interval[0]:.1f} - {100 * interval[1]:.1f})" if interval else "")
+    if interval is not None:
+        return str(Accuracy(value, *interval))
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def panel(height: float = 4.0) -> tuple[Figure, Axes]:
+    """A figure of one panel."""
+    figure = canvas(7, height)
+    return figure, figure.subplots()
 
 
 def lines(
@@ -177,42 +179,24 @@ def lines(
     log: bool = False,
 ) -> Figure:
     """A figure with one line for each series of (x, y)."""
-
-    def draw(axes: Axes) -> None:
-        for name, values in series.items():
-            if values:
-                axes.plot(*zip(*sorted(values), strict=True), marker="o", label=name)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        if log:
-            axes.set_xscale("log")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-
-    return drawn(draw)
+    figure, axes = panel()
+    for name, values in series.items():
+        if values:
+            axes.plot(*zip(*sorted(values), strict=True), marker="o", label=name)
+    axes.set(xlabel=x, ylabel=y, xscale="log" if log else "linear")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
 
 
 def bars(values: Mapping[str, float], title: str, label: str = "accuracy") -> Figure:
     """A figure with one bar for each value."""
-
-    def draw(axes: Axes) -> None:
-        axes.barh(list(values)[::-1], list(values.values())[::-1])
-        if label == "accuracy":
-            axes.set_xlim(0, 1)
-        axes.set_xlabel(label)
-        axes.set_title(title, fontsize="medium")
-
-    return drawn(draw, height=1.5 + 0.3 * len(values))
-
-
-def drawn(draw: Callable[[Any], None], height: float = 4.0, panels: int = 1) -> Figure:
-    """A figure, never on a screen. ``draw`` gets its panel, or, where there are several below one
-    another with one x axis, a list of them.
-    """
-    figure = Figure(figsize=(7, height))
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(panels, sharex=True)
-    draw(axes if panels == 1 else list(axes))
+    figure, axes = panel(1.5 + 0.3 * len(values))
+    axes.barh(list(values)[::-1], list(values.values())[::-1])
+    if label == "accuracy":
+        axes.set_xlim(0, 1)
+    axes.set_xlabel(label)
+    axes.set_title(title, fontsize="medium")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The three sizes of every study, and the models that several studies share."""
+"""The sizes of every study, and the models that several studies share."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from robusttrain.config.attacks import attack_nodes
-from robusttrain.config.build import build, fit_to_data
 from robusttrain.config.checkpoints import self_contained
 from robusttrain.config.training import read_plan
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.plan import EvaluationPlan, Node
+from robusttrain.running import training
 from robusttrain.training.plan import TrainingPlan
 from studies.plans import Job
 
@@ -42,12 +44,9 @@ def training_plan(settings: Settings) -> TrainingPlan:
 
 @lru_cache(maxsize=256)  # the points of a study ask for the same few models again and again
 def _training_plan(*options: str) -> TrainingPlan:
-    plan = copy.deepcopy(read_plan(options))
     with naming_root():
-        facts = build(plan.data, "data").facts()
-    for part in ("model", "defense"):
-        fit_to_data(getattr(plan, part), facts, part)
-    return plan
+        fitted = training.Job(read_plan(options))
+    return replace(fitted.plan, model=fitted.model, defense=fitted.defense)
 
 
 @contextmanager
@@ -66,45 +65,31 @@ def attack(name: str, changes: Settings, epsilon: float | None) -> dict[str, Nod
     return attack_nodes([name], [(key, json.dumps(to)) for key, to in changes.items()], epsilon)
 
 
-SILENT = {"robust.every": 0, "pictures.images": 0}
-
-
 @dataclass(frozen=True)
 class Scale:
-    """How large a study is; by default as in the paper."""
+    """How large a study is; ``scales.yaml`` says what the values mean."""
 
-    name: str = "paper"
-    #: One line for the report.
-    about: str = (
-        "the paper's settings: CIFAR-10, ResNet-18, 80 epochs of SGD at a constant rate of 0.1"
-    )
-    #: Options of the data set, of f_a, of every training, and those that shorten costly epochs.
-    data: Settings = field(default_factory=lambda: {"data": "cifar10"})
-    model: Settings = field(default_factory=lambda: {"model": "resnet18"})
-    more: Settings = field(default_factory=lambda: SILENT)
-    short: Settings = field(default_factory=dict)
-    #: Training presets for f_a without adversarial examples, and for f_b; epochs of both.
-    recipe: str = "paper"
-    f_b_recipe: str = "f_b-paper"
-    epochs: int = 80
-    f_b_epochs: int = 20
-    #: Images of a shortened epoch, and of a whole one.
-    short_images: int = 45_000
-    train_images: int = 45_000
-    #: Steps of the attack in adversarial training and TRADES; 10 are the presets'.
-    inner_steps: int = 10
-    #: Test images of an attack, and draws of g that score one.
-    images: int = 1_000
-    draws: int = 10
-    #: Of g: its steps N, channels of f_b's first convolution, the precision f_b is differentiated
-    #: in, and a file with weights of an adversarially trained f_b, None to train one.
-    steps: int = 13
-    f_b_width: int = 64
-    precision: str = "float32"
-    f_b: str | None = None
-    #: What is changed of every attack; preset of BPDA-I with EOT, and what is changed of it.
-    attack: Settings = field(default_factory=dict)
-    eot: tuple[str, Settings] = ("bpda-eot-paper", {})
+    name: str
+    about: str
+    data: Settings
+    model: Settings
+    more: Settings
+    short: Settings
+    recipe: str
+    f_b_recipe: str
+    epochs: int
+    f_b_epochs: int
+    short_images: int
+    train_images: int
+    inner_steps: int
+    images: int
+    draws: int
+    steps: int
+    f_b_width: int
+    precision: str
+    f_b: str | None
+    attack: Settings
+    eot: tuple[str, Settings]
     #: Folder of trained models, and those asked for, by name; what one rests on comes before it.
     folder: Path = Path("checkpoints/studies")
     models: dict[str, Job] = field(default_factory=dict)
@@ -121,12 +106,12 @@ class Scale:
     def needed(self, jobs: Iterable[Job]) -> list[Job]:
         """The models whose files the jobs name, those first that others need."""
         text = json.dumps([job.work.to_json() for job in jobs])
-        found: list[Job] = []
+        needed: list[Job] = []
         for name, model in reversed(self.models.items()):
             if name in text:
-                found.append(model)
+                needed.append(model)
                 text += json.dumps(model.work.to_json())
-        return found[::-1]
+        return needed[::-1]
 
     def training(self, label: str, settings: Settings, seed: int = 0) -> Job:
         """An f_a."""
@@ -223,103 +208,44 @@ def inner(steps: int, where: str = "training.objective.attack") -> dict[str, Any
     return {f"{where}.steps": steps, f"{where}.step_size": round(0.06 / steps, 6)}
 
 
-PAPER = Scale()
-SMALL = Scale(
-    name="small",
-    about="CIFAR-10 (JPEG), f_a a ResNet of 0.7 M parameters, f_b in bfloat16 inside g",
-    data={"data": "imagefolder"},
-    model={"model": "resnet_small"},
-    more={**SILENT, "data.validation": 0.02},
-    short={"trainer.limit_train_batches": 128},
-    recipe="standard",
-    f_b_recipe="f_b",
-    epochs=3,
-    f_b_epochs=3,
-    short_images=128 * 128,
-    train_images=49_000,
-    inner_steps=5,
-    images=100,
-    draws=4,
-    precision="bfloat16",
-    eot=("bpda-eot", {"gradient.draws": 5}),
-)
-SMOKE = Scale(
-    name="smoke",
-    about="a check that everything runs, on digits: its figures mean nothing",
-    data={"data": "digits", "data.batch_size": 64},
-    model={"model": "resnet_small", "model.widths": [8, 16, 16], "model.blocks": 1},
-    more={**SILENT, "trainer.enable_progress_bar": False},
-    short={"trainer.limit_train_batches": 8},
-    recipe="standard",
-    f_b_recipe="f_b",
-    epochs=1,
-    f_b_epochs=1,
-    short_images=512,
-    train_images=1_350,
-    inner_steps=2,
-    images=16,
-    draws=2,
-    steps=2,
-    f_b_width=16,
-    attack={"steps": 2},
-    eot=("bpda-eot", {"gradient.draws": 2}),
-)
-DIGITS = Scale(
-    name="digits",
-    about="embedded digits, f_a a ResNet of 0.08 M parameters, trained to the end",
-    data={"data": "digits", "data.batch_size": 64},
-    model={"model": "resnet_small", "model.widths": [16, 32, 64], "model.blocks": 1},
-    more={**SILENT, "trainer.enable_progress_bar": False},
-    recipe="standard",
-    f_b_recipe="f_b",
-    epochs=12,
-    f_b_epochs=6,
-    short_images=1_350,
-    train_images=1_350,
-    images=100,
-    draws=10,
-    f_b_width=16,
-    eot=("bpda-eot", {"gradient.draws": 10}),
-)
-SCALES = {scale.name: scale for scale in (SMOKE, DIGITS, SMALL, PAPER)}
+def _scales() -> dict[str, Scale]:
+    values = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    return {name: Scale(name, **{**values["paper"], **own}) for name, own in values.items()}
 
 
-def on_imagenet(scale: Scale, folder: str) -> Scale:
-    """The scale on ImageNet's validation images, with models that come with their weights.
-
-    Raises:
-        UserError: the folder is not there, or the scale makes do with embedded digits.
-    """
-    _check(scale, "--imagenet", folder, Path(folder).is_dir(), "folder")
-    about = "ImageNet's validation images at 224 pixels, models as they were published"
-    data = {"data": "imagenet", "data.root": folder}
-    return replace(scale, about=about, data=data, model={"model": "efficientnet_lite0"})
+SCALES = _scales()
 
 
-def placed(scale: Scale, root: str | None, f_b: str | None) -> Scale:
-    """The scale with the user's own files.
+def placed(
+    scale: Scale, root: str | None = None, f_b: str | None = None, imagenet: str | None = None
+) -> Scale:
+    """The scale with the user's own files; on ImageNet's validation images with models that come
+    with their weights.
 
     Raises:
         UserError: a file or folder is not there, missing where it is needed, or given where it
             means nothing.
     """
-    if root is None and scale.data["data"] == "imagefolder":
+    for option, value, is_there, what in (
+        ("--imagenet", imagenet, Path.is_dir, "folder"),
+        ("--root", root, Path.is_dir, "folder"),
+        ("--f_b", f_b, Path.is_file, "file"),
+    ):
+        if value is not None and scale.name == "smoke":
+            raise UserError(
+                f"{option} {value}: scale smoke makes do with embedded digits; leave it out"
+            )
+        if value is not None and not is_there(Path(value)):
+            raise UserError(f"{option} {value}: no such {what}")
+    if imagenet is not None:
+        about = "ImageNet's validation images at 224 pixels, models as they were published"
+        data = {"data": "imagenet", "data.root": imagenet}
+        scale = replace(scale, about=about, data=data, model={"model": "efficientnet_lite0"})
+    if root is not None:
+        scale = replace(scale, data={**scale.data, "data.root": root})
+    elif scale.data["data"] == "imagefolder":
         raise UserError(
             "--root: scale small needs CIFAR-10 as an image folder, DIR/train/<class> and"
             " DIR/test/<class>"
         )
-    if root is not None:
-        _check(scale, "--root", root, Path(root).is_dir(), "folder")
-        scale = replace(scale, data={**scale.data, "data.root": root})
-    if f_b is not None:
-        _check(scale, "--f_b", f_b, Path(f_b).is_file(), "file")
     return replace(scale, f_b=f_b)
-
-
-def _check(scale: Scale, option: str, value: str, there: bool, what: str) -> None:
-    if scale.name == "smoke":
-        raise UserError(
-            f"{option} {value}: scale smoke makes do with embedded digits; leave it out"
-        )
-    if not there:
-        raise UserError(f"{option} {value}: no such {what}")

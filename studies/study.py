@@ -9,20 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from robusttrain.config.build import build
 from robusttrain.core.console import say
 from robusttrain.core.errors import UserError
 from robusttrain.core.stopping import saying_how_to_go_on
-from robusttrain.evaluation import worst_case
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
+from robusttrain.evaluation.report import VERDICTS
 from robusttrain.storage.files import writable
 from robusttrain.storage.locks import alone
 from studies.plans import Call, Job
-from studies.scales import SCALES, Scale, naming_root, on_imagenet, placed, training_plan
+from studies.scales import SCALES, naming_root, placed, training_plan
 
 #: Options of every study: name, default, help.
 OPTIONS = (
@@ -32,6 +31,8 @@ OPTIONS = (
     ("checkpoints", "checkpoints/studies", "folder of models that studies share"),
     ("logs", "logs/studies", "folder for TensorBoard"),
 )
+#: One more, of studies that take ImageNet in place of the scale's own data.
+IMAGENET = ("imagenet", None, "folder with ImageNet's val/<wnid>/, for the data; not for smoke")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,6 +49,7 @@ class Study:
         arguments: the command line.
         data: preset of the data set at every scale, None for the scale's own.
         imagenet: whether ImageNet may take the place of the scale's own data.
+        digits: whether the study knows scale digits too, the embedded data at full length.
 
     Raises:
         UserError: an option is wrong, data are missing, or the output cannot be written to.
@@ -60,30 +62,31 @@ class Study:
         arguments: Sequence[str],
         data: str | None = None,
         imagenet: bool = False,
+        digits: bool = False,
     ) -> None:
-        parser = _Parser(prog=f"python -m studies.{name}", description=about, allow_abbrev=False)
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        parser.add_argument("--scale", choices=(*SCALES,), default="smoke", help="default: smoke")
-        for option, default, told in OPTIONS:
-            parser.add_argument(f"--{option}", default=default, help=told)
-        if imagenet:
-            told = "folder with ImageNet's val/<wnid>/, in place of the scale's data; not for smoke"
-            parser.add_argument("--imagenet", help=told)
-        options = parser.parse_args(list(arguments))
+        parser = _Parser(
+            prog=f"python -m studies.{name}",
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        parser.set_defaults(imagenet=None)
+        scales = [scale for scale in SCALES if digits or scale != "digits"]
+        parser.add_argument("--scale", choices=scales, default="smoke", help="default: smoke")
+        for option, default, meaning in (*OPTIONS, IMAGENET) if imagenet else OPTIONS:
+            parser.add_argument(f"--{option}", default=default, help=meaning)
+        given = parser.parse_args(list(arguments))
         self.name = name
         self.title = (about or name).strip().splitlines()[0].rstrip(".")
         self.command = shlex.join(["python", "-m", f"studies.{name}", *arguments])
-        scale = SCALES[options.scale]
-        if imagenet and options.imagenet:
-            scale = on_imagenet(scale, options.imagenet)
-        scale = placed(
-            replace(scale, data={"data": data}) if data else scale, options.root, options.f_b
-        )
-        output = Path(options.output or f"results/studies/{name}-{options.scale}")
+        scale = SCALES[given.scale]
+        scale = replace(scale, data={"data": data}) if data else scale
+        scale = placed(scale, given.root, given.f_b, given.imagenet)
+        output = Path(given.output or f"results/studies/{name}-{given.scale}")
         self.output = writable(output, "--output")
-        folder = writable(Path(options.checkpoints), "--checkpoints")
-        self.scale: Scale = replace(scale, folder=folder, models={})
-        self.logs = Path(options.logs)
+        folder = writable(Path(given.checkpoints), "--checkpoints")
+        self.scale = replace(scale, folder=folder, models={})
+        self.logs = Path(given.logs)
         self.points: dict[str, Job] = {}
 
     def run(self, points: Mapping[str, EvaluationPlan | Call]) -> dict[str, Any]:
@@ -92,12 +95,10 @@ class Study:
         Returns:
             What came out, by the points' labels: `Job.result`.
         """
-        data = build(training_plan(self.scale.data).data, "data")
         with naming_root():
-            data.prepare_data()
-        self.points = {
-            label: Job(label, work, self.output / "points") for label, work in points.items()
-        }
+            build(training_plan(self.scale.data).data, "data").prepare_data()
+        folder = self.output / "points"
+        self.points = {label: Job(label, work, folder) for label, work in points.items()}
         waiting = [job for job in self.points.values() if not job.done]
         missing = [job for job in self.scale.needed(waiting) if not job.done]
         say(
@@ -114,22 +115,6 @@ class Study:
                 self._carry_out("point", waiting, points_wait)
         return {label: job.result() for label, job in self.points.items()}
 
-    def worst_case(self, *labels: str) -> float:
-        """Accuracy under the attack that is worst for each image, over points on the same images of
-        one model.
-        """
-        return float(self.worst_cases(*labels).mean())
-
-    def worst_cases(self, *labels: str) -> Tensor:
-        """(n,), each image's share of `worst_case`: draws of the model that are right about it."""
-        folders = [self.points[label].folder for label in labels]
-        records = [Records.read(folder / "verdicts.safetensors") for folder in folders]
-        rows = [rows for each in records for rows in each.rows.values()]
-        return worst_case(
-            torch.stack([each.chosen_by for each in rows]),
-            torch.stack([each.right for each in rows]),
-        )
-
     def _carry_out(self, what: str, jobs: Sequence[Job], wait: bool) -> None:
         for number, job in enumerate(jobs, 1):
             if job.done or not all(model.done for model in self.scale.needed([job])):
@@ -138,3 +123,18 @@ class Study:
                 if held and not job.done:
                     say(f"{what} {number} of {len(jobs)}: {job.label}")
                     job.carry_out(self.logs)
+
+    def worst_cases(self, *labels: str) -> Tensor:
+        """(n,), each image's share of draws of the model that are right about it, under the attack
+        that is worst for it, over points on the same images of one model.
+        """
+        rows = {
+            f"{label}: {name}": each
+            for label in labels
+            for name, each in Records.read(self.points[label].folder / VERDICTS).rows.items()
+        }
+        return Records(rows).worst
+
+    def worst_case(self, *labels: str) -> float:
+        """Accuracy over `worst_cases`."""
+        return float(self.worst_cases(*labels).mean())

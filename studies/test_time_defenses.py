@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from robusttrain.config.evaluation import read_plan
 from robusttrain.evaluation.paired import compared, in_points
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import Figure, Results
+from robusttrain.reporting.canvas import canvas
 from studies import report
 from studies.plans import Job
 from studies.scales import EPSILON, Scale, Settings, typed
@@ -139,7 +141,7 @@ def row(base: str, defense: str, results: Results, records: Records) -> dict[str
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("test_time_defenses", __doc__, arguments)
+    study = Study("test_time_defenses", __doc__, arguments, digits=True)
     scale = study.scale
     bases = {"standard": scale.standard(), "adversarial": scale.adversarial()}
     names = SMOKE if scale.name == "smoke" else DEFENSES
@@ -154,9 +156,9 @@ def run(arguments: list[str]) -> None:
     for base in bases:
         for name in defenses:
             label = f"{base}: {name}"
-            folder = study.points[label].folder
-            records = Records.read(folder / "verdicts.safetensors")
+            records = results[label].records
             rows.append(row(base, name, results[label], records))
+            folder = study.points[label].folder
             alone = Records.read(folder / "bare_classifier-verdicts.safetensors")
             random = bool(results[label].json["random"])
             differences[label] = {
@@ -175,27 +177,26 @@ def run(arguments: list[str]) -> None:
     report.write(study, columns, table, drawn(differences, [*bases]), notes, head, radius(scale))
 
 
-def drawn(differences: Mapping[str, Mapping[str, Any]], bases: Sequence[str]) -> Any:
+def drawn(differences: Mapping[str, Mapping[str, Any]], bases: Sequence[str]) -> Picture:
     """What each protocol says that a defense adds to its base model, with intervals."""
-
-    def draw(panels: Sequence[Axes]) -> None:
-        for axes, base in zip(panels, bases, strict=True):
-            head = f"{base}: "
-            shown = {
-                key.removeprefix(head): each
-                for key, each in differences.items()
-                if key.startswith(head)
-            }
-            for kind, shift in (("transfer", 0.15), ("adaptive", -0.15)):
-                _points(axes, [each[kind] for each in shown.values()], kind, shift)
-            axes.axvline(0, color="grey", linewidth=1)
-            axes.set_yticks([-number for number in range(len(shown))], [*shown])
-            axes.set_title(f"base model: {base} training", fontsize="medium")
-            axes.grid(axis="x", alpha=0.3)
-        panels[0].legend(fontsize="small")
-        panels[-1].set_xlabel("points added to the base model under attack, with 95 % intervals")
-
-    return report.drawn(draw, 1 + 0.35 * len(differences), len(bases))
+    figure = canvas(7, 1 + 0.35 * len(differences))
+    panels = figure.subplots(len(bases), sharex=True, squeeze=False)[:, 0]
+    for axes, base in zip(panels, bases, strict=True):
+        head = f"{base}: "
+        shown = {
+            key.removeprefix(head): each
+            for key, each in differences.items()
+            if key.startswith(head)
+        }
+        for kind, shift in (("transfer", 0.15), ("adaptive", -0.15)):
+            _points(axes, [each[kind] for each in shown.values()], kind, shift)
+        axes.axvline(0, color="grey", linewidth=1)
+        axes.set_yticks([-number for number in range(len(shown))], [*shown])
+        axes.set_title(f"base model: {base} training", fontsize="medium")
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].legend(fontsize="small")
+    panels[-1].set_xlabel("points added to the base model under attack, with 95 % intervals")
+    return figure
 
 
 def _points(axes: Axes, differences: Sequence[Any], kind: str, shift: float) -> None:

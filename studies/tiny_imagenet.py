@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.study import Study
 
@@ -45,14 +45,14 @@ def run(arguments: list[str]) -> None:
             "ours, wt": scale.attacked(ours, "wt"),
         },
     }
-    found = study.run({label: plan for group in points.values() for label, plan in group.items()})
+    results = study.run({label: plan for group in points.values() for label, plan in group.items()})
 
     rows, values = [], {}
     for name, group in points.items():
         values[name] = study.worst_case(*group)
         attacks = ", ".join(attack for plan in group.values() for attack in plan.attacks)
-        told = (found[next(iter(group))].clean, report.percent(values[name]), attacks)
-        rows.append((name, *told, report.percent(PAPER[name])))
+        cells = (results[next(iter(group))].clean, report.percent(values[name]), attacks)
+        rows.append((name, *cells, report.percent(PAPER[name])))
     columns = ("method", "clean", "worst case", "attacks", "paper: worst case")
     notes = ["The paper's 18 % are the best of the other methods; which one, its appendix says."]
     if scale.name == "smoke":

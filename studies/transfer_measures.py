@@ -192,7 +192,7 @@ def destruction(count: int, **about: Any) -> dict[str, Any]:
         curves[attack] = {}
         for name, (strengths, transformation) in TRANSFORMED.items():
             by_strength = {strength: transformation(strength) for strength in strengths}
-            found = destruction_curve(
+            curve = destruction_curve(
                 held.models[target],
                 held.images,
                 adversarial,
@@ -200,7 +200,7 @@ def destruction(count: int, **about: Any) -> dict[str, Any]:
                 by_strength,
                 held.rng.fold(name),
             )
-            curves[attack][name] = [(strength, estimate.json()) for strength, estimate in found]
+            curves[attack][name] = [(strength, estimate.json()) for strength, estimate in curve]
     return {"count": len(held.images), "source": source, "target": target, "curves": curves}
 
 
@@ -213,32 +213,32 @@ def planes(count: int, **about: Any) -> dict[str, Any]:
     image, label, rng = held.images[:1], held.labels[:1], held.rng[:1]
     along = gradients(first, image, label, rng, estimator=Smooth(20))[0].sign()
     across = orthogonal(along, rng)
-    found = regions(held.models, image[0], along, across, 25 * PIXEL, rng, points=21)
+    answers = regions(held.models, image[0], along, across, 25 * PIXEL, rng, points=21)
     return {
         "label": int(label),
-        "reach": found.reach,
-        "counts": found.counts(),
-        "classes": {name: answered.tolist() for name, answered in found.classes.items()},
+        "reach": answers.reach,
+        "counts": answers.counts(),
+        "classes": {name: answered.tolist() for name, answered in answers.classes.items()},
     }
 
 
-def pictured(found: Mapping[str, Any], path: Path) -> None:
+def pictured(point: Mapping[str, Any], path: Path) -> None:
     """Draw what `planes` found: decision regions of all models side by side."""
-    classes = {name: torch.tensor(grid) for name, grid in found["classes"].items()}
-    path.write_bytes(png(decision_regions(Regions(classes, found["reach"]), found["label"])))
+    classes = {name: torch.tensor(grid) for name, grid in point["classes"].items()}
+    path.write_bytes(png(decision_regions(Regions(classes, point["reach"]), point["label"])))
 
 
 def angles(count: int, **about: Any) -> dict[str, Any]:
     """Cosines between the models' gradients, plain and noise-reduced [P5 table 33]."""
     held = material(count, **about)
-    found = {}
+    matrices = {}
     for name, estimator in (("plain", None), ("noise-reduced", Smooth(20))):
         by_model = {
             model: gradients(network, held.images, held.labels, held.rng, estimator=estimator)
             for model, network in held.models.items()
         }
-        found[name] = angle_matrix(by_model).json()
-    return {"count": len(held.images), "cosines": found}
+        matrices[name] = angle_matrix(by_model).json()
+    return {"count": len(held.images), "cosines": matrices}
 
 
 def distortion(count: int, **about: Any) -> dict[str, Any]:
@@ -248,19 +248,24 @@ def distortion(count: int, **about: Any) -> dict[str, Any]:
     held = material(count, **about)
     source, target = list(held.models)[:2]
     gradient = gradients(held.models[source], held.images, held.labels, held.rng)
-    found = {}
+    distortions = {}
     for name, direction in (("FG", gradient), ("FGS", gradient.sign())):
         pair = [held.models[source], held.models[target]]
         least = minimal_distortion(
             pair, held.images, direction, held.labels, step=0.5 * PIXEL, limit=100 * PIXEL
         )
         steps = [number * PIXEL for number in range(0, 101, 2)]
-        found[name] = {
+        distortions[name] = {
             "median": least_for(least, 0.5) / PIXEL,
             "nine_tenths": least_for(least, 0.9) / PIXEL,
             "cdf": [(at / PIXEL, share.json()) for at, share in cumulative(least, steps)],
         }
-    return {"count": len(held.images), "source": source, "target": target, "distortions": found}
+    return {
+        "count": len(held.images),
+        "source": source,
+        "target": target,
+        "distortions": distortions,
+    }
 
 
 def mistakes(count: int, **about: Any) -> dict[str, Any]:
@@ -294,11 +299,11 @@ def challenge(canvas: int, count: int, **about: Any) -> dict[str, Any]:
         for attack in held.crafting.attacks
         for source in held.models
     }
-    found = {}
+    scores = {}
     for name, model in held.models.items():
         classifier = model.classifier if isinstance(model, DefendedClassifier) else model
         entry = MeanPrediction(DefendedClassifier(layers, classifier))
-        found[name] = {
+        scores[name] = {
             version: challenge_score(
                 {
                     attack: answers(defense, images, held.rng.fold("score"))
@@ -308,4 +313,4 @@ def challenge(canvas: int, count: int, **about: Any) -> dict[str, Any]:
             ).json()
             for version, defense in (("alone", model), ("entry", entry))
         }
-    return {"count": len(held.images), "attacks": list(crafted), "canvas": canvas, "scores": found}
+    return {"count": len(held.images), "attacks": list(crafted), "canvas": canvas, "scores": scores}

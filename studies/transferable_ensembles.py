@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 from studies import report
 from studies.plans import Call
 from studies.scales import Settings
 from studies.study import Study
 from studies.transfer_measures import angles, distortion, mistakes, pictured, planes
-from studies.transfers import PIXEL, Field, counted, field, told
+from studies.transfers import PIXEL, Field, counted, field, with_interval
 
 #: RMSD of the paper's tables, in 255ths.
 RMSD = 23.5
@@ -83,26 +83,26 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("transferable_ensembles", __doc__, arguments, imagenet=True)
     arena, settings = field(study.scale), SETTINGS[study.scale.name]
-    found = study.run(points_of(arena, settings))
+    results = study.run(points_of(arena, settings))
     rows: list[tuple[object, ...]] = []
     black_box = {}
     for name, (attack, _, held_out) in attacks(settings).items():
-        point, kind = found[name], "matching_top1" if "targeted" in name else "success_top1"
+        point, kind = results[name], "matching_top1" if "targeted" in name else "success_top1"
         white, black = (arena.mean(point, attack, other, held_out, kind) for other in (False, True))
         top5 = arena.mean(point, attack, True, held_out, kind.replace("top1", "top5"))
         black_box[name] = black
         rows.append(
             (name, kind.partition("_")[0], *map(report.percent, (white, black, top5)), PAPER[name])
         )
-    rows += _beside(found)
-    pictured(found["planes"], study.output / "planes.png")
+    rows += _beside(results)
+    pictured(results["planes"], study.output / "planes.png")
     single, ensemble = (
         black_box["optimisation, targeted"],
         black_box["optimisation, targeted, ensemble"],
     )
     notes = (
         (
-            f"{counted(found['optimisation'])} Mean rates over pairs of models: onto the source,"
+            f"{counted(results['optimisation'])} Mean rates over pairs of models: onto the source,"
             " onto other models, and among the likeliest five there (of success: the true class is"
             " not among them). Ensembles hold all models but the one that is tested; each of their"
             f" models has an Adam of its own. RMSD at most {RMSD:g}/255, {settings.steps} steps of"
@@ -115,7 +115,7 @@ def run(arguments: list[str]) -> None:
         ),
     )
     columns = ("attack", "rate", "white box", "black box", "black box, top 5", "paper")
-    figure = report.lines(_cdf(found), "RMSD in 255ths", "share of images")
+    figure = report.lines(_cdf(results), "RMSD in 255ths", "share of images")
     report.write(study, columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
@@ -123,10 +123,10 @@ def _holds(claim: bool) -> str:
     return "holds" if claim else "does not hold"
 
 
-def _beside(found: dict[str, dict[str, Any]]) -> list[tuple[object, ...]]:
+def _beside(results: dict[str, dict[str, Any]]) -> list[tuple[object, ...]]:
     """Gradients, mistakes and distortions, as rows."""
     rows: list[tuple[object, ...]] = []
-    for version, matrix in found["angles"]["cosines"].items():
+    for version, matrix in results["angles"]["cosines"].items():
         values = [
             cell["value"]
             for row, cells in matrix["cells"].items()
@@ -137,7 +137,7 @@ def _beside(found: dict[str, dict[str, Any]]) -> list[tuple[object, ...]]:
         rows.append(
             (f"gradients, {version}", "mean cosine", "1", mean, "-", "nearly orthogonal (table 33)")
         )
-    point = found["mistakes"]
+    point = results["mistakes"]
     for target, cell in point["mistakes"]["cells"][point["source"]].items():
         if target != point["source"]:
             rows.append(
@@ -145,12 +145,12 @@ def _beside(found: dict[str, dict[str, Any]]) -> list[tuple[object, ...]]:
                     f"same mistake, {point['source']} and {target}",
                     "share",
                     "-",
-                    told(cell),
+                    with_interval(cell),
                     "-",
                     "table 9",
                 )
             )
-    for direction, least in found["distortion"]["distortions"].items():
+    for direction, least in results["distortion"]["distortions"].items():
         told_least = (f"median {least['median']:.1f}", f"90 % {least['nine_tenths']:.1f}")
         rows.append(
             (
@@ -164,10 +164,10 @@ def _beside(found: dict[str, dict[str, Any]]) -> list[tuple[object, ...]]:
     return rows
 
 
-def _cdf(found: dict[str, dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+def _cdf(results: dict[str, dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
     return {
         direction: [(at, share["value"]) for at, share in least["cdf"]]
-        for direction, least in found["distortion"]["distortions"].items()
+        for direction, least in results["distortion"]["distortions"].items()
     }
 
 

@@ -46,8 +46,8 @@ class Field:
         changed of each preset.
         """
         models = [m.checkpoint if isinstance(m, Job) else m for m in self.models.values()]
-        told = {"attacks": dict(attacks), "models": models, "data": dict(self.data), **options}
-        return {**told, "images": images or self.images, "epsilon": epsilon or self.epsilon}
+        arguments = {"attacks": dict(attacks), "models": models, "data": dict(self.data), **options}
+        return {**arguments, "images": images or self.images, "epsilon": epsilon or self.epsilon}
 
     def point(
         self,
@@ -87,8 +87,8 @@ class Field:
             if source.startswith(HELD_OUT)
             else self.called(source)
         )
-        found: Mapping[str, Any] = point["attacks"][attack][kind]["cells"][row][self.called(target)]
-        return found
+        cell: Mapping[str, Any] = point["attacks"][attack][kind]["cells"][row][self.called(target)]
+        return cell
 
     def mean(
         self,
@@ -152,6 +152,6 @@ def counted(point: Mapping[str, Any]) -> str:
     )
 
 
-def told(cell: Mapping[str, Any]) -> str:
+def with_interval(cell: Mapping[str, Any]) -> str:
     """A cell for a table, with its interval."""
     return percent(cell["value"], cell["ci95"]) if cell["value"] is not None else "n/a"

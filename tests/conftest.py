@@ -16,6 +16,17 @@ from robusttrain.core.rng import Rng
 
 #: Folders whose files take longest.
 LONG = ("studies", "audit", "cli", "callbacks")
+#: These have a process of their own: torch knows the pretended device for good, and a process that
+#: knows an accelerator can no longer fork once it has differentiated anything.
+ALONE = Path(__file__).parent / "pretend"
+
+
+def pytest_ignore_collect(collection_path, config):
+    """The pretend device's tests run where the command line names them, and nowhere else."""
+    if collection_path != ALONE:
+        return None
+    named = (Path(each.partition("::")[0]).resolve() for each in config.args)
+    return None if any(ALONE in (path, *path.parents) for path in named) else True
 
 
 def pytest_collection_modifyitems(items):

@@ -95,8 +95,7 @@ def test_attacks_open_no_files_and_only_commands_speak():
         if room == "attacks":
             assert not opening & {*called}, name
         assert "print" not in called, name
-        # `main` speaks for all commands.
-        if room not in ("commands", "") and name != "robusttrain.config.command_line":
+        if room not in ("commands", ""):
             heard = imported(path, {"robusttrain.core.console": path})
             assert not heard, f"{name} speaks: take a Telling"
 

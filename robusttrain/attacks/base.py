@@ -17,7 +17,7 @@ from robusttrain.attacks.parts.threats import Threat
 from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.rounding import narrowed
 from robusttrain.core.errors import OptionError, UserError
-from robusttrain.core.labels import check_labels
+from robusttrain.core.labels import check_labels, labels_and_range
 from robusttrain.core.parts import part
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import dtype_of
@@ -56,11 +56,12 @@ def check_images(images: Tensor) -> Tensor:
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     if not len(images):
         return wide
-    low, high = torch.aminmax(wide.detach())
+    # As numbers at once: each comparison of tensors would wait for the device anew.
+    low, high = torch.stack(torch.aminmax(wide.detach())).tolist()
     off = max(ROUNDING, torch.finfo(images.dtype).eps)
     if not (low >= -off and high <= 1 + off):
         raise UserError(
-            f"images: values must lie in [0, 1], got [{low.item():.3g}, {high.item():.3g}]; "
+            f"images: values must lie in [0, 1], got [{low:.3g}, {high:.3g}]; "
             "normalise inside the model, and divide 8-bit images by 255"
         )
     return wide.clamp(0, 1) if low < 0 or high > 1 else wide
@@ -255,13 +256,12 @@ class Attack(ABC):
             UserError: images outside [0, 1] or of another shape, labels of another length or
                 without a class of the model, answers that are no logits, no gradient to follow.
         """
-        wide, labels = check_images(images), check_labels(labels, images)
+        wide, (labels, span) = check_images(images), labels_and_range(labels, images)
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         source = Queried.of(source)
         if not len(images):
             return images.detach().clone()
-        low, high = torch.aminmax(labels)
-        source.labels = int(low), int(high)
+        source.labels = span
         dtype = torch.promote_types(wide.dtype, dtype_of(source) or wide.dtype)
         with prepared(source):
             # Inference tensors can never enter autograd; a copy made outside inference mode can.

@@ -4,6 +4,7 @@ model's randomness.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -29,6 +30,42 @@ def ask(model: nn.Module, images: Tensor, rng: Rng, votes: int = 1) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def all_or_none(random: Tensor) -> bool | None:
+    """Whether the model is random for all images (B,) or for none; None where images differ.
+
+    The host waits for the device, so it asks once, before the loop of an attack.
+    """
+    if not len(random):
+        return False
+    some, every = torch.stack([random.any(), random.all()]).tolist()
+    return None if some != every else some
+
+
+def by_draws(
+    random: Tensor, votes: int, alike: bool | None = None
+) -> Iterator[tuple[Tensor | slice, int]]:
+    """The images that one draw judges, and those that ``votes`` draws judge; groups without images
+    are left out.
+
+    Args:
+        random: (n,) bool, for which images the model is random.
+        votes: draws for these images.
+        alike: `all_or_none` of them, or of a batch that they were taken from. Without it the host
+            waits for the device.
+
+    Yields:
+        The images of a group, as an index, and its draws.
+    """
+    if alike is not None:
+        if len(random):
+            yield slice(None), votes if alike else 1
+        return
+    for chosen, draws in ((~random, 1), (random, votes)):
+        which = chosen.nonzero().squeeze(1)
+        if len(which):
+            yield which, draws
+
+
 def share_wrong(
     model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, votes: int = 1
 ) -> Tensor:
@@ -51,6 +88,7 @@ def share_above(
     random: Tensor,
     rng: Rng,
     votes: int = 1,
+    alike: bool | None = None,
 ) -> Tensor:
     """(n,) in [0, 1]: the share of draws in which the objective is greater than ``level``.
 
@@ -63,15 +101,14 @@ def share_above(
         level: the value that the objective has to exceed.
         random: (n,) bool, for which images the model is random.
         votes: draws for these images; the others are asked about once.
+        alike: as for `by_draws`.
     """
     share = images.new_zeros(len(images))
-    for chosen, draws in ((~random, 1), (random, votes)):
-        which = chosen.nonzero().squeeze(1)
-        if len(which):
-            logits = ask(model, images[which], rng[which], draws)
-            goals = goal[which].repeat(draws, *[1] * (goal.dim() - 1))
-            above = objective(logits.flatten(0, 1), goals) > level
-            share[which] = above.view(draws, len(which)).to(share.dtype).mean(dim=0)
+    for which, draws in by_draws(random, votes, alike):
+        logits = ask(model, images[which], rng[which], draws)
+        goals = goal[which].repeat(draws, *[1] * (goal.dim() - 1))
+        above = objective(logits.flatten(0, 1), goals) > level
+        share[which] = above.view(logits.shape[:2]).to(share.dtype).mean(dim=0)
     return share
 
 

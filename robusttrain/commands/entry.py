@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from robusttrain.commands import front
-from robusttrain.core.errors import UserError
+from robusttrain.core.allocator import keep_freed_memory
+from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.stopping import heeding_sigterm
 from robusttrain.core.typed import typed_as_console
 
 
@@ -60,9 +65,46 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
     # beside a second one, g takes several times as long. Sleeping costs nothing where nobody else
     # computes. The library reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from robusttrain.config.command_line import main
-
     main(importlib.import_module(f"robusttrain.commands.{name}").run, arguments, program)
+
+
+def main(
+    command: Callable[[list[str]], None],
+    arguments: list[str] | None = None,
+    program: str | None = None,
+) -> NoReturn:
+    """Run a command: its errors become one line each and exit code 2, Ctrl-C exit code 130, SIGTERM
+    143.
+
+    Args:
+        command: takes the arguments.
+        arguments: of the command line; None for those of this process.
+        program: how the user names the command; None for the file of this process.
+    """
+    from robusttrain.config.classes import look_in  # loads torch
+    from robusttrain.core.console import Saying
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    program = program or sys.argv[0].rpartition("/")[2]
+    look_in(Path.cwd())  # where the user's own modules lie, wherever this program does
+    try:
+        keep_freed_memory()
+        Saying.of("robusttrain")
+        with heeding_sigterm():
+            command(arguments)
+    except UserError as error:
+        _refuse(program, error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _refuse(program, UserError("the disk is full; what was finished is kept"))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as ended:  # Lightning turns an interruption into exit code 1
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            sys.exit(130)
+        raise
+    sys.exit(0)
 
 
 def _say(text: str) -> NoReturn:
@@ -71,5 +113,8 @@ def _say(text: str) -> NoReturn:
 
 
 def _refuse(program: str, error: UserError) -> NoReturn:
-    sys.stderr.write(f"{program}: error: {' '.join(str(error).split())}\n")
+    # Builders name options without the dashes that a user types.
+    bare = isinstance(error, OptionError) and not error.option.startswith("--")
+    one_line = ("--" if bare else "") + " ".join(str(error).split())
+    sys.stderr.write(f"{program}: error: {one_line}\n")
     sys.exit(2)

@@ -36,38 +36,39 @@ def run(arguments: list[str]) -> None:
             transfer.run(arguments)
         else:
             plan = read_plan(arguments)
-            found = evaluate(plan)
-            if plan.strict and (found.get("verdict", "sound") != "sound" or finding(found)):
+            content = evaluate(plan)
+            if plan.strict and (content.get("verdict", "sound") != "sound" or finding(content)):
                 sys.exit(UNSOUND)
 
 
 def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> dict[str, Any]:
     """Carry out a plan and tell what came out; arguments as for `evaluating.evaluate`."""
-    found = evaluating.evaluate(plan, ALOUD, precisions)
-    if first := sentence(found):
+    content = evaluating.evaluate(plan, ALOUD, precisions)
+    if first := sentence(content):
         say(first)
-    console.print(table(found))
-    if found["randomness"]:
-        console.print(randomness_table(found))
-    if "certificates" in found:
-        console.print(certificates_table(found))
-        if broken := finding(found):
+    console.print(table(content))
+    if content["randomness"]:
+        console.print(randomness_table(content))
+    if "certificates" in content:
+        console.print(certificates_table(content))
+        if broken := finding(content):
             say(broken)
-    if "verdict" in found:
-        for line in audit_lines(found):
+    if "verdict" in content:
+        for line in audit_lines(content):
             say(line)
-    say(f"written: {Path(found['plan']['output']) / 'results.json'}, and report.html beside it")
-    return found
+    say(f"written: {Path(content['plan']['output']) / 'results.json'}, and report.html beside it")
+    return content
 
 
 def repeat(before: Results, plan: EvaluationPlan) -> None:
     """Evaluate again, and say whether it came out the same."""
-    found = evaluate(plan, before.json["precision"]["attacks"])
-    told = list(changes(before.json, json.loads(json.dumps(found))))
-    for line in told:
+    content = evaluate(plan, before.json["precision"]["attacks"])
+    differences = list(changes(before.json, json.loads(json.dumps(content))))
+    for line in differences:
         say(f"differs: {line}")
-    same = found["processor"] == before.json["processor"]
+    same = content["processor"] == before.json["processor"]
     here = "" if same else ", on another processor or version of torch"
-    say(f"again: {'the same' if not told else f'{len(told)} figures or facts differ'}{here}")
-    if told:
+    came_out = f"{len(differences)} figures or facts differ" if differences else "the same"
+    say(f"again: {came_out}{here}")
+    if differences:
         sys.exit(OTHERWISE)

@@ -28,21 +28,22 @@ def run(arguments: list[str]) -> None:
         train(read_plan(arguments))
 
 
-def train(plan: TrainingPlan) -> None:
-    """Carry out a plan and tell what came out."""
+def train(plan: TrainingPlan) -> training.Trained | None:
+    """Carry out a plan and tell what came out, which is returned."""
     trained = training.train(plan, ALOUD)
     if trained is not None:
         say(outcome(trained.metrics, trained.epochs))
-        if trained.kept:
+        if trained.checkpoints:
             attack = f"{command('evaluate')} --checkpoint {quote(str(trained.folder))}"
             foreign = to_be_trusted([plan.model, plan.data, plan.defense])
             trust = "".join(f" --trust {quote(each)}" for each in foreign)
             say(
-                f"kept {trained.folder}/{' and '.join(trained.kept)}; attack with"
-                f" {attack}/{trained.kept[0]}{trust}"
+                f"kept {trained.folder}/{' and '.join(trained.checkpoints)}; attack with"
+                f" {attack}/{trained.checkpoints[0]}{trust}"
             )
         for line in looks(plan, trained):
             say(line)
+    return trained
 
 
 def looks(plan: TrainingPlan, trained: training.Trained) -> list[str]:

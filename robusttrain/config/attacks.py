@@ -21,7 +21,7 @@ from robusttrain.attacks import Attack, Source
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
 from robusttrain.config.classes import IN_FILE
-from robusttrain.config.command_line import listed, plain, short, take
+from robusttrain.config.command_line import listed, plain, short, take, values_of
 from robusttrain.config.numbers import number
 from robusttrain.config.origins import checked_nodes
 from robusttrain.config.parts import (
@@ -47,7 +47,7 @@ def spelt_out(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> l
         arguments: the command line.
         nodes: contents of the files; the last one that names any is meant.
     """
-    if take(arguments, lambda option: option in ("--attack", "--suite"))[0]:
+    if values_of(arguments, "--attack", "--suite"):
         return [*arguments]
     said = {key: node[key] for node in nodes for key in ("attack", "suite") if key in node}
     named = [f"--{key}={name}" for key in ("attack", "suite") for name in listed(said.get(key))]
@@ -208,9 +208,9 @@ def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scena
     """One attack from the content of its preset, with the models that it names; arguments as for
     `checked`.
     """
-    found = checked(node, name, option)
+    closed = checked(node, name, option)
     with under(f"{option}.{name}"):
-        return replace(found, source=found.source.opened(READER))
+        return replace(closed, source=closed.source.opened(READER))
 
 
 def _parsed(nodes: str) -> dict[str, Any]:
@@ -253,9 +253,9 @@ def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenar
     try:
         parsed = _whole(node, source)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        told = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
+        reason = short(str(error)).removeprefix("--attack").removeprefix("--").lstrip(".: ")
         raise UserError(
-            f"{option}.{name}.{told}" if ": " in told else f"{option} {name}: {told}"
+            f"{option}.{name}.{reason}" if ": " in reason else f"{option} {name}: {reason}"
         ) from error
     with under(f"{option}.{name}"):
         return Scenario(

@@ -64,12 +64,12 @@ def build(
         if isinstance(node, dict):
             return {key: build(item, f"{where}.{key}", trust) for key, item in node.items()}
         return node
-    found = resolve(node["class_path"], trust)
+    maker = resolve(node["class_path"], trust)
     # Also from a trusted package only objects of the expected kind: os.system is no network.
     no_part = UserError(
         f"{where or 'configuration'}: {node['class_path']} is not a {kind.__name__}"
     )
-    if not makes(found, kind) or (trust is not None and not _is_part(found, node["class_path"])):
+    if not makes(maker, kind) or (trust is not None and not _is_part(maker, node["class_path"])):
         raise no_part
     arguments = {
         key: build(value, f"{where}.{key}" if where else key, trust)
@@ -77,10 +77,10 @@ def build(
     }
     try:
         with under(where):
-            built = found(**arguments, **(given or {}))
+            built = maker(**arguments, **(given or {}))
     except TypeError as error:
         raise UserError(f"{where}: {error}") from error
-    if not isinstance(found, type) and not isinstance(built, nn.Module):
+    if not isinstance(maker, type) and not isinstance(built, nn.Module):
         raise UserError(f"{no_part}: the function returned a {type(built).__name__}")
     if not isinstance(built, kind):
         raise no_part
@@ -98,10 +98,10 @@ def trusted_nodes(node: Any, trust: Sequence[str]) -> Any:
         return [trusted_nodes(item, trust) for item in node]
     if not isinstance(node, dict):
         return node
-    found = {key: trusted_nodes(item, trust) for key, item in node.items()}
+    checked = {key: trusted_nodes(item, trust) for key, item in node.items()}
     if "class_path" in node:
-        found["class_path"] = trusted(str(node["class_path"]), trust)
-    return found
+        checked["class_path"] = trusted(str(node["class_path"]), trust)
+    return checked
 
 
 def to_be_trusted(node: Any) -> list[str]:
@@ -120,14 +120,14 @@ def to_be_trusted(node: Any) -> list[str]:
     return [*dict.fromkeys(names)]
 
 
-def _is_part(found: Callable[..., Any], class_path: str) -> bool:
+def _is_part(maker: Callable[..., Any], class_path: str) -> bool:
     """Whether a class is one of the nouns that a checkpoint may name: a module, or a part of this
     framework. Of functions only those that a package or file of the user's wrote itself.
     """
-    if isinstance(found, type):
-        return issubclass(found, nn.Module) or found.__module__.startswith("robusttrain.attacks.")
+    if isinstance(maker, type):
+        return issubclass(maker, nn.Module) or maker.__module__.startswith("robusttrain.attacks.")
     own = importable(class_path).split(".")[0]
-    return own != "robusttrain" and found.__module__.split(".")[0] == own
+    return own != "robusttrain" and maker.__module__.split(".")[0] == own
 
 
 def fit_to_data(node: Any, facts: Facts, where: str) -> None:
@@ -146,15 +146,15 @@ def fit_to_data(node: Any, facts: Facts, where: str) -> None:
     if not is_node(node):
         return
     arguments = node.setdefault("init_args", {})
-    found = resolve(node["class_path"])
-    if makes(found, nn.Module):
-        defaults = defaults_of(found)
-        known = {
+    maker = resolve(node["class_path"])
+    if makes(maker, nn.Module):
+        defaults = defaults_of(maker)
+        from_data = {
             "num_classes": facts.num_classes,
             "in_channels": facts.channels,
             "image_size": facts.image_size,
         }
-        for name, fact in known.items():
+        for name, fact in from_data.items():
             if name not in defaults:
                 continue
             default = defaults[name]
@@ -176,15 +176,15 @@ def check_pretrained(model: nn.Module, classes: int) -> None:
     """Raise UserError unless the model brought trained weights, the last layer's included, for this
     many classes.
     """
-    known = getattr(model, "pretrained_classes", None)
-    if known is None:
+    trained_for = getattr(model, "pretrained_classes", None)
+    if trained_for is None:
         raise UserError(
             "--model: give its weights with --weights FILE; untrained networks are not evaluated"
         )
-    if known != classes:
+    if trained_for != classes:
         raise UserError(
-            f"--model: its weights are for {known} classes, and the data set has {classes}, so its"
-            " last layer is untrained: change --data, or give --weights FILE"
+            f"--model: its weights are for {trained_for} classes, and the data set has {classes},"
+            " so its last layer is untrained: change --data, or give --weights FILE"
         )
 
 

@@ -211,18 +211,18 @@ def newest(folder: str | os.PathLike[str], fallback: str | None = None) -> Path:
         for path in Path(folder).rglob("*.ckpt")
         if not {*path.relative_to(folder).parts} & NOBODYS
     ]
-    found = sorted(runs, key=lambda path: path.stat().st_mtime)
-    if not found and fallback is not None:
+    by_age = sorted(runs, key=lambda path: path.stat().st_mtime)
+    if not by_age and fallback is not None:
         return Path(fallback)
-    if not found:
+    if not by_age:
         raise UserError(
             f"no checkpoint under {folder}: train one ({command('train')} --defense"
             " advtransform), or give --checkpoint FILE (or NAME of a model that comes with the"
             " package: --list), or --model NAME --weights FILE"
         )
-    run = found[-1].parent
+    run = by_age[-1].parent
     best = run / "best.ckpt"
-    return best if best.is_file() else found[-1]
+    return best if best.is_file() else by_age[-1]
 
 
 class Files:

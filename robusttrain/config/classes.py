@@ -54,8 +54,8 @@ def load_file(path: Path) -> str:
         near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6)
         hint = f"; did you mean {said.with_name(near[0])}?" if near else ""
         raise UserError(f"{path}: there is no such file{hint}")
-    for name, known in _files.items():
-        if known == path:
+    for name, loaded in _files.items():
+        if loaded == path:
             return name
     look_in(path.parent)
     name = path.stem
@@ -156,18 +156,18 @@ def resolve(class_path: str, trust: Sequence[str] | None = None) -> Callable[...
     name = importable(class_path)
     module_name, _, last = name.rpartition(".")
     module = _import(class_path, module_name) if module_name else None
-    found = getattr(module, last, None)
-    if found is None or isinstance(found, ModuleType):
+    named = getattr(module, last, None)
+    if named is None or isinstance(named, ModuleType):
         choices = [key for key, item in vars(module).items() if callable(item)] if module else []
-        if isinstance(found, ModuleType):
+        if isinstance(named, ModuleType):
             raise UserError(f"{class_path!r} is not a class: it is a module")
         raise UserError(
             f"class {class_path!r} cannot be imported: there is no {last} in"
             f" {module_name or 'it'}{_near(last, choices, class_path)}"
         )
-    if not inspect.isclass(found) and not inspect.isfunction(found):
+    if not inspect.isclass(named) and not inspect.isfunction(named):
         raise UserError(f"{class_path!r} is not a class, and no function that makes a module")
-    result: Callable[..., Any] = found
+    result: Callable[..., Any] = named
     return result
 
 
@@ -208,33 +208,33 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def makes(found: Callable[..., Any], kind: type) -> bool:
+def makes(maker: Callable[..., Any], kind: type) -> bool:
     """Whether a class is of a kind; for a function, whether it may make such a thing: one without
     an annotation is only asked when it is called.
     """
-    if isinstance(found, type):
-        return issubclass(found, kind)
-    result = returned(found)
+    if isinstance(maker, type):
+        return issubclass(maker, kind)
+    result = returned(maker)
     return result is None or (isinstance(result, type) and issubclass(result, kind))
 
 
-def returned(found: Callable[..., Any]) -> Any:
+def returned(maker: Callable[..., Any]) -> Any:
     """What a function says that it returns; None where it says nothing that can be read."""
     try:
-        return get_type_hints(found).get("return")
+        return get_type_hints(maker).get("return")
     except Exception:  # noqa: BLE001 - annotations are anybody's code
         return None
 
 
-def declare(found: Callable[..., Any]) -> None:
+def declare(maker: Callable[..., Any]) -> None:
     """Let what its author did not annotate pass jsonargparse, which asks: a function makes a
     module, and an argument is anything.
     """
-    asked = found
-    if isinstance(found, type):
-        asked = vars(found).get("__init__", declare)  # an inherited one is another class's matter
-    elif "return" not in found.__annotations__:
-        found.__annotations__["return"] = nn.Module
+    asked = maker
+    if isinstance(maker, type):
+        asked = vars(maker).get("__init__", declare)  # an inherited one is another class's matter
+    elif "return" not in maker.__annotations__:
+        maker.__annotations__["return"] = nn.Module
     if asked is declare or not inspect.isfunction(asked):
         return
     for name, parameter in inspect.signature(asked).parameters.items():
@@ -244,28 +244,28 @@ def declare(found: Callable[..., Any]) -> None:
             asked.__annotations__[name] = Any
 
 
-def to_be_filled(found: Callable[..., Any]) -> dict[str, int]:
+def to_be_filled(maker: Callable[..., Any]) -> dict[str, int]:
     """The facts of a data set that a class or function wants to be given, each with `UNFILLED`."""
     empty = inspect.Parameter.empty
     return {
         name: UNFILLED
-        for name, value in defaults_of(found).items()
+        for name, value in defaults_of(maker).items()
         if name in FACTS and value is empty
     }
 
 
-def defaults_of(found: Callable[..., Any]) -> dict[str, Any]:
+def defaults_of(maker: Callable[..., Any]) -> dict[str, Any]:
     """Arguments of a class or function with their defaults, those that ``**kwargs`` hands on to
     others as well; `inspect.Parameter.empty` where there is none.
     """
-    parameters = inspect.signature(found).parameters
+    parameters = inspect.signature(maker).parameters
     own = {name: each.default for name, each in parameters.items()}
     if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return own
     parser = ArgumentParser(exit_on_error=False)
-    if inspect.isclass(found):
-        parser.add_class_arguments(found, fail_untyped=False)
+    if inspect.isclass(maker):
+        parser.add_class_arguments(maker, fail_untyped=False)
     else:
-        parser.add_function_arguments(found, fail_untyped=False)
+        parser.add_function_arguments(maker, fail_untyped=False)
     handed = {key: value for key, value in parser.get_defaults().items() if "." not in key}
     return {**handed, **own}

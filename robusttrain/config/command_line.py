@@ -9,68 +9,20 @@ of the same part: jsonargparse would carry over arguments of the same name.
 from __future__ import annotations
 
 import difflib
-import errno
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from robusttrain.config import parts, presets
-from robusttrain.config.classes import defaults_of, look_in, recorded, resolve
-from robusttrain.config.origins import checked_node, checked_nodes, from_elsewhere
+from robusttrain.config.classes import defaults_of, recorded, resolve
+from robusttrain.config.origins import checked_nodes
 from robusttrain.config.parts import ByName
-from robusttrain.core.allocator import keep_freed_memory
-from robusttrain.core.console import Saying
-from robusttrain.core.errors import OptionError, UserError
-from robusttrain.core.stopping import heeding_sigterm
-
-
-def main(
-    command: Callable[[list[str]], None],
-    arguments: list[str] | None = None,
-    program: str | None = None,
-) -> NoReturn:
-    """Run a command: its errors become one line each and exit code 2, Ctrl-C exit code 130, SIGTERM
-    143.
-
-    Args:
-        command: takes the arguments.
-        arguments: of the command line; None for those of this process.
-        program: how the user names the command; None for the file of this process.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    program = program or sys.argv[0].rpartition("/")[2]
-    look_in(Path.cwd())  # where the user's own modules lie, wherever this program does
-    try:
-        keep_freed_memory()
-        Saying.of("robusttrain")
-        with heeding_sigterm():
-            command(arguments)
-    except UserError as error:
-        # Builders name options without the dashes that a user types.
-        dashes = (
-            "--" if isinstance(error, OptionError) and not error.option.startswith("--") else ""
-        )
-        one_line = dashes + " ".join(str(error).split())
-        sys.stderr.write(f"{program}: error: {one_line}\n")
-        sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        sys.stderr.write(f"{program}: error: the disk is full; what was finished is kept\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SystemExit as ended:  # Lightning turns an interruption into exit code 1
-        if isinstance(ended.__context__, KeyboardInterrupt):
-            sys.exit(130)
-        raise
-    sys.exit(0)
+from robusttrain.core.errors import UserError
 
 
 class _Parser(ByName):
@@ -80,12 +32,12 @@ class _Parser(ByName):
 
     def format_help(self, *arguments: Any, **options: Any) -> str:
         def ours(match: re.Match[str]) -> str:
-            known = re.sub(r"\s", "", match[1]).split(",")
+            subclasses = re.sub(r"\s", "", match[1]).split(",")
             named = [
                 name
-                for name in known
+                for name in subclasses
                 if re.match(r"robusttrain\.(?!evaluation|training|frozen|Def)", name)
-            ] or known[:8]
+            ] or subclasses[:8]
             indent = "\n" + 24 * " "
             return f"known subclasses:{indent}{(',' + indent).join(named)})"
 
@@ -94,14 +46,29 @@ class _Parser(ByName):
         )
 
 
-def new_parser(**options: Any) -> ArgumentParser:
-    """A parser that raises, with the options that every command has."""
+#: Options that several commands have: their types, defaults and help.
+SHARED: dict[str, tuple[Any, Any, str]] = {
+    "attack": (list[str] | str | None, None, "attack preset or file, repeatable"),
+    "suite": (list[str] | str | None, None, "several attacks by one name"),
+    "trust": (list[str] | str, [], "packages that a checkpoint may name"),
+    "checkpoint": (str | None, None, "file that train.py left; default: newest"),
+    "checkpoints": (str, "checkpoints", "folder for checkpoints"),
+}
+
+
+def new_parser(*shared: str, **options: Any) -> ArgumentParser:
+    """A parser that raises, with the options that every command has, and those of `SHARED` that are
+    named.
+    """
     # Abbreviations would slip past the checks of which options go together.
     parser = _Parser(exit_on_error=False, allow_abbrev=False, **options)
     parser.add_argument(
         "--config", action="config", help="YAML file with any of these options; repeatable"
     )
     parser.add_argument("--list", action="store_true", help="list all presets and exit")
+    for name in shared:
+        kind, default, help = SHARED[name]
+        parser.add_argument(f"--{name}", type=kind, default=default, help=help)
     return parser
 
 
@@ -129,28 +96,27 @@ def read(
     arguments = [
         re.sub(r"^(--[\w.]*weights)\.which(?==|$)", r"\1_which", each) for each in arguments
     ]
-    nodes = configurations(arguments, said)
-    presets_chosen, rest = expand(config_files(arguments)[1], kinds)
-    chosen = {
-        option[2:].partition("=")[0]
-        for option in rest
-        if option.startswith("--") and "." not in option
-    }
-    chosen |= presets_chosen.keys()
+    nodes, arguments = configurations(arguments, said)
+    chosen, rest = take(
+        arguments,
+        lambda option: option[2:] in kinds,
+        "give the name of a preset (--list shows all) or a path to a YAML file",
+    )
+    contents = {option[2:]: parts.content(option[2:], value, option) for option, value in chosen}
     configs: list[dict[str, Any]] = []
     for kind, default in defaults.items():
-        if kind not in chosen and not any(kind in node for node in nodes):
+        if kind not in contents and not any(kind in node for node in nodes):
             configs.append(
                 presets.read(kind, default) if isinstance(default, str) else {kind: default}
             )
     for node in nodes:
-        left = {key: value for key, value in node.items() if key not in presets_chosen}
+        left = {key: value for key, value in node.items() if key not in contents}
         for kind in [kind for kind in kinds if parts.named(kind, left.get(kind))]:
             # Whole: nothing of what was said before of the same part stays.
             configs = [{key: item for key, item in each.items() if key != kind} for each in configs]
             configs.append(parts.content(kind, left.pop(kind), f"--config: {kind}"))
         configs.append(left)
-    configs += presets_chosen.values()
+    configs += contents.values()
     # Classes and names before what is inside of them, and attacks before their sources.
     inner, rest = take(rest, lambda option: "." in option and not option.endswith(".help"))
     inner.sort(key=lambda each: (each[0].count("."), not each[0].endswith(".attack")))
@@ -161,10 +127,10 @@ def read(
         # jsonargparse takes a configuration as text in place of a path.
         texts = [f"--config={yaml.safe_dump(config, sort_keys=False)}" for config in configs]
         values = [f"{option}={value}" for option, value in inner]
-        found: Namespace = parser.parse_args([*texts, *rest, *values])
+        parsed: Namespace = parser.parse_args([*texts, *rest, *values])
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(short(str(error), parser)) from error
-    return found
+    return parsed
 
 
 def take(
@@ -178,7 +144,7 @@ def take(
         wanted: whether an option, dashes and all, is to be taken.
         missing: what to tell a user who forgot the value.
     """
-    found: list[tuple[str, str]] = []
+    taken: list[tuple[str, str]] = []
     rest: list[str] = []
     waiting = list(arguments)
     while waiting:
@@ -191,53 +157,37 @@ def take(
             if not waiting:
                 raise UserError(f"{option}: {missing}")
             value = waiting.pop(0)
-        found.append((option, value))
-    return found, rest
+        taken.append((option, value))
+    return taken, rest
 
 
-def config_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Take the ``--config`` files out of a command line."""
-    found, rest = take(arguments, lambda option: option == "--config", "give a YAML file")
-    return [Path(value) for _, value in found], rest
+def values_of(arguments: Sequence[str], *options: str) -> list[str]:
+    """The values of some options of a command line, in their order."""
+    return [value for _, value in take(arguments, lambda option: option in options)[0]]
 
 
 def configurations(
     arguments: Sequence[str], said: Sequence[Mapping[str, Any]] = ()
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """What is said in configurations: from Python, then in the ``--config`` files of a command
-    line.
+    line; and what is left of the line.
     """
-    files, _ = config_files(arguments)
-    return [*map(dict, said), *(presets.read_yaml(path, "--config") for path in files)]
+    files, rest = take(arguments, lambda option: option == "--config", "give a YAML file")
+    read_files = (presets.read_yaml(Path(value), "--config") for _, value in files)
+    return [*map(dict, said), *read_files], rest
 
 
-def expand(
-    arguments: Sequence[str], kinds: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Take the presets, and parts from elsewhere, out of a command line: their contents by kind,
-    and what is left of the line.
-
-    A value with a dot that is no YAML file is a class path and stays, before what overrides its
-    arguments.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    classes = []
-    missing = "give the name of a preset (--list shows all) or a path to a YAML file"
-    chosen, rest = take(arguments, lambda option: option[2:] in kinds, missing)
-    for option, value in chosen:
-        kind = option[2:]
-        is_class = re.fullmatch(r"\w+(\.\w+)+", value) and not value.endswith((".yaml", ".yml"))
-        if not is_class or from_elsewhere(kind, value):
-            found[kind] = parts.content(kind, value, option)
-            continue
-        try:
-            node = checked_node({"class_path": value})
-        except UserError as error:
-            raise UserError(f"{option}: {error}") from error
-        classes.append(f"{option}={node['class_path']}")
-        unfilled = node.get("init_args") or {}
-        classes += [f"{option}.{name}={number}" for name, number in unfilled.items()]
-    return found, [*classes, *rest]
+def names_preset(arguments: Sequence[str], key: str) -> bool:
+    """Whether a command line of train.py names a training preset that says ``key``."""
+    nodes, _ = configurations(arguments)
+    named = values_of(arguments, "--training") or [
+        node["training"] for node in nodes if "training" in node
+    ]
+    return any(
+        key in parts.content("training", value, "--training")
+        for value in named
+        if parts.is_name("training", value)
+    )
 
 
 #: jsonargparse names Python's types; what they are on a command line.
@@ -286,9 +236,9 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
     if unknown := re.search(
         r"(?:unrecognized arguments?: -*|Option '|Key ')([\w.-]+)", message, re.IGNORECASE
     ):
-        known = [*defaults_of(resolve(class_path))] if class_path else []
-        known = known or [action.dest for action in (parser._actions if parser else [])]
-        near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
+        options = [*defaults_of(resolve(class_path))] if class_path else []
+        options = options or [action.dest for action in (parser._actions if parser else [])]
+        near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.6)
         hint = (
             f"; did you mean {'' if class_path else '--'}{near[0]}?"
             if near
@@ -308,10 +258,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):
-        found = {key: plain(item) for key, item in value.items()}
-        if isinstance(found.get("class_path"), str):
-            found["class_path"] = recorded(found["class_path"])
-        return found
+        items = {key: plain(item) for key, item in value.items()}
+        if isinstance(items.get("class_path"), str):
+            items["class_path"] = recorded(items["class_path"])
+        return items
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)

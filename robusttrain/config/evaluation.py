@@ -21,6 +21,7 @@ from robusttrain.config.command_line import (
     plain,
     read,
     take,
+    values_of,
 )
 from robusttrain.config.first_look import asks_for_others, first_look
 from robusttrain.config.numbers import several
@@ -53,6 +54,7 @@ WHERE = {
 def parser() -> ArgumentParser:
     """The options of evaluate.py: the fields of its plan, and presets by name."""
     options = new_parser(
+        *("attack", "suite", "trust"),
         prog="evaluate.py",
         description=(
             "Attack a classifier and report what is left of it. Without --checkpoint or --model:"
@@ -73,19 +75,11 @@ def parser() -> ArgumentParser:
     options.add_subclass_arguments(
         ImageData, "data", help="data set; default: the checkpoint's own"
     )
-    for name, help in (
-        ("attack", "attack preset or file, repeatable"),
-        ("suite", "several attacks by one name"),
-    ):
-        options.add_argument(f"--{name}", type=list[str] | str | None, default=None, help=help)
     options.add_argument(
         "--attacks",
         type=dict[str, Any],
         default={},
         help="further attacks by names of their own: {mine: NAME}, {mine: {like: NAME, ...}}",
-    )
-    options.add_argument(
-        "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
     )
     options.add_argument(
         "--weights_which",
@@ -120,20 +114,19 @@ def read_plan(
     Raises:
         UserError: in one line, the option, its value and the fix.
     """
-    nodes = configurations(arguments, said)
+    nodes, arguments = configurations(arguments, said)
     arguments = spelt_out(arguments, nodes)
     names, overrides, rest = split_attacks(arguments, nodes)
-    for _, value in take(rest, lambda option: option == "--attacks")[0]:
+    for value in values_of(rest, "--attacks"):
         if not value.startswith("{"):
             raise UserError(
                 f"--attacks {value}: gives attacks names of their own, {{mine: {value}}}; did you"
                 f" mean --attack {value}?"
             )
-    config, path = configure(rest, said)
-    suites = [value for _, value in take(arguments, lambda option: option == "--suite")[0]]
-    asked = [value for _, value in take(arguments, lambda option: option == "--attack")[0]]
+    config, path = configure(rest, nodes)
+    suites = values_of(arguments, "--suite")
     own = plain(config.attacks)
-    asked = [*asked, *own]
+    asked = [*values_of(arguments, "--attack"), *own]
     names = names if names or own else ["pgd"]
     attacks = attack_nodes({stem(name): name for name in names} | own, overrides, config.epsilon)
     for name, node in attacks.items():
@@ -146,11 +139,11 @@ def read_plan(
     values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
     values |= {name: several(values[name], f"--{name}") for name in ("curve", "curve_effort")}
     # A suite's own number, which nobody gave for these data.
-    given = take(arguments, lambda option: option == "--images")[0]
+    given = values_of(arguments, "--images")
     theirs = [suite_settings(preset).get("images") for preset in suites]
     values["at_most"] = not given and config.images in theirs and config.images is not None
-    chosen = take(rest, lambda option: option == "--output")[0]
-    values["beside"] = not chosen and not any("output" in node for node in nodes)
+    chosen = values_of(rest, "--output") or any("output" in node for node in nodes)
+    values["beside"] = not chosen
     values["checkpoint"] = None if path is None else str(path)
     if path is not None and config.checkpoint is None and packaged.is_packaged(path):
         values |= first_look(values)
@@ -204,11 +197,15 @@ def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPla
 
 
 def configure(
-    arguments: Sequence[str], said: Sequence[Mapping[str, Any]] = ()
+    arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]
 ) -> tuple[Namespace, Path | None]:
-    """The configuration, and the checkpoint that it started from, if any."""
+    """The configuration, and the checkpoint that it started from, if any.
+
+    Args:
+        arguments: the command line, without its configuration files.
+        nodes: contents of these.
+    """
     options = parser()
-    nodes = configurations(arguments, said)
     named = [argument.partition("=")[0] for argument in arguments]
     named += [f"--{key}" for node in nodes for key in node]
     if "--model" in named or any(option.startswith("--model.") for option in named):
@@ -216,7 +213,7 @@ def configure(
             raise UserError(
                 "--checkpoint and --model exclude each other: a checkpoint names its own model"
             )
-        config = read(options, arguments, KINDS, {"data": "digits"}, said)
+        config = read(options, arguments, KINDS, {"data": "digits"}, nodes)
         return config, None
     if "--weights" in named:
         raise UserError("--weights: name the network that they belong to with --model NAME")
@@ -234,7 +231,7 @@ def configure(
         )
     fallback = None if asks_for_others(arguments, nodes) else packaged.DEFAULT
     path, first = started_from(arguments, nodes, KINDS, fallback)
-    return read(options, arguments, KINDS, first, said), path
+    return read(options, arguments, KINDS, first, nodes), path
 
 
 def started_from(
@@ -259,14 +256,11 @@ def started_from(
         UserError: no such checkpoint, or a class of a package that is not trusted; nothing was
             imported.
     """
-    look = new_parser()
-    look.add_argument("--checkpoint", type=str | None, default=None)
-    look.add_argument("--checkpoints", type=str, default="checkpoints")
-    look.add_argument("--trust", type=list[str] | str, default=[])
     wanted = ("checkpoint", "checkpoints", "trust")
     given, _ = take(arguments, lambda option: option[2:] in wanted)
     said = {key: node[key] for node in nodes for key in wanted if key in node}
-    early = read(look, [f"{option}={value}" for option, value in given], (), {}, [said])
+    line = [f"{option}={value}" for option, value in given]
+    early = read(new_parser(*wanted), line, (), {}, [said])
     given_path = Path(early.checkpoint) if early.checkpoint else None
     path = given_path or newest(early.checkpoints, fallback)
     with naming("--checkpoint") if early.checkpoint else nullcontext():

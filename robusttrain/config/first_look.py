@@ -6,24 +6,22 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robusttrain.config.command_line import take
+from robusttrain.config.command_line import values_of
 
 _log = logging.getLogger(__name__)
 
 #: Images, and those of the audit, of a first look at a packaged model that nobody asked for.
-FIRST_LOOK = {"images": 50, "audit_images": 8}
+FIRST_LOOK = {"images": 30, "audit_images": 8}
 
 
 def asks_for_others(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a command line names data other than the packaged model's, or the folder of its
     checkpoints: what it means then is no packaged model.
     """
-    named, _ = take(arguments, lambda option: option in ("--data", "--checkpoints"))
-    said = [(f"--{key}", node[key]) for node in nodes for key in node]
-    return any(
-        option == "--checkpoints" or (option == "--data" and value != "digits")
-        for option, value in [*named, *said]
-    )
+    if values_of(arguments, "--checkpoints") or any("checkpoints" in node for node in nodes):
+        return True
+    data = [*values_of(arguments, "--data"), *(node["data"] for node in nodes if "data" in node)]
+    return any(value != "digits" for value in data)
 
 
 def first_look(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,17 +31,17 @@ def named_models(
         UserError: a name that is no model, one without weights, for other classes, or two of the
             same name.
     """
-    found: dict[str, Model] = {}
+    by_name: dict[str, Model] = {}
     for specification in specifications:
         name = short_name(specification)
-        if name in found:
+        if name in by_name:
             raise UserError(
                 f"--models {specification}: there is another model called {name}: rename one of the"
                 " files"
             )
-        found[name] = _model(specification, data, trust)
-        found[name].defended.eval().to(device)
-    return found
+        by_name[name] = _model(specification, data, trust)
+        by_name[name].defended.eval().to(device)
+    return by_name
 
 
 def short_name(specification: str) -> str:
@@ -76,9 +76,9 @@ def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
             f"--models {specification}: the file must hold a class path and arguments under 'model'"
         )
     if unknown := node.keys() - {"model", "defense", "weights", "weights_which"}:
-        told = ", ".join(sorted(unknown))
+        reason = ", ".join(sorted(unknown))
         raise UserError(
-            f"--models {specification}: holds {told}; known are model, defense, weights and"
+            f"--models {specification}: holds {reason}; known are model, defense, weights and"
             " weights_which"
         )
     with under(f"--models {specification}"):
@@ -99,10 +99,10 @@ def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
         try:
             check_pretrained(defended.classifier, facts.num_classes)
         except UserError as error:
-            told = (
+            reason = (
                 str(error)
                 .removeprefix("--model: ")
                 .replace("--weights FILE", "a YAML file of model and weights")
             )
-            raise UserError(f"--models {specification}: {told}") from error
+            raise UserError(f"--models {specification}: {reason}") from error
     return Model(defended, {key: node[key] for key in ("model", "defense") if node.get(key)})

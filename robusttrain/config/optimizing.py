@@ -49,10 +49,10 @@ def optimizer_named(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     it says of optimizers.
     """
     about = "--training.optimizer"
-    found, rest = take(
+    said_of_it, rest = take(
         arguments, lambda option: option == about or option.startswith(f"{about}_options")
     )
-    names = [value for option, value in found if option == about]
+    names = [value for option, value in said_of_it if option == about]
     return (names[-1] if names else None), rest
 
 

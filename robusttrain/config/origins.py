@@ -48,6 +48,11 @@ def from_elsewhere(kind: str, value: object) -> bool:
     return kind == "data" and _is_folder(value)
 
 
+def is_class_path(value: str) -> bool:
+    """Whether a value can only be the class path of a part: it has dots, and is no YAML file."""
+    return _CLASS_PATH.fullmatch(value) is not None and not value.endswith((".yaml", ".yml"))
+
+
 def node_of(kind: str, value: str) -> Node:
     """The node of a part from elsewhere.
 
@@ -91,10 +96,10 @@ def checked_node(node: Node) -> Node:
         return {"class_path": ZOOS[zoo][0], "init_args": {"name": name, **given}}
     if "." not in class_path:  # a short name, which jsonargparse knows
         return node
-    found = resolve(class_path)
-    declare(found)
+    maker = resolve(class_path)
+    declare(maker)
     checked = {**node, "class_path": importable(class_path)}
-    if missing := to_be_filled(found):
+    if missing := to_be_filled(maker):
         checked["init_args"] = {**missing, **(node.get("init_args") or {})}
     return checked
 

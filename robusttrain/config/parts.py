@@ -12,6 +12,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, get_args, get_origin
 
 import yaml
@@ -22,7 +23,13 @@ from robusttrain.attacks import Attack
 from robusttrain.config import presets
 from robusttrain.config.classes import defaults_of, resolve
 from robusttrain.config.numbers import number, takes_numbers
-from robusttrain.config.origins import checked_nodes, checked_value, from_elsewhere, node_of
+from robusttrain.config.origins import (
+    checked_nodes,
+    checked_value,
+    from_elsewhere,
+    is_class_path,
+    node_of,
+)
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
@@ -68,14 +75,14 @@ def content(kind: str, value: Any, option: str) -> dict[str, Any]:
 
     Args:
         kind: of the preset.
-        value: a name, or a mapping with ``like``.
+        value: a name, a class path, or a mapping with ``like``.
         option: what the user typed, for error messages.
 
     Raises:
         UserError: no such preset; the nearest names are suggested.
     """
     if isinstance(value, str):
-        if not from_elsewhere(kind, value):
+        if not from_elsewhere(kind, value) and not is_class_path(value):
             return presets.read(kind, value, option)
         try:
             node = node_of(kind, value)
@@ -87,8 +94,8 @@ def content(kind: str, value: Any, option: str) -> dict[str, Any]:
     own = {key: item for key, item in value.items() if key != "like"}
     if not is_name(kind, value["like"]):
         raise UserError(f"{option}.like = {value['like']!r}: must be a preset's name or file")
-    found = content(kind, value["like"], option)
-    laid: dict[str, Any] = presets.laid_over(found, own if kind == "attack" else {kind: own})
+    base = content(kind, value["like"], option)
+    laid: dict[str, Any] = presets.laid_over(base, own if kind == "attack" else {kind: own})
     return laid
 
 
@@ -100,18 +107,18 @@ def part(kind: str, value: Any, option: str) -> Any:
     """
     if kind == "training":  # what stands in such a place is the objective
         name = value["like"] if isinstance(value, dict) else value
-        found = (content(kind, name, option).get("training") or {}).get("objective")
-        if found is None:
+        node = (content(kind, name, option).get("training") or {}).get("objective")
+        if node is None:
             raise UserError(f"{option} {name}: that training preset names no objective")
         if name is value:
-            return found
-        return presets.laid_over(found, {k: item for k, item in value.items() if k != "like"})
-    found = content(kind, value, option)
+            return node
+        return presets.laid_over(node, {k: item for k, item in value.items() if k != "like"})
+    node = content(kind, value, option)
     if kind == "attack":
-        return found
-    if more := sorted(found.keys() - {kind}):
+        return node
+    if more := sorted(node.keys() - {kind}):
         raise UserError(f"{option} {value}: the preset says {more[0]} besides, which has no place")
-    return found.get(kind)
+    return node.get(kind)
 
 
 def with_members(
@@ -147,16 +154,16 @@ def with_members(
             raise UserError(
                 f"{option} {name}: preset {preset} is a member of itself: name another attack"
             )
-        found = content("attack", value, f"{option} {name}: member")
-        theirs = found.pop("source", TARGET)
+        whole = content("attack", value, f"{option} {name}: member")
+        theirs = whole.pop("source", TARGET)
         if theirs not in (TARGET, own):
             raise UserError(
                 f"{option} {name}: its members attack one source, {own.get('class_path')}, and"
                 f" {preset} needs {theirs.get('class_path')}: name that under 'source', or take a"
                 " suite with survivors: true"
             )
-        found.pop("knows", None)
-        return with_members(found, name, option, (*within, preset), own)
+        whole.pop("knows", None)
+        return with_members(whole, name, option, (*within, preset), own)
 
     def plain(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -209,24 +216,17 @@ class ByName(ArgumentParser):
         **options: Any,
     ) -> Namespace:
         """As jsonargparse's; ``--OPTION=NAME`` stands for the content of the preset."""
-        kinds, meant = dict(self._kinds()), []
-        numeric = {*self._numeric()}
-        before = ""
-        for argument in args or ():
+        kinds, numeric, meant = dict(self._kinds()), {*self._numeric()}, []
+        for before, argument in pairwise(["", *(args or ())]):
             option, has_value, text = argument.partition("=")
+            name = option[2:]
             if before[2:] in numeric:  # its value stands apart
                 meant.append(_read(argument))
-                before = ""
-                continue
-            before = "" if has_value else option
-            if option[2:] in numeric and has_value:
+            elif name in numeric and has_value:
                 meant.append(f"{option}={_read(text)}")
-                continue
-            value = _value(text)
-            found = self._meant(option[2:], value, kinds) if option[2:] in kinds else {}
-            if found:
-                namespace = _without(namespace, found)
-                meant += [f"--{key}={json.dumps(item)}" for key, item in found.items()]
+            elif name in kinds and (parts := self._meant(name, _value(text), kinds)):
+                namespace = _without(namespace, parts)
+                meant += [f"--{key}={json.dumps(item)}" for key, item in parts.items()]
             else:
                 meant.append(argument)
         parsed: Namespace = super().parse_args(
@@ -300,17 +300,17 @@ class ByName(ArgumentParser):
                     whole = checked_value(value)
                     return {} if whole == value else {name: with_own_defaults(whole, SPELT)}
                 return {name: with_own_defaults(part(kind, value, ""), SPELT)}
-            found = part(kind, value, "") if named(kind, value) else checked_value(value)
-            if not isinstance(found, dict):
+            node = part(kind, value, "") if named(kind, value) else checked_value(value)
+            if not isinstance(node, dict):
                 return {}
-            found = with_members(found, "", name, source=source)
-            if found == value:
+            node = with_members(node, "", name, source=source)
+            if node == value:
                 return {}
         except UserError as error:
             self.error(f'Parser key "{name}":\n  {str(error).strip()}', error)
-        theirs = found.pop("source", None)
-        found.pop("knows", None)
-        meant = {name: with_own_defaults(found, SPELT)}
+        theirs = node.pop("source", None)
+        node.pop("knows", None)
+        meant = {name: with_own_defaults(node, SPELT)}
         takes = any(action.dest == beside for action in self._actions)
         return meant | ({beside: with_own_defaults(theirs, SPELT)} if theirs and takes else {})
 
@@ -345,8 +345,8 @@ def _value(text: str) -> Any:
 def _read(text: str) -> str:
     """The text of a number's option, fractions in it read."""
     value = _value(text)
-    found = number(value)
-    return text if found == value else json.dumps(found)
+    meant = number(value)
+    return text if meant == value else json.dumps(meant)
 
 
 def _without(namespace: Namespace | None, names: Mapping[str, Any]) -> Namespace | None:

@@ -37,11 +37,11 @@ def folders() -> list[Path]:
 
 def names(kind: str) -> dict[str, Path]:
     """All presets of a kind, by name."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in folders():
         for path in sorted((folder / kind).glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+            paths.setdefault(path.stem, path)
+    return dict(sorted(paths.items()))
 
 
 def find(kind: str, name: str, option: str | None = None) -> Path:
@@ -56,18 +56,20 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
         if not Path(name).is_file():
             raise UserError(f"{option} {name}: no such file")
         return Path(name)
-    known = names(kind)
-    if name in known:
-        return known[name]
+    paths = names(kind)
+    if name in paths:
+        return paths[name]
     if kind == "model" and (trained := packaged.nearest(name)):
         several = option == "--models"
-        told = f"--models {trained}" if several else f"--checkpoint {trained}, which brings its own"
-        raise UserError(f"{option} {name}: no such preset; did you mean {told}?")
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
+        instead = (
+            f"--models {trained}" if several else f"--checkpoint {trained}, which brings its own"
+        )
+        raise UserError(f"{option} {name}: no such preset; did you mean {instead}?")
+    near = difflib.get_close_matches(name, paths, n=2, cutoff=0.4)
     if kind == "data" and (folder := _nearest_folder(name)):
         near = [f"the folder {folder}", *near[:1]]
     hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
+        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(paths) or 'none'}"
     )
     raise UserError(
         f"{option} {name}: no such preset; {hint} (--list shows all; a path to a YAML file works"
@@ -148,8 +150,8 @@ def _whole(
         raise UserError(f"{where} = {name!r}: must be a preset's name, or a path to a YAML file")
     within = (*within, path.resolve())
     other = _other(kind, name, path, where)
-    if (found := other.resolve()) in within:
-        circle = " -> ".join(item.stem for item in (*within[within.index(found) :], found))
+    if (base := other.resolve()) in within:
+        circle = " -> ".join(item.stem for item in (*within[within.index(base) :], base))
         raise UserError(f"{where}: presets are like each other in a circle: {circle}")
     whole: dict[str, Any] = laid_over(_whole(other, option, kind, within), content)
     return whole

@@ -10,8 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from robusttrain.config import presets
-from robusttrain.config.command_line import configurations, new_parser, plain, read, take
-from robusttrain.config.parts import content, is_name
+from robusttrain.config.command_line import names_preset, new_parser, plain, read
 from robusttrain.config.trainer import add_trainer
 from robusttrain.config.training import DEFAULTS
 from robusttrain.data import ImageData
@@ -23,20 +22,13 @@ DEPENDS = ("max_epochs", "precision", "limit_train_batches")
 
 def chosen(arguments: Sequence[str]) -> bool:
     """Whether a command line of train.py asks for this training."""
-    taken, _ = take(arguments, lambda option: option == "--training")
-    named = [value for _, value in taken] or [
-        node["training"] for node in configurations(arguments) if "training" in node
-    ]
-    return any(
-        "purifier" in content("training", value, "--training")
-        for value in named
-        if is_name("training", value)
-    )
+    return names_preset(arguments, "purifier")
 
 
 def parser() -> ArgumentParser:
     """The options of this training."""
     options = new_parser(
+        "checkpoints",
         prog="train.py --training denoiser",
         description="Train the network of a defense that purifies images.",
     )
@@ -45,9 +37,6 @@ def parser() -> ArgumentParser:
         PurifierTraining, "purifier", skip={"seed"}, instantiate=False, help="how it is trained"
     )
     options.add_argument("--seed", type=int, default=0, help="of all randomness in training")
-    options.add_argument(
-        "--checkpoints", type=str, default="checkpoints", help="folder for what is trained"
-    )
     options.add_argument(
         "--output",
         type=str | None,

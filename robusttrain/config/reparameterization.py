@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from jsonargparse import ArgumentParser, Namespace
 
-from robusttrain.config.command_line import configurations, new_parser, read, take
+from robusttrain.config.command_line import configurations, names_preset, new_parser, read
 from robusttrain.config.evaluation import started_from
-from robusttrain.config.parts import content, is_name
 from robusttrain.config.trainer import add_trainer
 from robusttrain.data import ImageData
 
@@ -36,37 +35,18 @@ class Budget:
 
 def chosen(arguments: Sequence[str]) -> bool:
     """Whether a command line of train.py asks for this training."""
-    taken, _ = take(arguments, lambda option: option == "--training")
-    named = [value for _, value in taken] or [
-        node["training"] for node in configurations(arguments) if "training" in node
-    ]
-    return any(
-        "h" in content("training", value, "--training")
-        for value in named
-        if is_name("training", value)
-    )
+    return names_preset(arguments, "h")
 
 
 def parser() -> ArgumentParser:
     """The options of this training."""
     options = new_parser(
+        *("checkpoint", "checkpoints", "trust"),
         prog="train.py --training reparameterization",
         description=(
             "Train h, a differentiable stand-in for the g of a trained checkpoint, to attack"
             " f_a(h(x))."
         ),
-    )
-    options.add_argument(
-        "--checkpoint",
-        type=str | None,
-        default=None,
-        help="file that train.py left; default: newest",
-    )
-    options.add_argument(
-        "--checkpoints", type=str, default="checkpoints", help="folder for checkpoints"
-    )
-    options.add_argument(
-        "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
     )
     options.add_subclass_arguments(
         ImageData, "data", help="data set; default: the checkpoint's own"
@@ -86,5 +66,6 @@ def configure(arguments: Sequence[str]) -> Namespace:
     """The configuration; data as the checkpoint's, unless given."""
     if {"--help", "-h"} & {*arguments}:
         parser().parse_args(["--help"])
-    _, first = started_from(arguments, configurations(arguments), ("data",))
-    return read(parser(), arguments, ("data", "training"), first)
+    nodes, arguments = configurations(arguments)
+    _, first = started_from(arguments, nodes, ("data",))
+    return read(parser(), arguments, ("data", "training"), first, nodes)

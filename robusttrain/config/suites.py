@@ -234,14 +234,14 @@ def left_out(
     Raises:
         UserError: nothing is left.
     """
-    known: dict[str, bool] = {}
+    facts: dict[str, bool] = {}
     reasons: dict[str, str] = {}
     applying = set(named)
     for entry in [entry for name in suites for entry in entries(name)]:
         for fact in entry.when:
-            if fact not in known:
-                known[fact] = FACTS[fact].holds(target, data)
-        why = _why_not(entry.when, known)
+            if fact not in facts:
+                facts[fact] = FACTS[fact].holds(target, data)
+        why = _why_not(entry.when, facts)
         if why:
             reasons.setdefault(entry.attack, why)
         else:
@@ -268,11 +268,11 @@ def refuse_few_classes(attacks: Mapping[str, Scenario], classes: int) -> None:
             raise UserError(f"--attack {name}: {error}{hint}") from error
 
 
-def _why_not(when: Mapping[str, bool], known: Mapping[str, bool]) -> str:
+def _why_not(when: Mapping[str, bool], facts: Mapping[str, bool]) -> str:
     """What of the conditions does not hold, in words; empty if all do."""
-    told = (
+    reasons = (
         FACTS[fact].no if wanted else FACTS[fact].yes
         for fact, wanted in when.items()
-        if known[fact] != wanted
+        if facts[fact] != wanted
     )
-    return ", and ".join(told)
+    return ", and ".join(reasons)

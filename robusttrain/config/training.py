@@ -76,10 +76,10 @@ def settings_of(
         if below.training.optimizer != optimizer:
             # The figures that a preset gives belong to its own optimizer.
             arguments = [*arguments, *left_to_it(arguments)]
-    found = plain(read(parser(), arguments, KINDS, DEFAULTS, said))
+    values = plain(read(parser(), arguments, KINDS, DEFAULTS, said))
     with under("--training"):
-        found["training"] = settled(found["training"])
-    return {each.name: found[each.name] for each in fields(TrainingPlan)}
+        values["training"] = settled(values["training"])
+    return {each.name: values[each.name] for each in fields(TrainingPlan)}
 
 
 def build_training(

@@ -21,12 +21,13 @@ SUITE_OPTIONS = ("epsilon", "held_out")
 def chosen(arguments: Sequence[str]) -> bool:
     """Whether a command line of evaluate.py asks for transfer between several models."""
     named = any(option.partition("=")[0] == "--models" for option in arguments)
-    return named or any("models" in node for node in configurations(arguments))
+    return named or any("models" in node for node in configurations(arguments)[0])
 
 
 def parser() -> ArgumentParser:
     """The options of evaluate.py for several models: the fields of their plan."""
     options = new_parser(
+        *("attack", "suite", "trust"),
         prog="evaluate.py --models",
         description=(
             "Craft adversarial images on each of several models, and test them on all. Images that"
@@ -43,17 +44,8 @@ def parser() -> ArgumentParser:
         ("sources", "those that are crafted on; default: all"),
     ):
         options.add_argument(f"--{name}", type=str, nargs="+", default=None, help=help)
-    options.add_argument(
-        "--trust", type=list[str] | str, default=[], help="packages that a checkpoint may name"
-    )
     options.add_subclass_arguments(
         ImageData, "data", help="data set: a preset, YAML file or class path"
-    )
-    options.add_argument(
-        "--attack", type=list[str] | str | None, default=None, help="preset or file, repeatable"
-    )
-    options.add_argument(
-        "--suite", type=list[str] | str | None, default=None, help="several attacks by one name"
     )
     own = {"models", "targets", "sources", "trust", "data", "attacks"}
     options.add_class_arguments(TransferPlan, skip=own)
@@ -69,9 +61,9 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
     # Also behind an option that waits for its values
     if "--help" in arguments or "-h" in arguments:
         parser().parse_args(["--help"])
-    nodes = configurations(arguments)
+    nodes, arguments = configurations(arguments)
     names, overrides, rest = split_attacks(spelt_out(arguments, nodes), nodes, SUITE_OPTIONS)
-    config = read(parser(), rest, ("data",), {"data": "imagenet"})
+    config = read(parser(), rest, ("data",), {"data": "imagenet"}, nodes)
     attacks = attack_nodes(names or ["fgsm"], overrides, config.epsilon)
     for name, node in attacks.items():
         if TO_BE_TRAINED in str(node):

@@ -55,20 +55,20 @@ def watchers(
         )
     first = next(iter(attacks))
     with under("--pictures"):
-        found: list[Callback] = [
+        watching: list[Callback] = [
             Pictures(
                 attacks[first], first, plan.pictures.images, plan.pictures.every, seed=plan.seed
             )
         ]
     if plan.robust.every:
         with under("--robust"):
-            found.append(
+            watching.append(
                 RobustAccuracy(
                     attacks, plan.robust.every, plan.robust.images, plan.robust.draws, plan.seed
                 )
             )
-        found.append(_guard(plan, attacks, names[0], inner, say))
-    return found
+        watching.append(_guard(plan, attacks, names[0], inner, say))
+    return watching
 
 
 def _guard(
@@ -104,20 +104,20 @@ def _guard(
 def keepers(plan: TrainingPlan, monitor: str, folder: Path) -> list[Callback]:
     """Callbacks that keep weights."""
     better = "min" if monitor.endswith("loss") else "max"
-    found: list[Callback] = [LearningRateMonitor(), Pace()]
+    keeping: list[Callback] = [LearningRateMonitor(), Pace()]
     if plan.early_stopping:
-        found.append(EarlyStopping(monitor, patience=plan.early_stopping, mode=better))
+        keeping.append(EarlyStopping(monitor, patience=plan.early_stopping, mode=better))
     if plan.swa.start is not None:
         with under("--swa"):
-            found.append(SWA(plan.swa.start, plan.swa.batches))
+            keeping.append(SWA(plan.swa.start, plan.swa.batches))
     if plan.ema:
         # After the callbacks that attack: they must see the averaged weights, which this one swaps
         # in and out.
-        found.append(EMAWeightAveraging(decay=plan.ema))
+        keeping.append(EMAWeightAveraging(decay=plan.ema))
     best = ModelCheckpoint(
         folder, filename="best", monitor=monitor, mode=better, enable_version_counter=False
     )
     last = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    return [*found, best, last]
+    return [*keeping, best, last]

@@ -45,6 +45,16 @@ def check_labels(labels: Any, images: Tensor, classes: int | None = None) -> Ten
         UserError: another shape, fractions, or numbers outside 0..K-1; the error names their
             range.
     """
+    return labels_and_range(labels, images, classes)[0]
+
+
+def labels_and_range(
+    labels: Any, images: Tensor, classes: int | None = None
+) -> tuple[Tensor, tuple[int, int]]:
+    """`check_labels`, and the lowest and the highest label, (0, 0) without any.
+
+    The host waits for the device once.
+    """
     labels = as_labels(labels)
     if labels.shape != images.shape[:1]:
         raise UserError(
@@ -54,8 +64,8 @@ def check_labels(labels: Any, images: Tensor, classes: int | None = None) -> Ten
     if labels.is_complex():
         raise UserError(f"labels: expected class numbers, got {labels.dtype}")
     if not len(labels):
-        return labels.to(images.device, torch.int64)
-    low, high = (value.item() for value in torch.aminmax(labels))
+        return labels.to(images.device, torch.int64), (0, 0)
+    low, high = torch.stack(torch.aminmax(labels)).tolist()
     if labels.is_floating_point() and not (labels.frac() == 0).all():  # infinity has no fraction
         raise UserError(f"labels: expected class numbers, got fractions in [{low:.3g}, {high:.3g}]")
     low, high = int(low), int(high)
@@ -66,7 +76,7 @@ def check_labels(labels: Any, images: Tensor, classes: int | None = None) -> Ten
         )
     if classes is not None and high >= classes:
         raise UserError(too_high(low, high, classes))
-    return labels.to(images.device, torch.int64)
+    return labels.to(images.device, torch.int64), (low, high)
 
 
 def _mend(labels: Tensor, images: Tensor) -> str:

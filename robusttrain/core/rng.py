@@ -148,7 +148,7 @@ class Rng:
         """(B, *shape) int64, uniform in [low, high); bounds may be tensors that broadcast against
         the result.
         """
-        span = torch.as_tensor(high - low, device=self.keys.device)
+        span = high - low  # a number stays one: as a tensor it would be copied to the device
         # 31 random bits times a span below 2^31 fit in 63 bits: no float rounding, and a bias below
         # span / 2^31.
         bits = self._bits(shape).bitwise_right_shift_(33).bitwise_and_((1 << 31) - 1)

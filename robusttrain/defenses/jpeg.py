@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from io import BytesIO
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -103,17 +103,39 @@ def soft_round(values: Tensor) -> Tensor:
 def tables(quality: int) -> tuple[list[int], list[int]]:
     """The encoder's steps of quantisation at this quality, row by row: of brightness, of colour."""
     with Image.open(encoded(np.zeros((BLOCK, BLOCK, 3), np.uint8), quality)) as image:
-        found = image.quantization  # type: ignore[attr-defined]
-    return [*found[0]], [*found[1]]
+        by_number = image.quantization  # type: ignore[attr-defined]
+    return [*by_number[0]], [*by_number[1]]
 
 
-def cosines(device: torch.device) -> Tensor:
+def cosines() -> Tensor:
     """(8, 8), the orthonormal discrete cosine transform of a line."""
     places = torch.arange(BLOCK, dtype=torch.float64)
     waves = torch.cos(math.pi / BLOCK * (places + 0.5) * places[:, None])
     waves *= math.sqrt(2 / BLOCK)
     waves[0] /= math.sqrt(2)
-    return waves.to(device, torch.float32)
+    return waves.float()
+
+
+class Constants(NamedTuple):
+    """What the encoder's steps multiply and divide by."""
+
+    to_ycc: Tensor
+    from_ycc: Tensor
+    waves: Tensor
+    brightness: Tensor
+    colour: Tensor
+
+
+@cache
+def constants(quality: int, device: torch.device) -> Constants:
+    """The constants for a quality. They are copied to a device once, since each copy makes the host
+    wait.
+    """
+    brightness, colour = tables(quality)
+    # An inference tensor would outlive its context here.
+    with torch.inference_mode(False):
+        steps = (torch.tensor(each).float().view(BLOCK, BLOCK) for each in (brightness, colour))
+        return Constants(*(each.to(device) for each in (TO_YCC, FROM_YCC, cosines(), *steps)))
 
 
 @checked
@@ -133,36 +155,35 @@ class DifferentiableJPEG(Defense):
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         mode = mode_of(images)
-        brightness, colour = tables(self.quality)
+        constant = constants(self.quality, images.device)
         with torch.autocast(images.device.type, enabled=False):
             values = images.float().clamp(0, 1) * 255
             if mode == "L":
-                result = self.quantised(values - 128, brightness) + 128
+                result = self.quantised(values - 128, constant.brightness, constant.waves) + 128
             else:
-                result = self.coloured(values, brightness, colour)
+                result = self.coloured(values, constant)
         return (result.clamp(0, 255) / 255).to(images.dtype)
 
-    def coloured(self, values: Tensor, brightness: list[int], colour: list[int]) -> Tensor:
+    def coloured(self, values: Tensor, constant: Constants) -> Tensor:
         """Decoded values (B, 3, H, W), not clipped, of red, green and blue from 0 to 255."""
         height, width = values.shape[-2:]
-        planes = torch.einsum("ij,bjhw->bihw", TO_YCC.to(values.device), values)
-        y = self.quantised(planes[:, :1] - 128, brightness) + 128
+        planes = torch.einsum("ij,bjhw->bihw", constant.to_ycc, values)
+        y = self.quantised(planes[:, :1] - 128, constant.brightness, constant.waves) + 128
         rows, columns = -(-height // 2), -(-width // 2)
-        small = self.quantised(_halved(planes[:, 1:]), colour)[..., :rows, :columns]
+        small = self.quantised(_halved(planes[:, 1:]), constant.colour, constant.waves)
+        small = small[..., :rows, :columns]
         # libjpeg's triangle filter; it leaves planes of one or two columns as they are.
         smooth = {"mode": "bilinear", "align_corners": False}
         chroma = F.interpolate(
             small, scale_factor=2, **(smooth if small.shape[-1] > 2 else {"mode": "nearest"})
         )[..., :height, :width]
-        return torch.einsum("ij,bjhw->bihw", FROM_YCC.to(y.device), torch.cat([y, chroma], 1))
+        return torch.einsum("ij,bjhw->bihw", constant.from_ycc, torch.cat([y, chroma], 1))
 
-    def quantised(self, planes: Tensor, steps: list[int]) -> Tensor:
+    def quantised(self, planes: Tensor, table: Tensor, waves: Tensor) -> Tensor:
         """Planes (B, C, H, W), around 0, after quantisation of their blocks' coefficients."""
         height, width = planes.shape[-2:]
         padded = F.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
         blocks = padded.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK))
-        waves = cosines(planes.device)
-        table = torch.tensor(steps, dtype=torch.float32, device=planes.device).view(BLOCK, BLOCK)
         coefficients = torch.einsum("uh,vw,bcyhxw->bcyxuv", waves, waves, blocks) / table
         coefficients = soft_round(coefficients) * table
         blocks = torch.einsum("uh,vw,bcyxuv->bcyhxw", waves, waves, coefficients)

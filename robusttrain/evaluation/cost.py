@@ -8,7 +8,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from robusttrain.core.telling import Say, duration
 from robusttrain.data import ImageData
-from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.audit import LEAST, Audit
 from robusttrain.evaluation.beside import Beside
 from robusttrain.evaluation.certification import Certification
 from robusttrain.evaluation.curve import Curve
@@ -43,8 +43,8 @@ def announce(
         evaluations += cost.gradients + cost.queries
     for curve in curves:
         further = [sum(curve.cost(rung)) for rung in curve.further]
-        told = f"{len(further)} further points, at most {sum(further) * total:,} evaluations"
-        say(f"curve over {curve.kind}: {told}: images that fell are not attacked again")
+        work = f"{len(further)} further points, at most {sum(further) * total:,} evaluations"
+        say(f"curve over {curve.kind}: {work}: images that fell are not attacked again")
         evaluations += sum(further)
     for beside in besides:
         say(f"besides, {beside.about}: at most {beside.evaluations * total:,} evaluations")
@@ -61,9 +61,11 @@ def announce(
         evaluations += own + made * each
     if audit is not None:
         most, seconds = audit.cost(expected)
+        few = max(LEAST, audit.size // 2)
+        fewer = f"--audit_images {few} looks at fewer, " if few < audit.size else ""
         say(
             f"audit: at most {most:,} evaluations on {audit.size} images, about {duration(seconds)}"
-            " here (--audit_images 8 looks at fewer, --audit false leaves it out)"
+            f" here ({fewer}--audit false leaves it out)"
         )
     judged = engine.verdicts_per_image * total
     say(f"scoring: {judged:,} forward passes, about {duration(expected['scoring'] * total)} here")

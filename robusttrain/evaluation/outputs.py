@@ -60,7 +60,9 @@ def fingerprint(plan: EvaluationPlan, weights: str, random: bool) -> dict[str, A
     }
 
 
-def in_its_own_folder(plan: EvaluationPlan, known: Mapping[str, Any], say: Say) -> EvaluationPlan:
+def in_its_own_folder(
+    plan: EvaluationPlan, identity: Mapping[str, Any], say: Say
+) -> EvaluationPlan:
     """The plan, its output beside the default folder where an unfinished run of other settings lies
     there: nothing of that run is lost, and its own command still finds it.
 
@@ -68,17 +70,17 @@ def in_its_own_folder(plan: EvaluationPlan, known: Mapping[str, Any], say: Say) 
 
     Args:
         plan: whose output nobody chose, if it says so.
-        known: its `fingerprint`.
+        identity: its `fingerprint`.
         say: takes the line that says it.
     """
     if not plan.beside or plan.fresh:
         return plan
     if plan.precision != "auto":
-        known = {**known, "precision": dict.fromkeys(plan.attacks, plan.precision)}
+        identity = {**identity, "precision": dict.fromkeys(plan.attacks, plan.precision)}
     first = Path(plan.output)
-    if not unfinished(first / "journal", known):
+    if not unfinished(first / "journal", identity):
         return plan
-    other = first.with_name(f"{first.name}-{hash_of_json(known)[:8]}")
+    other = first.with_name(f"{first.name}-{hash_of_json(identity)[:8]}")
     say(
         f"{first} holds an unfinished run of other settings, which its own command finishes; this"
         f" one goes into {other}"

@@ -57,7 +57,7 @@ def _row(clean: Tensor, worst: Tensor) -> dict[str, Any]:
 
 
 def randomness(
-    content: Mapping[str, Any], records: Records, tries: int | None, known: Records | None
+    content: Mapping[str, Any], records: Records, tries: int | None, with_draw: Records | None
 ) -> dict[str, Any] | None:
     """The figures of the three threats for results.json; None for a deterministic model.
 
@@ -65,7 +65,7 @@ def randomness(
         content: of results.json.
         records: of an attacker who does not know the draw.
         tries: k; None for as many as there are draws.
-        known: of an attacker who knows it; None if nobody asked.
+        with_draw: of an attacker who knows it; None if nobody asked.
     """
     if not content["random"] or not len(records):
         return None
@@ -74,8 +74,8 @@ def randomness(
         "unknown": {name: content[name] for name in ("clean", "worst_case")},
         "tries": {"tries": tries, **_row(*under_tries(records, tries))},
     }
-    if known is not None:
-        rows["known"] = _row(known.of(CLEAN).right, known.worst)
+    if with_draw is not None:
+        rows["known"] = _row(with_draw.of(CLEAN).right, with_draw.worst)
     return rows
 
 

@@ -96,5 +96,8 @@ def output_of(model: nn.Module, images: Tensor, rng: Rng | None) -> Any:
 
 
 def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
-    """Logits (B, K), float32 or wider, from whatever the model returns (`logits_of`)."""
-    return logits_of(output_of(model, images, rng), len(images))
+    """Logits (B, K), float32 or wider, from whatever the model returns (`logits_of`).
+
+    They are on the images' device, whatever the model's is: numpy arrays come from the CPU.
+    """
+    return logits_of(output_of(model, images, rng), len(images)).to(images.device)

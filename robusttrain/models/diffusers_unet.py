@@ -39,8 +39,8 @@ class DiffusersUNet(NoisePredictor):
         whole = Path(folder)
         places = [place for place in (whole / "unet", whole) if (place / WEIGHTS).is_file()]
         levels = [place for place in (whole / "scheduler", whole) if (place / SCHEDULER).is_file()]
-        for found, name in ((places, WEIGHTS), (levels, SCHEDULER)):
-            if not found:
+        for files, name in ((places, WEIGHTS), (levels, SCHEDULER)):
+            if not files:
                 raise OptionError(
                     "folder", folder, f"there is no {name} in it (a pickle is not read)"
                 )

@@ -101,10 +101,10 @@ class NoiseNetwork(NoisePredictor):
         )
 
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
-        told = self.told(_waves(level, self.width).to(noisy.dtype))
+        described = self.told(_waves(level, self.width).to(noisy.dtype))
         features = self.first(noisy)
         for block in self.blocks:
-            features = block(features, told)
+            features = block(features, described)
         noise: Tensor = self.last(features)
         return noise
 

@@ -87,7 +87,7 @@ def _load(name: str, dataset: str, threat_model: str, model_dir: str) -> nn.Modu
             " --no-deps robustbench (which asks for an older timm)"
         ) from error
     try:
-        found: nn.Module = utils.load_model(
+        network: nn.Module = utils.load_model(
             model_name=name, dataset=dataset, threat_model=threat_model, model_dir=model_dir
         )
     except Exception as error:  # names, downloads and files fail in many classes
@@ -96,4 +96,4 @@ def _load(name: str, dataset: str, threat_model: str, model_dir: str) -> nn.Modu
             f" ({type(error).__name__}: {first_line(error)}): check the name, dataset and"
             f" threat_model, or put the zoo's file under {model_dir}/{dataset}/{threat_model}"
         ) from error
-    return found
+    return network

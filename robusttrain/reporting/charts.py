@@ -41,16 +41,17 @@ def lines(
     axes = figure.subplots()
     looks = zip(series.items(), cycle(COLOURS[:6]), cycle(_MARKERS), cycle(_STYLES), strict=False)
     for (name, points), colour, marker, style in looks:
-        known = sorted(
-            ((at, found) for at, found in points if found.images), key=lambda point: point[0]
+        shown = sorted(
+            ((at, estimate) for at, estimate in points if estimate.images),
+            key=lambda point: point[0],
         )
-        if not known:
+        if not shown:
             continue
-        at = [each for each, _ in known]
+        at = [each for each, _ in shown]
         where = "steps-post" if steps else "default"
         axes.plot(
             at,
-            [found.value for _, found in known],
+            [estimate.value for _, estimate in shown],
             color=colour,
             linestyle=style,
             marker=None if steps else marker,
@@ -60,8 +61,8 @@ def lines(
         )
         axes.fill_between(
             at,
-            [found.low for _, found in known],
-            [found.high for _, found in known],
+            [estimate.low for _, estimate in shown],
+            [estimate.high for _, estimate in shown],
             color=colour,
             alpha=0.18,
             linewidth=0,

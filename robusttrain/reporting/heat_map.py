@@ -29,9 +29,11 @@ def heat_map(matrix: Matrix, outlined: Collection[tuple[str, str]] | None = None
         outlined = [(name, name) for name in rows if row_name == "source"]
     figure = canvas(2.2 + 1.25 * len(columns), 1.5 + 0.62 * len(rows))
     axes = figure.subplots()
-    known = values[np.isfinite(values)]
+    finite = values[np.isfinite(values)]
     low, high = (
-        (0.0, 1.0) if matrix.unit == "%" or not len(known) else (min(0.0, known.min()), known.max())
+        (0.0, 1.0)
+        if matrix.unit == "%" or not len(finite)
+        else (min(0.0, finite.min()), finite.max())
     )
     colours = colormaps["cividis"]
     axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")

@@ -35,19 +35,19 @@ def perturbations(
         show(panels[row, 0], image)
         panels[row, 0].set_xlabel(labels[row], fontsize=8)
     panels[0, 0].set_title("image", fontsize=9)
-    for at, (attack, found) in enumerate(adversarial.items()):
+    for at, (attack, changed) in enumerate(adversarial.items()):
         left, beside = panels[:, 1 + 2 * at], panels[:, 2 + 2 * at]
         left[0].set_title(attack, fontsize=9)
         beside[0].set_title("its perturbation", fontsize=9)
-        change = found - images
+        change = changed - images
         amplified = centred(change)
-        far, mean = linf(found, images).tolist(), rmsd(found, images).tolist()
+        far, mean = linf(changed, images).tolist(), rmsd(changed, images).tolist()
         for row in range(len(images)):
-            show(left[row], found[row])
+            show(left[row], changed[row])
             show(beside[row], amplified[row])
             factor = f"x {0.5 / far[row]:.1f}" if far[row] else "none"
-            told = f"{factor}; /255: RMSD {255 * mean[row]:.1f}, max {255 * far[row]:.1f}"
-            beside[row].set_xlabel(told, fontsize=7)
+            caption = f"{factor}; /255: RMSD {255 * mean[row]:.1f}, max {255 * far[row]:.1f}"
+            beside[row].set_xlabel(caption, fontsize=7)
             if said is not None:
                 right = said[attack][row] == labels[row]
                 mark = "\N{CHECK MARK}" if right else "\N{BALLOT X}"

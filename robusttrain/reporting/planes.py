@@ -56,7 +56,7 @@ def decision_regions(
     The seven largest other classes have colours; what is left is dark grey, and answers that are
     not finite are black.
     """
-    together = torch.cat([found.flatten() for found in regions.classes.values()])
+    together = torch.cat([answers.flatten() for answers in regions.classes.values()])
     classes, counts = together[(together >= 0) & (together != label)].unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)
     coloured = classes[order][: len(COLOURS)].tolist()
@@ -67,12 +67,12 @@ def decision_regions(
     figure = canvas(2.5 * columns + 2.0, 2.6 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     answered = regions.counts()
-    for panel, (model, found) in zip(panels, regions.classes.items(), strict=False):
-        colour = torch.full_like(found, len(COLOURS) + 1)
-        colour[found == label] = 0
-        colour[found < 0] = len(COLOURS) + 2
+    for panel, (model, answers) in zip(panels, regions.classes.items(), strict=False):
+        colour = torch.full_like(answers, len(COLOURS) + 1)
+        colour[answers == label] = 0
+        colour[answers < 0] = len(COLOURS) + 2
         for number, each in enumerate(coloured):
-            colour[found == each] = number + 1
+            colour[answers == each] = number + 1
         panel.imshow(
             colour.numpy(),
             cmap=look,
@@ -125,10 +125,10 @@ def boundaries(
     panel = figure.subplots()
     reach = 255 * regions.reach
     handles = []
-    for number, (model, found) in enumerate(regions.classes.items()):
+    for number, (model, answers) in enumerate(regions.classes.items()):
         colour, style = COLOURS[number % 6], _STYLES[number % len(_STYLES)]
-        inside = (found == wanted).double().numpy()
-        line = np.linspace(-reach, reach, len(found))
+        inside = (answers == wanted).double().numpy()
+        line = np.linspace(-reach, reach, len(answers))
         empty = not inside.any()
         if not (empty or inside.all()):
             panel.contour(
@@ -140,8 +140,8 @@ def boundaries(
                 linestyles=[style],
                 linewidths=1.8,
             )
-        told = f"{model} (nowhere)" if empty else f"{model} (everywhere)" if inside.all() else model
-        handles.append(Line2D([], [], color=colour, linestyle=style, label=told))
+        name = f"{model} (nowhere)" if empty else f"{model} (everywhere)" if inside.all() else model
+        handles.append(Line2D([], [], color=colour, linestyle=style, label=name))
     panel.plot(0, 0, marker="+", color="black", markersize=9)
     handles.append(
         Line2D([], [], color="black", marker="+", linestyle="", markersize=9, label="the image")

@@ -30,13 +30,13 @@ def transforms(node: Any) -> list[dict[str, Any]]:
     weights for its f_b.
     """
     if isinstance(node, list):
-        return [found for item in node for found in transforms(item)]
+        return [transform for item in node for transform in transforms(item)]
     if not is_node(node):
         return []
     arguments = node.setdefault("init_args", {})
     if node["class_path"].rpartition(".")[2] == TRANSFORM:
         return [] if arguments.get("weights") else [arguments]
-    return [found for value in arguments.values() for found in transforms(value)]
+    return [transform for value in arguments.values() for transform in transforms(value)]
 
 
 def provide_f_b(

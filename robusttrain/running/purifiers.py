@@ -185,14 +185,14 @@ def without_weights(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     if not is_node(node):
         return
     arguments = node.setdefault("init_args", {})
-    found = resolve(node["class_path"])
-    if isinstance(found, type) and issubclass(found, Defense) and found.trained_by:
+    maker = resolve(node["class_path"])
+    if isinstance(maker, type) and issubclass(maker, Defense) and maker.trained_by:
         model = resolve(arguments["model"]["class_path"])
         brings = (
             isinstance(model, type) and issubclass(model, NoisePredictor) and model.brings_weights
         )
         if not arguments.get("weights") and not brings:
-            yield found.trained_by, arguments
+            yield maker.trained_by, arguments
         return
     for value in arguments.values():
         yield from without_weights(value)

@@ -48,10 +48,10 @@ def train_configured(config: Namespace, say: Say = silence) -> dict[str, float]:
     }
     folder = Path(config.checkpoints) / "surrogates"
     keeper = Keeper(folder, target, plain(config.data), trainer, read_recipe(path)["defense"])
-    kept = Path(config.output) if config.output else keeper.path("reparameterization", settings)
-    if kept.suffix != ".safetensors":
-        raise UserError(f"--output {kept}: must end in .safetensors")
-    return train(target, keeper.data, settings, trainer, SEED, kept, say)
+    output = Path(config.output) if config.output else keeper.path("reparameterization", settings)
+    if output.suffix != ".safetensors":
+        raise UserError(f"--output {output}: must end in .safetensors")
+    return train(target, keeper.data, settings, trainer, SEED, output, say)
 
 
 @without_advice()
@@ -104,7 +104,7 @@ def train(
     unfinished = path.parent / f".{path.stem}-{hash_of_json([settings, seed])[:8]}"
     fit(training, data, {**trainer, **settings["trainer"]}, unfinished, say)
     network.eval()
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
     counts: dict[str, int] = {}
     for split in ("train", "test"):
         batch = data.unaugmented(split, IMAGES)
@@ -114,16 +114,16 @@ def train(
             rng = Rng.for_images(seed, batch.indices[part]).fold("errors").fold(split)
             share = len(batch.images[part]) / len(batch.images)
             for name, values in errors(defense, network, batch.images[part], rng).items():
-                found[f"{split}_{name}"] = (
-                    found.get(f"{split}_{name}", 0.0) + share * values.mean().item()
+                measured[f"{split}_{name}"] = (
+                    measured.get(f"{split}_{name}", 0.0) + share * values.mean().item()
                 )
-    found = {name: round(value, 6) for name, value in found.items()}
-    network.save(path, {"errors": json.dumps(found)})
-    write_json({**settings, "seed": seed, "images": counts, **found}, path.with_suffix(".json"))
+    measured = {name: round(value, 6) for name, value in measured.items()}
+    network.save(path, {"errors": json.dumps(measured)})
+    write_json({**settings, "seed": seed, "images": counts, **measured}, path.with_suffix(".json"))
     finished(unfinished)
     say(
-        f"h: done, {found['test_error']:.2g} from g on test images (mean square per pixel value; at"
-        f" least {found['test_floor']:.2g} for any function of x, {found['test_identity']:.2g} for"
-        f" x itself); kept as {path}"
+        f"h: done, {measured['test_error']:.2g} from g on test images (mean square per pixel"
+        f" value; at least {measured['test_floor']:.2g} for any function of x,"
+        f" {measured['test_identity']:.2g} for x itself); kept as {path}"
     )
-    return found
+    return measured

@@ -67,15 +67,15 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
     if ckpt_path is None:
         return None
     if ckpt_path == "last":
-        found = sorted(
+        earlier = sorted(
             folder.glob("version_*/last.ckpt"), key=lambda path: int(path.parent.name[8:])
         )
-        if not found:
+        if not earlier:
             raise UserError(
                 f"--ckpt_path last: no last.ckpt of this run under {folder}; leave the option out"
                 " to start"
             )
-        path = found[-1]
+        path = earlier[-1]
     else:
         path = Path(ckpt_path)
         if packaged.is_packaged(path):
@@ -88,11 +88,11 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         # What the run began with, whatever is faster by now.
         began = old.get("training", {}).get("inner_precision", "trainer")
         recipe["training"]["inner_precision"] = began
-    before, now = (flat(as_before(_comparable(found))) for found in (old, recipe))
+    before, now = (flat(as_before(_comparable(each))) for each in (old, recipe))
     # Its optimizer first: figures differ with it.
     for name in sorted({*before, *now}, key=lambda name: (name != "training.optimizer", name)):
         absent = LATER.get(name.rpartition(".")[2])
-        had, has = (found.get(name, absent) for found in (before, now))
+        had, has = (each.get(name, absent) for each in (before, now))
         if had != has:
             raise UserError(
                 f"--ckpt_path {path}: that run had {name} = {had!r}, this one {has!r}; give the"
@@ -105,5 +105,7 @@ def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must share: neither the places of data, nor what the plan says besides."""
     data = recipe["data"]
     recipe = {key: value for key, value in recipe.items() if key not in ("plan", "classes")}
-    kept = {key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES}
-    return {**recipe, "data": {**data, "init_args": kept}}
+    arguments = {
+        key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES
+    }
+    return {**recipe, "data": {**data, "init_args": arguments}}

@@ -47,6 +47,6 @@ def train_surrogate(keeper: Keeper, recipe: dict[str, Any], path: Path, telling:
     arguments += [f"--name={run}", f"--seed={SEED}", "--robust.every=0", "--pictures.images=0"]
     unfinished = (folder / run).glob("version_*/last.ckpt")
     train(read_plan([*arguments, "--ckpt_path=last"] if any(unfinished) else arguments), telling)
-    best = max((folder / run).glob("version_*/best.ckpt"), key=lambda found: found.stat().st_mtime)
+    best = max((folder / run).glob("version_*/best.ckpt"), key=lambda file: file.stat().st_mtime)
     # Under its name only when training is over: a name that is there stands for a finished model.
     write_whole(path, best.read_bytes())

@@ -51,7 +51,7 @@ class Trained:
     epochs: int
 
     @property
-    def kept(self) -> list[str]:
+    def checkpoints(self) -> list[str]:
         """The names of its checkpoints."""
         names = ("best.ckpt", "last.ckpt")
         return [name for name in names if (self.folder / name).is_file()]
@@ -215,13 +215,13 @@ def check_on_data(
 
 def shown(callbacks: Sequence[pl.Callback]) -> dict[str, Scenario]:
     """The attacks that run during validation, that of the pictures among them."""
-    found: dict[str, Scenario] = {}
+    scenarios: dict[str, Scenario] = {}
     for callback in callbacks:
         if isinstance(callback, Pictures) and callback.images:
-            found[callback.name] = callback.scenario
+            scenarios[callback.name] = callback.scenario
         if isinstance(callback, RobustAccuracy):
-            found.update(callback.scenarios)
-    return found
+            scenarios.update(callback.scenarios)
+    return scenarios
 
 
 def estimate_all(
@@ -265,9 +265,9 @@ def add_extra(plan: TrainingPlan, data: ImageData) -> int:
     except UserError as error:
         if str(error).startswith("--extra"):
             raise
-        told = str(error).partition(": give --data")[0]
+        reason = str(error).partition(": give --data")[0]
         raise UserError(
-            f"--extra.root {root}: images without labels train nothing here ({told}): sort them"
+            f"--extra.root {root}: images without labels train nothing here ({reason}): sort them"
             " into train/<class>/, by a model's predictions if need be"
         ) from error
 

@@ -93,7 +93,7 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     radii = [("--epsilon", planned.scenario.attack.threat) for planned in attacks.values()]
     for line in covering(radii, data.facts()):
         telling.say(line)
-    found: dict[str, dict[str, Outcome]] = {name: {} for name in attacks}
+    outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in attacks}
     total = len(attacks) * len(makers) * len(labels)
     with telling.progress("crafting and testing", total) as advance:
 
@@ -104,8 +104,8 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
 
         for name in attacks:
             for maker, members in makers.items():
-                found[name][maker] = crafting.run(name, members, targets, watched())
-    matrices = {name: measure(found[name], labels, clean) for name in attacks}
+                outcomes[name][maker] = crafting.run(name, members, targets, watched())
+    matrices = {name: measure(outcomes[name], labels, clean) for name in attacks}
     about: dict[str, Any] = {
         "models": {name: model.about for name, model in models.items()},
         "data": type(data).__name__,
@@ -115,14 +115,14 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         "seed": plan.seed,
         "draws": plan.draws if any(models[name].defended.random for name in targets) else 1,
         "precision": plan.precision,
-        "attacks": {name: part_of_results(found[name], matrices[name]) for name in attacks},
+        "attacks": {name: part_of_results(outcomes[name], matrices[name]) for name in attacks},
     }
     write_json(about, output / "results.json")
     for name, measured in matrices.items():
         for kind in (kind for kind in measured if kind.endswith("top1")):
             (output / f"{name}-{kind}.png").write_bytes(png(heat_map(measured[kind])))
     (output / "images.png").write_bytes(
-        pictured(found, next(iter(makers)), targets[-1], next(iter(batches())), data)
+        pictured(outcomes, next(iter(makers)), targets[-1], next(iter(batches())), data)
     )
     return matrices
 
@@ -142,10 +142,10 @@ def build_parties(plan: TransferPlan, device: torch.device) -> Parties:
 
 def among(models: Iterable[str], chosen: list[str] | None, option: str) -> list[str]:
     """Names out of ``--models``; all of them where none is chosen."""
-    known = list(models)
-    if unknown := [name for name in chosen or () if name not in known]:
-        raise UserError(f"{option} {unknown[0]}: is not among the models ({', '.join(known)})")
-    return chosen or known
+    names = list(models)
+    if unknown := [name for name in chosen or () if name not in names]:
+        raise UserError(f"{option} {unknown[0]}: is not among the models ({', '.join(names)})")
+    return chosen or names
 
 
 def announce(
@@ -155,13 +155,13 @@ def announce(
     models = sum(map(len, makers.values()))
     for name, planned in attacks.items():
         cost = planned.scenario.attack.cost()
-        told = f"{cost.gradients} gradient evaluations" + (
+        effort = f"{cost.gradients} gradient evaluations" + (
             f" and {cost.queries} queries" if cost.queries else ""
         )
         say(
-            f"{name}: {told} per image and model, {images} images, {models} models in {len(makers)}"
-            f" sources: {cost.gradients * images * models:,} gradient evaluations, less what is"
-            " kept from before"
+            f"{name}: {effort} per image and model, {images} images, {models} models in"
+            f" {len(makers)} sources: {cost.gradients * images * models:,} gradient evaluations,"
+            " less what is kept from before"
         )
 
 
@@ -172,7 +172,7 @@ def threat(attacks: dict[str, Planned]) -> dict[str, Any]:
 
 
 def pictured(
-    found: dict[str, dict[str, Outcome]],
+    outcomes: dict[str, dict[str, Outcome]],
     maker: str,
     target: str,
     batch: Batch,
@@ -183,9 +183,10 @@ def pictured(
     target answers.
     """
     names = data.class_names
-    adversarial = {name: makers[maker].examples[:count] for name, makers in found.items()}
+    adversarial = {name: makers[maker].examples[:count] for name, makers in outcomes.items()}
     answers = {
-        name: makers[maker].classes[target][:count, 0, 0].tolist() for name, makers in found.items()
+        name: makers[maker].classes[target][:count, 0, 0].tolist()
+        for name, makers in outcomes.items()
     }
     said = {
         name: [names[label] if label >= 0 else "nothing" for label in each]

@@ -83,8 +83,8 @@ def described(attack: Mapping[str, Any] | None, threat: Mapping[str, Any] | None
 def _under(value: Any, key: str) -> Iterator[Mapping[str, Any]]:
     """The nodes that are called so, the outermost ones first."""
     if isinstance(value, Mapping):
-        if isinstance(found := value.get(key), Mapping) and "class_path" in found:
-            yield found
+        if isinstance(node := value.get(key), Mapping) and "class_path" in node:
+            yield node
         value = [*value.values()]
     if isinstance(value, list):
         for item in value:

@@ -151,7 +151,8 @@ class RobustTraining(pl.LightningModule):
         self.meter = Meter()
         accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.train_accuracy, self.val_accuracy = accuracy, accuracy.clone()
-        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        # training_step has refused losses that are not finite; to look again, the host would wait.
+        self.train_loss, self.val_loss = MeanMetric(nan_strategy="disable"), MeanMetric()
         #: The configuration that ``on_save_checkpoint`` stores to rebuild the model; set by the
         #: code that built the model from it.
         self.recipe: dict[str, Any] = {}
@@ -255,7 +256,12 @@ class RobustTraining(pl.LightningModule):
 
     def _refuse_broken_weights(self) -> None:
         """Stop before a checkpoint of weights that are not finite could replace a good one."""
-        for name, values in (*self.model.named_parameters(), *self.model.named_buffers()):
+        named = dict((*self.model.named_parameters(), *self.model.named_buffers()))
+        # Of all tensors at once: the host waits for an accelerator once, not for each of them.
+        finite = [values.isfinite().all() for values in named.values()]
+        if not finite or torch.stack(finite).all():
+            return
+        for name, values in named.items():
             if not values.isfinite().all():
                 raise UserError(
                     f"training: {name} became NaN or infinite in epoch {self.current_epoch}; the"

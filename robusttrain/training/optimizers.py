@@ -65,10 +65,10 @@ def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
     if missing.get("learning_rate", 1.0) is None:
         fix = f"{optimizer} has none of its own: give a number"
         raise OptionError("learning_rate", None, fix)
-    told = [f"{name.replace('_', ' ')} {value:g}" for name, value in missing.items() if value]
-    if optimizer != "sgd" and told:
+    taken = [f"{name.replace('_', ' ')} {value:g}" for name, value in missing.items() if value]
+    if optimizer != "sgd" and taken:
         _log.info(
-            "optimizer %s: %s, its own defaults, since none is given", optimizer, ", ".join(told)
+            "optimizer %s: %s, its own defaults, since none is given", optimizer, ", ".join(taken)
         )
     return {**settings, **missing}
 

@@ -115,11 +115,10 @@ def _search(
         fooled = _all_fooled(models, points, labels[alive], None if goals is None else goals[alive])
         fooled = fooled.view(len(now), len(alive))
         first = fooled.int().argmax(dim=0)  # the first of equal values
-        reached = points.view(len(now), len(alive), *points.shape[1:])[
-            first, torch.arange(len(alive))
-        ]
+        place = torch.arange(len(alive), device=images.device)
+        reached = points.view(len(now), len(alive), *points.shape[1:])[first, place]
         done = fooled.any(dim=0)
-        least[alive[done]] = rmsd(reached, images[alive])[done]
+        least[alive] = torch.where(done, rmsd(reached, images[alive]), least[alive])
         alive = alive[~done]
     return least
 

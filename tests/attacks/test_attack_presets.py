@@ -185,6 +185,8 @@ OTHERS = {
     "apgd-t": (APGD(steps=100, targets=9, objective=TargetedDLR("second")), Target()),
     "fab-t": (FAB(100, 1, 9, 0.1, 1.05, 0.9), Target()),
     "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
+    "apgd-eot": (APGD(steps=20, gradient=Average(10)), Target()),
+    "apgd-eot-margin": (APGD(steps=20, gradient=Average(10), objective=Margin()), Target()),
     "square": (Square(queries=5000, p=0.8, rescale=False, votes=10), Target()),
     "square-quick": (Square(queries=500, p=0.8, rescale=False, votes=10), Target()),
     "through-defense": (APGD(steps=100), ThroughDefense()),

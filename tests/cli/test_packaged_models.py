@@ -79,8 +79,8 @@ def test_the_first_look_is_small_unless_sizes_are_given(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO", "robusttrain")
     plan = read_plan(["--attack", "bpda-eot"])
-    assert (plan.images, plan.audit_images) == (50, 8)
-    assert "for a first look with --images 50 --audit_images 8;" in caplog.text
+    assert (plan.images, plan.audit_images) == (30, 8)
+    assert "for a first look with --images 30 --audit_images 8;" in caplog.text
     plan = read_plan(["--images", "100", "--audit_images", "16"])
     assert (plan.images, plan.audit_images) == (100, 16)
     assert read_plan(["--suite", "quick"]).images == 200

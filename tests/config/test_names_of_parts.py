@@ -245,3 +245,17 @@ def test_nor_of_a_default_in_a_file(planned):
     ]["attack"]
     build(attack, "attack")
     assert attack["init_args"]["step_size"] is None
+
+
+def test_a_class_on_the_line_replaces_a_part_whole_as_a_preset_does():
+    """Nothing of what a file says of the same part stays, and an objective may be named so, too."""
+    small = {"class_path": "robusttrain.models.CifarResNet", "init_args": {"widths": [8, 16, 16]}}
+    line = ["--model", small["class_path"], "--model.blocks=2"]
+    plan = training.read_plan(line, said=[{"model": small}])
+    assert (
+        plan.model["init_args"]["widths"] == training.read_plan(line).model["init_args"]["widths"]
+    )
+    assert plan.model["init_args"]["blocks"] == 2
+    objective = "robusttrain.training.MART"
+    plan = training.read_plan(["--training", objective])
+    assert plan.training["objective"]["class_path"] == objective

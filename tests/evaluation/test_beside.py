@@ -22,6 +22,7 @@ from robusttrain.attacks import (
 from robusttrain.config.attacks import attack_nodes
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
+from robusttrain.data import Digits
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.evaluation.beside import added, bare_classifier, known_draw, sentence
@@ -250,10 +251,11 @@ def test_an_unfinished_run_is_of_the_attacks_on_the_bare_classifier_too(task):
         EvaluationPlan(model={"class_path": "torch.nn.Identity"}, attacks=each, data=data)
         for each in (nodes, longer)
     )
-    unfit = {"apgd-ce": "the target is random"}
-    left_out = Subject(target, "t", None, unfit)
+    unfit, images = {"apgd-ce": "the target is random"}, Digits()
+    images.setup("test")
+    left_out = Subject(target, "t", images, unfit)
     assert settings_of(whole, left_out) == settings_of(other, left_out)
-    beside = Subject(target, "t", None, unfit, {"apgd-ce": pgd()})
+    beside = Subject(target, "t", images, unfit, {"apgd-ce": pgd()})
     assert settings_of(whole, beside) != settings_of(other, beside)
 
 

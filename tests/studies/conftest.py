@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from robusttrain.config.command_line import main
+from robusttrain.commands.entry import main
 
 
 @pytest.fixture(scope="session")

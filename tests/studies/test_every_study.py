@@ -132,6 +132,7 @@ def test_killed(run_study, shared, told, tmp_path):
 
 BAD = [
     (["--scale", "medium"], "argument --scale: invalid choice: 'medium'"),
+    (["--scale", "digits"], "argument --scale: invalid choice: 'digits'"),
     (["--scal", "smoke"], "unrecognized arguments: --scal smoke"),
     (["--radius", "3"], "unrecognized arguments: --radius 3"),
     (["--scale", "small"], "--root: scale small needs CIFAR-10 as an image folder"),

@@ -1,6 +1,7 @@
 """Fingerprints: equal for equal settings, different for every setting that differs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from robusttrain.storage.weights import read_tensors
 from studies import plans
 from studies.black_box import crafted_on
 from studies.plans import Call, Job
-from studies.scales import PAPER, SCALES, SMALL, SMOKE, placed, training_plan
+from studies.scales import SCALES, placed, training_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -18,16 +19,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture
 def scale(tmp_path):
     """Smoke, with models of its own."""
-    return replace(SMOKE, folder=tmp_path / "checkpoints", models={})
+    return replace(SCALES["smoke"], folder=tmp_path / "checkpoints", models={})
 
 
 def key(work, label="a"):
-    return Job(label, work, SMOKE.folder).name.rpartition("-")[2]
+    return Job(label, work, Path()).name.rpartition("-")[2]
 
 
 def test_every_setting_counts(scale, tmp_path):
     ours = scale.ours()
-    small = replace(SMALL, data={"data": "cifar10"}, models={})
+    small = replace(SCALES["small"], data={"data": "cifar10"}, models={})
     models = [
         ours,
         scale.ours(radius=0.1),
@@ -40,7 +41,7 @@ def test_every_setting_counts(scale, tmp_path):
         scale.adversarial(),
         scale.trades(),
         small.ours(),
-        replace(PAPER, models={}).ours(),
+        replace(SCALES["paper"], models={}).ours(),
     ]
     keys = [key(model.work) for model in models]
     keys += [key(scale.attacked(model, "pgd")) for model in models]
@@ -126,7 +127,7 @@ def test_an_interrupted_training_is_resumed(scale, tmp_path, monkeypatch):
     assert not model.done
     assert begun[0].ckpt_path is None
 
-    monkeypatch.setattr(plans, "train", lambda plan: (begun.append(plan), real(plan)))
+    monkeypatch.setattr(plans, "train", lambda plan: begun.append(plan) or real(plan))
     model.carry_out(tmp_path / "logs")
     assert begun[1] == replace(begun[0], ckpt_path="last")
     assert model.done

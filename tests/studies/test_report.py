@@ -11,7 +11,7 @@ from robusttrain.reporting import decision_regions
 from robusttrain.transfer import Regions
 from studies import report
 from studies.recipes import beside
-from studies.scales import SMOKE
+from studies.scales import SCALES
 from studies.study import Study
 
 
@@ -98,7 +98,7 @@ def test_a_report_tells_every_figure_of_a_point_once():
         "a": [[0.1235, 0.06173, 0.2469], [0.25, 0.125, 0.5]],
         "all but b": [[0.5, 0.25, 1.0], [None, None, None]],
     }
-    assert report.kept(point, threat) == {
+    assert report.condensed(point, threat) == {
         "command": "python evaluate.py --again a",
         "models": ["a"],
         "clean": {"accuracy": 0.123456, "ci95": [0.1, 0.2]},
@@ -106,19 +106,19 @@ def test_a_report_tells_every_figure_of_a_point_once():
         "curve": [[1, [0.1, 0.05, 0.2, 9]], [2, [0.2, 0.1, 0.4, 8]]],
         "seconds": 12.5,
     }
-    other = report.kept({**point, "audit": ["luck"]}, {"norm": "l2", "epsilon": 1.0})
+    other = report.condensed({**point, "audit": ["luck"]}, {"norm": "l2", "epsilon": 1.0})
     assert (other["threat"], other["audit"]) == (threat, ["luck"])
 
 
 def test_counts_that_differ_stay_in_their_cells():
     matrix = {"cells": {"a": {"a": estimate(0.5, 9), "b": estimate(0.5, 8)}}}
-    (found,) = report.kept({"same": matrix}, {}).values()
+    (found,) = report.condensed({"same": matrix}, {}).values()
     assert found == {
         "targets": ["a", "b"],
         "cells": {"a": [[0.5, 0.25, 1.0, 9], [0.5, 0.25, 1.0, 8]]},
     }
     ragged = {"cells": {"a": {"b": estimate(0.5)}, "b": {"a": estimate(0.5)}}}
-    (found,) = report.kept({"same": ragged}, {}).values()
+    (found,) = report.condensed({"same": ragged}, {}).values()
     assert found["cells"]["b"] == {"a": [0.5, 0.25, 1.0, 9]}
 
 
@@ -126,7 +126,7 @@ def test_a_figure_that_lays_itself_out_is_left_alone(tmp_path):
     figure = decision_regions(Regions({"m": torch.zeros(3, 3, dtype=torch.int64)}, 0.1), 0)
     engine = figure.get_layout_engine()
     study = SimpleNamespace(
-        name="s", title="S", command="s", scale=SMOKE, output=tmp_path, points={}
+        name="s", title="S", command="s", scale=SCALES["smoke"], output=tmp_path, points={}
     )
     report.write(study, ("a",), [(1,)], figure)
     assert figure.get_layout_engine() is engine

@@ -14,7 +14,7 @@ from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin, Objective, TargetedMargin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.parts.updates import Adam
-from robusttrain.attacks.queries import share_above
+from robusttrain.attacks.queries import all_or_none, share_above
 from robusttrain.core.checked import Count, NonNegative, Positive, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -137,26 +137,41 @@ class CarliniWagner(Attack):
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         _, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        goal = self.objective.aim(source, images, labels, rng.fold("aim"))
-        share = self.share_fooled(source, images, goal, random, rng.fold("clean"))
+        goal, alike = (
+            self.objective.aim(source, images, labels, rng.fold("aim")),
+            all_or_none(random),
+        )
+        share = self.share_fooled(source, images, goal, random, rng.fold("clean"), alike)
         result, left = images.clone(), (share < 1).nonzero().squeeze(1)
         if len(left):
-            adversarial = self.minimise(source, images[left], goal[left], random[left], rng[left])
-            result[left] = into_ball(self.threat, adversarial, images[left])
+            x, streams = images[left], rng[left]
+            adversarial = self.minimise(source, x, goal[left], random[left], streams, alike)
+            result[left] = into_ball(self.threat, adversarial, x)
         return result
 
     def share_fooled(
-        self, source: nn.Module, points: Tensor, goal: Tensor, random: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        points: Tensor,
+        goal: Tensor,
+        random: Tensor,
+        rng: Rng,
+        alike: bool | None,
     ) -> Tensor:
         """(B,) in [0, 1]: the share of draws in which the margin at ``points`` exceeds the
-        confidence.
+        confidence; ``alike`` as for `by_draws`.
         """
-        return share_above(
-            source, points, self.objective, goal, self.confidence, random, rng, self.votes
-        )
+        asked = (points, self.objective, goal, self.confidence, random)
+        return share_above(source, *asked, rng, self.votes, alike)
 
     def minimise(
-        self, source: nn.Module, images: Tensor, goal: Tensor, random: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        images: Tensor,
+        goal: Tensor,
+        random: Tensor,
+        rng: Rng,
+        alike: bool | None,
     ) -> Tensor:
         """Search for c: the nearest adversarial images (B, C, H, W), or the image where there is
         none.
@@ -165,7 +180,8 @@ class CarliniWagner(Attack):
         low, high = torch.zeros_like(nearest), nearest.clone()
         c = torch.full_like(nearest, self.initial_c)
         for search in range(self.search_steps):
-            adversarial, distance = self.descend(source, images, goal, c, random, rng.fold(search))
+            streams = rng.fold(search)
+            adversarial, distance = self.descend(source, images, goal, c, random, streams, alike)
             closer, success = distance < nearest, distance.isfinite()
             best, nearest = (
                 torch.where(per_image(closer), adversarial, best),
@@ -176,7 +192,14 @@ class CarliniWagner(Attack):
         return best
 
     def descend(
-        self, source: nn.Module, images: Tensor, goal: Tensor, c: Tensor, random: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        images: Tensor,
+        goal: Tensor,
+        c: Tensor,
+        random: Tensor,
+        rng: Rng,
+        alike: bool | None,
     ) -> tuple[Tensor, Tensor]:
         """Take Adam's steps, with a c (B,) for each image.
 
@@ -190,8 +213,8 @@ class CarliniWagner(Attack):
         state, lowest = adam.init(w), torch.full_like(c, torch.inf)
         lowest_before, period = lowest, max(PATIENCE, -(-self.steps // 10))
         # Images for which the estimator's loss is not the iterate's, or would differ the next time.
-        noisy = random if isinstance(self.gradient, Backprop) else torch.ones_like(random)
-        ask = bool(noisy.any())
+        exact = isinstance(self.gradient, Backprop)
+        noisy, everyone = random if exact else torch.ones_like(random), not exact or alike is True
         # The images that have not stopped early
         here, x, rng_here = torch.arange(len(images), device=images.device), images, rng
         for t in range(self.steps):
@@ -202,13 +225,14 @@ class CarliniWagner(Attack):
             distance = change.square().flatten(1).sum(dim=1)
 
             fooled = minus_f > 0
-            if ask:
-                asked = noisy[here].nonzero().squeeze(1)
-                which, judges = here[asked], streams[asked].fold("judge")
-                share = self.share_fooled(
-                    source, adversarial[asked], goal[which], random[which], judges
-                )
-                fooled = fooled.index_copy(0, asked, share > 0.5)
+            if everyone:
+                asked = (adversarial, goal[here], random[here], streams.fold("judge"))
+                fooled = self.share_fooled(source, *asked, alike) > 0.5
+            elif alike is None:
+                some = noisy[here].nonzero().squeeze(1)
+                which, judges = here[some], streams[some].fold("judge")
+                asked = (adversarial[some], goal[which], random[which], judges)
+                fooled = fooled.index_copy(0, some, self.share_fooled(source, *asked, True) > 0.5)
             closer = fooled & (distance < nearest[here])
             best[here] = torch.where(per_image(closer), adversarial, best[here])
             nearest[here] = torch.where(closer, distance, nearest[here])

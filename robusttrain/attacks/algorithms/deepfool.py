@@ -14,7 +14,7 @@ from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
-from robusttrain.attacks.queries import share_above
+from robusttrain.attacks.queries import all_or_none, share_above
 from robusttrain.core.checked import Count, NonNegative, checked
 from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.core.rng import Rng
@@ -84,11 +84,11 @@ class DeepFool(Attack):
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         rivals = self.rivals(logits, labels)
-        moved, point = torch.zeros_like(images), images.clone()
+        moved, point, alike = torch.zeros_like(images), images.clone(), all_or_none(random)
 
         def share_wrong(which: Tensor, streams: Rng) -> Tensor:
             asked = (point[which], Margin(), labels[which], 0.0, random[which])
-            return share_above(source, *asked, streams[which], self.votes)
+            return share_above(source, *asked, streams[which], self.votes, alike)
 
         everyone = torch.arange(len(images), device=images.device)
         left = everyone[share_wrong(everyone, rng.fold("clean")) < 1]

@@ -16,7 +16,7 @@ from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Objective, rank_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
-from robusttrain.attacks.queries import share_wrong
+from robusttrain.attacks.queries import all_or_none, by_draws, share_wrong
 from robusttrain.core.checked import Count, Share, checked
 from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
@@ -24,6 +24,8 @@ from robusttrain.core.rng import Rng
 #: The least length of a step when two steps are compared (as released); 0 / 0 is no ratio.
 LEAST = 1e-8
 _TINY = torch.finfo(torch.float32).tiny
+#: Rounds of `step` where the host should not wait; images of 150,528 pixels need up to nine.
+_ROUNDS = 16
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,15 @@ def to_hyperplane(points: Tensor, value: Tensor, gradient: Tensor, norm: str) ->
     v = torch.ones_like(weight) if norm == "linf" else weight
     distance, spent, rate = value.abs(), weight * room, weight * v
     lambda_ = distance / rate.sum(dim=1).clamp_min(_TINY)
-    while True:
+    # A round too many changes nothing. To ask whether there is one more costs nothing on the CPU,
+    # and elsewhere more than the rounds themselves: the host would wait for the device.
+    on_cpu = points.device.type == "cpu"
+    for _ in range(weight.shape[1] if on_cpu else _ROUNDS):
         met = lambda_[:, None] * v >= room
         missing = distance - torch.where(met, spent, 0).sum(dim=1)
         # No rate is left where the box holds no zero: lambda then exceeds all bounds.
         further = missing / torch.where(met, 0, rate).sum(dim=1).clamp_min(_TINY)
-        if not (further > lambda_).any():
+        if on_cpu and not (further > lambda_).any():
             break
         lambda_ = torch.maximum(lambda_, further)
     lambda_ = lambda_[:, None]
@@ -164,10 +169,12 @@ class FAB(Attack):
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        result = images.clone()
+        result, alike = images.clone(), all_or_none(random)
         ranked = rank_targets(logits, labels, rng.fold("aim"), "second", self.targets).unbind(dim=1)
         left = (
-            (self.wrong(source, images, labels, random, rng.fold("clean")) < 1).nonzero().squeeze(1)
+            (self.wrong(source, images, labels, random, rng.fold("clean"), alike) < 1)
+            .nonzero()
+            .squeeze(1)
         )
         distance = images.new_full((len(images),), torch.inf)
         most = torch.full_like(distance, -1)
@@ -176,10 +183,11 @@ class FAB(Attack):
                 break
             x, y, streams = images[left], labels[left], rng[left].fold(number)
             adversarial, reached = self.approach(
-                source, x, y, target[left], random[left], restart > 0, streams
+                source, x, y, target[left], random[left], restart > 0, streams, alike
             )
             adversarial = into_ball(self.threat, adversarial, x)
-            share = self.wrong(source, adversarial, y, random[left], rng[left].fold("choose"))
+            judges = rng[left].fold("choose")
+            share = self.wrong(source, adversarial, y, random[left], judges, alike)
             better = torch.where(random[left], share > most[left], reached < distance[left])
             result[left] = torch.where(per_image(better), adversarial, result[left])
             distance[left] = torch.minimum(reached, distance[left])
@@ -189,14 +197,20 @@ class FAB(Attack):
         return result
 
     def wrong(
-        self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        points: Tensor,
+        labels: Tensor,
+        random: Tensor,
+        rng: Rng,
+        alike: bool | None,
     ) -> Tensor:
-        """(B,) in [0, 1]: the share of draws in which ``points`` are misclassified."""
+        """(B,) in [0, 1]: the share of draws in which ``points`` are misclassified; ``alike`` as
+        for `by_draws`.
+        """
         share = points.new_zeros(len(points))
-        for chosen, votes in ((~random, 1), (random, self.judging)):
-            which = chosen.nonzero().squeeze(1)
-            if len(which):
-                share[which] = share_wrong(source, points[which], labels[which], rng[which], votes)
+        for which, votes in by_draws(random, self.judging, alike):
+            share[which] = share_wrong(source, points[which], labels[which], rng[which], votes)
         return share
 
     def approach(
@@ -208,6 +222,7 @@ class FAB(Attack):
         random: Tensor,
         random_start: bool,
         rng: Rng,
+        alike: bool | None,
     ) -> tuple[Tensor, Tensor]:
         """The loop, towards one target (B,) for each image.
 
@@ -225,15 +240,14 @@ class FAB(Attack):
             f, w = self.gradient(Loss(source, _Difference(), goal[here]), x_i, streams)
             x_next = self.step(x_i, x_orig, f, w.to(x.dtype))
 
-            wrong = (
-                self.wrong(source, x_next, labels[here], random[here], streams.fold("judge")) > 0.5
-            )
+            judges = streams.fold("judge")
+            wrong = self.wrong(source, x_next, labels[here], random[here], judges, alike) > 0.5
             distance = self.threat.distance(x_next, x_orig)
             closer = wrong & (distance < nearest[here])
             best[here] = torch.where(per_image(closer), x_next, best[here])
             nearest[here] = torch.where(closer, distance, nearest[here])
             x[here] = torch.where(per_image(wrong), torch.lerp(x_orig, x_next, self.beta), x_next)
-            if not self.nearest:
+            if not self.nearest and alike is not True:  # on a random model no image leaves
                 here = here[random[here] | (nearest[here] > self.threat.epsilon)]
                 if not len(here):
                     break

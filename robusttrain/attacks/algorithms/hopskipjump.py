@@ -362,7 +362,7 @@ class HopSkipJump(Attack):
                 break
             points = propose(k, left)
             wrong = self.verdict(source, points, labels[left], rng[left].fold(k))
-            result[left[wrong]] = points[wrong]
+            result[left] = torch.where(per_image(wrong), points, result[left])
             left = left[~wrong]
         succeeded = torch.ones(len(result), dtype=torch.bool, device=result.device)
         succeeded[left] = False

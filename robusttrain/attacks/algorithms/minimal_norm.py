@@ -18,6 +18,7 @@ from robusttrain.attacks.algorithms.wrappers import (
 )
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
+from robusttrain.attacks.queries import all_or_none
 from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -99,7 +100,7 @@ class MinimalNorm(Attack):
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         random, wrong = random_and_wrong(source, images, labels, rng)
         best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
-        nearest = best.new_full((len(images),), torch.inf)
+        nearest, alike = best.new_full((len(images),), torch.inf), all_or_none(random)
         finest = max(self.threat.epsilon, torch.finfo(torch.float32).tiny) / 2**self.steps
         failed = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         succeeded = torch.full_like(failed, 2**self.steps)
@@ -107,16 +108,15 @@ class MinimalNorm(Attack):
         for step in range(self.steps + 1):
             adversarial, streams = best[left], rng[left].fold(step)
             # An attack has one radius: the host must know which ones there are.
-            for multiple in radius[left].unique().tolist():
+            for multiple in sorted({*radius[left].tolist()}):
                 here = (radius[left] == multiple).nonzero().squeeze(1)
                 which = left[here]
                 returned = self.at(multiple).run(
                     source, images[which], labels[which], streams[here]
                 )
                 adversarial[here] = returned.detach().to(adversarial.dtype)
-            share, _ = judge(
-                source, adversarial, labels[left], random[left], streams.fold("judge"), self.votes
-            )
+            judged = (adversarial, labels[left], random[left], streams.fold("judge"))
+            share, _ = judge(source, *judged, self.votes, alike)
             success = share > 0.5
             distance = self.threat.distance(adversarial, images[left])
             closer = success & (distance < nearest[left])

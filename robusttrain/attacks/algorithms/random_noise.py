@@ -11,7 +11,7 @@ from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
-from robusttrain.attacks.queries import ask
+from robusttrain.attacks.queries import all_or_none, ask, by_draws
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -60,27 +60,31 @@ class RandomNoise(Attack):
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
         highest = best.new_full((len(images),), -torch.inf)
-        wrong = ~random & (Margin()(logits, labels) > 0)
-        for i in range(self.queries - 2):
-            # A random model is out of queries long before the others.
-            asked = (
-                random if i < (self.queries - 2) // (2 * self.votes) else torch.zeros_like(random)
-            )
-            left = ((asked | ~random) & ~wrong).nonzero().squeeze(1)
+        wrong, alike = ~random & (Margin()(logits, labels) > 0), all_or_none(random)
+        everyone = torch.arange(len(images), device=images.device)
+        # A random model is out of queries long before the others.
+        rounds = (self.queries - 2) // (2 * self.votes)
+        for i in range(rounds if alike else self.queries - 2):
+            if alike:  # no image leaves, and the host need not wait for the device
+                left = everyone
+            else:
+                asked = random if i < rounds else torch.zeros_like(random)
+                left = ((asked | ~random) & ~wrong).nonzero().squeeze(1)
             if not len(left):
                 break
             point = self.threat.random_start(images[left], rng[left].fold(i).fold("noise")).to(
                 best.dtype
             )
             streams, judged = rng[left].fold(i).fold("model"), random[left]
-            margin = self.margin(source, point, labels[left], judged, streams)
+            margin = self.margin(source, point, labels[left], judged, streams, alike)
             rival = highest[left]
-            if judged.any():
-                which = judged.nonzero().squeeze(1)
+            if alike is not False:  # the best point so far is judged anew
+                which = slice(None) if alike else judged.nonzero().squeeze(1)
                 there = left[which]
-                rival[which] = self.margin(
-                    source, best[there], labels[there], judged[which], streams[which]
-                )
+                if len(there):
+                    rival[which] = self.margin(
+                        source, best[there], labels[there], judged[which], streams[which], True
+                    )
             better = margin > rival
             best[left] = torch.where(per_image(better), point, best[left])
             highest[left] = torch.where(better, margin, rival)
@@ -88,18 +92,24 @@ class RandomNoise(Attack):
         return best
 
     def margin(
-        self, source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        points: Tensor,
+        labels: Tensor,
+        random: Tensor,
+        rng: Rng,
+        alike: bool | None,
     ) -> Tensor:
-        """(B,): the mean margin, over one draw or ``votes``; minus infinity where it is NaN."""
+        """(B,): the mean margin, over one draw or ``votes``; minus infinity where it is NaN.
+        ``alike`` as for `by_draws`.
+        """
         mean_margins = points.new_full((len(points),), -torch.inf)
-        for chosen, votes in ((~random, 1), (random, self.votes)):
-            which = chosen.nonzero().squeeze(1)
-            if len(which):
-                logits = ask(source, points[which], rng[which], votes)
-                margins = Margin()(logits.flatten(0, 1), labels[which].repeat(votes)).view(
-                    votes, len(which)
-                )
-                mean_margins[which] = margins.mean(dim=0).nan_to_num(
-                    nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
-                )
+        for which, votes in by_draws(random, self.votes, alike):
+            logits = ask(source, points[which], rng[which], votes)
+            margins = Margin()(logits.flatten(0, 1), labels[which].repeat(votes))
+            mean_margins[which] = (
+                margins.view(logits.shape[:2])
+                .mean(dim=0)
+                .nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            )
         return mean_margins

@@ -27,6 +27,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 @lru_cache
+@torch.inference_mode(False)  # an inference tensor would outlive its context here
 def eta(side: int, device: torch.device) -> Tensor:
     """The L2 update of one channel, (side, side): two bumps of opposite sign, of length 1
     (algorithm 3).
@@ -38,15 +39,15 @@ def eta(side: int, device: torch.device) -> Tensor:
     """
 
     def bump(rows: int, columns: int) -> Tensor:
-        down = (torch.arange(rows) - rows // 2).abs()
-        across = (torch.arange(columns) - columns // 2).abs()
+        down = (torch.arange(rows, device=device) - rows // 2).abs()
+        across = (torch.arange(columns, device=device) - columns // 2).abs()
         # tail[d] = sum of 1 / j^2 for j from d + 1 on
-        j = torch.arange(1, max(rows, columns) // 2 + 2, dtype=torch.float32)
+        j = torch.arange(1, max(rows, columns) // 2 + 2, dtype=torch.float32, device=device)
         tail = (1.0 / j**2).flip(0).cumsum(0).flip(0)
         return tail[torch.maximum(down[:, None], across[None, :])]
 
     both = torch.cat([bump(side // 2, side), -bump(side - side // 2, side)])
-    return (both / both.norm()).to(device)
+    return both / both.norm()
 
 
 def _signs(rng: Rng, shape: tuple[int, ...]) -> Tensor:

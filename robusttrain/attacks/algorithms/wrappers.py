@@ -29,7 +29,7 @@ from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
-from robusttrain.attacks.queries import ask
+from robusttrain.attacks.queries import all_or_none, ask, by_draws
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError, under
 from robusttrain.core.rng import Rng
@@ -54,7 +54,13 @@ def within(attack: Attack, threat: Threat, where: str) -> Attack:
 
 
 def judge(
-    source: nn.Module, points: Tensor, labels: Tensor, random: Tensor, rng: Rng, votes: int
+    source: nn.Module,
+    points: Tensor,
+    labels: Tensor,
+    random: Tensor,
+    rng: Rng,
+    votes: int,
+    alike: bool | None,
 ) -> tuple[Tensor, Tensor]:
     """The share of draws in which points are misclassified, and their mean margin, (B,) each.
 
@@ -65,24 +71,23 @@ def judge(
         random: (B,) bool, for which images the source is random.
         rng: streams of the images, (B,).
         votes: draws for these images; the others are asked about once.
+        alike: as for `by_draws`.
 
     A logit that is not finite is no right answer, as in scoring; a margin that is NaN is minus
     infinity.
     """
     share, margin = (points.new_zeros(len(points)) for _ in range(2))
-    for chosen, draws in ((~random, 1), (random, votes)):
-        which = chosen.nonzero().squeeze(1)
-        if len(which):
-            logits = ask(source, points[which], rng[which], draws)
-            y = labels[which]
-            right = (logits.argmax(dim=2) == y) & logits.isfinite().all(dim=2)
-            share[which] = 1 - right.to(share.dtype).mean(dim=0)
-            margins = (
-                Margin()(logits.flatten(0, 1), y.repeat(draws)).view(draws, len(which)).mean(dim=0)
-            )
-            margin[which] = margins.nan_to_num(
-                nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
-            ).to(margin.dtype)
+    for which, draws in by_draws(random, votes, alike):
+        logits = ask(source, points[which], rng[which], draws)
+        y = labels[which]
+        right = (logits.argmax(dim=2) == y) & logits.isfinite().all(dim=2)
+        share[which] = 1 - right.to(share.dtype).mean(dim=0)
+        margins = Margin()(logits.flatten(0, 1), y.repeat(draws)).view(logits.shape[:2])
+        margin[which] = (
+            margins.mean(dim=0)
+            .nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            .to(margin.dtype)
+        )
     return share, margin
 
 
@@ -116,13 +121,14 @@ def strongest(
     random, wrong = random_and_wrong(source, images, labels, rng)
     best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
     most, highest = (best.new_full((len(images),), -torch.inf) for _ in range(2))
-    left = (~wrong).nonzero().squeeze(1)
+    alike, left = all_or_none(random), (~wrong).nonzero().squeeze(1)
     for number, attack in enumerate(attacks):
         if not len(left):
             break
         x, y, streams = images[left], labels[left], rng[left]
         adversarial = attack.run(source, x, y, streams.fold(number)).detach().to(best.dtype)
-        share, margin = judge(source, adversarial, y, random[left], streams.fold("judge"), votes)
+        judged = (adversarial, y, random[left], streams.fold("judge"))
+        share, margin = judge(source, *judged, votes, alike)
         better = (share > most[left]) | ((share == most[left]) & (margin > highest[left]))
         best[left] = torch.where(per_image(better), adversarial, best[left])
         most[left] = torch.where(better, share, most[left])

@@ -38,8 +38,8 @@ def _says_random(network: nn.Module) -> bool:
 
 def _stand_in(network: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
     """h(images); if h is a `Defense`, with the streams that it would have in g's place."""
-    found: Tensor = network(images, rng) if isinstance(network, Defense) else network(images)
-    return found
+    answer: Tensor = network(images, rng) if isinstance(network, Defense) else network(images)
+    return answer
 
 
 def _stood_for(target: DefendedClassifier, source: Source) -> Defense:

@@ -169,8 +169,8 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
     unit, _ = Normalized().step(first, None)
     other, _ = Normalized().step(second, None)
     cosine = (unit * other).flatten(1).sum(dim=1)
-    known = (first.isfinite() & second.isfinite()).flatten(1).all(dim=1)
-    return cosine.where(known, torch.nan)
+    finite = (first.isfinite() & second.isfinite()).flatten(1).all(dim=1)
+    return cosine.where(finite, torch.nan)
 
 
 def _estimator(subject: Subject) -> GradientEstimator:

@@ -44,8 +44,8 @@ class Dashboard(pl.Callback):
         for board in boards(trainer, Board):
             charts = {title: ["Multiline", [f"^{tag}$"]] for title, tag in CHARTS.items()}
             board.add_custom_scalars({"robusttrain": charts})
-            told = yaml.safe_dump(dict(self.recipe), sort_keys=False)
-            board.add_text("configuration", f"```yaml\n{told}```")
+            text = yaml.safe_dump(dict(self.recipe), sort_keys=False)
+            board.add_text("configuration", f"```yaml\n{text}```")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The number of epochs may hang on that of batches, which is settled by now.

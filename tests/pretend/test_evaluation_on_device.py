@@ -1,0 +1,133 @@
+"""Evaluations on the pretend device: the engine, and all that runs beside it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning_runs import trainer
+from pretend_device import DEVICE
+from subjects import images_and_labels, network, scenario, shortened
+from waits import counted
+
+import robusttrain
+from robusttrain.attacks import Target
+from robusttrain.data import Digits
+from robusttrain.defenses import GaussianNoise
+from robusttrain.evaluation import Engine, Scenario
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.running import Subject, attack
+from robusttrain.models.defended import DefendedClassifier
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def attacks(names, steps, epsilon=None):
+    """Scenarios of few steps by name."""
+    short = {name: Scenario(shortened(scenario(name).attack, steps), Target()) for name in names}
+    if epsilon is None:
+        return short
+    return {
+        name: replace(each, attack=each.attack.at_radius(epsilon)) for name, each in short.items()
+    }
+
+
+#: The most waits of the engine for a batch: the ranges of pixel values and labels, verdicts, rows
+#: ...
+BATCH = {None: 6, GaussianNoise: 8}
+#: ... and for each attack of it: its images, what it asks on entry, whether it stayed inside its
+#: threat, verdicts, distances. A random target has verdicts that select, besides.
+ATTACK = {None: 9, GaussianNoise: 11}
+
+
+@pytest.mark.parametrize("defense", ATTACK)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_engine_waits_as_often_for_many_steps_as_for_few(defense, steps):
+    x, y, _ = images_and_labels(DEVICE, 8)
+    target = DefendedClassifier(defense and defense(0.05), network()).eval().to(DEVICE)
+    indices = torch.arange(8, device=DEVICE)
+    engines = [
+        Engine(target, attacks(names, steps), draws=2) for names in ([], ["pgd"], ["pgd", "eot"])
+    ]
+    found = []
+    for engine in engines:
+        engine.run(x, y, indices)  # the first batch settles what is random
+        with counted() as waits:
+            records, _ = engine.run(x, y, indices)
+        found.append(waits.total())
+        assert records.index.device.type == "cpu"
+    assert found[0] <= BATCH[defense], waits.told()
+    assert found[1] - found[0] <= ATTACK[defense], waits.told()
+    assert found[2] - found[1] <= ATTACK[defense], waits.told()
+
+
+def test_its_records_are_those_of_the_cpu():
+    found = []
+    for device in ("cpu", DEVICE):
+        x, y, _ = images_and_labels(device, 8)
+        target = DefendedClassifier(GaussianNoise(0.05), network()).eval().to(device)
+        engine = Engine(target, attacks(["pgd", "square"], 3), draws=3, keep_images=True)
+        found.append(engine.run(x, y, torch.arange(8, device=device))[0])
+    for name in ("pgd", "square"):
+        one, other = (records.of(name) for records in found)
+        assert torch.equal(one.score, other.score)
+        torch.testing.assert_close(one.images, other.images, atol=1e-5, rtol=0)
+
+
+class OnTheHost(torch.nn.Module):
+    """Another library's model: numpy arrays in, numpy arrays out."""
+
+    def forward(self, images):
+        pixels = images.detach().cpu().numpy()
+        return np.stack([pixels.mean((1, 2, 3)), pixels[:, :, ::2].mean((1, 2, 3))], axis=1)
+
+
+def test_answers_of_the_host_come_to_the_device():
+    found = []
+    for device in ("cpu", DEVICE):
+        x, _, _ = images_and_labels(device, 4)
+        y = torch.tensor([0, 1, 0, 1])
+        engine = Engine(OnTheHost(), attacks(["square"], 2))
+        found.append(engine.run(x, y, torch.arange(4, device=device))[0].of("square").score)
+    assert torch.equal(*found)
+
+
+def test_a_whole_evaluation_runs_on_the_device(tmp_path):
+    """Audit, curves, other attackers, certificates, examples: by Lightning's trainer, in its
+    inference mode.
+    """
+    target = DefendedClassifier(
+        GaussianNoise(0.05), robusttrain.load("digits-standard").classifier
+    ).eval()
+    data = Digits(batch_size=8)
+    data.prepare_data()
+    data.setup("test")
+    data.limit_test(16, seed=0)
+    chosen = attacks(["eot-l2", "pgd-l2"], 2, epsilon=0.5)
+    plan = EvaluationPlan(
+        model={"class_path": "a.Network"},
+        data={"class_path": "a.Digits"},
+        attacks={name: {"class_path": "an.Attack"} for name in chosen},
+        epsilon=0.5,
+        draws=2,
+        tries=2,
+        output=str(tmp_path),
+        known_draw=True,
+        bare_classifier=True,
+        curve=[0.25, 0.5],
+        certify=True,
+        certify_draws=20,
+        certify_choosing=5,
+        audit=True,
+        audit_images=8,
+        save_images=True,
+    )
+    precisions = {"eot-l2": "float32", "pgd-l2": "bfloat16"}
+    subject = Subject(target, "a target", data)
+    found = attack(plan, subject, chosen, precisions, trainer())
+    assert {each.device for each in target.parameters()} == {DEVICE}
+    assert found["images"] == 16
+    assert found["clean"]["accuracy"] > 0.8
+    assert {"audit", "certificates", "known_draw", "bare_classifier", "curves"} <= {*found}
+    # A check that fails says so, and ends no evaluation.
+    assert [each for each in found["audit"] if "Error" in each["measured"]] == []
