@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchattacks
 from torch import Tensor, nn
 
 from benchmarks.timing import (
@@ -52,6 +51,8 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     model, images, labels = material(arguments)
     steps, epsilon, step_size = arguments.steps, arguments.epsilon, arguments.epsilon / 4
     if side == "peers":
+        import torchattacks
+
         compiled(model, arguments)
         theirs = torchattacks.PGD(
             model, eps=epsilon, alpha=step_size, steps=steps, random_start=True

@@ -27,7 +27,7 @@ from robusttrain.config.build import build, fit_to_data
 from robusttrain.config.presets import read
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.processor import processor
-from robusttrain.data import ImageData, ImageFolder, ImageNet
+from robusttrain.data import Digits, ImageData, ImageFolder, ImageNet
 from robusttrain.models.foreign import load_weights
 from robusttrain.storage.files import laid_out
 
@@ -167,16 +167,19 @@ def network(
 
 
 def load_images(
-    root: str, count: int, layout: str = "imagefolder", device: str | torch.device = "cpu"
+    root: str | None, count: int, layout: str = "imagefolder", device: str | torch.device = "cpu"
 ) -> tuple[ImageData, Tensor, Tensor]:
     """The data module, and ``count`` of its test images (B, C, H, W) in [0, 1] with labels, chosen
     by seed 0, on a device.
 
-    ``layout`` is "imagefolder", or "imagenet" for a folder with ``val/<wnid>/``.
+    ``layout`` is "imagefolder", or "imagenet" for a folder with ``val/<wnid>/``; without a ``root``
+    they are embedded digits.
     """
-    data: ImageData = (ImageNet if layout == "imagenet" else ImageFolder)(
-        root=root, batch_size=count
-    )
+    data: ImageData
+    if root is None:
+        data = Digits(batch_size=count)
+    else:
+        data = (ImageNet if layout == "imagenet" else ImageFolder)(root=root, batch_size=count)
     data.limit_test(count, seed=0)
     data.setup("test")
     batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.pgd import limit
 from benchmarks.timing import (
     MEMORY,
     MEMORY_HELP,
@@ -30,7 +31,7 @@ from benchmarks.timing import (
     network,
     write,
 )
-from robusttrain import Rng
+from robusttrain import Rng, fast_copy
 from robusttrain.attacks import Queried
 from robusttrain.defenses import AdversarialTransform, Defense
 from robusttrain.models.fast import FastModel
@@ -73,7 +74,20 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
         compile_g(transform, arguments)
         return lambda: transform(images, rng)
 
-    return {"ours float32": g("float32"), "ours bfloat16": g("bfloat16")}
+    def bare(dtype: torch.dtype) -> Callable[[], Tensor]:
+        copied = fast_copy(f_b, dtype)
+        compiled(copied.network, arguments)
+        with torch.no_grad():
+            least_likely = f_b(images).argmin(dim=1)
+        return lambda: limit(copied, images, least_likely, arguments.steps)
+
+    own = {"ours float32": g("float32"), "ours bfloat16": g("bfloat16")}
+    if not arguments.limit:
+        return own
+    return own | {
+        "limit float32": bare(torch.float32),
+        "limit bfloat16": bare(torch.bfloat16),
+    }
 
 
 def compile_g(transform: Defense | None, arguments: argparse.Namespace) -> None:
@@ -97,6 +111,9 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=0.2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
+    parser.add_argument(
+        "--limit", action="store_true", help="the passes of g's steps alone, too (benchmarks.pgd)"
+    )
     add_device(parser)
     parser.add_argument("--output", default="results/benchmarks/transform.json")
     arguments = parser.parse_args()
