@@ -75,7 +75,8 @@ def main() -> None:
     parser.add_argument("--pretend", help="folder of the pretend device, on a CPU")
     parser.add_argument("--output", default="results/benchmarks/synchronisations.json")
     arguments = parser.parse_args()
-    device, count = torch.device(arguments.device), on_gpu
+    device = torch.device(arguments.device)
+    count: Callable[[Callable[[], object]], Counter[str]] = on_gpu
     if device.type == "cpu":
         if arguments.pretend is None:
             raise UserError("--device cpu: a CPU waits for nobody; give --pretend tests/pretend")
