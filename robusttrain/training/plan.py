@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from robusttrain.core.errors import OptionError, UserError, at_least, below_one
+from robusttrain.core.errors import OptionError, UserError, at_least, below_one, first_line
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
 Node = dict[str, Any]
@@ -202,4 +202,4 @@ class TrainingPlan:
                 }
             )
         except TypeError as error:
-            raise UserError(f"plan: {error}") from error
+            raise UserError(f"plan: {first_line(error)}") from error

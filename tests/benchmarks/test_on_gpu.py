@@ -114,4 +114,4 @@ def test_the_pack_has_as_many_images_of_each_class(tmp_path):
         "2.jpg",
     ]
     with pytest.raises(UserError, match="--root"):
-        copy_images(tmp_path, tmp_path / "other", 6)
+        copy_images(tmp_path / "nowhere", tmp_path / "other", 6)
