@@ -64,6 +64,10 @@ class GradAlign(TrainingObjective):
     def at(self, epoch: int) -> TrainingObjective:
         return replace(self, objective=self.objective.at(epoch))
 
+    def strengthened(self) -> TrainingObjective | None:
+        stronger = self.objective.strengthened()
+        return None if stronger is None else replace(self, objective=stronger)
+
     def check(self, model: DefendedClassifier) -> None:
         self.objective.check(model)
 

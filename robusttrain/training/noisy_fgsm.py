@@ -52,6 +52,11 @@ class NFGSM(TrainingObjective):
         """FGSM within the ball, for validation; what training takes leaves the ball."""
         return Scenario(self._step(self.threat), self.source)
 
+    def strengthened(self) -> Adversarial:
+        """PGD of two steps of 5 / 8 epsilon within the ball, in place of the single step."""
+        attack = ProjectedGradient(steps=2, relative_step_size=0.625, threat=self.threat)
+        return Adversarial(attack, self.source, self.label_smoothing, self.batch_norm)
+
     def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         width = self.noise * self.threat.epsilon
         eta = rng.fold("noise").uniform(images.shape[1:], -width, width).to(images.dtype)

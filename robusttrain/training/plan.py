@@ -76,10 +76,13 @@ class Guard:
     Args:
         drop: fall of robust accuracy that is catastrophic.
         fall: fall that is robust overfitting.
+        undo: go on from the best epoch's weights, with twice the inner steps, where catastrophic
+            overfitting is seen.
     """
 
     drop: float = 0.2
     fall: float = 0.05
+    undo: bool = False
 
 
 @dataclass(frozen=True)

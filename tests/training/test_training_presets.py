@@ -11,8 +11,8 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.f_b import _training
 from robusttrain.training import TRADES, Adversarial, TrainingObjective
 
-#: Needs checkpoints of other models; trains no classifier.
-SPECIAL = {"denoiser", "diffusion", "ensemble-adversarial", "reparameterization"}
+#: Needs checkpoints of other models; trains no classifier; says more than a training of an f_b may.
+SPECIAL = {"budget", "denoiser", "diffusion", "ensemble-adversarial", "reparameterization"}
 NAMES = sorted(set(presets.names("training")) - SPECIAL)
 
 
