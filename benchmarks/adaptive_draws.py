@@ -6,9 +6,9 @@ Three random targets: two packaged models of the digits behind randomization lay
 whose g is attacked by BPDA-I. The same steps, step size, images and scoring draws serve all
 estimators; a point is `Average` with a number of draws, or `AverageUntilClear` with a tolerance.
 Each image is scored over fresh draws. With --root and --f_b the networks are those of CIFAR-10: f_b
-behind randomization layers. A point of an adaptive line is named by the draws of its rounds and by its
-tolerance. Differences from the most fixed draws are taken image by image, over all seeds; their
-intervals are over images.
+behind randomization layers. A point of an adaptive line is named by the draws of its
+rounds and by its tolerance. Differences from the most fixed draws are taken image by image, over
+all seeds; their intervals are over images.
 """
 
 from __future__ import annotations
