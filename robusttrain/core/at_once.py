@@ -9,7 +9,7 @@ AT_ONCE = 256
 PIXELS_AT_ONCE = AT_ONCE * 3 * 64 * 64
 #: Copies of a batch that are differentiated at once by default, at most. A hundred draws then
 #: need the memory of twenty, whatever the batch. On a CPU twenty copies of a single image take at
-#: most a tenth longer than any other number of them, and a hundred may take longer than twenty
+#: most a sixth longer than any other number of them, and a hundred may take longer than twenty
 #: (`benchmarks/eot_memory.py`).
 GRADIENTS_AT_ONCE = 20
 
