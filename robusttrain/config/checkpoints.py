@@ -44,6 +44,8 @@ LATER = {
     "optimizer": "sgd",
     "optimizer_options": None,
     "schedule_options": None,
+    "minutes": None,
+    "compile": "off",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, first_line
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import wilson
@@ -188,7 +188,7 @@ def read_results(path: str | Path, records: bool = True) -> Results:
     try:
         results = Results.from_json(content)
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged: {error}: evaluate again") from error
+        raise UserError(f"{path}: is damaged: {first_line(error)}: evaluate again") from error
     verdicts = path.parent / VERDICTS
     there = records and verdicts.is_file()
     return replace(results, records=Records.read(verdicts)) if there else results
@@ -199,9 +199,11 @@ _PASSING = {
     *("seconds", "audit_seconds", "processor", "command", "output", "plan"),
     # Lines about files, with their paths.
     "data_notes",
+    # Of how gradients were taken: what was measured.
+    *("because", "fell_back"),
 }
 #: Keys that files of earlier versions do not have.
-_LATER = {"classes", "other_class_order", "audit_checks", "randomness"}
+_LATER = {"classes", "compile", "other_class_order", "audit_checks", "randomness"}
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
