@@ -45,7 +45,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import robusttrain
 from benchmarks.counted import BudgetSpentError, Counted, Tally
@@ -56,7 +56,7 @@ from benchmarks.strength_picture import draw
 from benchmarks.timing import load_images, network, right_for_all, write
 from robusttrain import Rng
 from robusttrain.core.processor import processor
-from robusttrain.data import Digits
+from robusttrain.data import Digits, ImageData
 from robusttrain.defenses import RandomResizePad
 from robusttrain.models.defended import DefendedClassifier
 
@@ -78,8 +78,8 @@ def subjects(arguments: argparse.Namespace) -> dict[str, Subject]:
     if arguments.root:
         data, images, labels = load_images(arguments.root, count)
         trained = {
-            "f_b": network(arguments.f_b_model, arguments.f_b, data),
-            "standard": network(arguments.standard_model, arguments.standard, data),
+            "f_b": trained_network(arguments.f_b_model, arguments.f_b, data),
+            "standard": trained_network(arguments.standard_model, arguments.standard, data),
         }
     else:
         digits = Digits(batch_size=count)
@@ -103,6 +103,13 @@ def subjects(arguments: argparse.Namespace) -> dict[str, Subject]:
         right = right_for_all([model, model, model], images, labels, wanted)
         chosen[name if arguments.root else f"digits {name}"] = Subject(model.fast(), *right)
     return chosen
+
+
+def trained_network(preset: str, file: str | None, data: ImageData) -> nn.Module:
+    """A checkpoint of ours says itself what it is; other weights go into the preset's model."""
+    if file and file.endswith(".ckpt"):
+        return robusttrain.load(file)
+    return network(preset, file, data)
 
 
 def measure(
@@ -217,9 +224,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", help="folder of the data; none: digits, and the package's models")
-    parser.add_argument("--f_b", help="weights of the adversarially trained model")
+    parser.add_argument("--f_b", help="adversarially trained: weights, or a checkpoint of ours")
     parser.add_argument("--f_b_model", default="vgg_small", help="its model preset")
-    parser.add_argument("--standard", help="weights of the standard model")
+    parser.add_argument("--standard", help="standard model: weights, or a checkpoint of ours")
     parser.add_argument("--standard_model", default="resnet_small", help="its model preset")
     names = ("f_b", "standard", "randomized")
     parser.add_argument("--models", nargs="+", choices=names, default=list(names))

@@ -63,7 +63,6 @@ def ways(name: str) -> list[str]:
     return [name, f"{name}-bpda-i", f"{name}-through-defense"]
 
 
-
 #: Attacks whose waits are more, and do not grow with their steps: on a deterministic target, and on
 #: a random one. APGD asks which images are left for the next target; the others, for which images
 #: the target is random, and which of them are wrong as they stand. Wrappers judge between members.
