@@ -6,6 +6,8 @@ is one query, one backward pass another.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -128,6 +130,20 @@ class Tally:
         return least
 
 
+class Dense(torch.autograd.Function):
+    """The images, and a gradient that lies in memory as they do: a target in channels_last would
+    hand out another, which some libraries cannot reshape.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
+
+
 class Counted(nn.Module):
     """A `Tally`'s target as a model for any library. (Our attacks put back what a model's own
     attributes held before; a tally is none of its tensors and lists.)
@@ -146,4 +162,4 @@ class Counted(nn.Module):
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """`Tally.ask`."""
-        return self.tally.ask(images, rng)
+        return self.tally.ask(Dense.apply(images), rng)

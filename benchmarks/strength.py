@@ -38,78 +38,23 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-import robusttrain
 from benchmarks.counted import BudgetSpentError, Counted, Tally
 from benchmarks.strength_attacks import contenders
 from benchmarks.strength_contender import NAMES, WIDE, Contender
 from benchmarks.strength_measures import compact, curves, numbers, table
+from benchmarks.strength_models import NAMED, PART, Subject, fingerprint, parts, streams, subjects
 from benchmarks.strength_picture import draw
-from benchmarks.timing import load_images, network, right_for_all, write
-from robusttrain import Rng
+from benchmarks.timing import write
 from robusttrain.core.processor import processor
-from robusttrain.data import Digits, ImageData
-from robusttrain.defenses import RandomResizePad
-from robusttrain.models.defended import DefendedClassifier
 
-BUDGETS = [10, 20, 50, 100, 200, 500, 1000]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model under attack, with the images (n, C, H, W) that it gets right and labels (n,)."""
-
-    model: DefendedClassifier
-    images: Tensor
-    labels: Tensor
-
-
-def subjects(arguments: argparse.Namespace) -> dict[str, Subject]:
-    """The three models: adversarially trained, standard, and the first behind randomization."""
-    count = 4 * max(arguments.images)
-    if arguments.root:
-        data, images, labels = load_images(arguments.root, count)
-        trained = {
-            "f_b": trained_network(arguments.f_b_model, arguments.f_b, data),
-            "standard": trained_network(arguments.standard_model, arguments.standard, data),
-        }
-    else:
-        digits = Digits(batch_size=count)
-        digits.limit_test(count, seed=0)
-        digits.setup("test")
-        batch = digits.on_after_batch_transfer(next(iter(digits.test_dataloader())), 0)
-        images, labels = batch.images.contiguous(), batch.labels
-        trained = {
-            "f_b": robusttrain.load("digits-adversarial"),
-            "standard": robusttrain.load("digits-standard"),
-        }
-    size = images.shape[-1]
-    models = {name: DefendedClassifier.of(model.eval()) for name, model in trained.items()}
-    layers = RandomResizePad(low=size * 7 // 8, canvas=size)
-    models["randomized"] = DefendedClassifier(layers, trained["f_b"])
-    chosen = {}
-    few = arguments.images if len(arguments.images) > 1 else arguments.images * len(models)
-    for name, wanted in zip(arguments.models, few, strict=False):
-        model = models[name].requires_grad_(False)
-        torch.manual_seed(0)
-        right = right_for_all([model, model, model], images, labels, wanted)
-        chosen[name if arguments.root else f"digits {name}"] = Subject(model.fast(), *right)
-    return chosen
-
-
-def trained_network(preset: str, file: str | None, data: ImageData) -> nn.Module:
-    """A checkpoint of ours says itself what it is; other weights go into the preset's model."""
-    if file and file.endswith(".ckpt"):
-        return robusttrain.load(file)
-    return network(preset, file, data)
+BUDGETS = [10, 30, 100, 300, 1000]
 
 
 def measure(
@@ -144,11 +89,6 @@ def measure(
     return {"distances": distances, "seconds": round(time.process_time() - start, 1)}
 
 
-def streams(count: int) -> Rng:
-    """Streams of the draw that judges what attacks returned."""
-    return Rng.for_images(2, torch.arange(count))
-
-
 def measured(
     work: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
@@ -179,7 +119,6 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     norms stays there.
     """
     budgets, work = sorted(set(arguments.budgets)), Path(arguments.work)
-    radii = {"linf": arguments.linf, "l2": arguments.l2}
     report: dict[str, Any] = {
         "machine": {"architecture": platform.machine(), **processor()},
         "threads": torch.get_num_threads(),
@@ -190,30 +129,38 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         report["models"] = json.loads(Path(arguments.output).read_text())["models"]
     for model, subject in subjects(arguments).items():
         for norm in arguments.norms:
-            measurement = {
-                "budgets": budgets,
-                "radius": radii[norm],
-                "images": len(subject.images),
-            }
-            settings = {**measurement, "root": bool(arguments.root)}
-            rows = {}
+            radius = subject.radii[norm]
+            rows: dict[Contender, dict[int, list[float]]] = {}
             for each in contenders(norm):
                 if arguments.only and each.library not in arguments.only:
                     continue
                 if each.name in arguments.without:
                     continue
-                file = work / model / f"{norm}-{each.library}-{each.name}.json"
+                rows[each] = {budget: [] for budget in budgets}
+                seconds = 0.0
+                for number, part in enumerate(parts(subject)):
+                    file = work / model / f"{norm}-{each.library}-{each.name}-{number}.json"
+                    settings = {
+                        "budgets": budgets,
+                        "radius": radius,
+                        "images": len(part.images),
+                        "fingerprint": fingerprint(part),
+                    }
 
-                def make(each: Contender = each, norm: str = norm) -> dict[str, Any]:
-                    return measure(subject, each, budgets, radii[norm])  # noqa: B023
+                    def make(each: Contender = each, part: Subject = part) -> dict[str, Any]:
+                        return measure(part, each, budgets, radius)  # noqa: B023
 
-                kept = measured(file, settings, make)
-                print(model, NAMES[norm], each.title, kept["seconds"], "s", flush=True)
-                rows[each] = {budget: numbers(kept["distances"][str(budget)]) for budget in budgets}
+                    kept = measured(file, settings, make)
+                    seconds += kept["seconds"]
+                    for budget in budgets:
+                        rows[each][budget] += numbers(kept["distances"][str(budget)])
+                print(model, NAMES[norm], each.title, round(seconds, 1), "s", flush=True)
             report["models"].setdefault(model, {})[norm] = {
                 "command": "python -m benchmarks.strength " + " ".join(arguments.command),
-                **measurement,
-                **curves(rows, budgets, radii[norm]),
+                "budgets": budgets,
+                "radius": radius,
+                "images": len(subject.images),
+                **curves(rows, budgets, radius),
             }
     return dict(compact(report))
 
@@ -228,17 +175,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--f_b_model", default="vgg_small", help="its model preset")
     parser.add_argument("--standard", help="standard model: weights, or a checkpoint of ours")
     parser.add_argument("--standard_model", default="resnet_small", help="its model preset")
-    names = ("f_b", "standard", "randomized")
-    parser.add_argument("--models", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--models", nargs="+", choices=NAMED, default=list(NAMED))
     parser.add_argument("--norms", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--only", nargs="+", help="these libraries alone")
     parser.add_argument("--without", nargs="+", default=[], help="leave out attacks of these names")
-    parser.add_argument(
-        "--images", type=int, nargs="+", default=[20], help="of all models, or of each"
-    )
+    each = f"one for all models, or one each: {', '.join(NAMED)}"
+    parser.add_argument("--images", type=int, nargs="+", default=[PART], help=each)
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
-    parser.add_argument("--linf", type=float, default=0.031, help="radius")
-    parser.add_argument("--l2", type=float, default=0.5, help="radius")
+    parser.add_argument("--linf", type=float, nargs="+", default=[0.031], help=f"radius, {each}")
+    parser.add_argument("--l2", type=float, nargs="+", default=[0.5], help=f"radius, {each}")
     parser.add_argument("--adv_lib", help="folder in which adv-lib lies, if it is not installed")
     parser.add_argument("--autoattack", help="clone of AutoAttack's repository")
     parser.add_argument("--commit", help="of that clone")

@@ -29,6 +29,7 @@ from robusttrain.attacks import (
     L2,
     Attack,
     CarliniWagner,
+    CrossEntropy,
     DeepFool,
     Linf,
     Margin,
@@ -83,7 +84,11 @@ def ours(norm: str) -> list[Contender]:
                 ),
                 by_budget=True,
             )
-            for name, objective in (("apgd-dlr", DLR()), ("apgd-margin", Margin()))
+            for name, objective in (
+                ("apgd-ce", CrossEntropy()),
+                ("apgd-dlr", DLR()),
+                ("apgd-margin", Margin()),
+            )
         ],
         contender(
             "apgd-t",
@@ -95,7 +100,11 @@ def ours(norm: str) -> list[Contender]:
             ),
             by_budget=True,
         ),
-        contender("square", lambda threat, budget: Square(budget, threat=threat), by_budget=True),
+        contender(
+            "square",
+            lambda threat, budget: Square(budget, rescale=True, threat=threat),
+            by_budget=True,
+        ),
         contender(
             "nearest",
             lambda threat, budget: FMN(iterates_in(budget - 1), 2.0, newton=True, threat=threat),

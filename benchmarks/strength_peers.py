@@ -247,7 +247,7 @@ def of_adv_lib(norm: str) -> list[Contender]:
             lambda radius, budget: partial(
                 theirs.carlini_wagner_l2,
                 binary_search_steps=SEARCHES,
-                max_iterations=max(1, budget // 2 // SEARCHES),
+                max_iterations=max(10, budget // 2 // SEARCHES),
                 learning_rate=RATE,
                 initial_const=FIRST_C,
             ),
