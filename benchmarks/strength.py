@@ -48,10 +48,10 @@ import torch
 from benchmarks.counted import BudgetSpentError, Counted, Tally
 from benchmarks.strength_attacks import contenders
 from benchmarks.strength_contender import NAMES, WIDE, Contender
-from benchmarks.strength_measures import compact, curves, numbers, table
+from benchmarks.strength_measures import MEASURES, compact, curves, numbers, shares, table
 from benchmarks.strength_models import NAMED, PART, Subject, fingerprint, parts, streams, subjects
 from benchmarks.strength_picture import draw
-from benchmarks.timing import write
+from benchmarks.timing import keep
 from robusttrain.core.processor import processor
 
 BUDGETS = [10, 30, 100, 300, 1000]
@@ -207,8 +207,10 @@ def main(given: list[str] | None = None) -> None:
         if folder:
             sys.path.insert(0, str(Path(folder)))
     report = compare(arguments)
-    write(report, arguments.output)
+    keep(report, arguments.output)
     print(table(report))
+    for measure in MEASURES:
+        print(f"\noptimality, {measure.replace('_', ' ')}:\n{shares(report, measure)}")
     if arguments.picture:
         draw(report, arguments.picture)
 

@@ -131,3 +131,22 @@ def table(report: dict[str, Any]) -> str:
                         f" {row['peers_value']}   {verdict}"
                     )
     return "\n".join(lines)
+
+
+def shares(report: dict[str, Any], measure: str) -> str:
+    """Markdown: the optimality of each implementation in one measure, by model and norm, the
+    highest mean first.
+    """
+    columns = [(model, norm) for model, norms in report["models"].items() for norm in norms]
+    rows: dict[str, dict[tuple[str, str], float]] = {}
+    for model, norm in columns:
+        for name, share in report["models"][model][norm][measure]["optimality"].items():
+            rows.setdefault(name, {})[model, norm] = share
+    lines = [
+        "| implementation | " + " | ".join(f"{model}, {NAMES[norm]}" for model, norm in columns),
+        "|---" * (1 + len(columns)),
+    ]
+    for name, row in sorted(rows.items(), key=lambda each: -statistics.mean(each[1].values())):
+        cells = [f"{row[column]:.3f}" if column in row else "" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells))
+    return "\n".join(f"{line} |" for line in lines)

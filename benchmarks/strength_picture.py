@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from benchmarks.strength_contender import NAMES
 
@@ -16,17 +18,20 @@ COLOURS = {
     "torchattacks": "#2980b9",
     "foolbox": "#27ae60",
     "adv-lib": "#8e44ad",
-    "autoattack": "#7f8c8d",
+    "autoattack": "#e67e22",
 }
+#: Curves lie on one another: each library has its own marker, and place in front or behind.
+MARKERS = {"ours": "o", "torchattacks": "s", "foolbox": "^", "adv-lib": "D", "autoattack": "v"}
 TITLES = {"robust_accuracy": "robust accuracy", "median_distance": "median distance"}
 
 
 def draw(report: dict[str, Any], path: str) -> None:
-    """A row for each model; robust accuracy and median distance in each norm; black is the best of
-    all, colours are libraries.
+    """A row for each model; robust accuracy and median distance in each norm. A thick line is the
+    best implementation of a library at each budget, a faint one a single implementation, black
+    the best of all.
     """
     models = report["models"]
-    panels = [(norm, measure) for norm in NAMES for measure in TITLES]
+    panels = [(norm, measure) for measure in TITLES for norm in NAMES]
     figure = Figure(figsize=(4 * len(panels), 3.2 * len(models)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(models), len(panels), squeeze=False)
@@ -36,16 +41,13 @@ def draw(report: dict[str, Any], path: str) -> None:
                 axis.set_axis_off()
                 continue
             part = norms[norm]
-            axis.set_title(
-                f"{model}, {NAMES[norm]}: {TITLES[measure]} ({part['images']} images)", fontsize=9
-            )
+            within = f" within {part['radius']:g}" if measure == "robust_accuracy" else ""
+            axis.set_title(f"{model}, {NAMES[norm]}: {TITLES[measure]}{within}", fontsize=10)
             panel(axis, part["budgets"], part[measure])
             if measure == "median_distance":
-                least = [each for each in part[measure]["best_of_all"] if each is not None]
-                if least:
-                    axis.set_ylim(0.9 * min(least), 3 * min(least))
+                focus(axis, part[measure]["best_of_all"])
     for axis in axes[-1]:
-        axis.set_xlabel("queries (forward + backward)", fontsize=8)
+        axis.set_xlabel("queries (forward + backward)", fontsize=9)
     legend = {
         label: handle
         for axis in axes.flat
@@ -58,22 +60,39 @@ def draw(report: dict[str, Any], path: str) -> None:
 
 def panel(axis: Axes, budgets: list[int], part: dict[str, Any]) -> None:
     """The curves of one measure."""
+    rows: dict[str, list[list[float]]] = {}
     for name, values in part["curves"].items():
-        library = name.rsplit("(", 1)[1].rstrip(")")
+        rows.setdefault(name.rsplit("(", 1)[1].rstrip(")"), []).append(drawn(values))
+    for place, (library, curves) in enumerate(rows.items()):
+        colour = COLOURS.get(library)
+        for curve in curves:
+            axis.plot(budgets, curve, color=colour, linewidth=0.7, alpha=0.3, zorder=2)
+        least = np.asarray(curves).min(axis=0)
         axis.plot(
             budgets,
-            drawn(values),
-            color=COLOURS.get(library),
-            linewidth=1.6 if library == "ours" else 0.9,
-            zorder=3 if library == "ours" else 2,
+            np.where(np.isfinite(least), least, np.nan),
+            color=colour,
+            marker=MARKERS.get(library),
+            markersize=10 - 1.5 * place,
+            linewidth=3 - 0.5 * place,
+            zorder=3 + place,
             label=library,
         )
     best = drawn(part["best_of_all"])
-    axis.plot(budgets, best, "k--", linewidth=1.2, zorder=4, label="best of all")
+    axis.plot(budgets, best, "k--", linewidth=1.2, zorder=9, label="best of all")
     axis.set_xscale("log")
+    axis.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.3)
 
 
+def focus(axis: Axes, best: list[float | None]) -> None:
+    """Show what lies near the best of all."""
+    there = [each for each in best if each is not None]
+    if there and min(there) > 0:
+        axis.set_ylim(0.9 * min(there), 3 * min(there))
+
+
 def drawn(values: list[float | None]) -> list[float]:
-    """Numbers that matplotlib leaves out where there is none."""
-    return [float("nan") if value is None else value for value in values]
+    """Infinity where there is no distance: matplotlib leaves it out."""
+    return [float("inf") if value is None else value for value in values]
