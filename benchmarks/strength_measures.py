@@ -142,11 +142,8 @@ def shares(report: dict[str, Any], measure: str) -> str:
     for model, norm in columns:
         for name, share in report["models"][model][norm][measure]["optimality"].items():
             rows.setdefault(name, {})[model, norm] = share
-    lines = [
-        "| implementation | " + " | ".join(f"{model}, {NAMES[norm]}" for model, norm in columns),
-        "|---" * (1 + len(columns)),
-    ]
+    table = [["implementation", *(f"{model}, {NAMES[norm]}" for model, norm in columns)]]
     for name, row in sorted(rows.items(), key=lambda each: -statistics.mean(each[1].values())):
-        cells = [f"{row[column]:.3f}" if column in row else "" for column in columns]
-        lines.append(f"| {name} | " + " | ".join(cells))
-    return "\n".join(f"{line} |" for line in lines)
+        table.append([name, *(f"{row[each]:.3f}" if each in row else "" for each in columns)])
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])

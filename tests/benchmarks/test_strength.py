@@ -12,7 +12,14 @@ from torch import nn
 from benchmarks import strength
 from benchmarks.counted import BudgetSpentError, Counted, Tally
 from benchmarks.strength_contender import Contender
-from benchmarks.strength_measures import accuracy, area, curves, first, optimality_of_distances
+from benchmarks.strength_measures import (
+    accuracy,
+    area,
+    curves,
+    first,
+    optimality_of_distances,
+    shares,
+)
 from robusttrain import Rng
 from robusttrain.attacks import FMN, Linf, ProjectedGradient
 from robusttrain.models.defended import DefendedClassifier
@@ -124,6 +131,35 @@ def test_measures_by_hand():
     row = first({"a (ours)": [0.101], "b (foolbox)": [0.1]}, 0, absolute=False)
     assert row["within_1_percent"]
     assert not first({"a (ours)": [0.102], "b (x)": [0.1]}, 0, absolute=False)["within_1_percent"]
+
+
+def test_tables_of_optimality_begin_with_the_highest_mean():
+    def norm(**rows):
+        return {"robust_accuracy": {"optimality": rows}}
+
+    models = {
+        "f_b": {"linf": norm(low=0.5, high=0.75), "l2": norm(high=1.0)},
+        "standard": {"linf": norm(low=0.25, high=0.5)},
+    }
+    assert shares({"models": models}, "robust_accuracy").splitlines() == [
+        "| implementation | f_b, Linf | f_b, L2 | standard, Linf |",
+        "|---|---|---|---|",
+        "| high | 0.750 | 1.000 | 0.500 |",
+        "| low | 0.500 |  | 0.250 |",
+    ]
+
+
+def test_a_target_in_another_memory_format_hands_out_a_dense_gradient():
+    class ChannelsLast(Bright):
+        def forward(self, images):
+            return super().forward(images.contiguous(memory_format=torch.channels_last) * 2)
+
+    images = torch.rand(2, 3, 4, 4)
+    target = DefendedClassifier.of(ChannelsLast())
+    model = Counted(Tally(target, images, torch.zeros(2).long(), WIDE, 10))
+    x = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).sum(dim=0)[1], x)
+    assert gradient.is_contiguous()
 
 
 def test_a_report_comes_out_and_curves_are_measured_once(tmp_path, monkeypatch):
