@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from studies import finite_differences, mean_transformation, plans
-from studies.plans import Job
+from robusttrain.running import jobs
+from robusttrain.running.jobs import Job
+from studies import finite_differences, mean_transformation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -32,9 +33,7 @@ def test_smoke(name, run_study, told, shared, monkeypatch):
     assert report["command"].startswith(f"python -m studies.{name} ")
     assert report["threat"]["norm"] == "linf"
     # Those of transfer between models have radii of their own.
-    assert report["threat"]["epsilon"] == (
-        0.031 if "setting" not in report["settings"] else pytest.approx(0.1, abs=0.1)
-    )
+    assert report["threat"]["epsilon"] == (pytest.approx(0.1, abs=0.1))
     assert report["scale"] == "smoke"
     assert all(set(row) == set(report["table"][0]) for row in report["table"])
     assert all({"key", "command", "seconds"} <= set(point) for point in report["points"].values())
@@ -46,7 +45,7 @@ def test_smoke(name, run_study, told, shared, monkeypatch):
 
     kept = {path: path.stat().st_mtime_ns for path in (folder / "points").glob("*/done.json")}
     assert len(kept) == len(report["points"])
-    monkeypatch.setattr(Job, "carry_out", lambda job, logs: pytest.fail("computed again"))
+    monkeypatch.setattr(Job, "carry_out", lambda job, logs, telling: pytest.fail("computed again"))
     again = run_study(name, folder)
     assert again.code == 0, again.err
     assert "0 of them to be measured, 0 models to be trained" in again.err
@@ -69,17 +68,17 @@ def test_all_of_the_paper_is_there():
 def test_interrupted_with_ctrl_c(run_study, tmp_path, monkeypatch):
     measured = []
 
-    def interrupted(plan, real=plans.evaluate):
+    def interrupted(plan, telling, real=jobs.evaluate):
         if measured:
             try:
                 raise KeyboardInterrupt
             except KeyboardInterrupt as stopped:
                 raise SystemExit(1) from stopped  # what Lightning makes of Ctrl-C
         measured.append(plan)
-        real(plan)
+        real(plan, telling)
 
     with monkeypatch.context() as patched:
-        patched.setattr(plans, "evaluate", interrupted)
+        patched.setattr(jobs, "evaluate", interrupted)
         stopped = run_study("radius", tmp_path)
     assert stopped.code == 130
     assert "the same command goes on from there" in stopped.err
@@ -137,7 +136,7 @@ BAD = [
     (["--radius", "3"], "unrecognized arguments: --radius 3"),
     (["--scale", "small"], "--root: scale small needs CIFAR-10 as an image folder"),
     (["--scale", "small", "--root", "nowhere"], "--root nowhere: no such folder"),
-    (["--scale", "small", "--root", "tests"], "(looked for .*<class>/.*give --root DIR"),
+    (["--scale", "small", "--root", "tests"], "(looked for .*<class>/.*give --data.root DIR"),
     (
         ["--scale", "small", "--root", "tests", "--f_b", "nothing.pth"],
         "--f_b nothing.pth: no such file",
