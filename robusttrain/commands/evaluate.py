@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,16 @@ def run(arguments: list[str]) -> None:
 
 def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> dict[str, Any]:
     """Carry out a plan and tell what came out; arguments as for `evaluating.evaluate`."""
-    content = evaluating.evaluate(plan, ALOUD, precisions)
+    content = evaluating.evaluate(plan, replace(ALOUD, figures=show), precisions)
+    if "verdict" in content:
+        for line in audit_lines(content):
+            say(line)
+    say(f"written: {Path(content['plan']['output']) / 'results.json'}, and report.html beside it")
+    return content
+
+
+def show(content: Mapping[str, Any]) -> None:
+    """Print the tables of an evaluation."""
     if first := sentence(content):
         say(first)
     console.print(table(content))
@@ -53,11 +64,6 @@ def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> 
         console.print(certificates_table(content))
         if broken := finding(content):
             say(broken)
-    if "verdict" in content:
-        for line in audit_lines(content):
-            say(line)
-    say(f"written: {Path(content['plan']['output']) / 'results.json'}, and report.html beside it")
-    return content
 
 
 def repeat(before: Results, plan: EvaluationPlan) -> None:

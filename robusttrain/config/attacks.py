@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ import yaml
 from robusttrain.attacks import Attack, Source
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.classes import IN_FILE
+from robusttrain.config.classes import IN_FILE, defaults_of, resolve
 from robusttrain.config.command_line import listed, plain, short, take, values_of
 from robusttrain.config.numbers import number
 from robusttrain.config.origins import checked_nodes
@@ -36,6 +37,7 @@ from robusttrain.config.suites import OPTIONS, suite, suite_settings
 from robusttrain.core.errors import OptionError, UserError, at_least, under
 from robusttrain.evaluation import Scenario
 
+_log = logging.getLogger(__name__)
 CLASS_PATHS = re.compile(r'"class_path": "([^"]*)"')
 
 
@@ -160,7 +162,7 @@ def attack_nodes(
     Args:
         names: presets' names, or paths to YAML files (known by the file's name then); or by names
             of their own, presets' names, mappings that are ``like`` one, or whole nodes.
-        overrides: (key, value): "steps" for every attack, "bpda-eot.steps" for one of them.
+        overrides: (key, value): "steps" for every attack that has steps, "bpda-eot.steps" for one.
         epsilon: radius of the threat for every attack; None leaves each preset's own.
         option: what the user typed to name them, for error messages.
 
@@ -168,15 +170,9 @@ def attack_nodes(
         UserError: unknown preset, or a value that is no YAML.
     """
     nodes = names if isinstance(names, Mapping) else {stem(name): name for name in names}
-    read = {}
-    for name, said in nodes.items():
-        where = option if isinstance(said, str) and stem(said) == name else f"{option}.{name}"
-        node = content("attack", said, where) if named("attack", said) else said
-        if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
-            raise OptionError(
-                f"{option}.{name}", said, "must be a preset's name, like one, or have a class_path"
-            )
-        node = with_members(node, name, option, (name,))
+    read = {name: _content(name, said, option) for name, said in nodes.items()}
+    spared = _spared(read, [key for key, _ in overrides], option)
+    for name, node in read.items():
         # Classes first: an argument may be meant for the part that replaces another.
         for key, text in sorted(
             overrides, key=lambda override: not override[0].endswith("class_path")
@@ -186,6 +182,8 @@ def attack_nodes(
                 if owner != name:
                     continue
                 key = inner
+            elif name in spared.get(key, ()):
+                continue
             try:
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:
@@ -202,6 +200,42 @@ def attack_nodes(
             _override(node, ["threat", "epsilon"], epsilon)
         read[name] = plain(number(node))
     return read
+
+
+def _content(name: str, said: Any, option: str) -> dict[str, Any]:
+    """The node of an attack, as it was said."""
+    where = option if isinstance(said, str) and stem(said) == name else f"{option}.{name}"
+    node = content("attack", said, where) if named("attack", said) else said
+    if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
+        raise OptionError(
+            f"{option}.{name}", said, "must be a preset's name, like one, or have a class_path"
+        )
+    return with_members(node, name, option, (name,))
+
+
+def _spared(
+    nodes: Mapping[str, dict[str, Any]], keys: Sequence[str], option: str
+) -> dict[str, list[str]]:
+    """By key of an override that is meant for all attacks: those that have no such argument, and
+    stay as they are. Where none has it, none is spared: the first one says what is wrong.
+    """
+    spared = {}
+    for key in dict.fromkeys(keys):
+        first = key.partition(".")[0]
+        if first in nodes or first in _PLAIN_KEYS or "class_path" in keys:
+            continue
+        lacking = [name for name, node in nodes.items() if not _takes(node["class_path"], first)]
+        if lacking and len(lacking) < len(nodes):
+            spared[key] = lacking
+            _log.info("%s.%s: not of %s, which stay as they are", option, key, ", ".join(lacking))
+    return spared
+
+
+def _takes(class_path: str, argument: str) -> bool:
+    try:
+        return argument in defaults_of(resolve(class_path))
+    except UserError:
+        return True  # what is wrong with the class is said where it is built
 
 
 def scenario(node: dict[str, Any], name: str, option: str = "--attack") -> Scenario:

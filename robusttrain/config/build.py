@@ -25,7 +25,7 @@ from robusttrain.config.classes import (
     resolve,
     trusted,
 )
-from robusttrain.core.errors import OptionError, UserError, under
+from robusttrain.core.errors import OptionError, UserError, first_line, under
 from robusttrain.data import Facts
 from robusttrain.models.defended import DefendedClassifier
 
@@ -79,7 +79,7 @@ def build(
         with under(where):
             built = maker(**arguments, **(given or {}))
     except TypeError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {first_line(error)}") from error
     if not isinstance(maker, type) and not isinstance(built, nn.Module):
         raise UserError(f"{no_part}: the function returned a {type(built).__name__}")
     if not isinstance(built, kind):

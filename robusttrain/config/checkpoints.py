@@ -44,6 +44,7 @@ LATER = {
     "optimizer": "sgd",
     "optimizer_options": None,
     "schedule_options": None,
+    "minutes": None,
 }
 
 

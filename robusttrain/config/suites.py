@@ -39,6 +39,8 @@ FEWER_CLASSES = {
     "autoattack-bpda-i": "autoattack-few-classes-bpda-i",
     "autoattack-rand": "autoattack-rand-few-classes",
     "autoattack-rand-bpda-i": "autoattack-rand-few-classes-bpda-i",
+    "autoattack-through-defense": "autoattack-few-classes-through-defense",
+    "autoattack-rand-through-defense": "autoattack-rand-few-classes-through-defense",
 }
 #: What a suite may set of the options of evaluate.py; the command line overrides it.
 OPTIONS = ("survivors", "images", "known_draw", "bare_classifier")

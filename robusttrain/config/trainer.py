@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from jsonargparse import ArgumentParser
 
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, first_line
 from robusttrain.core.telling import Say, silence
 
 #: Trainer options that this framework sets itself.
@@ -74,4 +74,4 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
     try:
         return Trainer(**settings, **own, use_distributed_sampler=False)
     except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"--trainer: {error}") from error
+        raise UserError(f"--trainer: {first_line(error)}") from error

@@ -16,7 +16,7 @@ from robusttrain.config.attacks import scenarios
 from robusttrain.core.errors import OptionError, under
 from robusttrain.core.telling import Say, silence
 from robusttrain.evaluation import Scenario
-from robusttrain.training.callbacks import SWA, Overfitting, Pace, Pictures, RobustAccuracy
+from robusttrain.training.callbacks import SWA, Overfitting, Pace, Pictures, RobustAccuracy, Undo
 from robusttrain.training.plan import TrainingPlan
 
 
@@ -67,7 +67,8 @@ def watchers(
                     attacks, plan.robust.every, plan.robust.images, plan.robust.draws, plan.seed
                 )
             )
-        watching.append(_guard(plan, attacks, names[0], inner, say))
+        guard = _guard(plan, attacks, names[0], inner, say)
+        watching += [guard, Undo(guard, say)] if plan.guard.undo else [guard]
     return watching
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -30,7 +31,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
 
 
-def silence(line: str) -> None:
+def silence(said: object) -> None:
     """Say nothing."""
 
 
@@ -47,10 +48,13 @@ class Telling:
     Args:
         say: takes a line.
         progress: shows a bar.
+        figures: takes what ``results.json`` holds as soon as all figures are there, before they are
+            audited.
     """
 
     say: Say = silence
     progress: Progress = no_bar
+    figures: Callable[[Mapping[str, Any]], object] = silence
 
 
 #: Nobody listens.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import torchvision.datasets
 from torch import Tensor
 
-from robusttrain.core.errors import UserError, at_least
+from robusttrain.core.errors import UserError, at_least, first_line
 from robusttrain.data.base import Facts, ImageData, SplitName, fetch, missing_data
 
 _PREFIX: dict[SplitName, str] = {"train": "train", "test": "t10k"}
@@ -113,4 +113,4 @@ def _read_idx(path: Path, dimensions: int) -> Tensor:
             content = np.frombuffer(bytearray(file.read(math.prod(shape))), np.uint8)
             return torch.from_numpy(content.reshape(shape))
     except (OSError, EOFError, ValueError, IndexError) as error:
-        raise UserError(f"cannot read {path} ({error}): get it again") from error
+        raise UserError(f"cannot read {path} ({first_line(error)}): get it again") from error

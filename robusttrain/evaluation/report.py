@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, first_line
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import wilson
@@ -198,7 +198,7 @@ def read_results(path: str | Path, records: bool = True) -> Results:
     try:
         results = Results.from_json(content)
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged: {error}: evaluate again") from error
+        raise UserError(f"{path}: is damaged: {first_line(error)}: evaluate again") from error
     verdicts = path.parent / VERDICTS
     there = records and verdicts.is_file()
     return replace(results, records=Records.read(verdicts)) if there else results

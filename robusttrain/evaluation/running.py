@@ -218,6 +218,7 @@ def attack(
     write_json(content, output / "results.json")
     save_requested(evaluation, plan, device)
     written(output)
+    telling.figures(content)
     if plan.export:
         pictures = output / "png"
         content["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
@@ -225,6 +226,7 @@ def attack(
         written(output)
         say(export_line(content["export"], pictures))
     if audit is not None:
+        say(f"{output / 'results.json'} holds these figures; their audit goes on")
         audited = finish_audit(audit, evaluation, device, journal, say)
     if audited:
         content |= audited

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.core.checked import Count, checked
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
 from robusttrain.models.declared import answer, as_module, says_random, takes_streams
@@ -62,7 +63,16 @@ class DefendedClassifier(nn.Module):
         return self.declared_random or self.observed_random
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W); ``rng`` as for ``Defense.forward``."""
+        """Logits (B, K) of images (B, C, H, W); ``rng`` as for ``Defense.forward``.
+
+        Raises:
+            UserError: the images are whole numbers, as loaders read them.
+        """
+        if not images.is_floating_point():
+            raise UserError(
+                f"images are {str(images.dtype).removeprefix('torch.')}, but pixel values must lie"
+                " in [0, 1]: give images.float() / 255"
+            )
         if self.defense is None:
             return classified(self.classifier, images, rng)
         return self.defense.predict(partial(classified, self.classifier), images, rng)

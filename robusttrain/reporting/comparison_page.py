@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from robusttrain.evaluation.paired import Difference
+from robusttrain.evaluation.paired import Difference, in_points
 from robusttrain.reporting import words
 from robusttrain.reporting.html import Html, page, section, table, tag
 from robusttrain.reporting.runs import CLEAN, WORST, Run
@@ -50,17 +50,26 @@ def sentence(first: Run, other: Run, differences: Sequence[Difference]) -> str:
         )
     better, worse = (other, first) if last.mean > 0 else (first, other)
     gap = last if last.mean > 0 else last.reversed
+    points = in_points(gap.mean, gap.low, gap.high, ".1f")
     return (
         f"{where[0].upper()}{where[1:]} {better.folder} is right more often than {worse.folder},"
-        f" by {gap.points}; p {last.chance}."
+        f" by {points}; p {last.chance}."
     )
+
+
+def _common(run: Run) -> str:
+    """What all evaluations of a comparison share."""
+    images = f"{words.counted(run.json['images'])} of {run.json['data']}"
+    threat = run.json["threat"]
+    return f"{images}; {words.allowed(threat)}" if threat else images
 
 
 def write_page(first: Run, others: Sequence[tuple[Run, Sequence[Difference]]], file: Path) -> None:
     """Write a comparison with a first evaluation as one HTML file."""
     parts: list[Html] = [
         tag("h1", "Evaluations compared image by image"),
-        tag("p", f"A: {first.folder}, {first.json['target']}.", class_="sub"),
+        tag("p", f"{_common(first)}.", class_="sub"),
+        tag("p", f"A: {first.folder}. A's model: {first.json['target']}.", class_="sub"),
     ]
     for other, differences in others:
         rows = [row_of(each) for each in differences]

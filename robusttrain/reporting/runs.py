@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, first_line
 from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.outputs import EXAMPLES
 from robusttrain.evaluation.records import CLEAN, Records
@@ -132,4 +132,4 @@ def damaged(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except STUMBLES as error:
-        raise UserError(f"{path}: is damaged: {error}: evaluate again") from error
+        raise UserError(f"{path}: is damaged: {first_line(error)}: evaluate again") from error

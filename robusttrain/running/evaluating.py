@@ -141,8 +141,9 @@ def fitted(
     settle(target, first.images, first.indices, plan.seed)
     suites = left_out(plan.suites, plan.asked, target, data)
     unfit = {**missing, **{stem(each): why for each, why in suites.items()}}
-    for attack_name, why in unfit.items():
-        say(f"left out: {attack_name}, because {why}")
+    for why in dict.fromkeys(unfit.values()):
+        names = ", ".join(attack for attack, because in unfit.items() if because == why)
+        say(f"left out: {names}, because {why}")
     return Subject(target, name, data, unfit)
 
 

@@ -57,6 +57,29 @@ def next_version(folder: Path) -> str:
     return f"version_{max(taken, default=-1) + 1}"
 
 
+def earlier(ckpt_path: str, folder: Path) -> Path:
+    """The checkpoint that ``--ckpt_path`` means, of a run in ``folder``.
+
+    Raises:
+        UserError: there is none.
+    """
+    if ckpt_path != "last":
+        path = Path(ckpt_path)
+        if packaged.is_packaged(path):
+            raise UserError(
+                f"--ckpt_path {path}: a model of the package holds weights alone, and no training"
+                " can go on from it: name a last.ckpt"
+            )
+        return path
+    found = sorted(folder.glob("version_*/last.ckpt"), key=lambda path: int(path.parent.name[8:]))
+    if not found:
+        raise UserError(
+            f"--ckpt_path last: no last.ckpt of this run under {folder}; leave the option out"
+            " to start"
+        )
+    return found[-1]
+
+
 def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from, None for a new run.
 
@@ -66,23 +89,7 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
     """
     if ckpt_path is None:
         return None
-    if ckpt_path == "last":
-        earlier = sorted(
-            folder.glob("version_*/last.ckpt"), key=lambda path: int(path.parent.name[8:])
-        )
-        if not earlier:
-            raise UserError(
-                f"--ckpt_path last: no last.ckpt of this run under {folder}; leave the option out"
-                " to start"
-            )
-        path = earlier[-1]
-    else:
-        path = Path(ckpt_path)
-        if packaged.is_packaged(path):
-            raise UserError(
-                f"--ckpt_path {path}: a model of the package holds weights alone, and no training"
-                " can go on from it: name a last.ckpt"
-            )
+    path = earlier(ckpt_path, folder)
     old = read_recipe(path)
     if recipe["training"]["inner_precision"] == "auto":
         # What the run began with, whatever is faster by now.

@@ -23,6 +23,7 @@ from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import Facts, ImageData, ImageFolder
 from robusttrain.evaluation import Engine, Scenario, check_classes, need_two
 from robusttrain.evaluation.covering import covering, threats_of
+from robusttrain.running.budget import within
 from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.running.purifiers import folder_in, provide
 from robusttrain.running.resuming import placed
@@ -114,7 +115,9 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         What came out; None if the plan asks for an estimate alone.
     """
     refuse_missing(plan.loggers)
-    say, job = telling.say, Job(plan)
+    say = telling.say
+    plan = within(plan, Job, say)
+    job = Job(plan)
     checkpoints = may_write(Path(plan.checkpoints), "--checkpoints")
     may_write(Path(plan.logs), "--logs")
     # Finds mistakes before an f_b is trained: in the model's options, and in attacks that do not

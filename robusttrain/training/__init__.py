@@ -8,9 +8,11 @@ from robusttrain.training.awp import AWP
 from robusttrain.training.consistency import Consistency
 from robusttrain.training.ensemble_adversarial import EnsembleAdversarial
 from robusttrain.training.free import Free
+from robusttrain.training.grad_align import GradAlign
 from robusttrain.training.logit_pairing import LogitPairing
 from robusttrain.training.mart import MART
 from robusttrain.training.module import RobustTraining
+from robusttrain.training.noisy_fgsm import NFGSM
 from robusttrain.training.objectives import TRADES, Adversarial, Passes, Standard, TrainingObjective
 from robusttrain.training.purifiers import (
     Denoising,
@@ -23,12 +25,14 @@ from robusttrain.training.reparameterization import ReparameterizationTraining
 __all__ = [
     "AWP",
     "MART",
+    "NFGSM",
     "TRADES",
     "Adversarial",
     "Consistency",
     "Denoising",
     "EnsembleAdversarial",
     "Free",
+    "GradAlign",
     "LogitPairing",
     "NoisePrediction",
     "Passes",

@@ -73,6 +73,10 @@ class AWP(TrainingObjective):
     def at(self, epoch: int) -> TrainingObjective:
         return self.objective.at(epoch) if epoch < self.warmup else self
 
+    def strengthened(self) -> TrainingObjective | None:
+        stronger = self.objective.strengthened()
+        return None if stronger is None else replace(self, objective=stronger)
+
     def check(self, model: DefendedClassifier) -> None:
         self.objective.check(model)
 

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -83,19 +83,39 @@ def estimate(
                 " images"
             )
             say(f"{what}: at most {about(each * shown * times)}")
-        looks = callback.attacks if isinstance(callback, Overfitting) else callback
-        if isinstance(looks, RobustAccuracy):
-            what = (
-                "inner attack on validation images" if looks is not callback else "robust accuracy"
+        if (look := looking(callback, training, data, epochs, device)) is not None:
+            own = isinstance(callback, RobustAccuracy)
+            what = "robust accuracy" if own else "inner attack on validation images"
+            say(
+                f"{what}: {look.times} times on {look.images} images: {look.gradients:,} gradient"
+                f" evaluations, {about(look.seconds)}"
             )
-            say(f"{what}: {_looking(looks, training, data, epochs, device)}")
     return total
 
 
-def _looking(
-    robust: RobustAccuracy, training: RobustTraining, data: ImageData, epochs: int, device: Any
-) -> str:
-    """How often the attacks of a callback run, and their cost, in words."""
+class Look(NamedTuple):
+    """What the attacks of a callback cost over a run.
+
+    Args:
+        times: how often they run.
+        images: validation images each time.
+        gradients: gradient evaluations in all.
+        seconds: in all, on this machine.
+    """
+
+    times: int
+    images: int
+    gradients: int
+    seconds: float
+
+
+def looking(
+    callback: Any, training: RobustTraining, data: ImageData, epochs: int, device: Any
+) -> Look | None:
+    """The cost of a callback's attacks in so many epochs; None for one that attacks nothing."""
+    robust = callback.attacks if isinstance(callback, Overfitting) else callback
+    if not isinstance(robust, RobustAccuracy):
+        return None
     looks = sum((epoch + 1) % robust.every == 0 or epoch + 1 == epochs for epoch in range(epochs))
     shown = data.validation_images(robust.images)
     engine = Engine(training.model, robust.scenarios, robust.seed, robust.draws)
@@ -109,10 +129,7 @@ def _looking(
         * looks
     )
     spent = sum(expected.values()) * len(shown.images) * looks
-    return (
-        f"{looks} times on {len(shown.images)} images: {count:,} gradient evaluations,"
-        f" {about(spent)}"
-    )
+    return Look(looks, len(shown.images), count, spent)
 
 
 def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> tuple[float, float]:

@@ -69,6 +69,9 @@ class RobustTraining(pl.LightningModule):
         inner_precision: in which inner attacks differentiate: trainer, that of the weights' own
             passes; float32; bfloat16; or auto, the faster of these two on this machine, measured on
             the first batch, if rounding leaves the attack as strong.
+        minutes: that the run may take, by the clock; epochs and inner steps are chosen to fit
+            before it begins (`robusttrain.running.budget`), and the module itself does not look at
+            it. None: as many epochs as the trainer is told.
         seed: of all randomness in training.
     """
 
@@ -92,6 +95,7 @@ class RobustTraining(pl.LightningModule):
         optimizer: str = "sgd",
         optimizer_options: dict[str, Any] | None = None,
         schedule_options: dict[str, float] | None = None,
+        minutes: Positive | None = None,
     ) -> None:
         super().__init__()
         at_least("num_classes", num_classes, 2)

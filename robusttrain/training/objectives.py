@@ -110,6 +110,16 @@ class TrainingObjective(ABC):
         """The objective of an epoch, counted from 0."""
         return self
 
+    def strengthened(self) -> TrainingObjective | None:
+        """The same objective with twice the steps of its inner attack, half as long and from a
+        random start; None where there is none.
+        """
+        if not isinstance(self.attack, ProjectedGradient):
+            return None
+        attack, half = self.attack, self.attack.alpha / 2
+        finer = replace(attack, steps=2 * attack.steps, step_size=half, relative_step_size=None)
+        return replace(self, attack=replace(finer, random_start=True))  # type: ignore[type-var]
+
     def check(self, model: DefendedClassifier) -> None:
         """Raise UserError if ``model`` cannot be trained with it; called before training."""
         inner = self.inner()

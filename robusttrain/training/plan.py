@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from robusttrain.core.errors import OptionError, UserError, at_least, below_one
+from robusttrain.core.errors import OptionError, UserError, at_least, below_one, first_line
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
 Node = dict[str, Any]
@@ -76,10 +76,13 @@ class Guard:
     Args:
         drop: fall of robust accuracy that is catastrophic.
         fall: fall that is robust overfitting.
+        undo: go on from the best epoch's weights, with twice the inner steps, where catastrophic
+            overfitting is seen.
     """
 
     drop: float = 0.2
     fall: float = 0.05
+    undo: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,4 +205,4 @@ class TrainingPlan:
                 }
             )
         except TypeError as error:
-            raise UserError(f"plan: {error}") from error
+            raise UserError(f"plan: {first_line(error)}") from error

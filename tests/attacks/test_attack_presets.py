@@ -221,7 +221,12 @@ WRAPPERS |= {
         [APGD(100, gradient=EOT), APGD(100, objective=Margin(), gradient=EOT)], "first", 30
     ),
 }
-WRAPPERS |= {f"{name}-bpda-i": WRAPPERS[name] for name in WRAPPERS if "autoattack" in name}
+WRAPPERS |= {
+    f"{name}-{way}": WRAPPERS[name]
+    for name in WRAPPERS
+    if "autoattack" in name
+    for way in ("bpda-i", "through-defense")
+}
 # Attacks without a radius: what bounds them holds any two images, as their papers have it.
 ANYWHERE, BOX = L2(1000.0), Linf(1.0)
 UNBOUNDED = {
@@ -262,7 +267,8 @@ def test_presets_of_other_loops_hold_their_papers_figures(name):
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_wrappers_hold_their_members(name):
     scenario = one(name)
-    source = IdentityBackward() if name.endswith("bpda-i") else Target()
+    ways = {"bpda-i": IdentityBackward(), "through-defense": ThroughDefense()}
+    source = next((source for way, source in ways.items() if name.endswith(way)), Target())
     assert (scenario.attack, scenario.source) == (WRAPPERS[name], source)
     assert one(name, epsilon=0.1).attack.threat == Linf(0.1)
 

@@ -5,7 +5,10 @@ import json
 import pytest
 from safetensors.torch import save_file
 
+from robusttrain.config.evaluation import read_plan
+from robusttrain.core.telling import Telling
 from robusttrain.models import MLP
+from robusttrain.running import evaluating
 
 from .networks import fit, seeded
 
@@ -73,6 +76,20 @@ def test_a_weak_evaluation_is_told_and_strict_ends_with_3(evaluate):
     strict = evaluate(*weak, "--strict", "true")
     assert strict.code == 3
     assert strict.found["audit"] == told.found["audit"]  # one seed, one audit
+
+
+def test_figures_are_handed_out_before_they_are_audited(weights, tmp_path):
+    words = "--model mlp --defense none --data digits --data.image_size 8 --images 8 --attack pgd"
+    small = "--attack.steps 2 --epsilon 0.1 --audit true --audit_images 8 --trainer.accelerator cpu"
+    places = ["--weights", str(weights), "--output", str(tmp_path)]
+    heard = []
+    figures = {}
+    listener = Telling(heard.append, figures=lambda content: figures.update(content))
+    content = evaluating.evaluate(read_plan([*f"{words} {small}".split(), *places]), listener)
+    assert "verdict" in content
+    assert "verdict" not in figures
+    assert figures["attacks"]["pgd"] == content["attacks"]["pgd"]
+    assert heard[-1] == f"{tmp_path / 'results.json'} holds these figures; their audit goes on"
 
 
 def test_without_the_audit(evaluate):

@@ -97,12 +97,12 @@ def test_the_quick_suite(evaluate):
 
 def test_autoattack_is_one_attack(evaluate):
     """As weak as its budget here, but all four run; with another source, all around g."""
-    done = evaluate("--attack", "autoattack", *SMALL, "--images", 12, "--epsilon", 0.03, bare=True)
+    done = evaluate("--attack", "autoattack", *SMALL, "--images", 40, "--epsilon", 0.06, bare=True)
     assert done.code == 0, done.err
     row = done.found["attacks"]["autoattack"]
     assert row["robust_accuracy"] < done.found["clean"]["accuracy"]
     assert 4 < row["gradient_evaluations_per_image"] < 4 + 9 * 3 + 9 * 2
-    assert row["largest_perturbation"] == pytest.approx(0.03, abs=1e-6)
+    assert row["largest_perturbation"] == pytest.approx(0.06, abs=1e-6)
     assert done.found["left_out"] == {}
     around = [
         "--attack.source.class_path",
@@ -213,3 +213,17 @@ def test_where_nothing_stands_before_the_classifier_nothing_is_compared(evaluate
     assert done.found["randomness"] is None
     assert "the target has no defense, so it is its own base model" in done.err
     assert "there is no draw to know" in done.err
+
+
+def test_an_option_for_all_attacks_is_for_those_that_have_it(evaluate, tmp_path):
+    """Square has no steps; a word that no attack knows is refused."""
+    suite = tmp_path / "two.yaml"
+    suite.write_text("attacks: [pgd, square]\n")
+    few = ["--attack.square.queries", 10, "--images", 4]
+    done = evaluate("--suite", suite, "--attack.steps", 2, *few, bare=True)
+    assert done.code == 0, done.err
+    assert "--attack.steps: not of square, which stay as they are" in done.err
+    assert done.found["attacks"]["pgd"]["gradient_evaluations_per_image"] <= 2
+    wrong = evaluate("--suite", suite, "--attack.stepz", 2, *few, bare=True)
+    assert wrong.code == 2
+    assert "--attack pgd: Option 'stepz' is not accepted; did you mean steps?" in wrong.err

@@ -153,8 +153,8 @@ APPLYING = {
     ],
     # Steps that follow no gradient, with a derivative of their own.
     "diffusion": [
-        *("wt", *TRANSFER, "through-defense-eot", "through-last-eot", "autoattack-rand"),
-        *("wt-mean-start", *QUERY),
+        *("wt", *TRANSFER, "through-defense-eot", "through-last-eot"),
+        *("autoattack-rand-through-defense", "wt-mean-start", *QUERY),
     ],
     "a classifier of one size": [
         *(*TRANSFER, "single-pattern", "ensemble-pattern", "eot", "autoattack-rand", *QUERY),

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from robusttrain.core.errors import OptionError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.defenses import AdversarialTransform, RandomResizePad
 from robusttrain.models.defended import DefendedClassifier, MeanPrediction
 
@@ -21,6 +21,13 @@ def test_without_a_defense_it_is_the_classifier(convnet, images, streams):
     bare, classifier = DefendedClassifier(None, convnet()), convnet()
     assert torch.equal(bare(images(), streams()), classifier(images()))
     assert torch.equal(bare(images()), classifier(images()))
+
+
+def test_whole_numbers_are_refused_not_taken_for_pixel_values(convnet, curved, images):
+    for defense in (None, AdversarialTransform(curved())):
+        model = DefendedClassifier(defense, convnet())
+        with pytest.raises(UserError, match=r"images are uint8, .* give images\.float\(\) / 255"):
+            model((images() * 255).byte())
 
 
 def test_random_is_that_of_the_defense(convnet, curved):

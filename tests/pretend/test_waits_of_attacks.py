@@ -55,6 +55,13 @@ STEPS = 1, 3
 
 #: Every attack reads, once for a batch, in which range pixel values lie, and labels.
 ON_ENTRY = 2
+
+
+def ways(name: str) -> list[str]:
+    """An attack on the target itself, around its defense, and through the defense's steps."""
+    return [name, f"{name}-bpda-i", f"{name}-through-defense"]
+
+
 #: Attacks whose waits are more, and do not grow with their steps: on a deterministic target, and on
 #: a random one. APGD asks which images are left for the next target; the others, for which images
 #: the target is random, and which of them are wrong as they stand. Wrappers judge between members.
@@ -64,10 +71,10 @@ CONSTANT = {
     "liu-ensemble": (4, 4),  # each member anew: logits, or probabilities?
     "apgd-best-of": (4, 4),
     "pgd-restarts": (6, 6),
-    **dict.fromkeys(("autoattack-rand", "autoattack-rand-bpda-i"), (6, 6)),
-    **dict.fromkeys(("autoattack-rand-few-classes", "autoattack-rand-few-classes-bpda-i"), (6, 6)),
-    **dict.fromkeys(("autoattack", "autoattack-bpda-i"), (None, 15)),
-    **dict.fromkeys(("autoattack-few-classes", "autoattack-few-classes-bpda-i"), (None, 16)),
+    **dict.fromkeys(ways("autoattack-rand"), (6, 6)),
+    **dict.fromkeys(ways("autoattack-rand-few-classes"), (6, 6)),
+    **dict.fromkeys(ways("autoattack"), (None, 15)),
+    **dict.fromkeys(ways("autoattack-few-classes"), (None, 16)),
     **dict.fromkeys(("square", "square-quick", "SQUARE-L2"), (None, 4)),
     "random-noise": (None, 3),
     "fab-t": (None, 6),
@@ -93,7 +100,7 @@ GROWING = {
     **{
         (f"autoattack{rest}{way}", "deterministic"): (most, f"Square and FAB: {LEAVES}")
         for rest, most in (("", (21, 37)), ("-few-classes", (22, 38)))
-        for way in ("", "-bpda-i")
+        for way in ("", "-bpda-i", "-through-defense")
     },
     **{
         ("minimal-norm", kind): ((10, 13), "each run of its attack has one radius, from the host")

@@ -107,6 +107,7 @@ def test_table_page_and_sentence(folder, evaluated, tmp_path, capsys):
         assert row.points in said
     assert page.count("<section>") == 3
     assert "McNemar" in page
+    assert re.search(r"60 images of \w+; changes of at most 0\.05 \(12\.8/255\) per pixel", page)
     assert "as a model is random" in page
     assert "<script" not in page
     capsys.readouterr()

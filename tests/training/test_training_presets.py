@@ -11,8 +11,8 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.f_b import _training
 from robusttrain.training import TRADES, Adversarial, TrainingObjective
 
-#: Needs checkpoints of other models; trains no classifier.
-SPECIAL = {"denoiser", "diffusion", "ensemble-adversarial", "reparameterization"}
+#: Needs checkpoints of other models; trains no classifier; says more than a training of an f_b may.
+SPECIAL = {"budget", "denoiser", "diffusion", "ensemble-adversarial", "reparameterization"}
 NAMES = sorted(set(presets.names("training")) - SPECIAL)
 
 
@@ -53,6 +53,9 @@ def test_the_papers_settings():
     assert (fast.attack.steps, fast.attack.random_start, fast.batch_norm) == (1, True, "train")
     assert fast.attack.alpha == pytest.approx(1.25 * 0.031)
     assert objective("free").replays == 8
+    noisy, aligned = objective("n-fgsm"), objective("grad-align")
+    assert (noisy.noise, noisy.step, noisy.batch_norm) == (2.0, 1.0, "train")
+    assert (aligned.weight, aligned.objective.attack.random_start) == (0.2, False)
 
 
 def test_what_goes_through_g_differentiates_it_as_the_identity():

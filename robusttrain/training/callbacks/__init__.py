@@ -10,6 +10,7 @@ from robusttrain.training.callbacks.pace import Pace
 from robusttrain.training.callbacks.pictures import Pictures
 from robusttrain.training.callbacks.progress import ProgressLines
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
+from robusttrain.training.callbacks.undo import Undo
 
 __all__ = [
     "SWA",
@@ -19,4 +20,5 @@ __all__ = [
     "Pictures",
     "ProgressLines",
     "RobustAccuracy",
+    "Undo",
 ]

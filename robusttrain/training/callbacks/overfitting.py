@@ -67,6 +67,8 @@ class Overfitting(pl.Callback):
         self.attacks = RobustAccuracy(own, every, images, draws, seed) if inner else None
         self.best: Epoch = {}
         self.flagged: list[str] = []
+        #: Whether the last look saw catastrophic overfitting, or a best epoch.
+        self.collapsed = self.improved = False
         self._now: Epoch = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -119,7 +121,9 @@ class Overfitting(pl.Callback):
         if "inner" in now:
             figures["inner/accuracy"] = now["inner"]
             figures["inner/strength"] = (1 - now["inner"]) / max(1 - now["check"], 1e-6)
-        if not self.best or now["check"] > self.best["check"]:
+        self.collapsed = catastrophic
+        self.improved = not self.best or now["check"] > self.best["check"]
+        if self.improved:
             self.best = {**now, "epoch": float(epoch)}
         return figures
 

@@ -1,0 +1,214 @@
+"""A training that takes a stated time: ``--training.minutes`` chooses its length and inner steps.
+
+A step of the recipe is measured on the machine at hand, and so is a validation. As many epochs
+are planned as fit, and the schedule is laid out over them. Where one inner step leaves time to
+spare, more of them are taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robusttrain.config.checkpoints import read_recipe
+from robusttrain.config.trainer import trainer_from
+from robusttrain.config.watching import watchers
+from robusttrain.core.errors import UserError
+from robusttrain.core.telling import Say, duration
+from robusttrain.running.resuming import earlier
+from robusttrain.training import RobustTraining
+from robusttrain.training.cost import a_step, looking
+from robusttrain.training.plan import Node, TrainingPlan
+from robusttrain.training.refusals import limited, to_device
+
+#: Passes over the data after which finer inner steps are worth more than further passes: the length
+#: of N-FGSM's own runs on CIFAR-10 (de Jorge et al. 2022).
+ENOUGH = 30
+#: Numbers of inner steps that are tried, in this order.
+STEPS = (1, 2, 3, 5, 10)
+#: Of the time, what is planned; the rest is for reading data and writing checkpoints.
+PLANNED = 0.9
+#: Of a run, what averaged weights may remember: a short run would keep its initial weights in mind.
+MEMORY = 0.05
+#: Batches that a measurement of the loader reads.
+READ = 4
+
+
+def within(plan: TrainingPlan, job: Callable[[TrainingPlan], Any], say: Say) -> TrainingPlan:
+    """The plan with ``trainer.max_epochs`` and the inner steps that its ``training.minutes`` leave
+    time for; the plan itself where it states no time.
+
+    A run that goes on keeps what it began with.
+
+    Args:
+        plan: of the training.
+        job: makes the parts of a plan, `robusttrain.running.training.Job`.
+        say: takes a line on what was chosen.
+
+    Raises:
+        UserError: less than one batch fits.
+    """
+    minutes = plan.training.get("minutes")
+    if minutes is None:
+        return plan
+    if plan.ckpt_path is not None:
+        return _as_begun(plan, job(plan).name)
+    seconds, chosen = 60 * minutes * PLANNED, None
+    for steps in STEPS:
+        tried = replace(plan, training=_with_steps(plan.training, steps))
+        if chosen is not None and tried.training == chosen[0].training:
+            continue
+        pace = measured(job(tried), say)
+        if chosen is not None and seconds / pace.epoch < ENOUGH:
+            break
+        chosen = tried, pace
+        if seconds / pace.epoch < ENOUGH:
+            break
+    assert chosen is not None  # STEPS is not empty
+    tried, pace = chosen
+    return _sized(tried, pace, seconds, say)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What an epoch takes on this machine.
+
+    Args:
+        step: seconds of a training step, with reading its batch.
+        batches: training batches of an epoch.
+        validation: seconds of a validation, attacks included.
+        inner: gradient evaluations of the inner attack.
+    """
+
+    step: float
+    batches: int
+    validation: float
+    inner: int
+
+    @property
+    def epoch(self) -> float:
+        """Seconds."""
+        return self.step * self.batches + self.validation
+
+
+def _sized(plan: TrainingPlan, pace: Pace, seconds: float, say: Say) -> TrainingPlan:
+    trainer = {**plan.trainer, "max_epochs": max(1, int(seconds / pace.epoch))}
+    batches = pace.batches
+    about = f"an epoch takes about {duration(pace.epoch)} here"
+    if seconds < pace.epoch:
+        batches = int((seconds - pace.validation) / pace.step)
+        if batches < 1:
+            raise UserError(
+                f"--training.minutes {plan.training['minutes']:g}: not one batch fits beside"
+                f" validation ({duration(pace.validation)}): give more minutes, or less to look at"
+                " (--robust.images)"
+            )
+        trainer["limit_train_batches"] = batches
+        about += f", so this one has {batches} of {pace.batches} batches"
+    say(
+        f"--training.minutes {plan.training['minutes']:g}: {trainer['max_epochs']} epochs,"
+        f" {pace.inner} gradient evaluations of the inner attack a step; {about}"
+    )
+    longest = max(0.0, 1 - 1 / (MEMORY * trainer["max_epochs"] * batches))
+    return replace(plan, trainer=trainer, ema=min(plan.ema, longest))
+
+
+def _with_steps(settings: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Settings of a training whose innermost single-step objective takes so many steps; unchanged
+    for one step, and where the recipe has its own number of them.
+    """
+    changed = copy.deepcopy(settings)
+    node = changed["objective"]
+    while "objective" in (node.get("init_args") or {}):
+        node = node["init_args"]["objective"]
+    if steps > 1 and node["class_path"].rpartition(".")[2] == "NFGSM":
+        node.update(_finer(node["init_args"], steps))
+    return changed
+
+
+def _finer(arguments: dict[str, Any], steps: int) -> Node:
+    """PGD adversarial training with N-FGSM's threat, source and smoothing."""
+    attack = {
+        "class_path": "robusttrain.attacks.ProjectedGradient",
+        "init_args": {
+            "steps": steps,
+            "step_size": None,
+            "relative_step_size": min(0.625, 2 / steps),
+            "random_start": True,
+            "threat": arguments["threat"],
+        },
+    }
+    kept = {name: arguments[name] for name in ("source", "label_smoothing", "batch_norm")}
+    return {
+        "class_path": "robusttrain.training.Adversarial",
+        "init_args": {"attack": attack, **kept},
+    }
+
+
+def measured(job: Any, say: Say) -> Pace:
+    plan, data, training = job.plan, job.data, job.training()
+    data.replays = training.objective.replays
+    data.prepare_data()
+    data.setup("fit")
+    trainer = trainer_from({**plan.trainer, "enable_progress_bar": False}, logger=False)
+    device = trainer.strategy.root_device
+    training.to(device)
+    loader = data.train_dataloader()
+    batches = limited(len(loader), trainer.limit_train_batches)
+    start = time.perf_counter()
+    read = [
+        data.on_after_batch_transfer(to_device(batch, device), 0) for batch in islice(loader, READ)
+    ]
+    reading = (time.perf_counter() - start) / max(1, len(read))
+    step, _ = a_step(training, read[0], trainer, 0)
+    around = training.model.defense is not None and not training.model.defense.differentiable
+    watching = watchers(plan, around, training.objective.inner(), say)
+    looks = [looking(each, training, data, 1, device) for each in watching]
+    validation = _plain_validation(training, data, trainer, device)
+    validation += sum(look.seconds for look in looks if look is not None)
+    return Pace(step + reading, batches, validation, training.objective.cost().inner)
+
+
+def _plain_validation(training: RobustTraining, data: Any, trainer: Any, device: Any) -> float:
+    """Seconds of a forward pass over the validation images."""
+    loader = data.val_dataloader()
+    batches = limited(len(loader), trainer.limit_val_batches)
+    if not batches:
+        return 0.0
+    batch = data.on_after_batch_transfer(to_device(next(iter(loader)), device), 0)
+    training.eval()
+    start = time.perf_counter()
+    with torch.no_grad():
+        training.model(batch.images)
+    if batch.images.is_cuda:
+        torch.cuda.synchronize(batch.images.device)
+    return (time.perf_counter() - start) * batches
+
+
+def _as_begun(plan: TrainingPlan, name: str) -> TrainingPlan:
+    """The plan with the length and the inner steps of the run that it goes on with."""
+    assert plan.ckpt_path is not None
+    old = read_recipe(earlier(plan.ckpt_path, Path(plan.checkpoints) / name))
+    begun = old.get("plan") or {}
+    had, has = (begun.get("training") or {}).get("minutes"), plan.training["minutes"]
+    if had != has:
+        raise UserError(
+            f"--ckpt_path {plan.ckpt_path}: that run was planned with training.minutes = {had},"
+            f" this one with {has:g}: give the same, or start a new run without --ckpt_path"
+        )
+    return replace(
+        plan,
+        training={**plan.training, "objective": begun["training"]["objective"]},
+        ema=begun["ema"],
+        trainer={
+            **plan.trainer,
+            **{key: begun["trainer"][key] for key in ("max_epochs", "limit_train_batches")},
+        },
+    )

@@ -1,0 +1,77 @@
+"""Takes catastrophic overfitting back: the best epoch's weights, and a stronger inner attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+from robusttrain.training.callbacks.overfitting import Overfitting
+
+
+class Undo(pl.Callback):
+    """Where the guard sees catastrophic overfitting, training goes on from the weights of its best
+    epoch so far, with twice the steps of the inner attack (`TrainingObjective.strengthened`).
+
+    A network that has learned its single step does not find back by itself (Andriushchenko &
+    Flammarion 2020, section 3). Averaged weights start anew from there, and so does the optimizer's
+    momentum; the schedule goes on. It happens once a run, since a second collapse under several
+    steps is something else.
+
+    Args:
+        guard: what looks out for overfitting; it stands before this callback.
+        say: takes a line for the log.
+    """
+
+    def __init__(self, guard: Overfitting, say: Callable[[str], None] = print) -> None:
+        self.guard, self.say = guard, say
+        #: Weights of the best epoch so far, on the CPU; after an undo, none.
+        self.best: dict[str, Tensor] = {}
+        self.done = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.done:  # in an earlier part of the run
+            pl_module.objective = pl_module.objective.strengthened()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        # Averaged weights, which the guard judges, are in place only until this hook ends.
+        if not trainer.sanity_checking and not self.done:
+            self._seen = _copied(pl_module.model)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or self.done:
+            return
+        if self.guard.improved:
+            self.best = self._seen
+        stronger = pl_module.objective.strengthened()
+        if not self.guard.collapsed or not self.best or stronger is None:
+            return
+        pl_module.model.load_state_dict(self.best)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                averaged: Any = callback._average_model.module
+                averaged.model.load_state_dict(self.best)
+        for optimizer in trainer.optimizers:
+            optimizer.state.clear()
+        pl_module.objective, self.best, self.done = stronger, {}, True
+        if trainer.is_global_zero:
+            epoch = int(self.guard.best["epoch"])
+            self.say(
+                f"undone: training goes on from the weights of epoch {epoch}"
+                f" with {stronger.cost().inner} gradient evaluations of the inner attack, and takes"
+                " longer from here"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "done": self.done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.done = state_dict["best"], state_dict["done"]
+
+
+def _copied(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -1,0 +1,102 @@
+"""A stated time chooses the length of a run and its inner steps, by what was measured."""
+
+import pytest
+import torch
+
+from robusttrain.config.training import read_plan
+from robusttrain.core.errors import UserError
+from robusttrain.running import budget
+from robusttrain.running.budget import Pace, within
+from robusttrain.running.training import Job
+
+WORDS = ["--training", "budget", "--data", "digits", "--data.image_size", "8", "--model", "mlp"]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Each pass of the network takes 0.2 s, an epoch has 100 batches, validation takes 2 s: the
+    numbers of inner steps that were looked at.
+    """
+    looked = []
+
+    def pace(job, say):
+        inner = job.training().objective.cost().inner
+        looked.append(inner)
+        return Pace(0.2 * (1 + inner), 100, 2.0, inner)
+
+    monkeypatch.setattr(budget, "measured", pace)
+    return looked
+
+
+def planned(minutes, *more):
+    lines = []
+    plan = read_plan([*WORDS, "--training.minutes", str(minutes), *more])
+    return within(plan, Job, lines.append), lines
+
+
+def test_a_short_run_takes_single_steps(measured):
+    plan, lines = planned(20)
+    assert plan.trainer["max_epochs"] == int(0.9 * 20 * 60 / 42) == 25
+    assert plan.training["objective"]["class_path"].endswith("NFGSM")
+    assert plan.ema == pytest.approx(1 - 1 / (0.05 * 25 * 100))
+    assert measured == [1]
+    (line,) = lines
+    assert line.startswith("--training.minutes 20: 25 epochs, 1 gradient evaluations of the inner")
+
+
+def test_a_longer_one_takes_finer_steps_while_enough_epochs_are_left(measured):
+    plan, _ = planned(60)
+    assert measured == [1, 2, 3, 5]
+    assert plan.trainer["max_epochs"] == int(0.9 * 60 * 60 / 82) == 39
+    objective = Job(plan).training().objective
+    assert (objective.attack.steps, objective.attack.alpha) == (3, pytest.approx(0.625 * 0.031))
+    assert objective.batch_norm == "train"
+    assert objective.attack.threat.epsilon == 0.031
+
+
+def test_the_step_inside_a_wrapper_is_meant(measured):
+    wrapped = ["--training.objective", "AWP", "--training.objective.objective", "NFGSM"]
+    plan, _ = planned(60, *wrapped, "--training.mixing", "none")
+    inner = plan.training["objective"]["init_args"]["objective"]
+    assert inner["init_args"]["attack"]["init_args"]["steps"] == 3
+
+
+def test_a_recipe_with_steps_of_its_own_keeps_them(measured):
+    plan, _ = planned(600, "--training.objective", "Adversarial", "--training.mixing", "none")
+    assert measured == [10]
+    assert plan.training["objective"]["init_args"]["attack"]["init_args"]["steps"] == 10
+
+
+def test_less_than_an_epoch(measured):
+    plan, lines = planned(0.5)
+    assert (plan.trainer["max_epochs"], plan.trainer["limit_train_batches"]) == (1, 62)
+    assert "so this one has 62 of 100 batches" in lines[0]
+    assert plan.ema == pytest.approx(1 - 1 / (0.05 * 62)), "what it began with is forgotten"
+    with pytest.raises(UserError, match=r"--training.minutes 0\.01: not one batch fits"):
+        planned(0.01)
+
+
+def test_without_minutes_nothing_is_measured(measured):
+    plan = read_plan([*WORDS, "--training", "n-fgsm"])
+    assert within(plan, Job, print) is plan
+    assert measured == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_run_and_one_that_goes_on(command, tmp_path):
+    """What was chosen stands in the checkpoint, and is not chosen anew."""
+    places = ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "logs", "--name", "run"]
+    small = ["--model.width", "8", "--robust.images", "8", "--pictures.images", "0"]
+    options = [*WORDS, *small, "--training.minutes", "0.02", *places]
+    begun = command("train.py", *options)
+    assert begun.code == 0, begun.err
+    assert "--training.minutes 0.02: " in begun.err
+    path = tmp_path / "c" / "run" / "version_0" / "last.ckpt"
+    plan = torch.load(path, weights_only=True)["robusttrain"]["plan"]
+    assert f"{plan['trainer']['max_epochs']} epochs" in begun.err
+    on = command("train.py", *options, "--ckpt_path", "last")
+    assert on.code == 0, on.err
+    assert "--training.minutes 0.02: " not in on.err
+    other = command("train.py", *options, "--training.minutes", "3", "--ckpt_path", "last")
+    assert other.code == 2
+    assert "planned with training.minutes = 0.02, this one with 3: give the same" in other.err

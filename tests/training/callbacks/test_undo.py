@@ -1,0 +1,107 @@
+"""Catastrophic overfitting is taken back once: weights, averages, momentum and inner steps."""
+
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from small_runs import F_A
+
+from robusttrain.data import Digits
+from robusttrain.models import CifarResNet
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.training import AWP, NFGSM, Adversarial, RobustTraining, Standard
+from robusttrain.training.callbacks import Undo
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Seen(pl.Callback):
+    """A guard that sees a best first epoch, and a collapse in the third; notes the weights."""
+
+    def __init__(self, objective):
+        self.best, self.collapsed, self.improved = {"epoch": 0.0}, False, False
+        self.weights, self.objectives = [], []
+
+    def on_validation_epoch_end(self, trainer, module):
+        self.weights.append(
+            {name: value.clone() for name, value in module.model.state_dict().items()}
+        )
+
+    def on_validation_end(self, trainer, module):
+        self.improved = trainer.current_epoch == 0
+        self.collapsed = trainer.current_epoch == 2
+
+    def on_train_epoch_start(self, trainer, module):
+        self.objectives.append(module.objective)
+
+
+def fitted(folder, epochs, callbacks, **options):
+    torch.manual_seed(0)
+    module = RobustTraining(DefendedClassifier(None, CifarResNet(**F_A)), 10, NFGSM())
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        limit_train_batches=2,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, Digits(batch_size=16), **options)
+    return module, trainer
+
+
+def test_a_run_goes_on_from_its_best_epoch(tmp_path):
+    seen, lines = Seen(None), []
+    undo, average = Undo(seen, lines.append), EMAWeightAveraging(decay=0.5)
+    restored = {}
+
+    class Look(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 3:
+                restored.update(
+                    model=[value.clone() for value in module.model.state_dict().values()],
+                    average=[
+                        value.clone()
+                        for value in average._average_model.module.model.state_dict().values()
+                    ],
+                    momentum=len(trainer.optimizers[0].state),
+                )
+
+    fitted(tmp_path, 4, [seen, undo, average, Look()])
+    best = list(seen.weights[0].values())
+    for name in ("model", "average"):
+        assert all(map(torch.equal, restored[name], best)), name
+    assert restored["momentum"] == 0
+    assert [type(each) for each in seen.objectives] == [NFGSM] * 3 + [Adversarial]
+    assert seen.objectives[-1].attack.steps == 2
+    assert lines == [
+        "undone: training goes on from the weights of epoch 0 with 2 gradient evaluations of the"
+        " inner attack, and takes longer from here"
+    ]
+    assert undo.best == {}
+
+
+def test_a_resumed_run_knows_that_it_was_undone():
+    undo = Undo(SimpleNamespace())
+    undo.load_state_dict({"best": {}, "done": True})
+    module = SimpleNamespace(objective=NFGSM())
+    undo.on_fit_start(None, module)
+    assert module.objective == NFGSM().strengthened()
+    assert undo.state_dict() == {"best": {}, "done": True}
+
+
+def test_what_is_stronger():
+    fast = Adversarial(NFGSM().inner().attack)
+    stronger = fast.strengthened().attack
+    assert (stronger.steps, stronger.alpha, stronger.random_start) == (2, 0.031 / 2, True)
+    assert AWP(fast).strengthened() == AWP(fast.strengthened())
+    assert Standard().strengthened() is None
+    assert AWP(Standard()).strengthened() is None
