@@ -76,8 +76,11 @@ class Study:
             if given.scale == "smoke":
                 makes_do = "scale smoke makes do with embedded digits; leave it out"
                 raise UserError(f"--{option} {path}: {makes_do}")
-            if not (Path(path).is_file() if option == "f_b" else Path(path).is_dir()):
-                raise UserError(f"--{option} {path}: no such {OPTIONS[option]['help'].split()[0]}")
+            what, there = ("file", Path.is_file) if option == "f_b" else ("folder", Path.is_dir)
+            if not there(Path(path)):
+                raise UserError(f"--{option} {path}: no such {what}")
+        if given.imagenet and given.root:
+            raise UserError(f"--root {given.root}: --imagenet names the data; leave one out")
         if given.imagenet:
             self.scale = self.scale.but(**IMAGENET)
         if root := given.imagenet or given.root:
@@ -127,12 +130,13 @@ class Study:
         setting = setting or SETTING.format(
             " or ".join(f"{count:,}" for count in images), scale.weights or "trained here", s=scale
         )
+        values = {key: to for key, to in vars(scale).items() if key not in ("folder", "models")}
         content = {
             "study": self.name,
             "title": self.title,
             "command": self.command,
             "scale": scale.name,
-            "settings": {"about": scale.about, "setting": setting},
+            "settings": {**values, "setting": setting},
             "threat": {"norm": "linf", "epsilon": epsilon},
             "images": images,
             "draws": scale.draws,
