@@ -16,13 +16,14 @@ from functools import partial
 from typing import Any
 
 import torch
-import torchattacks
 from torch import Tensor, nn
 
 from benchmarks.timing import (
     MEMORY,
     MEMORY_HELP,
     Contenders,
+    add_device,
+    compiled,
     interleave,
     load_images,
     machine,
@@ -39,8 +40,17 @@ from robusttrain.evaluation import verdicts, wilson
 STEPS = 100
 
 
-def standard(model: nn.Module, epsilon: float) -> torchattacks.AutoAttack:
+def apgd_ce(model: nn.Module, epsilon: float) -> Any:
+    """torchattacks' APGD with the paper's steps."""
+    import torchattacks  # here, since ours run without it
+
+    return torchattacks.APGD(model, eps=epsilon, steps=STEPS, loss="ce", rho=0.75)
+
+
+def standard(model: nn.Module, epsilon: float) -> Any:
     """torchattacks' AutoAttack with the paper's steps."""
+    import torchattacks
+
     attack = torchattacks.AutoAttack(model, eps=epsilon, version="standard")
     for member in attack._autoattack.attacks:
         if hasattr(member, "steps"):  # Square has queries, 5,000 as in the paper
@@ -49,12 +59,7 @@ def standard(model: nn.Module, epsilon: float) -> torchattacks.AutoAttack:
 
 
 #: Each attack of ours, and torchattacks' of the same budget.
-PEERS = {
-    "apgd-ce": lambda model, epsilon: torchattacks.APGD(
-        model, eps=epsilon, steps=STEPS, loss="ce", rho=0.75
-    ),
-    "autoattack": standard,
-}
+PEERS = {"apgd-ce": apgd_ce, "autoattack": standard}
 #: How far outside the ball rounding may carry an image.
 ROUNDING = 1e-6
 
@@ -63,15 +68,17 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     """The attacks of one side, each a call without arguments that returns adversarial images."""
     model, images, labels = material(arguments)
     if side == "peers":
+        compiled(model, arguments)
         return {
             f"{name} torchattacks": partial(PEERS[name](model, arguments.epsilon), images, labels)
             for name in arguments.attack
         }
     # As the evaluation does: images that are wrong already are left alone.
     right = model_right(model, images, labels)
-    rng = Rng.for_images(0, torch.arange(len(images)))
+    rng = Rng.for_images(0, torch.arange(len(images), device=images.device))
     nodes = attack_nodes(arguments.attack, [], arguments.epsilon)
     copy = fast_copy(model, torch.float32)
+    compiled(copy.network, arguments)
     attacks = {name: scenario(node, name).attack for name, node in nodes.items()}
 
     def run(name: str) -> Tensor:
@@ -85,17 +92,16 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
 
 def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and test images with labels."""
-    data, images, labels = load_images(arguments.root, arguments.images)
-    model = network(arguments.model, arguments.weights, data)
+    data, images, labels = load_images(arguments.root, arguments.images, device=arguments.device)
+    model = network(arguments.model, arguments.weights, data, arguments.device)
     model.requires_grad_(False)
     return model, images, labels
 
 
 def model_right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """(B,) bool: which images the model gets right."""
-    return verdicts(model, images, labels, Rng.for_images(0, torch.arange(len(images))), 1).squeeze(
-        1
-    )
+    """(B,) bool: which images the model gets right, on their device."""
+    rng = Rng.for_images(0, torch.arange(len(images), device=images.device))
+    return verdicts(model, images, labels, rng, 1).squeeze(1).to(images.device)
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -107,6 +113,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     threat = Linf(arguments.epsilon)
     stands = {}
     for name, adversarial in results.items():
+        adversarial = adversarial.to(images.device)
         inside = threat.distance(adversarial, images) <= arguments.epsilon + ROUNDING
         inside &= (adversarial.flatten(1) >= 0).all(dim=1) & (adversarial.flatten(1) <= 1).all(
             dim=1
@@ -137,7 +144,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     named = ("model", "epsilon", "rounds", "memory")
     return {
         "command": "python -m benchmarks.autoattack " + " ".join(arguments.command),
-        "machine": machine(),
+        "machine": machine(arguments.device),
+        "compiled": arguments.compiled,
         "images": len(images),
         **{name: getattr(arguments, name) for name in named},
         "clean": accuracy(model_right(model, images, labels)),
@@ -160,6 +168,7 @@ def main() -> None:
         "--rounds", type=int, default=0, help="timed rounds after a first one; 0 times the first"
     )
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
+    add_device(parser)
     parser.add_argument("--output", default="results/benchmarks/autoattack.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]

@@ -20,8 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import peak
-from benchmarks.timing import Contenders, interleave, load_images, machine, network, write
+from benchmarks.memory import peak, peak_here
+from benchmarks.timing import (
+    Contenders,
+    add_device,
+    compiled,
+    interleave,
+    load_images,
+    machine,
+    network,
+    write,
+)
+from benchmarks.transform import compile_g
 from robusttrain import Rng
 from robusttrain.attacks import (
     Average,
@@ -38,11 +48,14 @@ def material(
     arguments: argparse.Namespace, steps: int
 ) -> tuple[DefendedClassifier, Tensor, Tensor, Rng]:
     """f_a(g(.)) with a g of ``steps`` steps, ready for attacks, and a batch with its streams."""
-    data, images, labels = load_images(arguments.root, arguments.images)
-    f_b = network("vgg_small", arguments.weights, data)
+    device, dtype = arguments.device, getattr(torch, arguments.precision)
+    data, images, labels = load_images(arguments.root, arguments.images, device=device)
+    f_b = network("vgg_small", arguments.weights, data, device)
     g = AdversarialTransform(f_b, steps=steps, precision=arguments.precision)
-    target = DefendedClassifier(g, network(arguments.model, None, data)).fast()
-    return target, images, labels, Rng.for_images(0, torch.arange(len(images)))
+    target = DefendedClassifier(g, network(arguments.model, None, data, device)).fast(dtype)
+    compile_g(g, arguments)
+    compiled(target.classifier.network, arguments)  # type: ignore[arg-type]
+    return target, images, labels, Rng.for_images(0, torch.arange(len(images), device=device))
 
 
 def attack(draws: int) -> ProjectedGradient:
@@ -83,6 +96,13 @@ def prepared_attack(case: str, number: int, arguments: argparse.Namespace) -> Ca
     return lambda: attack(number)(IdentityBackward()(target), images, labels, rng)
 
 
+def needed(case: str, number: int, arguments: argparse.Namespace) -> float:
+    """MiB that such an attack needs at its largest, beside the models."""
+    if torch.device(arguments.device).type == "cpu":
+        return peak(prepared_attack, case, number, arguments)
+    return peak_here(prepared_attack(case, number, arguments), arguments.device)
+
+
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(
@@ -93,7 +113,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet_small", help="model preset of f_a (untrained)")
     parser.add_argument("--images", type=int, default=100, help="one batch of this many images")
     parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of g"
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of g and f_a"
     )
     parser.add_argument("--timed_draws", type=int, default=6, help="draws of the timed EOT step")
     parser.add_argument("--draws", type=int, default=500, help="many draws, for memory")
@@ -105,12 +125,13 @@ def main() -> None:
         default="kept",
         help="see benchmarks.pgd; timing only",
     )
+    add_device(parser)
     parser.add_argument("--output", default="results/benchmarks/eot.json")
     arguments = parser.parse_args()
     seconds, _, _ = interleave(contenders, arguments)
     numbers = {"eot": (arguments.few_draws, arguments.draws), "unrolled": (1, 13)}
     mib: dict[str, dict[str, float]] = {
-        case: {str(number): peak(prepared_attack, case, number, arguments) for number in given}
+        case: {str(number): needed(case, number, arguments) for number in given}
         for case, given in numbers.items()
     }
 
@@ -120,7 +141,8 @@ def main() -> None:
 
     report: dict[str, Any] = {
         "command": "python -m benchmarks.eot " + " ".join(sys.argv[1:]),
-        "machine": machine(),
+        "machine": machine(arguments.device),
+        "compiled": arguments.compiled,
         "images": arguments.images,
         "precision": arguments.precision,
         "time_of_one_gradient_evaluation_relative_to_plain": round(

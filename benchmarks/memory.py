@@ -1,5 +1,6 @@
-"""The peak of a process of its own, above what it held before: what an attack needs beside the
-models.
+"""The peak of a call above what was held before: what an attack needs beside the models.
+
+On the CPU it is that of a process; on an accelerator that of the tensors that torch holds there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import torch
 
 #: Writing 5 here makes Linux forget the process's largest size so far (proc(5)).
 FORGET = Path("/proc/self/clear_refs")
@@ -28,12 +31,26 @@ def _held() -> float:
 def _measure(
     pipe: Connection, prepare: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]
 ) -> None:
-    attack = prepare(*arguments)
+    pipe.send(peak_here(prepare(*arguments)))
+
+
+def peak_here(call: Callable[[], object], device: str | torch.device = "cpu") -> float:
+    """MiB that a call needs at its largest, in this process: on the CPU right for one call, since
+    what glibc keeps of it serves the next one. An accelerator's first call pays for libraries, too.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        start = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - start) / 2**20
     if os.access(FORGET, os.W_OK):  # loading may have held more than the call will
         FORGET.write_text("5")
     before = _held()
-    attack()
-    pipe.send(_held() - before)
+    call()
+    return _held() - before
 
 
 def peak(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> float:

@@ -11,19 +11,21 @@ as ours.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
+from collections.abc import Callable
 from typing import Any
 
-import foolbox
 import torch
 import torch.nn.functional as F
-import torchattacks
 from torch import Tensor, nn
 
 from benchmarks.timing import (
     MEMORY,
     MEMORY_HELP,
     Contenders,
+    add_device,
+    compiled,
     interleave,
     load_images,
     machine,
@@ -49,18 +51,21 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     model, images, labels = material(arguments)
     steps, epsilon, step_size = arguments.steps, arguments.epsilon, arguments.epsilon / 4
     if side == "peers":
+        import torchattacks
+
+        compiled(model, arguments)
         theirs = torchattacks.PGD(
             model, eps=epsilon, alpha=step_size, steps=steps, random_start=True
         )
-        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-        linf_pgd = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=True)
-        return {
-            "torchattacks": lambda: theirs(images, labels),
-            "foolbox": lambda: linf_pgd(wrapped, images, labels, epsilons=epsilon)[1],
-        }
+        peers: Contenders = {"torchattacks": lambda: theirs(images, labels)}
+        if importlib.util.find_spec("foolbox"):
+            peers["foolbox"] = foolboxes(model, images, labels, arguments)
+        return peers
     ours = ProjectedGradient(steps=steps, step_size=step_size, threat=Linf(epsilon))
     f32, bf16 = (fast_copy(model, dtype) for dtype in (torch.float32, torch.bfloat16))
-    rng = Rng.for_images(0, torch.arange(len(images)))
+    for copy in (f32, bf16):
+        compiled(copy.network, arguments)
+    rng = Rng.for_images(0, torch.arange(len(images), device=images.device))
     images = images.contiguous(memory_format=torch.channels_last)
     return {
         "ours float32": lambda: ours(f32, images, labels, rng),
@@ -70,10 +75,28 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     }
 
 
+def foolboxes(
+    model: nn.Module, images: Tensor, labels: Tensor, arguments: argparse.Namespace
+) -> Callable[[], Tensor]:
+    """The same attack by Foolbox."""
+    import foolbox
+
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
+    attack = foolbox.attacks.LinfPGD(
+        abs_stepsize=arguments.epsilon / 4, steps=arguments.steps, random_start=True
+    )
+
+    def run() -> Tensor:
+        clipped: Tensor = attack(wrapped, images, labels, epsilons=arguments.epsilon)[1]
+        return clipped
+
+    return run
+
+
 def material(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and the images and labels to attack."""
-    data, images, labels = load_images(arguments.root, arguments.images)
-    model = network(arguments.model, arguments.weights, data)
+    data, images, labels = load_images(arguments.root, arguments.images, device=arguments.device)
+    model = network(arguments.model, arguments.weights, data, arguments.device)
     for (
         parameter
     ) in model.parameters():  # as a user of the peers would, who wants gradients of images alone
@@ -87,14 +110,15 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     seconds, adversarial, _ = interleave(contenders, arguments)
     model, images, labels = material(arguments)
-    rng = Rng.for_images(0, torch.arange(len(images)))
+    rng = Rng.for_images(0, torch.arange(len(images), device=images.device))
     right = {
-        name: verdicts(model, images_of, labels, rng, 1).float().mean().item()
+        name: verdicts(model, images_of.to(images.device), labels, rng, 1).float().mean().item()
         for name, images_of in adversarial.items()
     }
     return {
         "command": "python -m benchmarks.pgd " + " ".join(arguments.command),
-        "machine": machine(),
+        "machine": machine(arguments.device),
+        "compiled": arguments.compiled,
         "model": arguments.model,
         "images": len(images),
         "steps": arguments.steps,
@@ -138,6 +162,7 @@ def main() -> None:
         action="store_true",
         help="leave requires_grad on, as most callers do",
     )
+    add_device(parser)
     parser.add_argument("--output", default="results/benchmarks/pgd.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]

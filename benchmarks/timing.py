@@ -8,12 +8,13 @@ turns too.
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from robusttrain.config.build import build, fit_to_data
 from robusttrain.config.presets import read
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.processor import processor
-from robusttrain.data import ImageData, ImageFolder, ImageNet
+from robusttrain.data import Digits, ImageData, ImageFolder, ImageNet
 from robusttrain.models.foreign import load_weights
 from robusttrain.storage.files import laid_out
 
@@ -40,6 +41,8 @@ MEMORY_HELP = (
     "who keeps freed memory. as-run: our side, as our commands do, while peers leave it to the"
     " system, as their users do; system: nobody; kept: everybody"
 )
+#: What ours are compared with, where it is installed.
+PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 Contenders = dict[str, Callable[[], Tensor]]
 _seen = 0  # images that counted models have been shown in this process
 
@@ -56,6 +59,20 @@ def count_images(model: nn.Module) -> None:
     model.register_forward_hook(add)
 
 
+def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """Seconds of a call, with everything that it left to an accelerator, and its result."""
+    _wait()
+    start = time.perf_counter()
+    result = call()
+    _wait()
+    return time.perf_counter() - start, result
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def _work(
     pipe: Connection, make: Callable[..., Contenders], side: str, keeps: bool, arguments: Any
 ) -> None:
@@ -65,16 +82,16 @@ def _work(
     contenders = make(side, arguments)
     pipe.send(list(contenders))
     while (name := pipe.recv()) is not None:
-        start, before = time.perf_counter(), _seen
-        result = contenders[name]()
-        pipe.send((time.perf_counter() - start, result.detach().cpu().numpy(), _seen - before))
+        before = _seen
+        seconds, result = timed(contenders[name])
+        pipe.send((seconds, result.detach().cpu().numpy(), _seen - before))
 
 
 def interleave(
     make: Callable[..., Contenders], arguments: Any
 ) -> tuple[dict[str, float], dict[str, Tensor], dict[str, int]]:
-    """Median seconds of each contender, what it returned last, and images that its counted models
-    then saw.
+    """Median seconds of each contender, what it returned last (on the CPU), and images that its
+    counted models then saw.
 
     One round before the first warms up.
 
@@ -108,7 +125,37 @@ def interleave(
     return {name: statistics.median(times) for name, times in spent.items()}, results, seen
 
 
-def network(preset: str, weights: str | None, data: ImageData) -> nn.Module:
+def take_turns(contenders: Contenders, rounds: int) -> dict[str, float]:
+    """Median seconds of each contender, all of them in this process; as for `interleave`, one round
+    warms up, and 0 rounds time that one.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, call in contenders.items():
+            seconds, _ = timed(call)
+            if number or not rounds:
+                spent[name].append(seconds)
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Options that say where a benchmark runs."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--compiled", action="store_true", help="networks through torch.compile, on every side"
+    )
+
+
+def compiled(model: nn.Module, arguments: argparse.Namespace) -> nn.Module:
+    """The model itself, compiled in place if ``--compiled`` asks for it; copies of it are not."""
+    if arguments.compiled:
+        model.compile(dynamic=False)
+    return model
+
+
+def network(
+    preset: str, weights: str | None, data: ImageData, device: str | torch.device = "cpu"
+) -> nn.Module:
     """A model by preset, fitted to the data, with weights from a file if there are any."""
     node = read("model", preset)["model"]
     fit_to_data(node, data.facts(), "model")
@@ -116,24 +163,27 @@ def network(preset: str, weights: str | None, data: ImageData) -> nn.Module:
     model: nn.Module = build(node, "model")
     if weights:
         load_weights(model, weights)
-    return model.eval()
+    return model.eval().to(device)
 
 
 def load_images(
-    root: str, count: int, layout: str = "imagefolder"
+    root: str | None, count: int, layout: str = "imagefolder", device: str | torch.device = "cpu"
 ) -> tuple[ImageData, Tensor, Tensor]:
     """The data module, and ``count`` of its test images (B, C, H, W) in [0, 1] with labels, chosen
-    by seed 0.
+    by seed 0, on a device.
 
-    ``layout`` is "imagefolder", or "imagenet" for a folder with ``val/<wnid>/``.
+    ``layout`` is "imagefolder", or "imagenet" for a folder with ``val/<wnid>/``; without a ``root``
+    they are embedded digits.
     """
-    data: ImageData = (ImageNet if layout == "imagenet" else ImageFolder)(
-        root=root, batch_size=count
-    )
+    data: ImageData
+    if root is None:
+        data = Digits(batch_size=count)
+    else:
+        data = (ImageNet if layout == "imagenet" else ImageFolder)(root=root, batch_size=count)
     data.limit_test(count, seed=0)
     data.setup("test")
     batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
-    return data, batch.images.contiguous(), batch.labels
+    return data, batch.images.contiguous().to(device), batch.labels.to(device)
 
 
 def right_for_all(
@@ -147,13 +197,20 @@ def right_for_all(
     return images[right][:count], labels[right][:count]
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     """What a ratio may depend on."""
     return {
         "architecture": platform.machine(),
-        **processor(),  # everything here runs on the CPU
-        "versions": {name: version(name) for name in ("torchattacks", "foolbox")},
+        **processor(torch.device(device)),
+        "versions": {name: number for name in PEERS if (number := _installed(name))},
     }
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def write(report: dict[str, Any], path: str) -> None:

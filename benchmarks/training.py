@@ -37,6 +37,8 @@ from benchmarks.timing import (
     MEMORY,
     MEMORY_HELP,
     Contenders,
+    add_device,
+    compiled,
     interleave,
     load_images,
     machine,
@@ -44,6 +46,7 @@ from benchmarks.timing import (
     write,
 )
 from benchmarks.training_peers import art_trainer, autocast, optimizer_of, plain_loop
+from benchmarks.transform import compile_g
 from robusttrain import DefendedClassifier, Rng, fast_copy
 from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient, Target
 from robusttrain.config.build import build, fit_to_data
@@ -54,6 +57,7 @@ from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.base import as_float
 from robusttrain.data.batches import EpochBatches, Split, loader
 from robusttrain.defenses import Defense
+from robusttrain.models.twin import fast_twin
 from robusttrain.training import Adversarial, RobustTraining
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -64,7 +68,7 @@ def ours(
 ) -> Callable[[], Tensor]:
     """A step of `RobustTraining`, as Lightning's loop takes it."""
     source = IdentityBackward() if model.defense is not None else Target()
-    module = RobustTraining(model, 10, Adversarial(attack, source)).train()
+    module = RobustTraining(model, 10, Adversarial(attack, source)).to(batch.images.device).train()
     module.setup("fit")
     optimizer = optimizer_of(model)
 
@@ -81,17 +85,18 @@ def ours(
 
 
 def limit(
-    model: DefendedClassifier, batch: Batch, steps: int, dtype: torch.dtype
+    model: DefendedClassifier, batch: Batch, arguments: argparse.Namespace, dtype: torch.dtype
 ) -> Callable[[], Tensor]:
     """The passes alone."""
     images = batch.images.contiguous(memory_format=torch.channels_last)
     trained = model.classifier.train()
     use_fastest_format(trained)
     folded = fast_copy(trained, dtype)
+    compiled(folded.network, arguments)
     weights = list(trained.parameters())
 
     def step() -> Tensor:
-        for _ in range(steps):
+        for _ in range(arguments.steps):
             point = images.detach()
             if model.defense is not None:
                 point = model.defense(point)
@@ -109,16 +114,23 @@ def limit(
 
 def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     """Steps of one side, each a call without arguments that returns the loss."""
-    data, images, labels = load_images(arguments.root, arguments.images)
-    batch = Batch(images, labels, torch.arange(len(images)))
+    data, images, labels = load_images(arguments.root, arguments.images, device=arguments.device)
+    batch = Batch(images, labels, torch.arange(len(images), device=images.device))
     attack = ProjectedGradient(
         steps=arguments.steps, step_size=arguments.epsilon / 4, threat=Linf(arguments.epsilon)
     )
 
     def model(dtype: torch.dtype) -> DefendedClassifier:
-        return DefendedClassifier(
+        built = DefendedClassifier(
             defense(arguments, data, dtype), network(arguments.model, None, data)
-        ).train()
+        )
+        built.to(arguments.device).train()
+        if arguments.compiled:
+            compile_g(built.defense, arguments)
+            # What the inner attack differentiates on our side is a copy of its own
+            for part in {built.classifier, fast_twin(built.classifier, dtype)}:
+                compiled(getattr(part, "network", part), arguments)
+        return built
 
     chosen = {name: DTYPES[name] for name in arguments.dtypes}
     if side == "peers":
@@ -134,7 +146,7 @@ def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
         f"ours {name}": ours(model(dtype), batch, attack, dtype) for name, dtype in chosen.items()
     }
     named |= {
-        f"limit {name}": limit(model(dtype), batch, arguments.steps, dtype)
+        f"limit {name}": limit(model(dtype), batch, arguments, dtype)
         for name, dtype in chosen.items()
     }
     return named | {"data path": data_path(images, labels)}
@@ -162,11 +174,11 @@ def data_path(images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
     floats.
     """
     size, copies = len(images), 20  # more images than processors keep at hand
-    split = Split(
-        (255 * images).round().to(torch.uint8).repeat(copies, 1, 1, 1), labels.repeat(copies)
-    )
+    pixels = (255 * images).round().to(torch.uint8).cpu()
+    split = Split(pixels.repeat(copies, 1, 1, 1), labels.cpu().repeat(copies))
     batches = loader(split, EpochBatches(len(split), size, shuffle=True, drop_last=True), workers=0)
     waiting: Iterator[Batch] = iter(())
+    device = images.device
 
     def fetch() -> Tensor:
         nonlocal waiting
@@ -174,6 +186,7 @@ def data_path(images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
         if batch is None:
             waiting = iter(batches)
             batch = next(waiting)
+        batch = Batch(*(part.to(device) for part in batch))
         return as_float(
             crop_and_flip(batch.images, Rng.for_images(0, batch.indices), 4, True)
         ).mean()
@@ -190,7 +203,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     plain = seconds.get("plain loop float32", seconds[f"plain loop {arguments.dtypes[0]}"])
     return {
         "command": "python -m benchmarks.training " + " ".join(arguments.command),
-        "machine": machine(),
+        "machine": machine(arguments.device),
+        "compiled": arguments.compiled,
         "model": arguments.model,
         "defense": arguments.defense,
         "images": arguments.images,
@@ -234,6 +248,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
+    add_device(parser)
     parser.add_argument("--output", default="results/benchmarks/training.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]

@@ -92,7 +92,9 @@ def art_trainer(
     from art.defences.trainer import AdversarialTrainer
     from art.estimators.classification import PyTorchClassifier
 
-    images, labels = batch.images.contiguous().numpy(), F.one_hot(batch.labels, 10).numpy()
+    device = batch.images.device
+    images = batch.images.contiguous().cpu().numpy()
+    labels = F.one_hot(batch.labels, 10).cpu().numpy()
     classifier = PyTorchClassifier(
         model=model.classifier,
         loss=nn.CrossEntropyLoss(),
@@ -100,6 +102,7 @@ def art_trainer(
         input_shape=images.shape[1:],
         nb_classes=10,
         clip_values=(0, 1),
+        device_type="gpu" if device.type == "cuda" else "cpu",
     )
     pgd = ProjectedGradientDescentPyTorch(
         classifier,

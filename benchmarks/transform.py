@@ -18,18 +18,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.pgd import limit
 from benchmarks.timing import (
     MEMORY,
     MEMORY_HELP,
     Contenders,
+    add_device,
+    compiled,
     interleave,
     load_images,
     machine,
     network,
     write,
 )
-from robusttrain import Rng
-from robusttrain.defenses import AdversarialTransform
+from robusttrain import Rng, fast_copy
+from robusttrain.attacks import Queried
+from robusttrain.defenses import AdversarialTransform, Defense
+from robusttrain.models.fast import FastModel
 
 
 def straightforward(f_b: nn.Module, images: Tensor, radius: float, steps: int) -> Tensor:
@@ -50,24 +55,48 @@ def straightforward(f_b: nn.Module, images: Tensor, radius: float, steps: int) -
 
 def contenders(side: str, arguments: argparse.Namespace) -> Contenders:
     """g of one side, each a call without arguments that returns g(x)."""
-    data, images, _ = load_images(arguments.root, arguments.images)
-    f_b = network("vgg_small", arguments.weights, data)
+    data, images, _ = load_images(arguments.root, arguments.images, device=arguments.device)
+    f_b = network("vgg_small", arguments.weights, data, arguments.device)
     if side == "peers":
+        compiled(f_b, arguments)
         return {
             "straightforward": lambda: straightforward(
                 f_b, images, arguments.radius, arguments.steps
             )
         }
-    rng = Rng.for_images(0, torch.arange(len(images)))
+    rng = Rng.for_images(0, torch.arange(len(images), device=images.device))
 
     def g(precision: Literal["float32", "bfloat16"]) -> Callable[[], Tensor]:
         twin = copy.deepcopy(f_b)
         transform = AdversarialTransform(
             twin, None, arguments.radius, arguments.steps, precision=precision
         )
+        compile_g(transform, arguments)
         return lambda: transform(images, rng)
 
-    return {"ours float32": g("float32"), "ours bfloat16": g("bfloat16")}
+    def bare(dtype: torch.dtype) -> Callable[[], Tensor]:
+        copied = fast_copy(f_b, dtype)
+        compiled(copied.network, arguments)
+        with torch.no_grad():
+            least_likely = f_b(images).argmin(dim=1)
+        return lambda: limit(copied, images, least_likely, arguments.steps)
+
+    own = {"ours float32": g("float32"), "ours bfloat16": g("bfloat16")}
+    if not arguments.limit:
+        return own
+    return own | {
+        "limit float32": bare(torch.float32),
+        "limit bfloat16": bare(torch.bfloat16),
+    }
+
+
+def compile_g(transform: Defense | None, arguments: argparse.Namespace) -> None:
+    """Compile f_b as g differentiates it, if ``--compiled`` asks for it."""
+    if isinstance(transform, AdversarialTransform):
+        queried = transform.differentiated()
+        assert isinstance(queried, Queried)
+        assert isinstance(queried.model, FastModel)
+        compiled(queried.model.network, arguments)
 
 
 def main() -> None:
@@ -82,20 +111,25 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=0.2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
+    parser.add_argument(
+        "--limit", action="store_true", help="the passes of g's steps alone, too (benchmarks.pgd)"
+    )
+    add_device(parser)
     parser.add_argument("--output", default="results/benchmarks/transform.json")
     arguments = parser.parse_args()
     seconds, results, _ = interleave(contenders, arguments)
-    data, images, _ = load_images(arguments.root, arguments.images)
-    loop_f_b = network("vgg_small", arguments.weights, data)
+    data, images, _ = load_images(arguments.root, arguments.images, device=arguments.device)
+    loop_f_b = network("vgg_small", arguments.weights, data, arguments.device)
     with torch.no_grad():
         least_likely = loop_f_b(images).argmin(dim=1)
         reached = {
-            name: F.cross_entropy(loop_f_b(transformed), least_likely).item()
+            name: F.cross_entropy(loop_f_b(transformed.to(images.device)), least_likely).item()
             for name, transformed in results.items()
         }
     report = {
         "command": "python -m benchmarks.transform " + " ".join(sys.argv[1:]),
-        "machine": machine(),
+        "machine": machine(arguments.device),
+        "compiled": arguments.compiled,
         "images": len(images),
         "steps": arguments.steps,
         "radius": arguments.radius,

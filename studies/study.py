@@ -144,8 +144,8 @@ class Study:
             "table": [dict(zip(columns, map(str, row), strict=True)) for row in rows],
             "points": {label: _described(job) for label, job in self.points.items()},
         }
-        lines = [columns, ["---"] * len(columns), *rows]
-        table = [f"| {' | '.join(map(str, row))} |" for row in lines]
+        table = [f"| {' | '.join(map(str, row))} |" for row in [columns, *rows]]
+        table.insert(1, "|" + "---|" * len(columns))
         head = f"Scale {scale.name}: {scale.about}. Linf, epsilon {epsilon:g}; {setting}"
         text = [f"## {self.title}", head, f"    {self.command}", "\n".join(table), "\n".join(notes)]
         write_whole(self.output / "study.png", png(figure))

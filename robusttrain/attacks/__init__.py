@@ -18,9 +18,9 @@ the targeted ones. BPDA with EOT reads, in full:
     adversarial = attack(source, images, labels, rng)
 
 Attacks that only query the model have loops of their own: HopSkipJump (labels), Square, GenAttack
-and RandomNoise (scores). So have CarliniWagner, DeepFool and FAB, which look for the nearest
-adversarial image, and Optimization, which has an Adam for each of its models. Wrappers make attacks
-of attacks: Restarts, Several (a cascade, or the best of all) and MinimalNorm.
+and RandomNoise (scores). So have CarliniWagner, DDN, DeepFool, FAB and FMN, which look for the
+nearest adversarial image, and Optimization, which has an Adam for each of its models. Wrappers make
+attacks of attacks: Restarts, Several (a cascade, or the best of all) and MinimalNorm.
 
 An idea that changes the way from image to logits becomes a source. An idea that needs more
 evaluations around one point becomes an estimator. An idea that needs memory between steps becomes
@@ -31,8 +31,10 @@ presets.
 
 from robusttrain.attacks.algorithms.apgd import APGD
 from robusttrain.attacks.algorithms.carlini_wagner import CarliniWagner
+from robusttrain.attacks.algorithms.ddn import DDN
 from robusttrain.attacks.algorithms.deepfool import DeepFool
 from robusttrain.attacks.algorithms.fab import FAB
+from robusttrain.attacks.algorithms.fmn import FMN
 from robusttrain.attacks.algorithms.genattack import GenAttack
 from robusttrain.attacks.algorithms.hopskipjump import HopSkipJump
 from robusttrain.attacks.algorithms.mean_start import MeanStart, mean_transform
@@ -100,8 +102,10 @@ from robusttrain.attacks.sources.unrolled import UnrolledTransform
 
 __all__ = [
     "APGD",
+    "DDN",
     "DLR",
     "FAB",
+    "FMN",
     "L2",
     "Adam",
     "Attack",

@@ -17,6 +17,7 @@ from robusttrain.core.telling import SILENT
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Scenario
+from robusttrain.evaluation.compiling import Compile
 from robusttrain.evaluation.precision import Precision
 from robusttrain.evaluation.report import Results
 from robusttrain.running.given import Attacks, evaluate_given
@@ -56,6 +57,7 @@ def evaluate(
     draws: int = 10,
     seed: int = 0,
     precision: Precision = "auto",
+    compile: Compile = "off",
     survivors: bool | None = None,
     leave_early: bool = True,
     tries: int | None = None,
@@ -89,6 +91,8 @@ def evaluate(
         draws: fresh draws of a random model that score an image.
         seed: of every random number.
         precision: in which attacks differentiate; "auto": the faster one that is as strong.
+        compile: whether attacks and g take gradients of compiled networks; "auto": where it was
+            measured to save time here.
         survivors: attack only images that no attack before broke; None: as the suite has it.
         leave_early: whether an image leaves an attack as soon as its verdict is settled; without,
             verdicts are the same and attacks take longer.
@@ -137,6 +141,7 @@ def evaluate(
             "certify_draws": certify_draws,
             "seed": seed,
             "precision": precision,
+            "compile": compile,
             "audit": audit,
             "save_images": save_images,
         },

@@ -17,9 +17,11 @@ from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.evaluation import audit_lines, table
 from robusttrain.evaluation.beside import sentence
 from robusttrain.evaluation.certificates import certificates_table, finding
+from robusttrain.evaluation.compiling import mode_in
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.randomness import randomness_table
 from robusttrain.evaluation.report import Results, changes
+from robusttrain.models.compiling import Mode
 from robusttrain.running import evaluating
 
 #: Exit codes: with --strict, the audit's verdict is not sound, or a certificate was broken; a
@@ -43,9 +45,13 @@ def run(arguments: list[str]) -> None:
                 sys.exit(UNSOUND)
 
 
-def evaluate(plan: EvaluationPlan, precisions: dict[str, str] | None = None) -> dict[str, Any]:
+def evaluate(
+    plan: EvaluationPlan,
+    precisions: dict[str, str] | None = None,
+    compiled: Mode | None = None,
+) -> dict[str, Any]:
     """Carry out a plan and tell what came out; arguments as for `evaluating.evaluate`."""
-    content = evaluating.evaluate(plan, replace(ALOUD, figures=show), precisions)
+    content = evaluating.evaluate(plan, replace(ALOUD, figures=show), precisions, compiled)
     if "verdict" in content:
         for line in audit_lines(content):
             say(line)
@@ -68,7 +74,7 @@ def show(content: Mapping[str, Any]) -> None:
 
 def repeat(before: Results, plan: EvaluationPlan) -> None:
     """Evaluate again, and say whether it came out the same."""
-    content = evaluate(plan, before.json["precision"]["attacks"])
+    content = evaluate(plan, before.json["precision"]["attacks"], mode_in(before.json))
     differences = list(changes(before.json, json.loads(json.dumps(content))))
     for line in differences:
         say(f"differs: {line}")

@@ -45,6 +45,7 @@ LATER = {
     "optimizer_options": None,
     "schedule_options": None,
     "minutes": None,
+    "compile": "off",
 }
 
 

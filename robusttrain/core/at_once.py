@@ -7,6 +7,11 @@ from __future__ import annotations
 #: small EfficientNet.
 AT_ONCE = 256
 PIXELS_AT_ONCE = AT_ONCE * 3 * 64 * 64
+#: Copies of a batch that are differentiated at once by default, at most. A hundred draws then
+#: need the memory of twenty, whatever the batch. On a CPU twenty copies of a single image take at
+#: most a sixth longer than any other number of them, and a hundred may take longer than twenty
+#: (`benchmarks/eot_memory.py`).
+GRADIENTS_AT_ONCE = 20
 
 
 def copies_at_once(chunk: int | None, batch: int, pixels: int) -> int:
@@ -19,3 +24,12 @@ def copies_at_once(chunk: int | None, batch: int, pixels: int) -> int:
         pixels: pixel values of an image, C H W.
     """
     return chunk or max(1, min(AT_ONCE, PIXELS_AT_ONCE // max(1, pixels)) // max(1, batch))
+
+
+def gradients_at_once(chunk: int | None, batch: int, pixels: int) -> int:
+    """How many copies of a batch are differentiated at once; arguments as for `copies_at_once`.
+
+    What a backward pass keeps of each copy is most of an attack's memory, so there is a limit of
+    copies beside that of images.
+    """
+    return chunk or min(GRADIENTS_AT_ONCE, copies_at_once(None, batch, pixels))

@@ -138,6 +138,7 @@ def bare_classifier(
         kinds,
         survivors=True,
         leave_early=engine.leave_early,
+        compiled=engine.compiled,
     )
     budget = {"defended": _gradients(engine.scenarios), "bare": _gradients(matched)}
     return Beside(BARE, own, "the classifier without its defense", left_out, budget)

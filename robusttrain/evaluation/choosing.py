@@ -1,21 +1,30 @@
-"""``evaluate.py --precision``: chooses the precision in which attacks differentiate."""
+"""``evaluate.py --precision``, ``--compile``: how attacks differentiate, chosen once for a run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Say
 from robusttrain.data import ImageData
+from robusttrain.evaluation.compiling import (
+    PLAIN,
+    Choice,
+    Work,
+    choose_mode,
+    kept,
+    mode_in,
+)
 from robusttrain.evaluation.fitting import check_classes
 from robusttrain.evaluation.precision import Speeds, choose, measure_speeds_of
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, write_json
 from robusttrain.storage.locks import alone
@@ -65,26 +74,63 @@ def choose_precisions(
     return precisions
 
 
+def choose_compilation(
+    asked: str,
+    works: Callable[[], Sequence[Work]],
+    run: Run,
+    device: torch.device,
+    say: Say,
+    before: Mode | None = None,
+) -> Choice:
+    """How attacks take gradients. One line says what was chosen, unless nobody asked.
+
+    Args:
+        asked: the option: "auto", "off" or "on".
+        works: finds the gradients that the attacks will take.
+        run: the evaluation. It goes on with the choice of its first process.
+        device: where the attacks will run.
+        say: takes the line.
+        before: what a run chose that is repeated.
+    """
+    if before is None and asked == "off":
+        return PLAIN
+    with alone(run.output / run.kind, "the choice of how gradients are taken", say):
+        noted = None if before else run.chosen()
+        if before is not None:
+            choice = kept(before, works() if before != "off" else (), device, "that run did so")
+        elif noted is not None:
+            mode = mode_in({"compile": noted})
+            choice = kept(mode, works() if mode != "off" else (), device, "this run began so")
+        else:
+            choice = choose_mode(asked, works(), device)
+        run.note(choice.to_json())
+    if before != "off":
+        say(str(choice))
+    return choice
+
+
 @dataclass(frozen=True)
 class Run:
-    """An evaluation: its folder, and all that its figures depend on except precisions.
+    """An evaluation: its folder, and all that its figures depend on except what is chosen.
 
     Args:
         output: its folder.
         settings: its fingerprint.
         fresh: whether to forget an earlier choice.
+        kind: what is chosen.
     """
 
     output: Path
     settings: Mapping[str, Any]
     fresh: bool = False
+    kind: Literal["precision", "compilation"] = "precision"
 
     @property
     def _file(self) -> Path:
-        return self.output / ".precision.json"
+        return self.output / f".{self.kind}.json"
 
     def chosen(self) -> dict[str, str] | None:
-        """The precisions that a process of this very run chose before; None if none did."""
+        """What a process of this very run chose before; None if none did."""
         if self.fresh or not self._file.is_file():
             return None
         try:
@@ -92,11 +138,12 @@ class Run:
         except ValueError:
             return None
         same = isinstance(noted, dict) and noted.get("run") == hash_of_json(self.settings)
-        return dict(noted["precisions"]) if same else None
+        return dict(noted[f"{self.kind}s"]) if same else None
 
-    def note(self, precisions: Mapping[str, str]) -> None:
+    def note(self, choice: Mapping[str, str]) -> None:
         """Let other processes, and a later start, find the choice."""
-        write_json({"run": hash_of_json(self.settings), "precisions": dict(precisions)}, self._file)
+        noted = {"run": hash_of_json(self.settings), f"{self.kind}s": dict(choice)}
+        write_json(noted, self._file)
 
 
 def measure_on(

@@ -29,6 +29,7 @@ from robusttrain.evaluation.fitting import ask_about, one_threat, refuse_outside
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import verdicts
+from robusttrain.models.compiling import Mode, gradients_by
 from robusttrain.models.defended import DefendedClassifier
 
 #: The columns, by name, that one stage ("clean" or an attack) records of a batch.
@@ -81,6 +82,8 @@ class Engine:
         journal: keeps finished entries, for a run that goes on later.
         leave_early: whether an image leaves an attack as soon as its verdict is settled (`leaves`).
             Verdicts and adversarial images are the same without, for more evaluations.
+        compiled: how attacks take gradients (`robusttrain.models.compiling`); verdicts are plain
+            passes.
 
     Raises:
         UserError: a source that does not fit the target, or threats that differ between attacks.
@@ -98,6 +101,7 @@ class Engine:
         advance: Callable[[float], None] = lambda count: None,
         journal: EntryStore | None = None,
         leave_early: bool = True,
+        compiled: Mode = "off",
     ) -> None:
         self.target = DefendedClassifier.of(target)
         self.scenarios = dict(scenarios)
@@ -107,7 +111,7 @@ class Engine:
             keep_images,
             advance,
         )
-        self.journal, self.leave_early = journal, leave_early
+        self.journal, self.leave_early, self.compiled = journal, leave_early, compiled
         self._draws, self._queried, self._settled = draws, Queried(self.target), False
         self._discloses = False
         one_threat(self.scenarios)
@@ -227,7 +231,7 @@ class Engine:
             seconds = []
             for _ in range(3):  # the first one warms up
                 start = time.perf_counter()
-                with prepared(source):
+                with prepared(source), gradients_by(self.compiled):
                     loss_fn = partial(_measured, source, rng)
                     list(input_gradients(loss_fn, images.clone()))
                 seconds.append((time.perf_counter() - start) / len(images))
@@ -382,7 +386,8 @@ class Engine:
         """
         attack, source = self.scenarios[name].attack, self.sources[name]
         if not self.leaves(name):
-            return attack(source, images, labels, rng)
+            with gradients_by(self.compiled):
+                return attack(source, images, labels, rng)
 
         def right(points: Tensor, places: Tensor) -> Tensor:
             streams = rng[places].fold("settle")
@@ -391,7 +396,8 @@ class Engine:
         leaving = Leaving(attack.threat, images, labels, right, self.leave_early)
         source.leaving = leaving
         try:
-            returned = attack(source, images, labels, rng.numbered())
+            with gradients_by(self.compiled):
+                returned = attack(source, images, labels, rng.numbered())
         finally:
             source.leaving = None
         settled = leaving.settled[:, None, None, None]

@@ -17,6 +17,7 @@ from robusttrain.core.typed import line
 from robusttrain.core.version import __version__
 from robusttrain.data import ImageData
 from robusttrain.evaluation.beside import BARE, KNOWN_DRAW
+from robusttrain.evaluation.compiling import Choice
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
@@ -34,8 +35,8 @@ VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
 
 def fingerprint(plan: EvaluationPlan, weights: str, random: bool) -> dict[str, Any]:
-    """All that the figures depend on, except precisions and sources that an attacker may have to
-    train first.
+    """All that the figures depend on, except how attacks differentiate and sources that an attacker
+    may have to train first.
 
     Args:
         plan: without attacks that do not apply.
@@ -77,6 +78,8 @@ def in_its_own_folder(
         return plan
     if plan.precision != "auto":
         identity = {**identity, "precision": dict.fromkeys(plan.attacks, plan.precision)}
+    if plan.compile == "off":
+        identity = {**identity, "compile": "off"}
     first = Path(plan.output)
     if not unfinished(first / "journal", identity):
         return plan
@@ -95,6 +98,7 @@ def explained(
     target_name: str,
     unfit: Mapping[str, str],
     precisions: Mapping[str, str],
+    compilation: Choice,
     device: torch.device,
     data: ImageData,
 ) -> dict[str, Any]:
@@ -107,6 +111,7 @@ def explained(
         target_name: the target's name in the report.
         unfit: attacks of suites that do not apply, and why.
         precisions: of the attacks.
+        compilation: how they took gradients.
         device: where the attacks ran.
         data: the images.
     """
@@ -122,6 +127,7 @@ def explained(
         "indices": evaluation.records.index.tolist(),
         "left_out": dict(unfit),
         "precision": {"asked": plan.precision, "attacks": dict(precisions)},
+        "compile": {"asked": plan.compile, **compilation.to_json()},
         "processor": processor(device),
         "versions": {
             "robusttrain": __version__,

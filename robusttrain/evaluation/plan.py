@@ -10,6 +10,7 @@ from typing import Any
 from robusttrain.core.errors import OptionError, UserError, at_least, one_of
 from robusttrain.core.parts import class_name
 from robusttrain.evaluation.audit import LEAST
+from robusttrain.evaluation.compiling import COMPILE, Compile
 from robusttrain.evaluation.precision import PRECISIONS, Precision
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
@@ -45,6 +46,9 @@ class EvaluationPlan:
         draws: fresh draws of a random defense that score an image.
         precision: in which attacks differentiate; auto: the faster one on this machine, for
             attacks that rounding leaves as strong. Verdicts are always in float32.
+        compile: whether attacks and g take gradients of compiled networks (torch.compile, on GPUs
+            CUDA graphs as well); auto: where it was measured to save time here. Verdicts are plain
+            passes.
         survivors: attack only images that no attack before broke.
         leave_early: an image leaves an attack as soon as the target, if it is not random,
             misclassifies a point of it within the threat. Without, verdicts are the same and
@@ -99,6 +103,7 @@ class EvaluationPlan:
     handed_over: bool = False
     draws: int = 10
     precision: Precision = "auto"
+    compile: Compile = "off"
     survivors: bool = False
     leave_early: bool = True
     surrogate_epochs: int | None = None
@@ -153,6 +158,7 @@ class EvaluationPlan:
             for value in values:
                 at_least(name, value, 0)
         one_of("--precision", self.precision, PRECISIONS)
+        one_of("--compile", self.compile, COMPILE)
         parts = {"model": self.model, "data": self.data, **self.attacks}
         for name, node in parts.items():
             if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):

@@ -209,9 +209,11 @@ _PASSING = {
     *("seconds", "audit_seconds", "processor", "command", "output", "plan"),
     # Lines about files, with their paths.
     "data_notes",
+    # Of how gradients were taken: what was measured.
+    *("because", "fell_back"),
 }
 #: Keys that files of earlier versions do not have.
-_LATER = {"classes", "other_class_order", "audit_checks", "randomness"}
+_LATER = {"classes", "compile", "other_class_order", "audit_checks", "randomness"}
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,19 @@ from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of
 from robusttrain.evaluation.beside import Beside, bare_classifier, known_draw
 from robusttrain.evaluation.certification import Certification
 from robusttrain.evaluation.certify import Smoothed
-from robusttrain.evaluation.choosing import Run, choose_precisions
+from robusttrain.evaluation.choosing import Run, choose_compilation, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
+from robusttrain.evaluation.compiling import PLAIN, Choice
 from robusttrain.evaluation.cost import announce, check_sources
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import export, export_line
+from robusttrain.evaluation.gradient_work import works_of
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.outputs import explained, fingerprint, open_journal, save_requested
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import write_json
 from robusttrain.storage.journal import digest, weights_of
@@ -91,6 +94,28 @@ def precisions_of(
     )
 
 
+def compilation_of(
+    plan: EvaluationPlan,
+    subject: Subject,
+    attacks: Mapping[str, Scenario],
+    precisions: Mapping[str, str],
+    device: torch.device,
+    say: Say,
+    before: Mode | None = None,
+) -> Choice:
+    """How the attacks take gradients; arguments as for `attack`, and what a run chose that is
+    repeated.
+    """
+    settings = settings_of(plan, subject) | {"precision": dict(precisions)}
+    run = Run(Path(plan.output), settings, plan.fresh and first_process(), "compilation")
+    types = {name: getattr(torch, chosen) for name, chosen in precisions.items()}
+    find = partial(works_of, subject.target, attacks, types, subject.data, plan.seed, device)
+    try:
+        return choose_compilation(plan.compile, find, run, device, say, before)
+    finally:
+        subject.target.cpu()
+
+
 def curves_of(plan: EvaluationPlan, engine: Engine) -> list[Curve]:
     """The curves that a plan asks for."""
     asked = {"epsilon": plan.curve, "effort": plan.curve_effort}
@@ -140,10 +165,14 @@ def certification_of(
 
 
 def identity(
-    plan: EvaluationPlan, subject: Subject, precisions: Mapping[str, str]
+    plan: EvaluationPlan,
+    subject: Subject,
+    precisions: Mapping[str, str],
+    compilation: Choice,
 ) -> dict[str, Any]:
     """All that the figures depend on, except sources that an attacker has to train first."""
-    return settings_of(plan, subject) | {"precision": dict(precisions)}
+    chosen = {"precision": dict(precisions), "compile": compilation.mode}
+    return settings_of(plan, subject) | chosen
 
 
 def attack(
@@ -154,6 +183,7 @@ def attack(
     trainer: pl.Trainer,
     telling: Telling = SILENT,
     written: Callable[[Path], object] = lambda folder: None,
+    compilation: Choice = PLAIN,
 ) -> dict[str, Any]:
     """Attack, score and audit. The first of several processes also writes the returned content to
     ``results.json``.
@@ -167,6 +197,7 @@ def attack(
         telling: takes lines and shows progress.
         written: called with the folder whenever results were written there: before the audit, and
             after it.
+        compilation: how the attacks take gradients, as `compilation_of` chose it.
 
     Raises:
         UserError: the models do not fit the data, or the plan's output holds an unfinished run of
@@ -185,9 +216,11 @@ def attack(
         plan.survivors,
         keep_images,
         leave_early=plan.leave_early,
+        compiled=compilation.active,
     )
     check_sources(engine, data)  # what does not fit leaves no journal
-    settings, fresh = identity(plan, subject, precisions), plan.fresh and first_process()
+    settings = identity(plan, subject, precisions, compilation)
+    fresh = plan.fresh and first_process()
     engine.journal = journal = open_journal(output / "journal", settings, engine, fresh, say)
     evaluation = Evaluation(
         engine,
@@ -210,7 +243,15 @@ def attack(
     with telling.progress("attacking", share) as engine.advance:
         trainer.test(evaluation, datamodule=data, verbose=False)
     content = explained(
-        plan, evaluation, subject.target, subject.name, subject.unfit, precisions, device, data
+        plan,
+        evaluation,
+        subject.target,
+        subject.name,
+        subject.unfit,
+        precisions,
+        compilation,
+        device,
+        data,
     )
     if not trainer.is_global_zero:
         return content

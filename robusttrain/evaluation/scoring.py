@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robusttrain.attacks import Queried, prepared
 from robusttrain.core.at_once import copies_at_once
 from robusttrain.core.rng import Rng
+from robusttrain.models.compiling import gradients_by
 
 
 def wilson(mean: float, count: int) -> list[float]:
@@ -54,7 +55,12 @@ def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int
         return torch.zeros(0, draws, top, dtype=torch.int64)
     chunk = copies_at_once(None, batch, images[0].numel())
     classes, queried = [], Queried.of(model)
-    with prepared(queried), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with (
+        prepared(queried),
+        torch.no_grad(),
+        gradients_by("off"),  # a defense may take gradients of its own
+        torch.autocast(images.device.type, enabled=False),
+    ):
         images = images.clone().float()
         for start in range(0, draws, chunk):
             numbers = range(start, min(start + chunk, draws))

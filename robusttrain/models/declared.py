@@ -8,6 +8,7 @@ model that declares neither is called as torch calls it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any
 from weakref import WeakSet
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from robusttrain.core.errors import UserError
 from robusttrain.core.memory_format import use_plain_format
 from robusttrain.core.rng import Rng
+from robusttrain.models.compiling import Compiled, called
 from robusttrain.models.outputs import logits_of
 
 #: Part of torch's error about ``view`` on a tensor in another memory format.
@@ -71,11 +73,14 @@ def dtype_of(model: nn.Module) -> torch.dtype | None:
     return next((weight.dtype for weight in weights if weight.is_floating_point()), None)
 
 
-def output_of(model: nn.Module, images: Tensor, rng: Rng | None) -> Any:
+def output_of(
+    model: nn.Module, images: Tensor, rng: Rng | None, compiled: Compiled | None = None
+) -> Any:
     """What the model returns: ``model(images, rng)`` for models that take streams.
 
     Any other model gets a copy of the images, which it may change, in the type of its weights. The
-    copy is contiguous if the model fails with the faster format.
+    copy is contiguous if the model fails with the faster format. ``compiled`` answers in its
+    place, as it does for a model that is trained now (`robusttrain.models.compiling`).
     """
     if takes_streams(model):
         return model(images, rng)
@@ -84,7 +89,7 @@ def output_of(model: nn.Module, images: Tensor, rng: Rng | None) -> Any:
     if model in _in_rows:
         return model(images.contiguous())
     try:
-        return model(images)
+        return (compiled or partial(called, model))(images)
     except RuntimeError as error:
         if NO_VIEW not in str(error):
             raise

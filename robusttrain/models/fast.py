@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robusttrain.core.memory_format import use_fastest_format
 from robusttrain.core.rng import Rng
+from robusttrain.models.compiling import Compiled, wanted
 from robusttrain.models.copying import deep_copy
 from robusttrain.models.declared import dtype_of, output_of
 from robusttrain.models.outputs import tensor_of
@@ -63,6 +64,7 @@ class FastModel(nn.Module):
         super().__init__()
         self.network, self.dtype, self.autocast, self.folded = network, dtype, autocast, folded
         self.copied = copied
+        self._each: dict[str, Compiled] = {}
         for name in ("num_classes", "in_channels", "image_size", "takes_rng", "random"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
@@ -82,15 +84,33 @@ class FastModel(nn.Module):
         networks that take streams.
         """
         layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
+        compiled = self._compiled(images)
         if self.autocast:
             with torch.autocast(images.device.type, self.dtype):
-                return _wide(self.network, images.to(torch.float32, memory_format=layout), rng)
-        return _wide(self.network, images.to(self.dtype, memory_format=layout), rng)
+                images = images.to(torch.float32, memory_format=layout)
+                return _wide(self.network, images, rng, compiled)
+        images = images.to(self.dtype, memory_format=layout)
+        return _wide(self.network, images, rng, compiled)
+
+    def _compiled(self, images: Tensor) -> Compiled | None:
+        """What answers in the network's place; None for the network itself.
+
+        Copies alone are compiled, since nobody else writes to them, and where the gradient with
+        respect to the images is asked for.
+        """
+        mode = wanted()
+        if mode == "off" or not (self.copied and images.requires_grad):
+            return None
+        if mode not in self._each:
+            self._each[mode] = Compiled(self.network, mode)
+        return self._each[mode]
 
 
-def _wide(network: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
+def _wide(
+    network: nn.Module, images: Tensor, rng: Rng | None, compiled: Compiled | None = None
+) -> Tensor:
     """A network's logits in float32 or wider, in the network's own shape."""
-    logits = tensor_of(output_of(network, images, rng), len(images))
+    logits = tensor_of(output_of(network, images, rng, compiled), len(images))
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

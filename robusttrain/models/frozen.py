@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 class Frozen(nn.Module):
@@ -40,9 +41,18 @@ class Frozen(nn.Module):
         return logits
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        before = self._places()
         self.module._apply(fn, recurse)
-        self._derived.clear()
+        if self._places() != before:
+            self._derived.clear()
         return super()._apply(fn, recurse)
+
+    def _places(self) -> list[tuple[Any, ...]]:
+        """Where the held weights are; the same after a move to where they were already."""
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        return [
+            (0 if is_lazy(each) else each.data_ptr(), each.device, each.dtype) for each in tensors
+        ]
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

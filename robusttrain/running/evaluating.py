@@ -26,11 +26,13 @@ from robusttrain.evaluation.running import (
     Subject,
     attack,
     certification_of,
+    compilation_of,
     identity,
     precisions_of,
     settings_of,
 )
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
@@ -43,7 +45,10 @@ from robusttrain.storage.journal import refuse_others
 
 @without_advice()
 def evaluate(
-    plan: EvaluationPlan, telling: Telling = SILENT, precisions: dict[str, str] | None = None
+    plan: EvaluationPlan,
+    telling: Telling = SILENT,
+    precisions: dict[str, str] | None = None,
+    compiled: Mode | None = None,
 ) -> dict[str, Any]:
     """Carry out a plan; what is returned was also written to ``results.json``, with a
     ``report.html`` beside it (in the first of several processes).
@@ -52,6 +57,7 @@ def evaluate(
         plan: what to evaluate.
         telling: who listens.
         precisions: of the attacks, where an earlier run chose them; else as the plan says.
+        compiled: how they take gradients, likewise.
     """
     may_write(Path(plan.output), "--output")
     subject = fitted(plan, *build_parts(plan, telling.say), telling.say)
@@ -65,8 +71,12 @@ def evaluate(
     if precisions is None:
         device = trainer.strategy.root_device
         precisions = precisions_of(plan, subject, attacks, device, telling.say)
-    attacks = provide_surrogates(plan.without(subject.unfit), attacks, subject, precisions, telling)
-    return attack(plan, subject, attacks, precisions, trainer, telling, write_report)
+    compilation = compilation_of(
+        plan, subject, attacks, precisions, trainer.strategy.root_device, telling.say, compiled
+    )
+    known = identity(plan, subject, precisions, compilation)
+    attacks = provide_surrogates(plan.without(subject.unfit), attacks, subject, known, telling)
+    return attack(plan, subject, attacks, precisions, trainer, telling, write_report, compilation)
 
 
 def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, say: Say) -> None:
@@ -162,7 +172,7 @@ def provide_surrogates(
     plan: EvaluationPlan,
     attacks: dict[str, Scenario],
     subject: Subject,
-    precisions: dict[str, str],
+    known: Mapping[str, Any],
     telling: Telling,
 ) -> dict[str, Scenario]:
     """The attacks with the models that the attacker trains, found where they were kept or trained
@@ -172,7 +182,7 @@ def provide_surrogates(
         plan: what is evaluated, without attacks that do not apply.
         attacks: by name, as far as they can be built without those models.
         subject: of the evaluation.
-        precisions: of the attacks.
+        known: the evaluation's `identity`.
         telling: who listens.
     """
     needed = surrogates_in(plan.attacks)
@@ -180,7 +190,7 @@ def provide_surrogates(
         return attacks
     # What does not fit is found before the attacker's models are trained.
     if not plan.fresh:
-        refuse_others(Path(plan.output) / "journal", identity(plan, subject, precisions))
+        refuse_others(Path(plan.output) / "journal", known)
     folder = Path(plan.checkpoints) / "surrogates"
     keeper = Keeper(folder, subject.target, training_data(plan), plan.trainer, plan.defense)
     paths = keeper.provide(needed, train_surrogate, plan.surrogate_epochs, telling)

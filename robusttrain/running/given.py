@@ -27,7 +27,7 @@ from robusttrain.evaluation import Scenario
 from robusttrain.evaluation.fitting import classes_of
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.report import Results, read_results
-from robusttrain.evaluation.running import attack, precisions_of
+from robusttrain.evaluation.running import attack, compilation_of, precisions_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.evaluating import check, fitted, for_the_bare, tester
@@ -119,7 +119,8 @@ def _run(
     subject = replace(subject, bare=alone)
     trainer = tester(_place(device))
     precisions = precisions_of(plan, subject, attacks, device, telling.say)
-    attack(plan, subject, attacks, precisions, trainer, telling, write_report)
+    compilation = compilation_of(plan, subject, attacks, precisions, device, telling.say)
+    attack(plan, subject, attacks, precisions, trainer, telling, write_report, compilation)
     return read_results(plan.output)
 
 

@@ -95,6 +95,12 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         # What the run began with, whatever is faster by now.
         began = old.get("training", {}).get("inner_precision", "trainer")
         recipe["training"]["inner_precision"] = began
+    began = old.get("run", {}).get("compile", "off")
+    # Likewise; whoever asks for compiling means a run that was.
+    if recipe["run"].get("compile") == "auto" or (
+        recipe["run"].get("compile") == "on" and began != "off"
+    ):
+        recipe["run"]["compile"] = began
     before, now = (flat(as_before(_comparable(each))) for each in (old, recipe))
     # Its optimizer first: figures differ with it.
     for name in sorted({*before, *now}, key=lambda name: (name != "training.optimizer", name)):

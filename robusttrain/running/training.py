@@ -23,6 +23,7 @@ from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import Facts, ImageData, ImageFolder
 from robusttrain.evaluation import Engine, Scenario, check_classes, need_two
 from robusttrain.evaluation.covering import covering, threats_of
+from robusttrain.models.compiling import Mode
 from robusttrain.running.budget import within
 from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.running.purifiers import folder_in, provide
@@ -30,7 +31,8 @@ from robusttrain.running.resuming import placed
 from robusttrain.storage.files import may_write, writable
 from robusttrain.training import RobustTraining
 from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy
-from robusttrain.training.cost import estimate
+from robusttrain.training.compiling import chosen_for
+from robusttrain.training.cost import estimate, planned
 from robusttrain.training.loggers import begun, ending, refuse_missing
 from robusttrain.training.plan import TrainingPlan
 from robusttrain.training.refusals import refuse, refuse_batches, refuse_memory, to_device
@@ -104,6 +106,8 @@ class Job:
         if plan.extra.root is not None:
             run["extra"] = {"images": add_extra(plan, self.data), "share": plan.extra.share}
         recipe = recipe_of(self.model, self.defense, plan.data)
+        if plan.compile != "off":
+            run["compile"] = plan.compile  # what it comes to is measured later
         return {**recipe, "training": self.settings, "run": run}
 
 
@@ -150,6 +154,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     job.data.prepare_data()
     job.data.setup("fit")
     check_on_data(job, first_look, sources, trainer, say)
+    compiled = compile_on_data(job, first_look, recipe["run"], trainer, say)
     if plan.estimate:
         estimate_all(job, trainer, first_look, [*watching, *keeping], say)
         return None
@@ -169,6 +174,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         )
         provide(job.defense, job.data, folder_in(checkpoints), plan.trainer, plan.seed, say=say)
     training = job.training()
+    training.compiled_as(compiled)
     training.recipe = {**recipe, "classes": job.data.class_names, "plan": plan.to_json()}
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
     say(f"training {job.name}, {trainable / 1e6:.2f} M parameters, into {place.folder}")
@@ -214,6 +220,24 @@ def check_on_data(
         job.settings["inner_precision"] = chosen = training.inner_precision
         why = speeds or "there is no inner attack that would be as strong in bfloat16"
         say(f"precision: inner attacks differentiate in {chosen}, since {why}")
+
+
+def compile_on_data(
+    job: Job, training: RobustTraining, run: dict[str, Any], trainer: pl.Trainer, say: Say
+) -> Mode:
+    """How training steps take gradients; what was chosen is noted in ``run``, for checkpoints."""
+    asked = run.pop("compile", "off")
+    if asked == "off":
+        return "off"
+    loader = job.data.train_dataloader()
+    _, _, steps = planned(len(loader), trainer)
+    device = trainer.strategy.root_device
+    batch = job.data.on_after_batch_transfer(to_device(next(iter(loader)), device), 0)
+    choice = chosen_for(asked, training.to(device), batch, trainer, steps)
+    say(str(choice))
+    if choice.mode != "off":
+        run["compile"] = choice.mode
+    return choice.active
 
 
 def shown(callbacks: Sequence[pl.Callback]) -> dict[str, Scenario]:

@@ -40,14 +40,8 @@ def estimate(
     device = trainer.strategy.root_device
     training.to(device)
     loader = data.train_dataloader()
-    batches = limited(len(loader), trainer.limit_train_batches)
     batch = data.on_after_batch_transfer(to_device(next(iter(loader)), device), 0)
-    epochs = max(0, trainer.max_epochs or 0)
-    steps = batches * epochs
-    if trainer.max_steps > 0:
-        most = trainer.max_steps * trainer.accumulate_grad_batches
-        steps = min(steps, most) if epochs else most
-        epochs = -(-steps // batches)
+    batches, epochs, steps = planned(len(loader), trainer)
     size, total, seconds = len(batch.images) * trainer.world_size, 0, 0.0
     # A wrapper may begin later, so epochs form phases of the same cost.
     phases = [
@@ -91,6 +85,18 @@ def estimate(
                 f" evaluations, {about(look.seconds)}"
             )
     return total
+
+
+def planned(length: int, trainer: Any) -> tuple[int, int, int]:
+    """Batches of an epoch, epochs, and batches in all, within the trainer's limits."""
+    batches = limited(length, trainer.limit_train_batches)
+    epochs = max(0, trainer.max_epochs or 0)
+    steps = batches * epochs
+    if trainer.max_steps > 0:
+        most = trainer.max_steps * trainer.accumulate_grad_batches
+        steps = min(steps, most) if epochs else most
+        epochs = -(-steps // batches)
+    return batches, epochs, steps
 
 
 class Look(NamedTuple):

@@ -26,6 +26,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.evaluation import check_classes
 from robusttrain.evaluation.precision import Speeds, measure_speeds_of
+from robusttrain.models.compiling import InTraining, Mode, gradients_by
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import optimizers
 from robusttrain.training.crafting import Meter, crafting_in
@@ -151,6 +152,7 @@ class RobustTraining(pl.LightningModule):
             seed,
         )
         self.inner_precision = inner_precision
+        self._compiled: InTraining | None = None
         #: Time and success of the inner attacks of an epoch.
         self.meter = Meter()
         accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -204,6 +206,19 @@ class RobustTraining(pl.LightningModule):
         self.inner_precision = speeds.better
         return speeds
 
+    @property
+    def compiled(self) -> Mode:
+        """How training steps take gradients."""
+        return self._compiled.mode if self._compiled else "off"
+
+    def compiled_as(self, mode: Mode) -> None:
+        """Take the gradients of training steps in ``mode`` from now on: those of the weights, those
+        of inner attacks, and those of g.
+
+        Validation and its attacks stay as they are, and so do the names of the weights.
+        """
+        self._compiled = None if mode == "off" else InTraining(self.model.classifier, mode)
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         # The batch is still on the CPU, so the check waits for no accelerator.
         return batch._replace(labels=check_labels(batch.labels, batch.images, self.num_classes))
@@ -211,6 +226,8 @@ class RobustTraining(pl.LightningModule):
     def on_fit_start(self) -> None:
         # Every process measures, and all take the choice of the first one.
         self.inner_precision = self.trainer.strategy.broadcast(self.inner_precision)
+        if (mode := self.trainer.strategy.broadcast(self.compiled)) != self.compiled:
+            self.compiled_as(mode)
 
     def on_train_epoch_start(self) -> None:
         # Layers that draw from torch's global generator (dropout, stochastic depth in timm's
@@ -249,7 +266,8 @@ class RobustTraining(pl.LightningModule):
             rng = rng.fold("replay").fold(replay)
         self.settle_inner_precision(batch)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(self.inner_precision)
-        with self.meter.listening(), crafting_in(dtype), ExactConvolutions():
+        compiled = gradients_by(self.compiled, self._compiled)
+        with self.meter.listening(), crafting_in(dtype), ExactConvolutions(), compiled:
             return objective(self.model, *mixed, rng)
 
     def on_validation_start(self) -> None:

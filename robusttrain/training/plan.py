@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from robusttrain.core.errors import OptionError, UserError, at_least, below_one, first_line
+from robusttrain.core.errors import OptionError, UserError, at_least, below_one, first_line, one_of
+from robusttrain.evaluation.compiling import COMPILE, Compile
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
 Node = dict[str, Any]
@@ -129,6 +130,9 @@ class TrainingPlan:
         extra: further training images.
         estimate: say what training would cost, and stop.
         f_b_training: training preset for an f_b, if one is needed.
+        compile: whether training steps take gradients of compiled networks (torch.compile, on GPUs
+            CUDA graphs as well), inner attacks and g among them; auto: where it was measured to
+            save time here. Validation is not compiled.
 
     Raises:
         OptionError: a value that cannot work.
@@ -155,10 +159,12 @@ class TrainingPlan:
     extra: Extra = field(default_factory=Extra)
     estimate: bool = False
     f_b_training: str = "f_b"
+    compile: Compile = "off"
 
     def __post_init__(self) -> None:
         at_least("--seed", self.seed, 0)
         below_one("--ema", self.ema)
+        one_of("--compile", self.compile, COMPILE)
         at_least("--early_stopping", self.early_stopping, 0)
         at_least("--robust.every", self.robust.every, 0)
         for name in self.loggers or [""]:

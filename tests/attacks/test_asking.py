@@ -10,7 +10,9 @@ from torch import nn
 
 from robusttrain.attacks import (
     APGD,
+    DDN,
     FAB,
+    FMN,
     L2,
     Average,
     CarliniWagner,
@@ -254,7 +256,9 @@ ATTACKS = {
     "square": Square(40, votes=2, threat=WIDE),
     "hopskipjump": HopSkipJump(2, evaluations=6, votes=3, tries=8, search_steps=5, threat=WIDE),
     "genattack": GenAttack(4, votes=2, threat=WIDE),
+    "ddn": DDN(5, votes=3, threat=L2(2.0)),
     "deepfool": DeepFool(4, votes=3, threat=L2(2.0)),
+    "fmn": FMN(5, votes=3, threat=WIDE),
     "cw": CarliniWagner(4, 0.03, search_steps=2, initial_c=1.0, votes=3, threat=L2(2.0)),
     "fab": FAB(3, targets=2, threat=WIDE),
     "noise": RandomNoise(30, votes=2, threat=WIDE),

@@ -8,8 +8,10 @@ import pytest
 
 from robusttrain.attacks import (
     APGD,
+    DDN,
     DLR,
     FAB,
+    FMN,
     L2,
     RMSD,
     Average,
@@ -237,6 +239,10 @@ UNBOUNDED = {
         Target(),
     ),
     "deepfool": (DeepFool(50, 10, 0.02, threat=ANYWHERE), Target()),
+    # Rony et al. 2019, section 5; Pintor et al. 2021, as released.
+    "ddn": (DDN(100, 1.0, 0.05, threat=ANYWHERE), Target()),
+    "fmn-l2": (FMN(100, 1.0, 0.05, threat=ANYWHERE), Target()),
+    "fmn-linf": (FMN(100, 1.0, 0.05, threat=BOX), Target()),
     "liu": (Optimization(100, 4 * PIXEL, 0.0, threat=BOX, objective=WrongProbability()), Target()),
     "liu-ensemble": (
         Optimization(100, 8 * PIXEL, 0.0, True, threat=BOX, objective=WrongProbability()),
@@ -341,6 +347,8 @@ def test_preset_says_what_it_is_and_runs(preset, curved, images, streams):
         if preset.stem in ("square", "square-quick", "random-noise")
         else [("steps", "1")]
     )
+    # The first iterate is the image; these end where they have seen an adversarial one.
+    overrides = [("steps", "15")] if preset.stem[:3] in ("ddn", "fmn") else overrides
     # A step that changes c, and one that crosses the boundary, take more than one
     if "cw" in preset.stem:
         overrides = [

@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from robusttrain.attacks import (
     APGD,
+    DDN,
     FAB,
+    FMN,
     L2,
     Average,
     AverageLogits,
@@ -54,7 +56,9 @@ ATTACKS = {
     "apgd": APGD(6),
     "fab": FAB(4, targets=2, restarts=2),
     "cw": CarliniWagner(4, search_steps=2, threat=L2(0.5)),
+    "ddn": DDN(4, threat=L2(0.5)),
     "deepfool": DeepFool(4, threat=L2(0.5)),
+    "fmn": FMN(4),
     "genattack": GenAttack(4),
     "square": Square(30),
     "square-l2": Square(30, threat=L2(0.5)),

@@ -6,7 +6,9 @@ import torch
 from robusttrain import DefendedClassifier
 from robusttrain.attacks import (
     APGD,
+    DDN,
     FAB,
+    FMN,
     L2,
     Attack,
     Average,
@@ -85,7 +87,18 @@ def test_more_steps_are_finer_but_never_longer():
 
 @pytest.mark.parametrize(
     "attack",
-    [pgd(), APGD(), FAB(), DeepFool(), CarliniWagner(), GenAttack(), HopSkipJump(), Optimization()],
+    [
+        pgd(),
+        APGD(),
+        FAB(),
+        DDN(),
+        DeepFool(),
+        FMN(),
+        CarliniWagner(),
+        GenAttack(),
+        HopSkipJump(),
+        Optimization(),
+    ],
     ids=lambda attack: type(attack).__name__,
 )
 def test_every_attack_with_steps_can_be_scaled(attack):

@@ -62,8 +62,9 @@ def test_every_attack_preset_is_an_attack(name):
         "liu": 1.0,
         "liu-ensemble": 1.0,
         "minimal-norm": 1.0,
+        "fmn-linf": 1.0,
     }
-    unusual |= dict.fromkeys(("cw", "cw-paper", "d-cw", "deepfool"), 1000.0)
+    unusual |= dict.fromkeys(("cw", "cw-paper", "d-cw", "ddn", "deepfool", "fmn-l2"), 1000.0)
     usual = {"rmsd": 15 / 255, "l2": 0.5}.get(scenario.attack.threat.norm, 0.031)
     assert scenario.attack.threat.epsilon == pytest.approx(unusual.get(name, usual))
     assert scenario.knowledge

@@ -31,6 +31,8 @@ def test_attacks_that_compare_losses_or_distances_stay_in_float32():
         "hopskipjump",
         "cw",
         "deepfool",
+        "ddn",
+        "fmn-linf",
         "fab-t",
         "autoattack",
         "finite-differences",

@@ -36,7 +36,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 #: Their networks are no classifiers.
 OTHERS = {"denoiser", "diffusion", "reparameterization"}
-NAMES = sorted({*presets.names("training")} - OTHERS)
+#: `budget` says more than a training of an f_b may; its objective is that of `n-fgsm`.
+NAMES = sorted({*presets.names("training")} - OTHERS - {"budget"})
 
 #: Whether the loss is finite: the step of the optimizer waits for the answer.
 FINITE = 1

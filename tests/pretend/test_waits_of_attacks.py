@@ -68,6 +68,7 @@ def ways(name: str) -> list[str]:
 CONSTANT = {
     **dict.fromkeys(("apgd-t", "apgd-t-margin"), (3, 3)),
     **dict.fromkeys(("cw", "cw-paper", "d-cw"), (4, 4)),
+    **dict.fromkeys(("ddn", "fmn-l2", "fmn-linf"), (4, None)),
     "liu-ensemble": (4, 4),  # each member anew: logits, or probabilities?
     "apgd-best-of": (4, 4),
     "pgd-restarts": (6, 6),
@@ -82,6 +83,7 @@ CONSTANT = {
 }
 
 LEAVES = "an image leaves the batch once it is misclassified: the host must know how many stay"
+VOTES = "a random model's answers are asked for by as many draws as fit, in each step"
 FIRST = "a search for the first misclassified point ends for an image where it is found"
 #: Attacks whose waits grow with their steps, at most to so many at STEPS, and why.
 GROWING = {
@@ -93,6 +95,7 @@ GROWING = {
     ("genattack", "deterministic"): ((8, 14), LEAVES),
     ("deepfool", "deterministic"): ((5, 7), LEAVES),
     ("deepfool", "random"): ((5, 7), LEAVES),
+    **{(name, "random"): ((6, 10), VOTES) for name in ("ddn", "fmn-l2", "fmn-linf")},
     ("hopskipjump", "deterministic"): ((10, 16), FIRST),
     ("hopskipjump", "random"): ((17, 28), FIRST),
     ("HOPSKIPJUMP-L2", "deterministic"): ((10, 16), FIRST),

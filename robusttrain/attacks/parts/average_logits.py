@@ -31,8 +31,8 @@ class AverageLogits(GradientEstimator):
 
     Args:
         draws: n.
-        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if
-            large.
+        chunk: draws evaluated at once; None for 20, fewer where they make more than 256 images, or
+            large ones.
     """
 
     draws: Count = 20
@@ -75,7 +75,8 @@ class AverageLogits(GradientEstimator):
                 p = probabilities(images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
             return p.new_zeros(len(p)), p
 
-        _, mean = mean_over_copies(self.draws, self.chunk, images, predict)
+        chunk = self.at_once(len(images), images.shape[1:].numel())
+        _, mean = mean_over_copies(self.draws, chunk, images, predict)
         with torch.enable_grad():
             mean.requires_grad_()
             loss = loss_fn.objective(
@@ -89,5 +90,5 @@ class AverageLogits(GradientEstimator):
 
             return Backprop()(along, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
 
-        _, gradient = mean_over_copies(self.draws, self.chunk, images, differentiate)
+        _, gradient = mean_over_copies(self.draws, chunk, images, differentiate)
         return loss.detach(), gradient

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.parts.loss import LossFn
-from robusttrain.core.at_once import copies_at_once
+from robusttrain.core.at_once import copies_at_once, gradients_at_once
 from robusttrain.core.checked import Count, NonNegative, Share, checked
 from robusttrain.core.errors import UserError, within
 from robusttrain.core.parts import part
@@ -83,6 +83,14 @@ class GradientEstimator(ABC):
         ``rng`` (B,).
         """
 
+    def at_once(self, batch: int, pixels: int) -> int:
+        """Copies of a batch of this size in one call of the inner estimator, or of the model, if
+        there are as many; arguments as for `stacked`.
+        """
+        chunk = self.copies[1]
+        which = gradients_at_once if self.evaluations else copies_at_once
+        return which(chunk, batch, pixels)
+
     def stacked(self, batch: int, pixels: int) -> int:
         """How many copies of a batch of this size are evaluated at once, inner estimators included.
 
@@ -90,8 +98,7 @@ class GradientEstimator(ABC):
             batch: images of the batch.
             pixels: pixel values of an image, C H W.
         """
-        copies, chunk = self.copies
-        copies = min(copies, copies_at_once(chunk, batch, pixels))
+        copies = min(self.copies[0], self.at_once(batch, pixels))
         return copies * (self.made_of.stacked(batch * copies, pixels) if self.made_of else 1)
 
 
@@ -154,8 +161,8 @@ class Average(GradientEstimator):
     Args:
         draws: draws of the randomness.
         inner: estimator for each draw.
-        chunk: draws evaluated at once; None for as many as make a batch of 256 images, fewer if
-            large.
+        chunk: draws evaluated at once; None for 20, fewer where they make more than 256 images, or
+            large ones.
     """
 
     draws: Count = 20
@@ -189,7 +196,9 @@ class Average(GradientEstimator):
         def estimate(numbers: range) -> tuple[Tensor, Tensor]:
             return self.inner(loss_fn, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
 
-        return mean_over_copies(self.draws, self.chunk, images, estimate)
+        return mean_over_copies(
+            self.draws, self.at_once(len(images), images.shape[1:].numel()), images, estimate
+        )
 
 
 @checked
@@ -203,8 +212,8 @@ class Smooth(GradientEstimator):
         samples: m, the number of noisy copies.
         sigma: standard deviation of the noise, for pixel values in [0, 1].
         inner: estimator for each copy.
-        chunk: copies evaluated at once; None for as many as make a batch of 256 images, fewer if
-            large.
+        chunk: copies evaluated at once; None for 20, fewer where they make more than 256 images,
+            or large ones.
     """
 
     samples: Count = 20
@@ -232,7 +241,9 @@ class Smooth(GradientEstimator):
                 loss_fn, images.repeat(len(numbers), 1, 1, 1) + self.sigma * noise, streams
             )
 
-        return mean_over_copies(self.samples, self.chunk, images, estimate)
+        return mean_over_copies(
+            self.samples, self.at_once(len(images), images.shape[1:].numel()), images, estimate
+        )
 
 
 @checked

@@ -34,6 +34,7 @@ from robusttrain.attacks.parts.threats import Linf
 from robusttrain.attacks.sources.basic import Source, searching
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.rng import Rng
+from robusttrain.models.compiling import gradients_by
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
 
@@ -159,7 +160,11 @@ class _Unroll(torch.autograd.Function):
             return v, None, None
         v_x = torch.zeros_like(images)
         loss_fn = Loss(ctx.unrolling.smooth_f_b, ctx.unrolling.attack.objective, goal)
-        with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        with (
+            torch.enable_grad(),
+            torch.autocast(images.device.type, enabled=False),
+            gradients_by("off"),  # compiled passes have no second derivative
+        ):
             first = ctx.unrolling.first
             for t in reversed(range(first, first + len(iterates))):
                 v, to_centre = ctx.unrolling.step_back(

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# All that a GPU has to show, as JSON, in ten minutes at most (docs/processors.md):
+#   benchmarks/on_gpu.sh [--device cuda|cpu] [--quick] [--pack DIR] [--only "PART ..."] OUT
+# --pack is a folder by benchmarks.pack; without one, embedded digits, packaged models and a wheel made here.
+# --only names parts: verdicts verdicts-in-full pgd g eot autoattack training draws synchronisations.
+# PYTHON names the interpreter, SECONDS_IN_ALL the budget (600).
+set -u
+usage() { sed -n 2,6p "$0" >&2; exit 2; }
+device=cuda quick= pack= only= out=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --device|--pack|--only) [ $# -ge 2 ] || usage; declare "${1#--}=$2"; shift 2 ;;
+        --quick) quick=1; shift ;;
+        -*) usage ;;
+        *) [ -z "$out" ] || usage; out=$1; shift ;;
+    esac
+done
+[ -n "$out" ] || usage
+here=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+[ ! -e "$out/parts.tsv" ] || { echo "$out holds another run: give a new folder" >&2; exit 2; }
+if [ -n "$pack" ]; then pack=$(cd "$pack" && pwd) || exit 2; fi
+python=${PYTHON:-python3} budget=${SECONDS_IN_ALL:-600}
+
+# The wheel unpacked, beside the benchmarks: the parts import it, not this working tree.
+run=$(mktemp -d) && trap 'rm -rf "$run"' EXIT
+from=${pack:-$run}
+[ -n "$pack" ] || "$python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$run" "$here" || exit 1
+"$python" -m zipfile -e "$from"/robusttrain-*.whl "$run" && cp -r "$here/benchmarks" "$run" || exit 1
+commit=$(git -C "$here" rev-parse HEAD 2>"$run/no-git") ||
+    commit=$([ -z "$pack" ] || "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["commit"] or "")' "$pack/pack.json")
+if [ -n "$pack" ]; then export PYTHONPATH="$pack/peers${PYTHONPATH:+:$PYTHONPATH}"; fi
+cd "$run" || exit 1
+: >"$out/parts.tsv"
+
+part() {  # NAME LIMIT MODULE ARGUMENT...: one part, its JSON and its log
+    local name=$1 limit=$2 code started=$SECONDS; shift 2
+    [ "$device" != cpu ] || limit=$((5 * limit))  # a GPU's limits are too short for a CPU
+    if [ -n "$only" ] && [[ " $only " != *" $name "* ]]; then skip "$name" "not among --only"; return; fi
+    if [ $((budget - SECONDS)) -lt 10 ]; then skip "$name" "the $budget seconds in all were spent"; return; fi
+    [ $((budget - SECONDS)) -ge "$limit" ] || limit=$((budget - SECONDS))
+    timeout --kill-after 5 "$limit" "$python" -m "$@" --device "$device" --output "$out/$name.json" >"$out/$name.log" 2>&1
+    code=$?
+    printf '%s\t%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - started))" "$limit" >>"$out/parts.tsv"
+    echo "$name: exit code $code, $((SECONDS - started)) s"
+}
+skip() { printf '%s\t%s\t0\t0\n' "$1" "left out: $2" >>"$out/parts.tsv"; echo "$1: left out: $2"; }
+
+data=(--epsilon 0.062) draws_of=()
+if [ -n "$pack" ]; then
+    draws_of=(--root "$pack/images" --weights "$pack/f_b.pth")
+    data=(--epsilon 0.031 "${draws_of[@]}")
+fi
+if [ -n "$quick" ]; then
+    verdicts=(--images 8 --steps 2 --draws 2) speed=(--images 8 --steps 2 --rounds 1) behind=(--timed_draws 2)
+    aa=(--images 4 --attack apgd-ce --rounds 0) memory=(--images 8 --draws 1 5) waits=(--images 4 --steps 1 2)
+else
+    verdicts=(--images 200 --steps 20 --draws 10) speed=(--images 256 --steps 10 --rounds 5 --compiled)
+    aa=(--images 128 --rounds 0 --compiled) memory=(--images 100 --draws 1 5 20 100)
+    waits=(--images 32 --steps 5 10) behind=(--timed_draws 6)
+fi
+[ "$device" != cpu ] || waits+=(--pretend "$here/tests/pretend")
+
+part verdicts 90 benchmarks.both_devices "${verdicts[@]}" "${data[@]}"
+if [ "$device" = cpu ]; then skip verdicts-in-full "a CPU has no TF32"
+else part verdicts-in-full 90 benchmarks.both_devices --no_tf32 "${verdicts[@]}" "${data[@]}"; fi
+part synchronisations 60 benchmarks.synchronisations "${waits[@]}" "${data[@]}"
+part draws 60 benchmarks.draws "${memory[@]}" "${draws_of[@]}"
+part pgd 90 benchmarks.speed pgd "${speed[@]}" "${data[@]}"
+part g 90 benchmarks.speed g "${speed[@]}" "${data[@]}"
+part eot 90 benchmarks.speed eot "${speed[@]}" "${behind[@]}" "${data[@]}"
+part training 120 benchmarks.speed training "${speed[@]}" "${data[@]}"
+part autoattack 180 benchmarks.speed autoattack "${aa[@]}" "${data[@]}"
+
+"$python" -m benchmarks.summary "$out" --device "$device" --commit "$commit"

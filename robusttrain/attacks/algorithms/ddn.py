@@ -1,0 +1,144 @@
+"""DDN: the gradient chooses the direction, success or failure the norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.algorithms.nearest import Nearest, annealed
+from robusttrain.attacks.asking import Queried
+from robusttrain.attacks.base import Attack, Cost, times
+from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
+from robusttrain.attacks.parts.loss import Loss
+from robusttrain.attacks.parts.objectives import CrossEntropy, Margin, Objective
+from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
+from robusttrain.attacks.parts.updates import Normalized
+from robusttrain.core.checked import Count, Positive, Share, checked
+from robusttrain.core.errors import OptionError
+from robusttrain.core.rng import Rng
+
+#: The step size at the end (paper, section 5; 1 at first).
+LAST_STEP = 0.01
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class _Judged(Objective):
+    """The margin by value, another objective by gradient: one pass tells success and direction."""
+
+    objective: Objective
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        climbed = self.objective(logits, goal)
+        return Margin()(logits, goal).detach() + (climbed - climbed.detach())
+
+
+@checked
+@dataclass(frozen=True)
+class DDN(Attack):
+    """The attack of Rony et al. 2019, "Decoupling direction and norm for efficient gradient-based
+    L2 adversarial attacks and defenses", algorithm 1.
+
+        g = alpha_k grad J(x_k) / |grad J(x_k)|_2
+        epsilon_{k+1} = (1 - gamma) epsilon_k if x_k is adversarial, else (1 + gamma) epsilon_k
+        delta_{k+1} = epsilon_{k+1} (delta_k + g) / |delta_k + g|_2
+        x_{k+1} = clip(x + delta_{k+1})
+
+    Symbols: x the image, x_k the iterate, x_0 = x, delta_k = x_k - x, J the loss, epsilon_k the
+    norm of the iterate, alpha_k the step size, half a cosine from 1 to 0.01, clip is to the box. As
+    in the released code, delta_{k+1} is what is left after clipping, and epsilon is no greater than
+    the distance of the farthest corner of the box. (In the text, delta adds up the steps alone.)
+    The images are not rounded to 8 bits.
+
+    The attack returns the nearest adversarial iterate, *projected into the threat* if it is farther
+    than epsilon; the projection is adversarial only by luck. For minimal distances take a wide
+    threat. The image itself comes back where it is misclassified already, or where no iterate is.
+    Attack in float32: the result lies close to the boundary.
+
+    On a random model (two passes over the clean image tell) the majority of ``votes`` fresh draws
+    judges an iterate. The nearest of many was then lucky, too. An estimator other than `Backprop`
+    takes such a query for each iterate.
+
+    Args:
+        steps: K, the iterates that are asked about, x itself first.
+        initial_norm: epsilon_0, in units of pixel values.
+        gamma: by which share the norm changes in a step.
+        votes: draws of a random model's randomness that judge an iterate.
+        threat: L2, whose ball the result is projected into.
+        objective: J: one that needs nothing but the label (`CrossEntropy`, `Margin`, `DLR`, ...).
+        gradient: how the gradient of J is estimated.
+    """
+
+    steps: Count = 100
+    initial_norm: Positive = 1.0
+    gamma: Share = 0.05
+    votes: Count = 10
+    threat: Threat = field(default_factory=L2)
+    objective: Objective = field(default_factory=CrossEntropy)
+    gradient: GradientEstimator = field(default_factory=Backprop)
+
+    def __post_init__(self) -> None:
+        if self.threat.norm != "l2":
+            raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")
+        if self.objective.asks:
+            raise OptionError(
+                "objective", self.objective, "must lead away from the label, as CrossEntropy does"
+            )
+
+    def with_objective(self, objective: Objective) -> DDN | None:
+        """The same attack with another objective; None for those that aim at something else."""
+        return None if objective.asks else replace(self, objective=objective)
+
+    @property
+    def seeks_nearest(self) -> bool:
+        return True
+
+    def scaled(self, effort: float) -> DDN:
+        return replace(self, steps=times(self.steps, effort))
+
+    def cost(self) -> Cost:
+        """An upper bound; but `Backprop` on a random model takes ``votes`` more queries a step."""
+        voted = 0 if isinstance(self.gradient, Backprop) else self.votes
+        return Cost(
+            gradients=self.steps * self.gradient.evaluations,
+            queries=2 + self.steps * (self.gradient.queries + voted),
+        )
+
+    def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        result = images.clone()
+        left = ((Margin()(logits, labels) <= 0) | random).nonzero().squeeze(1)
+        if len(left):
+            x = images[left]
+            found = self.minimise(source, x, labels[left], random[left], rng[left])
+            result[left] = into_ball(self.threat, found, x)
+        return result
+
+    def minimise(
+        self, source: nn.Module, images: Tensor, labels: Tensor, random: Tensor, rng: Rng
+    ) -> Tensor:
+        """The loop: the nearest adversarial iterates (B, C, H, W), or the image where there is
+        none.
+        """
+        nearest = Nearest(source, images, labels, random, self.threat, self.gradient, self.votes)
+        # Estimators that look at values shall see the objective's.
+        exact = isinstance(self.gradient, Backprop)
+        loss_fn = Loss(source, _Judged(self.objective) if exact else self.objective, labels)
+        epsilon = torch.full_like(nearest.distance, self.initial_norm)
+        farthest, x = nearest.farthest(), images
+        for k in range(self.steps):
+            streams = rng.fold(k)
+            margin, gradient = self.gradient(loss_fn, x, streams)
+            adversarial = nearest.note(x, margin, streams.fold("judge"))
+            if k + 1 == self.steps:
+                break
+            g, _ = Normalized().step(gradient, None)
+            delta = (x - images).add_(g, alpha=annealed(1.0, LAST_STEP, k, self.steps))
+            factor = torch.where(adversarial, 1 - self.gamma, 1 + self.gamma)
+            epsilon = (epsilon * factor).minimum(farthest)
+            length = delta.flatten(1).norm(dim=1).clamp_min(_TINY)
+            x = delta.mul_(per_image(epsilon / length)).add_(images).clamp_(0, 1)
+        return nearest.points
