@@ -145,7 +145,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": "python -m benchmarks.autoattack " + " ".join(arguments.command),
         "machine": machine(arguments.device),
-        "compiled": arguments.compiled,
+        **({"compiled": True} if arguments.compiled else {}),
         "images": len(images),
         **{name: getattr(arguments, name) for name in named},
         "clean": accuracy(model_right(model, images, labels)),

@@ -142,7 +142,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "command": "python -m benchmarks.eot " + " ".join(sys.argv[1:]),
         "machine": machine(arguments.device),
-        "compiled": arguments.compiled,
+        **({"compiled": True} if arguments.compiled else {}),
         "images": arguments.images,
         "precision": arguments.precision,
         "time_of_one_gradient_evaluation_relative_to_plain": round(

@@ -118,7 +118,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": "python -m benchmarks.pgd " + " ".join(arguments.command),
         "machine": machine(arguments.device),
-        "compiled": arguments.compiled,
+        **({"compiled": True} if arguments.compiled else {}),
         "model": arguments.model,
         "images": len(images),
         "steps": arguments.steps,

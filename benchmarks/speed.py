@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks import autoattack, eot, pgd, training, transform
-from benchmarks.timing import Contenders, load_images, machine, network, take_turns, write
+from benchmarks.timing import Contenders, keep, load_images, machine, network, take_turns, write
 from benchmarks.training_peers import identity_backward
 from robusttrain import DefendedClassifier
 from robusttrain.defenses import AdversarialTransform
@@ -156,6 +156,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "as_it_is": measured(arguments, False, peers),
     }
     if arguments.compiled:
+        unfinished = report | {"left_out": left_out | {"compiled": "did not come to its end"}}
+        keep(unfinished, arguments.output)  # compiling may take more than the time that there is
         try:
             report["compiled"] = measured(arguments, True, peers)
         except FAILURES as error:

@@ -215,7 +215,11 @@ def _installed(name: str) -> str | None:
 
 def write(report: dict[str, Any], path: str) -> None:
     """Print a report and keep it as JSON."""
-    text = laid_out(report)
-    print(text)
+    print(laid_out(report))
+    keep(report, path)
+
+
+def keep(report: dict[str, Any], path: str) -> None:
+    """Keep a report as JSON."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(text + "\n")
+    Path(path).write_text(laid_out(report) + "\n")

@@ -204,7 +204,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": "python -m benchmarks.training " + " ".join(arguments.command),
         "machine": machine(arguments.device),
-        "compiled": arguments.compiled,
+        **({"compiled": True} if arguments.compiled else {}),
         "model": arguments.model,
         "defense": arguments.defense,
         "images": arguments.images,

@@ -129,7 +129,7 @@ def main() -> None:
     report = {
         "command": "python -m benchmarks.transform " + " ".join(sys.argv[1:]),
         "machine": machine(arguments.device),
-        "compiled": arguments.compiled,
+        **({"compiled": True} if arguments.compiled else {}),
         "images": len(images),
         "steps": arguments.steps,
         "radius": arguments.radius,

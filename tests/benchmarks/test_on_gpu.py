@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import speed
 from benchmarks.both_devices import differences
 from benchmarks.pack import copy_images
 from benchmarks.speed import beside
@@ -73,6 +74,39 @@ def test_a_part_that_fails_is_named_and_does_not_hide_the_others(tmp_path):
         "g": {"compiled": "RuntimeError: no"},
         "draws": "left out: not among --only",
     }
+
+
+def test_a_compilation_that_never_ends_leaves_the_other_times(tmp_path, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    def measured(arguments, compiled, peers):
+        if compiled:
+            raise Ended
+        return {"seconds": {"ours float32": 1.0}}
+
+    monkeypatch.setattr(speed, "measured", measured)
+    output = tmp_path / "g.json"
+    monkeypatch.setattr(sys, "argv", ["speed", "g", "--compiled", "--output", str(output)])
+    with pytest.raises(Ended):
+        speed.main()
+    report = json.loads(output.read_text())
+    assert report["as_it_is"] == {"seconds": {"ours float32": 1.0}}
+    assert report["left_out"]["compiled"] == "did not come to its end"
+
+
+def test_a_compilation_that_fails_is_left_out_with_its_reason(tmp_path, monkeypatch):
+    def measured(arguments, compiled, peers):
+        if compiled:
+            raise RuntimeError("no compiler\nmore")
+        return {}
+
+    monkeypatch.setattr(speed, "measured", measured)
+    output = tmp_path / "g.json"
+    monkeypatch.setattr(sys, "argv", ["speed", "g", "--compiled", "--output", str(output)])
+    speed.main()
+    told = json.loads(output.read_text())["left_out"]
+    assert told["compiled"] == "RuntimeError: no compiler"
 
 
 def test_verdicts_that_differ_stand_with_both_margins():
