@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import yaml
 
 from robusttrain.config.attacks import attack_nodes
+from robusttrain.config.build import build
 from robusttrain.config.checkpoints import self_contained
 from robusttrain.config.training import read_plan
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.running import training
 from robusttrain.running.jobs import Call, Job
@@ -32,10 +35,22 @@ def typed(settings: Settings, prefix: str = "--") -> list[str]:
     return [f"{prefix}{key}={text}" for key, text in texts.items()]
 
 
+@contextmanager
+def naming_folder(options: Sequence[str]) -> Iterator[None]:
+    """What is wrong with the data's folder is said of the option that names it here."""
+    here = "--imagenet" if "--data=imagenet" in options else "--root"
+    try:
+        yield
+    except UserError as error:
+        line = str(error).replace("--data.root", here).replace(" --data.download false", "")
+        raise UserError(line) from error
+
+
 @cache  # the points of a study ask for the same few models again and again
 def training_plan(*options: str) -> TrainingPlan:
     """The plan of train.py for these options, its networks fitted to the data."""
-    fitted = training.Job(read_plan(options))
+    with naming_folder(options):
+        fitted = training.Job(read_plan(options))
     return replace(fitted.plan, model=fitted.model, defense=fitted.defense)
 
 
@@ -47,6 +62,17 @@ class Scale(SimpleNamespace):
     def but(self, **changes: Any) -> Scale:
         """The scale with other values, and no models."""
         return Scale(**{**vars(self), "models": {}, **changes})
+
+    def prepare(self) -> None:
+        """Fetch the data, and refuse an f_b that cannot be one, before anything is trained."""
+        options = typed(self.data)
+        with naming_folder(options):
+            build(training_plan(*options).data, "data").prepare_data()
+        try:
+            if self.weights:
+                build(self.transformation()["defense"], "defense")
+        except OptionError as error:
+            raise UserError(f"--f_b {self.weights}: {error.fix}") from error
 
     def job(self, label: str, settings: Settings, epochs: int) -> Job:
         """A model by the options of train.py; 0 epochs leave a network its initial weights."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from robusttrain.config.build import build
+from robusttrain.commands.evaluate import show
 from robusttrain.core.console import ALOUD, console, say
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -19,7 +20,7 @@ from robusttrain.evaluation.records import Records
 from robusttrain.reporting.canvas import png
 from robusttrain.running.jobs import Call, Job, carry_out
 from robusttrain.storage.files import writable, write_json, write_whole
-from studies.scales import EPSILON, IMAGENET, OPTIONS, SCALES, SETTING, training_plan, typed
+from studies.scales import EPSILON, IMAGENET, OPTIONS, SCALES, SETTING
 
 #: Where the paper has only a plot: its values are not invented.
 NOT_AVAILABLE = "read off the plot: not available"
@@ -63,8 +64,7 @@ class Study:
         parser.add_argument("--scale", choices=scales, default="smoke", help="default: smoke")
         for option, how in OPTIONS.items():
             if option != "imagenet" or option in offers:
-                names = ["--root", "--data.root"] if option == "root" else [f"--{option}"]
-                parser.add_argument(*names, **how)
+                parser.add_argument(f"--{option}", **how)
         parser.set_defaults(imagenet=None)
         given = parser.parse_args(arguments)
         self.name, self.title = name, about.strip().splitlines()[0].rstrip(".")
@@ -78,7 +78,8 @@ class Study:
                 raise UserError(f"--{option} {path}: {makes_do}")
             what, there = ("file", Path.is_file) if option == "f_b" else ("folder", Path.is_dir)
             if not there(Path(path)):
-                raise UserError(f"--{option} {path}: no such {what}")
+                fix = f"give the {OPTIONS[option]['help']}"
+                raise UserError(f"--{option} {path}: no such {what}; {fix}")
         if given.imagenet and given.root:
             raise UserError(f"--root {given.root}: --imagenet names the data; leave one out")
         if given.imagenet:
@@ -95,10 +96,10 @@ class Study:
 
     def run(self, points: Mapping[str, EvaluationPlan | Call]) -> dict[str, Any]:
         """Carry out what is not there yet; `Job.result` by the points' labels."""
-        build(training_plan(*typed(self.scale.data)).data, "data").prepare_data()
+        self.scale.prepare()
         folder, models = self.output / "points", [*self.scale.models.values()]
         self.points = {label: Job(label, work, folder) for label, work in points.items()}
-        carry_out([*self.points.values()], models, self.logs, ALOUD)
+        carry_out([*self.points.values()], models, self.logs, replace(ALOUD, figures=show))
         return {label: job.result() for label, job in self.points.items()}
 
     def worst_cases(self, *labels: str) -> Tensor:
@@ -127,9 +128,10 @@ class Study:
         scale, plans = self.scale, [job.work for job in self.points.values()]
         counts = {plan.images for plan in plans if isinstance(plan, EvaluationPlan)}
         images = sorted(count for count in counts if count) or [scale.images]
-        setting = setting or SETTING.format(
-            " or ".join(f"{count:,}" for count in images), scale.weights or "trained here", s=scale
-        )
+        counted = " or ".join(f"{count:,}" for count in images)
+        how = f"preset {scale.trainings['f_b']['training']}, {scale.f_b_epochs} epochs"
+        f_b = scale.weights or f"trained here, {how}"
+        setting = setting or SETTING.format(counted, f_b, s=scale)
         values = {key: to for key, to in vars(scale).items() if key not in ("folder", "models")}
         content = {
             "study": self.name,

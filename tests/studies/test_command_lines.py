@@ -4,7 +4,6 @@ import importlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from robusttrain.config import reparameterization, transfer
 from robusttrain.config.attacks import checked, split_attacks
@@ -24,17 +23,6 @@ STUDIES = sorted(path.stem for path in FILES if "\ndef run(arguments" in path.re
 
 class PlannedError(Exception):
     pass
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """An image folder, and a file that stands for f_b's weights."""
-    for split in ("train", "test"):
-        for label in ("a", "b"):
-            (tmp_path / split / label).mkdir(parents=True)
-            Image.new("RGB", (32, 32)).save(tmp_path / split / label / "0.png")
-    (tmp_path / "f_b.pth").write_text("weights")
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from robusttrain.running import jobs
 from robusttrain.running.jobs import Job
@@ -137,14 +138,16 @@ BAD = [
     (["--scal", "smoke"], "unrecognized arguments: --scal smoke"),
     (["--radius", "3"], "unrecognized arguments: --radius 3"),
     (["--scale", "small"], "--root: scale small needs CIFAR-10 as an image folder"),
-    (["--scale", "small", "--root", "nowhere"], "--root nowhere: no such folder"),
-    (["--scale", "small", "--root", "tests"], "(looked for .*<class>/.*give --data.root DIR"),
+    (
+        ["--scale", "small", "--root", "nowhere"],
+        "--root nowhere: no such folder; give the folder with the data",
+    ),
+    (["--scale", "small", "--root", "tests"], "(looked for .*<class>/.*give --root DIR"),
     (
         ["--scale", "small", "--root", "tests", "--f_b", "nothing.pth"],
-        "--f_b nothing.pth: no such file",
+        "--f_b nothing.pth: no such file; give the weights of an adversarially trained f_b",
     ),
     (["--root", "tests"], "--root tests: scale smoke makes do with embedded digits"),
-    (["--data.root", "tests"], "--root tests: scale smoke makes do with embedded digits"),
     (["--output", "README.md/here"], "--output README.md/here: cannot be written to"),
     (["--checkpoints", "README.md"], "--checkpoints README.md: cannot be written to"),
 ]
@@ -169,7 +172,29 @@ def test_tiny_imagenet_says_what_to_download(run_study, tmp_path):
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert "tiny-imagenet-200.zip" in line
-    assert "--data.root DIR" in line
+    assert "--root DIR" in line
+
+
+@pytest.mark.parametrize("reason", ["is text, not weights", "does not fit"])
+def test_an_f_b_that_cannot_be_one_is_refused_before_anything_is_trained(reason, run_study, folder):
+    f_b = folder / "f_b.pth"  # text
+    if reason == "does not fit":
+        torch.save({"another": torch.ones(1)}, f_b)
+    options = ("--scale", "small", "--root", folder, "--f_b", f_b)
+    done = run_study("radius", folder / "out", *options)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"radius.py: error: --f_b {f_b}: ")
+    assert reason in line
+
+
+def test_imagenet_is_named_as_the_study_names_it(run_study, tmp_path):
+    (tmp_path / "empty").mkdir()
+    options = ("--scale", "small", "--imagenet", tmp_path / "empty")
+    done = run_study("input_diversity", tmp_path / "out", *options)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.endswith("and give --imagenet DIR")
 
 
 def test_finite_differences_of_equation_4_see_the_identity_and_nothing_else(

@@ -30,5 +30,7 @@ def test_a_figure_that_lays_itself_out_is_left_alone(tmp_path):
     engine = figure.get_layout_engine()
     study = Study("s", "S.", [f"--output={tmp_path}", f"--checkpoints={tmp_path}"])
     study.write(("a",), [(1,)], figure)
-    assert "| a |\n|---|\n| 1 |" in (tmp_path / "study.md").read_text()
+    text = (tmp_path / "study.md").read_text()
+    assert "| a |\n|---|\n| 1 |" in text
+    assert "f_b: trained here, preset f_b, 1 epochs." in text
     assert figure.get_layout_engine() is engine
