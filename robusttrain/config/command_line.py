@@ -153,7 +153,7 @@ def _assignment(option: str, value: str, parser: ArgumentParser) -> str:
     keys = option.removeprefix("--").split(".")
     known = {action.dest for action in parser._actions}
     outer = max((n for n in range(1, len(keys)) if ".".join(keys[:n]) in known), default=0)
-    if value not in NOTHING or not outer:
+    if value not in NOTHING or ".".join(keys) in known or not outer:
         return f"{option}={value}"
     node: Any = None
     for key in reversed(keys[outer:]):

@@ -102,6 +102,8 @@ def test_a_part_inside_of_another_may_be_nothing():
     model = [*network, "--defense.model.widths", "[4,8]", "--defense.model.mean", "null"]
     plan = read_training(["--defense", "advtransform", *model])
     assert plan.defense["init_args"]["model"]["init_args"]["mean"] is None
+    plain = ["--training", "budget", "--training.minutes", "null", "--robust.epsilon", "null"]
+    assert read_training(plain).training["minutes"] is None
 
 
 def test_a_folder_may_be_called_like_a_fraction():
