@@ -7,6 +7,7 @@ network. Run it alone on the machine: other work makes a planned epoch longer, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from robusttrain.core.processor import processor
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running.jobs import Call, Job
-from robusttrain.storage.files import write_json
+from robusttrain.storage.files import write_whole
 from studies.recipes import beside, curves
 from studies.scales import Scale, Settings
 from studies.study import Study
@@ -27,9 +28,9 @@ from studies.study import Study
 #: Radius of the threat: the one of RobustBench and of N-FGSM's paper.
 EPSILON = 8 / 255
 OBJECTIVE = "training.objective"
-STRONG = ("autoattack", {})
+STRONG: tuple[str, Settings] = ("autoattack", {})
 #: Near AutoAttack at a fifth of its time: what compares ingredients.
-NEAR = ("autoattack", {"attacks": ["apgd-ce", "apgd-t"]})
+NEAR: tuple[str, Settings] = ("autoattack", {"attacks": ["apgd-ce", "apgd-t"]})
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def run(arguments: list[str]) -> None:
     )
     setting = (
         f"{sizes.images:,} test images; runs of stated minutes under {sizes.attacks[0][0]},"
-        f" ingredients under {_named(*sizes.attacks[1])}. Training: preset budget at the same"
+        f" ingredients under {_named(*sizes.attacks[1])}. Recipe: preset budget at the same"
         f" radius, last weights, seed 0; ingredients at {sizes.passes} passes of each image"
     )
     notes = (
@@ -176,7 +177,8 @@ def run(arguments: list[str]) -> None:
         " noise between seeds is not in it.",
     )
     figures = [_row(minutes, results[f"{minutes:g} minutes"], study) for minutes in runs]
-    write_json(figures, study.output / "budget.json")
+    text = "[\n" + ",\n".join(map(json.dumps, figures)) + "\n]\n"
+    write_whole(study.output / "budget.json", text.encode())
     study.write(columns, rows, picture(results, runs), notes, setting, EPSILON)
 
 
