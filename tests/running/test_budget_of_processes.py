@@ -1,0 +1,61 @@
+"""A training of a stated time in several processes: the first one measures, all take its choice."""
+
+import json
+import os
+
+import pytest
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from robusttrain.config.training import read_plan
+from robusttrain.core.errors import UserError
+from robusttrain.running import budget
+from robusttrain.running.training import Job
+
+LINE = [
+    *("--training", "budget", "--data", "digits", "--model", "mlp", "--data.batch_size", "100"),
+    *("--training.minutes", "0.05", "--trainer.accelerator", "cpu", "--robust.every", "0"),
+]
+TWO = [*LINE, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+def test_the_first_process_chooses_for_all(monkeypatch):
+    monkeypatch.setenv(budget.CHOSEN, "")
+    seen = []
+    monkeypatch.setattr(
+        budget,
+        "measured",
+        lambda job, say: seen.append(job) or budget.Pace(0.01, 7, 0.0, 1),
+    )
+    plan = read_plan(TWO)
+    chosen = budget.within(plan, Job, lambda line: None)
+    assert chosen != plan
+    assert seen
+    seen.clear()
+    monkeypatch.setattr(budget, "first_process", lambda: False)
+    assert budget.within(plan, Job, lambda line: None) == chosen
+    assert not seen
+    assert json.loads(os.environ[budget.CHOSEN])["trainer"]["max_epochs"] == chosen.trainer[
+        "max_epochs"
+    ]
+
+
+def test_processes_that_nobody_chooses_for_are_refused(monkeypatch):
+    """Each would choose a length of its own, and wait for the others for good."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "GROUP_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match=r"--training.minutes 0.05: .* --trainer.max_epochs N, or"):
+        budget.within(read_plan(TWO), Job, lambda line: None)
+
+
+def test_batches_are_shared(monkeypatch):
+    """An epoch of two processes has half of the batches."""
+    lengths = [
+        budget.measured(Job(read_plan(line)), lambda line: None).batches for line in (LINE, TWO)
+    ]
+    assert lengths == [13, 6]
+
+
+def test_lightning_starts_the_others():
+    trainer = budget._trainer(read_plan(TWO))
+    assert isinstance(trainer.strategy.cluster_environment, LightningEnvironment)
