@@ -250,6 +250,13 @@ class ImageData(LightningDataModule, ABC):
         """Every test image once, or those of ``limit_test``."""
         return self._loader(self._limited_test())
 
+    def test_share(self, rank: int) -> tuple[Split, list[Tensor]]:
+        """The test images, and the positions of each batch that process ``rank`` gets of them."""
+        split = self._limited_test()
+        batches = self._batches(len(split), self.batch_size)
+        batches.rank = rank
+        return split, [*batches]
+
     def first_test_batch(self) -> Batch:
         """The first batch of the test loader, as evaluations get it; read once."""
         if self._first_batch is None:

@@ -59,7 +59,10 @@ class Split(Dataset[Batch]):
         return len(self.subset)
 
     def __getitem__(self, positions: Tensor | list[int] | int) -> Batch:
-        indices = self.subset[torch.as_tensor(positions).reshape(-1)]
+        return self.at(self.subset[torch.as_tensor(positions).reshape(-1)])
+
+    def at(self, indices: Tensor) -> Batch:
+        """The images with these indices, (B,) int64."""
         # Contiguous, whatever the layout in memory: other people's code may call view().
         return Batch(self.images[indices].contiguous(), self.labels[indices], indices)
 

@@ -19,13 +19,14 @@ from robusttrain.evaluation.certification import Certification, Certified
 from robusttrain.evaluation.curve import Curve, Rung
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.examples import Fallen, fallen
+from robusttrain.evaluation.helping import help_others
 from robusttrain.evaluation.randomness import randomness
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.results import results
 from robusttrain.storage.journal import Journal
 
 #: Seconds between two looks at a batch that another process works on.
-PAUSE = 0.5
+PAUSE = 0.2
 
 
 def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[str, float]]:
@@ -178,6 +179,8 @@ class Evaluation(pl.LightningModule):
         return seen
 
     def on_test_epoch_end(self) -> None:
+        if self.journal is not None and self.trainer.world_size > 1:
+            help_others(self.trainer, self.engine, self.journal)
         if self._others:
             self.waiting(len(self._others))
         while self._others:

@@ -34,9 +34,10 @@ def test_the_first_process_chooses_for_all(monkeypatch):
     monkeypatch.setattr(budget, "first_process", lambda: False)
     assert budget.within(plan, Job, lambda line: None) == chosen
     assert not seen
-    assert json.loads(os.environ[budget.CHOSEN])["trainer"]["max_epochs"] == chosen.trainer[
-        "max_epochs"
-    ]
+    assert (
+        json.loads(os.environ[budget.CHOSEN])["trainer"]["max_epochs"]
+        == chosen.trainer["max_epochs"]
+    )
 
 
 def test_processes_that_nobody_chooses_for_are_refused(monkeypatch):
