@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from robusttrain.commands.entry import main
-from studies import report
+from robusttrain.reporting import bars
 from studies.black_box import checkpoint
 from studies.reparameterization import h
 from studies.scales import EPSILON, Scale, Settings
-from studies.study import Study
+from studies.study import NOT_AVAILABLE, Study, percent
 
 ATTACKS = (
     *(
@@ -43,12 +43,12 @@ ELSEWHERE = {"wt-mean-start-unrestricted": 0.3}
 #: What the paper says of each; the others are not in it.
 PAPER = {
     "bpda-i": "80.5 % (table 1)",
-    "bpda-eot": f"80.5 % with 500 draws (table 1; figure 7: {report.NOT_AVAILABLE})",
-    "bpda-softsign": f"without random start (figure 5: {report.NOT_AVAILABLE})",
-    "bpda-tanh": f"without random start (figure 5: {report.NOT_AVAILABLE})",
+    "bpda-eot": f"80.5 % with 500 draws (table 1; figure 7: {NOT_AVAILABLE})",
+    "bpda-softsign": f"without random start (figure 5: {NOT_AVAILABLE})",
+    "bpda-tanh": f"without random start (figure 5: {NOT_AVAILABLE})",
     "automatic-differentiation": "virtually no adversarial examples (section 3.3)",
     "finite-differences": "too unreliable (section 3.3)",
-    "wt": f"figure 6: {report.NOT_AVAILABLE}",
+    "wt": f"figure 6: {NOT_AVAILABLE}",
     "wt-mean-start-unrestricted": "not valid adversarial examples (section 4.2)",
     "small-n-transfer": "ineffective (section 4.1)",
     "reparameterization": "within 1 % of the clean accuracy (section 4.1)",
@@ -78,14 +78,14 @@ def surrogate(attack: str, scale: Scale) -> Settings:
 
     None of them shares a seed with the target.
     """
-    standard, adversarial = scale.standard(seed=1), scale.adversarial(seed=1)
+    standard, adversarial = scale.f_a("standard", 1), scale.f_a("adversarial", 1)
     members = [checkpoint(standard), checkpoint(adversarial)]
     named: dict[str, Callable[[], Settings]] = {
         "small-n-transfer": lambda: {
             "source.path": scale.ours(steps=min(3, scale.steps - 1), seed=1).checkpoint
         },
         "own-surrogate": lambda: {
-            "source.path": scale.ours(f_b=scale.adversarial_f_b(seed=1), seed=1).checkpoint
+            "source.path": scale.ours(f_b=scale.f_b(seed=1).weights, seed=1).checkpoint
         },
         "reparameterization": lambda: {"source.path": h(scale)},
         "transfer-standard": lambda: {"source.path": standard.checkpoint},
@@ -106,7 +106,9 @@ def run(arguments: list[str]) -> None:
         if steps:
             changes["source.steps"] = int(steps)
         epsilon = ELSEWHERE.get(attack, EPSILON)
-        points[row] = scale.attacked(target, attack, changes, IMAGES[scale.name], epsilon)
+        points[row] = scale.attacked(
+            target, attack, changes, images=IMAGES[scale.name], epsilon=epsilon
+        )
     results = study.run(points)
 
     rows: list[tuple[object, ...]] = []
@@ -114,7 +116,7 @@ def run(arguments: list[str]) -> None:
     values = {"clean": clean.accuracy}
     for attack in ATTACKS:
         published = PAPER.get(attack, "not in the paper")
-        figures = report.only(results[attack])
+        figures = results[attack].only
         values[attack] = figures.robust.accuracy
         if attack in ELSEWHERE:
             published += f"; Linf {ELSEWHERE[attack]:g}, not {EPSILON:g}"
@@ -122,11 +124,12 @@ def run(arguments: list[str]) -> None:
         rows.append(
             (attack, figures.robust, cost, f"{figures.seconds:.0f}", figures.knows, published)
         )
-    values["worst case"] = study.worst_case(*(row for row in ATTACKS if row not in ELSEWHERE))
+    attacked = [row for row in ATTACKS if row not in ELSEWHERE]
+    values["worst case"] = float(study.worst_cases(*attacked).mean())
     rows.append(
         (
             "worst case of all",
-            report.percent(values["worst case"]),
+            percent(values["worst case"]),
             "-",
             "-",
             "-",
@@ -145,7 +148,7 @@ def run(arguments: list[str]) -> None:
         "attacker knows",
         "paper",
     )
-    report.write(study, columns, rows, report.bars(values, "accuracy by attack"), notes)
+    study.write(columns, rows, bars(values, "accuracy by attack"), notes)
 
 
 if __name__ == "__main__":

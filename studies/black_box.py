@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from robusttrain.commands.entry import main
 from robusttrain.evaluation.plan import Node
-from studies import report
-from studies.plans import Job
+from robusttrain.reporting import bars
+from robusttrain.running.jobs import Job
 from studies.scales import Settings
-from studies.study import Study
+from studies.study import Study, percent
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ def run(arguments: list[str]) -> None:
     study = Study("black_box", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
     models = {
-        "no defense": scale.standard(),
-        "adversarial training": scale.adversarial(),
+        "no defense": scale.f_a("standard"),
+        "adversarial training": scale.f_a("adversarial"),
         "ours": scale.ours(),
     }
-    independent = scale.standard(seed=1)
+    independent = scale.f_a("standard", 1)
     points = {
         f"{name}, {attack}": scale.attacked(model, attack, crafted_on(independent))
         for name, model in models.items()
@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> None:
     }
     points |= {
         f"{name}, {attack}": scale.attacked(
-            model, attack, settings.budget.get(attack), settings.images
+            model, attack, settings.budget.get(attack), images=settings.images
         )
         for name, model in models.items()
         for attack in settings.queries
@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> None:
     values: dict[str, float] = {}
     for name in models:
         transferred = [f"{name}, {attack}" for attack in settings.transferred]
-        worst, clean = study.worst_case(*transferred), results[transferred[0]].clean
+        worst, clean = float(study.worst_cases(*transferred).mean()), results[transferred[0]].clean
         values |= {
             f"{name}, clean": clean.accuracy,
             f"{name}, transfer": worst,
@@ -99,11 +99,11 @@ def run(arguments: list[str]) -> None:
         by_queries = ["not run at this scale"] * len(QUERIES)
         for column, attack in enumerate(settings.queries):
             point = results[f"{name}, {attack}"]
-            right = report.percent(point.clean.accuracy)  # of fewer images than the others
-            by_queries[column] = f"{report.only(point).robust} of {right}"
-            values[f"{name}, {attack}"] = report.robust(point)
-        paper = " / ".join(report.percent(figure) for figure in PAPER[name])
-        rows.append((name, clean, report.percent(worst), *by_queries, paper))
+            right = percent(point.clean.accuracy)  # of fewer images than the others
+            by_queries[column] = f"{point.only.robust} of {right}"
+            values[f"{name}, {attack}"] = point.only.robust.accuracy or 0
+        paper = " / ".join(percent(figure) for figure in PAPER[name])
+        rows.append((name, clean, percent(worst), *by_queries, paper))
     columns = (
         "model",
         "clean",
@@ -112,7 +112,7 @@ def run(arguments: list[str]) -> None:
         "GenAttack",
         "paper: clean / transfer / HSJ / GA",
     )
-    asked = {attack: report.only(results[f"ours, {attack}"]).queries for attack in settings.queries}
+    asked = {attack: results[f"ours, {attack}"].only.queries for attack in settings.queries}
     budgets = ", ".join(f"{attack} {queries:,.0f}" for attack, queries in asked.items())
     notes = (
         (
@@ -122,7 +122,7 @@ def run(arguments: list[str]) -> None:
             " paper does not say which attack it transfers."
         ),
     )
-    report.write(study, columns, rows, report.bars(values, study.title), notes)
+    study.write(columns, rows, bars(values, study.title), notes)
 
 
 if __name__ == "__main__":

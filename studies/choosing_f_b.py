@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from robusttrain.commands.entry import main
 from robusttrain.evaluation.plan import EvaluationPlan
-from studies import report
-from studies.plans import Call
-from studies.study import Study
+from robusttrain.reporting import lines
+from robusttrain.running.jobs import Call
+from studies.study import Study, percent
 from studies.transformation import mean_distance
 
 
@@ -49,10 +49,10 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("choosing_f_b", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    models: dict[int | str, str] = {
-        epochs: scale.standard_f_b(epochs).weights for epochs in settings.epochs
+    models: dict[int | str, str | None] = {
+        epochs: scale.f_b(epochs).weights for epochs in settings.epochs
     }
-    models[ADVERSARIAL] = scale.adversarial_f_b()
+    models[ADVERSARIAL] = None
     size = {"count": settings.images, "draws": settings.draws}
     points: dict[str, EvaluationPlan | Call] = {}
     for name, f_b in models.items():
@@ -89,23 +89,26 @@ def run(arguments: list[str]) -> None:
         paper = PAPER[name]
         ours_told = (
             once.clean,
-            report.only(once).robust,
-            report.only(eot).robust,
+            once.only.robust,
+            eot.only.robust,
             f"{distance['mean_distance']:.3f}",
         )
         rows.append(
             (
                 about,
                 *ours_told,
-                report.percent(paper[0]),
-                report.percent(paper[1]),
+                percent(paper[0]),
+                percent(paper[1]),
                 f"{paper[2]:.3f}",
             )
         )
 
     def line(kind: str) -> list[tuple[float, float]]:
         return [
-            (results[f"{name} distance"]["mean_distance"], report.robust(results[f"{name} {kind}"]))
+            (
+                results[f"{name} distance"]["mean_distance"],
+                results[f"{name} {kind}"].only.robust.accuracy,
+            )
             for name in models
         ]
 
@@ -125,11 +128,10 @@ def run(arguments: list[str]) -> None:
             " pixels makes the distance too large."
         ),
     )
-    report.write(
-        study,
+    study.write(
         columns,
         rows,
-        report.lines(series, "mean Linf distance of x to E[g(x)]"),
+        lines(series, "mean Linf distance of x to E[g(x)]"),
         notes,
     )
 

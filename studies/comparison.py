@@ -7,9 +7,9 @@ attacks, white-box transfer and transfer from another model. Xiao & Zheng 2020, 
 from __future__ import annotations
 
 from robusttrain.commands.entry import main
-from studies import report
+from robusttrain.reporting import bars
 from studies.black_box import crafted_on
-from studies.study import Study
+from studies.study import Study, percent
 
 BPDA = {
     "smoke": ("bpda-i",),
@@ -36,12 +36,12 @@ def run(arguments: list[str]) -> None:
     study = Study("comparison", __doc__, arguments)
     scale = study.scale
     others = {
-        "no defense": scale.standard(),
-        "adversarial training": scale.adversarial(),
-        "TRADES": scale.trades(),
+        "no defense": scale.f_a("standard"),
+        "adversarial training": scale.f_a("adversarial"),
+        "TRADES": scale.f_a("trades"),
     }
     points = {f"{name}, pgd": scale.attacked(model, "pgd") for name, model in others.items()}
-    ours, independent = scale.ours(), scale.standard(seed=1)
+    ours, independent = scale.ours(), scale.f_a("standard", 1)
     bpda = {"ours, eot": scale.attacked(ours, *scale.eot)}
     bpda |= {f"ours, {name}": scale.attacked(ours, name) for name in BPDA[scale.name]}
     other = {"ours, wt": scale.attacked(ours, "wt")}
@@ -55,11 +55,11 @@ def run(arguments: list[str]) -> None:
     groups = {f"{name}": [f"{name}, pgd"] for name in others}
     groups |= {"ours, BPDA": [*bpda], "ours, all": [*bpda, *other]}
     for name, labels in groups.items():
-        worst = study.worst_case(*labels)
+        worst = float(study.worst_cases(*labels).mean())
         values[name] = worst
         attacks = ", ".join(label.partition(", ")[2] for label in labels)
-        paper = [report.percent(figure) for figure in PAPER[name]]
-        rows.append((name, results[labels[0]].clean, report.percent(worst), attacks, *paper))
+        paper = [percent(figure) for figure in PAPER[name]]
+        rows.append((name, results[labels[0]].clean, percent(worst), attacks, *paper))
     columns = ("method", "clean", "worst case", "attacks", "paper: clean", "paper: worst case")
     notes = (
         (
@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> None:
             " different draws of g."
         ),
     )
-    report.write(study, columns, rows, report.bars(values, "worst case"), notes)
+    study.write(columns, rows, bars(values, "worst case"), notes)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from robusttrain.commands.entry import main
 from robusttrain.evaluation.plan import EvaluationPlan
-from studies import report
+from robusttrain.reporting import bars
+from robusttrain.running.jobs import Job
 from studies.black_box import crafted_on
-from studies.plans import Job
 from studies.scales import Scale
 from studies.study import Study
 
@@ -38,12 +38,12 @@ class Contenders:
 
 def contenders(scale: Scale) -> Contenders:
     """The models of a scale."""
-    static = [scale.standard(seed=1).checkpoint, scale.standard_f_b(5).checkpoint]
+    static = [scale.f_a("standard", 1).checkpoint, scale.f_b(5).checkpoint]
     attack = "training.objective.attack"
     single = {f"{attack}.steps": 1, f"{attack}.step_size": 0.031, f"{attack}.random_start": False}
     ensemble = {"training.objective.models": static}
     models = {
-        "no defense": scale.standard(),
+        "no defense": scale.f_a("standard"),
         "single-step adversarial training": scale.training(
             "adversarial-one-step", {"training": "adversarial", **single}
         ),
@@ -51,12 +51,12 @@ def contenders(scale: Scale) -> Contenders:
             "ensemble-adversarial", {"training": "ensemble-adversarial", **ensemble}
         ),
     }
-    return Contenders(models, scale.standard(seed=2))
+    return Contenders(models, scale.f_a("standard", 2))
 
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("ensemble_adversarial", __doc__, arguments, digits=True)
+    study = Study("ensemble_adversarial", __doc__, arguments, "digits")
     chosen, scale = contenders(study.scale), study.scale
     points: dict[str, EvaluationPlan] = {}
     for name, model in chosen.models.items():
@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> None:
             (
                 name,
                 measured[0].clean,
-                *(report.only(point).robust for point in measured),
+                *(point.only.robust for point in measured),
                 "not at hand",
             )
         )
@@ -88,11 +88,11 @@ def run(arguments: list[str]) -> None:
             *(f"{attack}, transfer" for attack in TRANSFERRED),
         )
         for column, point in zip(names, measured, strict=True):
-            values[f"{name}: {column}"] = report.robust(point)
+            values[f"{name}: {column}"] = point.only.robust.accuracy or 0
     columns = ("model", "clean", "FGSM", "PGD", "FGSM, transfer", "MI-FGSM, transfer", "paper")
 
     def accuracy(name: str, attack: str) -> float:
-        return report.robust(results[f"{name}, {attack} from elsewhere"])
+        return results[f"{name}, {attack} from elsewhere"].only.robust.accuracy or 0
 
     single, ensemble = (
         [accuracy(name, attack) for attack in TRANSFERRED] for name in list(chosen.models)[1:]
@@ -110,7 +110,7 @@ def run(arguments: list[str]) -> None:
             f" accuracies under transfer: {verdict}."
         ),
     )
-    report.write(study, columns, rows, report.bars(values, study.title), notes)
+    study.write(columns, rows, bars(values, study.title), notes)
 
 
 if __name__ == "__main__":

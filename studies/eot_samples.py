@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robusttrain.commands.entry import main
-from studies import report
-from studies.study import Study
+from robusttrain.reporting import lines
+from studies.study import NOT_AVAILABLE, Study
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> None:
     results = study.run(
         {
             f"Delta {radius:g}, {draws} draws": scale.attacked(
-                model, settings.preset, {"gradient.draws": draws}, settings.images
+                model, settings.preset, {"gradient.draws": draws}, images=settings.images
             )
             for radius, model in models.items()
             for draws in settings.draws
@@ -50,9 +50,9 @@ def run(arguments: list[str]) -> None:
         row: list[object] = [draws]
         for radius in RADII:
             point = results[f"Delta {radius:g}, {draws} draws"]
-            row.append(report.only(point).robust)
-            series[f"Delta {radius:g}"].append((draws, report.robust(point)))
-        rows.append((*row, report.NOT_AVAILABLE))
+            row.append(point.only.robust)
+            series[f"Delta {radius:g}"].append((draws, (point.only.robust.accuracy or 0)))
+        rows.append((*row, NOT_AVAILABLE))
     clean = {
         radius: results[f"Delta {radius:g}, {settings.draws[0]} draws"].clean for radius in RADII
     }
@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> None:
         + ", ".join(f"{accuracy} at Delta {radius:g}" for radius, accuracy in clean.items())
         + ". The paper says: at Delta 0.1 more draws help up to about 100, at 0.2 they do not.",
     )
-    report.write(study, columns, rows, report.lines(series, "draws a step", log=True), notes)
+    study.write(columns, rows, lines(series, "draws a step", log=True), notes)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from robusttrain.commands.entry import main
-from studies import report
-from studies.plans import Call
-from studies.study import Study
+from robusttrain.reporting import canvas
+from robusttrain.running.jobs import Call
+from studies.study import NOT_AVAILABLE, Study
 from studies.transformation import finite_differences
 
 #: Images, and values of h for each.
@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
             (
                 f"1e{exponent} to 1e{exponent + 1}",
                 *spreads,
-                f"{claim} (values: {report.NOT_AVAILABLE})",
+                f"{claim} (values: {NOT_AVAILABLE})",
             )
         )
     notes = (
@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> None:
             " half. The paper does not say which i and j it shows."
         ),
     )
-    report.write(study, columns, rows, _drawn(results["image 0"]), notes)
+    study.write(columns, rows, _drawn(results["image 0"]), notes)
 
 
 def _spread(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int) -> str:
@@ -79,7 +79,8 @@ def _spread(points: Sequence[Mapping[str, Any]] | Any, place: str, exponent: int
 
 
 def _drawn(point: Mapping[str, Any]) -> Figure:
-    figure, axes = report.panel()
+    figure = canvas(7, 4)
+    axes = figure.subplots()
     for place, estimates in point["estimates"].items():
         axes.plot(point["h"], estimates, marker=".", label=f"i: {place}")
     axes.set_xscale("log")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from robusttrain.commands.entry import main
-from studies import report
-from studies.plans import Call
+from robusttrain.reporting import lines
+from robusttrain.running.jobs import Call
 from studies.scales import Settings
-from studies.study import Study
+from studies.study import NOT_AVAILABLE, Study, percent
 from studies.transfers import HELD_OUT, PIXEL, Field, counted, field, with_interval
 
 FAMILY = ("fgsm", "ifgsm", "difgsm", "mifgsm", "mdifgsm")
@@ -98,7 +98,7 @@ def moved(arena: Field, settings: Sizes, steps: int | None = None) -> dict[str, 
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("input_diversity", __doc__, arguments, imagenet=True)
+    study = Study("input_diversity", __doc__, arguments, "imagenet")
     arena, settings = field(study.scale), SETTINGS[study.scale.name]
     results = study.run(points_of(arena, settings))
     columns = ("attack", "source", *arena.models, "mean black box", "paper")
@@ -152,11 +152,10 @@ def run(arguments: list[str]) -> None:
         )
         + ". Whether a difference is more than chance, the intervals of the cells say.",
     )
-    report.write(
-        study,
+    study.write(
         columns,
         rows,
-        report.lines(series, "transformation probability p", "success rate"),
+        lines(series, "transformation probability p", "success rate"),
         notes,
         arena.setting,
         arena.epsilon,
@@ -171,8 +170,8 @@ def _rows(arena: Field, point: dict[str, Any], attack: str, paper: float) -> lis
             attack,
             source,
             *(with_interval(arena.rate(point, attack, source, target)) for target in arena.models),
-            report.percent(mean),
-            f"Inc-v3 onto Inc-v4: {report.percent(paper)}",
+            percent(mean),
+            f"Inc-v3 onto Inc-v4: {percent(paper)}",
         )
         for source in arena.models
     ]
@@ -185,13 +184,13 @@ def _held_out(arena: Field, point: dict[str, Any], attack: str) -> tuple[str, ..
         for target in arena.models
     )
     paper = PAPER_HELD_OUT.get(attack)
-    mean = report.percent(arena.mean(point, attack, True, True))
+    mean = percent(arena.mean(point, attack, True, True))
     return (
         attack,
         "all others",
         *cells,
         mean,
-        f"mean of table 3: {report.percent(paper)}" if paper else "-",
+        f"mean of table 3: {percent(paper)}" if paper else "-",
     )
 
 
@@ -200,8 +199,8 @@ def _varied(arena: Field, point: dict[str, Any], attack: str, what: str) -> tupl
         with_interval(arena.rate(point, attack, HELD_OUT + target, target))
         for target in arena.models
     )
-    mean = report.percent(arena.mean(point, attack, True, True))
-    return (f"{attack}, {what}", "all others", *cells, mean, report.NOT_AVAILABLE)
+    mean = percent(arena.mean(point, attack, True, True))
+    return (f"{attack}, {what}", "all others", *cells, mean, NOT_AVAILABLE)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 
 from robusttrain.commands.entry import main
 from robusttrain.reporting.canvas import canvas
-from studies import report
-from studies.plans import Call
-from studies.study import Study
+from robusttrain.running.jobs import Call
+from studies.study import NOT_AVAILABLE, Study
 from studies.transformation import mean_distance
 
 
@@ -44,13 +43,13 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("mean_transformation", __doc__, arguments)
     scale, settings = study.scale, SETTINGS[study.scale.name]
-    models = {
+    models: dict[str, str | None] = {
         f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "untrained": (
-            scale.standard_f_b(epochs).weights
+            scale.f_b(epochs).weights
         )
         for epochs in settings.epochs
     }
-    models["adversarially trained"] = scale.adversarial_f_b()
+    models["adversarially trained"] = None
     size = {"count": settings.images, "draws": settings.draws}
     results = study.run(
         {
@@ -64,7 +63,7 @@ def run(arguments: list[str]) -> None:
     rows = []
     for name, point in results.items():
         distances = [f"{point['distances'][number]:.3f}" for number in shown]
-        rows.append((name, *distances, f"{point['mean_distance']:.3f}", report.NOT_AVAILABLE))
+        rows.append((name, *distances, f"{point['mean_distance']:.3f}", NOT_AVAILABLE))
     notes = (
         (
             f"The paper's figure prints {LEGIBLE}. E[g(x)] is a mean of {settings.draws:,} draws"
@@ -72,7 +71,7 @@ def run(arguments: list[str]) -> None:
             " Delta 0.2. Differences are scaled to the full range of grey, each by itself."
         ),
     )
-    report.write(study, columns, rows, pictures(results), notes)
+    study.write(columns, rows, pictures(results), notes)
 
 
 def pictures(results: Mapping[str, Mapping[str, Any]]) -> Figure:

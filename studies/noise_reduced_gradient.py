@@ -14,10 +14,10 @@ from typing import Any
 
 from robusttrain.commands.entry import main
 from robusttrain.config import presets
-from studies import report
-from studies.plans import Call, Job
+from robusttrain.reporting import lines
+from robusttrain.running.jobs import Call, Job
 from studies.scales import Scale, Settings
-from studies.study import Study
+from studies.study import NOT_AVAILABLE, Study, percent
 from studies.transfer_measures import capacities, destruction, pictured, planes
 from studies.transfers import PIXEL, Field, counted, field, with_interval
 
@@ -113,7 +113,7 @@ def points_of(arena: Field, settings: Sizes, appendix: Field) -> dict[str, Call]
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("noise_reduced_gradient", __doc__, arguments, imagenet=True)
+    study = Study("noise_reduced_gradient", __doc__, arguments, "imagenet")
     settings = SETTINGS[study.scale.name]
     arena = field(study.scale)
     appendix = Field(
@@ -132,11 +132,11 @@ def run(arguments: list[str]) -> None:
             point = results[f"{name}, {version}"]
             white, black = (arena.mean(point, attack, other, kind=kind) for other in (False, True))
             ensemble = (
-                report.percent(arena.mean(point, attack, True, True, kind))
+                percent(arena.mean(point, attack, True, True, kind))
                 if name in settings.ensembles
                 else "-"
             )
-            means = (report.percent(white), report.percent(black), ensemble)
+            means = (percent(white), percent(black), ensemble)
             rows.append((name, version, *means, _gradients(point, attack), paper))
             black_box.append(black)
         if name == "FGSM":  # the plain attack is that of sigma 0
@@ -147,13 +147,13 @@ def run(arguments: list[str]) -> None:
         what, _, value = label.partition(" ")
         if what in ("sigma", "m"):
             white, black = (arena.mean(point, "nrfgsm", other) for other in (False, True))
-            cells = (report.percent(white), report.percent(black), "-", _gradients(point, "nrfgsm"))
-            rows.append(("FGSM", label, *cells, report.NOT_AVAILABLE))
+            cells = (percent(white), percent(black), "-", _gradients(point, "nrfgsm"))
+            rows.append(("FGSM", label, *cells, NOT_AVAILABLE))
             series["sigma, in 255ths" if what == "sigma" else "m"].append((float(value), black))
     rows += _destroyed(results["destruction"])
     attackers = _attackers(arena, results)
     rows += [
-        (f"{name}: {about}", "plain FGSM", "-", report.percent(rate), "-", 1, "figure 6")
+        (f"{name}: {about}", "plain FGSM", "-", percent(rate), "-", 1, "figure 6")
         for name, about, rate in attackers
     ]
     for depth, published in zip(appendix.models, DEPTHS.values(), strict=True):
@@ -182,9 +182,7 @@ def run(arguments: list[str]) -> None:
         f" {settings.steps} steps of 5/255. Noise reduction raises transfer to other models: "
         + "; ".join(f"{name} {'yes' if better else 'no'}" for name, better in holds.items())
         + ". Models that attack others best, by FGSM: "
-        + ", then ".join(
-            f"{name} ({about}): {report.percent(rate)}" for name, about, rate in attackers
-        )
+        + ", then ".join(f"{name} ({about}): {percent(rate)}" for name, about, rate in attackers)
         + "; the paper's best are small and accurate. planes.png shows what the models answer"
         " around one image.",
     )
@@ -197,12 +195,12 @@ def run(arguments: list[str]) -> None:
         "gradients",
         "paper: black box",
     )
-    figure = report.lines(
+    figure = lines(
         {name: sorted(each) for name, each in series.items()},
         "sigma in 255ths, or m",
         "success rate onto other models",
     )
-    report.write(study, columns, rows, figure, notes, arena.setting, arena.epsilon)
+    study.write(columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
 def _attackers(arena: Field, results: Mapping[str, Any]) -> list[tuple[str, str, float]]:
@@ -214,7 +212,7 @@ def _attackers(arena: Field, results: Mapping[str, Any]) -> list[tuple[str, str,
         about = models[arena.called(source)]
         told_about = (
             f"{about['parameters'] / 1e6:.2f} M parameters, error"
-            f" {report.percent(1 - about['accuracy']['value'])}"
+            f" {percent(1 - about['accuracy']['value'])}"
         )
         others = [target for target in arena.models if target != source]
         rates = [
@@ -243,7 +241,7 @@ def _destroyed(point: dict[str, Any]) -> list[tuple[object, ...]]:
         for name, curve in curves.items():
             strength, rate = curve[-1]
             label = f"destruction rate, {name} {strength:g}"
-            rows.append((label, attack, "-", with_interval(rate), "-", "-", report.NOT_AVAILABLE))
+            rows.append((label, attack, "-", with_interval(rate), "-", "-", NOT_AVAILABLE))
     return rows
 
 

@@ -35,7 +35,7 @@ from robusttrain.storage.weights import save_tensors
 
 #: Bytes that a file of weights may have at most.
 LARGEST = 3_000_000
-#: f_a of all three, 0.08 M parameters.
+#: f_a of those for digits, 0.08 M parameters.
 _NETWORK = (
     *("--model", "robusttrain.models.CifarResNet", "--model.widths", "[16,32,64]"),
     *("--model.blocks", "1", "--data.batch_size", "64", "--robust.every", "0"),
@@ -50,6 +50,13 @@ _G = (
 _ATTACKED = (
     *("--epsilon", "0.062", "--images", "200", "--survivors", "true"),
     *("--precision", "float32", "--audit", "false"),
+)
+#: What a stated time on a CPU leaves, at the usual radius.
+_BUDGET = (
+    *("--data", "imagefolder", "--data.root", "data/cifar10-jpeg", "--data.validation", "0.02"),
+    *("--model", "resnet_strided", "--training", "budget", "--training.minutes", "60"),
+    *("--training.objective.threat.epsilon", "8/255"),
+    *("--robust.images", "500", "--pictures.images", "0"),
 )
 _AROUND_G = ("bpda-i-margin", "bpda-i-momentum", "bpda-i-apgd", "average-logits")
 
@@ -90,6 +97,14 @@ MODELS = {
         (
             *("--suite", "bpda", *(f"--attack={name}" for name in _AROUND_G)),
             *_ATTACKED,
+        ),
+    ),
+    "cifar10-jpeg-adversarial": Made(
+        "CIFAR-10 (JPEG), single-step adversarial training for 60 minutes on a CPU (Linf 8/255)",
+        _BUDGET,
+        (
+            *("--suite", "autoattack", "--epsilon", "8/255", "--images", "1000"),
+            *("--survivors", "true", "--precision", "float32", "--audit", "false"),
         ),
     ),
 }

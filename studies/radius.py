@@ -7,8 +7,8 @@ Zheng 2020, sections 4.1 and 4.2.
 from __future__ import annotations
 
 from robusttrain.commands.entry import main
-from studies import report
-from studies.study import Study
+from robusttrain.reporting import lines
+from studies.study import NOT_AVAILABLE, Study
 
 RADII = {
     "smoke": (0.1, 0.2),
@@ -33,20 +33,20 @@ def run(arguments: list[str]) -> None:
     for radius in models:
         eot, wt = results[f"eot {radius:g}"], results[f"wt {radius:g}"]
         at_best = radius == 0.2
-        paper = ("82.9 % (table 3)", "80.5 % (table 1)") if at_best else (report.NOT_AVAILABLE,) * 2
+        paper = ("82.9 % (table 3)", "80.5 % (table 1)") if at_best else (NOT_AVAILABLE,) * 2
         rows.append(
             (
                 radius,
                 eot.clean,
-                report.only(eot).robust,
-                report.only(wt).robust,
+                eot.only.robust,
+                wt.only.robust,
                 *paper,
-                report.NOT_AVAILABLE,
+                NOT_AVAILABLE,
             )
         )
         series["clean"].append((radius, eot.clean.accuracy))
-        series["BPDA-I with EOT"].append((radius, report.robust(eot)))
-        series["WT"].append((radius, report.robust(wt)))
+        series["BPDA-I with EOT"].append((radius, (eot.only.robust.accuracy or 0)))
+        series["WT"].append((radius, (wt.only.robust.accuracy or 0)))
     columns = (
         "Delta",
         "clean",
@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> None:
             " best."
         ),
     )
-    report.write(study, columns, rows, report.lines(series, "Delta"), notes)
+    study.write(columns, rows, lines(series, "Delta"), notes)
 
 
 if __name__ == "__main__":

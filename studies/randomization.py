@@ -7,20 +7,22 @@ the score of the challenge, eq. 5.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from robusttrain.commands.entry import main
+from robusttrain.config.attacks import attack_nodes
 from robusttrain.config.build import build
 from robusttrain.config.evaluation import read_plan
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.report import Results
-from studies import report
+from robusttrain.reporting import bars
+from robusttrain.running.jobs import Call, Job
 from studies.input_diversity import FEW
-from studies.plans import Call, Job
-from studies.scales import Scale, Settings, attack, training_plan, typed
-from studies.study import Study
+from studies.scales import Scale, Settings, training_plan, typed
+from studies.study import Study, percent
 from studies.transfer_measures import challenge
 from studies.transfers import PIXEL, Field, field, with_interval
 
@@ -74,10 +76,11 @@ class Layers:
         self, defense: Settings, name: str, changes: Settings, epsilon: float, slow: bool = False
     ) -> EvaluationPlan:
         """One evaluation of the classifier behind a defense."""
+        said = {key: json.dumps(to) for key, to in changes.items()}
         plan = read_plan(typed({**self.data, **self.model, **defense, "epsilon": epsilon}))
         return replace(
             plan,
-            attacks=attack(name, changes, epsilon),
+            attacks=attack_nodes([name], [*said.items()], epsilon),
             images=self.slow_images if slow else self.images,
             draws=self.draws,
             audit=False,
@@ -95,7 +98,7 @@ def layers(scale: Scale) -> Layers:
         model = {"model": "timm", "model.name": name, "model.pretrained": True}
     else:
         model = {"model": first}
-    side = build(training_plan(arena.data).data, "data").facts().image_size
+    side = build(training_plan(*typed(arena.data)).data, "data").facts().image_size
     canvas = max(side + 2, round(side * 331 / 299))
     if scale.name == "paper":
         return Layers(model, arena.data, 299, 331, 5_000, 500, 3, {}, 4, (30, 40))
@@ -180,7 +183,7 @@ def points_of(at: Layers, arena: Field) -> dict[str, EvaluationPlan | Call]:
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("randomization", __doc__, arguments, imagenet=True)
+    study = Study("randomization", __doc__, arguments, "imagenet")
     at = layers(study.scale)
     results = study.run(points_of(at, field(study.scale)))
     entry = results.pop(ENTRY)
@@ -191,12 +194,10 @@ def run(arguments: list[str]) -> None:
         order = [*attacks(at, None)]
         published = PAPER.get(scenario, ())
         place = order.index(name) if name in order else len(order)
-        paper = report.percent(published[place]) if place < len(published) else "not in the paper"
-        rows.append(
-            (scenario, name, point.clean, report.only(point).robust, _largest(point), paper)
-        )
+        paper = percent(published[place]) if place < len(published) else "not in the paper"
+        rows.append((scenario, name, point.clean, point.only.robust, _largest(point), paper))
         if name in (f"FGSM-{radius}", "C&W", f"PGD-{radius}"):
-            values[label] = report.robust(point)
+            values[label] = point.only.robust.accuracy or 0
     eot, bare = results[f"EOT, PGD-{radius}"], results[f"bare, FGSM-{radius}"]
     notes = (
         (
@@ -208,8 +209,8 @@ def run(arguments: list[str]) -> None:
         f"The ensemble of patterns has {5 * at.slow_sizes + 1} patterns for DeepFool and C&W.",
         (
             f"EOT of {at.eot[0]} draws and {at.eot[1]} steps within {radius}/255 leaves"
-            f" {report.only(eot).robust} of {eot.clean}; FGSM on the bare model leaves"
-            f" {report.only(bare).robust}. The layers stop attacks that do not expect them; where"
+            f" {eot.only.robust} of {eot.clean}; FGSM on the bare model leaves"
+            f" {bare.only.robust}. The layers stop attacks that do not expect them; where"
             " EOT's figure is near zero they are no defense against one that averages over draws."
         ),
     )
@@ -228,8 +229,8 @@ def run(arguments: list[str]) -> None:
     setting = (
         f"radii of 2, 5 and 10 as named, in 255ths; the classifier is {' '.join(typed(at.model))}."
     )
-    figure = report.bars(values, "accuracy behind the layers")
-    report.write(study, columns, rows, figure, notes, setting, RADII[-1] * PIXEL)
+    figure = bars(values, "accuracy behind the layers")
+    study.write(columns, rows, figure, notes, setting, RADII[-1] * PIXEL)
 
 
 def _entry(scores: Mapping[str, Any]) -> str:
@@ -241,7 +242,7 @@ def _largest(point: Results) -> str:
     """The largest change of the threat's norm; of C&W and DeepFool, which have no radius, in L2."""
     norm = point.json["threat"]["norm"]
     scale, unit = (255, "/255") if norm == "linf" else (1, "")
-    return f"{norm} {scale * report.only(point).largest_perturbation:.2f}{unit}"
+    return f"{norm} {scale * point.only.largest_perturbation:.2f}{unit}"
 
 
 if __name__ == "__main__":

@@ -26,10 +26,9 @@ from robusttrain.config.suites import suite, suite_settings
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running import training
-from studies import report
+from robusttrain.running.jobs import Call, Job
 from studies.beyond_the_paper import surrogate
-from studies.plans import Call, Job
-from studies.scales import EPSILON, Scale, Settings, inner, training_plan
+from studies.scales import EPSILON, Scale, Settings, training_plan, typed
 from studies.study import Study
 
 
@@ -203,7 +202,7 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> Train
     if recipe.inner:
         options |= inner(recipe.steps or scale.inner_steps, recipe.inner)
     options |= {**scale.more, **settings.training, "robust.every": 1, **fewer}
-    bare = training.Job(replace(training_plan(options), defense=None))
+    bare = training.Job(replace(training_plan(*typed(options)), defense=None))
     objective, batch = bare.training().objective, bare.data.batch_size
     if recipe.g:
         options |= scale.g(steps=recipe.g)
@@ -214,6 +213,12 @@ def trained(scale: Scale, recipe: Recipe, name: str, few: bool = False) -> Train
     label = f"recipe-{name}" + ("-few" if few else "")
     model = scale.job(label, {**options, "trainer.limit_train_batches": batches}, epochs)
     return Trained(model, epochs * batches * batch, each * batches)
+
+
+def inner(steps: int, where: str) -> dict[str, Any]:
+    """Options of an inner attack; fewer steps than the presets' ten are longer, to reach as far."""
+    sizes = {f"{where}.steps": steps, f"{where}.step_size": round(0.06 / steps, 6)}
+    return {} if steps == 10 else sizes
 
 
 def curves(model: str, logs: Path) -> dict[str, Any]:
@@ -272,7 +277,7 @@ def run(arguments: list[str]) -> None:
         pgd = through_g if recipe.g else ("pgd", {})
         points |= {
             f"{name}, curves": watched(model),
-            f"{name}, PGD-20": scale.attacked(model, *pgd, settings.images),
+            f"{name}, PGD-20": scale.attacked(model, *pgd, images=settings.images),
             f"{name}, worst": strong(scale, recipe, model),
         }
     few = {
@@ -294,7 +299,7 @@ def run(arguments: list[str]) -> None:
                 f"{models[name].spent:,}",
                 f"{seen / median(results[f'{name}, curves'][SPEED]):.0f}",
                 results[worst].clean,
-                report.only(results[f"{name}, PGD-20"]).robust,
+                results[f"{name}, PGD-20"].only.robust,
                 results[worst].worst_case,
                 "-" if name == YARDSTICK else beside(study.worst_cases(worst), yardstick),
                 RECIPES[name].reference,
@@ -318,7 +323,7 @@ def run(arguments: list[str]) -> None:
         f" defense; suite {settings.suite}. Training: {settings.budget:,} gradient evaluations"
         f" each, f_b's inside g counted; inner attacks of {scale.inner_steps} steps, through g"
         f" {RECIPES['g + adversarial training'].steps}; g of {STEPS_OF_G} steps, f_b:"
-        f" {scale.f_b or 'trained here'}"
+        f" {scale.weights or 'trained here'}"
     )
     notes = (
         (
@@ -332,7 +337,7 @@ def run(arguments: list[str]) -> None:
         " accuracy on validation images under the check, and on its own images under the inner"
         " attack.".format(*settings.few[1:]),
     )
-    report.write(study, columns, rows, picture(results, spent, few_spent), notes, setting)
+    study.write(columns, rows, picture(results, spent, few_spent), notes, setting)
 
 
 def beside(ours: Tensor, theirs: Tensor) -> str:

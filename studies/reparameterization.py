@@ -13,9 +13,9 @@ from typing import Any
 from robusttrain.commands.entry import main
 from robusttrain.config.reparameterization import configure
 from robusttrain.core.console import say
+from robusttrain.reporting import bars
+from robusttrain.running.jobs import Call
 from robusttrain.running.reparameterization import train_configured
-from studies import report
-from studies.plans import Call
 from studies.scales import Scale, Settings, typed
 from studies.study import Study
 
@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> None:
     rows.append(
         (
             "accuracy under the attack on f_a(h(x))",
-            report.only(point).robust,
+            point.only.robust,
             "within 1 % of clean",
         )
     )
@@ -88,11 +88,10 @@ def run(arguments: list[str]) -> None:
             f" {SETTINGS[scale.name][0]} epochs. Errors are means over pixel values and images."
         ),
     )
-    report.write(
-        study,
+    study.write(
         columns,
         rows,
-        report.bars(errors_by_name, "h(x) beside g(x)", "mean squared error"),
+        bars(errors_by_name, "h(x) beside g(x)", "mean squared error"),
         notes,
     )
 

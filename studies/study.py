@@ -1,4 +1,4 @@
-"""The frame of a study: options, then models, then points, each kept as soon as it is there."""
+"""The frame of a study: its options, its points, and what it leaves."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from robusttrain.config.build import build
-from robusttrain.core.console import say
+from robusttrain.commands.evaluate import show
+from robusttrain.core.console import ALOUD, console, say
 from robusttrain.core.errors import UserError
-from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
-from robusttrain.evaluation.report import VERDICTS
-from robusttrain.storage.files import writable
-from robusttrain.storage.locks import alone
-from studies.plans import Call, Job
-from studies.scales import SCALES, naming_root, placed, training_plan
+from robusttrain.reporting.canvas import png
+from robusttrain.running.jobs import Call, Job, carry_out
+from robusttrain.storage.files import writable, write_json, write_whole
+from studies.scales import EPSILON, IMAGENET, OPTIONS, SCALES, SETTING
 
-#: Options of every study: name, default, help.
-OPTIONS = (
-    ("output", None, "folder; default: results/studies/NAME-SCALE"),
-    ("root", None, "folder with the data, for scales small and paper"),
-    ("f_b", None, "weights of an adversarially trained f_b; default: one is trained"),
-    ("checkpoints", "checkpoints/studies", "folder of models that studies share"),
-    ("logs", "logs/studies", "folder for TensorBoard"),
-)
-#: One more, of studies that take ImageNet in place of the scale's own data.
-IMAGENET = ("imagenet", None, "folder with ImageNet's val/<wnid>/, for the data; not for smoke")
+#: Where the paper has only a plot: its values are not invented.
+NOT_AVAILABLE = "read off the plot: not available"
+#: Of a point: what is to be looked at, and what its own folder says of where and how it ran.
+LEFT_OUT = {
+    *("pictures", "classes"),
+    *("schema", "target", "weights", "data", "indices", "processor", "versions", "plan"),
+}
+
+
+def percent(value: float | None) -> str:
+    """An accuracy for the table."""
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,94 +48,119 @@ class Study:
         name: of its module.
         about: its docstring; the first line is the report's title.
         arguments: the command line.
-        data: preset of the data set at every scale, None for the scale's own.
-        imagenet: whether ImageNet may take the place of the scale's own data.
-        digits: whether the study knows scale digits too, the embedded data at full length.
+        offers: "imagenet", in place of the scale's own data; "digits", the scale.
+        changes: values that are other than the scale's.
 
     Raises:
         UserError: an option is wrong, data are missing, or the output cannot be written to.
     """
 
     def __init__(
-        self,
-        name: str,
-        about: str | None,
-        arguments: Sequence[str],
-        data: str | None = None,
-        imagenet: bool = False,
-        digits: bool = False,
+        self, name: str, about: str, arguments: Sequence[str], *offers: str, **changes: Any
     ) -> None:
-        parser = _Parser(
-            prog=f"python -m studies.{name}",
-            description=about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        parser.set_defaults(imagenet=None)
-        scales = [scale for scale in SCALES if digits or scale != "digits"]
+        program, form = f"python -m studies.{name}", argparse.RawDescriptionHelpFormatter
+        parser = _Parser(program, description=about, formatter_class=form, allow_abbrev=False)
+        scales = [scale for scale in SCALES if scale in ("smoke", "small", "paper", *offers)]
         parser.add_argument("--scale", choices=scales, default="smoke", help="default: smoke")
-        for option, default, meaning in (*OPTIONS, IMAGENET) if imagenet else OPTIONS:
-            parser.add_argument(f"--{option}", default=default, help=meaning)
-        given = parser.parse_args(list(arguments))
-        self.name = name
-        self.title = (about or name).strip().splitlines()[0].rstrip(".")
-        self.command = shlex.join(["python", "-m", f"studies.{name}", *arguments])
-        scale = SCALES[given.scale]
-        scale = replace(scale, data={"data": data}) if data else scale
-        scale = placed(scale, given.root, given.f_b, given.imagenet)
+        for option, how in OPTIONS.items():
+            if option != "imagenet" or option in offers:
+                parser.add_argument(f"--{option}", **how)
+        parser.set_defaults(imagenet=None)
+        given = parser.parse_args(arguments)
+        self.name, self.title = name, about.strip().splitlines()[0].rstrip(".")
+        self.command = shlex.join([*program.split(), *arguments])
+        self.scale = SCALES[given.scale].but(weights=given.f_b, **changes)
+        for option in ("imagenet", "root", "f_b"):
+            if not (path := vars(given)[option]):
+                continue
+            if given.scale == "smoke":
+                makes_do = "scale smoke makes do with embedded digits; leave it out"
+                raise UserError(f"--{option} {path}: {makes_do}")
+            what, there = ("file", Path.is_file) if option == "f_b" else ("folder", Path.is_dir)
+            if not there(Path(path)):
+                fix = f"give the {OPTIONS[option]['help']}"
+                raise UserError(f"--{option} {path}: no such {what}; {fix}")
+        if given.imagenet and given.root:
+            raise UserError(f"--root {given.root}: --imagenet names the data; leave one out")
+        if given.imagenet:
+            self.scale = self.scale.but(**IMAGENET)
+        if root := given.imagenet or given.root:
+            self.scale.data = {**self.scale.data, "data.root": root}
+        elif self.scale.data["data"] == "imagefolder":
+            folders = "DIR/train/<class> and DIR/test/<class>"
+            raise UserError(f"--root: scale small needs CIFAR-10 as an image folder, {folders}")
         output = Path(given.output or f"results/studies/{name}-{given.scale}")
-        self.output = writable(output, "--output")
-        folder = writable(Path(given.checkpoints), "--checkpoints")
-        self.scale = replace(scale, folder=folder, models={})
-        self.logs = Path(given.logs)
+        self.output, self.logs = writable(output, "--output"), Path(given.logs)
+        self.scale.folder = writable(Path(given.checkpoints), "--checkpoints")
         self.points: dict[str, Job] = {}
 
     def run(self, points: Mapping[str, EvaluationPlan | Call]) -> dict[str, Any]:
-        """Carry out the plans of points that are not there yet, after training what they need.
-
-        Returns:
-            What came out, by the points' labels: `Job.result`.
-        """
-        with naming_root():
-            build(training_plan(self.scale.data).data, "data").prepare_data()
-        folder = self.output / "points"
+        """Carry out what is not there yet; `Job.result` by the points' labels."""
+        self.scale.prepare()
+        folder, models = self.output / "points", [*self.scale.models.values()]
         self.points = {label: Job(label, work, folder) for label, work in points.items()}
-        waiting = [job for job in self.points.values() if not job.done]
-        missing = [job for job in self.scale.needed(waiting) if not job.done]
-        say(
-            f"{self.name} at scale {self.scale.name}: {len(points)} points, {len(waiting)} of them"
-            f" to be measured, {len(missing)} models to be trained first"
-        )
-        with saying_how_to_go_on(
-            say, lambda: "what was finished is kept; the same command goes on from there"
-        ):
-            # Another process with the same command shares the work: first what nobody is at, then
-            # wait for the others.
-            for models_wait, points_wait in ((False, False), (True, False), (True, True)):
-                self._carry_out("model", missing, models_wait)
-                self._carry_out("point", waiting, points_wait)
+        carry_out([*self.points.values()], models, self.logs, replace(ALOUD, figures=show))
         return {label: job.result() for label, job in self.points.items()}
 
-    def _carry_out(self, what: str, jobs: Sequence[Job], wait: bool) -> None:
-        for number, job in enumerate(jobs, 1):
-            if job.done or not all(model.done for model in self.scale.needed([job])):
-                continue
-            with alone(job.folder, job.label, say, wait) as held:
-                if held and not job.done:
-                    say(f"{what} {number} of {len(jobs)}: {job.label}")
-                    job.carry_out(self.logs)
-
     def worst_cases(self, *labels: str) -> Tensor:
-        """(n,), each image's share of draws of the model that are right about it, under the attack
-        that is worst for it, over points on the same images of one model.
-        """
-        rows = {
-            f"{label}: {name}": each
-            for label in labels
-            for name, each in Records.read(self.points[label].folder / VERDICTS).rows.items()
-        }
-        return Records(rows).worst
+        """(n,), `Records.worst` over points on the same images of one model."""
+        return Records.together({at: self.points[at].result().records for at in labels}).worst
 
-    def worst_case(self, *labels: str) -> float:
-        """Accuracy over `worst_cases`."""
-        return float(self.worst_cases(*labels).mean())
+    def write(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        figure: Figure,
+        notes: Sequence[str] = (),
+        setting: str | None = None,
+        epsilon: float = EPSILON,
+    ) -> None:
+        """Write study.json, study.md and study.png.
+
+        Args:
+            columns: of the table.
+            rows: of the table, one value for each column.
+            figure: a picture.
+            notes: sentences that a reader of the figures must know.
+            setting: under the title, in place of the adversarial transformation's settings.
+            epsilon: radius of the threat, Linf.
+        """
+        scale, plans = self.scale, [job.work for job in self.points.values()]
+        counts = {plan.images for plan in plans if isinstance(plan, EvaluationPlan)}
+        images = sorted(count for count in counts if count) or [scale.images]
+        counted = " or ".join(f"{count:,}" for count in images)
+        how = f"preset {scale.trainings['f_b']['training']}, {scale.f_b_epochs} epochs"
+        f_b = scale.weights or f"trained here, {how}"
+        setting = setting or SETTING.format(counted, f_b, s=scale)
+        values = {key: to for key, to in vars(scale).items() if key not in ("folder", "models")}
+        content = {
+            "study": self.name,
+            "title": self.title,
+            "command": self.command,
+            "scale": scale.name,
+            "settings": {**values, "setting": setting},
+            "threat": {"norm": "linf", "epsilon": epsilon},
+            "images": images,
+            "draws": scale.draws,
+            "notes": list(notes),
+            "table": [dict(zip(columns, map(str, row), strict=True)) for row in rows],
+            "points": {label: _described(job) for label, job in self.points.items()},
+        }
+        table = [f"| {' | '.join(map(str, row))} |" for row in [columns, *rows]]
+        table.insert(1, "|" + "---|" * len(columns))
+        head = f"Scale {scale.name}: {scale.about}. Linf, epsilon {epsilon:g}; {setting}"
+        text = [f"## {self.title}", head, f"    {self.command}", "\n".join(table), "\n".join(notes)]
+        write_whole(self.output / "study.png", png(figure))
+        write_whole(self.output / "study.md", ("\n\n".join(text).rstrip() + "\n").encode())
+        write_json(content, self.output / "study.json")
+        console.print("\n".join(table), soft_wrap=True, highlight=False, markup=False)
+        say(f"written: {self.output}/study.json, study.md, study.png")
+
+
+def _described(job: Job) -> dict[str, Any]:
+    """The figures of a point, and the command that repeats it."""
+    evaluated, found = isinstance(job.work, EvaluationPlan), job.result()
+    again = f"python evaluate.py --again {job.folder}" if evaluated else str(job.work.to_json())
+    about = {"key": job.folder.name[-12:], "command": again, "seconds": job.account()["seconds"]}
+    figures = dict(found.json if evaluated else found)
+    return {name: to for name, to in figures.items() if name not in LEFT_OUT} | about

@@ -24,8 +24,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import Figure, Results
 from robusttrain.reporting.canvas import canvas
-from studies import report
-from studies.plans import Job
+from robusttrain.running.jobs import Job
 from studies.scales import EPSILON, Scale, Settings, typed
 from studies.study import Study
 
@@ -141,9 +140,9 @@ def row(base: str, defense: str, results: Results, records: Records) -> dict[str
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("test_time_defenses", __doc__, arguments, digits=True)
+    study = Study("test_time_defenses", __doc__, arguments, "digits")
     scale = study.scale
-    bases = {"standard": scale.standard(), "adversarial": scale.adversarial()}
+    bases = {"standard": scale.f_a("standard"), "adversarial": scale.f_a("adversarial")}
     names = SMOKE if scale.name == "smoke" else DEFENSES
     defenses = {name: options(scale, name) for name in names}
     points = {
@@ -174,7 +173,7 @@ def run(arguments: list[str]) -> None:
         " have it.",
     )
     head = f"{scale.images} test images, {scale.draws} draws for an image's score."
-    report.write(study, columns, table, drawn(differences, [*bases]), notes, head, radius(scale))
+    study.write(columns, table, drawn(differences, [*bases]), notes, head, radius(scale))
 
 
 def drawn(differences: Mapping[str, Mapping[str, Any]], bases: Sequence[str]) -> Picture:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from robusttrain.commands.entry import main
-from studies import report
-from studies.plans import Call
+from robusttrain.reporting import lines
+from robusttrain.running.jobs import Call
 from studies.scales import Settings
-from studies.study import Study
+from studies.study import Study, percent
 from studies.transfer_measures import angles, distortion, mistakes, pictured, planes
 from studies.transfers import PIXEL, Field, counted, field, with_interval
 
@@ -81,7 +81,7 @@ def points_of(arena: Field, settings: Sizes) -> dict[str, Call]:
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("transferable_ensembles", __doc__, arguments, imagenet=True)
+    study = Study("transferable_ensembles", __doc__, arguments, "imagenet")
     arena, settings = field(study.scale), SETTINGS[study.scale.name]
     results = study.run(points_of(arena, settings))
     rows: list[tuple[object, ...]] = []
@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> None:
         top5 = arena.mean(point, attack, True, held_out, kind.replace("top1", "top5"))
         black_box[name] = black
         rows.append(
-            (name, kind.partition("_")[0], *map(report.percent, (white, black, top5)), PAPER[name])
+            (name, kind.partition("_")[0], *map(percent, (white, black, top5)), PAPER[name])
         )
     rows += _beside(results)
     pictured(results["planes"], study.output / "planes.png")
@@ -109,14 +109,14 @@ def run(arguments: list[str]) -> None:
             " Adam."
         ),
         (
-            f"Targeted labels: {report.percent(single)} from one model, {report.percent(ensemble)}"
+            f"Targeted labels: {percent(single)} from one model, {percent(ensemble)}"
             " from ensembles onto a model that was left out; the paper's claim that ensembles"
             f" raise this {_holds(ensemble > single)} here."
         ),
     )
     columns = ("attack", "rate", "white box", "black box", "black box, top 5", "paper")
-    figure = report.lines(_cdf(results), "RMSD in 255ths", "share of images")
-    report.write(study, columns, rows, figure, notes, arena.setting, arena.epsilon)
+    figure = lines(_cdf(results), "RMSD in 255ths", "share of images")
+    study.write(columns, rows, figure, notes, arena.setting, arena.epsilon)
 
 
 def _holds(claim: bool) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from studies.plans import Call, Job
-from studies.report import percent
+from robusttrain.evaluation.report import Figure
+from robusttrain.running.jobs import Call, Job
 from studies.scales import Scale, Settings
 from studies.transfer_measures import matrix
 
@@ -131,7 +131,7 @@ def field(scale: Scale) -> Field:
         packaged = {f"lite{number}": f"efficientnet_lite{number}" for number in range(3)}
         return Field(packaged, scale.data, 24, 15 * PIXEL, crafted)
     if scale.name == "smoke":  # networks that know enough for three of them to have some right
-        longer = {**scale.data, **scale.model, "training": scale.recipe, **scale.more}
+        longer = {**scale.data, **scale.model, **scale.trainings["standard"], **scale.more}
         quick = {
             f"ResNet {seed}": scale.job(f"quick-seed-{seed}", {**longer, "seed": seed}, 3)
             for seed in range(3)
@@ -139,8 +139,8 @@ def field(scale: Scale) -> Field:
         return Field(quick, scale.data, 60, 0.2, crafted)
     # Of seed 1, like the attacker's own models in the studies of the main paper, which then are
     # trained once.
-    trained = {f"ResNet {seed}": scale.standard(seed) for seed in range(2)}
-    trained |= {"ResNet adv": scale.adversarial(1), "VGG": scale.standard_f_b(5)}
+    trained = {f"ResNet {seed}": scale.f_a("standard", seed) for seed in range(2)}
+    trained |= {"ResNet adv": scale.f_a("adversarial", 1), "VGG": scale.f_b(5)}
     return Field(trained, scale.data, size[scale.name], 8 * PIXEL, crafted)
 
 
@@ -154,4 +154,4 @@ def counted(point: Mapping[str, Any]) -> str:
 
 def with_interval(cell: Mapping[str, Any]) -> str:
     """A cell for a table, with its interval."""
-    return percent(cell["value"], cell["ci95"]) if cell["value"] is not None else "n/a"
+    return str(Figure(cell["value"], *cell["ci95"])) if cell["value"] is not None else "n/a"

@@ -9,6 +9,7 @@ of the same part: jsonargparse would carry over arguments of the same name.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -126,11 +127,38 @@ def read(
             configs = [parser.with_parts(config)[0] for config in configs]
         # jsonargparse takes a configuration as text in place of a path.
         texts = [f"--config={yaml.safe_dump(config, sort_keys=False)}" for config in configs]
-        values = [f"{option}={value}" for option, value in inner]
+        values = [_assignment(option, value, parser) for option, value in _alone(inner)]
         parsed: Namespace = parser.parse_args([*texts, *rest, *values])
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(short(str(error), parser)) from error
     return parsed
+
+
+def _alone(inner: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The options, with a preset's ``step_size`` taken away where the relative one is given."""
+    given, alone = {option for option, _ in inner}, []
+    for option, value in inner:
+        part, _, key = option.rpartition(".")
+        other = f"{part}.step_size"
+        if key == "relative_step_size" and value not in NOTHING and other not in given:
+            alone.append((other, "null"))
+        alone.append((option, value))
+    return alone
+
+
+def _assignment(option: str, value: str, parser: ArgumentParser) -> str:
+    """An option as jsonargparse reads it: for a part that is inside of another, it takes ``null``
+    for the text "None" unless the outermost part is given as a mapping.
+    """
+    keys = option.removeprefix("--").split(".")
+    known = {action.dest for action in parser._actions}
+    outer = max((n for n in range(1, len(keys)) if ".".join(keys[:n]) in known), default=0)
+    if value not in NOTHING or ".".join(keys) in known or not outer:
+        return f"{option}={value}"
+    node: Any = None
+    for key in reversed(keys[outer:]):
+        node = {"init_args": {key: node}}
+    return f"--{'.'.join(keys[:outer])}={json.dumps(node)}"
 
 
 def take(
@@ -190,6 +218,8 @@ def names_preset(arguments: Sequence[str], key: str) -> bool:
     )
 
 
+#: What YAML reads as None.
+NOTHING = ("null", "~", "Null", "NULL")
 #: jsonargparse names Python's types; what they are on a command line.
 WANTED = {
     "int": "a whole number",

@@ -156,6 +156,19 @@ class Records:
             merged[name] = rows[once_each(rows.index)]
         return Records(merged)
 
+    @staticmethod
+    def together(parts: Mapping[str, Records]) -> Records:
+        """Records of several evaluations of one model on the same images as those of one: `worst`
+        is over the attacks of all.
+
+        Args:
+            parts: by a name of each evaluation, which its attacks' names begin with.
+        """
+        rows = {CLEAN: next(iter(parts.values())).of(CLEAN)}
+        for part, records in parts.items():
+            rows |= {f"{part}: {name}": each for name, each in records.rows.items()}
+        return Records(rows)
+
     def __repr__(self) -> str:
         count = len(next(iter(self.rows.values()), ()))
         return f"Records({', '.join(self.rows)}: {count} images each)"

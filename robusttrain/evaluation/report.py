@@ -105,6 +105,16 @@ class Results:
     json: Mapping[str, Any]
     records: Records | None = None
 
+    @property
+    def only(self) -> AttackFigures:
+        """The figures of the attack, where there was one.
+
+        Raises:
+            ValueError: there were several, or none.
+        """
+        (row,) = self.attacks.values()
+        return row
+
     def save(self, folder: str | Path) -> None:
         """Write results.json, and the records beside it if there are any."""
         folder = Path(folder)

@@ -5,12 +5,13 @@ They draw what the measures of `robusttrain.transfer` found, and compute nothing
 """
 
 from robusttrain.reporting.canvas import canvas, centred, png, rgb
-from robusttrain.reporting.charts import lines
+from robusttrain.reporting.charts import bars, lines
 from robusttrain.reporting.heat_map import heat_map
 from robusttrain.reporting.perturbations import perturbations
 from robusttrain.reporting.planes import boundaries, decision_regions
 
 __all__ = [
+    "bars",
     "boundaries",
     "canvas",
     "centred",

@@ -1,4 +1,4 @@
-"""Line charts of estimates, with their intervals as bands."""
+"""Line charts of estimates, with their intervals as bands, and bar charts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STYLES = ("-", "--", "-.", ":")
 
 
 def lines(
-    series: Mapping[str, Sequence[tuple[float, Estimate]]],
+    series: Mapping[str, Sequence[tuple[float, Estimate | float]]],
     x: str,
     y: str = "success rate",
     percent: bool = True,
@@ -28,7 +28,8 @@ def lines(
     """One line for each series of (x, estimate), its 95 % interval as a band.
 
     Args:
-        series: name to points in any order; points that are not available are left out.
+        series: name to points in any order; points that are not available are left out, and plain
+            numbers have no band.
         x: what is on the x-axis, with its unit.
         y: what is on the y-axis.
         percent: whether estimates are shares, told in percent from 0 to 100; else as they are.
@@ -41,10 +42,11 @@ def lines(
     axes = figure.subplots()
     looks = zip(series.items(), cycle(COLOURS[:6]), cycle(_MARKERS), cycle(_STYLES), strict=False)
     for (name, points), colour, marker, style in looks:
-        shown = sorted(
-            ((at, estimate) for at, estimate in points if estimate.images),
-            key=lambda point: point[0],
-        )
+        estimates = [
+            (at, each if isinstance(each, Estimate) else Estimate(each, each, each, 1))
+            for at, each in points
+        ]
+        shown = sorted((each for each in estimates if each[1].images), key=lambda each: each[0])
         if not shown:
             continue
         at = [each for each, _ in shown]
@@ -81,4 +83,21 @@ def lines(
     axes.set_title(title, fontsize="medium")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small", title="band: 95 % interval", title_fontsize="x-small")
+    return figure
+
+
+def bars(values: Mapping[str, float], title: str, label: str = "accuracy") -> Figure:
+    """One bar for each value, the first on top.
+
+    Args:
+        values: by name.
+        title: above the chart.
+        label: what the values are; accuracies have an axis from 0 to 1.
+    """
+    figure = canvas(7, 1.5 + 0.3 * len(values))
+    axes = figure.subplots()
+    axes.barh(list(values)[::-1], list(values.values())[::-1], color=COLOURS[0])
+    axes.set_xlim(*((0, 1) if label == "accuracy" else (None, None)))
+    axes.set_xlabel(label)
+    axes.set_title(title, fontsize="medium")
     return figure

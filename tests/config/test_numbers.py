@@ -82,6 +82,30 @@ def test_so_may_values_of_training_at_every_depth():
     assert plan.defense["init_args"]["radius"] == 16 / 255
 
 
+@pytest.mark.parametrize("depth", ["adversarial", "adversarial-awp"])
+@pytest.mark.parametrize("said", [[], ["--training.{}.step_size", "null"]])
+def test_a_relative_step_takes_the_place_of_the_preset_s_own(depth, said):
+    """And null, which jsonargparse reads as text in a part that is inside of another."""
+    where = "objective.objective.attack" if depth.endswith("awp") else "objective.attack"
+    relative = [f"--training.{where}.relative_step_size", "1/4"]
+    plan = read_training(["--training", depth, *relative, *(each.format(where) for each in said)])
+    node = plan.training["objective"]
+    while "attack" not in node["init_args"]:
+        node = node["init_args"]["objective"]
+    attack = node["init_args"]["attack"]["init_args"]
+    assert (attack["step_size"], attack["relative_step_size"]) == (None, 0.25)
+    assert attack["steps"] == 10, "what is not named stays"
+
+
+def test_a_part_inside_of_another_may_be_nothing():
+    network = ["--defense.model", "robusttrain.models.CifarResNet"]
+    model = [*network, "--defense.model.widths", "[4,8]", "--defense.model.mean", "null"]
+    plan = read_training(["--defense", "advtransform", *model])
+    assert plan.defense["init_args"]["model"]["init_args"]["mean"] is None
+    plain = ["--training", "budget", "--training.minutes", "null", "--robust.epsilon", "null"]
+    assert read_training(plain).training["minutes"] is None
+
+
 def test_a_folder_may_be_called_like_a_fraction():
     assert read_plan([*NETWORK, "--output", "8/255"]).output == "8/255"
 

@@ -75,3 +75,21 @@ def test_rows_are_chosen_by_a_mask_and_stay_frozen():
     assert rows[1:].images.shape == (2, 1, 2, 2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         rows.index = torch.arange(3)
+
+
+def test_the_worst_case_of_several_evaluations_is_per_image():
+    """Two attacks that each fool another image leave nothing between them."""
+    parts = {}
+    for key, right in (("first", [0, 1]), ("second", [1, 0])):
+        verdicts = torch.tensor(right, dtype=torch.bool)[:, None].expand(2, 3)
+        clean = torch.ones(2, 3, dtype=torch.bool)
+        index, nothing = torch.arange(2), torch.zeros(2)
+        parts[key] = Records(
+            {
+                name: Rows(index, index, values, values, index > 0, nothing, nothing, nothing)
+                for name, values in (("clean", clean), ("pgd", verdicts))
+            }
+        )
+    assert Records.together({"first": parts["first"]}).worst.tolist() == [0, 1]
+    assert Records.together(parts).worst.tolist() == [0, 0]
+    assert len(Records.together(parts)) == 2

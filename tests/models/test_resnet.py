@@ -65,3 +65,12 @@ def test_a_block_adds_its_input():
 def test_errors_name_the_option(option, arguments):
     with pytest.raises(OptionError, match=f"^{option} = "):
         CifarResNet(**arguments)
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 32), (2, 16), (4, 8)])
+def test_a_stride_of_the_stem_makes_every_stage_smaller(stride, size):
+    model = CifarResNet(widths=(4, 8), blocks=1, stem_stride=stride).eval()
+    images = torch.rand(1, 3, 32, 32, requires_grad=True)
+    assert model.stem(images).shape == (1, 4, size, size)
+    model(images).sum().backward()
+    assert images.grad.abs().min() > 0, "every pixel counts"

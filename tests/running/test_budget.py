@@ -10,22 +10,30 @@ from robusttrain.running.budget import Pace, within
 from robusttrain.running.training import Job
 
 WORDS = ["--training", "budget", "--data", "digits", "--data.image_size", "8", "--model", "mlp"]
+FULL = ["--trainer.precision", "32-true"]
+
+
+class Measured(list):
+    """The numbers of inner steps that were looked at.
+
+    Each pass of the network takes 0.2 s in float32 and ``half`` of it in bfloat16, an epoch has 100
+    batches, validation takes 2 s.
+    """
+
+    half = 1.0
+
+    def __call__(self, job, data, say):
+        inner = job.training().objective.cost().inner
+        self.append(inner)
+        share = self.half if job.plan.trainer["precision"] == "bf16-mixed" else 1
+        return Pace(0.2 * share * (1 + inner), 100, 2.0, inner)
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Each pass of the network takes 0.2 s, an epoch has 100 batches, validation takes 2 s: the
-    numbers of inner steps that were looked at.
-    """
-    looked = []
-
-    def pace(job, say):
-        inner = job.training().objective.cost().inner
-        looked.append(inner)
-        return Pace(0.2 * (1 + inner), 100, 2.0, inner)
-
-    monkeypatch.setattr(budget, "measured", pace)
-    return looked
+    measured = Measured()
+    monkeypatch.setattr(budget, "measured", measured)
+    return measured
 
 
 def planned(minutes, *more):
@@ -35,7 +43,7 @@ def planned(minutes, *more):
 
 
 def test_a_short_run_takes_single_steps(measured):
-    plan, lines = planned(20)
+    plan, lines = planned(20, *FULL)
     assert plan.trainer["max_epochs"] == int(0.9 * 20 * 60 / 42) == 25
     assert plan.training["objective"]["class_path"].endswith("NFGSM")
     assert plan.ema == pytest.approx(1 - 1 / (0.05 * 25 * 100))
@@ -44,8 +52,17 @@ def test_a_short_run_takes_single_steps(measured):
     assert line.startswith("--training.minutes 20: 25 epochs, 1 gradient evaluations of the inner")
 
 
+@pytest.mark.parametrize(("half", "precision"), [(0.5, "bf16-mixed"), (0.95, "32-true")])
+def test_the_faster_precision_is_taken_where_none_is_given(measured, half, precision):
+    measured.half = half
+    plan, lines = planned(12)
+    assert plan.trainer["precision"] == precision
+    assert f"--trainer.precision {precision}: a step in bfloat16 takes {half:.2f}" in lines[0]
+    assert plan.trainer["max_epochs"] == int(0.9 * 12 * 60 / (22 if half == 0.5 else 42))
+
+
 def test_a_longer_one_takes_finer_steps_while_enough_epochs_are_left(measured):
-    plan, _ = planned(60)
+    plan, _ = planned(60, *FULL)
     assert measured == [1, 2, 3, 5]
     assert plan.trainer["max_epochs"] == int(0.9 * 60 * 60 / 82) == 39
     objective = Job(plan).training().objective
@@ -56,24 +73,26 @@ def test_a_longer_one_takes_finer_steps_while_enough_epochs_are_left(measured):
 
 def test_the_step_inside_a_wrapper_is_meant(measured):
     wrapped = ["--training.objective", "AWP", "--training.objective.objective", "NFGSM"]
-    plan, _ = planned(60, *wrapped, "--training.mixing", "none")
+    plan, _ = planned(60, *FULL, *wrapped, "--training.mixing", "none")
     inner = plan.training["objective"]["init_args"]["objective"]
     assert inner["init_args"]["attack"]["init_args"]["steps"] == 3
 
 
 def test_a_recipe_with_steps_of_its_own_keeps_them(measured):
-    plan, _ = planned(600, "--training.objective", "Adversarial", "--training.mixing", "none")
+    plan, _ = planned(
+        600, *FULL, "--training.objective", "Adversarial", "--training.mixing", "none"
+    )
     assert measured == [10]
     assert plan.training["objective"]["init_args"]["attack"]["init_args"]["steps"] == 10
 
 
 def test_less_than_an_epoch(measured):
-    plan, lines = planned(0.5)
+    plan, lines = planned(0.5, *FULL)
     assert (plan.trainer["max_epochs"], plan.trainer["limit_train_batches"]) == (1, 62)
     assert "so this one has 62 of 100 batches" in lines[0]
     assert plan.ema == pytest.approx(1 - 1 / (0.05 * 62)), "what it began with is forgotten"
     with pytest.raises(UserError, match=r"--training.minutes 0\.01: not one batch fits"):
-        planned(0.01)
+        planned(0.01, *FULL)
 
 
 def test_without_minutes_nothing_is_measured(measured):

@@ -19,12 +19,12 @@ TWO = [*LINE, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
 def test_the_first_process_chooses_for_all(monkeypatch):
-    monkeypatch.setenv(budget.CHOSEN, "")
+    monkeypatch.setenv(budget.HANDED_ON, "")
     seen = []
     monkeypatch.setattr(
         budget,
         "measured",
-        lambda job, say: seen.append(job) or budget.Pace(0.01, 7, 0.0, 1),
+        lambda job, data, say: seen.append(job) or budget.Pace(0.01, 7, 0.0, 1),
     )
     plan = read_plan(TWO)
     chosen = budget.within(plan, Job, lambda line: None)
@@ -35,7 +35,7 @@ def test_the_first_process_chooses_for_all(monkeypatch):
     assert budget.within(plan, Job, lambda line: None) == chosen
     assert not seen
     assert (
-        json.loads(os.environ[budget.CHOSEN])["trainer"]["max_epochs"]
+        json.loads(os.environ[budget.HANDED_ON])["trainer"]["max_epochs"]
         == chosen.trainer["max_epochs"]
     )
 
@@ -51,9 +51,11 @@ def test_processes_that_nobody_chooses_for_are_refused(monkeypatch):
 
 def test_batches_are_shared(monkeypatch):
     """An epoch of two processes has half of the batches."""
-    lengths = [
-        budget.measured(Job(read_plan(line)), lambda line: None).batches for line in (LINE, TWO)
-    ]
+    lengths = []
+    for line in (LINE, TWO):
+        job = Job(read_plan(line))
+        job.data.setup("fit")
+        lengths.append(budget.measured(job, job.data, lambda line: None).batches)
     assert lengths == [13, 6]
 
 

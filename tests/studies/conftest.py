@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from robusttrain.commands.entry import main
 
@@ -43,3 +44,14 @@ def run_study(monkeypatch, capsys, shared):
 def told():
     """The content of a study's report."""
     return lambda folder: json.loads((folder / "study.json").read_text())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An image folder, and a file that stands for f_b's weights."""
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / split / label / "0.png")
+    (tmp_path / "f_b.pth").write_text("weights")
+    return tmp_path

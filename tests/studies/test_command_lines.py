@@ -4,14 +4,13 @@ import importlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from robusttrain.config import reparameterization, transfer
 from robusttrain.config.attacks import checked, split_attacks
 from robusttrain.config.command_line import read
 from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.running.jobs import Job, needed
 from robusttrain.training.plan import TrainingPlan
-from studies.plans import Job
 from studies.reparameterization import train_h
 from studies.scales import typed
 from studies.study import Study
@@ -26,17 +25,6 @@ class PlannedError(Exception):
     pass
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """An image folder, and a file that stands for f_b's weights."""
-    for split in ("train", "test"):
-        for label in ("a", "b"):
-            (tmp_path / split / label).mkdir(parents=True)
-            Image.new("RGB", (32, 32)).save(tmp_path / split / label / "0.png")
-    (tmp_path / "f_b.pth").write_text("weights")
-    return tmp_path
-
-
 @pytest.mark.parametrize("name", STUDIES)
 def test_small_and_paper(name, folder, monkeypatch):
     planned, models = [], []
@@ -44,11 +32,12 @@ def test_small_and_paper(name, folder, monkeypatch):
     def seen(self, points):
         jobs = [Job(label, work, folder) for label, work in points.items()]
         planned.extend(jobs)
-        needed = self.scale.needed(jobs)
-        places = [needed.index(model) for model in needed]
-        for place, model in zip(places, needed, strict=True):  # what a model rests on comes first
-            assert all(needed.index(part) <= place for part in self.scale.needed([model]))
-        models.extend(needed)
+        trainings = [*self.scale.models.values()]
+        named = needed(jobs, trainings)
+        places = [named.index(model) for model in named]
+        for place, model in zip(places, named, strict=True):  # what a model rests on comes first
+            assert all(named.index(part) <= place for part in needed([model], trainings))
+        models.extend(named)
         raise PlannedError
 
     monkeypatch.setattr(Study, "run", seen)

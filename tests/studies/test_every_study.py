@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from studies import finite_differences, mean_transformation, plans
-from studies.plans import Job
+from robusttrain.running import jobs
+from robusttrain.running.jobs import Job
+from studies import finite_differences, mean_transformation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -32,9 +34,9 @@ def test_smoke(name, run_study, told, shared, monkeypatch):
     assert report["command"].startswith(f"python -m studies.{name} ")
     assert report["threat"]["norm"] == "linf"
     # Those of transfer between models have radii of their own.
-    assert report["threat"]["epsilon"] == (
-        0.031 if "setting" not in report["settings"] else pytest.approx(0.1, abs=0.1)
-    )
+    own = "Training: preset" not in report["settings"]["setting"]
+    assert report["threat"]["epsilon"] == (pytest.approx(0.1, abs=0.1) if own else 0.031)
+    assert report["settings"]["images"] > 0
     assert report["scale"] == "smoke"
     assert all(set(row) == set(report["table"][0]) for row in report["table"])
     assert all({"key", "command", "seconds"} <= set(point) for point in report["points"].values())
@@ -46,7 +48,7 @@ def test_smoke(name, run_study, told, shared, monkeypatch):
 
     kept = {path: path.stat().st_mtime_ns for path in (folder / "points").glob("*/done.json")}
     assert len(kept) == len(report["points"])
-    monkeypatch.setattr(Job, "carry_out", lambda job, logs: pytest.fail("computed again"))
+    monkeypatch.setattr(Job, "carry_out", lambda job, logs, telling: pytest.fail("computed again"))
     again = run_study(name, folder)
     assert again.code == 0, again.err
     assert "0 of them to be measured, 0 models to be trained" in again.err
@@ -69,17 +71,17 @@ def test_all_of_the_paper_is_there():
 def test_interrupted_with_ctrl_c(run_study, tmp_path, monkeypatch):
     measured = []
 
-    def interrupted(plan, real=plans.evaluate):
+    def interrupted(plan, telling, real=jobs.evaluate):
         if measured:
             try:
                 raise KeyboardInterrupt
             except KeyboardInterrupt as stopped:
                 raise SystemExit(1) from stopped  # what Lightning makes of Ctrl-C
         measured.append(plan)
-        real(plan)
+        real(plan, telling)
 
     with monkeypatch.context() as patched:
-        patched.setattr(plans, "evaluate", interrupted)
+        patched.setattr(jobs, "evaluate", interrupted)
         stopped = run_study("radius", tmp_path)
     assert stopped.code == 130
     assert "the same command goes on from there" in stopped.err
@@ -136,11 +138,14 @@ BAD = [
     (["--scal", "smoke"], "unrecognized arguments: --scal smoke"),
     (["--radius", "3"], "unrecognized arguments: --radius 3"),
     (["--scale", "small"], "--root: scale small needs CIFAR-10 as an image folder"),
-    (["--scale", "small", "--root", "nowhere"], "--root nowhere: no such folder"),
+    (
+        ["--scale", "small", "--root", "nowhere"],
+        "--root nowhere: no such folder; give the folder with the data",
+    ),
     (["--scale", "small", "--root", "tests"], "(looked for .*<class>/.*give --root DIR"),
     (
         ["--scale", "small", "--root", "tests", "--f_b", "nothing.pth"],
-        "--f_b nothing.pth: no such file",
+        "--f_b nothing.pth: no such file; give the weights of an adversarially trained f_b",
     ),
     (["--root", "tests"], "--root tests: scale smoke makes do with embedded digits"),
     (["--output", "README.md/here"], "--output README.md/here: cannot be written to"),
@@ -168,6 +173,28 @@ def test_tiny_imagenet_says_what_to_download(run_study, tmp_path):
     (line,) = done.err.splitlines()
     assert "tiny-imagenet-200.zip" in line
     assert "--root DIR" in line
+
+
+@pytest.mark.parametrize("reason", ["is text, not weights", "does not fit"])
+def test_an_f_b_that_cannot_be_one_is_refused_before_anything_is_trained(reason, run_study, folder):
+    f_b = folder / "f_b.pth"  # text
+    if reason == "does not fit":
+        torch.save({"another": torch.ones(1)}, f_b)
+    options = ("--scale", "small", "--root", folder, "--f_b", f_b)
+    done = run_study("radius", folder / "out", *options)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"radius.py: error: --f_b {f_b}: ")
+    assert reason in line
+
+
+def test_imagenet_is_named_as_the_study_names_it(run_study, tmp_path):
+    (tmp_path / "empty").mkdir()
+    options = ("--scale", "small", "--imagenet", tmp_path / "empty")
+    done = run_study("input_diversity", tmp_path / "out", *options)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.endswith("and give --imagenet DIR")
 
 
 def test_finite_differences_of_equation_4_see_the_identity_and_nothing_else(

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import robusttrain
+from robusttrain.running import jobs
+from robusttrain.running.jobs import Call, Job, needed
 from robusttrain.storage.weights import read_tensors
-from studies import plans
 from studies.black_box import crafted_on
-from studies.plans import Call, Job
-from studies.scales import SCALES, placed, training_plan
+from studies.scales import SCALES, training_plan
+from studies.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture
 def scale(tmp_path):
     """Smoke, with models of its own."""
-    return replace(SCALES["smoke"], folder=tmp_path / "checkpoints", models={})
+    return SCALES["smoke"].but(folder=tmp_path / "checkpoints")
 
 
 def key(work, label="a"):
@@ -28,20 +29,20 @@ def key(work, label="a"):
 
 def test_every_setting_counts(scale, tmp_path):
     ours = scale.ours()
-    small = replace(SCALES["small"], data={"data": "cifar10"}, models={})
+    small = SCALES["small"].but(data={"data": "cifar10"}, folder=tmp_path)
     models = [
         ours,
         scale.ours(radius=0.1),
         scale.ours(steps=3),
-        scale.ours(start=False),
-        scale.ours(f_b=scale.standard_f_b(0).weights),
-        scale.ours(f_b=scale.standard_f_b(1).weights),
-        scale.standard(),
-        scale.standard(seed=1),
-        scale.adversarial(),
-        scale.trades(),
+        scale.ours(random_start=False),
+        scale.ours(f_b=scale.f_b(0).weights),
+        scale.ours(f_b=scale.f_b(1).weights),
+        scale.f_a("standard"),
+        scale.f_a("standard", 1),
+        scale.f_a("adversarial"),
+        scale.f_a("trades"),
         small.ours(),
-        replace(SCALES["paper"], models={}).ours(),
+        SCALES["paper"].but(folder=tmp_path).ours(),
     ]
     keys = [key(model.work) for model in models]
     keys += [key(scale.attacked(model, "pgd")) for model in models]
@@ -50,8 +51,8 @@ def test_every_setting_counts(scale, tmp_path):
         key(scale.attacked(ours, "pgd", images=17)),
         key(scale.attacked(ours, "pgd", {"step_size": 0.003})),
         key(scale.attacked(ours, "pgd", epsilon=0.1)),
-        key(scale.attacked(ours, "pgd", crafted_on(scale.standard()))),
-        key(scale.attacked(ours, "pgd", crafted_on(scale.standard(1)))),
+        key(scale.attacked(ours, "pgd", crafted_on(scale.f_a("standard")))),
+        key(scale.attacked(ours, "pgd", crafted_on(scale.f_a("standard", 1)))),
         key(Call(print, {"count": 1})),
         key(Call(print, {"count": 2})),
         key(Call(repr, {"count": 1})),
@@ -64,7 +65,7 @@ def test_every_setting_counts(scale, tmp_path):
 def test_places_and_labels_do_not_count(scale, tmp_path):
     plan = scale.attacked(scale.ours(), "pgd")
     assert key(plan) == key(replace(plan, output="elsewhere"), "another")
-    moved = replace(scale, folder=tmp_path / "moved", models={})
+    moved = scale.but(folder=tmp_path / "moved")
     assert key(plan) == key(moved.attacked(moved.ours(), "pgd"))
     assert key(Call(print, {}, {"folder": None})) == key(Call(print, {}, {"folder": "here"}))
 
@@ -88,46 +89,47 @@ def test_a_changed_preset_is_another_setting(scale, tmp_path, monkeypatch):
             "class_path: robusttrain.attacks.ProjectedGradient\n"
             f"init_args: {{step_size: {step_size}}}\n"
         )
-        keys.append(key(scale.attacked(scale.standard(), "mine")))
+        keys.append(key(scale.attacked(scale.f_a("standard"), "mine")))
     assert keys[0] != keys[1]
 
 
 def test_what_a_point_rests_on_comes_first(scale):
-    scale.standard(seed=5)  # needed by nobody
+    scale.f_a("standard", 5)  # needed by nobody
     ours = scale.ours()
-    f_b = next(model for model in scale.models.values() if model.weights == scale.adversarial_f_b())
+    f_b = scale.f_b()
     point = Job("a", scale.attacked(ours, "wt"), scale.folder)
-    assert scale.needed([point]) == [f_b, ours]
+    assert needed([point], [*scale.models.values()]) == [f_b, ours]
 
 
 def test_files_of_the_user_are_in_force(tmp_path):
     f_b = tmp_path / "f_b.pth"
     f_b.write_text("weights")
-    scale = placed(SCALES["small"], str(tmp_path), str(f_b))
+    options = {"scale": "small", "root": tmp_path, "f_b": f_b, "output": tmp_path}
+    line = [f"--{name}={value}" for name, value in {**options, "checkpoints": tmp_path}.items()]
+    scale = Study("radius", "A title.", line).scale
     assert scale.data["data.root"] == str(tmp_path)
-    assert scale.adversarial_f_b() == str(f_b)
-    digits = replace(scale, data={"data": "digits"}, models={})
+    digits = scale.but(data={"data": "digits"})
     ours = digits.ours()
     assert ours.work.defense["init_args"]["weights"] == str(f_b)
-    assert digits.needed([ours]) == []
+    assert needed([ours], [*digits.models.values()]) == []
 
 
 def test_an_interrupted_training_is_resumed(scale, tmp_path, monkeypatch):
-    model = scale.standard(seed=7)
-    real, begun = plans.train, []
+    model = scale.f_a("standard", 7)
+    real, begun = jobs.training.train, []
 
-    def interrupted(plan):
+    def interrupted(plan, telling):
         begun.append(plan)
-        real(plan)
+        real(plan, telling)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plans, "train", interrupted)
+    monkeypatch.setattr(jobs.training, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.carry_out(tmp_path / "logs")
     assert not model.done
     assert begun[0].ckpt_path is None
 
-    monkeypatch.setattr(plans, "train", lambda plan: begun.append(plan) or real(plan))
+    monkeypatch.setattr(jobs.training, "train", lambda *each: begun.append(each[0]) or real(*each))
     model.carry_out(tmp_path / "logs")
     assert begun[1] == replace(begun[0], ckpt_path="last")
     assert model.done
@@ -140,7 +142,7 @@ def test_an_interrupted_training_is_resumed(scale, tmp_path, monkeypatch):
 
 
 def test_an_untrained_f_b_is_what_its_training_starts_from(scale, tmp_path):
-    untrained = scale.standard_f_b(0)
+    untrained = scale.f_b(0)
     untrained.carry_out(tmp_path)
     weights = read_tensors(untrained.weights)
     assert weights["features.0.weight"].shape[:2] == (scale.f_b_width, 1)
@@ -148,5 +150,5 @@ def test_an_untrained_f_b_is_what_its_training_starts_from(scale, tmp_path):
 
 
 def test_networks_fit_the_data():
-    plan = training_plan({"data": "digits", "model": "vgg_small", "training": "standard"})
+    plan = training_plan("--data=digits", "--model=vgg_small", "--training=standard")
     assert plan.model["init_args"]["in_channels"] == 1

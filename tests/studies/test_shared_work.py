@@ -4,8 +4,8 @@ process.
 
 import pytest
 
+from robusttrain.running.jobs import Job, needed
 from robusttrain.storage.locks import alone
-from studies.plans import Job
 from studies.study import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -16,7 +16,7 @@ def begun(monkeypatch):
     """Labels of all jobs that began; none goes further."""
     called = []
 
-    def begin(job, logs):
+    def begin(job, logs, telling):
         called.append(job.label)
         raise InterruptedError
 
@@ -37,7 +37,7 @@ def finish(job):
 
 
 def test_a_model_that_another_process_trains_is_left_to_it(begun, study):
-    first, second = study.scale.standard(0), study.scale.standard(1)
+    first, second = study.scale.f_a("standard", 0), study.scale.f_a("standard", 1)
     points = {each.label: study.scale.attacked(each, "pgd") for each in (first, second)}
     with alone(first.folder, "it", print), pytest.raises(InterruptedError):
         study.run(points)
@@ -46,8 +46,8 @@ def test_a_model_that_another_process_trains_is_left_to_it(begun, study):
 
 def test_a_model_whose_parts_another_process_trains_is_left_for_later(begun, study):
     ours = study.scale.ours()
-    (f_b,) = study.scale.needed([ours])
-    other = study.scale.standard()
+    (f_b,) = needed([ours], [*study.scale.models.values()])
+    other = study.scale.f_a("standard")
     points = {model.label: study.scale.attacked(model, "pgd") for model in (ours, other)}
     with alone(f_b.folder, "it", print), pytest.raises(InterruptedError):
         study.run(points)
@@ -59,7 +59,7 @@ def test_a_model_whose_parts_another_process_trains_is_left_for_later(begun, stu
 
 
 def test_points_that_others_measure_come_last(begun, study):
-    model = study.scale.standard()
+    model = study.scale.f_a("standard")
     finish(model)
     points = {attack: study.scale.attacked(model, attack) for attack in ("pgd", "fgsm")}
     first = Job("pgd", points["pgd"], study.output / "points")

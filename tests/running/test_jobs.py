@@ -1,0 +1,109 @@
+"""Jobs: what names them, in which order they are carried out, and what processes share."""
+
+from pathlib import Path
+
+import pytest
+
+from robusttrain.core.telling import Telling
+from robusttrain.running.jobs import Call, Job, carry_out, identified, needed
+from robusttrain.storage.locks import alone
+
+
+def counted(**about):
+    """What a measurement returns: its arguments, and how often it was asked for."""
+    counted.calls.append(about)
+    return {"about": {key: str(value) for key, value in about.items()}}
+
+
+@pytest.fixture(autouse=True)
+def calls():
+    counted.calls = []
+    return counted.calls
+
+
+def key(job):
+    return job.name.rpartition("-")[2]
+
+
+def job(folder, label, **arguments):
+    return Job(label, Call(counted, arguments), folder)
+
+
+def test_files_count_by_content_and_roots_by_place(tmp_path, monkeypatch):
+    first, second = tmp_path / "first.pth", tmp_path / "second.pth"
+    first.write_text("same")
+    second.write_text("same")
+    assert identified([str(first)]) == identified((str(second),)) != [str(first)]
+    second.write_text("another")
+    assert identified(str(first)) != identified(str(second))
+    monkeypatch.chdir(tmp_path)
+    assert identified({"root": "."}) == {"root": str(tmp_path)}
+    assert identified({"root": None, "epsilon": 0.1}) == {"root": None, "epsilon": 0.1}
+    assert identified("resnet18") == "resnet18"
+
+
+def test_a_file_of_a_job_counts_by_the_jobs_name(tmp_path):
+    here, there = (job(tmp_path / place, "model", width=3) for place in ("here", "there"))
+    assert here.weights != there.weights
+    assert identified(here.weights) == identified(there.weights)
+
+
+def test_labels_and_places_do_not_count(tmp_path):
+    first = job(tmp_path, "a label: 1/2", width=3)
+    assert first.name.startswith("a-label-1-2-")
+    assert key(first) == key(job(tmp_path / "elsewhere", "b", width=3))
+    assert key(first) != key(job(tmp_path, "a label: 1/2", width=4))
+    placed = Job("b", Call(counted, {"width": 3}, {"folder": None}), tmp_path)
+    assert key(first) == key(placed)
+
+
+def test_what_a_job_rests_on_is_carried_out_first(tmp_path, calls):
+    base = job(tmp_path, "base", width=1)
+    upper = job(tmp_path, "upper", on=base.weights)
+    idle = job(tmp_path, "idle", width=2)
+    point = Job("point", Call(counted, {"of": upper.weights}, {"folder": None}), tmp_path)
+    assert needed([point], [base, idle, upper]) == [base, upper]
+    lines = []
+    carry_out([point], [base, idle, upper], telling=Telling(lines.append))
+    assert calls == [
+        {"width": 1},
+        {"on": base.weights},
+        {"of": upper.weights, "folder": point.folder},
+    ]
+    assert lines == [
+        "1 points, 1 of them to be measured, 2 models to be trained first",
+        "1 of 3: base",
+        "2 of 3: upper",
+        "3 of 3: point",
+    ]
+    assert point.result() == {"about": {"of": upper.weights, "folder": str(point.folder)}}
+    assert point.account()["label"] == "point"
+    carry_out([point], [base, idle, upper])
+    assert len(calls) == 3, "done again"
+
+
+def test_what_another_process_is_at_comes_last(tmp_path):
+    first, second = job(tmp_path, "first", number=1), job(tmp_path, "second", number=2)
+    begun = []
+
+    def stop(line):
+        begun.append(line)
+        if "another process makes first" in line:
+            raise InterruptedError
+
+    with alone(first.folder, "it", print), pytest.raises(InterruptedError):
+        carry_out([first, second], telling=Telling(stop))
+    assert second.done
+    assert not first.done
+    carry_out([first, second])
+    assert first.done
+
+
+def test_an_interruption_names_the_way_on(tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    lines = []
+    with pytest.raises(KeyboardInterrupt):
+        carry_out([Job("a", Call(interrupted, {}), Path(tmp_path))], telling=Telling(lines.append))
+    assert "goes on from there" in lines[-1]
