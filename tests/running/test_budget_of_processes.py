@@ -6,10 +6,12 @@ import os
 import pytest
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
+from robusttrain.config.trainer import trainer_from
 from robusttrain.config.training import read_plan
 from robusttrain.core.errors import UserError
 from robusttrain.running import budget
 from robusttrain.running.training import Job
+from robusttrain.training.cost import estimate
 
 LINE = [
     *("--training", "budget", "--data", "digits", "--model", "mlp", "--data.batch_size", "100"),
@@ -62,3 +64,15 @@ def test_batches_are_shared(monkeypatch):
 def test_lightning_starts_the_others():
     trainer = budget._trainer(read_plan(TWO))
     assert isinstance(trainer.strategy.cluster_environment, LightningEnvironment)
+
+
+def test_an_estimate_counts_each_image_once():
+    """1,350 training images fill 13 batches of 100, or six of twice 100."""
+    totals = []
+    for line in (LINE, TWO):
+        whole = ["--training.minutes", "null", "--trainer.max_epochs", "1"]
+        plan = read_plan([*line, "--training", "standard", *whole])
+        job, trainer = Job(plan), trainer_from(plan.trainer, logger=False)
+        job.data.setup("fit")
+        totals.append(estimate(job.training(), job.data, trainer, lambda line: None))
+    assert totals == [1300, 1200]
