@@ -43,6 +43,7 @@ class Sizes:
         images: test images that are attacked.
         attacks: of the runs, and of the ingredients: presets and what is changed of them.
         changes: options of every training.
+        ingredients: names in `INGREDIENTS`, the recipe first; none for all.
     """
 
     minutes: tuple[float, ...]
@@ -50,11 +51,17 @@ class Sizes:
     images: int
     attacks: tuple[tuple[str, Settings], tuple[str, Settings]] = (STRONG, NEAR)
     changes: Settings = field(default_factory=dict)
+    ingredients: tuple[str, ...] = ()
 
 
 SETTINGS = {
     "smoke": Sizes(
-        (0.01, 0.02), 2, 8, (("pgd", {}),) * 2, {"robust.images": 8, "data.validation": 0.1}
+        (0.01,),
+        2,
+        8,
+        (("pgd", {}),) * 2,
+        {"robust.images": 8, "data.validation": 0.1},
+        ("the recipe", "PGD of 2 steps in its place", "with AWP"),
     ),
     "digits": Sizes((0.5, 2), 40, 400, (("autoattack", {}),) * 2, {"data.validation": 0.1}),
     "small": Sizes(
@@ -136,7 +143,7 @@ def run(arguments: list[str]) -> None:
     study = Study("budget", __doc__, arguments, "digits")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
     runs = {minutes: timed(scale, sizes, minutes) for minutes in sizes.minutes}
-    changed = {name: at_equal_cost(scale, sizes, name) for name in INGREDIENTS}
+    changed = {name: at_equal_cost(scale, sizes, name) for name in sizes.ingredients or INGREDIENTS}
     points: dict[str, EvaluationPlan | Call] = {}
     labels = {**{f"{minutes:g} minutes": job for minutes, job in runs.items()}, **changed}
     for name, job in labels.items():

@@ -102,10 +102,17 @@ def _guard(
         )
 
 
-def keepers(plan: TrainingPlan, monitor: str, folder: Path) -> list[Callback]:
-    """Callbacks that keep weights."""
+def keepers(plan: TrainingPlan, monitor: str, folder: Path, say: Say = silence) -> list[Callback]:
+    """Callbacks that keep weights and figures.
+
+    Args:
+        plan: of the training.
+        monitor: what 'best' means.
+        folder: for checkpoints.
+        say: takes a line where training waits for its data.
+    """
     better = "min" if monitor.endswith("loss") else "max"
-    keeping: list[Callback] = [LearningRateMonitor(), Pace()]
+    keeping: list[Callback] = [LearningRateMonitor(), Pace(say)]
     if plan.early_stopping:
         keeping.append(EarlyStopping(monitor, patience=plan.early_stopping, mode=better))
     if plan.swa.start is not None:

@@ -7,6 +7,8 @@ from the global generators. `SharedGenerators` watches these, seeds them, and pu
 from __future__ import annotations
 
 import random
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +18,22 @@ class SharedGenerators:
     """The state of the global generators at the time of construction.
 
     Args:
-        device: its torch generator counts, besides the CPU's.
+        device: its torch generator counts, besides the CPU's, whatever accelerator it is.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._torch = [torch.default_generator]
-        if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            self._torch.append(torch.cuda.default_generators[index])
+        #: The module with the device's generator, by functions that every such module has.
+        self._module: Any = None if device.type == "cpu" else torch.get_device_module(device)
         self._then = self._state()
 
     def _state(self) -> tuple[list[torch.Tensor], tuple[object, ...], tuple[object, ...]]:
         legacy = np.random.get_state(legacy=True)  # noqa: NPY002 - models of others draw from there
         assert isinstance(legacy, tuple)
-        return [each.get_state() for each in self._torch], legacy, random.getstate()
+        states = [torch.default_generator.get_state()]
+        if self._module is not None:
+            states.append(self._module.get_rng_state(self.device))
+        return states, legacy, random.getstate()
 
     @property
     def drawn(self) -> bool:
@@ -47,14 +50,23 @@ class SharedGenerators:
     def put_back(self) -> None:
         """Put all generators back into that state."""
         ours, legacy, own = self._then
-        for generator, state in zip(self._torch, ours, strict=True):
-            generator.set_state(state)
+        torch.default_generator.set_state(ours[0])
+        if self._module is not None:
+            self._module.set_rng_state(ours[1], self.device)
         np.random.set_state(legacy)  # type: ignore[arg-type]  # noqa: NPY002
         random.setstate(own)
 
     def seed(self, key: int) -> None:
         """Seed all generators with one 64-bit key."""
-        for generator in self._torch:
-            generator.manual_seed(key & (2**63 - 1))
+        number = key & (2**63 - 1)
+        torch.default_generator.manual_seed(number)
+        if self._module is not None:
+            with self._current():
+                self._module.manual_seed(number)
         np.random.seed([key & (2**32 - 1), (key >> 32) & (2**32 - 1)])  # noqa: NPY002
         random.seed(key)
+
+    def _current(self) -> AbstractContextManager[Any]:
+        """Within this context the device is the current one, where there may be several."""
+        several = self.device.type in ("cuda", "xpu")
+        return self._module.device(self.device) if several else nullcontext()

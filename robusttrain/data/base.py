@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
@@ -12,13 +13,13 @@ from typing import Literal, NamedTuple
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.errors import OptionError, UserError, at_least, within
 from robusttrain.core.rng import Rng
 from robusttrain.data.augment import crop_and_flip
-from robusttrain.data.batches import Batch, EpochBatches, Split, loader, seeded_order
+from robusttrain.data.batches import Batch, EpochBatches, Split, TimedLoader, loader, seeded_order
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.notes import note, shown
@@ -121,6 +122,8 @@ class ImageData(LightningDataModule, ABC):
         self.notes: list[str] = []
         #: How many times in a row each training batch comes (free adversarial training).
         self.replays = 1
+        #: Seconds that the host has spent on augmentation and conversion of training batches.
+        self.augmenting = 0.0
 
     @abstractmethod
     def facts(self) -> Facts:
@@ -229,12 +232,10 @@ class ImageData(LightningDataModule, ABC):
             len(split), self.batch_size - theirs, shuffle=not overfit, drop_last=True
         )
         if self._extra is None:
-            return loader(
-                split, Replayed(own, self.replays) if self.replays > 1 else own, self.workers
-            )
+            return self._loaded(split, Replayed(own, self.replays) if self.replays > 1 else own)
         mixed = MixedBatches(own, len(split), len(self._extra[0]), theirs)
         batches = Replayed(mixed, self.replays) if self.replays > 1 else mixed
-        return loader(Joined(split, self._extra[0]), batches, self.workers)
+        return self._loaded(Joined(split, self._extra[0]), batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation image once, in an order that the seed chooses, so that a few batches
@@ -248,6 +249,13 @@ class ImageData(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every test image once, or those of ``limit_test``."""
         return self._loader(self._limited_test())
+
+    def test_share(self, rank: int) -> tuple[Split, list[Tensor]]:
+        """The test images, and the positions of each batch that process ``rank`` gets of them."""
+        split = self._limited_test()
+        batches = self._batches(len(split), self.batch_size)
+        batches.rank = rank
+        return split, [*batches]
 
     def first_test_batch(self) -> Batch:
         """The first batch of the test loader, as evaluations get it; read once."""
@@ -287,15 +295,31 @@ class ImageData(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Float images in [0, 1] on the device, augmented in training."""
-        images = batch.images
-        if self.trainer is not None and self.trainer.training:
+        images, start = batch.images, time.perf_counter()
+        training = self.trainer is not None and self.trainer.training
+        if training:
+            assert self.trainer is not None
             rng = (
                 Rng.for_images(self.seed, batch.indices)
                 .fold("augment")
                 .fold(self.trainer.current_epoch)
             )
             images = crop_and_flip(images, rng, self.crop, self.flip)
-        return batch._replace(images=as_float(images))
+        images = as_float(images)
+        if training:
+            self.augmenting += time.perf_counter() - start
+        return batch._replace(images=images)
+
+    @property
+    def faster_loading(self) -> str:
+        """Options that make loading faster, for a user whose training waits for it."""
+        more = "--data.workers 2 loads beside the training"
+        if self.workers:
+            more = f"more --data.workers than {self.workers} load more batches at once"
+        in_memory = self._train is not None and isinstance(self._train.images, Tensor)
+        if in_memory and self.workers:
+            return "the images are in memory, where --data.workers 0 may be faster"
+        return more
 
     def _limited_test(self) -> Split:
         test = _ready(self._test, "test")
@@ -320,7 +344,12 @@ class ImageData(LightningDataModule, ABC):
         return EpochBatches(count, size, shuffle, self.seed, rank, world, drop_last)
 
     def _loader(self, split: Split) -> DataLoader[Batch]:
-        return loader(split, self._batches(len(split), self.batch_size), self.workers)
+        return self._loaded(split, self._batches(len(split), self.batch_size))
+
+    def _loaded(self, split: Dataset[Batch], batches: SequentialSampler) -> TimedLoader:
+        """A loader for the trainer's device: pinned memory serves a GPU, and costs a CPU time."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else None
+        return loader(split, batches, self.workers, device is not None and device.type == "cuda")
 
 
 def _ready(split: Split | None, stage: str) -> Split:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -58,7 +59,10 @@ class Split(Dataset[Batch]):
         return len(self.subset)
 
     def __getitem__(self, positions: Tensor | list[int] | int) -> Batch:
-        indices = self.subset[torch.as_tensor(positions).reshape(-1)]
+        return self.at(self.subset[torch.as_tensor(positions).reshape(-1)])
+
+    def at(self, indices: Tensor) -> Batch:
+        """The images with these indices, (B,) int64."""
         # Contiguous, whatever the layout in memory: other people's code may call view().
         return Batch(self.images[indices].contiguous(), self.labels[indices], indices)
 
@@ -148,15 +152,45 @@ class EpochBatches(SequentialSampler):
             yield order[start:stop]
 
 
-def loader(split: Dataset[Batch], batches: SequentialSampler, workers: int) -> DataLoader[Batch]:
-    """A DataLoader of whole batches, in the order of ``batches``."""
-    return DataLoader(
+class TimedLoader(DataLoader[Batch]):
+    """A DataLoader that counts for how long it was waited for.
+
+    Attributes:
+        waited: seconds so far.
+    """
+
+    waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        start = time.perf_counter()
+        batches = super().__iter__()
+        while True:
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+            start = time.perf_counter()
+
+
+def loader(
+    split: Dataset[Batch], batches: SequentialSampler, workers: int, pinned: bool = False
+) -> TimedLoader:
+    """A DataLoader of whole batches, in the order of ``batches``.
+
+    Args:
+        split: what is loaded.
+        batches: the positions of each batch.
+        workers: processes that load; 0 loads in this one.
+        pinned: whether batches lie in pinned memory, from which a GPU copies by itself.
+    """
+    return TimedLoader(
         split,
         sampler=batches,
         batch_size=None,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         # Without a generator of its own, a DataLoader draws a seed from torch's global generator
         # in each epoch.
         generator=torch.Generator(),

@@ -5,39 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from robusttrain.attacks.base import check_images
+from robusttrain.core.processes import everyone
 from robusttrain.data import Batch
 from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, Beside, added
 from robusttrain.evaluation.certification import Certification, Certified
 from robusttrain.evaluation.curve import Curve, Rung
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.examples import Fallen, fallen
+from robusttrain.evaluation.helping import help_others
 from robusttrain.evaluation.randomness import randomness
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.results import results
 from robusttrain.storage.journal import Journal
 
 #: Seconds between two looks at a batch that another process works on.
-PAUSE = 0.5
-
-
-Part = TypeVar("Part")
-
-
-def everyone(mine: Part) -> list[Part]:
-    """The same thing of all processes."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [mine]
-    parts = [mine] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, mine)
-    return parts
+PAUSE = 0.2
 
 
 def gather(mine: tuple[list[Records], dict[str, float]]) -> tuple[Records, dict[str, float]]:
@@ -190,6 +179,8 @@ class Evaluation(pl.LightningModule):
         return seen
 
     def on_test_epoch_end(self) -> None:
+        if self.journal is not None and self.trainer.world_size > 1:
+            help_others(self.trainer, self.engine, self.journal)
         if self._others:
             self.waiting(len(self._others))
         while self._others:

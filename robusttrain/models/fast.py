@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 # Exact classes: a subclass may compute its weight (weight standardisation, parametrizations).
 # Conv2dSame only pads.
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
+BATCH_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.SyncBatchNorm, BatchNormAct2d),  # the former needs other processes in training alone
+)
 TOLERANCE = 1e-3
 
 

@@ -8,6 +8,8 @@ inner step leaves time to spare, more of them are taken.
 from __future__ import annotations
 
 import copy
+import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.trainer import trainer_from
 from robusttrain.config.watching import watchers
 from robusttrain.core.errors import UserError
-from robusttrain.core.telling import Say, duration
+from robusttrain.core.telling import Say, duration, first_process
 from robusttrain.data import ImageData
 from robusttrain.running.resuming import earlier
 from robusttrain.training import RobustTraining
@@ -40,6 +43,8 @@ PLANNED = 0.9
 MEMORY = 0.05
 #: Batches that a measurement of the loader reads.
 READ = 4
+#: What the first process has chosen, for those that Lightning starts for it.
+HANDED_ON = "ROBUSTTRAIN_BUDGET"
 #: Options of the trainer that a stated time decides.
 CHOSEN = ("max_epochs", "limit_train_batches", "precision")
 #: Precisions of training that are tried where ``trainer.precision`` names none.
@@ -52,7 +57,8 @@ def within(plan: TrainingPlan, job: Callable[[TrainingPlan], Any], say: Say) -> 
     """The plan with ``trainer.max_epochs``, the inner steps and the precision that its
     ``training.minutes`` leave time for; the plan itself where it states no time.
 
-    A run that goes on keeps what it began with.
+    A run that goes on keeps what it began with. Of several processes the first one measures, and
+    all take what it chose.
 
     Args:
         plan: of the training.
@@ -60,13 +66,19 @@ def within(plan: TrainingPlan, job: Callable[[TrainingPlan], Any], say: Say) -> 
         say: takes a line on what was chosen.
 
     Raises:
-        UserError: less than one batch fits.
+        UserError: less than one batch fits, or processes were started by somebody who cannot hand
+            the choice on.
     """
     minutes = plan.training.get("minutes")
     if minutes is None:
         return plan
     if plan.ckpt_path is not None:
         return _as_begun(plan, job(plan).name)
+    trainer = _trainer(plan)
+    if trainer.world_size > 1:
+        _refuse_strangers(trainer, minutes)
+    if not first_process():
+        return replace(plan, **json.loads(os.environ[HANDED_ON]))
     data = job(plan).data
     data.prepare_data()
     data.setup("fit")
@@ -84,7 +96,29 @@ def within(plan: TrainingPlan, job: Callable[[TrainingPlan], Any], say: Say) -> 
             break
     assert chosen is not None  # STEPS is not empty
     tried, pace = chosen
-    return _sized(tried, pace, seconds, say)
+    sized = _sized(tried, pace, seconds, say)
+    if trainer.world_size > 1:
+        parts = {"training": sized.training, "trainer": sized.trainer, "ema": sized.ema}
+        os.environ[HANDED_ON] = json.dumps(parts)
+    return sized
+
+
+def _trainer(plan: TrainingPlan) -> Any:
+    return trainer_from({**plan.trainer, "enable_progress_bar": False}, logger=False)
+
+
+def _refuse_strangers(trainer: Any, minutes: float) -> None:
+    """Raise UserError if all processes were started at once, by torchrun or Slurm: each of them
+    would choose a length of its own.
+    """
+    environment = trainer.strategy.cluster_environment
+    if isinstance(environment, LightningEnvironment):
+        return
+    raise UserError(
+        f"--training.minutes {minutes:g}: with processes that torchrun or Slurm starts there is no"
+        " one length: give --training.minutes null and --trainer.max_epochs N, or start a single"
+        " process with --trainer.devices N, which starts the others"
+    )
 
 
 def _in_faster_precision(
@@ -189,9 +223,10 @@ def measured(job: Any, data: ImageData, say: Say) -> Pace:
     """
     plan, training = job.plan, job.training()
     data.replays = training.objective.replays
-    trainer = trainer_from({**plan.trainer, "enable_progress_bar": False}, logger=False)
+    trainer = _trainer(plan)
     device = trainer.strategy.root_device
     training.to(device)
+    data.trainer = trainer  # whose processes share the batches
     loader = data.train_dataloader()
     batches = limited(len(loader), trainer.limit_train_batches)
     start = time.perf_counter()

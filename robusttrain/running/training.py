@@ -144,7 +144,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     recipe = job.recipe()
     job.data.replays = objective.replays
     place = placed(plan.ckpt_path, checkpoints / job.name, recipe)
-    keeping = keepers(plan, monitor, place.folder)
+    keeping = keepers(plan, monitor, place.folder, say)
     trainer = trainer_from(
         plan.trainer,
         say,
@@ -153,6 +153,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     )
     job.data.prepare_data()
     job.data.setup("fit")
+    job.data.trainer = trainer  # whose processes share the batches
     check_on_data(job, first_look, sources, trainer, say)
     compiled = compile_on_data(job, first_look, recipe["run"], trainer, say)
     if plan.estimate:

@@ -189,6 +189,10 @@ class Journal:
             )
         return entry
 
+    def has(self, stage: str, indices: Tensor) -> bool:
+        """Whether there is an entry, without a look at what it holds."""
+        return self._path(stage, indices).exists()
+
     def put(
         self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
     ) -> None:

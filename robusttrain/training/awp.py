@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robusttrain.attacks.sources.basic import Reader
 from robusttrain.core.checked import Positive, Whole, checked
 from robusttrain.core.errors import OptionError
+from robusttrain.core.processes import mean_of_all
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
 from robusttrain.models.defended import DefendedClassifier
@@ -113,18 +114,26 @@ class AWP(TrainingObjective):
         return losses
 
     def perturbed(self, model: nn.Module, losses: Tensor) -> dict[str, Tensor]:
-        """w + v by name, differentiable with respect to w, for the losses (B,) at w."""
+        """w + v by name, differentiable with respect to w, for the losses (B,) at w.
+
+        v belongs to the whole batch, whichever processes share it.
+        """
         weights = {
             name: weight
             for name, weight in model.named_parameters()
             if weight.requires_grad and weight.dim() > 1
         }
         gradients = torch.autograd.grad(losses.mean(), list(weights.values()), allow_unused=True)
+        given = {
+            name: gradient
+            for name, gradient in zip(weights, gradients, strict=True)
+            if gradient is not None
+        }
         moved = {}
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-            if gradient is not None:
-                length = self.gamma * weight.detach().norm() / (gradient.norm() + TINY)
-                moved[name] = weight + length * gradient
+        for name, gradient in zip(given, mean_of_all([*given.values()]), strict=True):
+            weight = weights[name]
+            length = self.gamma * weight.detach().norm() / (gradient.norm() + TINY)
+            moved[name] = weight + length * gradient
         return moved
 
 

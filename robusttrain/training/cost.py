@@ -39,6 +39,7 @@ def estimate(
     """
     device = trainer.strategy.root_device
     training.to(device)
+    data.trainer = trainer  # whose processes share the batches
     loader = data.train_dataloader()
     batch = data.on_after_batch_transfer(to_device(next(iter(loader)), device), 0)
     batches, epochs, steps = planned(len(loader), trainer)

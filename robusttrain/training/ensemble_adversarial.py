@@ -14,6 +14,7 @@ from robusttrain.attacks import Attack, OtherModel, ProjectedGradient, Source, T
 from robusttrain.attacks.sources.basic import Reader
 from robusttrain.core.checked import Share, checked
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.processes import of_first
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import check_classes
 from robusttrain.models import fast_copy
@@ -104,7 +105,8 @@ class EnsembleAdversarial(TrainingObjective):
     def craft(self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         static = self.static(model, images)
         # One source for a batch, by the draw of its first image: a resumed run takes the same one.
-        turn = int(rng[:1].fold("source").integers((), 0, len(static) + 1))
+        # Processes that share the batch all take the first one's.
+        turn = int(of_first(rng[:1].fold("source").integers((), 0, len(static) + 1)))
         source = OtherModel(static[turn]) if turn < len(static) else self.source
         return craft(model, self.attack, source, images, labels, rng)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from robusttrain.core.processes import of_first, of_previous
 from robusttrain.core.rng import Rng
 
 Mixing = Literal["none", "mixup", "cutmix"]
@@ -18,6 +19,8 @@ def mix(
     images: Tensor, labels: Tensor, kind: Mixing, alpha: float, classes: int, rng: Rng
 ) -> tuple[Tensor, Tensor]:
     """Each image mixed with its neighbour in the batch, and the shares of their classes.
+
+    Where several processes share a batch, they mix as one process would mix the whole of it.
 
     Args:
         images: (B, C, H, W).
@@ -34,8 +37,11 @@ def mix(
     if kind == "none":
         return images, labels
     transform = (v2.MixUp if kind == "mixup" else v2.CutMix)(alpha=alpha, num_classes=classes)
+    # torchvision mixes each image with the one before it: for the first one that is the last image
+    # of the process before. It comes along here, and its own mixture is dropped.
+    images, labels = (torch.cat([of_previous(each[-1:]), each]) for each in (images, labels))
     # torchvision draws from torch's global generator, on the CPU
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.fold("mix").keys[0]))
+        torch.manual_seed(int(of_first(rng.fold("mix").keys[:1])))
         mixed: tuple[Tensor, Tensor] = transform(images, labels)
-    return mixed
+    return mixed[0][1:], mixed[1][1:]

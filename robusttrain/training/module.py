@@ -22,6 +22,7 @@ from robusttrain.core.errors import (
 )
 from robusttrain.core.labels import check_labels
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
+from robusttrain.core.processes import everyone, one_batch
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.evaluation import check_classes
@@ -235,7 +236,8 @@ class RobustTraining(pl.LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + self.current_epoch) * 1_000 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses, logits = self.losses(batch, batch_idx, self.current_epoch)
+        with one_batch(self.trainer.world_size > 1):
+            losses, logits = self.losses(batch, batch_idx, self.current_epoch)
         loss = losses.mean()
         if not torch.isfinite(loss):
             raise UserError(
@@ -304,8 +306,25 @@ class RobustTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["robusttrain"] = self.recipe
+        # Every process comes here, and the first one writes.
         if state := self.objective.state():
-            checkpoint["objective"] = state
+            mine = {name: rows.cpu() for name, rows in state.items()}
+            parts = everyone(mine) if self._processes > 1 else [mine]
+            checkpoint["objective"] = {
+                name: torch.cat([part[name] for part in parts]) for name in mine
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.objective.restore(checkpoint.get("objective", {}))
+        world = self._processes
+        rank = self.trainer.global_rank if world > 1 else 0
+        self.objective.restore(
+            {
+                name: rows.tensor_split(world)[rank]
+                for name, rows in checkpoint.get("objective", {}).items()
+            }
+        )
+
+    @property
+    def _processes(self) -> int:
+        """How many processes share the batches; 1 without a trainer."""
+        return self._trainer.world_size if self._trainer is not None else 1

@@ -146,7 +146,9 @@ class TrainingObjective(ABC):
         return Passes(cost.gradients if cost else 0, cost.queries if cost else 0, self.passes)
 
     def state(self) -> dict[str, Tensor]:
-        """What the objective carries from one batch to the next, for checkpoints."""
+        """What the objective carries from one batch to the next, for checkpoints: tensors with one
+        row an image of the batch.
+        """
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives carry nothing

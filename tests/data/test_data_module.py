@@ -1,5 +1,7 @@
 """What all data modules share, on a small data set made up here."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -161,6 +163,7 @@ def test_without_a_trainer_nothing_is_augmented():
 def test_processes_divide_the_images():
     class Process:
         world_size = 3
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
         def __init__(self, rank):
             self.global_rank = rank

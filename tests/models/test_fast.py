@@ -246,3 +246,13 @@ def test_a_model_that_insists_on_float32_runs_under_autocast():
     fast = fast_copy(model, torch.bfloat16)
     assert fast.autocast
     torch.testing.assert_close(fast(x), model(x), rtol=3e-2, atol=3e-2)
+
+
+def test_synchronised_batch_norm_folds_as_any_other(convnet, images):
+    """Its statistics are those of all processes in training alone."""
+    plain = convnet()
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(convnet()).eval()
+    synchronised.in_channels = 3
+    fast = fast_copy(synchronised)
+    assert fast.folded == fast_copy(plain).folded == 2
+    torch.testing.assert_close(fast(images()), plain(images()), rtol=1e-4, atol=1e-5)

@@ -195,6 +195,9 @@ class _Backend:
     def _is_in_bad_fork(self) -> bool:
         return False
 
+    def manual_seed(self, seed: int) -> None:
+        """As `manual_seed_all`."""
+
     def manual_seed_all(self, seed: int) -> None:
         """Random numbers are those of the CPU's generator, which is seeded besides."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from robusttrain.core.checked import Positive, checked
+from robusttrain.core.processes import everyone
 from robusttrain.evaluation import Scenario
 from robusttrain.training.board import boards, step_of
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
@@ -94,7 +95,11 @@ class Overfitting(pl.Callback):
                 return
             now["check"] = float(trainer.callback_metrics[self.monitor])
         meter = pl_module.meter
-        now["train"] = float(meter.correct) / meter.images if meter.images else float("nan")
+        counts = [float(meter.correct), float(meter.images)]
+        # Of all processes: each of them judges for itself.
+        every = everyone(counts) if trainer.world_size > 1 else [counts]
+        correct, images = map(sum, zip(*every, strict=True))
+        now["train"] = correct / images if images else float("nan")
         logged = self.judge(now, trainer.current_epoch)
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=step_of(trainer))

@@ -1,0 +1,429 @@
+"""Does g add anything to adversarial training, at equal cost of training and of inference?
+
+Every way of training has the same number of floating point operations, those of g's f_b counted.
+Validation images choose among radius, target and f_b of g; the test images are asked once. Beside
+the winner: adversarial training of the same network, that of a network as costly at inference as g,
+g in front of adversarial training without retraining, a vote over its draws, and noise of g's size
+in its place. Differences are paired by image, over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure as Picture
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from robusttrain.commands.entry import main
+from robusttrain.config.attacks import attack_nodes
+from robusttrain.config.build import build
+from robusttrain.config.suites import suite, suite_settings
+from robusttrain.core.rng import Rng
+from robusttrain.evaluation.plan import EvaluationPlan, Node
+from robusttrain.evaluation.records import Records
+from robusttrain.evaluation.report import Figure
+from robusttrain.reporting.canvas import canvas
+from robusttrain.running import training
+from robusttrain.running.jobs import Call, Job
+from robusttrain.training.plan import TrainingPlan
+from studies.beyond_the_paper import surrogate
+from studies.comparison import PAPER
+from studies.recipes import curves
+from studies.scales import Scale, Settings, training_plan, typed
+from studies.study import Study, percent
+
+#: Quantiles of the normal distribution: of 95 % intervals, and of a power of 80 %.
+Z, POWER = 1.96, 0.84
+#: Images of a count of operations, and of the measurement of g's size.
+FEW, MANY = 4, 100
+PLAIN = "adversarial training"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a scale does.
+
+    Args:
+        epochs: of adversarial training; the others have as many operations.
+        seeds: of every way.
+        images: test images.
+        epsilon: radius of the threat.
+        suite: of attacks.
+        attacks: what is changed of them, "ATTACK.KEY" to value.
+        radii: of g, that are tried; in a training of one seed each.
+        draws: of a vote.
+        options: of every training.
+    """
+
+    epochs: int
+    seeds: int
+    images: int
+    epsilon: float = 0.031
+    suite: str = "worst-case"
+    attacks: Settings = field(default_factory=dict)
+    radii: tuple[float, ...] = (0.1, 0.2)
+    draws: int = 10
+    options: Settings = field(default_factory=dict)
+
+
+SETTINGS = {
+    "smoke": Sizes(1, 1, 8, suite="quick", radii=(0.1,), draws=2, options={"robust.images": 8}),
+    "digits": Sizes(
+        60,
+        5,
+        400,
+        0.062,
+        "test-time-autoattack",
+        {"eot.gradient.draws": 10, "square-quick.votes": 4},
+        (0.06, 0.12, 0.2),
+        options={"robust.images": 256, "data.validation": 0.2},
+    ),
+    "small": Sizes(
+        6,
+        2,
+        200,
+        suite="test-time-autoattack",
+        attacks={"eot.gradient.draws": 10, "square-quick.votes": 4},
+        options={"robust.images": 500, "trainer.precision": "bf16-mixed"},
+    ),
+    "paper": Sizes(80, 3, 1000, options={"robust.images": 1000}),
+}
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating point operations of a plan for an image.
+
+    Args:
+        training: of a step, inner attack, weights and defense.
+        inference: of an answer, defense included.
+    """
+
+    training: float
+    inference: float
+
+
+class Counting(TorchDispatchMode):
+    """Counts floating point operations by torch's own formulas, backward passes included.
+
+    (torch's `FlopCounterMode` hooks into modules besides, which fails under `autograd.grad`.)
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def operations(plan: TrainingPlan) -> Operations:
+    """Count them on a few images, with the network and the defense of the plan; whatever f_b's
+    weights are, they cost the same, and may not be there yet.
+    """
+    if plan.defense is not None and "weights" in plan.defense["init_args"]:
+        values = {**plan.defense["init_args"], "weights": None}
+        plan = replace(plan, defense={**plan.defense, "init_args": values})
+    job = training.Job(plan)
+    module = job.training()
+    job.data.prepare_data()
+    job.data.setup("fit")
+    batch = job.data.validation_images(FEW)
+    rng = Rng.for_images(0, batch.indices)
+    module.train()
+    with Counting() as spent:
+        module.losses(batch, 0, 0)[0].mean().backward()
+    module.eval()
+    with Counting() as answering, torch.no_grad():
+        module.model(batch.images, rng)
+    return Operations(spent.total / FEW, answering.total / FEW)
+
+
+def size_of_g(defense: Node, data: Node) -> dict[str, Any]:
+    """Root mean square of g(x) - x over pixels, on images of the validation split."""
+    images = build(data, "data")
+    images.prepare_data()
+    images.setup("fit")
+    batch = images.validation_images(MANY)
+    with torch.no_grad():
+        moved = build(defense, "defense")(batch.images, Rng.for_images(0, batch.indices))
+    return {"rms": float((moved - batch.images).square().mean().sqrt())}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to be robust.
+
+    Args:
+        options: of its training.
+        defense: what is put in front of it afterwards, without retraining; None: nothing.
+    """
+
+    options: Settings
+    defense: Settings | None = None
+
+
+def within(scale: Scale, sizes: Sizes, options: Settings, budget: float, seed: int = 0) -> Job:
+    """A training of so many operations: whole epochs, shortened alike."""
+    whole = {**scale.data, **scale.model, **options, **scale.more, **sizes.options, "seed": seed}
+    plan = training_plan(*typed(whole))
+    batch = training.Job(replace(plan, defense=None)).data.batch_size
+    batches = max(1, round(budget / (operations(plan).training * batch)))
+    each = max(1, scale.train_images // batch)
+    epochs = max(1, round(batches / each))
+    whole |= {
+        "trainer.limit_train_batches": max(1, round(batches / epochs)),
+        "robust.every": epochs,
+    }
+    return scale.job(f"g-adds-{options['training']}-seed-{seed}", whole, epochs)
+
+
+def adversarial(scale: Scale, sizes: Sizes) -> dict[str, Any]:
+    """Options of adversarial training."""
+    attack = "training.objective.attack"
+    steps = scale.inner_steps
+    return {
+        "training": "adversarial",
+        f"{attack}.threat.epsilon": sizes.epsilon,
+        f"{attack}.steps": steps,
+        f"{attack}.step_size": round(2 * sizes.epsilon / steps, 6),
+    }
+
+
+def through(scale: Scale, sizes: Sizes, **changes: Any) -> dict[str, Any]:
+    """Options of the same through g."""
+    plain = adversarial(scale, sizes)
+    return {**plain, "training": "adversarial-through-g", **scale.g(**changes)}
+
+
+def variants(scale: Scale, sizes: Sizes) -> dict[str, dict[str, Any]]:
+    """What validation images choose from."""
+    standard = scale.f_b(scale.f_b_epochs).weights
+    tried: dict[str, dict[str, Any]] = {}
+    for radius in sizes.radii:
+        for target in ("least_likely", "predicted"):
+            name = f"radius {radius:g}, target {target}, f_b "
+            values = {"radius": radius, "target": target}
+            tried[name + "adversarial"] = through(scale, sizes, **values)
+            if target == "least_likely":
+                tried[name + "standard"] = through(scale, sizes, f_b=standard, **values)
+    return dict([*tried.items()][:2]) if scale.name == "smoke" else tried
+
+
+def as_costly(scale: Scale, sizes: Sizes, inference: float) -> dict[str, Any]:
+    """Options of adversarial training of the widest network that is no costlier at inference."""
+    plain = {**scale.data, **scale.model, **adversarial(scale, sizes), **scale.more}
+    widths = training_plan(*typed(plain)).model["init_args"]["widths"]
+    best: dict[str, Any] = adversarial(scale, sizes)
+    for quarters in range(5, 41):
+        wider = {"model.widths": [max(1, round(width * quarters / 4)) for width in widths]}
+        if operations(training_plan(*typed({**plain, **wider}))).inference > inference:
+            break
+        best = {**adversarial(scale, sizes), **wider}
+    return best
+
+
+def attacked(
+    scale: Scale, sizes: Sizes, target: Job, defense: Settings | None = None
+) -> EvaluationPlan:
+    """A model under the whole suite, by attackers who do not and who do know the draw."""
+    changes = dict(sizes.attacks)
+    if sizes.suite == "worst-case":
+        for name in ("transfer-standard", "transfer-adversarial", "transfer-ensemble"):
+            changes |= {f"{name}.{key}": to for key, to in surrogate(name, scale).items()}
+    said = [(key, str(to)) for key, to in {**changes, **scale.attack}.items()]
+    plan = replace(
+        scale.attacked(target, "pgd", images=sizes.images, epsilon=sizes.epsilon),
+        attacks=attack_nodes(suite(sizes.suite), said, sizes.epsilon),
+        suites=[sizes.suite],
+        survivors=suite_settings(sizes.suite).get("survivors", False),
+        known_draw=True,
+    )
+    if defense is None:
+        return plan
+    # Of the checkpoint, the network alone.
+    node = training_plan(*typed({**scale.data, **defense})).defense
+    return replace(plan, checkpoint=None, weights=target.weights, defense=node)
+
+
+def run(arguments: list[str]) -> None:
+    """Run the study."""
+    study = Study("does_g_add", __doc__, arguments, "digits")
+    scale, sizes = study.scale, SETTINGS[study.scale.name]
+    plain = adversarial(scale, sizes)
+    options = {**scale.data, **scale.model, **plain, **scale.more, **sizes.options}
+    cost = operations(training_plan(*typed(options)))
+    budget = sizes.epochs * scale.train_images * cost.training
+
+    tried = {
+        name: within(scale, sizes, each, budget) for name, each in variants(scale, sizes).items()
+    }
+    looks = {
+        name: Call(curves, {"model": job.name}, {"logs": str(study.logs)})
+        for name, job in tried.items()
+    }
+    # Curves need their trainings, which no plan among the points names.
+    seen = study.run(looks)
+    scores = {name: (each["robust/worst_case"] or [0.0])[-1] for name, each in seen.items()}
+    chosen = max(scores, key=lambda name: scores[name])
+    behind = variants(scale, sizes)[chosen]
+    g = {key: value for key, value in behind.items() if key.startswith("defense")}
+    plan = training_plan(*typed({**scale.data, **g}))
+    size = Call(size_of_g, {"defense": plan.defense, "data": plan.data})
+    rms = study.run({**looks, "size of g": size})["size of g"]["rms"]
+
+    costly = operations(training_plan(*typed({**options, **behind, **scale.more})))
+    noise = {"defense": "noise", "defense.sigma": round(rms, 4)}
+    voting = {"defense": "vote", "defense.draws": sizes.draws} | {
+        f"defense.{key}" if key == "defense" else key.replace("defense.", "defense.defense.", 1): to
+        for key, to in g.items()
+    }
+    ways = {
+        PLAIN: Way(plain),
+        "the same, as costly at inference as g": Way(as_costly(scale, sizes, costly.inference)),
+        f"through g ({chosen})": Way(behind),
+        f"the same, a vote over {sizes.draws} draws": Way(behind, voting),
+        "g before adversarial training, not retrained": Way(plain, g),
+        f"through noise of g's size ({rms:.3f})": Way({**plain, **noise}),
+    }
+    jobs = {
+        (name, seed): within(scale, sizes, way.options, budget, seed)
+        for name, way in ways.items()
+        for seed in range(sizes.seeds)
+    }
+    points = {
+        f"{name}, seed {seed}": attacked(scale, sizes, job, ways[name].defense)
+        for (name, seed), job in jobs.items()
+    }
+    results = study.run({**looks, "size of g": size, **points})
+    write(study, sizes, [*ways], results, scores, chosen)
+
+
+def write(
+    study: Study,
+    sizes: Sizes,
+    ways: Sequence[str],
+    results: Mapping[str, Any],
+    scores: Mapping[str, float],
+    chosen: str,
+) -> None:
+    """The table and what stands beside it."""
+    rows, shown = [], {}
+    seeds = range(sizes.seeds)
+    worst = {name: stack(study, name, seeds, known=False) for name in ways}
+    known = {name: stack(study, name, seeds, known=True) for name in ways}
+    for name in ways:
+        clean = [results[f"{name}, seed {seed}"].clean.accuracy for seed in seeds]
+        unknown_points = Beside.of(worst[name] - worst[PLAIN])
+        known_points = Beside.of(known[name] - known[PLAIN])
+        shown[name] = unknown_points
+        rows.append(
+            (
+                name,
+                f"{100 * sum(clean) / len(clean):.1f} %",
+                Figure.over(worst[name].flatten()),
+                Figure.over(known[name].flatten()),
+                "-" if name == PLAIN else unknown_points,
+                "-" if name == PLAIN else known_points,
+                "-" if name == PLAIN else f"{100 * unknown_points.detectable:.1f}",
+                paper(name),
+            )
+        )
+    columns = (
+        *("way", "clean", "worst case", "worst case, draw known"),
+        *("beside adversarial training, points", "the same, draw known"),
+        *("found with 80 % probability, points", "the paper (table 3)"),
+    )
+    tried = "; ".join(f"{name}: {100 * score:.1f} %" for name, score in scores.items())
+    notes = (
+        f"Validation images chose {chosen!r} among: {tried}.",
+        "Differences: paired by image, mean over seeds, 95 % intervals over images and seeds. The"
+        " last but one column is the smallest difference that this many images and seeds would have"
+        " shown with 80 % probability.",
+    )
+    setting = (
+        f"{sizes.images} test images, {sizes.seeds} seeds, suite {sizes.suite}; all at the"
+        f" operations of {sizes.epochs} epochs of adversarial training"
+    )
+    study.write(columns, rows, picture(shown), notes, setting, sizes.epsilon)
+
+
+def paper(name: str) -> str:
+    """The figures of table 3 for adversarial training and for g; none of the paper's networks was
+    trained adversarially behind g.
+    """
+    row = PLAIN if name == PLAIN else "ours, all" if name.startswith("through g") else None
+    if row is None:
+        return "-"
+    clean, worst = PAPER[row]
+    return f"{percent(clean)} clean, {percent(worst)} worst"
+
+
+def stack(study: Study, name: str, seeds: Sequence[int], known: bool) -> torch.Tensor:
+    """(seeds, n): worst cases of each image."""
+    rows = []
+    for seed in seeds:
+        job = study.points[f"{name}, seed {seed}"]
+        beside = job.folder / "known_draw-verdicts.safetensors"
+        records = Records.read(beside) if known and beside.is_file() else job.result().records
+        rows.append(records.worst)
+    return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A difference over images and seeds.
+
+    Args:
+        mean: of all.
+        error: its standard error, images and seeds being drawn anew.
+    """
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, differences: torch.Tensor) -> Beside:
+        """Of (seeds, n) differences. The variances of both means are added, which is on the safe
+        side: each holds a part of what is left to chance.
+        """
+        seeds, images = differences.shape
+        error = float(differences.mean(dim=0).var()) / images
+        if seeds > 1:
+            error += float(differences.mean(dim=1).var()) / seeds
+        return cls(float(differences.mean()), sqrt(error))
+
+    @property
+    def detectable(self) -> float:
+        """The difference that would have been found with 80 % probability."""
+        return (Z + POWER) * self.error
+
+    def __str__(self) -> str:
+        low, high = self.mean - Z * self.error, self.mean + Z * self.error
+        return f"{100 * self.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def picture(shown: Mapping[str, Beside]) -> Picture:
+    """Differences to adversarial training, with intervals."""
+    others = {name: each for name, each in shown.items() if name != PLAIN}
+    figure = canvas(7, 1.5 + 0.4 * len(others))
+    axes = figure.subplots()
+    places = [-number for number in range(len(others))]
+    means = [100 * each.mean for each in others.values()]
+    errors = [100 * Z * each.error for each in others.values()]
+    axes.errorbar(means, places, xerr=errors, fmt="o", capsize=2)
+    axes.axvline(0, color="grey", linewidth=1)
+    axes.set_yticks(places, [*others])
+    axes.set_xlabel("points beside adversarial training, worst case, with 95 % intervals")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    main(run)

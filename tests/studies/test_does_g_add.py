@@ -1,0 +1,50 @@
+"""What a difference over seeds and images is worth, and what a pass costs."""
+
+from math import sqrt
+
+import pytest
+import torch
+from torch import nn
+
+from studies.does_g_add import Beside, Counting
+
+
+def test_a_difference_over_images_alone():
+    """Of one seed, the interval of the mean."""
+    differences = torch.tensor([[1.0, 0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 1.0]])
+    beside = Beside.of(differences)
+    assert beside.mean == 0.25
+    assert beside.error == pytest.approx(float(differences.std()) / sqrt(8))
+    assert beside.detectable == pytest.approx(2.8 * beside.error)
+    half = 196 * beside.error
+    assert str(beside) == f"+25.0 ({25 - half:+.1f} to {25 + half:+.1f})"
+
+
+def test_seeds_that_disagree_widen_it():
+    same = Beside.of(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    other = Beside.of(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    assert same.mean == other.mean == 0.5
+    assert same.error == pytest.approx(0.5), "images differ, seeds agree"
+    assert other.error == pytest.approx(0.5), "images agree, seeds differ"
+    assert Beside.of(torch.zeros(3, 5)).detectable == 0
+
+
+def test_the_power_is_what_it_says():
+    """Of differences that are as large as can be detected, four in five are."""
+    generator = torch.Generator().manual_seed(0)
+    hits, trials, images = 0, 2000, 400
+    true = 2.8 / sqrt(images)  # of differences with a standard deviation of 1
+    for _ in range(trials):
+        beside = Beside.of(torch.randn(1, images, generator=generator) + true)
+        hits += beside.mean - 1.96 * beside.error > 0
+    assert hits / trials == pytest.approx(0.8, abs=0.03)
+
+
+def test_operations_are_those_of_the_formula():
+    layer, images = nn.Linear(5, 3, bias=False), torch.rand(2, 5, requires_grad=True)
+    with Counting() as counting:
+        out = layer(images).sum()
+    assert counting.total == 2 * 2 * 5 * 3
+    with Counting() as counting:
+        torch.autograd.grad(out, images)
+    assert counting.total == 2 * 2 * 5 * 3, "the gradient of the images alone"
