@@ -1,14 +1,15 @@
 """A training that takes a stated time: ``--training.minutes`` chooses its length and inner steps.
 
 A step of the recipe is measured on the machine at hand, in float32 and in bfloat16, and so is a
-validation. As many epochs are planned as fit, and the schedule is laid out over them. Where one
-inner step leaves time to spare, more of them are taken.
+validation. The schedule is laid out over as many epochs as begin in the time, each of them a little
+shorter, so that they fit. Where one inner step leaves time to spare, more of them are taken.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -160,24 +161,27 @@ class Pace:
 
 
 def _sized(plan: TrainingPlan, pace: Pace, seconds: float, say: Say) -> TrainingPlan:
-    trainer = {**plan.trainer, "max_epochs": max(1, int(seconds / pace.epoch))}
-    batches = pace.batches
+    """The plan with as many epochs as there are begun ones in the time, each shortened alike."""
+    epochs = max(1, math.ceil(seconds / pace.epoch))
+    batches = min(pace.batches, int((seconds / epochs - pace.validation) / pace.step))
+    if epochs > 1 and batches < pace.batches / 2:
+        epochs, batches = epochs - 1, pace.batches
+    if batches < 1:
+        raise UserError(
+            f"--training.minutes {plan.training['minutes']:g}: not one batch fits beside"
+            f" validation ({duration(pace.validation)}): give more minutes, or less to look at"
+            " (--robust.images)"
+        )
+    trainer = {**plan.trainer, "max_epochs": epochs}
     about = f"an epoch takes about {duration(pace.epoch)} here"
-    if seconds < pace.epoch:
-        batches = int((seconds - pace.validation) / pace.step)
-        if batches < 1:
-            raise UserError(
-                f"--training.minutes {plan.training['minutes']:g}: not one batch fits beside"
-                f" validation ({duration(pace.validation)}): give more minutes, or less to look at"
-                " (--robust.images)"
-            )
+    if batches < pace.batches:
         trainer["limit_train_batches"] = batches
-        about += f", so this one has {batches} of {pace.batches} batches"
+        about += f", so each has {batches} of {pace.batches} batches"
     say(
-        f"--training.minutes {plan.training['minutes']:g}: {trainer['max_epochs']} epochs,"
+        f"--training.minutes {plan.training['minutes']:g}: {epochs} epochs,"
         f" {pace.inner} gradient evaluations of the inner attack a step; {about}"
     )
-    longest = max(0.0, 1 - 1 / (MEMORY * trainer["max_epochs"] * batches))
+    longest = max(0.0, 1 - 1 / (MEMORY * epochs * batches))
     return replace(plan, trainer=trainer, ema=min(plan.ema, longest))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from robusttrain.config.evaluation import read_plan
 from robusttrain.core.errors import UserError
@@ -20,6 +21,12 @@ ROOT = Path(__file__).parents[2]
 #: One image of 200 may lie so near the boundary that another processor's rounding decides it.
 TOLERANCE = 0.005
 QUICK = ("--attack", "pgd", "--attack.steps", 1)
+#: Models whose images come along.
+EMBEDDED = [
+    name
+    for name in packaged.names()
+    if packaged.card(name).recipe["data"]["class_path"] == "robusttrain.data.Digits"
+]
 
 
 def at(folder, *arguments):
@@ -89,7 +96,7 @@ def test_the_first_look_is_small_unless_sizes_are_given(tmp_path, monkeypatch, c
     assert read_plan(["--checkpoint", "digits-g"]).images is None
 
 
-@pytest.mark.parametrize("name", packaged.names())
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_clean_accuracy_is_that_of_the_card(command, tmp_path, name):
     figures = packaged.card(name).content["figures"]
     size = ("--images", figures["images"], "--draws", figures["draws"], "--seed", figures["seed"])
@@ -99,6 +106,26 @@ def test_clean_accuracy_is_that_of_the_card(command, tmp_path, name):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     expected = figures["clean"]["accuracy"]
     assert results["clean"]["accuracy"] == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_a_model_of_images_that_are_elsewhere(command, tmp_path, monkeypatch):
+    """One line says what to give; with pictures in folders of its classes it is evaluated."""
+    name = "cifar10-jpeg-adversarial"
+    monkeypatch.chdir(tmp_path)
+    refused = command("evaluate.py", "--checkpoint", name, *QUICK)
+    assert refused.code == 2
+    assert "--data.root" in refused.err
+    assert refused.err.count("\n") == 1
+    for number, label in enumerate(packaged.card(name).content["recipe"]["classes"]):
+        folder = tmp_path / "mine" / "test" / label
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32), (25 * number, 60, 255 - 25 * number)).save(folder / "0.png")
+    small = ("--data.root", tmp_path / "mine", "--audit", "false", "--output", tmp_path / "out")
+    done = command("evaluate.py", "--checkpoint", name, *QUICK, *small)
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["target"] == packaged.card(name).label
+    assert results["images"] == 10
 
 
 def test_listed_in_less_than_a_second_of_processor_time():

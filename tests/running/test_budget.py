@@ -1,5 +1,7 @@
 """A stated time chooses the length of a run and its inner steps, by what was measured."""
 
+import math
+
 import pytest
 import torch
 
@@ -44,12 +46,14 @@ def planned(minutes, *more):
 
 def test_a_short_run_takes_single_steps(measured):
     plan, lines = planned(20, *FULL)
-    assert plan.trainer["max_epochs"] == int(0.9 * 20 * 60 / 42) == 25
+    # 25.7 epochs of 40 s and a validation of 2 s: 26 that are shorter
+    assert plan.trainer["max_epochs"] == 26
+    assert plan.trainer["limit_train_batches"] == int((1080 / 26 - 2) / 0.4) == 98
     assert plan.training["objective"]["class_path"].endswith("NFGSM")
-    assert plan.ema == pytest.approx(1 - 1 / (0.05 * 25 * 100))
+    assert plan.ema == pytest.approx(1 - 1 / (0.05 * 26 * 98))
     assert measured == [1]
     (line,) = lines
-    assert line.startswith("--training.minutes 20: 25 epochs, 1 gradient evaluations of the inner")
+    assert line.startswith("--training.minutes 20: 26 epochs, 1 gradient evaluations of the inner")
 
 
 @pytest.mark.parametrize(("half", "precision"), [(0.5, "bf16-mixed"), (0.95, "32-true")])
@@ -58,13 +62,13 @@ def test_the_faster_precision_is_taken_where_none_is_given(measured, half, preci
     plan, lines = planned(12)
     assert plan.trainer["precision"] == precision
     assert f"--trainer.precision {precision}: a step in bfloat16 takes {half:.2f}" in lines[0]
-    assert plan.trainer["max_epochs"] == int(0.9 * 12 * 60 / (22 if half == 0.5 else 42))
+    assert plan.trainer["max_epochs"] == math.ceil(648 / (22 if half == 0.5 else 42))
 
 
 def test_a_longer_one_takes_finer_steps_while_enough_epochs_are_left(measured):
     plan, _ = planned(60, *FULL)
     assert measured == [1, 2, 3, 5]
-    assert plan.trainer["max_epochs"] == int(0.9 * 60 * 60 / 82) == 39
+    assert plan.trainer["max_epochs"] == math.ceil(0.9 * 60 * 60 / 82) == 40
     objective = Job(plan).training().objective
     assert (objective.attack.steps, objective.attack.alpha) == (3, pytest.approx(0.625 * 0.031))
     assert objective.batch_norm == "train"
@@ -89,10 +93,19 @@ def test_a_recipe_with_steps_of_its_own_keeps_them(measured):
 def test_less_than_an_epoch(measured):
     plan, lines = planned(0.5, *FULL)
     assert (plan.trainer["max_epochs"], plan.trainer["limit_train_batches"]) == (1, 62)
-    assert "so this one has 62 of 100 batches" in lines[0]
+    assert "so each has 62 of 100 batches" in lines[0]
     assert plan.ema == pytest.approx(1 - 1 / (0.05 * 62)), "what it began with is forgotten"
     with pytest.raises(UserError, match=r"--training.minutes 0\.01: not one batch fits"):
         planned(0.01, *FULL)
+
+
+def test_two_short_epochs_are_no_better_than_one(measured):
+    """Of 1.03 epochs: the second validation would cost more than it leaves."""
+    plan, _ = planned(0.8, *FULL)
+    assert plan.trainer["max_epochs"] == 1
+    assert plan.trainer["limit_train_batches"] is None
+    plan, _ = planned(1.2, *FULL)
+    assert (plan.trainer["max_epochs"], plan.trainer["limit_train_batches"]) == (2, 76)
 
 
 def test_without_minutes_nothing_is_measured(measured):

@@ -65,7 +65,7 @@ def test_a_name_stands_for_a_file_of_weights():
     [
         ("digits-gg", "there is no such file; did you mean digits-g, a model that comes with"),
         ("digits_standard", "did you mean digits-standard"),
-        ("unlike-all", "no such model in the package, which has digits-adversarial"),
+        ("unlike-all", "no such model in the package, which has cifar10-jpeg-adversarial, digits-"),
     ],
 )
 def test_a_wrong_name_gets_the_nearest_one(name, said):
