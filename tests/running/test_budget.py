@@ -104,8 +104,8 @@ def test_two_short_epochs_are_no_better_than_one(measured):
     plan, _ = planned(0.8, *FULL)
     assert plan.trainer["max_epochs"] == 1
     assert plan.trainer["limit_train_batches"] is None
-    plan, _ = planned(1.2, *FULL)
-    assert (plan.trainer["max_epochs"], plan.trainer["limit_train_batches"]) == (2, 76)
+    plan, _ = planned(1.3, *FULL)
+    assert (plan.trainer["max_epochs"], plan.trainer["limit_train_batches"]) == (2, 82)
 
 
 def test_without_minutes_nothing_is_measured(measured):
