@@ -236,6 +236,12 @@ def picture(results: Mapping[str, Any], runs: Mapping[float, Job]) -> Figure:
         left = results[f"{minutes:g} minutes"].worst_case.accuracy
         axes.plot([minutes], [left], "*", color=line.get_color(), markersize=12)
     axes.set_xscale("log")
+    longest = max(runs)
+    ticks = [
+        minutes for minutes in (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 60, 180) if minutes <= longest
+    ]
+    axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks], minor=False)
+    axes.minorticks_off()
     axes.set_xlabel("minutes (stars: test images under AutoAttack)")
     axes.set_ylabel("robust accuracy")
     axes.set_ylim(bottom=0)

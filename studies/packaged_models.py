@@ -164,7 +164,7 @@ def summary_of(results: Results) -> str:
     clean = str(results.clean).partition(" (")[0]
     return (
         f"{clean} clean, {results.worst_case} in the worst case of {len(results.attacks)} attacks,"
-        f" {threat['norm'].capitalize()} {threat['epsilon']}, {results.json['images']} images"
+        f" {threat['norm'].capitalize()} {threat['epsilon']:.4g}, {results.json['images']} images"
     )
 
 
