@@ -24,6 +24,7 @@ from robusttrain.config.attacks import attack_nodes
 from robusttrain.config.build import build
 from robusttrain.config.suites import suite, suite_settings
 from robusttrain.core.rng import Rng
+from robusttrain.data import Batch
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.report import Figure
@@ -124,18 +125,19 @@ class Counting(TorchDispatchMode):
 
 
 def operations(plan: TrainingPlan) -> Operations:
-    """Count them on a few images, with the network and the defense of the plan; whatever f_b's
-    weights are, they cost the same, and may not be there yet.
+    """Count them on a few images of noise, with the network and the defense of the plan; whatever
+    f_b's weights and the data are, they cost the same, and may not be there yet.
     """
     if plan.defense is not None and "weights" in plan.defense["init_args"]:
         values = {**plan.defense["init_args"], "weights": None}
         plan = replace(plan, defense={**plan.defense, "init_args": values})
     job = training.Job(plan)
     module = job.training()
-    job.data.prepare_data()
-    job.data.setup("fit")
-    batch = job.data.validation_images(FEW)
-    rng = Rng.for_images(0, batch.indices)
+    _, channels, side = job.facts
+    each = torch.arange(FEW)
+    noise = torch.rand(FEW, channels, side, side, generator=torch.Generator().manual_seed(0))
+    batch = Batch(noise, each % job.facts.num_classes, each)
+    rng = Rng.for_images(0, each)
     module.train()
     with Counting() as spent:
         module.losses(batch, 0, 0)[0].mean().backward()

@@ -153,7 +153,8 @@ def list_presets(kinds: Sequence[str] = ()) -> None:
         for name, path in listed.items():
             option = options.get(kind, f"--{kind}")
             shown.add_row(option, name, escape(presets.about(path)))
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    # Where nobody looks at a terminal, each row stays one line, for grep and the like.
+    Console(width=None if sys.stdout.isatty() else 1000).print(shown)
 
 
 def refuse_at_once(arguments: Sequence[str]) -> None:
