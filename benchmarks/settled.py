@@ -8,7 +8,8 @@ On one thread, one process and the same images:
 - PGD with many steps, as the evaluation runs it (clean images, attack, verdicts), with images
   leaving and without, beside its dense limit: for every step and image one forward pass and one
   backward pass of the same fast copy, and nothing else.
-- The suite ``autoattack`` beside AutoAttack's own code: a clone of its public repository in FOLDER.
+- The suite ``autoattack`` beside AutoAttack's own code: a clone of its public repository in FOLDER;
+  with ``--bfloat16 apgd-ce apgd-t`` once more with gradients of those attacks in bfloat16.
 
 Times are seconds of the processor that the process itself has used, so what else runs on the
 machine hardly shows. Verdicts are compared image by image.
@@ -20,7 +21,7 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,20 @@ def pgd(model: nn.Module, images: Tensor, labels: Tensor, arguments: Any) -> dic
 
 
 def ours(
-    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, leave_early: bool
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    leave_early: bool,
+    short: Sequence[str] = (),
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Seconds of each attack of ours and of all, and who stands after each."""
+    """Seconds of each attack of ours and of all, and who stands after each; those in ``short``
+    differentiate in bfloat16.
+    """
     nodes = attack_nodes([*THEIRS], [], epsilon)
     scenarios = {name: scenario(node, name) for name, node in nodes.items()}
-    engine = Timed(model, scenarios, survivors=True, leave_early=leave_early)
+    types = {name: torch.bfloat16 if name in short else torch.float32 for name in THEIRS}
+    engine = Timed(model, scenarios, precision=types, survivors=True, leave_early=leave_early)
     engine.spent = {}
     seconds, (records, _) = clock(lambda: engine.run(images, labels, torch.arange(len(images))))
     return {**engine.spent, "all": seconds}, {name: stands(records, name) for name in THEIRS}
@@ -176,6 +185,15 @@ def beside(model: nn.Module, images: Tensor, labels: Tensor, arguments: Any) -> 
         result["verdicts_that_differ_from_dense"] = {
             name: int((after[name] != dense[name]).sum()) for name in after
         }
+    if short := arguments.bfloat16:
+        spent["bfloat16"], rounded = ours(model, images, labels, arguments.epsilon, True, short)
+        result["bfloat16"] = {
+            "attacks": short,
+            "stand_after": {name: int(left.sum()) for name, left in rounded.items()},
+            "verdicts_that_differ": {
+                name: int((after[name] != rounded[name]).sum()) for name in after
+            },
+        }
     result["seconds"] = {
         way: {name: round(seconds, 1) for name, seconds in times.items()}
         for way, times in spent.items()
@@ -207,6 +225,9 @@ def main() -> None:
     parser.add_argument("--autoattack", help="clone of AutoAttack's repository; none: PGD alone")
     parser.add_argument("--commit", help="of that clone")
     parser.add_argument("--dense", action="store_true", help="the suite without leaving, too")
+    parser.add_argument(
+        "--bfloat16", nargs="*", default=[], choices=THEIRS, help="the suite again, these rounded"
+    )
     parser.add_argument("--output", default="results/benchmarks/settled.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

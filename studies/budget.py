@@ -40,7 +40,7 @@ class Sizes:
     Args:
         minutes: of the runs.
         passes: forward and backward, of each image, for an ingredient.
-        images: test images that are attacked.
+        images: test images that are attacked, of the runs and of the ingredients.
         attacks: of the runs, and of the ingredients: presets and what is changed of them.
         changes: options of every training.
         ingredients: names in `INGREDIENTS`, the recipe first; none for all.
@@ -48,7 +48,7 @@ class Sizes:
 
     minutes: tuple[float, ...]
     passes: int
-    images: int
+    images: tuple[int, int]
     attacks: tuple[tuple[str, Settings], tuple[str, Settings]] = (STRONG, NEAR)
     changes: Settings = field(default_factory=dict)
     ingredients: tuple[str, ...] = ()
@@ -58,22 +58,22 @@ SETTINGS = {
     "smoke": Sizes(
         (0.01,),
         2,
-        8,
+        (8, 8),
         (("pgd", {}),) * 2,
         {"robust.images": 8, "data.validation": 0.1},
         ("the recipe", "PGD of 2 steps in its place", "with AWP"),
     ),
-    "digits": Sizes((0.5, 2), 40, 400, (("autoattack", {}),) * 2, {"data.validation": 0.1}),
+    "digits": Sizes((0.5, 2), 40, (400, 400), (("autoattack", {}),) * 2, {"data.validation": 0.1}),
     "small": Sizes(
         (20, 60, 180),
-        12,
-        1000,
+        8,
+        (1000, 500),
         changes={
             **{"model": "resnet_strided", "robust.images": 500},
             **{"trainer.limit_train_batches": None, "trainer.precision": "bf16-mixed"},
         },
     ),
-    "paper": Sizes((20, 60, 180), 60, 1000, changes={"robust.images": 500}),
+    "paper": Sizes((20, 60, 180), 60, (1000, 1000), changes={"robust.images": 500}),
 }
 
 
@@ -148,9 +148,8 @@ def run(arguments: list[str]) -> None:
     labels = {**{f"{minutes:g} minutes": job for minutes, job in runs.items()}, **changed}
     for name, job in labels.items():
         attack, values = sizes.attacks[name in changed]
-        points[name] = scale.attacked(
-            job, attack, values, images=sizes.images, epsilon=EPSILON, draws=1
-        )
+        images = sizes.images[name in changed]
+        points[name] = scale.attacked(job, attack, values, images=images, epsilon=EPSILON, draws=1)
         points[f"{name}, curves"] = Call(curves, {"model": job.name}, {"logs": str(study.logs)})
     results = study.run(points)
 
@@ -174,9 +173,10 @@ def run(arguments: list[str]) -> None:
         "from, or the paper's figure",
     )
     setting = (
-        f"{sizes.images:,} test images; runs of stated minutes under {sizes.attacks[0][0]},"
-        f" ingredients under {_named(*sizes.attacks[1])}. Recipe: preset budget at the same"
-        f" radius, last weights, seed 0; ingredients at {sizes.passes} passes of each image"
+        f"Runs of stated minutes under {sizes.attacks[0][0]} on {sizes.images[0]:,} test images,"
+        f" ingredients under {_named(*sizes.attacks[1])} on {sizes.images[1]:,}. Recipe: preset"
+        " budget at the same radius, last weights, seed 0; ingredients at"
+        f" {sizes.passes} passes of each image"
     )
     notes = (
         "The last weights are attacked; nothing is chosen on test images. Ingredients: the"

@@ -50,7 +50,8 @@ class AdversarialTransform(Defense):
             published notebook.
         random_start: whether x'_0 is random; otherwise it is x itself, and g is deterministic.
         clip: whether g(x) is clipped to [0, 1]; the paper does not clip.
-        precision: in which f_b is differentiated; f_b's batch norm is always folded.
+        precision: in which f_b is differentiated; f_b's batch norm is always folded. auto: train.py
+            takes the faster one on its machine, and the checkpoint keeps it; float32 until then.
         weights_which: which of several weights in the file, as ``which`` of `load_weights`.
     """
 
@@ -69,7 +70,7 @@ class AdversarialTransform(Defense):
         target: Literal["least_likely", "predicted"] = "least_likely",
         random_start: bool = True,
         clip: bool = False,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["auto", "float32", "bfloat16"] = "float32",
         weights_which: str | None = None,
     ) -> None:
         super().__init__()
@@ -100,7 +101,8 @@ class AdversarialTransform(Defense):
         """f_b as it is differentiated: batch norm folded, in ``dtype`` (None: that of
         ``precision``).
         """
-        chosen: torch.dtype = dtype or getattr(torch, self.precision)
+        own = "float32" if self.precision == "auto" else self.precision
+        chosen: torch.dtype = dtype or getattr(torch, own)
         # One `Queried` for all calls settles once what kind of answers f_b gives.
         return self.f_b.derived(chosen, lambda model: Queried(fast_copy(model, chosen)))
 

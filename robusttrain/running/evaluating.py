@@ -36,6 +36,7 @@ from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
+from robusttrain.running.precision_of_g import refuse_auto
 from robusttrain.running.purifiers import folder_in, provide
 from robusttrain.running.surrogate_training import train_surrogate
 from robusttrain.running.surrogates import Keeper, surrogates_in, with_paths
@@ -112,6 +113,7 @@ def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str
     folder = Path(plan.checkpoints) / "f_b"
 
     def find_networks(defense: dict[str, Any]) -> None:
+        refuse_auto(defense)
         provide_f_b(defense, data, "f_b", folder, plan.trainer, plan.seed, train=False, say=say)
         purifiers = folder_in(plan.checkpoints)
         provide(defense, data, purifiers, plan.trainer, plan.seed, trains=False, say=say)

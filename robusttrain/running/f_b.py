@@ -25,18 +25,21 @@ from robusttrain.training.optimizers import settled
 TRANSFORM = "AdversarialTransform"
 
 
-def transforms(node: Any) -> list[dict[str, Any]]:
-    """The arguments of every adversarial transformation under a configuration node that has no
-    weights for its f_b.
-    """
+def transformations(node: Any) -> list[dict[str, Any]]:
+    """The arguments of every adversarial transformation under a configuration node."""
     if isinstance(node, list):
-        return [transform for item in node for transform in transforms(item)]
+        return [each for item in node for each in transformations(item)]
     if not is_node(node):
         return []
     arguments = node.setdefault("init_args", {})
     if node["class_path"].rpartition(".")[2] == TRANSFORM:
-        return [] if arguments.get("weights") else [arguments]
-    return [transform for value in arguments.values() for transform in transforms(value)]
+        return [arguments]
+    return [each for value in arguments.values() for each in transformations(value)]
+
+
+def transforms(node: Any) -> list[dict[str, Any]]:
+    """The arguments of those transformations that have no weights for their f_b."""
+    return [each for each in transformations(node) if not each.get("weights")]
 
 
 def provide_f_b(

@@ -10,6 +10,7 @@ from robusttrain.config.checkpoints import LATER, as_before, read_recipe
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import flat
 from robusttrain.evaluation.plan import PLACES
+from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
 
 
@@ -95,6 +96,7 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         # What the run began with, whatever is faster by now.
         began = old.get("training", {}).get("inner_precision", "trainer")
         recipe["training"]["inner_precision"] = began
+    as_began(recipe, old)
     began = old.get("run", {}).get("compile", "off")
     # Likewise; whoever asks for compiling means a run that was.
     if recipe["run"].get("compile") == "auto" or (
