@@ -1,0 +1,230 @@
+"""Ten recipes of robust training once their curves are flat, over seeds.
+
+The recipes of `studies.recipes`, each trained for as long as further training adds little. That is
+checked: every model is trained once more for half as long, and the table says what doubling has
+added. Clean accuracy and the worst case are means over seeds; intervals are over images and seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import mean, median, stdev
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure as Picture
+
+from robusttrain.commands.entry import main
+from robusttrain.config.attacks import attack_nodes
+from robusttrain.config.suites import suite, suite_settings
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.reporting.canvas import canvas
+from robusttrain.running.jobs import Call, Job
+from studies.does_g_add import Beside, Z
+from studies.recipes import RECIPES as SHORT
+from studies.recipes import SPEED, YARDSTICK, curves
+from studies.scales import Scale, Settings
+from studies.study import Study, percent
+
+LONG = {"training": "trades-awp"}
+#: Points of accuracy that doubling a training may add, and its curve still counts as flat.
+FLAT = 0.01
+#: One recipe differs from that of short budgets: AWP's warm-up is the preset's.
+RECIPES = {**SHORT, "TRADES + AWP": replace(SHORT["TRADES + AWP"], options=LONG)}
+#: Where the threat of a recipe stands that has no inner attack of several steps.
+THREATS = {"fast": "training.objective.attack.threat", "free": "training.objective.threat"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a scale does.
+
+    Args:
+        epochs: of a training, replays of a batch counted; half of them for the check.
+        seeds: of every recipe.
+        images: test images.
+        epsilon: radius of the threat.
+        recipes: names in `RECIPES`.
+        suite: of attacks.
+        attacks: what is changed of them, "ATTACK.KEY" to value.
+        options: of every training.
+    """
+
+    epochs: int
+    seeds: int
+    images: int
+    epsilon: float = 0.031
+    recipes: tuple[str, ...] = tuple(RECIPES)
+    suite: str = "test-time-autoattack"
+    attacks: Settings = field(default_factory=dict)
+    options: Settings = field(default_factory=dict)
+
+
+#: Of AutoAttack, FAB-T's targets and Square's queries.
+SHORTER = {
+    "autoattack.attacks.2.targets": 3,
+    "autoattack.attacks.3.queries": 1000,
+    "eot.gradient.draws": 10,
+    "square-quick.votes": 4,
+}
+SETTINGS = {
+    "smoke": Sizes(
+        2,
+        2,
+        8,
+        recipes=(YARDSTICK, "free", "g"),
+        suite="quick",
+        options={"robust.images": 8},
+    ),
+    "digits": Sizes(
+        60, 10, 400, 0.062, attacks=SHORTER, options={"robust.images": 256, "data.validation": 0.2}
+    ),
+    "small": Sizes(
+        60,
+        2,
+        200,
+        attacks=SHORTER,
+        options={
+            **{"model": "resnet_strided", "trainer.limit_train_batches": None},
+            **{"trainer.precision": "bf16-mixed", "robust.images": 500},
+        },
+    ),
+    "paper": Sizes(100, 3, 1000, options={"robust.images": 1000}),
+}
+
+
+def trained(scale: Scale, sizes: Sizes, name: str, seed: int, epochs: int) -> Job:
+    """The training of a recipe."""
+    recipe = RECIPES[name]
+    where = f"{recipe.inner}.threat" if recipe.inner else THREATS.get(name)
+    options = {**scale.data, **scale.model, **recipe.options}
+    if where:
+        options[f"{where}.epsilon"] = sizes.epsilon
+    if recipe.inner:
+        steps = recipe.steps or scale.inner_steps
+        options[f"{recipe.inner}.steps"] = steps
+        options[f"{recipe.inner}.step_size"] = round(2 * sizes.epsilon / steps, 6)
+    if recipe.g:
+        options |= scale.g(steps=recipe.g)
+    replays = recipe.options.get("training.objective.replays", 1)
+    epochs = max(1, epochs // replays)
+    options |= {**scale.more, **sizes.options, "seed": seed, "robust.every": epochs}
+    return scale.job(f"converged-{name}-{epochs}-epochs-seed-{seed}", options, epochs)
+
+
+def attacked(scale: Scale, sizes: Sizes, target: Job) -> EvaluationPlan:
+    """A model's last weights under the whole suite."""
+    said = [(key, json.dumps(to)) for key, to in {**sizes.attacks, **scale.attack}.items()]
+    return replace(
+        scale.attacked(target, "pgd", images=sizes.images, epsilon=sizes.epsilon),
+        attacks=attack_nodes(suite(sizes.suite), said, sizes.epsilon),
+        suites=[sizes.suite],
+        survivors=suite_settings(sizes.suite).get("survivors", False),
+    )
+
+
+def run(arguments: list[str]) -> None:
+    """Run the study."""
+    study = Study("converged", __doc__, arguments, "digits")
+    scale, sizes = study.scale, SETTINGS[study.scale.name]
+    points: dict[str, EvaluationPlan | Call] = {}
+    for name in sizes.recipes:
+        for seed in range(sizes.seeds):
+            lengths = {"whole": sizes.epochs, "half": max(1, sizes.epochs // 2)}
+            jobs = {at: trained(scale, sizes, name, seed, n) for at, n in lengths.items()}
+            points[f"{name}, seed {seed}"] = attacked(scale, sizes, jobs["whole"])
+            for at, job in jobs.items():
+                logs = {"logs": str(study.logs)}
+                points[f"{name}, seed {seed}, {at}"] = Call(curves, {"model": job.name}, logs)
+    results = study.run(points)
+
+    shown, rows = {}, []
+    worst = {name: stack(study, name, sizes.seeds) for name in sizes.recipes}
+    for name in sizes.recipes:
+        each = [f"{name}, seed {seed}" for seed in range(sizes.seeds)]
+        clean = mean(results[label].clean.accuracy for label in each)
+        added = [end(results[f"{at}, whole"]) - end(results[f"{at}, half"]) for at in each]
+        shown[name] = (clean, Beside.of(worst[name]))
+        rows.append(
+            (
+                name,
+                f"{pace(results, each):.2f}",
+                percent(clean),
+                f"{Beside.of(worst[name])}".replace("+", ""),
+                "-" if name == YARDSTICK else Beside.of(worst[name] - worst[YARDSTICK]),
+                doubled(added),
+                "yes" if abs(mean(added)) <= FLAT else "no",
+                RECIPES[name].reference,
+            )
+        )
+    columns = (
+        *("recipe", "time, beside the yardstick", "clean", "worst case", "beside the yardstick"),
+        *("doubling added", "flat", "the paper, or MAIR (resnet18), or as named"),
+    )
+    notes = (
+        f"The yardstick is {YARDSTICK}. Worst case and differences in points, images paired, with"
+        " 95 % intervals over images and seeds. Time: that of an epoch, median over epochs and"
+        " seeds, validation left out.",
+        f"Doubling added: PGD on validation images after {sizes.epochs} epochs, less that of runs"
+        f" of {max(1, sizes.epochs // 2)} with a schedule of their own, mean over seeds with its"
+        f" 95 % interval; flat: at most {100 * FLAT:g} point.",
+    )
+    setting = (
+        f"{sizes.images} test images, {sizes.seeds} seeds, suite {sizes.suite}, last weights;"
+        f" {sizes.epochs} epochs, a batch's replays counted"
+    )
+    study.write(columns, rows, picture(shown), notes, setting, sizes.epsilon)
+
+
+def stack(study: Study, name: str, seeds: int) -> torch.Tensor:
+    """(seeds, n): worst cases of each image."""
+    return torch.stack([study.worst_cases(f"{name}, seed {seed}") for seed in range(seeds)])
+
+
+def end(curve: Mapping[str, Sequence[float]]) -> float:
+    """Robust validation accuracy after the last epoch, clean accuracy where nobody attacked."""
+    return (curve["robust/worst_case"] or curve["val/accuracy"] or [float("nan")])[-1]
+
+
+def pace(results: Mapping[str, Any], labels: Sequence[str]) -> float:
+    """Time of an image in training, in that of the yardstick."""
+
+    def speed(which: Sequence[str]) -> float:
+        return median(value for label in which for value in results[f"{label}, whole"][SPEED])
+
+    seeds = [label.rpartition(", ")[2] for label in labels]
+    return speed([f"{YARDSTICK}, {seed}" for seed in seeds]) / speed(labels)
+
+
+def doubled(added: Sequence[float]) -> str:
+    """What twice the epochs have added, in points, with a 95 % interval over seeds."""
+    if len(added) < 2:
+        return f"{100 * added[0]:+.1f}"
+    margin = Z * stdev(added) / len(added) ** 0.5
+    low, high = mean(added) - margin, mean(added) + margin
+    return f"{100 * mean(added):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def picture(shown: Mapping[str, tuple[float, Beside]]) -> Picture:
+    """Clean accuracy and worst case of each recipe, with intervals."""
+    figure = canvas(7, 1.5 + 0.4 * len(shown))
+    axes = figure.subplots()
+    names = [*shown][::-1]
+    axes.barh(names, [shown[name][0] for name in names], color="lightgrey", label="clean")
+    worst = [shown[name][1] for name in names]
+    axes.barh(
+        names,
+        [each.mean for each in worst],
+        xerr=[Z * each.error for each in worst],
+        capsize=2,
+        label="worst case, 95 % intervals over images and seeds",
+    )
+    axes.set_xlim(0, 1)
+    axes.legend(fontsize="x-small")
+    return figure
+
+
+if __name__ == "__main__":
+    main(run)
