@@ -18,12 +18,14 @@ from robusttrain.attacks import (
     RMSD,
     Average,
     AwayFromPrediction,
+    Backprop,
     CrossEntropy,
     Diverse,
     Linf,
     Margin,
     TargetedMargin,
 )
+from robusttrain.attacks.algorithms.nearest import Nearest, Opening
 from robusttrain.core.errors import OptionError, UserError
 
 WIDE, BOX = L2(50.0), Linf(1.0)
@@ -332,6 +334,22 @@ def test_a_random_model_is_judged_by_draws_of_its_own(
         draws = [model(found, streams(12, seed=100 + seed)).argmax(1) != y for seed in range(50)]
         shares.append(torch.stack(draws).float().mean())
     assert shares[1] > shares[0]
+
+
+@pytest.mark.parametrize(("votes", "wrong", "asked"), [(10, 1.0, 6), (5, 1.0, 3), (10, 0.0, 1)])
+def test_votes_end_as_soon_as_they_are_settled(votes, wrong, asked, counting, images, streams):
+    """Most of ten is six, where all of them are wrong; the first right one is most of one."""
+
+    class Always(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :2] * 0 + torch.tensor([3 - 4 * wrong, 4 * wrong])
+
+    model, x, y = counting(Always()), images(3), torch.zeros(3, dtype=torch.int64)
+    everyone = torch.ones(3, dtype=torch.bool)
+    opening = Opening(torch.arange(3), everyone, None)
+    nearest = Nearest(model, x, y, opening, L2(), Backprop(), votes)
+    assert torch.equal(nearest._voted(x, everyone, streams(3)), everyone & (wrong == 1))
+    assert model.queries == 3 * asked
 
 
 def test_the_model_is_left_as_it_was(attack, convnet, images, streams):

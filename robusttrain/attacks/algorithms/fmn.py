@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.algorithms.nearest import Nearest, Opening, annealed
+from robusttrain.attacks.algorithms.nearest import Nearest, annealed, cost_of
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin
-from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
+from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.parts.updates import STEEPEST, Normalized
 from robusttrain.core.checked import Count, Positive, Share, checked
 from robusttrain.core.errors import OptionError
@@ -105,23 +105,11 @@ class FMN(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """An upper bound; on a random model up to ``votes`` queries a step come on top."""
-        exact = isinstance(self.gradient, Backprop)
-        return Cost(
-            gradients=self.steps * self.gradient.evaluations,
-            queries=1 if exact else 2 + self.steps * (self.gradient.queries + 1),
-        )
+        return cost_of(self.steps, self.gradient)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
-        opening = Opening.of(source, images, labels, self.gradient, rng.fold("ask"))
-        result, left = images.clone(), opening.left
-        if len(left):
-            x, y = images[left], labels[left]
-            nearest = Nearest(source, x, y, opening, self.threat, self.gradient, self.votes)
-            self.minimise(nearest, rng[left])
-            result[left] = into_ball(self.threat, nearest.points, x)
-        return result
+        parts = (self.threat, self.gradient, self.votes)
+        return Nearest.found(self.minimise, source, images, labels, *parts, rng)
 
     def minimise(self, nearest: Nearest, rng: Rng) -> None:
         """The loop: ``nearest`` notes its iterates; ``rng`` has the images' streams (B,)."""

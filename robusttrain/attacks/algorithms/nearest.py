@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
+from robusttrain.attacks.base import Cost
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.objectives import Margin
-from robusttrain.attacks.parts.threats import Threat, per_image
+from robusttrain.attacks.parts.threats import Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
 from robusttrain.core.rng import Rng
 
@@ -69,6 +71,14 @@ class Opening:
         return Opening(left, random[left], margin[left])
 
 
+def cost_of(steps: int, gradient: GradientEstimator) -> Cost:
+    """An upper bound for ``steps`` iterates; on a random model up to ``votes`` queries a step come
+    on top.
+    """
+    queries = 1 if isinstance(gradient, Backprop) else 2 + steps * (gradient.queries + 1)
+    return Cost(gradients=steps * gradient.evaluations, queries=queries)
+
+
 class Nearest:
     """The nearest adversarial iterates so far, and who says what is adversarial.
 
@@ -77,8 +87,8 @@ class Nearest:
     the iterate itself: it takes a query.
 
     On a random model one draw is luck. It says where to go on; but an iterate that would be the
-    nearest so far is put to ``votes`` fresh draws, one after the other, and dropped as soon as most
-    of them were right.
+    nearest so far is put to ``votes`` fresh draws, one after the other, dropped as soon as most of
+    them were right, and taken as soon as more than half of all are wrong.
 
     Args:
         source: images (B, C, H, W) in [0, 1] to logits (B, K).
@@ -111,6 +121,31 @@ class Nearest:
         self._some: bool | None = None
         self.points = images.clone()
         self.distance = images.new_full((len(images),), torch.inf)
+
+    @classmethod
+    def found(
+        cls,
+        minimise: Callable[[Nearest, Rng], None],
+        source: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        gradient: GradientEstimator,
+        votes: int,
+        rng: Rng,
+    ) -> Tensor:
+        """(B, C, H, W) within the threat: what ``minimise`` leaves, of images that are not wrong
+        already; further arguments as for the class.
+        """
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        opening = Opening.of(source, images, labels, gradient, rng.fold("ask"))
+        result, left = images.clone(), opening.left
+        if len(left):
+            x = images[left]
+            nearest = cls(source, x, labels[left], opening, threat, gradient, votes)
+            minimise(nearest, rng[left])
+            result[left] = into_ball(threat, nearest.points, x)
+        return result
 
     def note(self, iterates: Tensor, margin: Tensor, rng: Rng) -> Tensor:
         """Keep the iterates (B, C, H, W) that are adversarial and nearer than all before.
@@ -154,10 +189,9 @@ class Nearest:
                 *(which[left], rng[left].fold(vote), 1, False),
             )
             wrong = wrong.index_add(0, left, share.to(wrong.dtype))
-            left = left[2 * wrong[left] >= vote + 1]
-        chosen = torch.zeros_like(which)
-        chosen[left] = 2 * wrong[left] > self.votes
-        return chosen
+            twice = 2 * wrong[left]
+            left = left[(twice >= vote + 1) & (twice <= self.votes)]  # the others are settled
+        return 2 * wrong > self.votes
 
     def farthest(self) -> Tensor:
         """(B,): how far the farthest corner of the box is from each image."""
