@@ -1,8 +1,8 @@
-"""Robustness per hour: what a stated time of training leaves under AutoAttack, and what adds to it.
+"""Robustness per hour: what a stated time of training leaves under AutoAttack.
 
 One run of ``--training budget`` for each time, nothing chosen on test images: its last weights are
-attacked. Then the recipe with one ingredient changed, each at the same number of passes through the
-network. Run it alone on the machine: other work makes a planned epoch longer, and the run with it.
+attacked. Run it alone on the machine: other work makes a planned epoch longer, and the run with it.
+What each ingredient of the recipe adds is asked by `studies.ingredients`.
 """
 
 from __future__ import annotations
@@ -17,80 +17,16 @@ from matplotlib.figure import Figure
 
 from robusttrain.commands.entry import main
 from robusttrain.core.processor import processor
-from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running.jobs import Call, Job
 from robusttrain.storage.files import write_whole
-from studies.recipes import beside, curves
+from studies.recipes import curves
 from studies.scales import Scale, Settings
 from studies.study import Study
 
 #: Radius of the threat: the one of RobustBench and of N-FGSM's paper.
 EPSILON = 8 / 255
 OBJECTIVE = "training.objective"
-STRONG: tuple[str, Settings] = ("autoattack", {})
-#: Near AutoAttack at a fifth of its time: what compares ingredients.
-NEAR: tuple[str, Settings] = ("autoattack", {"attacks": ["apgd-ce", "apgd-t"]})
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a scale does.
-
-    Args:
-        minutes: of the runs.
-        passes: forward and backward, of each image, for an ingredient.
-        images: test images that are attacked, of the runs and of the ingredients.
-        attacks: of the runs, and of the ingredients: presets and what is changed of them.
-        changes: options of every training.
-        ingredients: names in `INGREDIENTS`, the recipe first; none for all.
-    """
-
-    minutes: tuple[float, ...]
-    passes: int
-    images: tuple[int, int]
-    attacks: tuple[tuple[str, Settings], tuple[str, Settings]] = (STRONG, NEAR)
-    changes: Settings = field(default_factory=dict)
-    ingredients: tuple[str, ...] = ()
-
-
-SETTINGS = {
-    "smoke": Sizes(
-        (0.01,),
-        2,
-        (8, 8),
-        (("pgd", {}),) * 2,
-        {"robust.images": 8, "data.validation": 0.1},
-        ("the recipe", "PGD of 2 steps in its place", "with AWP"),
-    ),
-    "digits": Sizes((0.5, 2), 40, (400, 400), (("autoattack", {}),) * 2, {"data.validation": 0.1}),
-    "small": Sizes(
-        (20, 60, 180),
-        8,
-        (1000, 500),
-        changes={
-            **{"model": "resnet_strided", "robust.images": 500},
-            **{"trainer.limit_train_batches": None, "trainer.precision": "bf16-mixed"},
-        },
-    ),
-    "paper": Sizes((20, 60, 180), 60, (1000, 1000), changes={"robust.images": 500}),
-}
-
-
-@dataclass(frozen=True)
-class Ingredient:
-    """A change of the recipe.
-
-    Args:
-        options: that are other than the recipe's.
-        passes: forward and backward of a step, for each image, in passes of the recipe's network;
-            the recipe has 2.
-        source: where it comes from, and what is reported there.
-    """
-
-    options: Settings
-    passes: int = 2
-    source: str = "-"
 
 
 def node(name: str, **arguments: Any) -> dict[str, Any]:
@@ -100,41 +36,35 @@ def node(name: str, **arguments: Any) -> dict[str, Any]:
 
 THREAT = node("attacks.Linf", epsilon=EPSILON)
 SINGLE = node("training.NFGSM", threat=THREAT)
+#: Of every training at scale small.
+SMALL: Settings = {
+    **{"model": "resnet_strided", "robust.images": 500},
+    **{"trainer.limit_train_batches": None, "trainer.precision": "bf16-mixed"},
+}
 
 
-def steps(count: int, size: float) -> Settings:
-    """Adversarial training by PGD of so many steps, each of ``size`` epsilon."""
-    size_of = {"step_size": None, "relative_step_size": size}
-    attack = {"steps": count, **size_of, "threat": THREAT}
-    return {
-        OBJECTIVE: node(
-            "training.Adversarial",
-            attack=node("attacks.ProjectedGradient", **attack),
-            batch_norm="train",
-        )
-    }
+@dataclass(frozen=True)
+class Sizes:
+    """What a scale does.
+
+    Args:
+        minutes: of the runs.
+        images: test images that are attacked.
+        attack: preset.
+        changes: options of every training.
+    """
+
+    minutes: tuple[float, ...]
+    images: int
+    attack: str = "autoattack"
+    changes: Settings = field(default_factory=dict)
 
 
-RECIPE = "the recipe"
-INGREDIENTS = {
-    RECIPE: Ingredient({}, source="N-FGSM (de Jorge et al. 2022), one cycle, averaged weights"),
-    "FGSM from a random start in its place": Ingredient(steps(1, 1.25), 2, "Wong et al. 2020"),
-    "PGD of 2 steps in its place": Ingredient(steps(2, 0.625), 3, "Madry et al. 2018"),
-    "with GradAlign": Ingredient(
-        {OBJECTIVE: node("training.GradAlign", threat=THREAT, objective=SINGLE)},
-        4,
-        "Andriushchenko & Flammarion 2020",
-    ),
-    "without averaged weights": Ingredient({"ema": 0.0}, source="Rebuffi et al. 2021"),
-    "with CutMix": Ingredient({"training.mixing": "cutmix"}, source="Rebuffi et al. 2021"),
-    "with label smoothing of 0.1": Ingredient(
-        {OBJECTIVE: node("training.NFGSM", threat=THREAT, label_smoothing=0.1)},
-        source="Szegedy et al. 2016",
-    ),
-    "with AWP": Ingredient(
-        {OBJECTIVE: node("training.AWP", objective=SINGLE, gamma=0.005)}, 3, "Wu et al. 2020"
-    ),
-    "without the strided stem": Ingredient({"model": "resnet_small"}, 4, "He et al. 2016"),
+SETTINGS = {
+    "smoke": Sizes((0.01,), 8, "pgd", {"robust.images": 8, "data.validation": 0.1}),
+    "digits": Sizes((0.5, 2), 297, changes={"data.validation": 0.1}),
+    "small": Sizes((20, 60, 180), 1000, changes=SMALL),
+    "paper": Sizes((20, 60, 180), 1000, changes={"robust.images": 500}),
 }
 
 
@@ -143,72 +73,40 @@ def run(arguments: list[str]) -> None:
     study = Study("budget", __doc__, arguments, "digits")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
     runs = {minutes: timed(scale, sizes, minutes) for minutes in sizes.minutes}
-    changed = {name: at_equal_cost(scale, sizes, name) for name in sizes.ingredients or INGREDIENTS}
-    points: dict[str, EvaluationPlan | Call] = {}
-    labels = {**{f"{minutes:g} minutes": job for minutes, job in runs.items()}, **changed}
-    for name, job in labels.items():
-        attack, values = sizes.attacks[name in changed]
-        images = sizes.images[name in changed]
-        points[name] = scale.attacked(job, attack, values, images=images, epsilon=EPSILON, draws=1)
+    points: dict[str, Any] = {}
+    for minutes, job in runs.items():
+        name, how = f"{minutes:g} minutes", {"images": sizes.images, "epsilon": EPSILON}
+        points[name] = scale.attacked(job, sizes.attack, draws=1, **how)  # type: ignore[arg-type]
         points[f"{name}, curves"] = Call(curves, {"model": job.name}, {"logs": str(study.logs)})
     results = study.run(points)
 
-    rows, recipe = [], study.worst_cases(RECIPE)
-    for name in labels:
-        found = results[name]
-        epochs = len(results[f"{name}, curves"]["robust/worst_case"])
-        here = name in changed
-        rows.append(
-            (
-                name,
-                epochs,
-                found.clean,
-                found.worst_case,
-                beside(study.worst_cases(name), recipe) if here and name != RECIPE else "-",
-                INGREDIENTS[name].source if here else "not at hand for this network",
-            )
-        )
-    columns = (
-        *("run", "epochs", "clean", "under attack", "beside the recipe, points"),
-        "from, or the paper's figure",
-    )
+    rows = []
+    for minutes in runs:
+        found = results[f"{minutes:g} minutes"]
+        epochs = len(results[f"{minutes:g} minutes, curves"]["robust/worst_case"])
+        rows.append((f"{minutes:g}", epochs, found.clean, found.worst_case, "not at hand"))
+    columns = ("minutes", "epochs", "clean", sizes.attack, "the paper, for this network")
     setting = (
-        f"Runs of stated minutes under {sizes.attacks[0][0]} on {sizes.images[0]:,} test images,"
-        f" ingredients under {_named(*sizes.attacks[1])} on {sizes.images[1]:,}. Recipe: preset"
-        " budget at the same radius, last weights, seed 0; ingredients at"
-        f" {sizes.passes} passes of each image"
-    )
-    notes = (
-        "The last weights are attacked; nothing is chosen on test images. Ingredients: the"
-        " difference to the recipe in points, with its 95 % interval, image by image, for one seed:"
-        " noise between seeds is not in it.",
+        f"{sizes.images:,} test images under {sizes.attack}; preset budget at the same radius, last"
+        " weights, seed 0"
     )
     figures = [_row(minutes, results[f"{minutes:g} minutes"], study) for minutes in runs]
     text = "[\n" + ",\n".join(map(json.dumps, figures)) + "\n]\n"
     write_whole(study.output / "budget.json", text.encode())
+    notes = ("The last weights are attacked; nothing is chosen on test images.",)
     study.write(columns, rows, picture(results, runs), notes, setting, EPSILON)
 
 
 def timed(scale: Scale, sizes: Sizes, minutes: float) -> Job:
     """The training that takes so long."""
-    return scale.job(f"budget-{minutes:g}-minutes", _options(scale, sizes, minutes), 1)
+    options = recipe(scale, sizes.changes, minutes)
+    return scale.job(f"budget-{minutes:g}-minutes", options, 1)
 
 
-def at_equal_cost(scale: Scale, sizes: Sizes, name: str) -> Job:
-    """The training with an ingredient changed."""
-    ingredient = INGREDIENTS[name]
-    epochs = max(1, round(sizes.passes / ingredient.passes))
-    options = {**_options(scale, sizes, None), **ingredient.options}
-    return scale.job(f"budget-{name}", options, epochs)
-
-
-def _options(scale: Scale, sizes: Sizes, minutes: float | None) -> dict[str, Any]:
+def recipe(scale: Scale, changes: Settings, minutes: float | None) -> dict[str, Any]:
+    """Options of a training for so many minutes; None leaves its length to the caller."""
     own = {"training": "budget", "training.minutes": minutes, OBJECTIVE: SINGLE, "robust.every": 1}
-    return {**scale.data, **scale.model, **scale.more, **own, **sizes.changes}
-
-
-def _named(attack: str, values: Settings) -> str:
-    return " and ".join(values["attacks"]) if "attacks" in values else attack
+    return {**scale.data, **scale.model, **scale.more, **own, **changes}
 
 
 def _row(minutes: float, found: Any, study: Study) -> dict[str, Any]:

@@ -79,7 +79,7 @@ SETTINGS = {
         options={"robust.images": 8},
     ),
     "digits": Sizes(
-        60, 10, 400, 0.062, attacks=SHORTER, options={"robust.images": 256, "data.validation": 0.2}
+        60, 10, 297, 0.062, attacks=SHORTER, options={"robust.images": 256, "data.validation": 0.2}
     ),
     "small": Sizes(
         60,
@@ -110,7 +110,8 @@ def trained(scale: Scale, sizes: Sizes, name: str, seed: int, epochs: int) -> Jo
         options |= scale.g(steps=recipe.g)
     replays = recipe.options.get("training.objective.replays", 1)
     epochs = max(1, epochs // replays)
-    options |= {**scale.more, **sizes.options, "seed": seed, "robust.every": epochs}
+    watched = {"robust.every": epochs, "robust.epsilon": sizes.epsilon}
+    options |= {**scale.more, **sizes.options, **watched, "seed": seed}
     return scale.job(f"converged-{name}-{epochs}-epochs-seed-{seed}", options, epochs)
 
 

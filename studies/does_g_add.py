@@ -57,7 +57,7 @@ class Sizes:
         suite: of attacks.
         attacks: what is changed of them, "ATTACK.KEY" to value.
         radii: of g, that are tried; in a training of one seed each.
-        draws: of a vote.
+        draws: of a vote; 0 for no vote, which costs as much at inference as all its draws.
         options: of every training.
     """
 
@@ -75,13 +75,19 @@ class Sizes:
 SETTINGS = {
     "smoke": Sizes(1, 1, 8, suite="quick", radii=(0.1,), draws=2, options={"robust.images": 8}),
     "digits": Sizes(
-        60,
-        5,
-        400,
+        30,
+        2,
+        297,
         0.062,
         "test-time-autoattack",
-        {"eot.gradient.draws": 10, "square-quick.votes": 4},
+        {
+            "eot.gradient.draws": 10,
+            "square-quick.votes": 4,
+            "autoattack.attacks.2.targets": 3,  # FAB-T's, of 9
+            "autoattack.attacks.3.queries": 1000,  # Square's, of 5,000
+        },
         (0.06, 0.12, 0.2),
+        draws=0,
         options={"robust.images": 256, "data.validation": 0.2},
     ),
     "small": Sizes(
@@ -231,6 +237,17 @@ def as_costly(scale: Scale, sizes: Sizes, inference: float) -> dict[str, Any]:
     return best
 
 
+def voted(g: Settings, draws: int) -> dict[str, Any]:
+    """Options of a vote over draws of g."""
+    if not draws:
+        return {}
+    inner = {
+        f"defense.{key}" if key == "defense" else key.replace("defense.", "defense.defense.", 1): to
+        for key, to in g.items()
+    }
+    return {"defense": "vote", "defense.draws": draws, **inner}
+
+
 def attacked(
     scale: Scale, sizes: Sizes, target: Job, defense: Settings | None = None
 ) -> EvaluationPlan:
@@ -282,15 +299,12 @@ def run(arguments: list[str]) -> None:
 
     costly = operations(training_plan(*typed({**options, **behind, **scale.more})))
     noise = {"defense": "noise", "defense.sigma": round(rms, 4)}
-    voting = {"defense": "vote", "defense.draws": sizes.draws} | {
-        f"defense.{key}" if key == "defense" else key.replace("defense.", "defense.defense.", 1): to
-        for key, to in g.items()
-    }
+    voting = voted(g, sizes.draws)
     ways = {
         PLAIN: Way(plain),
         "the same, as costly at inference as g": Way(as_costly(scale, sizes, costly.inference)),
         f"through g ({chosen})": Way(behind),
-        f"the same, a vote over {sizes.draws} draws": Way(behind, voting),
+        **({f"the same, a vote over {sizes.draws} draws": Way(behind, voting)} if voting else {}),
         "g before adversarial training, not retrained": Way(plain, g),
         f"through noise of g's size ({rms:.3f})": Way({**plain, **noise}),
     }

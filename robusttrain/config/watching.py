@@ -54,6 +54,13 @@ def watchers(
             "--monitor", monitor, f"must be logged in every epoch: one of {', '.join(allowed)}"
         )
     first = next(iter(attacks))
+    if inner is not None and plan.robust.every and plan.robust.epsilon is None:
+        trained, seen = inner.attack.threat, attacks[first].attack.threat
+        if (trained.norm, trained.epsilon) != (seen.norm, seen.epsilon):
+            say(
+                f"validation attacks within {seen.norm} {seen.epsilon:g}, training within"
+                f" {trained.norm} {trained.epsilon:g}: --robust.epsilon says how far"
+            )
     with under("--pictures"):
         watching: list[Callback] = [
             Pictures(

@@ -89,7 +89,7 @@ def within(plan: TrainingPlan, job: Callable[[TrainingPlan], Any], say: Say) -> 
         tried = replace(plan, training=_with_steps(plan.training, steps))
         if chosen is not None and tried.training == chosen[0].training:
             continue
-        pace = measured(job(tried), data, say)
+        pace = measured(job(tried), data)
         if chosen is not None and seconds / pace.epoch < ENOUGH:
             break
         chosen = tried, pace
@@ -129,7 +129,7 @@ def _in_faster_precision(
     if plan.trainer.get("precision") is not None:
         return plan
     tried = [replace(plan, trainer={**plan.trainer, "precision": each}) for each in PRECISIONS]
-    full, half = (measured(job(each), data, say).step for each in tried)
+    full, half = (measured(job(each), data).step for each in tried)
     taken = full > WORTH * half
     say(
         f"--trainer.precision {PRECISIONS[taken]}: a step in bfloat16 takes {half / full:.2f} of"
@@ -217,13 +217,12 @@ def _finer(arguments: dict[str, Any], steps: int) -> Node:
     }
 
 
-def measured(job: Any, data: ImageData, say: Say) -> Pace:
+def measured(job: Any, data: ImageData) -> Pace:
     """What an epoch of the job takes.
 
     Args:
         job: `robusttrain.running.training.Job`.
         data: set up for "fit"; in place of the job's own, which would be read again.
-        say: takes lines.
     """
     plan, training = job.plan, job.training()
     data.replays = training.objective.replays
@@ -240,7 +239,7 @@ def measured(job: Any, data: ImageData, say: Say) -> Pace:
     reading = (time.perf_counter() - start) / max(1, len(read))
     step, _ = a_step(training, read[0], trainer, 0)
     around = training.model.defense is not None and not training.model.defense.differentiable
-    watching = watchers(plan, around, training.objective.inner(), say)
+    watching = watchers(plan, around, training.objective.inner())  # which speak in the run
     looks = [looking(each, training, data, 1, device) for each in watching]
     validation = _plain_validation(training, data, trainer, device)
     validation += sum(look.seconds for look in looks if look is not None)

@@ -257,6 +257,21 @@ def test_the_best_epoch_of_a_training_that_attacks_is_the_most_robust():
         assert monitored(plan, attack) == chosen
 
 
+def test_radii_of_training_and_validation_that_differ_are_said():
+    def said(radius, *arguments):
+        lines = []
+        inner = Scenario(ProjectedGradient(steps=1, step_size=0.02, threat=Linf(radius)), Target())
+        watchers(configured(*arguments), around=False, inner=inner, say=lines.append)
+        return lines
+
+    (line,) = said(0.062)
+    assert "validation attacks within linf 0.031, training within linf 0.062" in line
+    assert "--robust.epsilon" in line
+    assert not said(0.031)
+    assert not said(0.062, "--robust.epsilon", 0.02), "whoever says it means it"
+    assert not said(0.062, "--robust.every", 0)
+
+
 def test_the_guard_checks_under_the_threat_of_training():
     def guard(threat, *arguments):
         inner = Scenario(ProjectedGradient(steps=1, step_size=0.02, threat=threat), Target())

@@ -24,7 +24,7 @@ class Measured(list):
 
     half = 1.0
 
-    def __call__(self, job, data, say):
+    def __call__(self, job, data):
         inner = job.training().objective.cost().inner
         self.append(inner)
         share = self.half if job.plan.trainer["precision"] == "bf16-mixed" else 1

@@ -26,7 +26,7 @@ def test_the_first_process_chooses_for_all(monkeypatch):
     monkeypatch.setattr(
         budget,
         "measured",
-        lambda job, data, say: seen.append(job) or budget.Pace(0.01, 7, 0.0, 1),
+        lambda job, data: seen.append(job) or budget.Pace(0.01, 7, 0.0, 1),
     )
     plan = read_plan(TWO)
     chosen = budget.within(plan, Job, lambda line: None)
@@ -57,7 +57,7 @@ def test_batches_are_shared(monkeypatch):
     for line in (LINE, TWO):
         job = Job(read_plan(line))
         job.data.setup("fit")
-        lengths.append(budget.measured(job, job.data, lambda line: None).batches)
+        lengths.append(budget.measured(job, job.data).batches)
     assert lengths == [13, 6]
 
 

@@ -8,6 +8,7 @@ import pytest
 from robusttrain.config import reparameterization, transfer
 from robusttrain.config.attacks import checked, split_attacks
 from robusttrain.config.command_line import read
+from robusttrain.data import Digits
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.running.jobs import Job, needed
 from robusttrain.training.plan import TrainingPlan
@@ -41,11 +42,16 @@ def test_small_and_paper(name, folder, monkeypatch):
         raise PlannedError
 
     monkeypatch.setattr(Study, "run", seen)
+    module = importlib.import_module(f"studies.{name}")
+    if "digits" in getattr(module, "SETTINGS", {}):  # embedded, so that their number is known
+        split = Digits(validation=0.2)
+        split.setup("test")
+        assert module.SETTINGS["digits"].images <= len(split.test_dataloader().dataset)
     root = invented(folder / "tiny") if name == "tiny_imagenet" else folder
     places = ["--root", str(root), "--checkpoints", str(folder), "--output", str(folder)]
     for scale in (["--scale", "small", "--f_b", str(folder / "f_b.pth")], ["--scale", "paper"]):
         with pytest.raises(PlannedError):
-            importlib.import_module(f"studies.{name}").run([*scale, *places])
+            module.run([*scale, *places])
     assert len({job.name for job in planned}) == len(planned)
     for model in models:
         if not isinstance(model.work, TrainingPlan):
