@@ -22,7 +22,13 @@ from robusttrain.evaluation.compiling import (
     mode_in,
 )
 from robusttrain.evaluation.fitting import check_classes
-from robusttrain.evaluation.precision import Speeds, choose, measure_speeds_of
+from robusttrain.evaluation.precision import (
+    Speeds,
+    asked_for,
+    choose,
+    measure_speeds_of,
+    weakened,
+)
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
@@ -42,7 +48,8 @@ def choose_precisions(
 ) -> dict[str, str]:
     """The precision of each attack, "float32" or "bfloat16".
 
-    One line says what was chosen, if the option is "auto".
+    One line says what was chosen, if the option is "auto", or which attacks the asked one may
+    weaken.
 
     Args:
         asked: the option: "auto", "float32" or "bfloat16".
@@ -56,7 +63,13 @@ def choose_precisions(
         say: takes the line.
     """
     if asked != "auto":
-        return dict.fromkeys(attacks, asked)
+        precisions = asked_for(asked, attacks)
+        if weak := weakened(precisions, attacks):
+            say(
+                f"precision: {asked} as asked; its rounding may weaken {', '.join(weak)}, which"
+                " --precision auto leaves in float32"
+            )
+        return precisions
     with alone(run.output / "precision", "the choice of a precision", say):
         if (before := run.chosen()) is not None:
             say(_sentence(before.values(), "this run began so"))

@@ -21,7 +21,9 @@ from robusttrain.evaluation.compiling import Choice
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
+from robusttrain.evaluation.precision import asked_for
 from robusttrain.evaluation.report import SCHEMA, VERDICTS
+from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.journal import Journal, unfinished, weights_of
@@ -62,7 +64,7 @@ def fingerprint(plan: EvaluationPlan, weights: str, random: bool) -> dict[str, A
 
 
 def in_its_own_folder(
-    plan: EvaluationPlan, identity: Mapping[str, Any], say: Say
+    plan: EvaluationPlan, identity: Mapping[str, Any], attacks: Mapping[str, Scenario], say: Say
 ) -> EvaluationPlan:
     """The plan, its output beside the default folder where an unfinished run of other settings lies
     there: nothing of that run is lost, and its own command still finds it.
@@ -72,12 +74,13 @@ def in_its_own_folder(
     Args:
         plan: whose output nobody chose, if it says so.
         identity: its `fingerprint`.
+        attacks: by name.
         say: takes the line that says it.
     """
     if not plan.beside or plan.fresh:
         return plan
     if plan.precision != "auto":
-        identity = {**identity, "precision": dict.fromkeys(plan.attacks, plan.precision)}
+        identity = {**identity, "precision": asked_for(plan.precision, attacks)}
     if plan.compile == "off":
         identity = {**identity, "compile": "off"}
     first = Path(plan.output)

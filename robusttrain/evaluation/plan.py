@@ -45,7 +45,8 @@ class EvaluationPlan:
         handed_over: target and images came from Python, and no command can build them again.
         draws: fresh draws of a random defense that score an image.
         precision: in which attacks differentiate; auto: the faster one on this machine, for
-            attacks that rounding leaves as strong. Verdicts are always in float32.
+            attacks that rounding leaves as strong. Verdicts, and attacks by queries, are always in
+            float32.
         compile: whether attacks and g take gradients of compiled networks (torch.compile, on GPUs
             CUDA graphs as well); auto: where it was measured to save time here. Verdicts are plain
             passes.

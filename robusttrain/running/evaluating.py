@@ -67,7 +67,7 @@ def evaluate(
     check(fitting, attacks, subject, telling.say)
     alone = {name: scenario(plan.attacks[name], name) for name in for_the_bare(plan, subject)}
     subject = replace(subject, bare=alone)
-    plan = in_its_own_folder(plan, settings_of(plan, subject), telling.say)
+    plan = in_its_own_folder(plan, settings_of(plan, subject), attacks, telling.say)
     trainer = tester(plan.trainer)
     if precisions is None:
         device = trainer.strategy.root_device

@@ -118,7 +118,7 @@ class Crafting:
         self._weights = {name: weights_of(model.defended) for name, model in models.items()}
         self._settled: set[str] = set()  # targets that were asked whether they are random
         # Every attack and every ensemble needs these copies again.
-        self._fast: dict[str, DefendedClassifier] = {}
+        self._fast: dict[tuple[str, torch.dtype], DefendedClassifier] = {}
 
     def source(self, attack: str, maker: Sequence[str]) -> nn.Module:
         """What the attack differentiates: one model's source, or those of several models as one.
@@ -127,11 +127,13 @@ class Crafting:
             UserError: the source does not fit a model; the error names attack and model.
         """
         sources = []
+        differentiates = self.attacks[attack].scenario.attack.cost().gradients
+        kind = self.precision if differentiates else torch.float32
         for name in maker:
             try:
-                if name not in self._fast:
-                    self._fast[name] = self.models[name].defended.fast(self.precision)
-                sources.append(self.attacks[attack].scenario.source(self._fast[name]))
+                if (name, kind) not in self._fast:
+                    self._fast[name, kind] = self.models[name].defended.fast(kind)
+                sources.append(self.attacks[attack].scenario.source(self._fast[name, kind]))
             except UserError as error:
                 raise UserError(f"attack {attack} on {name}: {error}") from error
         source = sources[0] if len(sources) == 1 else fused(sources, None, self.fuse)

@@ -7,7 +7,13 @@ from torch import nn
 from robusttrain.attacks import FiniteDifference, ProjectedGradient
 from robusttrain.config.attacks import scenarios
 from robusttrain.evaluation import precision
-from robusttrain.evaluation.precision import Speeds, choose, measure_speeds
+from robusttrain.evaluation.precision import (
+    Speeds,
+    asked_for,
+    choose,
+    measure_speeds,
+    weakened,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +48,14 @@ def test_attacks_that_compare_losses_or_distances_stay_in_float32():
     assert found == dict.fromkeys(names, "bfloat16") | dict.fromkeys(exact, "float32")
     assert set(choose(scenarios([*names, *exact]), "float32").values()) == {"float32"}
     assert not ProjectedGradient(step_size=0.01, gradient=FiniteDifference()).rounds_well
+
+
+def test_who_differentiates_nothing_asks_in_float32_whatever_was_asked_for():
+    names = ["pgd", "apgd-ce", "autoattack", "square", "genattack", "hopskipjump", "random-noise"]
+    found = asked_for("bfloat16", scenarios([*names, "finite-differences"]))
+    assert [name for name, kind in found.items() if kind == "bfloat16"] == names[:3]
+    assert weakened(found, scenarios([*found])) == names[1:3]
+    assert not weakened(asked_for("float32", scenarios(names)), scenarios(names))
 
 
 def test_both_precisions_are_timed_and_the_model_is_left_alone(convnet, images, monkeypatch):
