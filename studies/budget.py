@@ -36,7 +36,8 @@ def node(name: str, **arguments: Any) -> dict[str, Any]:
 
 THREAT = node("attacks.Linf", epsilon=EPSILON)
 SINGLE = node("training.NFGSM", threat=THREAT)
-#: Of every training at scale small.
+#: Of every training at scale small, and in a word.
+ABOUT = "CIFAR-10 (JPEG), a ResNet of 0.95 M parameters whose first convolution has stride 2"
 SMALL: Settings = {
     **{"model": "resnet_strided", "robust.images": 500},
     **{"trainer.limit_train_batches": None, "trainer.precision": "bf16-mixed"},
@@ -72,6 +73,8 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("budget", __doc__, arguments, "digits")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
+    if scale.name == "small":
+        scale.about = ABOUT
     runs = {minutes: timed(scale, sizes, minutes) for minutes in sizes.minutes}
     points: dict[str, Any] = {}
     for minutes, job in runs.items():

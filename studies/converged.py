@@ -22,6 +22,7 @@ from robusttrain.config.suites import suite, suite_settings
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running.jobs import Call, Job
+from studies.budget import ABOUT, SMALL
 from studies.does_g_add import Beside, Z
 from studies.recipes import RECIPES as SHORT
 from studies.recipes import SPEED, YARDSTICK, curves
@@ -86,10 +87,7 @@ SETTINGS = {
         2,
         200,
         attacks=SHORTER,
-        options={
-            **{"model": "resnet_strided", "trainer.limit_train_batches": None},
-            **{"trainer.precision": "bf16-mixed", "robust.images": 500},
-        },
+        options=SMALL,
     ),
     "paper": Sizes(100, 3, 1000, options={"robust.images": 1000}),
 }
@@ -130,6 +128,8 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("converged", __doc__, arguments, "digits")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
+    if scale.name == "small":
+        scale.about = ABOUT
     points: dict[str, EvaluationPlan | Call] = {}
     for name in sizes.recipes:
         for seed in range(sizes.seeds):

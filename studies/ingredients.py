@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from robusttrain.commands.entry import main
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running.jobs import Call, Job
-from studies.budget import EPSILON, OBJECTIVE, SINGLE, SMALL, THREAT, node, recipe
+from studies.budget import ABOUT, EPSILON, OBJECTIVE, SINGLE, SMALL, THREAT, node, recipe
 from studies.recipes import beside, curves
 from studies.scales import Scale, Settings
 from studies.study import Study
@@ -113,6 +113,8 @@ def run(arguments: list[str]) -> None:
     """Run the study."""
     study = Study("ingredients", __doc__, arguments, "digits")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
+    if scale.name == "small":
+        scale.about = ABOUT
     names = sizes.ingredients or tuple(INGREDIENTS)
     # Without any named, a short attack: a check that everything runs.
     attack = ("autoattack", {"attacks": [*sizes.attacks]}) if sizes.attacks else ("pgd", {})
