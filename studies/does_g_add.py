@@ -188,6 +188,7 @@ def within(scale: Scale, sizes: Sizes, options: Settings, budget: float, seed: i
     whole |= {
         "trainer.limit_train_batches": max(1, round(batches / epochs)),
         "robust.every": epochs,
+        "robust.epsilon": sizes.epsilon,
     }
     return scale.job(f"g-adds-{options['training']}-seed-{seed}", whole, epochs)
 
