@@ -437,7 +437,7 @@ def picture(shown: Mapping[str, Beside]) -> Picture:
     axes.errorbar(means, places, xerr=errors, fmt="o", capsize=2)
     axes.axvline(0, color="grey", linewidth=1)
     axes.set_yticks(places, [*others])
-    axes.set_xlabel("points beside adversarial training, worst case, with 95 % intervals")
+    axes.set_xlabel("points beside adversarial training\n(worst case, 95 % intervals)")
     axes.grid(axis="x", alpha=0.3)
     return figure
 
