@@ -80,8 +80,9 @@ def test_directions_do_not_depend_on_chunks_and_both_ends_share_a_draw(
     found = [
         FiniteDifference(12, chunk=chunk)(loss_fn, images(), streams())[1] for chunk in (1, 5, None)
     ]
-    for other in found[1:]:
-        torch.testing.assert_close(found[0], other)
+    for other in found[1:]:  # a float32 rounds the margin by 1e-7, a small h makes 1e-4 of it
+        torch.testing.assert_close(found[0], other, rtol=0, atol=2e-4)
+    assert found[0].abs().max() > 0.02
     # The margin of a linear model is linear: with one draw for both ends, h does not matter.
     again = FiniteDifference(12, size=0.002)(loss_fn, images(), streams())[1]
     torch.testing.assert_close(found[0], again, rtol=1e-3, atol=1e-2)
