@@ -75,7 +75,7 @@ SETTINGS = {
         2,
         2,
         8,
-        recipes=(YARDSTICK, "free", "g"),
+        recipes=(YARDSTICK, "g"),
         suite="quick",
         options={"robust.images": 8},
     ),
