@@ -27,13 +27,18 @@ def as_began(recipe: dict[str, Any], old: dict[str, Any]) -> None:
             now["precision"] = began.get("precision", "float32")
 
 
-def settled(
+def is_open(defense: dict[str, Any] | None) -> bool:
+    """Whether the precision of some g under a node is still auto."""
+    return any(each.get("precision") == "auto" for each in transformations(defense))
+
+
+def settle(
     defense: dict[str, Any] | None,
     recipe: dict[str, Any] | None,
     images: Tensor,
     processes: int,
     say: Say,
-) -> bool:
+) -> None:
     """Turn every auto under ``defense`` and ``recipe``, its copy for checkpoints, into the faster
     precision on this machine, or into that which the recipe has.
 
@@ -44,15 +49,12 @@ def settled(
         processes: of the training.
         say: takes lines.
 
-    Returns:
-        Whether there was any auto.
-
     Raises:
         UserError: several processes, which might come to different results.
     """
-    pairs = zip(transformations(defense), transformations(recipe), strict=True)
-    unsettled = [pair for pair in pairs if pair[0].get("precision") == "auto"]
-    for arguments, kept in unsettled:
+    for arguments, kept in zip(transformations(defense), transformations(recipe), strict=True):
+        if arguments.get("precision") != "auto":
+            continue
         if kept["precision"] == "auto":
             if processes > 1:
                 raise UserError(
@@ -66,12 +68,11 @@ def settled(
             kept["precision"] = speeds.better
             say(f"precision: g differentiates f_b in {speeds.better}, since {speeds}")
         arguments["precision"] = kept["precision"]
-    return bool(unsettled)
 
 
 def refuse_auto(defense: dict[str, Any]) -> None:
     """Raise UserError for a g without a training whose precision nobody has settled."""
-    if any(each.get("precision") == "auto" for each in transformations(defense)):
+    if is_open(defense):
         raise UserError(
             "--defense.precision auto: a training settles it, and here is none: give float32 or"
             " bfloat16 (g's images differ between them)"

@@ -26,7 +26,7 @@ from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.models.compiling import Mode
 from robusttrain.running.budget import within
 from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
-from robusttrain.running.precision_of_g import settled
+from robusttrain.running.precision_of_g import is_open, settle
 from robusttrain.running.purifiers import folder_in, provide
 from robusttrain.running.resuming import placed
 from robusttrain.storage.files import may_write, writable
@@ -159,8 +159,9 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     job.data.setup("fit")
     job.data.trainer = trainer  # whose processes share the batches
     check_on_data(job, first_look, sources, trainer, say)
-    images = job.data.validation_images(FEW).images.to(trainer.strategy.root_device)
-    if settled(job.defense, recipe["defense"], images, trainer.world_size, say):
+    if is_open(job.defense):
+        images = job.data.validation_images(FEW).images.to(trainer.strategy.root_device)
+        settle(job.defense, recipe["defense"], images, trainer.world_size, say)
         first_look = job.training()
     compiled = compile_on_data(job, first_look, recipe["run"], trainer, say)
     if plan.estimate:

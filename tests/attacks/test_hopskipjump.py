@@ -35,17 +35,15 @@ def still(model, counting):
 
 @NORMS
 def test_a_linear_models_nearest_adversarial_image(norm, linear, images, streams):
-    """Within 15 % (Linf) and 5 % (L2) of the closed form after 25 steps, and never nearer. (The
-    last bit of an answer decides which way the search goes: 7 to 10 % by processor in Linf.)
-    """
+    """Within 10 % (Linf) and 5 % (L2) of the closed form after 30 steps, and never nearer."""
     model, x = linear(classes=2), images()
     y = model(x).argmax(1)
-    attack = HopSkipJump(steps=25, nearest=True, threat=WIDE[norm])
+    attack = HopSkipJump(steps=30, nearest=True, threat=WIDE[norm])
     found = attack(model, x, y, streams())
     distance, best = attack.threat.distance(found, x), boundary(model, x, norm)[0]
     assert (model(found).argmax(1) != y).all()
     assert (distance > 0.999 * best).all()
-    assert (distance < (1.15 if norm == "linf" else 1.05) * best).all()
+    assert (distance < (1.10 if norm == "linf" else 1.05) * best).all()
 
 
 @NORMS

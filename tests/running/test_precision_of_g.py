@@ -9,7 +9,7 @@ from robusttrain.config.checkpoints import read_recipe
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.precision import Speeds
 from robusttrain.running import precision_of_g
-from robusttrain.running.precision_of_g import as_began, settled
+from robusttrain.running.precision_of_g import as_began, is_open, settle
 
 FAST, SLOW = Speeds(1.0, 0.4, 0.99), Speeds(1.0, 3.0, 0.99)
 SMALL = {
@@ -45,19 +45,22 @@ def test_each_g_under_a_node_is_settled(measured):
         "init_args": {"defenses": [g(), g("float32"), g()]},
     }
     kept, said = copy.deepcopy(node), []
-    assert settled(node, kept, torch.rand(2, 1, 16, 16), 1, said.append)
+    assert is_open(node)
+    settle(node, kept, torch.rand(2, 1, 16, 16), 1, said.append)
     assert measured["count"] == len(said) == 2
     assert "0.4 times" in said[0]
     for each in (node, kept):
         chosen = [part["init_args"]["precision"] for part in each["init_args"]["defenses"]]
         assert chosen == ["bfloat16", "float32", "bfloat16"]
-    assert not settled(node, kept, torch.rand(2, 1, 16, 16), 1, said.append)
-    assert not settled(None, None, torch.rand(2, 1, 16, 16), 1, said.append)
+    assert not is_open(node)
+    assert not is_open(None)
+    settle(node, kept, torch.rand(2, 1, 16, 16), 1, said.append)
+    assert measured["count"] == 2
 
 
 def test_several_processes_cannot_measure(measured):
     with pytest.raises(UserError, match=r"auto: 2 processes .* give float32 or bfloat16"):
-        settled(g(), g(), torch.rand(2, 1, 16, 16), 2, print)
+        settle(g(), g(), torch.rand(2, 1, 16, 16), 2, print)
     assert not measured["count"]
 
 
