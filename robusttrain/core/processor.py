@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +31,19 @@ def processor(device: torch.device | None = None) -> dict[str, Any]:
         major, minor = torch.cuda.get_device_capability(device)
         facts |= {"device": torch.cuda.get_device_name(device), "capability": f"sm_{major}{minor}"}
     return facts
+
+
+def instructions() -> str:
+    """Twelve hex digits that two processes share if code compiled for one may run in the other:
+    the processor's instructions, and the vector width that torch uses of them (which the variable
+    ATEN_CPU_CAPABILITY can lower).
+    """
+    flags = [platform.machine(), platform.processor()]
+    if (facts := Path("/proc/cpuinfo")).is_file():
+        lines = facts.read_text().splitlines()
+        flags += sorted({line for line in lines if line.lower().startswith(("flags", "features"))})
+    flags += [torch.backends.cpu.get_cpu_capability(), os.environ.get("ATEN_CPU_CAPABILITY", "")]
+    return hashlib.sha256("\n".join(flags).encode()).hexdigest()[:12]
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, rounds: int = 3) -> float:

@@ -12,18 +12,21 @@ those of torch's own generators, as without compilation.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.core.errors import first_line
+from robusttrain.core.processor import instructions
 
 #: How networks run: as they are; compiled; compiled and recorded as CUDA graphs.
 Mode = Literal["off", "default", "reduce-overhead"]
@@ -167,8 +170,24 @@ def _compiled(network: nn.Module, mode: Mode) -> Any:
     generation.fallback_random = True
     # CUDA graphs of many sizes would be recorded one by one, and each holds its memory.
     generation.triton.cudagraph_skip_dynamic_graphs = False
+    cache_by_instructions()
     other = mode if BACKEND == "inductor" and mode != "default" else None
     return torch.compile(network, backend=BACKEND, fullgraph=True, mode=other)
+
+
+def cache_by_instructions() -> None:
+    """Keep this process's compiled code apart from that of other instructions, in a folder of its
+    own within torch's cache.
+
+    torch looks graphs up without regard to the vector width they were written for. Code for 8
+    numbers at a time, compiled anew for 16, writes beyond its arrays: the process dies, or counts
+    wrong (seen with torch 2.14, AVX2 and then AVX-512 on one cache).
+    """
+    from torch._inductor.codecache import cache_dir  # type: ignore[attr-defined]
+
+    folder, own = Path(cache_dir()), f"instructions-{instructions()}"
+    if folder.name != own:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / own)
 
 
 @contextmanager

@@ -3,6 +3,8 @@ them.
 """
 
 import copy
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,6 +150,19 @@ def test_inductor_compiles_a_small_network(images):
         torch.testing.assert_close(gradient(network, x), expected, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(gradient(network, x[:17]), expected[:17], atol=1e-5, rtol=1e-4)
     assert network._each["default"].failed is False
+
+
+def test_other_instructions_have_another_cache(monkeypatch, tmp_path):
+    """torch would give AVX2's graphs to a process with AVX-512, which crashed."""
+    folders = []
+    for capability in ("avx2", "avx2", "default"):
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+        for _ in range(2):  # the second time it is its own already
+            compiling.cache_by_instructions()
+        folders.append(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+    assert folders[0] == folders[1] != folders[2]
+    assert {folder.parent for folder in folders} == {tmp_path}
 
 
 def inner(**options):
