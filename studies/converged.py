@@ -23,7 +23,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running.jobs import Call, Job
 from studies.budget import ABOUT, SMALL
-from studies.does_g_add import Beside, Z
+from studies.does_g_add import SHORTER, Beside, Z
 from studies.recipes import RECIPES as SHORT
 from studies.recipes import SPEED, YARDSTICK, curves
 from studies.scales import Scale, Settings
@@ -63,13 +63,7 @@ class Sizes:
     options: Settings = field(default_factory=dict)
 
 
-#: Of AutoAttack, FAB-T's targets and Square's queries.
-SHORTER = {
-    "autoattack.attacks.2.targets": 3,
-    "autoattack.attacks.3.queries": 1000,
-    "eot.gradient.draws": 10,
-    "square-quick.votes": 4,
-}
+ATTACKS = {**SHORTER, "eot.gradient.draws": 10, "square-quick.votes": 4}
 SETTINGS = {
     "smoke": Sizes(
         2,
@@ -80,13 +74,13 @@ SETTINGS = {
         options={"robust.images": 8},
     ),
     "digits": Sizes(
-        60, 10, 297, 0.062, attacks=SHORTER, options={"robust.images": 256, "data.validation": 0.2}
+        60, 10, 297, 0.062, attacks=ATTACKS, options={"robust.images": 256, "data.validation": 0.2}
     ),
     "small": Sizes(
         60,
         2,
         200,
-        attacks=SHORTER,
+        attacks=ATTACKS,
         options=SMALL,
     ),
     "paper": Sizes(100, 3, 1000, options={"robust.images": 1000}),
@@ -126,13 +120,14 @@ def attacked(scale: Scale, sizes: Sizes, target: Job) -> EvaluationPlan:
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("converged", __doc__, arguments, "digits")
+    study = Study("converged", __doc__, arguments, "digits", "seeds")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
+    sizes = replace(sizes, seeds=study.seeds or sizes.seeds)
     if scale.name == "small":
         scale.about = ABOUT
     points: dict[str, EvaluationPlan | Call] = {}
-    for name in sizes.recipes:
-        for seed in range(sizes.seeds):
+    for seed in range(sizes.seeds):  # all recipes of one before the next
+        for name in sizes.recipes:
             lengths = {"whole": sizes.epochs, "half": max(1, sizes.epochs // 2)}
             jobs = {at: trained(scale, sizes, name, seed, n) for at, n in lengths.items()}
             points[f"{name}, seed {seed}"] = attacked(scale, sizes, jobs["whole"])

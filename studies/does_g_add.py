@@ -33,6 +33,7 @@ from robusttrain.running import training
 from robusttrain.running.jobs import Call, Job
 from robusttrain.training.plan import TrainingPlan
 from studies.beyond_the_paper import surrogate
+from studies.budget import ABOUT, SMALL
 from studies.comparison import PAPER
 from studies.recipes import curves
 from studies.scales import Scale, Settings, training_plan, typed
@@ -57,8 +58,10 @@ class Sizes:
         suite: of attacks.
         attacks: what is changed of them, "ATTACK.KEY" to value.
         radii: of g, that are tried; in a training of one seed each.
+        look: how much of a training's operations each of these has.
         draws: of a vote; 0 for no vote, which costs as much at inference as all its draws.
         options: of every training.
+        scale: values that are other than the scale's.
     """
 
     epochs: int
@@ -68,10 +71,14 @@ class Sizes:
     suite: str = "worst-case"
     attacks: Settings = field(default_factory=dict)
     radii: tuple[float, ...] = (0.1, 0.2)
+    look: float = 1
     draws: int = 10
     options: Settings = field(default_factory=dict)
+    scale: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: Of AutoAttack: FAB-T's targets, of 9; Square's queries, of 5,000.
+SHORTER = {"autoattack.attacks.2.targets": 3, "autoattack.attacks.3.queries": 1000}
 SETTINGS = {
     "smoke": Sizes(1, 1, 8, suite="quick", radii=(0.1,), draws=2, options={"robust.images": 8}),
     "digits": Sizes(
@@ -80,23 +87,22 @@ SETTINGS = {
         297,
         0.062,
         "test-time-autoattack",
-        {
-            "eot.gradient.draws": 10,
-            "square-quick.votes": 4,
-            "autoattack.attacks.2.targets": 3,  # FAB-T's, of 9
-            "autoattack.attacks.3.queries": 1000,  # Square's, of 5,000
-        },
+        {**SHORTER, "eot.gradient.draws": 10, "square-quick.votes": 4},
         (0.06, 0.12, 0.2),
         draws=0,
         options={"robust.images": 256, "data.validation": 0.2},
     ),
     "small": Sizes(
-        6,
-        2,
+        3,
+        1,
         200,
         suite="test-time-autoattack",
-        attacks={"eot.gradient.draws": 10, "square-quick.votes": 4},
-        options={"robust.images": 500, "trainer.precision": "bf16-mixed"},
+        attacks={**SHORTER, "eot.gradient.draws": 4, "square-quick.votes": 4},
+        look=0.25,
+        draws=0,
+        options=SMALL,
+        # An f_b that costs g's steps little: an answer takes 2.3 times that of f_a alone.
+        scale={"about": ABOUT, "inner_steps": 2, "f_b_width": 16, "short": {}},
     ),
     "paper": Sizes(80, 3, 1000, options={"robust.images": 1000}),
 }
@@ -274,15 +280,18 @@ def attacked(
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("does_g_add", __doc__, arguments, "digits")
+    study = Study("does_g_add", __doc__, arguments, "digits", "seeds")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
+    sizes = replace(sizes, seeds=study.seeds or sizes.seeds)
+    vars(scale).update(sizes.scale)
     plain = adversarial(scale, sizes)
     options = {**scale.data, **scale.model, **plain, **scale.more, **sizes.options}
     cost = operations(training_plan(*typed(options)))
     budget = sizes.epochs * scale.train_images * cost.training
 
     tried = {
-        name: within(scale, sizes, each, budget) for name, each in variants(scale, sizes).items()
+        name: within(scale, sizes, each, sizes.look * budget)
+        for name, each in variants(scale, sizes).items()
     }
     looks = {
         name: Call(curves, {"model": job.name}, {"logs": str(study.logs)})
@@ -366,7 +375,8 @@ def write(
     )
     setting = (
         f"{sizes.images} test images, {sizes.seeds} seeds, suite {sizes.suite}; all at the"
-        f" operations of {sizes.epochs} epochs of adversarial training"
+        f" operations of {sizes.epochs} epochs of adversarial training with"
+        f" {study.scale.inner_steps} steps, the choice among g's values at {sizes.look:g} of them"
     )
     study.write(columns, rows, picture(shown), notes, setting, sizes.epsilon)
 

@@ -48,7 +48,8 @@ class Study:
         name: of its module.
         about: its docstring; the first line is the report's title.
         arguments: the command line.
-        offers: "imagenet", in place of the scale's own data; "digits", the scale.
+        offers: "imagenet", in place of the scale's own data; "digits", the scale; "seeds", how
+            many in place of the scale's own number.
         changes: values that are other than the scale's.
 
     Raises:
@@ -65,8 +66,14 @@ class Study:
         for option, how in OPTIONS.items():
             if option != "imagenet" or option in offers:
                 parser.add_argument(f"--{option}", **how)
-        parser.set_defaults(imagenet=None)
+        if "seeds" in offers:
+            what = "of each way to train; default: the scale's"
+            parser.add_argument("--seeds", type=int, help=what)
+        parser.set_defaults(imagenet=None, seeds=None)
         given = parser.parse_args(arguments)
+        if given.seeds is not None and given.seeds < 1:
+            raise UserError(f"--seeds {given.seeds}: give 1 or more")
+        self.seeds: int | None = given.seeds
         self.name, self.title = name, about.strip().splitlines()[0].rstrip(".")
         self.command = shlex.join([*program.split(), *arguments])
         self.scale = SCALES[given.scale].but(weights=given.f_b, **changes)
