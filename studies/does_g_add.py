@@ -60,6 +60,7 @@ class Sizes:
         radii: of g, that are tried; in a training of one seed each.
         look: how much of a training's operations each of these has.
         draws: of a vote; 0 for no vote, which costs as much at inference as all its draws.
+        on_votes: what is changed of attacks on a vote, whose passes average draws already.
         options: of every training.
         scale: values that are other than the scale's.
     """
@@ -73,6 +74,7 @@ class Sizes:
     radii: tuple[float, ...] = (0.1, 0.2)
     look: float = 1
     draws: int = 10
+    on_votes: Settings = field(default_factory=dict)
     options: Settings = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,7 +91,12 @@ SETTINGS = {
         "test-time-autoattack",
         {**SHORTER, "eot.gradient.draws": 10, "square-quick.votes": 4},
         (0.06, 0.12, 0.2),
-        draws=0,
+        draws=4,
+        on_votes={
+            "through-defense-eot.gradient.draws": 8,
+            "apgd-eot.gradient.draws": 3,
+            "apgd-eot-margin.gradient.draws": 3,
+        },
         options={"robust.images": 256, "data.validation": 0.2},
     ),
     "small": Sizes(
@@ -177,10 +184,12 @@ class Way:
     Args:
         options: of its training.
         defense: what is put in front of it afterwards, without retraining; None: nothing.
+        attacks: what is changed of them beyond `Sizes.attacks`.
     """
 
     options: Settings
     defense: Settings | None = None
+    attacks: Settings = field(default_factory=dict)
 
 
 def within(scale: Scale, sizes: Sizes, options: Settings, budget: float, seed: int = 0) -> Job:
@@ -256,10 +265,12 @@ def voted(g: Settings, draws: int) -> dict[str, Any]:
 
 
 def attacked(
-    scale: Scale, sizes: Sizes, target: Job, defense: Settings | None = None
+    scale: Scale, sizes: Sizes, target: Job, defense: Settings | None = None, **more: Any
 ) -> EvaluationPlan:
-    """A model under the whole suite, by attackers who do not and who do know the draw."""
-    changes = dict(sizes.attacks)
+    """A model under the whole suite, by attackers who do not and who do know the draw; ``more`` is
+    changed of attacks.
+    """
+    changes = {**sizes.attacks, **more}
     if sizes.suite == "worst-case":
         for name in ("transfer-standard", "transfer-adversarial", "transfer-ensemble"):
             changes |= {f"{name}.{key}": to for key, to in surrogate(name, scale).items()}
@@ -310,11 +321,12 @@ def run(arguments: list[str]) -> None:
     costly = operations(training_plan(*typed({**options, **behind, **scale.more})))
     noise = {"defense": "noise", "defense.sigma": round(rms, 4)}
     voting = voted(g, sizes.draws)
+    vote = Way(behind, voting, sizes.on_votes)
     ways = {
         PLAIN: Way(plain),
         "the same, as costly at inference as g": Way(as_costly(scale, sizes, costly.inference)),
         f"through g ({chosen})": Way(behind),
-        **({f"the same, a vote over {sizes.draws} draws": Way(behind, voting)} if voting else {}),
+        **({f"the same, a vote over {sizes.draws} draws": vote} if voting else {}),
         "g before adversarial training, not retrained": Way(plain, g),
         f"through noise of g's size ({rms:.3f})": Way({**plain, **noise}),
     }
@@ -324,7 +336,9 @@ def run(arguments: list[str]) -> None:
         for seed in range(sizes.seeds)
     }
     points = {
-        f"{name}, seed {seed}": attacked(scale, sizes, job, ways[name].defense)
+        f"{name}, seed {seed}": attacked(
+            scale, sizes, job, ways[name].defense, **ways[name].attacks
+        )
         for (name, seed), job in jobs.items()
     }
     results = study.run({**looks, "size of g": size, **points})

@@ -25,7 +25,7 @@ from robusttrain.attacks import (
     Margin,
     TargetedMargin,
 )
-from robusttrain.attacks.algorithms.nearest import Nearest, Opening
+from robusttrain.attacks.algorithms.nearest import TRIES, Nearest, Opening
 from robusttrain.core.errors import OptionError, UserError
 
 WIDE, BOX = L2(50.0), Linf(1.0)
@@ -334,6 +334,49 @@ def test_a_random_model_is_judged_by_draws_of_its_own(
         draws = [model(found, streams(12, seed=100 + seed)).argmax(1) != y for seed in range(50)]
         shares.append(torch.stack(draws).float().mean())
     assert shares[1] > shares[0]
+
+
+class Shifted(nn.Module):
+    """An affine model of two classes whose bias is drawn, symmetrically: half of the draws are
+    wrong exactly at the plane of the model without the draw.
+    """
+
+    takes_rng = True
+    random = True
+
+    def __init__(self, affine, size):
+        super().__init__()
+        self.affine, self.size = affine, size
+
+    def forward(self, images, rng):
+        shift = self.size * (2 * rng.uniform((1,)) - 1)
+        return self.affine(images) + torch.cat([shift, -shift], 1)
+
+
+@pytest.mark.parametrize("steps", [15, 150])
+def test_on_a_random_model_it_is_not_the_luckiest_iterate_that_comes_back(
+    attack, steps, linear, counting, images, streams
+):
+    """Half of the draws are wrong at the plane, a third of the way before it the first ones are (of
+    the image in the middle). What comes back lies beyond the plane, and most fresh draws are wrong
+    there, however many iterates there were.
+    """
+    affine, x = centred(linear(classes=2)), images(64)
+    gap = affine(x).detach().diff(dim=1).abs().squeeze(1)
+    x = x[gap.argsort()[32:]]  # just before the plane all draws are as good as each other
+    y = right(affine, x)
+    plane = closed_form(affine, x, y, attack.threat)
+    model = Shifted(affine, gap.sort().values[32:].median().item() / 6)
+    counted = counting(model)
+    found = replace(attack, steps=steps)(counted, x, y, streams(32))
+    assert counted.gradients == 32 * steps
+    assert counted.queries <= 32 * (1 + TRIES * attack.votes)
+    draws = [model(found, streams(32, seed=100 + n)).argmax(1) != y for n in range(50)]
+    held = torch.stack(draws).float().mean(0) > 0.5
+    beyond = attack.threat.distance(found, x) / plane
+    assert held.float().mean() > 0.85  # of 150 steps' luckiest iterates 0.09 held
+    if steps == 150:
+        assert 1 < beyond.median() < 1.2  # six of ten draws are wrong at 1.07 of the middle image's
 
 
 @pytest.mark.parametrize(("votes", "wrong", "asked"), [(10, 1.0, 6), (5, 1.0, 3), (10, 0.0, 1)])

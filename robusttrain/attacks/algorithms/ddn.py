@@ -57,15 +57,15 @@ class DDN(Attack):
     Attack in float32: the result lies close to the boundary.
 
     On a random model (two passes over the clean image tell, of which the second is the first
-    gradient's) each draw says where to go on, and an iterate that would be the nearest so far has
-    to be misclassified by most of ``votes`` fresh draws. The nearest of many was then lucky, too.
+    gradient's) each draw says where to go on. Then the ray from the image through a mean of the
+    last iterates is searched for the least radius at which most of ``votes`` fresh draws are wrong.
     An estimator other than `Backprop` takes a query for each iterate.
 
     Args:
         steps: K, the iterates that are asked about, x itself first.
         initial_norm: epsilon_0, in units of pixel values.
         gamma: by which share the norm changes in a step.
-        votes: draws of a random model's randomness that judge an iterate.
+        votes: draws of a random model's randomness that judge a point of that ray.
         threat: L2, whose ball the result is projected into.
         objective: J: one that needs nothing but the label (`CrossEntropy`, `Margin`, `DLR`, ...).
         gradient: how the gradient of J is estimated.

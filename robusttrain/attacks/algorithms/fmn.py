@@ -65,13 +65,14 @@ class FMN(Attack):
                       = |delta_k|_p - |L| / |g|_q             if x_k is adversarial
         delta_{k+1} = clip(P(delta_k - alpha_k epsilon_{k+1} u))
 
-    The radius changes by at most half at once, and is always less than (1 - gamma_k) |delta*|_p.
+    The radius changes by at most half at once, and is always less than (1 - gamma_k) |delta*|_p,
+    but for a random model, where delta* may have been luck.
     With few steps the paper's is still on its way, 5 % a step, from a first ball that reached too
     far; and Euclidean steps of length 1 are short within a ball of Linf.
 
     On a random model (two passes over the clean image tell, of which the second is the first
-    gradient's) each draw says where to go on, and an iterate that would be the nearest so far has
-    to be misclassified by most of ``votes`` fresh draws. The nearest of many was then lucky, too.
+    gradient's) each draw says where to go on. Then the ray from the image through a mean of the
+    last iterates is searched for the least radius at which most of ``votes`` fresh draws are wrong.
     An estimator other than `Backprop` takes a query for each iterate.
 
     Args:
@@ -80,7 +81,7 @@ class FMN(Attack):
             share of the radius.
         gamma: gamma_0, by which share the radius changes in the first step.
         newton: whether radius and steps are ours (above).
-        votes: draws of a random model's randomness that judge an iterate.
+        votes: draws of a random model's randomness that judge a point of that ray.
         threat: whose norm is minimised, Linf or L2, and whose ball the result is projected into.
         gradient: how L and its gradient are estimated.
     """
@@ -128,7 +129,9 @@ class FMN(Attack):
             gamma = annealed(self.gamma, LAST_GAMMA, k, self.steps)
             slope = gradient.flatten(1).norm(p=DUAL[self.threat.norm], dim=1).clamp_min(_TINY)
             size, off = self.threat.distance(x, images), margin.abs() / slope
-            epsilon = self.radius(epsilon, size, off, adversarial, nearest.distance, gamma)
+            # One lucky draw must not keep all further iterates nearer.
+            best = nearest.distance.masked_fill(nearest.random & self.newton, torch.inf)
+            epsilon = self.radius(epsilon, size, off, adversarial, best, gamma)
             # What is no number leaves the whole box.
             epsilon = torch.where(epsilon < farthest, epsilon, farthest)
             step, _ = rule.step(gradient, None)

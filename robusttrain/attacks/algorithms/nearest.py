@@ -17,6 +17,10 @@ from robusttrain.attacks.parts.threats import Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
 from robusttrain.core.rng import Rng
 
+#: Of the search along a ray on a random model: how much the last iterate weighs in the mean of all;
+#: how many radii are tried at most; by what the first is multiplied, squared each time, until the
+#: search has one on either side; the quotient of two radii that are near enough.
+LATEST, TRIES, LONGER, SHORTER, FINE = 0.1, 10, 1.1, 0.95, 1.04
 #: Two answers that differ by more than this share of a margin, or of 1, are draws of a random
 #: model. (Less is rounding: the two passes need not have the same number of images.)
 ROUNDING = 1e-3
@@ -72,8 +76,8 @@ class Opening:
 
 
 def cost_of(steps: int, gradient: GradientEstimator) -> Cost:
-    """An upper bound for ``steps`` iterates; on a random model up to ``votes`` queries a step come
-    on top.
+    """An upper bound for ``steps`` iterates; the search on a random model, up to `TRIES` times
+    ``votes`` queries, comes on top.
     """
     queries = 1 if isinstance(gradient, Backprop) else 2 + steps * (gradient.queries + 1)
     return Cost(gradients=steps * gradient.evaluations, queries=queries)
@@ -86,9 +90,11 @@ class Nearest:
     gave the gradient gave the margin, too. An estimator other than `Backprop` does not ask about
     the iterate itself: it takes a query.
 
-    On a random model one draw is luck. It says where to go on; but an iterate that would be the
-    nearest so far is put to ``votes`` fresh draws, one after the other, dropped as soon as most of
-    them were right, and taken as soon as more than half of all are wrong.
+    On a random model one draw is luck, and the nearest of many iterates that one draw misclassified
+    was the luckiest. It says where to go on, no more. An attack that shortens its radius after a
+    success and lengthens it after a failure comes to rest where half of the draws are wrong. So
+    when it is done, `settle` searches the ray from the image through a mean of its last iterates
+    for the least radius at which most of ``votes`` draws are wrong.
 
     Args:
         source: images (B, C, H, W) in [0, 1] to logits (B, K).
@@ -97,11 +103,12 @@ class Nearest:
         opening: what was asked about them already.
         threat: whose norm is minimised.
         gradient: the attack's estimator.
-        votes: draws of a random model that judge an iterate.
+        votes: draws of a random model that judge a point of the ray.
 
     Attributes:
         points: (B, C, H, W), the nearest adversarial iterates; the images where there is none.
         distance: (B,), how far these are from the images; infinite where there is none.
+        random: (B,) bool, for which images the model is random, as far as it is clear by now.
     """
 
     def __init__(
@@ -116,9 +123,10 @@ class Nearest:
     ) -> None:
         self.source, self.images, self.labels = source, images, labels
         self.threat, self.votes = threat, votes
-        self._random, self._before = opening.random, opening.margin
+        self.random, self._before = opening.random, opening.margin
         self._exact = isinstance(gradient, Backprop)
         self._some: bool | None = None
+        self._mean, self._weight = torch.zeros_like(images), 0.0
         self.points = images.clone()
         self.distance = images.new_full((len(images),), torch.inf)
 
@@ -144,6 +152,7 @@ class Nearest:
             x = images[left]
             nearest = cls(source, x, labels[left], opening, threat, gradient, votes)
             minimise(nearest, rng[left])
+            nearest.settle(rng[left].fold("settle"))
             result[left] = into_ball(threat, nearest.points, x)
         return result
 
@@ -153,30 +162,70 @@ class Nearest:
         Args:
             iterates: in [0, 1]; first of all the images themselves.
             margin: (B,), the largest wrong logit less the label's, in the estimator's pass.
-            rng: streams of the images, (B,), for votes.
+            rng: streams of the images, (B,), for a query about an iterate.
 
         Returns:
-            (B,) bool, which iterates are adversarial, as far as the attack has to know.
+            (B,) bool, which iterates are adversarial; on a random model, by one draw.
         """
         if self._before is not None:
-            self._random = self._random | differ(self._before, margin)
+            self.random = self.random | differ(self._before, margin)
             self._before = None
-        if self._some is None:
-            self._some = bool(self._random.any())
         fooled = margin > 0
         if not self._exact:
             above = share_above(
-                *(self.source, iterates, Margin(), self.labels, 0.0, self._random),
+                *(self.source, iterates, Margin(), self.labels, 0.0, self.random),
                 *(rng.fold("itself"), 1, False),
             )
-            fooled = torch.where(self._random, fooled, above > 0.5)
+            fooled = torch.where(self.random, fooled, above > 0.5)
+        if self._some is None:
+            self._some = bool(self.random.any())
+        elif self._some:  # x itself, the first iterate, says nothing of a direction
+            change = iterates - self.images
+            self._mean = torch.lerp(self._mean, change, LATEST)
+            self._weight += LATEST * (1 - self._weight)
         distance = self.threat.distance(iterates, self.images)
         closer = fooled & (distance < self.distance)
-        if self._some:
-            closer = closer & (~self._random | self._voted(iterates, closer & self._random, rng))
         self.points = torch.where(per_image(closer), iterates, self.points)
         self.distance = torch.where(closer, distance, self.distance)
         return fooled
+
+    def settle(self, rng: Rng) -> None:
+        """Of images whose model is random, take the nearest point of the ray that passes.
+
+        First the radius grows or shrinks until one fails and one passes, then the interval is
+        halved. The one that passed is tried again, with fresh draws, since the least of several
+        radii near the boundary was lucky, too; where it fails, a longer one is tried. Where none
+        passes at all, the nearest iterate stays that one draw misclassified.
+
+        Args:
+            rng: streams of the images, (B,).
+        """
+        if not self._some or not self._weight:
+            return
+        change, radius = self._mean / self._weight, torch.ones_like(self.distance)
+        failed, passed = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
+        left, again = self.random, torch.zeros_like(self.random)
+        for number in range(TRIES):
+            wrong = self._voted(self._at(radius, change), left, rng.fold(number))
+            left = left & ~(again & wrong)
+            passed = torch.where(left & ~again & wrong, radius, passed)
+            failed = torch.where(left & ~again & ~wrong, radius, failed)
+            shorter, longer = SHORTER ** (2**number), LONGER ** (2**number)
+            between = torch.where(failed > 0, (failed * passed).sqrt(), shorter * passed)
+            between = torch.where(passed.isfinite(), between, longer * failed)
+            fine = ~again & (passed <= FINE * failed)
+            following = torch.where(again, FINE * radius, torch.where(fine, passed, between))
+            radius, again = torch.where(left, following, radius), again | fine
+        radius = torch.where(left & ~again, passed, radius)
+        there = self.random & radius.isfinite()
+        point = self._at(radius, change)
+        self.points = torch.where(per_image(there), point, self.points)
+        away = self.threat.distance(point, self.images)
+        self.distance = torch.where(there, away, self.distance)
+
+    def _at(self, radius: Tensor, change: Tensor) -> Tensor:
+        """(B, C, H, W): points of the rays, clipped to the box."""
+        return torch.addcmul(self.images, per_image(radius), change).clamp_(0, 1)
 
     def _voted(self, iterates: Tensor, which: Tensor, rng: Rng) -> Tensor:
         """(B,) bool: those of ``which`` (B,) that most fresh draws misclassify."""
