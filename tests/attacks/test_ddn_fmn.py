@@ -18,14 +18,13 @@ from robusttrain.attacks import (
     RMSD,
     Average,
     AwayFromPrediction,
-    Backprop,
     CrossEntropy,
     Diverse,
     Linf,
     Margin,
     TargetedMargin,
 )
-from robusttrain.attacks.algorithms.nearest import TRIES, Nearest, Opening
+from robusttrain.attacks.ray import TRIES, Majority
 from robusttrain.core.errors import OptionError, UserError
 
 WIDE, BOX = L2(50.0), Linf(1.0)
@@ -389,9 +388,8 @@ def test_votes_end_as_soon_as_they_are_settled(votes, wrong, asked, counting, im
 
     model, x, y = counting(Always()), images(3), torch.zeros(3, dtype=torch.int64)
     everyone = torch.ones(3, dtype=torch.bool)
-    opening = Opening(torch.arange(3), everyone, None)
-    nearest = Nearest(model, x, y, opening, L2(), Backprop(), votes)
-    assert torch.equal(nearest._voted(x, everyone, streams(3)), everyone & (wrong == 1))
+    majority = Majority(model, Margin(), y, 0.0, votes)
+    assert torch.equal(majority.fooled(x, everyone, streams(3)), everyone & (wrong == 1))
     assert model.queries == 3 * asked
 
 

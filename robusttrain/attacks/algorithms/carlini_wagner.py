@@ -15,6 +15,7 @@ from robusttrain.attacks.parts.objectives import Margin, Objective, TargetedMarg
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.parts.updates import Adam
 from robusttrain.attacks.queries import all_or_none, share_above
+from robusttrain.attacks.ray import Majority, held
 from robusttrain.core.checked import Count, NonNegative, Positive, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -71,7 +72,8 @@ class CarliniWagner(Attack):
 
     On a random model (two passes over the clean image tell) the majority of ``votes`` fresh draws
     judges an iterate, and an image is left alone only if all draws get it wrong. The nearest of
-    many iterates was then lucky, too, so ask for confidence. An estimator other than `Backprop`
+    many iterates was then lucky, too: at the end its ray is searched for a point that holds with
+    fresh draws (`robusttrain.attacks.ray`). An estimator other than `Backprop`
     does not give the loss of the iterate itself, so the iterate takes a query of its own.
     ``abort_early`` does nothing in either case.
 
@@ -123,7 +125,9 @@ class CarliniWagner(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """An upper bound; but `Backprop` on a random model takes ``votes`` more queries a step."""
+        """An upper bound; but on a random model `Backprop` takes ``votes`` more queries a step, and
+        the last search up to `ray.TRIES` times ``votes``.
+        """
         steps = self.steps * self.search_steps
         voted = 0 if isinstance(self.gradient, Backprop) else self.votes
         return Cost(
@@ -146,6 +150,10 @@ class CarliniWagner(Attack):
         if len(left):
             x, streams = images[left], rng[left]
             adversarial = self.minimise(source, x, goal[left], random[left], streams, alike)
+            if alike is not False:
+                majority = Majority(source, self.objective, goal[left], self.confidence, self.votes)
+                settled = streams.fold("settle")
+                adversarial = held(majority, x, adversarial, random[left], settled)
             result[left] = into_ball(self.threat, adversarial, x)
         return result
 

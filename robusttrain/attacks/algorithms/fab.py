@@ -14,9 +14,10 @@ from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
-from robusttrain.attacks.parts.objectives import Objective, rank_targets
+from robusttrain.attacks.parts.objectives import Margin, Objective, rank_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
 from robusttrain.attacks.queries import all_or_none, by_draws, share_wrong
+from robusttrain.attacks.ray import TRIES, Majority, held
 from robusttrain.core.checked import Count, Share, checked
 from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
@@ -24,6 +25,8 @@ from robusttrain.core.rng import Rng
 #: The least length of a step when two steps are compared (as released); 0 / 0 is no ratio.
 LEAST = 1e-8
 _TINY = torch.finfo(torch.float32).tiny
+#: Draws of a random model that judge a point of the last search, at least.
+VOTES = 10
 #: Rounds of `step` where the host should not wait; images of 150,528 pixels need up to nine.
 _ROUNDS = 16
 
@@ -114,7 +117,9 @@ class FAB(Attack):
     majority of fresh draws judges x_{i+1}. There are as many draws as the estimator takes: one with
     `Backprop`, where luck decides, so take `Average`. The results of all runs are judged once more,
     on the same draws. The result that is wrong most often comes back, of equals the first.
-    AutoAttack has no FAB for random models: a nearest point is a brittle one.
+    With ``nearest`` its ray is then searched for a point that holds with `VOTES` fresh draws
+    (`robusttrain.attacks.ray`). AutoAttack has no FAB for random models: a nearest point is a
+    brittle one.
 
     Args:
         steps: N_iter, for each target.
@@ -157,12 +162,16 @@ class FAB(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """An upper bound: broken images leave, and a deterministic model judges a point once."""
+        """An upper bound: broken images leave, a deterministic model judges a point once, and needs
+        no last search for the ``nearest``.
+        """
         runs = self.restarts * self.targets
+        search = TRIES * max(VOTES, self.judging) if self.nearest else 0
         return Cost(
             gradients=runs * self.steps * self.gradient.evaluations,
             queries=2
             + self.judging
+            + search
             + runs * (self.steps * (self.gradient.queries + self.judging) + self.judging),
         )
 
@@ -194,7 +203,11 @@ class FAB(Attack):
             most[left] = torch.maximum(share, most[left])
             if not self.nearest:
                 left = left[random[left] | (distance[left] > self.threat.epsilon)]
-        return result
+        if not self.nearest or alike is False:
+            return result
+        majority = Majority(source, Margin(), labels, 0.0, max(VOTES, self.judging))
+        result = held(majority, images, result, random, rng.fold("settle"))
+        return into_ball(self.threat, result, images)
 
     def wrong(
         self,

@@ -15,12 +15,11 @@ from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
+from robusttrain.attacks.ray import Majority, nearest_on_ray
 from robusttrain.core.rng import Rng
 
-#: Of the search along a ray on a random model: how much the last iterate weighs in the mean of all;
-#: how many radii are tried at most; by what the first is multiplied, squared each time, until the
-#: search has one on either side; the quotient of two radii that are near enough.
-LATEST, TRIES, LONGER, SHORTER, FINE = 0.1, 10, 1.1, 0.95, 1.04
+#: How much the last iterate weighs in the mean of all on a random model.
+LATEST = 0.1
 #: Two answers that differ by more than this share of a margin, or of 1, are draws of a random
 #: model. (Less is rounding: the two passes need not have the same number of images.)
 ROUNDING = 1e-3
@@ -76,8 +75,8 @@ class Opening:
 
 
 def cost_of(steps: int, gradient: GradientEstimator) -> Cost:
-    """An upper bound for ``steps`` iterates; the search on a random model, up to `TRIES` times
-    ``votes`` queries, comes on top.
+    """An upper bound for ``steps`` iterates; the search on a random model, up to `ray.TRIES`
+    times ``votes`` queries, comes on top.
     """
     queries = 1 if isinstance(gradient, Backprop) else 2 + steps * (gradient.queries + 1)
     return Cost(gradients=steps * gradient.evaluations, queries=queries)
@@ -192,55 +191,19 @@ class Nearest:
     def settle(self, rng: Rng) -> None:
         """Of images whose model is random, take the nearest point of the ray that passes.
 
-        First the radius grows or shrinks until one fails and one passes, then the interval is
-        halved. The one that passed is tried again, with fresh draws, since the least of several
-        radii near the boundary was lucky, too; where it fails, a longer one is tried. Where none
-        passes at all, the nearest iterate stays that one draw misclassified.
+        Where none passes at all, the nearest iterate stays that one draw misclassified.
 
         Args:
             rng: streams of the images, (B,).
         """
         if not self._some or not self._weight:
             return
-        change, radius = self._mean / self._weight, torch.ones_like(self.distance)
-        failed, passed = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
-        left, again = self.random, torch.zeros_like(self.random)
-        for number in range(TRIES):
-            wrong = self._voted(self._at(radius, change), left, rng.fold(number))
-            left = left & ~(again & wrong)
-            passed = torch.where(left & ~again & wrong, radius, passed)
-            failed = torch.where(left & ~again & ~wrong, radius, failed)
-            shorter, longer = SHORTER ** (2**number), LONGER ** (2**number)
-            between = torch.where(failed > 0, (failed * passed).sqrt(), shorter * passed)
-            between = torch.where(passed.isfinite(), between, longer * failed)
-            fine = ~again & (passed <= FINE * failed)
-            following = torch.where(again, FINE * radius, torch.where(fine, passed, between))
-            radius, again = torch.where(left, following, radius), again | fine
-        radius = torch.where(left & ~again, passed, radius)
-        there = self.random & radius.isfinite()
-        point = self._at(radius, change)
-        self.points = torch.where(per_image(there), point, self.points)
-        away = self.threat.distance(point, self.images)
+        majority = Majority(self.source, Margin(), self.labels, 0.0, self.votes)
+        change = self._mean / self._weight
+        points, there = nearest_on_ray(majority, self.images, change, self.random, rng)
+        self.points = torch.where(per_image(there), points, self.points)
+        away = self.threat.distance(points, self.images)
         self.distance = torch.where(there, away, self.distance)
-
-    def _at(self, radius: Tensor, change: Tensor) -> Tensor:
-        """(B, C, H, W): points of the rays, clipped to the box."""
-        return torch.addcmul(self.images, per_image(radius), change).clamp_(0, 1)
-
-    def _voted(self, iterates: Tensor, which: Tensor, rng: Rng) -> Tensor:
-        """(B,) bool: those of ``which`` (B,) that most fresh draws misclassify."""
-        left, wrong = which.nonzero().squeeze(1), torch.zeros_like(self.distance)
-        for vote in range(self.votes):
-            if not len(left):
-                break
-            share = share_above(
-                *(self.source, iterates[left], Margin(), self.labels[left], 0.0),
-                *(which[left], rng[left].fold(vote), 1, False),
-            )
-            wrong = wrong.index_add(0, left, share.to(wrong.dtype))
-            twice = 2 * wrong[left]
-            left = left[(twice >= vote + 1) & (twice <= self.votes)]  # the others are settled
-        return 2 * wrong > self.votes
 
     def farthest(self) -> Tensor:
         """(B,): how far the farthest corner of the box is from each image."""

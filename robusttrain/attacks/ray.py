@@ -1,0 +1,122 @@
+"""The nearest point of a ray that most draws of a random model misclassify.
+
+An attack that keeps the nearest of many points tried on a random model keeps the luckiest one. Its
+point still says in which direction to look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks.parts.objectives import Objective
+from robusttrain.attacks.parts.threats import per_image
+from robusttrain.attacks.queries import share_above
+from robusttrain.core.rng import Rng
+
+#: How many radii are tried at most; by what the first is multiplied, squared each time, until there
+#: is one on either side; the quotient of two radii that are near enough.
+TRIES, LONGER, SHORTER, FINE = 10, 1.1, 0.95, 1.04
+
+
+@dataclass(frozen=True)
+class Majority:
+    """Whether most draws of a random model take a point as adversarial.
+
+    Args:
+        source: images (B, C, H, W) in [0, 1] to logits (B, K).
+        objective: of the logits; a draw is fooled where it is greater than ``level``.
+        goal: (B, ...), what the objective strives for.
+        level: of the objective.
+        votes: draws.
+    """
+
+    source: nn.Module
+    objective: Objective
+    goal: Tensor
+    level: float
+    votes: int
+
+    def fooled(self, points: Tensor, which: Tensor, rng: Rng) -> Tensor:
+        """(B,) bool: those of ``which`` (B,), all of random models, that most fresh draws take as
+        adversarial. One draw follows the other; a point is dropped as soon as most were right, and
+        taken as soon as more than half of all are fooled.
+
+        Args:
+            points: (B, C, H, W).
+            which: (B,) bool, the points that are asked about.
+            rng: streams of the images, (B,).
+        """
+        left, wrong = which.nonzero().squeeze(1), points.new_zeros(len(points))
+        for vote in range(self.votes):
+            if not len(left):
+                break
+            share = share_above(
+                *(self.source, points[left], self.objective, self.goal[left], self.level),
+                *(which[left], rng[left].fold(vote), 1, False),
+            )
+            wrong = wrong.index_add(0, left, share.to(wrong.dtype))
+            twice = 2 * wrong[left]
+            left = left[(twice >= vote + 1) & (twice <= self.votes)]  # the others are settled
+        return 2 * wrong > self.votes
+
+
+def at(images: Tensor, change: Tensor, radius: Tensor) -> Tensor:
+    """(B, C, H, W): images + radius (B,) * change, clipped to the box."""
+    return torch.addcmul(images, per_image(radius), change).clamp_(0, 1)
+
+
+def nearest_on_ray(
+    majority: Majority, images: Tensor, change: Tensor, which: Tensor, rng: Rng
+) -> tuple[Tensor, Tensor]:
+    """The nearest point of each image's ray, as far as a few radii show, that fools most draws.
+
+    First the radius grows or shrinks until one fails and one passes, then the interval is halved.
+    The one that passed is tried again, with fresh draws, since the least of several radii near the
+    boundary was lucky, too; where it fails, a longer one is taken.
+
+    Args:
+        majority: what says who is fooled.
+        images: (B, C, H, W), where the rays begin.
+        change: (B, C, H, W), where they lead; radius 1 is tried first.
+        which: (B,) bool, for which images it is asked; their model is random.
+        rng: streams of the images, (B,).
+
+    Returns:
+        The points (B, C, H, W), and (B,) bool, where there is one.
+    """
+    radius = images.new_ones(len(images))
+    failed, passed = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
+    left, again = which, torch.zeros_like(which)
+    for number in range(TRIES):
+        fooled = majority.fooled(at(images, change, radius), left, rng.fold(number))
+        left = left & ~(again & fooled)
+        passed = torch.where(left & ~again & fooled, radius, passed)
+        failed = torch.where(left & ~again & ~fooled, radius, failed)
+        shorter, longer = SHORTER ** (2**number), LONGER ** (2**number)
+        between = torch.where(failed > 0, (failed * passed).sqrt(), shorter * passed)
+        between = torch.where(passed.isfinite(), between, longer * failed)
+        fine = ~again & (passed <= FINE * failed)
+        following = torch.where(again, FINE * radius, torch.where(fine, passed, between))
+        radius, again = torch.where(left, following, radius), again | fine
+    radius = torch.where(left & ~again, passed, radius)
+    there = which & radius.isfinite()
+    return at(images, change, torch.where(there, radius, 0)), there
+
+
+def held(majority: Majority, images: Tensor, found: Tensor, random: Tensor, rng: Rng) -> Tensor:
+    """(B, C, H, W): what an attack found, on a random model moved along its ray until it holds.
+
+    Args:
+        majority: what says who is fooled.
+        images: (B, C, H, W).
+        found: (B, C, H, W), the nearest that the attack found; the image where there is none.
+        random: (B,) bool, for which images the model is random.
+        rng: streams of the images, (B,).
+    """
+    change = found - images
+    which = random & change.flatten(1).any(dim=1)
+    points, there = nearest_on_ray(majority, images, change, which, rng)
+    return torch.where(per_image(there), points, found)
