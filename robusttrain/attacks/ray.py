@@ -39,23 +39,23 @@ class Majority:
     level: float
     votes: int
 
-    def fooled(self, points: Tensor, which: Tensor, rng: Rng) -> Tensor:
-        """(B,) bool: those of ``which`` (B,), all of random models, that most fresh draws take as
+    def fooled(self, points: Tensor, left: Tensor, rng: Rng) -> Tensor:
+        """(B,) bool: those of ``left``, all of random models, that most fresh draws take as
         adversarial. One draw follows the other; a point is dropped as soon as most were right, and
         taken as soon as more than half of all are fooled.
 
         Args:
             points: (B, C, H, W).
-            which: (B,) bool, the points that are asked about.
+            left: indices of the points that are asked about.
             rng: streams of the images, (B,).
         """
-        left, wrong = which.nonzero().squeeze(1), points.new_zeros(len(points))
+        wrong = points.new_zeros(len(points))
         for vote in range(self.votes):
             if not len(left):
                 break
             share = share_above(
                 *(self.source, points[left], self.objective, self.goal[left], self.level),
-                *(which[left], rng[left].fold(vote), 1, False),
+                *(torch.ones_like(left, dtype=torch.bool), rng[left].fold(vote), 1, False),
             )
             wrong = wrong.index_add(0, left, share.to(wrong.dtype))
             twice = 2 * wrong[left]
@@ -91,7 +91,10 @@ def nearest_on_ray(
     failed, passed = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
     left, again = which, torch.zeros_like(which)
     for number in range(TRIES):
-        fooled = majority.fooled(at(images, change, radius), left, rng.fold(number))
+        here = left.nonzero().squeeze(1)
+        if not len(here):
+            break
+        fooled = majority.fooled(at(images, change, radius), here, rng.fold(number))
         left = left & ~(again & fooled)
         passed = torch.where(left & ~again & fooled, radius, passed)
         failed = torch.where(left & ~again & ~fooled, radius, failed)

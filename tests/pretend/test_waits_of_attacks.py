@@ -68,7 +68,7 @@ def ways(name: str) -> list[str]:
 #: the target is random, and which of them are wrong as they stand. Wrappers judge between members.
 CONSTANT = {
     **dict.fromkeys(("apgd-t", "apgd-t-margin"), (3, 3)),
-    **dict.fromkeys(("cw", "cw-paper", "d-cw"), (4, 4)),
+    **dict.fromkeys(("cw", "cw-paper", "d-cw"), (4, 5)),
     **dict.fromkeys(NEAREST, (5, None)),
     "liu-ensemble": (4, 4),  # each member anew: logits, or probabilities?
     "apgd-best-of": (4, 4),
@@ -80,11 +80,11 @@ CONSTANT = {
     **dict.fromkeys(("square", "square-quick", "SQUARE-L2"), (None, 4)),
     "random-noise": (None, 3),
     "fab-t": (None, 6),
-    "FAB-L2": (4, 4),
+    "FAB-L2": (4, None),
 }
 
 LEAVES = "an image leaves the batch once it is misclassified: the host must know how many stay"
-VOTES = "a vote on a random model's answers ends for an image where most draws are right"
+VOTES = "at the end a few radii are put to votes, which end for an image where they are settled"
 FIRST = "a search for the first misclassified point ends for an image where it is found"
 #: Attacks whose waits grow with their steps, at most to so many at STEPS, and why.
 GROWING = {
@@ -96,7 +96,8 @@ GROWING = {
     ("genattack", "deterministic"): ((8, 14), LEAVES),
     ("deepfool", "deterministic"): ((5, 7), LEAVES),
     ("deepfool", "random"): ((5, 7), LEAVES),
-    **{(name, "random"): ((6, 12), VOTES) for name in NEAREST},
+    **{(name, "random"): ((5, 36), VOTES) for name in NEAREST},
+    ("FAB-L2", "random"): ((60, 80), VOTES),
     ("hopskipjump", "deterministic"): ((10, 16), FIRST),
     ("hopskipjump", "random"): ((17, 28), FIRST),
     ("HOPSKIPJUMP-L2", "deterministic"): ((10, 16), FIRST),
@@ -107,8 +108,14 @@ GROWING = {
         for way in ("", "-bpda-i", "-through-defense")
     },
     **{
-        ("minimal-norm", kind): ((10, 13), "each run of its attack has one radius, from the host")
-        for kind in KINDS
+        ("minimal-norm", kind): (
+            most,
+            f"each run of its attack has one radius, from the host{more}",
+        )
+        for kind, most, more in (
+            ("deterministic", (10, 13), ""),
+            ("random", (41, 46), f"; {VOTES}"),
+        )
     },
     **{
         (name, "deterministic"): ((4, 8), "JPEG's encoder is on the host, in every pass")
