@@ -27,7 +27,7 @@ from studies.does_g_add import SHORTER, Beside, Z
 from studies.recipes import RECIPES as SHORT
 from studies.recipes import SPEED, YARDSTICK, curves
 from studies.scales import Scale, Settings
-from studies.study import Study, percent
+from studies.study import Study, counted, percent
 
 LONG = {"training": "trades-awp"}
 #: Points of accuracy that doubling a training may add, and its curve still counts as flat.
@@ -168,7 +168,7 @@ def run(arguments: list[str]) -> None:
         f" 95 % interval; flat: at most {100 * FLAT:g} point.",
     )
     setting = (
-        f"{sizes.images} test images, {sizes.seeds} seeds, suite {sizes.suite}, last weights;"
+        f"{sizes.images} test images, {counted(sizes.seeds)}, suite {sizes.suite}, last weights;"
         f" {sizes.epochs} epochs, a batch's replays counted"
     )
     study.write(columns, rows, picture(shown), notes, setting, sizes.epsilon)
@@ -218,7 +218,7 @@ def picture(shown: Mapping[str, tuple[float, Beside]]) -> Picture:
         label="worst case, 95 % intervals over images and seeds",
     )
     axes.set_xlim(0, 1)
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 

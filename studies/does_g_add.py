@@ -37,7 +37,7 @@ from studies.budget import ABOUT, SMALL
 from studies.comparison import PAPER
 from studies.recipes import curves
 from studies.scales import Scale, Settings, training_plan, typed
-from studies.study import Study, percent
+from studies.study import Study, counted, percent
 
 #: Quantiles of the normal distribution: of 95 % intervals, and of a power of 80 %.
 Z, POWER = 1.96, 0.84
@@ -388,7 +388,7 @@ def write(
         " shown with 80 % probability.",
     )
     setting = (
-        f"{sizes.images} test images, {sizes.seeds} seeds, suite {sizes.suite}; all at the"
+        f"{sizes.images} test images, {counted(sizes.seeds)}, suite {sizes.suite}; all at the"
         f" operations of {sizes.epochs} epochs of adversarial training with"
         f" {study.scale.inner_steps} steps, the choice among g's values at {sizes.look:g} of them"
     )
