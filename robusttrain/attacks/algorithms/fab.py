@@ -155,6 +155,11 @@ class FAB(Attack):
         return max(1, self.gradient.evaluations)
 
     @property
+    def settling(self) -> int:
+        """Draws of a random model that judge a point of the last search."""
+        return max(VOTES, self.judging)
+
+    @property
     def seeks_nearest(self) -> bool:
         return self.nearest
 
@@ -166,7 +171,7 @@ class FAB(Attack):
         no last search for the ``nearest``.
         """
         runs = self.restarts * self.targets
-        search = TRIES * max(VOTES, self.judging) if self.nearest else 0
+        search = TRIES * self.settling if self.nearest else 0
         return Cost(
             gradients=runs * self.steps * self.gradient.evaluations,
             queries=2
@@ -205,7 +210,7 @@ class FAB(Attack):
                 left = left[random[left] | (distance[left] > self.threat.epsilon)]
         if not self.nearest or alike is False:
             return result
-        majority = Majority(source, Margin(), labels, 0.0, max(VOTES, self.judging))
+        majority = Majority(source, Margin(), labels, 0.0, self.settling)
         result = held(majority, images, result, random, rng.fold("settle"))
         return into_ball(self.threat, result, images)
 
