@@ -37,6 +37,7 @@ from robusttrain.attacks import (
     ProjectedGradient,
     Sign,
     Square,
+    SuperDeepFool,
     TargetedMargin,
     Threat,
 )
@@ -135,6 +136,12 @@ def ours(norm: str) -> list[Contender]:
                 "deepfool",
                 lambda threat, budget: DeepFool(max(1, budget // 11), threat=threat),
                 nearest=True,
+            ),
+            contender(
+                "sdf",
+                lambda threat, budget: SuperDeepFool(max(1, (budget - 13) // 36), threat=threat),
+                nearest=True,
+                by_budget=True,
             ),
             contender(
                 "cw",

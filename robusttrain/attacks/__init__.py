@@ -18,9 +18,9 @@ the targeted ones. BPDA with EOT reads, in full:
     adversarial = attack(source, images, labels, rng)
 
 Attacks that only query the model have loops of their own: HopSkipJump (labels), Square, GenAttack
-and RandomNoise (scores). So have CarliniWagner, DDN, DeepFool, FAB and FMN, which look for the
-nearest adversarial image, and Optimization, which has an Adam for each of its models. Wrappers make
-attacks of attacks: Restarts, Several (a cascade, or the best of all) and MinimalNorm.
+and RandomNoise (scores). So have CarliniWagner, DDN, DeepFool, FAB, FMN and SuperDeepFool, which
+look for the nearest adversarial image, and Optimization, which has an Adam for each of its models.
+Wrappers make attacks of attacks: Restarts, Several (a cascade, or the best of all) and MinimalNorm.
 
 An idea that changes the way from image to logits becomes a source. An idea that needs more
 evaluations around one point becomes an estimator. An idea that needs memory between steps becomes
@@ -43,6 +43,7 @@ from robusttrain.attacks.algorithms.optimization import Optimization
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.algorithms.random_noise import RandomNoise
 from robusttrain.attacks.algorithms.square import Square
+from robusttrain.attacks.algorithms.superdeepfool import SuperDeepFool
 from robusttrain.attacks.algorithms.wrappers import Restarts, Several
 from robusttrain.attacks.asking import Queried, ask_twice, call_model, loss_terms
 from robusttrain.attacks.base import Attack, Cost
@@ -157,6 +158,7 @@ __all__ = [
     "Source",
     "Square",
     "StandIn",
+    "SuperDeepFool",
     "Target",
     "TargetedCrossEntropy",
     "TargetedDLR",

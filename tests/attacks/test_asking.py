@@ -28,6 +28,7 @@ from robusttrain.attacks import (
     Restarts,
     Several,
     Square,
+    SuperDeepFool,
     call_model,
 )
 from robusttrain.attacks.sources.surrogates import fused
@@ -258,6 +259,7 @@ ATTACKS = {
     "genattack": GenAttack(4, votes=2, threat=WIDE),
     "ddn": DDN(5, votes=3, threat=L2(2.0)),
     "deepfool": DeepFool(4, votes=3, threat=L2(2.0)),
+    "superdeepfool": SuperDeepFool(2, 3, votes=3, threat=L2(2.0)),
     "fmn": FMN(5, votes=3, threat=WIDE),
     "cw": CarliniWagner(4, 0.03, search_steps=2, initial_c=1.0, votes=3, threat=L2(2.0)),
     "fab": FAB(3, targets=2, threat=WIDE),

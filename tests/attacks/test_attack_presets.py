@@ -48,6 +48,7 @@ from robusttrain.attacks import (
     SinglePattern,
     Smooth,
     Square,
+    SuperDeepFool,
     Target,
     TargetedCrossEntropy,
     TargetedDLR,
@@ -239,6 +240,7 @@ UNBOUNDED = {
         Target(),
     ),
     "deepfool": (DeepFool(50, 10, 0.02, threat=ANYWHERE), Target()),
+    "superdeepfool": (SuperDeepFool(10, 20, 10, 0.02, 10, threat=ANYWHERE), Target()),
     # Rony et al. 2019, section 5; Pintor et al. 2021, as released.
     "ddn": (DDN(100, 1.0, 0.05, threat=ANYWHERE), Target()),
     "fmn-l2": (FMN(100, 1.0, 0.05, threat=ANYWHERE), Target()),

@@ -36,6 +36,7 @@ from robusttrain.attacks import (
     Restarts,
     Several,
     Square,
+    SuperDeepFool,
     Target,
     TargetedMargin,
 )
@@ -58,6 +59,7 @@ ATTACKS = {
     "cw": CarliniWagner(4, search_steps=2, threat=L2(0.5)),
     "ddn": DDN(4, threat=L2(0.5)),
     "deepfool": DeepFool(4, threat=L2(0.5)),
+    "superdeepfool": SuperDeepFool(2, 3, threat=L2(0.5)),
     "fmn": FMN(4),
     "genattack": GenAttack(4),
     "square": Square(30),

@@ -66,6 +66,7 @@ def test_every_attack_preset_is_an_attack(name):
         "nearest-linf": 1.0,
     }
     anywhere = ("cw", "cw-paper", "d-cw", "ddn", "deepfool", "fmn-l2", "nearest-l2")
+    anywhere += ("superdeepfool",)
     unusual |= dict.fromkeys(anywhere, 1000.0)
     usual = {"rmsd": 15 / 255, "l2": 0.5}.get(scenario.attack.threat.norm, 0.031)
     assert scenario.attack.threat.epsilon == pytest.approx(unusual.get(name, usual))

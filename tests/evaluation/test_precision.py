@@ -39,6 +39,7 @@ def test_attacks_that_compare_losses_or_distances_stay_in_float32():
         "deepfool",
         "ddn",
         "fmn-linf",
+        "superdeepfool",
         "fab-t",
         "autoattack",
         "finite-differences",

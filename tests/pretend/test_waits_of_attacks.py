@@ -96,6 +96,8 @@ GROWING = {
     ("genattack", "deterministic"): ((8, 14), LEAVES),
     ("deepfool", "deterministic"): ((5, 7), LEAVES),
     ("deepfool", "random"): ((5, 7), LEAVES),
+    ("superdeepfool", "deterministic"): ((9, 17), LEAVES),
+    ("superdeepfool", "random"): ((36, 48), f"{LEAVES}; {VOTES}"),
     **{(name, "random"): ((5, 36), VOTES) for name in NEAREST},
     ("FAB-L2", "random"): ((60, 80), VOTES),
     ("hopskipjump", "deterministic"): ((10, 16), FIRST),

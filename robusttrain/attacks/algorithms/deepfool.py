@@ -83,23 +83,51 @@ class DeepFool(Attack):
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        rivals = self.rivals(logits, labels)
-        moved, point, alike = torch.zeros_like(images), images.clone(), all_or_none(random)
+        rivals, alike = self.rivals(logits, labels), all_or_none(random)
+        asked = (images, Margin(), labels, 0.0, random, rng.fold("clean"), self.votes, alike)
+        attacked = share_above(source, *asked) < 1
+        point = self.crossed(source, images, labels, rivals, attacked, random, alike, rng)[0]
+        return into_ball(self.threat, point, images)
 
-        def share_wrong(which: Tensor, streams: Rng) -> Tensor:
-            asked = (point[which], Margin(), labels[which], 0.0, random[which])
-            return share_above(source, *asked, streams[which], self.votes, alike)
+    def crossed(
+        self,
+        source: nn.Module,
+        start: Tensor,
+        labels: Tensor,
+        rivals: Tensor,
+        attacked: Tensor,
+        random: Tensor,
+        alike: bool | None,
+        rng: Rng,
+    ) -> tuple[Tensor, Tensor]:
+        """The steps from ``start`` (B, C, H, W) on, wherever they lead.
 
-        everyone = torch.arange(len(images), device=images.device)
-        left = everyone[share_wrong(everyone, rng.fold("clean")) < 1]
+        Args:
+            source: images to logits.
+            start: x_0 of each image.
+            labels: (B,).
+            rivals: (B, k), the wrong classes that are looked at.
+            attacked: (B,) bool, which images move at all.
+            random: (B,) bool, for which images the model is random.
+            alike: as for `robusttrain.attacks.queries.by_draws`.
+            rng: streams of the images, (B,).
+
+        Returns:
+            The last points (B, C, H, W), and (B,) bool: where such a step led beyond the boundary.
+        """
+        moved, point = torch.zeros_like(start), start.clone()
+
+        left = attacked.nonzero().squeeze(1)
         for i in range(self.steps):
             if not len(left):
                 break
             step = self.step(source, point[left], labels[left], rivals[left], rng[left].fold(i))
             moved[left] += step
-            point[left] = (images[left] + (1 + self.overshoot) * moved[left]).clamp(0, 1)
-            left = left[share_wrong(left, rng.fold(i).fold("judge")) <= 0.5]
-        return into_ball(self.threat, point, images)
+            point[left] = (start[left] + (1 + self.overshoot) * moved[left]).clamp(0, 1)
+            asked = (point[left], Margin(), labels[left], 0.0, random[left])
+            judges = rng.fold(i).fold("judge")[left]
+            left = left[share_above(source, *asked, judges, self.votes, alike) <= 0.5]
+        return point, attacked.index_fill(0, left, False)
 
     def rivals(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B, classes - 1): the likeliest wrong classes, likeliest first."""
