@@ -1,4 +1,4 @@
-"""The nearest point of a ray that most draws of a random model misclassify.
+"""The nearest point of a ray that a model misclassifies; of a random one, most draws.
 
 An attack that keeps the nearest of many points tried on a random model keeps the luckiest one. Its
 point still says in which direction to look.
@@ -6,6 +6,7 @@ point still says in which direction to look.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,23 @@ class Majority:
             twice = 2 * wrong[left]
             left = left[(twice >= vote + 1) & (twice <= self.votes)]  # the others are settled
         return 2 * wrong > self.votes
+
+
+def bisected(wrong: Callable[[Tensor, int], Tensor], high: Tensor, halvings: int) -> Tensor:
+    """(B,): the least share of the way from an image that was misclassified, at most ``high``.
+
+    Args:
+        wrong: shares (B,) and the number of the halving to (B,) bool, whether the points there are
+            misclassified.
+        high: (B,), shares whose points are.
+        halvings: how often the interval from 0 on is halved.
+    """
+    low = torch.zeros_like(high)
+    for k in range(halvings):
+        middle = (low + high) / 2
+        fell = wrong(middle, k)
+        low, high = torch.where(fell, low, middle), torch.where(fell, middle, high)
+    return high
 
 
 def at(images: Tensor, change: Tensor, radius: Tensor) -> Tensor:

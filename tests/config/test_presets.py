@@ -65,8 +65,16 @@ def test_every_attack_preset_is_an_attack(name):
         "fmn-linf": 1.0,
         "nearest-linf": 1.0,
     }
-    anywhere = ("cw", "cw-paper", "d-cw", "ddn", "deepfool", "fmn-l2", "nearest-l2")
-    anywhere += ("superdeepfool",)
+    anywhere = (
+        "cw",
+        "cw-paper",
+        "d-cw",
+        "ddn",
+        "deepfool",
+        "fmn-l2",
+        "nearest-l2",
+        "superdeepfool",
+    )
     unusual |= dict.fromkeys(anywhere, 1000.0)
     usual = {"rmsd": 15 / 255, "l2": 0.5}.get(scenario.attack.threat.norm, 0.031)
     assert scenario.attack.threat.epsilon == pytest.approx(unusual.get(name, usual))

@@ -116,7 +116,6 @@ class DeepFool(Attack):
             The last points (B, C, H, W), and (B,) bool: where such a step led beyond the boundary.
         """
         moved, point = torch.zeros_like(start), start.clone()
-
         left = attacked.nonzero().squeeze(1)
         for i in range(self.steps):
             if not len(left):

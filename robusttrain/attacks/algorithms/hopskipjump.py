@@ -15,6 +15,7 @@ from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import mean_over_copies
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_wrong
+from robusttrain.attacks.ray import bisected
 from robusttrain.core.checked import Count, NonNegative, Positive, Whole, checked
 from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
@@ -263,11 +264,12 @@ class HopSkipJump(Attack):
         tolerance = self.gamma_for(source, images) / pixels ** (
             1.5 if self.threat.norm == "l2" else 2
         )
-        low = torch.zeros_like(high)
-        for k in range(min(self.search_steps, max(1, math.ceil(-math.log2(tolerance))))):
-            middle = (low + high) / 2
-            wrong = self.verdict(source, between(images, adversarial, middle), labels, rng.fold(k))
-            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+
+        def wrong(share: Tensor, k: int) -> Tensor:
+            return self.verdict(source, between(images, adversarial, share), labels, rng.fold(k))
+
+        halvings = min(self.search_steps, max(1, math.ceil(-math.log2(tolerance))))
+        high = bisected(wrong, high, halvings)
         # Not between(.., first), which rounding may have moved across the boundary.
         return torch.where(per_image(high < first), between(images, adversarial, high), adversarial)
 

@@ -15,9 +15,8 @@ from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.queries import all_or_none, share_above
-from robusttrain.attacks.ray import TRIES, Majority, held
+from robusttrain.attacks.ray import TRIES, Majority, bisected, held
 from robusttrain.core.checked import Count, NonNegative, Whole, checked
-from robusttrain.core.errors import OptionError, at_least
 from robusttrain.core.rng import Rng
 
 
@@ -25,7 +24,7 @@ from robusttrain.core.rng import Rng
 @dataclass(frozen=True)
 class SuperDeepFool(Attack):
     """The attack of Abdolahpourrostam et al. 2024, "SuperDeepFool: a new fast and accurate minimal
-    adversarial attack", algorithm 1 with m = infinity and n = 1, "SDF".
+    adversarial attack", the variant "SDF".
 
         x~_i = DeepFool(x_i),  w_i = grad max_{k != y} (f_k - f_y)(x~_i)
         x_{i+1} = x + <x~_i - x, w_i> / |w_i|^2 w_i
@@ -37,9 +36,13 @@ class SuperDeepFool(Attack):
     as that point is misclassified, too. Its nearest misclassified point so far is kept, whichever
     of x~_i and x_{i+1} it was.
 
+    The released code adds each projection to those before it, which leaves that line after the
+    first. This class does not.
+
     Of what is kept, a bisection of the line to the image then finds the nearest misclassified point
-    (as released). On a random model, where one draw is luck, a majority of ``votes`` fresh draws
-    judges every point, and the line is searched for one that holds (`robusttrain.attacks.ray`).
+    (an option of the released code). On a random model, where one draw is luck, a majority of
+    ``votes`` fresh draws judges every point, and the line is searched for one that holds
+    (`robusttrain.attacks.ray`).
 
     The attack returns that point, *projected into the threat* if it is farther than epsilon; the
     projection is adversarial only by luck. For minimal distances take a wide threat. An image comes
@@ -64,9 +67,12 @@ class SuperDeepFool(Attack):
     threat: Threat = field(default_factory=L2)
 
     def __post_init__(self) -> None:
-        at_least("classes", self.classes, 2)
-        if self.threat.norm != "l2":
-            raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")
+        _ = self.fool  # it refuses what it cannot work with
+
+    @property
+    def fool(self) -> DeepFool:
+        """What leads across the boundary."""
+        return DeepFool(self.inner, self.classes, self.overshoot, self.votes, self.threat)
 
     @property
     def seeks_nearest(self) -> bool:
@@ -77,17 +83,20 @@ class SuperDeepFool(Attack):
 
     def cost(self) -> Cost:
         """An upper bound, in backward passes, as DeepFool counts them."""
-        gradients = self.inner * (self.classes - 1) + 1
-        judged = self.votes * (1 + self.steps * (self.inner + 1))
+        fool = self.fool.cost()
+        # Without DeepFool's two passes over the clean image; its votes there judge x_{i+1} here.
         return Cost(
-            gradients=self.steps * gradients,
-            queries=2 + judged + max(self.search, TRIES * self.votes),
+            gradients=self.steps * (fool.gradients + 1),
+            queries=2
+            + self.votes
+            + self.steps * (fool.queries - 2)
+            + max(self.search, TRIES * self.votes),
         )
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        fool = DeepFool(self.inner, self.classes, self.overshoot, self.votes, self.threat)
+        fool = self.fool
         rivals, alike = fool.rivals(logits, labels), all_or_none(random)
         nearest, found = images.new_full((len(images),), torch.inf), images.clone()
 
@@ -141,11 +150,11 @@ class SuperDeepFool(Attack):
         if not len(which):
             return found
         x, end = images[which], found[which]
-        low, high = x.new_zeros(len(x)), x.new_ones(len(x))
-        for i in range(self.search):
-            middle = (low + high) / 2
-            points = torch.lerp(x, end, per_image(middle))
+
+        def wrong(share: Tensor, k: int) -> Tensor:
+            points = torch.lerp(x, end, per_image(share))
             asked = (source, points, Margin(), labels[which], 0.0, random[which])
-            wrong = share_above(*asked, rng[which].fold(i), 1, False) > 0.5
-            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
-        return found.index_copy(0, which, torch.lerp(x, end, per_image(high)))
+            return share_above(*asked, rng[which].fold(k), 1, False) > 0.5
+
+        share = bisected(wrong, x.new_ones(len(x)), self.search)
+        return found.index_copy(0, which, torch.lerp(x, end, per_image(share)))
