@@ -2,9 +2,11 @@
 
     python -m studies.packaged_models                  # all of them
     python -m studies.packaged_models digits-g         # one
+    python -m studies.packaged_models cifar10-jpeg-adversarial --trained best.ckpt
 
 Each is trained and evaluated by the commands that its card names. The card's figures are those of
-the ``results.json`` that the evaluation of the very file left: nothing is typed by hand.
+the ``results.json`` that the evaluation of the very file left: nothing is typed by hand. A training
+of hours is not repeated where ``--trained`` names what the card's command left.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from robusttrain.running.training import train
 from robusttrain.storage import packaged
 from robusttrain.storage.files import write_whole
 from robusttrain.storage.weights import save_tensors
+from robusttrain.training.plan import TrainingPlan
 
 #: Bytes that a file of weights may have at most.
 LARGEST = 3_000_000
@@ -110,22 +113,28 @@ MODELS = {
 }
 
 
-def make(name: str, made: Made, work: Path) -> Path:
+def make(name: str, made: Made, work: Path, best: Path | None = None) -> Path:
     """Train, store and evaluate one model; the path of its card.
 
     Args:
         name: of the model.
         made: how.
         work: folder for what training and evaluation leave.
+        best: checkpoint of an earlier training by the same command, which is not repeated then.
 
     Raises:
-        UserError: the weights are too large to come with the package.
+        UserError: the weights are too large to come with the package, or ``best`` was trained by
+            another command.
     """
     checkpoints, output = work / "checkpoints", work / "results"
     places = (f"--checkpoints={checkpoints}", f"--logs={work / 'logs'}")
-    trained = train(training.read_plan([*made.train, *places]), ALOUD)
-    assert trained is not None  # nothing asked for an estimate alone
-    best = newest(trained.folder)
+    plan = training.read_plan([*made.train, *places])
+    if best is None:
+        trained = train(plan, ALOUD)
+        assert trained is not None  # nothing asked for an estimate alone
+        best = newest(trained.folder)
+    else:
+        _same(plan, best)
     recipe = read_recipe(best)
     path = packaged.FOLDER / f"{name}.safetensors"
     state = robusttrain.load(best).state_dict()
@@ -156,6 +165,18 @@ def make(name: str, made: Made, work: Path) -> Path:
     results = read_results(output)
     _write(card, f"{made.about}: {summary_of(results)}", {**about, "figures": figures_of(results)})
     return card
+
+
+def _same(plan: TrainingPlan, checkpoint: Path) -> None:
+    """Refuse a checkpoint that this plan would not leave."""
+    then = read_recipe(checkpoint)["plan"]
+    for part in ("model", "defense", "data", "training", "seed", "ema"):
+        asked, found = getattr(plan, part), then[part]
+        if part == "training" and asked.get("minutes"):
+            # A stated time chooses the objective itself.
+            asked, found = ({**each, "objective": None} for each in (asked, found))
+        if asked != found:
+            raise UserError(f"{checkpoint}: another command trained it: its {part} is {found}")
 
 
 def summary_of(results: Results) -> str:
@@ -192,12 +213,16 @@ def remake(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.packaged_models", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="*", help=f"default: {' '.join(MODELS)}")
+    parser.add_argument("--trained", type=Path, help="checkpoint of the one that is named")
     parser.add_argument("--output", default="results/packaged", help="what is made on the way")
     options = parser.parse_args(arguments)
+    if options.trained and len(options.names) != 1:
+        raise UserError(f"--trained {options.trained}: name the one model that it is of")
     for name in options.names or MODELS:
         if name not in MODELS:
             raise UserError(f"{name}: is no packaged model; there are {', '.join(MODELS)}")
-        say(f"{name}: {make(name, MODELS[name], Path(options.output) / name)}")
+        card = make(name, MODELS[name], Path(options.output) / name, options.trained)
+        say(f"{name}: {card}")
 
 
 if __name__ == "__main__":

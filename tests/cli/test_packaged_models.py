@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from robusttrain.config.checkpoints import newest
 from robusttrain.config.evaluation import read_plan
 from robusttrain.core.errors import UserError
 from robusttrain.storage import packaged
@@ -214,6 +215,14 @@ def test_a_model_is_made_by_its_commands(tmp_path, monkeypatch):
     assert content["commands"]["evaluate"].startswith(
         "robusttrain evaluate --checkpoint digits-tiny --attack fgsm"
     )
+    # What the command left before is taken as it is; what another command left is refused.
+    best = newest(next((tmp_path / "work" / "checkpoints").iterdir()))
+    again = packaged_models.make("digits-tiny", made, tmp_path / "again", best)
+    assert again.read_text() == card.read_text()
+    assert not (tmp_path / "again" / "checkpoints").exists()
+    other = packaged_models.Made("tiny", (*small, *few, "--seed", "1"), attacked)
+    with pytest.raises(UserError, match="another command trained it: its seed is 0"):
+        packaged_models.make("digits-tiny", other, tmp_path / "again", best)
     monkeypatch.setattr(packaged_models, "LARGEST", 1000)
     with pytest.raises(UserError, match="take a smaller network"):
         packaged_models.make("digits-tiny", made, tmp_path / "work")
