@@ -129,19 +129,20 @@ def picture(results: Mapping[str, Any], runs: Mapping[float, Job]) -> Figure:
     attack of the test images.
     """
     figure = canvas(7, 5)
-    axes = figure.subplots()
+    axes, earliest = figure.subplots(), max(runs)
     for minutes in runs:
         values = results[f"{minutes:g} minutes, curves"]["robust/worst_case"]
         times = [minutes * (1 + epoch) / len(values) for epoch in range(len(values))]
+        earliest = min(earliest, *times)
         (line,) = axes.plot(times, values, marker=".", label=f"{minutes:g} minutes, PGD-10")
         left = results[f"{minutes:g} minutes"].worst_case.accuracy
         axes.plot([minutes], [left], "*", color=line.get_color(), markersize=12)
     axes.set_xscale("log")
     longest = max(runs)
     ticks = [
-        minutes for minutes in (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 60, 180) if minutes <= longest
+        each for each in (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 60, 180) if earliest <= each <= longest
     ]
-    axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks], minor=False)
+    axes.set_xticks(ticks, [f"{each:g}" for each in ticks], minor=False)
     axes.minorticks_off()
     axes.set_xlabel("minutes (stars: test images under AutoAttack)")
     axes.set_ylabel("robust accuracy")
