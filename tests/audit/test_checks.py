@@ -50,6 +50,10 @@ def test_counts_beyond_luck():
     assert tail(1, 1, 0.02) == pytest.approx(0.02)
     assert tail(2, 2, 0.5) == pytest.approx(0.25)
     assert tail(0, 7, 0.3) == pytest.approx(1)
+    # Whole numbers of this size do not fit a float: 10,000 over 250 has 505 digits.
+    assert tail(250, 10_000, 0.02) == pytest.approx(0.00031, abs=0.00002)
+    assert not significant(210, 10_000)
+    assert significant(250, 10_000)
     assert [significant(k, 32) for k in range(5)] == [False, False, False, True, True]
     assert [significant(k, 8) for k in range(4)] == [False, False, True, True]
     assert not significant(2.9, 32)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 #: "masked": gradients lead the attack astray. "weak": the attack, or its scoring, proves less than
@@ -74,9 +75,7 @@ class Finding:
 
 def tail(count: int, total: int, rate: float) -> float:
     """P(X >= count) for X of ``total`` images, each with probability ``rate``."""
-    return sum(
-        math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count, total + 1)
-    )
+    return float(binom.sf(count - 1, total, rate))
 
 
 def significant(count: float, total: int, rate: float = TOLERATED) -> bool:
