@@ -57,7 +57,7 @@ _ATTACKED = (
 #: What a stated time on a CPU leaves, at the usual radius.
 _BUDGET = (
     *("--data", "imagefolder", "--data.root", "data/cifar10-jpeg", "--data.validation", "0.02"),
-    *("--model", "resnet_strided", "--training", "budget", "--training.minutes", "60"),
+    *("--model", "resnet_strided", "--training", "budget", "--training.minutes", "180"),
     *("--training.objective.threat.epsilon", "8/255"),
     *("--robust.images", "500", "--pictures.images", "0"),
 )
@@ -103,7 +103,7 @@ MODELS = {
         ),
     ),
     "cifar10-jpeg-adversarial": Made(
-        "CIFAR-10 (JPEG), single-step adversarial training for 60 minutes on a CPU (Linf 8/255)",
+        "CIFAR-10 (JPEG), PGD adversarial training for 180 minutes on a CPU (Linf 8/255)",
         _BUDGET,
         (
             *("--suite", "autoattack", "--epsilon", "8/255", "--images", "1000"),
