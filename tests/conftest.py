@@ -173,6 +173,20 @@ def streams():
     return make_streams
 
 
+class Unsure(nn.Module):
+    """Class 1 where the sum of 4 x 4 pixels exceeds that of mid-grey by 0.3, up to noise of 0.4:
+    0.075 away from mid-grey, which is wrong in 23 % of draws.
+    """
+
+    takes_rng = True
+    random = True
+
+    def forward(self, images, rng):
+        sure = (images - 0.5).flatten(1).sum(1) - 0.3
+        off = sure + 0.4 * rng.normal((1,)).to(images.dtype)[:, 0]
+        return torch.stack([-off, off], 1)
+
+
 @pytest.fixture
 def linear():
     return Linear
@@ -181,6 +195,11 @@ def linear():
 @pytest.fixture
 def random_linear():
     return RandomLinear
+
+
+@pytest.fixture
+def unsure():
+    return Unsure()
 
 
 @pytest.fixture

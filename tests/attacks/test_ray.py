@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.attacks import Margin
+from robusttrain.attacks import DDN, FMN, L2, CarliniWagner, Margin
 from robusttrain.attacks.ray import FINE, Majority, held
 
 
@@ -37,3 +37,22 @@ def test_where_no_radius_passes_what_was_found_stays(streams):
     found = torch.full_like(x, 0.2)
     everyone = torch.ones(1, dtype=torch.bool)
     assert torch.equal(held(majority, x, found, everyone, streams(1)), found)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        FMN(60, threat=L2(10)),
+        FMN(60, newton=True, threat=L2(10)),
+        DDN(60, threat=L2(10)),
+        CarliniWagner(40, search_steps=3, initial_c=1.0, threat=L2(10)),
+    ],
+    ids=["fmn", "nearest", "ddn", "cw"],
+)
+def test_a_lucky_draw_on_the_image_itself_is_no_adversarial_image(attack, unsure, streams):
+    """A quarter of first draws are wrong. Those images have to move like the others."""
+    x, y = torch.full((64, 1, 4, 4), 0.5), torch.zeros(64, dtype=torch.int64)
+    distance = (attack(unsure, x, y, streams(64)) - x).flatten(1).norm(dim=1)
+    assert distance.min() > 0.01
+    assert distance.max() < 5 * 0.075
+    assert 0.075 < distance.median() < 2 * 0.075

@@ -242,6 +242,8 @@ class CarliniWagner(Attack):
                 asked = (adversarial[some], goal[which], random[which], judges)
                 fooled = fooled.index_copy(0, some, self.share_fooled(source, *asked, True) > 0.5)
             closer = fooled & (distance < nearest[here])
+            if not t:  # x itself, but for rounding: a draw that is wrong there is luck
+                closer = closer & ~random
             best[here] = torch.where(per_image(closer), adversarial, best[here])
             nearest[here] = torch.where(closer, distance, nearest[here])
 

@@ -72,7 +72,8 @@ class FMN(Attack):
 
     On a random model (two passes over the clean image tell, of which the second is the first
     gradient's) each draw says where to go on. Then the ray from the image through a mean of the
-    last iterates is searched for the least radius at which most of ``votes`` fresh draws are wrong.
+    last iterates is searched for the least radius at which most of ``votes`` fresh draws are wrong
+    (`ray.Majority`, which asks for more than half).
     An estimator other than `Backprop` takes a query for each iterate.
 
     Args:

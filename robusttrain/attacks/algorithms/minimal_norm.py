@@ -121,7 +121,7 @@ class MinimalNorm(Attack):
                     source, images[which], labels[which], streams[here]
                 )
                 adversarial[here] = returned.detach().to(adversarial.dtype)
-            judged = (adversarial, labels[left], random[left], streams.fold("judge"))
+            judged = (adversarial, labels[left], random[left], streams.fold("radius"))
             share, _ = judge(source, *judged, self.votes, alike)
             success = share > 0.5
             distance = self.threat.distance(adversarial, images[left])

@@ -183,6 +183,8 @@ class Nearest:
             self._mean = torch.lerp(self._mean, change, LATEST)
             self._weight += LATEST * (1 - self._weight)
         distance = self.threat.distance(iterates, self.images)
+        # x itself: a draw that is wrong there is luck, and from a radius of 0 none would grow.
+        fooled = fooled & (distance > 0)
         closer = fooled & (distance < self.distance)
         self.points = torch.where(per_image(closer), iterates, self.points)
         self.distance = torch.where(closer, distance, self.distance)
