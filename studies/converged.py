@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure as Picture
+from scipy.stats import t as student
 
 from robusttrain.commands.entry import main
 from robusttrain.config.attacks import attack_nodes
@@ -23,7 +24,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running.jobs import Call, Job
 from studies.budget import ABOUT, SMALL
-from studies.does_g_add import SHORTER, Beside, Z
+from studies.does_g_add import END, SHORTER, Beside, drawn
 from studies.recipes import RECIPES as SHORT
 from studies.recipes import SPEED, YARDSTICK, curves
 from studies.scales import Scale, Settings
@@ -159,13 +160,14 @@ def run(arguments: list[str]) -> None:
         *("recipe", "time, beside the yardstick", "clean", "worst case", "beside the yardstick"),
         *("doubling added", "flat", "the paper, or MAIR (resnet18), or as named"),
     )
+    averaged = ", mean over seeds with its 95 % interval" if sizes.seeds > 1 else ""
     notes = (
-        f"The yardstick is {YARDSTICK}. Worst case and differences in points, images paired, with"
-        " 95 % intervals over images and seeds. Time: that of an epoch, median over epochs and"
-        " seeds, validation left out.",
+        f"The yardstick is {YARDSTICK}. Worst case and differences in points, images paired,"
+        f" {drawn(sizes.seeds)}. Time: that of an epoch, median over epochs and seeds, validation"
+        " left out.",
         f"Doubling added: PGD on validation images after {sizes.epochs} epochs, less that of runs"
-        f" of {max(1, sizes.epochs // 2)} with a schedule of their own, mean over seeds with its"
-        f" 95 % interval; flat: at most {100 * FLAT:g} point.",
+        f" of half as many (free: of whole replays in them) with a schedule of their own"
+        f"{averaged}; flat: at most {100 * FLAT:g} point.",
     )
     setting = (
         f"{sizes.images} test images, {counted(sizes.seeds)}, suite {sizes.suite}, last weights;"
@@ -198,7 +200,7 @@ def doubled(added: Sequence[float]) -> str:
     """What twice the epochs have added, in points, with a 95 % interval over seeds."""
     if len(added) < 2:
         return f"{100 * added[0]:+.1f}"
-    margin = Z * stdev(added) / len(added) ** 0.5
+    margin = float(student.ppf(END, len(added) - 1)) * stdev(added) / len(added) ** 0.5
     low, high = mean(added) - margin, mean(added) + margin
     return f"{100 * mean(added):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
@@ -213,7 +215,7 @@ def picture(shown: Mapping[str, tuple[float, Beside]]) -> Picture:
     axes.barh(
         names,
         [each.mean for each in worst],
-        xerr=[Z * each.error for each in worst],
+        xerr=[each.margin for each in worst],
         capsize=2,
         label="worst case, 95 % intervals over images and seeds",
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure as Picture
+from scipy.stats import t as student
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -27,7 +28,6 @@ from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.records import Records
-from robusttrain.evaluation.report import Figure
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running import training
 from robusttrain.running.jobs import Call, Job
@@ -39,8 +39,8 @@ from studies.recipes import curves
 from studies.scales import Scale, Settings, training_plan, typed
 from studies.study import Study, counted, percent
 
-#: Quantiles of the normal distribution: of 95 % intervals, and of a power of 80 %.
-Z, POWER = 1.96, 0.84
+#: Shares of a t distribution below the end of a 95 % interval, and for a power of 80 %.
+END, POWER = 0.975, 0.8
 #: Images of a count of operations, and of the measurement of g's size.
 FEW, MANY = 4, 100
 PLAIN = "adversarial training"
@@ -367,8 +367,8 @@ def write(
             (
                 name,
                 f"{100 * sum(clean) / len(clean):.1f} %",
-                Figure.over(worst[name].flatten()),
-                Figure.over(known[name].flatten()),
+                Beside.of(worst[name]).share,
+                Beside.of(known[name]).share,
                 "-" if name == PLAIN else unknown_points,
                 "-" if name == PLAIN else known_points,
                 "-" if name == PLAIN else f"{100 * unknown_points.detectable:.1f}",
@@ -383,7 +383,7 @@ def write(
     tried = "; ".join(f"{name}: {100 * score:.1f} %" for name, score in scores.items())
     notes = (
         f"Validation images chose {chosen!r} among: {tried}.",
-        "Differences: paired by image, mean over seeds, 95 % intervals over images and seeds. The"
+        f"Worst cases and differences: mean over seeds, images paired, {drawn(sizes.seeds)}. The"
         " last but one column is the smallest difference that this many images and seeds would have"
         " shown with 80 % probability.",
     )
@@ -417,6 +417,11 @@ def stack(study: Study, name: str, seeds: Sequence[int], known: bool) -> torch.T
     return torch.stack(rows)
 
 
+def drawn(seeds: int) -> str:
+    """What 95 % intervals of so many seeds are over."""
+    return "95 % intervals over images" + (" and seeds" if seeds > 1 else ", of this one seed")
+
+
 @dataclass(frozen=True)
 class Beside:
     """A difference over images and seeds.
@@ -424,29 +429,47 @@ class Beside:
     Args:
         mean: of all.
         error: its standard error, images and seeds being drawn anew.
+        freedom: degrees of freedom of that error; with two seeds hardly more than one, where the
+            seeds differ.
     """
 
     mean: float
     error: float
+    freedom: float
 
     @classmethod
     def of(cls, differences: torch.Tensor) -> Beside:
         """Of (seeds, n) differences. The variances of both means are added, which is on the safe
-        side: each holds a part of what is left to chance.
+        side: each holds a part of what is left to chance. Degrees of freedom of the sum as Welch
+        and Satterthwaite approximate them.
         """
         seeds, images = differences.shape
-        error = float(differences.mean(dim=0).var()) / images
+        parts = [(float(differences.mean(dim=0).var()) / images, images - 1)]
         if seeds > 1:
-            error += float(differences.mean(dim=1).var()) / seeds
-        return cls(float(differences.mean()), sqrt(error))
+            parts.append((float(differences.mean(dim=1).var()) / seeds, seeds - 1))
+        error = sum(part for part, _ in parts)
+        spread = sum(part**2 / freedom for part, freedom in parts)
+        freedom = error**2 / spread if spread else images - 1
+        return cls(float(differences.mean()), sqrt(error), freedom)
+
+    @property
+    def margin(self) -> float:
+        """Half of the 95 % interval."""
+        return float(student.ppf(END, self.freedom)) * self.error
+
+    @property
+    def share(self) -> str:
+        """As a share of images that stand."""
+        low, high = max(0.0, self.mean - self.margin), min(1.0, self.mean + self.margin)
+        return f"{100 * self.mean:.1f} % ({100 * low:.1f} - {100 * high:.1f})"
 
     @property
     def detectable(self) -> float:
         """The difference that would have been found with 80 % probability."""
-        return (Z + POWER) * self.error
+        return self.margin + float(student.ppf(POWER, self.freedom)) * self.error
 
     def __str__(self) -> str:
-        low, high = self.mean - Z * self.error, self.mean + Z * self.error
+        low, high = self.mean - self.margin, self.mean + self.margin
         return f"{100 * self.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
@@ -457,7 +480,7 @@ def picture(shown: Mapping[str, Beside]) -> Picture:
     axes = figure.subplots()
     places = [-number for number in range(len(others))]
     means = [100 * each.mean for each in others.values()]
-    errors = [100 * Z * each.error for each in others.values()]
+    errors = [100 * each.margin for each in others.values()]
     axes.errorbar(means, places, xerr=errors, fmt="o", capsize=2)
     axes.axvline(0, color="grey", linewidth=1)
     axes.set_yticks(places, [*others])
