@@ -30,6 +30,15 @@ SIGMOID = (
 )
 
 
+def names_a_class(logits: Tensor) -> Tensor:
+    """(..., K) to (...) bool: whether an answer says which class is likeliest.
+
+    It does not where a logit is NaN, or the largest infinite. Minus infinity elsewhere is an
+    impossible class: the logarithm of a probability that is rounded to zero.
+    """
+    return logits.amax(dim=-1).isfinite()  # the largest of numbers and NaN is NaN
+
+
 def are_probabilities(answers: Tensor, dtype: torch.dtype | None = None) -> bool:
     """Whether answers (B, K) are at least 0 and sum to one, up to rounding in ``dtype``.
 

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.answers import names_a_class
 from robusttrain.attacks.asking import call_model
 from robusttrain.attacks.parts.objectives import Objective
 from robusttrain.core.rng import Rng
@@ -72,10 +73,10 @@ def share_wrong(
     """(n,) in [0, 1]: the share of draws in which the answer is not the label; arguments as for
     `ask`, labels (n,).
 
-    A logit that is not finite is no right answer, as in scoring.
+    An answer that names no class (`names_a_class`) is not right, as in scoring.
     """
     logits = ask(model, images, rng, votes)
-    right = (logits.argmax(dim=2) == labels) & logits.isfinite().all(dim=2)
+    right = (logits.argmax(dim=2) == labels) & names_a_class(logits)
     return 1 - right.to(images.dtype).mean(dim=0)
 
 

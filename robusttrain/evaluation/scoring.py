@@ -8,14 +8,22 @@ interval over images.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Queried, prepared
+from robusttrain.attacks.answers import names_a_class
 from robusttrain.core.at_once import copies_at_once
 from robusttrain.core.rng import Rng
 from robusttrain.models.compiling import gradients_by
+
+NAMELESS = (
+    "the model answers some images with NaN, or with infinity as the largest logit: such an answer"
+    " names no class and counts as wrong, clean and under attack; look for a division by zero, a"
+    " logarithm or an overflow in the model"
+)
 
 
 def wilson(mean: float, count: int) -> list[float]:
@@ -47,8 +55,8 @@ def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int
         draws: draws of the model's randomness; 1 for a deterministic model.
         top: how many classes.
 
-    An image with a logit that is not finite has the answer -1 throughout, which is no class, and so
-    never right. Of equal logits the lower class comes first.
+    An answer that names no class (`names_a_class`) is -1 throughout, which is no class, and so
+    never right; a warning says that there was one. Of equal logits the lower class comes first.
     """
     batch = len(images)
     if not batch:
@@ -67,9 +75,12 @@ def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int
             streams = rng.tile(numbers)
             logits = queried(images.repeat(len(numbers), 1, 1, 1), streams).float()
             order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
-            order = order.where(logits.isfinite().all(dim=1, keepdim=True), -1)
+            order = order.where(names_a_class(logits)[:, None], -1)
             classes.append(order.view(len(numbers), batch, -1))
-    return torch.cat(classes).transpose(0, 1).cpu()
+    found = torch.cat(classes).transpose(0, 1).cpu()
+    if (found[..., 0] < 0).any():
+        warnings.warn(NAMELESS, UserWarning, stacklevel=2)
+    return found
 
 
 def verdicts(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, draws: int) -> Tensor:
@@ -79,7 +90,7 @@ def verdicts(model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, draws: 
         model, images, rng, draws: as for `top_classes`.
         labels: (B,) int64.
 
-    A logit that is not finite is no right answer.
+    An answer that names no class is not right.
     """
     return top_classes(model, images, rng, draws, top=1)[..., 0] == labels.cpu()[:, None]
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from robusttrain.attacks.queries import share_wrong
 from robusttrain.evaluation import top_classes, verdicts, wilson, worst_case
 from robusttrain.models.defended import DefendedClassifier
 
@@ -43,13 +44,20 @@ class Constant(nn.Module):
         ([3.0, 2.0, 0.0], False),
         ([float("nan")] * 3, False),
         ([0.0, float("nan"), 0.0], False),
-        ([0.0, 5.0, float("-inf")], False),
+        ([0.0, 5.0, float("-inf")], True),  # the logarithm of a probability that is zero
+        ([6.0, 5.0, float("-inf")], False),
+        ([float("-inf")] * 3, False),
         ([0.0, float("inf"), 0.0], False),
     ],
 )
-def test_a_logit_that_is_not_finite_is_no_right_answer(images, streams, logits, right):
-    found = verdicts(Constant(logits), images(), torch.ones(4, dtype=torch.long), streams(), 2)
+def test_an_answer_that_names_no_class_is_not_right(images, streams, logits, right, recwarn):
+    labels = torch.ones(4, dtype=torch.long)
+    found = verdicts(Constant(logits), images(), labels, streams(), 2)
     assert found.tolist() == [[right, right]] * 4
+    wrong = share_wrong(Constant(logits), images(), labels, streams())
+    assert wrong.tolist() == [1 - right] * 4
+    named = "nan" not in str(logits) and abs(max(logits)) < float("inf")
+    assert any("names no class" in str(each.message) for each in recwarn) != named
 
 
 def test_each_draw_takes_streams_of_its_own(images, streams, random_linear):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from robusttrain.attacks.algorithms.apgd import APGD
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.algorithms.square import Square
+from robusttrain.attacks.answers import names_a_class
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin
@@ -73,14 +74,14 @@ def judge(
         votes: draws for these images; the others are asked about once.
         alike: as for `by_draws`.
 
-    A logit that is not finite is no right answer, as in scoring; a margin that is NaN is minus
-    infinity.
+    An answer that names no class (`names_a_class`) is not right, as in scoring; a margin that is
+    NaN is minus infinity.
     """
     share, margin = (points.new_zeros(len(points)) for _ in range(2))
     for which, draws in by_draws(random, votes, alike):
         logits = ask(source, points[which], rng[which], draws)
         y = labels[which]
-        right = (logits.argmax(dim=2) == y) & logits.isfinite().all(dim=2)
+        right = (logits.argmax(dim=2) == y) & names_a_class(logits)
         share[which] = 1 - right.to(share.dtype).mean(dim=0)
         margins = Margin()(logits.flatten(0, 1), y.repeat(draws)).view(logits.shape[:2])
         margin[which] = (
@@ -98,7 +99,7 @@ def random_and_wrong(
     wrong as they stand.
     """
     logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-    return random, ~random & ((logits.argmax(dim=1) != labels) | ~logits.isfinite().all(dim=1))
+    return random, ~random & ((logits.argmax(dim=1) != labels) | ~names_a_class(logits))
 
 
 def strongest(
