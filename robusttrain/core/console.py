@@ -9,9 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn
 
-from robusttrain.core.telling import PAUSE, Telling, duration, first_process
+from robusttrain.core.telling import (
+    PAUSE,
+    Advance,
+    Pace,
+    Telling,
+    duration,
+    first_process,
+    unwatched,
+)
 
 #: For messages and tables; files and pipes get the width that tables need. Of several processes
 #: only the first one prints.
@@ -64,35 +72,44 @@ class Steps:
         say: Callable[[str], None] = say,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.what, self.total, self.say, self.clock = what, total, say, clock
-        self.done = 0.0
-        self.started = self.last_said = clock()
+        self.what, self.say, self.clock = what, say, clock
+        self.pace, self.last_said = Pace(total, clock), clock()
 
-    def advance(self, count: float) -> None:
+    def advance(self, count: float, spent: bool = True) -> None:
         """Count, and say how far it is if nothing was said of it for a while."""
-        self.done += count
-        now = self.clock()
-        if now - self.last_said < PAUSE or not 0 < self.done < self.total:
+        pace, now = self.pace, self.clock()
+        pace.advance(count, spent)
+        left = pace.left()
+        if now - self.last_said < PAUSE or left is None or not 0 < pace.done < pace.total:
             return
         self.last_said = now
-        left = (now - self.started) * (self.total - self.done) / self.done
-        self.say(f"{self.what}: {self.done / self.total:.0%} done, about {duration(left)} left")
+        self.say(f"{self.what}: {pace.done / pace.total:.0%} done, about {duration(left)} left")
 
 
 @contextmanager
-def bar(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
+def bar(what: str, total: float | None) -> Iterator[Advance]:
     """A progress bar, or lines where there is no terminal to draw it on; nothing where there is
     nothing to count.
     """
     if not total:
-        yield lambda count: None
+        yield unwatched
         return
     if not sys.stderr.isatty():
         yield Steps(what, total).advance
         return
-    with Progress(console=console) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+    # rich's own estimate looks at the last seconds alone, and knows nothing of an earlier run.
+    told = (*Progress.get_default_columns()[:-1], TextColumn("{task.fields[left]}"))
+    pace = Pace(total)
+    with Progress(*told, console=console) as progress:
+        task = progress.add_task(what, total=total, left="")
+
+        def advance(count: float, spent: bool = True) -> None:
+            pace.advance(count, spent)
+            left = pace.left()
+            said = "" if left is None else f"about {duration(left)} left"
+            progress.update(task, advance=count, left=said)
+
+        yield advance
 
 
 #: Telling for a user who listens.

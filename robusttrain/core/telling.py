@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -13,9 +14,19 @@ from pytorch_lightning.utilities import rank_zero_only
 PAUSE = 20.0
 #: Takes a line for the user.
 Say = Callable[[str], None]
-#: Shows a bar: takes a label and a total (None shows no bar), and gives a function that advances
-#: it.
-Progress = Callable[[str, float | None], AbstractContextManager[Callable[[float], None]]]
+
+
+class Advance(Protocol):
+    """Counts what was done."""
+
+    def __call__(self, count: float, spent: bool = True) -> None:
+        """``count`` more is done; ``spent``: in the time of this run, not taken from an earlier
+        one.
+        """
+
+
+#: Shows a bar: takes a label and a total (None shows no bar), and gives what advances it.
+Progress = Callable[[str, float | None], AbstractContextManager[Advance]]
 
 
 def first_process() -> bool:
@@ -35,10 +46,45 @@ def silence(said: object) -> None:
     """Say nothing."""
 
 
+def unwatched(count: float, spent: bool = True) -> None:
+    """Count for nobody."""
+
+
 @contextmanager
-def no_bar(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
+def no_bar(what: str, total: float | None) -> Iterator[Advance]:
     """Show no progress."""
-    yield lambda count: None
+    yield unwatched
+
+
+@dataclass
+class Pace:
+    """How far work is, and how long the rest will take.
+
+    Args:
+        total: of what is counted.
+        clock: gives seconds.
+    """
+
+    total: float
+    clock: Callable[[], float] = time.monotonic
+    done: float = 0.0
+    given: float = 0.0
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    def advance(self, count: float, spent: bool = True) -> None:
+        """As `Advance`."""
+        self.done += count
+        self.given += 0.0 if spent else count
+
+    def left(self) -> float | None:
+        """Seconds; None as long as nothing was done in this run's time."""
+        own = self.done - self.given
+        if own <= 0:
+            return None
+        return (self.clock() - self.started) * max(0.0, self.total - self.done) / own
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Beside:
         self, whole: Engine, images: Tensor, labels: Tensor, indices: Tensor
     ) -> tuple[Records, dict[str, float]]:
         """Attack one batch, as `Engine.run` does; ``whole`` is the evaluation's own engine."""
-        self.engine.advance = whole.advance
+        self.engine.advance, self.engine.counted = whole.advance, whole.counted
         self.engine.journal = Under(whole.journal, self.name) if whole.journal else None
         return self.engine.run(images, labels, indices)
 

@@ -125,7 +125,7 @@ class Certification:
             }
 
         entry = _once(self.engine.journal, self.prefix, images, labels, indices, draws)
-        self.engine.advance(len(images) * self.passes[0])
+        self.engine.count(len(images) * self.passes[0])
         certificates = self.smoothed.certificates(entry["chosen"], entry["counts"])
         none = torch.full((len(images),), torch.inf, dtype=torch.float64)
         label, predicted = labels.cpu(), certificates.predicted
@@ -175,7 +175,7 @@ class Certification:
             index,
             lambda: {"counts": self.smoothed.counts(chosen, rng)},
         )
-        self.engine.advance(len(which) * self.passes[1])
+        self.engine.count(len(which) * self.passes[1])
         certified.judged[rows] += 1
         answers = decided(entry["counts"], self.smoothed.alpha)
         for column, hit in (

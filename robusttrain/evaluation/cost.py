@@ -25,8 +25,10 @@ def announce(
     curves: Sequence[Curve] = (),
     besides: Sequence[Beside] = (),
     certification: Certification | None = None,
-) -> int:
-    """Say what the evaluation will cost; returns the number of evaluations of images in all."""
+) -> tuple[int, int]:
+    """Say what the evaluation will cost; returns evaluations that an image costs at most, and the
+    number of images.
+    """
     loader, batch = data.test_dataloader(), data.first_test_batch()
     total = sum(len(batch) for batch in loader.sampler)  # type: ignore[arg-type, union-attr]
     expected = engine.measure(batch.images, batch.labels)
@@ -69,7 +71,7 @@ def announce(
         )
     judged = engine.verdicts_per_image * total
     say(f"scoring: {judged:,} forward passes, about {duration(expected['scoring'] * total)} here")
-    return evaluations * total
+    return evaluations, total
 
 
 def check_sources(engine: Engine, data: ImageData) -> None:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
+from robusttrain.core.telling import Advance, unwatched
 from robusttrain.evaluation.fitting import ask_about, one_threat, refuse_outside
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scenario import Scenario
@@ -54,6 +55,19 @@ def _measured(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
     return [source(points, rng).logsumexp(dim=1)]
 
 
+@dataclass
+class Counted:
+    """Evaluations of single images that progress was told of.
+
+    Args:
+        total: all of them.
+        given: those that an earlier run, or another process, has made.
+    """
+
+    total: float = 0.0
+    given: float = 0.0
+
+
 class Engine:
     """Evaluates one target under several attacks.
 
@@ -77,8 +91,8 @@ class Engine:
             each by its name.
         survivors: whether an image that an attack broke for good is spared the attacks that follow.
         keep_images: whether records hold the adversarial images, as "NAME/images".
-        advance: called with the number of images of every evaluation of a source, for progress
-            bars.
+        advance: called with the number of images of every evaluation, for progress bars, and with
+            what images are spared.
         journal: keeps finished entries, for a run that goes on later.
         leave_early: whether an image leaves an attack as soon as its verdict is settled (`leaves`).
             Verdicts and adversarial images are the same without, for more evaluations.
@@ -98,7 +112,7 @@ class Engine:
         precision: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
         survivors: bool = False,
         keep_images: bool = False,
-        advance: Callable[[float], None] = lambda count: None,
+        advance: Advance = unwatched,
         journal: EntryStore | None = None,
         leave_early: bool = True,
         compiled: Mode = "off",
@@ -111,6 +125,7 @@ class Engine:
             keep_images,
             advance,
         )
+        self.counted = Counted()
         self.journal, self.leave_early, self.compiled = journal, leave_early, compiled
         self._draws, self._queried, self._settled = draws, Queried(self.target), False
         self._discloses = False
@@ -126,9 +141,15 @@ class Engine:
             try:
                 source = scenario.source(attacked[each[name]])
                 scenario.attack.check(source)
-                self.sources[name] = Queried(source, lambda count: self.advance(count))
+                self.sources[name] = Queried(source, lambda count: self.count(count))
             except UserError as error:
                 raise UserError(f"attack {name}: {error}") from error
+
+    def count(self, count: float, spent: bool = True) -> None:
+        """Note evaluations of single images, and show them."""
+        self.counted.total += count
+        self.counted.given += 0.0 if spent else count
+        self.advance(count, spent)
 
     def varied(
         self,
@@ -285,17 +306,20 @@ class Engine:
         for stage in (CLEAN, *self.scenarios):
             entry = self.journal.get(stage, images, labels, indices) if self.journal else None
             if entry is None:
-                start = time.perf_counter()
+                start, before = time.perf_counter(), self.counted.total
                 entry = (
                     self._clean(images, labels, rng)
                     if stage == "clean"
                     else self._attack(stage, images, labels, rng, alive)
                 )
                 entry["seconds"] = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
+                # What images were spared that fell, or had fallen before
+                spared = len(images) * self._planned(stage) - (self.counted.total - before)
+                self.count(max(0.0, spared))
                 if self.journal:
                     self.journal.put(stage, images, labels, indices, entry)
             else:
-                self.advance(len(images) * self._planned(stage))
+                self.count(len(images) * self._planned(stage), spent=False)
             alive = alive & ~entry["broken"]
             if stage != "clean":
                 seconds[stage] = entry["seconds"].item()
@@ -448,5 +472,5 @@ class Engine:
             if random
             else score
         )
-        self.advance(len(images) * self.draws * (2 if self.random else 1))
+        self.count(len(images) * self.draws * (2 if self.random else 1))
         return {"score": score, "select": select}

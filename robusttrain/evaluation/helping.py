@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytorch_lightning as pl
 from torch import Tensor
 
+from robusttrain.core.telling import unwatched
 from robusttrain.data import Batch, ImageData
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import CLEAN
@@ -32,7 +33,7 @@ def help_others(trainer: pl.Trainer, engine: Engine, journal: Journal) -> int:
         return 0
     device, helped, before = trainer.strategy.root_device, 0, engine.advance
     last, most = [CLEAN, *engine.scenarios][-1], int(trainer.num_test_batches[0])
-    engine.advance = lambda count: None  # what is shown is a process's own share
+    engine.advance = unwatched  # what is shown is a process's own share
     try:
         for rank in range(1, trainer.world_size):
             split, share = data.test_share((trainer.global_rank + rank) % trainer.world_size)

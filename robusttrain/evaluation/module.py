@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,7 +18,7 @@ from robusttrain.data import Batch
 from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, Beside, added
 from robusttrain.evaluation.certification import Certification, Certified
 from robusttrain.evaluation.curve import Curve, Rung
-from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.engine import Counted, Engine
 from robusttrain.evaluation.examples import Fallen, fallen
 from robusttrain.evaluation.helping import help_others
 from robusttrain.evaluation.randomness import randomness
@@ -57,6 +58,7 @@ class Evaluation(pl.LightningModule):
         tries: how often an attacker may submit an image to a random target.
         certification: certifies the images, and judges the adversarial ones on the smoothed
             classifier.
+        planned: evaluations that an image costs at most, for progress.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class Evaluation(pl.LightningModule):
         besides: Sequence[Beside] = (),
         tries: int | None = None,
         certification: Certification | None = None,
+        planned: float = 0,
     ) -> None:
         super().__init__()
-        self.certification = certification
+        self.certification, self.planned = certification, planned
         self._certified: list[Certified] = []
         self.curves = [*curves]
         self.fallen: Fallen | None = None
@@ -107,11 +110,21 @@ class Evaluation(pl.LightningModule):
         """
         with self.journal.taken(batch.indices) if self.journal else nullcontext(True) as mine:
             if mine:
+                before = replace(self.engine.counted)
                 records, seconds = self.engine.run(batch.images, batch.labels, batch.indices)
                 self._mine.append(records.without_images() if self._spare else records)
                 self._look(batch, records)
                 _add(self._seconds, seconds)
+                self._count_spared(len(batch.indices), before)
         return mine
+
+    def _count_spared(self, images: int, before: Counted) -> None:
+        """Count what this batch was spared of what is planned for each image: images that fell get
+        no further points of curves, and no certificates of what did not break them.
+        """
+        now = self.engine.counted
+        counted, given = now.total - before.total, now.given - before.given
+        self.engine.count(max(0.0, images * self.planned - counted), spent=given < counted)
 
     @property
     def _spare(self) -> bool:

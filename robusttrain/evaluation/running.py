@@ -236,10 +236,11 @@ def attack(
         Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
     )
     curves, besides = evaluation.curves, evaluation.besides
-    total = announce(engine, data, audit, say, curves, besides, evaluation.certification)
+    announced = announce(engine, data, audit, say, curves, besides, evaluation.certification)
+    evaluation.planned, images = announced or (0, 0)  # the first process alone announces
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, plan.seed, device, say)
-    share = None if total is None else total / trainer.world_size
+    share = None if announced is None else evaluation.planned * images / trainer.world_size
     with telling.progress("attacking", share) as engine.advance:
         trainer.test(evaluation, datamodule=data, verbose=False)
     content = explained(

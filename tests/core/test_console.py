@@ -3,7 +3,7 @@
 import pytest
 
 from robusttrain.core.console import Steps, bar
-from robusttrain.core.telling import PAUSE, duration
+from robusttrain.core.telling import PAUSE, Pace, duration
 
 
 def told(counts, seconds, total=100):
@@ -22,6 +22,19 @@ def test_a_line_says_how_far_it_is_and_what_is_left():
         "attacking: 50% done, about 40 s left",
         "attacking: 75% done, about 20 s left",
     ]
+
+
+def test_what_an_earlier_run_has_done_took_no_time_of_this_one():
+    """Half is found done; a quarter takes a minute; the last quarter will take another."""
+    now = [0.0]
+    pace = Pace(100, lambda: now[0])
+    pace.advance(50, spent=False)
+    assert pace.left() is None, "nobody knows yet"
+    now[0] = 60.0
+    pace.advance(25)
+    assert pace.left() == 60.0
+    pace.advance(100)
+    assert pace.left() == 0
 
 
 def test_quick_steps_share_lines_and_short_work_has_none():

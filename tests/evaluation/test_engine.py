@@ -55,6 +55,19 @@ class Bright(nn.Module):
         return torch.stack([0.01 - light, light], 1)
 
 
+class Kept:
+    """A journal in memory."""
+
+    def __init__(self):
+        self.entries = {}
+
+    def get(self, stage, images, labels, indices):
+        return self.entries.get(stage)
+
+    def put(self, stage, images, labels, indices, entry):
+        self.entries[stage] = entry
+
+
 def pgd(epsilon=0.1, source=None, **options):
     settings = {"steps": 3, "step_size": 0.05, "threat": Linf(epsilon), **options}
     return Scenario(ProjectedGradient(**settings), source or Target())
@@ -205,6 +218,25 @@ def test_gradient_evaluations_are_those_that_the_attack_announces(images, linear
         cost.gradients,
         cost.queries,
     )
+
+
+@pytest.mark.parametrize("survivors", [False, True])
+def test_progress_ends_with_what_was_planned(images, linear, survivors):
+    """Images that fall early, or have fallen before, count in full: the rest takes their time."""
+    told = []
+    attacks = {"pgd": pgd(1.0, steps=20), "again": pgd(1.0, steps=30)}
+    kept = Kept()
+    for taken in (False, True):
+        model, x = linear(3), images(16)
+        labels = model(x).argmax(1)
+        engine = Engine(model, attacks, survivors=survivors, journal=kept)
+        engine.advance = lambda count, spent=True: told.append((count, spent))
+        records, _ = engine.run(x, labels, torch.arange(16))
+        assert records.of("pgd").gradients.sum() < 16 * 20, "nobody fell early"
+        planned = sum(sum(each.attack.cost()) for each in attacks.values())
+        assert sum(count for count, _ in told) == 16 * (planned + engine.verdicts_per_image)
+        assert {spent for _, spent in told} == {not taken}
+        told.clear()
 
 
 def test_measuring_the_time_is_not_counted(images, linear):
