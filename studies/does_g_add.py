@@ -241,15 +241,18 @@ def variants(scale: Scale, sizes: Sizes) -> dict[str, dict[str, Any]]:
 
 
 def as_costly(scale: Scale, sizes: Sizes, inference: float) -> dict[str, Any]:
-    """Options of adversarial training of the widest network that is no costlier at inference."""
-    plain = {**scale.data, **scale.model, **adversarial(scale, sizes), **scale.more}
+    """Options of adversarial training of the widest network that is no costlier at inference; none
+    where that is the network itself.
+    """
+    own = adversarial(scale, sizes)
+    plain = {**scale.data, **scale.model, **own, **scale.more, **sizes.options}
     widths = training_plan(*typed(plain)).model["init_args"]["widths"]
-    best: dict[str, Any] = adversarial(scale, sizes)
+    best: dict[str, Any] = {}
     for quarters in range(5, 41):
         wider = {"model.widths": [max(1, round(width * quarters / 4)) for width in widths]}
         if operations(training_plan(*typed({**plain, **wider}))).inference > inference:
             break
-        best = {**adversarial(scale, sizes), **wider}
+        best = {**own, **wider}
     return best
 
 
@@ -322,9 +325,10 @@ def run(arguments: list[str]) -> None:
     noise = {"defense": "noise", "defense.sigma": round(rms, 4)}
     voting = voted(g, sizes.draws)
     vote = Way(behind, voting, sizes.on_votes)
+    wider = as_costly(scale, sizes, costly.inference)
     ways = {
         PLAIN: Way(plain),
-        "the same, as costly at inference as g": Way(as_costly(scale, sizes, costly.inference)),
+        **({"the same, as costly at inference as g": Way(wider)} if wider else {}),
         f"through g ({chosen})": Way(behind),
         **({f"the same, a vote over {sizes.draws} draws": vote} if voting else {}),
         "g before adversarial training, not retrained": Way(plain, g),

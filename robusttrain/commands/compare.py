@@ -10,6 +10,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.reporting.comparison import compare
 from robusttrain.reporting.comparison_page import sentence, terminal, write_page
 from robusttrain.reporting.runs import damaged, read_run
+from robusttrain.storage.files import writable
 
 
 def run(arguments: list[str]) -> None:
@@ -20,13 +21,19 @@ def run(arguments: list[str]) -> None:
     if len(folders) < 2:
         raise UserError("compare: name two folders or more that evaluate.py left: compare A B")
     first, *others = [read_run(folder) for folder in folders]
+    file = Path(output[-1][1]) if output else others[-1].folder / "comparison.html"
+    if file.is_dir():
+        raise UserError(f"--output {file}: is a folder: name an HTML file in it")
+    writable(file.parent, "--output", file)
     compared = []
     for other in others:
         with damaged(other.folder / "results.json"):
             compared.append((other, compare(first, other)))
+    for each in (first, *others):
+        with damaged(each.folder / "results.json"):
+            _ = each.json["target"], each.json["weights"]  # the page tells them
     for other, differences in compared:
         console.print(terminal(first, other, differences))
         say(sentence(first, other, differences))
-    file = Path(output[-1][1]) if output else others[-1].folder / "comparison.html"
     write_page(first, compared, file)
     say(f"written: {file}")

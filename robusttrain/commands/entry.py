@@ -17,6 +17,13 @@ from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.stopping import heeding_sigterm
 from robusttrain.core.typed import typed_as_console
 
+#: Errors of a disk that takes no more, in words.
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file may not grow so large here (ulimit -f, or the file system)",
+}
+
 
 def console() -> NoReturn:
     """``robusttrain COMMAND ...``, and ``python -m robusttrain COMMAND ...``."""
@@ -95,9 +102,9 @@ def main(
     except UserError as error:
         _refuse(program, error)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in FULL:
             raise
-        _refuse(program, UserError("the disk is full; what was finished is kept"))
+        _refuse(program, UserError(f"{FULL[error.errno]}; what was finished is kept"))
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit as ended:  # Lightning turns an interruption into exit code 1

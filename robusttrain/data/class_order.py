@@ -74,12 +74,12 @@ def read_order(path: str) -> list[str]:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise OptionError("classes", path, f"cannot be read ({reason})") from error
+        raise OptionError("data.classes", path, f"cannot be read ({reason})") from error
     names = [class_name(name) for name in _names(text, path)]
     if not names:
-        raise OptionError("classes", path, "names no class: give one folder name a line")
+        raise OptionError("data.classes", path, "names no class: give one folder name a line")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise OptionError("classes", path, f"names {twice[0]!r} twice: name each class once")
+        raise OptionError("data.classes", path, f"names {twice[0]!r} twice: name each class once")
     return names
 
 
@@ -102,7 +102,7 @@ def _names(text: str, path: str) -> list[str]:
         return [str(name) for name in content]
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         fix = "must hold a list of folder names, or a mapping from each to its number from 0"
-        raise OptionError("classes", path, fix) from error
+        raise OptionError("data.classes", path, fix) from error
 
 
 def fitting(folders: Sequence[str], order: Sequence[str], source: str) -> None:

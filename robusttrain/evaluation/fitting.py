@@ -89,9 +89,12 @@ def one_threat(scenarios: Mapping[str, Scenario]) -> None:
         listed = ", ".join(
             f"{name}: {norm} {epsilon:g}" for (norm, epsilon), name in different.items()
         )
-        raise UserError(
-            f"attacks of different threats have no common worst case ({listed}): give --epsilon E"
+        fix = (
+            "give --epsilon E"
+            if len({norm for norm, _ in different}) == 1
+            else "evaluate the attacks of each norm in a run of their own"
         )
+        raise UserError(f"attacks of different threats have no common worst case ({listed}): {fix}")
 
 
 def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:

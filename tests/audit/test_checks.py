@@ -31,8 +31,10 @@ from robusttrain.attacks import (
     Target,
 )
 from robusttrain.core.errors import OptionError
+from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Records, Rows, Scenario
 from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.audit.before import repeated_passes
 from robusttrain.evaluation.audit.changes import single_step
 from robusttrain.evaluation.audit.finding import Finding, beaten, significant, tail
 from robusttrain.evaluation.audit.report import verdict
@@ -247,3 +249,23 @@ def test_what_cannot_be_done_with_an_attack_is_not_run_and_never_passed():
     audit.after(Records.merged([records]))
     not_run = {found.check for found in audit.findings if found.severity == "not run"}
     assert {"twice the steps", "epsilon 0", "epsilon 0.5", "monotone in epsilon"} <= not_run
+
+
+class Undeclared(Defense):
+    """Adds noise from the streams that it is given, and does not say that it is random."""
+
+    def transform(self, images, rng):
+        return images + 0.1 * rng.normal(images.shape[1:])
+
+
+def test_noise_from_the_given_streams_is_no_generator_of_its_own():
+    """Every run has the same figures, and all that is missing is a word."""
+    everyone = torch.arange(16)
+    engine = Engine(DefendedClassifier(Undeclared(), plain()), {"pgd": Scenario(pgd(), Target())})
+    found = repeated_passes(
+        Subject(engine, digits().test[:16], digits().test_labels[:16], everyone, None)
+    )
+    assert found is not None
+    assert found.severity == "note"
+    assert "it draws from the rng that it is given" in found.measured
+    assert found.remedy == "say random = True"

@@ -2,6 +2,7 @@
 started.
 """
 
+import errno
 import os
 import re
 import time
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from robusttrain.commands.entry import main
 from robusttrain.models import VGGSmall
 
 
@@ -461,3 +463,24 @@ def test_an_inner_attack_that_memory_does_not_hold(refused, monkeypatch):
     assert re.search(
         r"--data.batch_size = 256: needs about 0.5 GiB, 0.2 GiB are free: give at most 96$", line
     ), line
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EFBIG, "a file may not grow so large here"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_one_line(number, said, capsys):
+    def command(arguments):
+        raise OSError(number, "in the middle")
+
+    with pytest.raises(SystemExit) as ended:
+        main(command, [])
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert f"{said}" in err
+    assert "what was finished is kept" in err
+    assert err.count("\n") == 1

@@ -53,6 +53,16 @@ def test_a_curve_costs_nothing_twice_and_is_compared(command, typed, trained, tm
     assert code == 0, said
     assert "B minus A" in said
     assert "as a model is random" in (tmp_path / "b" / "comparison.html").read_text()
+    code, said = typed("compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path)
+    assert code == 2
+    assert "is a folder: name an HTML file in it" in said
+    found = json.loads((tmp_path / "b" / "results.json").read_text())
+    whole = {key: value for key, value in found.items() if key != "target"}
+    (tmp_path / "b" / "results.json").write_text(json.dumps(whole))
+    code, said = typed("compare", tmp_path / "a", tmp_path / "b")
+    assert code == 2
+    assert "results.json: is damaged: 'target'" in said
+    assert "B minus A" not in said
     other = ["--epsilon", 0.1, "--output", tmp_path / "c"]
     assert command("evaluate.py", *common, *other).code == 0
     code, said = typed("compare", tmp_path / "a", tmp_path / "c")

@@ -259,7 +259,7 @@ def test_files_that_give_no_order(root, name, content, why):
     if content is not None:
         path = root / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(OptionError, match=f"classes = .*{why}") as caught:
+    with pytest.raises(OptionError, match=rf"data\.classes = .*{why}") as caught:
         loaded(root, classes=str(root / name))
     assert "\n" not in str(caught.value)
 

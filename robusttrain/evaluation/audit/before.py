@@ -48,20 +48,25 @@ def repeated_passes(subject: Subject) -> Finding | None:
     with prepared(asked), torch.no_grad():
         _, differ = ask_twice(asked, images, subject.rng("ask"))
         whole = asked(images, subject.rng("company"))
+        again = asked(images, subject.rng("company"))
         part, half = subject.everyone[::2], subject.rng("company", subject.everyone[::2])
         company = (asked(images[part], half) - whole[part]).abs().amax(dim=1)
     random, scale = int(differ.sum()), whole.abs().amax()
     if random and not subject.target.declared_random:
         # Global generators can be seeded; a generator of the model's own cannot.
-        seeded = asked.draws_globally
-        origin = (
-            "it draws from a global generator, and is asked image by image, over several draws"
-            if seeded
-            else (
+        given = not asked.draws_globally and bool((again == whole).all())
+        seeded = given or asked.draws_globally
+        if given:
+            origin = "it draws from the rng that it is given"
+        elif seeded:
+            origin = (
+                "it draws from a global generator, and is asked image by image, over several draws"
+            )
+        else:
+            origin = (
                 "it has a generator of its own that no seed reaches, and another run gives other"
                 " figures"
             )
-        )
         return Finding(
             check="repeated passes",
             severity="note" if seeded else "weak",
@@ -75,7 +80,12 @@ def repeated_passes(subject: Subject) -> Finding | None:
                 " code"
             ),
             remedy=(
-                "draw from the rng that forward is given (takes_rng = True) and say random = True"
+                "say random = True"
+                if given
+                else (
+                    "draw from the rng that forward is given (takes_rng = True) and say random ="
+                    " True"
+                )
             ),
             value=random / subject.size,
         )
