@@ -42,6 +42,8 @@ STEPS = (1, 2, 3, 5, 10)
 PLANNED = 0.9
 #: Of a run, what averaged weights may remember: a short run would keep its initial weights in mind.
 MEMORY = 0.05
+#: An epoch after every warm-up: objectives that begin cheaper have their full cost there.
+LATE = 1_000_000
 #: Batches that a measurement of the loader reads.
 READ = 4
 #: What the first process has chosen, for those that Lightning starts for it.
@@ -181,7 +183,8 @@ def _sized(plan: TrainingPlan, pace: Pace, seconds: float, say: Say) -> Training
         f"--training.minutes {plan.training['minutes']:g}: {epochs} epochs,"
         f" {pace.inner} gradient evaluations of the inner attack a step; {about}"
     )
-    longest = max(0.0, 1 - 1 / (MEMORY * epochs * batches))
+    steps = epochs * batches / (plan.trainer.get("accumulate_grad_batches") or 1)
+    longest = max(0.0, 1 - 1 / (MEMORY * steps))
     return replace(plan, trainer=trainer, ema=min(plan.ema, longest))
 
 
@@ -237,12 +240,13 @@ def measured(job: Any, data: ImageData) -> Pace:
         data.on_after_batch_transfer(to_device(batch, device), 0) for batch in islice(loader, READ)
     ]
     reading = (time.perf_counter() - start) / max(1, len(read))
-    step, _ = a_step(training, read[0], trainer, 0)
+    step, _ = a_step(training, read[0], trainer, LATE)
     around = training.model.defense is not None and not training.model.defense.differentiable
     watching = watchers(plan, around, training.objective.inner())  # which speak in the run
-    looks = [looking(each, training, data, 1, device) for each in watching]
+    every = max(1, plan.robust.every)  # epochs, of which one is looked at
+    looks = [looking(each, training, data, every, device) for each in watching]
     validation = _plain_validation(training, data, trainer, device)
-    validation += sum(look.seconds for look in looks if look is not None)
+    validation += sum(look.seconds for look in looks if look is not None) / every
     return Pace(step + reading, batches, validation, training.objective.cost().inner)
 
 

@@ -10,6 +10,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.running import budget
 from robusttrain.running.budget import Pace, within
 from robusttrain.running.training import Job
+from robusttrain.training.cost import Look
 
 WORDS = ["--training", "budget", "--data", "digits", "--data.image_size", "8", "--model", "mlp"]
 FULL = ["--trainer.precision", "32-true"]
@@ -132,3 +133,39 @@ def test_a_real_run_and_one_that_goes_on(command, tmp_path):
     other = command("train.py", *options, "--training.minutes", "3", "--ckpt_path", "last")
     assert other.code == 2
     assert "planned with training.minutes = 0.02, this one with 3: give the same" in other.err
+
+
+def test_averages_remember_steps_of_the_optimizer(measured):
+    """Four batches are one step."""
+    plan, _ = planned(20, *FULL, "--trainer.accumulate_grad_batches", "4")
+    assert plan.ema == pytest.approx(1 - 1 / (0.05 * 26 * 98 / 4))
+
+
+def test_what_costs_more_later_is_measured_as_it_will_be(monkeypatch):
+    """The epochs before AWP's weights move are cheaper; of five epochs one is attacked."""
+    epochs = []
+
+    def a_step(training, batch, trainer, epoch):
+        epochs.append(training.objective.at(epoch))
+        return 0.1, 0
+
+    monkeypatch.setattr(budget, "a_step", a_step)
+    monkeypatch.setattr(budget, "_plain_validation", lambda *rest: 1.0)
+    looks = []
+
+    def looking(callback, training, data, count, device):
+        looks.append(count)
+        return Look(1, 8, 80, 10.0)
+
+    monkeypatch.setattr(budget, "looking", looking)
+    awp = ["--training.objective", "AWP", "--training.objective.objective", "NFGSM"]
+    awp += ["--training.objective.warmup", "10", "--training.mixing", "none"]
+    plan = read_plan([*WORDS, *awp, "--robust.every", "5", "--model", "mlp"])
+    job = Job(plan)
+    job.data.prepare_data()
+    job.data.setup("fit")
+    pace = budget.measured(job, job.data)
+    assert epochs == [job.training().objective]
+    assert type(epochs[0]).__name__ == "AWP"
+    assert {*looks} == {5}
+    assert pace.validation == 1.0 + len(looks) * 10.0 / 5
