@@ -204,12 +204,13 @@ def test_the_engine_counts_members_together_as_one(curved, images):
         DefendedClassifier(None, curved()),
         {"liu": Scenario(attack, source)},
         survivors=False,
-        advance=advanced.append,
+        advance=lambda count, spent=True: advanced.append((count, spent)),
     )
     records, _ = engine.run(x, labels(curved(), x), torch.arange(4))
     torch.testing.assert_close(records.of("liu").gradients, torch.full((4,), 5.0))
     torch.testing.assert_close(records.of("liu").queries, torch.full((4,), 1.0))
-    assert sum(advanced) == pytest.approx(4 * (5 + 1 + 2))
+    assert sum(count for count, _ in advanced) == pytest.approx(4 * (5 + 1 + 2))
+    assert all(spent for count, spent in advanced if count)
     bare = attack(source(None), x, labels(curved(), x))
     assert (records.of("liu").distance.float() - FREE.distance(bare, x)).abs().max() < 1e-4
 
