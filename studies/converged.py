@@ -149,7 +149,7 @@ def run(arguments: list[str]) -> None:
                 name,
                 f"{pace(results, each):.2f}",
                 percent(clean),
-                f"{Beside.of(worst[name])}".replace("+", ""),
+                Beside.of(worst[name]).share,
                 "-" if name == YARDSTICK else Beside.of(worst[name] - worst[YARDSTICK]),
                 doubled(added),
                 "yes" if abs(mean(added)) <= FLAT else "no",
