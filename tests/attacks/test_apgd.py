@@ -16,6 +16,8 @@ from robusttrain.attacks import (
     Average,
     AverageLogits,
     CrossEntropy,
+    Diverse,
+    FiniteDifference,
     GradientEstimator,
     Linf,
     Margin,
@@ -420,6 +422,9 @@ def test_targets_are_ranked_without_the_true_class(streams):
         APGD(4, objective=TargetedDLR()),
         APGD(4, objective=TargetedDLR(), targets=3, restarts=2),
         APGD(4, objective=TargetedMargin(), targets=9),
+        APGD(4, gradient=Smooth(3)),
+        APGD(4, gradient=Average(2, Diverse())),
+        APGD(4, gradient=FiniteDifference(3)),
     ],
     ids=str,
 )
@@ -432,6 +437,26 @@ def test_declared_cost_is_counted_cost_where_nobody_is_broken(
     labels = model.model(x).argmax(1)
     attack(model, x, labels, streams())
     assert (model.gradients, model.queries) == tuple(4 * part for part in attack.cost())
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [Smooth(2, sigma=0.3), Diverse(1.0, smallest=0.5), FiniteDifference(2, size=0.3)],
+    ids=str,
+)
+def test_the_verdict_is_about_the_image_and_not_about_the_copies_of_an_estimate(
+    gradient, curved, images, streams
+):
+    """Copies are wrong where the image is right, and right where the image is wrong."""
+    count = 64
+    model, x = curved(10), images(count)
+    labels, rng = model(x).argmax(1), streams(count)
+    attack = APGD(3, gradient=gradient, threat=Linf(0.01))
+    aim = attack.objective.aim(model, x, labels, rng)
+    nowhere = torch.zeros(count, dtype=torch.bool)
+    found, _, wrong = attack.climb(model, x, x, labels, aim, nowhere, rng)
+    assert 0 < int(wrong.sum()) < count
+    assert torch.equal(wrong, model(found).argmax(1) != labels)
 
 
 def test_broken_images_are_spared_further_restarts_and_disturb_nobody(

@@ -151,7 +151,8 @@ class APGD(Attack):
         """An upper bound: broken images are spared further restarts and targets."""
         points = (self.steps + 1) * self.restarts * (self.targets or 1)
         aim = int(self.objective.asks and self.targets is None)
-        return Cost(points * self.gradient.evaluations, 2 + aim + points * self.gradient.queries)
+        queries = self.gradient.queries + self.gradient.asks_elsewhere
+        return Cost(points * self.gradient.evaluations, 2 + aim + points * queries)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
@@ -224,7 +225,13 @@ class APGD(Attack):
 
         def evaluate(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
             watched.wipe()
-            f, gradient = self.gradient(loss_fn, x, rng.fold(k))
+            streams = rng.fold(k)
+            f, gradient = self.gradient(loss_fn, x, streams)
+            if self.gradient.asks_elsewhere:
+                # The answers were about copies, and one about x itself may be another.
+                watched.wipe()
+                with torch.no_grad():
+                    watched(x, streams.fold("verdict"))
             # NaN would never be exceeded: a start without a loss would stay the best for ever.
             return torch.where(f.isnan(), -torch.inf, f), gradient, watched.wrong & ~random
 

@@ -45,6 +45,10 @@ class FiniteDifference(GradientEstimator):
     chunk: Count | None = None
 
     @property
+    def asks_elsewhere(self) -> bool:
+        return True
+
+    @property
     def copies(self) -> tuple[int, int | None]:
         return self.directions, self.chunk
 

@@ -62,6 +62,13 @@ class GradientEstimator(ABC):
         return part(self, GradientEstimator)[1]  # type: ignore[type-abstract]
 
     @property
+    def asks_elsewhere(self) -> bool:
+        """Whether the model is asked about other points than the images: noisy, transformed or
+        shifted copies. What it answers is no verdict on the images then.
+        """
+        return self.made_of is not None and self.made_of.asks_elsewhere
+
+    @property
     def draws_seen(self) -> int:
         """Draws of a random model in one estimate. A copy for another purpose sees one, too."""
         inner = self.made_of.draws_seen if self.made_of else 1
@@ -222,6 +229,10 @@ class Smooth(GradientEstimator):
     chunk: Count | None = None
 
     @property
+    def asks_elsewhere(self) -> bool:
+        return self.sigma > 0 or self.inner.asks_elsewhere
+
+    @property
     def copies(self) -> tuple[int, int | None]:
         return self.samples, self.chunk
 
@@ -271,6 +282,10 @@ class Diverse(GradientEstimator):
 
     def __post_init__(self) -> None:
         within("smallest", self.smallest, 0.01, 1)
+
+    @property
+    def asks_elsewhere(self) -> bool:
+        return self.probability > 0 or self.inner.asks_elsewhere
 
     @property
     def evaluations(self) -> int:
