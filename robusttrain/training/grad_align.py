@@ -29,8 +29,9 @@ class GradAlign(TrainingObjective):
 
     Where the two gradients point one way, a single step finds what many find, and single-step
     training does not collapse. As in the released code, only the second gradient is differentiated
-    with respect to the weights, and an image without a gradient (all zero) counts for nothing. Both
-    passes leave batch norm's statistics alone.
+    with respect to the weights, and an image without a gradient (all zero) counts for nothing; the
+    released code divides by the number of the others, this class by that of all images. Both passes
+    leave batch norm's statistics alone.
 
     Args:
         objective: what is minimised besides, such as a single step of FGSM.

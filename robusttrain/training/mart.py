@@ -25,7 +25,8 @@ class MART(TrainingObjective):
     BCE(f(x'), y) = -log p_y(x') - log(1 - max_{k != y} p_k(x')) (eq. 8) asks for a margin; the
     weight 1 - p_y(x) makes the KL term count where the clean image is misclassified, or nearly so.
     Both terms need labels: x' is crafted against them (eq. 12). Both are computed from logits; the
-    released code adds constants to keep logarithms finite.
+    released code adds constants to keep logarithms finite, and starts to craft at the image plus
+    0.001 times a standard normal, where this class starts at a uniform point of the ball.
 
     Args:
         weight: lambda. 6 is the default of the released loss; the released ResNet-18 script passes

@@ -221,7 +221,8 @@ class TRADES(TrainingObjective):
     """CE(f(x), y) + beta max_{x'} KL(f(x) || f(x')) (Zhang et al. 2019, eq. 5).
 
     Clean and adversarial images see the same draws of a random defense, so the KL term measures the
-    attack alone.
+    attack alone. The inner attack starts at a uniform point of the ball; the released code starts
+    at the image plus 0.001 times a standard normal.
 
     Args:
         beta: weight of the robust term (1 / lambda in the paper).
