@@ -20,6 +20,7 @@ from robusttrain.evaluation.records import Records
 from robusttrain.reporting.canvas import png
 from robusttrain.running.jobs import Call, Job, carry_out
 from robusttrain.storage.files import writable, write_json, write_whole
+from studies.kept import pack, unpack
 from studies.scales import EPSILON, IMAGENET, OPTIONS, SCALES, SETTING
 
 #: Where the paper has only a plot: its values are not invented.
@@ -36,9 +37,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def counted(seeds: int) -> str:
-    """How many seeds, in words."""
-    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+def counted(number: int, what: str = "seed") -> str:
+    """How many, in words."""
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,13 +83,14 @@ class Study:
         self.name, self.title = name, about.strip().splitlines()[0].rstrip(".")
         self.command = shlex.join([*program.split(), *arguments])
         self.scale = SCALES[given.scale].but(weights=given.f_b, **changes)
-        for option in ("imagenet", "root", "f_b"):
+        for option in ("imagenet", "root", "f_b", "earlier"):
             if not (path := vars(given)[option]):
                 continue
-            if given.scale == "smoke":
+            if given.scale == "smoke" and option != "earlier":
                 makes_do = "scale smoke makes do with embedded digits; leave it out"
                 raise UserError(f"--{option} {path}: {makes_do}")
-            what, there = ("file", Path.is_file) if option == "f_b" else ("folder", Path.is_dir)
+            files = option in ("f_b", "earlier")
+            what, there = ("file", Path.is_file) if files else ("folder", Path.is_dir)
             if not there(Path(path)):
                 fix = f"give the {OPTIONS[option]['help']}"
                 raise UserError(f"--{option} {path}: no such {what}; {fix}")
@@ -103,6 +105,7 @@ class Study:
             raise UserError(f"--root: scale small needs CIFAR-10 as an image folder, {folders}")
         output = Path(given.output or f"results/studies/{name}-{given.scale}")
         self.output, self.logs = writable(output, "--output"), Path(given.logs)
+        self.earlier = Path(given.earlier) if given.earlier else None
         self.scale.folder = writable(Path(given.checkpoints), "--checkpoints")
         self.points: dict[str, Job] = {}
 
@@ -111,6 +114,9 @@ class Study:
         self.scale.prepare()
         folder, models = self.output / "points", [*self.scale.models.values()]
         self.points = {label: Job(label, work, folder) for label, work in points.items()}
+        if self.earlier:
+            count = unpack(self.earlier, self.points.values(), "--earlier")
+            say(f"{counted(count, 'point')} of {len(points)} from {self.earlier}")
         carry_out([*self.points.values()], models, self.logs, replace(ALOUD, figures=show))
         return {label: job.result() for label, job in self.points.items()}
 
@@ -127,7 +133,7 @@ class Study:
         setting: str | None = None,
         epsilon: float = EPSILON,
     ) -> None:
-        """Write study.json, study.md and study.png.
+        """Write study.json, study.md, study.png, and points.zip for `--earlier`.
 
         Args:
             columns: of the table.
@@ -165,8 +171,9 @@ class Study:
         write_whole(self.output / "study.png", png(figure))
         write_whole(self.output / "study.md", ("\n\n".join(text).rstrip() + "\n").encode())
         write_json(content, self.output / "study.json")
+        pack(self.points.values(), self.output / "points.zip")
         console.print("\n".join(table), soft_wrap=True, highlight=False, markup=False)
-        say(f"written: {self.output}/study.json, study.md, study.png")
+        say(f"written: {self.output}/study.json, study.md, study.png, points.zip")
 
 
 def _described(job: Job) -> dict[str, Any]:

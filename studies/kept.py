@@ -1,0 +1,70 @@
+"""What a study measured, in one file: a study of many hours goes on elsewhere, a few seeds at a
+time.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from robusttrain.core.errors import UserError
+from robusttrain.running.jobs import Job
+from robusttrain.storage.files import write_whole
+
+#: What the figures of a point are read from. The last says that the others are whole.
+FILES = ("results.json", "verdicts.safetensors", "done.json")
+#: The oldest date that the format knows: the same points make the same file at any time.
+NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+#: What reading a damaged zip raises; the third also for one that is encrypted.
+DAMAGED = (OSError, zipfile.BadZipFile, RuntimeError, EOFError, zlib.error)
+
+
+def pack(jobs: Iterable[Job], path: Path) -> None:
+    """Write the measured ones among the points into a zip, a folder each, pictures left out."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for job in jobs:
+            for file in (job.folder / name for name in FILES if job.done):
+                if file.is_file():
+                    entry = zipfile.ZipInfo(f"{job.name}/{file.name}", NO_TIME)
+                    archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    write_whole(path, content.getvalue())
+
+
+def unpack(path: Path, jobs: Iterable[Job], option: str) -> int:
+    """Lay the points that `pack` kept where the study looks for them.
+
+    A point is known by its job's name, thus by a fingerprint of all that its figures depend on.
+    Nothing else of the file is read, and what was measured here already stays.
+
+    Args:
+        path: of the zip.
+        jobs: the study's points.
+        option: that named the file.
+
+    Returns:
+        How many points it gave.
+
+    Raises:
+        UserError: the file cannot be read, or is no zip.
+    """
+    given = 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = set(archive.namelist())
+            for job in jobs:
+                if job.done or f"{job.name}/{FILES[-1]}" not in entries:
+                    continue
+                for name in FILES:
+                    if (entry := f"{job.name}/{name}") in entries:
+                        write_whole(job.folder / name, archive.read(entry))
+                given += 1
+    except DAMAGED as error:
+        raise UserError(
+            f"{option} {path}: cannot be read ({error}): name the points.zip of a study"
+        ) from error
+    return given

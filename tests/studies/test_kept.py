@@ -1,0 +1,119 @@
+"""What was measured on one machine is not measured again on the next."""
+
+import zipfile
+
+import pytest
+import torch
+
+from robusttrain.core.errors import UserError
+from robusttrain.reporting import bars
+from robusttrain.running.jobs import Call
+from robusttrain.storage.files import write_json
+from studies.study import Study
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def doubled(number):
+    return {"twice": 2 * number}
+
+
+def measured(number):
+    raise AssertionError(f"{number} was measured again")
+
+
+measured.__name__ = doubled.__name__
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Makes one whose files lie in a folder of their own."""
+
+    def make(folder, *arguments):
+        root = tmp_path / folder
+        places = {"output": root, "checkpoints": root / "models", "logs": root / "logs"}
+        options = [f"--{name}={place}" for name, place in places.items()]
+        return Study("radius", "Kept", [*options, *map(str, arguments)])
+
+    return make
+
+
+@pytest.fixture
+def kept(study):
+    """The points.zip of a study of two points."""
+    first = study("first")
+    first.run({f"{number}": Call(doubled, {"number": number}) for number in (1, 2)})
+    first.write(("a",), [(1,)], bars({"a": 1.0}, "a"))
+    return first.output / "points.zip"
+
+
+def test_points_of_an_earlier_run_are_taken_from_its_file(study, kept, capsys):
+    found = study("second", "--earlier", kept).run(
+        {
+            "1": Call(measured, {"number": 1}),
+            "2": Call(measured, {"number": 2}),
+            "3": Call(doubled, {"number": 3}),
+        }
+    )
+    assert found == {"1": {"twice": 2}, "2": {"twice": 4}, "3": {"twice": 6}}
+    assert "2 points of 3 from" in capsys.readouterr().err
+
+
+def test_a_point_of_other_settings_is_measured(study, kept):
+    found = study("second", "--earlier", kept).run({"1": Call(doubled, {"number": 5})})
+    assert found == {"1": {"twice": 10}}
+
+
+def test_what_was_measured_here_stays(study, kept):
+    second = study("second")
+    second.run({"1": Call(doubled, {"number": 1})})
+    (folder,) = (second.output / "points").glob("*/")
+    write_json({"found": {"twice": 7}, "seconds": 0}, folder / "done.json")
+    again = study("second", "--earlier", kept)
+    assert again.run({"1": Call(measured, {"number": 1})}) == {"1": {"twice": 7}}
+
+
+def test_an_evaluation_comes_with_the_verdict_of_each_image(study):
+    first = study("first")
+    target = first.scale.f_a("standard")
+    plan = {"pgd": first.scale.attacked(target, "pgd", images=4)}
+    first.run(plan)
+    first.write(("a",), [(1,)], bars({"a": 1.0}, "a"))
+    second = study("second", "--earlier", first.output / "points.zip")
+    second.run({"pgd": second.scale.attacked(second.scale.f_a("standard"), "pgd", images=4)})
+    assert torch.equal(second.worst_cases("pgd"), first.worst_cases("pgd"))
+    assert not (second.output / "models").exists() or not [*(second.output / "models").iterdir()]
+
+
+def test_the_same_points_make_the_same_file(study, kept):
+    second = study("second", "--earlier", kept)
+    second.run({f"{number}": Call(measured, {"number": number}) for number in (1, 2)})
+    second.write(("a",), [(1,)], bars({"a": 1.0}, "a"))
+    assert (second.output / "points.zip").read_bytes() == kept.read_bytes()
+
+
+def test_nothing_but_the_points_of_the_study_is_read(study, kept, tmp_path):
+    with zipfile.ZipFile(kept, "a") as archive:
+        archive.writestr("../stray.json", "{}")
+        archive.writestr("other-0123456789ab/done.json", "{}")
+    second = study("second", "--earlier", kept)
+    second.run({"1": Call(measured, {"number": 1})})
+    assert len([*(second.output / "points").glob("*/")]) == 1
+    assert not [*tmp_path.rglob("stray.json")]
+
+
+@pytest.mark.parametrize("damage", ["no zip", "cut", "flipped"])
+def test_a_damaged_file_is_one_line(study, kept, damage):
+    content = bytearray(kept.read_bytes())
+    if damage == "flipped":
+        content[content.index(b"done.json") + 40] ^= 255
+    half = content[: len(content) // 2]
+    kept.write_bytes({"no zip": b"text", "cut": half, "flipped": content}[damage])
+    second = study("second", "--earlier", kept)
+    with pytest.raises(UserError, match=f"--earlier {kept}: cannot be read"):
+        second.run({"1": Call(doubled, {"number": 1})})
+
+
+def test_a_missing_file_is_said_at_once(study, tmp_path):
+    with pytest.raises(UserError, match="--earlier .*nowhere.zip: no such file"):
+        study("second", "--earlier", tmp_path / "nowhere.zip")
