@@ -60,6 +60,7 @@ class Sizes:
         radii: of g, that are tried; in a training of one seed each.
         look: how much of a training's operations each of these has.
         draws: of a vote; 0 for no vote, which costs as much at inference as all its draws.
+        voted: seeds of a vote; it takes most of the time, so it may have fewer than the rest.
         on_votes: what is changed of attacks on a vote, whose passes average draws already.
         options: of every training.
         scale: values that are other than the scale's.
@@ -74,6 +75,7 @@ class Sizes:
     radii: tuple[float, ...] = (0.1, 0.2)
     look: float = 1
     draws: int = 10
+    voted: int = 2
     on_votes: Settings = field(default_factory=dict)
     options: Settings = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
@@ -185,11 +187,13 @@ class Way:
         options: of its training.
         defense: what is put in front of it afterwards, without retraining; None: nothing.
         attacks: what is changed of them beyond `Sizes.attacks`.
+        seeds: of it, if these are not all.
     """
 
     options: Settings
     defense: Settings | None = None
     attacks: Settings = field(default_factory=dict)
+    seeds: int | None = None
 
 
 def within(scale: Scale, sizes: Sizes, options: Settings, budget: float, seed: int = 0) -> Job:
@@ -324,7 +328,7 @@ def run(arguments: list[str]) -> None:
     costly = operations(training_plan(*typed({**options, **behind, **scale.more})))
     noise = {"defense": "noise", "defense.sigma": round(rms, 4)}
     voting = voted(g, sizes.draws)
-    vote = Way(behind, voting, sizes.on_votes)
+    vote = Way(behind, voting, sizes.on_votes, min(sizes.voted, sizes.seeds))
     wider = as_costly(scale, sizes, costly.inference)
     ways = {
         PLAIN: Way(plain),
@@ -334,10 +338,12 @@ def run(arguments: list[str]) -> None:
         "g before adversarial training, not retrained": Way(plain, g),
         f"through noise of g's size ({rms:.3f})": Way({**plain, **noise}),
     }
+    seeds = {name: range(way.seeds or sizes.seeds) for name, way in ways.items()}
+    # All ways of a seed before the next, and the dearest at the end.
+    asked = [(name, seed) for seed in range(sizes.seeds) for name in ways if seed in seeds[name]]
+    asked.sort(key=lambda which: ways[which[0]] is vote)
     jobs = {
-        (name, seed): within(scale, sizes, way.options, budget, seed)
-        for name, way in ways.items()
-        for seed in range(sizes.seeds)
+        (name, seed): within(scale, sizes, ways[name].options, budget, seed) for name, seed in asked
     }
     points = {
         f"{name}, seed {seed}": attacked(
@@ -346,26 +352,25 @@ def run(arguments: list[str]) -> None:
         for (name, seed), job in jobs.items()
     }
     results = study.run({**looks, "size of g": size, **points})
-    write(study, sizes, [*ways], results, scores, chosen)
+    write(study, sizes, seeds, results, scores, chosen)
 
 
 def write(
     study: Study,
     sizes: Sizes,
-    ways: Sequence[str],
+    ways: Mapping[str, Sequence[int]],
     results: Mapping[str, Any],
     scores: Mapping[str, float],
     chosen: str,
 ) -> None:
-    """The table and what stands beside it."""
+    """The table and what stands beside it; ``ways`` has the seeds of each."""
     rows, shown = [], {}
-    seeds = range(sizes.seeds)
-    worst = {name: stack(study, name, seeds, known=False) for name in ways}
-    known = {name: stack(study, name, seeds, known=True) for name in ways}
-    for name in ways:
+    worst = {name: stack(study, name, seeds, known=False) for name, seeds in ways.items()}
+    known = {name: stack(study, name, seeds, known=True) for name, seeds in ways.items()}
+    for name, seeds in ways.items():
         clean = [results[f"{name}, seed {seed}"].clean.accuracy for seed in seeds]
-        unknown_points = Beside.of(worst[name] - worst[PLAIN])
-        known_points = Beside.of(known[name] - known[PLAIN])
+        unknown_points = Beside.of(worst[name] - worst[PLAIN][: len(seeds)])
+        known_points = Beside.of(known[name] - known[PLAIN][: len(seeds)])
         shown[name] = unknown_points
         rows.append(
             (
@@ -385,12 +390,17 @@ def write(
         *("found with 80 % probability, points", "the paper (table 3)"),
     )
     tried = "; ".join(f"{name}: {100 * score:.1f} %" for name, score in scores.items())
-    notes = (
+    notes = [
         f"Validation images chose {chosen!r} among: {tried}.",
         f"Worst cases and differences: mean over seeds, images paired, {drawn(sizes.seeds)}. The"
         " last but one column is the smallest difference that this many images and seeds would have"
         " shown with 80 % probability.",
-    )
+    ]
+    fewer = {name: seeds for name, seeds in ways.items() if len(seeds) < sizes.seeds}
+    notes += [
+        f"{name[0].upper()}{name[1:]}: {counted(len(seeds))}, beside the same of {PLAIN}."
+        for name, seeds in fewer.items()
+    ]
     setting = (
         f"{sizes.images} test images, {counted(sizes.seeds)}, suite {sizes.suite}; all at the"
         f" operations of {sizes.epochs} epochs of adversarial training with"

@@ -14,8 +14,8 @@ from robusttrain.core.errors import UserError
 from robusttrain.running.jobs import Job
 from robusttrain.storage.files import write_whole
 
-#: What the figures of a point are read from. The last says that the others are whole.
-FILES = ("results.json", "verdicts.safetensors", "done.json")
+#: What says that the rest of a point is whole; written last.
+LAST = "done.json"
 #: The oldest date that the format knows: the same points make the same file at any time.
 NO_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -23,13 +23,18 @@ NO_TIME = (1980, 1, 1, 0, 0, 0)
 DAMAGED = (OSError, zipfile.BadZipFile, RuntimeError, EOFError, zlib.error)
 
 
+def figures(name: str) -> bool:
+    """Whether a file of a point's folder holds its figures, and is neither picture nor weights."""
+    return name.endswith((".json", "verdicts.safetensors")) and Path(name).name == name
+
+
 def pack(jobs: Iterable[Job], path: Path) -> None:
     """Write the measured ones among the points into a zip, a folder each, pictures left out."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for job in jobs:
-            for file in (job.folder / name for name in FILES if job.done):
-                if file.is_file():
+            for file in sorted(job.folder.iterdir()) if job.done else []:
+                if figures(file.name):
                     entry = zipfile.ZipInfo(f"{job.name}/{file.name}", NO_TIME)
                     archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
     write_whole(path, content.getvalue())
@@ -55,13 +60,14 @@ def unpack(path: Path, jobs: Iterable[Job], option: str) -> int:
     given = 0
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = set(archive.namelist())
             for job in jobs:
-                if job.done or f"{job.name}/{FILES[-1]}" not in entries:
+                here = f"{job.name}/"
+                inside = [each for each in archive.namelist() if each.startswith(here)]
+                names = [name for each in inside if figures(name := each.removeprefix(here))]
+                if job.done or LAST not in names:
                     continue
-                for name in FILES:
-                    if (entry := f"{job.name}/{name}") in entries:
-                        write_whole(job.folder / name, archive.read(entry))
+                for name in sorted(names, key=lambda name: name == LAST):
+                    write_whole(job.folder / name, archive.read(here + name))
                 given += 1
     except DAMAGED as error:
         raise UserError(

@@ -75,14 +75,17 @@ def test_what_was_measured_here_stays(study, kept):
 
 def test_an_evaluation_comes_with_the_verdict_of_each_image(study):
     first = study("first")
-    target = first.scale.f_a("standard")
-    plan = {"pgd": first.scale.attacked(target, "pgd", images=4)}
-    first.run(plan)
+    target = first.scale.ours()
+    plan = first.scale.attacked(target, "pgd", images=4, known_draw=True)
+    first.run({"pgd": plan})
     first.write(("a",), [(1,)], bars({"a": 1.0}, "a"))
     second = study("second", "--earlier", first.output / "points.zip")
-    second.run({"pgd": second.scale.attacked(second.scale.f_a("standard"), "pgd", images=4)})
+    second.run({"pgd": plan})
     assert torch.equal(second.worst_cases("pgd"), first.worst_cases("pgd"))
-    assert not (second.output / "models").exists() or not [*(second.output / "models").iterdir()]
+    (theirs,), (ours,) = ((each.output / "points").glob("*/") for each in (first, second))
+    for name in ("results.json", "known_draw-verdicts.safetensors"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert not [*(second.output / "models").iterdir()]
 
 
 def test_the_same_points_make_the_same_file(study, kept):
@@ -95,11 +98,14 @@ def test_the_same_points_make_the_same_file(study, kept):
 def test_nothing_but_the_points_of_the_study_is_read(study, kept, tmp_path):
     with zipfile.ZipFile(kept, "a") as archive:
         archive.writestr("../stray.json", "{}")
+        first = archive.namelist()[0].partition("/")[0]
+        archive.writestr(f"{first}/../../../stray.json", "{}")
+        archive.writestr(f"{first}/code.py", "")
         archive.writestr("other-0123456789ab/done.json", "{}")
     second = study("second", "--earlier", kept)
     second.run({"1": Call(measured, {"number": 1})})
     assert len([*(second.output / "points").glob("*/")]) == 1
-    assert not [*tmp_path.rglob("stray.json")]
+    assert not [*tmp_path.rglob("stray.json"), *tmp_path.rglob("code.py")]
 
 
 @pytest.mark.parametrize("damage", ["no zip", "cut", "flipped"])
