@@ -17,6 +17,7 @@ def run(arguments: list[str]) -> None:
         raise UserError("report: name a folder that evaluate.py left: robusttrain report FOLDER")
     for folder in arguments:
         file = write_report(folder)
-        for line in words.verdict(read_run(folder).results):
+        read = read_run(folder)
+        for line in (*words.verdict(read.results), *read.missing):
             say(line)
         say(f"written: {file}")

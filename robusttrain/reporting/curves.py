@@ -58,10 +58,20 @@ def over_epsilon(run: Run) -> Html:
         tag(
             "p",
             "The orange point is the evaluation's own radius. An image that fell at a smaller one"
-            " was not attacked again, so the curve can only fall." + _lower(run, points) + ends,
+            " was not attacked again" + _course(run) + _lower(run, points) + ends,
             class_="note",
         ),
         folded("The figures", _curve_table(rows, "epsilon", label)),
+    )
+
+
+def _course(run: Run) -> str:
+    """Whether a figure can be above one at a smaller radius, as the end of a sentence."""
+    if not run.json["random"]:
+        return ", so the curve can only fall."
+    return (
+        ". Some draws of the model choose the worst attack and others score it, so a figure may"
+        " rise a little by the luck of the draws."
     )
 
 

@@ -15,7 +15,7 @@ from robusttrain.core.errors import UserError, first_line
 from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.outputs import EXAMPLES
 from robusttrain.evaluation.records import CLEAN, Records
-from robusttrain.evaluation.report import VERDICTS, Results, read_results
+from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
 
 #: What code stumbles over where a file holds something else than it should.
 STUMBLES = (*(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
@@ -70,7 +70,11 @@ def read_run(path: str | Path) -> Run:
     with damaged(folder / "results.json"):
         records = _beside(folder / VERDICTS, Records.read, missing)
         if records is not None and not _fits(Run(folder, results, records)):
-            missing.append(f"{VERDICTS} is of another evaluation than results.json: not shown.")
+            missing.append(
+                f"{VERDICTS} does not give the figures of results.json: one of them is of another"
+                " evaluation, or was changed. Nothing of the verdicts is shown, and the figures are"
+                " not to be trusted: evaluate again."
+            )
             records = None
         elif records is None and not (folder / VERDICTS).exists():
             missing.append(
@@ -113,11 +117,28 @@ def _fits(run: Run) -> bool:
             and all(each.shape[1] for each in tables)
         ):
             return False
-    figures = {CLEAN: results.clean, WORST: results.worst_case}
     return records.index.tolist() == [*results.json["indices"]] and all(
-        figure.accuracy is None or abs(float(run.score(row).mean()) - figure.accuracy) < 1e-5
-        for row, figure in figures.items()
+        _same(shown, Figure.over(score)) for shown, score in _figures(run)
     )
+
+
+def _figures(run: Run) -> Iterator[tuple[Figure, Tensor]]:
+    """Each figure of results.json, and the scores of the images that it is the mean of."""
+    yield run.results.clean, run.score(CLEAN)
+    for name, row in run.results.attacks.items():
+        score = run.score(name)
+        # With `survivors`, an attack's figures are about the images that reached it.
+        attacked = run.records.of(name).attacked if run.records else None
+        yield row.robust, score[attacked] if run.json["survivors"] else score
+    yield run.results.worst_case, run.score(WORST)
+
+
+def _same(shown: Figure, found: Figure) -> bool:
+    """Whether two figures are the same, up to what results.json rounds off."""
+    if shown.accuracy is None or found.accuracy is None:
+        return shown.accuracy is found.accuracy
+    pairs = (shown.accuracy, found.accuracy), (shown.low, found.low), (shown.high, found.high)
+    return all(abs(one - other) < 1e-5 for one, other in pairs)
 
 
 @contextmanager

@@ -46,6 +46,15 @@ def test_a_curve_costs_nothing_twice_and_is_compared(command, typed, trained, tm
     assert code == 0
     assert "Of 12 images the model classifies" in said
     assert "average over 2 draws" in (tmp_path / "a" / "report.html").read_text()
+    assert "not to be trusted" not in said
+
+    changed = json.loads(json.dumps(found))
+    changed["attacks"]["bpda-i-quick"]["robust_accuracy"] += 0.25
+    (tmp_path / "a" / "results.json").write_text(json.dumps(changed))
+    code, said = typed("report", tmp_path / "a")
+    assert code == 0
+    assert "the figures are not to be trusted" in said
+    (tmp_path / "a" / "results.json").write_text(json.dumps(found))
 
     moved = ["--defense.radius", 0.0, "--output", tmp_path / "b"]
     assert command("evaluate.py", *common, *moved).code == 0

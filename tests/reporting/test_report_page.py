@@ -18,6 +18,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Records, running
 from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.report import Figure, Results, read_results
+from robusttrain.evaluation.results import figure
 from robusttrain.reporting import words
 from robusttrain.reporting.report import write_report
 from robusttrain.reporting.runs import CLEAN, Run, read_run
@@ -88,13 +89,14 @@ def test_the_figures_are_those_of_results(folder):
     text = Reader(page).text
     figures = [results.clean, results.worst_case, *(row.robust for row in results.attacks.values())]
     figures += [Figure.of(row) for kind in results.json["curves"].values() for row in kind]
-    for figure in figures:
-        assert str(figure) in text
+    for each in figures:
+        assert str(each) in text
     right, left = (round(60 * each.accuracy) for each in (results.clean, results.worst_case))
     assert f"Of 60 images the model classifies {right} rightly." in text
     assert f"Under attack with changes of at most 0.05 (12.8/255) per pixel, {left} stay" in text
     for row in results.attacks.values():
         assert row.knows in text
+    assert "the curve can only fall" in text
     assert results.json["command"] in text
     assert results.json["weights"] in text
     assert results.json["versions"]["torch"] in text
@@ -193,16 +195,33 @@ def test_an_older_folder_gives_less_and_says_so(folder, tmp_path):
     assert str(read_results(copy).worst_case) in text
 
 
+@pytest.mark.parametrize("survivors", [False, True])
+@pytest.mark.parametrize("place", ["clean", "fgsm", "fgsm, interval", "worst_case"])
+def test_figures_that_somebody_changed_are_said(evaluated, tmp_path, place, survivors):
+    """No figure can differ from the verdicts that it is the mean of."""
+    made = evaluated(survivors=survivors)
+    assert read_run(made).missing == ()
+    found = json.loads((made / "results.json").read_text())
+    row = found["attacks"]["fgsm"] if place.startswith("fgsm") else found[place]
+    if place.endswith("interval"):
+        row["ci95"][0] += 0.01
+    else:
+        row["accuracy" if place == "clean" else "robust_accuracy"] += 0.001
+    copy = rewritten(made, tmp_path, **found)
+    assert "the figures are not to be trusted" in Reader(page_of(copy)).text
+
+
 def test_files_of_another_evaluation_are_not_shown(folder, evaluated, tmp_path):
     copy = rewritten(folder, tmp_path)
     other = evaluated(seed=1)
     for name in ("verdicts", "examples"):
         shutil.copy(other / f"{name}.safetensors", copy)
     text = Reader(page_of(copy)).text
-    assert "verdicts.safetensors is of another evaluation" in text
+    other_figures = "verdicts.safetensors does not give the figures of results.json"
+    assert other_figures in text
     assert "examples.safetensors is of another evaluation" in text
     shutil.copy(evaluated(model=classifier(3)) / "verdicts.safetensors", copy)  # same images
-    assert "verdicts.safetensors is of another evaluation" in Reader(page_of(copy)).text
+    assert other_figures in Reader(page_of(copy)).text
     rows = read_run(folder).records.rows
     for broken in (
         {"score": rows["fgsm"].score.float()},
@@ -236,8 +255,10 @@ def test_a_thousand_classes_and_large_images_stay_below_two_megabytes(folder, tm
     Records(rows).save(copy / "verdicts.safetensors")
     whole = Run(copy, read_results(copy), Records(rows))
     found["indices"], found["images"] = list(range(count)), count
-    found["clean"]["accuracy"] = whole.score(CLEAN).mean().item()
-    found["worst_case"]["robust_accuracy"] = whole.score("worst case").mean().item()
+    found["clean"] |= figure(whole.score(CLEAN), "accuracy")
+    found["worst_case"] |= figure(whole.score("worst case"))
+    for name, row in found["attacks"].items():
+        row |= figure(whole.score(name))
     (copy / "results.json").write_text(json.dumps(found))
     noise = torch.Generator().manual_seed(0)
     shape = (24, 3, 224, 224)
@@ -297,6 +318,8 @@ def test_a_random_model_is_told_by_its_draws(evaluated):
     text = Reader((folder / "report.html").read_text()).text
     assert "on average over 4 draws of its randomness" in text
     assert "each image is scored over 4 draws that no attack has seen" in text
+    assert "may rise a little by the luck of the draws" in text
+    assert "can only fall" not in text
 
 
 def test_without_verdicts_nothing_of_an_earlier_run_stays(evaluated):

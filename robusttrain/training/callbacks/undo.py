@@ -55,6 +55,7 @@ class Undo(pl.Callback):
             if isinstance(callback, WeightAveraging) and callback._average_model is not None:
                 averaged: Any = callback._average_model.module
                 averaged.model.load_state_dict(self.best)
+                callback._average_model.n_averaged.fill_(1)  # a mean counts them as one
         for optimizer in trainer.optimizers:
             optimizer.state.clear()
         pl_module.objective, self.best, self.done = stronger, {}, True

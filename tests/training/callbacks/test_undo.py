@@ -12,7 +12,7 @@ from robusttrain.data import Digits
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import AWP, NFGSM, Adversarial, RobustTraining, Standard
-from robusttrain.training.callbacks import Undo
+from robusttrain.training.callbacks import SWA, Undo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -87,6 +87,25 @@ def test_a_run_goes_on_from_its_best_epoch(tmp_path):
         " inner attack, and takes longer from here"
     ]
     assert undo.best == {}
+
+
+def test_a_mean_over_epochs_starts_anew_from_the_best_weights(tmp_path):
+    """They count as one, however many collapsed epochs the mean held before."""
+    seen, average, last = Seen(None), SWA(start=0, batches=1), {}
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if (trainer.current_epoch, batch_idx) == (3, 1):
+                mean = average._average_model.module.model
+                last.update(own=copied(module.model), mean=copied(mean))
+
+    fitted(tmp_path, 4, [seen, Undo(seen, print), average, Look()])
+    for name, mean in last["mean"].items():
+        torch.testing.assert_close(mean, (seen.weights[0][name] + last["own"][name]) / 2)
+
+
+def copied(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
 def test_a_resumed_run_knows_that_it_was_undone():
