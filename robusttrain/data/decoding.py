@@ -56,6 +56,7 @@ class Remark(Enum):
     WHITE = "are read with --data.white as white"
     FRAMES = "hold several frames or pages: the first is read"
     CMYK = "are CMYK: turned into RGB by the plain formula"
+    OBLONG = "are not square: of the longer side only the middle is used"
     PROFILE = "carry a colour profile other than sRGB, which is not applied (as in torchvision)"
 
 

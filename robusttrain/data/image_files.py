@@ -104,6 +104,8 @@ class ImageFiles:
         """A picture (S, S, C) uint8, and the remarks about it."""
         image, remarks = decode(path, grey=self.channels == 1, white=self.white)
         if self.resize is not None:
+            if image.width != image.height:
+                remarks = (*remarks, Remark.OBLONG)
             image = _resized(image, self.resize, self.size)
         if image.size != (self.size, self.size):
             width, height = image.size

@@ -300,3 +300,12 @@ def test_every_truncation_is_refused_in_one_line(tmp_path):
             ) as caught:
                 read(path)
             assert "\n" not in str(caught.value)
+
+
+def test_what_a_square_leaves_out_is_said(tmp_path):
+    """Two of three pictures lose their ends; one that is resized whole is no news."""
+    sizes = [(8, 8), (8, 12), (20, 10)]
+    paths = [saved(tmp_path / f"{i}.png", Image.new("L", size)) for i, size in enumerate(sizes)]
+    files = ImageFiles([str(path) for path in paths], 6, channels=1, resize=6)
+    assert files.load().shape == (3, 1, 6, 6)
+    assert files.notes == [f"2 of 3 images {Remark.OBLONG.value}; the first: {paths[1]}"]
