@@ -3,7 +3,7 @@ Foolbox's.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -18,8 +18,10 @@ from robusttrain.attacks import (
     RMSD,
     Average,
     AwayFromPrediction,
+    Backprop,
     CrossEntropy,
     Diverse,
+    GradientEstimator,
     Linf,
     Margin,
     TargetedMargin,
@@ -291,6 +293,40 @@ def test_a_nan_gradient_holds_nobody_up(attack, curved, images, streams):
     torch.testing.assert_close(
         found[others], attack(curved(), x, y, streams())[others], rtol=0, atol=1e-4
     )
+
+
+@dataclass(frozen=True)
+class Relayed(GradientEstimator):
+    """Somebody's own estimator, which passes on what `Backprop` finds."""
+
+    exact: bool = False
+
+    @property
+    def evaluations(self):
+        return 1
+
+    def __call__(self, loss_fn, images, rng):
+        return Backprop()(loss_fn, images, rng)
+
+
+def test_an_estimator_says_itself_whether_its_loss_is_a_verdict(
+    attack, curved, counting, images, streams
+):
+    """One that does is asked no more than `Backprop`; of another the attack asks once an iterate,
+    and the points are the same.
+    """
+    x = images()
+    y = right(curved(), x)
+    found, asked = {}, {}
+    for name, gradient in {"own": Relayed(True), "other": Relayed(), "plain": Backprop()}.items():
+        model, here = counting(curved()), replace(attack, steps=12, gradient=gradient)
+        found[name] = here(model, x, y, streams())
+        asked[name] = (model.queries, here.cost())
+    assert torch.equal(found["own"], found["plain"])
+    torch.testing.assert_close(found["other"], found["plain"])
+    assert asked["own"] == asked["plain"]
+    assert asked["other"][0] > asked["plain"][0]
+    assert asked["other"][1].queries == 2 + 12
 
 
 @pytest.mark.parametrize("gradient", [None, Diverse(0.7, 0.6), Average(2)], ids=str)

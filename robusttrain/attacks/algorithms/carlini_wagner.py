@@ -125,11 +125,11 @@ class CarliniWagner(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """An upper bound; but on a random model `Backprop` takes ``votes`` more queries a step, and
-        the last search up to `ray.TRIES` times ``votes``.
+        """An upper bound; but on a random model an exact estimator takes ``votes`` more queries a
+        step, and the last search up to `ray.TRIES` times ``votes``.
         """
         steps = self.steps * self.search_steps
-        voted = 0 if isinstance(self.gradient, Backprop) else self.votes
+        voted = 0 if self.gradient.exact else self.votes
         return Cost(
             gradients=steps * self.gradient.evaluations,
             queries=2
@@ -221,7 +221,7 @@ class CarliniWagner(Attack):
         state, lowest = adam.init(w), torch.full_like(c, torch.inf)
         lowest_before, period = lowest, max(PATIENCE, -(-self.steps // 10))
         # Images for which the estimator's loss is not the iterate's, or would differ the next time.
-        exact = isinstance(self.gradient, Backprop)
+        exact = self.gradient.exact
         noisy, everyone = random if exact else torch.ones_like(random), not exact or alike is True
         # The images that have not stopped early
         here, x, rng_here = torch.arange(len(images), device=images.device), images, rng

@@ -110,8 +110,8 @@ class DDN(Attack):
         """The loop: ``nearest`` notes its iterates; ``rng`` has the images' streams (B,)."""
         source, images, labels = nearest.source, nearest.images, nearest.labels
         # Estimators that look at values shall see the objective's.
-        exact = isinstance(self.gradient, Backprop)
-        loss_fn = Loss(source, _Judged(self.objective) if exact else self.objective, labels)
+        objective = _Judged(self.objective) if self.gradient.exact else self.objective
+        loss_fn = Loss(source, objective, labels)
         epsilon = torch.full_like(nearest.distance, self.initial_norm)
         farthest, x = nearest.farthest(), images
         for k in range(self.steps):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Cost
-from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
+from robusttrain.attacks.parts.gradients import GradientEstimator
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
@@ -58,7 +58,7 @@ class Opening:
         does not ask about the image itself.
         """
         queried = Queried.of(source)
-        if not isinstance(gradient, Backprop):
+        if not gradient.exact:
             logits, random = queried.asked_twice(images, rng)
             left = ((Margin()(logits, labels) <= 0) | random).nonzero().squeeze(1)
             return Opening(left, random[left], None)
@@ -78,7 +78,7 @@ def cost_of(steps: int, gradient: GradientEstimator) -> Cost:
     """An upper bound for ``steps`` iterates; the search on a random model, up to `ray.TRIES`
     times ``votes`` queries, comes on top.
     """
-    queries = 1 if isinstance(gradient, Backprop) else 2 + steps * (gradient.queries + 1)
+    queries = 1 if gradient.exact else 2 + steps * (gradient.queries + 1)
     return Cost(gradients=steps * gradient.evaluations, queries=queries)
 
 
@@ -86,8 +86,8 @@ class Nearest:
     """The nearest adversarial iterates so far, and who says what is adversarial.
 
     On a deterministic model an iterate is adversarial if its margin is positive, and the pass that
-    gave the gradient gave the margin, too. An estimator other than `Backprop` does not ask about
-    the iterate itself: it takes a query.
+    gave the gradient gave the margin, too. An estimator that is not `exact` may not have asked
+    about the iterate itself: it takes a query.
 
     On a random model one draw is luck, and the nearest of many iterates that one draw misclassified
     was the luckiest. It says where to go on, no more. An attack that shortens its radius after a
@@ -123,7 +123,7 @@ class Nearest:
         self.source, self.images, self.labels = source, images, labels
         self.threat, self.votes = threat, votes
         self.random, self._before = opening.random, opening.margin
-        self._exact = isinstance(gradient, Backprop)
+        self._exact = gradient.exact
         self._some: bool | None = None
         self._mean, self._weight = torch.zeros_like(images), 0.0
         self.points = images.clone()

@@ -37,6 +37,9 @@ class GradientEstimator(ABC):
 
     #: Draws of a random model that the estimator averages over for their own sake; 0 for none.
     averaged: int = 0
+    #: Whether the loss that it returns is that of one pass over the images themselves. Then it says
+    #: of each image whether it is adversarial, and nobody need ask again.
+    exact: bool = False
 
     @property
     @abstractmethod
@@ -112,6 +115,8 @@ class GradientEstimator(ABC):
 @dataclass(frozen=True)
 class Backprop(GradientEstimator):
     """The gradient that automatic differentiation gives, for one draw of the model's randomness."""
+
+    exact = True
 
     @property
     def evaluations(self) -> int:
@@ -189,7 +194,7 @@ class Average(GradientEstimator):
 
     def for_one_draw(self) -> GradientEstimator:
         # Noise or input diversity inside differ from copy to copy even then.
-        return self.inner if isinstance(self.inner, Backprop) else self
+        return self.inner if self.inner.exact else self
 
     @property
     def evaluations(self) -> int:
