@@ -55,7 +55,7 @@ class Study:
         about: its docstring; the first line is the report's title.
         arguments: the command line.
         offers: "imagenet", in place of the scale's own data; "digits", the scale; "seeds", how
-            many in place of the scale's own number.
+            many in place of the scale's own number; "votes", likewise.
         changes: values that are other than the scale's.
 
     Raises:
@@ -75,11 +75,16 @@ class Study:
         if "seeds" in offers:
             what = "of each way to train; default: the scale's"
             parser.add_argument("--seeds", type=int, help=what)
-        parser.set_defaults(imagenet=None, seeds=None)
+        if "votes" in offers:
+            what = "seeds of the vote, which takes most of the time; 0 leaves it out; default: 2"
+            parser.add_argument("--votes", type=int, help=what)
+        parser.set_defaults(imagenet=None, seeds=None, votes=None)
         given = parser.parse_args(arguments)
-        if given.seeds is not None and given.seeds < 1:
-            raise UserError(f"--seeds {given.seeds}: give 1 or more")
+        for option, least in (("seeds", 1), ("votes", 0)):
+            if (value := vars(given)[option]) is not None and value < least:
+                raise UserError(f"--{option} {value}: give {least} or more")
         self.seeds: int | None = given.seeds
+        self.votes: int | None = given.votes
         self.name, self.title = name, about.strip().splitlines()[0].rstrip(".")
         self.command = shlex.join([*program.split(), *arguments])
         self.scale = SCALES[given.scale].but(weights=given.f_b, **changes)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from studies.does_g_add import Beside, Counting
+from studies import does_g_add
+from studies.does_g_add import Beside, Counting, operations
+from studies.scales import training_plan
 
 
 def test_a_difference_over_images_alone():
@@ -64,3 +66,17 @@ def test_operations_are_those_of_the_formula():
     with Counting() as counting:
         torch.autograd.grad(out, images)
     assert counting.total == 2 * 2 * 5 * 3, "the gradient of the images alone"
+
+
+def test_an_image_costs_the_same_in_a_batch_of_any_size(monkeypatch):
+    """What a run does once, whatever it is given, is no cost of an image."""
+    steps = "training.objective.attack.steps"
+    small = ("--data=digits", "--model.widths=[4,8]", "--model.blocks=1", "--training=adversarial")
+    plans = [training_plan(*small, f"--{steps}={count}") for count in (1, 2, 3)]
+    found = {}
+    for images in (2, 5):
+        monkeypatch.setattr(does_g_add, "FEW", images)
+        found[images] = [operations(plan) for plan in plans]
+    assert found[2] == found[5]
+    one, two, three = (each.training for each in found[2])
+    assert three - two == two - one > 0, "each step of the attack costs as much"
