@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.base import check_images
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, first_line
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 
+#: Folders of Python's own code, of installed packages, and of this one.
+LIBRARIES = (
+    *(Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib", "platlib")),
+    Path(__file__).parents[1],
+)
 #: How many images of the first batch the target is asked about twice, to see if it is random.
 ASKED = 8
 
@@ -55,8 +63,10 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
 
     try:
         return asked(1)
+    except UserError:
+        raise
     # timm's transformers assert their size; others index an image, or call what it does not have
-    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+    except Exception as error:
         whole = len(images) if len(images) > 1 else 2
         if whole <= len(images) and _takes(asked, whole):
             raise UserError(
@@ -65,7 +75,7 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
             ) from error
         raise UserError(
             f"{what} cannot take images of {tuple(images.shape[1:])}:"
-            f" {(str(error).splitlines() or [type(error).__name__])[0]} (images are floats in"
+            f" {type(error).__name__}: {first_line(error)}{_place(error)} (images are floats in"
             " [0, 1], channels first)"
         ) from error
 
@@ -74,9 +84,19 @@ def _takes(asked: Callable[[int], int], count: int) -> bool:
     """Whether a model takes that many images."""
     try:
         asked(count)
-    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError):
+    except Exception:  # noqa: BLE001 - models are any code
         return False
     return True
+
+
+def _place(error: Exception) -> str:
+    """Where in somebody's own code it was raised; nothing where that is a library's."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in LIBRARIES)
+    ]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def one_threat(scenarios: Mapping[str, Scenario]) -> None:

@@ -526,9 +526,19 @@ class Bytes(nn.Embedding):
         return super().forward(images.flatten(1)).mean(1)
 
 
+class Mistaken(nn.Linear):
+    def forward(self, images):
+        return super().forward(images.flatten(1)).logits
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        (
+            Mistaken(192, 3),
+            r"AttributeError: 'Tensor' object .* \(.*test_foreign_models.py, line \d+\) \(images",
+        ),
+        (nn.Linear(5, 3), r"cannot be multiplied \(24x8 and 5x3\) \(images are floats"),
         (FourAtOnce(192, 3), "takes 4 images and not one: .* any number"),
         (
             ChannelsLast(192, 3),
