@@ -65,7 +65,6 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
         return asked(1)
     except UserError:
         raise
-    # timm's transformers assert their size; others index an image, or call what it does not have
     except Exception as error:
         whole = len(images) if len(images) > 1 else 2
         if whole <= len(images) and _takes(asked, whole):
@@ -75,8 +74,7 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
             ) from error
         raise UserError(
             f"{what} cannot take images of {tuple(images.shape[1:])}:"
-            f" {type(error).__name__}: {first_line(error)}{_place(error)} (images are floats in"
-            " [0, 1], channels first)"
+            f" {_said(error)}{_place(error)} (images are floats in [0, 1], channels first)"
         ) from error
 
 
@@ -87,6 +85,13 @@ def _takes(asked: Callable[[int], int], count: int) -> bool:
     except Exception:  # noqa: BLE001 - models are any code
         return False
     return True
+
+
+def _said(error: Exception) -> str:
+    """The error's line, and its kind where that is none of what models say of images."""
+    # timm's transformers assert their size; others index an image, or call what it does not have
+    plain = isinstance(error, RuntimeError | AssertionError | ValueError | IndexError | TypeError)
+    return first_line(error) if plain else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _place(error: Exception) -> str:
