@@ -36,7 +36,7 @@ from studies.beyond_the_paper import surrogate
 from studies.budget import ABOUT, SMALL
 from studies.comparison import PAPER
 from studies.recipes import curves
-from studies.scales import Scale, Settings, training_plan, typed
+from studies.scales import SCALES, Scale, Settings, training_plan, typed
 from studies.study import Study, counted, percent
 
 #: Shares of a t distribution below the end of a 95 % interval, and for a power of 80 %.
@@ -99,7 +99,9 @@ SETTINGS = {
             "apgd-eot.gradient.draws": 3,
             "apgd-eot-margin.gradient.draws": 3,
         },
-        options={"robust.images": 256, "data.validation": 0.2},
+        options={"robust.images": 256},
+        # For f_b, too: no image that chooses was trained on.
+        scale={"data": {**SCALES["digits"].data, "data.validation": 0.2}, "train_images": 1200},
     ),
     "small": Sizes(
         3,
@@ -198,14 +200,21 @@ class Way:
     seeds: int | None = None
 
 
+def epoch(scale: Scale, plan: TrainingPlan) -> tuple[int, int]:
+    """Batches of one pass over the training images, the last one left out unless it is full, and
+    images of a batch.
+    """
+    batch = training.Job(replace(plan, defense=None)).data.batch_size
+    return max(1, scale.train_images // batch), batch
+
+
 def within(scale: Scale, sizes: Sizes, options: Settings, budget: float, seed: int = 0) -> Job:
-    """A training of so many operations: whole epochs, shortened alike."""
+    """A training of so many operations: epochs of one length, up to that of the data."""
     whole = {**scale.data, **scale.model, **options, **scale.more, **sizes.options, "seed": seed}
     plan = training_plan(*typed(whole))
-    batch = training.Job(replace(plan, defense=None)).data.batch_size
+    each, batch = epoch(scale, plan)
     batches = max(1, round(budget / (operations(plan).training * batch)))
-    each = max(1, scale.train_images // batch)
-    epochs = max(1, round(batches / each))
+    epochs = -(-batches // each)  # so that no epoch is longer than the data
     whole |= {
         "trainer.limit_train_batches": max(1, round(batches / epochs)),
         "robust.every": epochs,
@@ -308,8 +317,9 @@ def run(arguments: list[str]) -> None:
     vars(scale).update(sizes.scale)
     plain = adversarial(scale, sizes)
     options = {**scale.data, **scale.model, **plain, **scale.more, **sizes.options}
-    cost = operations(training_plan(*typed(options)))
-    budget = sizes.epochs * scale.train_images * cost.training
+    yardstick = training_plan(*typed(options))
+    each, batch = epoch(scale, yardstick)
+    budget = sizes.epochs * each * batch * operations(yardstick).training
 
     tried = {
         name: within(scale, sizes, each, sizes.look * budget)
