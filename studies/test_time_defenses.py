@@ -133,6 +133,7 @@ def row(base: str, defense: str, results: Results, records: Records) -> dict[str
         ),
         "known draw": Figure.of(random["known"]["worst_case"]) if random else "",
         "base model, same budget": Figure.of(bare["worst_case"]),
+        "base model, all attacks": Figure.of(bare.get("beyond", bare)["worst_case"]),
         "the defense adds": in_points(added["difference"], *added["ci95"]),
         "adds to clean": in_points(clean["difference"], None, None),
     }
@@ -159,6 +160,8 @@ def run(arguments: list[str]) -> None:
             rows.append(row(base, name, results[label], records))
             folder = study.points[label].folder
             alone = Records.read(folder / "bare_classifier-verdicts.safetensors")
+            beyond = results[label].json["bare_classifier"].get("beyond", {}).get("attacks", ())
+            alone = alone.under([name for name in alone.attacks if name not in beyond])
             random = bool(results[label].json["random"])
             differences[label] = {
                 "transfer": compared(alone.worst, transfer(records), label, random),
@@ -169,7 +172,8 @@ def run(arguments: list[str]) -> None:
     notes = (
         "'The defense adds' is the paired difference, by image, between the adaptive worst case and"
         " that of the base model at the same budget of gradient evaluations, with its 95 %"
-        " interval. Transfer is the attack on the classifier alone, as the defenses' own papers"
+        " interval. All attacks: with those that a random defense rules out (AutoAttack). Transfer"
+        " is the attack on the classifier alone, as the defenses' own papers"
         " have it.",
     )
     head = f"{scale.images} test images, {scale.draws} draws for an image's score."

@@ -22,7 +22,7 @@ from robusttrain.evaluation.engine import Engine, Entry, EntryStore
 from robusttrain.evaluation.paired import Difference, compared, in_points
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import Figure
-from robusttrain.evaluation.results import results
+from robusttrain.evaluation.results import figure, results
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 
@@ -58,6 +58,8 @@ class Beside:
         about: what it is, for the estimate.
         left_out: attacks of the evaluation that it has not, and why.
         budget: gradient evaluations an image that were planned, here and in the evaluation.
+        beyond: attacks that the evaluation has not; they come last, and the worst case that is
+            compared leaves them out.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Beside:
     about: str
     left_out: Mapping[str, str] = field(default_factory=dict)
     budget: Mapping[str, int] = field(default_factory=dict)
+    beyond: tuple[str, ...] = ()
 
     @property
     def evaluations(self) -> int:
@@ -83,8 +86,16 @@ class Beside:
     def content(self, records: Records, seconds: Mapping[str, float]) -> dict[str, Any]:
         """Its figures, for results.json."""
         whole = results(records, self.engine, seconds)
-        figures = {key: whole[key] for key in ("random", "clean", "attacks", "worst_case")}
-        return figures | {"left_out": dict(self.left_out), "planned_gradients": dict(self.budget)}
+        figures = {key: whole[key] for key in ("random", "clean", "attacks")}
+        figures |= {"worst_case": figure(self.compared(records).worst)}
+        figures |= {"left_out": dict(self.left_out), "planned_gradients": dict(self.budget)}
+        if self.beyond:
+            figures["beyond"] = {"attacks": [*self.beyond], "worst_case": whole["worst_case"]}
+        return figures
+
+    def compared(self, records: Records) -> Records:
+        """Those of the attacks that the evaluation has as well."""
+        return records.under([name for name in records.attacks if name not in self.beyond])
 
 
 def known_draw(engine: Engine) -> Beside:
@@ -102,6 +113,7 @@ def bare_classifier(
     What goes through or around the defense differentiates the classifier itself; attacks that
     then are the same run once. What averages over the defense's draws takes one. The gradient
     evaluations that all this saves are spent on more steps, so that both targets face as many.
+    Attacks that cannot be run behind the defense come on top, and stand beside the comparison.
 
     Args:
         engine: of the defended target.
@@ -111,7 +123,7 @@ def bare_classifier(
     bare = DefendedClassifier(None, engine.target.classifier)
     chosen: dict[str, Scenario] = {}
     left_out: dict[str, str] = {}
-    for name, each in {**engine.scenarios, **further}.items():
+    for name, each in {**engine.scenarios, **further}.items():  # the further ones last
         attack = each.attack if bare.random else each.attack.for_one_draw()
         scenario = Scenario(attack, each.source.on_classifier())
         same = next((other for other, its in chosen.items() if its == scenario), None)
@@ -125,14 +137,16 @@ def bare_classifier(
             left_out[name] = str(error)
             continue
         chosen[name] = scenario
-    effort = _gradients(engine.scenarios) / max(1, _gradients(chosen))
+    beyond = {name: each for name, each in chosen.items() if name not in engine.scenarios}
+    shared = {name: each for name, each in chosen.items() if name in engine.scenarios}
+    effort = _gradients(engine.scenarios) / max(1, _gradients(shared))
     matched = {
-        name: replace(each, attack=_longer(each.attack, effort)) for name, each in chosen.items()
+        name: replace(each, attack=_longer(each.attack, effort)) for name, each in shared.items()
     }
-    kinds = {name: precision.get(name, torch.float32) for name in matched}
+    kinds = {name: precision.get(name, torch.float32) for name in chosen}
     own = Engine(
         bare,
-        matched,
+        {**matched, **beyond},
         engine.seed,
         engine.scoring_draws,
         kinds,
@@ -141,7 +155,7 @@ def bare_classifier(
         compiled=engine.compiled,
     )
     budget = {"defended": _gradients(engine.scenarios), "bare": _gradients(matched)}
-    return Beside(BARE, own, "the classifier without its defense", left_out, budget)
+    return Beside(BARE, own, "the classifier without its defense", left_out, budget, (*beyond,))
 
 
 def _gradients(scenarios: Mapping[str, Scenario]) -> int:
@@ -196,7 +210,20 @@ def sentence(content: Mapping[str, Any]) -> str | None:
     points = in_points(row["difference"], low, high, form=".1f")
     before = Figure.of(base["worst_case"])
     after = Figure.of(content["worst_case"])
+    further = base.get("beyond")
     return (
         f"The defense adds {points} to its own base model under attack: {before} without it,"
-        f" {after} with it."
+        f" {after} with it." + (f" {on_top(further)}" if further else "")
+    )
+
+
+def on_top(further: Mapping[str, Any]) -> str:
+    """What attacks leave of the classifier that could not be run behind its defense, in a
+    sentence.
+    """
+    names = ", ".join(further["attacks"])
+    return (
+        f"Without the defense {names} can be run as well, and with that"
+        f" {Figure.of(further['worst_case'])} is left; behind the defense nobody ran it, so this"
+        " is not compared."
     )

@@ -210,7 +210,9 @@ class Evaluation(pl.LightningModule):
             self.results[beside.name] = beside.content(self.second[beside.name], spent)
         if BARE in self.second:
             random = self.results["random"] or self.results[BARE]["random"]
-            self.results[BARE]["added"] = added(self.second[BARE], self._records, random)
+            bare = next(each for each in self.besides if each.name == BARE)
+            alone = bare.compared(self.second[BARE])
+            self.results[BARE]["added"] = added(alone, self._records, random)
         self.results["randomness"] = randomness(
             self.results, self._records, self.tries, self.second.get(KNOWN_DRAW)
         )

@@ -141,6 +141,12 @@ class Records:
             torch.stack([each.right for each in rows]),
         )
 
+    def under(self, attacks: Sequence[str]) -> Records:
+        """The same table of some of the attacks, in the order of all."""
+        return Records(
+            {name: rows for name, rows in self.rows.items() if name in (CLEAN, *attacks)}
+        )
+
     def without_images(self) -> Records:
         """The same table without adversarial images, and what only the run itself needs."""
         bare = {name: replace(rows, images=None, broken=None) for name, rows in self.rows.items()}

@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 from robusttrain.core.typed import command
-from robusttrain.evaluation.beside import BARE
+from robusttrain.evaluation.beside import BARE, on_top
 from robusttrain.evaluation.paired import in_points
 from robusttrain.evaluation.randomness import threats
 from robusttrain.evaluation.report import Figure
@@ -87,6 +87,8 @@ def base(run: Run) -> Html:
         f"The attacks may take {budget['defended']:,} gradient evaluations an image behind the"
         f" defense, and {budget['bare']:,} without it. Images that fell are not attacked again."
     )
+    if further := content.get("beyond"):
+        spent += f" {on_top(further)}"
     tests = {each["test"] for each in content["added"].values()}
     return section(
         "Against its own base model",

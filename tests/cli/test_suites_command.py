@@ -196,12 +196,15 @@ def test_a_suite_weighs_a_defense_against_its_own_classifier(evaluate, both, tmp
     assert [*base["attacks"]] == ["bpda-i", "pgd"]
     assert base["left_out"] == {"wt": "without the defense it is bpda-i"}
     assert "difference" in base["added"]["worst_case"]
+    assert base["beyond"]["attacks"] == ["pgd"]
+    assert "Without the defense pgd can be run as well" in done.err
     assert done.err.index("The defense adds") < done.err.index("none (clean)")
     assert [*done.found["randomness"]] == ["unknown", "tries", "known"]
     assert "besides, the attacker knows the draw that scores" in done.err
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.index("The defense adds") < page.index("the model classifies")
     assert "What the attacker knows of the randomness" in page
+    assert page.count("Without the defense pgd can be run as well") == 2
     names = {file.name for file in (tmp_path / "out").glob("*verdicts.safetensors")}
     assert {"bare_classifier-verdicts.safetensors", "known_draw-verdicts.safetensors"} < names
 

@@ -226,6 +226,31 @@ def test_the_classifier_alone_faces_the_same_attacks_at_the_same_budget(task):
     assert torch.equal(records.worst.bool(), (light - 0.5).abs() > 0.05)
 
 
+def test_what_cannot_run_behind_the_defense_is_not_compared(task):
+    """Else the classifier alone would face an attack more, and the defense would gain from that."""
+    target, images, labels, index = task
+    short = {"steps": 10, "step_size": 0.0001, "random_start": False, "threat": Linf(0.05)}
+    weak = Scenario(ProjectedGradient(**short, gradient=Average(draws=5)), Target())
+    engine, kinds = Engine(target, {"weak": weak}, draws=4), {"weak": torch.float32}
+    plain = bare_classifier(engine, kinds)
+    more = bare_classifier(engine, kinds, {"strong": pgd()})
+    assert more.budget == plain.budget == {"defended": 50, "bare": 50}
+    before, _ = plain.run(engine, images, labels, index)
+    after, seconds = more.run(engine, images, labels, index)
+    assert torch.equal(more.compared(after).worst, before.worst)
+    content = more.content(after, seconds)
+    assert content["worst_case"]["robust_accuracy"] == 1
+    assert content["beyond"]["attacks"] == ["strong"]
+    # 0.46, 0.48 and 0.52 are within 0.05 of the threshold.
+    assert content["beyond"]["worst_case"]["robust_accuracy"] == pytest.approx(0.7)
+    assert "beyond" not in plain.content(before, seconds)
+    whole, _ = engine.run(images, labels, index)
+    own = {"added": added(more.compared(after), whole, random=True)}
+    said = sentence(results(whole, engine, {}) | {"bare_classifier": content | own})
+    assert "100.0 % (94.0 - 100.0) without it" in said
+    assert "Without the defense strong can be run as well, and with that 70.0 %" in said
+
+
 def test_tries_need_as_many_draws():
     node = {"class_path": "torch.nn.Identity"}
     with pytest.raises(OptionError, match=r"--tries.*20.*--draws 10"):
