@@ -65,11 +65,11 @@ def measure(subject: Subject, attack: Attack) -> dict[str, float | None]:
     each = torch.arange(len(subject.images))
     asked = (subject.images, subject.labels, Rng.for_images(ATTACKS, each))
     adversarial = attack(subject.model, *asked)
-    wrong = torch.zeros(len(each))
+    wrong = torch.zeros(len(each), dtype=torch.int64)  # whole draws: half of them is no majority
     for draw in range(DRAWS):
         logits = subject.model(adversarial, Rng.for_images(JUDGES + draw, each))
-        wrong += (logits.argmax(dim=1) != subject.labels).float() / DRAWS
-    holds = wrong > 0.5
+        wrong += logits.argmax(dim=1) != subject.labels
+    holds = 2 * wrong > DRAWS
     far = attack.threat.distance(adversarial, subject.images)  # type: ignore[attr-defined]
     median = float(far.where(holds, torch.inf).median())
     return {

@@ -147,7 +147,7 @@ def run(arguments: list[str]) -> None:
         rows.append(
             (
                 name,
-                f"{pace(results, each):.2f}",
+                pace(results, each),
                 percent(clean),
                 Beside.of(worst[name]).share,
                 "-" if name == YARDSTICK else Beside.of(worst[name] - worst[YARDSTICK]),
@@ -163,8 +163,8 @@ def run(arguments: list[str]) -> None:
     averaged = ", mean over seeds with its 95 % interval" if sizes.seeds > 1 else ""
     notes = (
         f"The yardstick is {YARDSTICK}. Worst case and differences in points, images paired,"
-        f" {drawn(sizes.seeds)}. Time: that of an epoch, median over epochs and seeds, validation"
-        " left out.",
+        f" {drawn(sizes.seeds)}. Time: that of an epoch, median over epochs, validation left out;"
+        " the least and the greatest over seeds, each beside the yardstick of its own.",
         f"Doubling added: PGD on validation images after {sizes.epochs} epochs, less that of runs"
         f" of half as many (free: of whole replays in them) with a schedule of their own"
         f"{averaged}; flat: at most {100 * FLAT:g} point.",
@@ -186,20 +186,25 @@ def end(curve: Mapping[str, Sequence[float]]) -> float:
     return (curve["robust/worst_case"] or curve["val/accuracy"] or [float("nan")])[-1]
 
 
-def pace(results: Mapping[str, Any], labels: Sequence[str]) -> float:
-    """Time of an image in training, in that of the yardstick."""
+def pace(results: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Time of an image in training, in that of the yardstick of the same seed: the least and the
+    greatest over seeds, which may have run beside unlike other work.
+    """
 
-    def speed(which: Sequence[str]) -> float:
-        return median(value for label in which for value in results[f"{label}, whole"][SPEED])
+    def speed(label: str) -> float:
+        return median(results[f"{label}, whole"][SPEED])
 
-    seeds = [label.rpartition(", ")[2] for label in labels]
-    return speed([f"{YARDSTICK}, {seed}" for seed in seeds]) / speed(labels)
+    each = [speed(f"{YARDSTICK}, {at.rpartition(', ')[2]}") / speed(at) for at in labels]
+    ends = [f"{end:.2f}" for end in (min(each), max(each))]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def doubled(added: Sequence[float]) -> str:
     """What twice the epochs have added, in points, with a 95 % interval over seeds."""
     if len(added) < 2:
         return f"{100 * added[0]:+.1f}"
+    if stdev(added) < 1e-6:  # seeds that agree by chance show no spread
+        return f"{100 * mean(added):+.1f} in each"
     margin = float(student.ppf(END, len(added) - 1)) * stdev(added) / len(added) ** 0.5
     low, high = mean(added) - margin, mean(added) + margin
     return f"{100 * mean(added):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

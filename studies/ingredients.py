@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ class Ingredient:
     """
 
     options: Settings
-    passes: int = 2
+    passes: float = 2
     source: str = "-"
 
 
@@ -93,7 +94,7 @@ INGREDIENTS = {
     "PGD of 2 steps in its place": Ingredient(steps(2, 0.625), 3, "Madry et al. 2018"),
     "with GradAlign": Ingredient(
         {OBJECTIVE: node("training.GradAlign", threat=THREAT, objective=SINGLE)},
-        4,
+        5,
         "Andriushchenko & Flammarion 2020",
     ),
     "without averaged weights": Ingredient({"ema": 0.0}, source="Rebuffi et al. 2021"),
@@ -105,7 +106,10 @@ INGREDIENTS = {
     "with AWP": Ingredient(
         {OBJECTIVE: node("training.AWP", objective=SINGLE, gamma=0.005)}, 3, "Wu et al. 2020"
     ),
-    "without the strided stem": Ingredient({"model": "resnet_small"}, 4, "He et al. 2016"),
+    # Of 0.70 M parameters instead of 0.95 M; a pass takes 2.13 times the operations.
+    "resnet_small in its network's place, narrower and without a strided stem": Ingredient(
+        {"model": "resnet_small"}, 4.25, "He et al. 2016"
+    ),
 }
 
 
@@ -129,7 +133,7 @@ def run(arguments: list[str]) -> None:
     rows, yardstick = [], study.worst_cases(RECIPE)
     for name in names:
         found = results[name]
-        epochs = len(results[f"{name}, curves"]["robust/worst_case"])
+        epochs = f"{sizes.passes / INGREDIENTS[name].passes:.3g}"
         difference = "-" if name == RECIPE else beside(study.worst_cases(name), yardstick)
         rows.append(
             (name, epochs, found.clean, found.worst_case, difference, INGREDIENTS[name].source)
@@ -153,8 +157,11 @@ def run(arguments: list[str]) -> None:
 def at_equal_cost(scale: Scale, sizes: Sizes, name: str) -> Job:
     """The training with an ingredient changed."""
     ingredient = INGREDIENTS[name]
-    epochs = max(1, round(sizes.passes / ingredient.passes))
+    whole = sizes.passes / ingredient.passes
+    epochs = ceil(whole)
     options = {**recipe(scale, sizes.changes, None), **ingredient.options}
+    if whole < epochs:
+        options["trainer.limit_train_batches"] = round(whole / epochs, 4)
     return scale.job(f"budget-{name}", options, epochs)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from robusttrain.commands.entry import main
 from robusttrain.config.attacks import attack_nodes
 from robusttrain.config.suites import suite, suite_settings
+from robusttrain.evaluation.paired import around
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running import training
@@ -345,9 +346,8 @@ def beside(ours: Tensor, theirs: Tensor) -> str:
     its mean.
     """
     difference = ours - theirs
-    margin = 1.96 * float(difference.std()) / len(difference) ** 0.5
-    mean = float(difference.mean())
-    return f"{100 * mean:+.1f} ({100 * (mean - margin):+.1f} to {100 * (mean + margin):+.1f})"
+    low, high = around(difference)
+    return f"{100 * float(difference.mean()):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def picture(results: Mapping[str, Any], spent: Mapping[str, int], few: Mapping[str, int]) -> Figure:

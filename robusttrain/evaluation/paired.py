@@ -109,7 +109,7 @@ def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Differenc
     mean = float(change.mean())
     if random:
         error = float(change.std()) / math.sqrt(count) if count > 1 else math.nan
-        low, high = mean - Z * error, mean + Z * error
+        low, high = around(change)
         p = 2 * float(norm.sf(abs(mean) / error)) if error > 0 else (1.0 if not mean else math.nan)
     else:
         low, high = agresti_min(lost, won, count)
@@ -117,6 +117,20 @@ def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Differenc
     figures = Figure.over(before), Figure.over(after)
     how = NORMAL if random else McNEMAR
     return Difference(row, *figures, mean, low, high, lost, won, p, how)
+
+
+def around(change: Tensor) -> tuple[float, float]:
+    """The 95 % interval of the mean of changes (n,) in [-1, 1], by the normal approximation; NaN of
+    one image.
+
+    Where all changes are the same, nothing shows how much they vary, and the interval would have no
+    width: then that of `agresti_min`, as if each were a whole verdict.
+    """
+    count, mean = len(change), float(change.double().mean())
+    error = float(change.double().std()) / math.sqrt(count) if count > 1 else math.nan
+    if error == 0:
+        return agresti_min(int((change < 0).sum()), int((change > 0).sum()), count)
+    return mean - Z * error, mean + Z * error
 
 
 def agresti_min(lost: int, won: int, count: int) -> tuple[float, float]:

@@ -179,7 +179,8 @@ def counted(training: RobustTraining) -> Iterator[list[int]]:
     hooks = [
         part.register_forward_pre_hook(count)
         for part in training.modules()
-        if isinstance(part, Defense)
+        # A chain and a vote say what their parts take, which count for themselves.
+        if isinstance(part, Defense) and part.parts == (part,)
     ]
     try:
         yield evaluations

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 import robusttrain
+from robusttrain.config.build import build
 from robusttrain.running import jobs
 from robusttrain.running.jobs import Call, Job, needed
 from robusttrain.storage.weights import read_tensors
 from studies.black_box import crafted_on
+from studies.ingredients import INGREDIENTS, at_equal_cost
+from studies.ingredients import SETTINGS as SIZES
 from studies.scales import SCALES, training_plan
 from studies.study import Study
 
@@ -152,3 +155,15 @@ def test_an_untrained_f_b_is_what_its_training_starts_from(scale, tmp_path):
 def test_networks_fit_the_data():
     plan = training_plan("--data=digits", "--model=vgg_small", "--training=standard")
     assert plan.model["init_args"]["in_channels"] == 1
+
+
+@pytest.mark.parametrize("name", INGREDIENTS)
+def test_each_ingredient_has_as_many_passes(name, scale):
+    """As its objective counts them; queries, which take no backward pass, are none."""
+    sizes = replace(SIZES["digits"], passes=8)
+    plan = at_equal_cost(scale, sizes, name).work
+    cost = build(plan.training["objective"], "training.objective").cost()
+    share = plan.trainer.get("limit_train_batches") or 1.0
+    network = 4.25 / 2 if "resnet_small" in name else 1
+    passes = (cost.inner + cost.training) * network * plan.trainer["max_epochs"] * share
+    assert passes == pytest.approx(8, rel=1e-3)

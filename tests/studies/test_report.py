@@ -4,7 +4,8 @@ import torch
 
 from robusttrain.reporting import decision_regions
 from robusttrain.transfer import Regions
-from studies.recipes import beside
+from studies.converged import doubled, pace
+from studies.recipes import SPEED, YARDSTICK, beside
 from studies.study import Study, percent
 
 
@@ -22,7 +23,24 @@ def test_differences_are_taken_image_by_image():
     ours[0] = 1.0
     spread = 100 * 1.96 * (0.01 * 0.99 / 99) ** 0.5
     assert beside(ours, theirs) == f"+1.0 ({1 - spread:+.1f} to {1 + spread:+.1f})"
-    assert beside(theirs, theirs) == "+0.0 (+0.0 to +0.0)"
+    assert beside(theirs, theirs) == "+0.0 (-1.9 to +1.9)"  # nothing shows a spread
+
+
+def test_what_doubling_added_over_seeds():
+    assert doubled([0.02]) == "+2.0"
+    assert doubled([0.02, 0.02]) == "+2.0 in each"
+    # 12.706: the 97.5 % quantile of Student's t with one degree of freedom.
+    assert doubled([0.01, 0.03]) == "+2.0 (-10.7 to +14.7)"
+
+
+def test_a_recipes_time_is_beside_the_yardstick_of_its_own_seed():
+    """The machine was half as fast while the second seed ran."""
+    speeds = {f"{YARDSTICK}, seed 0": 100, "g, seed 0": 400}
+    speeds |= {f"{YARDSTICK}, seed 1": 50, "g, seed 1": 200}
+    results = {f"{label}, whole": {SPEED: [speed]} for label, speed in speeds.items()}
+    assert pace(results, ["g, seed 0", "g, seed 1"]) == "0.25"
+    results["g, seed 1, whole"] = {SPEED: [100]}
+    assert pace(results, ["g, seed 0", "g, seed 1"]) == "0.25 to 0.50"
 
 
 def test_a_figure_that_lays_itself_out_is_left_alone(tmp_path):

@@ -1,0 +1,30 @@
+"""Differences of two evaluations of the same images."""
+
+import math
+
+import pytest
+import torch
+
+from robusttrain.evaluation.paired import around, compared
+
+
+def test_the_interval_of_shares_is_that_of_their_mean():
+    change = torch.tensor([0.5, -0.5, 0.25, 0.0], dtype=torch.float64)
+    error = float(change.std()) / 2
+    assert around(change) == pytest.approx((0.0625 - 1.959964 * error, 0.0625 + 1.959964 * error))
+
+
+def test_where_nothing_varies_the_interval_still_has_a_width():
+    """A random model that keeps every verdict shows no more than one that is not random."""
+    same = torch.zeros(100)
+    plain = compared(same, same, "worst case", random=False)
+    drawn = compared(same, same, "worst case", random=True)
+    assert (drawn.low, drawn.high) == (plain.low, plain.high)
+    assert drawn.high == pytest.approx(1.959964 / 102)
+    assert drawn.p == 1
+    low, high = around(torch.ones(100))
+    assert 0.9 < low < high <= 1
+
+
+def test_one_image_has_no_interval():
+    assert all(math.isnan(end) for end in around(torch.ones(1)))
