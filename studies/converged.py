@@ -126,6 +126,9 @@ def run(arguments: list[str]) -> None:
     sizes = replace(sizes, seeds=study.seeds or sizes.seeds)
     if scale.name == "small":
         scale.about = ABOUT
+    # For f_b, too: no image that is validated on was trained on.
+    split = {key: to for key, to in sizes.options.items() if key.startswith("data.")}
+    scale.data = {**scale.data, **split}
     points: dict[str, EvaluationPlan | Call] = {}
     for seed in range(sizes.seeds):  # all recipes of one before the next
         for name in sizes.recipes:
