@@ -11,6 +11,7 @@ from torch import nn
 from robusttrain import attacks, data, defenses, models
 from robusttrain.evaluation import Scenario
 from robusttrain.evaluation.plan import Node
+from robusttrain.storage.made_of import told
 
 #: Rooms whose public names stand for where things are defined.
 ROOMS = (attacks, defenses, models, data)
@@ -26,7 +27,9 @@ def path_of(cls: type) -> str:
 
 
 def described(value: Any) -> Any:
-    """Plain values for a plan: a dataclass as its node, a module by its class alone."""
+    """Plain values for a plan: a dataclass as its node, a module by its class alone, anything else
+    by its class and what it holds.
+    """
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, Mapping):
@@ -39,6 +42,8 @@ def described(value: Any) -> Any:
             each.name: described(vars(value)[each.name]) for each in fields(value) if each.init
         }
         node["init_args"] = arguments
+    elif own := {} if isinstance(value, nn.Module) else getattr(value, "__dict__", {}):
+        node["attributes"] = {name: told(item) for name, item in own.items()}
     return node
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +14,8 @@ from robusttrain.core.errors import UserError, first_line
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.made_of import is_library
 
-#: Folders of Python's own code, of installed packages, and of this one.
-LIBRARIES = (
-    *(Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib", "platlib")),
-    Path(__file__).parents[1],
-)
 #: How many images of the first batch the target is asked about twice, to see if it is random.
 ASKED = 8
 
@@ -96,11 +90,8 @@ def _said(error: Exception) -> str:
 
 def _place(error: Exception) -> str:
     """Where in somebody's own code it was raised; nothing where that is a library's."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(Path(frame.filename).is_relative_to(folder) for folder in LIBRARIES)
-    ]
+    raised = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in raised if not is_library(frame.filename)]
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 

@@ -37,6 +37,7 @@ from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import write_json
 from robusttrain.storage.journal import digest, weights_of
+from robusttrain.storage.made_of import made_of
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Subject:
         return weights_of(self.target)
 
     @cached_property
+    def code(self) -> str:
+        """What the target does besides, as `made_of` has it."""
+        return made_of(self.target)
+
+    @cached_property
     def images(self) -> str:
         """The test images by their hash: other images are another run, wherever they lie."""
         split: Split = self.data.test_dataloader().dataset  # type: ignore[assignment]
@@ -76,7 +82,9 @@ def settings_of(plan: EvaluationPlan, subject: Subject) -> dict[str, Any]:
     """
     idle = {name: why for name, why in subject.unfit.items() if name not in subject.bare}
     settings = fingerprint(plan.without(idle), subject.weights, subject.target.random)
-    return {**settings, "data": {**settings["data"], "images": subject.images}}
+    target = {**settings["target"], "code": subject.code}
+    data = {**settings["data"], "images": subject.images}
+    return {**settings, "target": target, "data": data}
 
 
 def precisions_of(
