@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -131,6 +131,22 @@ def stem(name: str) -> str:
     return name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
 
 
+def by_name(names: Iterable[str], option: str = "--attack") -> dict[str, str]:
+    """Presets and files by what they are called in reports (`stem`).
+
+    Raises:
+        UserError: two of them are called alike.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        if (other := found.setdefault(stem(name), name)) != name:
+            raise UserError(
+                f"{option} {name}: {other} is called {stem(name)} as well, and one name stands for"
+                " one attack: rename the file"
+            )
+    return found
+
+
 def scenarios(
     names: Sequence[str],
     overrides: Sequence[tuple[str, str]] = (),
@@ -169,7 +185,7 @@ def attack_nodes(
     Raises:
         UserError: unknown preset, or a value that is no YAML.
     """
-    nodes = names if isinstance(names, Mapping) else {stem(name): name for name in names}
+    nodes = names if isinstance(names, Mapping) else by_name(names, option)
     read = {name: _content(name, said, option) for name, said in nodes.items()}
     spared = _spared(read, [key for key, _ in overrides], option)
     for name, node in read.items():

@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from robusttrain.config.attacks import attack_nodes, checked, spelt_out, split_attacks, stem
+from robusttrain.config.attacks import attack_nodes, by_name, checked, spelt_out, split_attacks
 from robusttrain.config.build import trusted_nodes
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
@@ -128,7 +128,7 @@ def read_plan(
     own = plain(config.attacks)
     asked = [*values_of(arguments, "--attack"), *own]
     names = names if names or own else ["pgd"]
-    attacks = attack_nodes({stem(name): name for name in names} | own, overrides, config.epsilon)
+    attacks = attack_nodes(by_name(names) | own, overrides, config.epsilon)
     for name, node in attacks.items():
         checked(node, name)  # says what is wrong with it
     values = {

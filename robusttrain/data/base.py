@@ -55,10 +55,12 @@ def fetch(what: str, root: Path, download: Callable[[], object]) -> None:
 def as_float(images: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:
     """uint8 images as float32 in [0, 1], by default with channels last in memory.
 
-    Float images keep their values and their type.
+    Float images keep their values and their type; bools become 0 and 1.
     """
     if images.is_floating_point():
         return images.to(memory_format=layout, copy=True)
+    if images.dtype == torch.bool:
+        return images.to(torch.float32, memory_format=layout)
     return images.to(torch.float32, memory_format=layout).div_(255)
 
 

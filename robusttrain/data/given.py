@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import UserError, at_least
 from robusttrain.core.labels import as_labels, check_labels
 from robusttrain.data.base import Facts, ImageData, SplitName
 from robusttrain.data.notes import note
@@ -79,6 +79,8 @@ def collected(
     Raises:
         UserError: labels are missing or given twice, items have another form, or there is no image.
     """
+    if count is not None:
+        at_least("count", count, 1)
     if isinstance(images, np.ndarray):
         images = torch.as_tensor(images)
     elif labels is not None and isinstance(images, list | tuple) and _are_images(images):
@@ -87,7 +89,8 @@ def collected(
         if labels is None:
             raise UserError("labels: give one for each image: evaluate(model, images, labels)")
         labels = as_labels(labels)
-        return _checked(images[:count], labels[:count])
+        images, labels = _checked(images, labels)
+        return images[:count], labels[:count]
     if labels is not None:
         raise UserError(
             f"labels: {type(images).__name__} brings labels of its own: leave these out"
@@ -120,6 +123,11 @@ def _checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Images and labels, if there is a label for each image."""
     if images.dim() != 4 or not len(images):
         raise UserError(f"images: expected (N, C, H, W), N at least 1, got {tuple(images.shape)}")
+    if not images.is_floating_point() and images.dtype not in (torch.uint8, torch.bool):
+        raise UserError(
+            f"images: {str(images.dtype).removeprefix('torch.')} leaves open whether 1 is white or"
+            " 255: give floats in [0, 1], or uint8 from 0 to 255"
+        )
     return images, check_labels(labels, images)
 
 

@@ -34,8 +34,12 @@ def takes_streams(model: nn.Module) -> bool:
 
 
 def says_random(model: nn.Module) -> bool:
-    """Whether the model declares that it is random; by default, whether it takes streams."""
-    return bool(getattr(model, "random", takes_streams(model)))
+    """Whether the model declares that it is random; by default, whether it takes streams.
+
+    An attribute of that name that is no bool, such as a generator, declares nothing.
+    """
+    said = getattr(model, "random", None)
+    return said if isinstance(said, bool) else takes_streams(model)
 
 
 class Function(nn.Module):

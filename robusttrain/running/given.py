@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from robusttrain.attacks import Attack, Target, Threat
-from robusttrain.config.attacks import attack_nodes, scenario, stem
+from robusttrain.config.attacks import attack_nodes, by_name, scenario, stem
 from robusttrain.config.describe import described, path_of, scenario_node
 from robusttrain.config.suites import suite, suite_settings
 from robusttrain.core.advice import without_advice
@@ -147,7 +147,7 @@ def _scenarios(
     """Attacks by name in their order, in the threat, and which of them were asked for."""
     if isinstance(attacks, str):
         attacks = [attacks]
-    said = attacks if isinstance(attacks, Mapping) else {stem(each): each for each in attacks or ()}
+    said = attacks if isinstance(attacks, Mapping) else by_name(attacks or (), "attacks")
     asked = {name: _scenario(each) for name, each in said.items()}
     from_suites = {
         name: scenario(node, name, "attacks")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from robusttrain.core.errors import UserError
 from robusttrain.storage.claims import Claims
-from robusttrain.storage.files import hash_of_tensors, hash_of_weights, write_json
+from robusttrain.storage.files import hash_of_json, hash_of_tensors, hash_of_weights, write_json
 from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
 
 Entry = dict[str, Tensor]
@@ -230,7 +230,10 @@ class Journal:
             raise
 
     def _path(self, stage: str, indices: Tensor) -> Path:
-        return self.folder / re.sub(r"[^\w.=-]+", "-", stage) / f"{_name(indices)}.safetensors"
+        folder = re.sub(r"[^\w.=-]+", "-", stage)
+        if folder != stage:  # or two stages could share one
+            folder += f"-{hash_of_json(stage)[:8]}"
+        return self.folder / folder / f"{_name(indices)}.safetensors"
 
     def _drop(self, path: Path, why: str) -> None:
         self.report(f"{why}: dropped, to be done again")

@@ -1,6 +1,7 @@
 """The Python door: any model, any images, the same figures as the engine's."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -43,8 +44,66 @@ def test_figures_are_the_engines(given):
     assert results.clean.accuracy == pytest.approx(23 / 24)
     assert results.worst_case.accuracy == results.attacks["mine"].robust.accuracy < 0.5
     assert results.attacks["mine"].preset["init_args"]["step_size"] == 0.01
+    assert str(results).splitlines()[0] == "24 images, linf, epsilon 0.05"
     assert "worst case" in str(results)
     assert "mine" in results._repr_html_()
+    assert "linf, epsilon 0.05" in results._repr_html_()
+
+
+def test_an_accuracy_of_few_images_says_so(given):
+    """Of those that the attack before left; alone it would read like one of all."""
+    model, images, labels = given
+    weak = ProjectedGradient(1, 0.004, random_start=False, threat=Linf(0.05))
+    attacks = {"first": weak, "second": PGD}
+    whole = robusttrain.evaluate(model, images, labels, attacks=attacks, **QUIET)
+    assert "until then" not in str(whole)
+    found = robusttrain.evaluate(model, images, labels, attacks=attacks, survivors=True, **QUIET)
+    left = found.json["attacks"]["second"]["images"]
+    assert 0 < left < 23
+    line = next(line for line in str(found).splitlines() if line.startswith("second"))
+    assert line.endswith(f"of the {left} images that stood until then")
+    assert f"of the {left} images" in found._repr_html_()
+
+
+def test_bools_are_black_and_white(given):
+    model, images, labels = given
+    light = images > 0.5
+    found, plain = (
+        robusttrain.evaluate(model, each, labels, attacks={"mine": PGD}, **QUIET)
+        for each in (light, light.float())
+    )
+    assert torch.equal(found.records.worst, plain.records.worst)
+    assert found.clean == plain.clean
+
+
+def test_a_generator_called_random_declares_nothing(given):
+    model, images, labels = given
+    model.random = random.Random(0)
+    assert not DefendedClassifier.of(model).random
+    results = robusttrain.evaluate(model, images, labels, attacks={"mine": PGD}, **QUIET)
+    assert results.json["random"] is False
+
+
+def test_two_attacks_of_one_name_are_refused(given, tmp_path):
+    (tmp_path / "pgd.yaml").write_text("like: pgd\nattack:\n  init_args:\n    steps: 1\n")
+    names = ["pgd", str(tmp_path / "pgd.yaml")]
+    with pytest.raises(UserError, match="pgd is called pgd as well"):
+        robusttrain.evaluate(*given, attacks=names, **QUIET)
+
+
+@pytest.mark.parametrize("name", ["clean", "../mine", "a\\b", "epsilon=0.1", ".hidden", ""])
+def test_names_that_stand_for_something_else_are_refused(given, name):
+    with pytest.raises(OptionError, match="no attack can be called that"):
+        robusttrain.evaluate(*given, attacks={name: PGD}, **QUIET)
+
+
+def test_names_that_differ_in_a_space_keep_journals_of_their_own(given, tmp_path):
+    still = ProjectedGradient(1, 1e-9, random_start=False, threat=Linf(0.05))
+    settings = {"attacks": {"weak 1": still, "weak-1": PGD}, "output": tmp_path, **QUIET}
+    found = robusttrain.evaluate(*given, **settings)
+    alone = robusttrain.evaluate(*given, attacks={"weak-1": PGD}, **QUIET)
+    assert found.attacks["weak 1"].robust == found.clean
+    assert found.attacks["weak-1"].robust == alone.worst_case != found.clean
 
 
 def test_the_model_is_left_as_it_was(given):
@@ -213,12 +272,25 @@ def test_nor_where_a_network_and_data_of_ours_were_handed_over(tmp_path, command
         (lambda m, x, y: (m, [(x[0], "cat")], None), "class numbers, got cat"),
         (lambda m, x, y: (m, x, y[:, None]), r"got \(24, 1\): give labels\[:, 0\]"),
         (lambda m, x, y: (m, x, torch.eye(5)[y]), r"\(24, 5\): give labels.argmax\(dim=1\)"),
+        (lambda m, x, y: (m, (255 * x).long(), y), "int64 leaves open whether 1 is white or 255"),
         (lambda m, x, y: ("resnet", x, y), "expected a torch.nn.Module or a function"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(change, fix, given):
     with pytest.raises(UserError, match=fix):
         robusttrain.evaluate(*change(*given), attacks="pgd-quick", **QUIET)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_images_are_no_limit(given, count):
+    with pytest.raises(OptionError, match=f"count = {count}"):
+        robusttrain.evaluate(*given, attacks="pgd-quick", count=count, **QUIET)
+
+
+def test_a_limit_hides_no_label_that_is_missing(given):
+    model, images, labels = given
+    with pytest.raises(UserError):
+        robusttrain.evaluate(model, images, labels[:10], attacks="fgsm", count=5, **QUIET)
 
 
 def test_models_with_numpy_or_quantized_layers_inside(given):
