@@ -28,7 +28,6 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.journal import Journal, unfinished, weights_of
 from robusttrain.storage.locks import alone
-from robusttrain.storage.made_of import made_of
 from robusttrain.storage.weights import save_tensors
 
 #: The images that fell, beside results.json.
@@ -161,10 +160,7 @@ def open_journal(
     """
     whole = {
         **settings,
-        "sources": {
-            name: f"{weights_of(source)} {made_of(source)}"
-            for name, source in engine.sources.items()
-        },
+        "sources": {name: weights_of(source) for name, source in engine.sources.items()},
     }
     with alone(folder, "the journal", say):
         journal = Journal(folder, whole, fresh, say)
