@@ -138,6 +138,11 @@ def _target(
         return DefendedClassifier.of(model)
     if isinstance(model, DefendedClassifier):
         raise UserError("defense: the model has one already: give its classifier")
+    if not isinstance(defense, Defense):
+        raise UserError(
+            f"defense: expected a Defense, got {type(defense).__name__}: write a class with"
+            " transform (docs/own-defense.md)"
+        )
     return DefendedClassifier(defense, model)
 
 
@@ -147,6 +152,17 @@ def _scenarios(
     """Attacks by name in their order, in the threat, and which of them were asked for."""
     if isinstance(attacks, str):
         attacks = [attacks]
+    if isinstance(attacks, Attack | Scenario):
+        raise UserError("attacks: give it a name of its own: attacks={'mine': ...}")
+    if threat is not None and not isinstance(threat, Threat):
+        raise UserError(f"threat: expected Linf(...) or L2(...), got {threat!r}")
+    if not isinstance(attacks, Mapping) and any(
+        not isinstance(each, str) for each in attacks or ()
+    ):
+        raise UserError(
+            "attacks: a list holds presets' names; give others names of their own:"
+            " attacks={'mine': ...}"
+        )
     said = attacks if isinstance(attacks, Mapping) else by_name(attacks or (), "attacks")
     asked = {name: _scenario(each) for name, each in said.items()}
     from_suites = {
@@ -177,6 +193,11 @@ def _scenario(said: str | Attack | Scenario) -> Scenario:
         return said
     if isinstance(said, Attack):
         return Scenario(said, Target())
+    if not isinstance(said, str):
+        raise UserError(
+            f"attacks: expected a preset's name, an Attack or a Scenario, got {said!r}: an attack"
+            " of your own is a class (docs/own-attack.md)"
+        )
     node = _node(said)
     if surrogates_in(node):
         raise UserError(

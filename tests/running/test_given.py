@@ -281,6 +281,24 @@ def test_what_cannot_work_is_said_in_one_line(change, fix, given):
         robusttrain.evaluate(*change(*given), attacks="pgd-quick", **QUIET)
 
 
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"attacks": APGD()}, "attacks: give it a name"),
+        ({"attacks": [APGD()]}, "a list holds presets' names"),
+        ({"attacks": {"mine": len}}, "expected a preset's name, an Attack or a Scenario"),
+        ({"attacks": {"mine": 3}}, "expected a preset's name, an Attack or a Scenario, got 3"),
+        ({"attacks": "fgsm", "threat": 0.2}, "threat: expected Linf"),
+        ({"attacks": "fgsm", "defense": nn.Identity()}, "expected a Defense, got Identity"),
+        ({"attacks": "fgsm", "defense": abs}, "expected a Defense, got builtin_function"),
+    ],
+)
+def test_what_is_of_another_kind_is_said_in_one_line(given, settings, fix):
+    with pytest.raises(UserError, match=fix) as caught:
+        robusttrain.evaluate(*given, **QUIET, **settings)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_images_are_no_limit(given, count):
     with pytest.raises(OptionError, match=f"count = {count}"):
