@@ -340,6 +340,10 @@ def members_of(model: nn.Module) -> Sequence[tuple[nn.Module, float]]:
     return model.shares() if isinstance(model, SourceModel) else [(model, 1.0)]
 
 
+#: Two answers that differ by no more than this share of the largest logit are the same.
+ROUNDING = 1e-5
+
+
 def ask_twice(model: nn.Module, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
     """Two forward passes with different draws: their mean, and whether they differ.
 
@@ -358,7 +362,11 @@ def ask_twice(model: nn.Module, images: Tensor, rng: Rng) -> tuple[Tensor, Tenso
     queried = Queried.of(model)
     with torch.no_grad():
         first, second = (queried(images, rng.fold(draw)) for draw in range(2))
-    # NaN differs from itself, but a model that always answers NaN is not random.
-    differ = (first != second) & ~(first.isnan() & second.isnan())
+    # What rounding may explain, as on accelerators that add in any order, is no randomness: taken
+    # for that, it would cost an attack by queries most of its steps. NaN differs from itself, but a
+    # model that always answers NaN is not random.
+    largest = first.abs().nan_to_num(0, 0, 0).amax(dim=1, keepdim=True)
+    apart = ((first - second).abs() > ROUNDING * largest) | (first.isnan() != second.isnan())
+    differ = apart & (first != second)
     dtype = torch.promote_types(first.dtype, torch.float32)
     return (first.to(dtype) + second.to(dtype)) / 2, differ.any(dim=1)

@@ -12,8 +12,11 @@ from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.base import check_images
 from robusttrain.core.errors import UserError, first_line
 from robusttrain.core.rng import Rng
+from robusttrain.core.telling import Say
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.models.declared import dtype_of
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.fast import TOLERANCE, leave_uncopied
 from robusttrain.storage.made_of import is_library
 
 #: How many images of the first batch the target is asked about twice, to see if it is random.
@@ -93,6 +96,51 @@ def _place(error: Exception) -> str:
     raised = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in raised if not is_library(frame.filename)]
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+
+
+def check_copy(target: DefendedClassifier, images: Tensor, rng: Rng, say: Say) -> None:
+    """Compare the copy of a target's classifier that attacks would differentiate with the
+    classifier itself. Where it answers otherwise, they take the classifier from now on, and a line
+    says so.
+
+    The defense is no part of it: one that searches on the classifier amplifies rounding.
+
+    Args:
+        target: the defended classifier.
+        images: (B, C, H, W).
+        rng: streams of the images, the same for both.
+        say: takes the line.
+    """
+    images, rng = images[:ASKED].contiguous(), rng[:ASKED]
+    bare = DefendedClassifier(None, target.classifier)
+    short = dtype_of(target.classifier) in (torch.bfloat16, torch.float16)
+
+    def answers(model: nn.Module) -> Tensor:
+        queried = Queried.of(model)
+        with prepared(queried), torch.no_grad():
+            return queried(images.clone(), rng)
+
+    try:
+        expected = answers(bare)
+    except Exception:  # noqa: BLE001 - it may take only what the defense makes of an image
+        return
+    if not torch.equal(expected, answers(bare)):
+        return  # it draws by itself, so no two answers can be compared
+    try:
+        off = (answers(bare.fast()) - expected).abs().nan_to_num()
+    except Exception as error:  # noqa: BLE001 - models are any code
+        what = f"cannot answer ({first_line(error)})"
+    else:
+        # Half types round by more; their copy computes in float32.
+        if off.max() <= (0.05 if short else TOLERANCE) * expected.nan_to_num().abs().max():
+            return
+        what = f"answers otherwise (logits differ by up to {float(off.max()):.2g})"
+    leave_uncopied(target.classifier)
+    say(
+        f"the copy of the model that attacks would differentiate {what}, so they differentiate the"
+        " model itself, which is slower: a hook or a function in it holds on to the model, or it"
+        " reads weights or images as they lie in memory"
+    )
 
 
 def one_threat(scenarios: Mapping[str, Scenario]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from weakref import WeakSet
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -29,6 +30,9 @@ from robusttrain.models.declared import dtype_of, output_of
 from robusttrain.models.outputs import tensor_of
 
 logger = logging.getLogger(__name__)
+
+#: Models whose copies answer otherwise than they do: attacks differentiate these themselves.
+_uncopied: WeakSet[nn.Module] = WeakSet()
 
 # Exact classes: a subclass may compute its weight (weight standardisation, parametrizations).
 # Conv2dSame only pads.
@@ -86,7 +90,9 @@ class FastModel(nn.Module):
         """Images (B, C, H, W) in [0, 1] to logits (B, K), differentiable twice; ``rng`` is for
         networks that take streams.
         """
-        layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
+        # Whoever cannot be copied may read its images as they lie in memory.
+        plain = torch.preserve_format if images.dim() != 4 else torch.contiguous_format
+        layout = torch.channels_last if images.dim() == 4 and self.copied else plain
         compiled = self._compiled(images)
         if self.autocast:
             with torch.autocast(images.device.type, self.dtype):
@@ -117,11 +123,16 @@ def _wide(
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def leave_uncopied(model: nn.Module) -> None:
+    """From now on `fast_copy` wraps the model itself: its copies answer otherwise than it does."""
+    _uncopied.add(model)
+
+
 def fast_copy(
     model: nn.Module, dtype: torch.dtype = torch.float32, example: Tensor | None = None
 ) -> FastModel:
     """A deep copy of ``model`` for attacks: evaluation mode, parameters frozen, batch norm folded,
-    channels_last; the model itself, wrapped, where it cannot be copied.
+    channels_last; the model itself, wrapped, where it cannot be copied (`leave_uncopied`).
 
     The model itself is left as it is: mode, ``requires_grad``, memory format, weights. The copy
     does not follow later changes of the model's weights. The rewritten copy is checked against a
@@ -151,7 +162,7 @@ def fast_copy(
         torch.autocast(kind, enabled=False),
         torch.random.fork_rng(devices=cuda),
     ):
-        plain = _copied(model)
+        plain = None if model in _uncopied else _copied(model)
         if plain is None:
             short = dtype in (torch.bfloat16, torch.float16)
             return FastModel(model, dtype, short, folded=0, copied=False)

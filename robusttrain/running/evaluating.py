@@ -13,13 +13,14 @@ from robusttrain.config.suites import left_out, refuse_few_classes
 from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
 from robusttrain.core.advice import without_advice
+from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import ImageData
 from robusttrain.evaluation.cost import check_sources
 from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import check_export
-from robusttrain.evaluation.fitting import check_classes, one_threat, settle
+from robusttrain.evaluation.fitting import check_classes, check_copy, one_threat, settle
 from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import (
@@ -151,6 +152,8 @@ def fitted(
     first = data.first_test_batch()
     check_classes(target, first.images, data.facts().num_classes)
     settle(target, first.images, first.indices, plan.seed)
+    rng = Rng.for_images(plan.seed, first.indices).fold("copy")
+    check_copy(target, first.images, rng, say)
     suites = left_out(plan.suites, plan.asked, target, data)
     unfit = {**missing, **{stem(each): why for each, why in suites.items()}}
     for why in dict.fromkeys(unfit.values()):

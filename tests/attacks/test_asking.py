@@ -31,6 +31,7 @@ from robusttrain.attacks import (
     SuperDeepFool,
     call_model,
 )
+from robusttrain.attacks.asking import ask_twice
 from robusttrain.attacks.sources.surrogates import fused
 
 
@@ -285,3 +286,37 @@ def test_attacks_find_the_same_whatever_the_batch(name, kind, linear, images, st
     part = attack(model, x[order], labels[order], streams(5)[order])
     assert ((part - whole[order]).abs() < 1e-4).double().mean() > 0.98
     assert (attack(model, x, labels, streams(5, seed=3)) != whole).any()
+
+
+@pytest.mark.parametrize(("size", "differs"), [(1e-7, False), (1e-3, True)])
+def test_what_rounding_explains_is_no_randomness(size, differs, linear, images, streams):
+    class Noisy(nn.Module):
+        """With noise of its own generator, in shares of the largest logit."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.noise = linear(3), torch.Generator().manual_seed(0)
+
+        def forward(self, images):
+            logits = self.inner(images)
+            noise = torch.rand(logits.shape, generator=self.noise) - 0.5
+            return logits + size * logits.abs().max() * noise
+
+    assert ask_twice(Noisy(), images(), streams())[1].any() == differs
+
+
+def test_an_answer_that_is_nan_once_is_random(images, streams):
+    class Seldom(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.answers = iter([torch.nan, 1.0, torch.inf, torch.inf, torch.inf, 1.0])
+
+        def forward(self, images):
+            return torch.full((len(images), 3), next(self.answers))
+
+    model = Seldom()
+    assert [bool(ask_twice(model, images(), streams())[1].all()) for _ in range(3)] == [
+        True,
+        False,
+        True,
+    ]
