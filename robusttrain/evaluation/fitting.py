@@ -98,6 +98,21 @@ def _place(error: Exception) -> str:
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
+def repeats(target: nn.Module, images: Tensor, rng: Rng) -> bool:
+    """Whether a target answers the same where its streams are the same: then it draws from nowhere
+    else, and who knows the streams knows the draw.
+
+    Args:
+        target: images to logits, random or not.
+        images: (B, C, H, W).
+        rng: streams of the images, (B,).
+    """
+    queried = Queried.of(target)
+    with prepared(queried), torch.no_grad():
+        first, second = (queried(images[:ASKED].clone(), rng[:ASKED]) for _ in range(2))
+    return torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
 def check_copy(target: DefendedClassifier, images: Tensor, rng: Rng, say: Say) -> None:
     """Compare the copy of a target's classifier that attacks would differentiate with the
     classifier itself. Where it answers otherwise, they take the classifier from now on, and a line
@@ -121,11 +136,11 @@ def check_copy(target: DefendedClassifier, images: Tensor, rng: Rng, say: Say) -
             return queried(images.clone(), rng)
 
     try:
+        if not repeats(bare, images, rng):
+            return  # no two answers can be compared
         expected = answers(bare)
     except Exception:  # noqa: BLE001 - it may take only what the defense makes of an image
         return
-    if not torch.equal(expected, answers(bare)):
-        return  # it draws by itself, so no two answers can be compared
     try:
         off = (answers(bare.fast()) - expected).abs().nan_to_num()
     except Exception as error:  # noqa: BLE001 - models are any code

@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import ImageData
 from robusttrain.data.batches import Split
@@ -28,6 +29,7 @@ from robusttrain.evaluation.cost import announce, check_sources
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import export, export_line
+from robusttrain.evaluation.fitting import repeats
 from robusttrain.evaluation.gradient_work import works_of
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.outputs import explained, fingerprint, open_journal, save_requested
@@ -140,7 +142,14 @@ def besides_of(
     """The evaluations that a plan asks for besides, as far as the target has what they need."""
     besides = []
     if plan.known_draw and engine.target.random:
-        besides.append(known_draw(engine))
+        first = subject.data.first_test_batch()
+        if repeats(engine.target, first.images, Rng.for_images(plan.seed, first.indices)):
+            besides.append(known_draw(engine))
+        else:
+            say(
+                "known_draw: the target draws from a generator of its own besides the images'"
+                " streams, so nobody can be told its draw: left out"
+            )
     elif plan.known_draw:
         say("known_draw: the target is not random, so there is no draw to know")
     if plan.tries and not engine.target.random:

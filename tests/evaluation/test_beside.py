@@ -4,6 +4,7 @@ beforehand.
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from robusttrain.config.attacks import attack_nodes
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 from robusttrain.data import Digits
+from robusttrain.data.given import GivenImages
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.evaluation.beside import added, bare_classifier, known_draw, sentence
@@ -249,6 +251,32 @@ def test_what_cannot_run_behind_the_defense_is_not_compared(task):
     said = sentence(results(whole, engine, {}) | {"bare_classifier": content | own})
     assert "100.0 % (94.0 - 100.0) without it" in said
     assert "Without the defense strong can be run as well, and with that 70.0 %" in said
+
+
+def test_a_draw_that_nobody_can_be_told_is_no_row():
+    """A generator of the defense's own: the row would say that the attacker knew a draw."""
+
+    class Own(Defense):
+        random = True
+
+        def __init__(self):
+            super().__init__()
+            self.generator = np.random.default_rng(0)
+
+        def transform(self, images, rng):
+            return images + float(self.generator.uniform(-0.1, 0.1))
+
+    node = {"class_path": "torch.nn.Identity"}
+    plan = EvaluationPlan(model=node, attacks={}, data=node, known_draw=True)
+    images, labels = flat(LIGHT)
+    data = GivenImages(images.repeat(1, 3, 1, 1), labels, 2)
+    data.setup("test")
+    for defense, names in ((Shift(), ["known_draw"]), (Own(), [])):
+        engine, lines = Engine(DefendedClassifier(defense, Bright()), {}), []
+        subject = Subject(engine.target, "t", data)
+        found = besides_of(plan, subject, engine, {}, lines.append)
+        assert [each.name for each in found] == names
+        assert ("a generator of its own" in "".join(lines)) == (names == [])
 
 
 def test_tries_need_as_many_draws():
