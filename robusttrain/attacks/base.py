@@ -225,6 +225,13 @@ class Attack(ABC):
         return any(member.seeks_nearest for member in self.members)
 
     @property
+    def reach(self) -> float | None:
+        """How far all steps together can carry an image, in the threat's units; None where nobody
+        says. What is less than the radius leaves a part of the ball out.
+        """
+        return None
+
+    @property
     def rounds_well(self) -> bool:
         """Whether gradients computed in bfloat16 serve the attack as well as exact ones.
 

@@ -176,6 +176,21 @@ def one_threat(scenarios: Mapping[str, Scenario]) -> None:
         raise UserError(f"attacks of different threats have no common worst case ({listed}): {fix}")
 
 
+def short_steps(scenarios: Mapping[str, Scenario]) -> list[str]:
+    """A line for each attack whose steps do not reach the threat's radius, as where a preset's step
+    size is given in pixel values and the radius is another one.
+    """
+    lines = []
+    for name, each in scenarios.items():
+        reach, radius = each.attack.reach, each.attack.threat.epsilon
+        if reach is not None and 0 < reach < radius * (1 - 1e-6):
+            lines.append(
+                f"{name}: its steps together reach {reach:g} of the radius {radius:g}, so it looks"
+                " at a part of the ball alone: give it more or longer steps (steps, step_size)"
+            )
+    return lines
+
+
 def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:
     """Raise UserError if an attack left its threat: its results may not be scored."""
     if not len(images):

@@ -20,7 +20,13 @@ from robusttrain.evaluation.cost import check_sources
 from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import check_export
-from robusttrain.evaluation.fitting import check_classes, check_copy, one_threat, settle
+from robusttrain.evaluation.fitting import (
+    check_classes,
+    check_copy,
+    one_threat,
+    settle,
+    short_steps,
+)
 from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import (
@@ -88,6 +94,8 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     facts = subject.data.facts()
     refuse_few_classes(attacks, facts.num_classes)
     one_threat(attacks)
+    for line in short_steps(attacks):
+        say(line)
     at_hand = {
         name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)
     }

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from robusttrain.attacks import (
+    APGD,
     L2,
+    Adam,
     Attack,
     Average,
     ClassifierOnly,
@@ -24,6 +26,7 @@ from robusttrain.attacks import (
 from robusttrain.core.errors import UserError
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Scenario, check_classes, results
+from robusttrain.evaluation.fitting import short_steps
 from robusttrain.models.defended import DefendedClassifier
 
 
@@ -373,3 +376,17 @@ def test_an_undefended_model_has_no_defense_to_be_known(images, linear):
         "classifier",
         "classifier, defense",  # the preset's own words
     ]
+
+
+def test_steps_that_do_not_reach_the_radius_are_said():
+    """A preset's step size is given in pixel values: another radius may be out of its reach."""
+    attacks = {
+        "short": ProjectedGradient(10, 0.01, threat=Linf(0.3)),
+        "enough": ProjectedGradient(30, 0.01, threat=Linf(0.3)),
+        "scaled": ProjectedGradient(10, threat=Linf(0.3)),
+        "none": ProjectedGradient(0, 0.01, threat=Linf(0.3)),
+        "free": ProjectedGradient(10, 0.01, threat=Linf(0.3), rule=Adam()),
+        "own": APGD(10, threat=Linf(0.3)),
+    }
+    (line,) = short_steps({name: Scenario(each, Target()) for name, each in attacks.items()})
+    assert line.startswith("short: its steps together reach 0.1 of the radius 0.3")

@@ -71,6 +71,11 @@ class ProjectedGradient(Attack):
         return REACH * self.threat.epsilon / max(1, self.steps)
 
     @property
+    def reach(self) -> float | None:
+        """Of rules whose steps are all as long."""
+        return self.steps * self.alpha if self.rule in STEEPEST.values() else None
+
+    @property
     def rounds_well(self) -> bool:
         return self.gradient.queries == 0  # a difference of two answers is all rounding
 
