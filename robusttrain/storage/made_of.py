@@ -8,10 +8,12 @@ import hashlib
 import inspect
 import sysconfig
 from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from robusttrain.storage.files import hash_of_tensors, hash_of_weights
@@ -30,7 +32,7 @@ def made_of(module: nn.Module) -> str:
     """Sixteen hexadecimal digits that differ where two modules of equal weights may answer
     differently, as far as that can be read off them.
 
-    Attributes that are neither plain values, tensors nor functions are passed over.
+    Objects of libraries that are neither plain values, arrays nor functions are passed over.
     """
     return _short("".join(_lines(module, set())))
 
@@ -67,8 +69,12 @@ def _told(value: Any, seen: set[int]) -> str:
         return repr(value)
     if isinstance(value, Tensor):
         return hash_of_tensors({"": value})
+    if isinstance(value, np.ndarray | np.generic):
+        return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     if isinstance(value, MethodType):
         return _told(value.__func__, seen)
+    if isinstance(value, set | frozenset):
+        return f"{sorted(_told(item, seen) for item in value)}"
     if id(value) in seen:  # what holds itself
         return ""
     if isinstance(value, nn.Module):  # one that its holder does not know as a part
@@ -83,6 +89,11 @@ def _told(value: Any, seen: set[int]) -> str:
         seen.add(id(value))
         held = [_content(cell) for cell in value.__closure__ or ()]
         return f"{_code(value.__code__)} {_told((value.__defaults__, held), seen)}"
+    if isinstance(value, partial):
+        return _told((value.func, value.args, value.keywords), seen)
+    if hasattr(value, "__dict__") and _code_of(type(value)) != _short(""):  # of the user's own
+        seen.add(id(value))
+        return f"{type(value).__qualname__} {_told(vars(value), seen)}"
     return ""
 
 
@@ -99,6 +110,7 @@ def _code(code: CodeType) -> str:
     return f"{code.co_code.hex()} {inner} {code.co_names}"
 
 
+@lru_cache(maxsize=4096)  # a network has few classes and many parts
 def _code_of(cls: type) -> str:
     """A fingerprint of the code of a class and its bases; nothing of libraries.
 

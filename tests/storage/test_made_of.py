@@ -3,7 +3,10 @@
 import copy
 import importlib
 import sys
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -58,17 +61,26 @@ def test_a_copy_is_the_same_and_running_it_changes_nothing():
         lambda module: setattr(module, "scale", 2.0),
         lambda module: setattr(module, "scales", [1, {"a": torch.ones(2)}]),
         lambda module: setattr(module, "inner", lambda x: x + 1),
+        lambda module: setattr(module, "array", np.ones(2)),
+        lambda module: setattr(module, "part", partial(pow, 3)),
+        lambda module: setattr(module, "config", Config(2)),
+        lambda module: setattr(module, "names", {"a", "c"}),
         lambda module: module.register_buffer("shift", torch.ones(1), persistent=False),
         lambda module: module.append(nn.ReLU()),
         lambda module: setattr(module[0], "stride", (2, 2)),
     ],
-    ids=["number", "list", "function", "buffer", "part", "of torch's own"],
+    ids=[
+        *("number", "list", "function", "array", "partial", "config", "set", "buffer", "part"),
+        "of torch's own",
+    ],
 )
 def test_each_of_these_counts(change):
     def made():
         module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
         module.scale, module.scales = 1.0, [1, {"a": torch.zeros(2)}]
         module.inner = lambda x: x
+        module.array, module.part = np.zeros(2), partial(pow, 2)
+        module.config, module.names = Config(1), {"a", "b"}
         module.register_buffer("shift", torch.zeros(1), persistent=False)
         return module
 
@@ -76,6 +88,13 @@ def test_each_of_these_counts(change):
     assert made_of(module) == made_of(made())
     change(module)
     assert made_of(module) != made_of(made())
+
+
+@dataclass
+class Config:
+    """An object of the user's own."""
+
+    width: int
 
 
 def test_what_holds_itself_comes_to_an_end():
