@@ -8,10 +8,11 @@ import hashlib
 import inspect
 import sysconfig
 from collections.abc import Iterator, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ LIBRARIES = (
 )
 #: Attributes that every module has.
 _OF_MODULES = {*vars(nn.Module()), "training"}
+#: Of classes that were met: a network has few of them, and many parts.
+_codes: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 _PLAIN = (str, int, float, complex, bool, bytes, type(None))
 
 
@@ -110,14 +113,15 @@ def _code(code: CodeType) -> str:
     return f"{code.co_code.hex()} {inner} {code.co_names}"
 
 
-@lru_cache(maxsize=4096)  # a network has few classes and many parts
 def _code_of(cls: type) -> str:
     """A fingerprint of the code of a class and its bases; nothing of libraries.
 
     It is that of the whole file, whose functions the class may call; of the script that runs, the
     class alone, since a script is edited between two runs.
     """
-    return _short("".join(map(_text_of, cls.__mro__)))
+    if cls not in _codes:
+        _codes[cls] = _short("".join(map(_text_of, cls.__mro__)))
+    return _codes[cls]
 
 
 def _text_of(cls: type) -> str:
