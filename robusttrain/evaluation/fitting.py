@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.base import check_images
-from robusttrain.core.errors import UserError, first_line
+from robusttrain.core.errors import OptionError, UserError, first_line
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Say
+from robusttrain.evaluation.records import CLEAN
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.declared import dtype_of
 from robusttrain.models.defended import DefendedClassifier
@@ -174,6 +175,16 @@ def one_threat(scenarios: Mapping[str, Scenario]) -> None:
             else "evaluate the attacks of each norm in a run of their own"
         )
         raise UserError(f"attacks of different threats have no common worst case ({listed}): {fix}")
+
+
+def refuse_names(scenarios: Mapping[str, Scenario]) -> None:
+    """Raise UserError if an attack is called what something else is: the rows without an attack, a
+    stage of a curve or of an evaluation beside this one (these have "=" in it), or a path.
+    """
+    for name in scenarios:
+        if name == CLEAN or not name or name.startswith(".") or set(name) & {*"/\\="}:
+            fix = f"no attack can be called that: no {CLEAN!r}, and no '/', '\\' or '=' in it"
+            raise OptionError("--attacks", name, fix)
 
 
 def short_steps(scenarios: Mapping[str, Scenario]) -> list[str]:

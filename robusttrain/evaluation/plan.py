@@ -12,7 +12,6 @@ from robusttrain.core.parts import class_name
 from robusttrain.evaluation.audit import LEAST
 from robusttrain.evaluation.compiling import COMPILE, Compile
 from robusttrain.evaluation.precision import PRECISIONS, Precision
-from robusttrain.evaluation.records import CLEAN
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
 Node = dict[str, Any]
@@ -161,11 +160,6 @@ class EvaluationPlan:
                 at_least(name, value, 0)
         one_of("--precision", self.precision, PRECISIONS)
         one_of("--compile", self.compile, COMPILE)
-        for name in self.attacks:
-            # Stages of a curve and of evaluations beside this one have "=" in their names.
-            if name == CLEAN or not name or name.startswith(".") or set(name) & {*"/\\="}:
-                fix = f"no attack can be called that: no {CLEAN!r}, and no '/', '\\' or '=' in it"
-                raise OptionError("--attacks", name, fix)
         parts = {"model": self.model, "data": self.data, **self.attacks}
         for name, node in parts.items():
             if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):

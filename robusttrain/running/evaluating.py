@@ -24,6 +24,7 @@ from robusttrain.evaluation.fitting import (
     check_classes,
     check_copy,
     one_threat,
+    refuse_names,
     settle,
     short_steps,
 )
@@ -93,6 +94,7 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     """
     facts = subject.data.facts()
     refuse_few_classes(attacks, facts.num_classes)
+    refuse_names(attacks)
     one_threat(attacks)
     for line in short_steps(attacks):
         say(line)
