@@ -99,9 +99,9 @@ def _place(error: Exception) -> str:
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
-def repeats(target: nn.Module, images: Tensor, rng: Rng) -> bool:
-    """Whether a target answers the same where its streams are the same: then it draws from nowhere
-    else, and who knows the streams knows the draw.
+def repeated(target: nn.Module, images: Tensor, rng: Rng) -> Tensor | None:
+    """Logits (ASKED, K) of the first images, if the target answers the same where its streams are
+    the same: then it draws from nowhere else, and who knows the streams knows the draw. Else None.
 
     Args:
         target: images to logits, random or not.
@@ -111,7 +111,7 @@ def repeats(target: nn.Module, images: Tensor, rng: Rng) -> bool:
     queried = Queried.of(target)
     with prepared(queried), torch.no_grad():
         first, second = (queried(images[:ASKED].clone(), rng[:ASKED]) for _ in range(2))
-    return torch.equal(first.nan_to_num(), second.nan_to_num())
+    return first if torch.equal(first.nan_to_num(), second.nan_to_num()) else None
 
 
 def check_copy(target: DefendedClassifier, images: Tensor, rng: Rng, say: Say) -> None:
@@ -127,23 +127,18 @@ def check_copy(target: DefendedClassifier, images: Tensor, rng: Rng, say: Say) -
         rng: streams of the images, the same for both.
         say: takes the line.
     """
-    images, rng = images[:ASKED].contiguous(), rng[:ASKED]
     bare = DefendedClassifier(None, target.classifier)
     short = dtype_of(target.classifier) in (torch.bfloat16, torch.float16)
-
-    def answers(model: nn.Module) -> Tensor:
-        queried = Queried.of(model)
-        with prepared(queried), torch.no_grad():
-            return queried(images.clone(), rng)
-
     try:
-        if not repeats(bare, images, rng):
-            return  # no two answers can be compared
-        expected = answers(bare)
-    except Exception:  # noqa: BLE001 - it may take only what the defense makes of an image
+        expected = repeated(bare, images.contiguous(), rng)
+    except Exception as error:  # noqa: BLE001 - it may take only what the defense makes of an image
+        say(f"the copy that attacks differentiate is not compared: {_said(error)}")
+        return
+    if expected is None:  # it draws by itself, so no two answers can be compared
         return
     try:
-        off = (answers(bare.fast()) - expected).abs().nan_to_num()
+        copied = repeated(bare.fast(), images, rng)
+        off = torch.tensor(torch.inf) if copied is None else (copied - expected).abs().nan_to_num()
     except Exception as error:  # noqa: BLE001 - models are any code
         what = f"cannot answer ({first_line(error)})"
     else:

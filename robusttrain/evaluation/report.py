@@ -123,7 +123,7 @@ class Results:
         if self.records is not None:
             self.records.save(folder / VERDICTS)
 
-    def of(self, attack: str) -> str:
+    def _share(self, attack: str) -> str:
         """Of which images an attack's accuracy is, where it was handed only some."""
         row = self.json["attacks"][attack]
         whole = self.json["images"]
@@ -131,7 +131,7 @@ class Results:
         return f"of the {row['images']:,} images that stood until then" if few else ""
 
     @property
-    def threat(self) -> str:
+    def _ball(self) -> str:
         """Norm and radius, as a line."""
         said = self.json.get("threat")
         return f"{said['norm']}, epsilon {said['epsilon']:g}" if said else ""
@@ -139,17 +139,17 @@ class Results:
     def __str__(self) -> str:
         lines = [
             ("clean", str(self.clean)),
-            *((each, f"{row.robust} {self.of(each)}") for each, row in self.attacks.items()),
+            *((each, f"{row.robust} {self._share(each)}") for each, row in self.attacks.items()),
             ("worst case", str(self.worst_case)),
         ]
         width = max(len(name) for name, _ in lines)
-        head = f"{self.json['images']:,} images" + (f", {self.threat}" if self.threat else "")
+        head = f"{self.json['images']:,} images" + (f", {self._ball}" if self._ball else "")
         return "\n".join([head, *(f"{name:<{width}}  {row}".rstrip() for name, row in lines)])
 
     def _repr_html_(self) -> str:
         """A table, for notebooks."""
         rows = "".join(
-            f"<tr><td>{escape(name)}</td><td>{escape(f'{figures.robust} {self.of(name)}')}</td>"
+            f"<tr><td>{escape(name)}</td><td>{escape(f'{figures.robust} {self._share(name)}')}</td>"
             f"<td>{escape(figures.knows)}</td></tr>"
             for name, figures in self.attacks.items()
         )
@@ -157,7 +157,7 @@ class Results:
             "<table><tr><th>attack</th><th>accuracy (95 %)</th><th>the attacker knows</th></tr>"
             f"<tr><td>none</td><td>{escape(str(self.clean))}</td><td></td></tr>{rows}"
             f"<tr><th>worst case</th><th>{escape(str(self.worst_case))}</th>"
-            f"<td>{escape(self.threat)}</td></tr></table>"
+            f"<td>{escape(self._ball)}</td></tr></table>"
         )
 
     @classmethod

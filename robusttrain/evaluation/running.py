@@ -29,7 +29,7 @@ from robusttrain.evaluation.cost import announce, check_sources
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import export, export_line
-from robusttrain.evaluation.fitting import repeats
+from robusttrain.evaluation.fitting import repeated
 from robusttrain.evaluation.gradient_work import works_of
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.outputs import explained, fingerprint, open_journal, save_requested
@@ -143,7 +143,8 @@ def besides_of(
     besides = []
     if plan.known_draw and engine.target.random:
         first = subject.data.first_test_batch()
-        if repeats(engine.target, first.images, Rng.for_images(plan.seed, first.indices)):
+        rng = Rng.for_images(plan.seed, first.indices)
+        if repeated(engine.target, first.images, rng) is not None:
             besides.append(known_draw(engine))
         else:
             say(

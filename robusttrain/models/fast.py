@@ -90,9 +90,9 @@ class FastModel(nn.Module):
         """Images (B, C, H, W) in [0, 1] to logits (B, K), differentiable twice; ``rng`` is for
         networks that take streams.
         """
-        # Whoever cannot be copied may read its images as they lie in memory.
-        plain = torch.preserve_format if images.dim() != 4 else torch.contiguous_format
-        layout = torch.channels_last if images.dim() == 4 and self.copied else plain
+        layout = torch.preserve_format
+        if images.dim() == 4:  # who cannot be copied may read its images as they lie in memory
+            layout = torch.channels_last if self.copied else torch.contiguous_format
         compiled = self._compiled(images)
         if self.autocast:
             with torch.autocast(images.device.type, self.dtype):

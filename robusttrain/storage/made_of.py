@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -42,7 +43,7 @@ def made_of(module: nn.Module) -> str:
 
 def told(value: Any) -> str:
     """A value's content as text that is the same in every process; nothing where none is known."""
-    return _told(value, set())
+    return _told(value, set(), ())
 
 
 def is_library(path: str | Path) -> bool:
@@ -55,6 +56,9 @@ def _short(text: str) -> str:
 
 
 def _lines(module: nn.Module, seen: set[int]) -> Iterator[str]:
+    """``seen``: modules and objects that were told already; the module holds them, so that no other
+    object takes their place in memory meanwhile.
+    """
     for name, part in module.named_modules():
         if id(part) in seen:
             continue
@@ -64,39 +68,38 @@ def _lines(module: nn.Module, seen: set[int]) -> Iterator[str]:
         yield hash_of_tensors({each: buffers[each] for each in part._non_persistent_buffers_set})
         for attribute, value in sorted(vars(part).items()):
             if attribute not in _OF_MODULES:
-                yield f"{attribute}: {_told(value, seen)}\n"
+                yield f"{attribute}: {_told(value, seen, ())}\n"
 
 
-def _told(value: Any, seen: set[int]) -> str:
+def _told(value: Any, seen: set[int], holders: tuple[int, ...]) -> str:
+    """``holders``: the containers and functions that hold the value, the outermost first."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, Tensor):
         return hash_of_tensors({"": value})
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    if isinstance(value, MethodType):
-        return _told(value.__func__, seen)
-    if isinstance(value, set | frozenset):
-        return f"{sorted(_told(item, seen) for item in value)}"
-    if id(value) in seen:  # what holds itself
+    if id(value) in seen or id(value) in holders:
         return ""
     if isinstance(value, nn.Module):  # one that its holder does not know as a part
         return hash_of_weights(value) + "".join(_lines(value, seen))
+    inner = (*holders, id(value))
     if isinstance(value, Mapping):
-        seen.add(id(value))
-        return "".join(f"{key!r}: {_told(item, seen)}, " for key, item in value.items())
+        return "".join(f"{key!r}: {_told(item, seen, inner)}, " for key, item in value.items())
     if isinstance(value, list | tuple):
-        seen.add(id(value))
-        return "".join(f"{_told(item, seen)}, " for item in value)
-    if isinstance(value, FunctionType):
-        seen.add(id(value))
-        held = [_content(cell) for cell in value.__closure__ or ()]
-        return f"{_code(value.__code__)} {_told((value.__defaults__, held), seen)}"
+        return "".join(f"{_told(item, seen, inner)}, " for item in value)
+    if isinstance(value, set | frozenset):  # whose order is another in every process
+        return f"{sorted(_told(item, seen, inner) for item in value)}"
+    if isinstance(value, MethodType):
+        return _told(value.__func__, seen, inner)
     if isinstance(value, partial):
-        return _told((value.func, value.args, value.keywords), seen)
-    if hasattr(value, "__dict__") and _code_of(type(value)) != _short(""):  # of the user's own
+        return _told([value.func, value.args, value.keywords], seen, inner)
+    if isinstance(value, FunctionType):
+        held = [_content(cell) for cell in value.__closure__ or ()]
+        return f"{_code(value.__code__)} {_told([value.__defaults__, held], seen, inner)}"
+    if hasattr(value, "__dict__") and _is_own(type(value)):
         seen.add(id(value))
-        return f"{type(value).__qualname__} {_told(vars(value), seen)}"
+        return f"{type(value).__qualname__} {_told(vars(value), seen, inner)}"
     return ""
 
 
@@ -109,7 +112,7 @@ def _content(cell: CellType) -> Any:
 
 def _code(code: CodeType) -> str:
     """What a function does, whatever file it stands in."""
-    inner = [_code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    inner = [_code(each) if isinstance(each, CodeType) else told(each) for each in code.co_consts]
     return f"{code.co_code.hex()} {inner} {code.co_names}"
 
 
@@ -120,15 +123,20 @@ def _code_of(cls: type) -> str:
     class alone, since a script is edited between two runs.
     """
     if cls not in _codes:
-        _codes[cls] = _short("".join(map(_text_of, cls.__mro__)))
+        _codes[cls] = _short("".join(_text_of(base) for base in cls.__mro__ if _is_own(base)))
     return _codes[cls]
+
+
+def _is_own(cls: type) -> bool:
+    """Whether a class is the user's: from a file of theirs, a script, or a notebook."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return cls.__module__ == "__main__" or (file is not None and not is_library(file))
 
 
 def _text_of(cls: type) -> str:
     try:
-        file = inspect.getfile(cls)
-        if is_library(file):
-            return ""
-        return inspect.getsource(cls) if cls.__module__ == "__main__" else Path(file).read_text()
-    except (OSError, TypeError):  # built in, or typed into a notebook
+        if cls.__module__ == "__main__":
+            return inspect.getsource(cls)
+        return Path(inspect.getfile(cls)).read_text()
+    except (OSError, TypeError):  # typed in, or made by code: its methods are known all the same
         return "".join(told(value) for value in vars(cls).values())

@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -104,6 +106,58 @@ def test_what_holds_itself_comes_to_an_end():
     module.ring.append(module.ring)
     module.back = lambda: module
     assert made_of(module) == made_of(module)
+
+
+HASHED = """
+import torch
+from torch import nn
+from robusttrain.storage.made_of import made_of
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kinds, self.tools = {"a", "b", "c"}, torch.nn.functional
+        self.chosen = lambda x: x in {"first", "second", "third"}
+        self.many = [(lambda x, n=n: x + n) for n in range(20)]
+
+print(made_of(Net()))
+"""
+
+
+def test_it_is_the_same_in_every_process():
+    """Sets have another order in each; a module of functions holds no numbers of the model."""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", HASHED],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(said) == 1
+
+
+def test_one_value_in_two_places_is_as_two_equal_values():
+    pair = (1, [2, 3])
+    shared, apart = nn.Identity(), nn.Identity()
+    shared.first = shared.second = pair
+    apart.first, apart.second = (1, [2, 3]), (1, [2, 3])
+    assert made_of(shared) == made_of(apart)
+    apart.second = (1, [2, 4])
+    assert made_of(shared) != made_of(apart)
+
+
+def test_each_of_many_functions_counts():
+    """None is taken for one that was told before, whatever lies where in memory."""
+
+    def made(last):
+        module = nn.Identity()
+        module.steps = [partial(pow, n) for n in (*range(30), last)]
+        return module
+
+    assert made_of(made(30)) == made_of(made(30)) != made_of(made(31))
 
 
 def test_whose_code_it_is(tmp_path):
