@@ -38,6 +38,10 @@ Entry = dict[str, Tensor]
 #: Draws that must all be wrong before an image counts as broken. One can then be 95 % sure that the
 #: image is right in less than a tenth of all draws.
 CONFIRMING = 30
+SOMETIMES = (
+    "the target draws random numbers for some images, and drew none for those that were asked about"
+    " first: set random = True on it, so that all images are scored over several draws"
+)
 
 
 class EntryStore(Protocol):
@@ -349,6 +353,8 @@ class Engine:
 
     def _clean(self, images: Tensor, labels: Tensor, rng: Rng) -> Entry:
         """Verdicts on the images as they are."""
+        if self.scenarios and not self.random and not self._discloses:
+            self._ask_again(images, rng)
         entry = self._judge(images, labels, rng)
         # A deterministic model that is wrong already stays wrong: no attack can make the verdict
         # worse. An image that a random model gets wrong in draw after draw counts as broken with
@@ -359,6 +365,12 @@ class Engine:
             self._broken(entry, "clean", everyone, images, labels, rng) if spared else ~everyone
         )
         return entry
+
+    def _ask_again(self, images: Tensor, rng: Rng) -> None:
+        """Raise UserError where a target that repeated itself so far answers otherwise."""
+        with prepared(self._queried):
+            if self._queried.settle(images.clone(), rng.fold("random")):
+                raise UserError(SOMETIMES)
 
     def _attack(self, name: str, images: Tensor, labels: Tensor, rng: Rng, alive: Tensor) -> Entry:
         """Attack the images that are ``alive``, and judge all of them."""
@@ -462,11 +474,7 @@ class Engine:
         random = self.random
         score = verdicts(self._queried, images, labels, rng.fold("score"), self.draws)
         if self.random and not random:
-            raise UserError(
-                "the target draws random numbers for some images, and drew none for those that were"
-                " asked about first: set random = True on it, so that all images are scored over"
-                " several draws"
-            )
+            raise UserError(SOMETIMES)
         select = (
             verdicts(self._queried, images, labels, rng.fold("select"), self.draws)
             if random

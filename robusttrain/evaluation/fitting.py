@@ -20,7 +20,7 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.fast import TOLERANCE, leave_uncopied
 from robusttrain.storage.made_of import is_library
 
-#: How many images of the first batch the target is asked about twice, to see if it is random.
+#: How many images of the first batch the target is asked about before it is asked about all.
 ASKED = 8
 
 
@@ -215,7 +215,7 @@ def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: T
 
 
 def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: int = 0) -> bool:
-    """Find out whether a target is random: ask it twice about a few images, on draws of their own.
+    """Find out whether a target is random: ask it twice about each image, on draws of their own.
 
     An `Engine` does this itself with its first batch. Callers that have to know earlier, to choose
     attacks or to fix draws, call this function. The target remembers the answer.
@@ -235,7 +235,11 @@ def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: in
 
 
 def ask_about(queried: Queried, images: Tensor, indices: Tensor, seed: int) -> bool:
-    """`Queried.settle` on the first few of the images; arguments as for `settle`."""
-    rng = Rng.for_images(seed, indices[:ASKED]).fold("random")
+    """`Queried.settle` on the first few of the images, and on all of them where those few do not
+    show that the target is random; arguments as for `settle`.
+    """
+    images, rng = check_images(images), Rng.for_images(seed, indices).fold("random")
     with prepared(queried):
-        return queried.settle(check_images(images[:ASKED]).clone(), rng)
+        return queried.settle(images[:ASKED].clone(), rng[:ASKED]) or (
+            len(images) > ASKED and queried.settle(images.clone(), rng)
+        )

@@ -144,6 +144,39 @@ def test_who_draws_for_some_images_only_must_say_so(images, linear):
         assert records.of("clean").score.shape == (8, 3)
 
 
+class Rarely(nn.Module):
+    """Noise, from a generator that nobody can seed, for bright images alone."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.own = model, np.random.default_rng(0)
+
+    def forward(self, images):
+        logits = self.model(images)
+        noise = torch.from_numpy(self.own.standard_normal(tuple(logits.shape))).float()
+        return logits + noise * (images.amax(dim=(1, 2, 3)) > 0.81)[:, None]
+
+
+def test_a_generator_of_its_own_that_seldom_matters_is_found_in_the_first_batch(images, linear):
+    """Not among the first few images, which are asked about before all others."""
+    some = images(12)
+    some[10] += 0.2
+    target = DefendedClassifier(None, Rarely(linear()))
+    assert settle(target, some, torch.arange(12))
+    engine = Engine(Rarely(linear()), PGD, draws=3)
+    records, _ = engine.run(some, torch.arange(12) % 3, torch.arange(12))
+    assert engine.random
+    assert records.of("pgd").score.shape == (12, 3)
+
+
+def test_a_generator_of_its_own_that_matters_later_is_not_taken_for_none(images, linear):
+    dark = images(4)
+    engine = Engine(Rarely(linear()), PGD, draws=3)
+    engine.run(dark, torch.arange(4) % 3, torch.arange(4))
+    with pytest.raises(UserError, match="random = True"):
+        engine.run(dark + 0.2, torch.arange(4) % 3, torch.arange(4, 8))
+
+
 def test_a_target_that_was_asked_can_be_attacked_on_a_fixed_draw(images, linear):
     """Whether there is a draw to fix is known once it was asked, and not before."""
     fixed = {
