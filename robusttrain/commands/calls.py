@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from robusttrain.attacks import Threat
 from robusttrain.config.attacks import scenarios, stem
+from robusttrain.config.numbers import a_number
 from robusttrain.core.console import ALOUD
+from robusttrain.core.errors import at_least
 from robusttrain.core.telling import SILENT
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
@@ -23,7 +25,7 @@ from robusttrain.evaluation.report import Results
 from robusttrain.running.given import Attacks, evaluate_given
 
 
-def attack(name: str, epsilon: float | None = None, **values: Any) -> Scenario:
+def attack(name: str, epsilon: float | str | None = None, **values: Any) -> Scenario:
     """An attack by its preset's name (``python evaluate.py --list``), ready to be called.
 
     ``attack("pgd", epsilon=8 / 255)(model, images, labels)`` gives adversarial images; so does any
@@ -31,7 +33,7 @@ def attack(name: str, epsilon: float | None = None, **values: Any) -> Scenario:
 
     Args:
         name: of the preset, or a YAML file.
-        epsilon: radius of the threat; None for the preset's own.
+        epsilon: radius of the threat, also written as "8/255"; None for the preset's own.
         values: of its arguments, deeper ones with two underscores: ``steps=100``,
             ``gradient__draws=5``.
 
@@ -40,7 +42,10 @@ def attack(name: str, epsilon: float | None = None, **values: Any) -> Scenario:
     """
     # JSON is YAML, too, which overrides are written in.
     overrides = [(key.replace("__", "."), json.dumps(value)) for key, value in values.items()]
-    return scenarios([name], overrides, epsilon, "attack")[stem(name)]
+    radius = None if epsilon is None else a_number(epsilon, "epsilon")
+    if radius is not None:
+        at_least("epsilon", radius, 0)
+    return scenarios([name], overrides, radius, "attack")[stem(name)]
 
 
 def evaluate(

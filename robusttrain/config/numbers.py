@@ -26,6 +26,18 @@ def number(value: Any) -> Any:
     return int(result) if result.is_integer() else result
 
 
+def a_number(value: Any, option: str) -> float:
+    """The number of an option that takes one, or text such as ``8/255``.
+
+    Raises:
+        OptionError: it is none.
+    """
+    try:
+        return float(number(value))
+    except (TypeError, ValueError) as error:
+        raise OptionError(option, value, "must be a number, such as 8/255") from error
+
+
 def several(value: Any, option: str) -> list[float]:
     """The numbers of an option that takes several: a list, or text such as ``0,2/255,4/255``.
 

@@ -68,8 +68,8 @@ class Fact:
 
 
 def _example(data: ImageData) -> Tensor:
-    facts = data.facts()
-    return torch.full((1, facts.channels, facts.image_size, facts.image_size), 0.5)
+    """A grey image, as high and as wide as those that are evaluated."""
+    return torch.full_like(data.first_test_batch().images[:1], 0.5, dtype=torch.float32)
 
 
 def _trait(

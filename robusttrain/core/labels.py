@@ -56,6 +56,8 @@ def labels_and_range(
     The host waits for the device once.
     """
     labels = as_labels(labels)
+    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch compares none of these
+        labels = labels.to(torch.int64)
     if labels.shape != images.shape[:1]:
         raise UserError(
             f"labels: expected one per image, ({len(images)},), got {tuple(labels.shape)}"

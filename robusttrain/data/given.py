@@ -160,7 +160,13 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
             f"images: items hold a {type(image).__name__}, not a tensor: give the data set"
             " transform=torchvision.transforms.ToTensor()"
         )
-    return image, as_labels(label)
+    label = as_labels(label)
+    if image.dim() == 3 and label.numel() != 1:
+        raise UserError(
+            f"labels: expected one per image, got {tuple(label.shape)}: give each class its number"
+            " (for one-hot labels, label.argmax())"
+        )
+    return image, label
 
 
 def _are_images(images: list[Any] | tuple[Any, ...]) -> bool:

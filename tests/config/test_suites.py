@@ -54,7 +54,9 @@ class Shrunk(Rounded):
 
 
 def data(classes: int = 10, trains: bool = True) -> SimpleNamespace:
-    return SimpleNamespace(facts=lambda: Facts(classes, 3, 8), trains=trains)
+    first = SimpleNamespace(images=torch.zeros(2, 3, 8, 8))
+    facts = Facts(classes, 3, 8)
+    return SimpleNamespace(facts=lambda: facts, trains=trains, first_test_batch=lambda: first)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from robusttrain.attacks import APGD, L2, IdentityBackward, Linf, ProjectedGradi
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.telling import Telling
 from robusttrain.data import Digits
-from robusttrain.defenses import AdversarialTransform
+from robusttrain.defenses import AdversarialTransform, BitDepth
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.models import MLP
 from robusttrain.models.defended import DefendedClassifier
@@ -272,6 +272,7 @@ def test_nor_where_a_network_and_data_of_ours_were_handed_over(tmp_path, command
         (lambda m, x, y: (m, [(x[0], "cat")], None), "class numbers, got cat"),
         (lambda m, x, y: (m, x, y[:, None]), r"got \(24, 1\): give labels\[:, 0\]"),
         (lambda m, x, y: (m, x, torch.eye(5)[y]), r"\(24, 5\): give labels.argmax\(dim=1\)"),
+        (lambda m, x, y: (m, [(x[0], torch.eye(5)[0])], None), r"got \(5,\): .* label.argmax\(\)"),
         (lambda m, x, y: (m, (255 * x).long(), y), "int64 leaves open whether 1 is white or 255"),
         (lambda m, x, y: ("resnet", x, y), "expected a torch.nn.Module or a function"),
     ],
@@ -297,6 +298,24 @@ def test_what_is_of_another_kind_is_said_in_one_line(given, settings, fix):
     with pytest.raises(UserError, match=fix) as caught:
         robusttrain.evaluate(*given, **QUIET, **settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.uint16, torch.uint32, torch.uint64])
+def test_labels_of_types_that_torch_hardly_knows(given, kind):
+    model, images, labels = given
+    typed = [(image, label.to(kind)) for image, label in zip(images, labels, strict=True)]
+    results = robusttrain.evaluate(model, typed, attacks="fgsm", **QUIET)
+    assert results.clean.accuracy == pytest.approx(23 / 24)
+
+
+def test_what_applies_is_asked_of_images_as_they_are(given):
+    """A suite's conditions on a classifier of one size, where images are not square."""
+    _, images, labels = given
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 6, 5))
+    results = robusttrain.evaluate(
+        *(model, images[..., :6], labels), suite="quick", defense=BitDepth(), count=4, **QUIET
+    )
+    assert [*results.attacks] == ["wt", "bpda-i-quick"]
 
 
 @pytest.mark.parametrize("count", [0, -1])
@@ -339,6 +358,10 @@ def test_an_attack_by_its_name(given):
     distance = (adversarial - images).abs().max()
     assert 0 < distance <= 8 / 255 + 1e-6
     assert robusttrain.attack("bpda-eot", gradient__draws=3).attack.gradient.draws == 3
+    assert robusttrain.attack("pgd", epsilon="8/255").attack.threat.epsilon == 8 / 255
+    for wrong in ("wide", float("nan"), -1):
+        with pytest.raises(OptionError, match="^epsilon = "):
+            robusttrain.attack("pgd", epsilon=wrong)
     with pytest.raises(UserError, match="did you mean"):
         robusttrain.attack("pgdd")
     with pytest.raises(UserError, match="steps"):
