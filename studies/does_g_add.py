@@ -9,6 +9,7 @@ in its place. Differences are paired by image, over seeds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
@@ -149,11 +150,22 @@ class Counting(TorchDispatchMode):
 
 def operations(plan: TrainingPlan) -> Operations:
     """Count them on a few images of noise, with the network and the defense of the plan; whatever
-    f_b's weights and the data are, they cost the same, and may not be there yet.
+    f_b's weights, the radius of g and the data are, they cost the same, and may not be there yet.
     """
     if plan.defense is not None and "weights" in plan.defense["init_args"]:
-        values = {**plan.defense["init_args"], "weights": None}
+        values = {**plan.defense["init_args"], "weights": None, "radius": 0.1}
         plan = replace(plan, defense={**plan.defense, "init_args": values})
+    key = json.dumps([plan.data, plan.model, plan.defense, plan.training], sort_keys=True)
+    if key not in _counted:  # trainings of many seeds differ in nothing that counts
+        _counted[key] = count(plan)
+    return _counted[key]
+
+
+_counted: dict[str, Operations] = {}
+
+
+def count(plan: TrainingPlan) -> Operations:
+    """`operations` of a plan whose defense can be built."""
     job = training.Job(plan)
     module = job.training()
     _, channels, side = job.facts
