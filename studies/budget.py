@@ -62,7 +62,7 @@ class Sizes:
 
 
 SETTINGS = {
-    "smoke": Sizes((0.01,), 8, "pgd", {"robust.images": 8, "data.validation": 0.1}),
+    "smoke": Sizes((0.05,), 8, "pgd", {"robust.images": 8, "data.validation": 0.1}),
     "digits": Sizes((0.5, 2), 297, changes={"data.validation": 0.1}),
     "small": Sizes((20, 60, 180), 1000, changes=SMALL),
     "paper": Sizes((20, 60, 180), 1000, changes={"robust.images": 500}),

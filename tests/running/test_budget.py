@@ -120,19 +120,19 @@ def test_a_real_run_and_one_that_goes_on(command, tmp_path):
     """What was chosen stands in the checkpoint, and is not chosen anew."""
     places = ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "logs", "--name", "run"]
     small = ["--model.width", "8", "--robust.images", "8", "--pictures.images", "0"]
-    options = [*WORDS, *small, "--training.minutes", "0.02", *places]
+    options = [*WORDS, *small, "--training.minutes", "0.05", *places]
     begun = command("train.py", *options)
     assert begun.code == 0, begun.err
-    assert "--training.minutes 0.02: " in begun.err
+    assert "--training.minutes 0.05: " in begun.err
     path = tmp_path / "c" / "run" / "version_0" / "last.ckpt"
     plan = torch.load(path, weights_only=True)["robusttrain"]["plan"]
     assert f"{plan['trainer']['max_epochs']} epochs" in begun.err
     on = command("train.py", *options, "--ckpt_path", "last")
     assert on.code == 0, on.err
-    assert "--training.minutes 0.02: " not in on.err
+    assert "--training.minutes 0.05: " not in on.err
     other = command("train.py", *options, "--training.minutes", "3", "--ckpt_path", "last")
     assert other.code == 2
-    assert "planned with training.minutes = 0.02, this one with 3: give the same" in other.err
+    assert "planned with training.minutes = 0.05, this one with 3: give the same" in other.err
 
 
 def test_averages_remember_steps_of_the_optimizer(measured):
