@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,7 +140,9 @@ def make(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
             groups, optimizer, lr=rate, weight_decay=decay, **momentum, **options
         )
     except TypeError as error:
-        unknown = first_line(error).rpartition("argument ")[2].strip("'")
+        # Python 3.13 goes on with what one may have meant.
+        named = re.search(r"argument '([^']+)'", first_line(error))
+        unknown = named[1] if named else ""
         if unknown not in options:
             raise
         raise OptionError(
