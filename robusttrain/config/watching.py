@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytorch_lightning.callbacks import (
@@ -77,6 +78,28 @@ def watchers(
         guard = _guard(plan, attacks, names[0], inner, say)
         watching += [guard, Undo(guard, say)] if plan.guard.undo else [guard]
     return watching
+
+
+def idle_undo(plan: TrainingPlan, watching: Sequence[Callback], strengthens: bool) -> str | None:
+    """Why ``--guard.undo`` would never take anything back; None where it may.
+
+    Args:
+        plan: of the training.
+        watching: what `watchers` made of it.
+        strengthens: whether the objective has an inner attack of which more steps can be taken.
+    """
+    if not plan.guard.undo:
+        return None
+    guards = [each for each in watching if isinstance(each, Overfitting)]
+    if not guards:
+        why = "--robust.every 0 leaves all epochs without a look at robust accuracy"
+    elif not strengthens:
+        why = "the inner attack has no steps that could be doubled"
+    elif guards[0].attacks is None:
+        why = "the attacks of validation have another norm than training's, so no collapse is seen"
+    else:
+        return None
+    return f"--guard.undo true has no effect: {why}"
 
 
 def _guard(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from robusttrain.core.parts import flat
 from robusttrain.evaluation.plan import PLACES
 from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
+
+#: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
+LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         recipe["run"].get("compile") == "on" and began != "off"
     ):
         recipe["run"]["compile"] = began
+    old = _said_since(old, recipe["run"])
     before, now = (flat(as_before(_comparable(each))) for each in (old, recipe))
     # Its optimizer first: figures differ with it.
     for name in sorted({*before, *now}, key=lambda name: (name != "training.optimizer", name)):
@@ -114,6 +119,21 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
                 " same options, or start a new run without --ckpt_path"
             )
     return path
+
+
+def _said_since(old: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """An earlier recipe with what its ``run`` did not hold yet: from its plan, and where it has
+    none, as ``now``.
+    """
+    plan, run = old.get("plan"), dict(old.get("run", {}))
+    said = dict(now)
+    if plan is not None:
+        said = {key: plan["trainer"].get(key) for key in LENGTH}
+        said |= {"monitor": plan.get("monitor"), "undo": plan.get("guard", {}).get("undo")}
+    for key in (*(LENGTH if "max_epochs" in run else ()), "monitor", "undo"):
+        if key not in run and said.get(key) not in (None, False):
+            run[key] = said[key]
+    return {**old, "run": run}
 
 
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:

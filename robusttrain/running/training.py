@@ -14,7 +14,7 @@ from robusttrain.config.build import build, build_defended, fit_to_data
 from robusttrain.config.checkpoints import recipe_of
 from robusttrain.config.trainer import trainer_from
 from robusttrain.config.training import build_training
-from robusttrain.config.watching import keepers, monitored, watchers
+from robusttrain.config.watching import idle_undo, keepers, monitored, watchers
 from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.parts import class_name
@@ -28,7 +28,7 @@ from robusttrain.running.budget import within
 from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.running.precision_of_g import is_open, settle
 from robusttrain.running.purifiers import folder_in, provide
-from robusttrain.running.resuming import placed
+from robusttrain.running.resuming import LENGTH, placed
 from robusttrain.storage.files import may_write, writable
 from robusttrain.training import RobustTraining
 from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy
@@ -104,7 +104,13 @@ class Job:
         plan = self.plan
         run: dict[str, Any] = {"seed": plan.seed, "ema": plan.ema}
         if self.settings["schedule"] in TO_THE_END:
-            run["max_epochs"] = plan.trainer["max_epochs"]  # the schedule depends on it
+            # The schedule depends on these.
+            run["max_epochs"] = plan.trainer["max_epochs"]
+            run |= {key: to for key in LENGTH if (to := plan.trainer.get(key)) is not None}
+        if plan.monitor is not None:
+            run["monitor"] = plan.monitor
+        if plan.guard.undo:
+            run["undo"] = True
         if plan.swa.start is not None:
             run["swa"] = asdict(plan.swa)
         if plan.extra.root is not None:
@@ -137,6 +143,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     around = target.defense is not None and not target.defense.differentiable
     monitor = monitored(plan, objective.inner())
     watching = watchers(plan, around, objective.inner(), say)
+    if idle := idle_undo(plan, watching, objective.strengthened() is not None):
+        say(idle)
     attacks = shown(watching)
     sources = Engine(target, attacks).sources if attacks else {}
     threats = threats_of(target.defense)

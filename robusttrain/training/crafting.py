@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -156,17 +156,23 @@ def craft(
     """
     meter = _listener.get() or Meter()
     with meter.timing(images.device):
+        kind, dtype = images.device.type, _dtype.get()
         if batch_norm == "train":
-            with batch_statistics(model):
+            # No copy here, whose type could be another: autocast, unless the trainer's is meant.
+            casting = (
+                nullcontext()
+                if dtype is None
+                else torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16)
+            )
+            with batch_statistics(model), casting:
                 return attack(
                     source(model).to(images.device), images, hard(labels), rng.fold("inner attack")
                 )
         # In evaluation mode batch norm folds into convolutions: a copy with the current weights
         # saves more time than it costs. By default its type is that of autocast, which would
         # otherwise cast every weight again in every pass.
-        kind = images.device.type
         own = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        fast = fast_twin(model.classifier, _dtype.get() or own)
+        fast = fast_twin(model.classifier, dtype or own)
         attacked = model if fast is model.classifier else DefendedClassifier(model.defense, fast)
         with torch.autocast(kind, enabled=attacked is model and torch.is_autocast_enabled(kind)):
             return attack(

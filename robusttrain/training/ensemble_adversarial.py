@@ -80,6 +80,13 @@ class EnsembleAdversarial(TrainingObjective):
                 raise UserError(f"training.objective.models: {error}") from error
         return objective
 
+    def strengthened(self) -> TrainingObjective | None:
+        stronger = super().strengthened()
+        if isinstance(stronger, EnsembleAdversarial):  # which begins without the models it has read
+            stronger._read.extend(self._read)
+            stronger._ready.extend(self._ready)
+        return stronger
+
     def static(self, model: DefendedClassifier, images: Tensor) -> list[nn.Module]:
         """The static models, ready for attacks, on the images' device.
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robusttrain.attacks import Linf
+from robusttrain.attacks import Linf, Threat
 from robusttrain.attacks.sources.basic import Reader
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.errors import OptionError
@@ -31,25 +31,40 @@ class GradAlign(TrainingObjective):
     training does not collapse. As in the released code, only the second gradient is differentiated
     with respect to the weights, and an image without a gradient (all zero) counts for nothing; the
     released code divides by the number of the others, this class by that of all images. Both passes
-    leave batch norm's statistics alone.
+    leave batch norm's statistics alone. x + eta is clipped to [0, 1], which eq. 5 does not say.
 
     Args:
         objective: what is minimised besides, such as a single step of FGSM.
         weight: lambda; 0.2 in the paper for CIFAR-10 at 8/255.
-        threat: the ball of eta, in the norm Linf.
+        threat: the ball of eta, in the norm Linf; None for that of the inner attack, whose radius
+            it must have.
     """
 
     objective: TrainingObjective = field(default_factory=Adversarial)
     weight: NonNegative = 0.2
-    threat: Linf = field(default_factory=Linf)
+    threat: Linf | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threat, Linf):
+        inner = self.objective.inner()
+        if not isinstance(self.ball, Linf):
             fix = "eta is uniform in a cube: Linf"
-            raise OptionError("threat", type(self.threat).__name__, fix)
+            raise OptionError("threat", type(self.ball).__name__, fix)
+        if inner is not None and self.ball.epsilon != inner.attack.threat.epsilon:
+            fix = (
+                f"the inner attack's radius is {inner.attack.threat.epsilon:g}, and this is the"
+                " ball that gradients are aligned in: set objective.attack.threat.epsilon, and"
+                " leave this one out"
+            )
+            raise OptionError("threat.epsilon", self.ball.epsilon, fix)
         if self.objective.replays > 1:
             name = type(self.objective).__name__
             raise OptionError("objective", name, "its gradient is taken with the step: no replays")
+
+    @property
+    def ball(self) -> Threat:
+        """That of eta: the given one, or the inner attack's."""
+        inner = self.objective.inner()
+        return self.threat or (Linf() if inner is None else inner.attack.threat)
 
     @property
     def takes_mixed_labels(self) -> bool:  # type: ignore[override]
@@ -107,7 +122,7 @@ class GradAlign(TrainingObjective):
             labels: (B,) int64, or (B, K) shares of classes.
             rng: streams of the images, (B,).
         """
-        width = self.threat.epsilon
+        width = self.ball.epsilon
         eta = rng.fold("alignment").uniform(images.shape[1:], -width, width).to(images.dtype)
         here = self._gradients(model, images, labels, rng, False)
         near = self._gradients(model, (images + eta).clamp(0, 1), labels, rng, True)

@@ -71,6 +71,8 @@ def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """(B,): -log p_y - log(1 - max_{k != y} p_k) of logits (B, K) and labels (B,) (Wang et al.
     2020, eq. 8).
     """
+    # In bfloat16 the difference of two logarithms this close would be mostly rounding.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     likeliest = logits.detach().scatter(1, labels[:, None], -torch.inf).argmax(dim=1, keepdim=True)
     # 1 - p_k is the probability of all other classes together.
     others = logits.scatter(1, likeliest, -torch.inf).logsumexp(dim=1)

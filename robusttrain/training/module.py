@@ -30,7 +30,7 @@ from robusttrain.evaluation.precision import Speeds, measure_speeds_of
 from robusttrain.models.compiling import InTraining, Mode, gradients_by
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import optimizers
-from robusttrain.training.crafting import Meter, crafting_in
+from robusttrain.training.crafting import Meter, crafting_in, hard
 from robusttrain.training.mixing import MIXINGS, Mixing, mix
 from robusttrain.training.objectives import Standard, TrainingObjective
 from robusttrain.training.schedules import SCHEDULES, Schedule, options_of, scheduler
@@ -168,7 +168,8 @@ class RobustTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizers.make(self.model, self.optimizing)
-        steps = self.trainer.estimated_stepping_batches  # first, since it counts the batches
+        self.trainer.fit_loop.setup_data()  # counts the batches; without an end nobody else does
+        steps = self.trainer.estimated_stepping_batches
         # max_steps may end the run within an epoch, but does not change the length of an epoch.
         per_epoch = math.ceil(
             self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
@@ -237,7 +238,7 @@ class RobustTraining(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with one_batch(self.trainer.world_size > 1):
-            losses, logits = self.losses(batch, batch_idx, self.current_epoch)
+            losses, logits, labels = self._step(batch, batch_idx, self.current_epoch)
         loss = losses.mean()
         if not torch.isfinite(loss):
             raise UserError(
@@ -246,7 +247,7 @@ class RobustTraining(pl.LightningModule):
                 " --training.learning_rate and resume or restart"
             )
         self.train_loss(losses.detach())
-        self.train_accuracy(logits.detach(), batch.labels)
+        self.train_accuracy(logits.detach(), hard(labels))  # the larger share of a mixture
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
@@ -255,6 +256,10 @@ class RobustTraining(pl.LightningModule):
         """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed by
         ``mixing``.
         """
+        return self._step(batch, batch_idx, epoch)[:2]
+
+    def _step(self, batch: Batch, batch_idx: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`losses`, and the labels, (B,) or those of a mixture (B, K)."""
         if not self._answers:
             check_classes(self.model, batch.images, self.num_classes)
             self._answers = True
@@ -270,7 +275,7 @@ class RobustTraining(pl.LightningModule):
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(self.inner_precision)
         compiled = gradients_by(self.compiled, self._compiled)
         with self.meter.listening(), crafting_in(dtype), ExactConvolutions(), compiled:
-            return objective(self.model, *mixed, rng)
+            return *objective(self.model, *mixed, rng), mixed[1]
 
     def on_validation_start(self) -> None:
         self._refuse_broken_weights()

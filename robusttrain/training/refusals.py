@@ -55,9 +55,10 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
     if str(options.precision) in TRUE:
         fix = "images stay in float32: take bf16-mixed, 16-mixed or 32-true"
         raise OptionError("--trainer.precision", options.precision, fix)
-    endless = (
-        options.max_epochs is not None and options.max_epochs < 0 and (options.max_steps or -1) < 0
-    )
+    steps = (options.max_steps or -1) > 0
+    # Without a number of epochs, Lightning goes by steps or time alone where these are given.
+    epochs = (-1 if steps or options.max_time else 1000) if options.max_epochs is None else None
+    endless = (options.max_epochs if epochs is None else epochs) < 0 and not steps
     if endless and training.schedule in TO_THE_END:
         fix = (
             f"the schedule {training.schedule} needs an end: give a number, or --training.schedule"

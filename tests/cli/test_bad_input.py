@@ -128,6 +128,10 @@ TRAIN = [
         "--trainer.max_epochs = -1: the schedule one_cycle needs an end",
     ),
     (
+        ["--trainer.max_epochs", "null", "--trainer.max_time", "00:00:01:00"],
+        "--trainer.max_epochs = None: the schedule one_cycle needs an end",
+    ),
+    (
         ["--trainer.precision", "bf16-true"],
         "--trainer.precision = 'bf16-true': images stay in float32: take bf16-mixed",
     ),

@@ -144,6 +144,10 @@ ADAMW = ["--optimizer", "adamw", "--optimizer.lr", 0.1, "--optimizer.weight_deca
         (["--seed", 1], "seed = 0, this one 1"),
         (["--ema", 0.5], "ema = 0.9, this one 0.5"),
         (["--trainer.max_epochs", 2], "max_epochs = 1, this one 2"),
+        (["--trainer.max_steps", 1], "max_steps = -1, this one 1"),
+        (["--trainer.limit_train_batches", 1], "limit_train_batches = "),
+        (["--monitor", "val/loss"], "monitor = 'robust/worst_case', this one 'val/loss'"),
+        (["--guard.undo", "true"], "undo = None, this one True"),
     ],
 )
 def test_another_run_is_refused_and_what_differs_is_named(command, finished, arguments, said):

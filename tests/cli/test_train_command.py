@@ -15,7 +15,7 @@ from robusttrain import load
 from robusttrain.attacks import L2, Linf, ProjectedGradient, Target
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.training import read_plan
-from robusttrain.config.watching import keepers, monitored, watchers
+from robusttrain.config.watching import idle_undo, keepers, monitored, watchers
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks import RobustAccuracy
 
@@ -270,6 +270,22 @@ def test_radii_of_training_and_validation_that_differ_are_said():
     assert not said(0.031)
     assert not said(0.062, "--robust.epsilon", 0.02), "whoever says it means it"
     assert not said(0.062, "--robust.every", 0)
+
+
+def test_an_undo_that_can_undo_nothing_is_said():
+    def said(arguments, inner, strengthens=True):
+        plan = configured(*arguments)
+        watching = watchers(plan, around=False, inner=inner)
+        return idle_undo(plan, watching, strengthens)
+
+    inner = Scenario(ProjectedGradient(steps=1, step_size=0.02), Target())
+    other = Scenario(ProjectedGradient(steps=1, step_size=0.2, threat=L2(0.5)), Target())
+    undo = ["--guard.undo", "true"]
+    assert said([], inner) is None
+    assert said(undo, inner) is None
+    assert "--robust.every 0" in said([*undo, "--robust.every", 0], inner)
+    assert "no steps that could be doubled" in said(undo, inner, strengthens=False)
+    assert "another norm" in said(undo, other)
 
 
 def test_the_guard_checks_under_the_threat_of_training():

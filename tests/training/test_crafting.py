@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient
 from robusttrain.core.errors import OptionError
@@ -10,7 +11,7 @@ from robusttrain.defenses import AdversarialTransform
 from robusttrain.models import VGGSmall
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import TRADES, Adversarial, Standard
-from robusttrain.training.crafting import Meter, craft, hard
+from robusttrain.training.crafting import Meter, craft, crafting_in, hard
 
 LABELS = torch.tensor([0, 2, 1, 1])
 FAST = ProjectedGradient(steps=1, relative_step_size=1.25, threat=Linf(0.1))
@@ -36,6 +37,28 @@ def test_fast_adversarial_training_as_its_code_does_it(images, streams, convnet)
     # Two passes in training mode, crafting and loss, have moved the statistics of both alike.
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, twin.state_dict()[name])
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("asked", [torch.float32, torch.bfloat16])
+def test_the_precision_of_inner_attacks_is_the_one_that_was_asked_for(
+    images, streams, convnet, mode, around, asked
+):
+    """Whatever that of the trainer is."""
+    seen, model = set(), DefendedClassifier(None, convnet()).train()
+
+    def note(layer, arguments, out):
+        if isinstance(layer, nn.Conv2d) and out.requires_grad:
+            seen.add(out.dtype)
+
+    handle = nn.modules.module.register_module_forward_hook(note)
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=around), crafting_in(asked):
+            craft(model, FAST, Adversarial().source, images(), LABELS, streams(), mode)
+    finally:
+        handle.remove()
+    assert seen == {asked}
 
 
 def test_the_mode_matters_and_eval_leaves_the_statistics_alone(images, streams, convnet):

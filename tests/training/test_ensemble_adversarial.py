@@ -10,7 +10,7 @@ from robusttrain.config.checkpoints import recipe_of
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training import EnsembleAdversarial, RobustTraining, Standard
+from robusttrain.training import AWP, EnsembleAdversarial, RobustTraining, Standard
 
 LABELS = torch.tensor([0, 2, 1, 1])
 FGSM = ProjectedGradient(1, relative_step_size=1.0, random_start=False, threat=Linf(0.1))
@@ -79,6 +79,15 @@ def test_the_loss_mixes_clean_and_adversarial_images(kept, images, streams):
         torch.testing.assert_close(losses, share * clean + (1 - share) * robust)
         torch.testing.assert_close(logits, model(x))
     assert torch.allclose(losses, Standard()(model, x, LABELS, streams())[0])
+
+
+def test_more_steps_keep_the_models_that_were_read(kept, images, streams):
+    objective = EnsembleAdversarial([kept(1), kept(2)], FGSM).opened(READER)
+    for _ in range(2):  # once before its models are ready for attacks, once after
+        stronger = AWP(objective).strengthened()
+        assert stronger.objective.attack.steps == 2 * FGSM.steps
+        stronger(DefendedClassifier(None, network(0)), images(), LABELS, streams())
+        objective(DefendedClassifier(None, network(0)), images(), LABELS, streams())
 
 
 def test_the_static_models_are_not_trained(kept, images, streams):

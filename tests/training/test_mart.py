@@ -59,6 +59,16 @@ def test_the_margin_term_of_known_probabilities():
     torch.testing.assert_close(found, expected)
 
 
+def test_logits_in_bfloat16_are_not_rounded_further():
+    logits = torch.randn(500, 10, generator=torch.Generator().manual_seed(0))
+    logits[:, 0] += 10
+    labels = torch.zeros(500, dtype=torch.int64)
+    short = logits.bfloat16()
+    assert torch.equal(
+        boosted_cross_entropy(short, labels), boosted_cross_entropy(short.float(), labels)
+    )
+
+
 def test_a_certain_mistake_has_a_finite_loss_and_a_gradient():
     # In probabilities, 1 - p_k would be exactly zero here.
     logits = torch.tensor([[0.0, 80.0, 0.0]], requires_grad=True)

@@ -14,7 +14,7 @@ from robusttrain import load
 from robusttrain.config.checkpoints import recipe_of
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
-from robusttrain.data import Digits
+from robusttrain.data import Batch, Digits
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.models import CifarResNet, VGGSmall
 from robusttrain.models.defended import DefendedClassifier
@@ -75,13 +75,13 @@ class Rates(pl.Callback):
         self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def rates(tmp_path, max_steps=-1, **options):
+def rates(tmp_path, max_steps=-1, epochs=4, **options):
     callback = Rates()
     module = RobustTraining(defended(False), 10, learning_rate=0.08, **options)
     trainer = fit(
         module,
         tmp_path,
-        epochs=4,
+        epochs=epochs,
         batches=5,
         callbacks=[callback],
         max_steps=max_steps,
@@ -146,12 +146,20 @@ def test_a_run_of_some_steps_drops_after_the_epochs_that_were_named(tmp_path):
     assert found == pytest.approx([0.08] * 10 + [0.008] * 3)
 
 
+def test_a_run_that_steps_alone_end(tmp_path):
+    found = rates(tmp_path, max_steps=12, epochs=-1, schedule="piecewise", milestones=[2])
+    assert found == pytest.approx([0.08] * 10 + [0.008] * 3)
+
+
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.2, 0.25, 0.5, 0.99])
 def test_one_cycle_survives_runs_of_any_length(warmup):
     module = RobustTraining(defended(), 10, schedule="one_cycle", warmup=warmup)
     for steps in range(1, 21):
         module._trainer = SimpleNamespace(
-            estimated_stepping_batches=steps, num_training_batches=steps, accumulate_grad_batches=1
+            estimated_stepping_batches=steps,
+            num_training_batches=steps,
+            accumulate_grad_batches=1,
+            fit_loop=SimpleNamespace(setup_data=lambda: None),
         )
         scheduler = module.configure_optimizers()["lr_scheduler"]["scheduler"]
         for _ in range(steps - 1):
@@ -292,6 +300,31 @@ def test_images_are_trained_on_in_training_mode_and_metrics_count_every_image(tm
         round(float(found["train/accuracy"]) * 16)
     )
     assert module.training
+
+
+class Labelled(nn.Module):
+    """Answers with the labels that it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.told = nn.Parameter(torch.ones(())), None
+
+    def forward(self, images):
+        return self.scale * self.told
+
+
+def test_accuracy_on_mixtures_is_that_on_the_larger_share(monkeypatch):
+    network, labels = Labelled(), torch.arange(8) % 3
+    module = RobustTraining(DefendedClassifier(None, network), 3, mixing="mixup")
+    module._trainer = SimpleNamespace(world_size=1, current_epoch=0)
+    module.log = lambda *_, **__: None
+    module._answers = True
+    shares = 0.3 * torch.eye(3)[labels] + 0.7 * torch.eye(3)[labels.roll(1)]
+    network.told = shares
+    images = torch.rand(8, 1, 4, 4)
+    monkeypatch.setattr("robusttrain.training.module.mix", lambda *_: (images, shares))
+    module.training_step(Batch(images, labels, torch.arange(8)), 0)
+    assert float(module.train_accuracy.compute()) == 1
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from robusttrain.attacks import L2, Linf
+from robusttrain.config.attacks import scenarios
 from robusttrain.core.errors import OptionError
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import AWP, NFGSM, Adversarial, Free, GradAlign, Standard
@@ -65,6 +66,12 @@ def test_alignment_by_hand(images, streams):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
+def test_the_ball_of_alignment_is_that_of_training():
+    (attack,) = scenarios(["fgsm"], epsilon=0.062).values()
+    assert GradAlign(Adversarial(attack.attack)).ball == Linf(0.062)
+    assert GradAlign(Standard()).ball == Linf()
+
+
 def test_a_linear_model_is_aligned(images, streams, linear):
     """With two classes the gradient points one way everywhere, so nothing is added."""
     model = DefendedClassifier(None, nn.Sequential(nn.Flatten(), nn.Linear(192, 2)))
@@ -113,6 +120,7 @@ def test_wrappers_go_around_it(images, streams):
         (lambda: GradAlign(weight=-0.1), "weight"),
         (lambda: GradAlign(threat=L2(0.5)), "threat"),
         (lambda: GradAlign(Free(4)), "objective"),
+        (lambda: GradAlign(Adversarial(), threat=Linf(0.062)), r"threat\.epsilon"),
     ],
 )
 def test_errors_name_the_option(make, option):

@@ -32,6 +32,8 @@ class SWA(WeightAveraging):
     def __init__(self, start: Whole, batches: Count = 20) -> None:
         super().__init__(use_buffers=False)
         self.start, self.batches = start, batches
+        #: The epoch whose end was seen last.
+        self._ended = -1
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return False  # on_train_batch_end updates
@@ -46,8 +48,17 @@ class SWA(WeightAveraging):
     ) -> None:
         # Not in on_train_epoch_end, which comes after validation: validation must see these
         # weights.
-        if batch_idx + 1 != trainer.num_training_batches:
-            return
+        if batch_idx + 1 == trainer.num_training_batches:
+            self._take(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._ended != trainer.current_epoch:  # steps or time ended the run within an epoch
+            self._take(trainer, pl_module)
+
+    def _take(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the weights as they are now count."""
+        self._ended = trainer.current_epoch
         assert self._average_model is not None
         if trainer.current_epoch <= self.start:
             self._average_model.n_averaged.zero_()  # the update that follows copies

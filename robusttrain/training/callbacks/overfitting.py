@@ -68,7 +68,7 @@ class Overfitting(pl.Callback):
         self.attacks = RobustAccuracy(own, every, images, draws, seed) if inner else None
         self.best: Epoch = {}
         self.flagged: list[str] = []
-        #: Whether the last look saw catastrophic overfitting, or a best epoch.
+        #: Whether this epoch's look saw catastrophic overfitting, or a best epoch.
         self.collapsed = self.improved = False
         self._now: Epoch = {}
 
@@ -87,6 +87,7 @@ class Overfitting(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         epoch = trainer.current_epoch + 1
+        self.collapsed = self.improved = False
         if trainer.sanity_checking or (epoch % self.every and epoch != trainer.max_epochs):
             return
         now = dict(self._now)
@@ -155,6 +156,11 @@ class Overfitting(pl.Callback):
             ),
         }
         return [lines[kind] for kind in new]
+
+    def trains_against(self, inner: Scenario | None) -> None:
+        """From now on, training has this inner attack."""
+        if self.attacks is not None and inner is not None:
+            self.attacks.scenarios = {**self.attacks.scenarios, "inner": inner}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "flagged": self.flagged}

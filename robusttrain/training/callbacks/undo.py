@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 from robusttrain.training.callbacks.overfitting import Overfitting
@@ -22,6 +22,10 @@ class Undo(pl.Callback):
     momentum; the schedule goes on. It happens once a run, since a second collapse under several
     steps is something else.
 
+    The checkpoints of the epoch that collapsed hold what was validated then; the next epoch begins
+    with the weights of the best one. What a checkpoint by another figure than robust accuracy took
+    for the best may be the collapsed network (clean accuracy rises), so that search starts anew.
+
     Args:
         guard: what looks out for overfitting; it stands before this callback.
         say: takes a line for the log.
@@ -31,11 +35,13 @@ class Undo(pl.Callback):
         self.guard, self.say = guard, say
         #: Weights of the best epoch so far, on the CPU; after an undo, none.
         self.best: dict[str, Tensor] = {}
-        self.done = False
+        #: Whether an epoch has collapsed, and the next one begins with the best weights.
+        self.due = self.done = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.done:  # in an earlier part of the run
             pl_module.objective = pl_module.objective.strengthened()
+            self.guard.trains_against(pl_module.objective.inner())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         # Averaged weights, which the guard judges, are in place only until this hook ends.
@@ -47,8 +53,12 @@ class Undo(pl.Callback):
             return
         if self.guard.improved:
             self.best = self._seen
-        stronger = pl_module.objective.strengthened()
-        if not self.guard.collapsed or not self.best or stronger is None:
+        self.due = self.guard.collapsed and bool(self.best)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        stronger = pl_module.objective.strengthened() if self.due else None
+        self.due = False
+        if stronger is None:
             return
         pl_module.model.load_state_dict(self.best)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -56,9 +66,13 @@ class Undo(pl.Callback):
                 averaged: Any = callback._average_model.module
                 averaged.model.load_state_dict(self.best)
                 callback._average_model.n_averaged.fill_(1)  # a mean counts them as one
+            if isinstance(callback, ModelCheckpoint) and str(callback.monitor).startswith("val/"):
+                callback.best_k_models.clear()
+                callback.best_model_score = None
         for optimizer in trainer.optimizers:
             optimizer.state.clear()
         pl_module.objective, self.best, self.done = stronger, {}, True
+        self.guard.trains_against(stronger.inner())
         if trainer.is_global_zero:
             epoch = int(self.guard.best["epoch"])
             self.say(
@@ -68,10 +82,11 @@ class Undo(pl.Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "done": self.done}
+        return {"best": self.best, "done": self.done, "due": self.due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.done = state_dict["best"], state_dict["done"]
+        self.due = state_dict.get("due", False)  # runs of before took it back at once
 
 
 def _copied(model: torch.nn.Module) -> dict[str, Tensor]:

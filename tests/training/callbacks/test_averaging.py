@@ -44,7 +44,16 @@ class Ends(pl.Callback):
         )
 
 
-def fit(folder, start, epochs=4, objective=None, defense=None, batches=3, ckpt_path=None):
+def fit(
+    folder,
+    start,
+    epochs=4,
+    objective=None,
+    defense=None,
+    batches=3,
+    ckpt_path=None,
+    max_steps=-1,
+):
     torch.manual_seed(0)
     model = DefendedClassifier(defense, CifarResNet(**F_A))
     module = RobustTraining(
@@ -56,6 +65,7 @@ def fit(folder, start, epochs=4, objective=None, defense=None, batches=3, ckpt_p
     keeper = pl.callbacks.ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
     trainer = pl.Trainer(
         max_epochs=epochs,
+        max_steps=max_steps,
         limit_train_batches=batches,
         limit_val_batches=1,
         accelerator="cpu",
@@ -70,6 +80,21 @@ def fit(folder, start, epochs=4, objective=None, defense=None, batches=3, ckpt_p
     )
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return module, trainer, ends
+
+
+def test_a_run_that_ends_within_an_epoch(tmp_path):
+    """Steps or time may end it: its last weights count, and are kept."""
+    _, trainer, _ = fit(tmp_path, start=0, batches=3, max_steps=2)
+    assert trainer.global_step == 2
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.manual_seed(0)
+    first = CifarResNet(**F_A)
+    changed = [
+        not torch.equal(kept["state_dict"][f"model.classifier.{name}"], value)
+        for name, value in first.named_parameters()
+    ]
+    assert all(changed)
+    assert kept["averaging_state"]["n_averaged"] == 1
 
 
 def weights(state):

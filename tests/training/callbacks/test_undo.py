@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from small_runs import F_A
 
 from robusttrain.data import Digits
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import AWP, NFGSM, Adversarial, RobustTraining, Standard
-from robusttrain.training.callbacks import SWA, Undo
+from robusttrain.training.callbacks import SWA, Overfitting, Undo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,8 +33,11 @@ class Seen(pl.Callback):
         self.improved = trainer.current_epoch == 0
         self.collapsed = trainer.current_epoch == 2
 
-    def on_train_epoch_start(self, trainer, module):
+    def on_train_epoch_end(self, trainer, module):
         self.objectives.append(module.objective)
+
+    def trains_against(self, inner):
+        self.inner = inner
 
 
 def fitted(folder, epochs, callbacks, **options):
@@ -48,7 +51,7 @@ def fitted(folder, epochs, callbacks, **options):
         accelerator="cpu",
         logger=False,
         callbacks=callbacks,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -87,6 +90,43 @@ def test_a_run_goes_on_from_its_best_epoch(tmp_path):
         " inner attack, and takes longer from here"
     ]
     assert undo.best == {}
+    assert seen.inner.attack.steps == 2, "the guard measures what training has by now"
+
+
+def test_checkpoints_hold_what_was_validated(tmp_path):
+    """Those of the epoch that collapsed, too; and the search for the best one starts anew."""
+    every = ModelCheckpoint(tmp_path / "all", "{epoch}", save_top_k=-1, monitor="val/accuracy")
+    best = ModelCheckpoint(tmp_path, "best", monitor="val/accuracy", mode="max")
+    seen, scores = Seen(None), {}
+
+    class Look(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            scores[trainer.current_epoch] = best.best_model_score
+
+    fitted(tmp_path, 4, [seen, Undo(seen, print), Look(), every, best])
+    for epoch in range(4):
+        kept = torch.load(tmp_path / "all" / f"epoch={epoch}.ckpt", weights_only=True)
+        for name, value in seen.weights[epoch].items():
+            assert torch.equal(kept["state_dict"][f"model.{name}"], value), (epoch, name)
+    assert scores[2] is not None
+    assert scores[3] is None
+    assert best.best_model_score is not None
+
+
+def test_epochs_without_a_look_are_not_the_best(tmp_path):
+    """A guard that looks in every second epoch alone."""
+    guard = Overfitting("robust/pgd", every=2)
+    undo, weights = Undo(guard, print), []
+
+    class Look(pl.Callback):
+        def on_validation_epoch_start(self, trainer, module):
+            trainer.callback_metrics["robust/pgd"] = torch.tensor(0.5)
+            weights.append(copied(module.model))
+
+    fitted(tmp_path, 4, [Look(), guard, undo])
+    assert guard.best["epoch"] == 1
+    for name, value in weights[1].items():
+        assert torch.equal(undo.best[name], value), name
 
 
 def test_a_mean_over_epochs_starts_anew_from_the_best_weights(tmp_path):
@@ -109,12 +149,12 @@ def copied(model):
 
 
 def test_a_resumed_run_knows_that_it_was_undone():
-    undo = Undo(SimpleNamespace())
+    undo = Undo(SimpleNamespace(trains_against=print))
     undo.load_state_dict({"best": {}, "done": True})
     module = SimpleNamespace(objective=NFGSM())
     undo.on_fit_start(None, module)
     assert module.objective == NFGSM().strengthened()
-    assert undo.state_dict() == {"best": {}, "done": True}
+    assert undo.state_dict() == {"best": {}, "done": True, "due": False}
 
 
 def test_what_is_stronger():
