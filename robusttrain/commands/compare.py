@@ -7,7 +7,7 @@ from pathlib import Path
 from robusttrain.config.command_line import take
 from robusttrain.core.console import console, say
 from robusttrain.core.errors import UserError
-from robusttrain.reporting.comparison import compare
+from robusttrain.reporting.comparison import compare, doubts
 from robusttrain.reporting.comparison_page import sentence, terminal, write_page
 from robusttrain.reporting.runs import damaged, read_run
 from robusttrain.storage.files import writable
@@ -31,9 +31,13 @@ def run(arguments: list[str]) -> None:
             compared.append((other, compare(first, other)))
     for each in (first, *others):
         with damaged(each.folder / "results.json"):
-            _ = each.json["target"], each.json["weights"]  # the page tells them
+            # The page tells them.
+            _ = each.json["target"], each.json["weights"], each.json["data"]
+            _ = int(each.json["images"])
     for other, differences in compared:
         console.print(terminal(first, other, differences))
+        for doubt in doubts(first, other):
+            say(doubt)
         say(sentence(first, other, differences))
     write_page(first, compared, file)
     say(f"written: {file}")

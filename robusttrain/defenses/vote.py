@@ -86,7 +86,8 @@ class Vote(Defense):
 
     @property
     def certified_sigma(self) -> float | None:  # type: ignore[override]
-        return self.defense.certified_sigma
+        # A certificate is about the class that most draws name; a mean may name another one.
+        return self.defense.certified_sigma if self.rule == "majority" else None
 
     @property
     def gradients(self) -> int:  # type: ignore[override]

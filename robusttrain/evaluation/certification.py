@@ -237,7 +237,8 @@ class Certification:
         return {
             "radius": at,
             "certified": figure(certified.right & (certified.radius > limit), "accuracy"),
-            "attacked": attacked if at <= reach or at == 0 else None,
+            # The grid is rounded, maybe upwards.
+            "attacked": attacked if at <= reach + 1e-9 or at == 0 else None,
         }
 
 

@@ -149,6 +149,7 @@ class Smoothed:
             raise UserError(
                 f"--certify true: the target {what}, and a certificate needs Gaussian noise in"
                 " front of everything: --defense noise or smoothing, or a Chain that begins with it"
+                " (a vote on it: with --defense.rule majority)"
             )
         single = Queried(DefendedClassifier(defense.single_draw(), target.classifier))
         return cls(single, defense.certified_sigma, classes, draws, choosing, alpha)

@@ -74,6 +74,9 @@ class OtherOrder:
             chosen = best_assignment(confusion(answers[fit], labels[fit], classes))
             right += int((chosen[labels[test]] == answers[test]).sum())
         text = sorted(names)
+        # A model that always gives one answer is right on the largest class, in some order.
+        constant = labels.bincount(minlength=classes).max().item() / count
+        chance = max(accuracy, constant, 1 / classes)
         as_text = all(
             text[int(answer_of[label])] == names[label] for label in labels.unique().tolist()
         )
@@ -82,7 +85,7 @@ class OtherOrder:
             (answer_of[labels] == answers).double().mean().item(),
             right / count,
             order,
-            wilson(right / count, count)[0] > wilson(max(accuracy, 1 / classes), count)[1],
+            wilson(right / count, count)[0] > wilson(chance, count)[1],
             as_text and order != list(names),
         )
 

@@ -104,6 +104,7 @@ def explained(
     compilation: Choice,
     device: torch.device,
     data: ImageData,
+    data_hash: str,
 ) -> dict[str, Any]:
     """The content of results.json: the figures, and all that the figures depend on.
 
@@ -117,6 +118,7 @@ def explained(
         compilation: how they took gradients.
         device: where the attacks ran.
         data: the images.
+        data_hash: of their content.
     """
     return {
         "schema": SCHEMA,
@@ -126,6 +128,7 @@ def explained(
         "data": plan.data_name,
         "classes": data.class_names,
         "data_notes": data.notes,
+        "data_hash": data_hash,
         **evaluation.results,
         "indices": evaluation.records.index.tolist(),
         "left_out": dict(unfit),

@@ -110,7 +110,11 @@ def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Differenc
     if random:
         error = float(change.std()) / math.sqrt(count) if count > 1 else math.nan
         low, high = around(change)
-        p = 2 * float(norm.sf(abs(mean) / error)) if error > 0 else (1.0 if not mean else math.nan)
+        p = (
+            2 * float(norm.sf(abs(mean) / error))
+            if error > 1e-9
+            else (1.0 if not mean else math.nan)
+        )
     else:
         low, high = agresti_min(lost, won, count)
         p = float(binomtest(won, lost + won).pvalue) if lost + won else 1.0
@@ -128,8 +132,9 @@ def around(change: Tensor) -> tuple[float, float]:
     """
     count, mean = len(change), float(change.double().mean())
     error = float(change.double().std()) / math.sqrt(count) if count > 1 else math.nan
-    if error == 0:
-        return agresti_min(int((change < 0).sum()), int((change > 0).sum()), count)
+    if error < 1e-9:  # up to rounding
+        low, high = agresti_min(int((change < 0).sum()), int((change > 0).sum()), count)
+        return min(low, mean), max(high, mean)
     return mean - Z * error, mean + Z * error
 
 

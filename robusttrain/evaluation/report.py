@@ -228,7 +228,7 @@ _PASSING = {
     *("because", "fell_back"),
 }
 #: Keys that files of earlier versions do not have.
-_LATER = {"classes", "compile", "other_class_order", "audit_checks", "randomness"}
+_LATER = {"classes", "data_hash", "compile", "other_class_order", "audit_checks", "randomness"}
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:

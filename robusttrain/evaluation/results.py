@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -95,7 +96,9 @@ def table(content: Mapping[str, Any]) -> Table:
     ball = f"{threat['norm']} {threat['epsilon']:g}" if threat else "no threat"
     draws = f", mean of {content['draws']} draws" if content["random"] else ""
     shown = Table(
-        title=f"{content.get('target', 'model')} on {content['images']} images, {ball}{draws}"
+        title=escape(
+            f"{content.get('target', 'model')} on {content['images']} images, {ball}{draws}"
+        )
     )
     shown.add_column("attack")
     shown.add_column("accuracy", justify="right")
@@ -126,14 +129,14 @@ def table(content: Mapping[str, Any]) -> Table:
     for name, row in content["attacks"].items():
         success = "-" if row["success_rate"] is None else f"{100 * row['success_rate']:.1f} %"
         shown.add_row(
-            name,
+            escape(name),
             "-" if row["robust_accuracy"] is None else f"{100 * row['robust_accuracy']:.1f} %",
             interval(row),
             f"{success} of {row['success_rate_of']}",
             *([str(row["images"]), f"{100 * row['worst_case_so_far']:.1f} %"] if handed_on else []),
             f"{row['gradient_evaluations_per_image']:g}",
             f"{row['seconds']:.1f}",
-            row["knows"],
+            escape(row["knows"]),
         )
     shown.add_section()
     shown.add_row(

@@ -271,6 +271,7 @@ def attack(
         compilation,
         device,
         data,
+        subject.images,
     )
     if not trainer.is_global_zero:
         return content

@@ -52,6 +52,8 @@ def _apart(first: Run, other: Run) -> Iterator[str]:
         yield f"images: {len(index[0])} each, of which {common} are the same (another --seed?)"
     elif not torch.equal(first.records.label, other.records.label):
         yield "images: the same numbers with other labels, so other data"
+    elif other_pictures(first, other):
+        yield "images: the same numbers and labels of other pictures"
     names = [[*run.results.attacks] for run in (first, other)]
     if names[0] != names[1]:
         there, here = (", ".join(each) or "none" for each in names)
@@ -60,6 +62,27 @@ def _apart(first: Run, other: Run) -> Iterator[str]:
         yield from _named("attacks", _presets(first), _presets(other))
     if first.json["survivors"] != other.json["survivors"]:
         yield f"survivors: there {first.json['survivors']}, here {other.json['survivors']}"
+
+
+def other_pictures(first: Run, other: Run) -> bool:
+    """Whether two evaluations say that their images have another content."""
+    hashes = {run.json.get("data_hash") for run in (first, other)} - {None}
+    return len(hashes) > 1
+
+
+def doubts(first: Run, other: Run) -> Iterator[str]:
+    """A line for each reason not to rely on a comparison that can be made."""
+    if any(run.json.get("data_hash") is None for run in (first, other)):
+        yield (
+            "that both had the same pictures is not known: an earlier version wrote one of them;"
+            " numbers and labels of the images are the same"
+        )
+    for run in (first, other):
+        if words.doubtful(run.results):
+            yield f"{run.folder}: {words.belief(run.results)}"
+    for what in ("precision", "versions"):
+        there, here = (run.json.get(what) for run in (first, other))
+        yield from _named(what, there or {}, here or {})
 
 
 def _named(what: str, there: Any, here: Any) -> Iterator[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from robusttrain.evaluation.paired import Difference, in_points
 from robusttrain.reporting import words
+from robusttrain.reporting.comparison import doubts
 from robusttrain.reporting.html import Html, page, section, table, tag
 from robusttrain.reporting.runs import CLEAN, WORST, Run
 from robusttrain.reporting.svg import Bar, bars
@@ -80,6 +81,7 @@ def write_page(first: Run, others: Sequence[tuple[Run, Sequence[Difference]]], f
         parts.append(
             section(
                 f"B: {other.folder}",
+                *(tag("p", doubt, class_="note") for doubt in doubts(first, other)),
                 tag("p", sentence(first, other, differences)),
                 tag("p", f"B's model: {other.json['target']}.", class_="note"),
                 tag("p", "Both have the same weights.", class_="note") if same else Html(""),

@@ -166,7 +166,9 @@ def repeat(run: Run) -> Html:
             tag("pre", run.json["command"]),
         )
     # The folder's own name and not its path: whoever reads this has the folder elsewhere.
-    again = f"{command('evaluate')} --again {shlex.quote(f'{run.folder.name}/results.json')}"
+    again = (
+        f"{command('evaluate')} --again {shlex.quote(f'{run.folder.resolve().name}/results.json')}"
+    )
     return section(
         "Repeat it",
         tag("p", "The command that made these results:"),

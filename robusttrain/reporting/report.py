@@ -12,7 +12,7 @@ from robusttrain.reporting.html import Html, joined, page, section, tag
 from robusttrain.reporting.per_image import fallen, per_class
 from robusttrain.reporting.runs import WORST, Run, damaged, read_run
 from robusttrain.reporting.svg import Bar, bars
-from robusttrain.storage.files import write_whole
+from robusttrain.storage.files import writable, write_whole
 
 #: Of the file beside results.json.
 NAME = "report.html"
@@ -29,6 +29,7 @@ def write_report(path: str | Path) -> Path:
     """
     run = read_run(path)
     file = run.folder / NAME
+    writable(run.folder, "report", file)
     write_whole(file, report(run).encode())
     return file
 

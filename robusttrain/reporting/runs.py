@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +117,19 @@ def _fits(run: Run) -> bool:
             and all(each.shape[1] for each in tables)
         ):
             return False
-    return records.index.tolist() == [*results.json["indices"]] and all(
-        _same(shown, Figure.over(score)) for shown, score in _figures(run)
+    return (
+        records.index.tolist() == [*results.json["indices"]]
+        and results.json["images"] == count
+        and all(_within(results.json["threat"], row.preset) for row in results.attacks.values())
+        and all(_same(shown, Figure.over(score)) for shown, score in _figures(run))
     )
+
+
+def _within(threat: Mapping[str, Any] | None, preset: Mapping[str, Any]) -> bool:
+    """Whether an attack, as far as it says so itself, ran within the threat of results.json."""
+    node = (preset.get("init_args") or {}).get("threat") or {}
+    epsilon = (node.get("init_args") or {}).get("epsilon")
+    return epsilon is None or (threat is not None and abs(threat["epsilon"] - epsilon) < 1e-6)
 
 
 def _figures(run: Run) -> Iterator[tuple[Figure, Tensor]]:

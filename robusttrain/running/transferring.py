@@ -145,6 +145,8 @@ def among(models: Iterable[str], chosen: list[str] | None, option: str) -> list[
     names = list(models)
     if unknown := [name for name in chosen or () if name not in names]:
         raise UserError(f"{option} {unknown[0]}: is not among the models ({', '.join(names)})")
+    if twice := [name for name in chosen or () if (chosen or []).count(name) > 1]:
+        raise UserError(f"{option} {twice[0]}: is named twice: leave one of them out")
     return chosen or names
 
 

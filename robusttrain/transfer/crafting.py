@@ -30,6 +30,7 @@ from robusttrain.evaluation.scoring import top_classes
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json
 from robusttrain.storage.journal import Journal, weights_of
+from robusttrain.storage.made_of import made_of
 from robusttrain.transfer.distances import l2, linf, rmsd
 
 
@@ -143,7 +144,12 @@ class Crafting:
     def fingerprint(self, attack: str, maker: Sequence[str]) -> dict[str, Any]:
         """All that an attack's images on a maker depend on, except the clean images."""
         members = {
-            name: {**self.models[name].about, "weights": self._weights[name]} for name in maker
+            name: {
+                **self.models[name].about,
+                "weights": self._weights[name],
+                "code": made_of(self.models[name].defended),
+            }
+            for name in maker
         }
         return {
             "attack": dict(self.attacks[attack].about) | {"name": attack},

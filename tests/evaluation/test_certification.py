@@ -93,6 +93,15 @@ def test_what_attacks_leave_lies_above_what_is_certified(task):
     assert heads == ["radius", "certified (95 %)", "left by attacks (95 %)", "undecided"]
 
 
+@pytest.mark.parametrize("epsilon", [36 / 255, 2 / 3])
+def test_the_radius_of_the_attacks_has_its_row(task, epsilon):
+    """Rounded up in the grid, too."""
+    content, _ = evaluated(task, threat=L2(epsilon), radii=[epsilon])
+    points = {each["radius"]: each for each in content["certificates"]["points"]}
+    assert round(epsilon, 9) > epsilon
+    assert points[round(epsilon, 9)]["attacked"] is not None
+
+
 def test_a_sigma_that_is_not_the_noises_is_caught(task):
     content, certified = evaluated(task, Misdeclared(SIGMA))
     found, margin = content["certificates"], task[3]

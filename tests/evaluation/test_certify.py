@@ -117,7 +117,8 @@ def test_certificates_are_wrong_as_often_as_alpha_says():
 
 def test_batches_change_nothing_and_seeds_do(patterns):
     model, images, _ = patterns
-    g = Smoothed.of(DefendedClassifier(Vote(GaussianNoise(0.3), 9), model), 4, 60, 20)
+    vote = Vote(GaussianNoise(0.3), 9, "majority")
+    g = Smoothed.of(DefendedClassifier(vote, model), 4, 60, 20)
     index = torch.arange(12)
     whole = g.certify(images[:12], Rng.for_images(0, index))
     for which in (torch.arange(5), torch.tensor([11, 3, 7])):
@@ -129,6 +130,12 @@ def test_batches_change_nothing_and_seeds_do(patterns):
     # A vote on the noise is smoothed as the noise alone is: one draw a pass.
     alone = Smoothed.of(DefendedClassifier(GaussianNoise(0.3), model), 4, 60, 20)
     assert torch.equal(alone.certify(images[:12], Rng.for_images(0, index)).radius, whole.radius)
+
+
+def test_a_vote_by_the_mean_has_no_certificate(patterns):
+    target = DefendedClassifier(Vote(GaussianNoise(0.3), 9), patterns[0])
+    with pytest.raises(UserError, match="--defense.rule majority"):
+        Smoothed.of(target, 4)
 
 
 def test_streams_of_certificates_are_their_own():

@@ -66,6 +66,15 @@ def test_luck_explains_nothing(count, classes):
     assert other.best > 2 * other.held_out
 
 
+@pytest.mark.parametrize("sizes", [(80, 20), (60, 10, 10, 10, 10)])
+def test_one_answer_to_everything_is_explained_by_no_order(sizes):
+    """In some order it is that of the largest class."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    other = OtherOrder.of(torch.full_like(labels, 1), labels, NAMES[: len(sizes)])
+    assert other.best == other.held_out == max(sizes) / 100
+    assert not other.explains
+
+
 def test_no_answer_is_right_under_no_order():
     other = OtherOrder.of(torch.full((120,), -1), LABELS, NAMES)
     assert (other.accuracy, other.best, other.held_out, other.explains) == (0, 0, 0, False)

@@ -26,5 +26,14 @@ def test_where_nothing_varies_the_interval_still_has_a_width():
     assert 0.9 < low < high <= 1
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.3, 10), (0.1, 12), (-0.7, 3)])
+def test_the_same_change_of_every_image_lies_in_its_interval(share, count):
+    """Whatever its rounding makes of the spread."""
+    low, high = around(torch.full((count,), share, dtype=torch.float64))
+    assert low <= share + 1e-12
+    assert high >= share - 1e-12
+    assert high - low > 0.05
+
+
 def test_one_image_has_no_interval():
     assert all(math.isnan(end) for end in around(torch.ones(1)))

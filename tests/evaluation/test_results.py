@@ -1,10 +1,12 @@
 """Results: the form of results.json, and writing it."""
 
+import io
 import json
 import os
 
 import pytest
 import torch
+from rich.console import Console
 
 from robusttrain.attacks import Linf, ProjectedGradient, Target
 from robusttrain.core.errors import UserError
@@ -70,6 +72,16 @@ def test_the_table_names_every_attack_and_the_threat(found):
     shown = table(found)
     assert "linf 0.05" in shown.title
     assert list(shown.columns[0].cells) == ["none (clean)", "pgd", "worst case"]
+
+
+def test_square_brackets_in_names_are_no_markup(found):
+    attacks = {f"pgd[{name}]": found["attacks"]["pgd"] for name in ("long", "/short")}
+    shown = table({**found, "target": "runs[v2]/best.pth", "attacks": attacks})
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(shown)
+    said = console.export_text()
+    for name in ("runs[v2]/best.pth", "pgd[long]", "pgd[/short]"):
+        assert name in said
 
 
 def test_results_are_replaced_whole(found, tmp_path):

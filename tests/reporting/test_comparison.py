@@ -1,12 +1,16 @@
 """Evaluations compared image by image: tests by hand, and what may not be compared."""
 
+import json
 import math
 import re
+import shutil
 
 import pytest
 import torch
 from small_evaluations import Noisy, classifier
+from torch import nn
 
+import robusttrain
 from robusttrain.commands import compare as command
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.paired import agresti_min, compared
@@ -135,6 +139,65 @@ def test_what_differs_is_named(folder, evaluated, changes, told):
         command.run([str(folder), str(other)])
     assert str(other) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def changed(folder, target, change):
+    """A copy of an evaluation whose results.json says something else."""
+    shutil.copytree(folder, target)
+    content = json.loads((target / "results.json").read_text())
+    change(content)
+    (target / "results.json").write_text(json.dumps(content))
+    return target
+
+
+def test_other_pictures_of_the_same_classes_are_no_comparison():
+    """Numbers and labels are the same, the pictures are not."""
+    model, found = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), []
+    labels = torch.arange(8) % 2
+    for seed in range(2):
+        x = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
+        results = robusttrain.evaluate(
+            model, x, labels, attacks="fgsm", audit=False, progress=False, precision="float32"
+        )
+        found.append(results.json["data_hash"])
+    assert found[0] != found[1]
+
+
+def test_hashes_of_pictures_are_compared(folder, tmp_path, capsys):
+    other = changed(folder, tmp_path / "a", lambda content: content.update(data_hash="0" * 64))
+    with pytest.raises(UserError, match="same numbers and labels of other pictures"):
+        command.run([str(folder), str(other)])
+    older = changed(folder, tmp_path / "b", lambda content: content.pop("data_hash"))
+    command.run([str(folder), str(older)])
+    assert "that both had the same pictures is not known" in capsys.readouterr().err
+
+
+def test_what_a_comparison_rests_on_is_said(folder, tmp_path, capsys):
+    def doubtful(content):
+        finding = {"check": "zero gradients", "severity": "masked", "measured": "none"}
+        content |= {"verdict": "masked: zero gradients", "audit": [finding], "audit_checks": 9}
+        content["precision"]["attacks"]["fgsm"] = "bfloat16"
+        content["versions"]["robusttrain"] = "0.1.0"
+
+    other = changed(folder, tmp_path / "a", doubtful)
+    command.run([str(folder), str(other)])
+    said = " ".join(capsys.readouterr().err.split())
+    page = (other / "comparison.html").read_text()
+    for text in (
+        "Do not rely on this figure",
+        "precision.attacks.fgsm: there float32, here bfloat16",
+        "versions.robusttrain: there",
+    ):
+        assert text in said
+        assert text in page
+
+
+@pytest.mark.parametrize("key", ["data", "images"])
+def test_what_the_page_tells_has_to_be_there(folder, tmp_path, key):
+    other = changed(folder, tmp_path / "a", lambda content: content.pop(key))
+    for pair in ((folder, other), (other, folder)):
+        with pytest.raises(UserError, match="damaged"):
+            command.run([*map(str, pair)])
 
 
 def test_batches_make_no_difference(folder, evaluated):

@@ -20,7 +20,7 @@ from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.report import Figure, Results, read_results
 from robusttrain.evaluation.results import figure
 from robusttrain.reporting import words
-from robusttrain.reporting.report import write_report
+from robusttrain.reporting.report import report, write_report
 from robusttrain.reporting.runs import CLEAN, Run, read_run
 from robusttrain.reporting.thumbnails import SIDE, panels
 from robusttrain.storage.weights import save_tensors
@@ -208,6 +208,14 @@ def test_figures_that_somebody_changed_are_said(evaluated, tmp_path, place, surv
     else:
         row["accuracy" if place == "clean" else "robust_accuracy"] += 0.001
     copy = rewritten(made, tmp_path, **found)
+    assert "the figures are not to be trusted" in Reader(page_of(copy)).text
+
+
+@pytest.mark.parametrize(
+    "said", [{"images": 20_000}, {"threat": {"norm": "linf", "epsilon": 8 / 255}}]
+)
+def test_images_and_radius_are_those_of_the_verdicts(folder, tmp_path, said):
+    copy = rewritten(folder, tmp_path, **said)
     assert "the figures are not to be trusted" in Reader(page_of(copy)).text
 
 
@@ -415,3 +423,8 @@ def test_the_command_writes_and_says(folder, capsys):
             command.run(arguments)
     with pytest.raises(UserError, match="cannot be read"):
         command.run([str(folder / "none")])
+
+
+def test_repeat_it_names_the_folder_wherever_one_stands(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert f"--again {folder.name}/results.json" in report(read_run("."))
