@@ -16,6 +16,7 @@ from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.outputs import EXAMPLES
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
+from robusttrain.storage.journal import FINISHED
 
 #: What code stumbles over where a file holds something else than it should.
 STUMBLES = (*(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
@@ -81,11 +82,24 @@ def read_run(path: str | Path) -> Run:
                 f"{VERDICTS} is not there, so nothing is said per class: evaluate again without"
                 " --save_verdicts false."
             )
+        if _begun_since(folder):
+            missing.append(
+                f"{folder / 'journal'} is of an evaluation that began after results.json was"
+                " written and has not ended: all that is shown here is of the one before it."
+            )
         examples = _beside(folder / EXAMPLES, Examples.read, missing)
         if examples is not None and not {*examples[0].index.tolist()} <= {*results.json["indices"]}:
             missing.append(f"{EXAMPLES} is of another evaluation than results.json: not shown.")
             examples = None
     return Run(folder, results, records, examples, tuple(missing))
+
+
+def _begun_since(folder: Path) -> bool:
+    """Whether another evaluation began in a folder since its results were written."""
+    begun = folder / "journal" / "fingerprint.json"
+    if not begun.is_file() or (begun.parent / FINISHED).exists():
+        return False
+    return begun.stat().st_mtime > (folder / "results.json").stat().st_mtime
 
 
 def _beside(path: Path, read: Callable[[Path], Part], missing: list[str]) -> Part | None:

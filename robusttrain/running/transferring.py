@@ -118,9 +118,11 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         "attacks": {name: part_of_results(outcomes[name], matrices[name]) for name in attacks},
     }
     write_json(about, output / "results.json")
+    # A member of an ensemble is attacked with its own gradients, too.
+    white = {(maker, each) for maker, members in makers.items() for each in members}
     for name, measured in matrices.items():
         for kind in (kind for kind in measured if kind.endswith("top1")):
-            (output / f"{name}-{kind}.png").write_bytes(png(heat_map(measured[kind])))
+            (output / f"{name}-{kind}.png").write_bytes(png(heat_map(measured[kind], white)))
     (output / "images.png").write_bytes(
         pictured(outcomes, next(iter(makers)), targets[-1], next(iter(batches())), data)
     )

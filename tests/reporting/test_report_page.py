@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -23,6 +24,7 @@ from robusttrain.reporting import words
 from robusttrain.reporting.report import report, write_report
 from robusttrain.reporting.runs import CLEAN, Run, read_run
 from robusttrain.reporting.thumbnails import SIDE, panels
+from robusttrain.storage.journal import Journal
 from robusttrain.storage.weights import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -217,6 +219,19 @@ def test_figures_that_somebody_changed_are_said(evaluated, tmp_path, place, surv
 def test_images_and_radius_are_those_of_the_verdicts(folder, tmp_path, said):
     copy = rewritten(folder, tmp_path, **said)
     assert "the figures are not to be trusted" in Reader(page_of(copy)).text
+
+
+def test_an_evaluation_that_began_since_and_has_not_ended_is_told(folder, tmp_path):
+    copy = rewritten(folder, tmp_path)
+    told = "began after results.json was written"
+    assert told not in Reader(page_of(copy)).text
+    Journal(copy / "journal", {"model": "another"})
+    late = (copy / "results.json").stat().st_mtime + 5
+    os.utime(copy / "journal" / "fingerprint.json", (late, late))
+    assert told in Reader(page_of(copy)).text
+    early = late - 10  # as where an evaluation's audit goes on
+    os.utime(copy / "journal" / "fingerprint.json", (early, early))
+    assert told not in Reader(page_of(copy)).text
 
 
 def test_files_of_another_evaluation_are_not_shown(folder, evaluated, tmp_path):
