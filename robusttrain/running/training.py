@@ -167,6 +167,9 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     job.data.setup("fit")
     job.data.trainer = trainer  # whose processes share the batches
     check_on_data(job, first_look, sources, trainer, say)
+    _, _, batches = planned(len(job.data.train_dataloader()), trainer)
+    if short := first_weights_left(plan.ema, batches // trainer.accumulate_grad_batches):
+        say(short)
     if is_open(job.defense):
         images = job.data.validation_images(FEW).images.to(trainer.strategy.root_device)
         settle(job.defense, recipe["defense"], images, trainer.world_size, say)
@@ -208,7 +211,31 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
             weights_only=True if place.resume else None,
         )
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if "/" in key}
-    return Trained(place.folder, metrics, trainer.current_epoch)
+    epochs = trainer.current_epoch
+    return Trained(place.folder, of_last_epoch(metrics, watching, epochs), epochs)
+
+
+def of_last_epoch(
+    metrics: dict[str, float], watching: Sequence[pl.Callback], epochs: int
+) -> dict[str, float]:
+    """The figures without those of attacks that last ran in an earlier epoch, which Lightning
+    keeps: a run may have ended between two of their epochs.
+    """
+    looked = [each.looked for each in watching if isinstance(each, RobustAccuracy)]
+    if all(each == epochs for each in looked):
+        return metrics
+    return {key: value for key, value in metrics.items() if not key.startswith("robust/")}
+
+
+def first_weights_left(ema: float, steps: int) -> str | None:
+    """A line where the mean of a run this short would be mostly its first weights, or nearly so."""
+    left = ema ** max(0, steps - 1)
+    if not ema or left < 0.2:
+        return None
+    return (
+        f"--ema {ema:g}: of the averaged weights of {steps:,} steps, {left:.0%} are those after the"
+        " first step: average less, or train longer"
+    )
 
 
 def check_on_data(

@@ -17,6 +17,7 @@ from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.training import read_plan
 from robusttrain.config.watching import idle_undo, keepers, monitored, watchers
 from robusttrain.evaluation import Scenario
+from robusttrain.running.training import first_weights_left, of_last_epoch
 from robusttrain.training.callbacks import RobustAccuracy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -270,6 +271,22 @@ def test_radii_of_training_and_validation_that_differ_are_said():
     assert not said(0.031)
     assert not said(0.062, "--robust.epsilon", 0.02), "whoever says it means it"
     assert not said(0.062, "--robust.every", 0)
+
+
+def test_figures_of_an_earlier_epoch_are_not_the_outcome():
+    """A run may end between two epochs with attacks."""
+    metrics = {"val/accuracy": 0.9, "robust/worst_case": 0.5}
+    pictures, robust, guard = watchers(configured("--robust.every", 5), around=False)
+    robust.looked = 10
+    assert of_last_epoch(metrics, [pictures, robust, guard], 10) == metrics
+    assert of_last_epoch(metrics, [pictures, robust, guard], 13) == {"val/accuracy": 0.9}
+    assert of_last_epoch(metrics, [pictures], 13) == metrics
+
+
+def test_a_mean_of_mostly_the_first_weights_is_said():
+    assert "74% are those after the first step" in first_weights_left(0.999, 300)
+    assert first_weights_left(0.999, 3000) is None
+    assert first_weights_left(0.0, 1) is None
 
 
 def test_an_undo_that_can_undo_nothing_is_said():

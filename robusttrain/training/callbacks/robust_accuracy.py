@@ -38,6 +38,8 @@ class RobustAccuracy(pl.Callback):
         draws: Count = 3,
         seed: int = 0,
     ) -> None:
+        #: How many epochs had been trained when these attacks last ran.
+        self.looked = 0
         self.scenarios, self.every, self.images, self.draws, self.seed = (
             scenarios,
             every,
@@ -69,7 +71,7 @@ class RobustAccuracy(pl.Callback):
         epoch = trainer.current_epoch + 1
         if trainer.sanity_checking or (epoch % self.every and epoch != trainer.max_epochs):
             return
-        figures = self.evaluate(trainer, pl_module)
+        figures, self.looked = self.evaluate(trainer, pl_module), epoch
         for name, row in figures["attacks"].items():
             # Every process has gathered the same figures already, so their mean changes nothing.
             pl_module.log(f"robust/{name}", row["robust_accuracy"], prog_bar=True, sync_dist=True)
