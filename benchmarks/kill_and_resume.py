@@ -23,6 +23,9 @@ from typing import Any
 from robusttrain.commands import evaluate
 from robusttrain.core.errors import UserError
 
+#: Starts of the run that is let come to its end; more would hide an evaluation that hangs.
+TRIES = 3
+
 
 def timeless(path: Path) -> dict[str, Any]:
     """The content of a results.json without what no two runs share."""
@@ -77,12 +80,15 @@ def kill_and_resume(
         raise UserError(
             f"evaluate.py ended with exit code {whole.exitcode}: nothing to compare with"
         )
-    killed = 0
+    killed, patience = 0, max(60.0, 10 * lasts)
     for _ in range(kills):
         process = start("killed")
         if moments.random() < 0.5:  # once it has finished something more
             before = _entries(folder / "killed")
+            late = time.monotonic() + patience
             while process.is_alive() and _entries(folder / "killed") <= before:
+                if time.monotonic() > late:
+                    break
                 time.sleep(0.005)
             process.join(moments.uniform(0, 0.02))
         else:  # at any time, also while it starts
@@ -91,8 +97,14 @@ def kill_and_resume(
         process.kill()
         process.join()
     left = _entries(folder / "killed")
-    last = start("killed")
-    last.join()
+    for _ in range(TRIES):
+        last = start("killed")
+        last.join(patience)
+        if not last.is_alive():
+            break
+        # Forked while another thread of this process held a lock, it waits for good: once more.
+        last.kill()
+        last.join()
     same = not last.exitcode and timeless(folder / "whole" / "results.json") == timeless(
         folder / "killed" / "results.json"
     )
