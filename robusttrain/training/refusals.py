@@ -56,9 +56,9 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
         fix = "images stay in float32: take bf16-mixed, 16-mixed or 32-true"
         raise OptionError("--trainer.precision", options.precision, fix)
     steps = (options.max_steps or -1) > 0
-    # Without a number of epochs, Lightning goes by steps or time alone where these are given.
-    epochs = (-1 if steps or options.max_time else 1000) if options.max_epochs is None else None
-    endless = (options.max_epochs if epochs is None else epochs) < 0 and not steps
+    # Without a number of epochs, Lightning goes by time alone where one is given.
+    timed = options.max_epochs is None and options.max_time is not None
+    endless = not steps and (timed or (options.max_epochs or 0) < 0)
     if endless and training.schedule in TO_THE_END:
         fix = (
             f"the schedule {training.schedule} needs an end: give a number, or --training.schedule"
