@@ -68,11 +68,11 @@ ATTACKS = {**SHORTER, "eot.gradient.draws": 10, "square-quick.votes": 4}
 SETTINGS = {
     "smoke": Sizes(
         2,
-        2,
+        1,
         8,
         recipes=(YARDSTICK, "g"),
         suite="quick",
-        options={"robust.images": 8},
+        options={"robust.images": 8, "trainer.limit_train_batches": 2},
     ),
     "digits": Sizes(
         60, 10, 297, 0.062, attacks=ATTACKS, options={"robust.images": 256, "data.validation": 0.2}

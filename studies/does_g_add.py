@@ -9,6 +9,7 @@ in its place. Differences are paired by image, over seeds.
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,7 +86,16 @@ class Sizes:
 #: Of AutoAttack: FAB-T's targets, of 9; Square's queries, of 5,000.
 SHORTER = {"autoattack.attacks.2.targets": 3, "autoattack.attacks.3.queries": 1000}
 SETTINGS = {
-    "smoke": Sizes(1, 1, 8, suite="quick", radii=(0.1,), draws=2, options={"robust.images": 8}),
+    "smoke": Sizes(
+        1,
+        1,
+        8,
+        suite="quick",
+        radii=(0.1,),
+        draws=2,
+        options={"robust.images": 8},
+        scale={"train_images": 256},
+    ),
     "digits": Sizes(
         30,
         2,
@@ -274,13 +284,17 @@ def as_costly(scale: Scale, sizes: Sizes, inference: float) -> dict[str, Any]:
     own = adversarial(scale, sizes)
     plain = {**scale.data, **scale.model, **own, **scale.more, **sizes.options}
     widths = training_plan(*typed(plain)).model["init_args"]["widths"]
-    best: dict[str, Any] = {}
-    for quarters in range(5, 41):
-        wider = {"model.widths": [max(1, round(width * quarters / 4)) for width in widths]}
-        if operations(training_plan(*typed({**plain, **wider}))).inference > inference:
-            break
-        best = {**own, **wider}
-    return best
+
+    def wider(quarters: int) -> dict[str, Any]:
+        return {"model.widths": [max(1, round(width * quarters / 4)) for width in widths]}
+
+    def cost(quarters: int) -> float:
+        return operations(training_plan(*typed({**plain, **wider(quarters)}))).inference
+
+    # The wider, the costlier: how many of these are within the limit is found by halves.
+    tried = range(5, 41)
+    count = bisect.bisect_right(tried, inference, key=cost)
+    return {**own, **wider(tried[count - 1])} if count else {}
 
 
 def voted(g: Settings, draws: int) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class Contenders:
 
 def contenders(scale: Scale) -> Contenders:
     """The models of a scale."""
-    static = [scale.f_a("standard", 1).checkpoint, scale.f_b(5).checkpoint]
+    epochs = 1 if scale.name == "smoke" else 5
+    static = [scale.f_a("standard", 1).checkpoint, scale.f_b(epochs).checkpoint]
     attack = "training.objective.attack"
     single = {f"{attack}.steps": 1, f"{attack}.step_size": 0.031, f"{attack}.random_start": False}
     ensemble = {"training.objective.models": static}

@@ -39,7 +39,7 @@ class Sizes:
 #: C&W with fewer searches, which start nearer to where they end.
 FEW = {"search_steps": 3, "initial_c": 0.1}
 SETTINGS = {
-    "smoke": Sizes(("mdifgsm",), (1,), (2,), (), 3, 20, {"steps": 5, **FEW}),
+    "smoke": Sizes(("mdifgsm",), (1,), (2,), (), 2, 8, {"steps": 3, **FEW}),
     "small": Sizes(("mdifgsm",), (0.2, 0.8, 1), (5, 20), (3,), 10, 12, {"steps": 30, **FEW}),
     "paper": Sizes(
         ("difgsm", "mdifgsm"),

@@ -46,7 +46,7 @@ PAPER = {
     "IGSM targeted": ("11.6 %", "37.1 %"),
 }
 SETTINGS = {
-    "smoke": Sizes(1, 2, (15,), (2,), tuple(PAPER), 40, 60, 4),
+    "smoke": Sizes(1, 2, (15,), (2,), ("FGSM",), 20, 20, 1),
     "small": Sizes(4, 5, (5, 25), (2, 10), ("FGSM", "IGSM targeted"), 200, 500, 10),
     "paper": Sizes(5, 20, (2, 5, 10, 15, 20, 25), (5, 10, 20, 50), tuple(PAPER), 1_000, 5_000, 30),
 }

@@ -119,7 +119,7 @@ SETTINGS = {
         "quick",
         8,
         ({"data.validation": 0.9}, 140, 2, 1_000),
-        {"robust.images": 16, "trainer.limit_val_batches": 2},
+        {"robust.images": 8, "trainer.limit_val_batches": 2},
     ),
     "small": Sizes(
         200_000,

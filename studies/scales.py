@@ -76,8 +76,13 @@ class Scale(SimpleNamespace):
 
     def job(self, label: str, settings: Settings, epochs: int) -> Job:
         """A model by the options of train.py; 0 epochs leave a network its initial weights."""
-        plan = training_plan(*typed({**settings, "trainer.max_epochs": epochs}))
-        return self.asked(label, plan)
+        # Seeds and epochs are no part of what is read: many trainings differ in nothing else.
+        others = {key: to for key, to in settings.items() if key != "seed"}
+        plan = training_plan(*typed(others))
+        trainer = {**plan.trainer, "max_epochs": epochs}
+        return self.asked(
+            label, replace(plan, trainer=trainer, seed=settings.get("seed", plan.seed))
+        )
 
     def asked(self, label: str, work: TrainingPlan | Call) -> Job:
         """A model that is trained if a point needs it."""

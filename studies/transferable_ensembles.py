@@ -32,7 +32,7 @@ class Sizes:
 
 
 SETTINGS = {
-    "smoke": Sizes(4, 40, 8),
+    "smoke": Sizes(2, 20, 4),
     "small": Sizes(20, 200, 15),
     "paper": Sizes(100, 1_000, 100),
 }

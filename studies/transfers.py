@@ -136,7 +136,7 @@ def field(scale: Scale) -> Field:
             f"ResNet {seed}": scale.job(f"quick-seed-{seed}", {**longer, "seed": seed}, 3)
             for seed in range(3)
         }
-        return Field(quick, scale.data, 60, 0.2, crafted)
+        return Field(quick, scale.data, 30, 0.2, crafted)
     # Of seed 1, like the attacker's own models in the studies of the main paper, which then are
     # trained once.
     trained = {f"ResNet {seed}": scale.f_a("standard", seed) for seed in range(2)}

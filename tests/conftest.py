@@ -1,11 +1,14 @@
 """Models with known answers, and images to run them on."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -287,6 +290,27 @@ def run_script():
 
 
 @pytest.fixture(scope="session")
+def run_here():
+    """Runs what ``python SCRIPT ...`` runs, in this process, for fixtures that many tests share:
+    (code, out, err).
+    """
+
+    def run(script, *arguments):
+        out, err, words = io.StringIO(), io.StringIO(), brief(script, arguments)
+        with (
+            contextlib.chdir(ROOT),
+            mock.patch.object(sys, "argv", [script, *words]),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            entry.run(script.removesuffix(".py"), words, script)
+        return SimpleNamespace(code=ended.value.code, out=out.getvalue(), err=err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def start_script():
     """Starts ``python SCRIPT ...`` from the repository's root and leaves it running; the caller
     ends it.
@@ -317,13 +341,13 @@ def command(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
-def trained(run_script, tmp_path_factory):
+def trained(run_here, tmp_path_factory):
     """One run of train.py, digits behind the adversarial transformation: folder, best and last
     checkpoint, output.
     """
     folder = tmp_path_factory.mktemp("trained")
     places = ["--checkpoints", folder / "checkpoints", "--logs", folder / "logs"]
-    done = run_script("train.py", "--config", CONF / "advtransform.yaml", *places)
+    done = run_here("train.py", "--config", CONF / "advtransform.yaml", *places)
     assert done.code == 0, done.err
     (best,) = (folder / "checkpoints").rglob("best.ckpt")
     return SimpleNamespace(

@@ -135,7 +135,7 @@ def test_own_surrogate_is_the_attackers_model_differentiated_as_told(trained, cu
     assert torch.equal(call_model(whole, x, streams()), model(x, streams()))
 
 
-def test_own_surrogate_needs_a_defense(run_script, trained, tmp_path, monkeypatch):
+def test_own_surrogate_needs_a_defense(trained, tmp_path, monkeypatch):
     undefended = DefendedClassifier(None, load(trained.best).classifier)
     monkeypatch.setattr("robusttrain.config.checkpoints.load", lambda path, trust: undefended)
     with pytest.raises(UserError, match="no defense: --attack transfer-standard"):

@@ -43,7 +43,7 @@ class Case:
         name: of the defect, or of the sound evaluation.
         expected: the check that must name the defect, or `ANY`; None for a sound evaluation.
         engine: builds it.
-        slow: whether only ``python -m tests.audit`` runs it, and the tests do not.
+        slow: whether ``make test`` leaves it to ``make long`` and ``python -m tests.audit``.
     """
 
     name: str
@@ -94,6 +94,7 @@ WRONG = (
         "quantised input without BPDA",
         "zero gradients",
         lambda: evaluation(n.quantized(), pgd(), defense=n.Quantize()),
+        slow=True,
     ),
     Case(
         "random resizing without EOT",
@@ -107,19 +108,23 @@ WRONG = (
         "gradient agreement",
         lambda: evaluation(n.Detached(n.plain()), pgd()),
     ),
-    Case("k winners take all", "black box", lambda: evaluation(n.winners(), pgd())),
+    Case("k winners take all", "black box", lambda: evaluation(n.winners(), pgd()), slow=True),
     Case("too few steps", "twice the steps", lambda: evaluation(n.plain(), pgd(steps=3))),
     Case(
         "one step",
         "twice the steps",
         lambda: evaluation(n.plain(), pgd(steps=1, relative_step_size=1.0)),
+        slow=True,
     ),
     Case("step size of zero", "single step", lambda: evaluation(n.plain(), pgd(step_size=1e-12))),
     Case(
         "epsilon parsed and unused", "epsilon 0", lambda: evaluation(n.plain(), n.EpsilonUnused())
     ),
     Case(
-        "model in training mode", "repeated passes", lambda: evaluation(n.batch_statistics(), pgd())
+        "model in training mode",
+        "repeated passes",
+        lambda: evaluation(n.batch_statistics(), pgd()),
+        slow=True,
     ),
     Case(
         "noise from a generator of its own",
@@ -148,12 +153,14 @@ WRONG = (
             n.OffTheGrid(n.robust()),
             pgd(step_size=2 / 255, random_start=False, threat=Linf(20 / 255)),
         ),
+        slow=True,
     ),
     Case("wrong sign", "epsilon 0.5", lambda: evaluation(n.plain(), pgd(objective=n.WrongSign()))),
     Case(
         "targeted loss of the wrong sign",
         "epsilon 0.5",
         lambda: evaluation(n.plain(), pgd(objective=n.AwayFromTarget())),
+        slow=True,
     ),
     Case("last restart wins", "silent success", lambda: evaluation(n.plain(), n.LastRestartWins())),
     Case(
@@ -168,6 +175,7 @@ WRONG = (
         lambda: evaluation(
             n.noisy_quantized(), pgd(gradient=Average(draws=10)), defense=n.NoisyQuantize()
         ),
+        slow=True,
     ),
     Case(
         "one step across a wave",
@@ -179,12 +187,18 @@ WRONG = (
 )
 SOUND = (
     # Found out by asking, and scored over several draws.
-    Case("dropout that nobody knows of", None, lambda: evaluation(n.Dropped(n.plain()), pgd())),
+    Case(
+        "dropout that nobody knows of",
+        None,
+        lambda: evaluation(n.Dropped(n.plain()), pgd()),
+        slow=True,
+    ),
     # Attacked through its logarithm, and as weak as with logits: a note.
     Case(
         "softmax instead of logits",
         None,
         lambda: evaluation(n.Probabilities(n.plain()), pgd(steps=40)),
+        slow=True,
     ),
     Case("undefended, PGD", None, lambda: evaluation(n.plain(), pgd(steps=40))),
     Case("adversarial training, PGD", None, lambda: evaluation(n.robust(), pgd(steps=40))),
@@ -192,22 +206,25 @@ SOUND = (
         "adversarial training, APGD",
         None,
         lambda: evaluation(n.robust(), APGD(steps=50, threat=Linf(EPSILON))),
+        slow=True,
     ),
     Case(
         "adversarial training, L2",
         None,
         lambda: evaluation(n.robust(), pgd(steps=40, threat=L2(0.5), rule=Normalized())),
+        slow=True,
     ),
     Case(
         "noise, EOT",
         None,
         lambda: evaluation(n.noisy(), pgd(gradient=Average(draws=20)), defense=n.Noise(0.3)),
     ),
-    Case("random resizing, EOT", None, lambda: resized(pgd(gradient=Average(draws=20)))),
+    Case("random resizing, EOT", None, lambda: resized(pgd(gradient=Average(draws=20))), slow=True),
     Case(
         "quantised input, BPDA",
         None,
         lambda: evaluation(n.quantized(), pgd(steps=40), IdentityBackward(), n.Quantize()),
+        slow=True,
     ),
 )
 

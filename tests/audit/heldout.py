@@ -95,6 +95,7 @@ HELD_OUT_WRONG = (
         "held out: saturated logits, cross entropy",
         ANY,
         lambda: evaluation(n.Scaled(n.robust(), 100.0), pgd(steps=40, random_start=False)),
+        slow=True,
     ),
 )
 HELD_OUT_SOUND = (

@@ -17,9 +17,11 @@ EVERY_WRONG = (*WRONG, *NEW_WRONG, *HELD_OUT_WRONG)
 EVERY_SOUND = (*SOUND, *NEW_SOUND, *HELD_OUT_SOUND)
 
 
-def quick(cases):
-    """Those that take a second or two; ``python -m tests.audit`` runs them all."""
-    return [case for case in cases if not case.slow]
+def each(cases):
+    """Parameters of a test; what takes more than a second or two is left to ``make long``."""
+    return [
+        pytest.param(case, marks=[pytest.mark.long] * case.slow, id=case.name) for case in cases
+    ]
 
 
 def test_the_corpus_is_large_enough():
@@ -32,7 +34,7 @@ def test_the_corpus_is_large_enough():
     assert len({*names}) == len(names)
 
 
-@pytest.mark.parametrize("case", quick(EVERY_WRONG), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", each(EVERY_WRONG))
 def test_defects_are_named(case):
     audit = audited(case)
     grave = {found.check: found for found in audit.findings if found.severity in ("masked", "weak")}
@@ -44,13 +46,14 @@ def test_defects_are_named(case):
     json.dumps(audit.as_dict())
 
 
-@pytest.mark.parametrize("case", quick(EVERY_SOUND), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", each(EVERY_SOUND))
 def test_sound_evaluations_are_not_accused(case):
     audit = audited(case)
     assert audit.verdict == "sound"
     assert {found.severity for found in audit.findings} <= {"note", "not run"}
 
 
+@pytest.mark.long
 def test_estimates_that_are_mostly_noise_are_named():
     case = next(case for case in WRONG if case.expected == "fixed randomness")
     assert "two estimates" in {

@@ -26,6 +26,7 @@ NEW_WRONG = (
         "adversarial training, cross entropy, logits times 1e-4",
         "another objective",
         lambda: evaluation(n.Scaled(n.robust(), 1e-4), pgd(steps=40)),
+        slow=True,
     ),
     Case(
         "linear model, cross entropy, logits times 1e-4",
@@ -57,6 +58,7 @@ NEW_SOUND = (
             n.Scaled(n.plain(), 1e-4),
             Restarts(pgd(steps=40, objective=Margin()), restarts=3, threat=Linf(EPSILON)),
         ),
+        slow=True,
     ),
     Case(
         "noise, EOT with the margin, logits times 1e-12",
@@ -75,6 +77,7 @@ NEW_SOUND = (
         lambda: evaluation(
             n.robust(), pgd(steps=40), ClassifierOnly(), t.AntiAdversary(n.robust())
         ),
+        slow=True,
     ),
     Case(
         "anti-adversary, BPDA with the margin",

@@ -16,9 +16,9 @@ def test_the_share_that_holds_and_the_distance(convnet, images):
     right = model(x).argmax(1)
     y = torch.where(torch.arange(8) < 6, (right + 1) % 3, right)
     subject = Subject(model, x, y, {})
-    found = held.measure(subject, RandomNoise(threat=L2(0.0)))
+    found = held.measure(subject, RandomNoise(22, threat=L2(0.0)))
     assert found == {"holds": 0.75, "median_distance": 0.0, "median_of_what_holds": 0.0}
-    found = held.measure(Subject(model, x, right, {}), RandomNoise(threat=L2(0.0)))
+    found = held.measure(Subject(model, x, right, {}), RandomNoise(22, threat=L2(0.0)))
     assert found == {"holds": 0.0, "median_distance": 0.0, "median_of_what_holds": None}
 
 

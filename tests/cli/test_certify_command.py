@@ -18,10 +18,10 @@ CPU = ("--trainer.accelerator", "cpu")
 
 
 @pytest.fixture(scope="module")
-def noisy(run_script, tmp_path_factory):
+def noisy(run_here, tmp_path_factory):
     """A checkpoint that was trained with noise augmentation."""
     folder = tmp_path_factory.mktemp("noisy")
-    done = run_script(
+    done = run_here(
         *("train.py", "--data", "digits", "--data.image_size", 8, "--model", "mlp"),
         *("--defense", "noise", "--defense.sigma", 0.2, "--trainer.max_epochs", 6, *CPU),
         *("--robust.every", 0, "--pictures.images", 0),

@@ -27,13 +27,13 @@ defense:
 
 
 @pytest.fixture(scope="module")
-def weights(run_script, tmp_path_factory):
+def weights(run_here, tmp_path_factory):
     """A checkpoint of a small network for images of any size, trained without a defense."""
     folder = tmp_path_factory.mktemp("bare")
     places = ["--checkpoints", folder / "c", "--logs", folder / "l"]
     network = ["--model", "resnet_small", "--model.widths", "[8,16]"]
     whole = ["--trainer.max_epochs", 3, "--trainer.limit_train_batches", 1.0, "--robust.every", 0]
-    done = run_script("train.py", *network, *BRIEF, *whole, *places)
+    done = run_here("train.py", *network, *BRIEF, *whole, *places)
     assert done.code == 0, done.err
     (last,) = (folder / "c").rglob("last.ckpt")
     return [*network, "--data", "digits", "--weights", last]

@@ -7,6 +7,7 @@ from benchmarks.kill_and_resume import kill_and_resume
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.long
 def test_twenty_kills(trained, tmp_path):
     command = [
         "--checkpoint",

@@ -97,7 +97,9 @@ def test_the_first_look_is_small_unless_sizes_are_given(tmp_path, monkeypatch, c
     assert read_plan(["--checkpoint", "digits-g"]).images is None
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(e, marks=[pytest.mark.long] * e.endswith("-g")) for e in EMBEDDED]
+)
 def test_clean_accuracy_is_that_of_the_card(command, tmp_path, name):
     figures = packaged.card(name).content["figures"]
     size = ("--images", figures["images"], "--draws", figures["draws"], "--seed", figures["seed"])

@@ -20,16 +20,16 @@ def run(command, *arguments):
 
 
 @pytest.fixture(scope="module")
-def trained(run_script, tmp_path_factory):
+def trained(run_here, tmp_path_factory):
     """A folder with a denoiser, a diffusion model and a classifier; the classifier's options."""
     folder = tmp_path_factory.mktemp("purifiers")
     places = ["--checkpoints", folder]
     for kind in ("denoiser", "diffusion"):
         narrow = ["--purifier.network.width", 8]
-        run(run_script, "train.py", "--training", kind, *narrow, *SHORT, *places)
+        run(run_here, "train.py", "--training", kind, *narrow, *SHORT, *places)
     network = ["--model", "mlp", "--model.width", 16]
     quiet = ["--pictures.images", 0, "--robust.every", 0, "--logs", folder / "l"]
-    run(run_script, "train.py", *network, *SHORT, *places, *quiet)
+    run(run_here, "train.py", *network, *SHORT, *places, *quiet)
     (last,) = folder.rglob("last.ckpt")
     return folder, [*places, *network, "--data", "digits", "--weights", last]
 

@@ -47,7 +47,7 @@ def test_killed_and_resumed(start_script, command, tmp_path):
         "--config",
         "tests/conf/trades.yaml",
         "--trainer.max_epochs",
-        8,
+        5,
         "--trainer.limit_train_batches",
         6,
     ]
@@ -62,7 +62,7 @@ def test_killed_and_resumed(start_script, command, tmp_path):
     finally:
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    assert last(tmp_path / "killed")["epoch"] < 7, "the run had ended before it was killed"
+    assert last(tmp_path / "killed")["epoch"] < 4, "the run had ended before it was killed"
 
     for name, more in (("killed", ["--ckpt_path", "last"]), ("alone", [])):
         done = command("train.py", *options, *places(tmp_path / name), *more)
@@ -117,10 +117,10 @@ def test_terminated_in_the_middle_of_an_epoch_and_resumed(
 
 
 @pytest.fixture(scope="module")
-def finished(run_script, tmp_path_factory):
+def finished(run_here, tmp_path_factory):
     """A run of one epoch."""
     folder = tmp_path_factory.mktemp("finished")
-    done = run_script(
+    done = run_here(
         "train.py", "--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 1, *places(folder)
     )
     assert done.code == 0, done.err

@@ -51,7 +51,7 @@ def alone(evaluated):
     return evaluated(64, 1)
 
 
-@pytest.mark.parametrize("batch_size", [7, 64])
+@pytest.mark.parametrize("batch_size", [7, pytest.param(64, marks=pytest.mark.long)])
 def test_two_processes_find_what_one_finds(evaluated, alone, batch_size):
     found, kept = evaluated(batch_size, 2)
     expected, one = alone

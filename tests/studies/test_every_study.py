@@ -25,7 +25,16 @@ STUDIES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", STUDIES)
+#: Those whose parts the others run too.
+LONG = (
+    *("beyond_the_paper", "bpda_steps", "choosing_f_b", "ensemble_adversarial", "input_diversity"),
+    *("noise_reduced_gradient", "randomization", "recipes", "tiny_imagenet"),
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.long] * (each in LONG)) for each in STUDIES]
+)
 def test_smoke(name, run_study, told, shared, monkeypatch):
     folder = shared / name
     done = run_study(name, folder)
@@ -57,6 +66,7 @@ def test_smoke(name, run_study, told, shared, monkeypatch):
 
 
 def test_all_of_the_paper_is_there():
+    assert set(LONG) < set(STUDIES)
     figures = {
         "choosing_f_b",
         "mean_transformation",
