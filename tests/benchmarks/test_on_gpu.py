@@ -33,6 +33,7 @@ def script(*arguments, **variables):
     )
 
 
+@pytest.mark.long
 def test_one_part_of_the_script(tmp_path):
     out = tmp_path / "out"
     result = script("--device", "cpu", "--quick", "--only", "g", out)

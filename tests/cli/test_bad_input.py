@@ -428,7 +428,9 @@ def test_hostile_and_broken_checkpoints(refused, trained, tmp_path, monkeypatch)
     )
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize(
+    "script", [pytest.param("train.py", marks=pytest.mark.long), "evaluate.py"]
+)
 def test_as_processes_of_their_own(run_script, tmp_path, script):
     wrong = {"train.py": ["--training.momentum", "2"], "evaluate.py": ["--model", "vgg_smal"]}[
         script

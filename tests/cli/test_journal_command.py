@@ -3,7 +3,9 @@ is taken for it.
 """
 
 import json
+import shutil
 import signal
+from unittest import mock
 
 import pytest
 
@@ -58,6 +60,24 @@ def puts(monkeypatch):
 
     monkeypatch.setattr(Journal, "put", noted)
     return notes
+
+
+@pytest.fixture(scope="module")
+def unfinished(run_here, trained, tmp_path_factory):
+    """The folder of an evaluation that was interrupted after its first entry."""
+    output, put, entries = tmp_path_factory.mktemp("unfinished") / "o", Journal.put, []
+
+    def noted(self, *entry):
+        if entries:
+            raise KeyboardInterrupt
+        put(self, *entry)
+        entries.append(entry)
+
+    options = ["--checkpoint", trained.best, *COMMON, *ATTACKS, "--output", output]
+    with mock.patch.object(Journal, "put", noted):
+        stopped = run_here("evaluate.py", *options)
+    assert stopped.code == 130, stopped.err
+    return output
 
 
 def without_seconds(raw):
@@ -125,17 +145,23 @@ def test_a_finished_run_is_found_whole_and_byte_for_byte(evaluate, puts):
         (["--survivors", "true"], "survivors: there False, now True"),
     ],
 )
-def test_an_unfinished_run_of_other_settings_is_not_touched(evaluate, puts, arguments, told):
-    puts.stop_after = 1
-    assert evaluate().code == 130
-    puts.stop_after = 10_000
+def test_an_unfinished_run_of_other_settings_is_not_touched(
+    evaluate, puts, unfinished, tmp_path, arguments, told
+):
+    shutil.copytree(unfinished, tmp_path / "o")
     refused = evaluate(*arguments)
     assert refused.code == 2
     assert told in refused.err
     assert "--fresh true" in refused.err
-    assert len(puts) == 1
-    assert evaluate(*arguments, "--fresh", "true").code == 0
-    assert len(puts) == 10
+    assert puts == []
+
+
+def test_whoever_says_so_begins_anew_in_the_folder_of_an_unfinished_run(
+    evaluate, puts, unfinished, tmp_path
+):
+    shutil.copytree(unfinished, tmp_path / "o")
+    assert evaluate("--seed", "1", "--fresh", "true").code == 0
+    assert len(puts) == 9
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_with(evaluate, puts, monkeypatch):

@@ -80,7 +80,9 @@ def test_killed_and_resumed(start_script, command, tmp_path):
     [
         ("dropout", []),
         ("dropout", ["--optimizer", "adamw", "--schedule", "poly", "--schedule.power", 2]),
-        ("dropout", ["--optimizer", "lion", "--schedule", "cosine"]),
+        pytest.param(
+            "dropout", ["--optimizer", "lion", "--schedule", "cosine"], marks=pytest.mark.long
+        ),
         ("adversarial_through_g", []),
     ],
 )

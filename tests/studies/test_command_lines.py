@@ -28,7 +28,13 @@ class PlannedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", STUDIES)
+#: Those that plan most.
+LONG = ("converged", "recipes", "test_time_defenses")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.long] * (each in LONG)) for each in STUDIES]
+)
 def test_small_and_paper(name, folder, monkeypatch):
     planned, models = [], []
 

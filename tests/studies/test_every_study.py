@@ -105,6 +105,7 @@ def test_interrupted_with_ctrl_c(run_study, tmp_path, monkeypatch):
     assert first.stat().st_mtime_ns == before
 
 
+@pytest.mark.long
 def test_killed(run_study, shared, told, tmp_path):
     assert run_study("eot_samples", shared / "eot_samples").code == 0  # its models are there now
     places = [
