@@ -111,8 +111,8 @@ def layers(scale: Scale) -> Layers:
         "small": (40, 8, (10, 10)) if on_imagenet else (100, 20, (10, 10)),
     }[scale.name]
     # EOT on images of 224 pixels takes two cores a quarter of an hour a radius.
-    eot_radii = RADII[:1] if on_imagenet else RADII
-    radii = RADII
+    eot_radii: tuple[int, ...] = RADII[:1] if on_imagenet else RADII
+    radii: tuple[int, ...] = RADII
     if scale.name == "smoke":
         radii = eot_radii = RADII[-1:]
     return Layers(model, arena.data, side, canvas, images, slow, 4, cw, 1, eot, radii, eot_radii)

@@ -12,10 +12,10 @@ from torch import nn
 
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.command_line import new_parser, plain, read
+from robusttrain.config.command_line import new_parser, plain, read, values_of
 from robusttrain.config.optimizing import left_to_it, optimizer_named, spelt_out
 from robusttrain.config.trainer import add_trainer
-from robusttrain.core.errors import under
+from robusttrain.core.errors import UserError, under
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.models.defended import DefendedClassifier
@@ -77,9 +77,20 @@ def settings_of(
             # The figures that a preset gives belong to its own optimizer.
             arguments = [*arguments, *left_to_it(arguments)]
     values = plain(read(parser(), arguments, KINDS, DEFAULTS, said))
+    _one_length(arguments, values)
     with under("--training"):
         values["training"] = settled(values["training"])
     return {each.name: values[each.name] for each in fields(TrainingPlan)}
+
+
+def _one_length(arguments: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Refuse a command line that gives both the time of a training and its epochs."""
+    epochs = values_of(arguments, "--trainer.max_epochs")
+    if epochs and (minutes := values["training"].get("minutes")) is not None:
+        raise UserError(
+            f"--trainer.max_epochs {epochs[-1]}: --training.minutes {minutes:g} chooses the number"
+            " of epochs; leave this out, or give --training.minutes null"
+        )
 
 
 def build_training(

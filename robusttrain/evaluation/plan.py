@@ -163,7 +163,7 @@ class EvaluationPlan:
         parts = {"model": self.model, "data": self.data, **self.attacks}
         for name, node in parts.items():
             if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
-                raise OptionError(f"plan.{name}", node, "must be a mapping with a class_path")
+                raise UserError(f"plan: {name} = {node!r}: must be a mapping with a class_path")
         if self.weights_which is not None and self.weights is None:
             raise UserError("--weights.which: chooses in a file: name it with --weights FILE")
         if self.strict and not self.audit:
@@ -195,5 +195,5 @@ class EvaluationPlan:
         if unknown := sorted(set(content) - names):
             raise UserError(f"plan: {unknown[0]} is unknown to this version of robusttrain")
         if missing := sorted({"model", "attacks", "data"} - set(content)):
-            raise OptionError(f"plan.{missing[0]}", None, "a plan needs it")
+            raise UserError(f"plan: {missing[0]} is missing, and a plan needs it")
         return cls(**content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from robusttrain.evaluation.audit import NO_CHECK
 from robusttrain.evaluation.beside import sentence
 from robusttrain.evaluation.certificates import finding
 from robusttrain.evaluation.report import Figure, Results
@@ -109,6 +110,11 @@ def belief(results: Results) -> str:
     if without:
         counts += f"{', ' if counts else ''}{without} could not run"
     if not named:
+        if content["verdict"] == NO_CHECK:
+            return (
+                f"The audit could make none of its {without} checks: whether the evaluation itself"
+                " is sound is not known."
+            )
         if not counts or passed <= 0:
             counts = f": {counts}" if counts else ""
             return f"The audit found no fault in the evaluation{counts}."

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from robusttrain.training.plan import TrainingPlan
 
 #: Of a plan, what changes no figure.
 PLACES = {"output", "fresh", "name", "checkpoints", "logs", "ckpt_path", "estimate"}
+
+
+#: Folders of images that make their parent a data set.
+SPLITS = ("train", "test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,37 @@ def identified(value: Any) -> Any:
     hash of the content, wherever the files lie.
     """
     if isinstance(value, Mapping):
-        root = {"root": str(Path(value["root"]).resolve())} if value.get("root") else {}
-        return {name: identified(item) for name, item in value.items()} | root
+        roots = {name: value[name] for name in ("root", "data.root") if value.get(name)}
+        roots = {name: _folder(Path(root).resolve()) for name, root in roots.items()}
+        return {name: identified(item) for name, item in value.items()} | roots
     if isinstance(value, list | tuple):
         return [identified(item) for item in value]
     path = Path(value) if isinstance(value, str) else Path()
     if re.search(r"-[0-9a-f]{12}$", path.parent.name):  # of a job
         return f"{path.parent.name}/{path.name}"
     return hash_of_file(path) if path.suffix and path.is_file() else value
+
+
+def _folder(root: Path) -> str:
+    """A folder of images by the names and sizes of its files, wherever it lies; any other by its
+    path, since data sets that are downloaded come later, and one folder may hold several.
+    """
+    splits = [root / name for name in SPLITS if (root / name).is_dir()]
+    folders = [root, *splits, *(each for split in splits for each in split.iterdir())]
+    moments = [each.stat().st_mtime_ns for each in folders] if splits else []
+    return _listed(tuple(splits), tuple(moments)) if splits else str(root)
+
+
+@lru_cache  # tens of thousands of files, for each job of a study
+def _listed(splits: tuple[Path, ...], moments: tuple[int, ...]) -> str:
+    """Names and sizes below these folders; whoever adds a file changes the moment of its folder."""
+    sizes = {
+        f"{split.name}/{path.relative_to(split).as_posix()}": path.stat().st_size
+        for split in splits
+        for path in split.rglob("*")
+        if path.is_file()
+    }
+    return hash_of_json(dict(sorted(sizes.items())))
 
 
 def needed(jobs: Iterable[Job], models: Sequence[Job]) -> list[Job]:

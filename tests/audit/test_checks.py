@@ -33,13 +33,14 @@ from robusttrain.attacks import (
 from robusttrain.core.errors import OptionError
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Records, Rows, Scenario
-from robusttrain.evaluation.audit import Audit
+from robusttrain.evaluation.audit import Audit, report
 from robusttrain.evaluation.audit.before import repeated_passes
 from robusttrain.evaluation.audit.changes import single_step
-from robusttrain.evaluation.audit.finding import Finding, beaten, significant, tail
+from robusttrain.evaluation.audit.finding import Finding, NotRun, beaten, significant, tail
 from robusttrain.evaluation.audit.report import verdict
 from robusttrain.evaluation.audit.subject import Subject
 
+from .corpus import IMAGES, evaluation
 from .networks import digits, plain
 
 
@@ -184,6 +185,30 @@ def test_verdicts():
     assert verdict([]) == verdict([found("a", "note"), found("b", "not run")]) == "sound"
     assert verdict([found("a", "weak"), found("b", "note"), found("c", "weak")]) == "weak: a, c"
     assert verdict([found("a", "weak"), found("b", "masked")]) == "masked: b, a"
+
+
+def test_an_audit_of_which_no_check_could_be_made_is_not_sound(monkeypatch):
+    """That there are enough images is no check of the attacks."""
+
+    def impossible(subject):
+        raise NotRun("no way to")
+
+    def passed(subject):
+        return None
+
+    data = digits()
+    batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
+    for checks, expected in (
+        ([impossible], report.NO_CHECK),
+        ([passed], "sound"),
+        ([impossible, passed], "sound"),
+    ):
+        sample = report.CHECKS[0]
+        monkeypatch.setattr(report, "CHECKS", (sample, *(("before", each) for each in checks)))
+        audit = Audit(evaluation(plain(), pgd(steps=1)), IMAGES)
+        audit.before(*batch)
+        assert audit.verdict == expected
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(("survivors", "strongest"), [(True, "late"), (False, "blind")])

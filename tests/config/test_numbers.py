@@ -106,6 +106,15 @@ def test_a_part_inside_of_another_may_be_nothing():
     assert read_training(plain).training["minutes"] is None
 
 
+def test_a_training_has_its_time_or_its_epochs():
+    epochs = ["--trainer.max_epochs", "3"]
+    line = r"^--trainer.max_epochs 3: --training.minutes 20 chooses .* --training.minutes null$"
+    with pytest.raises(UserError, match=line):
+        read_training(["--training", "budget", *epochs])
+    plain = ["--training", "budget", "--training.minutes", "null", "--robust.epsilon", "null"]
+    assert read_training([*plain, *epochs]).trainer["max_epochs"] == 3
+
+
 def test_a_folder_may_be_called_like_a_fraction():
     assert read_plan([*NETWORK, "--output", "8/255"]).output == "8/255"
 

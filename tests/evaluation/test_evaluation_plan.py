@@ -61,7 +61,9 @@ def test_what_cannot_work_is_refused():
         dataclasses.replace(PLAN, strict=True, audit=False)
     with pytest.raises(UserError, match="colour is unknown"):
         EvaluationPlan.from_json({**PLAN.to_json(), "colour": 1})
-    with pytest.raises(OptionError, match=r"plan\.model"):
+    with pytest.raises(UserError, match=r"^plan: model = None: must be a mapping"):
+        dataclasses.replace(PLAN, model=None)
+    with pytest.raises(UserError, match="^plan: model is missing"):
         EvaluationPlan.from_json({"attacks": {}, "data": DATA})
     with pytest.raises(dataclasses.FrozenInstanceError):
         PLAN.seed = 2

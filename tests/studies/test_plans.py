@@ -1,5 +1,6 @@
 """Fingerprints: equal for equal settings, different for every setting that differs."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,28 @@ def test_files_count_by_content(scale, tmp_path):
     assert key(scale.ours(f_b=str(first)).work) == key(scale.ours(f_b=str(second)).work)
     second.write_text("another")
     assert key(scale.ours(f_b=str(first)).work) != key(scale.ours(f_b=str(second)).work)
+
+
+def test_folders_of_images_count_by_what_is_in_them(tmp_path, folder):
+    """The same pictures elsewhere are the same points; others in their place are not."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(folder / "train", elsewhere / "train")
+    shutil.copytree(folder / "test", elsewhere / "test")
+
+    def keys(root):
+        node = {"class_path": "robusttrain.data.ImageFolder", "init_args": {"root": str(root)}}
+        settings = {"data": {"data": "imagefolder", "data.root": str(root)}}
+        return key(Call(print, {"data": node})), key(Call(print, settings))
+
+    before = keys(folder)
+    assert before == keys(elsewhere)
+    picture = next((elsewhere / "train").rglob("*.png"))
+    shutil.copy(picture, picture.with_name("another.png"))
+    assert not {*keys(elsewhere)} & {*before}
+    # What is to be downloaded goes by its path.
+    (tmp_path / "one").mkdir()
+    assert keys(tmp_path / "one") != keys(tmp_path / "two")
+    assert keys(tmp_path / "two") == keys(tmp_path / "one" / ".." / "two")
 
 
 def test_a_changed_preset_is_another_setting(scale, tmp_path, monkeypatch):

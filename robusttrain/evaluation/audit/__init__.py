@@ -22,12 +22,20 @@ to ask raises `Needless`, and does not count as passed.
 """
 
 from robusttrain.evaluation.audit.finding import Finding, significant
-from robusttrain.evaluation.audit.report import CHECKS, Audit, Check, audit_lines, verdict
+from robusttrain.evaluation.audit.report import (
+    CHECKS,
+    NO_CHECK,
+    Audit,
+    Check,
+    audit_lines,
+    verdict,
+)
 from robusttrain.evaluation.audit.subject import LEAST, SAMPLE, Subject
 
 __all__ = [
     "CHECKS",
     "LEAST",
+    "NO_CHECK",
     "SAMPLE",
     "Audit",
     "Check",

@@ -71,6 +71,8 @@ NAMES = {
     "source_not_target": "source, not target",
     "better_than_chance": "gradient agreement",
 }
+#: The verdict where every check was impossible: nothing is known, so it is not sound.
+NO_CHECK = "not audited: no check could run"
 #: Candidates for each image of the sample. Candidates that the target gets wrong drop out.
 CANDIDATES = 2
 #: Runs of the strongest attack in all checks together, on a deterministic model, but for those that
@@ -233,8 +235,14 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """ "sound", "masked: ..." or "weak: ...", with the names of the checks."""
-        return verdict(self.findings)
+        """ "sound", "masked: ..." or "weak: ...", with the names of the checks; `NO_CHECK` where
+        none of them could be made.
+        """
+        found = verdict(self.findings)
+        impossible = {each.check for each in self.findings if each.severity == "not run"}
+        # That there are enough images says nothing of the attacks.
+        nothing = {*self.tried} - {"sample"} == impossible != set()
+        return NO_CHECK if found == "sound" and nothing else found
 
     def as_dict(self) -> dict[str, Any]:
         """What results.json holds of the audit."""
