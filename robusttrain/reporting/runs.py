@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from robusttrain.core.errors import UserError, first_line
+from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, added
 from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.outputs import EXAMPLES
+from robusttrain.evaluation.randomness import randomness
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
 from robusttrain.storage.journal import FINISHED
@@ -82,6 +84,8 @@ def read_run(path: str | Path) -> Run:
                 f"{VERDICTS} is not there, so nothing is said per class: evaluate again without"
                 " --save_verdicts false."
             )
+        if records is not None:
+            results = _besides_checked(Run(folder, results, records), missing)
         if _begun_since(folder):
             missing.append(
                 f"{folder / 'journal'} is of an evaluation that began after results.json was"
@@ -137,6 +141,76 @@ def _fits(run: Run) -> bool:
         and all(_within(results.json["threat"], row.preset) for row in results.attacks.values())
         and all(_same(shown, Figure.over(score)) for shown, score in _figures(run))
     )
+
+
+def _besides_checked(run: Run, missing: list[str]) -> Results:
+    """The results without what the verdicts beside them do not give: what a defense adds, and what
+    the attacker knows of the randomness.
+    """
+    assert run.records is not None
+    content, records = run.json, run.records
+    kept: dict[str, Records] = {}
+    for name in (BARE, KNOWN_DRAW):
+        file = run.folder / f"{name}-{VERDICTS}"
+        found = _beside(file, Records.read, missing) if content.get(name) else None
+        if found is not None:
+            kept[name] = found
+    wrong = [name for name in kept if not _gives(kept[name], content[name], records)]
+    if BARE in kept and BARE not in wrong and _added(kept[BARE], content, records):
+        wrong.append(BARE)
+    rows = randomness(
+        content, records, _tries(content), None if KNOWN_DRAW in wrong else kept.get(KNOWN_DRAW)
+    )
+    stated = content.get("randomness")
+    if rows is not None and stated and not _alike(rows, {name: stated.get(name) for name in rows}):
+        wrong.append("randomness")
+    for name in wrong:
+        missing.append(
+            f"{name} in results.json is not what the verdicts give: one of them is of another"
+            " evaluation, or was changed. It is not shown: evaluate again."
+        )
+        content[name] = None  # as where nobody asked
+    if KNOWN_DRAW in wrong and content.get("randomness"):
+        content["randomness"] = {
+            key: row for key, row in content["randomness"].items() if key != "known"
+        }
+    return replace(run.results, json=content) if wrong else run.results
+
+
+def _gives(kept: Records, stated: Mapping[str, Any], records: Records) -> bool:
+    """Whether verdicts of a second evaluation are of the same images, and give its figures."""
+    beyond = stated.get("beyond") or {"attacks": ()}
+    compared = kept.under([name for name in kept.attacks if name not in beyond["attacks"]])
+    figures = [(stated["clean"], kept.of(CLEAN).right), (stated["worst_case"], compared.worst)]
+    if "worst_case" in beyond:
+        figures.append((beyond["worst_case"], kept.worst))
+    return torch.equal(kept.index, records.index) and all(
+        _same(Figure.of(shown), Figure.over(score)) for shown, score in figures
+    )
+
+
+def _added(kept: Records, content: Mapping[str, Any], records: Records) -> bool:
+    """Whether what a defense adds differs from what the verdicts of both give."""
+    stated = content[BARE]
+    beyond = (stated.get("beyond") or {"attacks": ()})["attacks"]
+    alone = kept.under([name for name in kept.attacks if name not in beyond])
+    random = content["random"] or stated["random"]
+    return not _alike(added(alone, records, random), stated["added"])
+
+
+def _tries(content: Mapping[str, Any]) -> int | None:
+    return ((content.get("randomness") or {}).get("tries") or {}).get("tries")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two parts of results.json hold the same, up to what is rounded off."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return abs(one - other) < 1e-5
+    return bool(one == other)
 
 
 def _within(threat: Mapping[str, Any] | None, preset: Mapping[str, Any]) -> bool:

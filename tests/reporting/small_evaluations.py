@@ -53,6 +53,7 @@ def run_small(
     epsilon=0.05,
     model=None,
     batch_size=64,
+    defense=None,
     **options,
 ):
     """Evaluate into a folder, with the report; the folder."""
@@ -69,7 +70,7 @@ def run_small(
     data = Digits(**init)
     data.limit_test(plan.images, plan.seed)
     data.setup("test")
-    target = DefendedClassifier(None, model or classifier()).eval()
+    target = DefendedClassifier(defense, model or classifier()).eval()
     built = {name: scenario(node, name) for name, node in nodes.items()}
     trainer = trainer_from(
         {"accelerator": "cpu", "enable_model_summary": False, "enable_progress_bar": False},

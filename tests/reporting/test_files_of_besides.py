@@ -1,8 +1,14 @@
 """Verdicts of a second attacker lie in the folder as long as they are of its results."""
 
 import json
+import shutil
 
+import pytest
 from small_evaluations import Noisy, classifier, run_small
+
+from robusttrain.defenses import GaussianNoise
+from robusttrain.reporting.report import write_report
+from robusttrain.reporting.runs import read_run
 
 SECOND = "known_draw-verdicts.safetensors"
 
@@ -19,3 +25,61 @@ def test_verdicts_of_an_earlier_run_go(tmp_path):
     run_small(tmp_path, attacks=("pgd-quick",), model=model, fresh=True)
     assert not (tmp_path / SECOND).exists()
     assert (tmp_path / "verdicts.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """An evaluation behind noise, beside one of the classifier alone and one with the draw."""
+    folder, both = tmp_path_factory.mktemp("noisy"), {"known_draw": True, "bare_classifier": True}
+    attacks = ("pgd-quick", "fgsm")
+    return run_small(folder, attacks, defense=GaussianNoise(0.1), epsilon=0.1, **both)
+
+
+def changed(folder, copy, *keys, by=0.01):
+    """A copy of the folder in which a figure of results.json is another."""
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / "results.json").read_text())
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = place[keys[-1]] + by
+    (copy / "results.json").write_text(json.dumps(content))
+    return read_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("keys", "gone"),
+    [
+        (("bare_classifier", "clean", "accuracy"), ["bare_classifier"]),
+        (("bare_classifier", "worst_case", "robust_accuracy"), ["bare_classifier"]),
+        (("bare_classifier", "added", "worst_case", "difference"), ["bare_classifier"]),
+        (("bare_classifier", "added", "clean", "ci95", 0), ["bare_classifier"]),
+        (("known_draw", "worst_case", "ci95", 1), ["known_draw"]),
+        (("randomness", "tries", "worst_case", "robust_accuracy"), ["randomness"]),
+        (("randomness", "known", "clean", "accuracy"), ["randomness"]),
+    ],
+)
+def test_figures_beside_are_those_of_their_verdicts(noisy, tmp_path, keys, gone):
+    whole = read_run(noisy)
+    assert whole.missing == ()
+    assert whole.json["bare_classifier"]["added"]["worst_case"]["difference"] != 0
+    run = changed(noisy, tmp_path / "copy", *keys)
+    assert [line.partition(" ")[0] for line in run.missing] == gone
+    assert all(run.json[name] is None for name in gone)
+    assert run.json["worst_case"] == whole.json["worst_case"]
+    if gone == ["known_draw"]:
+        assert "known" not in run.json["randomness"]
+    write_report(tmp_path / "copy")
+    page = (tmp_path / "copy" / "report.html").read_text()
+    assert f"{gone[0]} in results.json is not what the verdicts give" in page
+    assert ("Against its own base model" in page) == (gone != ["bare_classifier"])
+
+
+def test_verdicts_beside_of_another_evaluation_are_told(noisy, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(noisy, copy)
+    shutil.copy(noisy / "verdicts.safetensors", copy / "bare_classifier-verdicts.safetensors")
+    assert [line.partition(" ")[0] for line in read_run(copy).missing] == ["bare_classifier"]
+    (copy / "bare_classifier-verdicts.safetensors").write_bytes(b"no tensors")
+    (line,) = read_run(copy).missing
+    assert "bare_classifier-verdicts.safetensors" in line
