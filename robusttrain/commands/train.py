@@ -68,6 +68,8 @@ def _mlflow(plan: TrainingPlan) -> str:
 
 def outcome(metrics: Mapping[str, float], epochs: int) -> str:
     """A sentence on how good the model is by now: what validation measured."""
+    if not epochs:
+        return "done: no epoch was trained; the weights are those that it began with."
     after = f"done: after {epochs} epoch{'' if epochs == 1 else 's'}"
     clean = metrics.get("val/accuracy")
     if clean is None:

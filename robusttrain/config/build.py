@@ -26,8 +26,10 @@ from robusttrain.config.classes import (
     trusted,
 )
 from robusttrain.core.errors import OptionError, UserError, first_line, under
+from robusttrain.core.parts import class_name
 from robusttrain.data import Facts
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.raised import place, said
 
 Node = dict[str, Any]
 
@@ -80,6 +82,14 @@ def build(
             built = maker(**arguments, **(given or {}))
     except TypeError as error:
         raise UserError(f"{where}: {first_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if home(node["class_path"]) == "robusttrain":
+            raise
+        name = class_name(node["class_path"])
+        fix = f"cannot be built: {said(error)}{place(error)}"
+        raise OptionError(where or "class_path", name, fix) from error
     if not isinstance(maker, type) and not isinstance(built, nn.Module):
         raise UserError(f"{no_part}: the function returned a {type(built).__name__}")
     if not isinstance(built, kind):

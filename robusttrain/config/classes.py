@@ -60,6 +60,7 @@ def load_file(path: Path) -> str:
     look_in(path.parent)
     name = path.stem
     if not _is_free(name, path):  # another module has that name
+        name = re.sub(r"\W", "_", name)  # "my-net.py", "my.net.py": no part of a class path
         name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # a name that ends in .py has a loader

@@ -97,7 +97,7 @@ def read(
     arguments = [
         re.sub(r"^(--[\w.]*weights)\.which(?==|$)", r"\1_which", each) for each in arguments
     ]
-    nodes, arguments = configurations(arguments, said)
+    nodes, arguments = configurations(trusting(arguments), said)
     chosen, rest = take(
         arguments,
         lambda option: option[2:] in kinds,
@@ -120,6 +120,14 @@ def read(
     configs += contents.values()
     # Classes and names before what is inside of them, and attacks before their sources.
     inner, rest = take(rest, lambda option: "." in option and not option.endswith(".help"))
+    for option, value in chosen:
+        of_it = [(key, given) for key, given in inner if key.startswith(f"{option}.")]
+        if contents[option[2:]] == {option[2:]: None} and of_it:
+            key, given = of_it[0]
+            raise UserError(
+                f"{key} {given}: {option} {value} leaves nothing that it could belong to; leave one"
+                " of the two out"
+            )
     inner.sort(key=lambda each: (each[0].count("."), not each[0].endswith(".attack")))
     try:
         configs = [checked_nodes(config) for config in configs]
@@ -187,6 +195,26 @@ def take(
             value = waiting.pop(0)
         taken.append((option, value))
     return taken, rest
+
+
+def trusting(arguments: Sequence[str]) -> list[str]:
+    """A command line with all its ``--trust`` as one: each names a package or a file, or lists
+    several.
+    """
+    named, rest = take(arguments, lambda option: option == "--trust", "give a package or a file")
+    names = [each for _, value in named for each in names_in(value)]
+    return [*rest, f"--trust={json.dumps(names)}"] if len(named) > 1 else [*arguments]
+
+
+def names_in(value: str) -> list[str]:
+    """The names in a value of ``--trust``: one, or a list."""
+    if not value.startswith("["):
+        return [value]
+    try:
+        several = yaml.load(value, presets.LOADER)
+    except yaml.YAMLError as error:
+        raise UserError(f"--trust {value}: is no list: give --trust once for each") from error
+    return [str(each) for each in several]
 
 
 def values_of(arguments: Sequence[str], *options: str) -> list[str]:

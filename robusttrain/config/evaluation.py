@@ -17,6 +17,7 @@ from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
     configurations,
     listed,
+    names_in,
     new_parser,
     plain,
     read,
@@ -175,7 +176,8 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
             " robusttrain.evaluate again"
         )
     where = path if path.is_dir() else path.parent
-    return before, again(before.plan, where / "again", [name for _, name in trusted])
+    names = [name for _, value in trusted for name in names_in(value)]
+    return before, again(before.plan, where / "again", names)
 
 
 def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPlan:

@@ -9,7 +9,7 @@ from robusttrain.config.attacks import checked
 from robusttrain.config.build import build, build_defended, check_pretrained, fit_to_data
 from robusttrain.config.checkpoints import load, read_recipe
 from robusttrain.config.zoo import fit_to_zoo
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.parts import class_name
 from robusttrain.data import ImageData
 from robusttrain.evaluation import need_two
@@ -69,8 +69,22 @@ def build_target(
     if plan.weights is None:
         check_pretrained(target.classifier, facts.num_classes)
         return target.eval(), f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
-    load_weights(target.classifier, plan.weights, plan.weights_which, "--weights")
+    try:
+        load_weights(target.classifier, plan.weights, plan.weights_which, "--weights")
+    except OptionError as error:
+        raise _of_other_classes(error, facts.num_classes) from error
     return target.eval(), f"{name} {plan.weights}"
+
+
+def _of_other_classes(error: OptionError, classes: int) -> OptionError:
+    """The error with the number of the data's classes, where a layer of as many does not fit."""
+    if f"({classes}," not in error.fix or "does not fit" not in error.fix:
+        return error
+    fix = (
+        f"{error.fix}; the data set has {classes} classes: if the model was trained on others, name"
+        " all of them in their order with --data.classes FILE"
+    )
+    return OptionError(error.option, error.value, fix)
 
 
 def training_data(plan: EvaluationPlan) -> Node:

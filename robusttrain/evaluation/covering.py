@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -24,10 +24,15 @@ def covering(threats: Iterable[tuple[str, Threat]], facts: Facts) -> Iterator[st
         threats: with the option that sets each of them.
         facts: of the images.
     """
-    shape = (1, facts.channels, facts.image_size, facts.image_size)
+    shape = (facts.channels, facts.image_size, facts.image_size)
+    yield from wider_than(threats, shape)
+
+
+def wider_than(threats: Iterable[tuple[str, Threat]], shape: Sequence[int]) -> Iterator[str]:
+    """`covering` for images of this shape, (C, H, W)."""
     said = set()
     for option, threat in threats:
-        widest = float(threat.distance(torch.ones(shape), torch.zeros(shape)))
+        widest = float(threat.distance(torch.ones(1, *shape), torch.zeros(1, *shape)))
         if widest < threat.epsilon <= 255 and (option, threat.epsilon) not in said:
             said.add((option, threat.epsilon))
             yield (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,7 +17,7 @@ from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.declared import dtype_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.fast import TOLERANCE, leave_uncopied
-from robusttrain.storage.made_of import is_library
+from robusttrain.storage.raised import place, said
 
 #: How many images of the first batch the target is asked about before it is asked about all.
 ASKED = 8
@@ -72,7 +71,7 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
             ) from error
         raise UserError(
             f"{what} cannot take images of {tuple(images.shape[1:])}:"
-            f" {_said(error)}{_place(error)} (images are floats in [0, 1], channels first)"
+            f" {said(error)}{place(error)} (images are floats in [0, 1], channels first)"
         ) from error
 
 
@@ -83,20 +82,6 @@ def _takes(asked: Callable[[int], int], count: int) -> bool:
     except Exception:  # noqa: BLE001 - models are any code
         return False
     return True
-
-
-def _said(error: Exception) -> str:
-    """The error's line, and its kind where that is none of what models say of images."""
-    # timm's transformers assert their size; others index an image, or call what it does not have
-    plain = isinstance(error, RuntimeError | AssertionError | ValueError | IndexError | TypeError)
-    return first_line(error) if plain else f"{type(error).__name__}: {first_line(error)}"
-
-
-def _place(error: Exception) -> str:
-    """Where in somebody's own code it was raised; nothing where that is a library's."""
-    raised = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in raised if not is_library(frame.filename)]
-    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def repeated(target: nn.Module, images: Tensor, rng: Rng) -> Tensor | None:
@@ -132,7 +117,7 @@ def check_copy(target: DefendedClassifier, images: Tensor, rng: Rng, say: Say) -
     try:
         expected = repeated(bare, images.contiguous(), rng)
     except Exception as error:  # noqa: BLE001 - it may take only what the defense makes of an image
-        say(f"the copy that attacks differentiate is not compared: {_said(error)}")
+        say(f"the copy that attacks differentiate is not compared: {said(error)}")
         return
     if expected is None:  # it draws by itself, so no two answers can be compared
         return
@@ -189,7 +174,12 @@ def short_steps(scenarios: Mapping[str, Scenario]) -> list[str]:
     lines = []
     for name, each in scenarios.items():
         reach, radius = each.attack.reach, each.attack.threat.epsilon
-        if reach is not None and 0 < reach < radius * (1 - 1e-6):
+        if reach == 0 < radius:
+            lines.append(
+                f"warning: {name}: takes no step, so what it hands back is where it started: give"
+                " steps of 1 or more"
+            )
+        elif reach is not None and 0 < reach < radius * (1 - 1e-6):
             lines.append(
                 f"{name}: its steps together reach {reach:g} of the radius {radius:g}, so it looks"
                 " at a part of the ball alone: give it more or longer steps (steps, step_size)"

@@ -15,7 +15,7 @@ from robusttrain.core.errors import UserError, first_line
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import wilson
-from robusttrain.storage.files import write_json
+from robusttrain.storage.files import writable, write_json
 
 #: The version of the form of results.json; 1 was that of robusttrain 0.1, without a plan.
 SCHEMA = 2
@@ -116,9 +116,12 @@ class Results:
         return row
 
     def save(self, folder: str | Path) -> None:
-        """Write results.json, and the records beside it if there are any."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write results.json, and the records beside it if there are any.
+
+        Raises:
+            UserError: the folder cannot be made or written to.
+        """
+        folder = writable(Path(folder), "folder")
         write_json(self.json, folder / "results.json")
         if self.records is not None:
             self.records.save(folder / VERDICTS)
@@ -200,20 +203,26 @@ def read_results(path: str | Path, records: bool = True) -> Results:
         content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}): name a results.json"
+            f"{path}: cannot be read ({error.strerror}): name the folder of an evaluation, or its"
+            " results.json"
         ) from error
     except ValueError as error:
         raise UserError(
             f"{path}: is no JSON: name a results.json that evaluate.py wrote"
         ) from error
     schema = content.get("schema") if isinstance(content, dict) else None
+    if schema is None and not (isinstance(content, dict) and {"clean", "attacks"} & {*content}):
+        raise UserError(f"{path}: holds no results: name a results.json that evaluate.py wrote")
     if schema != SCHEMA:
         form = "of version 0.1, which kept no plan" if schema is None else f"of schema {schema}"
         raise UserError(f"{path}: is {form}; this version reads schema {SCHEMA}: evaluate again")
     try:
         results = Results.from_json(content)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged: {first_line(error)}: evaluate again") from error
+    except KeyError as error:
+        raise UserError(f"{path}: is damaged: {error} is missing: evaluate again") from error
+    except (AttributeError, TypeError) as error:
+        what = f"something is not what it was ({first_line(error)})"
+        raise UserError(f"{path}: is damaged: {what}: evaluate again") from error
     verdicts = path.parent / VERDICTS
     there = records and verdicts.is_file()
     return replace(results, records=Records.read(verdicts)) if there else results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Source
+from robusttrain.attacks.base import check_images
 from robusttrain.core.rng import Rng
+from robusttrain.evaluation.covering import wider_than
 from robusttrain.models.defended import DefendedClassifier
 
 
@@ -42,6 +45,9 @@ class Scenario:
         """Adversarial images (B, C, H, W) for a model, defended or not; arguments as for an
         `Attack`.
         """
+        shape = check_images(images).shape[1:]
+        for line in wider_than([("epsilon", self.attack.threat)], shape):
+            warnings.warn(line.removeprefix("warning: "), stacklevel=2)
         return self.attack(self.source(DefendedClassifier.of(model)), images, labels, rng)
 
     def knowledge_of(self, target: DefendedClassifier) -> str:

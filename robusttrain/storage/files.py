@@ -130,10 +130,12 @@ def hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """64 hexadecimal digits that differ if names, kinds, shapes or values differ."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        if values.stride() != (1,):  # a single element counts as contiguous, whatever its stride
+            values = values.clone(memory_format=torch.contiguous_format)
+        digest.update(f"{name} {values.dtype} {tuple(tensor.shape)}".encode())
         if values.numel():  # as bytes, because numpy knows no bfloat16
-            digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(values.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -62,9 +62,12 @@ def test_the_same_comes_out_again_and_what_differs_is_told(command, evaluated):
     [
         (None, "cannot be read"),
         ("no", "is no JSON"),
-        ("{}", "of version 0.1, which kept no plan"),
+        ("{}", "holds no results: name a results.json"),
+        ("[]", "holds no results"),
+        ("null", "holds no results"),
+        ('{"clean": {}}', "of version 0.1, which kept no plan"),
         ('{"schema": 9}', "of schema 9; this version reads schema 2"),
-        ('{"schema": 2}', "is damaged"),
+        ('{"schema": 2}', "is damaged: 'plan' is missing: evaluate again"),
     ],
 )
 def test_what_cannot_be_repeated_is_told(command, tmp_path, content, told):

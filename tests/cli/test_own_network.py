@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from robusttrain.config import classes
 
@@ -93,3 +94,81 @@ def test_its_weights_alone_are_attacked(command, here):
     done = command("evaluate.py", "--model", "mynet.py:MyNet", "--weights", "w.pth", *FEW)
     assert done.code == 0, done.err
     assert "MyNet w.pth on 4 images" in done.err
+
+
+DEFENSE = """
+from robusttrain.defenses import Defense
+
+
+class Halved(Defense):
+    random = False
+
+    def transform(self, images, rng):
+        return (images + images.round()) / 2
+"""
+
+
+def test_a_network_and_a_defense_are_both_trusted_as_the_advice_says(command, here):
+    (here / "mynetdefense.py").write_text(DEFENSE)
+    parts = ["--model", "mynet.py:MyNet", "--defense", "mynetdefense.py:Halved"]
+    trained = command("train.py", *parts, "--name", "both", *SHORT)
+    assert trained.code == 0, trained.err
+    advice = trained.err[trained.err.index("attack with ") :].splitlines()[0].split()[3:]
+    assert advice.count("--trust") == 2
+    attacked = command(*advice, *FEW, "--output", "out")
+    assert attacked.code == 0, attacked.err
+    one = [*advice[:-4], "--trust", "[mynet.py, mynetdefense.py]"]
+    assert command(*one, *FEW, "--output", "out").code == 0
+    repeated = command("evaluate.py", "--again", "out", *advice[-4:])
+    assert repeated.code == 0, repeated.err
+    refused = command(*advice[:-2], *FEW, "--output", "out")
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1].endswith("(robusttrain.load(..., trust=[...]))"), (
+        refused.err
+    )
+
+
+@pytest.mark.parametrize("name", ["mynet-2.py", "mynet v2.py", "mynet[1].py", "mynet.old.py"])
+def test_a_file_may_have_any_name(command, here, name):
+    (here / name).write_text(NET)
+    network = ["--model", f"{name}:MyNet", "--model.width", 4]
+    trained = command("train.py", *network, "--name", "mine", *SHORT)
+    assert trained.code == 0, trained.err
+    kept = here / "checkpoints" / "mine" / "version_0" / "last.ckpt"
+    attacked = command("evaluate.py", "--checkpoint", kept, "--trust", name, *FEW)
+    assert attacked.code == 0, attacked.err
+
+
+def test_what_a_network_stumbles_over_when_it_is_built_is_one_line(command, here):
+    (here / "mynet.py").write_text(NET.replace("super().__init__()", "super().__init__(); nothing"))
+    refused = command("train.py", "--model", "mynet.py:MyNet", *SHORT)
+    assert refused.code == 2, refused.err
+    (line,) = refused.err.strip().splitlines()
+    told = "--model = 'MyNet': cannot be built: NameError: name 'nothing' is not defined ("
+    assert told in line
+    assert line.endswith("mynet.py, line 7)")
+
+
+def test_weights_for_other_classes_are_told_from_other_weights(command, here):
+    torch.manual_seed(0)
+    layer = {"num_classes": 3, "width": 4}
+    own = classes.resolve(f"{here / 'mynet.py'}:MyNet")
+    torch.save(own(**layer).state_dict(), here / "three.pth")
+    network = ["--model", "mynet.py:MyNet", "--data", "digits", "--weights", "three.pth"]
+    refused = command("evaluate.py", *network, "--model.width", 4, *FEW)
+    assert refused.code == 2
+    assert "layers.3.weight is (3, 4) in the file, (10, 4) in the model" in refused.err
+    assert "; the data set has 10 classes: if the model was trained on others, name" in refused.err
+    assert "--data.classes FILE" in refused.err
+    refused = command("evaluate.py", *network, "--model.width", 5, *FEW)
+    assert "layers.1.weight is (4, 256)" in refused.err
+
+
+def test_options_of_a_defense_that_is_left_out_are_refused(command, here):
+    options = ["--model", "mynet.py:MyNet", "--defense", "none", "--defense.sigma", "0.1"]
+    for script in ("train.py", "evaluate.py"):
+        refused = command(script, *options)
+        assert refused.code == 2
+        (line,) = refused.err.strip().splitlines()
+        told = "--defense.sigma 0.1: --defense none leaves nothing that it could belong to"
+        assert told in line

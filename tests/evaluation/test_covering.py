@@ -1,7 +1,11 @@
 """Radii that are no bound."""
 
-import pytest
+import warnings
 
+import pytest
+import torch
+
+import robusttrain
 from robusttrain.attacks import L2, Linf
 from robusttrain.data import Facts
 from robusttrain.defenses import AdversarialTransform, Chain
@@ -36,3 +40,12 @@ def test_the_radius_of_a_defense_counts_wherever_it_stands(linear):
         said = [*covering(threats_of(defense), FACTS)]
         assert [line.partition(" is")[0] for line in said] == ["warning: --defense.radius 16"]
     assert threats_of(None) == []
+
+
+def test_an_attack_that_is_called_by_itself_says_it_too(images, linear):
+    x, y = images(2), torch.zeros(2, dtype=torch.int64)
+    with pytest.warns(UserWarning, match="^epsilon 8 is no bound: .* write 8/255$"):
+        robusttrain.attack("fgsm", epsilon=8)(linear(), x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        robusttrain.attack("fgsm", epsilon=8 / 255)(linear(), x, y)

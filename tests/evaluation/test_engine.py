@@ -388,5 +388,8 @@ def test_steps_that_do_not_reach_the_radius_are_said():
         "free": ProjectedGradient(10, 0.01, threat=Linf(0.3), rule=Adam()),
         "own": APGD(10, threat=Linf(0.3)),
     }
-    (line,) = short_steps({name: Scenario(each, Target()) for name, each in attacks.items()})
-    assert line.startswith("short: its steps together reach 0.1 of the radius 0.3")
+    said = short_steps({name: Scenario(each, Target()) for name, each in attacks.items()})
+    assert len(said) == 2
+    assert said[0].startswith("short: its steps together reach 0.1 of the radius 0.3")
+    assert said[1].startswith("warning: none: takes no step")
+    assert short_steps({"a": Scenario(ProjectedGradient(0, threat=Linf(0.0)), Target())}) == []

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import robusttrain
 from robusttrain.attacks import Linf, ProjectedGradient, Target
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Engine, Scenario, results, table
@@ -139,3 +140,13 @@ def test_json_for_readers_is_short():
         f"  {', '.join(map(str, range(39, 60)))}]",
         "}",
     ]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(images, linear, tmp_path):
+    x, y = images(2), torch.tensor([0, 1])
+    made = robusttrain.evaluate(linear(), x, y, attacks="fgsm", audit=False, progress=False)
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(UserError, match="folder"):
+        made.save(tmp_path / "file")
+    made.save(tmp_path / "new" / "folder")
+    assert robusttrain.read_results(tmp_path / "new" / "folder").clean == made.clean

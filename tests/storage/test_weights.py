@@ -11,6 +11,7 @@ from torch import nn
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.models import VGGSmall
 from robusttrain.models.foreign import load_weights
+from robusttrain.storage.files import hash_of_tensors
 from robusttrain.storage.weights import fit_state, read_metadata, read_tensors, save_tensors
 
 
@@ -219,3 +220,17 @@ def test_metadata_of_another_file(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"hello, this is no such file")
     with pytest.raises(UserError, match="is not a safetensors file"):
         read_metadata(tmp_path / "a.safetensors")
+
+
+def test_a_fingerprint_knows_values_and_shapes_and_no_strides():
+    whole = torch.arange(6).reshape(2, 3)
+    for one, other in (
+        (whole[:, 1], torch.tensor([1, 4])),
+        (whole[:1, 1], torch.tensor([1])),  # one element counts as contiguous
+        (whole.T, torch.tensor([[0, 3], [1, 4], [2, 5]])),
+        (torch.tensor(3.0), torch.tensor(3.0)),
+    ):
+        assert hash_of_tensors({"a": one}) == hash_of_tensors({"a": other})
+    assert hash_of_tensors({"a": whole}) != hash_of_tensors({"a": whole.reshape(3, 2)})
+    assert hash_of_tensors({"a": whole}) != hash_of_tensors({"a": whole.T})
+    assert hash_of_tensors({"a": torch.zeros(0, 2)}) != hash_of_tensors({"a": torch.zeros(2, 0)})

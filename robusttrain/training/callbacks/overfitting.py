@@ -70,6 +70,8 @@ class Overfitting(pl.Callback):
         self.flagged: list[str] = []
         #: Whether this epoch's look saw catastrophic overfitting, or a best epoch.
         self.collapsed = self.improved = False
+        #: Accuracy of a model that knows nothing.
+        self.chance = 0.0
         self._now: Epoch = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -101,6 +103,7 @@ class Overfitting(pl.Callback):
         every = everyone(counts) if trainer.world_size > 1 else [counts]
         correct, images = map(sum, zip(*every, strict=True))
         now["train"] = correct / images if images else float("nan")
+        self.chance = 1 / pl_module.num_classes
         logged = self.judge(now, trainer.current_epoch)
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=step_of(trainer))
@@ -113,12 +116,19 @@ class Overfitting(pl.Callback):
     def judge(self, now: Epoch, epoch: int) -> dict[str, float]:
         """The figures of an epoch to log; remembers the best epoch so far."""
         best = self.best or now
+        # Below chance there is nothing to lose.
+        knew = best["check"] > self.chance
         fallen = best["check"] - now["check"]
         # 1e-6 allows for rounding: accuracies are multiples of 1 / (images * draws).
-        catastrophic = (
+        catastrophic = knew and (
             fallen >= self.drop - 1e-6 and now.get("inner", -1.0) >= best.get("inner", 0.0) - 1e-6
         )
-        robust = not catastrophic and fallen >= self.fall - 1e-6 and now["train"] > best["train"]
+        robust = (
+            knew
+            and not catastrophic
+            and fallen >= self.fall - 1e-6
+            and now["train"] > best["train"]
+        )
         figures = {
             "overfitting/fall": max(fallen, 0.0),
             "overfitting/catastrophic": float(catastrophic),
@@ -130,17 +140,18 @@ class Overfitting(pl.Callback):
         self.collapsed = catastrophic
         self.improved = not self.best or now["check"] > self.best["check"]
         if self.improved:
+            self.flagged = []  # what is lost from now on has not been told
             self.best = {**now, "epoch": float(epoch)}
         return figures
 
     def news(self, logged: dict[str, float], now: Epoch, epoch: int) -> list[str]:
-        """Lines about overfitting that began in this epoch."""
+        """Lines about overfitting that began in this epoch: each kind once after a best epoch."""
         begun = [kind for kind in ("catastrophic", "robust") if logged[f"overfitting/{kind}"]]
         new = [kind for kind in begun if kind not in self.flagged]
-        self.flagged = begun
+        self.flagged = [*self.flagged, *new]
         since = (
-            f"epoch {int(self.best['epoch'])}: {self.best['check']:.3f} then, {now['check']:.3f} in"
-            f" epoch {epoch}"
+            f"epoch {int(self.best['epoch']) + 1}: {self.best['check']:.3f} then,"
+            f" {now['check']:.3f} in epoch {epoch + 1}"
         )
         lines = {
             "catastrophic": (

@@ -43,7 +43,7 @@ def test_the_inner_attack_is_learnt_by_heart():
     assert flags == [(0, 0), (0, 0), (1, 0), (1, 0)]
     (line,) = lines
     assert line.startswith(
-        "catastrophic overfitting: robust accuracy fell since epoch 1: 0.450 then, 0.240 in epoch 2"
+        "catastrophic overfitting: robust accuracy fell since epoch 2: 0.450 then, 0.240 in epoch 3"
     )
     assert "0.800" in line
     assert "--monitor robust/worst_case" in line
@@ -56,19 +56,33 @@ def test_a_model_that_only_gets_worse_has_not_overfitted_catastrophically():
     assert lines == []
 
 
-def test_robust_overfitting_is_said_once_while_it_lasts():
+def test_robust_overfitting_is_said_once_after_a_best_epoch():
     history = [
         (0.50, 0.55, 0.55),
         (0.44, 0.52, 0.60),
         (0.43, 0.52, 0.70),
         (0.49, 0.52, 0.72),
         (0.42, 0.5, 0.8),
+        (0.60, 0.6, 0.82),
+        (0.50, 0.6, 0.9),
     ]
     flags, lines = verdicts(history)
-    assert [robust for _, robust in flags] == [0, 1, 1, 0, 1]
+    assert [robust for _, robust in flags] == [0, 1, 1, 0, 1, 0, 1]
     assert len(lines) == 2
-    assert "since epoch 0: 0.500 then, 0.440 in epoch 1" in lines[0]
+    assert "since epoch 1: 0.500 then, 0.440 in epoch 2" in lines[0]
     assert "rose to 0.600" in lines[0]
+    assert "since epoch 6: 0.600 then, 0.500 in epoch 7" in lines[1]
+
+
+def test_whoever_knows_nothing_has_nothing_to_lose():
+    """Of three classes a third is right by chance."""
+    history = [(0.33, 0.30, 0.30), (0.0, 0.40, 0.40)]
+    for chance, expected in ((1 / 3, 0), (0.1, 1)):
+        guard = Overfitting("robust/pgd-quick")
+        guard.chance = chance
+        for check, inner, train in history:
+            logged = guard.judge({"check": check, "inner": inner, "train": train}, 0)
+        assert logged["overfitting/catastrophic"] == guard.collapsed == expected
 
 
 def test_thresholds_have_an_effect():
@@ -168,7 +182,7 @@ def test_a_run_logs_says_and_remembers(tmp_path, turning):
     )
     (line,) = lines
     assert line.startswith(
-        "catastrophic overfitting: robust accuracy fell since epoch 0: 1.000 then, 0.000 in epoch 1"
+        "catastrophic overfitting: robust accuracy fell since epoch 1: 1.000 then, 0.000 in epoch 2"
     )
     found = EventAccumulator(
         str(tmp_path / "run" / "version_0"), size_guidance={"tensors": 0}
