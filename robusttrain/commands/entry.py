@@ -89,7 +89,7 @@ def main(
         program: how the user names the command; None for the file of this process.
     """
     from robusttrain.config.classes import look_in  # loads torch
-    from robusttrain.core.console import Saying
+    from robusttrain.core.console import Saying, warn_in_sentences
 
     arguments = sys.argv[1:] if arguments is None else arguments
     program = program or sys.argv[0].rpartition("/")[2]
@@ -97,6 +97,7 @@ def main(
     try:
         keep_freed_memory()
         Saying.of("robusttrain")
+        warn_in_sentences()
         with heeding_sigterm():
             command(arguments)
     except UserError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn
@@ -28,9 +30,37 @@ console = Console(
 )
 
 
+#: Where our own code lies, and how Python writes a warning.
+PACKAGE, ORDINARY = Path(__file__).parents[1], warnings.formatwarning
+
+
 def say(line: str) -> None:
     """Print a line for the user, unwrapped; brackets in it are no markup."""
     console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def warn_in_sentences() -> None:
+    """From now on, warnings about the user's model are sentences, each once: which line of this
+    package raised one helps nobody.
+    """
+    said: set[str] = set()
+
+    def sentence(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if category is not UserWarning or not Path(filename).is_relative_to(PACKAGE):
+            return ORDINARY(message, category, filename, lineno, line)
+        text = f"warning: {message}\n"
+        if text in said:
+            return ""
+        said.add(text)
+        return text
+
+    warnings.formatwarning = sentence
 
 
 class Saying(logging.Handler):

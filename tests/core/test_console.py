@@ -1,8 +1,10 @@
 """Progress in a file: a line now and then, with what is left."""
 
+import warnings
+
 import pytest
 
-from robusttrain.core.console import Steps, bar
+from robusttrain.core.console import PACKAGE, Steps, bar, warn_in_sentences
 from robusttrain.core.telling import PAUSE, Pace, duration
 
 
@@ -69,3 +71,14 @@ def test_in_a_file_a_bar_is_lines(capfd, monkeypatch):
 )
 def test_lengths_of_time(seconds, said):
     assert duration(seconds) == said
+
+
+def test_warnings_about_models_are_sentences_each_once(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    warn_in_sentences()
+    ours, others = str(PACKAGE / "models" / "outputs.py"), "/elsewhere/torch/nn.py"
+    assert warnings.formatwarning("two tensors", UserWarning, ours, 41) == "warning: two tensors\n"
+    assert warnings.formatwarning("two tensors", UserWarning, ours, 122) == ""
+    assert warnings.formatwarning("other", UserWarning, ours, 122) == "warning: other\n"
+    for category, file in ((UserWarning, others), (FutureWarning, ours)):
+        assert warnings.formatwarning("old", category, file, 7, "x").startswith(f"{file}:7: ")
