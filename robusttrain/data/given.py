@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from robusttrain.core.errors import UserError, at_least
+from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.core.labels import as_labels, check_labels
 from robusttrain.data.base import Facts, ImageData, SplitName
 from robusttrain.data.notes import note
@@ -63,6 +63,14 @@ class GivenImages(ImageData):
         return self.images, self.labels, self._names
 
 
+def _enough(count: int | None, images: int) -> None:
+    """Raise UserError where more images were asked for than there are."""
+    if count is not None and count > images:
+        raise OptionError(
+            "count", count, f"there are {images} images: leave it out for all of them"
+        )
+
+
 def collected(
     images: Tensor | Dataset[Any] | DataLoader[Any] | Iterable[Any],
     labels: Tensor | None,
@@ -90,6 +98,7 @@ def collected(
             raise UserError("labels: give one for each image: evaluate(model, images, labels)")
         labels = as_labels(labels)
         images, labels = _checked(images, labels)
+        _enough(count, len(images))
         return images[:count], labels[:count]
     if labels is not None:
         raise UserError(
@@ -107,6 +116,7 @@ def collected(
             break
     if not parts:
         raise UserError("images: there are none")
+    _enough(count, have)
     shapes = {tuple(image.shape[1:]) for image, _ in parts}
     if len(shapes) > 1:
         raise UserError(

@@ -6,12 +6,13 @@ validation callback.
 
 from robusttrain.evaluation.audit import LEAST, Audit, audit_lines
 from robusttrain.evaluation.engine import Engine
-from robusttrain.evaluation.fitting import check_classes, need_two, one_threat, settle
+from robusttrain.evaluation.fitting import one_threat, settle
 from robusttrain.evaluation.module import Evaluation, gather
 from robusttrain.evaluation.records import Records, Rows
 from robusttrain.evaluation.results import results, table
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import top_classes, verdicts, wilson, worst_case
+from robusttrain.evaluation.taking import check_classes, need_two
 
 __all__ = [
     "LEAST",

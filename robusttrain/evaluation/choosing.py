@@ -21,7 +21,6 @@ from robusttrain.evaluation.compiling import (
     kept,
     mode_in,
 )
-from robusttrain.evaluation.fitting import check_classes
 from robusttrain.evaluation.precision import (
     Speeds,
     asked_for,
@@ -30,6 +29,7 @@ from robusttrain.evaluation.precision import (
     weakened,
 )
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.evaluation.taking import check_classes
 from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, write_json

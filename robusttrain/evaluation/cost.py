@@ -13,7 +13,7 @@ from robusttrain.evaluation.beside import Beside
 from robusttrain.evaluation.certification import Certification
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
-from robusttrain.evaluation.fitting import check_classes
+from robusttrain.evaluation.taking import check_classes
 
 
 @rank_zero_only

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,71 +17,10 @@ from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.declared import dtype_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.fast import TOLERANCE, leave_uncopied
-from robusttrain.storage.raised import place, said
+from robusttrain.storage.raised import said
 
 #: How many images of the first batch the target is asked about before it is asked about all.
 ASKED = 8
-
-
-def need_two(classes: int) -> None:
-    """Raise UserError where data have a single class."""
-    if classes < 2:
-        raise UserError(
-            f"the data set has {classes} class: a classifier that cannot be wrong is robust against"
-            " everything; give images of two classes or more"
-        )
-
-
-def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "the model") -> None:
-    """Raise UserError unless the model takes these images, (B, C, H, W), and answers with this
-    number of classes.
-    """
-    need_two(classes)
-    answered = classes_of(model, images, what)
-    if answered != classes:
-        raise UserError(
-            f"{what} answers with {answered} classes, but the data set has {classes}: change one"
-            " of them"
-        )
-
-
-def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int:
-    """How many classes a model answers with.
-
-    Raises:
-        UserError: the model cannot take these images, (B, C, H, W).
-    """
-    images, queried = check_images(images), Queried.of(model)
-
-    def asked(count: int) -> int:
-        rng = Rng.for_images(0, torch.zeros(count, device=images.device))
-        with prepared(queried), torch.no_grad():
-            return int(queried(images[:count].clone(), rng).shape[1])
-
-    try:
-        return asked(1)
-    except UserError:
-        raise
-    except Exception as error:
-        whole = len(images) if len(images) > 1 else 2
-        if whole <= len(images) and _takes(asked, whole):
-            raise UserError(
-                f"{what} takes {whole} images and not one: attacks go on with the images that they"
-                " have not broken, so it has to take any number"
-            ) from error
-        raise UserError(
-            f"{what} cannot take images of {tuple(images.shape[1:])}:"
-            f" {said(error)}{place(error)} (images are floats in [0, 1], channels first)"
-        ) from error
-
-
-def _takes(asked: Callable[[int], int], count: int) -> bool:
-    """Whether a model takes that many images."""
-    try:
-        asked(count)
-    except Exception:  # noqa: BLE001 - models are any code
-        return False
-    return True
 
 
 def repeated(target: nn.Module, images: Tensor, rng: Rng) -> Tensor | None:

@@ -15,8 +15,8 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.data import ImageData
 from robusttrain.evaluation.compiling import IMAGES, Work, work_of
-from robusttrain.evaluation.fitting import check_classes
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.evaluation.taking import check_classes
 from robusttrain.models.declared import takes_streams
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.fast import FastModel

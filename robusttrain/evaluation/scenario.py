@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Source
 from robusttrain.attacks.base import check_images
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.covering import wider_than
+from robusttrain.evaluation.taking import classes_of
 from robusttrain.models.defended import DefendedClassifier
 
 
@@ -44,10 +46,28 @@ class Scenario:
     ) -> Tensor:
         """Adversarial images (B, C, H, W) for a model, defended or not; arguments as for an
         `Attack`.
+
+        Raises:
+            UserError: as for an `Attack`, or the model cannot take these images.
         """
         shape = check_images(images).shape[1:]
         for line in wider_than([("epsilon", self.attack.threat)], shape):
             warnings.warn(line.removeprefix("warning: "), stacklevel=2)
+        try:
+            return self._run(model, images, labels, rng)
+        except UserError:
+            raise
+        except Exception:
+            classes_of(DefendedClassifier.of(model), images)  # says what it is in one line
+            raise
+
+    def _run(
+        self,
+        model: nn.Module | Callable[[Tensor], Any],
+        images: Tensor,
+        labels: Tensor,
+        rng: Rng | None,
+    ) -> Tensor:
         return self.attack(self.source(DefendedClassifier.of(model)), images, labels, rng)
 
     def knowledge_of(self, target: DefendedClassifier) -> str:

@@ -20,14 +20,7 @@ from robusttrain.evaluation.cost import check_sources
 from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import check_export
-from robusttrain.evaluation.fitting import (
-    check_classes,
-    check_copy,
-    one_threat,
-    refuse_names,
-    settle,
-    short_steps,
-)
+from robusttrain.evaluation.fitting import check_copy, one_threat, refuse_names, settle, short_steps
 from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import (
@@ -40,6 +33,7 @@ from robusttrain.evaluation.running import (
     settings_of,
 )
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.evaluation.taking import check_classes
 from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report

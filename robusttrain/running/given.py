@@ -24,10 +24,10 @@ from robusttrain.data import ImageData
 from robusttrain.data.given import GivenImages, collected
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Scenario
-from robusttrain.evaluation.fitting import classes_of
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.report import Results, read_results
 from robusttrain.evaluation.running import attack, compilation_of, precisions_of
+from robusttrain.evaluation.taking import classes_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.evaluating import check, fitted, for_the_bare, tester

@@ -17,8 +17,8 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.data.base import as_float
-from robusttrain.evaluation.fitting import check_classes
 from robusttrain.evaluation.scoring import verdicts
+from robusttrain.evaluation.taking import check_classes
 
 
 class CommonlyCorrect(NamedTuple):

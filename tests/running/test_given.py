@@ -396,3 +396,22 @@ def test_steps_are_as_long_as_madry_has_them_where_nobody_says():
     moved = ProjectedGradient(step_size=0.01, threat=Linf(0.1)).within(L2(1.0))
     assert moved.step_size == pytest.approx(0.1)
     assert type(moved.rule).__name__ == "Normalized"
+
+
+def test_an_attack_alone_says_in_one_line_what_a_model_cannot_take(given):
+    model, images, labels = given
+    attack = robusttrain.attack("pgd", steps=1)
+    with pytest.raises(UserError, match=r"^the model cannot take images of \("):
+        attack(model, images.repeat(1, 2, 1, 1), labels)
+    with pytest.raises(UserError, match="ZeroDivisionError: division by zero"):
+        attack(lambda x: 1 / 0, images, labels)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_more_images_than_there_are_are_refused(given, loaded):
+    model, images, labels = given
+    about = {"attacks": "fgsm", "audit": False, "progress": False, "count": 9999}
+    pairs = (DataLoader(TensorDataset(images, labels), batch_size=7),)
+    given = pairs if loaded else (images, labels)
+    with pytest.raises(UserError, match=f"^count = 9999: there are {len(images)} images"):
+        robusttrain.evaluate(model, *given, **about)
