@@ -51,7 +51,7 @@ class _Parser(ByName):
 SHARED: dict[str, tuple[Any, Any, str]] = {
     "attack": (list[str] | str | None, None, "attack preset or file, repeatable"),
     "suite": (list[str] | str | None, None, "several attacks by one name"),
-    "trust": (list[str] | str, [], "packages that a checkpoint may name"),
+    "trust": (list[str] | str, [], "package or file that a checkpoint may name, repeatable"),
     "checkpoint": (str | None, None, "file that train.py left; default: newest"),
     "checkpoints": (str, "checkpoints", "folder for checkpoints"),
 }
