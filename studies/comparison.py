@@ -7,6 +7,8 @@ attacks, white-box transfer and transfer from another model. Xiao & Zheng 2020, 
 from __future__ import annotations
 
 from robusttrain.commands.entry import main
+from robusttrain.evaluation.paired import compared, in_points
+from robusttrain.evaluation.report import Figure
 from robusttrain.reporting import bars
 from studies.black_box import crafted_on
 from studies.study import Study, percent
@@ -51,20 +53,25 @@ def run(arguments: list[str]) -> None:
     }
     results = study.run(points | bpda | other)
 
-    rows, values = [], {}
+    rows, values, worst = [], {}, {}
     groups = {f"{name}": [f"{name}, pgd"] for name in others}
     groups |= {"ours, BPDA": [*bpda], "ours, all": [*bpda, *other]}
     for name, labels in groups.items():
-        worst = float(study.worst_cases(*labels).mean())
-        values[name] = worst
+        worst[name] = study.worst_cases(*labels)
+        values[name] = float(worst[name].mean())
         attacks = ", ".join(label.partition(", ")[2] for label in labels)
         paper = [percent(figure) for figure in PAPER[name]]
-        rows.append((name, results[labels[0]].clean, percent(worst), attacks, *paper))
+        rows.append((name, results[labels[0]].clean, Figure.over(worst[name]), attacks, *paper))
     columns = ("method", "clean", "worst case", "attacks", "paper: clean", "paper: worst case")
+    beside = compared(worst["adversarial training"], worst["ours, all"], "", random=True)
     notes = (
         (
             "The worst case is per image over the attacks of its row, chosen and scored on"
             " different draws of g."
+        ),
+        (
+            "All attacks on ours beside PGD on adversarial training, images paired:"
+            f" {in_points(beside.mean, beside.low, beside.high)}."
         ),
     )
     study.write(columns, rows, bars(values, "worst case"), notes)
