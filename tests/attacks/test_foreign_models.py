@@ -570,7 +570,7 @@ FEW = {
 }
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e3, 1e-3])
+@pytest.mark.parametrize("scale", [1.0, pytest.param(1e3, marks=pytest.mark.long), 1e-3])
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("name", FEW)
 def test_a_linear_model_of_two_classes_falls_where_it_must(name, single, scale, linear, images):

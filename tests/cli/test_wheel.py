@@ -90,6 +90,7 @@ def test_the_models_come_along(installed, tmp_path):
     assert "taking digits-g" in done.stderr
 
 
+@pytest.mark.long
 def test_it_says_what_is_wrong(installed, tmp_path):
     done = run(installed, tmp_path, "evaluate", "--checkpoints", "nowhere")
     assert done.returncode == 2

@@ -29,6 +29,7 @@ STUDIES = sorted(
 LONG = (
     *("beyond_the_paper", "bpda_steps", "choosing_f_b", "ensemble_adversarial", "input_diversity"),
     *("noise_reduced_gradient", "randomization", "recipes", "tiny_imagenet"),
+    "transferable_ensembles",
 )
 
 
