@@ -10,6 +10,7 @@ import torch
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.paired import Difference, compared
 from robusttrain.evaluation.plan import PLACES
+from robusttrain.evaluation.report import VERDICTS
 from robusttrain.reporting import words
 from robusttrain.reporting.runs import CLEAN, WORST, Run
 from robusttrain.storage.journal import differences
@@ -23,10 +24,13 @@ def refuse_others(first: Run, other: Run) -> None:
     is named.
     """
     for run in (first, other):
+        if run.records is None and (run.folder / VERDICTS).exists():
+            why = next((line for line in run.missing if VERDICTS in line), "they cannot be used")
+            raise UserError(f"{run.folder} cannot be compared: {why}")
         if run.records is None:
             raise UserError(
-                f"{run.folder}: has no verdicts of single images that fit its results.json, so it"
-                " cannot be compared: evaluate again without --save_verdicts false"
+                f"{run.folder}: has no verdicts of single images, so it cannot be compared:"
+                " evaluate again without --save_verdicts false"
             )
     lines = list(_apart(first, other))
     if lines:

@@ -150,6 +150,18 @@ def changed(folder, target, change):
     return target
 
 
+def test_figures_that_somebody_changed_are_told_as_in_the_report(folder, evaluated, tmp_path):
+    def better(content):
+        content["worst_case"]["robust_accuracy"] += 0.05
+
+    edited = changed(folder, tmp_path / "edited", better)
+    with pytest.raises(UserError, match="the figures are not to be trusted: evaluate again"):
+        command.run([str(folder), str(edited)])
+    (edited / "verdicts.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UserError, match="edited cannot be compared: .*verdicts.safetensors"):
+        command.run([str(folder), str(edited)])
+
+
 def test_other_pictures_of_the_same_classes_are_no_comparison():
     """Numbers and labels are the same, the pictures are not."""
     model, found = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), []
