@@ -59,7 +59,7 @@ def load_file(path: Path) -> str:
             return name
     look_in(path.parent)
     name = path.stem
-    if not _is_free(name, path):  # another module has that name
+    if not _is_free(name, path):  # another module's, or no name at all
         name = re.sub(r"\W", "_", name)  # "my-net.py", "my.net.py": no part of a class path
         name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -77,7 +77,7 @@ def load_file(path: Path) -> str:
 
 
 def _is_free(name: str, path: Path) -> bool:
-    """Whether a module may have that name: it belongs to nobody else."""
+    """Whether a module may have that name: it is one, and belongs to nobody else."""
     if not name.isidentifier() or name in sys.modules:
         return False
     spec = importlib.util.find_spec(name)

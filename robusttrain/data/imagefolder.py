@@ -32,7 +32,8 @@ _NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "test": ("test", "val", "valid", "validation"),
 }
-_SPLITS = {name for names in _NAMES.values() for name in names}
+#: Names of folders, in any case, that make their parent a data set of splits.
+SPLITS = {name for names in _NAMES.values() for name in names}
 _RESIZE = "give --data.image_size N to resize all of them"
 _FIX = "give --data.root DIR"
 
@@ -182,10 +183,10 @@ class ImageFolder(ImageData):
             return False
         there = subfolders(self.root)
         for name in there:
-            if {inner.lower() for inner in subfolders(self.root / name)} & _SPLITS:
+            if {inner.lower() for inner in subfolders(self.root / name)} & SPLITS:
                 fix = f"give --data.root {shown(self.root / name)}"
                 raise missing_data("class folders", self.root, "train/, test/ or val/", fix)
-        return bool({name.lower() for name in there} - _SPLITS)
+        return bool({name.lower() for name in there} - SPLITS)
 
     def _folder(self, split: SplitName) -> Path:
         if named := self._named(split):
@@ -206,7 +207,7 @@ class ImageFolder(ImageData):
         if not folders:
             looked_for = "train/<class>/, test/<class>/ or val/<class>/, or <class>/ itself"
             loose = Listing([])
-            for folder in (self.root, *(self.root / name for name in sorted(_SPLITS))):
+            for folder in (self.root, *(self.root / name for name in sorted(SPLITS))):
                 if folder.is_dir() and (images := loose.loose(folder)):
                     fix = f"sort the images there ({len(images)}) into one folder a class"
                     raise missing_data("class folders", folder, looked_for, fix)

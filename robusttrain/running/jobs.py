@@ -15,6 +15,8 @@ from robusttrain.config.checkpoints import load
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.core.telling import SILENT, Telling
 from robusttrain.core.version import __version__
+from robusttrain.data.imagefolder import SPLITS
+from robusttrain.data.listing import subfolders
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import read_results
 from robusttrain.running import training
@@ -26,10 +28,6 @@ from robusttrain.training.plan import TrainingPlan
 
 #: Of a plan, what changes no figure.
 PLACES = {"output", "fresh", "name", "checkpoints", "logs", "ckpt_path", "estimate"}
-
-
-#: Folders of images that make their parent a data set.
-SPLITS = ("train", "test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,8 @@ def _folder(root: Path) -> str:
     """A folder of images by the names and sizes of its files, wherever it lies; any other by its
     path, since data sets that are downloaded come later, and one folder may hold several.
     """
-    splits = [root / name for name in SPLITS if (root / name).is_dir()]
+    there = subfolders(root) if root.is_dir() else []
+    splits = [root / name for name in there if name.lower() in SPLITS]
     folders = [root, *splits, *(each for split in splits for each in split.iterdir())]
     moments = [each.stat().st_mtime_ns for each in folders] if splits else []
     return _listed(tuple(splits), tuple(moments)) if splits else str(root)

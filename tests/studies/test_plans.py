@@ -83,20 +83,22 @@ def test_files_count_by_content(scale, tmp_path):
     assert key(scale.ours(f_b=str(first)).work) != key(scale.ours(f_b=str(second)).work)
 
 
-def test_folders_of_images_count_by_what_is_in_them(tmp_path, folder):
+@pytest.mark.parametrize("train", ["train", "Train"])
+def test_folders_of_images_count_by_what_is_in_them(tmp_path, folder, train):
     """The same pictures elsewhere are the same points; others in their place are not."""
-    elsewhere = tmp_path / "elsewhere"
-    shutil.copytree(folder / "train", elsewhere / "train")
-    shutil.copytree(folder / "test", elsewhere / "test")
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    shutil.copytree(folder / "train", here / train)
+    shutil.copytree(folder / "test", here / "test")
+    shutil.copytree(here, elsewhere)
 
     def keys(root):
         node = {"class_path": "robusttrain.data.ImageFolder", "init_args": {"root": str(root)}}
         settings = {"data": {"data": "imagefolder", "data.root": str(root)}}
         return key(Call(print, {"data": node})), key(Call(print, settings))
 
-    before = keys(folder)
+    before = keys(here)
     assert before == keys(elsewhere)
-    picture = next((elsewhere / "train").rglob("*.png"))
+    picture = next((elsewhere / train).rglob("*.png"))
     shutil.copy(picture, picture.with_name("another.png"))
     assert not {*keys(elsewhere)} & {*before}
     # What is to be downloaded goes by its path.
