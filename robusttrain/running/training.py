@@ -27,7 +27,7 @@ from robusttrain.models.compiling import Mode
 from robusttrain.running.budget import within
 from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
 from robusttrain.running.precision_of_g import is_open, settle
-from robusttrain.running.purifiers import folder_in, provide
+from robusttrain.running.purifiers import folder_in, newest, provide, without_weights
 from robusttrain.running.resuming import LENGTH, placed
 from robusttrain.storage.files import may_write, writable
 from robusttrain.training import RobustTraining
@@ -153,6 +153,12 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     threats += [("--robust.epsilon", each.attack.threat) for each in attacks.values()]
     for line in covering(threats, job.facts):
         say(line)
+    minutes = plan.training.get("minutes")
+    if minutes is not None and (first := trained_first(job, checkpoints)):
+        say(
+            f"--training.minutes {minutes:g} begin after another training: {' and '.join(first)} is"
+            " not at hand, and comes first"
+        )
     recipe = job.recipe()
     job.data.replays = objective.replays
     place = placed(plan.ckpt_path, checkpoints / job.name, recipe)
@@ -213,6 +219,18 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if "/" in key}
     epochs = trainer.current_epoch
     return Trained(place.folder, of_last_epoch(metrics, watching, epochs), epochs)
+
+
+def trained_first(job: Job, checkpoints: Path) -> list[str]:
+    """What the defense lacks, so that it is trained before the run: f_b, or a purifying network."""
+    plan, data = job.plan, job.data
+    f_bs = places(job.defense, data, plan.f_b_training, checkpoints / "f_b", plan.seed)
+    purifying = [
+        kind
+        for kind, arguments in without_weights(job.defense)
+        if newest(kind, arguments["model"], data, folder_in(checkpoints)) is None
+    ]
+    return ["f_b" for _, _, path in f_bs if not path.is_file()] + purifying
 
 
 def of_last_epoch(

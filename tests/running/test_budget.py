@@ -9,7 +9,7 @@ from robusttrain.config.training import read_plan
 from robusttrain.core.errors import UserError
 from robusttrain.running import budget
 from robusttrain.running.budget import Pace, within
-from robusttrain.running.training import Job
+from robusttrain.running.training import Job, trained_first
 from robusttrain.training.cost import Look
 
 WORDS = ["--training", "budget", "--data", "digits", "--data.image_size", "8", "--model", "mlp"]
@@ -113,6 +113,19 @@ def test_without_minutes_nothing_is_measured(measured):
     plan = read_plan([*WORDS, "--training", "n-fgsm"])
     assert within(plan, Job, print) is plan
     assert measured == []
+
+
+def test_what_is_trained_before_the_minutes_is_named(tmp_path):
+    def lacking(*options):
+        return trained_first(Job(read_plan([*WORDS, *options])), tmp_path)
+
+    assert lacking() == []
+    assert lacking("--defense", "advtransform") == ["f_b"]
+    assert lacking("--defense", "denoiser") == ["denoiser"]
+    small = ["--defense", "advtransform", "--defense.model", "mlp"]
+    weights = tmp_path / "f_b.safetensors"
+    weights.touch()
+    assert lacking(*small, "--defense.weights", str(weights)) == []
 
 
 @pytest.mark.filterwarnings("ignore")
