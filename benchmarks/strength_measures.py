@@ -77,7 +77,7 @@ def curves(
         },
         "median_distance": {
             "curves": nearest,
-            "best_of_all": [statistics.median(last[budget]) for budget in budgets],
+            "best_of_all": [statistics.median(last[budget]) for budget in budgets if last[budget]],
             "optimality": {
                 each.title: optimality_of_distances(row[budgets[-1]], last[budgets[-1]])
                 for each, row in seeking.items()
@@ -123,6 +123,8 @@ def table(report: dict[str, Any]) -> str:
     for model, norms in report["models"].items():
         for norm, part in norms.items():
             for measure in MEASURES:
+                if not part[measure]["curves"]:  # nobody there looks for the nearest
+                    continue
                 lines.append(f"{model}, {NAMES[norm]}, {measure.replace('_', ' ')}:")
                 for budget, row in zip(part["budgets"], part[measure]["first"], strict=True):
                     verdict = "yes" if row["within_1_percent"] else "NO"

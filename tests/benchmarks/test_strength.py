@@ -19,6 +19,7 @@ from benchmarks.strength_measures import (
     first,
     optimality_of_distances,
     shares,
+    table,
 )
 from robusttrain import Rng
 from robusttrain.attacks import FMN, Linf, ProjectedGradient
@@ -121,6 +122,16 @@ def test_the_best_of_all_reaches_all_of_its_area():
         assert max(shares) <= 1
         assert both[measure]["best_of_all"] == best[measure]["best_of_all"]
     assert both["robust_accuracy"]["best_of_all"] == [0.5, 0.0]
+
+
+def test_where_nobody_looks_for_the_nearest_point_there_is_no_distance():
+    rows = {Contender("ours", "one", "linf", None): {10: [0.2, 0.01]}}
+    found = curves(rows, [10], 0.03)
+    assert found["robust_accuracy"]["best_of_all"] == [0.5]
+    assert found["median_distance"]["best_of_all"] == []
+    lines = table({"models": {"f_b": {"linf": {"budgets": [10], **found}}}})
+    assert "robust accuracy" in lines
+    assert "distance" not in lines
 
 
 def test_measures_by_hand():
