@@ -71,6 +71,16 @@ def ours(norm: str) -> list[Contender]:
             ),
         ),
         contender(
+            "pgd-few",
+            lambda threat, budget: ProjectedGradient(
+                steps_in(budget),
+                relative_step_size=2.0,
+                random_start=False,
+                threat=threat,
+                rule=rule,
+            ),
+        ),
+        contender(
             "pgd-margin",
             lambda threat, budget: ProjectedGradient(
                 steps_in(budget), threat=threat, rule=rule, objective=Margin()

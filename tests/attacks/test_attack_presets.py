@@ -76,6 +76,7 @@ FIGURES = {
     "fgsm": (1, "1.0", False, Backprop(), Sign(), Target()),
     "pgd": (20, "0.1", True, Backprop(), Sign(), Target()),
     "pgd-quick": (10, "0.25", True, Backprop(), Sign(), Target()),
+    "pgd-few": (4, "2.0", False, Backprop(), Sign(), Target()),
     "ifgsm": (18, PIXEL, False, Backprop(), Sign(), Target()),
     "mifgsm": (18, PIXEL, False, Backprop(), MomentumSign(1.0), Target()),
     "difgsm": (18, PIXEL, False, Diverse, Sign(), Target()),
