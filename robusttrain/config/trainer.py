@@ -62,9 +62,11 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
     """
     from pytorch_lightning import Trainer
     from pytorch_lightning.callbacks import RichProgressBar
+    from pytorch_lightning.plugins.io import TorchCheckpointIO
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from robusttrain.training.callbacks import ProgressLines
+    from robusttrain.training.whole_files import WholeFiles
 
     bar: list[Any] = []
     if settings.get("enable_progress_bar") is not False:
@@ -72,6 +74,9 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
         bar = [RichProgressBar() if sys.stderr.isatty() else ProgressLines(say)]
     own["callbacks"] = [*own.get("callbacks", []), *bar]
     try:
-        return Trainer(**settings, **own, use_distributed_sampler=False)
+        trainer = Trainer(**settings, **own, use_distributed_sampler=False)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"--trainer: {first_line(error)}") from error
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no strategy's own, no plugin
+        trainer.strategy.checkpoint_io = WholeFiles()
+    return trainer

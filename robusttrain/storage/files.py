@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from robusttrain.core.errors import UserError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader gets the old content or the new one, never a part of it.
 
     Folders are made as needed.
