@@ -58,6 +58,8 @@ def check_images(images: Tensor) -> Tensor:
         return wide
     # As numbers at once: each comparison of tensors would wait for the device anew.
     low, high = torch.stack(torch.aminmax(wide.detach())).tolist()
+    if low != low:
+        raise UserError("images: some values are NaN; a pixel value lies in [0, 1]")
     off = max(ROUNDING, torch.finfo(images.dtype).eps)
     if not (low >= -off and high <= 1 + off):
         raise UserError(
@@ -273,12 +275,27 @@ class Attack(ABC):
         with prepared(source):
             # Inference tensors can never enter autograd; a copy made outside inference mode can.
             x, y = wide.detach().to(dtype, copy=True), labels.clone()
-            adversarial = self.run(source, x, y, rng).detach()
+            adversarial = self._run(source, x, y, rng)
             if adversarial.dtype == images.dtype or not len(adversarial):
                 return adversarial
             if torch.finfo(adversarial.dtype).eps < torch.finfo(images.dtype).eps:
                 return narrowed(source, adversarial, x, y, self.threat, images.dtype)
             return adversarial.to(images.dtype)
+
+    def _run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """What `run` returns, detached.
+
+        Raises:
+            UserError: it is not one image for each.
+        """
+        made: Any = self.run(source, images, labels, rng)
+        if isinstance(made, Tensor) and made.shape == images.shape:
+            return made.detach()
+        got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise UserError(
+            f"{type(self).__name__}.run returned {got}, not images {tuple(images.shape)}: return"
+            " one adversarial image for each image"
+        )
 
     @abstractmethod
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:

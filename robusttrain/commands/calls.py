@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from robusttrain.attacks import Threat
 from robusttrain.config.attacks import scenarios, stem
-from robusttrain.config.numbers import a_number
+from robusttrain.config.numbers import a_number, several
 from robusttrain.core.console import ALOUD
-from robusttrain.core.errors import at_least
+from robusttrain.core.errors import UserError, at_least
 from robusttrain.core.telling import SILENT
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
@@ -41,11 +41,20 @@ def attack(name: str, epsilon: float | str | None = None, **values: Any) -> Scen
         UserError: an unknown name or argument, or a value that cannot work.
     """
     # JSON is YAML, too, which overrides are written in.
-    overrides = [(key.replace("__", "."), json.dumps(value)) for key, value in values.items()]
+    overrides = [
+        (key.replace("__", "."), json.dumps(value, default=_plain)) for key, value in values.items()
+    ]
     radius = None if epsilon is None else a_number(epsilon, "epsilon")
     if radius is not None:
         at_least("epsilon", radius, 0)
     return scenarios([name], overrides, radius, "attack")[stem(name)]
+
+
+def _plain(value: Any) -> Any:
+    """The plain value of a number of NumPy's or torch's."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise UserError(f"attack: {value!r}: is no value of an attack's argument: give plain ones")
 
 
 def evaluate(
@@ -68,8 +77,8 @@ def evaluate(
     tries: int | None = None,
     known_draw: bool | None = None,
     bare_classifier: bool | None = None,
-    curve: Sequence[float] = (),
-    curve_effort: Sequence[float] = (),
+    curve: float | Sequence[float] = (),
+    curve_effort: float | Sequence[float] = (),
     certify: bool = False,
     certify_draws: int = 1000,
     audit: bool = True,
@@ -140,8 +149,8 @@ def evaluate(
             "draws": draws,
             "leave_early": leave_early,
             "tries": tries,
-            "curve": [*curve],
-            "curve_effort": [*curve_effort],
+            "curve": several(curve, "curve"),
+            "curve_effort": several(curve_effort, "curve_effort"),
             "certify": certify,
             "certify_draws": certify_draws,
             "seed": seed,

@@ -32,7 +32,10 @@ def train(plan: TrainingPlan) -> training.Trained | None:
     """Carry out a plan and tell what came out, which is returned."""
     trained = training.train(plan, ALOUD)
     if trained is not None:
-        say(outcome(trained.metrics, trained.epochs))
+        if trained.went_on and not trained.metrics:
+            say(f"nothing was left to train: the run had its {trained.epochs} epochs before")
+        else:
+            say(outcome(trained.metrics, trained.epochs))
         if trained.checkpoints:
             attack = f"{command('evaluate')} --checkpoint {quote(str(trained.folder))}"
             foreign = to_be_trusted([plan.model, plan.data, plan.defense])

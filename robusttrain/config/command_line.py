@@ -97,7 +97,7 @@ def read(
     arguments = [
         re.sub(r"^(--[\w.]*weights)\.which(?==|$)", r"\1_which", each) for each in arguments
     ]
-    nodes, arguments = configurations(trusting(arguments), said)
+    nodes, arguments = configurations(gathered(arguments), said)
     chosen, rest = take(
         arguments,
         lambda option: option[2:] in kinds,
@@ -197,23 +197,29 @@ def take(
     return taken, rest
 
 
-def trusting(arguments: Sequence[str]) -> list[str]:
-    """A command line with all its ``--trust`` as one: each names a package or a file, or lists
-    several.
-    """
-    named, rest = take(arguments, lambda option: option == "--trust", "give a package or a file")
-    names = [each for _, value in named for each in names_in(value)]
-    return [*rest, f"--trust={json.dumps(names)}"] if len(named) > 1 else [*arguments]
+#: Options that may be repeated, each with one name or a list, and what they name.
+REPEATED = {"--trust": "a package or a file", "--robust.attacks": "an attack"}
 
 
-def names_in(value: str) -> list[str]:
-    """The names in a value of ``--trust``: one, or a list."""
+def gathered(arguments: Sequence[str]) -> list[str]:
+    """A command line in which each option of `REPEATED` stands once, with all its names."""
+    arguments = list(arguments)
+    for option, named in REPEATED.items():
+        taken, rest = take(arguments, option.__eq__, f"give {named}")
+        if len(taken) > 1:
+            names = [each for _, value in taken for each in names_in(value, option)]
+            arguments = [*rest, f"{option}={json.dumps(names)}"]
+    return arguments
+
+
+def names_in(value: str, option: str = "--trust") -> list[str]:
+    """The names in a value of an option that may be repeated: one, or a list."""
     if not value.startswith("["):
         return [value]
     try:
         several = yaml.load(value, presets.LOADER)
     except yaml.YAMLError as error:
-        raise UserError(f"--trust {value}: is no list: give --trust once for each") from error
+        raise UserError(f"{option} {value}: is no list: give {option} once for each") from error
     return [str(each) for each in several]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import types
+from collections.abc import Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from robusttrain.core.errors import OptionError
@@ -46,9 +47,7 @@ def several(value: Any, option: str) -> list[float]:
     """
     parts = value.strip("[] ").split(",") if isinstance(value, str) else value
     try:
-        return [
-            float(number(part)) for part in (parts if isinstance(parts, list | tuple) else [parts])
-        ]
+        return [float(number(part)) for part in (parts if isinstance(parts, Iterable) else [parts])]
     except (TypeError, ValueError) as error:
         raise OptionError(option, value, "must be numbers: 0,2/255,4/255,8/255") from error
 

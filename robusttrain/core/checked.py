@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from robusttrain.core.errors import above, at_least, below_one, one_of, within
+from robusttrain.core.errors import OptionError, above, at_least, below_one, one_of, within
 
 Class = TypeVar("Class", bound=type)
 
@@ -27,6 +27,8 @@ class Limit:
     bounds: tuple[float, ...]
 
     def __call__(self, option: str, value: Any) -> None:
+        if not hasattr(value, "__float__"):
+            raise OptionError(option, repr(value), "must be a number")
         self.check(option, value, *self.bounds)
 
 

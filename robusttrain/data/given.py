@@ -48,6 +48,11 @@ class GivenImages(ImageData):
         names = class_names or [str(number) for number in range(num_classes)]
         if len(names) != num_classes:
             raise UserError(f"classes: {len(names)} names for {num_classes} classes")
+        if images.dtype == torch.uint8 and int(images.max()) == 1:
+            raise UserError(
+                "images: uint8 of 0 and 1 alone leaves open whether 1 is white or nearly black:"
+                " give floats in [0, 1], or uint8 from 0 to 255"
+            )
         if images.dtype == torch.uint8:
             note(self.notes, "images: whole numbers from 0 to 255 are taken for [0, 1]")
         self.images, self.labels = images.cpu(), check_labels(labels, images, num_classes).cpu()

@@ -144,6 +144,7 @@ class Results:
             ("clean", str(self.clean)),
             *((each, f"{row.robust} {self._share(each)}") for each, row in self.attacks.items()),
             ("worst case", str(self.worst_case)),
+            *([("audit", self.json["verdict"])] if "verdict" in self.json else []),
         ]
         width = max(len(name) for name, _ in lines)
         head = f"{self.json['images']:,} images" + (f", {self._ball}" if self._ball else "")
@@ -156,11 +157,15 @@ class Results:
             f"<td>{escape(figures.knows)}</td></tr>"
             for name, figures in self.attacks.items()
         )
+        verdict = self.json.get("verdict")
+        audit = (
+            "" if verdict is None else f"<tr><td>audit</td><td>{escape(verdict)}</td><td></td></tr>"
+        )
         return (
             "<table><tr><th>attack</th><th>accuracy (95 %)</th><th>the attacker knows</th></tr>"
             f"<tr><td>none</td><td>{escape(str(self.clean))}</td><td></td></tr>{rows}"
             f"<tr><th>worst case</th><th>{escape(str(self.worst_case))}</th>"
-            f"<td>{escape(self._ball)}</td></tr></table>"
+            f"<td>{escape(self._ball)}</td></tr>{audit}</table>"
         )
 
     @classmethod

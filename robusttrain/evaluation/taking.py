@@ -43,6 +43,11 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
         UserError: the model cannot take these images, (B, C, H, W).
     """
     images, queried = check_images(images), Queried.of(model)
+    if any(parameter.is_inference() for parameter in queried.parameters()):
+        raise UserError(
+            f"{what} was built in inference mode, so nobody can differentiate it: build or load it"
+            " outside of torch.inference_mode()"
+        )
 
     def asked(count: int) -> int:
         rng = Rng.for_images(0, torch.zeros(count, device=images.device))

@@ -112,8 +112,8 @@ def belief(results: Results) -> str:
     if not named:
         if content["verdict"] == NO_CHECK:
             return (
-                f"The audit could make none of its {without} checks: whether the evaluation itself"
-                " is sound is not known."
+                f"The audit could make none of its checks of the attacks ({without} could not run):"
+                " whether the evaluation itself is sound is not known."
             )
         if not counts or passed <= 0:
             counts = f": {counts}" if counts else ""

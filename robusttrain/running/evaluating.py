@@ -13,6 +13,7 @@ from robusttrain.config.suites import left_out, refuse_few_classes
 from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
 from robusttrain.core.advice import without_advice
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import ImageData
@@ -86,6 +87,11 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     """Raise UserError if attacks do not fit the subject or each other, before anything is written
     or trained; say which radii are no bound.
     """
+    if not attacks and not plan.certify:
+        raise UserError(
+            "attacks: there is none, and what was not attacked says nothing about robustness: name"
+            " one, or a suite"
+        )
     facts = subject.data.facts()
     refuse_few_classes(attacks, facts.num_classes)
     refuse_names(attacks)

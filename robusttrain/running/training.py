@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping
 
 from robusttrain.config.build import build, build_defended, fit_to_data
 from robusttrain.config.checkpoints import recipe_of
@@ -51,11 +52,13 @@ class Trained:
         folder: of its checkpoints.
         metrics: by name, of the last epoch.
         epochs: that are done, earlier parts of a run that went on among them.
+        went_on: whether there was an earlier part.
     """
 
     folder: Path
     metrics: dict[str, float]
     epochs: int
+    went_on: bool = False
 
     @property
     def checkpoints(self) -> list[str]:
@@ -218,7 +221,12 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         )
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if "/" in key}
     epochs = trainer.current_epoch
-    return Trained(place.folder, of_last_epoch(metrics, watching, epochs), epochs)
+    if any(each.stopped_epoch for each in keeping if isinstance(each, EarlyStopping)):
+        say(
+            f"--early_stopping {plan.early_stopping}: stopped after epoch {epochs}, as so many"
+            f" validations brought no better {monitor}"
+        )
+    return Trained(place.folder, of_last_epoch(metrics, watching, epochs), epochs, goes_on)
 
 
 def trained_first(job: Job, checkpoints: Path) -> list[str]:

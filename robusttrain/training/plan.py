@@ -35,8 +35,8 @@ class Watching:
     """Attacks at validation.
 
     Args:
-        attacks: presets; default: pgd-quick, or bpda-i-quick where the defense has no useful
-            gradient.
+        attacks: presets, repeatable; default: pgd-quick, or bpda-i-quick where the defense has no
+            useful gradient.
         epsilon: radius of their threat; default: the presets' own.
         every: epochs between two evaluations; 0: never.
         images: validation images that are attacked.

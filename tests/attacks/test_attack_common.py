@@ -165,7 +165,7 @@ def test_no_images_give_no_images(name, curved, images, streams):
 WRONG = {
     "above 1": (lambda x: x * 1.5, lambda y: y, "values must lie in"),
     "below 0": (lambda x: x - 0.5, lambda y: y, "values must lie in"),
-    "nan": (lambda x: x * float("nan"), lambda y: y, "values must lie in"),
+    "nan": (lambda x: x * float("nan"), lambda y: y, "some values are NaN"),
     "uint8": (lambda x: (255 * x).to(torch.uint8), lambda y: y, "expected floats"),
     "one image without a batch": (lambda x: x[0], lambda y: y, "expected floats"),
     "too few labels": (lambda x: x, lambda y: y[:-1], "one per image"),

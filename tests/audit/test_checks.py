@@ -188,7 +188,7 @@ def test_verdicts():
 
 
 def test_an_audit_of_which_no_check_could_be_made_is_not_sound(monkeypatch):
-    """That there are enough images is no check of the attacks."""
+    """Enough images, and a target that repeats itself, say nothing of the attacks."""
 
     def impossible(subject):
         raise NotRun("no way to")
@@ -198,15 +198,19 @@ def test_an_audit_of_which_no_check_could_be_made_is_not_sound(monkeypatch):
 
     data = digits()
     batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
+    first = [each for each in report.CHECKS if each[0] == "before"]
+    assert [name for name, _ in first] == ["before"] * 4
     for checks, expected in (
         ([impossible], report.NO_CHECK),
         ([passed], "sound"),
         ([impossible, passed], "sound"),
     ):
-        sample = report.CHECKS[0]
-        monkeypatch.setattr(report, "CHECKS", (sample, *(("before", each) for each in checks)))
-        audit = Audit(evaluation(plain(), pgd(steps=1)), IMAGES)
+        after = [("after", each) for each in checks]
+        monkeypatch.setattr(report, "CHECKS", (*first, *after))
+        engine = evaluation(plain(), pgd(steps=1))
+        audit = Audit(engine, IMAGES)
         audit.before(*batch)
+        audit.after(Records.merged([engine.run(*batch)[0]]))
         assert audit.verdict == expected
         monkeypatch.undo()
 

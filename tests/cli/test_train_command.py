@@ -234,6 +234,16 @@ def test_behind_a_defense_the_attack_goes_around_it():
     assert len(watchers(configured("--robust.every", 0), around=True)) == 1
 
 
+def test_attacks_of_validation_add_up():
+    for options in (
+        ["--robust.attacks", "pgd-quick", "--robust.attacks=fgsm"],
+        ["--robust.attacks", "[pgd-quick, fgsm]"],
+        ["--robust.attacks", "[pgd-quick]", "--robust.attacks", "fgsm"],
+    ):
+        _, robust, _ = watchers(configured(*options), around=False)
+        assert list(robust.scenarios) == ["pgd-quick", "fgsm"]
+
+
 def test_what_keeps_weights(tmp_path):
     options = ["--monitor", "val/loss", "--early_stopping", 4, "--ema", 0.75]
     _, _, stopping, _, best, last = kept(tmp_path, *options)
@@ -395,3 +405,20 @@ def test_a_preset_on_the_command_line_beats_a_configuration_file(tmp_path, file_
     assert config.training["objective"]["init_args"]["label_smoothing"] == 0
     assert config.trainer["max_epochs"] == 7
     assert configured(*file, "--model.widths", "[4]").model["init_args"]["widths"] == [4]
+
+
+def test_a_run_that_stops_early_says_so_and_goes_on_no_further(command, tmp_path):
+    tiny = ["--data", "digits", "--data.image_size", "8", "--model", "mlp", "--model.width", "8"]
+    still = ["--training", "standard", "--schedule", "constant", "--optimizer.lr", "1e-12"]
+    short = ["--early_stopping", "1", "--trainer.max_epochs", "5", "--robust.every", "0"]
+    rest = ["--pictures.images", "0", "--checkpoints", tmp_path / "c", "--logs", tmp_path / "logs"]
+    done = command("train.py", *tiny, *still, *short, *rest)
+    assert done.code == 0, done.err
+    said = "--early_stopping 1: stopped after epoch 2, as so many validations brought no better"
+    assert said in done.err
+    again = command("train.py", *tiny, *still, *short[2:], *rest, "--ckpt_path", "last")
+    assert again.code == 0, again.err
+    assert "--early_stopping" not in again.err
+    for _ in range(2):
+        again = command("train.py", *tiny, *still, *short[2:], *rest, "--ckpt_path", "last")
+    assert "nothing was left to train: the run had its 5 epochs before" in again.err

@@ -64,6 +64,12 @@ def test_what_lies_outside_is_refused(values, fix):
         replace(Parts(), **values)
 
 
+@pytest.mark.parametrize("value", ["8/255", [1]])
+def test_what_is_no_number_is_refused_in_words(value):
+    with pytest.raises(OptionError, match="size = .* must be a number"):
+        Parts(size=value)
+
+
 def test_what_lies_inside_and_none_pass():
     assert Parts(1, 0, None, 0.0, 1.0, 0.0, "best", Later()).keep == "best"
     assert Parts(size=0.1).size == 0.1

@@ -9,7 +9,16 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import robusttrain
-from robusttrain.attacks import APGD, L2, IdentityBackward, Linf, ProjectedGradient, Target
+from robusttrain.attacks import (
+    APGD,
+    L2,
+    Attack,
+    Cost,
+    IdentityBackward,
+    Linf,
+    ProjectedGradient,
+    Target,
+)
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.telling import Telling
 from robusttrain.data import Digits
@@ -415,3 +424,66 @@ def test_more_images_than_there_are_are_refused(given, loaded):
     given = pairs if loaded else (images, labels)
     with pytest.raises(UserError, match=f"^count = 9999: there are {len(images)} images"):
         robusttrain.evaluate(model, *given, **about)
+
+
+@pytest.mark.parametrize("attacks", [[], {}])
+def test_nothing_is_called_robust_that_was_not_attacked(given, attacks):
+    with pytest.raises(UserError, match="^attacks: there is none"):
+        robusttrain.evaluate(*given, attacks=attacks, progress=False)
+
+
+def test_the_audits_verdict_stands_below_the_figures(given):
+    results = robusttrain.evaluate(*given, attacks="fgsm", progress=False)
+    assert f"audit       {results.json['verdict']}" in str(results).splitlines()
+    assert f"<td>audit</td><td>{results.json['verdict']}</td>" in results._repr_html_()
+    assert "audit" not in str(robusttrain.evaluate(*given, attacks="fgsm", **QUIET))
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda images: None, r"^Careless.run returned NoneType, not images \(2, 3, 8, 8\): "),
+        (lambda images: images[:-1], r"^Careless.run returned \(1, 3, 8, 8\), not images"),
+    ],
+)
+def test_an_own_attack_that_returns_no_images_is_told_so(given, returned, said):
+    class Careless(Attack):
+        threat = Linf(0.1)
+
+        def cost(self):
+            return Cost(0)
+
+        def run(self, source, images, labels, rng):
+            return returned(images)
+
+    model, images, labels = given
+    with pytest.raises(UserError, match=said):
+        Careless()(model, images[:2], labels[:2])
+
+
+def test_numbers_are_taken_as_people_have_them(given):
+    numpy = pytest.importorskip("numpy")
+    assert robusttrain.attack("pgd", steps=numpy.int64(5)).attack.steps == 5
+    assert robusttrain.attack("pgd", step_size=torch.tensor(0.5)).attack.step_size == 0.5
+    with pytest.raises(UserError, match="is no value of an attack's argument"):
+        robusttrain.attack("pgd", steps=object())
+    results = robusttrain.evaluate(*given, attacks="fgsm", curve=0.1, **QUIET)
+    assert results.plan.curve == [0.1]
+    with pytest.raises(OptionError, match="^curve = 'wide': must be numbers"):
+        robusttrain.evaluate(*given, attacks="fgsm", curve="wide", **QUIET)
+
+
+def test_uint8_of_zeros_and_ones_leaves_open_what_white_is(given):
+    model, images, labels = given
+    bits = images.round().to(torch.uint8)
+    with pytest.raises(UserError, match="uint8 of 0 and 1 alone leaves open"):
+        robusttrain.evaluate(model, bits, labels, attacks="fgsm", **QUIET)
+    robusttrain.evaluate(model, 255 * bits, labels, attacks="fgsm", **QUIET)
+
+
+def test_a_model_that_was_built_in_inference_mode_is_refused_for_that(given):
+    _, images, labels = given
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5))
+    with pytest.raises(UserError, match="^the model was built in inference mode"):
+        robusttrain.evaluate(model, images, labels, attacks="fgsm", **QUIET)

@@ -71,8 +71,8 @@ NAMES = {
     "source_not_target": "source, not target",
     "better_than_chance": "gradient agreement",
 }
-#: The verdict where every check was impossible: nothing is known, so it is not sound.
-NO_CHECK = "not audited: no check could run"
+#: The verdict where no check of the attacks could be made: whether it is sound is not known.
+NO_CHECK = "not audited: no check of the attacks could run"
 #: Candidates for each image of the sample. Candidates that the target gets wrong drop out.
 CANDIDATES = 2
 #: Runs of the strongest attack in all checks together, on a deterministic model, but for those that
@@ -215,7 +215,7 @@ class Audit:
         for moment, check in CHECKS:
             if moment != when:
                 continue
-            name = NAMES.get(check.__name__, check.__name__.replace("_", " "))
+            name = _name(check)
             try:
                 if subject.size < least and check is not before.sample:
                     raise NotRun(f"{subject.size} images that are right are too few")
@@ -236,12 +236,13 @@ class Audit:
     @property
     def verdict(self) -> str:
         """ "sound", "masked: ..." or "weak: ...", with the names of the checks; `NO_CHECK` where
-        none of them could be made.
+        none of those that look at the attacks could be made.
         """
         found = verdict(self.findings)
         impossible = {each.check for each in self.findings if each.severity == "not run"}
-        # That there are enough images says nothing of the attacks.
-        nothing = {*self.tried} - {"sample"} == impossible != set()
+        # What is looked at before any attack says nothing of the attacks.
+        of_attacks = {_name(check) for when, check in CHECKS if when == "after"} & {*self.tried}
+        nothing = bool(of_attacks) and of_attacks <= impossible
         return NO_CHECK if found == "sound" and nothing else found
 
     def as_dict(self) -> dict[str, Any]:
@@ -253,6 +254,11 @@ class Audit:
             "audit_images": self._subject.size if self._subject else 0,
             "audit_seconds": round(self.seconds, 2),
         }
+
+
+def _name(check: Check) -> str:
+    """The name of a check in its findings."""
+    return NAMES.get(check.__name__, check.__name__.replace("_", " "))
 
 
 def verdict(findings: Sequence[Finding]) -> str:
