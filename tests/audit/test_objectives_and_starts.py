@@ -14,6 +14,7 @@ from robusttrain.attacks import (
     L2,
     Attack,
     Average,
+    Backprop,
     CarliniWagner,
     Cost,
     CrossEntropy,
@@ -33,7 +34,11 @@ from robusttrain.evaluation.audit import Audit, objectives
 from robusttrain.evaluation.audit.finding import NotRun
 from robusttrain.evaluation.audit.gradients import cosines, finite_differences
 from robusttrain.evaluation.audit.objectives import with_other_objectives, with_other_starts
-from robusttrain.evaluation.audit.strength import silent_success, still_rising
+from robusttrain.evaluation.audit.strength import (
+    silent_success,
+    still_rising,
+    twice_the_draws,
+)
 from robusttrain.evaluation.audit.subject import Subject
 
 from . import networks as n
@@ -244,3 +249,12 @@ def test_too_few_images_leave_every_later_check_not_run():
     assert found["sample"].severity == "weak"
     assert found["another objective"].severity == found["epsilon 0"].severity == "not run"
     assert audit.verdict == "weak: sample"
+
+
+@pytest.mark.parametrize(("gradient", "named"), [(Backprop(), True), (Average(draws=5), False)])
+def test_on_a_random_model_an_attack_that_never_averaged_is_told_what_does(gradient, named):
+    """Even where the sample is too small to show it."""
+    random = evaluation(n.noisy(), pgd(steps=5, gradient=gradient), defense=n.Noise(0.1))
+    found = twice_the_draws(subject_of(random))
+    assert found.severity == "note", found
+    assert ("--attack eot" in found.remedy) == named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NoReturn
 
 import torch
@@ -189,7 +190,11 @@ def twice_the_draws(subject: Subject) -> Finding | None:
     adversarial = subject.attack(
         attack, subject.source(subject.main), subject.standing, "twice the draws"
     )
-    return subject.rival(
+    remedy = (
+        "average over more draws (--attack eot --attack.gradient.draws 60; of random search"
+        " --attack.votes), until this changes nothing"
+    )
+    found = subject.rival(
         adversarial,
         check="twice the draws",
         severity="weak",
@@ -198,12 +203,12 @@ def twice_the_draws(subject: Subject) -> Finding | None:
             "{size} images more"
         ),
         source=f"{ATHALYE}, section 4.2 (EOT); {CARLINI}, section 4.6",
-        remedy=(
-            "average over more draws (--attack eot --attack.gradient.draws 60; of random search"
-            " --attack.votes), until this changes nothing"
-        ),
+        remedy=remedy,
         within_luck=True,
     )
+    # Few images hide a few points, and an attack that never averaged has an obvious rival.
+    alone = found is not None and found.severity == "note" and before == 1
+    return replace(found, remedy=remedy) if found is not None and alone else found
 
 
 def silent_success(subject: Subject) -> Finding | None:
