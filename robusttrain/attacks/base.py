@@ -275,27 +275,12 @@ class Attack(ABC):
         with prepared(source):
             # Inference tensors can never enter autograd; a copy made outside inference mode can.
             x, y = wide.detach().to(dtype, copy=True), labels.clone()
-            adversarial = self._run(source, x, y, rng)
+            adversarial = _one_each(self.run(source, x, y, rng), x, type(self).__name__)
             if adversarial.dtype == images.dtype or not len(adversarial):
                 return adversarial
             if torch.finfo(adversarial.dtype).eps < torch.finfo(images.dtype).eps:
                 return narrowed(source, adversarial, x, y, self.threat, images.dtype)
             return adversarial.to(images.dtype)
-
-    def _run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """What `run` returns, detached.
-
-        Raises:
-            UserError: it is not one image for each.
-        """
-        made: Any = self.run(source, images, labels, rng)
-        if isinstance(made, Tensor) and made.shape == images.shape:
-            return made.detach()
-        got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        raise UserError(
-            f"{type(self).__name__}.run returned {got}, not images {tuple(images.shape)}: return"
-            " one adversarial image for each image"
-        )
 
     @abstractmethod
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
@@ -323,3 +308,18 @@ class Attack(ABC):
     @abstractmethod
     def cost(self) -> Cost:
         """What ``run`` asks of the source, per image."""
+
+
+def _one_each(made: Any, images: Tensor, attack: str) -> Tensor:
+    """What an attack's `run` returned, detached.
+
+    Raises:
+        UserError: it is not one image for each.
+    """
+    if isinstance(made, Tensor) and made.shape == images.shape:
+        return made.detach()
+    got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+    raise UserError(
+        f"{attack}.run returned {got}, not images {tuple(images.shape)}: return one adversarial"
+        " image for each image"
+    )
