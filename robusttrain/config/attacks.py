@@ -19,6 +19,7 @@ import jsonargparse
 import yaml
 
 from robusttrain.attacks import Attack, Source
+from robusttrain.config import presets
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
 from robusttrain.config.classes import IN_FILE, defaults_of, resolve
@@ -187,6 +188,13 @@ def attack_nodes(
     """
     nodes = names if isinstance(names, Mapping) else by_name(names, option)
     read = {name: _content(name, said, option) for name, said in nodes.items()}
+    for key, text in overrides:
+        owner, _, inner = key.partition(".")
+        if inner and owner not in nodes and owner in presets.names("attack"):
+            raise UserError(
+                f"{option}.{key} {text}: {owner} is not among the attacks ({', '.join(nodes)}): add"
+                f" {option} {owner}, or name one of them"
+            )
     spared = _spared(read, [key for key, _ in overrides], option)
     for name, node in read.items():
         # Classes first: an argument may be meant for the part that replaces another.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -40,6 +40,26 @@ def wider_than(threats: Iterable[tuple[str, Threat]], shape: Sequence[int]) -> I
                 f" no two images are farther apart than {widest:.4g} ({threat.norm}); for values up"
                 f" to 255 write {threat.epsilon:g}/255"
             )
+
+
+def is_no_bound(norm: str, epsilon: float) -> bool:
+    """Whether a radius says that there is no bound, as those of attacks do that look for the
+    nearest adversarial image: any two images lie within Linf 1, and nobody means 256 in another
+    norm.
+    """
+    return epsilon >= 1 if norm == "linf" else epsilon > 255
+
+
+def boundless(threats: Mapping[str, Threat]) -> list[str]:
+    """A line about attacks, by name, that no radius bounds; none where there are none."""
+    free = [name for name, each in threats.items() if is_no_bound(each.norm, each.epsilon)]
+    if not free:
+        return []
+    return [
+        f"{', '.join(free)}: no radius bounds what may change, so that hardly an image stays right:"
+        " the accuracy says little, and how far the images went says more (median_perturbation);"
+        " --epsilon sets a radius"
+    ]
 
 
 def threats_of(defense: Defense | None) -> list[tuple[str, Threat]]:

@@ -110,16 +110,16 @@ def export(
         batch: images at a time.
 
     Returns:
-        By attack: the accuracy on the files, the images whose verdicts changed, and the images that
-        no levels keep inside the ball (clean pixels between two levels, and a radius below half a
-        level).
+        By attack: the accuracy on the files, how many images there are (those that the attack was
+        given), the images whose verdicts changed, and the images that no levels keep inside the
+        ball (clean pixels between two levels, and a radius below half a level).
     """
     device = next(iter(engine.target.parameters())).device
     figures = {}
     for name, scenario in engine.scenarios.items():
         changed, outside, scores = 0, 0, []
-        for start in range(0, len(records), batch):
-            part = slice(start, start + batch)
+        given = records.of(name).attacked.nonzero().squeeze(1)
+        for part in given.split(batch) if len(given) else ():
             indices = records.index[part]
             clean = data.test_images(indices).images
             returned = records.of(name).images
@@ -137,10 +137,11 @@ def export(
             )
             changed += int((score != records.of(name).score[part]).any(dim=1).sum())
             scores.append(score.double().mean(dim=1))
-        mean = torch.cat(scores).mean().item()
+        mean = torch.cat(scores).mean().item() if scores else None
         figures[name] = {
-            "robust_accuracy": round(mean, 6),
-            "ci95": [round(end, 6) for end in wilson(mean, len(records))],
+            "robust_accuracy": None if mean is None else round(mean, 6),
+            "ci95": None if mean is None else [round(end, 6) for end in wilson(mean, len(given))],
+            "images": len(given),
             "verdicts_changed": changed,
             "outside_threat": outside,
         }
@@ -150,8 +151,10 @@ def export(
 def export_line(figures: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
     """One line for the terminal."""
     rows = [
-        f"{name} {100 * row['robust_accuracy']:.1f} %, {row['verdicts_changed']} images with"
-        " another verdict"
+        f"{name} was given no image"
+        if row["robust_accuracy"] is None
+        else f"{name} {100 * row['robust_accuracy']:.1f} % of {row['images']}"
+        f" images, {row['verdicts_changed']} with another verdict"
         + (f", {row['outside_threat']} outside the ball" if row["outside_threat"] else "")
         for name, row in figures.items()
     ]

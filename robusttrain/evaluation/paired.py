@@ -8,7 +8,10 @@ Two models that always answer the same: McNemar's exact test (McNemar 1947), whi
 images on which they disagree whether one of them wins more often than a coin does; and the interval
 of the difference after Agresti & Min 2005 (half an image is added to each cell of the table of
 both verdicts). Where a model is random, an image has a share of draws instead of a verdict: the
-normal distribution of the mean of the differences over images gives both.
+normal distribution of the mean of the differences over images gives both. It knows nothing of how
+few they are: below `FEW` images the interval holds that of Agresti & Min besides, each difference
+counted as a part of a verdict; and p is never below that of a coin that fell on one side for every
+image that differs, the least that changing signs at random can give.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from robusttrain.evaluation.report import Figure
 
 #: Quantile of the normal distribution, two-sided 95 %.
 Z = 1.959964
+#: Below so many images a normal distribution of their mean is not to be trusted.
+FEW = 30
 McNEMAR = "McNemar's exact test; interval after Agresti & Min 2005"
 NORMAL = "normal distribution of the differences over images, as a model is random"
 
@@ -111,7 +116,7 @@ def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Differenc
         error = float(change.std()) / math.sqrt(count) if count > 1 else math.nan
         low, high = around(change)
         p = (
-            2 * float(norm.sf(abs(mean) / error))
+            max(2 * float(norm.sf(abs(mean) / error)), min(1.0, 2.0 ** (1 - lost - won)))
             if error > 1e-9
             else (1.0 if not mean else math.nan)
         )
@@ -131,16 +136,27 @@ def around(change: Tensor) -> tuple[float, float]:
     width: then that of `agresti_min`, as if each were a whole verdict.
     """
     count, mean = len(change), float(change.double().mean())
-    error = float(change.double().std()) / math.sqrt(count) if count > 1 else math.nan
+    if count < 2:
+        return math.nan, math.nan
+    error = float(change.double().std()) / math.sqrt(count)
     if error < 1e-9:  # up to rounding
         low, high = agresti_min(int((change < 0).sum()), int((change > 0).sum()), count)
         return min(low, mean), max(high, mean)
-    return mean - Z * error, mean + Z * error
+    low, high = max(-1.0, mean - Z * error), min(1.0, mean + Z * error)
+    if count < FEW:
+        few = _agresti_min(float(change.sum()), float(change.double().square().sum()), count)
+        low, high = min(low, few[0]), max(high, few[1])
+    return low, high
 
 
 def agresti_min(lost: int, won: int, count: int) -> tuple[float, float]:
     """The 95 % interval of (won - lost) / count, of images that were judged twice."""
-    whole, more, disagree = count + 2, won - lost, won + lost + 1
+    return _agresti_min(won - lost, won + lost, count)
+
+
+def _agresti_min(more: float, disagree: float, count: int) -> tuple[float, float]:
+    """`agresti_min` of the sum of differences and the sum of their squares."""
+    whole = count + 2
     mean = more / whole
-    half = Z * math.sqrt(disagree - more * more / whole) / whole
+    half = Z * math.sqrt(disagree + 1 - more * more / whole) / whole
     return max(-1.0, mean - half), min(1.0, mean + half)

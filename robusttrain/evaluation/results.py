@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from robusttrain.evaluation.covering import is_no_bound
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.scoring import wilson, worst_case
@@ -47,6 +48,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
         # others.
         judged = attacked if engine.survivors else torch.ones_like(attacked)
         reached = right & judged
+        fell = reached & (score[name] <= 0.5)
         cost = {
             "gradients": rows.gradients[attacked].double(),
             "queries": rows.queries[attacked].double(),
@@ -62,6 +64,10 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             else None,
             "success_rate_of": int(reached.sum()),
             "largest_perturbation": round(rows.distance.max().item(), 6),
+            # Of images that were right, and fell.
+            "median_perturbation": round(rows.distance[fell].median().item(), 6)
+            if fell.any()
+            else None,
             "gradient_evaluations_per_image": per_image["gradients"],
             "queries_per_image": per_image["queries"],
             "seconds": round(seconds.get(name, 0.0), 2),
@@ -107,6 +113,9 @@ def table(content: Mapping[str, Any]) -> Table:
     if content["survivors"]:
         shown.add_column("of images", justify="right")
         shown.add_column("worst case\nso far", justify="right")
+    free = bool(threat) and is_no_bound(threat["norm"], threat["epsilon"])
+    if free:
+        shown.add_column("median\nchange", justify="right")
     shown.add_column("gradients\nper image", justify="right")
     shown.add_column("seconds", justify="right")
     shown.add_column("attacker knows")
@@ -115,13 +124,14 @@ def table(content: Mapping[str, Any]) -> Table:
         return f"{100 * row['ci95'][0]:.1f} - {100 * row['ci95'][1]:.1f}"
 
     clean, worst = content["clean"], content["worst_case"]
-    handed_on = [""] * (2 if content["survivors"] else 0)
+    handed_on = content["survivors"]
+    blank = [""] * (2 * handed_on + free)
     shown.add_row(
         "none (clean)",
         f"{100 * clean['accuracy']:.1f} %",
         interval(clean),
         "",
-        *handed_on,
+        *blank,
         "",
         "",
         "",
@@ -134,6 +144,7 @@ def table(content: Mapping[str, Any]) -> Table:
             interval(row),
             f"{success} of {row['success_rate_of']}",
             *([str(row["images"]), f"{100 * row['worst_case_so_far']:.1f} %"] if handed_on else []),
+            *([_size(row.get("median_perturbation"))] if free else []),
             f"{row['gradient_evaluations_per_image']:g}",
             f"{row['seconds']:.1f}",
             escape(row["knows"]),
@@ -144,9 +155,13 @@ def table(content: Mapping[str, Any]) -> Table:
         f"{100 * worst['robust_accuracy']:.1f} %",
         interval(worst),
         "",
-        *handed_on,
+        *blank,
         "",
         "",
         "",
     )
     return shown
+
+
+def _size(change: float | None) -> str:
+    return "-" if change is None else f"{change:.4g}"

@@ -28,8 +28,10 @@ def threat(run: Run) -> Html:
     rows = []
     for name, row in run.results.attacks.items():
         class_path = str(row.preset["class_path"]).rpartition(".")[2]
-        largest = words.radius(row.largest_perturbation, str(content["threat"]["norm"]))
-        rows.append((name, class_path, row.knows, largest))
+        sizes = row.largest_perturbation, content["attacks"][name].get("median_perturbation")
+        norm = str(content["threat"]["norm"])
+        changes = ["-" if size is None else words.radius(size, norm) for size in sizes]
+        rows.append((name, class_path, row.knows, *changes))
     sentences = [
         f"The attacker may make {words.allowed(content['threat'])}.",
         "All attacks stayed inside; one that leaves is not scored.",
@@ -44,7 +46,14 @@ def threat(run: Run) -> Html:
     return section(
         "The threat, and what the attacker knew",
         tag("p", " ".join(sentences)),
-        table(["attack", "algorithm", "the attacker knows", "largest change"], rows, numbers=(3,)),
+        table(
+            [
+                *("attack", "algorithm", "the attacker knows", "largest change"),
+                "median change, of images that fell",
+            ],
+            rows,
+            numbers=(3, 4),
+        ),
         folded("All settings of the attacks", *settings),
     )
 

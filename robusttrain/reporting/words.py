@@ -8,6 +8,7 @@ from typing import Any
 from robusttrain.evaluation.audit import NO_CHECK
 from robusttrain.evaluation.beside import sentence
 from robusttrain.evaluation.certificates import finding
+from robusttrain.evaluation.covering import is_no_bound
 from robusttrain.evaluation.report import Figure, Results
 
 #: Whose figure may not be believed as it stands.
@@ -39,6 +40,8 @@ def radius(epsilon: float, norm: str = "linf") -> str:
 def allowed(threat: Mapping[str, Any]) -> str:
     """What the attacker may change, as the end of a sentence."""
     size = radius(float(threat["epsilon"]), str(threat["norm"]))
+    if is_no_bound(str(threat["norm"]), float(threat["epsilon"])):
+        return "changes of any size"
     if threat["norm"] == "linf":
         return f"changes of at most {size} per pixel"
     if threat["norm"] == "rmsd":

@@ -18,7 +18,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import ImageData
 from robusttrain.evaluation.cost import check_sources
-from robusttrain.evaluation.covering import covering, threats_of
+from robusttrain.evaluation.covering import boundless, covering, threats_of
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import check_export
 from robusttrain.evaluation.fitting import check_copy, one_threat, refuse_names, settle, short_steps
@@ -96,7 +96,8 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     refuse_few_classes(attacks, facts.num_classes)
     refuse_names(attacks)
     one_threat(attacks)
-    for line in short_steps(attacks):
+    bounds = {name: each.attack.threat for name, each in attacks.items()}
+    for line in [*short_steps(attacks), *boundless(bounds)]:
         say(line)
     at_hand = {
         name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)

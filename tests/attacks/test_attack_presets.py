@@ -497,6 +497,11 @@ def test_epsilon_reaches_an_attack_that_leaves_its_threat_at_the_default(tmp_pat
         (["pgd"], [("threat.epsilon", "-1")], r"--attack\.pgd\.threat\.epsilon = -1"),
         (["bpda-eot"], [("gradient.draws", "0")], r"--attack\.bpda-eot\.gradient\.draws = 0"),
         (["pgd"], [("rule.class_path", "robusttrain.attacks.Linf")], "rule"),
+        (
+            ["wt"],
+            [("pgd.steps", "3")],
+            r"^--attack.pgd.steps 3: pgd is not among the attacks \(wt\)",
+        ),
         (["nowhere.yaml"], [], "no such file"),
     ],
 )

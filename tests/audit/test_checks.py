@@ -256,6 +256,17 @@ def test_the_strongest_attack_where_images_are_handed_on(survivors, strongest):
     assert subject.main == strongest
 
 
+def test_of_attacks_that_leave_as_many_the_dearest_is_audited_whatever_their_order():
+    cheap, dear = Scenario(pgd(steps=5), Target()), Scenario(pgd(steps=20), Target())
+    data = digits()
+    batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
+    for scenarios in ({"cheap": cheap, "dear": dear}, {"dear": dear, "cheap": cheap}):
+        engine = Engine(DefendedClassifier.of(plain()), scenarios)
+        records = Records.merged([engine.run(*batch)[0]])
+        records.rows["cheap"] = records.rows["dear"]
+        assert Subject(engine, *batch, records).main == "dear"
+
+
 class Plain(Attack):
     """An attack of a user's, that declares nothing but what it must."""
 

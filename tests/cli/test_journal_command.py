@@ -8,6 +8,7 @@ import signal
 from unittest import mock
 
 import pytest
+from safetensors.torch import load_file
 
 from robusttrain.evaluation import choosing
 from robusttrain.evaluation.precision import Speeds
@@ -189,6 +190,26 @@ def test_a_damaged_entry_is_told_and_done_again(evaluate, puts, tmp_path):
     assert [stage for stage, _ in puts] == ["wt"]
     assert "dropped, to be done again" in again.err
     assert without_seconds(again.raw) == without_seconds(first.raw)
+
+
+def test_pictures_are_of_images_that_an_attack_was_given(evaluate, tmp_path):
+    """With --survivors the others are clean images, and right."""
+    asked = ("--survivors", "true", "--export", "png", "--save_images", "true")
+    done = evaluate(*asked)
+    assert done.code == 0, done.err
+    found = json.loads(done.raw)
+    first, last = (found["attacks"][name] for name in ("bpda-i-quick", "wt"))
+    assert 24 >= first["images"] > last["images"] > 0
+    for name, row in found["attacks"].items():
+        export = found["export"][name]
+        assert export["images"] == row["images"]
+        assert len(list((tmp_path / "o" / "png" / name).glob("*.png"))) == row["images"]
+        assert len(load_file(tmp_path / "o" / f"{name}.safetensors")["images"]) == row["images"]
+        changed_at_most = export["verdicts_changed"] / row["images"]
+        assert export["robust_accuracy"] == pytest.approx(
+            row["robust_accuracy"], abs=changed_at_most
+        )
+    assert f"of {last['images']} images" in done.err
 
 
 def test_pictures_of_a_finished_run_cost_no_attack(evaluate, puts, tmp_path):

@@ -9,7 +9,7 @@ import robusttrain
 from robusttrain.attacks import L2, Linf
 from robusttrain.data import Facts
 from robusttrain.defenses import AdversarialTransform, Chain
-from robusttrain.evaluation.covering import covering, threats_of
+from robusttrain.evaluation.covering import boundless, covering, threats_of
 
 FACTS = Facts(10, 3, 4)  # the box is 1 wide in linf, and sqrt(48) = 6.9 in l2
 
@@ -49,3 +49,9 @@ def test_an_attack_that_is_called_by_itself_says_it_too(images, linear):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         robusttrain.attack("fgsm", epsilon=8 / 255)(linear(), x, y)
+
+
+def test_attacks_that_no_radius_bounds_are_named():
+    (line,) = boundless({"cw": L2(1000), "fmn": Linf(1), "pgd": Linf(0.1), "wide": L2(8)})
+    assert line.startswith("cw, fmn: no radius bounds")
+    assert boundless({"pgd": Linf(0.999), "wide": L2(255)}) == []

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from robusttrain.evaluation.paired import around, compared
+from robusttrain.evaluation.paired import agresti_min, around, compared
 
 
 def test_the_interval_of_shares_is_that_of_their_mean():
-    change = torch.tensor([0.5, -0.5, 0.25, 0.0], dtype=torch.float64)
-    error = float(change.std()) / 2
+    change = torch.tensor([0.5, -0.5, 0.25, 0.0] * 16, dtype=torch.float64)
+    error = float(change.std()) / 8
     assert around(change) == pytest.approx((0.0625 - 1.959964 * error, 0.0625 + 1.959964 * error))
 
 
@@ -33,6 +33,22 @@ def test_the_same_change_of_every_image_lies_in_its_interval(share, count):
     assert low <= share + 1e-12
     assert high >= share - 1e-12
     assert high - low > 0.05
+
+
+def test_of_few_images_neither_interval_nor_chance_says_more_than_they_can():
+    """Six pairs can agree by chance with 2 / 2^6."""
+    after = torch.tensor([1.0, 1, 1, 1, 1, 0.9], dtype=torch.float64)
+    found = compared(torch.zeros(6), after, "worst case", random=True)
+    assert found.p == pytest.approx(2 / 2**6)
+    assert found.low < 0.5
+    assert found.high == 1
+    # Of whole verdicts the interval is that of Agresti & Min, or the normal one where it is wider.
+    whole = torch.tensor([1.0, 1, 1, 0, 0, -1], dtype=torch.float64)
+    low, high = around(whole)
+    assert low <= agresti_min(1, 3, 6)[0]
+    assert high >= agresti_min(1, 3, 6)[1]
+    many = torch.tensor([0.9, 1.0] * 50, dtype=torch.float64)
+    assert around(many)[1] <= 1
 
 
 def test_one_image_has_no_interval():

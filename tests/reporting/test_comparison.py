@@ -67,17 +67,17 @@ def test_the_interval_covers_the_truth():
 
 
 def test_random_models_by_the_mean_of_differences():
-    before = torch.tensor([1.0, 0.5, 0.75, 0.0, 1.0])
-    after = torch.tensor([0.5, 0.5, 0.25, 0.25, 0.75])
+    before = torch.tensor([1.0, 0.5, 0.75, 0.0, 1.0]).repeat(8)
+    after = torch.tensor([0.5, 0.5, 0.25, 0.25, 0.75]).repeat(8)
     found = compared(before, after, "pgd", random=True)
     change = after - before
-    error = change.std().item() / math.sqrt(5)
+    error = change.std().item() / math.sqrt(40)
     assert found.mean == pytest.approx(change.mean().item())
     assert (found.low, found.high) == pytest.approx(
         (found.mean - 1.959964 * error, found.mean + 1.959964 * error)
     )
     assert found.p == pytest.approx(math.erfc(abs(found.mean) / error / math.sqrt(2)))
-    assert (found.lost, found.won) == (3, 1)
+    assert (found.lost, found.won) == (24, 8)
     assert compared(before, before, "pgd", random=True).p == 1
     single = compared(before[:1], after[:1], "pgd", random=True)
     assert math.isnan(single.low)

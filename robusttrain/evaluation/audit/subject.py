@@ -150,7 +150,8 @@ class Subject:
     def main(self) -> str:
         """The strongest attack: the one with the lowest mean score.
 
-        Of equals, an attack that follows gradients comes before others, and then the first.
+        Of equals, an attack that follows gradients comes before others, then the one that spends
+        most, then the first.
 
         With ``survivors``, an early attack had the easy images and a late attack the rest, so
         neither sums nor shares compare them. The strongest attack is then a white box if any was
@@ -160,13 +161,16 @@ class Subject:
         ranks: dict[str, tuple[float, ...]] = {}
         for name, each in self.engine.scenarios.items():
             select = self.records.of(name).chosen_by
-            blind = 0 if each.attack.cost().gradients else 1
+            spent = each.attack.cost()
+            blind = 0 if spent.gradients else 1
+            cheap = -float(spent.gradients), -float(spent.queries)
             if self.engine.survivors:
                 given = select[self.records.of(name).attacked]
                 mean = given.mean().item() if len(given) else 1.0
-                ranks[name] = (not len(given), not self.follows_target(name), mean, blind)
+                late = not len(given), not self.follows_target(name)
+                ranks[name] = (*late, mean, blind, *cheap)
             else:
-                ranks[name] = (select.mean().item(), blind)
+                ranks[name] = (select.mean().item(), blind, *cheap)
         return min(ranks, key=lambda name: ranks[name])
 
     @property
