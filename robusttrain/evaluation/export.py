@@ -110,15 +110,15 @@ def export(
         batch: images at a time.
 
     Returns:
-        By attack: the accuracy on the files, how many images there are (those that the attack was
-        given), the images whose verdicts changed, and the images that no levels keep inside the
-        ball (clean pixels between two levels, and a radius below half a level).
+        By attack: the accuracy on the files, how many images it is of (`Engine.judged`), the images
+        whose verdicts changed, and the images that no levels keep inside the ball (clean pixels
+        between two levels, and a radius below half a level).
     """
     device = next(iter(engine.target.parameters())).device
     figures = {}
     for name, scenario in engine.scenarios.items():
         changed, outside, scores = 0, 0, []
-        given = records.of(name).attacked.nonzero().squeeze(1)
+        given = engine.judged(records.of(name).attacked).nonzero().squeeze(1)
         for part in given.split(batch) if len(given) else ():
             indices = records.index[part]
             clean = data.test_images(indices).images

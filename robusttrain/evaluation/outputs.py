@@ -197,6 +197,6 @@ def save_requested(evaluation: Evaluation, plan: EvaluationPlan, device: torch.d
             rows = records.of(name)
             assert rows.images is not None  # the engine was told to keep them
             columns = {"index": rows.index, "label": rows.label, "images": rows.images}
-            # Where each attack is given what stands, the others are clean images.
-            columns = {key: column[rows.attacked] for key, column in columns.items()}
+            judged = evaluation.engine.judged(rows.attacked)
+            columns = {key: column[judged] for key, column in columns.items()}
             save_tensors(columns, output / f"{name}.safetensors")

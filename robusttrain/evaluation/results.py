@@ -44,9 +44,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
         rows = records.of(name)
         attacked = rows.attacked
         so_far.append(name)
-        # With `survivors`, the figures of an attack are about the images that reached it, and no
-        # others.
-        judged = attacked if engine.survivors else torch.ones_like(attacked)
+        judged = engine.judged(attacked)
         reached = right & judged
         fell = reached & (score[name] <= 0.5)
         cost = {

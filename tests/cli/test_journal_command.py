@@ -212,6 +212,22 @@ def test_pictures_are_of_images_that_an_attack_was_given(evaluate, tmp_path):
     assert f"of {last['images']} images" in done.err
 
 
+def test_without_survivors_pictures_are_of_all_images(command, tmp_path):
+    """Those that are wrong to begin with are attacked by nobody, and count."""
+    packaged = ["--checkpoint", "digits-standard", "--images", 297]
+    asked = ["--attack", "fgsm", "--audit", "false", "--export", "png", "--save_images", "true"]
+    done = command("evaluate.py", *packaged, *asked, "--output", tmp_path)
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["clean"]["accuracy"] < 1
+    export, row = found["export"]["fgsm"], found["attacks"]["fgsm"]
+    assert export["images"] == 297 == len(list((tmp_path / "png" / "fgsm").glob("*.png")))
+    assert len(load_file(tmp_path / "fgsm.safetensors")["images"]) == 297
+    assert export["robust_accuracy"] == pytest.approx(
+        row["robust_accuracy"], abs=export["verdicts_changed"] / 297
+    )
+
+
 def test_pictures_of_a_finished_run_cost_no_attack(evaluate, puts, tmp_path):
     plain = evaluate()
     assert plain.code == 0, plain.err
