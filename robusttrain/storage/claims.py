@@ -11,12 +11,16 @@ batch after all, the work is done twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
+#: Seconds after which a claim without an owner is free: its process was killed between making the
+#: file and writing its name into it, which takes no time.
+NAMELESS = 10.0
 #: Seconds without a sign of life after which another machine's claim is free.
 LIFE = 120.0
 
@@ -45,6 +49,7 @@ class Claims:
                 self.folder / name, lease_duration=self.life, heartbeat_interval=self.life / 6
             ),
         )
+        drop_nameless(self.folder / name)
         try:
             lease.acquire(timeout=0)
         except Timeout:
@@ -54,3 +59,11 @@ class Claims:
             yield True
         finally:
             lease.release()
+
+
+def drop_nameless(claim: Path) -> None:
+    """Remove a claim without an owner, which `filelock` would wait for without end."""
+    with suppress(OSError):  # it went by itself
+        found = claim.stat()
+        if not found.st_size and time.time() - found.st_mtime > NAMELESS:
+            claim.unlink()

@@ -68,3 +68,15 @@ def test_its_owner_renews_it(tmp_path):
         watcher = SoftFileLease(tmp_path / "batch", lease_duration=0.3)
         with pytest.raises(TimeoutError):
             watcher.acquire(timeout=1.5)
+
+
+def test_a_claim_without_an_owner_is_free_after_a_while(tmp_path):
+    """Its process was killed between making the file and writing its name into it."""
+    claims, claim = Claims(tmp_path), tmp_path / "batch"
+    claim.touch()
+    with claims.taken("batch") as got:
+        assert not got  # it may be about to write
+    past = time.time() - 60
+    os.utime(claim, (past, past))
+    with claims.taken("batch") as got:
+        assert got
