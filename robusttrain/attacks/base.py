@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -58,7 +59,7 @@ def check_images(images: Tensor) -> Tensor:
         return wide
     # As numbers at once: each comparison of tensors would wait for the device anew.
     low, high = torch.stack(torch.aminmax(wide.detach())).tolist()
-    if low != low:
+    if math.isnan(low):
         raise UserError("images: some values are NaN; a pixel value lies in [0, 1]")
     off = max(ROUNDING, torch.finfo(images.dtype).eps)
     if not (low >= -off and high <= 1 + off):

@@ -49,7 +49,7 @@ class Claims:
                 self.folder / name, lease_duration=self.life, heartbeat_interval=self.life / 6
             ),
         )
-        drop_nameless(self.folder / name)
+        _drop_nameless(self.folder / name)
         try:
             lease.acquire(timeout=0)
         except Timeout:
@@ -61,7 +61,7 @@ class Claims:
             lease.release()
 
 
-def drop_nameless(claim: Path) -> None:
+def _drop_nameless(claim: Path) -> None:
     """Remove a claim without an owner, which `filelock` would wait for without end."""
     with suppress(OSError):  # it went by itself
         found = claim.stat()
