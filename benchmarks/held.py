@@ -30,6 +30,7 @@ from robusttrain.attacks import (
     CarliniWagner,
     DeepFool,
     MinimalNorm,
+    NearestBoundary,
 )
 from robusttrain.core.processor import processor
 
@@ -46,8 +47,8 @@ def attacks(steps: list[int]) -> dict[str, Attack]:
             f"DDN, {count} steps": DDN(count, threat=l2),
             f"FMN, L2, {count} steps": FMN(count, threat=l2),
             f"FMN, Linf, {count} steps": FMN(count, threat=linf),
-            f"nearest, L2, {count} steps": FMN(count, 2.0, newton=True, threat=l2),
-            f"nearest, Linf, {count} steps": FMN(count, 2.0, newton=True, threat=linf),
+            f"nearest, L2, {count} steps": NearestBoundary(count, threat=l2),
+            f"nearest, Linf, {count} steps": NearestBoundary(count, threat=linf),
         }
     return found | {
         "C&W, 3 searches of 100 steps": CarliniWagner(100, 0.05, 0.0, 3, 1.0, threat=l2),

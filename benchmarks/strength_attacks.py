@@ -33,6 +33,7 @@ from robusttrain.attacks import (
     DeepFool,
     Linf,
     Margin,
+    NearestBoundary,
     Normalized,
     ProjectedGradient,
     Sign,
@@ -118,7 +119,7 @@ def ours(norm: str) -> list[Contender]:
         ),
         contender(
             "nearest",
-            lambda threat, budget: FMN(iterates_in(budget - 1), 2.0, newton=True, threat=threat),
+            lambda threat, budget: NearestBoundary(iterates_in(budget - 1), threat=threat),
             nearest=True,
             by_budget=True,
         ),

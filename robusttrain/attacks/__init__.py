@@ -10,17 +10,18 @@ An attack answers four questions. Each answer is a small part that can be exchan
 - How does the image move? An ``UpdateRule``: Sign, MomentumSign, Normalized, Adam.
 - Where may it go? A ``Threat``: Linf, L2.
 
-What it maximises is the ``Objective``: CrossEntropy, WrongProbability, Margin, DLR, KLDivergence,
-the targeted ones. BPDA with EOT reads, in full:
+What it maximises is the ``Objective``: CrossEntropy, WrongProbability, Margin, SoftMargin, DLR,
+KLDivergence, the targeted ones. BPDA with EOT reads, in full:
 
     source = IdentityBackward()(target)
     attack = ProjectedGradient(steps=50, step_size=0.002, gradient=Average(draws=500))
     adversarial = attack(source, images, labels, rng)
 
 Attacks that only query the model have loops of their own: HopSkipJump (labels), Square, GenAttack
-and RandomNoise (scores). So have CarliniWagner, DDN, DeepFool, FAB, FMN and SuperDeepFool, which
-look for the nearest adversarial image, and Optimization, which has an Adam for each of its models.
-Wrappers make attacks of attacks: Restarts, Several (a cascade, or the best of all) and MinimalNorm.
+and RandomNoise (scores). So have CarliniWagner, DDN, DeepFool, FAB, FMN, NearestBoundary
+and SuperDeepFool, which look for the nearest adversarial image, and Optimization, which has an Adam
+for each of its models. Wrappers make attacks of attacks: Restarts, Several (a cascade, or the best
+of all) and MinimalNorm.
 
 An idea that changes the way from image to logits becomes a source. An idea that needs more
 evaluations around one point becomes an estimator. An idea that needs memory between steps becomes
@@ -39,6 +40,7 @@ from robusttrain.attacks.algorithms.genattack import GenAttack
 from robusttrain.attacks.algorithms.hopskipjump import HopSkipJump
 from robusttrain.attacks.algorithms.mean_start import MeanStart, mean_transform
 from robusttrain.attacks.algorithms.minimal_norm import MinimalNorm
+from robusttrain.attacks.algorithms.nearest_boundary import NearestBoundary
 from robusttrain.attacks.algorithms.optimization import Optimization
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.algorithms.random_noise import RandomNoise
@@ -64,6 +66,7 @@ from robusttrain.attacks.parts.objectives import (
     KLDivergence,
     Margin,
     Objective,
+    SoftMargin,
     TargetedCrossEntropy,
     TargetedDLR,
     TargetedMargin,
@@ -139,6 +142,7 @@ __all__ = [
     "MeanStart",
     "MinimalNorm",
     "MomentumSign",
+    "NearestBoundary",
     "Normalized",
     "Objective",
     "Optimization",
@@ -155,6 +159,7 @@ __all__ = [
     "Sign",
     "SinglePattern",
     "Smooth",
+    "SoftMargin",
     "Source",
     "Square",
     "StandIn",

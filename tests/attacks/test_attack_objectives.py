@@ -12,6 +12,7 @@ from robusttrain.attacks import (
     CrossEntropy,
     KLDivergence,
     Margin,
+    SoftMargin,
     TargetedCrossEntropy,
     TargetedDLR,
     TargetedMargin,
@@ -23,6 +24,10 @@ from robusttrain.core.rng import Rng
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
 LOG_SUM = math.log(math.exp(2) + math.exp(1) + 1 + math.exp(-1))
 SOFTMAX = [math.exp(value - LOG_SUM) for value in (2, 1, 0, -1)]
+
+#: The soft maximum of 1, 0 and -1 at half of their deviation, sqrt(2 / 3).
+T = 0.5 * math.sqrt(2 / 3)
+SOFT = T * math.log(math.exp(1 / T) + 1 + math.exp(-1 / T))
 
 
 def several(count: int = 50, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,6 +56,8 @@ class Fixed(nn.Module):
         (WrongProbability(), 3, math.log(1 - SOFTMAX[3])),
         (Margin(), 0, 1 - 2),
         (Margin(), 2, 2 - 0),
+        (SoftMargin(0.5), 0, SOFT - 2),
+        (SoftMargin(1e-4), 2, 2 - 0),
         (DLR(), 0, (1 - 2) / (2 - 0)),
         (DLR(), 3, (2 + 1) / (2 - 0)),
         (TargetedCrossEntropy(), 3, -1 - LOG_SUM),
@@ -74,6 +81,7 @@ OBJECTIVES = [
     CrossEntropy(),
     WrongProbability(),
     Margin(),
+    SoftMargin(),
     DLR(),
     AwayFromPrediction(),
     KLDivergence(),
@@ -105,6 +113,47 @@ def test_dlr_is_blind_to_scale_and_shift(objective):
     torch.testing.assert_close(
         objective(changed, goal), objective(logits, goal), rtol=1e-4, atol=1e-5
     )
+
+
+def test_the_soft_margin_grows_with_the_logits_and_ignores_a_shift():
+    logits, labels = several()
+    changed = 7.5 * logits + torch.linspace(-4, 4, 50)[:, None]
+    expected = 7.5 * SoftMargin()(logits, labels)
+    torch.testing.assert_close(SoftMargin()(changed, labels), expected, rtol=1e-4, atol=1e-4)
+
+
+def climbed(objective, logits, labels):
+    """The gradient of an objective with respect to logits, of length 1."""
+    logits = logits.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(logits, labels).sum(), logits)
+    return gradient / gradient.norm(dim=1, keepdim=True)
+
+
+def test_the_soft_margin_lies_between_margin_and_cross_entropy():
+    logits, labels = several()
+    wrong = torch.ones_like(logits, dtype=torch.bool).scatter(1, labels[:, None], False)
+    for n in range(len(logits)):
+        z, y = logits[n : n + 1].double(), labels[n : n + 1]
+        one = SoftMargin(1 / z[wrong[n : n + 1]].std(correction=0).item())  # T = 1
+        torch.testing.assert_close(climbed(one, z, y), climbed(CrossEntropy(), z, y))
+        hard = climbed(SoftMargin(1e-5), z, y)
+        torch.testing.assert_close(hard, climbed(Margin(), z, y), rtol=0, atol=1e-6)
+    assert (SoftMargin(0.5)(logits, labels) > Margin()(logits, labels)).all()
+
+
+def test_the_soft_margin_of_two_classes_is_the_margin():
+    logits, labels = several()
+    two, first = logits[:, :2], labels % 2
+    torch.testing.assert_close(SoftMargin()(two, first), Margin()(two, first))
+    torch.testing.assert_close(climbed(SoftMargin(), two, first), climbed(Margin(), two, first))
+
+
+def test_the_soft_margin_of_equal_or_excluded_classes_is_a_number():
+    for wrong in ([1.0, 1.0, 1.0], [-torch.inf, 1.0, 0.0]):
+        logits, label = torch.tensor([[2.0, *wrong]], requires_grad=True), torch.tensor([0])
+        value = SoftMargin()(logits, label)
+        torch.testing.assert_close(value, torch.tensor([-1.0]))
+        assert torch.autograd.grad(value.sum(), logits)[0].isfinite().all()
 
 
 def test_dlr_is_finite_where_all_logits_are_equal():

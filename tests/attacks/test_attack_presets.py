@@ -36,6 +36,7 @@ from robusttrain.attacks import (
     MeanStart,
     MinimalNorm,
     MomentumSign,
+    NearestBoundary,
     Normalized,
     Optimization,
     OwnSurrogate,
@@ -247,8 +248,8 @@ UNBOUNDED = {
     "fmn-l2": (FMN(100, 1.0, 0.05, threat=ANYWHERE), Target()),
     "fmn-linf": (FMN(100, 1.0, 0.05, threat=BOX), Target()),
     # Ours: docs/strength.md
-    "nearest-l2": (FMN(100, 2.0, 0.05, True, threat=ANYWHERE), Target()),
-    "nearest-linf": (FMN(100, 2.0, 0.05, True, threat=BOX), Target()),
+    "nearest-l2": (NearestBoundary(100, 2.0, 0.05, 0.5, threat=ANYWHERE), Target()),
+    "nearest-linf": (NearestBoundary(100, 2.0, 0.05, 0.5, threat=BOX), Target()),
     "liu": (Optimization(100, 4 * PIXEL, 0.0, threat=BOX, objective=WrongProbability()), Target()),
     "liu-ensemble": (
         Optimization(100, 8 * PIXEL, 0.0, True, threat=BOX, objective=WrongProbability()),

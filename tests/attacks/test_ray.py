@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.attacks import DDN, FMN, L2, CarliniWagner, Margin
+from robusttrain.attacks import DDN, FMN, L2, CarliniWagner, Margin, NearestBoundary
 from robusttrain.attacks.ray import FINE, Majority, held
 
 
@@ -43,7 +43,7 @@ def test_where_no_radius_passes_what_was_found_stays(streams):
     "attack",
     [
         FMN(60, threat=L2(10)),
-        FMN(60, newton=True, threat=L2(10)),
+        NearestBoundary(60, threat=L2(10)),
         DDN(60, threat=L2(10)),
         CarliniWagner(40, search_steps=3, initial_c=1.0, threat=L2(10)),
     ],

@@ -11,7 +11,7 @@ from robusttrain.attacks.algorithms.nearest import Nearest, annealed, cost_of
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
-from robusttrain.attacks.parts.objectives import CrossEntropy, Margin, Objective
+from robusttrain.attacks.parts.objectives import CrossEntropy, Judged, Objective
 from robusttrain.attacks.parts.threats import L2, Threat, per_image
 from robusttrain.attacks.parts.updates import Normalized
 from robusttrain.core.checked import Count, Positive, Share, checked
@@ -21,17 +21,6 @@ from robusttrain.core.rng import Rng
 #: The step size at the end (paper, section 5; 1 at first).
 LAST_STEP = 0.01
 _TINY = torch.finfo(torch.float32).tiny
-
-
-@dataclass(frozen=True)
-class _Judged(Objective):
-    """The margin by value, another objective by gradient: one pass tells success and direction."""
-
-    objective: Objective
-
-    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        climbed = self.objective(logits, goal)
-        return Margin()(logits, goal).detach() + (climbed - climbed.detach())
 
 
 @checked
@@ -110,7 +99,7 @@ class DDN(Attack):
         """The loop: ``nearest`` notes its iterates; ``rng`` has the images' streams (B,)."""
         source, images, labels = nearest.source, nearest.images, nearest.labels
         # Estimators that look at values shall see the objective's.
-        objective = _Judged(self.objective) if self.gradient.exact else self.objective
+        objective = Judged(self.objective) if self.gradient.exact else self.objective
         loss_fn = Loss(source, objective, labels)
         epsilon = torch.full_like(nearest.distance, self.initial_norm)
         farthest, x = nearest.farthest(), images

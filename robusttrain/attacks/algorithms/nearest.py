@@ -23,11 +23,32 @@ LATEST = 0.1
 #: Two answers that differ by more than this share of a margin, or of 1, are draws of a random
 #: model. (Less is rounding: the two passes need not have the same number of images.)
 ROUNDING = 1e-3
+#: q of the dual norm: a linear function with gradient w falls by epsilon |w|_q at most in the ball.
+DUAL = {"linf": 1, "l2": 2}
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def annealed(first: float, last: float, k: int, steps: int) -> float:
     """Step k = 0, 1, ... of so many on half a cosine from ``first`` on towards ``last``."""
     return last + (first - last) * (1 + math.cos(math.pi * k / steps)) / 2
+
+
+def slope_within(x: Tensor, gradient: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """The gradient (B, C, H, W), zero where a step along it would leave the box at once, and (B,)
+    its dual norm, above 0.
+    """
+    stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
+    free = gradient.masked_fill(stuck, 0)
+    return free, free.flatten(1).norm(p=DUAL[norm], dim=1).clamp_min(_TINY)
+
+
+def into(delta: Tensor, epsilon: Tensor, norm: str) -> Tensor:
+    """Changes (B, C, H, W) projected into balls of radii epsilon (B,)."""
+    radius = per_image(epsilon)
+    if norm == "linf":
+        return delta.minimum(radius).maximum(-radius)
+    length = per_image(delta.flatten(1).norm(dim=1)).clamp_min(_TINY)
+    return delta * (radius / length).clamp_max(1)
 
 
 def differ(first: Tensor, second: Tensor) -> Tensor:

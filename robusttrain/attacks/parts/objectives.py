@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import call_model
+from robusttrain.core.checked import Positive, checked
 from robusttrain.core.errors import UserError, one_of
 from robusttrain.core.rng import Rng
 
@@ -103,6 +104,50 @@ class Margin(Objective):
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
         return _others(logits, goal) - _of(logits, goal)
+
+
+@checked
+@dataclass(frozen=True)
+class SoftMargin(Objective):
+    """T log sum_{i != y} exp(z_i / T) - z_y, the margin with a soft maximum: it heeds every wrong
+    class that is about as near as the nearest.
+
+    T = temperature std_{i != y} z_i, held constant in the gradient, whose direction is so blind to
+    the scale and shift of logits, as the margin's is. With T = 1 the direction would be that of
+    cross entropy; as the temperature falls, or of two classes, it is the margin's. The value is the
+    margin, or more by up to T log(K - 1).
+
+    Args:
+        temperature: in standard deviations of the wrong classes' logits, above 0.
+    """
+
+    temperature: Positive = 0.5
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        classes = logits.shape[1]
+        after = torch.arange(1, classes, device=logits.device)
+        wrong = logits.gather(1, (goal[:, None] + after) % classes)
+        # Logits of -inf, classes that are ruled out, have no deviation: the margin then.
+        spread = wrong.detach().std(dim=1, correction=0).nan_to_num(0.0, 0.0)
+        t = (self.temperature * spread).clamp_min(torch.finfo(logits.dtype).tiny)
+        top = wrong.amax(dim=1).detach()
+        soft = top + t * ((wrong - top[:, None]) / t[:, None]).logsumexp(dim=1)
+        return soft - _of(logits, goal)
+
+
+@dataclass(frozen=True)
+class Judged(Objective):
+    """The margin by value, another objective by gradient: one pass tells success and direction.
+
+    Args:
+        objective: that is climbed; of the same goal as `Margin`, the labels.
+    """
+
+    objective: Objective
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        climbed = self.objective(logits, goal)
+        return Margin()(logits, goal).detach() + (climbed - climbed.detach())
 
 
 @dataclass(frozen=True)
