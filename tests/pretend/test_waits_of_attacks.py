@@ -28,6 +28,7 @@ from robusttrain.attacks import (
     OwnSurrogate,
     ProjectedGradient,
     Reparameterization,
+    SoftMargin,
     Source,
     Square,
     Target,
@@ -43,6 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:source ThroughDefense:UserWarnin
 MORE = {
     "ADAM": ProjectedGradient(rule=Adam(), objective=AwayFromPrediction()),
     "KL": ProjectedGradient(objective=KLDivergence()),
+    "SOFT": ProjectedGradient(objective=SoftMargin()),
     "PIXELS": ProjectedGradient(gradient=FiniteDifference(along="pixels")),
     "APGD-L2": APGD(threat=L2(0.5)),
     "FAB-L2": FAB(threat=L2(0.5), nearest=True),
