@@ -25,8 +25,9 @@ Symbols: q queries, a robust accuracy, d_i the distance of image i, * the best o
 is the area above the curve of robust accuracy over the radius, up to the radius e at which the best
 of all has left nothing.
 
-Curves are kept in ``--work``, one file for each, and a run that was stopped goes on there. Without
-options the models are the package's own, on digits.
+Curves are kept in ``--work``, one file for each, and a run that was stopped goes on there. Those of
+the peers also go into ``--peers``, a zip that a later run takes with ``--earlier``, so that only
+ours are measured anew. Without options the models are the package's own, on digits.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ import torch
 from benchmarks.counted import BudgetSpentError, Counted, Tally
 from benchmarks.strength_attacks import contenders
 from benchmarks.strength_contender import NAMES, WIDE, Contender
+from benchmarks.strength_kept import pack, unpack
 from benchmarks.strength_measures import MEASURES, compact, curves, numbers, shares, table
 from benchmarks.strength_models import NAMED, PART, Subject, fingerprint, parts, streams, subjects
 from benchmarks.strength_picture import draw
@@ -193,6 +195,8 @@ def parser() -> argparse.ArgumentParser:
         default="results/benchmarks/strength.json",
         help="what it has of other models and norms stays",
     )
+    parser.add_argument("--peers", help="zip for the peers' curves, all that are in --work")
+    parser.add_argument("--earlier", help="such a zip of an earlier run, to take curves from")
     parser.add_argument("--picture", help="PNG file of the curves")
     return parser
 
@@ -206,7 +210,12 @@ def main(given: list[str] | None = None) -> None:
     for folder in (arguments.adv_lib, arguments.autoattack):
         if folder:
             sys.path.insert(0, str(Path(folder)))
+    work, there = Path(arguments.work), versions(arguments.commit)
+    if arguments.earlier:
+        print(unpack(Path(arguments.earlier), work, there), "curves from", arguments.earlier)
     report = compare(arguments)
+    if arguments.peers:
+        pack(work, there, Path(arguments.peers))
     keep(report, arguments.output)
     print(table(report))
     for measure in MEASURES:

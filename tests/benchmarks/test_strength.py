@@ -12,6 +12,7 @@ from torch import nn
 from benchmarks import strength
 from benchmarks.counted import BudgetSpentError, Counted, Tally
 from benchmarks.strength_contender import Contender
+from benchmarks.strength_kept import pack, unpack
 from benchmarks.strength_measures import (
     accuracy,
     area,
@@ -23,6 +24,7 @@ from benchmarks.strength_measures import (
 )
 from robusttrain import Rng
 from robusttrain.attacks import FMN, Linf, ProjectedGradient
+from robusttrain.core.errors import UserError
 from robusttrain.models.defended import DefendedClassifier
 
 WIDE = Linf(1.0)
@@ -192,3 +194,39 @@ def test_a_report_comes_out_and_curves_are_measured_once(tmp_path, monkeypatch):
         assert all(len(row) == 2 for row in part["curves"].values())
         assert "pgd (ours)" in part["curves"]
     assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def kept(work, library, name="fgsm", model="digits f_b"):
+    file = work / model / f"l2-{library}-{name}-0.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"settings": {"images": 1}, "distances": {"10": [library]}}))
+    return file
+
+
+def test_the_peers_curves_are_taken_from_an_earlier_run(tmp_path):
+    """Ours are not, nor those of another version, nor over what was measured here."""
+    then, now = tmp_path / "then", tmp_path / "now"
+    versions = {"foolbox": "3", "adv-lib": None, "torchattacks": "1", "autoattack": "a3"}
+    for library in ("ours", *versions):
+        kept(then, library)
+    pack(then, versions, tmp_path / "peers.zip")
+    pack(then, versions, tmp_path / "again.zip")
+    assert (tmp_path / "peers.zip").read_bytes() == (tmp_path / "again.zip").read_bytes()
+    measured = kept(now, "adv-lib")
+    measured.write_text("{}")
+    assert unpack(tmp_path / "peers.zip", now, {**versions, "torchattacks": "2"}) == 2
+    assert measured.read_text() == "{}"
+    assert {file.name for file in (now / "digits f_b").iterdir()} == {
+        f"l2-{library}-fgsm-0.json" for library in ("foolbox", "adv-lib", "autoattack")
+    }
+    for library in ("foolbox", "autoattack"):
+        file = kept(then, library)
+        assert json.loads((now / "digits f_b" / file.name).read_text()) == json.loads(
+            file.read_text()
+        )
+
+
+def test_an_earlier_run_that_is_none_is_one_line(tmp_path):
+    (tmp_path / "peers.zip").write_text("nothing")
+    with pytest.raises(UserError, match=r"^--earlier .*peers\.zip: cannot be read"):
+        unpack(tmp_path / "peers.zip", tmp_path / "work", {})
