@@ -231,9 +231,16 @@ def _content(name: str, said: Any, option: str) -> dict[str, Any]:
     where = option if isinstance(said, str) and stem(said) == name else f"{option}.{name}"
     node = content("attack", said, where) if named("attack", said) else said
     if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
-        raise OptionError(
-            f"{option}.{name}", said, "must be a preset's name, like one, or have a class_path"
-        )
+        fix = "must be a preset's name, like one, or have a class_path"
+        inside = [*node.values()] if isinstance(node, dict) else []
+        if (
+            len(inside) == 1
+            and isinstance(inside[0], dict)
+            and {"class_path", "like"} & {*inside[0]}
+        ):
+            (key,) = node
+            fix = f"{fix}; what is under its key {key!r} has one: leave the key out"
+        raise OptionError(f"{option}.{name}", said, fix)
     return with_members(node, name, option, (name,))
 
 

@@ -125,6 +125,9 @@ def read_plan(
                 f" mean --attack {value}?"
             )
     config, path = configure(rest, nodes)
+    for key in ("attack", "attacks", "suite"):
+        if any(key in node and node[key] in ([], {}) for node in nodes):
+            raise UserError(f"--config: {key} is empty: name one, or leave {key} out for pgd")
     suites = values_of(arguments, "--suite")
     own = plain(config.attacks)
     asked = [*values_of(arguments, "--attack"), *own]

@@ -22,6 +22,8 @@ from robusttrain.storage import packaged
 def build_data(plan: EvaluationPlan) -> ImageData:
     """The images of a plan, not read yet."""
     data: ImageData = build(plan.data, "data", kind=ImageData)
+    if plan.split == "validation":
+        data.attack_validation()
     if plan.images is not None:
         data.limit_test(plan.images, plan.seed, plan.at_most)
     return data

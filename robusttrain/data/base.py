@@ -74,8 +74,9 @@ class ImageData(LightningDataModule, ABC):
     """Images in memory, for training, validation and test.
 
     Training and validation images come from the train split alone. Only ``setup("test")`` reads the
-    test split. ``setup`` sets ``num_classes``, ``channels``, ``image_size`` (pixels) and
-    ``class_names``, and adds to ``notes``: lines on what was assumed of the files.
+    test split, unless `attack_validation` puts the validation images in its place. ``setup`` sets
+    ``num_classes``, ``channels``, ``image_size`` (pixels) and ``class_names``, and adds to
+    ``notes``: lines on what was assumed of the files.
 
     Args:
         root: folder with the data.
@@ -119,6 +120,8 @@ class ImageData(LightningDataModule, ABC):
         self._validation: Split | None = None
         self._test: Split | None = None
         self._test_limit: tuple[int, int, bool] | None = None
+        #: Which images an evaluation attacks.
+        self.attacked: Literal["test", "validation"] = "test"
         self._first_batch: Batch | None = None
         self._extra: tuple[Split, float] | None = None
         self.notes: list[str] = []
@@ -152,6 +155,10 @@ class ImageData(LightningDataModule, ABC):
             order = seeded_order(len(labels), self.seed, "validation")
             self._validation = Split(images, labels, order[:held_out].sort().values)
             self._train = self._validation.only(order[held_out:].sort().values)
+        if stage in (None, "test") and self._test is None and self.attacked == "validation":
+            self.setup("validate")
+            self._test = _some(_ready(self._validation, "validate"), self.validation)
+            self._limited_test()
         if stage in (None, "test") and self._test is None:
             images, labels, self.class_names = self._read("test")
             self._test = Split(images, labels)
@@ -171,6 +178,14 @@ class ImageData(LightningDataModule, ABC):
         self._test_limit, self._first_batch = (count, seed, at_most), None
         if self._test is not None:
             self._limited_test()
+
+    def attack_validation(self) -> None:
+        """Have evaluations take the validation images: what is chosen by them leaves the test split
+        unseen. To be called before ``setup``.
+
+        Which images these are follows from ``validation`` and ``seed``, as in training.
+        """
+        self.attacked = "validation"
 
     def add_extra(self, other: ImageData, share: float) -> int:
         """Fill every training batch up with training images of another data set.
@@ -271,11 +286,7 @@ class ImageData(LightningDataModule, ABC):
         float32 in [0, 1].
         """
         at_least("count", count, 1)
-        split = _ready(self._validation, "fit")
-        if not len(split):
-            raise OptionError(
-                "validation", self.validation, "must be above 0 where validation images are needed"
-            )
+        split = _some(_ready(self._validation, "fit"), self.validation)
         batch = split[seeded_order(len(split), self.seed, "validation images")[:count]]
         return _for_python(batch)
 
@@ -290,9 +301,9 @@ class ImageData(LightningDataModule, ABC):
 
     def test_images(self, indices: Tensor) -> Batch:
         """The test images with these indices in the whole split, (B,) int64, as float32 in [0, 1],
-        in this order.
+        in this order. (Of validation images, indices in the train split.)
         """
-        batch = _ready(self._test, "test")[indices]
+        batch = _ready(self._test, "test").at(indices)
         return _for_python(batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -329,11 +340,13 @@ class ImageData(LightningDataModule, ABC):
             return test
         count, seed, at_most = self._test_limit
         if count > len(test) and at_most:
-            wanted = f"{count} images were to be attacked, and the test split has {len(test)}"
+            wanted = f"{count} images were to be attacked, and the {self.attacked} split has"
+            wanted = f"{wanted} {len(test)}"
             note(self.notes, f"{wanted}: all of them are")
         elif count > len(test):
-            raise OptionError("images", count, f"the test split has {len(test)} images")
-        return test.only(seeded_order(len(test), seed, "test images")[:count].sort().values)
+            raise OptionError("images", count, f"the {self.attacked} split has {len(test)} images")
+        chosen = seeded_order(len(test), seed, "test images")[:count]
+        return test.only(test.subset[chosen].sort().values)
 
     def _batches(
         self, count: int, size: int, shuffle: bool = False, drop_last: bool = False
@@ -352,6 +365,14 @@ class ImageData(LightningDataModule, ABC):
         """A loader for the trainer's device: pinned memory serves a GPU, and costs a CPU time."""
         device = self.trainer.strategy.root_device if self.trainer is not None else None
         return loader(split, batches, self.workers, device is not None and device.type == "cuda")
+
+
+def _some(split: Split, share: float) -> Split:
+    """The validation images, if there are any."""
+    if not len(split):
+        fix = "must be above 0 where validation images are needed"
+        raise OptionError("validation", share, fix)
+    return split
 
 
 def _ready(split: Split | None, stage: str) -> Split:

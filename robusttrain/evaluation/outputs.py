@@ -55,6 +55,7 @@ def fingerprint(plan: EvaluationPlan, weights: str, random: bool) -> dict[str, A
             **{key: value for key, value in arguments.items() if key not in PLACES},
         },
         "images": plan.images,
+        **({"split": plan.split} if plan.split != "test" else {}),
         "epsilon": plan.epsilon,
         "draws": plan.draws if random else 1,
         "survivors": plan.survivors,

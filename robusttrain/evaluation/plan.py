@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
-from robusttrain.core.errors import OptionError, UserError, at_least, one_of
+from robusttrain.core.errors import OptionError, UserError, above, at_least, one_of
 from robusttrain.core.parts import class_name
 from robusttrain.evaluation.audit import LEAST
 from robusttrain.evaluation.compiling import COMPILE, Compile
@@ -15,6 +15,9 @@ from robusttrain.evaluation.precision import PRECISIONS, Precision
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
 Node = dict[str, Any]
+#: Which images are attacked.
+Split = Literal["test", "validation"]
+SPLITS = get_args(Split)
 #: Where data lie and how they are loaded: no figure depends on these arguments of a data set.
 PLACES = ("root", "download", "workers", "memory_limit_gib")
 
@@ -40,7 +43,9 @@ class EvaluationPlan:
         suites: named suites, whose conditions decide which attacks apply.
         asked: attacks that were named by themselves and stay in any case.
         epsilon: radius of the threat, for every attack.
-        images: size of a seeded subset of the test images.
+        split: attacked images: of the test split, or the validation images, which training held out
+            of the train split; choose by these, and ask the test split once.
+        images: size of a seeded subset of these images.
         at_most: whether ``images`` comes from a suite; where there are fewer images, all are taken.
         handed_over: target and images came from Python, and no command can build them again.
         draws: fresh draws of a random defense that score an image.
@@ -99,6 +104,7 @@ class EvaluationPlan:
     suites: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     epsilon: float | None = None
+    split: Split = "test"
     images: int | None = None
     at_most: bool = False
     handed_over: bool = False
@@ -155,9 +161,11 @@ class EvaluationPlan:
                 f"decide nothing even if all agree: with --certify_alpha {self.certify_alpha:g}"
                 f" give at least {least}",
             )
-        for name, values in (("--curve", self.curve), ("--curve_effort", self.curve_effort)):
-            for value in values:
-                at_least(name, value, 0)
+        for value in self.curve:
+            at_least("--curve", value, 0)
+        for value in self.curve_effort:  # nothing spent is the clean accuracy
+            above("--curve_effort", value, 0)
+        one_of("--split", self.split, SPLITS)
         one_of("--precision", self.precision, PRECISIONS)
         one_of("--compile", self.compile, COMPILE)
         parts = {"model": self.model, "data": self.data, **self.attacks}
@@ -173,7 +181,8 @@ class EvaluationPlan:
     def data_name(self) -> str:
         """The data set's name in the report: its class, and its folder where it has one."""
         root = (self.data.get("init_args") or {}).get("root")
-        return class_name(self.data["class_path"]) + (f" {root}" if root else "")
+        name = class_name(self.data["class_path"]) + (f" {root}" if root else "")
+        return f"{name} (validation split)" if self.split == "validation" else name
 
     def without(self, attacks: Mapping[str, str]) -> EvaluationPlan:
         """The plan without some attacks, given by name."""

@@ -99,9 +99,11 @@ def table(content: Mapping[str, Any]) -> Table:
     threat = content["threat"]
     ball = f"{threat['norm']} {threat['epsilon']:g}" if threat else "no threat"
     draws = f", mean of {content['draws']} draws" if content["random"] else ""
+    split = (content.get("plan") or {}).get("split")
+    kind = "validation images" if split == "validation" else "images"
     shown = Table(
         title=escape(
-            f"{content.get('target', 'model')} on {content['images']} images, {ball}{draws}"
+            f"{content.get('target', 'model')} on {content['images']} {kind}, {ball}{draws}"
         )
     )
     shown.add_column("attack")

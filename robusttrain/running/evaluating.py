@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from robusttrain.config.attacks import scenario, stem
+from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.suites import left_out, refuse_few_classes
 from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
@@ -17,6 +18,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import ImageData
+from robusttrain.data.notes import note
 from robusttrain.evaluation.cost import check_sources
 from robusttrain.evaluation.covering import boundless, covering, threats_of
 from robusttrain.evaluation.engine import Engine
@@ -119,6 +121,19 @@ def tester(settings: Mapping[str, Any]) -> Any:
     )
 
 
+def held_out(plan: EvaluationPlan) -> bool:
+    """Whether the target's checkpoint says that its training held out the very images that the
+    plan's data hold out for validation.
+    """
+    trained = {} if plan.checkpoint is None else read_recipe(plan.checkpoint).get("data") or {}
+
+    def chosen(node: Mapping[str, Any]) -> list[Any]:
+        said = node.get("init_args") or {}
+        return [node.get("class_path"), *map(said.get, ("root", "validation", "seed"))]
+
+    return chosen(trained) == chosen(plan.data)
+
+
 def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str, ImageData]:
     """The target of a plan, its name, and its data, set up for "test"."""
     data = build_data(plan)
@@ -133,6 +148,12 @@ def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str
     target, name = build_target(plan, data, find_networks)
     check_export(plan.export, data.facts().channels)
     data.prepare_data()
+    if plan.split == "validation" and not held_out(plan):
+        unknown = (
+            "--split validation: whether the model was trained on these images is not known; a"
+            " checkpoint of train.py says which it held out"
+        )
+        note(data.notes, unknown)
     data.setup("test")
     return target, name, data
 

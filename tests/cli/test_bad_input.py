@@ -290,6 +290,8 @@ EVALUATE = [
     ([*NETWORK, "--attack.steps", "8/255"], "steps: .*: must be a whole number"),
     ([*NETWORK, "--data", "./robustrain"], "did you mean the folder robusttrain"),
     ([*NETWORK, "--draws", "0"], "--draws = 0"),
+    ([*NETWORK, "--split", "valid"], "--split: .*valid: must be one of test, validation"),
+    ([*NETWORK, "--curve_effort", "0,1/2"], "--curve_effort = 0.0: must be greater than 0"),
     ([*NETWORK, "--images", "0"], "images = 0: must be at least 1"),
     ([*NETWORK, "--data.batch_size", "0"], "data.batch_size = 0"),
     (
@@ -353,6 +355,20 @@ def folder_of_images(root, classes, side):
                     folder / f"{image}.png"
                 )
     return ["--data", "imagefolder", "--data.root", root]
+
+
+@pytest.mark.parametrize(("key", "empty"), [("attack", "[]"), ("attacks", "{}"), ("suite", "[]")])
+def test_a_file_that_names_no_attack_does_not_run_the_default(refused, tmp_path, key, empty):
+    (tmp_path / "empty.yaml").write_text(f"checkpoint: digits-standard\n{key}: {empty}\n")
+    line = refused("evaluate.py", "--config", tmp_path / "empty.yaml")
+    assert f"--config: {key} is empty: name one" in line
+
+
+def test_an_attack_below_a_key_too_many_names_the_key(refused, tmp_path):
+    inside = "{class_path: robusttrain.attacks.ProjectedGradient, init_args: {steps: 3}}"
+    (tmp_path / "mine.yaml").write_text(f"attack: {inside}\n")
+    line = refused("evaluate.py", *NETWORK, "--attack", tmp_path / "mine.yaml")
+    assert "what is under its key 'attack' has one: leave the key out" in line
 
 
 @pytest.mark.parametrize(("classes", "side"), [(3, 16), (10, 32)])

@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robusttrain import Rng, load
+from robusttrain.config.checkpoints import read_recipe
 from robusttrain.core.processor import processor
 from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, Records, choosing, verdicts
 from robusttrain.evaluation.precision import Speeds
 from robusttrain.evaluation.report import changes
+from robusttrain.evaluation.results import table
 from robusttrain.models import VGGSmall
 from robusttrain.models.defended import DefendedClassifier
 
@@ -397,3 +399,28 @@ def test_everything_in_one_file(command, tmp_path):
         {"fgsm": 1, "ifgsm": 3},
         {"fgsm": 0, "ifgsm": 0},  # where the untrained network is right about none of the images
     )
+
+
+UNKNOWN = "whether the model was trained on these images is not known"
+
+
+def test_validation_images_are_those_that_training_held_out(evaluate, trained):
+    """Nothing is said of a checkpoint that held them out; of other ones it is not known."""
+    done = evaluate("--split", "validation", images=None)
+    data = Digits(**read_recipe(trained.best)["data"]["init_args"])
+    data.setup("fit")
+    held_out = torch.cat([batch.indices for batch in data.val_dataloader()]).sort().values
+    assert done.found["indices"] == held_out.tolist()
+    assert done.found["data"] == "Digits (validation split)"
+    assert f"on {len(held_out)} validation images" in str(table(done.found).title)
+    assert not any(UNKNOWN in line for line in done.found["data_notes"])
+    other = evaluate("--split", "validation", "--data.seed", 1, images=8)
+    assert any(UNKNOWN in line for line in other.found["data_notes"])
+    assert UNKNOWN in other.err
+
+
+def test_another_split_is_another_run(evaluate):
+    """Else the journal would go on with verdicts of other images."""
+    first = evaluate("--images", 8)
+    second = evaluate("--split", "validation", "--output", first.output, "--images", 8)
+    assert {*second.found["indices"]} != {*first.found["indices"]}

@@ -185,3 +185,37 @@ def test_options_that_cannot_work_are_named(option, value):
     with pytest.raises(OptionError, match=f"^{option} = ") as caught:
         Made(**{option: value})
     assert isinstance(caught.value, UserError)
+
+
+def test_validation_images_take_the_place_of_test_images():
+    """They are those that training holds out, with their indices in the train split; the test split
+    is not read.
+    """
+    training, data = Made(), Made()
+    training.setup("fit")
+    data.attack_validation()
+    data.setup("test")
+    assert data.read == ["train"]
+    held_out = sorted(indices(training.val_dataloader()))
+    assert indices(data.test_dataloader()) == held_out
+    batch, expected = data.test_images(torch.tensor(held_out)), training.validation_images(99)
+    order = expected.indices.argsort()
+    assert torch.equal(batch.images, expected.images[order])
+    assert torch.equal(batch.labels, expected.labels[order])
+    data.limit_test(4, seed=0)
+    four = indices(data.test_dataloader())
+    data.limit_test(7, seed=0)
+    assert len(four) == 4
+    assert {*four} < {*indices(data.test_dataloader())} < {*held_out}
+
+
+def test_no_validation_images_cannot_be_attacked():
+    data = Made(validation=0)
+    data.attack_validation()
+    with pytest.raises(OptionError, match=r"^validation = 0: must be above 0"):
+        data.setup("test")
+    few = Made()
+    few.attack_validation()
+    few.limit_test(50, seed=0)
+    with pytest.raises(OptionError, match=r"^images = 50: the validation split has 10 images"):
+        few.setup("test")
