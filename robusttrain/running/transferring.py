@@ -69,9 +69,10 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     data, models, targets = parties.data, parties.models, parties.targets
     defended = {name: model.defended for name, model in models.items()}
     common = commonly_correct(defended, data.test_dataloader(), data.num_classes, plan.seed)
+    each = ", ".join(f"{name} ({100 * share:.1f} %)" for name, share in common.accuracy.items())
     telling.say(
         f"{len(common.indices)} of {common.candidates} images are classified correctly by all of"
-        f" {', '.join(models)}"
+        f" {each}"
     )
     precision = getattr(torch, plan.precision)
     crafting = Crafting(
@@ -111,6 +112,7 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         "data": type(data).__name__,
         "images": len(labels),
         "candidates": common.candidates,
+        "clean_accuracy": common.accuracy,
         "threat": threat(attacks),
         "seed": plan.seed,
         "draws": plan.draws if any(models[name].defended.random for name in targets) else 1,

@@ -27,10 +27,12 @@ class CommonlyCorrect(NamedTuple):
     Attributes:
         indices: (n,) int64, the images' indices in the split, ascending; n is at least 1.
         candidates: number of images that were tried.
+        accuracy: by model, the share of the candidates that it classifies correctly.
     """
 
     indices: Tensor
     candidates: int
+    accuracy: dict[str, float]
 
 
 def commonly_correct(
@@ -38,8 +40,7 @@ def commonly_correct(
 ) -> CommonlyCorrect:
     """The images that every model classifies correctly, in a float32 forward pass.
 
-    A model is asked only about images that the models before it got right. The order of the models
-    does not change the result.
+    The order of the models does not change the result.
 
     Args:
         models: by name, images (B, C, H, W) in [0, 1] to logits (B, K); left as they were.
@@ -56,6 +57,7 @@ def commonly_correct(
     if not models:
         raise UserError("commonly correct images need at least one model")
     candidates, common_parts = 0, [torch.empty(0, dtype=torch.int64)]
+    right = dict.fromkeys(models, 0)
     left = dict.fromkeys(models, 0)  # images that this model and all before it got right
     for batch in batches:
         if not len(batch.labels):
@@ -65,24 +67,27 @@ def commonly_correct(
             for name, model in models.items():
                 check_classes(model, images.to(_device(model)), num_classes, f"model {name}")
         candidates += len(images)
-        alive = torch.arange(len(images))
+        common = torch.ones(len(images), dtype=torch.bool)
         for name, model in models.items():
             shown, labels, indices = (
-                part[alive].to(_device(model)) for part in (images, batch.labels, batch.indices)
+                part.to(_device(model)) for part in (images, batch.labels, batch.indices)
             )
             rng = Rng.for_images(seed, indices).fold("commonly correct")
-            alive = alive[verdicts(model, shown, labels, rng, draws=1).squeeze(1)]
-            left[name] += len(alive)
-        common_parts.append(batch.indices[alive])
-    common = torch.cat(common_parts).sort().values
-    if not len(common):
+            correct = verdicts(model, shown, labels, rng, draws=1).squeeze(1).cpu()
+            common &= correct
+            right[name] += int(correct.sum())
+            left[name] += int(common.sum())
+        common_parts.append(batch.indices[common])
+    chosen = torch.cat(common_parts).sort().values
+    if not len(chosen):
         steps = ", ".join(f"{name} leaves {count}" for name, count in left.items())
         raise UserError(
             f"no image of {candidates} is classified correctly by all models ({steps}): give more"
             " images, or other models (weights, normalisation and the order of the classes must be"
             " those of the data set)"
         )
-    return CommonlyCorrect(common, candidates)
+    accuracy = {name: count / candidates for name, count in right.items()}
+    return CommonlyCorrect(chosen, candidates, accuracy)
 
 
 def _device(model: nn.Module) -> torch.device:

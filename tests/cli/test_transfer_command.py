@@ -65,9 +65,12 @@ def test_matrices_of_sources_and_targets(transfer):
     done = transfer("--attack", "fgsm", "--attack", "ifgsm", "--epsilon", "0.1")
     assert done.code == 0, done.err
     found = done.found
+    assert set(found["clean_accuracy"]) == set(found["models"])
+    assert all(found["images"] / 60 <= share <= 1 for share in found["clean_accuracy"].values())
     assert (found["candidates"], found["threat"]) == (60, {"norm": "linf", "epsilon": 0.1})
     assert 20 < found["images"] <= 60
-    assert f"{found['images']} of 60 images are classified correctly by all of one, two" in done.err
+    each = ", ".join(f"{name} ({100 * s:.1f} %)" for name, s in found["clean_accuracy"].items())
+    assert f"{found['images']} of 60 images are classified correctly by all of {each}" in done.err
     for row in found["attacks"].values():
         assert set(MATRICES) <= set(row)
         cells = row["success_top1"]["cells"]

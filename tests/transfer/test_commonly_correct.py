@@ -64,6 +64,15 @@ def test_each_model_counts():
     assert commonly_correct(three, batches, 2).indices.tolist() == [10, 17]
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_each_models_own_accuracy_is_that_of_all_candidates(order):
+    """Whichever models were asked before."""
+    models = {"a": Brighter(0), "b": Brighter(1)}
+    chosen = {name: models[name] for name in order}
+    found = commonly_correct(chosen, in_parts(candidates(), 3), 2)
+    assert found.accuracy == {"a": 1.0, "b": 0.5}
+
+
 def test_indices_come_in_the_order_of_the_data():
     turned = Batch(*(part.flip(0) for part in candidates()))
     assert (
