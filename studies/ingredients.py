@@ -67,11 +67,14 @@ class Ingredient:
         passes: forward and backward of a step, for each image, in passes of the recipe's network;
             the recipe has 2.
         source: where it comes from, and what is reported there.
+        late: the option that says for how many epochs it waits, so that the first half of all
+            passes are those of the recipe; None where it is there from the start.
     """
 
     options: Settings
     passes: float = 2
     source: str = "-"
+    late: str | None = None
 
 
 def steps(count: int, size: float) -> Settings:
@@ -106,6 +109,11 @@ INGREDIENTS = {
     "with AWP": Ingredient(
         {OBJECTIVE: node("training.AWP", objective=SINGLE, gamma=0.005)}, 3, "Wu et al. 2020"
     ),
+    "with AWP late": Ingredient(
+        {OBJECTIVE: node("training.AWP", objective=SINGLE, gamma=0.005)},
+        *(3, "Wu et al. 2020, after a warm-up"),
+        late=f"{OBJECTIVE}.warmup",
+    ),
     # Of 0.70 M parameters instead of 0.95 M; a pass takes 2.13 times the operations.
     "resnet_small in its network's place, narrower and without a strided stem": Ingredient(
         {"model": "resnet_small"}, 4.25, "He et al. 2016"
@@ -133,7 +141,7 @@ def run(arguments: list[str]) -> None:
     rows, yardstick = [], study.worst_cases(RECIPE)
     for name in names:
         found = results[name]
-        epochs = f"{sizes.passes / INGREDIENTS[name].passes:.3g}"
+        epochs = f"{length(sizes, INGREDIENTS[name])[0]:.3g}"
         difference = "-" if name == RECIPE else beside(study.worst_cases(name), yardstick)
         rows.append(
             (name, epochs, found.clean, found.worst_case, difference, INGREDIENTS[name].source)
@@ -154,12 +162,28 @@ def run(arguments: list[str]) -> None:
     study.write(columns, rows, picture(results, names), notes, setting, EPSILON)
 
 
+def length(sizes: Sizes, ingredient: Ingredient) -> tuple[float, int]:
+    """Epochs of a training, not whole if its last are shorter ones, and those that it waits for.
+
+    All epochs are equally long, so that these are a share of ``ceil(epochs)`` of them.
+    """
+    if not ingredient.late:
+        return sizes.passes / ingredient.passes, 0
+    before = INGREDIENTS[RECIPE].passes
+    waits = max(1, round(sizes.passes / 2 / before))
+    after = max(1, ceil((sizes.passes - before * waits) / ingredient.passes))
+    share = sizes.passes / (before * waits + ingredient.passes * after)
+    return share * (waits + after), waits
+
+
 def at_equal_cost(scale: Scale, sizes: Sizes, name: str) -> Job:
     """The training with an ingredient changed."""
     ingredient = INGREDIENTS[name]
-    whole = sizes.passes / ingredient.passes
+    whole, waits = length(sizes, ingredient)
     epochs = ceil(whole)
     options = {**recipe(scale, sizes.changes, None), **ingredient.options}
+    if ingredient.late:
+        options[ingredient.late] = waits
     if whole < epochs:
         options["trainer.limit_train_batches"] = round(whole / epochs, 4)
     return scale.job(f"budget-{name}", options, epochs)

@@ -187,8 +187,12 @@ def test_each_ingredient_has_as_many_passes(name, scale):
     """As its objective counts them; queries, which take no backward pass, are none."""
     sizes = replace(SIZES["digits"], passes=8)
     plan = at_equal_cost(scale, sizes, name).work
-    cost = build(plan.training["objective"], "training.objective").cost()
+    objective = plan.training["objective"]
+    cost = build(objective, "training.objective").cost()
     share = plan.trainer.get("limit_train_batches") or 1.0
     network = 4.25 / 2 if "resnet_small" in name else 1
-    passes = (cost.inner + cost.training) * network * plan.trainer["max_epochs"] * share
+    epochs, waits = plan.trainer["max_epochs"], objective.get("init_args", {}).get("warmup", 0)
+    late = (cost.inner + cost.training) * network * (epochs - waits)
+    passes = share * (2 * waits + late)
+    assert waits == (2 if "late" in name else 0)
     assert passes == pytest.approx(8, rel=1e-3)
