@@ -25,6 +25,13 @@ FULL = {
 }
 
 
+#: Words that are no commands, and what does it.
+ELSEWHERE = {
+    "transfer": "evaluate --models A B",
+    **dict.fromkeys(("attack", "audit", "test", "eval"), "evaluate"),
+}
+
+
 def console() -> NoReturn:
     """``robusttrain COMMAND ...``, and ``python -m robusttrain COMMAND ...``."""
     typed_as_console()
@@ -37,6 +44,7 @@ def console() -> NoReturn:
         _say(__version__)
     if name not in front.COMMANDS:
         near = difflib.get_close_matches(name, front.COMMANDS, n=1)
+        near = [ELSEWHERE[name]] if name in ELSEWHERE else near
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(front.COMMANDS)}"
         _refuse("robusttrain", UserError(f"{name}: no such command; {hint}"))
     run(name, arguments, f"robusttrain {name}")

@@ -70,8 +70,9 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
     near = difflib.get_close_matches(name, paths, n=2, cutoff=0.4)
     if kind == "data" and (folder := _nearest_folder(name)):
         near = [f"the folder {folder}", *near[:1]]
+    there = [*paths, *packaged.names()] if option == "--models" else [*paths]
     hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(paths) or 'none'}"
+        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there) or 'none'}"
     )
     raise UserError(
         f"{option} {name}: no such preset; {hint} (--list shows all; a path to a YAML file works"

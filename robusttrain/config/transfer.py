@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
+from robusttrain.config import presets
 from robusttrain.config.attacks import attack_nodes, spelt_out, split_attacks
+from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.command_line import configurations, listed, new_parser, plain, read
+from robusttrain.config.origins import trained_node
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
+from robusttrain.evaluation.plan import Node
+from robusttrain.storage import packaged
 from robusttrain.transfer.plan import TransferPlan
 
 #: What a suite may set of these options; the command line overrides it.
@@ -52,6 +60,38 @@ def parser() -> ArgumentParser:
     return options
 
 
+def models_of(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What ``--models`` names, else the last configuration file that names any."""
+    found = [node["models"] for node in nodes if node.get("models")]
+    for place, option in enumerate(arguments):
+        if option == "--models":
+            found.append(
+                [*takewhile(lambda each: not each.startswith("--"), arguments[place + 1 :])]
+            )
+    return [*map(str, found[-1])] if found and isinstance(found[-1], list) else []
+
+
+def known(specification: str) -> None:
+    """Raise UserError unless a name is that of a model: before data are looked for."""
+    recorded = packaged.is_packaged(specification) or specification.endswith(".ckpt")
+    if not recorded and trained_node(specification) is None:
+        presets.find("model", specification, "--models")
+
+
+def data_of(models: Iterable[str]) -> Node | None:
+    """The data set on which all those models were trained that say so; None where they differ, or
+    none of them says.
+    """
+    found: list[Node] = []
+    for each in models:
+        if packaged.is_packaged(each) or (each.endswith(".ckpt") and Path(each).is_file()):
+            node = read_recipe(each).get("data")
+            if node and node not in found:
+                found.append(node)
+    kinds = {(node["class_path"], (node.get("init_args") or {}).get("root")) for node in found}
+    return found[0] if len(kinds) == 1 else None
+
+
 def read_plan(arguments: Sequence[str]) -> TransferPlan:
     """The plan that a command line describes.
 
@@ -63,7 +103,10 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
         parser().parse_args(["--help"])
     nodes, arguments = configurations(arguments)
     names, overrides, rest = split_attacks(spelt_out(arguments, nodes), nodes, SUITE_OPTIONS)
-    config = read(parser(), rest, ("data",), {"data": "imagenet"}, nodes)
+    models = models_of(rest, nodes)
+    for each in models:
+        known(each)
+    config = read(parser(), rest, ("data",), {"data": data_of(models) or "imagenet"}, nodes)
     attacks = attack_nodes(names or ["fgsm"], overrides, config.epsilon)
     for name, node in attacks.items():
         if TO_BE_TRAINED in str(node):

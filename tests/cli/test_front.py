@@ -49,6 +49,7 @@ def run(*arguments, folder=ROOT):
         (("list", "suites"), 2, "list suites: there are data, model"),
         (("evaluate", "--list"), 0, "bpda-eot"),
         (("evaluat",), 2, "robusttrain: error: evaluat: no such command; did you mean evaluate?"),
+        (("transfer",), 2, "no such command; did you mean evaluate --models A B?"),
         (
             ("evaluate", "--attack", "pgdd"),
             2,

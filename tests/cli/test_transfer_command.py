@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from robusttrain.config.checkpoints import recipe_of
+from robusttrain.config.transfer import data_of, models_of
 from robusttrain.data import Digits
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
@@ -228,3 +229,37 @@ def test_models_of_other_classes_are_refused(transfer, tmp_path):
     done = transfer(models=("one", tmp_path / "five.yaml"))
     assert done.code == 2
     assert "num_classes = 5: the data set has 10" in done.err
+
+
+def test_models_bring_their_data(tmp_path, command):
+    """Packaged models do; before, images of ImageNet were looked for."""
+    done = command(
+        *("evaluate.py", "--models", "digits-standard", "digits-adversarial"),
+        *("--attack", "fgsm", "--images", 12, "--output", tmp_path / "o"),
+        *("--crafted", tmp_path / "crafted"),
+    )
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "o" / "results.json").read_text())["data"] == "Digits"
+
+
+def test_which_data_models_bring(tmp_path):
+    assert data_of(["digits-standard", "mine.yaml", "digits-g"])["class_path"].endswith("Digits")
+    assert data_of(["digits-standard", "cifar10-jpeg-adversarial"]) is None
+    assert data_of(["mine.yaml", "nowhere.ckpt"]) is None
+    file = {"models": ["a", "b"]}
+    assert models_of([], [file]) == ["a", "b"]
+    assert models_of(["--seed", "1", "--models", "c", "d", "--images", "2"], [file]) == ["c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("digits-standrd", "did you mean --models digits-standard"),
+        ("x", "digits-g, digits-standard"),
+    ],
+)
+def test_a_model_that_is_none_is_told_before_data_are_looked_for(command, name, said):
+    done = command("evaluate.py", "--models", name, "digits-g", "--attack", "fgsm")
+    assert done.code == 2
+    assert f"--models {name}: no such preset" in done.err
+    assert said in done.err
