@@ -111,8 +111,9 @@ def export(
 
     Returns:
         By attack: the accuracy on the files, how many images it is of (`Engine.judged`), the images
-        whose verdicts changed, and the images that no levels keep inside the ball (clean pixels
-        between two levels, and a radius below half a level).
+        whose verdicts changed, the images that no levels keep inside the ball (clean pixels between
+        two levels, and a radius below half a level), and pictures in the folder that are of an
+        earlier run.
     """
     device = next(iter(engine.target.parameters())).device
     figures = {}
@@ -137,6 +138,8 @@ def export(
             )
             changed += int((score != records.of(name).score[part]).any(dim=1).sum())
             scores.append(score.double().mean(dim=1))
+        written = {f"{index:06d}.png" for index in records.index[given].tolist()}
+        there = {path.name for path in (folder / name).glob("[0-9]*.png")}
         mean = torch.cat(scores).mean().item() if scores else None
         figures[name] = {
             "robust_accuracy": None if mean is None else round(mean, 6),
@@ -144,6 +147,7 @@ def export(
             "images": len(given),
             "verdicts_changed": changed,
             "outside_threat": outside,
+            "earlier_files": len(there - written),
         }
     return figures
 
@@ -156,6 +160,7 @@ def export_line(figures: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
         else f"{name} {100 * row['robust_accuracy']:.1f} % of {row['images']}"
         f" images, {row['verdicts_changed']} with another verdict"
         + (f", {row['outside_threat']} outside the ball" if row["outside_threat"] else "")
+        + (f", beside {row['earlier_files']} files of an earlier run" * bool(row["earlier_files"]))
         for name, row in figures.items()
     ]
     return f"eight-bit images in {folder}: " + "; ".join(rows)

@@ -241,13 +241,22 @@ def test_pictures_of_a_finished_run_cost_no_attack(evaluate, puts, tmp_path):
     assert rows.keys() == {"bpda-i-quick", "wt"}
     for name, row in rows.items():
         assert len(list((tmp_path / "o" / "png" / name).glob("*.png"))) == 24
-        assert row["outside_threat"] == 0
+        assert row["outside_threat"] == row["earlier_files"] == 0
         assert 0 <= row["verdicts_changed"] <= 24
         changed_at_most = row["verdicts_changed"] / 24
         assert row["robust_accuracy"] == pytest.approx(
             found["attacks"][name]["robust_accuracy"], abs=changed_at_most
         )
     assert "eight-bit images in" in exported.err
+    assert "of an earlier run" not in exported.err
+    (tmp_path / "o" / "png" / "wt" / "999999.png").touch()
+    again = evaluate("--export", "png")
+    assert "beside 1 files of an earlier run" in again.err
+    rows = json.loads(again.raw)["export"]
+    assert {name: row["earlier_files"] for name, row in rows.items()} == {
+        "bpda-i-quick": 0,
+        "wt": 1,
+    }
 
 
 def test_an_unknown_kind_of_picture_is_refused(evaluate):
