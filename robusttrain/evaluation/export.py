@@ -160,7 +160,7 @@ def export_line(figures: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
         else f"{name} {100 * row['robust_accuracy']:.1f} % of {row['images']}"
         f" images, {row['verdicts_changed']} with another verdict"
         + (f", {row['outside_threat']} outside the ball" if row["outside_threat"] else "")
-        + (f", beside {row['earlier_files']} files of an earlier run" * bool(row["earlier_files"]))
+        + (f", beside {row['earlier_files']} of an earlier run" if row["earlier_files"] else "")
         for name, row in figures.items()
     ]
     return f"eight-bit images in {folder}: " + "; ".join(rows)

@@ -251,7 +251,7 @@ def test_pictures_of_a_finished_run_cost_no_attack(evaluate, puts, tmp_path):
     assert "of an earlier run" not in exported.err
     (tmp_path / "o" / "png" / "wt" / "999999.png").touch()
     again = evaluate("--export", "png")
-    assert "beside 1 files of an earlier run" in again.err
+    assert "beside 1 of an earlier run" in again.err
     rows = json.loads(again.raw)["export"]
     assert {name: row["earlier_files"] for name, row in rows.items()} == {
         "bpda-i-quick": 0,
