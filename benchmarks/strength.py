@@ -50,7 +50,15 @@ from benchmarks.counted import BudgetSpentError, Counted, Tally
 from benchmarks.strength_attacks import contenders
 from benchmarks.strength_contender import NAMES, WIDE, Contender
 from benchmarks.strength_kept import pack, unpack
-from benchmarks.strength_measures import MEASURES, compact, curves, numbers, shares, table
+from benchmarks.strength_measures import (
+    MEASURES,
+    compact,
+    curves,
+    firsts,
+    numbers,
+    shares,
+    table,
+)
 from benchmarks.strength_models import NAMED, PART, Subject, fingerprint, parts, streams, subjects
 from benchmarks.strength_picture import draw
 from benchmarks.timing import keep
@@ -197,6 +205,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--peers", help="zip for the peers' curves, all that are in --work")
     parser.add_argument("--earlier", help="such a zip of an earlier run, to take curves from")
+    parser.add_argument("--tables", help="a report: its tables and picture alone are made")
     parser.add_argument("--picture", help="PNG file of the curves")
     return parser
 
@@ -210,15 +219,19 @@ def main(given: list[str] | None = None) -> None:
     for folder in (arguments.adv_lib, arguments.autoattack):
         if folder:
             sys.path.insert(0, str(Path(folder)))
-    work, there = Path(arguments.work), versions(arguments.commit)
-    if arguments.earlier:
-        print(unpack(Path(arguments.earlier), work, there), "curves from", arguments.earlier)
-    report = compare(arguments)
-    if arguments.peers:
-        pack(work, there, Path(arguments.peers))
-    keep(report, arguments.output)
+    if arguments.tables:
+        report = json.loads(Path(arguments.tables).read_text())
+    else:
+        work, there = Path(arguments.work), versions(arguments.commit)
+        if arguments.earlier:
+            print(unpack(Path(arguments.earlier), work, there), "curves from", arguments.earlier)
+        report = compare(arguments)
+        if arguments.peers:
+            pack(work, there, Path(arguments.peers))
+        keep(report, arguments.output)
     print(table(report))
     for measure in MEASURES:
+        print(f"\n{firsts(report, measure)}")
         print(f"\noptimality, {measure.replace('_', ' ')}:\n{shares(report, measure)}")
     if arguments.picture:
         draw(report, arguments.picture)

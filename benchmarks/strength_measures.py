@@ -135,6 +135,34 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def firsts(report: dict[str, Any], measure: str) -> str:
+    """Markdown: ours and the peers' best at each budget, bold where ours is neither first nor
+    within `NEAR`; a row for each model and norm.
+    """
+    robust = measure == "robust_accuracy"
+    title = "robust accuracy, %" if robust else "median distance"
+    lines = [f"| {title} | images | queries | ours / best peer |", "|---|---|---|---|"]
+    for model, norms in report["models"].items():
+        for norm, part in norms.items():
+            if not part[measure]["curves"]:
+                continue
+            cells = []
+            for row in part[measure]["first"]:
+                pair = " / ".join(_shown(row[key], robust) for key in ("value", "peers_value"))
+                cells.append(pair if row["within_1_percent"] else f"**{pair}**")
+            radius = f" ({part['radius']:g})" if robust else ""
+            queries = ", ".join(f"{budget:,}" for budget in part["budgets"])
+            name = f"{model}, {NAMES[norm]}{radius}"
+            lines.append(f"| {name} | {part['images']} | {queries} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(value: float | None, robust: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f}" if robust else f"{value:.4f}"
+
+
 def shares(report: dict[str, Any], measure: str) -> str:
     """Markdown: the optimality of each implementation in one measure, by model and norm, the
     highest mean first.

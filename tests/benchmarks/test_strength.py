@@ -18,6 +18,7 @@ from benchmarks.strength_measures import (
     area,
     curves,
     first,
+    firsts,
     optimality_of_distances,
     shares,
     table,
@@ -131,9 +132,13 @@ def test_where_nobody_looks_for_the_nearest_point_there_is_no_distance():
     found = curves(rows, [10], 0.03)
     assert found["robust_accuracy"]["best_of_all"] == [0.5]
     assert found["median_distance"]["best_of_all"] == []
-    lines = table({"models": {"f_b": {"linf": {"budgets": [10], **found}}}})
+    about = {"budgets": [10], "radius": 0.03, "images": 2}
+    report = {"models": {"f_b": {"linf": {**about, **found}}}}
+    lines = table(report)
     assert "robust accuracy" in lines
     assert "distance" not in lines
+    assert firsts(report, "median_distance").count("\n") == 1
+    assert firsts(report, "robust_accuracy").endswith("| f_b, Linf (0.03) | 2 | 10 | 50.0 / - |")
 
 
 def test_measures_by_hand():
@@ -230,3 +235,13 @@ def test_an_earlier_run_that_is_none_is_one_line(tmp_path):
     (tmp_path / "peers.zip").write_text("nothing")
     with pytest.raises(UserError, match=r"^--earlier .*peers\.zip: cannot be read"):
         unpack(tmp_path / "peers.zip", tmp_path / "work", {})
+
+
+def test_a_budget_at_which_ours_is_behind_is_bold():
+    rows = {
+        Contender("ours", "one", "linf", None): {10: [0.2, 0.01], 1000: [0.01, 0.02]},
+        Contender("foolbox", "two", "linf", None): {10: [0.01, 0.02], 1000: [0.01, 0.2]},
+    }
+    found = {"budgets": [10, 1000], "radius": 0.03, "images": 2, **curves(rows, [10, 1000], 0.03)}
+    row = firsts({"models": {"f_b": {"linf": found}}}, "robust_accuracy").splitlines()[-1]
+    assert row == "| f_b, Linf (0.03) | 2 | 10, 1,000 | **50.0 / 0.0**, 0.0 / 50.0 |"
