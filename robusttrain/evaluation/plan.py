@@ -18,6 +18,8 @@ Node = dict[str, Any]
 #: Which images are attacked.
 Split = Literal["test", "validation"]
 SPLITS = get_args(Split)
+#: Options that came after points of studies had been kept (`docs/results/studies/*-points.zip`).
+LATER = ("split",)
 #: Where data lie and how they are loaded: no figure depends on these arguments of a data set.
 PLACES = ("root", "download", "workers", "memory_limit_gib")
 
@@ -190,8 +192,13 @@ class EvaluationPlan:
         return replace(self, attacks=left)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, from which `from_json` makes the plan again."""
-        return asdict(self)
+        """Plain values, from which `from_json` makes the plan again.
+
+        Without options of `LATER` that have their defaults: points of studies, which are known by
+        their plans, were measured before there were such options.
+        """
+        left = {name for name in LATER if getattr(self, name) == getattr(EvaluationPlan, name)}
+        return {name: value for name, value in asdict(self).items() if name not in left}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> EvaluationPlan:

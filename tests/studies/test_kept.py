@@ -1,16 +1,21 @@
 """What was measured on one machine is not measured again on the next."""
 
+import json
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from robusttrain.core.errors import UserError
+from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting import bars
-from robusttrain.running.jobs import Call
+from robusttrain.running.jobs import Call, Job
 from robusttrain.storage.files import write_json
+from studies.kept import LAST
 from studies.study import Study
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -123,3 +128,26 @@ def test_a_damaged_file_is_one_line(study, kept, damage):
 def test_a_missing_file_is_said_at_once(study, tmp_path):
     with pytest.raises(UserError, match="--earlier .*nowhere.zip: no such file"):
         study("second", "--earlier", tmp_path / "nowhere.zip")
+
+
+@pytest.mark.parametrize(
+    "kept", sorted((ROOT / "docs/results/studies").glob("*-points.zip")), ids=lambda kept: kept.stem
+)
+def test_points_that_the_docs_keep_are_found_by_their_plans(kept):
+    """A point is known by a fingerprint of its plan. An option that comes later, and changes no
+    figure as long as nobody gives it, must not change the plans of before
+    (`robusttrain.evaluation.plan.LATER`): else `--earlier` gives nothing, and hours are spent anew.
+    """
+    checked = 0
+    with zipfile.ZipFile(kept) as archive:
+        for name in archive.namelist():
+            folder, _, file = name.partition("/")
+            if file != LAST:
+                continue
+            account = json.loads(archive.read(name))
+            if "attacks" not in account["work"]:  # what a function measured
+                continue
+            plan = EvaluationPlan.from_json(account["work"])
+            assert Job(account["label"], plan, Path()).name == folder
+            checked += 1
+    assert checked
