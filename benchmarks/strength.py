@@ -62,6 +62,7 @@ from benchmarks.strength_measures import (
 from benchmarks.strength_models import NAMED, PART, Subject, fingerprint, parts, streams, subjects
 from benchmarks.strength_picture import draw
 from benchmarks.timing import keep
+from robusttrain.core.errors import UserError
 from robusttrain.core.processor import processor
 
 BUDGETS = [10, 30, 100, 300, 1000]
@@ -210,6 +211,19 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def reported(path: Path) -> dict[str, Any]:
+    """A report of before.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--tables {path}: cannot be read ({error}): name an --output") from error
+    return report
+
+
 def main(given: list[str] | None = None) -> None:
     """Parse, measure, write."""
     arguments = parser().parse_args(given)
@@ -220,7 +234,7 @@ def main(given: list[str] | None = None) -> None:
         if folder:
             sys.path.insert(0, str(Path(folder)))
     if arguments.tables:
-        report = json.loads(Path(arguments.tables).read_text())
+        report = reported(Path(arguments.tables))
     else:
         work, there = Path(arguments.work), versions(arguments.commit)
         if arguments.earlier:
@@ -238,4 +252,7 @@ def main(given: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"benchmarks.strength: {error}")

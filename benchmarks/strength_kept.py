@@ -11,7 +11,7 @@ import io
 import json
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from robusttrain.core.errors import UserError
@@ -76,12 +76,15 @@ def unpack(path: Path, work: Path, versions: dict[str, str | None]) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.namelist():
+                model = PurePosixPath(entry).parent.name
+                if model in ("", ".."):
+                    raise ValueError(f"{entry} is in no model's folder")
                 kept: dict[str, Any] = json.loads(archive.read(entry))
                 for name, curve in kept["curves"].items():
                     library = library_of(name)
                     if library is None or kept["versions"][library] != versions.get(library):
                         continue
-                    file = work / Path(entry).parent.name / Path(name).name
+                    file = work / model / PurePosixPath(name).name
                     if not file.is_file():
                         write_whole(file, json.dumps(curve).encode())
                         given += 1

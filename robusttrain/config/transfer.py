@@ -14,7 +14,14 @@ from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.config import presets
 from robusttrain.config.attacks import attack_nodes, spelt_out, split_attacks
 from robusttrain.config.checkpoints import read_recipe
-from robusttrain.config.command_line import configurations, listed, new_parser, plain, read
+from robusttrain.config.command_line import (
+    configurations,
+    listed,
+    new_parser,
+    plain,
+    read,
+    values_of,
+)
 from robusttrain.config.origins import trained_node
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
@@ -106,7 +113,10 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
     models = models_of(rest, nodes)
     for each in models:
         known(each)
-    config = read(parser(), rest, ("data",), {"data": data_of(models) or "imagenet"}, nodes)
+    chosen = values_of(rest, "--data") or any("data" in node for node in nodes)
+    # Checkpoints are read for it, which takes a while.
+    data = None if chosen else data_of(models)
+    config = read(parser(), rest, ("data",), {"data": data or "imagenet"}, nodes)
     attacks = attack_nodes(names or ["fgsm"], overrides, config.epsilon)
     for name, node in attacks.items():
         if TO_BE_TRAINED in str(node):

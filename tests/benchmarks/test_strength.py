@@ -4,6 +4,7 @@ all of its area.
 
 import json
 import math
+import zipfile
 
 import pytest
 import torch
@@ -245,3 +246,18 @@ def test_a_budget_at_which_ours_is_behind_is_bold():
     found = {"budgets": [10, 1000], "radius": 0.03, "images": 2, **curves(rows, [10, 1000], 0.03)}
     row = firsts({"models": {"f_b": {"linf": found}}}, "robust_accuracy").splitlines()[-1]
     assert row == "| f_b, Linf (0.03) | 2 | 10, 1,000 | **50.0 / 0.0**, 0.0 / 50.0 |"
+
+
+def test_curves_of_an_earlier_run_stay_in_the_folder(tmp_path):
+    """A zip from elsewhere must not write above it."""
+    content = {"versions": {"foolbox": "3"}, "curves": {"l2-foolbox-fgsm-0.json": {}}}
+    with zipfile.ZipFile(tmp_path / "peers.zip", "w") as archive:
+        archive.writestr("../l2.json", json.dumps(content))
+    with pytest.raises(UserError, match="is in no model's folder"):
+        unpack(tmp_path / "peers.zip", tmp_path / "work" / "inside", {"foolbox": "3"})
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_report_that_is_none_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"^--tables .*nowhere\.json: cannot be read"):
+        strength.main(["--tables", str(tmp_path / "nowhere.json")])

@@ -13,7 +13,7 @@ from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective, rank_targets
-from robusttrain.attacks.parts.threats import Linf, Threat, per_image
+from robusttrain.attacks.parts.threats import Linf, Threat, need_norm, per_image
 from robusttrain.attacks.parts.updates import Normalized, Sign, UpdateRule
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError
@@ -131,8 +131,7 @@ class APGD(Attack):
             raise OptionError(
                 "targets", self.targets, f"{name} has no target; take a targeted objective or none"
             )
-        if self.threat.norm not in STEEPEST:
-            raise OptionError("threat", self.threat, f"APGD knows the norms {', '.join(STEEPEST)}")
+        need_norm(self, self.threat, STEEPEST)
 
     def scaled(self, effort: float) -> APGD:
         return replace(self, steps=times(self.steps, effort))

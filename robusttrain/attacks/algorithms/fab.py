@@ -15,11 +15,11 @@ from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin, Objective, rank_targets
-from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
+from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, need_norm, per_image
 from robusttrain.attacks.queries import all_or_none, by_draws, share_wrong
 from robusttrain.attacks.ray import TRIES, Majority, held
 from robusttrain.core.checked import Count, Share, checked
-from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.errors import at_least
 from robusttrain.core.rng import Rng
 
 #: The least length of a step when two steps are compared (as released); 0 / 0 is no ratio.
@@ -146,8 +146,7 @@ class FAB(Attack):
 
     def __post_init__(self) -> None:
         at_least("eta", self.eta, 1)
-        if self.threat.norm not in ("linf", "l2"):
-            raise OptionError("threat", self.threat, "FAB knows the norms linf, l2")
+        need_norm(self, self.threat, ("linf", "l2"))
 
     @property
     def judging(self) -> int:

@@ -19,10 +19,9 @@ from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin
-from robusttrain.attacks.parts.threats import Linf, Threat
+from robusttrain.attacks.parts.threats import Linf, Threat, need_norm
 from robusttrain.attacks.parts.updates import Normalized
 from robusttrain.core.checked import Count, Positive, Share, checked
-from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 #: The last gamma (as released).
@@ -81,8 +80,7 @@ class FMN(Attack):
     gradient: GradientEstimator = field(default_factory=Backprop)
 
     def __post_init__(self) -> None:
-        if self.threat.norm not in DUAL:
-            raise OptionError("threat", self.threat, f"FMN knows the norms {', '.join(DUAL)}")
+        need_norm(self, self.threat, DUAL)
 
     @property
     def seeks_nearest(self) -> bool:

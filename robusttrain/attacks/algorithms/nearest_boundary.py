@@ -19,10 +19,9 @@ from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Judged, SoftMargin
-from robusttrain.attacks.parts.threats import Linf, Threat, per_image
+from robusttrain.attacks.parts.threats import Linf, Threat, need_norm, per_image
 from robusttrain.attacks.parts.updates import STEEPEST
 from robusttrain.core.checked import Count, Positive, Share, checked
-from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 #: How far beyond the linearised boundary an iterate is sent that is not there yet; and by which
@@ -94,9 +93,7 @@ class NearestBoundary(Attack):
     gradient: GradientEstimator = field(default_factory=Backprop)
 
     def __post_init__(self) -> None:
-        if self.threat.norm not in DUAL:
-            fix = f"NearestBoundary knows the norms {', '.join(DUAL)}"
-            raise OptionError("threat", self.threat, fix)
+        need_norm(self, self.threat, DUAL)
 
     @property
     def seeks_nearest(self) -> bool:

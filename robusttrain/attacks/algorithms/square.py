@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin, Objective
-from robusttrain.attacks.parts.threats import Linf, Threat, per_image
+from robusttrain.attacks.parts.threats import Linf, Threat, need_norm, per_image
 from robusttrain.attacks.queries import ask
 from robusttrain.core.checked import Count, Share, checked
-from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.errors import at_least
 from robusttrain.core.rng import Rng
 
 #: Iterations, of 10,000, after which p is halved once more (as released; AutoAttack takes the
@@ -105,8 +105,7 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         at_least("queries", self.queries, 4)
-        if self.threat.norm not in ("linf", "l2"):
-            raise OptionError("threat", self.threat, "Square knows the norms linf, l2")
+        need_norm(self, self.threat, ("linf", "l2"))
 
     def scaled(self, effort: float) -> Square:
         return replace(self, queries=times(self.queries, effort, LEAST_QUERIES))

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from robusttrain.core.checked import NonNegative, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 
 
 def per_image(values: Tensor) -> Tensor:
     """(B,) to (B, 1, 1, 1), to scale images with one number each."""
     return values.view(-1, 1, 1, 1)
+
+
+def need_norm(attack: object, threat: Threat, norms: Iterable[str]) -> None:
+    """Raise OptionError unless an attack knows a threat's norm."""
+    known = [*norms]
+    if threat.norm not in known:
+        name = type(attack).__name__
+        raise OptionError("threat", threat, f"{name} knows the norms {', '.join(known)}")
 
 
 class Threat(ABC):
