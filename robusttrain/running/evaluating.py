@@ -134,6 +134,16 @@ def held_out(plan: EvaluationPlan) -> bool:
     return chosen(trained) == chosen(plan.data)
 
 
+def tell_unless_held_out(plan: EvaluationPlan, data: ImageData) -> None:
+    """Note with the data where nobody knows whether validation images were trained on."""
+    if plan.split == "validation" and not held_out(plan):
+        unknown = (
+            "--split validation: whether the model was trained on these images is not known; a"
+            " checkpoint of train.py says which it held out"
+        )
+        note(data.notes, unknown)
+
+
 def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str, ImageData]:
     """The target of a plan, its name, and its data, set up for "test"."""
     data = build_data(plan)
@@ -148,12 +158,7 @@ def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str
     target, name = build_target(plan, data, find_networks)
     check_export(plan.export, data.facts().channels)
     data.prepare_data()
-    if plan.split == "validation" and not held_out(plan):
-        unknown = (
-            "--split validation: whether the model was trained on these images is not known; a"
-            " checkpoint of train.py says which it held out"
-        )
-        note(data.notes, unknown)
+    tell_unless_held_out(plan, data)
     data.setup("test")
     return target, name, data
 

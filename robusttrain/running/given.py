@@ -30,7 +30,13 @@ from robusttrain.evaluation.running import attack, compilation_of, precisions_of
 from robusttrain.evaluation.taking import classes_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
-from robusttrain.running.evaluating import check, fitted, for_the_bare, tester
+from robusttrain.running.evaluating import (
+    check,
+    fitted,
+    for_the_bare,
+    tell_unless_held_out,
+    tester,
+)
 from robusttrain.running.surrogates import surrogates_in
 from robusttrain.storage.files import hash_of_tensors, writable
 
@@ -80,11 +86,13 @@ def evaluate_given(
             suites=names,
             asked=asked,
             epsilon=threat.epsilon if threat is not None else None,
+            split=data.attacked,
             output=str(writable(Path(folder), "output")),
             fresh=output is None,
             handed_over=True,
             **{**settings, **chosen},
         )
+        tell_unless_held_out(plan, data)
         try:
             return _run(plan, target, data, scenarios, device, telling)
         finally:

@@ -150,3 +150,13 @@ def test_a_folder_that_cannot_be_written_to_is_told(images, linear, tmp_path):
         made.save(tmp_path / "file")
     made.save(tmp_path / "new" / "folder")
     assert robusttrain.read_results(tmp_path / "new" / "folder").clean == made.clean
+
+
+def test_validation_images_from_python_are_named_as_such():
+    """A figure on images that may have been trained on is not that of the test split."""
+    data = robusttrain.data.Digits()
+    data.attack_validation()
+    options = {"attacks": "fgsm", "count": 8, "audit": False, "progress": False}
+    found = robusttrain.evaluate(robusttrain.load("digits-standard"), data, **options).json
+    assert found["data"] == "Digits (validation split)"
+    assert any("is not known" in line for line in found["data_notes"])
