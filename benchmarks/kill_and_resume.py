@@ -20,11 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from robusttrain.commands import evaluate
 from robusttrain.core.errors import UserError
-
-#: Starts of the run that is let come to its end; more would hide an evaluation that hangs.
-TRIES = 3
 
 
 def timeless(path: Path) -> dict[str, Any]:
@@ -37,7 +36,21 @@ def timeless(path: Path) -> dict[str, Any]:
     return content
 
 
-def _evaluate(arguments: list[str]) -> None:
+def imported_once() -> Any:
+    """What starts processes that need not import anything: a server forks them, that has imported
+    the command and has no other threads. A fork of this process might wait for good, for a lock
+    that one of its threads held.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["robusttrain.commands.evaluate"])
+    first = context.Process(target=int)  # waits for the server's imports, so that no other has to
+    first.start()
+    first.join()
+    return context
+
+
+def _evaluate(arguments: list[str], threads: int) -> None:
+    torch.set_num_threads(threads)
     try:
         evaluate.run(arguments)
     except UserError as error:
@@ -60,14 +73,13 @@ def kill_and_resume(
             many of them were
         there before the last start; ``kills``: how often a run that was still going was killed.
     """
-    # Forked, so that imports are paid for once; what the children do does not come back.
-    context = multiprocessing.get_context("fork")
+    context = imported_once()
     moments = random.Random(seed)
 
     def start(name: str) -> Any:
         # Each folder would choose a precision of its own.
         command = ["--precision", "float32", *arguments, "--output", str(folder / name)]
-        process = context.Process(target=_evaluate, args=(command,))
+        process = context.Process(target=_evaluate, args=(command, torch.get_num_threads()))
         process.start()
         return process
 
@@ -97,12 +109,9 @@ def kill_and_resume(
         process.kill()
         process.join()
     left = _entries(folder / "killed")
-    for _ in range(TRIES):
-        last = start("killed")
-        last.join(patience)
-        if not last.is_alive():
-            break
-        # Forked while another thread of this process held a lock, it waits for good: once more.
+    last = start("killed")
+    last.join(patience)
+    if last.is_alive():
         last.kill()
         last.join()
     same = not last.exitcode and timeless(folder / "whole" / "results.json") == timeless(

@@ -1,13 +1,13 @@
 """Processes that run the same command on one folder take batches from each other."""
 
 import json
-import multiprocessing
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from benchmarks.kill_and_resume import timeless
+from benchmarks.kill_and_resume import imported_once, timeless
 from robusttrain.commands import evaluate
 from robusttrain.evaluation import choosing
 from robusttrain.evaluation.auditing import finish_audit
@@ -18,7 +18,21 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = 12
 
 
-def _evaluate(arguments, barrier, told):
+def _measured(asked):
+    """A second measurement would find another speed."""
+
+    def measured(*_):
+        with asked:
+            asked.value += 1
+            return Speeds(1.0, 0.5 if asked.value == 1 else 2.0)
+
+    return measured
+
+
+def _evaluate(arguments, barrier, told, asked):
+    torch.set_num_threads(1)
+    if asked is not None:
+        choosing.measure_speeds_of = _measured(asked)
     put, done = Journal.put, []
 
     def counted(self, stage, images, labels, indices, entry):
@@ -33,7 +47,7 @@ def _evaluate(arguments, barrier, told):
 
 @pytest.fixture
 def evaluated(trained, tmp_path):
-    def run(name, processes, precision="float32"):
+    def run(name, processes, precision="float32", asked=None):
         arguments = [
             "--checkpoint",
             str(trained.best),
@@ -53,10 +67,10 @@ def evaluated(trained, tmp_path):
             "false",
         ]
         arguments += ["--output", str(tmp_path / name), "--precision", precision]
-        context = multiprocessing.get_context("fork")
+        context = imported_once()
         barrier, told = context.Barrier(processes), context.SimpleQueue()
         started = [
-            context.Process(target=_evaluate, args=(arguments, barrier, told))
+            context.Process(target=_evaluate, args=(arguments, barrier, told, asked))
             for _ in range(processes)
         ]
         for process in started:
@@ -79,17 +93,10 @@ def test_two_find_what_one_finds_and_do_each_batch_once(evaluated):
     assert len(everything) == 2 * BATCHES  # clean and attacked
 
 
-def test_processes_that_start_together_choose_one_precision(evaluated, monkeypatch):
+def test_processes_that_start_together_choose_one_precision(evaluated):
     """The second would measure another speed; it takes what the first one found."""
-    asked = multiprocessing.get_context("fork").Value("i", 0)
-
-    def measured(*_):
-        with asked:
-            asked.value += 1
-            return Speeds(1.0, 0.5 if asked.value == 1 else 2.0)
-
-    monkeypatch.setattr(choosing, "measure_speeds_of", measured)
-    found, parts = evaluated("together", 2, "auto")
+    asked = imported_once().Value("i", 0)
+    found, parts = evaluated("together", 2, "auto", asked)
     assert set(found["precision"]["attacks"].values()) == {"bfloat16"}
     assert asked.value == 1
     assert all(parts)
