@@ -52,7 +52,13 @@ def is_no_bound(norm: str, epsilon: float) -> bool:
 
 def boundless(threats: Mapping[str, Threat]) -> list[str]:
     """A line about attacks, by name, that no radius bounds; none where there are none."""
-    free = [name for name, each in threats.items() if is_no_bound(each.norm, each.epsilon)]
+    free = [
+        name
+        for name, each in threats.items()
+        if is_no_bound(each.norm, each.epsilon)
+        # Of a radius like 8, which wants to be 8/255, `covering` tells.
+        and not (each.norm == "linf" and 1 < each.epsilon <= 255)
+    ]
     if not free:
         return []
     return [

@@ -55,3 +55,5 @@ def test_attacks_that_no_radius_bounds_are_named():
     (line,) = boundless({"cw": L2(1000), "fmn": Linf(1), "pgd": Linf(0.1), "wide": L2(8)})
     assert line.startswith("cw, fmn: no radius bounds")
     assert boundless({"pgd": Linf(0.999), "wide": L2(255)}) == []
+    assert boundless({"pgd": Linf(8)}) == []  # `covering` tells of it
+    assert boundless({"cw": Linf(1000)})
