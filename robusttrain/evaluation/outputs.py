@@ -59,6 +59,8 @@ def fingerprint(plan: EvaluationPlan, weights: str, random: bool) -> dict[str, A
         "epsilon": plan.epsilon,
         "draws": plan.draws if random else 1,
         "survivors": plan.survivors,
+        # Then an attack is given what those before it left.
+        **({"order": [*plan.attacks]} if plan.survivors else {}),
         "seed": plan.seed,
         "versions": {"robusttrain": __version__, "torch": torch.__version__},
     }

@@ -39,7 +39,7 @@ from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import write_json
 from robusttrain.storage.journal import digest, weights_of
-from robusttrain.storage.made_of import made_of
+from robusttrain.storage.made_of import code_in, made_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Subject:
         unfit: attacks of the plan that do not apply to the target, and why.
         bare: of these, the ones that apply to its classifier without the defense, for
             ``bare_classifier``.
+        codes: of the user's own code in attacks, by name (`codes_of`).
     """
 
     target: DefendedClassifier
@@ -60,6 +61,7 @@ class Subject:
     data: ImageData
     unfit: Mapping[str, str] = field(default_factory=dict)
     bare: Mapping[str, Scenario] = field(default_factory=dict)
+    codes: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> str:
@@ -86,7 +88,15 @@ def settings_of(plan: EvaluationPlan, subject: Subject) -> dict[str, Any]:
     settings = fingerprint(plan.without(idle), subject.weights, subject.target.random)
     target = {**settings["target"], "code": subject.code}
     data = {**settings["data"], "images": subject.images}
-    return {**settings, "target": target, "data": data}
+    codes = {"code": dict(subject.codes)} if subject.codes else {}
+    return {**settings, "target": target, "data": data, **codes}
+
+
+def codes_of(attacks: Mapping[str, Scenario]) -> dict[str, str]:
+    """What tells the user's own code in attacks from what it was before an edit, by the attacks
+    that hold any.
+    """
+    return {name: code for name, each in attacks.items() if (code := code_in(each))}
 
 
 def precisions_of(

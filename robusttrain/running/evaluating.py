@@ -30,6 +30,7 @@ from robusttrain.evaluation.running import (
     Subject,
     attack,
     certification_of,
+    codes_of,
     compilation_of,
     identity,
     precisions_of,
@@ -71,7 +72,7 @@ def evaluate(
     attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
     check(fitting, attacks, subject, telling.say)
     alone = {name: scenario(plan.attacks[name], name) for name in for_the_bare(plan, subject)}
-    subject = replace(subject, bare=alone)
+    subject = replace(subject, bare=alone, codes=codes_of({**attacks, **alone}))
     plan = in_its_own_folder(plan, settings_of(plan, subject), attacks, telling.say)
     trainer = tester(plan.trainer)
     if precisions is None:

@@ -26,7 +26,7 @@ from robusttrain.defenses import Defense
 from robusttrain.evaluation import Scenario
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.report import Results, read_results
-from robusttrain.evaluation.running import attack, compilation_of, precisions_of
+from robusttrain.evaluation.running import attack, codes_of, compilation_of, precisions_of
 from robusttrain.evaluation.taking import classes_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
@@ -124,7 +124,7 @@ def _run(
     attacks = {name: each for name, each in scenarios.items() if name not in subject.unfit}
     check(plan.without(subject.unfit), attacks, subject, telling.say)
     alone = {each: scenarios[each] for each in for_the_bare(plan, subject) if each in scenarios}
-    subject = replace(subject, bare=alone)
+    subject = replace(subject, bare=alone, codes=codes_of({**attacks, **alone}))
     trainer = tester(_place(device))
     precisions = precisions_of(plan, subject, attacks, device, telling.say)
     compilation = compilation_of(plan, subject, attacks, precisions, device, telling.say)

@@ -1,6 +1,6 @@
 """A folder that holds a finished evaluation answers for no other model, defense or attack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -48,6 +48,22 @@ class Shift(Attack):
         return (images + self.size).clamp(0, 1)
 
 
+def edited(size):
+    """An attack of a class whose code a cell of a notebook has changed."""
+
+    @dataclass(frozen=True)
+    class Edited(Attack):
+        threat: Linf = field(default_factory=lambda: Linf(0.6))
+
+        def cost(self):
+            return Cost(0, 0)
+
+        def run(self, source, images, labels, rng):
+            return (images + size).clamp(0, 1)
+
+    return Edited()
+
+
 @dataclass(frozen=True)
 class Case:
     first: dict
@@ -69,7 +85,33 @@ CASES = {
     "defense of ours": Case({"defense": GaussianNoise(0.1)}, {"defense": GaussianNoise(3.0)}),
     "defense of theirs": Case({"defense": Dim(1.0)}, {"defense": Dim(0.1)}),
     "attack of theirs": Case({"attacks": {"a": Shift(0.0)}}, {"attacks": {"a": Shift(0.6)}}),
+    "code of an attack": Case({"attacks": {"a": edited(0)}}, {"attacks": {"a": edited(0.6)}}),
 }
+
+
+def test_with_survivors_another_order_is_another_run(tmp_path):
+    """An attack is given what those before it left, so its row is another."""
+    light = torch.linspace(0.2, 0.8, 16)
+    images, labels = light[:, None, None, None].repeat(1, 3, 2, 2), (light > 0.5).long()
+    attacks = {"weak": Shift(0.1), "strong": Shift(0.6)}
+
+    def rows(attacks, folder):
+        found = robusttrain.evaluate(
+            Bright(),
+            images,
+            labels,
+            attacks=attacks,
+            output=tmp_path / folder,
+            survivors=True,
+            audit=False,
+            progress=False,
+        )
+        return {name: each["success_rate_of"] for name, each in found.json["attacks"].items()}
+
+    reverse = dict(reversed(attacks.items()))
+    first, second, alone = rows(attacks, "same"), rows(reverse, "same"), rows(reverse, "own")
+    assert first != second, "the case shows nothing"
+    assert second == alone
 
 
 @pytest.mark.parametrize("name", CASES)

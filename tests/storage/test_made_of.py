@@ -13,8 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from robusttrain.attacks import Linf, ProjectedGradient, Target
+from robusttrain.evaluation import Scenario
 from robusttrain.models import CifarResNet
-from robusttrain.storage.made_of import is_library, made_of
+from robusttrain.models.declared import as_module
+from robusttrain.storage.made_of import code_in, is_library, made_of
 
 NET = """
 from torch import nn
@@ -47,6 +50,132 @@ def written(tmp_path, monkeypatch):
 def test_an_edited_file_is_another_model(written):
     assert made_of(written(1)) == made_of(written(1))
     assert made_of(written(1)) != made_of(written(2))
+
+
+FILES = {
+    "theirhelp": "def scaled(images):\n    return {factor} * images\n",
+    "theirnet": """
+from torch import nn
+{how}
+
+class Net(nn.Module):
+    def forward(self, images):
+        return {name}(images).flatten(1)
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ("from theirhelp import scaled", "scaled"),
+        ("import theirhelp", "theirhelp.scaled"),
+        ("import theirhelp as other\n\nchosen = other.scaled", "chosen"),
+    ],
+)
+def test_a_file_that_theirs_imports_counts(how, name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def said(factor):
+        for file, text in FILES.items():
+            sys.modules.pop(file, None)
+            (tmp_path / f"{file}.py").write_text(text.format(factor=factor, how=how, name=name))
+        importlib.invalidate_caches()
+        return made_of(importlib.import_module("theirnet").Net())
+
+    try:
+        assert said(1) == said(1) != said(2)
+    finally:
+        for file in FILES:
+            sys.modules.pop(file, None)
+
+
+network = nn.Linear(2, 2)
+factor = 1.0
+
+
+def through_the_network(images):
+    return beside(network(images))
+
+
+def beside(images):
+    """They call each other."""
+    return factor * images if factor else through_the_network(images)
+
+
+class Client:
+    def __init__(self):
+        self.inner = nn.Linear(2, 2)
+
+    def predict(self, images):
+        return self.inner(images)
+
+
+@pytest.mark.parametrize("model", [through_the_network, lambda images: beside(network(images))])
+def test_what_a_function_reaches_counts(model, monkeypatch):
+    before = made_of(as_module(model))
+    assert made_of(as_module(model)) == before
+    with monkeypatch.context() as changed:
+        changed.setattr(sys.modules[__name__], "factor", 2.0)
+        assert made_of(as_module(model)) != before
+    other = copy.deepcopy(network)
+    other.weight.data.neg_()
+    monkeypatch.setattr(sys.modules[__name__], "network", other)
+    assert made_of(as_module(model)) != before
+
+
+def test_what_a_method_is_bound_to_counts():
+    client = Client()
+    before = made_of(as_module(client.predict))
+    client.inner.weight.data.neg_()
+    assert made_of(as_module(client.predict)) != before
+
+
+def test_hooks_count():
+    before = made_of(nn.Sequential(nn.Identity()))
+    for register in ("register_forward_pre_hook", "register_forward_hook"):
+        hooked = nn.Sequential(nn.Identity())
+        getattr(hooked[0], register)(lambda *inputs: None)
+        first = made_of(hooked)
+        assert first == made_of(copy.deepcopy(hooked)) != before
+        handle = getattr(hooked, register)(lambda *inputs: 2 * inputs[-1])
+        assert made_of(hooked) != first
+        handle.remove()
+        assert made_of(hooked) == first
+
+
+ATTACK = """
+from dataclasses import dataclass
+from robusttrain.attacks import Attack, Cost, Linf
+
+@dataclass(frozen=True)
+class Mine(Attack):
+    threat: Linf = Linf(0.1)
+
+    def cost(self):
+        return Cost(0, 0)
+
+    def run(self, source, images, labels, rng):
+        return self.threat.project(images + {size}, images)
+"""
+
+
+def test_an_edited_attack_is_another_and_ours_are_none(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def said(size):
+        sys.modules.pop("theirattack", None)
+        (tmp_path / "theirattack.py").write_text(ATTACK.format(size=size))
+        importlib.invalidate_caches()
+        return code_in(Scenario(importlib.import_module("theirattack").Mine(), Target()))
+
+    try:
+        assert said(0.1) == said(0.1) != said(0.2)
+    finally:
+        sys.modules.pop("theirattack", None)
+    assert code_in(Scenario(ProjectedGradient(threat=Linf(0.1)), Target())) == ""
 
 
 def test_a_copy_is_the_same_and_running_it_changes_nothing():
