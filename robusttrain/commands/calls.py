@@ -99,7 +99,8 @@ def evaluate(
             not apply to the model is left out, and the results say why.
         threat: for all attacks; None for each preset's own.
         defense: what stands before the model.
-        count: the first so many images alone; None for all.
+        count: the first so many images alone; of a data set of `robusttrain.data`, so many that its
+            seed chooses; None for all.
         output: folder for results, verdicts and the journal; an interrupted call goes on there.
             None keeps nothing but what is returned.
         draws: fresh draws of a random model that score an image.

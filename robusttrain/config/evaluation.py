@@ -45,10 +45,10 @@ OTHERWISE = {
     "weights_which",
     *("curve", "curve_effort"),
 }
-#: Of Lightning's Trainer: where an evaluation runs.
+#: Of Lightning's Trainer: where an evaluation runs. What it runs on, --images says, which the audit
+#: and the journal know of.
 WHERE = {
-    *("accelerator", "strategy", "devices", "num_nodes"),
-    *("limit_test_batches", "fast_dev_run", "plugins"),
+    *("accelerator", "strategy", "devices", "num_nodes", "plugins"),
 }
 
 

@@ -34,7 +34,9 @@ def begin_audit(
     the audit finds.
     """
     split: Split = data.test_dataloader().dataset  # type: ignore[assignment]
-    chosen = split.subset[seeded_order(len(split), seed, "audit")[: audit.candidates].sort().values]
+    # In the seed's order: the audit takes the first that are right, and a folder's images lie class
+    # by class.
+    chosen = split.subset[seeded_order(len(split), seed, "audit")[: audit.candidates]]
     batch = data.test_images(chosen)
     evaluation.to(device)
     for finding in audit.before(*(part.to(device) for part in batch)):

@@ -97,7 +97,12 @@ def check_export(wanted: str | None, channels: int) -> None:
 
 
 def export(
-    engine: Engine, data: ImageData, records: Records, folder: Path, batch: int
+    engine: Engine,
+    data: ImageData,
+    records: Records,
+    folder: Path,
+    batch: int,
+    device: torch.device,
 ) -> dict[str, dict[str, Any]]:
     """Write every attack's images, read the files back, and judge them on the draws that scored the
     images before.
@@ -108,6 +113,7 @@ def export(
         records: of all images.
         folder: gets ``ATTACK/INDEX.png``.
         batch: images at a time.
+        device: where the engine's models are.
 
     Returns:
         By attack: the accuracy on the files, how many images it is of (`Engine.judged`), the images
@@ -115,7 +121,6 @@ def export(
         two levels, and a radius below half a level), and pictures in the folder that are of an
         earlier run.
     """
-    device = next(iter(engine.target.parameters())).device
     figures = {}
     for name, scenario in engine.scenarios.items():
         changed, outside, scores = 0, 0, []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Queried, prepared
+from robusttrain.attacks import Queried, Threat, prepared
 from robusttrain.attacks.base import check_images
 from robusttrain.core.errors import OptionError, UserError, first_line
 from robusttrain.core.rng import Rng
@@ -21,6 +21,8 @@ from robusttrain.storage.raised import said
 
 #: How many images of the first batch the target is asked about before it is asked about all.
 ASKED = 8
+#: What files and folders of the results and of the journal are called.
+TAKEN = {"verdicts", "examples", "finished", "claims", "audit"}
 
 
 def repeated(target: nn.Module, images: Tensor, rng: Rng) -> Tensor | None:
@@ -98,12 +100,33 @@ def one_threat(scenarios: Mapping[str, Scenario]) -> None:
 
 def refuse_names(scenarios: Mapping[str, Scenario]) -> None:
     """Raise UserError if an attack is called what something else is: the rows without an attack, a
-    stage of a curve or of an evaluation beside this one (these have "=" in it), or a path.
+    stage of a curve or of an evaluation beside this one (these have "=" in it), a path, or a file
+    that the results or the journal has.
     """
     for name in scenarios:
+        if name in TAKEN or name.endswith("-verdicts"):
+            fix = f"no attack can be called that: files of the results are called {name}"
+            raise OptionError("--attacks", name, fix)
         if name == CLEAN or not name or name.startswith(".") or set(name) & {*"/\\="}:
             fix = f"no attack can be called that: no {CLEAN!r}, and no '/', '\\' or '=' in it"
             raise OptionError("--attacks", name, fix)
+
+
+def refuse_other_radii(epsilon: float | None, threats: Mapping[str, Threat]) -> None:
+    """Raise UserError if a plan states a radius that no attack of it has.
+
+    Args:
+        epsilon: as the plan states it, or None.
+        threats: of its attacks, by name.
+    """
+    radii = {each.epsilon for each in threats.values()}
+    if epsilon is not None and radii and epsilon not in radii:
+        has = ", ".join(f"{radius:g}" for radius in sorted(radii))
+        fix = (
+            f"no attack of the plan has this radius (but {has}): give attacks in it as well, as"
+            " attack_nodes(names, [], epsilon) of robusttrain.config.attacks does"
+        )
+        raise OptionError("epsilon", epsilon, fix)
 
 
 def short_steps(scenarios: Mapping[str, Scenario]) -> list[str]:

@@ -175,9 +175,12 @@ def open_journal(
     return journal
 
 
-def save_requested(evaluation: Evaluation, plan: EvaluationPlan, device: torch.device) -> None:
+def save_requested(
+    evaluation: Evaluation, plan: EvaluationPlan, device: torch.device, say: Say
+) -> None:
     """Write verdicts and examples of images that fell unless the plan leaves them out, and all
-    images if it asks for them. What an earlier run left of verdicts and examples goes.
+    images if it asks for them. What an earlier run left of verdicts and examples goes; ``say``
+    names its images, which stay.
     """
     records, output = evaluation.records, Path(plan.output)
     for name in (KNOWN_DRAW, BARE):
@@ -203,3 +206,7 @@ def save_requested(evaluation: Evaluation, plan: EvaluationPlan, device: torch.d
             judged = evaluation.engine.judged(rows.attacked)
             columns = {key: column[judged] for key, column in columns.items()}
             save_tensors(columns, output / f"{name}.safetensors")
+    written = {EXAMPLES, VERDICTS, *(f"{name}-{VERDICTS}" for name in (KNOWN_DRAW, BARE))}
+    written |= {f"{name}.safetensors" for name in records.attacks if plan.save_images}
+    if old := sorted({path.name for path in output.glob("*.safetensors")} - written):
+        say(f"{output}: not written by this run: {', '.join(old)}")

@@ -9,9 +9,9 @@ images on which they disagree whether one of them wins more often than a coin do
 of the difference after Agresti & Min 2005 (half an image is added to each cell of the table of
 both verdicts). Where a model is random, an image has a share of draws instead of a verdict: the
 normal distribution of the mean of the differences over images gives both. It knows nothing of how
-few they are: below `FEW` images the interval holds that of Agresti & Min besides, each difference
-counted as a part of a verdict; and p is never below that of a coin that fell on one side for every
-image that differs, the least that changing signs at random can give.
+few images differ: so the interval holds that of Agresti & Min besides, each difference counted as a
+part of a verdict; and p is never below that of a coin that fell on one side for every image that
+differs, the least that changing signs at random can give.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from robusttrain.evaluation.report import Figure
 
 #: Quantile of the normal distribution, two-sided 95 %.
 Z = 1.959964
-#: Below so many images a normal distribution of their mean is not to be trusted.
-FEW = 30
 McNEMAR = "McNemar's exact test; interval after Agresti & Min 2005"
 NORMAL = "normal distribution of the differences over images, as a model is random"
+_ALIKE = 1e-9  # standard errors up to this are rounding
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,8 @@ def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Differenc
     lost, won = int((change < 0).sum()), int((change > 0).sum())
     mean = float(change.mean())
     if random:
-        error = float(change.std()) / math.sqrt(count) if count > 1 else math.nan
         low, high = around(change)
-        p = (
-            max(2 * float(norm.sf(abs(mean) / error)), min(1.0, 2.0 ** (1 - lost - won)))
-            if error > 1e-9
-            else (1.0 if not mean else math.nan)
-        )
+        p = _chance_of(change, min(1.0, 2.0 ** (1 - lost - won)))
     else:
         low, high = agresti_min(lost, won, count)
         p = float(binomtest(won, lost + won).pvalue) if lost + won else 1.0
@@ -129,24 +123,34 @@ def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Differenc
 
 
 def around(change: Tensor) -> tuple[float, float]:
-    """The 95 % interval of the mean of changes (n,) in [-1, 1], by the normal approximation; NaN of
-    one image.
+    """The 95 % interval of the mean of changes (n,) in [-1, 1], by the normal approximation and
+    after Agresti & Min, whatever is wider on either side; NaN of one image.
 
-    Where all changes are the same, nothing shows how much they vary, and the interval would have no
+    Where all changes are the same, nothing shows how much they vary, and the first would have no
     width: then that of `agresti_min`, as if each were a whole verdict.
     """
     count, mean = len(change), float(change.double().mean())
     if count < 2:
         return math.nan, math.nan
     error = float(change.double().std()) / math.sqrt(count)
-    if error < 1e-9:  # up to rounding
+    if error < _ALIKE:
         low, high = agresti_min(int((change < 0).sum()), int((change > 0).sum()), count)
         return min(low, mean), max(high, mean)
-    low, high = max(-1.0, mean - Z * error), min(1.0, mean + Z * error)
-    if count < FEW:
-        few = _agresti_min(float(change.sum()), float(change.double().square().sum()), count)
-        low, high = min(low, few[0]), max(high, few[1])
-    return low, high
+    few = _agresti_min(float(change.sum()), float(change.double().square().sum()), count)
+    return min(few[0], max(-1.0, mean - Z * error)), max(few[1], min(1.0, mean + Z * error))
+
+
+def _chance_of(change: Tensor, least: float) -> float:
+    """p of the mean of changes (n,), by the normal distribution, and no less than ``least``; NaN of
+    one image that changed.
+    """
+    count, mean = len(change), float(change.mean())
+    if not mean:
+        return 1.0
+    if count < 2:
+        return math.nan
+    error = float(change.std()) / math.sqrt(count)
+    return max(2 * float(norm.sf(abs(mean) / error)), least) if error > _ALIKE else least
 
 
 def agresti_min(lost: int, won: int, count: int) -> tuple[float, float]:

@@ -287,12 +287,15 @@ def attack(
         return content
     content |= doubt_classes(content, evaluation, data, device, output, say)
     write_json(content, output / "results.json")
-    save_requested(evaluation, plan, device)
+    save_requested(evaluation, plan, device, say)
     written(output)
     telling.figures(content)
     if plan.export:
         pictures = output / "png"
-        content["export"] = export(engine, data, evaluation.records, pictures, data.batch_size)
+        evaluation.to(device)  # Lightning has moved it to the CPU
+        content["export"] = export(
+            engine, data, evaluation.records, pictures, data.batch_size, device
+        )
         write_json(content, output / "results.json")
         written(output)
         say(export_line(content["export"], pictures))

@@ -23,7 +23,14 @@ from robusttrain.evaluation.cost import check_sources
 from robusttrain.evaluation.covering import boundless, covering, threats_of
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import check_export
-from robusttrain.evaluation.fitting import check_copy, one_threat, refuse_names, settle, short_steps
+from robusttrain.evaluation.fitting import (
+    check_copy,
+    one_threat,
+    refuse_names,
+    refuse_other_radii,
+    settle,
+    short_steps,
+)
 from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import (
@@ -95,6 +102,7 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
             "attacks: there is none, and what was not attacked says nothing about robustness: name"
             " one, or a suite"
         )
+    refuse_other_radii(plan.epsilon, {name: each.attack.threat for name, each in attacks.items()})
     facts = subject.data.facts()
     refuse_few_classes(attacks, facts.num_classes)
     refuse_names(attacks)

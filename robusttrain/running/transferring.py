@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import Batch, ImageData
 from robusttrain.evaluation import one_threat
 from robusttrain.evaluation.covering import covering
+from robusttrain.evaluation.fitting import refuse_other_radii
 from robusttrain.reporting import heat_map, perturbations, png
 from robusttrain.storage.files import may_write, write_json
 from robusttrain.transfer import Crafting, Matrix, Model, Outcome, Planned
 from robusttrain.transfer.commonly_correct import commonly_correct
 from robusttrain.transfer.measuring import measure, part_of_results
 from robusttrain.transfer.plan import TransferPlan
+from robusttrain.transfer.predictions import every_model_right
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,12 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         telling: who listens.
     """
     attacks = {name: Planned(scenario(node, name), node) for name, node in plan.attacks.items()}
+    refuse_own_models(attacks)
     one_threat({name: planned.scenario for name, planned in attacks.items()})
+    refuse_other_radii(
+        plan.epsilon,
+        {name: planned.scenario.attack.threat for name, planned in attacks.items()},
+    )
     output = may_write(Path(plan.output), "--output")
     crafted = may_write(Path(plan.crafted), "--crafted")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,6 +97,7 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
 
     clean = crafting.clean(targets, batches())
     labels = torch.cat([batch.labels.cpu() for batch in batches()])
+    every_model_right(clean, labels)  # or nothing could be measured in the end
     announce(attacks, makers, len(labels), telling.say)
     radii = [("--epsilon", planned.scenario.attack.threat) for planned in attacks.values()]
     for line in covering(radii, data.facts()):
@@ -129,6 +137,18 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         pictured(outcomes, next(iter(makers)), targets[-1], next(iter(batches())), data)
     )
     return matrices
+
+
+def refuse_own_models(attacks: Mapping[str, Planned]) -> None:
+    """Raise UserError if an attack brings another model to differentiate: its rows would say that
+    the images come from the models of the plan.
+    """
+    for name, planned in attacks.items():
+        if planned.scenario.source.other_model:
+            raise UserError(
+                f"--attack {name}: brings a source model of its own; with --models, the models are"
+                " sources"
+            )
 
 
 def build_parties(plan: TransferPlan, device: torch.device) -> Parties:

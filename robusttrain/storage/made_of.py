@@ -56,6 +56,18 @@ def code_in(value: Any) -> str:
     return _short(found) if found else ""
 
 
+def modules_in(value: Any) -> list[nn.Module]:
+    """The modules that a dataclass holds, and the dataclasses and sequences in it."""
+    if isinstance(value, nn.Module):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [each for item in value for each in modules_in(item)]
+    if is_dataclass(value) and not isinstance(value, type):
+        held = [getattr(value, each.name, None) for each in fields(value)]
+        return [each for item in held for each in modules_in(item)]
+    return []
+
+
 def _own_in(value: Any, seen: set[int]) -> Iterator[str]:
     if isinstance(value, FunctionType) or _is_own(type(value)):
         yield _told(value, seen, ())

@@ -30,7 +30,7 @@ from robusttrain.evaluation.scoring import top_classes
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json
 from robusttrain.storage.journal import Journal, weights_of
-from robusttrain.storage.made_of import made_of
+from robusttrain.storage.made_of import code_in, made_of, modules_in
 from robusttrain.transfer.distances import l2, linf, rmsd
 
 
@@ -151,8 +151,14 @@ class Crafting:
             }
             for name in maker
         }
+        scenario = self.attacks[attack].scenario
+        # What options do not say: the user's own code, and what a source has read from a file.
+        code = code_in(scenario)
+        read = [weights_of(each) + made_of(each) for each in modules_in(scenario.source)]
         return {
             "attack": dict(self.attacks[attack].about) | {"name": attack},
+            **({"code": code} if code else {}),
+            **({"source": read} if read else {}),
             # A model's name does not change its images.
             "maker": list(members.values()),
             "fuse": self.fuse if len(maker) > 1 else None,

@@ -1,5 +1,7 @@
 """Parts of the audit on models with known answers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -32,6 +34,7 @@ from robusttrain.attacks import (
     Target,
 )
 from robusttrain.core.errors import OptionError
+from robusttrain.data import Digits
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Records, Rows, Scenario
 from robusttrain.evaluation.audit import Audit, report
@@ -40,6 +43,7 @@ from robusttrain.evaluation.audit.changes import single_step
 from robusttrain.evaluation.audit.finding import Finding, NotRun, beaten, significant, tail
 from robusttrain.evaluation.audit.report import verdict
 from robusttrain.evaluation.audit.subject import Subject
+from robusttrain.evaluation.auditing import begin_audit
 
 from .corpus import IMAGES, evaluation
 from .networks import digits, plain
@@ -311,3 +315,25 @@ def test_noise_from_the_given_streams_is_no_generator_of_its_own():
     assert found.severity == "note"
     assert "it draws from the rng that it is given" in found.measured
     assert found.remedy == "say random = True"
+
+
+def test_the_sample_is_spread_over_all_images():
+    """In a folder images lie class by class: the first of the sorted would be those of few."""
+    data = Digits()
+    data.setup("test")
+    given = []
+
+    class Candidates:
+        candidates = 60
+
+        def before(self, images, labels, indices):
+            given.append(indices)
+            return []
+
+    evaluation = SimpleNamespace(to=lambda device: None)
+    begin_audit(Candidates(), evaluation, data, 0, torch.device("cpu"), print)
+    (indices,) = given
+    assert len(set(indices.tolist())) == 60
+    first = indices[:20].double()
+    assert first.min() < 60
+    assert first.max() > 237  # of 297

@@ -172,3 +172,20 @@ def test_options_of_a_defense_that_is_left_out_are_refused(command, here):
         (line,) = refused.err.strip().splitlines()
         told = "--defense.sigma 0.1: --defense none leaves nothing that it could belong to"
         assert told in line
+
+
+def test_pictures_of_a_network_without_parameters(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "light.py").write_text(
+        "import torch\n\n\nclass Light(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.register_buffer('shift', torch.arange(10.0))\n\n"
+        "    def forward(self, images):\n"
+        "        mean = images.mean((1, 2, 3))\n"
+        "        return mean[:, None] * self.shift\n"
+    )
+    torch.save({"shift": torch.arange(10.0)}, "w.pth")
+    network = ("--model", "light.py:Light", "--weights", "w.pth", "--data", "digits")
+    done = command("evaluate.py", *network, "--export", "png", *FEW)
+    assert done.code == 0, done.err
+    assert len([*tmp_path.rglob("png/fgsm/*.png")]) == 4

@@ -206,6 +206,14 @@ def test_bad_input_is_one_line(transfer, arguments, models, told):
     assert told in line
 
 
+def test_an_attack_with_a_models_file_is_none_on_these_models(transfer, classifiers):
+    """Its rows would be called after models that it never asked."""
+    path = ["--attack.source.path", classifiers["three"]]
+    done = transfer("--attack", "transfer-standard", *path)
+    assert done.code == 2
+    assert "brings a source model of its own" in done.err
+
+
 def test_a_configuration_file_may_name_the_suite(transfer, tmp_path):
     (tmp_path / "suite.yaml").write_text("attacks: [fgsm, fgsm-targeted]\n")
     (tmp_path / "c.yaml").write_text(f"suite: {tmp_path / 'suite.yaml'}\n")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binom
 
 from robusttrain.evaluation.paired import agresti_min, around, compared
 
@@ -11,7 +12,10 @@ from robusttrain.evaluation.paired import agresti_min, around, compared
 def test_the_interval_of_shares_is_that_of_their_mean():
     change = torch.tensor([0.5, -0.5, 0.25, 0.0] * 16, dtype=torch.float64)
     error = float(change.std()) / 8
-    assert around(change) == pytest.approx((0.0625 - 1.959964 * error, 0.0625 + 1.959964 * error))
+    low, high = around(change)
+    assert low <= 0.0625 - 1.959964 * error
+    assert high >= 0.0625 + 1.959964 * error
+    assert high - low < 1.03 * 2 * 1.959964 * error
 
 
 def test_where_nothing_varies_the_interval_still_has_a_width():
@@ -24,6 +28,20 @@ def test_where_nothing_varies_the_interval_still_has_a_width():
     assert drawn.p == 1
     low, high = around(torch.ones(100))
     assert 0.9 < low < high <= 1
+    fallen = compared(torch.ones(100), same, "worst case", random=True)
+    assert fallen.p == pytest.approx(compared(torch.ones(100), same, "", random=False).p)
+
+
+@pytest.mark.parametrize(("count", "share"), [(100, 0.03), (100, 0.05), (50, 0.1)])
+def test_it_covers_the_truth_where_few_images_change(count, share):
+    """Exactly: over all numbers of images that fall, by their chance."""
+
+    def holds(fallen):
+        low, high = around(torch.tensor([-1.0] * fallen + [0.0] * (count - fallen)))
+        return low <= -share <= high
+
+    covered = sum(binom.pmf(n, count, share) for n in range(count + 1) if holds(n))
+    assert covered > 0.94
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.3, 10), (0.1, 12), (-0.7, 3)])
@@ -53,3 +71,4 @@ def test_of_few_images_neither_interval_nor_chance_says_more_than_they_can():
 
 def test_one_image_has_no_interval():
     assert all(math.isnan(end) for end in around(torch.ones(1)))
+    assert math.isnan(compared(torch.ones(1), torch.zeros(1), "", random=True).p)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from robusttrain.attacks import (
     ProjectedGradient,
     Target,
 )
+from robusttrain.config.evaluation import read_plan
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.telling import Telling
 from robusttrain.data import Digits
@@ -26,6 +28,7 @@ from robusttrain.defenses import AdversarialTransform, BitDepth
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.models import MLP
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.evaluating import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PGD = ProjectedGradient(5, 0.01, threat=Linf(0.05))
@@ -104,6 +107,28 @@ def test_two_attacks_of_one_name_are_refused(given, tmp_path):
 def test_names_that_stand_for_something_else_are_refused(given, name):
     with pytest.raises(OptionError, match="no attack can be called that"):
         robusttrain.evaluate(*given, attacks={name: PGD}, **QUIET)
+
+
+@pytest.mark.parametrize("name", ["verdicts", "examples", "finished", "bare_classifier-verdicts"])
+def test_names_of_files_of_the_results_are_refused(given, name):
+    with pytest.raises(OptionError, match=f"files of the results are called {name}"):
+        robusttrain.evaluate(*given, attacks={name: PGD}, **QUIET)
+
+
+def test_images_that_this_run_has_not_written_are_named(given, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr("robusttrain.commands.calls.ALOUD", Telling(lines.append))
+    loud = {**QUIET, "progress": True, "output": tmp_path}
+    robusttrain.evaluate(*given, attacks={"mine": PGD}, save_images=True, **loud)
+    assert not any("not written" in line for line in lines)
+    robusttrain.evaluate(*given, attacks={"other": PGD}, save_images=True, **loud)
+    assert f"{tmp_path}: not written by this run: mine.safetensors" in lines
+
+
+def test_a_plan_with_a_radius_that_no_attack_has_is_refused():
+    plan = read_plan(["--checkpoint", "digits-standard", "--attack", "fgsm"])
+    with pytest.raises(OptionError, match=r"no attack of the plan has this radius \(but 0.031"):
+        evaluate(replace(plan, epsilon=0.1, images=4))
 
 
 def test_names_that_differ_in_a_space_keep_journals_of_their_own(given, tmp_path):
