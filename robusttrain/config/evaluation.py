@@ -28,7 +28,7 @@ from robusttrain.config.first_look import asks_for_others, first_look
 from robusttrain.config.numbers import several
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
-from robusttrain.core.errors import UserError, naming
+from robusttrain.core.errors import OptionError, UserError, naming
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -45,11 +45,14 @@ OTHERWISE = {
     "weights_which",
     *("curve", "curve_effort"),
 }
-#: Of Lightning's Trainer: where an evaluation runs. What it runs on, --images says, which the audit
-#: and the journal know of.
+#: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
-    *("accelerator", "strategy", "devices", "num_nodes", "plugins"),
+    *("accelerator", "strategy", "devices", "num_nodes"),
+    *("limit_test_batches", "fast_dev_run", "plugins"),
 }
+#: Of these, what the audit and the journal know nothing of, at what leaves nothing out (1 is one
+#: batch, 1.0 all).
+WHOLE = {"limit_test_batches": 1.0, "fast_dev_run": False}
 
 
 def parser() -> ArgumentParser:
@@ -152,6 +155,11 @@ def read_plan(
     if path is not None and config.checkpoint is None and packaged.is_packaged(path):
         values |= first_look(values)
     trainer = {key: value for key, value in values["trainer"].items() if value is not None}
+    for name, everything in WHOLE.items():
+        value = trainer.get(name, everything)
+        if value != everything or isinstance(value, float) != isinstance(everything, float):
+            fix = "its audit would be of images that nobody attacked: take --images"
+            raise OptionError(f"--trainer.{name}", value, fix)
     return EvaluationPlan(**{**values, "trainer": trainer})
 
 

@@ -267,6 +267,15 @@ def test_train(refused, arguments, said):
 
 NETWORK = ["--model", "vgg_small"]
 EVALUATE = [
+    (
+        [*NETWORK, "--trainer.limit_test_batches", "1"],
+        "--trainer.limit_test_batches = 1: its audit would be of .*: take --images",
+    ),
+    (
+        [*NETWORK, "--trainer.limit_test_batches", "0.0"],
+        "--trainer.limit_test_batches = 0.0: .*--images",
+    ),
+    ([*NETWORK, "--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run = True: .*--images"),
     ([], "no checkpoint under .*train.py"),
     (["--checkpoint", "nowhere.ckpt"], "--checkpoint = 'nowhere.ckpt': there is no such file"),
     (["--checkpoint", "x.ckpt", *NETWORK], "--checkpoint and --model exclude each other"),

@@ -12,6 +12,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting import bars
 from robusttrain.running.jobs import Call, Job
 from robusttrain.storage.files import write_json
+from studies import does_g_add, test_time_defenses
 from studies.kept import LAST
 from studies.study import Study
 
@@ -128,6 +129,30 @@ def test_a_damaged_file_is_one_line(study, kept, damage):
 def test_a_missing_file_is_said_at_once(study, tmp_path):
     with pytest.raises(UserError, match="--earlier .*nowhere.zip: no such file"):
         study("second", "--earlier", tmp_path / "nowhere.zip")
+
+
+@pytest.mark.parametrize(
+    ("module", "kept"),
+    [
+        (does_g_add, "does_g_add-digits-points.zip"),
+        (test_time_defenses, "test_time_defenses-digits-points.zip"),
+    ],
+)
+def test_studies_find_what_the_docs_keep(module, kept, tmp_path, monkeypatch, capsys):
+    """The same command, with a preset or an option of today: where this fails, the page's figures
+    are those of another plan, and `--earlier` gives nothing.
+    """
+
+    def enough(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("studies.study.carry_out", enough)
+    monkeypatch.chdir(tmp_path)
+    kept = ROOT / "docs/results/studies" / kept
+    with pytest.raises(KeyboardInterrupt):
+        module.run(["--scale", "digits", "--earlier", str(kept)])
+    found, _ = capsys.readouterr().err.split(" point", 1)
+    assert int(found.split()[-1]) > 0
 
 
 @pytest.mark.parametrize(
