@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.config import presets
 from robusttrain.config.attacks import attack_nodes, spelt_out, split_attacks
+from robusttrain.config.build import trusted_nodes
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.command_line import (
     configurations,
@@ -20,6 +21,7 @@ from robusttrain.config.command_line import (
     new_parser,
     plain,
     read,
+    take,
     values_of,
 )
 from robusttrain.config.origins import trained_node
@@ -78,6 +80,16 @@ def models_of(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> l
     return [*map(str, found[-1])] if found and isinstance(found[-1], list) else []
 
 
+def trusted_here(arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What ``--trust`` names, here and in configuration files, before the line is read as a
+    whole.
+    """
+    given, _ = take(arguments, lambda option: option == "--trust")
+    said = [{"trust": node["trust"]} for node in nodes if "trust" in node]
+    line = [f"{option}={value}" for option, value in given]
+    return listed(read(new_parser("trust"), line, (), {}, said).trust)
+
+
 def known(specification: str) -> None:
     """Raise UserError unless a name is that of a model: before data are looked for."""
     recorded = packaged.is_packaged(specification) or specification.endswith(".ckpt")
@@ -85,9 +97,16 @@ def known(specification: str) -> None:
         presets.find("model", specification, "--models")
 
 
-def data_of(models: Iterable[str]) -> Node | None:
+def data_of(models: Iterable[str], trust: Sequence[str] = ()) -> Node | None:
     """The data set on which all those models were trained that say so; None where they differ, or
     none of them says.
+
+    Args:
+        models: as ``--models`` has them.
+        trust: packages and files besides robusttrain whose classes a checkpoint may name.
+
+    Raises:
+        UserError: a class that is not trusted; nothing was imported.
     """
     found: list[Node] = []
     for each in models:
@@ -96,7 +115,10 @@ def data_of(models: Iterable[str]) -> Node | None:
             if node and node not in found:
                 found.append(node)
     kinds = {(node["class_path"], (node.get("init_args") or {}).get("root")) for node in found}
-    return found[0] if len(kinds) == 1 else None
+    trusted: Node | None = None
+    if len(kinds) == 1:
+        trusted = trusted_nodes(found[0], ["robusttrain", *trust])
+    return trusted
 
 
 def read_plan(arguments: Sequence[str]) -> TransferPlan:
@@ -115,7 +137,7 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
         known(each)
     chosen = values_of(rest, "--data") or any("data" in node for node in nodes)
     # Checkpoints are read for it, which takes a while.
-    data = None if chosen else data_of(models)
+    data = None if chosen else data_of(models, trusted_here(rest, nodes))
     config = read(parser(), rest, ("data",), {"data": data or "imagenet"}, nodes)
     attacks = attack_nodes(names or ["fgsm"], overrides, config.epsilon)
     for name, node in attacks.items():

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
-from robusttrain.config.checkpoints import read_recipe
+from robusttrain.config.checkpoints import as_before, read_recipe
 from robusttrain.config.trainer import trainer_from
 from robusttrain.config.watching import watchers
 from robusttrain.core.errors import UserError
@@ -271,18 +271,20 @@ def _as_begun(plan: TrainingPlan, name: str) -> TrainingPlan:
     assert plan.ckpt_path is not None
     old = read_recipe(earlier(plan.ckpt_path, Path(plan.checkpoints) / name))
     begun = old.get("plan") or {}
-    had, has = (begun.get("training") or {}).get("minutes"), plan.training["minutes"]
+    settings, trainer = (begun.get(part) or {} for part in ("training", "trainer"))
+    had, has = settings.get("minutes"), plan.training["minutes"]
     if had != has:
         raise UserError(
             f"--ckpt_path {plan.ckpt_path}: that run was planned with training.minutes = {had},"
             f" this one with {has:g}: give the same, or start a new run without --ckpt_path"
         )
+    # No class that the file names is taken from it: of this plan's own ways, the one that it chose.
+    ways = [_with_steps(plan.training, steps) for steps in STEPS]
+    began = as_before(settings.get("objective"))
+    chosen = [way for way in ways if as_before(way["objective"]) == began]
     return replace(
         plan,
-        training={**plan.training, "objective": begun["training"]["objective"]},
-        ema=begun["ema"],
-        trainer={
-            **plan.trainer,
-            **{key: begun["trainer"][key] for key in CHOSEN},
-        },
+        training=(chosen or ways)[0],
+        ema=begun.get("ema", plan.ema),
+        trainer={**plan.trainer, **{key: trainer.get(key) for key in CHOSEN}},
     )

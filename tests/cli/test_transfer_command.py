@@ -259,6 +259,18 @@ def test_which_data_models_bring(tmp_path):
     assert models_of(["--seed", "1", "--models", "c", "d", "--images", "2"], [file]) == ["c", "d"]
 
 
+def test_the_data_that_a_checkpoint_names_are_of_trusted_classes(tmp_path, command):
+    """Nothing of a file that it names is run."""
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    node = {"class_path": "robusttrain.models.MLP", "init_args": {}}
+    data = {"class_path": f"{tmp_path / 'theirs.py'}:Data", "init_args": {}}
+    torch.save({"state_dict": {}, "robusttrain": recipe_of(node, None, data)}, tmp_path / "a.ckpt")
+    done = command("evaluate.py", "--models", tmp_path / "a.ckpt", "--attack", "fgsm")
+    assert done.code == 2
+    assert "--trust" in done.err
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

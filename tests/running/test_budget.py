@@ -1,14 +1,16 @@
 """A stated time chooses the length of a run and its inner steps, by what was measured."""
 
+import copy
 import math
 
 import pytest
 import torch
 
+from robusttrain.config.checkpoints import recipe_of
 from robusttrain.config.training import read_plan
 from robusttrain.core.errors import UserError
 from robusttrain.running import budget
-from robusttrain.running.budget import Pace, within
+from robusttrain.running.budget import Pace, _as_begun, _with_steps, within
 from robusttrain.running.training import Job, trained_first
 from robusttrain.training.cost import Look
 
@@ -182,3 +184,30 @@ def test_what_costs_more_later_is_measured_as_it_will_be(monkeypatch):
     assert type(epochs[0]).__name__ == "AWP"
     assert {*looks} == {5}
     assert pace.validation == 1.0 + len(looks) * 10.0 / 5
+
+
+def test_no_class_is_taken_from_the_run_that_goes_on(tmp_path):
+    """A checkpoint from elsewhere may name any class, with any arguments."""
+    file = tmp_path / "last.ckpt"
+    options = ["--training", "budget", "--training.minutes", "1", "--ckpt_path", str(file)]
+    plan = read_plan(options)
+
+    def begun(objective):
+        trainer = {"max_epochs": 7, "limit_train_batches": 3, "precision": "bf16-mixed"}
+        old = {**plan.to_json(), "trainer": trainer, "ema": 0.5}
+        old["training"] = {**plan.training, "objective": objective}
+        node = {"class_path": "robusttrain.models.MLP", "init_args": {}}
+        data = {"class_path": "robusttrain.data.Digits", "init_args": {}}
+        torch.save({"robusttrain": recipe_of(node, None, data) | {"plan": old}}, file)
+        return _as_begun(plan, "any")
+
+    finer = _with_steps(plan.training, 5)["objective"]
+    assert begun(finer).training["objective"] == finer != plan.training["objective"]
+    assert begun(finer).trainer["max_epochs"] == 7
+    evil = copy.deepcopy(plan.training["objective"])
+    evil["init_args"]["label_smoothing"] = {
+        "class_path": "pathlib.Path",
+        "init_args": {"args": "/"},
+    }
+    for objective in (evil, {"class_path": "subprocess.Popen"}, None):
+        assert begun(objective).training["objective"] == plan.training["objective"]
