@@ -27,7 +27,8 @@ CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)
 #: Where a module keeps its registered parameters and submodules.
 REGISTERED = ("_parameters", "_modules")
 
-_following: ContextVar[frozenset[int]] = ContextVar("following", default=frozenset())
+#: Modules by their id; None: not even those.
+_following: ContextVar[frozenset[int] | None] = ContextVar("following", default=frozenset())
 
 
 @contextmanager
@@ -36,11 +37,26 @@ def following(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     Such buffers are running statistics that are meant to follow the attack's images.
     """
-    token = _following.set(_following.get() | {id(module) for module in modules})
+    token = _following.set((_following.get() or frozenset()) | {id(module) for module in modules})
     try:
         yield
     finally:
         _following.reset(token)
+
+
+@contextmanager
+def followed_by_none() -> Iterator[None]:
+    """Within this context, attacks put all buffers back, whatever `following` says around it."""
+    token = _following.set(None)
+    try:
+        yield
+    finally:
+        _following.reset(token)
+
+
+def may_follow() -> bool:
+    """Whether running statistics may follow an attack's images here."""
+    return _following.get() is not None
 
 
 @contextmanager
@@ -58,7 +74,7 @@ def prepared(model: nn.Module) -> Iterator[None]:
     a first pass builds, since another pass would draw them anew.
     """
     modules = list(model.modules())
-    followed = _following.get()
+    followed = _following.get() or frozenset()
     before = [_Before(module) for module in modules]
     values = _Values(
         [
@@ -72,8 +88,12 @@ def prepared(model: nn.Module) -> Iterator[None]:
             *(tensor for state in before for tensor in state.tensors),
         ]
     )
+    # Tensors that stand in for weights, as within AWP, are no leaves: torch lets nobody switch off
+    # their gradients, and no attack's gradient goes there.
     wanted = [
-        (each, each.requires_grad, each.grad) for each in model.parameters() if not is_lazy(each)
+        (each, each.requires_grad, each.grad)
+        for each in model.parameters()
+        if not is_lazy(each) and each.is_leaf
     ]
     devices = {parameter.device for parameter, _, _ in wanted if parameter.is_cuda}
     try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.prepare import prepared
+from robusttrain.attacks.prepare import followed_by_none, prepared
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.defenses.searched import searched
@@ -82,8 +82,10 @@ class ClassifierSearch(Defense, ABC):
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         queried = self.differentiated()
-        if not any(module.training for module in queried.model.modules()):
-            return searched(self.attack, queried, images, rng)
-        # In training, batch norm must neither follow these passes nor mix the images of a batch.
-        with prepared(queried.model):
-            return searched(self.attack, queried, images, rng)
+        # In training, batch norm must neither follow these passes nor mix the images of a batch:
+        # not even where the inner attack lets it.
+        with followed_by_none():
+            if not any(module.training for module in queried.model.modules()):
+                return searched(self.attack, queried, images, rng)
+            with prepared(queried.model):
+                return searched(self.attack, queried, images, rng)

@@ -22,8 +22,9 @@ class Vote(Defense):
     section 4; P4 5.1].
 
     What stands behind the vote sees one draw after the other, in a `Chain` the later defenses, too.
-    The answer is a vector of log-probabilities. In training mode there is one draw for a step, as
-    Guo et al. train. A pass costs as many passes of the classifier as there are draws.
+    The answer is a vector of log-probabilities. In training mode there is one draw for a loss, as
+    Guo et al. train; an inner attack, which asks in evaluation mode, takes all. A pass costs as
+    many passes of the classifier as there are draws.
 
     Args:
         defense: draws something.

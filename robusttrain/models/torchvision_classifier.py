@@ -78,6 +78,11 @@ class TorchvisionClassifier(nn.Module):
         """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""
         return self.network(self.normalize(images))
 
+    def no_weight_decay(self) -> set[str]:
+        """The names of parameters that are positions and tokens of a transformer."""
+        undecayed = ("class_token", "pos_embedding", "relative_position_bias_table")
+        return {name for name, _ in self.named_parameters() if name.endswith(undecayed)}
+
 
 def _builder(name: str) -> tuple[Any, dict[str, Any]]:
     """What makes a classifier of that name, and the weights that torchvision has for it."""
@@ -132,9 +137,16 @@ def _network(name: str, builder: Any, classes: int, weights: Any, size: int | No
     fitting = {
         key: value for key, value in state.items() if key in own and own[key].shape == value.shape
     }
-    if classes == len(weights.meta["categories"]) and (missing := sorted(own.keys() - fitting)):
+    # Counts of batches, which older files lack, are no weights.
+    missing = {key for key in own if key not in fitting and "num_batches_tracked" not in key}
+    if missing and classes != (theirs := len(weights.meta["categories"])):
+        # The last layers alone depend on the number of classes: these are new.
+        with torch.device("meta"):
+            other = builder(num_classes=theirs, **arguments).state_dict()
+        missing = {key for key in missing if other[key].shape == own[key].shape}
+    if missing:
         raise UserError(
-            f"weights = {weights.name!r}: does not fit {name} at this size ({missing[0]}): leave"
+            f"weights = {weights.name!r}: does not fit {name} at this size ({min(missing)}): leave"
             " out image_size"
         )
     network.load_state_dict(fitting, strict=False)

@@ -43,9 +43,11 @@ class Place:
         )
 
 
-def placed(ckpt_path: str | None, runs: Path, recipe: dict[str, Any]) -> Place:
+def placed(
+    ckpt_path: str | None, runs: Path, recipe: dict[str, Any], plan: Mapping[str, Any]
+) -> Place:
     """The place of a run; arguments as for `resumed`."""
-    resume = resumed(ckpt_path, runs, recipe)
+    resume = resumed(ckpt_path, runs, recipe, plan)
     # A file that lies elsewhere starts a folder of its own, beside this run's others.
     at_home = resume is not None and resume.resolve().parent.parent == runs.resolve()
     version = resume.parent.name if resume and at_home else next_version(runs)
@@ -85,8 +87,16 @@ def earlier(ckpt_path: str, folder: Path) -> Path:
     return found[-1]
 
 
-def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path | None:
+def resumed(
+    ckpt_path: str | None, folder: Path, recipe: dict[str, Any], plan: Mapping[str, Any]
+) -> Path | None:
     """The checkpoint to go on from, None for a new run.
+
+    Args:
+        ckpt_path: as the option has it.
+        folder: of the run's versions.
+        recipe: of the run.
+        plan: the run's plan, as JSON.
 
     Raises:
         UserError: there is none, or it belongs to a run that was configured differently; what
@@ -109,6 +119,16 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
         recipe["run"]["compile"] = began
     old = _said_since(old, recipe["run"])
     before, now = (flat(as_before(_comparable(each))) for each in (old, recipe))
+    if old.get("plan"):
+        before |= _beside(old["plan"])
+        now |= _beside(plan)
+        if not (before["robust.every"] and now["robust.every"]):  # nothing to compare with
+            before, now = (
+                {key: to for key, to in each.items() if not key.startswith("robust.")}
+                for each in (before, now)
+            )
+        before.pop("robust.every", None)
+        now.pop("robust.every", None)
     # Its optimizer first: figures differ with it.
     for name in sorted({*before, *now}, key=lambda name: (name != "training.optimizer", name)):
         absent = LATER.get(name.rpartition(".")[2])
@@ -119,6 +139,29 @@ def resumed(ckpt_path: str | None, folder: Path, recipe: dict[str, Any]) -> Path
                 " same options, or start a new run without --ckpt_path"
             )
     return path
+
+
+def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan says of its steps besides the recipe, and of the figures by which an epoch is the
+    best.
+    """
+    trainer, robust = plan["trainer"], dict(plan["robust"])
+    named = robust["attacks"] or []
+    said = {
+        # Lightning has several names for it.
+        "trainer.precision": {"32": "32-true", "None": "32-true"}.get(
+            precision := str(trainer.get("precision")), precision
+        ),
+        "trainer.accumulate_grad_batches": trainer.get("accumulate_grad_batches") or 1,
+        "trainer.gradient_clip_val": trainer.get("gradient_clip_val") or None,
+        "robust.attacks": [named] if isinstance(named, str) else list(named),
+    }
+    if said["trainer.gradient_clip_val"] is not None:
+        clipping = trainer.get("gradient_clip_algorithm") or "norm"
+        said["trainer.gradient_clip_algorithm"] = clipping
+    return said | {
+        f"robust.{name}": robust[name] for name in ("every", "epsilon", "images", "draws")
+    }
 
 
 def _said_since(old: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         )
     recipe = job.recipe()
     job.data.replays = objective.replays
-    place = placed(plan.ckpt_path, checkpoints / job.name, recipe)
+    place = placed(plan.ckpt_path, checkpoints / job.name, recipe, plan.to_json())
     keeping = keepers(plan, monitor, place.folder, say)
     trainer = trainer_from(
         plan.trainer,

@@ -81,6 +81,15 @@ class AWP(TrainingObjective):
     def check(self, model: DefendedClassifier) -> None:
         self.objective.check(model)
 
+    def check_images(self, model: DefendedClassifier, images: Tensor) -> None:
+        self.objective.check_images(model, images)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.objective.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.objective.restore(state)
+
     @property
     def passes_at_once(self) -> int:
         return self.objective.passes_at_once

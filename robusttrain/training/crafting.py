@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robusttrain.attacks import Attack, Source
-from robusttrain.attacks.prepare import following
+from robusttrain.attacks.prepare import following, may_follow
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_twin
 from robusttrain.models.defended import DefendedClassifier
@@ -119,7 +119,8 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     """
 
     def wake(layer: nn.Module, _: Any) -> None:
-        layer.training = True
+        if may_follow():  # and not in a search of the defense's own
+            layer.training = True
 
     awake = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.training]
     handles = [layer.register_forward_pre_hook(wake) for layer in awake]
@@ -174,7 +175,9 @@ def craft(
         own = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         fast = fast_twin(model.classifier, dtype or own)
         attacked = model if fast is model.classifier else DefendedClassifier(model.defense, fast)
-        with torch.autocast(kind, enabled=attacked is model and torch.is_autocast_enabled(kind)):
+        # Weights in no other type than the model's: autocast, unless float32 is asked for.
+        cast = attacked is model and dtype != torch.float32 and torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=cast):
             return attack(
                 source(attacked).to(images.device), images, hard(labels), rng.fold("inner attack")
             )

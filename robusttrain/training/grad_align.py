@@ -67,6 +67,10 @@ class GradAlign(TrainingObjective):
         return self.threat or (Linf() if inner is None else inner.attack.threat)
 
     @property
+    def warmup(self) -> int:  # type: ignore[override]
+        return self.objective.warmup
+
+    @property
     def takes_mixed_labels(self) -> bool:  # type: ignore[override]
         return self.objective.takes_mixed_labels
 
@@ -86,6 +90,15 @@ class GradAlign(TrainingObjective):
 
     def check(self, model: DefendedClassifier) -> None:
         self.objective.check(model)
+
+    def check_images(self, model: DefendedClassifier, images: Tensor) -> None:
+        self.objective.check_images(model, images)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.objective.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.objective.restore(state)
 
     @property
     def passes_at_once(self) -> int:

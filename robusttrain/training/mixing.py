@@ -42,6 +42,7 @@ def mix(
     images, labels = (torch.cat([of_previous(each[-1:]), each]) for each in (images, labels))
     # torchvision draws from torch's global generator, on the CPU
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(of_first(rng.fold("mix").keys[:1])))
+        # This generator alone: `torch.manual_seed` would seed those of accelerators, too.
+        torch.default_generator.manual_seed(int(of_first(rng.fold("mix").keys[:1])))
         mixed: tuple[Tensor, Tensor] = transform(images, labels)
     return mixed[0][1:], mixed[1][1:]

@@ -26,7 +26,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from robusttrain.core.errors import OptionError, first_line
-from robusttrain.models import TimmClassifier
+from robusttrain.models import TimmClassifier, TorchvisionClassifier
 
 _log = logging.getLogger(__name__)
 
@@ -157,10 +157,12 @@ def make(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
 
 
 def undecayed(model: nn.Module) -> set[str]:
-    """The names of parameters that networks of timm inside of a model say must not decay."""
+    """The names of parameters that networks of timm and torchvision inside of a model say must not
+    decay.
+    """
     return {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
-        if isinstance(module, TimmClassifier)
+        if isinstance(module, TimmClassifier | TorchvisionClassifier)
         for name in module.no_weight_decay()
     }

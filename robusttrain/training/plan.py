@@ -163,6 +163,8 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         at_least("--seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise OptionError("--seed", self.seed, "must lie below 2^32, as numpy's seeds do")
         below_one("--ema", self.ema)
         one_of("--compile", self.compile, COMPILE)
         at_least("--early_stopping", self.early_stopping, 0)

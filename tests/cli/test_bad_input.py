@@ -218,6 +218,7 @@ TRAIN = [
     ),
     (["--ema", "2"], "--ema = 2.0"),
     (["--seed", "-1"], "--seed = -1"),
+    (["--seed", "5000000000"], "--seed = 5000000000: must lie below"),
     (["--early_stopping", "-1"], "--early_stopping = -1"),
     (["--robust.images", "0"], "--robust.images = 0"),
     (["--robust.every", "-1"], "--robust.every = -1"),

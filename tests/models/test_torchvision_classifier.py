@@ -47,6 +47,20 @@ def test_with_another_number_of_classes_the_last_layer_is_new(weights):
     assert model.pretrained_classes == 1000  # so that evaluate.py refuses it without --weights
 
 
+def test_weights_that_fit_in_part_are_refused(weights):
+    """With another number of classes, too: only the last layer is new then."""
+    weights["layer1.0.conv1.weight"] = weights["layer1.0.conv1.weight"][:, :3]
+    for classes in (5, 1000):
+        with pytest.raises(UserError, match=r"does not fit resnet18 .*layer1\.0\.conv1"):
+            TorchvisionClassifier("resnet18", classes, weights="DEFAULT")
+
+
+def test_counts_of_batches_may_be_missing(weights):
+    for name in [name for name in weights if "num_batches" in name]:
+        del weights[name]
+    assert TorchvisionClassifier("resnet18", 1000, weights="DEFAULT").pretrained_classes == 1000
+
+
 def test_other_channels_answer_to_grey_images_alike(weights):
     colour = TorchvisionClassifier("resnet18", 1000, weights="DEFAULT").eval()
     grey = TorchvisionClassifier("resnet18", 1000, weights="DEFAULT", in_channels=1).eval()

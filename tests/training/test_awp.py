@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from robusttrain.attacks import KLDivergence, Linf, ProjectedGradient
+from robusttrain.attacks import IdentityBackward, KLDivergence, Linf, ProjectedGradient
 from robusttrain.core.errors import OptionError
+from robusttrain.defenses import AntiAdversary, Hedge
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training import AWP, MART, TRADES, Adversarial, Free, Standard
+from robusttrain.training import AWP, MART, TRADES, Adversarial, Free, GradAlign, Standard
 
 LABELS = torch.tensor([0, 2, 1, 1])
 PGD = ProjectedGradient(steps=2, step_size=0.05, threat=Linf(0.1))
@@ -59,6 +60,37 @@ def test_around_any_objective(images, streams, convnet, inner):
     losses.mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("search", [AntiAdversary, Hedge])
+@pytest.mark.parametrize("inner", [Standard(), Adversarial(PGD, IdentityBackward())])
+def test_behind_a_defense_that_asks_the_classifier(images, streams, convnet, search, inner):
+    """The search meets w + v, which nobody can switch off the gradients of."""
+    model = DefendedClassifier(search(), convnet()).train()
+    losses, _ = AWP(inner, 0.02)(model, images(), LABELS, streams())
+    losses.mean().backward()
+    for parameter in model.parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.requires_grad
+
+
+def test_what_the_objective_inside_carries_and_refuses():
+    inside = Free(replays=1)
+    inside.restore({"delta": torch.ones(4, 3, 8, 8)})
+    for outside in (AWP(inside), GradAlign(AWP(inside, warmup=10))):
+        assert outside.state().keys() == {"delta"}
+        outside.restore({"delta": torch.zeros(4, 3, 8, 8)})
+        assert not inside.state()["delta"].any()
+        inside.restore({"delta": torch.ones(4, 3, 8, 8)})
+    assert GradAlign(AWP(Standard(), warmup=10)).warmup == 10
+    asked = []
+
+    class Looks(Standard):
+        def check_images(self, model, images):
+            asked.append(images)
+
+    GradAlign(AWP(Looks())).check_images(None, torch.ones(1))
+    assert len(asked) == 1
 
 
 def test_each_layer_moves_by_its_own_norm_and_vectors_stay(images, streams, convnet):

@@ -7,7 +7,7 @@ from torch import nn
 
 from robusttrain.attacks import IdentityBackward, Linf, ProjectedGradient
 from robusttrain.core.errors import OptionError
-from robusttrain.defenses import AdversarialTransform
+from robusttrain.defenses import AdversarialTransform, AntiAdversary, Hedge
 from robusttrain.models import VGGSmall
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import TRADES, Adversarial, Standard
@@ -128,3 +128,28 @@ def test_the_meter_hears_of_attacks_inside_alone(images, streams, linear):
 def test_errors_name_the_option(objective):
     with pytest.raises(OptionError, match="^batch_norm = 'off'"):
         objective(batch_norm="off")
+
+
+@pytest.mark.parametrize("asked", [torch.float32, None])
+def test_float32_is_kept_by_a_network_that_is_attacked_itself(images, streams, asked):
+    """Without batch norm that could be folded there is no copy of another type."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3))
+    seen, model = set(), DefendedClassifier(None, network).train()
+    network[1].register_forward_hook(lambda layer, given, out: seen.add(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16), crafting_in(asked):
+        craft(model, FAST, Adversarial().source, images(), LABELS, streams())
+    assert seen == {asked or torch.bfloat16}
+
+
+@pytest.mark.parametrize("search", [AntiAdversary, Hedge])
+def test_a_search_of_the_defense_moves_no_statistics(images, streams, convnet, search):
+    """Although the inner attack's own passes do: an image's g depends on no neighbour."""
+    counts = []
+    for defense in (None, search()):
+        model = DefendedClassifier(defense, convnet()).train()
+        source = Adversarial().source if defense is None else IdentityBackward()
+        craft(model, FAST, source, images(), LABELS, streams(), "train")
+        norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+        assert all(each.training for each in norms)
+        counts.append([int(each.num_batches_tracked) for each in norms])
+    assert counts[0] == counts[1] != [0] * len(counts[0])

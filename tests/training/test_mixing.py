@@ -43,3 +43,11 @@ def test_draws_belong_to_the_images(images, streams, kind):
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
+
+
+def test_accelerators_draw_as_before(images, streams, monkeypatch):
+    """All processes share the draw of the mixture, and none of dropout's."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    before = torch.random.get_rng_state()
+    mix(images(), torch.tensor([0, 1, 2, 0]), "cutmix", 1.0, 3, streams())
+    assert torch.equal(torch.random.get_rng_state(), before)

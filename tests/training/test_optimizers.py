@@ -8,7 +8,7 @@ from robusttrain.config import presets
 from robusttrain.config.checkpoints import as_before
 from robusttrain.config.training import read_plan
 from robusttrain.core.errors import OptionError, UserError
-from robusttrain.models import TimmClassifier
+from robusttrain.models import TimmClassifier, TorchvisionClassifier
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import RobustTraining
 from robusttrain.training.optimizers import make, undecayed
@@ -112,6 +112,15 @@ def test_positions_of_a_vision_transformer_do_not_decay():
     left = {id(p) for g in made.param_groups if not g["weight_decay"] for p in g["params"]}
     assert id(network.network.pos_embed) in left
     assert id(network.network.blocks[0].mlp.fc1.weight) not in left
+
+
+def test_nor_do_those_of_torchvisions():
+    with torch.device("meta"):
+        model = DefendedClassifier(None, TorchvisionClassifier("vit_b_32", image_size=32))
+    assert undecayed(model) == {
+        "classifier.network.class_token",
+        "classifier.network.encoder.pos_embedding",
+    }
 
 
 def test_what_is_frozen_is_left_out():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 from robusttrain.training.callbacks.overfitting import Overfitting
@@ -24,7 +24,8 @@ class Undo(pl.Callback):
 
     The checkpoints of the epoch that collapsed hold what was validated then; the next epoch begins
     with the weights of the best one. What a checkpoint by another figure than robust accuracy took
-    for the best may be the collapsed network (clean accuracy rises), so that search starts anew.
+    for the best may be the collapsed network (clean accuracy rises), so that search starts anew,
+    and so does the patience of early stopping by such a figure.
 
     Args:
         guard: what looks out for overfitting; it stands before this callback.
@@ -66,15 +67,20 @@ class Undo(pl.Callback):
                 averaged: Any = callback._average_model.module
                 averaged.model.load_state_dict(self.best)
                 callback._average_model.n_averaged.fill_(1)  # a mean counts them as one
-            if isinstance(callback, ModelCheckpoint) and str(callback.monitor).startswith("val/"):
+            if not str(getattr(callback, "monitor", None)).startswith("val/"):
+                continue
+            if isinstance(callback, ModelCheckpoint):
                 callback.best_k_models.clear()
                 callback.best_model_score = None
+            if isinstance(callback, EarlyStopping):
+                worst = torch.inf if callback.mode == "min" else -torch.inf
+                callback.best_score, callback.wait_count = torch.tensor(worst), 0
         for optimizer in trainer.optimizers:
             optimizer.state.clear()
         pl_module.objective, self.best, self.done = stronger, {}, True
         self.guard.trains_against(stronger.inner())
         if trainer.is_global_zero:
-            epoch = int(self.guard.best["epoch"])
+            epoch = int(self.guard.best["epoch"]) + 1  # counted as the log does
             self.say(
                 f"undone: training goes on from the weights of epoch {epoch}"
                 f" with {stronger.cost().inner} gradient evaluations of the inner attack, and takes"

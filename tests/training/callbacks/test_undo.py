@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from small_runs import F_A
 
 from robusttrain.data import Digits
@@ -86,7 +86,7 @@ def test_a_run_goes_on_from_its_best_epoch(tmp_path):
     assert [type(each) for each in seen.objectives] == [NFGSM] * 3 + [Adversarial]
     assert seen.objectives[-1].attack.steps == 2
     assert lines == [
-        "undone: training goes on from the weights of epoch 0 with 2 gradient evaluations of the"
+        "undone: training goes on from the weights of epoch 1 with 2 gradient evaluations of the"
         " inner attack, and takes longer from here"
     ]
     assert undo.best == {}
@@ -96,14 +96,21 @@ def test_a_run_goes_on_from_its_best_epoch(tmp_path):
 def test_checkpoints_hold_what_was_validated(tmp_path):
     """Those of the epoch that collapsed, too; and the search for the best one starts anew."""
     every = ModelCheckpoint(tmp_path / "all", "{epoch}", save_top_k=-1, monitor="val/accuracy")
+    patient = EarlyStopping("val/accuracy", mode="max", patience=9)
     best = ModelCheckpoint(tmp_path, "best", monitor="val/accuracy", mode="max")
     seen, scores = Seen(None), {}
 
     class Look(pl.Callback):
         def on_train_epoch_start(self, trainer, module):
             scores[trainer.current_epoch] = best.best_model_score
+            if trainer.current_epoch == 2:  # as the collapsed network has it
+                patient.best_score, patient.wait_count = torch.tensor(0.9), 5
+            if trainer.current_epoch == 3:
+                assert patient.best_score == -torch.inf
+                assert patient.wait_count == 0
 
-    fitted(tmp_path, 4, [seen, Undo(seen, print), Look(), every, best])
+    fitted(tmp_path, 4, [seen, patient, Undo(seen, print), Look(), every, best])
+    assert patient.best_score > 0
     for epoch in range(4):
         kept = torch.load(tmp_path / "all" / f"epoch={epoch}.ckpt", weights_only=True)
         for name, value in seen.weights[epoch].items():

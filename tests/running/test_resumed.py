@@ -1,0 +1,52 @@
+"""A run goes on with the steps, and by the figures, that it began with."""
+
+import pytest
+import torch
+
+from robusttrain.config.training import read_plan
+from robusttrain.core.errors import UserError
+from robusttrain.running.resuming import resumed
+from robusttrain.running.training import Job
+
+WORDS = ["--data", "digits", "--data.image_size", "8", "--model", "mlp"]
+WORDS += ["--training.schedule", "constant"]
+
+
+def going_on(folder, first, then):
+    """What becomes of ``--ckpt_path`` with these options after those."""
+    for words in (first, then):
+        plan = read_plan([*WORDS, *words])
+        recipe, file = Job(plan).recipe(), folder / "last.ckpt"
+        if words is first:
+            torch.save({"robusttrain": {**recipe, "plan": plan.to_json()}}, file)
+    return resumed(str(file), folder, recipe, plan.to_json())
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        (["--robust.epsilon", "0.5"], "robust.epsilon = None, this one 0.5"),
+        (["--robust.images", "64"], "robust.images = 128, this one 64"),
+        (["--robust.attacks", "fgsm"], r"robust.attacks = \[\], this one \['fgsm'\]"),
+        (["--robust.draws", "1"], "robust.draws = 3, this one 1"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision = '32-true', this one 'bf16"),
+        (["--trainer.accumulate_grad_batches", "4"], "accumulate_grad_batches = 1, this one 4"),
+        (["--trainer.gradient_clip_val", "0.1"], "trainer.gradient_clip"),
+    ],
+)
+def test_other_steps_or_figures_are_refused(then, told, tmp_path):
+    with pytest.raises(UserError, match=told):
+        going_on(tmp_path, [], then)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ([], ["--trainer.precision", "32-true", "--trainer.max_epochs", "9"]),
+        ([], ["--trainer.accumulate_grad_batches", "1", "--pictures.every", "9"]),
+        (["--robust.every", "0"], ["--robust.every", "0", "--robust.images", "64"]),
+        (["--robust.every", "2"], []),
+    ],
+)
+def test_the_same_under_another_name_goes_on(first, then, tmp_path):
+    assert going_on(tmp_path, first, then) == tmp_path / "last.ckpt"
