@@ -230,9 +230,12 @@ class Attack(ABC):
     @property
     def reach(self) -> float | None:
         """How far all steps together can carry an image, in the threat's units; None where nobody
-        says. What is less than the radius leaves a part of the ball out.
+        says. What is less than the radius leaves a part of the ball out. A wrapper reaches as far
+        as the farthest of its members.
         """
-        return None
+        reached = [member.reach for member in self.members]
+        known = [each for each in reached if each is not None]
+        return max(known) if known and len(known) == len(reached) else None
 
     @property
     def rounds_well(self) -> bool:

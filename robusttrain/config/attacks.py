@@ -19,6 +19,7 @@ import jsonargparse
 import yaml
 
 from robusttrain.attacks import Attack, Source
+from robusttrain.attacks.parts.updates import STEEPEST
 from robusttrain.config import presets
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
@@ -36,6 +37,7 @@ from robusttrain.config.parts import (
 )
 from robusttrain.config.suites import OPTIONS, suite, suite_settings
 from robusttrain.core.errors import OptionError, UserError, at_least, under
+from robusttrain.core.parts import class_name
 from robusttrain.evaluation import Scenario
 
 _log = logging.getLogger(__name__)
@@ -97,6 +99,7 @@ def split_attacks(
 
 #: Arguments of which one alone may be given: who sets one takes the preset's other away.
 EITHER = {"step_size": "relative_step_size", "relative_step_size": "step_size"}
+THREAT = ["threat", "class_path"]
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
 
 
@@ -215,15 +218,33 @@ def attack_nodes(
             _override(node, key.split("."), value)
             other = EITHER.get(key)
             if other in (node.get("init_args") or {}) and not any(
-                given.rpartition(".")[2] == other for given, _ in overrides
+                given in (other, f"{name}.{other}") for given, _ in overrides
             ):
                 _override(node, [str(other)], None)
             node = with_members(node, name, option, (name,))  # those that the override named
+        changes = [key.split(".") for key, _ in overrides]
+        changes = [parts for parts in changes if parts[0] == name or parts[0] not in nodes]
+        moved = any(parts[-1] == "threat" or parts[-2:] == THREAT for parts in changes)
+        if moved and not any("rule" in parts for parts in changes):
+            _with_rules_of(node)
         if epsilon is not None:
             at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
             _override(node, ["threat", "epsilon"], epsilon)
         read[name] = plain(number(node))
     return read
+
+
+def _with_rules_of(node: Any) -> None:
+    """Exchange rules of steepest ascent in a node for that of the threat's norm, in place."""
+    for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _with_rules_of(item)
+    rule, threat = (node.get(key) if isinstance(node, dict) else None for key in ("rule", "threat"))
+    if not (isinstance(rule, dict) and isinstance(threat, dict)):
+        return
+    steepest = {type(each).__name__ for each in STEEPEST.values()}
+    norm = getattr(resolve(str(threat.get("class_path"))), "norm", None)
+    if class_name(str(rule.get("class_path"))) in steepest and norm in STEEPEST:
+        rule["class_path"] = f"robusttrain.attacks.{type(STEEPEST[norm]).__name__}"
 
 
 def _content(name: str, said: Any, option: str) -> dict[str, Any]:

@@ -43,7 +43,9 @@ FEWER_CLASSES = {
     "autoattack-rand-through-defense": "autoattack-rand-few-classes-through-defense",
 }
 #: What a suite may set of the options of evaluate.py; the command line overrides it.
-OPTIONS = ("survivors", "images", "known_draw", "bare_classifier")
+OPTIONS = ("survivors", "images", "known_draw", "bare_classifier", "epsilon")
+#: What else it may say: of transfer between models.
+OF_TRANSFER = ("epsilon", "held_out")
 
 
 class Entry(NamedTuple):
@@ -179,8 +181,13 @@ def entries(name: str) -> list[Entry]:
     Raises:
         UserError: no such suite, or one that is not written as `FACTS` and the module's head say.
     """
-    where = f"--suite {name}"
-    listed = presets.read("suite", name).get("attacks")
+    where, content = f"--suite {name}", presets.read("suite", name)
+    for key in content.keys() - {"attacks", *OPTIONS, *OF_TRANSFER}:
+        near = difflib.get_close_matches(str(key), [*OPTIONS, *OF_TRANSFER], n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else "a suite may say attacks and"
+        every = "" if near else f" {', '.join(dict.fromkeys([*OPTIONS, *OF_TRANSFER]))}"
+        raise UserError(f"{where}: there is no option {key} of a suite; {hint}{every}")
+    listed = content.get("attacks")
     if not isinstance(listed, list) or not listed:
         raise UserError(f"{where}: the file must hold a list of presets under 'attacks'")
     return [_entry(item, where) for item in listed]

@@ -25,14 +25,12 @@ from robusttrain.config.command_line import (
     values_of,
 )
 from robusttrain.config.origins import trained_node
+from robusttrain.config.suites import OF_TRANSFER
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import Node
 from robusttrain.storage import packaged
 from robusttrain.transfer.plan import TransferPlan
-
-#: What a suite may set of these options; the command line overrides it.
-SUITE_OPTIONS = ("epsilon", "held_out")
 
 
 def chosen(arguments: Sequence[str]) -> bool:
@@ -131,7 +129,7 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
     if "--help" in arguments or "-h" in arguments:
         parser().parse_args(["--help"])
     nodes, arguments = configurations(arguments)
-    names, overrides, rest = split_attacks(spelt_out(arguments, nodes), nodes, SUITE_OPTIONS)
+    names, overrides, rest = split_attacks(spelt_out(arguments, nodes), nodes, OF_TRANSFER)
     models = models_of(rest, nodes)
     for each in models:
         known(each)

@@ -26,6 +26,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Advance, unwatched
+from robusttrain.evaluation.covering import is_no_bound
 from robusttrain.evaluation.fitting import ask_about, one_threat, refuse_outside
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scenario import Scenario
@@ -414,14 +415,17 @@ class Engine:
 
         The target has to repeat itself, and the attack has to ask a source that answers as the
         target does: an attacker with another model is not told what the target says. An attack
-        that seeks the nearest adversarial image goes on after the first.
+        that seeks the nearest adversarial image goes on after the first, and so does one that no
+        radius bounds, since how far it goes is its figure.
         """
         scenario = self.scenarios[name]
+        threat = scenario.attack.threat
         return (
             not self.random
             and not self._discloses
             and scenario.source.same_forward
             and not scenario.attack.seeks_nearest
+            and not is_no_bound(threat.norm, threat.epsilon)
         )
 
     def _returned(self, name: str, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:

@@ -69,7 +69,7 @@ def evaluate_given(
     names = [suites] if isinstance(suites, str) else list(suites or ())
     if attacks is None and not names:
         names = ["worst-case"]
-    scenarios, asked = _scenarios(attacks, names, threat)
+    scenarios, asked, unfit = _scenarios(attacks, names, threat)
     data = _data(images, labels, count, target, batch_size)
     chosen: dict[str, Any] = {
         option: _said(option, said, names) for option, said in of_suites.items()
@@ -94,7 +94,7 @@ def evaluate_given(
         )
         tell_unless_held_out(plan, data)
         try:
-            return _run(plan, target, data, scenarios, device, telling)
+            return _run(plan, target, data, scenarios, unfit, device, telling)
         finally:
             # Lightning leaves a module on the CPU, without gradients, and its own idea of modes.
             target.to(device)
@@ -109,12 +109,13 @@ def _run(
     target: DefendedClassifier,
     data: ImageData,
     scenarios: Mapping[str, Scenario],
+    unfit: Mapping[str, str],
     device: torch.device,
     telling: Telling,
 ) -> Results:
     """Everything from the first question to the results."""
     missing = {
-        name: "the attacker has no images to train a model on"
+        name: unfit.get(name, "the attacker has no images to train a model on")
         for each in plan.suites
         for name in suite(each)
         if name not in scenarios
@@ -156,8 +157,10 @@ def _target(
 
 def _scenarios(
     attacks: Attacks | None, suites: Sequence[str], threat: Threat | None
-) -> tuple[dict[str, Scenario], list[str]]:
-    """Attacks by name in their order, in the threat, and which of them were asked for."""
+) -> tuple[dict[str, Scenario], list[str], dict[str, str]]:
+    """Attacks by name in their order, in the threat; which of them were asked for; and why some of
+    a suite's cannot be moved there.
+    """
     if isinstance(attacks, str):
         attacks = [attacks]
     if isinstance(attacks, Attack | Scenario):
@@ -179,12 +182,28 @@ def _scenarios(
         if name not in asked and not surrogates_in(node := _node(name))
     }
     every = from_suites | asked
-    if threat is None:
-        return every, [*asked]
-    return {
-        name: replace(each, attack=_within(each.attack, threat, name))
-        for name, each in every.items()
-    }, [*asked]
+    fitting: dict[str, Scenario] = {}
+    unfit: dict[str, str] = {}
+    radii = {name: radius for each in suites for name, radius in _radii(each).items()}
+    for name, each in every.items():
+        moved = each.attack
+        if threat is None and name not in asked and name in radii:
+            moved = moved.at_radius(radii[name])
+        try:
+            moved = moved if threat is None else _within(moved, threat, name)
+        except OptionError as error:
+            if name in asked:
+                raise
+            unfit[name] = f"the threat {error.fix}"  # "must be Linf: ..."
+            continue
+        fitting[name] = replace(each, attack=moved)
+    return fitting, [*asked], unfit
+
+
+def _radii(name: str) -> dict[str, float]:
+    """The radius that a suite sets, by its attacks."""
+    radius = suite_settings(name).get("epsilon")
+    return {} if radius is None else dict.fromkeys(suite(name), radius)
 
 
 def _within(attack: Attack, threat: Threat, name: str) -> Attack:

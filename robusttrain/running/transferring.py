@@ -12,12 +12,13 @@ import torch
 from robusttrain.config.attacks import scenario
 from robusttrain.config.build import build
 from robusttrain.config.models import named_models
+from robusttrain.config.suites import refuse_few_classes
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import Batch, ImageData
 from robusttrain.evaluation import one_threat
 from robusttrain.evaluation.covering import covering
-from robusttrain.evaluation.fitting import refuse_other_radii
+from robusttrain.evaluation.fitting import refuse_other_radii, short_steps
 from robusttrain.reporting import heat_map, perturbations, png
 from robusttrain.storage.files import may_write, write_json
 from robusttrain.transfer import Crafting, Matrix, Model, Outcome, Planned
@@ -81,6 +82,11 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         f"{len(common.indices)} of {common.candidates} images are classified correctly by all of"
         f" {each}"
     )
+    refuse_few_classes(
+        {name: planned.scenario for name, planned in attacks.items()}, data.num_classes
+    )
+    for line in short_steps({name: planned.scenario for name, planned in attacks.items()}):
+        telling.say(line)
     precision = getattr(torch, plan.precision)
     crafting = Crafting(
         models, attacks, crafted, plan.seed, precision, plan.draws, plan.fuse, telling.say

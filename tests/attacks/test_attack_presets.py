@@ -468,9 +468,10 @@ def test_a_preset_of_another_norm_has_that_norms_own_radius(tmp_path):
     """The default threat is Linf(0.031): its radius must not become that of an L2 ball."""
     file = tmp_path / "l2.yaml"
     threat = "threat: {class_path: robusttrain.attacks.L2}"
+    rule = "rule: {class_path: robusttrain.attacks.Normalized}"
     file.write_text(
         "class_path: robusttrain.attacks.ProjectedGradient\ninit_args: {step_size: 0.1,"
-        f" {threat}}}\n"
+        f" {threat}, {rule}}}\n"
     )
     assert scenarios([str(file)])["l2"].attack.threat == L2()
 

@@ -30,6 +30,7 @@ from robusttrain.attacks import (
     Margin,
     MinimalNorm,
     NearestBoundary,
+    Normalized,
     Optimization,
     ProjectedGradient,
     Queried,
@@ -51,7 +52,7 @@ LABELS = torch.tensor([0, 1, 2, 0])
 PGD = ProjectedGradient(steps=4, step_size=0.01)
 ATTACKS = {
     "pgd": PGD,
-    "pgd-l2": ProjectedGradient(3, 0.1, threat=L2(0.3)),
+    "pgd-l2": ProjectedGradient(3, 0.1, threat=L2(0.3), rule=Normalized()),
     "eot": ProjectedGradient(3, 0.01, gradient=Average(2)),
     "logits": ProjectedGradient(3, 0.01, gradient=AverageLogits(2)),
     "differences": ProjectedGradient(2, 0.01, gradient=FiniteDifference(4)),

@@ -378,3 +378,13 @@ def test_as_successful_as_foolbox_at_equal_budgets(epsilon, patterns, counting, 
     success = [(model(found).argmax(1) == goal).double().mean() for found in (ours, theirs)]
     assert success[1] > 0.1
     assert success[0] >= success[1] - 0.05
+
+
+def test_its_goals_are_those_it_breeds_towards(linear, images, streams):
+    model, x = linear(4), images()
+    y = model(x).argmax(1)
+    assert SHORT.goals(model, x, y, streams()) is None
+    far = replace(SHORT, target="least_likely", steps=200, threat=Linf(1.0))
+    goals = far.goals(model, x, y, streams())
+    assert torch.equal(goals, model(x).argmin(1))
+    assert torch.equal(model(far(model, x, y, streams())).argmax(1), goals)

@@ -12,6 +12,8 @@ from torch import Tensor
 from robusttrain.attacks import (
     DLR,
     L2,
+    RMSD,
+    Adam,
     Average,
     CrossEntropy,
     Diverse,
@@ -20,11 +22,15 @@ from robusttrain.attacks import (
     MomentumSign,
     Normalized,
     ProjectedGradient,
+    Restarts,
+    Several,
     Sign,
     Smooth,
     TargetedCrossEntropy,
     TargetedMargin,
+    UnitRMSD,
 )
+from robusttrain.attacks.parts.updates import STEEPEST
 from robusttrain.core.errors import OptionError
 
 FGSM = ProjectedGradient(steps=1, relative_step_size=1.0, random_start=False)
@@ -139,13 +145,15 @@ def test_identities_of_the_family(one, other, curved, images, streams):
 @pytest.mark.parametrize("random_start", [True, False])
 def test_epsilon_zero_returns_the_images(threat, random_start, curved, images, streams):
     for size in ({"step_size": 0.1}, {"relative_step_size": 0.5}):
-        attack = ProjectedGradient(3, **size, threat=threat, random_start=random_start)
+        options = {"threat": threat, "rule": STEEPEST[threat.norm]}
+        attack = ProjectedGradient(3, **size, **options, random_start=random_start)
         assert torch.equal(attack(curved(), images(), LABELS, streams()), images())
 
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.4)], ids=str)
 def test_no_steps_return_the_start(threat, curved, images, streams):
-    attack = ProjectedGradient(0, step_size=0.1, threat=threat, random_start=False)
+    rule = STEEPEST[threat.norm]
+    attack = ProjectedGradient(0, step_size=0.1, threat=threat, random_start=False, rule=rule)
     result = attack(curved(), x := images(), LABELS, streams())
     assert torch.equal(result, x)
     assert result.data_ptr() != x.data_ptr()
@@ -188,13 +196,13 @@ PLAIN = ProjectedGradient(steps=4, relative_step_size=0.2)
         {"relative_step_size": None, "step_size": 0.01},
         {"random_start": False},
         {"threat": Linf(0.05)},
-        {"threat": L2(0.031)},
+        {"threat": L2(0.031), "rule": Normalized()},
         {"threat": Linf(0.031, clip=False)},
         {"objective": DLR()},
         {"objective": TargetedCrossEntropy()},
         {"gradient": Diverse(1.0, 0.6)},
         {"rule": MomentumSign()},
-        {"rule": Normalized()},
+        {"rule": Adam()},
     ],
     ids=str,
 )
@@ -237,4 +245,28 @@ def test_impossible_options_are_named(option, value):
 def test_the_parts_of_a_default_attack():
     attack = ProjectedGradient(step_size=0.01)
     assert (attack.steps, attack.random_start) == (10, True)
-    assert (attack.threat, attack.objective, attack.rule) == (Linf(0.031), CrossEntropy(), Sign())
+    assert (attack.threat, attack.objective, attack.rule) == (
+        Linf(0.031),
+        CrossEntropy(),
+        Sign(),
+    )
+
+
+def test_steepest_ascent_is_that_of_the_threat():
+    """Signs in an L2 ball, or unit lengths in a cube, would go nearly nowhere."""
+    for threat, rule in ((Linf(0.1), Sign()), (L2(0.5), Normalized()), (RMSD(0.1), UnitRMSD())):
+        attack = ProjectedGradient(3, threat=threat, rule=rule)
+        assert attack.reach == pytest.approx(2.5 * threat.epsilon)
+        for other in {Sign(), Normalized(), UnitRMSD()} - {rule}:
+            with pytest.raises(OptionError, match=f"take {type(rule).__name__}"):
+                replace(attack, rule=other)
+    assert ProjectedGradient(threat=L2(0.5), rule=Adam()).reach is None
+
+
+def test_how_far_steps_reach_is_known_of_momentum_and_wrappers():
+    momentum = ProjectedGradient(4, 0.01, rule=MomentumSign(), threat=Linf(0.1))
+    assert momentum.reach == pytest.approx(0.04)
+    longer = replace(momentum, steps=6)
+    assert Several([momentum, longer]).reach == pytest.approx(0.06)
+    assert Restarts(momentum, 3).reach == pytest.approx(0.04)
+    assert Several([momentum, replace(momentum, rule=Adam())]).reach is None

@@ -108,3 +108,9 @@ def test_an_image_is_attacked_alone_as_in_its_batch(curved, random_linear, image
 def test_too_few_queries_are_one_line():
     with pytest.raises(OptionError, match="queries = 21: must be at least 2 \\+ 2 votes = 22"):
         RandomNoise(21)
+
+
+def test_other_versions_have_queries_for_their_votes():
+    attack = RandomNoise(100, votes=30)
+    assert attack.scaled(0).queries == 62
+    assert RandomNoise(30, votes=10).with_draws(20) == RandomNoise(42, votes=20)

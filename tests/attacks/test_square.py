@@ -376,3 +376,7 @@ def test_another_norm_is_refused():
 
     with pytest.raises(OptionError, match="^threat = .*linf, l2"):
         Square(threat=L1())
+
+
+def test_a_shorter_one_has_an_iteration_for_its_votes():
+    assert Square(threat=Linf(0.1), votes=40).scaled(0).queries == 83

@@ -1,5 +1,7 @@
 """Sources that the attacker trained, on models whose answers are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,17 +12,23 @@ from robusttrain.attacks import (
     CrossEntropy,
     Ensemble,
     IdentityBackward,
+    Linf,
     Loss,
     Margin,
     OwnSurrogate,
     ProjectedGradient,
+    Queried,
+    RandomNoise,
     Reparameterization,
     Source,
+    Square,
     Target,
     UnrolledTransform,
     call_model,
 )
+from robusttrain.attacks.sources.surrogates import fused
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.rng import Rng
 from robusttrain.defenses import RandomResizePad
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
@@ -164,3 +172,19 @@ def test_reparameterization_puts_h_in_the_place_of_g(trained, tmp_path, streams)
         )
     with pytest.raises(UserError, match="no h of a reparameterization"):
         FullyConvolutional.load(next(trained.folder.rglob("f_b/*.safetensors")))
+
+
+@pytest.mark.parametrize("fuse", ["logits", "probabilities", "losses"])
+def test_models_that_repeat_themselves_are_no_random_one(fuse, curved, random_linear, images):
+    """An attack on a random model takes votes, and goes on after a success."""
+    model = curved()
+    together = fused([model, model], None, fuse)
+    assert not Queried(together).random
+    assert Queried(fused([model, random_linear(3)], None, fuse)).random
+    x = images(6)
+    y, rng = model(x).argmax(1), Rng.for_images(0, torch.arange(6))
+    for attack in (Square(60, threat=Linf(0.2)), RandomNoise(60, threat=Linf(0.2))):
+        attack = replace(attack, votes=2)
+        alone, both = (attack(each, x, y, rng) for each in (model, together))
+        assert torch.equal(alone, both) or fuse != "logits"
+        assert (model(both).argmax(1) == y).sum() == (model(alone).argmax(1) == y).sum() < 6

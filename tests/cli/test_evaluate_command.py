@@ -127,7 +127,10 @@ def test_another_norm(evaluate):
         "--attack.threat.epsilon",
         0.5,
     ]
+    own = evaluate(*arguments).found
     found = evaluate(*arguments, "--attack.rule.class_path", "robusttrain.attacks.Normalized").found
+    for name, row in found["attacks"].items():  # the rule of before gives way to the norm's own
+        assert own["attacks"][name]["robust_accuracy"] == row["robust_accuracy"]
     assert found["threat"] == {"norm": "l2", "epsilon": 0.5}
     assert found["attacks"]["bpda-i-quick"]["largest_perturbation"] == pytest.approx(0.5, abs=1e-3)
 

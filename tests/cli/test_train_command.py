@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robusttrain import load
-from robusttrain.attacks import L2, Linf, ProjectedGradient, Target
+from robusttrain.attacks import L2, Linf, Normalized, ProjectedGradient, Target
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.training import read_plan
 from robusttrain.config.watching import idle_undo, keepers, monitored, watchers
@@ -306,7 +306,7 @@ def test_an_undo_that_can_undo_nothing_is_said():
         return idle_undo(plan, watching, strengthens)
 
     inner = Scenario(ProjectedGradient(steps=1, step_size=0.02), Target())
-    other = Scenario(ProjectedGradient(steps=1, step_size=0.2, threat=L2(0.5)), Target())
+    other = Scenario(ProjectedGradient(1, 0.2, threat=L2(0.5), rule=Normalized()), Target())
     undo = ["--guard.undo", "true"]
     assert said([], inner) is None
     assert said(undo, inner) is None
@@ -317,7 +317,7 @@ def test_an_undo_that_can_undo_nothing_is_said():
 
 def test_the_guard_checks_under_the_threat_of_training():
     def guard(threat, *arguments):
-        inner = Scenario(ProjectedGradient(steps=1, step_size=0.02, threat=threat), Target())
+        inner = Scenario(ProjectedGradient(steps=1, step_size=0.02).within(threat), Target())
         return watchers(configured(*arguments), around=False, inner=inner)[2]
 
     same = guard(Linf(0.031))

@@ -214,6 +214,12 @@ def test_an_attack_with_a_models_file_is_none_on_these_models(transfer, classifi
     assert "brings a source model of its own" in done.err
 
 
+def test_steps_that_reach_a_part_of_the_ball_are_told(transfer):
+    done = transfer("--attack", "mifgsm", "--epsilon", "0.2")
+    assert done.code == 0, done.err
+    assert "mifgsm: its steps together reach" in done.err
+
+
 def test_a_configuration_file_may_name_the_suite(transfer, tmp_path):
     (tmp_path / "suite.yaml").write_text("attacks: [fgsm, fgsm-targeted]\n")
     (tmp_path / "c.yaml").write_text(f"suite: {tmp_path / 'suite.yaml'}\n")

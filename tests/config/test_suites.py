@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robusttrain.config import presets
-from robusttrain.config.attacks import scenarios
+from robusttrain.config.attacks import attack_nodes, scenarios, split_attacks
 from robusttrain.config.suites import (
     FACTS,
     FEWER_CLASSES,
@@ -270,6 +270,14 @@ def test_an_attack_applies_if_one_of_its_entries_does_or_if_it_is_asked_for(tmp_
         ("attacks: [{attack: wt, when: [defended]}]", "must be a preset's name, or"),
         ("attacks: []", "must hold a list of presets"),
         ("attacks: wt", "must hold a list of presets"),
+        (
+            "attacks: [wt]\nsurvivers: true",
+            "no option survivers of a suite; did you mean survivors",
+        ),
+        (
+            "attacks: [wt]\nzzz: 1",
+            "no option zzz of a suite; a suite may say attacks and survivors",
+        ),
     ],
 )
 def test_mistakes_in_a_suite_are_one_line(tmp_path, text, words):
@@ -284,6 +292,23 @@ def test_settings():
     assert suite_settings("quick") == {"survivors": True, "images": 200}
     assert suite_settings("query") == {}
     assert suite("query") == QUERY
+    assert suite_settings("transfer") == {"epsilon": 0.0588235294117647}
+    named, _, rest = split_attacks(["--suite", "transfer", "--epsilon", "0.1"])
+    assert "fgsm" in named
+    assert rest == ["--epsilon=0.0588235294117647", "--epsilon", "0.1"]  # the last one counts
+
+
+def test_another_threat_brings_its_own_rule_and_steps_go_by_attack():
+    class_path = "robusttrain.attacks.L2"
+    moved = attack_nodes(["pgd", "pgd-l2"], [("pgd.threat.class_path", class_path)], 0.5)
+    for name in ("pgd", "pgd-l2"):
+        assert moved[name]["init_args"]["rule"]["class_path"].endswith("Normalized")
+    asked = [("threat.class_path", class_path), ("rule.class_path", "robusttrain.attacks.Adam")]
+    assert attack_nodes(["pgd"], asked)["pgd"]["init_args"]["rule"]["class_path"].endswith("Adam")
+    sizes = [("pgd.step_size", "0.01"), ("fgsm.relative_step_size", "0.5")]
+    found = scenarios(["pgd", "fgsm"], sizes)
+    assert found["pgd"].attack.alpha == 0.01
+    assert found["fgsm"].attack.relative_step_size == 0.5
 
 
 def test_what_needs_more_classes_is_refused_with_what_to_take_instead():

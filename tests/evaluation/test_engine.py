@@ -18,6 +18,7 @@ from robusttrain.attacks import (
     IdentityBackward,
     KLDivergence,
     Linf,
+    Normalized,
     ProjectedGradient,
     Smooth,
     Target,
@@ -227,7 +228,7 @@ def test_gradient_evaluations_are_those_that_the_attack_announces(images, linear
 def test_progress_ends_with_what_was_planned(images, linear, survivors):
     """Images that fall early, or have fallen before, count in full: the rest takes their time."""
     told = []
-    attacks = {"pgd": pgd(1.0, steps=20), "again": pgd(1.0, steps=30)}
+    attacks = {"pgd": pgd(0.9, steps=20), "again": pgd(0.9, steps=30)}
     kept = Kept()
     for taken in (False, True):
         model, x = linear(3), images(16)
@@ -274,7 +275,8 @@ def test_leaving_the_box_inside_the_ball_is_refused_too(images, linear):
 
 
 @pytest.mark.parametrize(
-    ("other", "fix"), [(pgd(0.2), "--epsilon"), (pgd(threat=L2(0.1)), "a run of their own")]
+    ("other", "fix"),
+    [(pgd(0.2), "--epsilon"), (pgd(threat=L2(0.1), rule=Normalized()), "a run of their own")],
 )
 def test_attacks_of_different_threats_have_no_worst_case(linear, other, fix):
     with pytest.raises(UserError, match=fix):

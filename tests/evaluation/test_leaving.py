@@ -154,6 +154,14 @@ def test_attacks_of_their_own_accord_come_to_the_same_verdicts(name, batch):
     assert (model(alone).argmax(1) == labels[right]).equal(spared["score"][right, 0])
 
 
+def test_an_attack_without_a_bound_goes_to_its_end(batch):
+    """How far it went is its figure, and the first point on the way would be nearer."""
+    free = ProjectedGradient(8, 0.05, random_start=False, threat=Linf(1.0))
+    dense, spared = (run(free, batch, leave_early=early) for early in (False, True))
+    assert torch.equal(dense["images"], spared["images"])
+    assert torch.equal(dense["distance"], spared["distance"])
+
+
 def test_the_option_reaches_the_attacks(batch):
     def evaluated(leave_early):
         found = robusttrain.evaluate(

@@ -512,3 +512,22 @@ def test_a_model_that_was_built_in_inference_mode_is_refused_for_that(given):
         model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5))
     with pytest.raises(UserError, match="^the model was built in inference mode"):
         robusttrain.evaluate(model, images, labels, attacks="fgsm", **QUIET)
+
+
+def test_what_a_suite_cannot_have_in_a_threat_is_left_out(given, tmp_path):
+    """GenAttack mutates within a cube. Who asks for it by name is told."""
+    (tmp_path / "two.yaml").write_text("attacks: [pgd-quick, genattack]\n")
+    two = str(tmp_path / "two.yaml")
+    found = robusttrain.evaluate(*given, suite=two, threat=L2(0.5), **QUIET)
+    assert list(found.attacks) == ["pgd-quick"]
+    assert found.json["left_out"]["genattack"].startswith("the threat must be Linf")
+    with pytest.raises(OptionError, match="genattack"):
+        robusttrain.evaluate(*given, attacks="genattack", threat=L2(0.5), **QUIET)
+
+
+def test_a_suite_sets_the_radius_where_nobody_else_does(given, tmp_path):
+    (tmp_path / "far.yaml").write_text("epsilon: 0.2\nattacks: [pgd-quick]\n")
+    far = {"suite": str(tmp_path / "far.yaml"), "count": 4, **QUIET}
+    assert robusttrain.evaluate(*given, **far).json["threat"]["epsilon"] == 0.2
+    said = robusttrain.evaluate(*given, threat=Linf(0.1), **far)
+    assert said.json["threat"]["epsilon"] == 0.1

@@ -2,6 +2,7 @@
 
 import torch
 
+from robusttrain.evaluation.paired import agresti_min
 from robusttrain.reporting import decision_regions
 from robusttrain.transfer import Regions
 from studies.converged import doubled, pace
@@ -21,8 +22,8 @@ def test_differences_are_taken_image_by_image():
     theirs = torch.tensor([0.0, 1.0] * 50)
     ours = theirs.clone()
     ours[0] = 1.0
-    spread = 100 * 1.96 * (0.01 * 0.99 / 99) ** 0.5
-    assert beside(ours, theirs) == f"+1.0 ({1 - spread:+.1f} to {1 + spread:+.1f})"
+    low, high = agresti_min(0, 1, 100)
+    assert beside(ours, theirs) == f"+1.0 ({100 * low:+.1f} to {100 * high:+.1f})"
     assert beside(theirs, theirs) == "+0.0 (-1.9 to +1.9)"  # nothing shows a spread
 
 

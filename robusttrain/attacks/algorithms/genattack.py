@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.base import Attack, Cost, times
+from robusttrain.attacks.base import Attack, Cost, check_images, times
 from robusttrain.attacks.parts.objectives import Margin, TargetedMargin, choose_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
+from robusttrain.attacks.prepare import prepared
 from robusttrain.attacks.queries import mean_log_probabilities
 from robusttrain.core.checked import Count, Positive, Share, checked
 from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
 
 #: So many generations without a new elite make a plateau.
@@ -122,6 +124,14 @@ class GenAttack(Attack):
             best[here] = torch.where(per_image(better), evolved, best[here])
             margin[here] = torch.where(better, reached, margin[here])
         return best
+
+    def goals(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor | None:
+        if self.target == "untargeted":
+            return None
+        images, labels = check_images(images), check_labels(labels, images)
+        with prepared(source):
+            log_p = mean_log_probabilities(source, images, rng.fold("clean"), self.votes)
+            return choose_targets(log_p, labels, rng.fold("target"), self.target)
 
     def margin(self, log_p: Tensor, labels: Tensor, goal: Tensor) -> Tensor:
         """(B,): positive exactly where log-probabilities (B, K) are a success."""

@@ -12,7 +12,13 @@ from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat
-from robusttrain.attacks.parts.updates import STEEPEST, Sign, UpdateRule
+from robusttrain.attacks.parts.updates import (
+    STEEPEST,
+    MomentumSign,
+    Sign,
+    UpdateRule,
+    check_rule,
+)
 from robusttrain.core.checked import Positive, Whole, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -42,7 +48,8 @@ class ProjectedGradient(Attack):
         threat: where adversarial images may go.
         objective: what to maximise.
         gradient: how the gradient is estimated.
-        rule: how a gradient becomes a step.
+        rule: how a gradient becomes a step; one of steepest ascent has to be that of the threat's
+            norm (`STEEPEST`).
     """
 
     steps: Whole = 10
@@ -55,6 +62,7 @@ class ProjectedGradient(Attack):
     rule: UpdateRule = field(default_factory=Sign)
 
     def __post_init__(self) -> None:
+        check_rule(self.rule, self.threat)
         if self.step_size is not None and self.relative_step_size is not None:
             given = (self.step_size, self.relative_step_size)
             raise OptionError(
@@ -73,7 +81,9 @@ class ProjectedGradient(Attack):
     @property
     def reach(self) -> float | None:
         """Of rules whose steps are all as long."""
-        return self.steps * self.alpha if self.rule in STEEPEST.values() else None
+        signs = isinstance(self.rule, MomentumSign) and self.threat.norm == "linf"
+        as_long = signs or self.rule == STEEPEST[self.threat.norm]
+        return self.steps * self.alpha if as_long else None
 
     @property
     def rounds_well(self) -> bool:

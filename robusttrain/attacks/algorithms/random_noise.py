@@ -50,7 +50,12 @@ class RandomNoise(Attack):
             )
 
     def scaled(self, effort: float) -> RandomNoise:
-        return replace(self, queries=times(self.queries, effort, LEAST_QUERIES))
+        least = max(LEAST_QUERIES, 2 + 2 * self.votes)
+        return replace(self, queries=times(self.queries, effort, least))
+
+    def with_draws(self, least: int) -> RandomNoise:
+        votes = max(2 * self.votes, least)
+        return replace(self, votes=votes, queries=max(self.queries, 2 + 2 * votes))
 
     def cost(self) -> Cost:
         """An upper bound: images leave when they are misclassified."""

@@ -108,7 +108,9 @@ class Square(Attack):
         need_norm(self, self.threat, ("linf", "l2"))
 
     def scaled(self, effort: float) -> Square:
-        return replace(self, queries=times(self.queries, effort, LEAST_QUERIES))
+        # One iteration of a random model, at least.
+        least = max(LEAST_QUERIES, 2 * self.votes + 3)
+        return replace(self, queries=times(self.queries, effort, least))
 
     def cost(self) -> Cost:
         """An upper bound: images leave when they are misclassified."""

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robusttrain.attacks.parts.threats import per_image
+from robusttrain.attacks.parts.threats import Threat, per_image
 from robusttrain.core.checked import NonNegative, Positive, checked
-from robusttrain.core.errors import within
+from robusttrain.core.errors import OptionError, within
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -143,3 +143,14 @@ class Adam(UpdateRule):
 
 #: Steepest ascent in each norm.
 STEEPEST: dict[str, UpdateRule] = {"linf": Sign(), "l2": Normalized(), "rmsd": UnitRMSD()}
+
+
+def check_rule(rule: UpdateRule, threat: Threat) -> None:
+    """Raise OptionError if a rule is that of steepest ascent in another norm: it would go nearly
+    nowhere in this one, or out of the ball and back.
+    """
+    norm = next((norm for norm, each in STEEPEST.items() if each == rule), None)
+    if norm not in (None, threat.norm):
+        fix = f"is the steepest ascent in {norm}, and the threat is one of {threat.norm}: take"
+        right = type(STEEPEST[threat.norm]).__name__
+        raise OptionError("rule", type(rule).__name__, f"{fix} {right}")

@@ -145,6 +145,11 @@ class _Ensemble(SourceModel):
         # A list hides them: members are registered once
         self._asked = [Queried.of(member) for member in members]
 
+    @property
+    def random(self) -> bool:
+        """Whether a member is, as far as is known by now."""
+        return any(member.random for member in self._asked)
+
     def each(self, images: Tensor, rng: Rng | None) -> list[tuple[float, Tensor]]:
         """Weight and logits (B, K) of every member."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
