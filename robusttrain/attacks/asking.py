@@ -102,6 +102,11 @@ class Queried(nn.Module):
     """
 
     takes_rng = True
+    #: Attributes that passes change, and that say nothing of the model.
+    counts = (
+        *("gradients", "queries", "draws_globally", "_differs", "answers", "classes", "labels"),
+        *("leaving", "advance", "_part_of"),
+    )
 
     def __init__(
         self,

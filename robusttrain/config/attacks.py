@@ -18,6 +18,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
+import robusttrain.attacks
 from robusttrain.attacks import Attack, Source
 from robusttrain.attacks.parts.updates import STEEPEST
 from robusttrain.config import presets
@@ -95,6 +96,21 @@ def split_attacks(
         else:
             overrides.append((option.removeprefix("--attack."), value))
     return list(dict.fromkeys(names)), overrides, rest
+
+
+def radii(
+    arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]], epsilon: float | None
+) -> tuple[float | None, float | None]:
+    """The radius for `attack_nodes` as somebody gave it, and as a suite sets it: what is said of
+    one attack counts more than the second.
+
+    Args:
+        arguments: the command line.
+        nodes: contents of its configuration files.
+        epsilon: what the option came to.
+    """
+    given = bool(values_of(arguments, "--epsilon")) or any("epsilon" in node for node in nodes)
+    return (epsilon, None) if given else (None, epsilon)
 
 
 #: Arguments of which one alone may be given: who sets one takes the preset's other away.
@@ -176,6 +192,7 @@ def attack_nodes(
     overrides: Sequence[tuple[str, str]] = (),
     epsilon: float | None = None,
     option: str = "--attack",
+    of_suite: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The configurations of attacks by name, from presets, overrides applied and not yet checked.
 
@@ -185,6 +202,7 @@ def attack_nodes(
         overrides: (key, value): "steps" for every attack that has steps, "bpda-eot.steps" for one.
         epsilon: radius of the threat for every attack; None leaves each preset's own.
         option: what the user typed to name them, for error messages.
+        of_suite: radius of the threat for every attack whose own no override sets.
 
     Raises:
         UserError: unknown preset, or a value that is no YAML.
@@ -200,6 +218,8 @@ def attack_nodes(
             )
     spared = _spared(read, [key for key, _ in overrides], option)
     for name, node in read.items():
+        if of_suite is not None:
+            _override(node, ["threat", "epsilon"], of_suite)
         # Classes first: an argument may be meant for the part that replaces another.
         for key, text in sorted(
             overrides, key=lambda override: not override[0].endswith("class_path")
@@ -238,13 +258,19 @@ def _with_rules_of(node: Any) -> None:
     """Exchange rules of steepest ascent in a node for that of the threat's norm, in place."""
     for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         _with_rules_of(item)
-    rule, threat = (node.get(key) if isinstance(node, dict) else None for key in ("rule", "threat"))
-    if not (isinstance(rule, dict) and isinstance(threat, dict)):
+    inside = node.get("init_args") if isinstance(node, dict) else None
+    if not isinstance(inside, dict) or not isinstance(threat := inside.get("threat"), dict):
         return
+    if not _takes(str(node.get("class_path")), "rule"):
+        return
+    path = str(threat.get("class_path"))
+    cls = vars(robusttrain.attacks).get(path) or resolve(path)  # by its short name, too
+    rule, norm = inside.get("rule"), getattr(cls, "norm", None)
     steepest = {type(each).__name__ for each in STEEPEST.values()}
-    norm = getattr(resolve(str(threat.get("class_path"))), "norm", None)
-    if class_name(str(rule.get("class_path"))) in steepest and norm in STEEPEST:
-        rule["class_path"] = f"robusttrain.attacks.{type(STEEPEST[norm]).__name__}"
+    named = class_name(str(rule.get("class_path"))) if isinstance(rule, dict) else "Sign"
+    if norm in STEEPEST and named in steepest:
+        name = type(STEEPEST[norm]).__name__
+        inside["rule"] = {"class_path": f"robusttrain.attacks.{name}"}
 
 
 def _content(name: str, said: Any, option: str) -> dict[str, Any]:

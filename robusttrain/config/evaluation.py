@@ -11,7 +11,14 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from robusttrain.config.attacks import attack_nodes, by_name, checked, spelt_out, split_attacks
+from robusttrain.config.attacks import (
+    attack_nodes,
+    by_name,
+    checked,
+    radii,
+    spelt_out,
+    split_attacks,
+)
 from robusttrain.config.build import trusted_nodes
 from robusttrain.config.checkpoints import newest, read_recipe
 from robusttrain.config.command_line import (
@@ -135,7 +142,8 @@ def read_plan(
     own = plain(config.attacks)
     asked = [*values_of(arguments, "--attack"), *own]
     names = names if names or own else ["pgd"]
-    attacks = attack_nodes(by_name(names) | own, overrides, config.epsilon)
+    epsilon, of_suite = radii(arguments, nodes, config.epsilon)
+    attacks = attack_nodes(by_name(names) | own, overrides, epsilon, of_suite=of_suite)
     for name, node in attacks.items():
         checked(node, name)  # says what is wrong with it
     values = {
@@ -143,6 +151,8 @@ def read_plan(
         for key, value in plain(config).items()
         if key in EvaluationPlan.__dataclass_fields__
     }
+    if of_suite is not None and overrides:
+        values["epsilon"] = None  # what the attacks say themselves counts
     values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
     values |= {name: several(values[name], f"--{name}") for name in ("curve", "curve_effort")}
     # A suite's own number, which nobody gave for these data.

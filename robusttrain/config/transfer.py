@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.config import presets
-from robusttrain.config.attacks import attack_nodes, spelt_out, split_attacks
+from robusttrain.config.attacks import attack_nodes, radii, spelt_out, split_attacks
 from robusttrain.config.build import trusted_nodes
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.command_line import (
@@ -137,7 +137,8 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
     # Checkpoints are read for it, which takes a while.
     data = None if chosen else data_of(models, trusted_here(rest, nodes))
     config = read(parser(), rest, ("data",), {"data": data or "imagenet"}, nodes)
-    attacks = attack_nodes(names or ["fgsm"], overrides, config.epsilon)
+    epsilon, of_suite = radii(arguments, nodes, config.epsilon)
+    attacks = attack_nodes(names or ["fgsm"], overrides, epsilon, of_suite=of_suite)
     for name, node in attacks.items():
         if TO_BE_TRAINED in str(node):
             raise UserError(
@@ -145,5 +146,7 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
                 " sources"
             )
     said = plain(config)
+    if of_suite is not None and overrides:
+        said["epsilon"] = None  # what the attacks say themselves counts
     said |= {"attacks": attacks, "models": config.models or [], "trust": listed(config.trust)}
     return TransferPlan(**{each.name: said[each.name] for each in fields(TransferPlan)})

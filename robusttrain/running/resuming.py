@@ -17,6 +17,12 @@ from robusttrain.storage import packaged
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
 LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
 
+#: Lightning's other names of a precision.
+PRECISIONS = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+PRECISIONS |= {"64": "64-true"}
+#: What `robusttrain.config.watching.watchers` takes where nobody names an attack.
+DEFAULTS = ["pgd-quick", "bpda-i-quick"]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -146,15 +152,14 @@ def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
     best.
     """
     trainer, robust = plan["trainer"], dict(plan["robust"])
+    # What stands there by default depends on the defense, which is compared by itself.
     named = robust["attacks"] or []
+    named = [named] if isinstance(named, str) else list(named)
     said = {
-        # Lightning has several names for it.
-        "trainer.precision": {"32": "32-true", "None": "32-true"}.get(
-            precision := str(trainer.get("precision")), precision
-        ),
+        "trainer.precision": PRECISIONS.get(precision := str(trainer.get("precision")), precision),
         "trainer.accumulate_grad_batches": trainer.get("accumulate_grad_batches") or 1,
         "trainer.gradient_clip_val": trainer.get("gradient_clip_val") or None,
-        "robust.attacks": [named] if isinstance(named, str) else list(named),
+        "robust.attacks": [] if len(named) == 1 and named[0] in DEFAULTS else named,
     }
     if said["trainer.gradient_clip_val"] is not None:
         clipping = trainer.get("gradient_clip_algorithm") or "norm"

@@ -5,13 +5,14 @@ that no installed package brings.
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import inspect
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import _lru_cache_wrapper, partial
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -26,13 +27,19 @@ from robusttrain.storage.files import hash_of_tensors, hash_of_weights
 LIBRARIES = (
     *(Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib", "platlib")),
     Path(__file__).parents[1],
+    Path(np.__file__).parents[1],
 )
-#: Attributes that every module has.
-_OF_MODULES = {*vars(nn.Module()), "training"}
+#: Where packages are installed, whoever's Python it is.
+INSTALLED = {"site-packages", "dist-packages"}
+#: Attributes that every module has, or that torch.compile numbers its own with.
+_OF_MODULES = {*vars(nn.Module()), "training", "_torchdynamo_wrapper_id"}
 #: Of these, the ones that hold what changes a forward pass; their keys count through the process.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 #: Of classes that were met: a network has few of them, and many parts.
 _codes: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+#: Containers and functions around a function, beyond which nothing that it reaches is told: the
+#: stack ends somewhere, and the files' text says it, too.
+DEEPEST = 100
 _PLAIN = (str, int, float, complex, bool, bytes, type(None))
 
 
@@ -85,13 +92,17 @@ def _own_in(value: Any, seen: set[int]) -> Iterator[str]:
 
 
 def told(value: Any) -> str:
-    """A value's content as text that is the same in every process; nothing where none is known."""
-    return _told(value, set(), ())
+    """What a value holds, the same in every process: plain values as they are, of anything else
+    sixteen hexadecimal digits, since it may hold secrets; nothing where nothing is known.
+    """
+    text = _told(value, set(), ())
+    return text if isinstance(value, _PLAIN) or not text else _short(text)
 
 
 def is_library(path: str | Path) -> bool:
     """Whether a file of code belongs to Python, to an installed package, or to this one."""
-    return any(Path(path).is_relative_to(folder) for folder in LIBRARIES)
+    path = Path(path)
+    return bool(INSTALLED & {*path.parts}) or any(map(path.is_relative_to, LIBRARIES))
 
 
 def _short(text: str) -> str:
@@ -110,7 +121,7 @@ def _lines(module: nn.Module, seen: set[int]) -> Iterator[str]:
         yield f"{name}: {cls.__module__}.{cls.__qualname__} {_class(cls, seen)}\n"
         yield hash_of_tensors({each: buffers[each] for each in part._non_persistent_buffers_set})
         for attribute, value in sorted(vars(part).items()):
-            if attribute not in _OF_MODULES:
+            if attribute not in _OF_MODULES and attribute not in getattr(cls, "counts", ()):
                 yield f"{attribute}: {_told(value, seen, ())}\n"
         hooks = [hook for each in _HOOKS for hook in (vars(part).get(each) or {}).values()]
         if hooks:
@@ -124,6 +135,8 @@ def _told(value: Any, seen: set[int], holders: tuple[int, ...]) -> str:
     if isinstance(value, Tensor):
         return hash_of_tensors({"": value})
     if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.hasobject:  # whose bytes are addresses
+            return _told(value.tolist(), seen, holders)
         return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     if id(value) in seen or id(value) in holders:
         return ""
@@ -131,11 +144,11 @@ def _told(value: Any, seen: set[int], holders: tuple[int, ...]) -> str:
         return hash_of_weights(value) + "".join(_lines(value, seen))
     inner = (*holders, id(value))
     if isinstance(value, Mapping):
-        return "".join(f"{key!r}: {_told(item, seen, inner)}, " for key, item in value.items())
+        return "".join(f"{_key(key)}: {_told(item, seen, inner)}, " for key, item in value.items())
     if isinstance(value, list | tuple):
         return "".join(f"{_told(item, seen, inner)}, " for item in value)
     if isinstance(value, set | frozenset):  # whose order is another in every process
-        return f"{sorted(_told(item, seen, inner) for item in value)}"
+        return f"{sorted(_told(item, set(seen), inner) for item in value)}"
     if isinstance(value, MethodType):
         return _told([value.__func__, value.__self__], seen, inner)
     if isinstance(value, partial):
@@ -145,40 +158,89 @@ def _told(value: Any, seen: set[int], holders: tuple[int, ...]) -> str:
     if isinstance(value, property):
         return _told([value.fget], seen, inner)
     if isinstance(value, FunctionType):
-        own = _is_module_of_theirs(value.__module__)
-        if own:  # each once: they may call each other
-            seen.add(id(value))
-        held = [_content(cell) for cell in value.__closure__ or ()]
-        around = _around(value) if own else {}
-        return f"{_code(value.__code__)} {_told([value.__defaults__, held, around], seen, inner)}"
+        return _function(value, seen, inner)
     if isinstance(value, type):
         return _class(value, seen)
     if isinstance(value, ModuleType):
-        return _text_with_imports(value)
+        return _text_once(value, seen)
     if _is_own(type(value)):
         seen.add(id(value))
-        content = _told(getattr(value, "__dict__", {}), seen, inner)
+        content = _told({**_slots(value), **getattr(value, "__dict__", {})}, seen, inner)
         return f"{type(value).__qualname__} {_class(type(value), seen)} {content}"
     if is_dataclass(value):
         parts = {each.name: getattr(value, each.name, None) for each in fields(value)}
         return f"{type(value).__qualname__} {_told(parts, seen, inner)}"
-    cached = getattr(value, "__wrapped__", None)
-    return _told(cached, seen, inner) if isinstance(cached, FunctionType) else ""
+    if isinstance(value, _lru_cache_wrapper):
+        return _told(value.__wrapped__, seen, inner)
+    return ""
+
+
+def _key(key: Any) -> str:
+    """A key of a mapping; the representation of others may hold an address."""
+    if isinstance(key, FunctionType | type):
+        return f"{key.__module__}.{key.__qualname__}"
+    if isinstance(key, tuple):
+        return f"({', '.join(map(_key, key))})"
+    return repr(key) if isinstance(key, _PLAIN) else type(key).__qualname__
+
+
+def _slots(value: Any) -> dict[str, Any]:
+    """What an object holds in slots, by name."""
+    named = [vars(base).get("__slots__", ()) for base in type(value).__mro__]
+    names = [name for each in named for name in ([each] if isinstance(each, str) else each)]
+    return {name: getattr(value, name, None) for name in names if not name.startswith("__")}
+
+
+def _function(function: FunctionType, seen: set[int], holders: tuple[int, ...]) -> str:
+    """What a function does; of the user's also their file, and what it takes from around it."""
+    held = [_content(cell) for cell in function.__closure__ or ()]
+    parts: list[Any] = [function.__defaults__, function.__kwdefaults__]
+    module = function.__module__
+    if not _is_module_of_theirs(module):
+        return f"{_code(function.__code__)} {_told([*parts, held], seen, holders)}"
+    seen.add(id(function))  # each once: they may call each other
+    text = "" if module == "__main__" else _text_once(sys.modules[module], seen)
+    parts += map(_lasting, held)
+    if len(holders) < DEEPEST:
+        parts.append(_around(function))
+    return f"{_code(function.__code__)} {_told(parts, seen, holders)} {text}"
 
 
 def _around(function: FunctionType) -> dict[str, Any]:
-    """What a function takes from its module, by name: other functions, networks, numbers."""
+    """What a function takes from its module, by name: other functions, networks, numbers; nothing
+    that it assigns itself, such as a count.
+    """
+    looked_up, assigned = _names(function.__code__)
     return {
-        name: function.__globals__[name]
-        for name in dict.fromkeys(_names(function.__code__))
-        if name in function.__globals__
+        name: _lasting(function.__globals__[name])
+        for name in dict.fromkeys(looked_up)
+        if name in function.__globals__ and name not in assigned
     }
 
 
-def _names(code: CodeType) -> list[str]:
-    """The names that a function looks up, those of functions inside it among them."""
-    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
-    return [*code.co_names, *(name for each in inner for name in _names(each))]
+def _names(code: CodeType) -> tuple[list[str], set[str]]:
+    """The names that a function looks up, and those that it assigns in its module; those of
+    functions inside it among them.
+    """
+    assigned = {each.argval for each in dis.get_instructions(code) if each.opname == "STORE_GLOBAL"}
+    looked_up = [*code.co_names]
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            more, others = _names(each)
+            looked_up, assigned = looked_up + more, assigned | others
+    return looked_up, assigned
+
+
+def _lasting(value: Any) -> Any:
+    """A value around a function without what passes may put into it: of a list or mapping, such as
+    a cache or a log, the functions, classes and networks alone.
+    """
+    kinds = (nn.Module, FunctionType, MethodType, partial, type)
+    if isinstance(value, Mapping):
+        return {key: item for key, item in value.items() if isinstance(item, kinds)}
+    if isinstance(value, list | set):
+        return [item for item in value if isinstance(item, kinds)]
+    return value
 
 
 def _content(cell: CellType) -> Any:
@@ -190,7 +252,10 @@ def _content(cell: CellType) -> Any:
 
 def _code(code: CodeType) -> str:
     """What a function does, whatever file it stands in."""
-    inner = [_code(each) if isinstance(each, CodeType) else told(each) for each in code.co_consts]
+    inner = [
+        _code(each) if isinstance(each, CodeType) else _told(each, set(), ())
+        for each in code.co_consts
+    ]
     return f"{code.co_code.hex()} {inner} {code.co_names}"
 
 
@@ -200,13 +265,22 @@ def _class(cls: type, seen: set[int]) -> str:
     if not own or id(cls) in seen:
         return _code_of(cls)
     seen.add(id(cls))
-    held = [item for base in own for name, item in vars(base).items() if _is_content(name, item)]
+    held = [item for base in own for item in _content_of(base)]
     return f"{_code_of(cls)} {_told(held, seen, ())}"
 
 
-def _is_content(name: str, item: Any) -> bool:
-    """Whether an item of a class is the user's, and not one that Python puts there."""
-    return isinstance(item, FunctionType) or not name.startswith("__")
+def _content_of(cls: type) -> list[Any]:
+    """What a class holds that its text does not say: what its methods reach, networks; and where it
+    has no text, plain values.
+    """
+    kinds: tuple[type, ...] = (FunctionType, staticmethod, classmethod, property, nn.Module)
+    if not _text_of(cls):
+        kinds += _PLAIN
+    return [
+        item
+        for name, item in vars(cls).items()
+        if isinstance(item, FunctionType) or (isinstance(item, kinds) and name[:2] != "__")
+    ]
 
 
 def _code_of(cls: type) -> str:
@@ -240,6 +314,14 @@ def _text_of(cls: type) -> str:
     return _text_with_imports(sys.modules[cls.__module__])
 
 
+def _text_once(module: ModuleType, seen: set[int]) -> str:
+    """The fingerprint of `_text_with_imports`, once."""
+    if id(module) in seen:
+        return ""
+    seen.add(id(module))
+    return _short(_text_with_imports(module))
+
+
 def _text_with_imports(module: ModuleType) -> str:
     """The text of a module, and of those of the user's that it imports; nothing of libraries."""
     texts: dict[str, str] = {}
@@ -247,13 +329,15 @@ def _text_with_imports(module: ModuleType) -> str:
     while waiting:
         each = waiting.pop()
         name, file = each.__name__, getattr(each, "__file__", None)
-        if name in texts or name == "__main__" or file is None or is_library(file):
+        # A folder without __init__.py has no file.
+        places = [file] if file is not None else [*getattr(each, "__path__", ())]
+        if name in texts or name == "__main__" or not places or any(map(is_library, places)):
             continue
         try:
-            texts[name] = Path(file).read_text()
+            texts[name] = Path(file).read_text() if file is not None else ""
         except (OSError, ValueError):  # compiled, or gone
             texts[name] = ""
-        for value in vars(each).values():
+        for value in [*vars(each).values()]:
             if isinstance(value, ModuleType):
                 waiting.append(value)
             elif isinstance(value, FunctionType | type) and value.__module__ in sys.modules:

@@ -270,3 +270,12 @@ def test_how_far_steps_reach_is_known_of_momentum_and_wrappers():
     assert Several([momentum, longer]).reach == pytest.approx(0.06)
     assert Restarts(momentum, 3).reach == pytest.approx(0.04)
     assert Several([momentum, replace(momentum, rule=Adam())]).reach is None
+
+
+def test_of_a_norm_of_ones_own_nothing_is_said():
+    class Own(Linf):
+        norm = "mine"
+
+    attack = ProjectedGradient(2, threat=Own(0.1))
+    assert attack.reach is None
+    assert attack.rule == Sign()

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from robusttrain.config import presets
-from robusttrain.config.attacks import attack_nodes, scenarios, split_attacks
+from robusttrain.config.attacks import attack_nodes, scenario, scenarios, split_attacks
+from robusttrain.config.evaluation import read_plan
 from robusttrain.config.suites import (
     FACTS,
     FEWER_CLASSES,
@@ -296,6 +297,31 @@ def test_settings():
     named, _, rest = split_attacks(["--suite", "transfer", "--epsilon", "0.1"])
     assert "fgsm" in named
     assert rest == ["--epsilon=0.0588235294117647", "--epsilon", "0.1"]  # the last one counts
+
+
+def test_what_is_said_of_an_attack_counts_more_than_a_suites_radius(tmp_path):
+    far = written(tmp_path, "epsilon: 0.2\nattacks: [pgd-quick, fgsm]")
+
+    def found(*arguments):
+        plan = read_plan(["--checkpoint", "digits-standard", "--suite", far, *arguments])
+        radii = [scenario(node, name).attack.threat.epsilon for name, node in plan.attacks.items()]
+        return plan.epsilon, radii
+
+    assert found() == (0.2, [0.2, 0.2])
+    assert found("--epsilon", "0.1") == (0.1, [0.1, 0.1])
+    assert found("--attack.threat.epsilon", "0.01") == (None, [0.01, 0.01])
+    assert found("--attack.fgsm.threat.epsilon", "0.01") == (None, [0.2, 0.01])
+
+
+@pytest.mark.parametrize("path", ["L2", "robusttrain.attacks.L2"])
+def test_rules_follow_a_threat_by_any_name(path):
+    moved = [("threat.class_path", path)]
+    own = {"mine": {"class_path": "robusttrain.attacks.ProjectedGradient"}}
+    for names in (["pgd"], own):
+        (found,) = scenarios(names, moved).values()
+        assert type(found.attack.rule).__name__ == "Normalized"
+    (momentum,) = scenarios(["mifgsm"], moved).values()
+    assert type(momentum.attack.rule).__name__ == "MomentumSign"
 
 
 def test_another_threat_brings_its_own_rule_and_steps_go_by_attack():

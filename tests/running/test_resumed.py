@@ -46,6 +46,8 @@ def test_other_steps_or_figures_are_refused(then, told, tmp_path):
         ([], ["--trainer.accumulate_grad_batches", "1", "--pictures.every", "9"]),
         (["--robust.every", "0"], ["--robust.every", "0", "--robust.images", "64"]),
         (["--robust.every", "2"], []),
+        (["--trainer.precision", "bf16-mixed"], ["--trainer.precision", "bf16"]),
+        ([], ["--robust.attacks", "pgd-quick"]),
     ],
 )
 def test_the_same_under_another_name_goes_on(first, then, tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.attacks import Linf, ProjectedGradient, Target
+from robusttrain.attacks import Linf, ProjectedGradient, Queried, Target
 from robusttrain.evaluation import Scenario
 from robusttrain.models import CifarResNet
 from robusttrain.models.declared import as_module
-from robusttrain.storage.made_of import code_in, is_library, made_of
+from robusttrain.storage.made_of import code_in, is_library, made_of, told
 
 NET = """
 from torch import nn
@@ -293,3 +294,138 @@ def test_whose_code_it_is(tmp_path):
     assert is_library(torch.__file__)
     assert is_library(importlib.import_module("robusttrain").__file__)
     assert not is_library(tmp_path / "mine.py")
+
+
+CACHE, CALLS, LOG = {}, 0, []
+
+
+def counting(images):
+    """Remembers, counts and logs: what a call leaves is no other model."""
+    global CALLS
+    CALLS += 1
+    LOG.append(float(images.sum()))
+    CACHE[len(images)] = images
+    return images
+
+
+def by_a_table(images):
+    return TABLE["net"](images)
+
+
+TABLE = {"net": network}
+
+
+def test_what_calls_leave_behind_is_no_other_model(monkeypatch):
+    model, seen = nn.Sequential(nn.Identity()), []
+    model.register_forward_hook(lambda layer, given, out: seen.append(out))
+    queried = Queried(counting)
+    before = [made_of(each) for each in (as_module(counting), model, queried)]
+    queried(torch.ones(2, 3))
+    model(torch.ones(2, 3))
+    assert [made_of(each) for each in (as_module(counting), model, queried)] == before
+    table = made_of(as_module(by_a_table))
+    monkeypatch.setitem(TABLE, "net", nn.ReLU())
+    assert made_of(as_module(by_a_table)) != table
+
+
+@dataclass(slots=True)
+class Slot:
+    width: int
+
+
+def with_default(x, *, scale=1.0):
+    return scale * x
+
+
+def test_slots_and_defaults_count():
+    def made(value):
+        module = nn.Identity()
+        module.value = value
+        return made_of(module)
+
+    assert made(Slot(3)) == made(Slot(3)) != made(Slot(4))
+    before = made(with_default)
+    with_default.__kwdefaults__["scale"] = 2.0
+    assert made(with_default) != before
+    with_default.__kwdefaults__["scale"] = 1.0
+
+
+def test_a_long_chain_of_calls_comes_to_an_end():
+    first, around = {"__name__": __name__, "f0": lambda x: x}, "def f{}(x):\n    return f{}(x)\n"
+    exec("".join(around.format(n, n - 1) for n in range(1, 400)), first)
+    module = nn.Identity()
+    module.last = first["f399"]
+    assert made_of(module) == made_of(module)
+
+
+ADDRESSES = """
+import numpy, torch
+from torch import nn
+from robusttrain.storage.made_of import made_of
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+def added(x): return x
+HANDLED = {torch.add: added, Point: 1}
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.points = HANDLED, {Point(1), Point(2), Point(3)}
+        self.objects = numpy.array(["a", None, 3], dtype=object)
+
+    def forward(self, x):
+        return HANDLED[torch.add](x)
+
+print(made_of(Net()), made_of(torch.compile(Net())))
+"""
+
+
+def test_no_address_counts():
+    def said():
+        command = [sys.executable, "-c", ADDRESSES]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert said() == said()
+
+
+def test_a_folder_without_init_is_read_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirnet.py").write_text("""
+from torch import nn
+import theirs.layers
+
+class Net(nn.Module):
+    def forward(self, images):
+        return theirs.layers.scaled(images)
+""")
+
+    def said(factor):
+        for name in ("theirs", "theirs.layers", "theirnet"):
+            sys.modules.pop(name, None)
+        text = f"def scaled(images):\n    return {factor} * images\n"
+        (tmp_path / "theirs" / "layers.py").write_text(text)
+        importlib.invalidate_caches()
+        return made_of(importlib.import_module("theirnet").Net())
+
+    try:
+        assert said(1) == said(1) != said(2)
+    finally:
+        for name in ("theirs", "theirs.layers", "theirnet"):
+            sys.modules.pop(name, None)
+
+
+def test_what_is_told_of_a_function_is_no_text_of_it():
+    """It stands in results.json, which goes from hand to hand."""
+    assert told("plain") == "'plain'"
+    assert re.fullmatch("[0-9a-f]{16}", told(through_the_network))
+    assert told(object()) == ""
+
+
+def test_whose_installed_code_it_is():
+    for folder in ("/usr/lib/python3/dist-packages", "/home/u/.local/lib/python3.11/site-packages"):
+        assert is_library(f"{folder}/torch/nn/modules/module.py")

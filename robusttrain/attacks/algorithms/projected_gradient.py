@@ -82,7 +82,7 @@ class ProjectedGradient(Attack):
     def reach(self) -> float | None:
         """Of rules whose steps are all as long."""
         signs = isinstance(self.rule, MomentumSign) and self.threat.norm == "linf"
-        as_long = signs or self.rule == STEEPEST[self.threat.norm]
+        as_long = signs or self.rule == STEEPEST.get(self.threat.norm)
         return self.steps * self.alpha if as_long else None
 
     @property

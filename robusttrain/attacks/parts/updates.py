@@ -150,7 +150,7 @@ def check_rule(rule: UpdateRule, threat: Threat) -> None:
     nowhere in this one, or out of the ball and back.
     """
     norm = next((norm for norm, each in STEEPEST.items() if each == rule), None)
-    if norm not in (None, threat.norm):
+    if norm not in (None, threat.norm) and threat.norm in STEEPEST:
         fix = f"is the steepest ascent in {norm}, and the threat is one of {threat.norm}: take"
         right = type(STEEPEST[threat.norm]).__name__
         raise OptionError("rule", type(rule).__name__, f"{fix} {right}")
