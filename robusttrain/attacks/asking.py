@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.answers import Answers, as_logits, kind_of, other_images
 from robusttrain.attacks.leaving import Leaving
+from robusttrain.core.counting import Counting
 from robusttrain.core.errors import UserError
 from robusttrain.core.generators import SharedGenerators
 from robusttrain.core.labels import too_high
@@ -71,7 +72,7 @@ class SourceModel(nn.Module):
         return [(self, 1.0)]
 
 
-class Queried(nn.Module):
+class Queried(Counting, nn.Module):
     """A model as attacks and evaluation ask it.
 
     The model may be any ``nn.Module`` that draws from its streams or from global generators. Each
@@ -102,8 +103,7 @@ class Queried(nn.Module):
     """
 
     takes_rng = True
-    #: Attributes that passes change, and that say nothing of the model.
-    counts = (
+    counted = (
         *("gradients", "queries", "draws_globally", "_differs", "answers", "classes", "labels"),
         *("leaving", "advance", "_part_of"),
     )

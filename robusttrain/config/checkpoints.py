@@ -124,6 +124,11 @@ def _well_formed(recipe: dict[str, Any]) -> bool:
         return False
     if not {"model", "defense", "data"} <= set(recipe):
         return False
+    plan = recipe.get("plan") or {}
+    if not isinstance(plan, dict) or not all(
+        isinstance(plan.get(part) or {}, dict) for part in ("training", "trainer", "robust")
+    ):
+        return False
     classes = recipe.get("classes", [])
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from robusttrain.core.parts import flat
 from robusttrain.evaluation.plan import PLACES
 from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
+from robusttrain.training.plan import Watching
 
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
 LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
@@ -151,7 +152,8 @@ def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What a plan says of its steps besides the recipe, and of the figures by which an epoch is the
     best.
     """
-    trainer, robust = plan["trainer"], dict(plan["robust"])
+    trainer = plan.get("trainer") or {}
+    robust = asdict(Watching()) | (plan.get("robust") or {})
     # What stands there by default depends on the defense, which is compared by itself.
     named = robust["attacks"] or []
     named = [named] if isinstance(named, str) else list(named)

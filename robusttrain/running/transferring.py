@@ -65,11 +65,9 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     """
     attacks = {name: Planned(scenario(node, name), node) for name, node in plan.attacks.items()}
     refuse_own_models(attacks)
-    one_threat({name: planned.scenario for name, planned in attacks.items()})
-    refuse_other_radii(
-        plan.epsilon,
-        {name: planned.scenario.attack.threat for name, planned in attacks.items()},
-    )
+    scenarios = {name: planned.scenario for name, planned in attacks.items()}
+    one_threat(scenarios)
+    refuse_other_radii(plan.epsilon, {name: each.attack.threat for name, each in scenarios.items()})
     output = may_write(Path(plan.output), "--output")
     crafted = may_write(Path(plan.crafted), "--crafted")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -82,10 +80,8 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         f"{len(common.indices)} of {common.candidates} images are classified correctly by all of"
         f" {each}"
     )
-    refuse_few_classes(
-        {name: planned.scenario for name, planned in attacks.items()}, data.num_classes
-    )
-    for line in short_steps({name: planned.scenario for name, planned in attacks.items()}):
+    refuse_few_classes(scenarios, data.num_classes)
+    for line in short_steps(scenarios):
         telling.say(line)
     precision = getattr(torch, plan.precision)
     crafting = Crafting(

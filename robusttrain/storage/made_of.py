@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from torch import Tensor, nn
 
+from robusttrain.core.counting import Counting
 from robusttrain.storage.files import hash_of_tensors, hash_of_weights
 
 #: Folders of Python's own code, of installed packages, and of this one.
@@ -118,10 +119,11 @@ def _lines(module: nn.Module, seen: set[int]) -> Iterator[str]:
             continue
         seen.add(id(part))
         cls, buffers = type(part), dict(part.named_buffers(recurse=False))
+        passed_over = _OF_MODULES | {*(part.counted if isinstance(part, Counting) else ())}
         yield f"{name}: {cls.__module__}.{cls.__qualname__} {_class(cls, seen)}\n"
         yield hash_of_tensors({each: buffers[each] for each in part._non_persistent_buffers_set})
         for attribute, value in sorted(vars(part).items()):
-            if attribute not in _OF_MODULES and attribute not in getattr(cls, "counts", ()):
+            if attribute not in passed_over:
                 yield f"{attribute}: {_told(value, seen, ())}\n"
         hooks = [hook for each in _HOOKS for hook in (vars(part).get(each) or {}).values()]
         if hooks:

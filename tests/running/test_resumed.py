@@ -52,3 +52,12 @@ def test_other_steps_or_figures_are_refused(then, told, tmp_path):
 )
 def test_the_same_under_another_name_goes_on(first, then, tmp_path):
     assert going_on(tmp_path, first, then) == tmp_path / "last.ckpt"
+
+
+@pytest.mark.parametrize("plan", [[], {"trainer": 3}, {"robust": "all"}, {"training": [1]}])
+def test_a_plan_that_is_none_is_told_in_one_line(plan, tmp_path):
+    now = read_plan(WORDS)
+    recipe, file = Job(now).recipe(), tmp_path / "last.ckpt"
+    torch.save({"robusttrain": {**recipe, "plan": plan or [1]}}, file)
+    with pytest.raises(UserError, match="is no checkpoint of robusttrain"):
+        resumed(str(file), tmp_path, recipe, now.to_json())

@@ -337,6 +337,20 @@ def with_default(x, *, scale=1.0):
     return scale * x
 
 
+class WithCounts(nn.Module):
+    """Names of attributes mean nothing in a module of theirs."""
+
+    counts = counted = 3
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+
+def test_nobodys_attribute_is_passed_over_for_its_name():
+    assert made_of(WithCounts(1)) != made_of(WithCounts(2))
+
+
 def test_slots_and_defaults_count():
     def made(value):
         module = nn.Identity()
