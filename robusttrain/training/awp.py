@@ -16,7 +16,6 @@ from robusttrain.core.checked import Positive, Whole, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.processes import mean_of_all
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.crafting import Meter
 from robusttrain.training.objectives import Adversarial, Passes, TrainingObjective
@@ -65,11 +64,12 @@ class AWP(TrainingObjective):
             )
 
     @property
+    def inside(self) -> TrainingObjective:
+        return self.objective
+
+    @property
     def takes_mixed_labels(self) -> bool:  # type: ignore[override]
         return self.objective.takes_mixed_labels
-
-    def inner(self) -> Scenario | None:
-        return self.objective.inner()
 
     def at(self, epoch: int) -> TrainingObjective:
         return self.objective.at(epoch) if epoch < self.warmup else self
@@ -77,18 +77,6 @@ class AWP(TrainingObjective):
     def strengthened(self) -> TrainingObjective | None:
         stronger = self.objective.strengthened()
         return None if stronger is None else replace(self, objective=stronger)
-
-    def check(self, model: DefendedClassifier) -> None:
-        self.objective.check(model)
-
-    def check_images(self, model: DefendedClassifier, images: Tensor) -> None:
-        self.objective.check_images(model, images)
-
-    def state(self) -> dict[str, Tensor]:
-        return self.objective.state()
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.objective.restore(state)
 
     @property
     def passes_at_once(self) -> int:

@@ -13,7 +13,6 @@ from robusttrain.attacks.sources.basic import Reader
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation import Scenario
 from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.awp import statistics_at_rest
@@ -71,6 +70,10 @@ class GradAlign(TrainingObjective):
         return self.objective.warmup
 
     @property
+    def inside(self) -> TrainingObjective:
+        return self.objective
+
+    @property
     def takes_mixed_labels(self) -> bool:  # type: ignore[override]
         return self.objective.takes_mixed_labels
 
@@ -78,27 +81,12 @@ class GradAlign(TrainingObjective):
     def accumulates(self) -> bool:  # type: ignore[override]
         return self.objective.accumulates
 
-    def inner(self) -> Scenario | None:
-        return self.objective.inner()
-
     def at(self, epoch: int) -> TrainingObjective:
         return replace(self, objective=self.objective.at(epoch))
 
     def strengthened(self) -> TrainingObjective | None:
         stronger = self.objective.strengthened()
         return None if stronger is None else replace(self, objective=stronger)
-
-    def check(self, model: DefendedClassifier) -> None:
-        self.objective.check(model)
-
-    def check_images(self, model: DefendedClassifier, images: Tensor) -> None:
-        self.objective.check_images(model, images)
-
-    def state(self) -> dict[str, Tensor]:
-        return self.objective.state()
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.objective.restore(state)
 
     @property
     def passes_at_once(self) -> int:

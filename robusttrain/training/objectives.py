@@ -64,6 +64,13 @@ class TrainingObjective(ABC):
     warmup = 0
 
     @property
+    def inside(self) -> TrainingObjective | None:
+        """The objective that this one goes around; None for any other. What is asked of a wrapper
+        and concerns the images or the model is asked of that one.
+        """
+        return None
+
+    @property
     def replays(self) -> int:
         """How many batches in a row are the same images."""
         return 1
@@ -99,6 +106,8 @@ class TrainingObjective(ABC):
 
     def inner(self) -> Scenario | None:
         """The inner attack with its source; None where there is none."""
+        if self.inside is not None:
+            return self.inside.inner()
         return None if self.attack is None else Scenario(self.attack, self.source)
 
     def opened(self, read: Reader) -> TrainingObjective:
@@ -122,12 +131,15 @@ class TrainingObjective(ABC):
 
     def check(self, model: DefendedClassifier) -> None:
         """Raise UserError if ``model`` cannot be trained with it; called before training."""
-        inner = self.inner()
-        if inner is not None:
+        if self.inside is not None:
+            self.inside.check(model)
+        elif (inner := self.inner()) is not None:
             inner.attack.check(inner.source(model))
 
-    def check_images(self, model: DefendedClassifier, images: Tensor) -> None:  # noqa: B027 - most need nothing more
+    def check_images(self, model: DefendedClassifier, images: Tensor) -> None:
         """Raise UserError if models from files do not fit images (B, C, H, W) of the data."""
+        if self.inside is not None:
+            self.inside.check_images(model, images)
 
     @property
     def passes(self) -> int:
@@ -149,10 +161,12 @@ class TrainingObjective(ABC):
         """What the objective carries from one batch to the next, for checkpoints: tensors with one
         row an image of the batch.
         """
-        return {}
+        return {} if self.inside is None else self.inside.state()
 
-    def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives carry nothing
+    def restore(self, state: dict[str, Tensor]) -> None:
         """Take up what ``state`` returned."""
+        if self.inside is not None:
+            self.inside.restore(state)
 
 
 @checked
