@@ -25,6 +25,9 @@ Symbols: q queries, a robust accuracy, d_i the distance of image i, * the best o
 is the area above the curve of robust accuracy over the radius, up to the radius e at which the best
 of all has left nothing.
 
+A random model makes of one attack another curve with every seed: with ``--runs`` all attack it
+several times, and what is measured is that of all runs together.
+
 Curves are kept in ``--work``, one file for each, and a run that was stopped goes on there. Those of
 the peers also go into ``--peers``, a zip that a later run takes with ``--earlier``, so that only
 ours are measured anew. Without options the models are the package's own, on digits.
@@ -69,9 +72,16 @@ BUDGETS = [10, 30, 100, 300, 1000]
 
 
 def measure(
-    subject: Subject, contender: Contender, budgets: list[int], radius: float
+    subject: Subject, contender: Contender, budgets: list[int], radius: float, seed: int = 0
 ) -> dict[str, Any]:
     """Distances of each image's nearest adversarial point for each budget, and seconds.
+
+    Args:
+        subject: the model and its images.
+        contender: the attack.
+        budgets: queries, ascending.
+        radius: within which an image falls.
+        seed: of the attack's draws and the model's.
 
     Returns:
         ``distances[budget]`` has n numbers, None where there was no such point, and ``seconds``.
@@ -85,8 +95,8 @@ def measure(
             radius=None if contender.nearest else radius,
         )
         model = Counted(tally).eval()
-        torch.manual_seed(0)
-        np.random.seed(0)  # noqa: NPY002
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         try:
             adversarial = contender.run(model, images.clone(), labels.clone(), radius, budget)
             with torch.no_grad():
@@ -142,24 +152,33 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         for norm in arguments.norms:
             radius = subject.radii[norm]
             rows: dict[Contender, dict[int, list[float]]] = {}
+            numbered = [*enumerate(parts(subject))]
             for each in contenders(norm):
                 if arguments.only and each.library not in arguments.only:
                     continue
                 if each.name in arguments.without:
                     continue
+                if arguments.attacks and each.name not in arguments.attacks:
+                    continue
                 rows[each] = {budget: [] for budget in budgets}
                 seconds = 0.0
-                for number, part in enumerate(parts(subject)):
-                    file = work / model / f"{norm}-{each.library}-{each.name}-{number}.json"
+                runs = [(run, *at) for run in range(arguments.runs) for at in numbered]
+                for run, number, part in runs:
+                    name = f"{norm}-{each.library}-{each.name}-{number}"
+                    file = work / model / (f"{name}-run-{run}.json" if run else f"{name}.json")
                     settings = {
                         "budgets": budgets,
                         "radius": radius,
                         "images": len(part.images),
                         "fingerprint": fingerprint(part),
                     }
+                    if run:
+                        settings["run"] = run
 
-                    def make(each: Contender = each, part: Subject = part) -> dict[str, Any]:
-                        return measure(part, each, budgets, radius)  # noqa: B023
+                    def make(
+                        each: Contender = each, part: Subject = part, run: int = run
+                    ) -> dict[str, Any]:
+                        return measure(part, each, budgets, radius, run)  # noqa: B023
 
                     kept = measured(file, settings, make)
                     seconds += kept["seconds"]
@@ -171,6 +190,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                 "budgets": budgets,
                 "radius": radius,
                 "images": len(subject.images),
+                **({"runs": arguments.runs} if arguments.runs > 1 else {}),
                 **curves(rows, budgets, radius),
             }
     return dict(compact(report))
@@ -189,7 +209,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=NAMED, default=list(NAMED))
     parser.add_argument("--norms", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--only", nargs="+", help="these libraries alone")
+    parser.add_argument("--attacks", nargs="+", help="attacks of these names alone")
     parser.add_argument("--without", nargs="+", default=[], help="leave out attacks of these names")
+    parser.add_argument("--runs", type=int, default=1, help="of each attack, each with its seed")
     each = f"one for all models, or one each: {', '.join(NAMED)}"
     parser.add_argument("--images", type=int, nargs="+", default=[PART], help=each)
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)

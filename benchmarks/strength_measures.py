@@ -153,7 +153,10 @@ def firsts(report: dict[str, Any], measure: str) -> str:
             radius = f" ({part['radius']:g})" if robust else ""
             queries = ", ".join(f"{budget:,}" for budget in part["budgets"])
             name = f"{model}, {NAMES[norm]}{radius}"
-            lines.append(f"| {name} | {part['images']} | {queries} | {', '.join(cells)} |")
+            images = f"{part['images']}"
+            if part.get("runs", 1) > 1:
+                images += f", {part['runs']} runs"
+            lines.append(f"| {name} | {images} | {queries} | {', '.join(cells)} |")
     return "\n".join(lines)
 
 

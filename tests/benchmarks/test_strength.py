@@ -202,6 +202,28 @@ def test_a_report_comes_out_and_curves_are_measured_once(tmp_path, monkeypatch):
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
+def test_runs_on_a_random_model_count_together(tmp_path, capsys):
+    command = ["--images", "5", "--budgets", "12", "--models", "randomized", "--norms", "l2"]
+    command += ["--only", "ours", "--attacks", "ddn", "--work", str(tmp_path / "work")]
+    command += ["--runs", "3", "--output", str(tmp_path / "a.json")]
+    threads = torch.get_num_threads()
+    try:
+        strength.main(command)
+    finally:
+        torch.set_num_threads(threads)
+    files = sorted((tmp_path / "work" / "digits randomized").iterdir())
+    assert [file.name for file in files] == [
+        *("l2-ours-ddn-0-run-1.json", "l2-ours-ddn-0-run-2.json", "l2-ours-ddn-0.json")
+    ]
+    runs = [json.loads(file.read_text())["distances"]["12"] for file in files]
+    assert len({str(run) for run in runs}) == 3  # each with a seed of its own
+    together = sorted(math.inf if far is None else far for run in runs for far in run)
+    part = json.loads((tmp_path / "a.json").read_text())["models"]["digits randomized"]["l2"]
+    assert part["runs"] == 3
+    assert part["median_distance"]["curves"] == {"ddn (ours)": [round(together[7], 4)]}
+    assert "| digits randomized, L2 | 5, 3 runs | 12 |" in capsys.readouterr().out
+
+
 def kept(work, library, name="fgsm", model="digits f_b"):
     file = work / model / f"l2-{library}-{name}-0.json"
     file.parent.mkdir(parents=True, exist_ok=True)
