@@ -7,6 +7,7 @@ import errno
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -102,6 +103,7 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     program = program or sys.argv[0].rpartition("/")[2]
     look_in(Path.cwd())  # where the user's own modules lie, wherever this program does
+    threading.excepthook = _in_a_thread
     try:
         keep_freed_memory()
         Saying.of("robusttrain")
@@ -121,6 +123,14 @@ def main(
             sys.exit(130)
         raise
     sys.exit(0)
+
+
+def _in_a_thread(raised: threading.ExceptHookArgs) -> None:
+    """A full disk ends TensorBoard's thread, and then the training that writes by it, which says so
+    in one line: no traceback before that.
+    """
+    if not isinstance(raised.exc_value, OSError) or raised.exc_value.errno not in FULL:
+        threading.__excepthook__(raised)
 
 
 def _say(text: str) -> NoReturn:

@@ -5,6 +5,7 @@ started.
 import errno
 import os
 import re
+import threading
 import time
 
 import pytest
@@ -516,3 +517,32 @@ def test_a_disk_that_takes_no_more_is_one_line(number, said, capsys):
     assert f"{said}" in err
     assert "what was finished is kept" in err
     assert err.count("\n") == 1
+
+
+def test_a_thread_that_the_full_disk_ends_first_says_nothing(capsys):
+    """TensorBoard writes in one; any other error of a thread is told of."""
+
+    def command(arguments):
+        def write():
+            raise OSError(errno.ENOSPC, "in the middle")
+
+        def fail():
+            raise ValueError("of its own")
+
+        for work in (write, fail):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        write()
+
+    before = threading.excepthook
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(command, [])
+    finally:
+        threading.excepthook = before
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert "ValueError: of its own" in err
+    assert err.count("in the middle") == 0
+    assert err.count("the disk is full") == 1
