@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -124,8 +124,11 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
     number.
     """
     key, *deeper = path
+    owner = node.get("class_path")
     if "class_path" in node and key not in _PLAIN_KEYS:
         node = node.setdefault("init_args", {})
+    if not deeper and _names_class(value) and _is_part(owner, key, node.get(key)):
+        deeper = ["class_path"]
     if not deeper:
         # A new class for a part takes its own arguments, not those of the old one.
         if key == "class_path" and node.get("class_path") != value:
@@ -140,8 +143,27 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
         _override(items[number], deeper[1:], value)
         return
     if not isinstance(items, dict):
-        node[key] = {}
+        # A part that was named by its class alone keeps it.
+        node[key] = {"class_path": items} if _names_class(items) else {}
     _override(node[key], deeper, value)
+
+
+def _names_class(value: Any) -> bool:
+    """By the capital that classes begin with, and presets do not."""
+    return isinstance(value, str) and class_name(value)[:1].isupper()
+
+
+def _is_part(owner: Any, key: str, there: Any) -> bool:
+    """Whether an argument holds an object, by what is there or else by its default."""
+    if isinstance(there, dict):
+        return True
+    if there is not None or not isinstance(owner, str):
+        return False
+    try:
+        default = defaults_of(resolve(owner)).get(key)
+    except UserError:
+        return False  # what is wrong with the class is said where it is built
+    return type(default).__module__.partition(".")[0] == "robusttrain"
 
 
 def stem(name: str) -> str:
@@ -221,9 +243,7 @@ def attack_nodes(
         if of_suite is not None:
             _override(node, ["threat", "epsilon"], of_suite)
         # Classes first: an argument may be meant for the part that replaces another.
-        for key, text in sorted(
-            overrides, key=lambda override: not override[0].endswith("class_path")
-        ):
+        for key, text in sorted(overrides, key=lambda override: _depth(override[0], nodes)):
             owner, _, inner = key.partition(".")
             if owner in nodes and inner:
                 if owner != name:
@@ -254,12 +274,24 @@ def attack_nodes(
     return read
 
 
+def _depth(key: str, names: Container[str]) -> int:
+    """Where an override comes in the order: a part before what stands inside it."""
+    owner, _, inner = key.partition(".")
+    key = inner if inner and owner in names else key
+    whole = key.removesuffix("class_path")
+    return 2 * len(whole.strip(".").split(".")) - (whole != key) if whole else 0
+
+
 def _with_rules_of(node: Any) -> None:
     """Exchange rules of steepest ascent in a node for that of the threat's norm, in place."""
     for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         _with_rules_of(item)
     inside = node.get("init_args") if isinstance(node, dict) else None
-    if not isinstance(inside, dict) or not isinstance(threat := inside.get("threat"), dict):
+    if not isinstance(inside, dict):
+        return
+    threat = inside.get("threat")
+    threat = {"class_path": threat} if _names_class(threat) else threat
+    if not isinstance(threat, dict):
         return
     if not _takes(str(node.get("class_path")), "rule"):
         return

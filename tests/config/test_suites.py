@@ -313,9 +313,35 @@ def test_what_is_said_of_an_attack_counts_more_than_a_suites_radius(tmp_path):
     assert found("--attack.fgsm.threat.epsilon", "0.01") == (None, [0.2, 0.01])
 
 
+@pytest.mark.parametrize(
+    "key", ["threat", "threat.class_path", "pgd.threat", "pgd.threat.class_path"]
+)
+def test_a_part_by_its_class_alone_keeps_it_whatever_is_said_inside(key):
+    """`--attack.threat L2 --epsilon 0.5` is no attack in Linf 0.5."""
+    for overrides, epsilon in (
+        ([(key, "L2")], 0.5),
+        ([(key, "L2"), ("threat.epsilon", "0.5")], None),
+        ([("pgd.threat.epsilon", "0.5"), (key, "L2")], None),
+        ([("threat.epsilon", "0.5"), (key, "L2"), ("rule", "Normalized")], None),
+    ):
+        (found,) = scenarios(["pgd"], overrides, epsilon).values()
+        assert (found.attack.threat.norm, found.attack.threat.epsilon) == ("l2", 0.5)
+        assert type(found.attack.rule).__name__ == "Normalized"
+    # Where the preset says nothing of the part, and where a mapping names it.
+    (square,) = scenarios(["square"], [("threat", "L2")], 0.5).values()
+    assert (square.attack.threat.norm, square.attack.threat.epsilon) == ("l2", 0.5)
+    mine = {"mine": {"like": "square", "init_args": {"threat": "L2"}}}
+    (square,) = scenarios(mine, [], 0.5).values()
+    assert (square.attack.threat.norm, square.attack.threat.epsilon) == ("l2", 0.5)
+    asked = [("gradient", "Average"), ("gradient.draws", "3")]
+    (pgd,) = scenarios(["pgd"], asked).values()
+    assert pgd.attack.gradient.draws == 3
+
+
+@pytest.mark.parametrize("key", ["threat", "threat.class_path"])
 @pytest.mark.parametrize("path", ["L2", "robusttrain.attacks.L2"])
-def test_rules_follow_a_threat_by_any_name(path):
-    moved = [("threat.class_path", path)]
+def test_rules_follow_a_threat_by_any_name(path, key):
+    moved = [(key, path)]
     own = {"mine": {"class_path": "robusttrain.attacks.ProjectedGradient"}}
     for names in (["pgd"], own):
         (found,) = scenarios(names, moved).values()
