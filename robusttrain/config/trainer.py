@@ -19,6 +19,9 @@ OWN_TRAINER_OPTIONS = {
     "enable_checkpointing",
     "inference_mode",
 }
+#: Lightning's other names of a precision.
+PRECISIONS = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+PRECISIONS |= {"64": "64-true"}
 
 
 def add_trainer(
@@ -75,7 +78,7 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
     own["callbacks"] = [*own.get("callbacks", []), *bar]
     try:
         trainer = Trainer(**settings, **own, use_distributed_sampler=False)
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"--trainer: {first_line(error)}") from error
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no strategy's own, no plugin
         trainer.strategy.checkpoint_io = WholeFiles()

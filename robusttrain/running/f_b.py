@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from robusttrain.config import presets
 from robusttrain.config.build import build, is_node
 from robusttrain.config.checkpoints import as_before
 from robusttrain.config.command_line import new_parser, plain, read
-from robusttrain.config.trainer import trainer_from
+from robusttrain.config.trainer import PRECISIONS, trainer_from
 from robusttrain.config.training import build_training
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import Say, silence
 from robusttrain.data import ImageData
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json
+from robusttrain.storage.reading import read_torch
 from robusttrain.storage.weights import save_tensors
 from robusttrain.training import RobustTraining
 from robusttrain.training.optimizers import settled
@@ -68,7 +71,7 @@ def provide_f_b(
     Raises:
         UserError: nothing kept, and ``train`` is False.
     """
-    for arguments, config, path in places(defense, data, preset, folder, seed):
+    for arguments, config, path in places(defense, data, preset, folder, seed, trainer):
         if path.is_file():
             say(f"f_b: taking the one trained before, {path}")
         elif train:
@@ -80,11 +83,17 @@ def provide_f_b(
 
 
 def places(
-    defense: dict[str, Any] | None, data: ImageData, preset: str, folder: Path, seed: int
+    defense: dict[str, Any] | None,
+    data: ImageData,
+    preset: str,
+    folder: Path,
+    seed: int,
+    trainer: Mapping[str, Any],
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], Path]]:
     """Every f_b in ``defense`` without weights: the transformation's arguments, how it is trained,
-    where it is kept.
+    where it is kept. Arguments as for `provide_f_b`.
     """
+    precision = str(trainer.get("precision"))
     for arguments in transforms(defense):
         config = _training(preset)
         about = {
@@ -97,7 +106,9 @@ def places(
                 data.crop,
                 data.flip,
                 data.seed,
+                data.batch_size,
             ],
+            "precision": PRECISIONS.get(precision, precision),
             "training": as_before(config),
             "seed": seed,
         }
@@ -148,6 +159,38 @@ def f_b_trainer(trainer: dict[str, Any], epochs: int, say: Say = silence) -> Any
     )
 
 
+def refuse_other_f_b(defense: Any, training: RobustTraining, checkpoint: Path) -> None:
+    """Raise UserError if a run that goes on was told of an f_b that is not the checkpoint's, which
+    it would go on with all the same.
+
+    Args:
+        defense: configuration node.
+        training: as it was built, with the weights that ``defense`` names.
+        checkpoint: that it goes on from.
+    """
+    named = [each["weights"] for each in transformations(defense) if each.get("weights")]
+    if not named or training.model.defense is None:
+        return
+    kept = read_torch(checkpoint)["state_dict"]
+    own = training.model.defense
+    trained = {name for name, weight in own.named_parameters() if weight.requires_grad}
+    for name, weight in own.state_dict().items():
+        then = kept.get(f"model.defense.{name}", weight)
+        # Averaging over steps leaves equal weights as they are but for rounding.
+        if name not in trained and not torch.allclose(then.to(weight), weight, rtol=1e-4):
+            raise UserError(
+                f"--defense.weights {named[0]}: the run in {checkpoint} has another f_b, and would"
+                " go on with that: leave the option out, or start a new run without --ckpt_path"
+            )
+
+
+def alone(data: ImageData, training: RobustTraining) -> ImageData:
+    """The data for an f_b, whatever the main recipe adds: what is kept is found by all of them."""
+    own = data.alone()
+    own.replays = training.objective.replays
+    return own
+
+
 def _train(
     model: dict[str, Any],
     data: ImageData,
@@ -158,8 +201,7 @@ def _train(
     say: Say,
 ) -> None:
     training = training_of(model, data.facts().num_classes, config, seed)
-    # Whatever the main recipe adds: what is kept here is found by all of them.
-    data = data.alone()
+    data = alone(data, training)
     data.prepare_data()
     runner = f_b_trainer(trainer, config["epochs"], say)
     runner.fit(training, datamodule=data)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robusttrain.config.checkpoints import LATER, as_before, read_recipe
+from robusttrain.config.trainer import PRECISIONS
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import flat
 from robusttrain.evaluation.plan import PLACES
@@ -18,9 +19,6 @@ from robusttrain.training.plan import Watching
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
 LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
 
-#: Lightning's other names of a precision.
-PRECISIONS = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-PRECISIONS |= {"64": "64-true"}
 #: What `robusttrain.config.watching.watchers` takes where nobody names an attack.
 DEFAULTS = ["pgd-quick", "bpda-i-quick"]
 
@@ -161,6 +159,7 @@ def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
         "trainer.precision": PRECISIONS.get(precision := str(trainer.get("precision")), precision),
         "trainer.accumulate_grad_batches": trainer.get("accumulate_grad_batches") or 1,
         "trainer.gradient_clip_val": trainer.get("gradient_clip_val") or None,
+        "f_b_training": plan.get("f_b_training") or "f_b",
         "robust.attacks": [] if len(named) == 1 and named[0] in DEFAULTS else named,
     }
     if said["trainer.gradient_clip_val"] is not None:

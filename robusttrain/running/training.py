@@ -26,7 +26,14 @@ from robusttrain.evaluation import Engine, Scenario, check_classes, need_two
 from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.models.compiling import Mode
 from robusttrain.running.budget import within
-from robusttrain.running.f_b import f_b_trainer, places, provide_f_b, training_of
+from robusttrain.running.f_b import (
+    alone,
+    f_b_trainer,
+    places,
+    provide_f_b,
+    refuse_other_f_b,
+    training_of,
+)
 from robusttrain.running.precision_of_g import is_open, settle
 from robusttrain.running.purifiers import folder_in, newest, provide, without_weights
 from robusttrain.running.resuming import LENGTH, placed
@@ -157,7 +164,11 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     for line in covering(threats, job.facts):
         say(line)
     minutes = plan.training.get("minutes")
-    if minutes is not None and (first := trained_first(job, checkpoints)):
+    if (
+        minutes is not None
+        and plan.ckpt_path is None
+        and (first := trained_first(job, checkpoints))
+    ):
         say(
             f"--training.minutes {minutes:g} begin after another training: {' and '.join(first)} is"
             " not at hand, and comes first"
@@ -191,7 +202,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     goes_on = place.resume is not None
     trainer.loggers = begun(plan.loggers, plan.logs, job.name, place.version, goes_on)
     del first_look, objective, target, sources
-    if job.defense is not None:
+    if job.defense is not None and not goes_on:  # else they are in the checkpoint
         provide_f_b(
             job.defense,
             job.data,
@@ -203,6 +214,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         )
         provide(job.defense, job.data, folder_in(checkpoints), plan.trainer, plan.seed, say=say)
     training = job.training()
+    if place.resume is not None:
+        refuse_other_f_b(job.defense, training, place.resume)
     training.compiled_as(compiled)
     training.recipe = {**recipe, "classes": job.data.class_names, "plan": plan.to_json()}
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
@@ -232,7 +245,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
 def trained_first(job: Job, checkpoints: Path) -> list[str]:
     """What the defense lacks, so that it is trained before the run: f_b, or a purifying network."""
     plan, data = job.plan, job.data
-    f_bs = places(job.defense, data, plan.f_b_training, checkpoints / "f_b", plan.seed)
+    folder = checkpoints / "f_b"
+    f_bs = places(job.defense, data, plan.f_b_training, folder, plan.seed, plan.trainer)
     purifying = [
         kind
         for kind, arguments in without_weights(job.defense)
@@ -332,7 +346,7 @@ def estimate_all(
     plan, data = job.plan, job.data
     folder = Path(plan.checkpoints) / "f_b"
     for arguments, settings, path in places(
-        job.defense, data, plan.f_b_training, folder, plan.seed
+        job.defense, data, plan.f_b_training, folder, plan.seed, plan.trainer
     ):
         if not path.is_file():
             say(
@@ -340,7 +354,7 @@ def estimate_all(
                 f" {path}:"
             )
             f_b = training_of(arguments["model"], job.facts.num_classes, settings, plan.seed)
-            estimate(f_b, data.alone(), f_b_trainer(plan.trainer, settings["epochs"]), say)
+            estimate(f_b, alone(data, f_b), f_b_trainer(plan.trainer, settings["epochs"]), say)
             say("the run itself:")
     estimate(training, data, trainer, say, callbacks)
 

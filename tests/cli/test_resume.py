@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from robusttrain.training import RobustTraining
 
@@ -206,3 +207,34 @@ def test_a_checkpoint_that_lies_elsewhere_goes_on_in_a_new_folder(command, tmp_p
     assert torch.load(later, weights_only=True)["epoch"] == 1
     assert torch.load(kept, weights_only=True)["epoch"] == 0
     assert [path.name for path in copy.parent.iterdir()] == ["some.ckpt"]
+
+
+def test_an_f_b_is_that_of_the_run_that_goes_on(command, tmp_path):
+    """Another one would be trained, or announced, and then not be used."""
+    options = ["--model", "mlp", "--defense", "advtransform", "--defense.model", "mlp"]
+    options += ["--defense.steps", 1, "--trainer.limit_train_batches", 2, "--robust.every", 0]
+    options += ["--pictures.images", 0, "--schedule", "constant", "--name", "mine"]
+    own = ["--f_b_training", "tests/conf/f_b.yaml"]
+
+    def train(folder, epochs, *more):
+        return command(
+            *("train.py", *options, *places(folder), "--trainer.max_epochs", epochs, *more)
+        )
+
+    there = tmp_path / "there"
+    assert train(there, 1, *own).code == 0
+    (f_b,) = (there / "checkpoints" / "f_b").iterdir()
+    done = train(there, 2, "--ckpt_path", "last")
+    assert done.code == 2
+    assert "that run had f_b_training = 'tests/conf/f_b.yaml', this one 'f_b'" in done.err
+    done = train(there, 2, *own, "--ckpt_path", "last", "--seed", 0)
+    assert done.code == 0
+    assert "f_b:" not in done.err  # neither trained nor looked for
+    other = tmp_path / "other.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(f_b).items()}, other)
+    done = train(there, 3, *own, "--ckpt_path", "last", "--defense.weights", other)
+    assert done.code == 2
+    assert f"--defense.weights {other}: the run in" in done.err
+    assert "has another f_b" in done.err
+    same = train(there, 3, *own, "--ckpt_path", "last", "--defense.weights", f_b)
+    assert same.code == 0, same.err
