@@ -48,7 +48,8 @@ def journalled_audit(journal: Journal, images: int | None) -> dict[str, Any]:
     """What an earlier audit of this very run, on as many images, found; empty if there was none."""
     try:
         entry = json.loads((journal.folder / "audit.json").read_text())
-        audited: dict[str, Any] = entry["found"] if entry["asked"] == images else {}
+        same = entry["asked"] == images and entry["run"] == journal.run
+        audited: dict[str, Any] = entry["found"] if same else {}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
     return audited
@@ -67,5 +68,6 @@ def finish_audit(
         evaluation.to(device)
         audit.after(evaluation.records)
         audited = audit.as_dict()
-        write_json({"asked": audit.images, "found": audited}, journal.folder / "audit.json")
+        kept = {"asked": audit.images, "run": journal.run, "found": audited}
+        write_json(kept, journal.folder / "audit.json")
         return audited

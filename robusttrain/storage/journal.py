@@ -5,6 +5,9 @@ A stage is one attack (or one attack on one source). An entry holds the tensors 
 batch of images, in a file of its own that is written whole or not at all. A run that was killed
 finds its entries again and computes only the rest. Runs of the same command that share the folder
 take batches from each other.
+
+Every entry names its run, so that what another run left, or still writes, is never taken for this
+one's: a folder is not emptied in one moment.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import errno
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -136,10 +140,13 @@ class Journal:
         self.folder, self.report = folder, report
         self.claims = Claims(folder / "claims")
         now, before = _json(fingerprint), read_fingerprint(folder)
+        self.run = hash_of_json(now)[:16]
         if before is not None and (fresh or before != now):
             if not fresh:
                 refuse_others(folder, now, whole=True)
-            shutil.rmtree(folder)
+            _remove(folder)
+        elif before is None and _left(folder):
+            _remove(folder)  # half of it was removed already, and then a kill
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "fingerprint.json").is_file():
             write_json(now, folder / "fingerprint.json")
@@ -155,7 +162,12 @@ class Journal:
         return (self.folder / FINISHED).is_file()
 
     def finish(self) -> None:
-        """Mark the run as finished, so that another run may take its place."""
+        """Mark the run as finished, so that another run may take its place.
+
+        Raises:
+            UserError: another run has taken the folder.
+        """
+        self._check_ours()
         (self.folder / FINISHED).touch()
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
@@ -183,6 +195,9 @@ class Journal:
         if metadata.get("content") != digest(entry):
             self._drop(path, f"{path} does not hold what was written")
             return None
+        if metadata.get("run") != self.run:
+            self._drop(path, f"{path} is of another run")
+            return None
         if metadata.get("batch") != _batch(images, labels, indices):
             raise UserError(
                 f"{path} was made from other images: the data set has changed since that run began"
@@ -199,11 +214,22 @@ class Journal:
         """Write an entry, arguments as for ``get``.
 
         Raises:
-            UserError: the disk is full; all entries so far are kept.
+            UserError: the disk is full, and all entries so far are kept; or another run has taken
+                the folder.
         """
-        metadata = {"content": digest(entry), "batch": _batch(images, labels, indices)}
+        batch = _batch(images, labels, indices)
+        metadata = {"content": digest(entry), "batch": batch, "run": self.run}
+        self._check_ours()
         with self._disk():
             save_tensors(entry, self._path(stage, indices), metadata)
+
+    def _check_ours(self) -> None:
+        there = read_fingerprint(self.folder)
+        if there is None or hash_of_json(there)[:16] != self.run:
+            raise UserError(
+                f"--output {self.folder.parent}: another run has taken this folder meanwhile (by"
+                " --fresh true, or with other settings): name another --output"
+            )
 
     @contextmanager
     def taken(self, indices: Tensor) -> Iterator[bool]:
@@ -238,6 +264,20 @@ class Journal:
     def _drop(self, path: Path, why: str) -> None:
         self.report(f"{why}: dropped, to be done again")
         path.unlink(missing_ok=True)
+
+
+def _left(folder: Path) -> list[str]:
+    """What lies in a folder, but for hidden files, which are being written, and claims."""
+    there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [name for name in there if not name.startswith(".") and name != "claims"]
+
+
+def _remove(folder: Path) -> None:
+    """Out of sight first, at one stroke: whoever is killed here leaves no half of a run."""
+    aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}-old")
+    folder.rename(aside)
+    for old in folder.parent.glob(f".{folder.name}-*-old"):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _name(indices: Tensor) -> str:

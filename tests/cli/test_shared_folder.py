@@ -104,11 +104,14 @@ def test_processes_that_start_together_choose_one_precision(evaluated):
 
 def test_what_another_process_has_audited_is_not_audited_again(tmp_path):
     found = {"verdict": "sound", "audit": []}
-    (tmp_path / "audit.json").write_text(json.dumps({"asked": None, "found": found}))
+    kept = {"asked": None, "run": "this", "found": found}
+    (tmp_path / "audit.json").write_text(json.dumps(kept))
     # Neither is asked anything: what would be computed fails.
     audit, evaluation = SimpleNamespace(images=None), SimpleNamespace()
-    assert finish_audit(audit, evaluation, None, SimpleNamespace(folder=tmp_path), print) == found
-    with pytest.raises(AttributeError):  # another number of images is another audit
-        finish_audit(
-            SimpleNamespace(images=8), evaluation, None, SimpleNamespace(folder=tmp_path), print
-        )
+    this = SimpleNamespace(folder=tmp_path, run="this")
+    assert finish_audit(audit, evaluation, None, this, print) == found
+    other = SimpleNamespace(folder=tmp_path, run="other")
+    # Another number of images is another audit, and so is another run.
+    for images, journal in ((8, this), (None, other)):
+        with pytest.raises(AttributeError):
+            finish_audit(SimpleNamespace(images=images), evaluation, None, journal, print)

@@ -90,6 +90,75 @@ def test_a_finished_run_makes_room_for_another_but_serves_its_own_command(tmp_pa
     assert other.get("pgd", *batch) is None
 
 
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_kill_while_an_old_run_is_removed_leaves_nothing_for_the_next(
+    tmp_path, batch, monkeypatch, moment
+):
+    """A folder loses its files one by one, the fingerprint perhaps first."""
+    old = Journal(tmp_path / "journal", MARK)
+    for stage in ("clean", "pgd", "fgsm"):
+        old.put(stage, *batch, ENTRY)
+    old.finish()
+    removed = []
+
+    def killed(path, *args, **kwargs):
+        files = sorted(path.rglob("*"), key=lambda each: each.name != "fingerprint.json")
+        for each in [each for each in files if each.is_file()][:moment]:
+            each.unlink()
+            removed.append(each)
+        raise KilledError
+
+    monkeypatch.setattr("robusttrain.storage.journal.shutil.rmtree", killed)
+    with pytest.raises(KilledError):
+        Journal(tmp_path / "journal", {**MARK, "seed": 1})
+    monkeypatch.undo()
+    assert len(removed) == moment
+    new = Journal(tmp_path / "journal", {**MARK, "seed": 1})
+    assert not new.finished
+    for stage in ("clean", "pgd", "fgsm"):
+        assert new.get(stage, *batch) is None
+    Journal(tmp_path / "journal", {**MARK, "seed": 2}, fresh=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["journal"]  # and no rest of them
+
+
+def test_a_folder_without_a_fingerprint_is_of_nobody(tmp_path, batch):
+    """As a kill left it before removal was one stroke."""
+    old = Journal(tmp_path / "journal", MARK)
+    old.put("pgd", *batch, ENTRY)
+    old.finish()
+    (tmp_path / "journal" / "fingerprint.json").unlink()
+    new = Journal(tmp_path / "journal", {**MARK, "seed": 1})
+    assert not new.finished
+    assert new.get("pgd", *batch) is None
+
+
+def test_entries_of_another_run_are_not_taken(tmp_path, batch):
+    told = []
+    first = Journal(tmp_path / "journal", MARK)
+    first.put("pgd", *batch, ENTRY)
+    entry = next((tmp_path / "journal" / "pgd").iterdir())
+    content = entry.read_bytes()
+    second = Journal(tmp_path / "journal", {**MARK, "seed": 1}, fresh=True, report=told.append)
+    entry.parent.mkdir()
+    entry.write_bytes(content)
+    assert second.get("pgd", *batch) is None
+    assert "is of another run: dropped" in told[0]
+
+
+def test_a_run_whose_folder_another_one_took_stops(tmp_path, batch):
+    first = Journal(tmp_path / "journal", MARK)
+    second = Journal(tmp_path / "journal", {**MARK, "seed": 1}, fresh=True)
+    for work in (lambda: first.put("pgd", *batch, ENTRY), first.finish):
+        with pytest.raises(UserError, match=f"--output {tmp_path}: another run has taken"):
+            work()
+    assert second.get("pgd", *batch) is None
+    assert not second.finished
+
+
 def test_the_same_indices_of_other_images_are_refused(tmp_path, batch):
     images, labels, indices = batch
     kept = Journal(tmp_path / "journal", MARK)
