@@ -89,6 +89,8 @@ def in_its_own_folder(
     first = Path(plan.output)
     if not unfinished(first / "journal", identity):
         return plan
+    # Rounding must not give one command two folders.
+    identity = {**identity, "target": {**identity["target"], "answers": None}}
     other = first.with_name(f"{first.name}-{hash_of_json(identity)[:8]}")
     say(
         f"{first} holds an unfinished run of other settings, which its own command finishes; this"

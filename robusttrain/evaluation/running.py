@@ -17,6 +17,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import ImageData
 from robusttrain.data.batches import Split
+from robusttrain.evaluation.answers import Answers, answers_of, as_noted
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, journalled_audit
 from robusttrain.evaluation.beside import Beside, bare_classifier, known_draw
@@ -74,6 +75,11 @@ class Subject:
         return made_of(self.target)
 
     @cached_property
+    def answers(self) -> Answers | None:
+        """What it answers to a few images, for what `code` cannot read."""
+        return answers_of(self.target, self.data.first_test_batch())
+
+    @cached_property
     def images(self) -> str:
         """The test images by their hash: other images are another run, wherever they lie."""
         split: Split = self.data.test_dataloader().dataset  # type: ignore[assignment]
@@ -86,7 +92,9 @@ def settings_of(plan: EvaluationPlan, subject: Subject) -> dict[str, Any]:
     """
     idle = {name: why for name, why in subject.unfit.items() if name not in subject.bare}
     settings = fingerprint(plan.without(idle), subject.weights, subject.target.random)
-    target = {**settings["target"], "code": subject.code}
+    journal = Path(plan.output) / "journal"
+    answers = as_noted(subject.answers, subject.target, journal)
+    target = {**settings["target"], "code": subject.code, "answers": answers}
     data = {**settings["data"], "images": subject.images}
     codes = {"code": dict(subject.codes)} if subject.codes else {}
     return {**settings, "target": target, "data": data, **codes}

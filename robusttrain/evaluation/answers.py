@@ -1,0 +1,88 @@
+"""What a target answers to a few images: the last of what tells one target from another.
+
+Weights and code are compared as they are read. What a target reads elsewhere (a table of constants
+in a module, an object of a library) shows in its answers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from robusttrain.core.rng import Rng
+from robusttrain.data import Batch
+from robusttrain.evaluation.fitting import repeated
+from robusttrain.models.declared import dtype_of
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.journal import read_fingerprint
+
+#: Images of noise that are asked about, and of the data.
+FEW = 2
+#: By how much rounding may move an answer, beside the spread of its logits; and the answer of what
+#: amplifies rounding: a search, or a short float type.
+NEAR, FAR = 1e-3, 0.05
+
+Answers = list[list[float]]
+
+
+def answers_of(target: DefendedClassifier, batch: Batch) -> Answers | None:
+    """Four numbers of the logits of each image, noise first; None where the same question gets
+    another answer, or fails.
+
+    Args:
+        target: on the CPU, in evaluation mode.
+        batch: of the data, of which the first `FEW` images are asked about.
+    """
+    seen = batch.images[:FEW]
+    noise = torch.rand((FEW, *seen.shape[1:]), generator=torch.Generator().manual_seed(0))
+    images = torch.cat([noise.to(seen), seen])
+    try:
+        logits = repeated(target, images, Rng.for_images(0, torch.arange(len(images))))
+    except Exception:  # noqa: BLE001 - models are any code, and need not take noise
+        return None
+    return None if logits is None else [_summary(row) for row in logits.double()]
+
+
+def _summary(logits: Tensor) -> list[float]:
+    finite = logits.nan_to_num(0.0, 1e6, -1e6)
+    mixed = finite @ torch.cos(torch.arange(len(finite), dtype=finite.dtype))
+    shown = (finite.min(), finite.max(), finite.mean(), mixed)
+    return [float(f"{float(each):.6g}") for each in shown]
+
+
+def as_noted(answers: Answers | None, target: DefendedClassifier, journal: Path) -> Answers | None:
+    """The answers as an earlier run has them, if they differ by rounding alone: another processor
+    must find what that run has finished.
+
+    Args:
+        answers: of `answers_of`.
+        target: whose they are.
+        journal: folder of the earlier run.
+    """
+    before = ((read_fingerprint(journal) or {}).get("target") or {}).get("answers")
+    if not answers or not _are(before):
+        return answers
+    searches = target.defense is not None and target.defense.stepwise
+    short = dtype_of(target.classifier) in (torch.bfloat16, torch.float16)
+    limit = FAR if searches or short else NEAR
+    # A smaller batch has fewer images to ask about.
+    same = all(_close(one, other, limit) for one, other in zip(answers, before, strict=False))
+    return before if same else answers
+
+
+def _are(noted: object) -> TypeGuard[Answers]:
+    return (
+        isinstance(noted, list)
+        and bool(noted)
+        and all(isinstance(row, list) and len(row) == 4 for row in noted)
+        and all(isinstance(each, float | int) for row in noted for each in row)
+    )
+
+
+def _close(one: Sequence[float], other: Sequence[float], limit: float) -> bool:
+    spread = max(1e-3, one[1] - one[0])
+    return all(abs(a - b) <= limit * spread for a, b in zip(one, other, strict=True))
