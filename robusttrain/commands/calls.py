@@ -15,7 +15,7 @@ from robusttrain.config.attacks import scenarios, stem
 from robusttrain.config.numbers import a_number, several
 from robusttrain.core.console import ALOUD
 from robusttrain.core.errors import UserError, at_least
-from robusttrain.core.telling import SILENT
+from robusttrain.core.telling import QUIET
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Scenario
@@ -99,8 +99,8 @@ def evaluate(
             not apply to the model is left out, and the results say why.
         threat: for all attacks; None for each preset's own.
         defense: what stands before the model.
-        count: the first so many images alone; of a data set of `robusttrain.data`, so many that its
-            seed chooses; None for all.
+        count: so many images, which the seed chooses (that of a data set of `robusttrain.data`; of
+            a loader, and of what gives no image by its number, the first are taken); None for all.
         output: folder for results, verdicts and the journal; an interrupted call goes on there.
             None keeps nothing but what is returned.
         draws: fresh draws of a random model that score an image.
@@ -125,7 +125,8 @@ def evaluate(
         audit: look for weak attacks and masked gradients.
         save_images: keep adversarial images in ``output``.
         batch_size: images of a batch.
-        progress: say what it costs before it starts, and show how far it is.
+        progress: say what it costs before it starts, and show how far it is. Without, what puts a
+            figure in question still comes, as a warning of Python's.
 
     Raises:
         UserError: in one line, what cannot work and what to do.
@@ -160,5 +161,5 @@ def evaluate(
             "audit": audit,
             "save_images": save_images,
         },
-        ALOUD if progress else SILENT,
+        ALOUD if progress else QUIET,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from pytorch_lightning.utilities import rank_zero_only
 PAUSE = 20.0
 #: Takes a line for the user.
 Say = Callable[[str], None]
+
+
+class Doubt(str):
+    """A line that puts a figure in question: it is heard where nobody wants to see progress."""
 
 
 class Advance(Protocol):
@@ -44,6 +49,12 @@ def duration(seconds: float) -> str:
 
 def silence(said: object) -> None:
     """Say nothing."""
+
+
+def doubting(said: object) -> None:
+    """Hand on doubts alone, as Python's warnings."""
+    if isinstance(said, Doubt):
+        warnings.warn(said.removeprefix("warning: "), UserWarning, stacklevel=2)
 
 
 def unwatched(count: float, spent: bool = True) -> None:
@@ -103,5 +114,5 @@ class Telling:
     figures: Callable[[Mapping[str, Any]], object] = silence
 
 
-#: Nobody listens.
-SILENT = Telling()
+#: Nobody listens; and somebody who wants to hear of doubts alone.
+SILENT, QUIET = Telling(), Telling(doubting)

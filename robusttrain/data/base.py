@@ -19,7 +19,15 @@ from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.errors import OptionError, UserError, at_least, within
 from robusttrain.core.rng import Rng
 from robusttrain.data.augment import crop_and_flip
-from robusttrain.data.batches import Batch, EpochBatches, Split, TimedLoader, loader, seeded_order
+from robusttrain.data.batches import (
+    ATTACKED,
+    Batch,
+    EpochBatches,
+    Split,
+    TimedLoader,
+    loader,
+    seeded_order,
+)
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.notes import note, shown
@@ -345,7 +353,7 @@ class ImageData(LightningDataModule, ABC):
             note(self.notes, f"{wanted}: all of them are")
         elif count > len(test):
             raise OptionError("images", count, f"the {self.attacked} split has {len(test)} images")
-        chosen = seeded_order(len(test), seed, "test images")[:count]
+        chosen = seeded_order(len(test), seed, ATTACKED)[:count]
         return test.only(test.subset[chosen].sort().values)
 
     def _batches(

@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from robusttrain.core.rng import Rng
 from robusttrain.data.image_files import ImageFiles
 
+#: The purpose of `seeded_order` for the images that are attacked.
+ATTACKED = "test images"
+
 
 class Batch(NamedTuple):
     """Some images of a split.

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.core.labels import as_labels, check_labels
 from robusttrain.data.base import Facts, ImageData, SplitName
+from robusttrain.data.batches import ATTACKED, seeded_order
 from robusttrain.data.notes import note
 
 #: Names of images and of labels in mappings (Hugging Face, and others).
@@ -80,14 +81,19 @@ def collected(
     images: Tensor | Dataset[Any] | DataLoader[Any] | Iterable[Any],
     labels: Tensor | None,
     count: int | None = None,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) and labels (N,) from a tensor, a data set or a loader.
+
+    A data set is often sorted by class, so the seed chooses among its images; of a loader, and of
+    what gives no image by its number, the first are taken.
 
     Args:
         images: a tensor, an array of numpy or a list of tensors; or a data set of pairs (image,
             label) or mappings, or a loader of batches of either.
         labels: (N,), for images alone; None for the others, which bring their own labels.
-        count: takes only the first ``count`` images; None takes all.
+        count: how many, but of a tensor, which is given back whole; None takes all.
+        seed: chooses them.
 
     Raises:
         UserError: labels are missing or given twice, items have another form, or there is no image.
@@ -104,7 +110,7 @@ def collected(
         labels = as_labels(labels)
         images, labels = _checked(images, labels)
         _enough(count, len(images))
-        return images[:count], labels[:count]
+        return images, labels
     if labels is not None:
         raise UserError(
             f"labels: {type(images).__name__} brings labels of its own: leave these out"
@@ -112,7 +118,7 @@ def collected(
     batched = isinstance(images, DataLoader) and images.batch_size is not None
     parts: list[tuple[Tensor, Tensor]] = []
     have = 0
-    for item in _items(images):
+    for item in _items(images, count, seed):
         image, label = _pair(item)
         batch = (image, label) if batched or image.dim() == 4 else (image[None], label.reshape(1))
         parts.append(batch)
@@ -146,11 +152,18 @@ def _checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return images, check_labels(labels, images)
 
 
-def _items(images: Any) -> Iterable[Any]:
-    """The items of a data set, which may offer only its length and items by number."""
-    if isinstance(images, Iterable):
+def _items(images: Any, count: int | None, seed: int) -> Iterable[Any]:
+    """The items of a data set, which may offer only its length and items by number; some of them,
+    chosen by the seed, where they have numbers.
+    """
+    numbered = all(hasattr(images, name) for name in ("__len__", "__getitem__"))
+    if isinstance(images, Iterable) and (count is None or not numbered):
         return images
-    return (images[number] for number in range(len(images)))
+    if count is None:
+        return (images[number] for number in range(len(images)))
+    _enough(count, len(images))
+    chosen = seeded_order(len(images), seed, ATTACKED)[:count].sort().values
+    return (images[number] for number in chosen.tolist())
 
 
 def _pair(item: Any) -> tuple[Tensor, Tensor]:

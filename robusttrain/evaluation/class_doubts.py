@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from robusttrain.core.rng import Rng
-from robusttrain.core.telling import Say
+from robusttrain.core.telling import Doubt, Say
 from robusttrain.data import ImageData
 from robusttrain.evaluation.class_order import OtherOrder
 from robusttrain.evaluation.module import Evaluation
@@ -53,7 +53,7 @@ def doubt_classes(
         answers.append(top_classes(evaluation.engine.target, images, rng, draws=1, top=1)[:, 0, 0])
     other = OtherOrder.of(torch.cat(answers), label, data.class_names)
     for line in lines_about(clean, other, len(data.class_names), output):
-        say(line)
+        say(Doubt(line))
     if other.explains:
         write_json({name: place for place, name in enumerate(other.order)}, output / "classes.json")
     return {

@@ -12,6 +12,8 @@ from robusttrain.attacks.base import check_images
 from robusttrain.core.errors import OptionError, UserError, first_line
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Say
+from robusttrain.data import ImageData
+from robusttrain.data.batches import Split
 from robusttrain.evaluation.records import CLEAN
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.declared import dtype_of
@@ -147,6 +149,23 @@ def short_steps(scenarios: Mapping[str, Scenario]) -> list[str]:
                 " at a part of the ball alone: give it more or longer steps (steps, step_size)"
             )
     return lines
+
+
+def few_classes(data: ImageData) -> list[str]:
+    """A line where the test images are of far fewer classes than so many of all classes would be:
+    the first images of a folder in order are of one.
+    """
+    split: Split = data.test_dataloader().dataset  # type: ignore[assignment]
+    labels, classes = split.labels[split.subset], data.facts().num_classes
+    present, count = len(labels.unique()), len(labels)
+    expected = classes * (1 - (1 - 1 / classes) ** count)  # of images drawn alike from all
+    if present >= expected / 2:
+        return []
+    which = "class" if present == 1 else "classes"
+    return [
+        f"the {count} images are of {present} {which} of {classes}: the figures say nothing of the"
+        " others"
+    ]
 
 
 def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: Tensor) -> None:

@@ -16,7 +16,7 @@ from robusttrain.config.trainer import trainer_from
 from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
-from robusttrain.core.telling import SILENT, Say, Telling
+from robusttrain.core.telling import SILENT, Doubt, Say, Telling
 from robusttrain.data import ImageData
 from robusttrain.data.notes import note
 from robusttrain.evaluation.cost import check_sources
@@ -25,6 +25,7 @@ from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import check_export
 from robusttrain.evaluation.fitting import (
     check_copy,
+    few_classes,
     one_threat,
     refuse_names,
     refuse_other_radii,
@@ -108,17 +109,18 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     refuse_names(attacks)
     one_threat(attacks)
     bounds = {name: each.attack.threat for name, each in attacks.items()}
-    for line in [*short_steps(attacks), *boundless(bounds)]:
-        say(line)
+    for line in [*short_steps(attacks), *boundless(bounds), *few_classes(subject.data)]:
+        say(Doubt(line))
     at_hand = {
         name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)
     }
     engine = Engine(subject.target, at_hand)
     check_sources(engine, subject.data)
     certification_of(plan, subject, engine)
-    threats = [("--epsilon", each.attack.threat) for each in attacks.values()]
+    option = "threat" if plan.handed_over else "--epsilon"
+    threats = [(option, each.attack.threat) for each in attacks.values()]
     for line in covering([*threats, *threats_of(subject.target.defense)], facts):
-        say(line)
+        say(Doubt(line))
 
 
 def tester(settings: Mapping[str, Any]) -> Any:

@@ -70,7 +70,7 @@ def evaluate_given(
     if attacks is None and not names:
         names = ["worst-case"]
     scenarios, asked, unfit = _scenarios(attacks, names, threat)
-    data = _data(images, labels, count, target, batch_size)
+    data = _data(images, labels, count, target, batch_size, settings["seed"])
     chosen: dict[str, Any] = {
         option: _said(option, said, names) for option, said in of_suites.items()
     }
@@ -248,7 +248,12 @@ def _said(option: str, said: bool | None, suites: Sequence[str]) -> bool:
 
 
 def _data(
-    images: Any, labels: Tensor | None, count: int | None, target: nn.Module, batch_size: int
+    images: Any,
+    labels: Tensor | None,
+    count: int | None,
+    target: nn.Module,
+    batch_size: int,
+    seed: int,
 ) -> ImageData:
     """The images as a data module that is set up for "test"."""
     if isinstance(images, ImageData):
@@ -259,10 +264,12 @@ def _data(
         if count is not None:
             data.limit_test(count, data.seed)
     else:
-        pictures, classes = collected(images, labels, count)
+        pictures, classes = collected(images, labels, count, seed)
         few = pictures[:1].float() / (255 if pictures.dtype == torch.uint8 else 1)
         number = classes_of(target, few.to(_device(target)))
         data = GivenImages(pictures, classes, number, batch_size=batch_size)
+        if count is not None and len(pictures) > count:
+            data.limit_test(count, seed)
     data.setup("test")
     return data
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -234,7 +235,66 @@ def test_a_radius_that_is_no_bound_is_said(given, monkeypatch):
     monkeypatch.setattr("robusttrain.commands.calls.ALOUD", Telling(lines.append))
     loud = {**QUIET, "progress": True}
     robusttrain.evaluate(*given, attacks="pgd-quick", threat=Linf(8.0), count=4, **loud)
-    assert any("8 is no bound" in line for line in lines), lines
+    assert any("threat 8 is no bound" in line for line in lines), lines
+
+
+def test_doubts_are_heard_without_progress(given):
+    """A figure that says nothing must not come without a word."""
+    model, images, labels = given
+    still = {"none": replace(PGD, steps=0)}
+    for asked, said in (
+        ({"attacks": still}, "none: takes no step"),
+        ({"attacks": "pgd-quick", "threat": Linf(8.0)}, "threat 8 is no bound"),
+        ({"attacks": {"mine": PGD}}, None),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            robusttrain.evaluate(model, images, labels, count=8, **asked, **QUIET)
+        told = [str(each.message) for each in caught if each.category is UserWarning]
+        assert (said is None) or any(line.startswith(said) for line in told), told
+        assert said is not None or not told
+    with pytest.warns(UserWarning, match=r"clean accuracy is 0\.0 %, no better than chance"):
+        robusttrain.evaluate(model, images, (labels + 1) % 5, attacks={"mine": PGD}, **QUIET)
+
+
+def sorted_by_class(given):
+    model, images, _ = given
+    labels = model(images).argmax(1)
+    order = labels.argsort(stable=True)
+    return model, images[order], labels[order]
+
+
+@pytest.mark.parametrize("kind", ["tensors", "data set", "pairs"])
+def test_some_of_many_images_are_chosen_by_the_seed(given, kind):
+    """The first of a folder that is sorted by class are one class."""
+    model, images, labels = sorted_by_class(given)
+    images, labels = images.repeat(4, 1, 1, 1), labels.repeat_interleave(4)
+    images = images.reshape(4, 24, 3, 8, 8).transpose(0, 1).reshape(96, 3, 8, 8)
+    pairs = TensorDataset(images, labels)
+    of = {"tensors": (images, labels), "data set": (pairs,), "pairs": ([*pairs],)}[kind]
+
+    def chosen(count, seed=0):
+        found = robusttrain.evaluate(model, *of, attacks="fgsm", count=count, seed=seed, **QUIET)
+        return found.records
+
+    few, more = chosen(12), chosen(24)
+    assert len(few.label.unique()) > 2
+    assert few.label.tolist() != chosen(12, seed=1).label.tolist()
+    if kind == "tensors":  # which keep their places, and a larger choice holds the smaller
+        assert few.label.tolist() == labels[few.index].tolist()
+        assert {*few.index.tolist()} < {*more.index.tolist()}
+
+
+def test_images_of_few_classes_are_told_of(given):
+    model, images, labels = (given[0], *(each.flip(0) for each in sorted_by_class(given)[1:]))
+    most = labels.bincount().argmax()
+    images, labels = images[labels <= most], labels[labels <= most]
+    loader = DataLoader(TensorDataset(images, labels), batch_size=2)
+    of_one = int((labels == most).sum())
+    assert of_one > 4
+    for asked in ((loader,), (images[:of_one], labels[:of_one])):
+        with pytest.warns(UserWarning, match=rf"the {of_one} images are of 1 class of 5: "):
+            robusttrain.evaluate(model, *asked, attacks="fgsm", count=of_one, **QUIET)
 
 
 def test_a_folder_keeps_it_and_an_interrupted_call_goes_on_there(given, tmp_path, monkeypatch):
