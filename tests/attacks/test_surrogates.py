@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from robusttrain import READER, load
 from robusttrain.attacks import (
@@ -106,6 +107,43 @@ def test_random_members_draw_for_themselves(random_linear, images, streams):
     logits = call_model(both, images(), streams())
     expected = (model(images(), streams().fold(0)) + model(images(), streams().fold(1))) / 2
     torch.testing.assert_close(logits, expected)
+
+
+class Masked(nn.Module):
+    """Hides half of its hidden units, drawn from its stream directly; with ``globally`` some noise
+    of torch's generator comes on top.
+    """
+
+    takes_rng = random = True
+
+    def __init__(self, seed, globally):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.hidden, self.out, self.globally = nn.Linear(192, 16), nn.Linear(16, 3), globally
+
+    def forward(self, images, rng=None):
+        hidden = self.hidden(images.flatten(1)).tanh()
+        if self.globally:
+            hidden = hidden + 0.1 * torch.randn_like(hidden)
+        return self.out(hidden * (rng.uniform((16,)) < 0.5).float())
+
+
+@pytest.mark.parametrize("globally", [False, True])
+def test_the_way_back_repeats_what_members_draw_from_their_streams(globally, images, streams):
+    """The ensemble computes a member anew on the way back; a member asked alone does not."""
+    one, two, x = Masked(1, globally), Masked(2, globally), images()
+    apart = [gradient_of_sum(model, x, streams().fold(k)) for k, model in enumerate((one, two))]
+    together = fused([one, two], None, "logits")
+    for _ in range(2):  # first, and when it is known where members draw from
+        found = gradient_of_sum(together, x, streams())
+        torch.testing.assert_close(found, (apart[0] + apart[1]) / 2)
+
+
+def gradient_of_sum(model, x, rng):
+    x = x.clone().requires_grad_()
+    weights = torch.tensor([1.0, -2.0, 3.0])
+    (found,) = torch.autograd.grad((call_model(model, x, rng) * weights).sum(), x)
+    return found
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,15 @@ class _Ensemble(SourceModel):
             logits: Tensor = member(images, rng)
             return logits
 
+        def compute(points: Tensor) -> Tensor:
+            # Each computation starts where the streams stand now: a member may draw from them
+            # directly, and the way back has to repeat its numbers.
+            logits: Tensor = member(points, rng[:])
+            return logits
+
         def again() -> Tensor:
             logits: Tensor = checkpoint(
-                member, images, rng, use_reentrant=False, preserve_rng_state=False
+                compute, images, use_reentrant=False, preserve_rng_state=False
             )
             return logits
 
