@@ -55,6 +55,9 @@ class SourceModel(nn.Module):
     asks_queried = False
     #: Whether the model has a g that can be asked alone, with ``transform``.
     transforms = False
+    #: Whether `loss_terms` gives several pairs. The loss is then not that of the model's answer,
+    #: and a margin above 0 does not say that the answer is wrong.
+    fuses_losses = False
 
     def transform(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """g(images), where it `transforms`."""
@@ -63,7 +66,7 @@ class SourceModel(nn.Module):
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> Terms:
         """Weights and logits (B, K) whose weighted losses add up to the loss.
 
-        There is one pair, except for ensembles that fuse losses.
+        There is one pair, except where it `fuses_losses`.
         """
         return [(1.0, self(images, rng))]
 
@@ -229,6 +232,11 @@ class Queried(Counting, nn.Module):
             return [(1.0, self(images, rng))]
         self.count(images)
         return self._logits(self._asked(self.model.loss_terms, images, rng), images, rng)
+
+    @property
+    def fuses_losses(self) -> bool:
+        """Whether the loss is the mean of several losses, and not that of the model's answer."""
+        return isinstance(self.model, SourceModel) and self.model.fuses_losses
 
     @property
     def transforms(self) -> bool:

@@ -9,6 +9,10 @@ from torch import nn
 from robusttrain import READER, load
 from robusttrain.attacks import (
     APGD,
+    DDN,
+    FMN,
+    L2,
+    CarliniWagner,
     Checkpoint,
     CrossEntropy,
     Ensemble,
@@ -16,6 +20,7 @@ from robusttrain.attacks import (
     Linf,
     Loss,
     Margin,
+    NearestBoundary,
     OwnSurrogate,
     ProjectedGradient,
     Queried,
@@ -27,6 +32,7 @@ from robusttrain.attacks import (
     UnrolledTransform,
     call_model,
 )
+from robusttrain.attacks.sources.known import KnownDraw
 from robusttrain.attacks.sources.surrogates import fused
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
@@ -99,6 +105,50 @@ def test_every_attack_climbs_fused_losses(attack, curved, images, streams):
 
     assert mean_loss(found["losses"]) > mean_loss(x) + 0.01
     assert not torch.equal(found["losses"], found["logits"])
+
+
+NEAREST = [
+    DDN(30, threat=L2(50.0)),
+    FMN(30, threat=L2(50.0)),
+    NearestBoundary(30, threat=L2(50.0)),
+    CarliniWagner(60, 0.05, search_steps=4, initial_c=1.0, threat=L2(50.0)),
+]
+
+
+def curves(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 24), nn.Tanh(), nn.Linear(24, 5))
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("attack", NEAREST, ids=lambda attack: type(attack).__name__)
+def test_the_nearest_image_is_wrong_by_the_answer_of_fused_losses(attack, known):
+    """Members that go wrong by different classes: the mean of their margins is above 0 where the
+    margin of their mean is not. What moved is wrong, and nobody is taken for a random model.
+    """
+    torch.manual_seed(0)
+    x, rng = torch.rand(8, 3, 4, 4), Rng.for_images(0, torch.arange(8))
+    model = fused([curves(seed) for seed in (1, 2, 3)], None, "losses")
+    y = call_model(model, x, rng).argmax(1)
+    source = Queried(KnownDraw(model) if known else model)
+    found = attack(source, x, y, rng.disclosing(rng))
+    wrong, moved = call_model(model, found, rng).argmax(1) != y, (found != x).flatten(1).any(1)
+    assert moved.equal(wrong)
+    assert wrong.sum() >= (3 if isinstance(attack, CarliniWagner) else 8)
+    # One query for each iterate, and two about the images (C&W: and one that judges them); the
+    # search on a random model would come on top.
+    iterates = source.gradients / len(x)
+    judged = 3 if isinstance(attack, CarliniWagner) else 2
+    assert source.queries / len(x) == iterates + judged
+
+
+def test_one_member_that_fuses_losses_tells_by_its_loss(images, curved, streams):
+    """There is nothing to be fused, and no query to be paid."""
+    model, x = curved(classes=3), images()
+    for fuse, members, queries in (("losses", 1, 1), ("losses", 2, 7), ("logits", 2, 1)):
+        source = Queried(fused([model] * members, None, fuse))
+        FMN(5, threat=L2(50.0))(source, x, model(x).argmax(1), streams())
+        assert source.queries == queries * len(x)
 
 
 def test_random_members_draw_for_themselves(random_linear, images, streams):

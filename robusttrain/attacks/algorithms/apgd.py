@@ -50,6 +50,7 @@ class _Watched(SourceModel):
     def __init__(self, source: nn.Module, labels: Tensor) -> None:
         super().__init__()
         self.source, self.labels = source, labels
+        self.fuses_losses = Queried.of(source).fuses_losses
         self.wipe()
 
     def wipe(self) -> None:

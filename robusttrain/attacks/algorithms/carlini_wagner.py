@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.algorithms.nearest import tells
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
@@ -75,7 +76,8 @@ class CarliniWagner(Attack):
     many iterates was then lucky, too: at the end its ray is searched for a point that holds with
     fresh draws (`robusttrain.attacks.ray`). An estimator other than `Backprop`
     does not give the loss of the iterate itself, so the iterate takes a query of its own.
-    ``abort_early`` does nothing in either case.
+    ``abort_early`` does nothing in either case. An iterate takes a query, too, where the source is
+    an ensemble that fuses losses: the mean of its members' margins is not that of its answer.
 
     Args:
         steps: Adam's steps in each descent; 10,000 in the paper.
@@ -126,7 +128,8 @@ class CarliniWagner(Attack):
 
     def cost(self) -> Cost:
         """An upper bound; but on a random model an exact estimator takes ``votes`` more queries a
-        step, and the last search up to `ray.TRIES` times ``votes``.
+        step, with a source that fuses losses one, and the last search up to `ray.TRIES` times
+        ``votes``.
         """
         steps = self.steps * self.search_steps
         voted = 0 if self.gradient.exact else self.votes
@@ -221,8 +224,8 @@ class CarliniWagner(Attack):
         state, lowest = adam.init(w), torch.full_like(c, torch.inf)
         lowest_before, period = lowest, max(PATIENCE, -(-self.steps // 10))
         # Images for which the estimator's loss is not the iterate's, or would differ the next time.
-        exact = self.gradient.exact
-        noisy, everyone = random if exact else torch.ones_like(random), not exact or alike is True
+        noisy = random if self.gradient.exact else torch.ones_like(random)
+        everyone = not tells(self.gradient, source) or alike is True
         # The images that have not stopped early
         here, x, rng_here = torch.arange(len(images), device=images.device), images, rng
         for t in range(self.steps):

@@ -56,6 +56,15 @@ def differ(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).abs() > ROUNDING * first.abs().clamp_min(1)
 
 
+def tells(gradient: GradientEstimator, source: nn.Module) -> bool:
+    """Whether a margin that comes with a gradient is that of the source's answer.
+
+    The estimator has to ask about the image itself, and the source must not fuse losses: the mean
+    of its members' margins is not the margin of their mean.
+    """
+    return gradient.exact and not Queried.of(source).fuses_losses
+
+
 @dataclass(frozen=True)
 class Opening:
     """What there is to attack.
@@ -75,11 +84,11 @@ class Opening:
     def of(
         source: nn.Module, images: Tensor, labels: Tensor, gradient: GradientEstimator, rng: Rng
     ) -> Opening:
-        """Asks about each image (B, C, H, W) once, and once more where it is wrong or the estimator
-        does not ask about the image itself.
+        """Asks about each image (B, C, H, W) once, and once more where it is wrong or the loss does
+        not tell (`tells`).
         """
         queried = Queried.of(source)
-        if not gradient.exact:
+        if not tells(gradient, queried):
             logits, random = queried.asked_twice(images, rng)
             left = ((Margin()(logits, labels) <= 0) | random).nonzero().squeeze(1)
             return Opening(left, random[left], None)
@@ -97,7 +106,7 @@ class Opening:
 
 def cost_of(steps: int, gradient: GradientEstimator) -> Cost:
     """An upper bound for ``steps`` iterates; the search on a random model, up to `ray.TRIES`
-    times ``votes`` queries, comes on top.
+    times ``votes`` queries, comes on top, and with a source that fuses losses 1 + ``steps``.
     """
     queries = 1 if gradient.exact else 2 + steps * (gradient.queries + 1)
     return Cost(gradients=steps * gradient.evaluations, queries=queries)
@@ -108,7 +117,8 @@ class Nearest:
 
     On a deterministic model an iterate is adversarial if its margin is positive, and the pass that
     gave the gradient gave the margin, too. An estimator that is not `exact` may not have asked
-    about the iterate itself: it takes a query.
+    about the iterate itself, and the loss of a source that fuses losses is not that of its answer:
+    it takes a query.
 
     On a random model one draw is luck, and the nearest of many iterates that one draw misclassified
     was the luckiest. It says where to go on, no more. An attack that shortens its radius after a
@@ -144,7 +154,8 @@ class Nearest:
         self.source, self.images, self.labels = source, images, labels
         self.threat, self.votes = threat, votes
         self.random, self._before = opening.random, opening.margin
-        self._exact = gradient.exact
+        self._tells = tells(gradient, source)
+        self._fuses_losses = Queried.of(source).fuses_losses
         self._some: bool | None = None
         self._mean, self._weight = torch.zeros_like(images), 0.0
         self.points = images.clone()
@@ -191,12 +202,13 @@ class Nearest:
             self.random = self.random | differ(self._before, margin)
             self._before = None
         fooled = margin > 0
-        if not self._exact:
+        if not self._tells:
             above = share_above(
                 *(self.source, iterates, Margin(), self.labels, 0.0, self.random),
                 *(rng.fold("itself"), 1, False),
             )
-            fooled = torch.where(self.random, fooled, above > 0.5)
+            asked = above > 0.5
+            fooled = asked if self._fuses_losses else torch.where(self.random, fooled, asked)
         if self._some is None:
             self._some = bool(self.random.any())
         elif self._some:  # x itself, the first iterate, says nothing of a direction

@@ -27,7 +27,7 @@ class KnownDraw(SourceModel):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = Queried.of(model)
-        self.transforms = self.model.transforms
+        self.transforms, self.fuses_losses = self.model.transforms, self.model.fuses_losses
 
     @staticmethod
     def _scoring(rng: Rng | None) -> Rng:

@@ -142,6 +142,7 @@ class _Ensemble(SourceModel):
     def __init__(self, members: list[nn.Module], weights: list[float], fuse: str) -> None:
         super().__init__()
         self.members, self.weights, self.fuse = nn.ModuleList(members), weights, fuse
+        self.fuses_losses = fuse == "losses" and len(members) > 1
         # A list hides them: members are registered once
         self._asked = [Queried.of(member) for member in members]
 
