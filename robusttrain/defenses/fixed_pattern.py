@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.core.checked import Count, checked
@@ -22,7 +23,8 @@ class FixedResizePad(Defense):
 
     Args:
         canvas: side of the result, in pixels.
-        size: side after resizing, in pixels; None resizes nothing.
+        size: side after resizing, in pixels; None resizes nothing, and images that are not square
+            stay so.
         position: where the resized image stands: a corner, or "center" (one pixel nearer to the top
             left if the room is odd).
         mode: "bilinear" or "nearest".
@@ -45,20 +47,22 @@ class FixedResizePad(Defense):
         return FixedResizePad(self.canvas, size, position, self.mode)
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
-        size = images.shape[-1] if self.size is None else self.size
-        room = self.canvas - size
-        if room < 0:
+        height, width = images.shape[-2:] if self.size is None else (self.size, self.size)
+        if max(height, width) > self.canvas:
             raise UserError(
-                f"images of {size} pixels do not fit into canvas = {self.canvas} without resizing:"
-                " give size, or a larger canvas"
+                f"images of {max(height, width)} pixels do not fit into canvas = {self.canvas}"
+                " without resizing: give size, or a larger canvas"
             )
+        below, beside = self.canvas - height, self.canvas - width
         vertical, _, horizontal = self.position.partition("-")
-        top = {"top": 0, "bottom": room}.get(vertical, room // 2)
-        left = {"left": 0, "right": room}.get(horizontal, room // 2)
+        top = {"top": 0, "bottom": below}.get(vertical, below // 2)
+        left = {"left": 0, "right": beside}.get(horizontal, beside // 2)
+        if height != width:  # resizing to a square would squash them
+            return F.pad(images, (left, beside - left, top, below - top))
 
         def of_all(value: int) -> Tensor:
             return torch.full((len(images),), value, dtype=torch.int64, device=images.device)
 
         return resize_and_pad(
-            images, of_all(size), of_all(top), of_all(left), self.canvas, self.mode
+            images, of_all(height), of_all(top), of_all(left), self.canvas, self.mode
         )

@@ -25,6 +25,22 @@ def test_the_image_stands_where_it_should(position, padding, size, images):
     torch.testing.assert_close(defended, F.pad(images(), padding), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(8, 5), (5, 8)])
+@pytest.mark.parametrize("position", ["top-left", "bottom-right", "center"])
+def test_an_image_that_is_not_square_keeps_its_sides(shape, position):
+    images = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    below, beside = 11 - shape[0], 11 - shape[1]
+    top, left = {
+        "top-left": (0, 0),
+        "bottom-right": (below, beside),
+        "center": (below // 2, beside // 2),
+    }[position]
+    defended = FixedResizePad(11, position=position)(images)
+    assert torch.equal(defended, F.pad(images, (left, beside - left, top, below - top)))
+    with pytest.raises(UserError, match="images of 8 pixels do not fit into canvas = 7"):
+        FixedResizePad(7)(images)
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_resizing_is_interpolation(mode, images):
     options = {"align_corners": False} if mode == "bilinear" else {}
