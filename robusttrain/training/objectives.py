@@ -277,9 +277,16 @@ def goals(attack: Attack) -> list[Any]:
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
-    """(B,): KL(softmax(first) || softmax(second)) of logits (B, K); gradients flow through both."""
+    """(B,): KL(softmax(first) || softmax(second)) of logits (B, K); gradients flow through both.
+
+    A class of probability 0 in the first adds nothing, also where its logit is -inf.
+    """
     # In bfloat16, in which autocast returns logits, small divergences are mostly rounding.
     first, second = (
         logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (first, second)
     )
-    return F.kl_div(second.log_softmax(dim=1), first.softmax(dim=1), reduction="none").sum(dim=1)
+    p, log_q = first.softmax(dim=1), second.log_softmax(dim=1)
+    # 0 * -inf would be NaN, and so is the derivative of p log p at 0, which the mask stops as well.
+    without = p == 0
+    p, log_q = p.masked_fill(without, 0), log_q.masked_fill(without, 0)
+    return F.kl_div(log_q, p, reduction="none").sum(dim=1)

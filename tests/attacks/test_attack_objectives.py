@@ -182,6 +182,22 @@ def test_kl_is_zero_at_the_clean_image_and_positive_elsewhere(streams):
     assert (objective(logits + several(seed=1)[0], goal) > 1e-4).all()
 
 
+def test_kl_leaves_out_a_class_that_is_ruled_out(streams):
+    """A logit of -inf: value and gradient are those without the class, to 1e-6."""
+    clean, labels = several()
+    other, objective = several(seed=1)[0], KLDivergence()
+    results = []
+    for classes in (5, 6):
+        ruled_out = torch.full((50, classes - 5), -torch.inf)
+        model = Fixed(torch.cat([clean, ruled_out], 1))
+        goal = objective.aim(model, torch.zeros(50, 1, 1, 1), labels, streams(50))
+        logits = other.clone().requires_grad_()
+        loss = objective(torch.cat([logits, ruled_out], 1), goal)
+        (slope,) = torch.autograd.grad(loss.sum(), logits)
+        results.append((loss.detach(), slope))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
+
+
 def test_away_from_prediction_needs_no_labels(streams):
     logits, labels = several()
     goal = AwayFromPrediction().aim(Fixed(logits), torch.zeros(50, 1, 1, 1), labels, streams(50))

@@ -193,6 +193,25 @@ def test_adversarial_training_through_g_reaches_f_a_alone(streams, convnet):
     assert not torch.equal(losses, clean)
 
 
+@pytest.mark.parametrize("absent", [-torch.inf, -1e4])
+def test_a_class_of_probability_0_adds_nothing_to_the_divergence(absent):
+    """Ruled out, or underflowed as on a sure model: value and both derivatives are those without
+    that class, to 1e-6.
+    """
+    rng = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(6, 4, generator=rng).requires_grad_() for _ in range(2))
+    column = torch.full((6, 1), absent)
+    results = []
+    for one, two in (
+        (first, second),
+        (torch.cat([first, column], 1), torch.cat([second, column], 1)),
+    ):
+        divergence = kl_divergence(one, two)
+        slopes = torch.autograd.grad(divergence.sum(), (first, second))
+        results.append((divergence.detach(), *slopes))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
+
+
 def test_small_divergences_survive_logits_in_bfloat16():
     """Rounded to bfloat16 on the way, most would be several times too large or too small, and some
     negative.

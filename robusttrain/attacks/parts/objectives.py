@@ -183,6 +183,8 @@ class AwayFromPrediction(Objective):
 class KLDivergence(Objective):
     """KL(softmax(z_clean) || softmax(z)): away from the clean prediction as a whole (Zhang et al.
     2019, eq. 5).
+
+    A class of probability 0 in z_clean adds nothing, also where its logit is -inf.
     """
 
     asks = True
@@ -191,7 +193,9 @@ class KLDivergence(Objective):
         return _ask(model, images, rng).softmax(dim=1)
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        return F.kl_div(logits.log_softmax(dim=1), goal, reduction="none").sum(dim=1)
+        # 0 * -inf would be NaN, in value and derivative.
+        log_p = logits.log_softmax(dim=1).masked_fill(goal == 0, 0)
+        return F.kl_div(log_p, goal, reduction="none").sum(dim=1)
 
 
 def choose_targets(logits: Tensor, labels: Tensor | None, rng: Rng, choice: str) -> Tensor:
