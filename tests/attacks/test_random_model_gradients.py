@@ -2,6 +2,8 @@
 prediction.
 """
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,6 +146,54 @@ def test_average_logits_is_the_gradient_of_the_mean_prediction(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     mean_gradient = Average(7)(loss_fn, images(), rng)[1]
     assert (found - mean_gradient).abs().max() > 1e-3  # EOT is another direction
+
+
+class Told(torch.nn.Module):
+    """A random model that is this function of images and streams."""
+
+    takes_rng = random = True
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images, rng):
+        return self.function(images, rng)
+
+
+@pytest.mark.parametrize("objective", [Margin(), DLR()])
+def test_average_logits_of_a_sure_model_has_a_gradient(random_linear, images, streams, objective):
+    """Logits x 1000: probabilities of wrong classes round to 0 in float32. The expected gradient is
+    that of the log of the mean prediction in float64, from logarithms; directions agree to 1e-3.
+    """
+    model, rng = random_linear(), streams()
+    x = images().requires_grad_()
+    draws = [1000 * model(x, rng.fold(draw)).double() for draw in range(7)]
+    mean = torch.stack([draw.log_softmax(1) for draw in draws]).logsumexp(0) - math.log(7)
+    assert (mean.detach().float().exp() == 0).any(1).tolist() == [True, True, False, True]
+    labels = mean.argmax(1)
+    expected_loss = objective(mean, labels)
+    (expected,) = torch.autograd.grad(expected_loss.sum(), x)
+    sure = Told(lambda points, streams: 1000 * model(points, streams))
+    loss, found = AverageLogits(7, 3)(loss_of(sure, labels, objective), images(), rng)
+    torch.testing.assert_close(loss.double(), expected_loss.detach(), rtol=1e-4, atol=1e-4)
+    cosine = F.cosine_similarity(found.flatten(1), expected.flatten(1))
+    assert (cosine > 1 - 1e-3).all()
+    length = found.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+    torch.testing.assert_close(length, torch.ones_like(length), rtol=1e-3, atol=0)
+
+
+def test_average_logits_leaves_out_a_class_that_is_ruled_out(random_linear, images, streams):
+    """By a logit of -inf in every draw: loss and gradient are those without it."""
+    model, rng = random_linear(), streams()
+    plain, ruled_out = (
+        Told(lambda x, streams, k=k: F.pad(model(x, streams), (0, k), value=-torch.inf))
+        for k in (0, 1)
+    )
+    loss, found = AverageLogits(5)(loss_of(plain, LABELS), images(), rng)
+    other_loss, other = AverageLogits(5)(loss_of(ruled_out, LABELS), images(), rng)
+    torch.testing.assert_close(other_loss, loss)
+    torch.testing.assert_close(other, found)
 
 
 def test_average_logits_must_see_the_model(random_linear, images, streams):

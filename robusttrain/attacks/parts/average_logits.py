@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,9 +26,12 @@ class AverageLogits(GradientEstimator):
     is lost already, or safe beyond reach, weighs as much as a draw on the edge. Here the loss is
     that of the averaged model.
 
-    By the chain rule grad L = 1/n sum_k J_k^T dL/dp, with J_k the Jacobian of draw k. So a first
-    round of forward passes finds p and dL/dp, and a second one differentiates <dL/dp, p_k>, in
-    chunks: memory does not grow with n.
+    By the chain rule grad L = sum_k J_k^T (w_k * dL/dlog p), with J_k the Jacobian of log p_k =
+    log softmax(f(x; draw k)) and w_k = p_k / sum_j p_j the share of draw k in each class. So a
+    first round of forward passes finds log p and dL/dlog p, and a second one differentiates
+    <w_k * dL/dlog p, log p_k>, in chunks: memory does not grow with n. All is computed from
+    logarithms. Where a model is sure, the probability of a wrong class rounds to 0, and so would
+    its derivative.
 
     Args:
         draws: n.
@@ -67,26 +71,33 @@ class AverageLogits(GradientEstimator):
                 "AverageLogits needs the model itself: it cannot stand inside another estimator"
             )
 
-        def probabilities(points: Tensor, streams: Rng) -> Tensor:
-            return call_model(loss_fn.model, points, streams).softmax(dim=1)
+        batch = len(images)
+        chunk = self.at_once(batch, images.shape[1:].numel())
 
-        def predict(numbers: range) -> tuple[Tensor, Tensor]:
+        def log_probabilities(points: Tensor, streams: Rng) -> Tensor:
+            return call_model(loss_fn.model, points, streams).log_softmax(dim=1)
+
+        parts = []
+        for start in range(0, self.draws, chunk):
+            numbers = range(start, min(start + chunk, self.draws))
             with torch.no_grad():
-                p = probabilities(images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
-            return p.new_zeros(len(p)), p
-
-        chunk = self.at_once(len(images), images.shape[1:].numel())
-        _, mean = mean_over_copies(self.draws, chunk, images, predict)
+                log_p = log_probabilities(images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
+            log_p = log_p.view(len(numbers), batch, log_p.shape[1])
+            parts.append(log_p.logsumexp(dim=0))
+        mean = torch.stack(parts).logsumexp(dim=0) - math.log(self.draws)  # log p
         with torch.enable_grad():
             mean.requires_grad_()
-            loss = loss_fn.objective(
-                mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), loss_fn.goal
-            )
+            loss = loss_fn.objective(mean, loss_fn.goal)
             (slope,) = torch.autograd.grad(loss.sum(), mean)
 
         def differentiate(numbers: range) -> tuple[Tensor, Tensor]:
             def along(images: Tensor, rng: Rng) -> Tensor:
-                return (probabilities(images, rng) * slope.repeat(len(numbers), 1)).sum(dim=1)
+                log_p = log_probabilities(images, rng)
+                # A class that is ruled out by a logit of -inf has no share, and no derivative.
+                log_p = log_p.masked_fill(log_p.isneginf(), torch.finfo(log_p.dtype).min)
+                share = (log_p - mean.repeat(len(numbers), 1)).detach().exp()  # n w_k
+                share = share.masked_fill(share.isinf(), 0)
+                return (share * slope.repeat(len(numbers), 1) * log_p).sum(dim=1)
 
             return Backprop()(along, images.repeat(len(numbers), 1, 1, 1), rng.tile(numbers))
 
