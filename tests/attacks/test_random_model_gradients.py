@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from robusttrain.attacks import (
     DLR,
+    L2,
     Average,
     AverageLogits,
     Backprop,
@@ -21,6 +22,7 @@ from robusttrain.attacks import (
     Loss,
     Margin,
     MeanStart,
+    Normalized,
     ProjectedGradient,
     mean_transform,
 )
@@ -260,6 +262,18 @@ def test_mean_start_as_the_paper_runs_it_leaves_the_ball(curved, images, streams
         source, x, LABELS, streams()
     )
     assert Linf(0.1).distance(held, x).max() <= 0.1 + 1e-6
+
+
+def test_mean_start_around_the_mean_runs_in_a_threat_of_another_norm(curved, images, streams):
+    """It climbs by signs in the Linf ball, by the same share of its radius as of the threat's."""
+    target, x = transformed(curved), images()
+    source = ClassifierOnly()(target)
+    in_l2 = MeanStart(5, around=0.05, steps=10, step_size=4.0, threat=L2(20.0), rule=Normalized())
+    # Both threats are too wide to matter.
+    in_linf = MeanStart(5, around=0.05, steps=10, step_size=0.01, threat=Linf(1.0))
+    found, expected = (attack(source, x, LABELS, streams()) for attack in (in_l2, in_linf))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert (found - x).abs().max() > 0.05
 
 
 def test_mean_start_needs_a_g(curved, images, streams):

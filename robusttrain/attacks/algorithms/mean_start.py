@@ -46,7 +46,8 @@ class MeanStart(Attack):
         draws: draws of g that the mean is taken over; the paper takes 5,000.
         around: None starts at the mean projected into the threat. A radius lets the attack move
             freely within that Linf ball around the mean itself, as the paper does; the threat must
-            then be wide enough for the result.
+            then be wide enough for the result. The rule of a threat of another norm becomes that of
+            Linf, and a step keeps its share of the radius (`ProjectedGradient.within`).
         steps, step_size, relative_step_size, threat, objective, gradient, rule: as for
             `ProjectedGradient`.
     """
@@ -125,5 +126,6 @@ class MeanStart(Attack):
                 source, self.threat.project(mean, images), images, labels, rng
             )
         centre = mean.clamp(0, 1)
-        adversarial = self.ascent(Linf(self.around)).climb(source, centre, centre, labels, rng)
+        freely = self.ascent(self.threat).within(Linf(self.around))
+        adversarial = freely.climb(source, centre, centre, labels, rng)
         return self.threat.project(adversarial, images)
