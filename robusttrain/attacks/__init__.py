@@ -7,7 +7,8 @@ An attack answers four questions. Each answer is a small part that can be exchan
   attacker trained: Checkpoint, OwnSurrogate, Reparameterization, Ensemble.
 - How is the gradient estimated? A ``GradientEstimator``: Backprop, Average (EOT), AverageLogits,
   Smooth (NRG), Diverse (DI), FiniteDifference.
-- How does the image move? An ``UpdateRule``: Sign, MomentumSign, Normalized, Adam.
+- How does the image move? An ``UpdateRule``: Sign, MomentumSign, Normalized,
+  MomentumNormalized, Adam.
 - Where may it go? A ``Threat``: Linf, L2.
 
 What it maximises is the ``Objective``: CrossEntropy, WrongProbability, Margin, SoftMargin, DLR,
@@ -75,6 +76,7 @@ from robusttrain.attacks.parts.objectives import (
 from robusttrain.attacks.parts.threats import L2, RMSD, Linf, Threat
 from robusttrain.attacks.parts.updates import (
     Adam,
+    MomentumNormalized,
     MomentumSign,
     Normalized,
     Sign,
@@ -141,6 +143,7 @@ __all__ = [
     "Margin",
     "MeanStart",
     "MinimalNorm",
+    "MomentumNormalized",
     "MomentumSign",
     "NearestBoundary",
     "Normalized",

@@ -20,7 +20,7 @@ import yaml
 
 import robusttrain.attacks
 from robusttrain.attacks import Attack, Source
-from robusttrain.attacks.parts.updates import STEEPEST
+from robusttrain.attacks.parts.updates import MOMENTUM, STEEPEST
 from robusttrain.config import presets
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
@@ -115,7 +115,7 @@ def radii(
 
 #: Arguments of which one alone may be given: who sets one takes the preset's other away.
 EITHER = {"step_size": "relative_step_size", "relative_step_size": "step_size"}
-THREAT = ["threat", "class_path"]
+THREAT, RULE = ["threat", "class_path"], ["rule", "class_path"]
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
 
 
@@ -265,7 +265,7 @@ def attack_nodes(
         changes = [key.split(".") for key, _ in overrides]
         changes = [parts for parts in changes if parts[0] == name or parts[0] not in nodes]
         moved = any(parts[-1] == "threat" or parts[-2:] == THREAT for parts in changes)
-        if moved and not any("rule" in parts for parts in changes):
+        if moved and not any(parts[-1] == "rule" or parts[-2:] == RULE for parts in changes):
             _with_rules_of(node)
         if epsilon is not None:
             at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
@@ -283,7 +283,9 @@ def _depth(key: str, names: Container[str]) -> int:
 
 
 def _with_rules_of(node: Any) -> None:
-    """Exchange rules of steepest ascent in a node for that of the threat's norm, in place."""
+    """Exchange rules of steepest ascent or momentum in a node for that of the threat's norm, in
+    place.
+    """
     for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         _with_rules_of(item)
     inside = node.get("init_args") if isinstance(node, dict) else None
@@ -299,10 +301,13 @@ def _with_rules_of(node: Any) -> None:
     cls = vars(robusttrain.attacks).get(path) or resolve(path)  # by its short name, too
     rule, norm = inside.get("rule"), getattr(cls, "norm", None)
     steepest = {type(each).__name__ for each in STEEPEST.values()}
+    momentum = {each.__name__ for each in MOMENTUM.values()}
     named = class_name(str(rule.get("class_path"))) if isinstance(rule, dict) else "Sign"
     if norm in STEEPEST and named in steepest:
         name = type(STEEPEST[norm]).__name__
         inside["rule"] = {"class_path": f"robusttrain.attacks.{name}"}
+    elif norm in MOMENTUM and named in momentum and isinstance(rule, dict):  # it keeps its decay
+        inside["rule"] = {**rule, "class_path": f"robusttrain.attacks.{MOMENTUM[norm].__name__}"}
 
 
 def _content(name: str, said: Any, option: str) -> dict[str, Any]:

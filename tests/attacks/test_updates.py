@@ -1,12 +1,17 @@
 """Update rules: unit steps, memory, and gradients that must not poison it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from robusttrain.attacks import (
     L2,
+    RMSD,
     Adam,
+    Linf,
     Margin,
+    MomentumNormalized,
     MomentumSign,
     Normalized,
     ProjectedGradient,
@@ -15,7 +20,10 @@ from robusttrain.attacks import (
 )
 from robusttrain.core.errors import OptionError
 
-RULES = [Sign(), MomentumSign(0.0), MomentumSign(1.0), Normalized(), UnitRMSD()]
+RULES = [
+    *(Sign(), MomentumSign(0.0), MomentumSign(1.0), Normalized(), UnitRMSD()),
+    *(MomentumNormalized(0.0), MomentumNormalized(1.0)),
+]
 ALL = [*RULES, Adam()]
 
 
@@ -50,6 +58,45 @@ def test_momentum_by_hand():
     rule = MomentumSign(1.0)
     _, state = rule.step(one, rule.init(one))
     assert state.flatten().tolist() == [0.75, -0.25]
+
+
+def test_momentum_in_l2_is_the_accumulated_gradient_over_its_length():
+    """The memory is that of `MomentumSign`, m_2 = (-0.125, 0.375) and (0.25, 0.25) as above."""
+    one, two = torch.tensor([[[[3.0, -1.0]]]]), torch.tensor([[[[-1.0, 1.0]]]])
+    for decay, second in ((0.5, [-0.125, 0.375]), (1.0, [0.25, 0.25])):
+        steps = follow(MomentumNormalized(decay), one, two)
+        for step, memory in zip(steps, ([0.75, -0.25], second), strict=True):
+            expected = torch.tensor(memory) / torch.tensor(memory).norm()
+            torch.testing.assert_close(step.flatten(), expected)
+    series = [gradients(seed=seed) for seed in range(4)]
+    without, plainly = (follow(rule, *series) for rule in (MomentumNormalized(0.0), Normalized()))
+    for momentum, plain in zip(without, plainly, strict=True):
+        torch.testing.assert_close(momentum, plain)
+
+
+def test_a_momentum_step_is_as_long_as_the_step_size_in_the_threats_norm(linear, images, streams):
+    """Signs in L2 would be sqrt(192) times as long."""
+    labels = torch.tensor([0, 1, 2, 0])
+    for threat, rule in ((L2(9.0), MomentumNormalized()), (Linf(0.5), MomentumSign())):
+        attack = ProjectedGradient(1, 0.05, random_start=False, threat=threat, rule=rule)
+        x = 0.5 * torch.ones_like(images())
+        moved = threat.distance(attack(linear(), x, labels, streams()), x)
+        torch.testing.assert_close(moved, torch.full((4,), 0.05), rtol=1e-4, atol=0)
+        other = {"l2": Linf(0.1), "linf": L2(0.4)}[threat.norm]
+        with pytest.raises(OptionError, match=f"is momentum in {threat.norm}, .*: take Momentum"):
+            replace(attack, threat=other)
+        there = attack.within(other)
+        assert type(there.rule) in {MomentumSign, MomentumNormalized} - {type(rule)}
+        assert there.within(threat).rule == rule
+        assert attack.reach == pytest.approx(0.05)
+    slow = ProjectedGradient(rule=MomentumSign(0.3))
+    assert slow.within(L2(0.5)).rule == MomentumNormalized(0.3)
+    assert ProjectedGradient(rule=Sign()).within(L2(0.5)).rule == Normalized()
+    assert ProjectedGradient(rule=Adam()).within(L2(0.5)).rule == Adam()
+    # A sign has RMSD 1.
+    assert ProjectedGradient(threat=RMSD(0.1), rule=MomentumSign()).within(L2(1.0)).rule == (
+        MomentumNormalized()
+    )
 
 
 def test_momentum_without_decay_is_sign():
@@ -137,8 +184,9 @@ def test_an_l2_attack_on_a_saturated_model_still_moves_by_its_step_size(linear, 
 
 @pytest.mark.parametrize("decay", [-0.1, float("nan")])
 def test_impossible_decay_is_named(decay):
-    with pytest.raises(OptionError, match=r"^decay = "):
-        MomentumSign(decay)
+    for rule in (MomentumSign, MomentumNormalized):
+        with pytest.raises(OptionError, match=r"^decay = "):
+            rule(decay)
 
 
 def test_unit_rmsd_is_the_normalized_gradient_of_root_mean_square_one():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from robusttrain.attacks import MomentumNormalized
 from robusttrain.config import presets
 from robusttrain.config.attacks import attack_nodes, scenario, scenarios, split_attacks
 from robusttrain.config.evaluation import read_plan
@@ -347,7 +348,12 @@ def test_rules_follow_a_threat_by_any_name(path, key):
         (found,) = scenarios(names, moved).values()
         assert type(found.attack.rule).__name__ == "Normalized"
     (momentum,) = scenarios(["mifgsm"], moved).values()
-    assert type(momentum.attack.rule).__name__ == "MomentumSign"
+    assert type(momentum.attack.rule).__name__ == "MomentumNormalized"
+    assert momentum.attack.rule.decay == 1.0
+    (slower,) = scenarios(["mifgsm"], [*moved, ("rule.decay", "0.5")]).values()
+    assert slower.attack.rule == MomentumNormalized(0.5)
+    (back,) = scenarios(["mifgsm"], [*moved, ("rule", "MomentumNormalized")]).values()
+    assert back.attack.rule == MomentumNormalized()
 
 
 def test_another_threat_brings_its_own_rule_and_steps_go_by_attack():

@@ -24,6 +24,7 @@ from robusttrain.attacks import (
     GradientEstimator,
     HopSkipJump,
     KLDivergence,
+    MomentumNormalized,
     Objective,
     OwnSurrogate,
     ProjectedGradient,
@@ -43,6 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:source ThroughDefense:UserWarnin
 #: What no preset has.
 MORE = {
     "ADAM": ProjectedGradient(rule=Adam(), objective=AwayFromPrediction()),
+    "MOMENTUM-L2": ProjectedGradient(threat=L2(0.5), rule=MomentumNormalized()),
     "KL": ProjectedGradient(objective=KLDivergence()),
     "SOFT": ProjectedGradient(objective=SoftMargin()),
     "PIXELS": ProjectedGradient(gradient=FiniteDifference(along="pixels")),

@@ -13,11 +13,12 @@ from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective
 from robusttrain.attacks.parts.threats import Linf, Threat
 from robusttrain.attacks.parts.updates import (
+    MOMENTUM,
     STEEPEST,
-    MomentumSign,
     Sign,
     UpdateRule,
     check_rule,
+    in_norm,
 )
 from robusttrain.core.checked import Positive, Whole, checked
 from robusttrain.core.errors import OptionError
@@ -48,8 +49,8 @@ class ProjectedGradient(Attack):
         threat: where adversarial images may go.
         objective: what to maximise.
         gradient: how the gradient is estimated.
-        rule: how a gradient becomes a step; one of steepest ascent has to be that of the threat's
-            norm (`STEEPEST`).
+        rule: how a gradient becomes a step; one of steepest ascent, or with momentum, has to be
+            that of the threat's norm (`STEEPEST`, `MOMENTUM`).
     """
 
     steps: Whole = 10
@@ -81,8 +82,10 @@ class ProjectedGradient(Attack):
     @property
     def reach(self) -> float | None:
         """Of rules whose steps are all as long."""
-        signs = isinstance(self.rule, MomentumSign) and self.threat.norm == "linf"
-        as_long = signs or self.rule == STEEPEST.get(self.threat.norm)
+        momentum = MOMENTUM.get(self.threat.norm)
+        as_long = self.rule == STEEPEST.get(self.threat.norm) or (
+            momentum is not None and isinstance(self.rule, momentum)
+        )
         return self.steps * self.alpha if as_long else None
 
     @property
@@ -92,16 +95,15 @@ class ProjectedGradient(Attack):
     def within(self, threat: Threat) -> ProjectedGradient:
         """The same attack in another threat.
 
-        In another norm, a rule of steepest ascent becomes that of the norm, and a step keeps its
-        share of the radius.
+        In another norm, a rule of steepest ascent or momentum becomes that of the norm, and a step
+        keeps its share of the radius.
         """
         if threat.norm == self.threat.norm:
             return replace(self, threat=threat)
-        size, rule = self.step_size, self.rule
+        size = self.step_size
         if size is not None and self.threat.epsilon > 0:
             size = size * threat.epsilon / self.threat.epsilon
-        if rule == STEEPEST.get(self.threat.norm):
-            rule = STEEPEST[threat.norm]
+        rule = in_norm(self.rule, threat.norm)
         return replace(self, threat=threat, step_size=size, rule=rule)
 
     def at_radius(self, epsilon: float) -> ProjectedGradient:

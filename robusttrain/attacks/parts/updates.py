@@ -41,11 +41,19 @@ class Sign(UpdateRule):
         return gradient.sign(), state
 
 
+def _accumulated(gradient: Tensor, state: Tensor, decay: float) -> Tensor:
+    """m = mu m + grad / |grad|_1, the memory of momentum (Dong et al. 2018, eq. 6)."""
+    # A gradient that is exactly zero, or NaN, adds nothing: it must not poison the memory.
+    gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+    length = gradient.abs().sum(dim=(1, 2, 3)).clamp_min(_TINY)
+    return decay * state + gradient / per_image(length)
+
+
 @checked
 @dataclass(frozen=True)
 class MomentumSign(UpdateRule):
     """Sign of an accumulated gradient: m = mu m + grad / |grad|_1, step sign(m) (Dong et al. 2018,
-    [P2 eq. 4, 5]).
+    [P2 eq. 4, 5]). In the L2 norm it is `MomentumNormalized`.
 
     Args:
         decay: mu; 0 gives the sign of the gradient alone, 1 the papers' momentum.
@@ -57,10 +65,7 @@ class MomentumSign(UpdateRule):
         return torch.zeros_like(images)
 
     def step(self, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        # A gradient that is exactly zero, or NaN, adds nothing: it must not poison the memory.
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-        length = gradient.abs().sum(dim=(1, 2, 3)).clamp_min(_TINY)
-        momentum = self.decay * state + gradient / per_image(length)
+        momentum = _accumulated(gradient, state, self.decay)
         return momentum.sign(), momentum
 
 
@@ -75,6 +80,26 @@ class Normalized(UpdateRule):
         gradient = gradient / per_image(gradient.abs().amax(dim=(1, 2, 3)).clamp_min(_TINY))
         length = gradient.flatten(1).norm(dim=1).clamp_min(_TINY)
         return gradient / per_image(length), state
+
+
+@checked
+@dataclass(frozen=True)
+class MomentumNormalized(UpdateRule):
+    """An accumulated gradient divided by its Euclidean length: m = mu m + grad / |grad|_1, step m /
+    |m|_2, momentum in the L2 norm (Dong et al. 2018, section 3.1).
+
+    Args:
+        decay: mu; 0 gives the normalised gradient alone, 1 the paper's momentum.
+    """
+
+    decay: NonNegative = 1.0
+
+    def init(self, images: Tensor) -> Tensor:
+        return torch.zeros_like(images)
+
+    def step(self, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        momentum = _accumulated(gradient, state, self.decay)
+        return Normalized().step(momentum, None)[0], momentum
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,9 @@ class Adam(UpdateRule):
     """m^ / (sqrt(v^) + tiny) (Kingma & Ba 2015, algorithm 1): about 1 for every pixel whose
     gradient keeps its sign.
 
+    The paper has no form of it for a norm. In L2 a step of unit size is about as long as the root
+    of the number of pixel values: choose the step size accordingly.
+
     m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2; m^ = m / (1 - beta1^t), v^ = v
     / (1 - beta2^t).
 
@@ -131,7 +159,7 @@ class Adam(UpdateRule):
         return AdamState(torch.zeros_like(images), torch.zeros_like(images), 0)
 
     def step(self, gradient: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
-        # As in MomentumSign: one NaN, or a square that overflows, would stay in the memory for
+        # As in momentum: one NaN, or a square that overflows, would stay in the memory for
         # ever.
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0).clamp(-1e18, 1e18)
         mean = torch.lerp(gradient, state.mean, self.beta1)
@@ -145,12 +173,35 @@ class Adam(UpdateRule):
 STEEPEST: dict[str, UpdateRule] = {"linf": Sign(), "l2": Normalized(), "rmsd": UnitRMSD()}
 
 
-def check_rule(rule: UpdateRule, threat: Threat) -> None:
-    """Raise OptionError if a rule is that of steepest ascent in another norm: it would go nearly
-    nowhere in this one, or out of the ball and back.
+#: The same along an accumulated gradient. (Signs have RMSD 1.)
+MOMENTUM: dict[str, type[MomentumSign | MomentumNormalized]] = {
+    "linf": MomentumSign,
+    "l2": MomentumNormalized,
+    "rmsd": MomentumSign,
+}
+
+
+def in_norm(rule: UpdateRule, norm: str) -> UpdateRule:
+    """The rule that does in this norm what ``rule`` does in its own: steepest ascent, or momentum
+    of the same decay. Rules and norms that have no other form stay.
     """
-    norm = next((norm for norm, each in STEEPEST.items() if each == rule), None)
-    if norm not in (None, threat.norm) and threat.norm in STEEPEST:
-        fix = f"is the steepest ascent in {norm}, and the threat is one of {threat.norm}: take"
-        right = type(STEEPEST[threat.norm]).__name__
-        raise OptionError("rule", type(rule).__name__, f"{fix} {right}")
+    if norm in STEEPEST and rule in STEEPEST.values():
+        return STEEPEST[norm]
+    # A class of somebody else's that is derived from one of ours is no longer ours.
+    if norm in MOMENTUM and type(rule) in MOMENTUM.values():
+        return MOMENTUM[norm](rule.decay)  # type: ignore[attr-defined]
+    return rule
+
+
+def check_rule(rule: UpdateRule, threat: Threat) -> None:
+    """Raise OptionError if a rule is one of steepest ascent, or momentum, in another norm: it would
+    go nearly nowhere in this one, or out of the ball and back.
+    """
+    right = in_norm(rule, threat.norm)
+    if right == rule:
+        return
+    kind = "the steepest ascent" if rule in STEEPEST.values() else "momentum"
+    forms: list[tuple[str, Any]] = [*STEEPEST.items(), *MOMENTUM.items()]
+    norm = next(norm for norm, form in forms if type(rule) in (form, type(form)))
+    fix = f"is {kind} in {norm}, and the threat is one of {threat.norm}: take"
+    raise OptionError("rule", type(rule).__name__, f"{fix} {type(right).__name__}")
