@@ -49,8 +49,8 @@ BelowOne = Annotated[float, Limit(below_one, ())]
 def checked(cls: Class) -> Class:
     """Class decorator: the constructor compares every argument with its type's limits.
 
-    None passes where the type allows it. An error is an `OptionError` that names the argument, and
-    comes before the constructor's own code.
+    None passes where the type allows it, and nowhere else. An error is an `OptionError` that names
+    the argument, and comes before the constructor's own code.
 
     Raises:
         TypeError: the class has no constructor of its own.
@@ -63,10 +63,13 @@ def checked(cls: Class) -> Class:
     signature = inspect.signature(build)
 
     @functools.cache
-    def limits() -> dict[str, list[Callable[[str, Any], None]]]:
+    def hints() -> dict[str, Any]:
         # Not before the first call: annotations may name classes that come later in the module.
-        hints = get_type_hints(build, vars(inspect.getmodule(cls)), include_extras=True)
-        return {name: [*_limits(hints[name])] for name in signature.parameters if name in hints}
+        return get_type_hints(build, vars(inspect.getmodule(cls)), include_extras=True)
+
+    @functools.cache
+    def limits() -> dict[str, list[Callable[[str, Any], None]]]:
+        return {name: [*_limits(hint)] for name, hint in hints().items()}
 
     @functools.wraps(build)
     def checking(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -74,10 +77,43 @@ def checked(cls: Class) -> Class:
         for name, value in given.arguments.items():
             for limit in limits().get(name, ()) if value is not None else ():
                 limit(name, value)
+        for name, value in given.arguments.items():
+            if value is None and name in hints() and not _takes_none(hints()[name]):
+                raise OptionError(name, None, f"must be {_in_words(hints()[name])}")
         build(self, *args, **kwargs)
 
     cls.__init__ = checking  # type: ignore[misc]
     return cls
+
+
+def _takes_none(hint: Any) -> bool:
+    """Whether a type has None among its values, or leaves open what they are."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(map(_takes_none, get_args(hint)))
+    if origin is Annotated:
+        return _takes_none(get_args(hint)[0])
+    if origin is Literal:
+        return None in get_args(hint)
+    return hint in (Any, None, type(None), object) or isinstance(hint, TypeVar)
+
+
+def _in_words(hint: Any) -> str:
+    """What a value of a type is, as the end of a sentence."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_in_words, get_args(hint)))
+    if origin is Annotated:
+        return _in_words(get_args(hint)[0])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    kind = origin or hint
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if kind in names:
+        return names[kind]
+    name = getattr(kind, "__name__", str(kind))
+    spelt = name[:2].isupper() and name[0] in "FHLMNRSX"  # letter by letter: an MLP
+    return f"{'an' if spelt or name[:1] in 'AEIOUaeio' else 'a'} {name}"
 
 
 def _limits(hint: Any) -> Iterator[Callable[[str, Any], None]]:

@@ -252,6 +252,20 @@ TRAIN = [
     ),
     (["--logs", "pyproject.toml/below"], "--logs pyproject.toml/below: cannot be written to"),
     (["--data", "imagefolder", "--data.root", "nowhere"], "nowhere"),
+    # Nothing, where something is needed.
+    (
+        ["--training", "adversarial", "--training.objective.attack", "null"],
+        "--training.objective.attack = None: must be an Attack",
+    ),
+    (
+        ["--training", "adversarial", "--training.objective.attack.steps", "null"],
+        "--training.objective.attack.steps = None: must be a whole number",
+    ),
+    (
+        ["--training", "trades", "--training.objective.beta", "null"],
+        "--training.objective.beta = None: must be a number",
+    ),
+    (["--data.batch_size", "null"], "--data.batch_size = None: must be a whole number"),
 ]
 
 
@@ -328,6 +342,15 @@ EVALUATE = [
     (
         [*NETWORK, "--data.image_size", "28", "--weights", "README.md"],
         "image_size = 28: must be a multiple of 16",
+    ),
+    ([*NETWORK, "--attack", "pgd", "--attack.steps", "null"], "pgd.steps = None: must be a whole"),
+    (
+        [*NETWORK, "--attack", "pgd", "--attack.objective", "null"],
+        "--attack.pgd.objective = None: must be an Objective",
+    ),
+    (
+        [*NETWORK, "--attack", "pgd", "--attack.threat", "null"],
+        "--attack.pgd.threat = None: must be a Threat",
     ),
     ([*NETWORK, "--weights", "nowhere.pt"], "--weights = 'nowhere.pt': there is no such file"),
     (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -12,6 +12,7 @@ from torch import nn
 
 from robusttrain.core.checked import BelowOne, Count, NonNegative, Positive, Share, Whole, checked
 from robusttrain.core.errors import OptionError
+from robusttrain.models import MLP
 
 
 @checked
@@ -31,6 +32,9 @@ class Parts:
     decay: BelowOne = 0.9
     keep: Literal["first", "best"] = "first"
     later: Later | None = None
+    network: MLP | nn.Module = field(default_factory=nn.Identity)
+    name: str = "mine"
+    anything: Any = None
 
 
 class Later:
@@ -55,6 +59,11 @@ class Layer(nn.Module):
         ({"share": 1.1}, r"share = 1.1: must lie between 0 and 1"),
         ({"decay": 1.0}, "decay = 1.0: must be at least 0 and below 1"),
         ({"keep": "worst"}, "keep = 'worst': must be one of first, best"),
+        ({"steps": None}, "steps = None: must be a whole number"),
+        ({"weight": None}, "weight = None: must be a number"),
+        ({"keep": None}, "keep = None: must be one of first, best"),
+        ({"network": None}, "network = None: must be an MLP or a Module"),
+        ({"name": None}, "name = None: must be text"),
     ],
 )
 def test_what_lies_outside_is_refused(values, fix):
@@ -73,6 +82,7 @@ def test_what_is_no_number_is_refused_in_words(value):
 def test_what_lies_inside_and_none_pass():
     assert Parts(1, 0, None, 0.0, 1.0, 0.0, "best", Later()).keep == "best"
     assert Parts(size=0.1).size == 0.1
+    assert Parts(size=None, later=None, anything=None).size is None
 
 
 def test_modules_positions_and_defaults():
