@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import (
     Callback,
-    EarlyStopping,
     EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -17,7 +16,15 @@ from robusttrain.config.attacks import scenarios
 from robusttrain.core.errors import OptionError, under
 from robusttrain.core.telling import Say, silence
 from robusttrain.evaluation import Scenario
-from robusttrain.training.callbacks import SWA, Overfitting, Pace, Pictures, RobustAccuracy, Undo
+from robusttrain.training.callbacks import (
+    SWA,
+    Overfitting,
+    Pace,
+    Patience,
+    Pictures,
+    RobustAccuracy,
+    Undo,
+)
 from robusttrain.training.plan import TrainingPlan
 
 
@@ -144,7 +151,7 @@ def keepers(plan: TrainingPlan, monitor: str, folder: Path, say: Say = silence) 
     better = "min" if monitor.endswith("loss") else "max"
     keeping: list[Callback] = [LearningRateMonitor(), Pace(say)]
     if plan.early_stopping:
-        keeping.append(EarlyStopping(monitor, patience=plan.early_stopping, mode=better))
+        keeping.append(Patience(monitor, patience=plan.early_stopping, mode=better))
     if plan.swa.start is not None:
         with under("--swa"):
             keeping.append(SWA(plan.swa.start, plan.swa.batches))

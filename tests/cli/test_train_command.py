@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from pytorch_lightning.callbacks import EarlyStopping
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -422,3 +423,18 @@ def test_a_run_that_stops_early_says_so_and_goes_on_no_further(command, tmp_path
     for _ in range(2):
         again = command("train.py", *tiny, *still, *short[2:], *rest, "--ckpt_path", "last")
     assert "nothing was left to train: the run had its 5 epochs before" in again.err
+
+
+def test_patience_is_that_of_the_run_that_goes_on(tmp_path):
+    """And the epoch at which the earlier part stopped is no news of this one."""
+    before, now = (
+        each
+        for patience in ("1", "3")
+        for each in keepers(configured("--early_stopping", patience), "val/loss", tmp_path)
+        if isinstance(each, EarlyStopping)
+    )
+    before.wait_count, before.stopped_epoch = 1, 2
+    now.load_state_dict(before.state_dict())
+    assert (now.patience, now.stopped_epoch, now.wait_count) == (3, 0, 1)
+    lightning = EarlyStopping("val/loss", mode="min")
+    assert now.state_key == lightning.state_key, "older checkpoints hold the count under it"

@@ -7,6 +7,7 @@ from robusttrain.training.callbacks.averaging import SWA
 from robusttrain.training.callbacks.dashboard import Dashboard
 from robusttrain.training.callbacks.overfitting import Overfitting
 from robusttrain.training.callbacks.pace import Pace
+from robusttrain.training.callbacks.patience import Patience
 from robusttrain.training.callbacks.pictures import Pictures
 from robusttrain.training.callbacks.progress import ProgressLines
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
@@ -17,6 +18,7 @@ __all__ = [
     "Dashboard",
     "Overfitting",
     "Pace",
+    "Patience",
     "Pictures",
     "ProgressLines",
     "RobustAccuracy",
