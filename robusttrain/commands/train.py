@@ -35,7 +35,7 @@ def train(plan: TrainingPlan) -> training.Trained | None:
         if trained.went_on and not trained.metrics:
             say(f"nothing was left to train: the run had its {trained.epochs} epochs before")
         else:
-            say(outcome(trained.metrics, trained.epochs))
+            say(outcome(trained.metrics, trained.epochs, trained.validated))
         if trained.checkpoints:
             attack = f"{command('evaluate')} --checkpoint {quote(str(trained.folder))}"
             foreign = to_be_trusted([plan.model, plan.data, plan.defense])
@@ -69,14 +69,21 @@ def _mlflow(plan: TrainingPlan) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI", database)
 
 
-def outcome(metrics: Mapping[str, float], epochs: int) -> str:
-    """A sentence on how good the model is by now: what validation measured."""
+def outcome(metrics: Mapping[str, float], epochs: int, validated: int = 0) -> str:
+    """A sentence on how good the model is by now: what validation measured.
+
+    Args:
+        metrics: by name, of the last epoch.
+        epochs: that are done.
+        validated: of them, those that were done at the last validation; 0: there was none.
+    """
     if not epochs:
         return "done: no epoch was trained; the weights are those that it began with."
     after = f"done: after {epochs} epoch{'' if epochs == 1 else 's'}"
     clean = metrics.get("val/accuracy")
     if clean is None:
-        return f"{after} the model is trained; no validation measured how good it is."
+        since = f" since epoch {validated}" if validated else ""
+        return f"{after} the model is trained; no validation measured how good it is{since}."
     sentence = f"{after}, {clean:.1%} of the validation images are right"
     robust = metrics.get("robust/worst_case")
     if robust is not None:

@@ -39,7 +39,13 @@ from robusttrain.running.purifiers import folder_in, newest, provide, without_we
 from robusttrain.running.resuming import LENGTH, placed
 from robusttrain.storage.files import may_write, writable
 from robusttrain.training import RobustTraining
-from robusttrain.training.callbacks import Dashboard, Pictures, RobustAccuracy
+from robusttrain.training.callbacks import (
+    Dashboard,
+    Pictures,
+    RobustAccuracy,
+    Validated,
+    of_last_epoch,
+)
 from robusttrain.training.compiling import chosen_for
 from robusttrain.training.cost import estimate, planned
 from robusttrain.training.loggers import begun, ending, refuse_missing
@@ -60,12 +66,15 @@ class Trained:
         metrics: by name, of the last epoch.
         epochs: that are done, earlier parts of a run that went on among them.
         went_on: whether there was an earlier part.
+        validated: epochs that were done at the last validation, whose figures are among the metrics
+            only if no epoch came after it; 0: there was none.
     """
 
     folder: Path
     metrics: dict[str, float]
     epochs: int
     went_on: bool = False
+    validated: int = 0
 
     @property
     def checkpoints(self) -> list[str]:
@@ -177,11 +186,12 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     job.data.replays = objective.replays
     place = placed(plan.ckpt_path, checkpoints / job.name, recipe, plan.to_json())
     keeping = keepers(plan, monitor, place.folder, say)
+    validated = Validated()
     trainer = trainer_from(
         plan.trainer,
         say,
         logger=False,  # nothing is written yet
-        callbacks=[*watching, *keeping, Dashboard(recipe)],
+        callbacks=[*watching, validated, *keeping, Dashboard(recipe)],
     )
     job.data.prepare_data()
     job.data.setup("fit")
@@ -239,7 +249,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
             f"--early_stopping {plan.early_stopping}: stopped after epoch {epochs}, as so many"
             f" validations brought no better {monitor}"
         )
-    return Trained(place.folder, of_last_epoch(metrics, watching, epochs), epochs, goes_on)
+    metrics = of_last_epoch(metrics, [*watching, validated], epochs)
+    return Trained(place.folder, metrics, epochs, goes_on, validated.epoch)
 
 
 def trained_first(job: Job, checkpoints: Path) -> list[str]:
@@ -253,18 +264,6 @@ def trained_first(job: Job, checkpoints: Path) -> list[str]:
         if newest(kind, arguments["model"], data, folder_in(checkpoints)) is None
     ]
     return ["f_b" for _, _, path in f_bs if not path.is_file()] + purifying
-
-
-def of_last_epoch(
-    metrics: dict[str, float], watching: Sequence[pl.Callback], epochs: int
-) -> dict[str, float]:
-    """The figures without those of attacks that last ran in an earlier epoch, which Lightning
-    keeps: a run may have ended between two of their epochs.
-    """
-    looked = [each.looked for each in watching if isinstance(each, RobustAccuracy)]
-    if all(each == epochs for each in looked):
-        return metrics
-    return {key: value for key, value in metrics.items() if not key.startswith("robust/")}
 
 
 def first_weights_left(ema: float, steps: int) -> str | None:

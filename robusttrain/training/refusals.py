@@ -124,6 +124,14 @@ def refuse_never(plan: TrainingPlan, training: RobustTraining, epochs: int) -> N
             training.schedule_options["decay_epochs"],
             f"the rate would never drop; {last}",
         )
+    if never_attacks(plan, epochs):
+        apart = plan.trainer["check_val_every_n_epoch"]
+        raise OptionError(
+            "--robust.every",
+            plan.robust.every,
+            f"none of {epochs} epochs is attacked, since a validation comes only every {apart}"
+            " (--trainer.check_val_every_n_epoch): give 1",
+        )
     if plan.swa.start is not None and plan.swa.start >= epochs:
         raise OptionError("--swa.start", plan.swa.start, last)
     if training.warmup_epochs >= epochs:
@@ -136,6 +144,19 @@ def refuse_never(plan: TrainingPlan, training: RobustTraining, epochs: int) -> N
         raise OptionError(
             "--training.objective.warmup", warmup, f"no epoch would have {name}; {last}"
         )
+
+
+def never_attacks(plan: TrainingPlan, epochs: int) -> bool:
+    """Whether a run has epochs with a validation, and epochs in which validation would attack, and
+    none that is both.
+    """
+    options, every = SimpleNamespace(**plan.trainer), plan.robust.every
+    apart = options.check_val_every_n_epoch
+    if not every or apart is None or options.limit_val_batches == 0:
+        return False
+    validated = range(apart, epochs + 1, apart)
+    attacked = (epoch % every == 0 or epoch == options.max_epochs for epoch in validated)
+    return len(validated) > 0 and not any(attacked)
 
 
 def refuse_memory(training: RobustTraining, batch: Batch, batch_size: int) -> None:

@@ -252,6 +252,10 @@ TRAIN = [
     ),
     (["--logs", "pyproject.toml/below"], "--logs pyproject.toml/below: cannot be written to"),
     (["--data", "imagefolder", "--data.root", "nowhere"], "nowhere"),
+    (
+        ["--trainer.max_epochs=5", "--robust.every=2", "--trainer.check_val_every_n_epoch=3"],
+        "--robust.every = 2: none of 5 epochs is attacked, .* only every 3 .*: give 1",
+    ),
     # Nothing, where something is needed.
     (
         ["--training", "adversarial", "--training.objective.attack", "null"],

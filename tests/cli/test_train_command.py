@@ -4,6 +4,7 @@ promise.
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from robusttrain.config.training import read_plan
 from robusttrain.config.watching import idle_undo, keepers, monitored, watchers
 from robusttrain.evaluation import Scenario
 from robusttrain.running.training import first_weights_left, of_last_epoch
-from robusttrain.training.callbacks import RobustAccuracy
+from robusttrain.training.callbacks import RobustAccuracy, Validated
+from robusttrain.training.callbacks.dashboard import final
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -292,6 +294,32 @@ def test_figures_of_an_earlier_epoch_are_not_the_outcome():
     assert of_last_epoch(metrics, [pictures, robust, guard], 10) == metrics
     assert of_last_epoch(metrics, [pictures, robust, guard], 13) == {"val/accuracy": 0.9}
     assert of_last_epoch(metrics, [pictures], 13) == metrics
+
+
+def test_a_validation_before_the_last_epoch_is_not_the_outcome(command, tmp_path):
+    tiny = ["--data", "digits", "--data.image_size", "8", "--model", "mlp", "--model.width", "8"]
+    rest = ["--pictures.images", "0", "--robust.every", "0", "--trainer.limit_train_batches", "2"]
+    rest += ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "logs", "--logger", "csv"]
+    seldom = ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"]
+    ended = ["--trainer.max_epochs", "5", "--trainer.max_steps", "3"]
+    for more, said in (
+        (seldom, "done: after 3 epochs the model is trained; no validation .* since epoch 2"),
+        (ended, "done: after 2 epochs the model is trained; no validation .* since epoch 1"),
+        (["--trainer.max_epochs", "1"], "done: after 1 epoch, .*% of the validation images"),
+    ):
+        done = command("train.py", *tiny, *rest, *more)
+        assert done.code == 0, done.err
+        assert re.search(said, done.err), done.err
+
+
+def test_the_final_table_leaves_out_figures_of_an_earlier_epoch():
+    validated, metrics = Validated(), {"val/accuracy": 0.9, "train/loss": 0.5}
+    validated.epoch = 2
+    trainer = SimpleNamespace(callbacks=[validated], callback_metrics=metrics, current_epoch=3)
+    assert "train/loss" in final(trainer)
+    assert "val/accuracy" not in final(trainer)
+    trainer.current_epoch = 2
+    assert "val/accuracy" in final(trainer)
 
 
 def test_a_mean_of_mostly_the_first_weights_is_said():

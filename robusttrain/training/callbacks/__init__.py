@@ -12,6 +12,7 @@ from robusttrain.training.callbacks.pictures import Pictures
 from robusttrain.training.callbacks.progress import ProgressLines
 from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
 from robusttrain.training.callbacks.undo import Undo
+from robusttrain.training.callbacks.validated import Validated, of_last_epoch
 
 __all__ = [
     "SWA",
@@ -23,4 +24,6 @@ __all__ = [
     "ProgressLines",
     "RobustAccuracy",
     "Undo",
+    "Validated",
+    "of_last_epoch",
 ]

@@ -13,6 +13,7 @@ import yaml
 from robusttrain.training import hyperparameters
 from robusttrain.training.board import Board, boards, step_of
 from robusttrain.training.callbacks.progress import epochs
+from robusttrain.training.callbacks.validated import of_last_epoch
 
 #: Charts of the "custom scalars", with their tags: one a chart, since tags of a run share a colour.
 CHARTS = {
@@ -62,9 +63,14 @@ class Dashboard(pl.Callback):
 
 def final(trainer: pl.Trainer) -> str:
     """The figures of the last epoch as a Markdown table."""
+    figures = of_last_epoch(
+        trainer.callback_metrics,
+        trainer.callbacks,  # type: ignore[attr-defined]
+        trainer.current_epoch,
+    )
     rows = [
         f"| {name} | {float(value):.3f} |"
-        for name, value in trainer.callback_metrics.items()
+        for name, value in figures.items()
         if name.startswith(("val/", "robust/", "train/"))
     ]
     return "\n".join([f"| epoch {trainer.current_epoch} | |", "|---|---|", *rows])
