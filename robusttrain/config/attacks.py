@@ -77,6 +77,8 @@ def split_attacks(
     """
     names: list[str] = []
     overrides: list[tuple[str, str]] = []
+    set_by: dict[str, tuple[str, Any]] = {}  # by option, which suite set it, and to what
+    given = {argument.partition("=")[0] for argument in arguments}
     taken, rest = take(
         arguments,
         lambda option: option in ("--attack", "--suite") or option.startswith("--attack."),
@@ -91,11 +93,23 @@ def split_attacks(
                 for key, setting in suite_settings(value, options).items()
                 if not any("suite" in node and key in node for node in nodes)
             }
+            for key, setting in theirs.items():
+                said = f"--{key}" in given or any(key in node for node in nodes)
+                other, before = set_by.setdefault(key, (value, setting))
+                if before != setting and not said:
+                    raise UserError(
+                        f"--suite {value}: sets {key} {_as_typed(setting)}, and {other}"
+                        f" {_as_typed(before)}: give --{key}"
+                    )
             # Before the rest of the line, which overrides it.
             rest = [*(f"--{key}={setting}" for key, setting in theirs.items()), *rest]
         else:
             overrides.append((option.removeprefix("--attack."), value))
     return list(dict.fromkeys(names)), overrides, rest
+
+
+def _as_typed(setting: Any) -> str:
+    return str(setting).lower() if isinstance(setting, bool) else str(setting)
 
 
 def radii(

@@ -377,3 +377,18 @@ def test_what_needs_more_classes_is_refused_with_what_to_take_instead():
         refuse_few_classes(scenarios([name], epsilon=0.031), 4)
     with pytest.raises(UserError, match="has 1 class"):
         refuse_few_classes({}, 1)
+
+
+def test_suites_that_set_an_option_differently_are_refused_unless_it_is_given(tmp_path):
+    for name, epsilon in (("s1", 0.01), ("s2", 0.3)):
+        content = f"attacks: [fgsm]\nepsilon: {epsilon}\nsurvivors: true\n"
+        (tmp_path / f"{name}.yaml").write_text(content)
+    both = [f"--suite={tmp_path}/s1.yaml", f"--suite={tmp_path}/s2.yaml"]
+    said = r"^--suite \S*s2.yaml: sets epsilon 0.3, and \S*s1.yaml 0.01: give --epsilon$"
+    with pytest.raises(UserError, match=said):
+        split_attacks(both)
+    for given in (["--epsilon", "0.1"], ["--epsilon=0.1"]):
+        assert split_attacks([*both, *given])[0] == ["fgsm"]
+    assert split_attacks(both, [{"epsilon": 0.1}])[0] == ["fgsm"]
+    assert split_attacks([both[0], both[0]])[0] == ["fgsm"]
+    split_attacks(["--suite", "worst-case", "--suite", "test-time-quick", "--suite=quick"])
