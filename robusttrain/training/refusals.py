@@ -55,6 +55,9 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
     if str(options.precision) in TRUE:
         fix = "images stay in float32: take bf16-mixed, 16-mixed or 32-true"
         raise OptionError("--trainer.precision", options.precision, fix)
+    if options.max_steps == 0:
+        fix = "no step would be taken: leave it out, or give --trainer.max_epochs 0"
+        raise OptionError("--trainer.max_steps", 0, fix)
     steps = (options.max_steps or -1) > 0
     # Without a number of epochs, Lightning goes by time alone where one is given.
     timed = options.max_epochs is None and options.max_time is not None

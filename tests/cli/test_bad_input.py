@@ -256,6 +256,7 @@ TRAIN = [
         ["--trainer.max_epochs=5", "--robust.every=2", "--trainer.check_val_every_n_epoch=3"],
         "--robust.every = 2: none of 5 epochs is attacked, .* only every 3 .*: give 1",
     ),
+    (["--trainer.max_steps", "0"], "--trainer.max_steps = 0: no step would be taken: leave it out"),
     # Nothing, where something is needed.
     (
         ["--training", "adversarial", "--training.objective.attack", "null"],
