@@ -69,7 +69,8 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
         if {"--help", "-h"} & {*arguments} and not transfer:
             if name not in front.LONG or arguments[-1] != "all":
                 _say(front.help_for(name))
-            arguments = ["--help"]
+            # The line of train.py chooses among three commands, each with options of its own.
+            arguments = arguments[:-1] if name == "train" else ["--help"]
         if name == "list" or "--list" in arguments:
             front.list_presets(arguments if name == "list" else ())
             sys.exit(0)

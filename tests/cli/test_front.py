@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robusttrain.commands import front
+from robusttrain.commands import entry, front
 from robusttrain.config import presets
 from robusttrain.core.errors import UserError
 
@@ -98,3 +98,17 @@ def test_what_may_be_more_than_a_name_is_left_to_the_command():
     front.refuse_at_once(["--attack", "mine.yaml", "--model", "net.py:Net", "--attack.steps", "3"])
     with pytest.raises(UserError, match="--weights = 'w.pth': there is no such file"):
         front.refuse_at_once(["--model=mlp", "--weights=w.pth"])
+
+
+@pytest.mark.parametrize(
+    ("training", "own"),
+    [("denoiser", "--purifier.learning_rate"), ("reparameterization", "--h.learning_rate")],
+)
+def test_all_help_is_that_of_the_training_that_the_line_names(training, own, monkeypatch, capsys):
+    monkeypatch.setattr(entry, "main", lambda command, arguments, program: command(arguments))
+    with pytest.raises(SystemExit) as ended:
+        entry.run("train", ["--training", training, "--help", "all"], "train.py")
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert f"train.py --training {training}" in said
+    assert own in said
