@@ -12,7 +12,7 @@ from torch import nn
 
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.command_line import new_parser, plain, read, values_of
+from robusttrain.config.command_line import configurations, new_parser, plain, read, values_of
 from robusttrain.config.optimizing import left_to_it, optimizer_named, spelt_out
 from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import UserError, under
@@ -77,20 +77,35 @@ def settings_of(
             # The figures that a preset gives belong to its own optimizer.
             arguments = [*arguments, *left_to_it(arguments)]
     values = plain(read(parser(), arguments, KINDS, DEFAULTS, said))
-    _one_length(arguments, values)
+    _one_length(arguments, configurations(arguments, said)[0], values)
     with under("--training"):
         values["training"] = settled(values["training"])
     return {each.name: values[each.name] for each in fields(TrainingPlan)}
 
 
-def _one_length(arguments: Sequence[str], values: Mapping[str, Any]) -> None:
-    """Refuse a command line that gives both the time of a training and its epochs."""
-    epochs = values_of(arguments, "--trainer.max_epochs")
-    if epochs and (minutes := values["training"].get("minutes")) is not None:
-        raise UserError(
-            f"--trainer.max_epochs {epochs[-1]}: --training.minutes {minutes:g} chooses the number"
-            " of epochs; leave this out, or give --training.minutes null"
-        )
+def _one_length(
+    arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+) -> None:
+    """Refuse whatever else says how long a training is, where its time is stated.
+
+    The epochs of a preset do not count, and neither does our default in a configuration file:
+    ``--print_config`` writes every default.
+    """
+    minutes = values["training"].get("minutes")
+    if minutes is None:
+        return
+    files = [node["trainer"] for node in nodes if isinstance(node.get("trainer"), dict)]
+    for key in ("max_epochs", "max_steps", "max_time"):
+        unsaid = (None, -1, TRAINER.get(key))
+        lengths = [part[key] for part in files if part.get(key) not in unsaid]
+        lengths += values_of(arguments, f"--trainer.{key}")
+        if key != "max_epochs" and values["trainer"].get(key) in unsaid:
+            continue
+        if lengths:
+            raise UserError(
+                f"--trainer.{key} {lengths[-1]}: --training.minutes {minutes:g} chooses the number"
+                " of epochs; leave this out, or give --training.minutes null"
+            )
 
 
 def build_training(

@@ -25,10 +25,11 @@ from robusttrain.config.checkpoints import as_before, read_recipe
 from robusttrain.config.trainer import trainer_from
 from robusttrain.config.watching import watchers
 from robusttrain.core.errors import UserError
+from robusttrain.core.parts import class_name
 from robusttrain.core.telling import Say, duration, first_process
 from robusttrain.data import ImageData
 from robusttrain.running.resuming import earlier
-from robusttrain.training import RobustTraining
+from robusttrain.training import NFGSM, RobustTraining
 from robusttrain.training.cost import a_step, looking
 from robusttrain.training.plan import Node, TrainingPlan
 from robusttrain.training.refusals import limited, to_device
@@ -99,6 +100,12 @@ def within(plan: TrainingPlan, job: Callable[[TrainingPlan], Any], say: Say) -> 
             break
     assert chosen is not None  # STEPS is not empty
     tried, pace = chosen
+    own = _own_step(plan.training)
+    if own and seconds / pace.epoch >= ENOUGH:
+        say(
+            f"--training.minutes {minutes:g}: leaves time for more inner steps; one is kept, since"
+            f" {' and '.join(own)} would be lost with it"
+        )
     sized = _sized(tried, pace, seconds, say)
     if trainer.world_size > 1:
         parts = {"training": sized.training, "trainer": sized.trainer, "ema": sized.ema}
@@ -193,12 +200,33 @@ def _with_steps(settings: dict[str, Any], steps: int) -> dict[str, Any]:
     for one step, and where the recipe has its own number of them.
     """
     changed = copy.deepcopy(settings)
-    node = changed["objective"]
-    while "objective" in (node.get("init_args") or {}):
-        node = node["init_args"]["objective"]
-    if steps > 1 and node["class_path"].rpartition(".")[2] == "NFGSM":
+    node, _ = _innermost(changed)
+    if steps > 1 and class_name(node["class_path"]) == "NFGSM" and not _own_step(settings):
         node.update(_finer(node["init_args"], steps))
     return changed
+
+
+def _innermost(settings: dict[str, Any]) -> tuple[Node, str]:
+    """The node of the objective that no other wraps, and the option that it stands under."""
+    node, option = settings["objective"], "--training.objective"
+    while "objective" in (node.get("init_args") or {}):
+        node, option = node["init_args"]["objective"], f"{option}.objective"
+    return node, option
+
+
+def _own_step(settings: dict[str, Any]) -> list[str]:
+    """What somebody says of N-FGSM's single step that is not as in the paper: several smaller
+    steps know nothing of it.
+    """
+    node, option = _innermost(settings)
+    if class_name(node["class_path"]) != "NFGSM":
+        return []
+    arguments = node.get("init_args") or {}
+    return [
+        f"{option}.{name} {arguments[name]:g}"
+        for name in ("noise", "step")
+        if arguments.get(name, getattr(NFGSM, name)) != getattr(NFGSM, name)
+    ]
 
 
 def _finer(arguments: dict[str, Any], steps: int) -> Node:

@@ -102,6 +102,39 @@ def test_less_than_an_epoch(measured):
         planned(0.01, *FULL)
 
 
+@pytest.mark.parametrize(("key", "value"), [("step", "0.5"), ("noise", "1.0")])
+def test_a_single_step_that_somebody_shaped_is_kept(measured, key, value):
+    plan, lines = planned(60, *FULL, f"--training.objective.{key}", value)
+    node = plan.training["objective"]
+    assert node["class_path"].endswith("NFGSM")
+    assert node["init_args"][key] == float(value)
+    assert measured == [1]
+    assert (
+        f"one is kept, since --training.objective.{key} {float(value):g} would be lost" in lines[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "said"),
+    [
+        ([], {"max_epochs": 3}, "--trainer.max_epochs 3"),
+        (["--trainer.max_steps", "5"], {}, "--trainer.max_steps 5"),
+        ([], {"max_steps": 5}, "--trainer.max_steps 5"),
+        (["--trainer.max_time", "00:00:01:00"], {}, "--trainer.max_time 00:00:01:00"),
+    ],
+)
+def test_a_stated_time_and_another_length_exclude_each_other(line, file, said):
+    with pytest.raises(UserError, match=f"^{said}: --training.minutes 20 chooses the number"):
+        read_plan(["--model", "mlp", *line], [{"training": "budget", "trainer": file}])
+
+
+def test_defaults_in_a_file_are_no_length_beside_a_stated_time():
+    """As --print_config writes them; and a preset's own number of epochs gives way."""
+    said = {"training": "budget", "trainer": {"max_epochs": 30, "max_steps": -1, "max_time": None}}
+    assert read_plan(["--model", "mlp"], [said]).training["minutes"] == 20
+    read_plan(["--model", "mlp", "--training", "fast", "--training.minutes", "1"])
+
+
 def test_two_short_epochs_are_no_better_than_one(measured):
     """Of 1.03 epochs: the second validation would cost more than it leaves."""
     plan, _ = planned(0.8, *FULL)
