@@ -10,12 +10,13 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from robusttrain.config import presets
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
 from robusttrain.config.command_line import configurations, new_parser, plain, read, values_of
 from robusttrain.config.optimizing import left_to_it, optimizer_named, spelt_out
 from robusttrain.config.trainer import add_trainer
-from robusttrain.core.errors import UserError, under
+from robusttrain.core.errors import OptionError, UserError, under
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.models.defended import DefendedClassifier
@@ -77,7 +78,12 @@ def settings_of(
             # The figures that a preset gives belong to its own optimizer.
             arguments = [*arguments, *left_to_it(arguments)]
     values = plain(read(parser(), arguments, KINDS, DEFAULTS, said))
-    _one_length(arguments, configurations(arguments, said)[0], values)
+    nodes, line = configurations(arguments, said)
+    _one_length(line, nodes, values)
+    _refuse_idle(line, nodes, values)
+    if values["f_b_training"] != TrainingPlan.f_b_training:
+        # Whether or not this defense needs one: a wrong name is a mistake.
+        presets.find("training", values["f_b_training"], "--f_b_training")
     with under("--training"):
         values["training"] = settled(values["training"])
     return {each.name: values[each.name] for each in fields(TrainingPlan)}
@@ -94,7 +100,13 @@ def _one_length(
     minutes = values["training"].get("minutes")
     if minutes is None:
         return
-    files = [node["trainer"] for node in nodes if isinstance(node.get("trainer"), dict)]
+    files = [
+        node["trainer"]
+        for node in nodes
+        if isinstance(node.get("trainer"), dict)
+        # One that says all, the minutes too: what --print_config writes, presets' epochs included.
+        and not (_complete(node, values) and node["training"]["minutes"] is not None)
+    ]
     for key in ("max_epochs", "max_steps", "max_time"):
         unsaid = (None, -1, TRAINER.get(key))
         lengths = [part[key] for part in files if part.get(key) not in unsaid]
@@ -106,6 +118,41 @@ def _one_length(
                 f"--trainer.{key} {lengths[-1]}: --training.minutes {minutes:g} chooses the number"
                 " of epochs; leave this out, or give --training.minutes null"
             )
+
+
+def _complete(node: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether a file says every setting of the training, as ``--print_config`` writes them."""
+    training = node.get("training")
+    return isinstance(training, dict) and values["training"].keys() <= training.keys()
+
+
+def _refuse_idle(
+    arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+) -> None:
+    """Refuse an option that somebody gave, and that has no effect beside the others.
+
+    What a preset says counts for nothing here, nor a file that says all: another option may have
+    taken away what they rely on.
+    """
+    training = values["training"]
+    schedule, mixing = training["schedule"], training["mixing"]
+    idle = {
+        ("training", "warmup"): schedule != "one_cycle"
+        and f"the schedule {schedule} does not rise for a share of the run: give"
+        " --schedule.warmup_epochs, or --schedule one_cycle",
+        ("training", "mixing_alpha"): mixing == "none"
+        and "nothing is mixed: give --training.mixing mixup or cutmix, or leave this out",
+        ("extra", "share"): values["extra"]["root"] is None
+        and "there are no further images: give --extra.root FOLDER, or leave this out",
+        ("swa", "batches"): values["swa"]["start"] is None
+        and "no mean of the weights is taken: give --swa.start EPOCH, or leave this out",
+    }
+    for (part, key), fix in idle.items():
+        option = f"--{part}.{key}"
+        files = [node[part] for node in nodes if not _complete(node, values) and part in node]
+        given = any(isinstance(each, dict) and key in each for each in files)
+        if fix and (given or values_of(arguments, option)):
+            raise OptionError(option, values[part][key], fix)
 
 
 def build_training(

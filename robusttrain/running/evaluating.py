@@ -240,6 +240,8 @@ def provide_surrogates(
     """
     needed = surrogates_in(plan.attacks)
     if not needed:
+        if plan.surrogate_epochs is not None:
+            telling.say("surrogate_epochs: no attack here trains a model, so it has no effect")
         return attacks
     # What does not fit is found before the attacker's models are trained.
     if not plan.fresh:

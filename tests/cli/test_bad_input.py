@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from robusttrain.commands.entry import main
+from robusttrain.config.training import read_plan
 from robusttrain.models import VGGSmall
 
 
@@ -257,6 +258,15 @@ TRAIN = [
         "--robust.every = 2: none of 5 epochs is attacked, .* only every 3 .*: give 1",
     ),
     (["--trainer.max_steps", "0"], "--trainer.max_steps = 0: no step would be taken: leave it out"),
+    # Without effect.
+    (
+        ["--schedule", "cosine", "--schedule.warmup", "0.5"],
+        "--training.warmup = 0.5: the schedule cosine does not rise .*: give --schedule.warmup_e",
+    ),
+    (["--training.mixing_alpha", "3"], "--training.mixing_alpha = 3.0: nothing is mixed: give"),
+    (["--extra.share", "0.2"], "--extra.share = 0.2: there are no further images: give --extra"),
+    (["--swa.batches=5"], "--swa.batches = 5: no mean of the weights is taken: give --swa.start"),
+    (["--f_b_training", "nosuch"], "--f_b_training nosuch: no such preset"),
     # Nothing, where something is needed.
     (
         ["--training", "adversarial", "--training.objective.attack", "null"],
@@ -375,6 +385,19 @@ EVALUATE = [
 def test_evaluate(refused, arguments, said):
     line = refused("evaluate.py", *arguments)
     assert re.search(said, line), line
+
+
+def test_an_option_without_effect_in_a_file(refused, tmp_path):
+    (tmp_path / "mine.yaml").write_text("training: {schedule: cosine, warmup: 0.5}\n")
+    assert "--training.warmup = 0.5" in refused("train.py", "--config", tmp_path / "mine.yaml")
+
+
+def test_what_a_preset_says_may_have_no_effect(tmp_path):
+    """fast has a warmup for its own schedule; what --print_config writes is no choice either."""
+    plan = read_plan(["--training", "fast", "--schedule", "cosine", "--model", "mlp"])
+    assert plan.training["warmup"] == 0.5
+    said = {"training": plan.training, "swa": {"start": None, "batches": 20}}
+    assert read_plan(["--model", "mlp"], [said]).training["schedule"] == "cosine"
 
 
 @pytest.mark.parametrize("content", ["a: [1", "- 1", "\x00"])

@@ -1,8 +1,12 @@
 """What an attacker trains to imitate a chain: the target's own g inside it, with other options."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import torch
 
 from robusttrain.config.build import build
+from robusttrain.core.telling import SILENT
 from robusttrain.defenses import (
     AdversarialTransform,
     AntiAdversary,
@@ -13,6 +17,7 @@ from robusttrain.defenses import (
 )
 from robusttrain.models import Autoencoder, VGGSmall
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.evaluating import provide_surrogates
 from robusttrain.running.surrogates import Keeper
 
 
@@ -93,3 +98,15 @@ def test_an_h_for_a_g_that_asks_the_classifier_is_another_for_another_classifier
     assert path(AntiAdversary(), one) == path(AntiAdversary(), one)
     assert path(AntiAdversary(), one) != path(AntiAdversary(), other)
     assert path(MedianSmoothing(), one) == path(MedianSmoothing(), other)
+
+
+def test_epochs_of_models_that_no_attack_trains_are_said_to_have_no_effect():
+    lines = []
+    plan = SimpleNamespace(attacks={"pgd": {"class_path": "PGD"}}, surrogate_epochs=4)
+    attacks = {"pgd": object()}
+    telling = replace(SILENT, say=lines.append)
+    assert provide_surrogates(plan, attacks, None, {}, telling) is attacks
+    assert lines == ["surrogate_epochs: no attack here trains a model, so it has no effect"]
+    plan.surrogate_epochs = None
+    assert provide_surrogates(plan, attacks, None, {}, telling) is attacks
+    assert len(lines) == 1
