@@ -235,8 +235,42 @@ def configurations(
     line; and what is left of the line.
     """
     files, rest = take(arguments, lambda option: option == "--config", "give a YAML file")
-    read_files = (presets.read_yaml(Path(value), "--config") for _, value in files)
+    read_files = [presets.read_yaml(Path(value), "--config") for _, value in files]
+    for (_, path), node in zip(files, read_files, strict=True):
+        for key, value in node.items():
+            if fix := _wrong(key, value):
+                raise UserError(f"--config {path}: {key} = {value!r}: {fix}")
     return [*map(dict, said), *read_files], rest
+
+
+#: What a configuration may say at the top, by key: where it is wrong, everything else would be
+#: misread. Keys that are not here may be null.
+PARTS = ("data", "model", "training", "defense")
+OPTIONS_INSIDE = ("trainer", "swa", "robust", "pictures", "guard", "extra", "purifier", "h")
+NAMES = ("attack", "suite")
+NUMBERS = ("seed", "ema", "early_stopping")
+TEXTS = ("checkpoints", "logs", "logger", "f_b_training", "compile")
+
+
+def _wrong(key: str, value: Any) -> str | None:
+    """What the value of a key must be, where it is something else."""
+    if key in OPTIONS_INSIDE and not isinstance(value, dict):
+        return "must be a mapping of options to values"
+    if key in PARTS and not isinstance(value, dict | str):
+        if key == "defense" and value is None:
+            return None
+        return "must be a preset's name, or a mapping" + (", or null" * (key == "defense"))
+    if key in NAMES and value is not None:
+        names = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) for name in names):
+            return "must be a preset's name, or a list of them"
+    if key == "attacks" and not isinstance(value, dict):
+        return "must be a mapping of names to attacks"
+    if key in NUMBERS and value is None:
+        return "must be a number"
+    if key in TEXTS and value is None:
+        return "must be text"
+    return None
 
 
 def names_preset(arguments: Sequence[str], key: str) -> bool:

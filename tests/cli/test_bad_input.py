@@ -387,6 +387,40 @@ def test_evaluate(refused, arguments, said):
     assert re.search(said, line), line
 
 
+@pytest.mark.parametrize(
+    ("script", "content", "fix"),
+    [
+        ("train.py", "trainer: null", "trainer = None: must be a mapping of options to values"),
+        ("train.py", "trainer: 5", "trainer = 5: must be a mapping"),
+        ("train.py", "training: null", "training = None: must be a preset's name, or a mapping"),
+        ("train.py", "training: [trades]", r"training = \['trades'\]: must be a preset's name"),
+        ("train.py", "data: null", "data = None: must be a preset's name"),
+        ("train.py", "checkpoints: null", "checkpoints = None: must be text"),
+        ("train.py", "swa: null", "swa = None: must be a mapping"),
+        ("train.py", "ema: null", "ema = None: must be a number"),
+        ("evaluate.py", "attack: 5", "attack = 5: must be a preset's name, or a list of them"),
+        ("evaluate.py", "trainer: null", "trainer = None: must be a mapping"),
+        ("evaluate.py", "attacks: null", "attacks = None: must be a mapping of names to attacks"),
+        ("evaluate.py", "seed: null", "seed = None: must be a number"),
+    ],
+)
+def test_a_value_of_a_wrong_type_in_a_file(refused, tmp_path, script, content, fix):
+    (tmp_path / "mine.yaml").write_text(content)
+    line = refused(script, "--config", tmp_path / "mine.yaml")
+    assert re.search(f"error: --config {tmp_path}/mine.yaml: {fix}", line), line
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["attack: [pgd-quick]\nimages: 5\nattack: [fgsm]", "data: {seed: 1,\n\n  seed: 2}"],
+)
+def test_a_key_that_stands_twice(refused, tmp_path, content):
+    (tmp_path / "mine.yaml").write_text(content)
+    line = refused("evaluate.py", "--config", tmp_path / "mine.yaml")
+    key = content.partition(":")[0] if content.startswith("attack") else "seed"
+    assert f"mine.yaml: {key} stands twice (lines 1 and 3)" in line
+
+
 def test_an_option_without_effect_in_a_file(refused, tmp_path):
     (tmp_path / "mine.yaml").write_text("training: {schedule: cosine, warmup: 0.5}\n")
     assert "--training.warmup = 0.5" in refused("train.py", "--config", tmp_path / "mine.yaml")

@@ -17,6 +17,11 @@ from robusttrain.data import Facts
 from robusttrain.defenses import Defense
 
 
+def test_keys_that_a_mapping_takes_over_may_be_given_anew():
+    text = "base: &base {a: 1, b: 2}\nmine: {<<: *base, a: 3}"
+    assert yaml.load(text, presets.LOADER)["mine"] == {"a": 3, "b": 2}
+
+
 def test_the_presets_that_are_promised():
     assert {
         "digits",
