@@ -30,7 +30,7 @@ from robusttrain.core.telling import Say, duration, first_process
 from robusttrain.data import ImageData
 from robusttrain.running.resuming import earlier
 from robusttrain.training import NFGSM, RobustTraining
-from robusttrain.training.cost import a_step, looking
+from robusttrain.training.cost import a_step, looking, steps_of
 from robusttrain.training.plan import Node, TrainingPlan
 from robusttrain.training.refusals import limited, to_device
 
@@ -190,7 +190,8 @@ def _sized(plan: TrainingPlan, pace: Pace, seconds: float, say: Say) -> Training
         f"--training.minutes {plan.training['minutes']:g}: {epochs} epochs,"
         f" {pace.inner} gradient evaluations of the inner attack a step; {about}"
     )
-    steps = epochs * batches / (plan.trainer.get("accumulate_grad_batches") or 1)
+    parts = plan.trainer.get("accumulate_grad_batches") or 1
+    steps = steps_of(batches, epochs * batches, parts)
     longest = max(0.0, 1 - 1 / (MEMORY * steps))
     return replace(plan, trainer=trainer, ema=min(plan.ema, longest))
 

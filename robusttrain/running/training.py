@@ -47,7 +47,7 @@ from robusttrain.training.callbacks import (
     of_last_epoch,
 )
 from robusttrain.training.compiling import chosen_for
-from robusttrain.training.cost import estimate, planned
+from robusttrain.training.cost import estimate, planned, steps_of
 from robusttrain.training.loggers import begun, ending, refuse_missing
 from robusttrain.training.plan import TrainingPlan
 from robusttrain.training.refusals import refuse, refuse_batches, refuse_memory, to_device
@@ -197,8 +197,9 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     job.data.setup("fit")
     job.data.trainer = trainer  # whose processes share the batches
     check_on_data(job, first_look, sources, trainer, say)
-    _, _, batches = planned(len(job.data.train_dataloader()), trainer)
-    if short := first_weights_left(plan.ema, batches // trainer.accumulate_grad_batches):
+    batches, _, total = planned(len(job.data.train_dataloader()), trainer)
+    steps = steps_of(batches, total, trainer.accumulate_grad_batches)
+    if short := first_weights_left(plan.ema, steps):
         say(short)
     if is_open(job.defense):
         images = job.data.validation_images(FEW).images.to(trainer.strategy.root_device)

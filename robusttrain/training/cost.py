@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,10 @@ def estimate(
                 " images"
             )
             say(f"{what}: at most {about(each * shown * times)}")
-        if (look := looking(callback, training, data, epochs, device)) is not None:
+        at = validations(trainer, batches, steps)
+        # Attacks go by this number, even where max_steps ends the run before.
+        last = epochs if trainer.max_epochs is None else trainer.max_epochs
+        if (look := looking(callback, training, data, last, device, at)) is not None:
             own = isinstance(callback, RobustAccuracy)
             what = "robust accuracy" if own else "inner attack on validation images"
             say(
@@ -88,16 +92,64 @@ def estimate(
     return total
 
 
+#: Epochs of a run for which nobody says any: Lightning's choice.
+UNSAID = 1000
+
+
 def planned(length: int, trainer: Any) -> tuple[int, int, int]:
     """Batches of an epoch, epochs, and batches in all, within the trainer's limits."""
     batches = limited(length, trainer.limit_train_batches)
-    epochs = max(0, trainer.max_epochs or 0)
-    steps = batches * epochs
-    if trainer.max_steps > 0:
-        most = trainer.max_steps * trainer.accumulate_grad_batches
-        steps = min(steps, most) if epochs else most
-        epochs = -(-steps // batches)
-    return batches, epochs, steps
+    epochs = trainer.max_epochs
+    if epochs is None and trainer.max_steps == -1:
+        epochs = UNSAID
+    epochs = max(0, epochs or 0)
+    total = batches * epochs
+    if trainer.max_steps > 0 and batches:
+        parts = trainer.accumulate_grad_batches
+        # An epoch ends with a step, of fewer batches where they do not come out even.
+        whole, rest = divmod(trainer.max_steps, math.ceil(batches / parts))
+        most = whole * batches + rest * parts
+        total = min(total, most) if epochs else most
+        epochs = math.ceil(total / batches)
+    return batches, epochs, total
+
+
+def steps_of(batches: int, total: int, parts: int) -> int:
+    """Steps of the optimizer: one in so many batches, and one at the end of an epoch.
+
+    Args:
+        batches: of an epoch.
+        total: batches of the run.
+        parts: batches of a step.
+    """
+    if not batches:
+        return 0
+    epochs, rest = divmod(total, batches)
+    return epochs * math.ceil(batches / parts) + math.ceil(rest / parts)
+
+
+def validations(trainer: Any, batches: int, total: int) -> list[int]:
+    """The epochs, counted from 1, at hand when validation runs.
+
+    Args:
+        trainer: whose options say when.
+        batches: of an epoch.
+        total: batches of the run.
+    """
+    apart, seldom = trainer.val_check_interval, trainer.check_val_every_n_epoch
+    if not trainer.limit_val_batches or not batches:
+        return []
+    if isinstance(apart, float):
+        apart = max(1, int(batches * apart))
+    elif not isinstance(apart, int):  # a time
+        apart = batches
+    if seldom is None:
+        return [math.ceil(done / batches) for done in range(apart, total + 1, apart)]
+    return [
+        epoch
+        for epoch in range(seldom, math.ceil(total / batches) + 1, seldom)
+        for _ in range(min(batches, total - (epoch - 1) * batches) // apart)
+    ]
 
 
 class Look(NamedTuple):
@@ -117,13 +169,30 @@ class Look(NamedTuple):
 
 
 def looking(
-    callback: Any, training: RobustTraining, data: ImageData, epochs: int, device: Any
+    callback: Any,
+    training: RobustTraining,
+    data: ImageData,
+    epochs: int,
+    device: Any,
+    validated: Sequence[int] | None = None,
 ) -> Look | None:
-    """The cost of a callback's attacks in so many epochs; None for one that attacks nothing."""
+    """The cost of a callback's attacks in so many epochs; None for one that attacks nothing.
+
+    Args:
+        callback: any.
+        training: whose model it attacks.
+        data: set up for "fit".
+        epochs: of the run.
+        device: where it runs.
+        validated: the epochs, counted from 1, at hand when validation runs; default: each, once.
+    """
     robust = callback.attacks if isinstance(callback, Overfitting) else callback
     if not isinstance(robust, RobustAccuracy):
         return None
-    looks = sum((epoch + 1) % robust.every == 0 or epoch + 1 == epochs for epoch in range(epochs))
+    at = range(1, epochs + 1) if validated is None else validated
+    looks = sum(epoch % robust.every == 0 or epoch == epochs for epoch in at)
+    if not looks:
+        return None
     shown = data.validation_images(robust.images)
     engine = Engine(training.model, robust.scenarios, robust.seed, robust.draws)
     batch = to_device(shown, device)
