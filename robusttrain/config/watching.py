@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -166,3 +167,10 @@ def keepers(plan: TrainingPlan, monitor: str, folder: Path, say: Say = silence) 
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     return [*keeping, best, last]
+
+
+def keep_in(folder: Path, keeping: Sequence[Callback]) -> None:
+    """Let `keepers` save in this folder: its name is certain only once it was made."""
+    for each in keeping:
+        if isinstance(each, ModelCheckpoint):
+            each.dirpath = os.path.realpath(folder)  # as its constructor does

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from robusttrain.config.checkpoints import LATER, as_before, read_recipe
 from robusttrain.config.trainer import PRECISIONS
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import flat
+from robusttrain.core.telling import first_process
 from robusttrain.evaluation.plan import PLACES
 from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
+from robusttrain.storage.files import writable
 from robusttrain.training.plan import Watching
 
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
@@ -60,13 +63,57 @@ def placed(
 
 
 def next_version(folder: Path) -> str:
-    """The name of a new run's folder: no run overwrites another one's checkpoints."""
+    """The name of a new run's folder: no run overwrites another one's checkpoints. `claimed` makes
+    it.
+    """
     taken = [
         int(path.name.removeprefix("version_"))
         for path in folder.glob("version_*")
         if path.name[8:].isdigit()
     ]
     return f"version_{max(taken, default=-1) + 1}"
+
+
+@contextmanager
+def claimed(place: Place) -> Iterator[Place]:
+    """The place with its folder made, so that no other run takes it: a new run whose number was
+    taken since it looked gets the next one.
+
+    Whatever is raised inside leaves no empty folder behind. Of several processes of a run only the
+    first one makes it: Lightning tells the others where it saves.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    if not first_process():
+        yield place
+        return
+    made: list[Path] = []
+    while not made and not _at_home(place):
+        new = [each for each in (place.folder, *place.folder.parents) if not each.exists()]
+        try:
+            place.folder.mkdir(parents=True)
+            made = new or [place.folder]
+        except FileExistsError:  # another run has made it since
+            if not place.folder.parent.is_dir():
+                break  # `writable` says why
+            version = next_version(place.folder.parent)
+            place = replace(place, version=version, folder=place.folder.with_name(version))
+        except OSError:
+            break
+    try:
+        writable(place.folder, "--checkpoints")
+        yield place
+    except BaseException:
+        with suppress(OSError):  # it is gone, or holds something
+            for each in made:
+                each.rmdir()
+        raise
+
+
+def _at_home(place: Place) -> bool:
+    """Whether a run goes on in the folder of its checkpoint."""
+    return place.resume is not None and place.resume.resolve().parent == place.folder.resolve()
 
 
 def earlier(ckpt_path: str, folder: Path) -> Path:

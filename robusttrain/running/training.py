@@ -15,12 +15,12 @@ from robusttrain.config.build import build, build_defended, fit_to_data
 from robusttrain.config.checkpoints import recipe_of
 from robusttrain.config.trainer import trainer_from
 from robusttrain.config.training import build_training
-from robusttrain.config.watching import idle_undo, keepers, monitored, watchers
+from robusttrain.config.watching import idle_undo, keep_in, keepers, monitored, watchers
 from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.parts import class_name
 from robusttrain.core.stopping import saying_how_to_go_on
-from robusttrain.core.telling import SILENT, Say, Telling, first_process
+from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import Facts, ImageData, ImageFolder
 from robusttrain.evaluation import Engine, Scenario, check_classes, need_two
 from robusttrain.evaluation.covering import covering, threats_of
@@ -36,8 +36,8 @@ from robusttrain.running.f_b import (
 )
 from robusttrain.running.precision_of_g import is_open, settle
 from robusttrain.running.purifiers import folder_in, newest, provide, without_weights
-from robusttrain.running.resuming import LENGTH, placed
-from robusttrain.storage.files import may_write, writable
+from robusttrain.running.resuming import LENGTH, claimed, placed
+from robusttrain.storage.files import may_write
 from robusttrain.training import RobustTraining
 from robusttrain.training.callbacks import (
     Dashboard,
@@ -211,22 +211,24 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         return None
     attacked = objective.inner() is not None
     goes_on = place.resume is not None
-    trainer.loggers = begun(plan.loggers, plan.logs, job.name, place.version, goes_on)
-    del first_look, objective, target, sources
-    if job.defense is not None and not goes_on:  # else they are in the checkpoint
-        provide_f_b(
-            job.defense,
-            job.data,
-            plan.f_b_training,
-            checkpoints / "f_b",
-            plan.trainer,
-            plan.seed,
-            say=say,
-        )
-        provide(job.defense, job.data, folder_in(checkpoints), plan.trainer, plan.seed, say=say)
-    training = job.training()
-    if place.resume is not None:
-        refuse_other_f_b(job.defense, training, place.resume)
+    with claimed(place) as place:  # before hours of an f_b, in which others may start
+        trainer.loggers = begun(plan.loggers, plan.logs, job.name, place.version, goes_on)
+        keep_in(place.folder, keeping)
+        del first_look, objective, target, sources
+        if job.defense is not None and not goes_on:  # else they are in the checkpoint
+            provide_f_b(
+                job.defense,
+                job.data,
+                plan.f_b_training,
+                checkpoints / "f_b",
+                plan.trainer,
+                plan.seed,
+                say=say,
+            )
+            provide(job.defense, job.data, folder_in(checkpoints), plan.trainer, plan.seed, say=say)
+        training = job.training()
+        if place.resume is not None:
+            refuse_other_f_b(job.defense, training, place.resume)
     training.compiled_as(compiled)
     training.recipe = {**recipe, "classes": job.data.class_names, "plan": plan.to_json()}
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
@@ -234,8 +236,6 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     seldom = attacked and plan.robust.every != 1 and monitor == "val/accuracy"
     why = f", since --robust.every {plan.robust.every} leaves epochs without an attack"
     say(f"best.ckpt: the epoch that is best by {monitor}{why if seldom else ''}")
-    if first_process():  # the others save where the first one does: Lightning tells them
-        writable(place.folder, "--checkpoints")
     with ending(trainer.loggers), saying_how_to_go_on(say, lambda: place.how_to_go_on):
         trainer.fit(
             training,
