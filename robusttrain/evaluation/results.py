@@ -13,7 +13,7 @@ from torch import Tensor
 from robusttrain.evaluation.covering import is_no_bound
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import CLEAN, Records
-from robusttrain.evaluation.scoring import wilson, worst_case
+from robusttrain.evaluation.scoring import median, wilson, worst_case
 
 
 def figure(scores: Tensor, name: str = "robust_accuracy") -> dict[str, Any]:
@@ -63,9 +63,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             "success_rate_of": int(reached.sum()),
             "largest_perturbation": round(rows.distance.max().item(), 6),
             # Of images that were right, and fell.
-            "median_perturbation": round(rows.distance[fell].median().item(), 6)
-            if fell.any()
-            else None,
+            "median_perturbation": round(median(rows.distance[fell]), 6) if fell.any() else None,
             "gradient_evaluations_per_image": per_image["gradients"],
             "queries_per_image": per_image["queries"],
             "seconds": round(seconds.get(name, 0.0), 2),

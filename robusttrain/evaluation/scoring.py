@@ -42,6 +42,15 @@ def wilson(mean: float, count: int) -> list[float]:
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
+def median(values: Tensor) -> float:
+    """The middle of some values (n,), n at least 1, or the mean of the middle two, in float64;
+    ``Tensor.median`` takes the lower of the two.
+    """
+    ordered = values.double().sort().values
+    low, high = ordered[(len(ordered) - 1) // 2].item(), ordered[len(ordered) // 2].item()
+    return low if low == high else (low + high) / 2
+
+
 def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int = 5) -> Tensor:
     """The likeliest classes, likeliest first, in a float32 forward pass: (B, draws, min(top, K))
     int64.

@@ -3,13 +3,15 @@
 import io
 import json
 import os
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 import robusttrain
-from robusttrain.attacks import Linf, ProjectedGradient, Target
+from robusttrain.attacks import Attack, Cost, Linf, ProjectedGradient, Target
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Engine, Scenario, results, table
 from robusttrain.storage.files import laid_out, writable, write_json
@@ -67,6 +69,32 @@ def test_no_image_was_right(images, linear):
     assert found["attacks"]["pgd"]["gradient_evaluations_per_image"] == 0
     assert found["worst_case"]["robust_accuracy"] == 0
     table(found)
+
+
+def test_the_median_change_of_two_images_lies_between_them():
+    @dataclass(frozen=True)
+    class Darker(Attack):
+        """Takes as much light from an image as its own pixels say."""
+
+        threat: Linf = field(default_factory=lambda: Linf(0.6))
+
+        def cost(self):
+            return Cost(0, 0)
+
+        def run(self, source, images, labels, rng):
+            return 0 * images
+
+    class Lit(nn.Module):
+        def forward(self, images):
+            light = images.mean((1, 2, 3)) - 0.05
+            return torch.stack([-light, light], 1)
+
+    lit = torch.tensor([0.1, 0.5])[:, None, None, None].expand(-1, 1, 4, 4).clone()
+    engine = Engine(Lit(), {"darker": Scenario(Darker(), Target())})
+    records, _ = engine.run(lit, torch.ones(2, dtype=torch.int64), torch.arange(2))
+    row = results(records, engine, {})["attacks"]["darker"]
+    assert (row["success_rate"], row["largest_perturbation"]) == (1, 0.5)
+    assert row["median_perturbation"] == pytest.approx(0.3)
 
 
 def test_the_table_names_every_attack_and_the_threat(found):

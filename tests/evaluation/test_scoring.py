@@ -1,11 +1,14 @@
 """From verdicts to accuracies: intervals, draws, and the worst case."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from robusttrain.attacks.queries import share_wrong
 from robusttrain.evaluation import top_classes, verdicts, wilson, worst_case
+from robusttrain.evaluation.scoring import median
 from robusttrain.models.defended import DefendedClassifier
 
 
@@ -135,3 +138,19 @@ def test_the_worst_case_of_attacks_that_do_nothing_is_not_the_luck_of_the_draw()
     assert worst_case(draws[0], draws[0]).mean() < 0.8, (
         "choosing and scoring by the same draws must show the bias"
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "middle"),
+    [
+        ([0.1, 0.9], 0.5),
+        ([3.0, 1.0, 2.0], 2.0),
+        ([4.0, 1.0, 2.0, 3.0], 2.5),
+        ([7.0], 7.0),
+        ([1.0, math.inf], math.inf),
+        ([1.0, math.inf, math.inf, math.inf], math.inf),
+        ([1.0, 2.0, 3.0, math.inf], 2.5),
+    ],
+)
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two(values, middle):
+    assert median(torch.tensor(values)) == pytest.approx(middle)

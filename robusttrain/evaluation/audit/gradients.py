@@ -22,6 +22,7 @@ from robusttrain.evaluation.audit.finding import (
     words,
 )
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, Subject
+from robusttrain.evaluation.scoring import median
 
 #: The cosine of two estimates is the share of an estimate's squared length that is signal. Below a
 #: fifth, half of the average's squared length is signal only after more than four estimates.
@@ -97,7 +98,7 @@ def finite_differences(subject: Subject) -> Finding | None:
             f"along the gradient the loss changes by more than its rounding on {int(clear.sum())}"
             f" of {subject.size} images only"
         )
-    ratio = float((measured[clear] / expected[clear].double()).median())
+    ratio = median(measured[clear] / expected[clear].double())
     if 1 / FACTOR <= ratio <= FACTOR:
         return None
     return Finding(
