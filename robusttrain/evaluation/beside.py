@@ -169,20 +169,21 @@ def _longer(attack: Attack, effort: float) -> Attack:
     return attack.scaled(effort) or attack
 
 
-def added(bare: Records, defended: Records, random: bool) -> dict[str, Any]:
+def added(bare: Records, defended: Records, random: bool, agreeing: bool = True) -> dict[str, Any]:
     """What a defense adds to its classifier, by image, for results.json: clean and worst case.
 
     Args:
         bare: of the classifier alone.
         defended: of the same images behind the defense.
         random: whether one of the two draws.
+        agreeing: as for `compared`.
     """
     pairs = {
         "clean": (bare.of(CLEAN).right, defended.of(CLEAN).right),
         "worst_case": (bare.worst, defended.worst),
     }
     return {
-        name: _difference(compared(before, after, name, random))
+        name: _difference(compared(before, after, name, random, agreeing))
         for name, (before, after) in pairs.items()
         if len(before)
     }

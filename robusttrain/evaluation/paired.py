@@ -12,6 +12,10 @@ normal distribution of the mean of the differences over images gives both. It kn
 few images differ: so the interval holds that of Agresti & Min besides, each difference counted as a
 part of a verdict; and p is never below that of a coin that fell on one side for every image that
 differs, the least that changing signs at random can give.
+
+Interval and p are of different tests, and of few images the interval may be the bolder one: it is
+widened to 0 wherever p is 0.05 or more. The other way round both stand side by side: a random model
+may have a p below 0.05 whose interval holds 0.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from robusttrain.evaluation.report import Figure
 
 #: Quantile of the normal distribution, two-sided 95 %.
 Z = 1.959964
+#: p from which on chance explains a difference: the other side of 95 %.
+SIGNIFICANT = 0.05
 McNEMAR = "McNemar's exact test; interval after Agresti & Min 2005"
 NORMAL = "normal distribution of the differences over images, as a model is random"
 _ALIKE = 1e-9  # standard errors up to this are rounding
@@ -65,6 +71,11 @@ class Difference:
         return in_points(self.mean, self.low, self.high)
 
     @property
+    def unsure(self) -> bool:
+        """Whether the interval holds 0 although p is below 0.05."""
+        return self.p < SIGNIFICANT and self.low <= 0 <= self.high
+
+    @property
     def reversed(self) -> Difference:
         """The same, earlier minus later."""
         return replace(
@@ -97,16 +108,21 @@ def in_points(mean: float, low: float | None, high: float | None, form: str = "+
     points = f"{100 * mean:{form}} points"
     if low is None or high is None or math.isnan(low):
         return points
-    return f"{points} ({100 * low:{form}} to {100 * high:{form}})"
+    ends = (100 * low + 0.0, 100 * high + 0.0)  # no "-0.0"
+    return f"{points} ({ends[0]:{form}} to {ends[1]:{form}})"
 
 
-def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Difference:
+def compared(
+    before: Tensor, after: Tensor, row: str, random: bool, agreeing: bool = True
+) -> Difference:
     """Two evaluations of the same images.
 
     Args:
         before, after: (n,) shares of draws that are right, 0 or 1 for a deterministic model.
         row: what is compared.
         random: whether one of the models is random.
+        agreeing: whether the interval holds 0 wherever p says that chance explains the difference;
+            results of earlier versions have it without.
     """
     count, change = len(before), after.double() - before.double()
     lost, won = int((change < 0).sum()), int((change > 0).sum())
@@ -117,6 +133,8 @@ def compared(before: Tensor, after: Tensor, row: str, random: bool) -> Differenc
     else:
         low, high = agresti_min(lost, won, count)
         p = float(binomtest(won, lost + won).pvalue) if lost + won else 1.0
+    if agreeing and p >= SIGNIFICANT:
+        low, high = min(low, 0.0), max(high, 0.0)
     figures = Figure.over(before), Figure.over(after)
     how = NORMAL if random else McNEMAR
     return Difference(row, *figures, mean, low, high, lost, won, p, how)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from robusttrain.evaluation.paired import Difference, in_points
+from robusttrain.evaluation.paired import SIGNIFICANT, Difference, in_points
 from robusttrain.reporting import words
 from robusttrain.reporting.comparison import doubts
 from robusttrain.reporting.html import Html, page, section, table, tag
@@ -50,10 +50,16 @@ def sentence(first: Run, other: Run, differences: Sequence[Difference]) -> str:
             f"{where[0].upper()}{where[1:]} {other.folder} and {first.folder} differ by"
             f" {last.points}, which says nothing of other images."
         )
-    if not last.p < 0.05:
+    if not last.p < SIGNIFICANT:
         return (
             f"{where[0].upper()}{where[1:]} {other.folder} and {first.folder} differ by"
             f" {last.points}: no more than chance explains (p {last.chance})."
+        )
+    if last.unsure:
+        return (
+            f"{where[0].upper()}{where[1:]} {other.folder} and {first.folder} differ by"
+            f" {last.points}: p {last.chance} speaks for a difference, but the interval holds 0, so"
+            " evaluate more images."
         )
     better, worse = (other, first) if last.mean > 0 else (first, other)
     gap = last if last.mean > 0 else last.reversed

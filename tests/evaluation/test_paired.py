@@ -72,3 +72,29 @@ def test_of_few_images_neither_interval_nor_chance_says_more_than_they_can():
 def test_one_image_has_no_interval():
     assert all(math.isnan(end) for end in around(torch.ones(1)))
     assert math.isnan(compared(torch.ones(1), torch.zeros(1), "", random=True).p)
+
+
+@pytest.mark.parametrize(("lost", "count"), [(4, 8), (5, 20), (5, 1000)])
+@pytest.mark.parametrize("random", [False, True])
+def test_an_interval_holds_zero_wherever_chance_explains_the_difference(lost, count, random):
+    """McNemar's p of five that all fell is 2 / 2^5, above 0.05, whatever Agresti & Min say."""
+    assert agresti_min(lost, 0, count)[1] < 0, "the case shows nothing"
+    after = torch.ones(count)
+    after[:lost] = 0
+    found = compared(torch.ones(count), after, "worst case", random)
+    assert found.p == pytest.approx(2 / 2**lost)
+    assert found.high == 0
+    assert found.low <= agresti_min(lost, 0, count)[0] + 1e-12
+    assert found.points.endswith(" to +0.0)")
+    assert found.reversed.points.endswith("(+0.0 to " + f"{-100 * found.low:+.1f})")
+
+
+@pytest.mark.parametrize("count", [6, 7, 10, 40, 200])
+def test_interval_and_chance_agree_on_models_that_always_answer_the_same(count):
+    for lost in range(min(count, 25) + 1):
+        for won in range(min(count - lost, 25) + 1):
+            after = torch.tensor([0.0] * lost + [1.0] * (count - lost))
+            before = torch.tensor([1.0] * (count - won) + [0.0] * won)
+            found = compared(before, after, "worst case", random=False)
+            assert (found.p < 0.05) == (not found.low <= 0 <= found.high), found
+            assert not found.unsure

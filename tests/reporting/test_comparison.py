@@ -15,6 +15,7 @@ from robusttrain.commands import compare as command
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.paired import agresti_min, compared
 from robusttrain.reporting.comparison import compare
+from robusttrain.reporting.comparison_page import sentence
 from robusttrain.reporting.runs import CLEAN, WORST, read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -247,3 +248,15 @@ def test_functions_are_not_said_to_have_the_same_weights(tmp_path):
         robusttrain.evaluate(model, images, torch.zeros(8, dtype=torch.long), **settings)
     command.run([*map(str, folders), "--output", str(tmp_path / "c.html")])
     assert "the same weights" not in (tmp_path / "c.html").read_text()
+
+
+def test_a_small_p_beside_an_interval_that_holds_zero_is_no_verdict(folder):
+    """A random model that is a little worse on each image: sure of its sign, not of its size."""
+    run = read_run(folder)
+    after = torch.tensor([0.99, 0.98] * 30, dtype=torch.float64)
+    row = compared(torch.ones(60), after, WORST, random=True)
+    assert row.p < 0.05, "the case shows nothing"
+    assert row.low <= 0 <= row.high, "the case shows nothing"
+    said = sentence(run, run, [row])
+    assert "but the interval holds 0" in said
+    assert "more often" not in said

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
 from small_evaluations import Noisy, classifier, run_small
 
 from robusttrain.defenses import GaussianNoise
+from robusttrain.evaluation.beside import added, sentence
 from robusttrain.reporting.report import write_report
-from robusttrain.reporting.runs import read_run
+from robusttrain.reporting.runs import _added, read_run
 
 SECOND = "known_draw-verdicts.safetensors"
 
@@ -83,3 +86,40 @@ def test_verdicts_beside_of_another_evaluation_are_told(noisy, tmp_path):
     (copy / "bare_classifier-verdicts.safetensors").write_bytes(b"no tensors")
     (line,) = read_run(copy).missing
     assert "bare_classifier-verdicts.safetensors" in line
+
+
+class Fell:
+    """Records of eight images, of which the first ones are wrong."""
+
+    attacks = ()
+
+    def __init__(self, wrong):
+        self.worst = torch.tensor([0.0] * wrong + [1.0] * (8 - wrong))
+
+    def __len__(self):
+        return 8
+
+    def of(self, name):
+        return SimpleNamespace(right=self.worst)
+
+    def under(self, names):
+        return self
+
+
+def test_intervals_of_earlier_versions_are_taken():
+    """Where four of eight images fell they left 0 out, though p is 0.125."""
+    bare, defended = Fell(0), Fell(4)
+    ends = []
+    for agreeing in (True, False):
+        stated = added(bare, defended, False, agreeing)
+        ends.append(stated["clean"]["ci95"][1])
+        content = {"random": False, "bare_classifier": {"random": False, "added": stated}}
+        assert not _added(bare, content, defended)
+        stated["clean"]["ci95"][1] -= 0.01
+        assert _added(bare, content, defended), "what was changed is told"
+    assert ends[0] == 0 > ends[1]
+    # The sentence of the report has that interval, and no "-0.0".
+    words = {"robust_accuracy": 0.5, "ci95": [0.2, 0.8]}
+    row = added(bare, defended, False)
+    said = sentence({"bare_classifier": {"worst_case": words, "added": row}, "worst_case": words})
+    assert "adds -50.0 points (-76.1 to 0.0)" in said
