@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from robusttrain.data import ImageData
 from robusttrain.data.batches import Split, seeded_order
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.module import Evaluation
-from robusttrain.storage.files import write_json
+from robusttrain.storage.files import parsed, write_json
 from robusttrain.storage.journal import Journal
 from robusttrain.storage.locks import alone
 
@@ -47,7 +46,7 @@ def begin_audit(
 def journalled_audit(journal: Journal, images: int | None) -> dict[str, Any]:
     """What an earlier audit of this very run, on as many images, found; empty if there was none."""
     try:
-        entry = json.loads((journal.folder / "audit.json").read_text())
+        entry = parsed((journal.folder / "audit.json").read_text())
         same = entry["asked"] == images and entry["run"] == journal.run
         audited: dict[str, Any] = entry["found"] if same else {}
     except (FileNotFoundError, ValueError, KeyError, TypeError):

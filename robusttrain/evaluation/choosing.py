@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.taking import check_classes
 from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.storage.files import hash_of_json, write_json
+from robusttrain.storage.files import hash_of_json, parsed, write_json
 from robusttrain.storage.locks import alone
 
 
@@ -147,7 +146,7 @@ class Run:
         if self.fresh or not self._file.is_file():
             return None
         try:
-            noted = json.loads(self._file.read_text())
+            noted = parsed(self._file.read_text())
         except ValueError:
             return None
         same = isinstance(noted, dict) and noted.get("run") == hash_of_json(self.settings)

@@ -15,6 +15,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.scoring import top_classes
+from robusttrain.storage.files import parsed
 from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
 
 #: How many are shown.
@@ -62,7 +63,7 @@ class Examples:
         """
         columns = read_tensors(path)
         try:
-            names = json.loads(read_metadata(path)["attacks"])
+            names = parsed(read_metadata(path)["attacks"])
             examples = Examples(**columns)
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{Path(path)}: holds no examples of an evaluation") from error

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.scoring import worst_case
+from robusttrain.storage.files import parsed
 from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
 
 #: The rows of the images as they are, before any attack.
@@ -200,7 +201,7 @@ class Records:
         columns = read_tensors(path)
         expected = {each.name for each in fields(Rows)} - {"images", "broken"} | {"attack"}
         try:
-            names = json.loads(read_metadata(path)["attacks"])
+            names = parsed(read_metadata(path)["attacks"])
         except (KeyError, ValueError):
             names = None
         if not isinstance(names, list) or columns.keys() != expected:

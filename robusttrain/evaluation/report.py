@@ -15,7 +15,7 @@ from robusttrain.core.errors import UserError, first_line
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import wilson
-from robusttrain.storage.files import writable, write_json
+from robusttrain.storage.files import parsed, writable, write_json
 
 #: The version of the form of results.json; 1 was that of robusttrain 0.1, without a plan.
 SCHEMA = 2
@@ -205,7 +205,7 @@ def read_results(path: str | Path, records: bool = True) -> Results:
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        content = json.loads(path.read_text())
+        content = parsed(path.read_text())
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}): name the folder of an evaluation, or its"
@@ -225,7 +225,7 @@ def read_results(path: str | Path, records: bool = True) -> Results:
         results = Results.from_json(content)
     except KeyError as error:
         raise UserError(f"{path}: is damaged: {error} is missing: evaluate again") from error
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, RecursionError) as error:
         what = f"something is not what it was ({first_line(error)})"
         raise UserError(f"{path}: is damaged: {what}: evaluate again") from error
     verdicts = path.parent / VERDICTS

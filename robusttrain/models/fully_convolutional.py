@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.core.checked import Count, Positive, Whole, checked
 from robusttrain.core.errors import UserError
+from robusttrain.storage.files import parsed
 from robusttrain.storage.weights import fit_state, read_metadata, read_tensors, save_tensors
 
 
@@ -66,7 +67,7 @@ class FullyConvolutional(nn.Module):
         """
         stored = read_metadata(path).get("fully_convolutional")
         try:
-            options = json.loads(stored or "")
+            options = parsed(stored or "")
             with torch.random.fork_rng(devices=[]):
                 network = cls(
                     **{key: options[key] for key in ("radius", "channels", "width", "depth")}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from robusttrain.config.checkpoints import load
+from robusttrain.core.errors import UserError
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.core.telling import SILENT, Telling
 from robusttrain.core.version import __version__
@@ -21,7 +22,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import read_results
 from robusttrain.running import training
 from robusttrain.running.evaluating import evaluate
-from robusttrain.storage.files import hash_of_file, hash_of_json, write_json
+from robusttrain.storage.files import hash_of_file, hash_of_json, parsed, write_json
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
 from robusttrain.training.plan import TrainingPlan
@@ -93,8 +94,16 @@ class Job:
         return (self.folder / "done.json").is_file()
 
     def account(self) -> dict[str, Any]:
-        """Label, seconds and work; what a call returned is under "found"."""
-        return dict(json.loads((self.folder / "done.json").read_text()))
+        """Label, seconds and work; what a call returned is under "found".
+
+        Raises:
+            UserError: its file is damaged.
+        """
+        path = self.folder / "done.json"
+        try:
+            return dict(parsed(path.read_text()))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: is damaged: delete it, and this job is done again") from error
 
     def result(self) -> Any:
         """`robusttrain.evaluation.report.Results` of an evaluation, what a call returned."""

@@ -40,6 +40,18 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     write_whole(path, (laid_out(content) + "\n").encode())
 
 
+def parsed(text: str) -> Any:
+    """The values of a text in JSON.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than anything that was written here.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+
+
 def laid_out(value: Any, width: int = 160) -> str:
     """JSON for human readers: values that fit share a line, and no number takes a line of its own.
 

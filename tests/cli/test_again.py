@@ -62,6 +62,7 @@ def test_the_same_comes_out_again_and_what_differs_is_told(command, evaluated):
     [
         (None, "cannot be read"),
         ("no", "is no JSON"),
+        ("[" * 200_000, "is no JSON"),
         ("{}", "holds no results: name a results.json"),
         ("[]", "holds no results"),
         ("null", "holds no results"),
