@@ -13,7 +13,7 @@ from robusttrain.evaluation.randomness import threats
 from robusttrain.evaluation.report import Figure
 from robusttrain.reporting import words
 from robusttrain.reporting.html import Content, Html, folded, section, table, tag
-from robusttrain.reporting.runs import Run
+from robusttrain.reporting.runs import Run, outside
 from robusttrain.storage.files import laid_out
 
 #: Worst first.
@@ -34,7 +34,10 @@ def threat(run: Run) -> Html:
         rows.append((name, class_path, row.knows, *changes))
     sentences = [
         f"The attacker may make {words.allowed(content['threat'])}.",
-        "All attacks stayed inside; one that leaves is not scored.",
+        f"Outside, by these figures: {', '.join(left)}. One that leaves is not scored, so they were"
+        " changed since."
+        if (left := outside(run.results))
+        else "All attacks stayed inside; one that leaves is not scored.",
     ]
     if content["random"]:
         draws = f"{content['draws']} draws that no attack has seen"

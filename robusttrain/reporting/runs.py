@@ -24,6 +24,8 @@ from robusttrain.storage.journal import FINISHED
 STUMBLES = (*(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
 #: What the worst case over all attacks is called in tables.
 WORST = "worst case"
+#: By how much a change may exceed epsilon: what the engine allows, and what results.json rounds.
+ROUNDING = 2e-6
 Part = TypeVar("Part")
 
 
@@ -84,6 +86,13 @@ def read_run(path: str | Path) -> Run:
                 f"{VERDICTS} is not there, so nothing is said per class: evaluate again without"
                 " --save_verdicts false."
             )
+        missing += [
+            f"attack {name}: its largest change in results.json is {size:.6g}, and epsilon"
+            f" {results.json['threat']['epsilon']:.6g}. No evaluation scores what leaves its"
+            " threat, so one of them was changed: the figures are not to be trusted, evaluate"
+            " again."
+            for name, size in outside(results).items()
+        ]
         if records is not None:
             results = _besides_checked(Run(folder, results, records), missing)
         if _begun_since(folder):
@@ -139,6 +148,7 @@ def _fits(run: Run) -> bool:
         records.index.tolist() == [*results.json["indices"]]
         and results.json["images"] == count
         and all(_within(results.json["threat"], row.preset) for row in results.attacks.values())
+        and _inside(run)
         and all(_same(shown, Figure.over(score)) for shown, score in _figures(run))
     )
 
@@ -213,6 +223,27 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, float | int) and isinstance(other, float | int):
         return abs(one - other) < 1e-5
     return bool(one == other)
+
+
+def outside(results: Results) -> dict[str, float]:
+    """Attacks whose largest change is beyond the threat's epsilon, and that change; what cannot be
+    compared is not among them.
+    """
+    threat = results.json["threat"]
+    if not threat:
+        return {}
+    most = float(threat["epsilon"]) + ROUNDING
+    sizes = {name: row.largest_perturbation for name, row in results.attacks.items()}
+    return {name: size for name, size in sizes.items() if size is not None and not size <= most}
+
+
+def _inside(run: Run) -> bool:
+    """Whether no image of the verdicts was changed by more than the threat allows."""
+    threat, records = run.json["threat"], run.records
+    if not threat or records is None or not len(records):
+        return True
+    most = float(threat["epsilon"]) + ROUNDING
+    return all(bool((records.of(name).distance <= most).all()) for name in records.attacks)
 
 
 def _within(threat: Mapping[str, Any] | None, preset: Mapping[str, Any]) -> bool:

@@ -186,6 +186,30 @@ def test_damaged_results_are_one_line(folder, tmp_path, changes):
     assert "\n" not in str(caught.value)
 
 
+def test_a_change_beyond_epsilon_is_told(folder, tmp_path):
+    stayed = "All attacks stayed inside"
+    assert stayed in Reader(page_of(folder)).text
+    content = json.loads((folder / "results.json").read_text())
+    epsilon, attacks = content["threat"]["epsilon"], content["attacks"]
+    for by, told in ((1e-6, False), (0.01, True)):
+        row = {**attacks["fgsm"], "largest_perturbation": epsilon + by}
+        copy = rewritten(folder, tmp_path / str(by), attacks={**attacks, "fgsm": row})
+        text = Reader(page_of(copy)).text
+        assert (stayed not in text) == told
+        assert ("Outside, by these figures: fgsm." in text) == told
+        assert ("attack fgsm: its largest change in results.json is 0.06, and" in text) == told
+
+
+def test_verdicts_of_images_beyond_epsilon_are_not_shown(folder, tmp_path):
+    copy = rewritten(folder, tmp_path)
+    records = read_run(copy).records
+    records.of("fgsm").distance[3] += 0.01
+    records.save(copy / "verdicts.safetensors")
+    run = read_run(copy)
+    assert run.records is None
+    assert "does not give the figures of results.json" in run.missing[0]
+
+
 def test_an_older_folder_gives_less_and_says_so(folder, tmp_path):
     copy = rewritten(folder, tmp_path, curves=None)
     for name in ("verdicts", "examples"):
