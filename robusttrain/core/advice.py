@@ -1,4 +1,6 @@
-"""Lightning's advice that is no news of a run of ours: left out here, and nowhere else."""
+"""Warnings of a run: Lightning's advice that is no news of ours is left out here, and nowhere else;
+ours are said once.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
@@ -28,11 +31,32 @@ UNIMPORTANT: tuple[tuple[type[Warning], str], ...] = (
 )
 #: Loggers whose lines are about Lightning's own products and habits.
 LOGGERS = ("pytorch_lightning", "lightning_fabric")
+#: What was warned of in the run that is going on; None where none is.
+_warned: ContextVar[set[str] | None] = ContextVar("warned", default=None)
+
+
+def warn_once(message: str, stacklevel: int = 2) -> None:
+    """A UserWarning, once in a run; Python itself forgets what it showed whenever somebody changes
+    the filters of warnings.
+
+    Args:
+        message: what to say.
+        stacklevel: as for ``warnings.warn``, called in this function's place.
+    """
+    said = _warned.get()
+    if said is None or message not in said:
+        warnings.warn(message, UserWarning, stacklevel + 1)
+    if said is not None:
+        said.add(message)
 
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Leave Lightning's advice out while a run lasts, and put everything back after it."""
+    """Leave Lightning's advice out while a run lasts, and put everything back after it; what
+    `warn_once` says, it says once in the run.
+    """
+    # A run within a run, of a network that it needs, is a part of it.
+    own = _warned.set(set()) if _warned.get() is None else None
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -45,3 +69,5 @@ def without_advice() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+            if own is not None:
+                _warned.reset(own)

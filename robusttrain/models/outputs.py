@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robusttrain.core.advice import warn_once
 from robusttrain.core.errors import UserError
 
 #: The name under which models keep their logits, in dictionaries, named tuples and dataclasses.
@@ -23,9 +23,8 @@ def logits_of(output: Any, batch: int) -> Tensor:
 
     - A dictionary, named tuple or dataclass gives its entry "logits"; without one, its only tensor,
       or its only tensor of two dimensions.
-    - A tuple or list gives its only such tensor. If several could be logits, the first one is
-    taken,
-      and a warning says so.
+    - A tuple or list gives its only such tensor. If several of the same width could be logits, as
+      where an auxiliary head answers as well, the first one is taken, and a warning says so.
     - (B, K, 1, 1) loses the ones, and (K,) for a batch of one image regains the batch.
     - (B,) and (B, 1) hold one logit z for two classes, which becomes (0, z): class 1 where z is
       positive. The gradients of both losses, of z and of (0, z), are the same.
@@ -86,12 +85,16 @@ def tensor_of(output: Any, batch: int) -> Tensor:
         )
     if len(fitting) > 1:
         # Without the number of images, so that one model has one line
-        shape = f"(B{''.join(f', {size}' for size in fitting[0].shape[1:])})"
-        warnings.warn(
+        shapes = [f"(B{''.join(f', {size}' for size in part.shape[1:])})" for part in fitting]
+        if len({*shapes}) > 1:
+            raise UserError(
+                f"the model answers with a {type(output).__name__} of {len(parts)}, and any of"
+                f" {', '.join(shapes)} may be its logits: return one of them alone, or a dict that"
+                f" calls it {LOGITS!r}"
+            )
+        warn_once(
             f"the model answers with a {type(output).__name__} of {len(parts)}: its first tensor"
-            f" {shape} is taken for the logits",
-            UserWarning,
-            stacklevel=2,
+            f" {shapes[0]} is taken for the logits"
         )
     return torch.as_tensor(fitting[0])
 

@@ -99,6 +99,11 @@ def test_votes_are_floats_and_nothing_of_nothing():
         ({"out": FEATURES, "aux": FEATURES}, "a dict of out, aux, and none of it is called logits"),
         ({"a": LOGITS, "b": LOGITS}, "a dict of a, b, and none of it is called logits"),
         ((FEATURES, FEATURES), "a tuple of 2, and none"),
+        (
+            (torch.zeros(2, 512), LOGITS),
+            r"a tuple of 2, and any of \(B, 512\), \(B, 3\) may be its logits: return one of them",
+        ),
+        ([LOGITS, LOGITS, torch.zeros(2, 4)], r"any of \(B, 3\), \(B, 3\), \(B, 4\) may be"),
         (None, "a NoneType, and none"),
         ("cat", "a str, and none"),
         (np.array(["cat"]), "."),
