@@ -8,13 +8,13 @@ interval over images.
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.answers import names_a_class
+from robusttrain.core.advice import warn_once
 from robusttrain.core.at_once import copies_at_once
 from robusttrain.core.rng import Rng
 from robusttrain.models.compiling import gradients_by
@@ -88,7 +88,7 @@ def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int
             classes.append(order.view(len(numbers), batch, -1))
     found = torch.cat(classes).transpose(0, 1).cpu()
     if (found[..., 0] < 0).any():
-        warnings.warn(NAMELESS, UserWarning, stacklevel=2)
+        warn_once(NAMELESS)
     return found
 
 
