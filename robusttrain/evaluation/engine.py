@@ -254,14 +254,19 @@ class Engine:
         )
         expected: dict[str, float] = {}
         for name, source in self.sources.items():
+            attack = self.scenarios[name].attack
             seconds = []
             for _ in range(3):  # the first one warms up
                 start = time.perf_counter()
                 with prepared(source), gradients_by(self.compiled):
                     loss_fn = partial(_measured, source, rng)
-                    list(input_gradients(loss_fn, images.clone()))
+                    try:
+                        list(input_gradients(loss_fn, images.clone()))
+                    except UserError:
+                        # Of what cannot be differentiated, queries can be taken all the same.
+                        if attack.cost().gradients:
+                            raise
                 seconds.append((time.perf_counter() - start) / len(images))
-            attack = self.scenarios[name].attack
             cost = attack.cost()
             query = self._seconds_of_g(source, images, rng) if attack.asks_g else min(seconds[1:])
             expected[name] = min(seconds[1:]) * cost.gradients + query * cost.queries

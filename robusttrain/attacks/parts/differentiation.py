@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from robusttrain.core.errors import UserError
+
 #: Part of torch's error about a checkpoint that only ``backward()`` may pass; its node's name.
 REENTRANT = "use_reentrant=True"
 NODE = "CheckpointFunctionBackward"
+#: Part of torch's error about values that were written over between forward and backward pass.
+WRITTEN = "modified by an inplace operation"
 #: Not empty once a model with such checkpoints was met; from then on each graph is searched first.
 _met: list[bool] = []
 
@@ -28,6 +32,9 @@ def input_gradients(
             more if the graph turns out to have such a checkpoint.
         images: (B, C, H, W).
 
+    Raises:
+        UserError: the model writes over what its own gradient needs.
+
     Yields:
         Each value, detached, and its gradient (B, C, H, W), or None where it has none.
     """
@@ -40,13 +47,25 @@ def input_gradients(
         try:
             gradient = take(values[number], points, more)
         except RuntimeError as error:
+            if WRITTEN in str(error):
+                raise _writes() from error
             if take is _backward or REENTRANT not in str(error):
                 raise
             _met[:], take = [True], _backward
             with torch.enable_grad():
                 values = compute(points)
-            gradient = take(values[number], points, more)
+            try:
+                gradient = take(values[number], points, more)
+            except RuntimeError as again:
+                raise (_writes() if WRITTEN in str(again) else again) from error
         yield values[number].detach(), gradient
+
+
+def _writes() -> UserError:
+    return UserError(
+        "the model changes its own weights or activations in forward, so nobody can differentiate"
+        " it: freeze what adapts for the evaluation, or attack it by queries (--attack square)"
+    )
 
 
 def _grad(value: Tensor, points: Tensor, more: bool) -> Tensor | None:
