@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.base import check_images
+from robusttrain.core.advice import warn_once
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
+from robusttrain.models.defense import Defense
 from robusttrain.storage.raised import place, said
+
+#: Values that a defense may hand on without a warning: those of images, and room for noise.
+FAR = (-1.0, 2.0)
 
 
 def need_two(classes: int) -> None:
@@ -28,12 +34,39 @@ def check_classes(model: nn.Module, images: Tensor, classes: int, what: str = "t
     number of classes.
     """
     need_two(classes)
-    answered = classes_of(model, images, what)
+    with telling_far_ranges(model):
+        answered = classes_of(model, images, what)
     if answered != classes:
         raise UserError(
             f"{what} answers with {answered} classes, but the data set has {classes}: change one"
             " of them"
         )
+
+
+@contextmanager
+def telling_far_ranges(model: nn.Module) -> Iterator[None]:
+    """Warn if the model's defense, asked inside, hands on values far from [0, 1], which its
+    classifier was hardly trained on: noise leaves [0, 1], bytes and normalised images leave `FAR`.
+    """
+
+    def look(defense: nn.Module, given: object, handed_on: Tensor) -> None:
+        low, high = handed_on.min().item(), handed_on.max().item()
+        if low < FAR[0] or high > FAR[1]:
+            warn_once(
+                f"defense {type(defense).__name__}: transform hands on values in [{low:.4g},"
+                f" {high:.4g}], far from [0, 1]: images before and behind a defense are floats in"
+                " [0, 1], and the classifier normalises them itself"
+            )
+
+    defense = getattr(model, "defense", None)
+    if not isinstance(defense, Defense):
+        yield
+        return
+    hook = defense.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int:

@@ -18,6 +18,15 @@ from robusttrain.models.stepwise import State, loop
 Classify = Callable[[Tensor, Rng | None], Tensor]
 
 
+def _instead(handed_on: object) -> str:
+    """What a transformation returned in place of images."""
+    if isinstance(handed_on, Tensor):
+        return f"transform returned a tensor {tuple(handed_on.shape)}, not images (B, C, H, W)"
+    kind = type(handed_on)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"transform returned {module}{kind.__qualname__}, not a tensor (B, C, H, W)"
+
+
 class Defense(nn.Module, ABC):
     """An input transformation g: images to images.
 
@@ -73,10 +82,16 @@ class Defense(nn.Module, ABC):
 
         Returns:
             (B, C, H', W').
+
+        Raises:
+            UserError: g returned something else.
         """
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         # g has a stream of its own, so the caller's stream stays as it is: same streams, same g.
-        return self.transform(images, rng.fold("defense"))
+        handed_on = self.transform(images, rng.fold("defense"))
+        if not isinstance(handed_on, Tensor) or handed_on.dim() != 4:
+            raise UserError(f"defense {type(self).__name__}: {_instead(handed_on)}")
+        return handed_on
 
     @staticmethod
     def loop(step: Callable[[State, int, Rng], State], state: State, steps: int, rng: Rng) -> State:
