@@ -26,7 +26,13 @@ from torch import Tensor, nn
 
 from robusttrain.core.errors import UserError
 from robusttrain.storage.claims import Claims
-from robusttrain.storage.files import hash_of_json, hash_of_tensors, hash_of_weights, write_json
+from robusttrain.storage.files import (
+    hash_of_json,
+    hash_of_tensors,
+    hash_of_weights,
+    parsed,
+    write_json,
+)
 from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
 
 Entry = dict[str, Tensor]
@@ -70,7 +76,7 @@ def read_fingerprint(folder: Path) -> dict[str, Any] | None:
     unreadable.
     """
     try:
-        fingerprint = json.loads((folder / "fingerprint.json").read_text())
+        fingerprint = parsed((folder / "fingerprint.json").read_text())
     except FileNotFoundError:
         return None
     except ValueError:
