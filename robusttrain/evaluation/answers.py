@@ -34,17 +34,18 @@ def answers_of(target: DefendedClassifier, batch: Batch) -> Answers | None:
     another answer, or fails.
 
     Args:
-        target: on the CPU, in evaluation mode.
+        target: in evaluation mode, where the images are.
         batch: of the data, of which the first `FEW` images are asked about.
     """
     seen = batch.images[:FEW]
     noise = torch.rand((FEW, *seen.shape[1:]), generator=torch.Generator().manual_seed(0))
     images = torch.cat([noise.to(seen), seen])
     try:
-        logits = repeated(target, images, Rng.for_images(0, torch.arange(len(images))))
+        streams = Rng.for_images(0, torch.arange(len(images), device=images.device))
+        logits = repeated(target, images, streams)
     except Exception:  # noqa: BLE001 - models are any code, and need not take noise
         return None
-    return None if logits is None else [_summary(row) for row in logits.double()]
+    return None if logits is None else [_summary(row) for row in logits.cpu().double()]
 
 
 def _summary(logits: Tensor) -> list[float]:
@@ -64,14 +65,18 @@ def as_noted(answers: Answers | None, target: DefendedClassifier, journal: Path)
         journal: folder of the earlier run.
     """
     before = ((read_fingerprint(journal) or {}).get("target") or {}).get("answers")
-    if not answers or not _are(before):
-        return answers
+    same = answers and _are(before) and alike(answers, before, target)
+    return before if same else answers
+
+
+def alike(answers: Answers, before: Answers, target: DefendedClassifier) -> bool:
+    """Whether answers of a target differ by rounding alone; of a smaller batch, which has fewer
+    images to ask about, as far as both go.
+    """
     searches = target.defense is not None and target.defense.stepwise
     short = dtype_of(target.classifier) in (torch.bfloat16, torch.float16)
     limit = FAR if searches or short else NEAR
-    # A smaller batch has fewer images to ask about.
-    same = all(_close(one, other, limit) for one, other in zip(answers, before, strict=False))
-    return before if same else answers
+    return all(_close(one, other, limit) for one, other in zip(answers, before, strict=False))
 
 
 def _are(noted: object) -> TypeGuard[Answers]:

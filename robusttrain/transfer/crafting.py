@@ -24,6 +24,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.core.version import __version__
 from robusttrain.data import Batch
+from robusttrain.evaluation.answers import alike, answers_of
 from robusttrain.evaluation.fitting import refuse_outside
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import top_classes
@@ -207,10 +208,11 @@ class Crafting:
             start = time.monotonic()
             rng = Rng.for_images(self.seed, indices)
             entry = journal.get("images", images, labels, indices) if journal else None
-            if entry is None:
+            told = self._told(maker, Batch(images, labels, indices)) if journal else {}
+            if entry is None or not self._still(told, entry, maker):
                 entry = self._craft(scenario, attack, source, images, labels, rng)
                 if journal:
-                    journal.put("images", images, labels, indices, entry)
+                    journal.put("images", images, labels, indices, entry | told)
                 seconds += time.monotonic() - start
             adversarial = entry["images"].to(images.device, images.dtype)
             if "goals" in entry:
@@ -232,6 +234,29 @@ class Crafting:
             cost.queries,
             examples,
         )
+
+    def _told(self, maker: Sequence[str], batch: Batch) -> dict[str, Tensor]:
+        """What the makers answer to a few images, for constants that neither weights nor code
+        show; of those that answer otherwise each time, nothing.
+        """
+        given = [answers_of(self.models[name].defended, batch) for name in maker]
+        return {
+            f"answers {number}": torch.tensor(each, dtype=torch.float64)
+            for number, each in enumerate(given)
+            if each
+        }
+
+    def _still(
+        self, told: Mapping[str, Tensor], entry: Mapping[str, Tensor], maker: Sequence[str]
+    ) -> bool:
+        """Whether stored images were made by models that answered as these do."""
+        for number, name in enumerate(maker):
+            now, then = (each.get(f"answers {number}") for each in (told, entry))
+            if now is not None and (
+                then is None or not alike(now.tolist(), then.tolist(), self.models[name].defended)
+            ):
+                return False
+        return True
 
     def _draws_of(self, name: str, images: Tensor, rng: Rng) -> int:
         """Draws that score a target: one for a deterministic target, else `draws`.

@@ -6,6 +6,7 @@ from torch import nn
 
 from robusttrain.attacks import ProjectedGradient, Target
 from robusttrain.core.errors import UserError
+from robusttrain.data import Batch
 from robusttrain.evaluation import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.transferring import among
@@ -34,6 +35,43 @@ def test_another_code_is_another_maker():
     known = first.fingerprint("pgd", ["a"])
     assert known == same.fingerprint("pgd", ["a"])
     assert known != other.fingerprint("pgd", ["a"])
+
+
+CONSTANTS = {"shift": 0.0}
+
+
+class Shifted(Turned):
+    """Reads what neither its weights nor its code show."""
+
+    def forward(self, images):
+        return super().forward(images - CONSTANTS["shift"] * images.mean((1, 2, 3), keepdim=True))
+
+
+def test_images_of_a_model_of_other_constants_are_crafted_anew(tmp_path):
+    attacks = {"pgd": Planned(Scenario(ProjectedGradient(3, 0.01), Target()))}
+    torch.manual_seed(1)
+    images, labels = torch.rand(4, 3, 2, 2), torch.zeros(4).long()
+    batches = [Batch(images, labels, torch.arange(4))]
+
+    def crafted(shift):
+        CONSTANTS.update(shift=shift)
+        crafting = Crafting(
+            {"a": Model(DefendedClassifier(None, Shifted(1.0)))}, attacks, folder=tmp_path
+        )
+        outcome = crafting.run("pgd", ["a"], ["a"], batches, 1)
+        return outcome.examples, outcome.seconds > 0
+
+    try:
+        first, worked = crafted(0.0)
+        assert worked
+        again, worked = crafted(0.0)
+        assert not worked
+        assert torch.equal(again, first)
+        other, worked = crafted(6.0)
+        assert worked
+        assert not torch.equal(other, first)
+    finally:
+        CONSTANTS.update(shift=0.0)
 
 
 def test_a_model_is_named_once():
