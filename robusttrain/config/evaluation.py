@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -42,6 +44,8 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import Results, read_results
 from robusttrain.storage import packaged
 
+#: Options of data that say what their images look like.
+SHAPES = ("image_size", "channels")
 KINDS = ("data", "model", "defense")
 #: Fields of the plan that the command line says in words of its own.
 OTHERWISE = {
@@ -241,6 +245,9 @@ def configure(
     if "--weights" in named:
         raise UserError("--weights: name the network that they belong to with --model NAME")
     if "--defense" in named:
+        path, parts = started_from(arguments, nodes, KINDS)
+        if "defense" not in parts:
+            raise UserError(_before_its_network(path, parts))
         raise UserError(
             "--defense: a checkpoint has its own; change its values (--defense.radius 0.1) or use"
             " --model"
@@ -255,6 +262,28 @@ def configure(
     fallback = None if asks_for_others(arguments, nodes) else packaged.DEFAULT
     path, first = started_from(arguments, nodes, KINDS, fallback)
     return read(options, arguments, KINDS, first, nodes), path
+
+
+def _before_its_network(path: Path, parts: Mapping[str, Any]) -> str:
+    """The line for a ``--defense`` before a checkpoint that has none: the options that name its
+    network and its data instead.
+    """
+    words: list[str] = []
+    for kind, left_out in (("model", ("num_classes", "in_channels")), ("data", ("root",))):
+        node = parts[kind]
+        words += [f"--{kind}", str(node["class_path"])]
+        for name, value in (node.get("init_args") or {}).items():
+            # None is the default, and what else is left out comes from the data or the machine.
+            if value is not None and name not in left_out and (kind == "model" or name in SHAPES):
+                words += [
+                    f"--{kind}.{name}",
+                    value if isinstance(value, str) else json.dumps(value),
+                ]
+    line = shlex.join([*words, "--weights", str(path)])
+    return (
+        f"--defense: {path} has none whose values could be changed; to put one before its network,"
+        f" give {line} in place of --checkpoint"
+    )
 
 
 def started_from(
