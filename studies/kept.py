@@ -5,6 +5,7 @@ time.
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ LAST = "done.json"
 #: The oldest date that the format knows: the same points make the same file at any time.
 NO_TIME = (1980, 1, 1, 0, 0, 0)
 
+#: An absolute path, and the two parts that stay of it.
+PLACE = re.compile(rb'(?<=["\s=])(?:/[^\s"\\/:]+)*/([^\s"\\/:]+/[^\s"\\/:]+)(?=["\s])')
 #: What reading a damaged zip raises; the third also for one that is encrypted.
 DAMAGED = (OSError, zipfile.BadZipFile, RuntimeError, EOFError, zlib.error)
 
@@ -26,6 +29,13 @@ DAMAGED = (OSError, zipfile.BadZipFile, RuntimeError, EOFError, zlib.error)
 def figures(name: str) -> bool:
     """Whether a file of a point's folder holds its figures, and is neither picture nor weights."""
     return name.endswith((".json", "verdicts.safetensors")) and Path(name).name == name
+
+
+def without_places(content: bytes) -> bytes:
+    """A JSON text in which no path says where it lay on this machine: the last two parts stay, a
+    job's folder and its file, by which plans know them.
+    """
+    return PLACE.sub(rb"\1", content)
 
 
 def pack(jobs: Iterable[Job], path: Path) -> None:
@@ -36,7 +46,9 @@ def pack(jobs: Iterable[Job], path: Path) -> None:
             for file in sorted(job.folder.iterdir()) if job.done else []:
                 if figures(file.name):
                     entry = zipfile.ZipInfo(f"{job.name}/{file.name}", NO_TIME)
-                    archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
+                    data = file.read_bytes()
+                    data = without_places(data) if file.suffix == ".json" else data
+                    archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
     write_whole(path, content.getvalue())
 
 

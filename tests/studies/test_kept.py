@@ -12,8 +12,8 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting import bars
 from robusttrain.running.jobs import Call, Job
 from robusttrain.storage.files import write_json
-from studies import does_g_add, test_time_defenses
-from studies.kept import LAST
+from studies import converged, does_g_add, test_time_defenses
+from studies.kept import LAST, without_places
 from studies.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +126,19 @@ def test_a_damaged_file_is_one_line(study, kept, damage):
         second.run({"1": Call(doubled, {"number": 1})})
 
 
+def test_a_zip_does_not_say_where_things_lay(study, tmp_path):
+    """It is handed on: of a path there stays what plans know a file by."""
+    text = (
+        '{"checkpoint": "/far/away/f_b-0123456789ab/last.ckpt", "share": "8/255 or 1 / 2",\n'
+        ' "command": "python /here/studies/x.py --earlier /there/docs/points.zip --root data/c"}'
+    )
+    expected = (
+        '{"checkpoint": "f_b-0123456789ab/last.ckpt", "share": "8/255 or 1 / 2",\n'
+        ' "command": "python studies/x.py --earlier docs/points.zip --root data/c"}'
+    )
+    assert without_places(text.encode()) == expected.encode()
+
+
 def test_a_missing_file_is_said_at_once(study, tmp_path):
     with pytest.raises(UserError, match="--earlier .*nowhere.zip: no such file"):
         study("second", "--earlier", tmp_path / "nowhere.zip")
@@ -136,6 +149,7 @@ def test_a_missing_file_is_said_at_once(study, tmp_path):
     [
         (does_g_add, "does_g_add-digits-points.zip"),
         (test_time_defenses, "test_time_defenses-digits-points.zip"),
+        (converged, "converged-digits-points.zip"),
     ],
 )
 def test_studies_find_what_the_docs_keep(module, kept, tmp_path, monkeypatch, capsys):
