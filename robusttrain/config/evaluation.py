@@ -13,6 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
+from robusttrain.config import presets
 from robusttrain.config.attacks import (
     attack_nodes,
     by_name,
@@ -38,6 +39,7 @@ from robusttrain.config.numbers import several
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import OptionError, UserError, naming
+from robusttrain.core.parts import class_name
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -245,7 +247,7 @@ def configure(
     if "--weights" in named:
         raise UserError("--weights: name the network that they belong to with --model NAME")
     if "--defense" in named:
-        path, parts = started_from(arguments, nodes, KINDS)
+        path, parts = started_from(arguments, nodes, KINDS, packaged.DEFAULT)
         if "defense" not in parts:
             raise UserError(_before_its_network(path, parts))
         raise UserError(
@@ -271,7 +273,10 @@ def _before_its_network(path: Path, parts: Mapping[str, Any]) -> str:
     words: list[str] = []
     for kind, left_out in (("model", ("num_classes", "in_channels")), ("data", ("root",))):
         node = parts[kind]
-        words += [f"--{kind}", str(node["class_path"])]
+        path_of = str(node["class_path"])
+        preset = class_name(path_of).lower()  # --data takes a class path for a folder
+        known = kind == "data" and preset in presets.names("data")
+        words += [f"--{kind}", preset if known else path_of]
         for name, value in (node.get("init_args") or {}).items():
             # None is the default, and what else is left out comes from the data or the machine.
             if value is not None and name not in left_out and (kind == "model" or name in SHAPES):

@@ -28,6 +28,8 @@ def test_the_line_names_the_options_that_put_it_there(tmp_path):
     line = told.partition(" give ")[2].partition(" in place of --checkpoint")[0]
     plan = read_plan([*shlex.split(line), *own])
     assert plan.defense["class_path"].endswith("Quantise")
+    assert plan.data["class_path"].endswith(".Digits")
+    assert plan.data["init_args"]["image_size"] == 16
     assert plan.weights == "digits-standard"
     assert plan.model["init_args"]["widths"] == [16, 32, 64]
 
