@@ -137,20 +137,21 @@ def _refuse_idle(
     training = values["training"]
     schedule, mixing = training["schedule"], training["mixing"]
     idle = {
-        ("training", "warmup"): schedule != "one_cycle"
+        ("training", "warmup", "schedule"): schedule != "one_cycle"
         and f"the schedule {schedule} does not rise for a share of the run: give"
         " --schedule.warmup_epochs, or --schedule one_cycle",
-        ("training", "mixing_alpha"): mixing == "none"
+        ("training", "mixing_alpha", "mixing"): mixing == "none"
         and "nothing is mixed: give --training.mixing mixup or cutmix, or leave this out",
-        ("extra", "share"): values["extra"]["root"] is None
+        ("extra", "share", "root"): values["extra"]["root"] is None
         and "there are no further images: give --extra.root FOLDER, or leave this out",
-        ("swa", "batches"): values["swa"]["start"] is None
+        ("swa", "batches", "start"): values["swa"]["start"] is None
         and "no mean of the weights is taken: give --swa.start EPOCH, or leave this out",
     }
-    for (part, key), fix in idle.items():
+    for (part, key, needs), fix in idle.items():
         option = f"--{part}.{key}"
         files = [node[part] for node in nodes if not _complete(node, values) and part in node]
-        given = any(isinstance(each, dict) and key in each for each in files)
+        # A file that gives what the option needs makes sense; the line may take it away.
+        given = any(isinstance(each, dict) and key in each and needs not in each for each in files)
         if fix and (given or values_of(arguments, option)):
             raise OptionError(option, values[part][key], fix)
 

@@ -12,15 +12,16 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from robusttrain.core.rng import Rng
-from robusttrain.data import Batch
 from robusttrain.evaluation.fitting import repeated
 from robusttrain.models.declared import dtype_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.journal import read_fingerprint
 
-#: Images of noise that are asked about, and of the data.
+#: Images of noise that are asked about, and as many that are smooth, as pictures are. They are no
+#: images of the data: which of these are attacked is another question.
 FEW = 2
 #: By how much rounding may move an answer, beside the spread of its logits; and the answer of what
 #: amplifies rounding: a search, or a short float type.
@@ -29,17 +30,19 @@ NEAR, FAR = 1e-3, 0.05
 Answers = list[list[float]]
 
 
-def answers_of(target: DefendedClassifier, batch: Batch) -> Answers | None:
-    """Four numbers of the logits of each image, noise first; None where the same question gets
-    another answer, or fails.
+def answers_of(target: DefendedClassifier, images: Tensor) -> Answers | None:
+    """Four numbers of the logits of each image; None where the same question gets another answer,
+    or fails.
 
     Args:
-        target: in evaluation mode, where the images are.
-        batch: of the data, of which the first `FEW` images are asked about.
+        target: in evaluation mode.
+        images: (B, C, H, W), where the target is; those that are asked about have their shape.
     """
-    seen = batch.images[:FEW]
-    noise = torch.rand((FEW, *seen.shape[1:]), generator=torch.Generator().manual_seed(0))
-    images = torch.cat([noise.to(seen), seen])
+    draws = torch.Generator().manual_seed(0)
+    noise = torch.rand((FEW, *images.shape[1:]), generator=draws)
+    coarse = torch.rand((FEW, images.shape[1], 4, 4), generator=draws)
+    smooth = interpolate(coarse, images.shape[2:], mode="bilinear", antialias=False)
+    images = torch.cat([noise, smooth]).to(images)
     try:
         streams = Rng.for_images(0, torch.arange(len(images), device=images.device))
         logits = repeated(target, images, streams)
@@ -70,13 +73,13 @@ def as_noted(answers: Answers | None, target: DefendedClassifier, journal: Path)
 
 
 def alike(answers: Answers, before: Answers, target: DefendedClassifier) -> bool:
-    """Whether answers of a target differ by rounding alone; of a smaller batch, which has fewer
-    images to ask about, as far as both go.
-    """
+    """Whether answers of a target differ by rounding alone."""
     searches = target.defense is not None and target.defense.stepwise
     short = dtype_of(target.classifier) in (torch.bfloat16, torch.float16)
     limit = FAR if searches or short else NEAR
-    return all(_close(one, other, limit) for one, other in zip(answers, before, strict=False))
+    return len(answers) == len(before) and all(
+        _close(one, other, limit) for one, other in zip(answers, before, strict=True)
+    )
 
 
 def _are(noted: object) -> TypeGuard[Answers]:

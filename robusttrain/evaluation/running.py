@@ -77,7 +77,7 @@ class Subject:
     @cached_property
     def answers(self) -> Answers | None:
         """What it answers to a few images, for what `code` cannot read."""
-        return answers_of(self.target, self.data.first_test_batch())
+        return answers_of(self.target, self.data.first_test_batch().images)
 
     @cached_property
     def images(self) -> str:

@@ -208,7 +208,7 @@ class Crafting:
             start = time.monotonic()
             rng = Rng.for_images(self.seed, indices)
             entry = journal.get("images", images, labels, indices) if journal else None
-            told = self._told(maker, Batch(images, labels, indices)) if journal else {}
+            told = self._told(maker, images) if journal else {}
             if entry is None or not self._still(told, entry, maker):
                 entry = self._craft(scenario, attack, source, images, labels, rng)
                 if journal:
@@ -235,11 +235,11 @@ class Crafting:
             examples,
         )
 
-    def _told(self, maker: Sequence[str], batch: Batch) -> dict[str, Tensor]:
+    def _told(self, maker: Sequence[str], images: Tensor) -> dict[str, Tensor]:
         """What the makers answer to a few images, for constants that neither weights nor code
         show; of those that answer otherwise each time, nothing.
         """
-        given = [answers_of(self.models[name].defended, batch) for name in maker]
+        given = [answers_of(self.models[name].defended, images) for name in maker]
         return {
             f"answers {number}": torch.tensor(each, dtype=torch.float64)
             for number, each in enumerate(given)

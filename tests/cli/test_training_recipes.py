@@ -215,7 +215,7 @@ def test_an_estimate_counts_g_and_the_f_b_that_would_be_trained_first(train):
         in after
     )
     assert (
-        f"inner attack on validation images: 3 times on 8 images: {3 * 8 * 2} gradient evaluations"
+        f"inner attack on validation images: 2 times on 8 images: {2 * 8 * 2} gradient evaluations"
         in after
     )
 
