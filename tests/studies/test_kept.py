@@ -89,8 +89,10 @@ def test_an_evaluation_comes_with_the_verdict_of_each_image(study):
     second.run({"pgd": plan})
     assert torch.equal(second.worst_cases("pgd"), first.worst_cases("pgd"))
     (theirs,), (ours,) = ((each.output / "points").glob("*/") for each in (first, second))
-    for name in ("results.json", "known_draw-verdicts.safetensors"):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    name = "known_draw-verdicts.safetensors"
+    assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    results = (theirs / "results.json").read_bytes()
+    assert (ours / "results.json").read_bytes() == without_places(results)
     assert not [*(second.output / "models").iterdir()]
 
 
