@@ -397,6 +397,20 @@ class Shifted(nn.Module):
         return self.affine(images) + torch.cat([shift, -shift], 1)
 
 
+def test_a_cross_entropy_over_draws_is_no_verdict(attack, linear, images, streams, monkeypatch):
+    """It is above 0 everywhere: DDN's radius shrank from step to step, wherever the plane was."""
+    affine, x = centred(linear(classes=2)), images(64)
+    gap = affine(x).detach().diff(dim=1).abs().squeeze(1)
+    x = x[gap.argsort()[32:]]
+    y = right(affine, x)
+    plane = closed_form(affine, x, y, attack.threat)
+    model = Shifted(affine, gap.sort().values[32:].median().item() / 6)
+    monkeypatch.setattr("robusttrain.attacks.algorithms.nearest.Nearest.settle", lambda *_: None)
+    found = replace(attack, steps=60, gradient=Average(4))(model, x, y, streams(32))
+    reached = attack.threat.distance(found, x) / plane
+    assert 0.6 < reached.median() < 1.1  # the luckiest iterate of those around the plane
+
+
 @pytest.mark.parametrize("steps", [15, 150])
 def test_on_a_random_model_it_is_not_the_luckiest_iterate_that_comes_back(
     attack, steps, linear, counting, images, streams

@@ -106,7 +106,8 @@ class DDN(Attack):
         for k in range(self.steps):
             streams = rng.fold(k)
             margin, gradient = self.gradient(loss_fn, x, streams)
-            adversarial = nearest.note(x, margin, streams.fold("judge"))
+            judged = margin if self.gradient.exact else None  # else it is the objective's value
+            adversarial = nearest.note(x, judged, streams.fold("judge"))
             if k + 1 == self.steps:
                 break
             g, _ = Normalized().step(gradient, None)

@@ -187,28 +187,31 @@ class Nearest:
             result[left] = into_ball(threat, nearest.points, x)
         return result
 
-    def note(self, iterates: Tensor, margin: Tensor, rng: Rng) -> Tensor:
+    def note(self, iterates: Tensor, margin: Tensor | None, rng: Rng) -> Tensor:
         """Keep the iterates (B, C, H, W) that are adversarial and nearer than all before.
 
         Args:
             iterates: in [0, 1]; first of all the images themselves.
-            margin: (B,), the largest wrong logit less the label's, in the estimator's pass.
+            margin: (B,), the largest wrong logit less the label's, in the estimator's pass; None
+                where an estimator that does not ask about the image itself gave another value.
             rng: streams of the images, (B,), for a query about an iterate.
 
         Returns:
             (B,) bool, which iterates are adversarial; on a random model, by one draw.
         """
-        if self._before is not None:
+        if self._before is not None and margin is not None:
             self.random = self.random | differ(self._before, margin)
             self._before = None
-        fooled = margin > 0
-        if not self._tells:
+        if margin is None or not self._tells:
             above = share_above(
                 *(self.source, iterates, Margin(), self.labels, 0.0, self.random),
                 *(rng.fold("itself"), 1, False),
             )
-            asked = above > 0.5
-            fooled = asked if self._fuses_losses else torch.where(self.random, fooled, asked)
+            fooled = above > 0.5
+            if margin is not None and not self._fuses_losses:
+                fooled = torch.where(self.random, margin > 0, fooled)
+        else:
+            fooled = margin > 0
         if self._some is None:
             self._some = bool(self.random.any())
         elif self._some:  # x itself, the first iterate, says nothing of a direction
