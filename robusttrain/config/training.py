@@ -134,25 +134,40 @@ def _refuse_idle(
     What a preset says counts for nothing here, nor a file that says all: another option may have
     taken away what they rely on.
     """
-    training = values["training"]
-    schedule, mixing = training["schedule"], training["mixing"]
-    idle = {
-        ("training", "warmup", "schedule"): schedule != "one_cycle"
-        and f"the schedule {schedule} does not rise for a share of the run: give"
-        " --schedule.warmup_epochs, or --schedule one_cycle",
-        ("training", "mixing_alpha", "mixing"): mixing == "none"
-        and "nothing is mixed: give --training.mixing mixup or cutmix, or leave this out",
-        ("extra", "share", "root"): values["extra"]["root"] is None
-        and "there are no further images: give --extra.root FOLDER, or leave this out",
-        ("swa", "batches", "start"): values["swa"]["start"] is None
-        and "no mean of the weights is taken: give --swa.start EPOCH, or leave this out",
+    schedule = values["training"]["schedule"]
+    # Of an option: what it needs, and when that serves; what to do where it does not.
+    needs: dict[tuple[str, str], tuple[str, Callable[[Any], bool], str]] = {
+        ("training", "warmup"): (
+            "schedule",
+            lambda value: value == "one_cycle",
+            f"the schedule {schedule} does not rise for a share of the run: give"
+            " --schedule.warmup_epochs, or --schedule one_cycle",
+        ),
+        ("training", "mixing_alpha"): (
+            "mixing",
+            lambda value: value not in (None, "none"),
+            "nothing is mixed: give --training.mixing mixup or cutmix, or leave this out",
+        ),
+        ("extra", "share"): (
+            "root",
+            lambda value: value is not None,
+            "there are no further images: give --extra.root FOLDER, or leave this out",
+        ),
+        ("swa", "batches"): (
+            "start",
+            lambda value: value is not None,
+            "no mean of the weights is taken: give --swa.start EPOCH, or leave this out",
+        ),
     }
-    for (part, key, needs), fix in idle.items():
+    for (part, key), (other, serves, fix) in needs.items():
+        if serves(values[part][other]):
+            continue
         option = f"--{part}.{key}"
         files = [node[part] for node in nodes if not _complete(node, values) and part in node]
         # A file that gives what the option needs makes sense; the line may take it away.
-        given = any(isinstance(each, dict) and key in each and needs not in each for each in files)
-        if fix and (given or values_of(arguments, option)):
+        if values_of(arguments, option) or any(
+            isinstance(each, dict) and key in each and not serves(each.get(other)) for each in files
+        ):
             raise OptionError(option, values[part][key], fix)
 
 
