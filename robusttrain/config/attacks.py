@@ -129,7 +129,6 @@ def radii(
 
 #: Arguments of which one alone may be given: who sets one takes the preset's other away.
 EITHER = {"step_size": "relative_step_size", "relative_step_size": "step_size"}
-THREAT, RULE = ["threat", "class_path"], ["rule", "class_path"]
 _PLAIN_KEYS = ("class_path", "init_args", "source", "knows")
 
 
@@ -278,14 +277,20 @@ def attack_nodes(
             node = with_members(node, name, option, (name,))  # those that the override named
         changes = [key.split(".") for key, _ in overrides]
         changes = [parts for parts in changes if parts[0] == name or parts[0] not in nodes]
-        moved = any(parts[-1] == "threat" or parts[-2:] == THREAT for parts in changes)
-        if moved and not any(parts[-1] == "rule" or parts[-2:] == RULE for parts in changes):
+        if _replaced("threat", changes) and not _replaced("rule", changes):
             _with_rules_of(node)
         if epsilon is not None:
             at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
             _override(node, ["threat", "epsilon"], epsilon)
         read[name] = plain(number(node))
     return read
+
+
+def _replaced(part: str, changes: Iterable[list[str]]) -> bool:
+    """Whether overrides, each a list of its key's parts, put another object in an argument's
+    place.
+    """
+    return any(each[-1] == part or each[-2:] == [part, "class_path"] for each in changes)
 
 
 def _depth(key: str, names: Container[str]) -> int:

@@ -13,7 +13,7 @@ from robusttrain.attacks.base import check_images
 from robusttrain.core.advice import warn_once
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
-from robusttrain.models.defense import Defense
+from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.raised import place, said
 
 #: Values that a defense may hand on without a warning: those of images, and room for noise.
@@ -58,11 +58,10 @@ def telling_far_ranges(model: nn.Module) -> Iterator[None]:
                 " [0, 1], and the classifier normalises them itself"
             )
 
-    defense = getattr(model, "defense", None)
-    if not isinstance(defense, Defense):
+    if not isinstance(model, DefendedClassifier) or model.defense is None:
         yield
         return
-    hook = defense.register_forward_hook(look)
+    hook = model.defense.register_forward_hook(look)
     try:
         yield
     finally:

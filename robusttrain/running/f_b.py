@@ -184,8 +184,10 @@ def refuse_other_f_b(defense: Any, training: RobustTraining, checkpoint: Path) -
             )
 
 
-def alone(data: ImageData, training: RobustTraining) -> ImageData:
-    """The data for an f_b, whatever the main recipe adds: what is kept is found by all of them."""
+def data_for(training: RobustTraining, data: ImageData) -> ImageData:
+    """The data of an f_b's training, whatever the main recipe adds: what is kept is found by all of
+    them.
+    """
     own = data.alone()
     own.replays = training.objective.replays
     return own
@@ -201,7 +203,7 @@ def _train(
     say: Say,
 ) -> None:
     training = training_of(model, data.facts().num_classes, config, seed)
-    data = alone(data, training)
+    data = data_for(training, data)
     data.prepare_data()
     runner = f_b_trainer(trainer, config["epochs"], say)
     runner.fit(training, datamodule=data)

@@ -27,7 +27,7 @@ from robusttrain.evaluation.covering import covering, threats_of
 from robusttrain.models.compiling import Mode
 from robusttrain.running.budget import within
 from robusttrain.running.f_b import (
-    alone,
+    data_for,
     f_b_trainer,
     places,
     provide_f_b,
@@ -354,7 +354,7 @@ def estimate_all(
                 f" {path}:"
             )
             f_b = training_of(arguments["model"], job.facts.num_classes, settings, plan.seed)
-            estimate(f_b, alone(data, f_b), f_b_trainer(plan.trainer, settings["epochs"]), say)
+            estimate(f_b, data_for(f_b, data), f_b_trainer(plan.trainer, settings["epochs"]), say)
             say("the run itself:")
     estimate(training, data, trainer, say, callbacks)
 

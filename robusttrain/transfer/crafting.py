@@ -199,6 +199,7 @@ class Crafting:
         """
         scenario, source = self.attacks[attack].scenario, self.source(attack, maker)
         journal = self.journal(attack, maker)
+        told: dict[str, Tensor] | None = None  # asked once, on the device of the first images
         cost = scenario.attack.cost()
         classes: dict[str, list[Tensor]] = {name: [] for name in targets}
         distances: dict[str, list[Tensor]] = {"linf": [], "l2": [], "rmsd": []}
@@ -208,7 +209,8 @@ class Crafting:
             start = time.monotonic()
             rng = Rng.for_images(self.seed, indices)
             entry = journal.get("images", images, labels, indices) if journal else None
-            told = self._told(maker, images) if journal else {}
+            if told is None:
+                told = self._told(maker, images) if journal else {}
             if entry is None or not self._still(told, entry, maker):
                 entry = self._craft(scenario, attack, source, images, labels, rng)
                 if journal:

@@ -85,7 +85,7 @@ def test_an_f_b_has_the_replays_of_its_own_training():
         training = f_b.training_of(MODEL, 10, f_b._training(preset), 0)
         data = Digits()
         data.replays = 3  # the main recipe's
-        assert f_b.alone(data, training).replays == replays
+        assert f_b.data_for(training, data).replays == replays
         assert data.replays == 3
 
 

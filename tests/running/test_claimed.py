@@ -1,17 +1,11 @@
 """Trainings that start together have a folder each, and what is refused leaves none."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from robusttrain.core.errors import UserError
 from robusttrain.running.resuming import Place, claimed, next_version
-
-ROOT = __file__.rpartition("/tests/")[0]
 
 
 def place(runs, resume=None):
@@ -56,28 +50,17 @@ def test_other_processes_of_a_run_make_no_folder(tmp_path, monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
-def test_two_trainings_that_start_together_keep_two_models(tmp_path):
+def test_two_trainings_that_start_together_keep_two_models(start_script, tmp_path):
     words = ["--data", "digits", "--data.image_size", "8", "--model", "mlp", "--logger", "csv"]
     words += ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--robust.every"]
     words += ["0", "--training", "standard", "--trainer.accelerator", "cpu"]
     words += ["--checkpoints", tmp_path / "kept", "--logs", tmp_path / "logs"]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "train.py", *map(str, words), "--seed", str(seed)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for seed in (1, 2)
-    ]
+    started = [start_script("train.py", *words, "--seed", seed) for seed in (1, 2)]
     try:
-        said = [each.communicate(timeout=300)[0] for each in started]
+        assert [each.wait(timeout=300) for each in started] == [0, 0]
     finally:
         for each in started:
             each.kill()
-    assert [each.returncode for each in started] == [0, 0], "\n".join(said)[-3000:]
     seeds = {
         torch.load(file, weights_only=True)["robusttrain"]["run"]["seed"]
         for file in (tmp_path / "kept").glob("*/version_*/best.ckpt")
