@@ -128,6 +128,11 @@ def leave_uncopied(model: nn.Module) -> None:
     _uncopied.add(model)
 
 
+def left_uncopied(model: nn.Module) -> bool:
+    """Whether `leave_uncopied` was called for a model."""
+    return model in _uncopied
+
+
 def fast_copy(
     model: nn.Module, dtype: torch.dtype = torch.float32, example: Tensor | None = None
 ) -> FastModel:

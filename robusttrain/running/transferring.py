@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,17 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     crafting = Crafting(
         models, attacks, crafted, plan.seed, precision, plan.draws, plan.fuse, telling.say
     )
-    makers = parties.makers(plan.held_out)
-    for name in attacks:  # what does not fit is found before hours are spent
-        for members in makers.values():
-            crafting.source(name, members)
 
     def batches() -> Iterable[Batch]:
         for start in range(0, len(common.indices), data.batch_size):
             batch = data.test_images(common.indices[start : start + data.batch_size])
             yield Batch(*(part.to(device) for part in batch))
+
+    makers = parties.makers(plan.held_out)
+    crafting.compare_copies(dict.fromkeys(chain(*makers.values())), next(iter(batches())))
+    for name in attacks:  # what does not fit is found before hours are spent
+        for members in makers.values():
+            crafting.source(name, members)
 
     clean = crafting.clean(targets, batches())
     labels = torch.cat([batch.labels.cpu() for batch in batches()])

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from robusttrain.core.rng import Rng
 from robusttrain.core.version import __version__
 from robusttrain.data import Batch
 from robusttrain.evaluation.answers import alike, answers_of
-from robusttrain.evaluation.fitting import refuse_outside
+from robusttrain.evaluation.fitting import check_copy, refuse_outside
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import top_classes
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.fast import left_uncopied
 from robusttrain.storage.files import hash_of_json
 from robusttrain.storage.journal import Journal, weights_of
 from robusttrain.storage.made_of import code_in, made_of, modules_in
@@ -95,7 +97,7 @@ class Crafting:
         precision: in which attacks differentiate classifiers.
         draws: draws of a random target's randomness for each image.
         fuse: how several models become one maker: "logits", "probabilities" or "losses".
-        report: called with a line about a damaged file that has to be made again.
+        report: takes lines, as on a damaged file that has to be made again.
     """
 
     def __init__(
@@ -121,6 +123,22 @@ class Crafting:
         self._settled: set[str] = set()  # targets that were asked whether they are random
         # Every attack and every ensemble needs these copies again.
         self._fast: dict[tuple[str, torch.dtype], DefendedClassifier] = {}
+
+    def compare_copies(self, makers: Iterable[str], batch: Batch) -> None:
+        """Compare the copy of each maker that attacks would differentiate with the maker itself, on
+        a few images; where they differ, the maker is differentiated, and a line says so.
+
+        Args:
+            makers: names of models.
+            batch: images (B, C, H, W) in [0, 1] on the models' device.
+        """
+        rng = Rng.for_images(self.seed, batch.indices).fold("copy")
+        for name in makers:
+            model = self.models[name].defended
+            check_copy(model, batch.images, rng, partial(self._named, name))
+
+    def _named(self, name: str, line: str) -> None:
+        self.report(f"{name}: {line}")
 
     def source(self, attack: str, maker: Sequence[str]) -> nn.Module:
         """What the attack differentiates: one model's source, or those of several models as one.
@@ -149,6 +167,11 @@ class Crafting:
                 **self.models[name].about,
                 "weights": self._weights[name],
                 "code": made_of(self.models[name].defended),
+                **(
+                    {"copied": False}
+                    if left_uncopied(self.models[name].defended.classifier)
+                    else {}
+                ),
             }
             for name in maker
         }
@@ -161,7 +184,7 @@ class Crafting:
             **({"code": code} if code else {}),
             **({"source": read} if read else {}),
             # A model's name does not change its images.
-            "maker": list(members.values()),
+            "maker": members,
             "fuse": self.fuse if len(maker) > 1 else None,
             "seed": self.seed,
             "precision": str(self.precision),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from robusttrain.core.errors import UserError
+from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.transfer.commonly_correct import commonly_correct
 
@@ -90,7 +91,7 @@ def test_float_images_are_taken_as_they_are():
 def test_a_random_model_is_judged_by_the_seeds_draw(random_linear, images):
     many = images(60)
     model = random_linear()
-    labels = model.forward(many).argmax(1)
+    labels = model.forward(many, Rng.for_images(2, torch.arange(60))).argmax(1)
     batch = Batch(many, labels, torch.arange(60))
 
     def found(seed, size=60):

@@ -78,3 +78,45 @@ def test_a_model_is_named_once():
     assert among(["a", "b"], ["b", "a"], "--targets") == ["b", "a"]
     with pytest.raises(UserError, match="--targets a: is named twice"):
         among(["a", "b"], ["a", "b", "a"], "--targets")
+
+
+class Held(nn.Module):
+    """Its hook reads what its forward pass has set, on the model that it was made for: a copy
+    answers the opposite.
+    """
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.inside = nn.Linear(12, 2), False
+        self.layer.register_forward_hook(lambda module, inputs, out: -out if self.inside else out)
+
+    def forward(self, images):
+        self.inside = True
+        logits = -self.layer(images.flatten(1))
+        self.inside = False
+        return logits
+
+
+def test_a_maker_whose_copy_answers_otherwise_is_differentiated_itself(tmp_path):
+    attacks = {"pgd": Planned(Scenario(ProjectedGradient(3, 0.01), Target()))}
+    model, said = Held(), []
+    images = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    batch = Batch(images, model(images).argmax(1), torch.arange(4))
+    crafting = Crafting(
+        {"a": Model(DefendedClassifier(None, model))}, attacks, tmp_path, report=said.append
+    )
+    before = crafting.fingerprint("pgd", ["a"])
+    crafting.compare_copies(["a"], batch)
+    (line,) = said
+    assert line.startswith("a: the copy of the model")
+    # What was crafted on the copy is not found again.
+    assert crafting.fingerprint("pgd", ["a"]) != before
+    adversarial = crafting.run("pgd", ["a"], ["a"], [batch], 1).examples
+
+    def margin(points):
+        logits = model(points).detach()
+        own = logits.gather(1, batch.labels[:, None])
+        return (own - logits.gather(1, 1 - batch.labels[:, None])).squeeze(1)
+
+    assert (margin(adversarial) < margin(images)).all()
