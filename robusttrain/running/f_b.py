@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from robusttrain.core.telling import Say, silence
 from robusttrain.data import ImageData
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json
+from robusttrain.storage.locks import alone
 from robusttrain.storage.reading import read_torch
 from robusttrain.storage.weights import save_tensors
 from robusttrain.training import RobustTraining
@@ -56,7 +58,7 @@ def provide_f_b(
     say: Say = silence,
 ) -> None:
     """Fill in weights for every f_b in ``defense`` that has none, in place; train what was never
-    trained.
+    trained. A run that needs what another one is training waits for it.
 
     Args:
         defense: configuration node.
@@ -72,13 +74,14 @@ def provide_f_b(
         UserError: nothing kept, and ``train`` is False.
     """
     for arguments, config, path in places(defense, data, preset, folder, seed, trainer):
-        if path.is_file():
-            say(f"f_b: taking the one trained before, {path}")
-        elif train:
-            say(f"f_b: none at hand; training one first ({preset}), to be kept as {path}")
-            _train(arguments["model"], data, config, trainer, seed, path, say)
-        else:
+        if not (train or path.is_file()):
             raise UserError("--defense: no weights for f_b: name them with --defense.weights FILE")
+        with nullcontext() if path.is_file() else alone(path, "this f_b", say):
+            if path.is_file():
+                say(f"f_b: taking the one trained before, {path}")
+            else:
+                say(f"f_b: none at hand; training one first ({preset}), to be kept as {path}")
+                _train(arguments["model"], data, config, trainer, seed, path, say)
         arguments["weights"] = str(path)
 
 

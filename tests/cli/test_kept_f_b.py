@@ -1,5 +1,8 @@
 """An f_b that was trained is taken again for the same task, and for no other."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from PIL import Image
 
@@ -55,6 +58,34 @@ def test_the_same_task_takes_the_same_f_b(provide):
     before = provide(again, Digits())
     assert provide(transform(), Digits()) == before
     assert first["init_args"]["weights"] == again["init_args"]["weights"]
+
+
+def test_two_runs_that_need_the_same_train_it_once(provide, monkeypatch, tmp_path):
+    """The second one comes while the first trains, waits, and takes what is there then."""
+    train, said = f_b._train, []
+    begun, waiting = threading.Event(), threading.Event()
+
+    def slowly(*arguments):
+        begun.set()
+        assert waiting.wait(60)
+        train(*arguments)
+
+    def second():
+        assert begun.wait(60)
+
+        def say(line):
+            said.append(line)
+            waiting.set()
+
+        return provide(transform(), Digits(), say=say)
+
+    monkeypatch.setattr(f_b, "_train", slowly)
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(second)
+        assert provide(transform(), Digits()) == 1
+        assert other.result() == 1
+    assert "another process makes this f_b" in said[0]
+    assert "taking the one trained before" in said[1]
 
 
 @pytest.mark.parametrize(
