@@ -82,7 +82,10 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
     # beside a second one, g takes several times as long. Sleeping costs nothing where nobody else
     # computes. The library reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    main(importlib.import_module(f"robusttrain.commands.{name}").run, arguments, program)
+    try:
+        main(importlib.import_module(f"robusttrain.commands.{name}").run, arguments, program)
+    except KeyboardInterrupt:  # while torch is still being read
+        sys.exit(130)
 
 
 def main(

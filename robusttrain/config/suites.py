@@ -114,7 +114,7 @@ FACTS: dict[str, Fact] = {
     ),
     "differentiable": Fact(
         _trait(lambda defense: defense.differentiable, undefended=True),
-        "the target can be differentiated as it is",
+        "the target has no defense without a useful gradient",
         "the target's defense has no useful gradient",
     ),
     "iterative": Fact(

@@ -100,6 +100,14 @@ class Evaluation(pl.LightningModule):
         assert self._records is not None
         return self._records
 
+    def on_test_model_eval(self) -> None:
+        """Nothing: the engine puts models into their mode, also those that know but one and take no
+        call of ``eval()`` (exported programs).
+        """
+
+    def on_test_model_train(self) -> None:
+        """Nothing, as above."""
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         if len(batch.images) and not self._run(batch):
             self._others.append(batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -87,20 +87,47 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
             return int(queried(images[:count].clone(), rng).shape[1])
 
     try:
-        return asked(1)
+        answered = asked(1)
     except UserError:
         raise
     except Exception as error:
         whole = len(images) if len(images) > 1 else 2
         if whole <= len(images) and _takes(asked, whole):
-            raise UserError(
-                f"{what} takes {whole} images and not one: attacks go on with the images that they"
-                " have not broken, so it has to take any number"
-            ) from error
-        raise UserError(
-            f"{what} cannot take images of {tuple(images.shape[1:])}:"
-            f" {said(error)}{place(error)} (images are floats in [0, 1], channels first)"
-        ) from error
+            raise _of_one_size(what, f"{whole} images and not one") from error
+        raise _cannot_take(model, what, images, error) from error
+    try:
+        return answered if len(images) < 2 else asked(2)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _of_one_size(what, f"one image and not two ({said(error)})") from error
+
+
+def _of_one_size(what: str, takes: str) -> UserError:
+    return UserError(
+        f"{what} takes {takes}: attacks go on with the images that they have not broken, so it has"
+        " to take any number"
+    )
+
+
+def _cannot_take(model: nn.Module, what: str, images: Tensor, error: Exception) -> UserError:
+    """The error about a model that does not take the images at all, and why, as far as it shows."""
+    shape = tuple(images.shape[1:])
+    why = f"{said(error)}{place(error)} (images are floats in [0, 1], channels first)"
+    if "does not require grad" in str(error):
+        why += "; weights are frozen while a model is attacked, so it cannot train in forward"
+    defense = model.defense if isinstance(model, DefendedClassifier) else None
+    if defense is not None:
+        rng = Rng.for_images(0, torch.zeros(1, device=images.device))
+        with suppress(Exception), prepared(defense), torch.no_grad():
+            behind = tuple(defense(images[:1].clone(), rng).shape[1:])
+            if behind != shape:
+                name = type(defense).__name__
+                return UserError(
+                    f"{what} cannot take images of {behind}, which its defense {name} makes of"
+                    f" {shape}: {why}"
+                )
+    return UserError(f"{what} cannot take images of {shape}: {why}")
 
 
 def _takes(asked: Callable[[int], int], count: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.config.attacks import scenario, stem
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.suites import left_out, refuse_few_classes
@@ -32,6 +33,7 @@ from robusttrain.evaluation.fitting import (
     settle,
     short_steps,
 )
+from robusttrain.evaluation.handed_on import refuse_hidden, without_gradient
 from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import (
@@ -57,6 +59,9 @@ from robusttrain.running.surrogates import Keeper, surrogates_in, with_paths
 from robusttrain.storage.files import may_write
 from robusttrain.storage.journal import refuse_others
 
+#: Why attacks that follow a gradient are left out of suites where there is none.
+HIDDEN = "the model hands on no gradient: a step inside it votes, rounds or is detached"
+
 
 @without_advice()
 def evaluate(
@@ -78,9 +83,11 @@ def evaluate(
     subject = fitted(plan, *build_parts(plan, telling.say), telling.say)
     fitting = plan.without(subject.unfit)
     attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
-    check(fitting, attacks, subject, telling.say)
+    engine = check(fitting, attacks, subject, telling.say)
     alone = {name: scenario(plan.attacks[name], name) for name in for_the_bare(plan, subject)}
-    subject = replace(subject, bare=alone, codes=codes_of({**attacks, **alone}))
+    subject = with_gradients(fitting, subject, engine, alone, telling.say)
+    attacks = {name: each for name, each in attacks.items() if name not in subject.unfit}
+    subject = replace(subject, codes=codes_of({**attacks, **subject.bare}))
     plan = in_its_own_folder(plan, settings_of(plan, subject), attacks, telling.say)
     trainer = tester(plan.trainer)
     if precisions is None:
@@ -94,9 +101,12 @@ def evaluate(
     return attack(plan, subject, attacks, precisions, trainer, telling, write_report, compilation)
 
 
-def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, say: Say) -> None:
+def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, say: Say) -> Engine:
     """Raise UserError if attacks do not fit the subject or each other, before anything is written
     or trained; say which radii are no bound.
+
+    Returns:
+        An engine of those attacks that need no model of the attacker's own.
     """
     if not attacks and not plan.certify:
         raise UserError(
@@ -121,6 +131,46 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     threats = [(option, each.attack.threat) for each in attacks.values()]
     for line in covering([*threats, *threats_of(subject.target.defense)], facts):
         say(Doubt(line))
+    return engine
+
+
+def with_gradients(
+    plan: EvaluationPlan, subject: Subject, engine: Engine, alone: dict[str, Scenario], say: Say
+) -> Subject:
+    """The subject, for which attacks of suites do not apply that would follow a gradient where none
+    is handed on, as by a model that votes, rounds, or detaches an image inside.
+
+    Args:
+        plan: what is evaluated, without attacks that do not apply.
+        subject: of the evaluation.
+        engine: of the attacks at hand.
+        alone: attacks of the classifier without its defense alone.
+        say: takes a line on what is left out.
+
+    Raises:
+        UserError: an attack of these was named, a defense wrongly says that it can be
+            differentiated, or nothing is left.
+    """
+    first = subject.data.first_test_batch()
+    given = (first.images, first.indices)
+    blind = without_gradient(engine, *given)
+    if blind:
+        refuse_hidden(subject.target, blind, *given)
+    asked = {stem(each) for each in plan.asked}
+    for name, why in blind.items():
+        if name in asked:
+            raise UserError(f"{'attacks' if plan.handed_over else '--attack'} {name}: {why}")
+    reasons = {name: HIDDEN if why == NO_GRADIENT else why for name, why in blind.items()}
+    for why in dict.fromkeys(reasons.values()):
+        named = [name for name, because in reasons.items() if because == why]
+        if len(blind) == len(plan.attacks):
+            raise UserError(f"no attack applies, because {why}: --suite query needs no gradient")
+        say(f"left out: {', '.join(named)}, because {why}")
+    if alone:
+        bare = DefendedClassifier(None, subject.target.classifier)
+        idle = without_gradient(Engine(bare, alone), *given)
+        alone = {name: each for name, each in alone.items() if name not in idle}
+    return replace(subject, unfit={**subject.unfit, **reasons}, bare=alone)
 
 
 def tester(settings: Mapping[str, Any]) -> Any:

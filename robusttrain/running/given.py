@@ -36,6 +36,7 @@ from robusttrain.running.evaluating import (
     for_the_bare,
     tell_unless_held_out,
     tester,
+    with_gradients,
 )
 from robusttrain.running.surrogates import surrogates_in
 from robusttrain.storage.files import hash_of_tensors, writable
@@ -123,9 +124,12 @@ def _run(
     name = path_of(type(target.classifier)).rpartition(".")[2]
     subject = fitted(plan, target.cpu(), name, data, telling.say, missing)
     attacks = {name: each for name, each in scenarios.items() if name not in subject.unfit}
-    check(plan.without(subject.unfit), attacks, subject, telling.say)
+    fitting = plan.without(subject.unfit)
+    engine = check(fitting, attacks, subject, telling.say)
     alone = {each: scenarios[each] for each in for_the_bare(plan, subject) if each in scenarios}
-    subject = replace(subject, bare=alone, codes=codes_of({**attacks, **alone}))
+    subject = with_gradients(fitting, subject, engine, alone, telling.say)
+    attacks = {name: each for name, each in attacks.items() if name not in subject.unfit}
+    subject = replace(subject, codes=codes_of({**attacks, **subject.bare}))
     trainer = tester(_place(device))
     precisions = precisions_of(plan, subject, attacks, device, telling.say)
     compilation = compilation_of(plan, subject, attacks, precisions, device, telling.say)

@@ -26,9 +26,10 @@ from robusttrain.core.rng import Rng
 
 #: The error of an attack that needs gradients where there are none.
 NO_GRADIENT = (
-    "the loss does not depend differentiably on the image (a detached or non-differentiable"
-    " preprocessing step?): --attack bpda-i goes around a defense (in Python, source"
-    " IdentityBackward), --attack square needs no gradient"
+    "the loss does not depend differentiably on the image (a detached or non-differentiable step?):"
+    " where a defense is in the way, --attack bpda-i goes around it (in Python, source"
+    " IdentityBackward); where the model is so inside, make that step a defense"
+    " (docs/own-defense.md), or ask alone, by --suite query"
 )
 
 

@@ -17,6 +17,7 @@ to ask raises `Needless`, and does not count as passed.
     strength.py   the strongest attack against its other versions: epsilon, steps, draws, iterates
     objectives.py the strongest attack with another objective, and from another start
     others.py     the strongest attack against other attackers: search, noise, frozen randomness
+    unfollowed.py a white box of the audit's own, where the evaluation had none
     gradients.py  its gradient, repeated, against finite differences and random directions
     planted.py    the binarisation test
 """

@@ -53,42 +53,7 @@ def repeated_passes(subject: Subject) -> Finding | None:
         company = (asked(images[part], half) - whole[part]).abs().amax(dim=1)
     random, scale = int(differ.sum()), whole.abs().amax()
     if random and not subject.target.declared_random:
-        # Global generators can be seeded; a generator of the model's own cannot.
-        given = not asked.draws_globally and bool((again == whole).all())
-        seeded = given or asked.draws_globally
-        if given:
-            origin = "it draws from the rng that it is given"
-        elif seeded:
-            origin = (
-                "it draws from a global generator, and is asked image by image, over several draws"
-            )
-        else:
-            origin = (
-                "it has a generator of its own that no seed reaches, and another run gives other"
-                " figures"
-            )
-        return Finding(
-            check="repeated passes",
-            severity="note" if seeded else "weak",
-            measured=(
-                f"two passes over the same images differ on {random} of {subject.size}, and the"
-                f" model does not say that it is random: {origin}"
-            ),
-            threshold="equal answers, or a defense with random = True",
-            source=(
-                f"{CARLINI}, section 4.6; {PINTOR}, I2 (unstable predictions); {CROCE}, released"
-                " code"
-            ),
-            remedy=(
-                "say random = True"
-                if given
-                else (
-                    "draw from the rng that forward is given (takes_rng = True) and say random ="
-                    " True"
-                )
-            ),
-            value=random / subject.size,
-        )
+        return undeclared(subject, random, bool((again == whole).all()), "images")
     together = int((company > ROUNDING * scale).sum())
     # Draws from the streams stay the same in other batches; the finding above names models that
     # draw from elsewhere.
@@ -112,15 +77,78 @@ def repeated_passes(subject: Subject) -> Finding | None:
             value=together / len(part),
         )
     if subject.random and not random:
+        says = subject.target.declared_random
         return Finding(
             check="repeated passes",
             severity="note",
-            measured="the defense says that it is random, and answers the same in every draw",
+            measured=(
+                "the defense says that it is random, and answers the same in every draw"
+                if says
+                else "two passes differ on other images of the evaluation alone, and the model does"
+                " not say that it is random"
+            ),
             threshold="different answers",
             source=f"{CARLINI}, section 4.6",
-            remedy="say random = False: one draw is then enough",
+            remedy="say random = False: one draw is then enough" if says else "say random = True",
         )
     return None
+
+
+def undeclared(subject: Subject, count: int, given: bool, of: str) -> Finding:
+    """The finding about a model that draws and does not say so.
+
+    Args:
+        subject: whose model was asked twice.
+        count: images on which two passes differ.
+        given: whether passes with equal streams agree.
+        of: what was asked about, in words.
+    """
+    # Global generators can be seeded; a generator of the model's own cannot.
+    given = given and not subject.asked.draws_globally
+    seeded = given or subject.asked.draws_globally
+    if given:
+        origin = "it draws from the rng that it is given"
+    elif seeded:
+        origin = "it draws from a global generator, and is asked image by image, over several draws"
+    else:
+        origin = (
+            "it has a generator of its own that no seed reaches, and another run gives other"
+            " figures"
+        )
+    return Finding(
+        check="repeated passes",
+        severity="note" if seeded else "weak",
+        measured=(
+            f"two passes over the same {of} differ on {count} of {subject.size}, and the model does"
+            f" not say that it is random: {origin}"
+        ),
+        threshold="equal answers, or a defense with random = True",
+        source=(
+            f"{CARLINI}, section 4.6; {PINTOR}, I2 (unstable predictions); {CROCE}, released code"
+        ),
+        remedy=(
+            "say random = True"
+            if given
+            else "draw from the rng that forward is given (takes_rng = True) and say random = True"
+        ),
+        value=count / subject.size,
+    )
+
+
+def repeated_under_attack(subject: Subject) -> Finding | None:
+    """Whether a model that repeats itself on the images does so on what the strongest attack made
+    of them: one that draws only where it is unsure may not.
+    """
+    asked, images = subject.asked, subject.trace.returned.float()
+    with prepared(asked), torch.no_grad():
+        _, before = ask_twice(asked, subject.images.float(), subject.rng("ask"))
+        if subject.target.declared_random or bool(before.any()):
+            raise Needless("the model says that it is random, or the clean images showed it")
+        _, differ = ask_twice(asked, images, subject.rng("ask"))
+        whole, again = (asked(images, subject.rng("company")) for _ in range(2))
+    if not (count := int(differ.sum())):
+        return None
+    return undeclared(subject, count, bool((again == whole).all()), "adversarial images")
 
 
 def probabilities(subject: Subject) -> Finding | None:

@@ -22,6 +22,7 @@ from robusttrain.evaluation.audit import (
     others,
     planted,
     strength,
+    unfollowed,
 )
 from robusttrain.evaluation.audit.finding import Finding, Needless, NotRun
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, SAMPLE, Subject
@@ -37,6 +38,7 @@ CHECKS: tuple[tuple[Literal["before", "after"], Check], ...] = (
     ("before", before.repeated_passes),
     ("before", before.probabilities),
     ("before", before.zero_gradients),
+    ("after", before.repeated_under_attack),
     ("after", strength.epsilon_zero),
     ("after", strength.epsilon_half),
     ("after", strength.monotone),
@@ -48,6 +50,7 @@ CHECKS: tuple[tuple[Literal["before", "after"], Check], ...] = (
     ("after", strength.silent_success),
     ("after", strength.still_rising),
     ("after", others.white_box_recorded),
+    ("after", unfollowed.white_box_tried),
     ("after", others.black_box),
     ("after", others.other_source),
     ("after", others.source_not_target),
@@ -61,6 +64,7 @@ CHECKS: tuple[tuple[Literal["before", "after"], Check], ...] = (
 )
 #: Names of checks whose functions have other names than their findings.
 NAMES = {
+    "repeated_under_attack": "repeated passes",
     "epsilon_zero": "epsilon 0",
     "epsilon_half": "epsilon 0.5",
     "monotone": "monotone in epsilon",
@@ -150,8 +154,10 @@ class Audit:
             (sum(each.attack.cost()) for each in self.engine.scenarios.values()), default=0
         )
         draws = DRAWS if self.engine.random else 1
+        tried = any(each.attack.cost().gradients for each in self.engine.scenarios.values())
         passes = (
             others.QUERIES
+            + (0 if tried else unfollowed.EVALUATIONS)
             + others.NOISE
             + (2 * 30 + gradients.DIRECTIONS + 16) * draws
             + planted.INNER // 2
