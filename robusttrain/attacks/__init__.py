@@ -1,5 +1,7 @@
 """Attacks, put together from parts.
 
+[P1] to [P5] are the papers that ``docs/code-beside-papers.md`` names.
+
 An attack answers four questions. Each answer is a small part that can be exchanged:
 
 - What does the attacker differentiate? A ``Source``: Target, ThroughDefense, IdentityBackward,

@@ -1,4 +1,4 @@
-"""Randomization layers: random resizing, then random padding [P4 section 3.1]."""
+"""Randomization layers: random resizing, then random padding [P4 section 3.2.1]."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RandomResizePad(Defense):
 
     Every image of the batch has its own size and place, in one batched operation that equals
     ``interpolate`` and ``pad``. The paper's 299 -> [299, 331) gives sum over r of (331 - r + 1)^2 =
-    12,528 patterns.
+    12,528 patterns [P4 4.1].
 
     Args:
         low: least side after resizing, in pixels.

@@ -217,9 +217,9 @@ class Average(GradientEstimator):
 @checked
 @dataclass(frozen=True)
 class Smooth(GradientEstimator):
-    """Noise-reduced gradient: the mean gradient over copies with Gaussian noise [P3 eq. 4].
+    """Noise-reduced gradient: the mean gradient over copies with Gaussian noise [P3 eq. 8, 9].
 
-    G = 1/m sum_i grad f(x + xi_i), xi_i from N(0, sigma^2).
+    G = 1/m sum_i grad L(x + xi_i), xi_i from N(0, sigma^2), with L the loss.
 
     Args:
         samples: m, the number of noisy copies.
@@ -267,7 +267,7 @@ class Smooth(GradientEstimator):
 @dataclass(frozen=True)
 class Diverse(GradientEstimator):
     """Input diversity: the gradient through a random resizing and padding, with probability p [P2
-    eq. 3, 4].
+    eq. 5, 6].
 
     The paper resizes 299 pixels to [299, 330) and pads to 330. Networks with a fixed input size
     cannot take that. So here images keep their side S: they are resized to a side in

@@ -53,7 +53,7 @@ def _accumulated(gradient: Tensor, state: Tensor, decay: float) -> Tensor:
 @dataclass(frozen=True)
 class MomentumSign(UpdateRule):
     """Sign of an accumulated gradient: m = mu m + grad / |grad|_1, step sign(m) (Dong et al. 2018,
-    [P2 eq. 4, 5]). In the L2 norm it is `MomentumNormalized`.
+    [P2 eq. 4, 7]). In the L2 norm it is `MomentumNormalized`.
 
     Args:
         decay: mu; 0 gives the sign of the gradient alone, 1 the papers' momentum.

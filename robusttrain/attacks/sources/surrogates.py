@@ -230,8 +230,8 @@ def fused(members: list[nn.Module], weights: list[float] | None, fuse: str) -> n
 @checked
 @dataclass(frozen=True)
 class Ensemble(Source):
-    """Several sources as one, by a weighted mean of logits [P2 eq. 6], probabilities [P3 eq. 8, P5
-    4] or losses.
+    """Several sources as one, by a weighted mean of logits [P2 eq. 8], probabilities [P3 eq. 3, P5
+    eq. 6] or losses.
 
     Args:
         members: the sources.
