@@ -9,7 +9,7 @@ import timm
 from torch import Tensor, nn
 
 from robusttrain.core.checked import Count, checked
-from robusttrain.core.errors import OptionError, UserError, at_least
+from robusttrain.core.errors import OptionError, UserError, at_least, first_line
 from robusttrain.models.normalize import Normalize
 
 
@@ -107,11 +107,6 @@ def _create(
         if not pretrained:
             raise
         raise UserError(
-            f"pretrained = True: the weights of {name} could not be had ({_line(error)}): "
+            f"pretrained = True: the weights of {name} could not be had ({first_line(error)}): "
             "check the network, or set pretrained to false"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, short enough for a message of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

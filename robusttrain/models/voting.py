@@ -19,7 +19,7 @@ def draws_of(ask: Callable[[Tensor, Rng], Tensor], images: Tensor, rng: Rng, dra
     Several draws are asked at once, as copies of the batch behind one another.
     """
     batch = len(images)
-    chunk = copies_at_once(None, batch, images[0].numel() if batch else 1)
+    chunk = copies_at_once(None, batch, images.shape[1:].numel())
     parts = []
     for start in range(0, draws, chunk):
         numbers = range(start, min(start + chunk, draws))

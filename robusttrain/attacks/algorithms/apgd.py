@@ -14,7 +14,7 @@ from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import CrossEntropy, Objective, rank_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, need_norm, per_image
-from robusttrain.attacks.parts.updates import Normalized, Sign, UpdateRule
+from robusttrain.attacks.parts.updates import STEEPEST
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -23,9 +23,6 @@ from robusttrain.core.rng import Rng
 ALPHA = 0.75
 #: rho: the share of steps between two checkpoints that must raise the loss (section 3.2).
 RHO = 0.75
-#: The direction of steepest ascent in each norm: sign of the gradient, gradient over its length
-#: (section 3.1).
-STEEPEST: dict[str, UpdateRule] = {"linf": Sign(), "l2": Normalized()}
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -132,7 +129,7 @@ class APGD(Attack):
             raise OptionError(
                 "targets", self.targets, f"{name} has no target; take a targeted objective or none"
             )
-        need_norm(self, self.threat, STEEPEST)
+        need_norm(self, self.threat, ("linf", "l2"))
 
     def scaled(self, effort: float) -> APGD:
         return replace(self, steps=times(self.steps, effort))

@@ -149,7 +149,7 @@ def mean_over_copies(
     grows with the chunk, not with the copies.
     """
     batch = len(images)
-    chunk = copies_at_once(chunk, batch, images[0].numel() if batch else 1)
+    chunk = copies_at_once(chunk, batch, images.shape[1:].numel())
     loss = gradient = None
     for start in range(0, copies, chunk):
         numbers = range(start, min(start + chunk, copies))

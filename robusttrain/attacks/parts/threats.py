@@ -136,11 +136,7 @@ class RMSD(Threat):
     norm = "rmsd"
 
     def _l2(self, images: Tensor) -> L2:
-        return (
-            L2(self.epsilon * math.sqrt(images[0].numel()), self.clip)
-            if len(images)
-            else L2(self.epsilon)
-        )
+        return L2(self.epsilon * math.sqrt(images.shape[1:].numel()), self.clip)
 
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
         return self._l2(images).random_start(images, rng)
@@ -149,7 +145,7 @@ class RMSD(Threat):
         return self._l2(images).project(adversarial, images)
 
     def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
-        return euclidean(adversarial - images) / math.sqrt(math.prod(images.shape[1:]))
+        return euclidean(adversarial - images) / math.sqrt(images.shape[1:].numel())
 
 
 def euclidean(change: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class UnitRMSD(UpdateRule):
 
     def step(self, gradient: Tensor, state: Any) -> tuple[Tensor, Any]:
         unit, state = Normalized().step(gradient, state)
-        return unit * math.sqrt(unit[0].numel() if len(unit) else 1), state
+        return unit * math.sqrt(unit.shape[1:].numel()), state
 
 
 class AdamState(NamedTuple):
