@@ -288,7 +288,11 @@ class Attack(ABC):
 
     @abstractmethod
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        """The algorithm, on a prepared source; arguments as for ``__call__``."""
+        """The algorithm; arguments as for ``__call__``, which readies them.
+
+        The source is a `Queried`, prepared. The images are detached, in float32 or wider, and the
+        labels int64.
+        """
 
     def check(self, source: nn.Module) -> None:  # noqa: B027 - most attacks take any source
         """Raise UserError if ``source`` lacks what this attack needs; called before any attack

@@ -153,7 +153,7 @@ class APGD(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-        best = images.to(torch.promote_types(images.dtype, torch.float32))
+        best = images
         f_best = torch.full_like(logits[:, 0], -torch.inf)
         broken = torch.zeros_like(random)
         left = torch.arange(len(images), device=images.device)

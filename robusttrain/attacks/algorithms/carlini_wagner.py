@@ -143,7 +143,6 @@ class CarliniWagner(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         _, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
         goal, alike = (
             self.objective.aim(source, images, labels, rng.fold("aim")),
             all_or_none(random),

@@ -82,7 +82,6 @@ class DeepFool(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
         rivals, alike = self.rivals(logits, labels), all_or_none(random)
         asked = (images, Margin(), labels, 0.0, random, rng.fold("clean"), self.votes, alike)
         attacked = share_above(source, *asked) < 1

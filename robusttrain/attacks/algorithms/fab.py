@@ -181,7 +181,6 @@ class FAB(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
         result, alike = images.clone(), all_or_none(random)
         ranked = rank_targets(logits, labels, rng.fold("aim"), "second", self.targets).unbind(dim=1)
         left = (

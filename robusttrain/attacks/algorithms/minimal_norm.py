@@ -105,7 +105,7 @@ class MinimalNorm(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         random, wrong = random_and_wrong(source, images, labels, rng)
-        best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
+        best = images.clone()
         nearest, alike = best.new_full((len(images),), torch.inf), all_or_none(random)
         finest = max(self.threat.epsilon, torch.finfo(torch.float32).tiny) / 2**self.steps
         failed = torch.zeros(len(images), dtype=torch.int64, device=images.device)
@@ -141,6 +141,5 @@ class MinimalNorm(Attack):
             return best
         majority = Majority(source, Margin(), labels, 0.0, self.votes)
         which = random & nearest.isfinite()
-        images = images.to(best.dtype)
         best = held(majority, images, best, which, rng.fold("settle"))
         return into_ball(self.threat, best, images)

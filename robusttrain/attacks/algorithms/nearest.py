@@ -176,7 +176,6 @@ class Nearest:
         """(B, C, H, W) within the threat: what ``minimise`` leaves, of images that are not wrong
         already; further arguments as for the class.
         """
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
         opening = Opening.of(source, images, labels, gradient, rng.fold("ask"))
         result, left = images.clone(), opening.left
         if len(left):

@@ -63,7 +63,7 @@ class RandomNoise(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-        best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
+        best = images.clone()
         highest = best.new_full((len(images),), -torch.inf)
         wrong, alike = ~random & (Margin()(logits, labels) > 0), all_or_none(random)
         everyone = torch.arange(len(images), device=images.device)
@@ -77,9 +77,7 @@ class RandomNoise(Attack):
                 left = ((asked | ~random) & ~wrong).nonzero().squeeze(1)
             if not len(left):
                 break
-            point = self.threat.random_start(images[left], rng[left].fold(i).fold("noise")).to(
-                best.dtype
-            )
+            point = self.threat.random_start(images[left], rng[left].fold(i).fold("noise"))
             streams, judged = rng[left].fold(i).fold("model"), random[left]
             margin = self.margin(source, point, labels[left], judged, streams, alike)
             rival = highest[left]

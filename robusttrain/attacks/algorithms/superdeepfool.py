@@ -95,7 +95,6 @@ class SuperDeepFool(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
         fool = self.fool
         rivals, alike = fool.rivals(logits, labels), all_or_none(random)
         nearest, found = images.new_full((len(images),), torch.inf), images.clone()

@@ -120,7 +120,7 @@ def strongest(
         spare: whether images that are broken are spared the attacks that follow.
     """
     random, wrong = random_and_wrong(source, images, labels, rng)
-    best = images.to(torch.promote_types(images.dtype, torch.float32), copy=True)
+    best = images.clone()
     most, highest = (best.new_full((len(images),), -torch.inf) for _ in range(2))
     alike, left = all_or_none(random), (~wrong).nonzero().squeeze(1)
     for number, attack in enumerate(attacks):
