@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.parts.objectives import Objective
-from robusttrain.attacks.parts.threats import per_image
+from robusttrain.attacks.parts.threats import Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
 from robusttrain.core.rng import Rng
 
@@ -134,11 +134,15 @@ def nearest_on_ray(
     return at(images, change, torch.where(there, radius, 0)), there
 
 
-def held(majority: Majority, images: Tensor, found: Tensor, random: Tensor, rng: Rng) -> Tensor:
-    """(B, C, H, W): what an attack found, on a random model moved along its ray until it holds.
+def held(
+    majority: Majority, threat: Threat, images: Tensor, found: Tensor, random: Tensor, rng: Rng
+) -> Tensor:
+    """(B, C, H, W): what an attack found, on a random model moved along its ray until it holds, and
+    projected into the threat if it is farther away.
 
     Args:
         majority: what says who is fooled.
+        threat: of the attack.
         images: (B, C, H, W).
         found: (B, C, H, W), the nearest that the attack found; the image where there is none.
         random: (B,) bool, for which images the model is random.
@@ -147,4 +151,4 @@ def held(majority: Majority, images: Tensor, found: Tensor, random: Tensor, rng:
     change = found - images
     which = random & change.flatten(1).any(dim=1)
     points, there = nearest_on_ray(majority, images, change, which, rng)
-    return torch.where(per_image(there), points, found)
+    return into_ball(threat, torch.where(per_image(there), points, found), images)

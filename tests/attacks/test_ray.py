@@ -26,7 +26,7 @@ def test_the_boundary_is_found_from_before_and_from_beyond(first, streams):
     x, y = torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64)
     majority = Majority(Bright(0.3), Margin(), y, 0.0, 5)
     random = torch.tensor([True, False])
-    point = held(majority, x, torch.full_like(x, first), random, streams(2))
+    point = held(majority, L2(10), x, torch.full_like(x, first), random, streams(2))
     assert 0.3 < point[0].mean() <= 0.3 * FINE
     assert torch.equal(point[1], torch.full_like(x[1], first))  # deterministic: left alone
 
@@ -36,7 +36,7 @@ def test_where_no_radius_passes_what_was_found_stays(streams):
     majority = Majority(Bright(2.0), Margin(), y, 0.0, 5)  # outside the box
     found = torch.full_like(x, 0.2)
     everyone = torch.ones(1, dtype=torch.bool)
-    assert torch.equal(held(majority, x, found, everyone, streams(1)), found)
+    assert torch.equal(held(majority, L2(10), x, found, everyone, streams(1)), found)
 
 
 @pytest.mark.parametrize(

@@ -152,11 +152,12 @@ class CarliniWagner(Attack):
         if len(left):
             x, streams = images[left], rng[left]
             adversarial = self.minimise(source, x, goal[left], random[left], streams, alike)
-            if alike is not False:
+            if alike is False:
+                result[left] = into_ball(self.threat, adversarial, x)
+            else:
                 majority = Majority(source, self.objective, goal[left], self.confidence, self.votes)
-                settled = streams.fold("settle")
-                adversarial = held(majority, x, adversarial, random[left], settled)
-            result[left] = into_ball(self.threat, adversarial, x)
+                settled = (random[left], streams.fold("settle"))
+                result[left] = held(majority, self.threat, x, adversarial, *settled)
         return result
 
     def share_fooled(

@@ -209,8 +209,7 @@ class FAB(Attack):
         if not self.nearest or alike is False:
             return result
         majority = Majority(source, Margin(), labels, 0.0, self.settling)
-        result = held(majority, images, result, random, rng.fold("settle"))
-        return into_ball(self.threat, result, images)
+        return held(majority, self.threat, images, result, random, rng.fold("settle"))
 
     def wrong(
         self,

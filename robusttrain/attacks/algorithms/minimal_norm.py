@@ -18,7 +18,7 @@ from robusttrain.attacks.algorithms.wrappers import (
 )
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.objectives import Margin
-from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, per_image
+from robusttrain.attacks.parts.threats import Linf, Threat, per_image
 from robusttrain.attacks.queries import all_or_none
 from robusttrain.attacks.ray import TRIES, Majority, held
 from robusttrain.core.checked import Count, Whole, checked
@@ -141,5 +141,4 @@ class MinimalNorm(Attack):
             return best
         majority = Majority(source, Margin(), labels, 0.0, self.votes)
         which = random & nearest.isfinite()
-        best = held(majority, images, best, which, rng.fold("settle"))
-        return into_ball(self.threat, best, images)
+        return held(majority, self.threat, images, best, which, rng.fold("settle"))

@@ -127,10 +127,10 @@ class SuperDeepFool(Attack):
                 nearest[left] = torch.where(closer, distance, nearest[left])
             left = left[~done]
         found = self._bisected(source, images, found, labels, random, rng.fold("search"))
-        if alike is not False:
-            majority = Majority(source, Margin(), labels, 0.0, self.votes)
-            found = held(majority, images, found, random, rng.fold("settle"))
-        return into_ball(self.threat, found, images)
+        if alike is False:
+            return into_ball(self.threat, found, images)
+        majority = Majority(source, Margin(), labels, 0.0, self.votes)
+        return held(majority, self.threat, images, found, random, rng.fold("settle"))
 
     def _bisected(
         self,
