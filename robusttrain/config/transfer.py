@@ -119,6 +119,16 @@ def data_of(models: Iterable[str], trust: Sequence[str] = ()) -> Node | None:
     return trusted
 
 
+def of_another_model(attack: str) -> UserError:
+    """The error of an attack that differentiates another model than those of the plan: its rows
+    would say that the images come from these.
+    """
+    return UserError(
+        f"--attack {attack}: brings a source model of its own; with --models, the models are"
+        " sources"
+    )
+
+
 def read_plan(arguments: Sequence[str]) -> TransferPlan:
     """The plan that a command line describes.
 
@@ -141,10 +151,7 @@ def read_plan(arguments: Sequence[str]) -> TransferPlan:
     attacks = attack_nodes(names or ["fgsm"], overrides, epsilon, of_suite=of_suite)
     for name, node in attacks.items():
         if TO_BE_TRAINED in str(node):
-            raise UserError(
-                f"--attack {name}: brings a source model of its own; with --models, the models are"
-                " sources"
-            )
+            raise of_another_model(name)
     said = plain(config)
     if of_suite is not None and overrides:
         said["epsilon"] = None  # what the attacks say themselves counts

@@ -14,6 +14,7 @@ from robusttrain.config.attacks import scenario
 from robusttrain.config.build import build
 from robusttrain.config.models import named_models
 from robusttrain.config.suites import refuse_few_classes
+from robusttrain.config.transfer import of_another_model
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import Batch, ImageData
@@ -145,15 +146,10 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
 
 
 def refuse_own_models(attacks: Mapping[str, Planned]) -> None:
-    """Raise UserError if an attack brings another model to differentiate: its rows would say that
-    the images come from the models of the plan.
-    """
+    """Raise `of_another_model` if an attack brings another model to differentiate."""
     for name, planned in attacks.items():
         if planned.scenario.source.other_model:
-            raise UserError(
-                f"--attack {name}: brings a source model of its own; with --models, the models are"
-                " sources"
-            )
+            raise of_another_model(name)
 
 
 def build_parties(plan: TransferPlan, device: torch.device) -> Parties:
