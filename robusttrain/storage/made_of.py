@@ -37,7 +37,7 @@ _OF_MODULES = {*vars(nn.Module()), "training", "_torchdynamo_wrapper_id"}
 #: Of these, the ones that hold what changes a forward pass; their keys count through the process.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 #: Of classes that were met: a network has few of them, and many parts.
-_codes: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+_texts: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 #: Containers and functions around a function, beyond which nothing that it reaches is told: the
 #: stack ends somewhere, and the files' text says it, too.
 DEEPEST = 100
@@ -262,13 +262,20 @@ def _code(code: CodeType) -> str:
 
 
 def _class(cls: type, seen: set[int]) -> str:
-    """The fingerprint of a class (`_code_of`), and what its methods reach outside of its text."""
+    """A fingerprint of the text of a class and its bases, nothing of libraries; and what its
+    methods reach outside of that text.
+
+    The text is that of the whole file, whose functions the class may call, and of the user's files
+    that this one imports; of the script that runs, the class alone, since a script is edited
+    between two runs.
+    """
     own = [base for base in cls.__mro__ if _is_own(base)]
+    code = _short("".join(map(_text_of, own)))
     if not own or id(cls) in seen:
-        return _code_of(cls)
+        return code
     seen.add(id(cls))
     held = [item for base in own for item in _content_of(base)]
-    return f"{_code_of(cls)} {_told(held, seen, ())}"
+    return f"{code} {_told(held, seen, ())}"
 
 
 def _content_of(cls: type) -> list[Any]:
@@ -285,18 +292,6 @@ def _content_of(cls: type) -> list[Any]:
     ]
 
 
-def _code_of(cls: type) -> str:
-    """A fingerprint of the text of a class and its bases; nothing of libraries.
-
-    It is that of the whole file, whose functions the class may call, and of the user's files that
-    this one imports; of the script that runs, the class alone, since a script is edited between two
-    runs.
-    """
-    if cls not in _codes:
-        _codes[cls] = _short("".join(_text_of(base) for base in cls.__mro__ if _is_own(base)))
-    return _codes[cls]
-
-
 def _is_own(cls: type) -> bool:
     """Whether a class is the user's: from a file of theirs, a script, or a notebook."""
     return _is_module_of_theirs(cls.__module__)
@@ -308,6 +303,13 @@ def _is_module_of_theirs(name: str | None) -> bool:
 
 
 def _text_of(cls: type) -> str:
+    """The text of a class, read once; "" where it has none."""
+    if cls not in _texts:
+        _texts[cls] = _read_text_of(cls)
+    return _texts[cls]
+
+
+def _read_text_of(cls: type) -> str:
     try:
         if cls.__module__ == "__main__":
             return inspect.getsource(cls)
