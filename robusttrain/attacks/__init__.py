@@ -5,21 +5,24 @@
 An attack answers four questions. Each answer is a small part that can be exchanged:
 
 - What does the attacker differentiate? A ``Source``: Target, ThroughDefense, IdentityBackward,
-  TwinBackward, UnrolledTransform, ClassifierOnly, FixedRandomness, FewerSteps; models that the
-  attacker trained: Checkpoint, OwnSurrogate, Reparameterization, Ensemble.
+  TwinBackward, UnrolledTransform, ClassifierOnly, FixedRandomness, FewerSteps; patterns that a
+  defense may draw: SinglePattern, EnsemblePattern; other models, in files or built: Checkpoint or
+  OtherModel, OwnSurrogate or OtherDefense, Reparameterization or StandIn; several of these:
+  Ensemble.
 - How is the gradient estimated? A ``GradientEstimator``: Backprop, Average (EOT), AverageLogits,
   Smooth (NRG), Diverse (DI), FiniteDifference.
 - How does the image move? An ``UpdateRule``: Sign, MomentumSign, Normalized,
-  MomentumNormalized, Adam.
-- Where may it go? A ``Threat``: Linf, L2.
+  MomentumNormalized, UnitRMSD, Adam.
+- Where may it go? A ``Threat``: Linf, L2, RMSD.
 
 What it maximises is the ``Objective``: CrossEntropy, WrongProbability, Margin, SoftMargin, DLR,
-KLDivergence, the targeted ones. BPDA with EOT reads, in full:
+AwayFromPrediction, KLDivergence, the targeted ones. BPDA with EOT reads, in full:
 
     source = IdentityBackward()(target)
     attack = ProjectedGradient(steps=50, step_size=0.002, gradient=Average(draws=500))
     adversarial = attack(source, images, labels, rng)
 
+That loop is ProjectedGradient's; MeanStart begins it elsewhere, and APGD chooses its own step size.
 Attacks that only query the model have loops of their own: HopSkipJump (labels), Square, GenAttack
 and RandomNoise (scores). So have CarliniWagner, DDN, DeepFool, FAB, FMN, NearestBoundary
 and SuperDeepFool, which look for the nearest adversarial image, and Optimization, which has an Adam
@@ -126,13 +129,13 @@ __all__ = [
     "ClassifierOnly",
     "Cost",
     "CrossEntropy",
+    "DeepFool",
+    "Diverse",
     "Ensemble",
     "EnsemblePattern",
     "FewerSteps",
     "FiniteDifference",
     "FixedRandomness",
-    "DeepFool",
-    "Diverse",
     "GenAttack",
     "GradientEstimator",
     "HopSkipJump",
@@ -179,10 +182,10 @@ __all__ = [
     "UnitRMSD",
     "UnrolledTransform",
     "UpdateRule",
-    "loss_terms",
     "WrongProbability",
     "ask_twice",
     "call_model",
+    "loss_terms",
     "mean_transform",
     "prepared",
 ]

@@ -27,10 +27,10 @@ class Majority:
     """Whether most draws of a random model take a point as adversarial.
 
     The question is stricter than a majority of ``votes``: the draws follow each other, and at no
-    time may most of them have been right. Of the points that fool 60, 80 and 90 % of all draws
-    39, 75 and 88 % pass. A plain majority would pass 63, 97 and all, and the least of several radii
-    would then be a lucky one: less of what comes back holds with fresh draws, and what holds is
-    farther away (`docs/strength.md`).
+    time may most of them have been right. With ten draws, of the points that fool 60, 80 and 90 %
+    of all draws 38, 75 and 89 % pass. A plain majority would pass 63, 97 and all, and the least of
+    several radii would then be a lucky one: less of what comes back holds with fresh draws, and
+    what holds is farther away (`docs/strength.md`).
 
     Args:
         source: images (B, C, H, W) in [0, 1] to logits (B, K).

@@ -81,7 +81,8 @@ class DefendedClassifier(nn.Module):
         """The same function for attacks: f_a with batch norm folded, in channels_last and
         ``dtype``.
 
-        The defense is shared, not copied; logits come back as float32.
+        The defense is shared, not copied; logits come back in float32 or wider. A classifier in
+        float64 stays so where ``dtype`` is float32.
         """
         fast = DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
         fast.observed_random = self.observed_random

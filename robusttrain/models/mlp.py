@@ -12,8 +12,8 @@ class MLP(nn.Module):
     """``depth`` hidden layers of ``width`` units with ReLU, then a linear layer [P3 appendix B:
     784-500-500-10].
 
-    Weights start as He et al. 2015 draw them: from torch's own start, nine hidden layers learn
-    nothing.
+    Weights of hidden layers start as He et al. 2015 draw them: from torch's own start, nine hidden
+    layers learn nothing. Those of the last layer start small, with standard deviation 0.01.
 
     Args:
         num_classes: number of logits K.

@@ -114,9 +114,10 @@ class FAB(Attack):
     attack in float32.
 
     On a random model (it says so, or two passes over the clean image differ) no image leaves, and a
-    majority of fresh draws judges x_{i+1}. There are as many draws as the estimator takes: one with
-    `Backprop`, where luck decides, so take `Average`. The results of all runs are judged once more,
-    on the same draws. The result that is wrong most often comes back, of equals the first.
+    majority of fresh draws judges x_{i+1}. There are as many draws as the estimator takes
+    gradients: one with `Backprop` or `FiniteDifference`, where luck decides, so take `Average`. The
+    results of all runs are judged once more, on the same draws. The result that is wrong most often
+    comes back, of equals the first.
     With ``nearest`` its ray is then searched for a point that holds with `VOTES` fresh draws
     (`robusttrain.attacks.ray`). AutoAttack has no FAB for random models: a nearest point is a
     brittle one.

@@ -105,8 +105,11 @@ class Opening:
 
 
 def cost_of(steps: int, gradient: GradientEstimator) -> Cost:
-    """An upper bound for ``steps`` iterates; the search on a random model, up to `ray.TRIES`
-    times ``votes`` queries, comes on top, and with a source that fuses losses 1 + ``steps``.
+    """What ``steps`` iterates cost where the image is right to begin with.
+
+    The search on a random model, up to `ray.TRIES` times ``votes`` queries, comes on top, and with
+    a source that fuses losses 1 + ``steps``. An image that is wrong already takes two queries and,
+    on a deterministic model, no gradient.
     """
     queries = 1 if gradient.exact else 2 + steps * (gradient.queries + 1)
     return Cost(gradients=steps * gradient.evaluations, queries=queries)

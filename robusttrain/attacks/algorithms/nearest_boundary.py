@@ -60,12 +60,13 @@ class NearestBoundary(Attack):
     what is left is the class that leads out soonest. Pixels at the edge of the box that g would
     push out of it are left out of g.
 
-    alpha_k, gamma_k and tau_k follow half a cosine down; tau by no more than 0.04 a step, so that
-    fewer than eleven begin with less than the temperature given. The attack returns x + delta*,
-    *projected into the threat* if it is farther than the threat's epsilon; the projection is
-    adversarial only by luck. For minimal distances take a wide threat. The image itself comes back
-    where it is misclassified already, or where no iterate is. Attack in float32: the result lies
-    close to the boundary.
+    alpha_k, gamma_k and tau_k follow half a cosine down; tau by no more than 0.04 a step on
+    average, so that fewer than eleven steps begin with less than the temperature given.
+
+    The attack returns x + delta*, *projected into the threat* if it is farther than the threat's
+    epsilon; the projection is adversarial only by luck. For minimal distances take a wide threat.
+    The image itself comes back where it is misclassified already, or where no iterate is. Attack in
+    float32: the result lies close to the boundary.
 
     On a random model (two passes over the clean image tell, of which the second is the first
     gradient's) each draw says where to go on. Then the ray from the image through a mean of the

@@ -58,6 +58,7 @@ class FiniteDifference(GradientEstimator):
 
     @property
     def queries(self) -> int:
+        """An upper bound: pixel by pixel there are no more directions than pixel values."""
         return 2 * self.directions
 
     def __call__(self, loss_fn: LossFn, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,9 @@ class GradientEstimator(ABC):
 
     @property
     def draws_seen(self) -> int:
-        """Draws of a random model in one estimate. A copy for another purpose sees one, too."""
+        """Draws of a random model in one estimate: each copy of the images sees one, also a copy
+        that is made for another purpose, such as noise.
+        """
         inner = self.made_of.draws_seen if self.made_of else 1
         return max(self.averaged * inner, inner, self.evaluations, self.queries // 2)
 
