@@ -72,6 +72,13 @@ def test_fused_logits_and_probabilities(curved, linear, images, streams):
     torch.testing.assert_close(fused.exp().sum(1), torch.ones(4))
 
 
+def test_members_in_float64_are_fused_in_float64(curved, images, streams):
+    members, x = [curved(seed).double() for seed in (1, 2)], images().double()
+    mean = sum(call_model(member, x, None) for member in members) / 2
+    together = call_model(fused(members, None, "logits"), x, streams())
+    torch.testing.assert_close(together, mean, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("objective", [CrossEntropy(), Margin()])
 def test_fused_losses_are_the_mean_of_the_members_losses(objective, curved, images, streams):
     one, two, x = curved(classes=3), curved(classes=3, seed=1), images()

@@ -155,7 +155,7 @@ class _Ensemble(SourceModel):
         """Weight and logits (B, K) of every member."""
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
         terms = [
-            (weight, self._ask(member, images, rng.fold(number)).float())
+            (weight, self._ask(member, images, rng.fold(number)))
             for number, (member, weight) in enumerate(zip(self._asked, self.weights, strict=True))
         ]
         for _, logits in terms:
