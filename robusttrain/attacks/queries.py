@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.answers import names_a_class
 from robusttrain.attacks.asking import call_model
-from robusttrain.attacks.parts.objectives import Objective
+from robusttrain.attacks.parts.objectives import Margin, Objective, repeated
 from robusttrain.core.rng import Rng
 from robusttrain.models.voting import draws_of, log_mean
 
@@ -67,17 +67,27 @@ def by_draws(
             yield which, draws
 
 
-def share_wrong(
-    model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, votes: int = 1
-) -> Tensor:
-    """(n,) in [0, 1]: the share of draws in which the answer is not the label; arguments as for
-    `ask`, labels (n,).
+def share_of_wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n,) in [0, 1]: the share of draws (votes, n, K) whose answer is not the label (n,).
 
     An answer that names no class (`names_a_class`) is not right, as in scoring.
     """
-    logits = ask(model, images, rng, votes)
     right = (logits.argmax(dim=2) == labels) & names_a_class(logits)
-    return 1 - right.to(images.dtype).mean(dim=0)
+    return 1 - right.to(logits.dtype).mean(dim=0)
+
+
+def mean_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n,): the mean of the margin over draws (votes, n, K); minus infinity where it is NaN."""
+    margins = Margin()(logits.flatten(0, 1), labels.repeat(len(logits))).view(logits.shape[:2])
+    mean = margins.mean(dim=0)
+    return mean.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def share_wrong(
+    model: nn.Module, images: Tensor, labels: Tensor, rng: Rng, votes: int = 1
+) -> Tensor:
+    """`share_of_wrong` of ``votes`` draws, (n,); arguments as for `ask`, labels (n,)."""
+    return share_of_wrong(ask(model, images, rng, votes), labels).to(images.dtype)
 
 
 def share_above(
@@ -107,8 +117,7 @@ def share_above(
     share = images.new_zeros(len(images))
     for which, draws in by_draws(random, votes, alike):
         logits = ask(model, images[which], rng[which], draws)
-        goals = goal[which].repeat(draws, *[1] * (goal.dim() - 1))
-        above = objective(logits.flatten(0, 1), goals) > level
+        above = objective(logits.flatten(0, 1), repeated(goal[which], draws)) > level
         share[which] = above.view(logits.shape[:2]).to(share.dtype).mean(dim=0)
     return share
 

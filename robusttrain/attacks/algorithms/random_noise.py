@@ -11,7 +11,7 @@ from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
-from robusttrain.attacks.queries import all_or_none, ask, by_draws
+from robusttrain.attacks.queries import all_or_none, ask, by_draws, mean_margin
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -109,10 +109,5 @@ class RandomNoise(Attack):
         mean_margins = points.new_full((len(points),), -torch.inf)
         for which, votes in by_draws(random, self.votes, alike):
             logits = ask(source, points[which], rng[which], votes)
-            margins = Margin()(logits.flatten(0, 1), labels[which].repeat(votes))
-            mean_margins[which] = (
-                margins.view(logits.shape[:2])
-                .mean(dim=0)
-                .nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-            )
+            mean_margins[which] = mean_margin(logits, labels[which])
         return mean_margins

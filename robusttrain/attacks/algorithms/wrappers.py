@@ -28,9 +28,8 @@ from robusttrain.attacks.algorithms.square import Square
 from robusttrain.attacks.answers import names_a_class
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
-from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
-from robusttrain.attacks.queries import all_or_none, ask, by_draws
+from robusttrain.attacks.queries import all_or_none, ask, by_draws, mean_margin, share_of_wrong
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError, under
 from robusttrain.core.rng import Rng
@@ -63,7 +62,8 @@ def judge(
     votes: int,
     alike: bool | None,
 ) -> tuple[Tensor, Tensor]:
-    """The share of draws in which points are misclassified, and their mean margin, (B,) each.
+    """The share of draws in which points are misclassified (`share_of_wrong`), and their
+    `mean_margin`, (B,) each.
 
     Args:
         source: prepared for attack.
@@ -73,22 +73,12 @@ def judge(
         rng: streams of the images, (B,).
         votes: draws for these images; the others are asked about once.
         alike: as for `by_draws`.
-
-    An answer that names no class (`names_a_class`) is not right, as in scoring; a margin that is
-    NaN is minus infinity.
     """
     share, margin = (points.new_zeros(len(points)) for _ in range(2))
     for which, draws in by_draws(random, votes, alike):
         logits = ask(source, points[which], rng[which], draws)
-        y = labels[which]
-        right = (logits.argmax(dim=2) == y) & names_a_class(logits)
-        share[which] = 1 - right.to(share.dtype).mean(dim=0)
-        margins = Margin()(logits.flatten(0, 1), y.repeat(draws)).view(logits.shape[:2])
-        margin[which] = (
-            margins.mean(dim=0)
-            .nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-            .to(margin.dtype)
-        )
+        share[which] = share_of_wrong(logits, labels[which]).to(share.dtype)
+        margin[which] = mean_margin(logits, labels[which]).to(margin.dtype)
     return share, margin
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.asking import loss_terms
-from robusttrain.attacks.parts.objectives import Objective
+from robusttrain.attacks.parts.objectives import Objective, repeated
 from robusttrain.core.rng import Rng
 
 
@@ -41,7 +41,7 @@ class Loss:
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor:
         copies = len(images) // max(1, len(self.goal))
-        goal = self.goal if copies <= 1 else self.goal.repeat(copies, *[1] * (self.goal.dim() - 1))
+        goal = self.goal if copies <= 1 else repeated(self.goal, copies)
         losses = [
             weight
             * self.objective(logits.to(torch.promote_types(logits.dtype, torch.float32)), goal)

@@ -63,6 +63,11 @@ def _of(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None]).squeeze(1)
 
 
+def repeated(goal: Tensor, copies: int) -> Tensor:
+    """The goal (copies * B, ...) of stacked copies of a batch, copy after copy."""
+    return goal.repeat(copies, *[1] * (goal.dim() - 1))
+
+
 def need_classes(objective: Objective, classes: int) -> None:
     """Raise UserError unless an objective makes sense for so many classes."""
     if classes < objective.least_classes:
