@@ -235,6 +235,12 @@ def test_diverse_draws_every_size_and_place():
     }
 
 
+def test_diverse_leaves_a_pixel_of_every_image():
+    ones = torch.ones(400, 1, 6, 6)
+    transformed = Diverse(1.0, smallest=0.01).transform(ones, Rng.for_images(0, torch.arange(400)))
+    assert transformed.flatten(1).any(dim=1).all()
+
+
 def test_diverse_leaves_images_that_are_not_square_as_they_are(images, streams):
     x = images()[..., :5]
     try:
