@@ -237,14 +237,10 @@ class APGD(Attack):
         x_max, f_max, gradient_max = x, f, gradient
         best, f_best, wrong_best = x, f, wrong
         eta = torch.full_like(f, 2 * self.threat.epsilon)
-        # Since the last checkpoint: the steps that raised f. At that checkpoint: f_max, and whether
-        # eta was halved.
-        rises, f_max_then, halved_then, last = (
-            torch.zeros_like(f),
-            f_max,
-            torch.zeros_like(wrong),
-            0,
-        )
+        # The last checkpoint, f_max there, and whether eta was halved there; the steps since then
+        # that raised f.
+        last, f_max_then, halved_then = 0, f_max, torch.zeros_like(wrong)
+        rises = torch.zeros_like(f)
         reconsidered = checkpoints(self.steps)
         for k in range(1, self.steps + 1):
             step, _ = direction.step(gradient, None)

@@ -143,10 +143,8 @@ class CarliniWagner(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         _, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-        goal, alike = (
-            self.objective.aim(source, images, labels, rng.fold("aim")),
-            all_or_none(random),
-        )
+        goal = self.objective.aim(source, images, labels, rng.fold("aim"))
+        alike = all_or_none(random)
         share = self.share_fooled(source, images, goal, random, rng.fold("clean"), alike)
         result, left = images.clone(), (share < 1).nonzero().squeeze(1)
         if len(left):
@@ -194,10 +192,8 @@ class CarliniWagner(Attack):
             streams = rng.fold(search)
             adversarial, distance = self.descend(source, images, goal, c, random, streams, alike)
             closer, success = distance < nearest, distance.isfinite()
-            best, nearest = (
-                torch.where(per_image(closer), adversarial, best),
-                torch.where(closer, distance, nearest),
-            )
+            best = torch.where(per_image(closer), adversarial, best)
+            nearest = torch.where(closer, distance, nearest)
             low, high = torch.where(success, low, c), torch.where(success, c, high)
             c = torch.where(high.isinf(), 10 * c, (low + high) / 2).clamp_max(LARGEST_C)
         return best

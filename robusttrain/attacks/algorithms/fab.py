@@ -184,11 +184,8 @@ class FAB(Attack):
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
         result, alike = images.clone(), all_or_none(random)
         ranked = rank_targets(logits, labels, rng.fold("aim"), "second", self.targets).unbind(dim=1)
-        left = (
-            (self.wrong(source, images, labels, random, rng.fold("clean"), alike) < 1)
-            .nonzero()
-            .squeeze(1)
-        )
+        share = self.wrong(source, images, labels, random, rng.fold("clean"), alike)
+        left = (share < 1).nonzero().squeeze(1)
         distance = images.new_full((len(images),), torch.inf)
         most = torch.full_like(distance, -1)
         for number, (target, restart) in enumerate(product(ranked, range(self.restarts))):

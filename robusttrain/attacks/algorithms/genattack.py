@@ -183,18 +183,11 @@ class GenAttack(Attack):
                 if not len(stay):
                     break
                 if len(stay) < len(here):
-                    here, x, population, fitness = (
-                        here[stay],
-                        x[stay],
-                        population[stay],
-                        fitness[stay],
+                    here, x, population, fitness, elite, quiet, plateaus = (
+                        each[stay]
+                        for each in (here, x, population, fitness, elite, quiet, plateaus)
                     )
-                    elite, quiet, plateaus, streams = (
-                        elite[stay],
-                        quiet[stay],
-                        plateaus[stay],
-                        streams[stay],
-                    )
+                    streams = streams[stay]
             if t == self.steps - 1:
                 break
 

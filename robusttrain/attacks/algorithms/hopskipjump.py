@@ -227,14 +227,9 @@ class HopSkipJump(Attack):
                 source, x_t, v, distance / math.sqrt(t), y, streams.fold("walk")
             )
             reach[here], walked = self.threat.distance(proposal, x), proposal
-            if self.threat.norm == "linf":
-                proposal = self.search(
-                    source, proposal, x, y, streams.fold("search"), clip_around, reach[here]
-                )
-            else:
-                proposal = self.search(
-                    source, proposal, x, y, streams.fold("search"), blend, one[here]
-                )
+            cubes = self.threat.norm == "linf"
+            between, high = (clip_around, reach[here]) if cubes else (blend, one[here])
+            proposal = self.search(source, proposal, x, y, streams.fold("search"), between, high)
             if random:
                 proposal, holds = self.confirm(source, proposal, walked, y, streams.fold("confirm"))
                 moved = moved & holds

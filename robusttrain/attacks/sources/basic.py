@@ -228,12 +228,7 @@ def iterative(target: nn.Module, source: Source) -> Defense:
     """
     defense = defense_of(target, source)
     if not defense.iterative:
-        raise _stepless(
-            defense,
-            source,
-            "is no iterative transformation, so it has no steps",
-            _as_it_is(defense),
-        )
+        raise _stepless(defense, source, "is no iterative transformation, so it has no steps")
     return defense
 
 
@@ -245,18 +240,19 @@ def searching(target: nn.Module, source: Source) -> Defense:
     """
     defense = iterative(target, source)
     if not defense.searches:
-        raise _stepless(
-            defense, source, "follows no gradient that could be unrolled", _as_it_is(defense)
-        )
+        raise _stepless(defense, source, "follows no gradient that could be unrolled")
     return defense
 
 
-def _as_it_is(defense: Defense) -> str:
+def preset_for(defense: Defense) -> str:
+    """The preset of an attack that asks no more of a defense than whether it draws, and whether it
+    has a derivative.
+    """
     return ("eot" if defense.random else "pgd") if defense.differentiable else "bpda-i"
 
 
-def _stepless(defense: Defense, source: Source, why: str, instead: str) -> UserError:
+def _stepless(defense: Defense, source: Source, why: str) -> UserError:
     return UserError(
-        f"source {type(source).__name__}: {type(defense).__name__} {why}: --attack {instead} takes"
-        " it as it is"
+        f"source {type(source).__name__}: {type(defense).__name__} {why}: --attack"
+        f" {preset_for(defense)} takes it as it is"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robusttrain.attacks.sources.basic import IdentityBackward, Source, defense_of
+from robusttrain.attacks.sources.basic import IdentityBackward, Source, defense_of, preset_for
 from robusttrain.attacks.sources.forward_of import ForwardOf
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
@@ -48,8 +48,7 @@ class TwinBackward(Source):
         if not whole.has_twin:
             raise UserError(
                 f"source TwinBackward: {type(whole).__name__} has no differentiable twin: --attack"
-                f" {('eot' if whole.random else 'pgd') if whole.differentiable else 'bpda-i'} goes"
-                " through it without one"
+                f" {preset_for(whole)} goes through it without one"
             )
 
         def twinned(part: Defense) -> Defense:

@@ -2,8 +2,8 @@
 [P1 4.1].
 
 g runs forward as it is. Backward, its steps are unrolled, and its two operators without a useful
-derivative are given one. One step of g, at the iterate x', with G the gradient of g's own objective
-on f_b and u the point before the projection, as an offset from the image x:
+derivative are given one. One step of g, of size eps, at the iterate x', with G the gradient of g's
+own objective on f_b and u the point before the projection, as an offset from the image x:
 
     u   = x' + eps sgn(G(x')) - x
     x'' = x + Pi(u)
@@ -215,9 +215,11 @@ class UnrolledTransform(Source):
         derivatives: what stands for the sign's and the projection's: "softsign" or "tanh" [P1 4.1,
             eq. 5]; or "automatic", as plain automatic differentiation takes them (the sign has
             none, the projection 1 or 0). For a g that does not clip to [0, 1] that is exactly the
-            identity, and the attack is BPDA-I.
-        smooth: whether the smooth functions replace sign and projection in the forward pass, too;
-            then the gradient is exact, but of another function than f_a(g(x)).
+            identity, and the attack is BPDA-I. For one that does, the gradient of a random start
+            passes also where the box cut it off.
+        smooth: whether the smooth functions replace sign and projection in the forward pass, too.
+            With "softsign" or "tanh" the gradient is then exact, but of another function than
+            f_a(g(x)).
         last: how many steps at the end are unrolled; all steps before them together count as the
             identity. None for all.
     """
