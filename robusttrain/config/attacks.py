@@ -246,7 +246,7 @@ def attack_nodes(
     read = {name: _content(name, said, option) for name, said in nodes.items()}
     for key, text in overrides:
         owner, _, inner = key.partition(".")
-        if inner and owner not in nodes and owner in presets.names("attack"):
+        if inner and owner not in nodes and presets.named("attack", owner):
             raise UserError(
                 f"{option}.{key} {text}: {owner} is not among the attacks ({', '.join(nodes)}): add"
                 f" {option} {owner}, or name one of them"

@@ -275,7 +275,7 @@ def _before_its_network(path: Path, parts: Mapping[str, Any]) -> str:
         node = parts[kind]
         path_of = str(node["class_path"])
         preset = class_name(path_of).lower()  # --data takes a class path for a folder
-        known = kind == "data" and preset in presets.names("data")
+        known = kind == "data" and presets.named("data", preset)
         words += [f"--{kind}", preset if known else path_of]
         for name, value in (node.get("init_args") or {}).items():
             # None is the default, and what else is left out comes from the data or the machine.

@@ -141,7 +141,7 @@ def _is_folder(value: str) -> bool:
     """Whether a data set's name is that of a folder, and not of a preset."""
     if not Path(value).is_dir():
         return False
-    if value in presets.names("data"):
+    if presets.named("data", value):
         _log.info(
             "--data %s: the preset; the folder of that name would be --data ./%s", value, value
         )

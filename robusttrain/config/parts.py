@@ -59,9 +59,9 @@ def is_name(kind: str, value: Any) -> bool:
         return False
     if from_elsewhere(kind, value):
         return True
-    if value.endswith((".yaml", ".yml")) or value in presets.names(kind):
+    if value.endswith((".yaml", ".yml")) or re.fullmatch(r"[a-z][\w-]*", value):
         return True
-    return re.fullmatch(r"[a-z][\w-]*", value) is not None
+    return presets.named(kind, value) is not None
 
 
 def named(kind: str, value: Any) -> bool:

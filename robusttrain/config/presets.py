@@ -12,6 +12,7 @@ whole; nobody else sees the key.
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def names(kind: str) -> dict[str, Path]:
     return dict(sorted(paths.items()))
 
 
+def named(kind: str, name: str) -> Path | None:
+    """The file of the preset of this name, if there is one: as in `names`, without listing all."""
+    file = f"{name}.yaml"
+    if os.path.basename(file) != file:
+        return None
+    for folder in folders():
+        path = folder / kind / file
+        # Some file systems find pgd.yaml as PGD.yaml, too.
+        if os.path.isfile(path) and file in os.listdir(path.parent):
+            return path
+    return None
+
+
 def find(kind: str, name: str, option: str | None = None) -> Path:
     """The file of a preset's name, or of a path to a YAML file; ``option`` is what the user typed,
     if not --kind.
@@ -82,9 +96,9 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
         if not Path(name).is_file():
             raise UserError(f"{option} {name}: no such file")
         return Path(name)
+    if path := named(kind, name):
+        return path
     paths = names(kind)
-    if name in paths:
-        return paths[name]
     if kind == "model" and (trained := packaged.nearest(name)):
         several = option == "--models"
         instead = (
