@@ -109,18 +109,25 @@ class Rng:
     def fold(self, tag: int | str) -> Rng:
         """New streams, independent of those of any other ``tag`` (a step, a draw, a purpose)."""
         number = zlib.crc32(tag.encode()) | 1 << 32 if isinstance(tag, str) else tag
+        keys = self._folded(_signed(number * _GAMMA))
+        return Rng(keys, scoring=self.scoring, rows=self.rows)
+
+    def _folded(self, tag: Tensor | int) -> Tensor:
+        """The keys of `fold`, for a tag that is multiplied by GAMMA already."""
         # Two rounds of mixing: keys that differ in one bit and tags that differ by one end up
         # unrelated.
-        keys = _mix(_mix(self.keys + _signed(number * _GAMMA)) + _GAMMA)
-        return Rng(keys, scoring=self.scoring, rows=self.rows)
+        return _mix(_mix(self.keys + tag) + _GAMMA)
 
     def tile(self, copies: int | range) -> Rng:
         """Streams for ``copies`` stacked copies of the batch, copy ``k`` being ``fold(k)``: (copies
         * B,) in all.
         """
-        numbers = range(copies) if isinstance(copies, int) else copies
-        scoring = None if self.scoring is None else self.scoring.repeat(len(numbers))
-        return Rng(torch.cat([self.fold(number).keys for number in numbers]), scoring=scoring)
+        each = range(copies) if isinstance(copies, int) else copies
+        scoring = None if self.scoring is None else self.scoring.repeat(len(each))
+        # All copies at once, as attacks ask for hundreds of them in a step.
+        device = self.keys.device
+        tags = torch.arange(each.start, each.stop, each.step, dtype=torch.int64, device=device)
+        return Rng(self._folded(tags.mul_(_GAMMA)[:, None]).flatten(), scoring=scoring)
 
     def _bits(self, shape: Sequence[int]) -> Tensor:
         count = math.prod(shape)
