@@ -18,7 +18,6 @@ from matplotlib.figure import Figure as Picture
 from scipy.stats import t as student
 
 from robusttrain.commands.entry import main
-from robusttrain.config.attacks import attack_nodes
 from robusttrain.config.suites import suite, suite_settings
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
@@ -27,7 +26,7 @@ from studies.budget import ABOUT, SMALL
 from studies.does_g_add import END, SHORTER, Beside, drawn
 from studies.recipes import RECIPES as SHORT
 from studies.recipes import SPEED, YARDSTICK, curves
-from studies.scales import Scale, Settings
+from studies.scales import Scale, Settings, nodes_of
 from studies.study import Study, counted, percent
 
 LONG = {"training": "trades-awp"}
@@ -135,7 +134,7 @@ def attacked(scale: Scale, sizes: Sizes, target: Job) -> EvaluationPlan:
     said = [(key, json.dumps(to)) for key, to in {**sizes.attacks, **scale.attack}.items()]
     return replace(
         scale.attacked(target, "pgd", images=sizes.images, epsilon=sizes.epsilon),
-        attacks=attack_nodes(suite(sizes.suite), said, sizes.epsilon),
+        attacks=nodes_of(suite(sizes.suite), said, sizes.epsilon),
         suites=[sizes.suite],
         survivors=suite_settings(sizes.suite).get("survivors", False),
     )

@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from robusttrain.commands.entry import main
-from robusttrain.config.attacks import attack_nodes
 from robusttrain.config.build import build
 from robusttrain.config.suites import suite, suite_settings
 from robusttrain.core.rng import Rng
@@ -38,7 +37,7 @@ from studies.beyond_the_paper import surrogate
 from studies.budget import ABOUT, SMALL
 from studies.comparison import PAPER
 from studies.recipes import curves
-from studies.scales import SCALES, Scale, Settings, training_plan, typed
+from studies.scales import SCALES, Scale, Settings, nodes_of, training_plan, typed
 from studies.study import Study, counted, percent
 
 #: Shares of a t distribution below the end of a 95 % interval, and for a power of 80 %.
@@ -321,7 +320,7 @@ def attacked(
     said = [(key, str(to)) for key, to in {**changes, **scale.attack}.items()]
     plan = replace(
         scale.attacked(target, "pgd", images=sizes.images, epsilon=sizes.epsilon),
-        attacks=attack_nodes(suite(sizes.suite), said, sizes.epsilon),
+        attacks=nodes_of(suite(sizes.suite), said, sizes.epsilon),
         suites=[sizes.suite],
         survivors=suite_settings(sizes.suite).get("survivors", False),
         known_draw=True,

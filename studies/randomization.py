@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from robusttrain.commands.entry import main
-from robusttrain.config.attacks import attack_nodes
 from robusttrain.config.build import build
 from robusttrain.config.evaluation import read_plan
 from robusttrain.evaluation.plan import EvaluationPlan, Node
@@ -21,7 +21,7 @@ from robusttrain.evaluation.report import Results
 from robusttrain.reporting import bars
 from robusttrain.running.jobs import Call, Job
 from studies.input_diversity import FEW
-from studies.scales import Scale, Settings, training_plan, typed
+from studies.scales import Scale, Settings, nodes_of, training_plan, typed
 from studies.study import Study, percent
 from studies.transfer_measures import challenge
 from studies.transfers import PIXEL, Field, field, with_interval
@@ -80,14 +80,20 @@ class Layers:
     ) -> EvaluationPlan:
         """One evaluation of the classifier behind a defense."""
         said = {key: json.dumps(to) for key, to in changes.items()}
-        plan = read_plan(typed({**self.data, **self.model, **defense, "epsilon": epsilon}))
+        plan = base_plan(*typed({**self.data, **self.model, **defense, "epsilon": epsilon}))
         return replace(
             plan,
-            attacks=attack_nodes([name], [*said.items()], epsilon),
+            attacks=nodes_of([name], [*said.items()], epsilon),
             images=self.slow_images if slow else self.images,
             draws=self.draws,
             audit=False,
         )
+
+
+@cache  # the same defense meets attack after attack
+def base_plan(*options: str) -> EvaluationPlan:
+    """The plan of evaluate.py for these options."""
+    return read_plan(options)
 
 
 def layers(scale: Scale) -> Layers:

@@ -21,7 +21,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from robusttrain.commands.entry import main
-from robusttrain.config.attacks import attack_nodes
 from robusttrain.config.suites import suite, suite_settings
 from robusttrain.evaluation.paired import around
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -29,7 +28,7 @@ from robusttrain.reporting.canvas import canvas
 from robusttrain.running import training
 from robusttrain.running.jobs import Call, Job
 from studies.beyond_the_paper import surrogate
-from studies.scales import EPSILON, Scale, Settings, training_plan, typed
+from studies.scales import EPSILON, Scale, Settings, nodes_of, training_plan, typed
 from studies.study import Study
 
 
@@ -254,7 +253,7 @@ def strong(scale: Scale, recipe: Recipe, target: Job) -> EvaluationPlan:
     said = [(key, json.dumps(to)) for key, to in changes.items()]
     return replace(
         scale.attacked(target, "pgd", images=settings.images),
-        attacks=attack_nodes(suite(settings.suite), said, EPSILON),
+        attacks=nodes_of(suite(settings.suite), said, EPSILON),
         suites=[settings.suite],
         survivors=suite_settings(settings.suite).get("survivors", False),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -52,6 +52,21 @@ def training_plan(*options: str) -> TrainingPlan:
     with naming_folder(options):
         fitted = training.Job(read_plan(options))
     return replace(fitted.plan, model=fitted.model, defense=fitted.defense)
+
+
+@cache  # points differ by their models far more often than by their attacks
+def _nodes(names: tuple[str, ...], said: tuple[tuple[str, str], ...], epsilon: float) -> str:
+    return json.dumps(attack_nodes(names, said, epsilon))
+
+
+def nodes_of(
+    names: Sequence[str], said: Iterable[tuple[str, str]], epsilon: float
+) -> dict[str, Node]:
+    """`attack_nodes`, for studies that ask for the same suite at each of their points: presets are
+    read once, and each point gets nodes of its own.
+    """
+    nodes: dict[str, Node] = json.loads(_nodes(tuple(names), tuple(said), epsilon))
+    return nodes
 
 
 class Scale(SimpleNamespace):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import pytorch_lightning as pl
@@ -64,6 +65,10 @@ def parser() -> ArgumentParser:
     return options
 
 
+#: Parsing leaves a parser as it was; studies read hundreds of plans.
+_reader = cache(parser)
+
+
 def settings_of(
     arguments: Sequence[str] = (), said: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
@@ -73,11 +78,11 @@ def settings_of(
     arguments = spelt_out(arguments)
     optimizer, others = optimizer_named(arguments)
     if optimizer is not None:
-        below = read(parser(), others, KINDS, DEFAULTS, said)
+        below = read(_reader(), others, KINDS, DEFAULTS, said)
         if below.training.optimizer != optimizer:
             # The figures that a preset gives belong to its own optimizer.
             arguments = [*arguments, *left_to_it(arguments)]
-    values = plain(read(parser(), arguments, KINDS, DEFAULTS, said))
+    values = plain(read(_reader(), arguments, KINDS, DEFAULTS, said))
     nodes, line = configurations(arguments, said)
     _one_length(line, nodes, values)
     _refuse_idle(line, nodes, values)
