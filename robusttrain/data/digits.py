@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,14 +49,27 @@ class Digits(ImageData):
         return Facts(10, 1, self.image_size)
 
     def _read(self, split: SplitName) -> tuple[Tensor, Tensor, list[str]]:
-        from sklearn.datasets import load_digits  # here, because importing it takes a second
-
-        digits = load_digits()
-        order = seeded_order(len(digits.target), 0, "digits")
+        pixels, digits = _stored()
+        order = seeded_order(len(digits), 0, "digits")
         chosen = (order[:_TEST_IMAGES] if split == "test" else order[_TEST_IMAGES:]).sort().values
-        images = torch.from_numpy(digits.images).float()[chosen, None] * (255 / 16)
+        images = pixels.float()[chosen, None] * (255 / 16)
         images = F.interpolate(
             images, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False
         )
-        labels = torch.from_numpy(digits.target).long()[chosen]
+        labels = digits.long()[chosen]
         return images.round_().to(torch.uint8), labels, [str(digit) for digit in range(10)]
+
+
+def _stored() -> tuple[Tensor, Tensor]:
+    """Pixels (1797, 8, 8) in [0, 16] and labels (1797,): what `sklearn.datasets.load_digits` gives,
+    from the file that it reads, because importing scikit-learn takes a second.
+    """
+    spec = find_spec("sklearn")
+    path = Path(str(spec and spec.origin)).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        rows = torch.from_numpy(np.loadtxt(path, delimiter=","))
+        return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1]
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return torch.from_numpy(digits.images), torch.from_numpy(digits.target)

@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from robusttrain.core.errors import OptionError
-from robusttrain.data import Digits, Facts
+from robusttrain.data import Digits, Facts, digits
 
 
 def test_digits_at_their_own_size_are_those_of_scikit_learn():
@@ -34,3 +34,11 @@ def test_digits_are_enlarged_and_the_split_is_fixed():
     assert set(data._test.labels.tolist()) == set(range(10))
     with pytest.raises(OptionError, match="image_size = 7"):
         Digits(image_size=7)
+
+
+def test_another_layout_of_scikit_learn_is_asked_by_its_function(monkeypatch):
+    """The file is read directly; a release may keep it elsewhere."""
+    found = digits._stored()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    for ours, theirs in zip(found, digits._stored(), strict=True):
+        assert torch.equal(ours.double(), theirs.double())
