@@ -75,9 +75,12 @@ def test_what_a_run_began_with():
 
 
 def test_training_keeps_it(measured, command, tmp_path):
+    quick = tmp_path / "training" / "quick.yaml"  # the preset f_b trains adversarially for long
+    quick.parent.mkdir()
+    quick.write_text("like: standard\ntrainer: {max_epochs: 1}\n")
     options = ["--data", "digits", "--defense", "advtransform", "--defense.precision", "auto"]
     options += ["--defense.model.width", "4", "--defense.steps", "1", "--model.widths", "[4,4,4]"]
-    options += ["--f_b_training", "f_b", "--robust.every", "0", "--pictures.images", "0"]
+    options += ["--f_b_training", str(quick), "--robust.every", "0", "--pictures.images", "0"]
     options += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
     places = ["--checkpoints", str(tmp_path / "kept"), "--logs", str(tmp_path / "logs")]
     options += ["--training.schedule", "constant"]  # another length is the same run
