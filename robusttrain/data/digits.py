@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Digits(ImageData):
         return images.round_().to(torch.uint8), labels, [str(digit) for digit in range(10)]
 
 
+@cache  # both splits are read of it, and by studies again and again
 def _stored() -> tuple[Tensor, Tensor]:
     """Pixels (1797, 8, 8) in [0, 16] and labels (1797,): what `sklearn.datasets.load_digits` gives,
     from the file that it reads, because importing scikit-learn takes a second.
