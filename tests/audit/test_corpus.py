@@ -1,6 +1,7 @@
 """The audit names every defect of the corpus, and accuses none of the sound evaluations."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from .weak_objectives import NEW_SOUND, NEW_WRONG
 
 EVERY_WRONG = (*WRONG, *NEW_WRONG, *HELD_OUT_WRONG)
 EVERY_SOUND = (*SOUND, *NEW_SOUND, *HELD_OUT_SOUND)
+#: The audit of a case, for all tests that only read it.
+once = cache(audited)
 
 
 def each(cases):
@@ -36,7 +39,7 @@ def test_the_corpus_is_large_enough():
 
 @pytest.mark.parametrize("case", each(EVERY_WRONG))
 def test_defects_are_named(case):
-    audit = audited(case)
+    audit = once(case)
     grave = {found.check: found for found in audit.findings if found.severity in ("masked", "weak")}
     assert case.named_by(audit)
     assert audit.verdict.startswith(("masked: ", "weak: "))
@@ -63,8 +66,7 @@ def test_estimates_that_are_mostly_noise_are_named():
 
 def test_one_seed_one_audit():
     case = next(case for case in WRONG if case.name == "too few steps")
-    first, second = (audited(case).findings for _ in range(2))
-    assert first == second
+    assert audited(case).findings == once(case).findings
 
 
 def test_a_check_that_cannot_be_made_says_so_and_the_others_go_on(monkeypatch):
