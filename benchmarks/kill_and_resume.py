@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import random
 import shutil
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.forked import imported_once
 from robusttrain.commands import evaluate
 from robusttrain.core.errors import UserError
 
@@ -34,19 +34,6 @@ def timeless(path: Path) -> dict[str, Any]:
     for name in ("audit_seconds", "command", "plan"):  # the plan names the folder
         content.pop(name, None)
     return content
-
-
-def imported_once() -> Any:
-    """What starts processes that need not import anything: a server forks them, that has imported
-    the command and has no other threads. A fork of this process might wait for good, for a lock
-    that one of its threads held.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["robusttrain.commands.evaluate"])
-    first = context.Process(target=int)  # waits for the server's imports, so that no other has to
-    first.start()
-    first.join()
-    return context
 
 
 def _evaluate(arguments: list[str], threads: int) -> None:

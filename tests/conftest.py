@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import forked
 from robusttrain.commands import entry
 from robusttrain.core.rng import Rng
 
@@ -285,6 +286,38 @@ def run_script():
             timeout=timeout,
         )
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start_forked(tmp_path_factory):
+    """Starts a process that does what ``python SCRIPT ...`` does, but for the imports, which take
+    seconds: (process, files of what it prints and of its errors). The caller ends it.
+    """
+
+    def start(script, *arguments):
+        told = [str(tmp_path_factory.mktemp("forked") / name) for name in ("out", "err")]
+        words = (script, brief(script, arguments), str(ROOT), *told)
+        process = forked.imported_once().Process(target=forked.become, args=words)
+        process.start()
+        return SimpleNamespace(process=process, out=Path(told[0]), err=Path(told[1]))
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_forked(start_forked):
+    """As `run_script`, without the imports: (code, out, err)."""
+
+    def run(script, *arguments, timeout=600):
+        started = start_forked(script, *arguments)
+        started.process.join(timeout)
+        code = started.process.exitcode
+        if code is None:
+            started.process.kill()
+            pytest.fail(f"{script} runs for more than {timeout} s: {started.err.read_text()}")
+        return SimpleNamespace(code=code, out=started.out.read_text(), err=started.err.read_text())
 
     return run
 

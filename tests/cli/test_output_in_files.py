@@ -14,8 +14,11 @@ ADVICE = re.compile(r"num_workers|many workers|logging interval|not empty|Warnin
 
 
 @pytest.fixture(scope="module")
-def gone_on(run_script, tmp_path_factory):
-    """A run of two epochs, and the same again with a third: its folder is there by then."""
+def gone_on(run_script, run_forked, tmp_path_factory):
+    """A run of two epochs, and the same again with a third: its folder is there by then.
+
+    What importing says is in the first one's output alone.
+    """
     folder = tmp_path_factory.mktemp("in files")
     options = [
         *("--config", "tests/conf/trades.yaml", "--name", "one run"),
@@ -24,7 +27,7 @@ def gone_on(run_script, tmp_path_factory):
         *("--trainer.enable_progress_bar", "true", "--early_stopping", 0),
     ]
     first = run_script("train.py", *options, "--trainer.max_epochs", 2)
-    second = run_script("train.py", *options, "--trainer.max_epochs", 3, "--ckpt_path", "last")
+    second = run_forked("train.py", *options, "--trainer.max_epochs", 3, "--ckpt_path", "last")
     assert (first.code, second.code) == (0, 0), first.err + second.err
     return folder, first, second
 
@@ -37,7 +40,7 @@ def test_no_advice_no_bar(gone_on):
         assert "\x1b" not in done.err
 
 
-def test_the_end_is_a_sentence_and_commands_to_type(gone_on, run_script, tmp_path):
+def test_the_end_is_a_sentence_and_commands_to_type(gone_on, run_forked, tmp_path):
     folder, first, second = gone_on
     sentence = (
         r"done: after {} epochs, \d+\.\d% of the validation images are right, and \d+\.\d% of"
@@ -52,7 +55,7 @@ def test_the_end_is_a_sentence_and_commands_to_type(gone_on, run_script, tmp_pat
         )
         assert look == f"curves and pictures: tensorboard --logdir '{folder}/logs'"
     words = shlex.split(kept.partition("attack with python ")[2])
-    attacked = run_script(*words, "--attack", "fgsm", "--images", 4, "--output", tmp_path)
+    attacked = run_forked(*words, "--attack", "fgsm", "--images", 4, "--output", tmp_path)
     assert attacked.code == 0, attacked.err
     assert not ADVICE.search(attacked.out + attacked.err), attacked.err
 

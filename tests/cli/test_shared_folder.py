@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.kill_and_resume import imported_once, timeless
+from benchmarks.forked import imported_once
+from benchmarks.kill_and_resume import timeless
 from robusttrain.commands import evaluate
 from robusttrain.evaluation import choosing
 from robusttrain.evaluation.auditing import finish_audit

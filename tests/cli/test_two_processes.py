@@ -15,7 +15,7 @@ FLIPS = 0.01
 
 
 @pytest.fixture(scope="module")
-def evaluated(run_script, run_here, trained, tmp_path_factory):
+def evaluated(run_forked, run_here, trained, tmp_path_factory):
     def run(batch_size, processes):
         output = tmp_path_factory.mktemp("evaluated")
         ddp = ["--trainer.devices", 2, "--trainer.strategy", "ddp"] if processes == 2 else []
@@ -37,7 +37,7 @@ def evaluated(run_script, run_here, trained, tmp_path_factory):
             "--trainer.accelerator",
             "cpu",
         ]
-        launch = run_script if processes == 2 else run_here
+        launch = run_forked if processes == 2 else run_here
         done = launch("evaluate.py", *common, *ddp, "--output", output)
         assert done.code == 0, done.err
         return json.loads((output / "results.json").read_text()), Records.read(
