@@ -1,6 +1,7 @@
 """results.json explains its figures, is read back as objects, and can be repeated."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,16 +12,23 @@ from robusttrain.storage.files import hash_of_weights
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture
-def evaluated(command, trained, tmp_path):
-    """An evaluation of two attacks on 12 images."""
+@pytest.fixture(scope="module")
+def once(run_here, trained, tmp_path_factory):
+    """An evaluation of two attacks on 12 images, which no test changes."""
+    folder = tmp_path_factory.mktemp("once") / "out"
     attacks = ["--attack", "bpda-i-quick", "--attack", "wt", "--attack.wt.steps", 2]
     size = ["--images", 12, "--draws", 2, "--trainer.accelerator", "cpu"]
-    done = command(
-        "evaluate.py", "--checkpoint", trained.best, *attacks, *size, "--output", tmp_path / "out"
+    done = run_here(
+        "evaluate.py", "--checkpoint", trained.best, *attacks, *size, "--output", folder
     )
     assert done.code == 0, done.err
-    return tmp_path / "out"
+    return folder
+
+
+@pytest.fixture
+def evaluated(once, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(once, tmp_path / "out")
 
 
 def test_results_explain_themselves(evaluated, trained):

@@ -45,7 +45,20 @@ def evaluate(command, trained, tmp_path):
     return run
 
 
-def test_the_newest_checkpoint_as_a_process(run_script, trained, evaluate, tmp_path):
+@pytest.fixture(scope="module")
+def usual(run_here, trained, tmp_path_factory):
+    """What `evaluate` finds and writes without arguments; no test changes it."""
+    output = tmp_path_factory.mktemp("usual") / "o"
+    done = run_here(
+        *("evaluate.py", "--checkpoint", trained.best, "--images", 40, "--draws", 2),
+        *("--attack", "bpda-i-quick", "--output", output, "--trainer.accelerator", "cpu"),
+    )
+    assert done.code == 0, done.err
+    done.found, done.output = json.loads((output / "results.json").read_text()), output
+    return done
+
+
+def test_the_newest_checkpoint_as_a_process(run_script, trained, usual, tmp_path):
     """Also: the same command twice gives the same results."""
     common = [
         "--images",
@@ -83,7 +96,7 @@ def test_the_newest_checkpoint_as_a_process(run_script, trained, evaluate, tmp_p
         in done.err
     )
     assert "worst case" in done.err + done.out
-    assert list(changes(evaluate().found, found)) == []
+    assert list(changes(usual.found, found)) == []
 
 
 def test_pgd_on_all_images_is_the_default(evaluate):
@@ -181,14 +194,16 @@ def test_draws_images_and_seed_are_those_of_the_verdicts(evaluate):
     assert torch.equal(data._test.labels[first.index], first.label)
 
 
-def test_options_of_the_defense(evaluate):
-    usual, bare = evaluate().found, evaluate("--defense.radius", 0.0).found
-    assert (usual["random"], bare["random"], bare["draws"]) == (True, False, 1)
-    far = evaluate("--defense.radius", 0.6).found
-    assert far["clean"]["accuracy"] < usual["clean"]["accuracy"]
+def test_options_of_the_defense(evaluate, usual):
+    """All of them change what is right without an attack, so the attack takes no step."""
+    idle = ("--attack.steps", 0)
+    bare = evaluate("--defense.radius", 0.0, *idle).found
+    assert (usual.found["random"], bare["random"], bare["draws"]) == (True, False, 1)
+    far = evaluate("--defense.radius", 0.6, *idle).found
+    assert far["clean"]["accuracy"] < usual.found["clean"]["accuracy"]
     # Of 40 images as many may be right by chance: the share over all draws tells more.
-    still = evaluate("--defense.steps", 0, "--draws", 20, "--save_verdicts", "true")
-    moved = evaluate("--draws", 20, "--save_verdicts", "true")
+    idle = (*idle, "--draws", 20, "--save_verdicts", "true")
+    still, moved = evaluate("--defense.steps", 0, *idle), evaluate(*idle)
     scores = [
         Records.read(done.output / "verdicts.safetensors").of("clean").score
         for done in (still, moved)
@@ -235,7 +250,7 @@ def test_precision(evaluate, monkeypatch):
         assert f"takes {speeds.bfloat16 / speeds.float32:g} times as long" in line
 
 
-def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
+def test_images_that_are_kept_are_those_that_were_scored(evaluate, usual, trained):
     done = evaluate(
         "--save_images", "true", "--save_verdicts", "true", "--attack", "wt", "--attack.steps", 5
     )
@@ -258,9 +273,7 @@ def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
         2,
     )
     assert torch.equal(again, judged.score)
-    without = sorted(
-        path.name for path in evaluate().output.iterdir() if not path.name.startswith(".")
-    )
+    without = sorted(path.name for path in usual.output.iterdir() if not path.name.startswith("."))
     assert without == [
         *("examples.safetensors", "journal", "report.html", "results.json"),
         "verdicts.safetensors",
@@ -268,7 +281,7 @@ def test_images_that_are_kept_are_those_that_were_scored(evaluate, trained):
 
 
 @pytest.mark.parametrize("source", ["source.class_path", "bpda-i-quick.source.class_path"])
-def test_transfer_from_another_checkpoint(evaluate, trained, source):
+def test_transfer_from_another_checkpoint(evaluate, usual, trained, source):
     arguments = [
         f"--attack.{source}",
         "robusttrain.attacks.Checkpoint",
@@ -279,10 +292,8 @@ def test_transfer_from_another_checkpoint(evaluate, trained, source):
     transfer = found["attacks"]["bpda-i-quick"]
     assert transfer["knows"] == "another model, labels"
     assert transfer["gradient_evaluations_per_image"] == 10
-    assert (
-        transfer["robust_accuracy"]
-        != evaluate().found["attacks"]["bpda-i-quick"]["robust_accuracy"]
-    )
+    other = usual.found["attacks"]["bpda-i-quick"]
+    assert transfer["robust_accuracy"] != other["robust_accuracy"]
 
 
 def test_of_several_weights_in_a_file_one_is_chosen_and_said(evaluate, tmp_path):
@@ -290,12 +301,13 @@ def test_of_several_weights_in_a_file_one_is_chosen_and_said(evaluate, tmp_path)
     states = []
     for seed in range(2):
         torch.manual_seed(seed)
-        states.append(VGGSmall(10, 1, 16).state_dict())
+        states.append(VGGSmall(10, 1, 16, width=8).state_dict())
     path = tmp_path / "w [best].pt"
     torch.save({"model": states[0], "model_ema": states[1]}, path)
     torch.save(states[1], tmp_path / "ema.pt")
-    model = ["--model", "vgg_small", "--data", "digits", "--draws", 1]
-    f_b = ["--defense", "advtransform", "--defense.steps", 1, "--defense.weights"]
+    model = ["--model", "vgg_small", "--model.width", 8, "--data", "digits", "--draws", 1]
+    f_b = ["--defense", "advtransform", "--defense.model.width", 8, "--defense.steps", 1]
+    f_b += ["--defense.weights"]
     done = evaluate(*model, "--weights", path, *f_b, path, attack="fgsm")
     line = f"{path}: took averaged weights, model_ema.*; model would fit too"
     assert f"--weights {line} (--weights.which NAME" in done.err
@@ -309,13 +321,15 @@ def test_of_several_weights_in_a_file_one_is_chosen_and_said(evaluate, tmp_path)
 
 def test_a_model_that_was_not_trained_here(evaluate, tmp_path):
     torch.manual_seed(0)
-    network = VGGSmall(num_classes=10, in_channels=1, image_size=16).eval()
+    network = VGGSmall(num_classes=10, in_channels=1, image_size=16, width=8).eval()
     torch.save({"state_dict": network.state_dict()}, tmp_path / "w.pt")
     model = [
         "--model",
         "vgg_small",
         "--weights",
         tmp_path / "w.pt",
+        "--model.width",
+        8,
         "--defense",
         "none",
         "--data",
@@ -331,7 +345,7 @@ def test_a_model_that_was_not_trained_here(evaluate, tmp_path):
     assert torch.equal(kept.score[:, 0], expected)
 
     behind = evaluate(
-        *model[:4],
+        *model[:6],
         "--defense",
         "randomization",
         "--defense.low",
@@ -409,7 +423,7 @@ UNKNOWN = "whether the model was trained on these images is not known"
 
 def test_validation_images_are_those_that_training_held_out(evaluate, trained):
     """Nothing is said of a checkpoint that held them out; of other ones it is not known."""
-    done = evaluate("--split", "validation", images=None)
+    done = evaluate("--split", "validation", "--attack.steps", 1, images=None)
     data = Digits(**read_recipe(trained.best)["data"]["init_args"])
     data.setup("fit")
     held_out = torch.cat([batch.indices for batch in data.val_dataloader()]).sort().values

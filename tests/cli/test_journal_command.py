@@ -5,6 +5,7 @@ is taken for it.
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -81,6 +82,23 @@ def unfinished(run_here, trained, tmp_path_factory):
     return output
 
 
+@pytest.fixture(scope="module")
+def finished(run_here, trained, tmp_path_factory):
+    """The folder of an evaluation that ended, what it wrote, and what went into its journal."""
+    output, put, entries = tmp_path_factory.mktemp("finished") / "o", Journal.put, []
+
+    def noted(self, stage, images, labels, indices, entry):
+        put(self, stage, images, labels, indices, entry)
+        entries.append((stage, int(indices[0])))
+
+    options = ["--checkpoint", trained.best, *COMMON, *ATTACKS, "--output", output]
+    with mock.patch.object(Journal, "put", noted):
+        done = run_here("evaluate.py", *options)
+    assert done.code == 0, done.err
+    raw = (output / "results.json").read_text()
+    return SimpleNamespace(folder=output, raw=raw, entries=entries)
+
+
 def without_seconds(raw):
     found = json.loads(raw)
     for row in found["attacks"].values():
@@ -96,11 +114,13 @@ def without_seconds(raw):
     ],
 )
 def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
-    evaluate, puts, arguments, number, code, told
+    evaluate, puts, finished, arguments, number, code, told
 ):
-    whole = evaluate(*arguments, output="whole")
-    assert whole.code == 0, whole.err
-    every, puts[:] = list(puts), []
+    every, raw = finished.entries, finished.raw
+    if arguments:
+        whole = evaluate(*arguments, output="whole")
+        assert whole.code == 0, whole.err
+        every, raw, puts[:] = list(puts), whole.raw, []
     assert len(every) == 9
     puts.stop_after, puts.signal, handler = 4, number, signal.getsignal(number)
     stopped = evaluate(*arguments)
@@ -119,7 +139,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     # Each batch of each attack once, over both runs.
     assert sorted(puts) == sorted(every)
     assert puts[:4] == first
-    assert without_seconds(again.raw) == without_seconds(whole.raw)
+    assert without_seconds(again.raw) == without_seconds(raw)
 
 
 def test_a_finished_run_is_found_whole_and_byte_for_byte(evaluate, puts):
@@ -180,16 +200,15 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(evaluate, puts, monke
     assert len(puts) == 18
 
 
-def test_a_damaged_entry_is_told_and_done_again(evaluate, puts, tmp_path):
-    first = evaluate()
+def test_a_damaged_entry_is_told_and_done_again(evaluate, puts, finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "o")
     file = sorted((tmp_path / "o" / "journal" / "wt").iterdir())[1]
     file.write_bytes(file.read_bytes()[:-100])
-    puts[:] = []
     again = evaluate()
     assert again.code == 0, again.err
     assert [stage for stage, _ in puts] == ["wt"]
     assert "dropped, to be done again" in again.err
-    assert without_seconds(again.raw) == without_seconds(first.raw)
+    assert without_seconds(again.raw) == without_seconds(finished.raw)
 
 
 def test_pictures_are_of_images_that_an_attack_was_given(evaluate, tmp_path):
@@ -228,16 +247,14 @@ def test_without_survivors_pictures_are_of_all_images(command, tmp_path):
     )
 
 
-def test_pictures_of_a_finished_run_cost_no_attack(evaluate, puts, tmp_path):
-    plain = evaluate()
-    assert plain.code == 0, plain.err
-    puts.clear()
+def test_pictures_of_a_finished_run_cost_no_attack(evaluate, puts, finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "o")
     exported = evaluate("--export", "png")
     assert exported.code == 0, exported.err
     assert puts == []  # nothing was attacked again
     found = json.loads(exported.raw)
     rows = found.pop("export")
-    assert list(changes(json.loads(plain.raw), found)) == []
+    assert list(changes(json.loads(finished.raw), found)) == []
     assert rows.keys() == {"bpda-i-quick", "wt"}
     for name, row in rows.items():
         assert len(list((tmp_path / "o" / "png" / name).glob("*.png"))) == 24
