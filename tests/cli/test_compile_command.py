@@ -24,11 +24,29 @@ def backend(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.fixture(scope="module")
+def checkpoint(run_here, tmp_path_factory):
+    """A random target of two networks so small that tracing them takes no seconds; what larger
+    ones are compiled to is checked in tests/models/test_compiling.py.
+    """
+    folder = tmp_path_factory.mktemp("small")
+    done = run_here(
+        *("train.py", "--model", "mlp", "--model.width", 32, "--defense", "advtransform"),
+        *("--defense.model", "mlp", "--defense.steps", 2, "--defense.radius", 0.1),
+        *("--f_b_training", "tests/conf/f_b.yaml", "--trainer.max_epochs", 3),
+        *("--trainer.accelerator", "cpu", "--robust.every", 0, "--pictures.images", 0),
+        *("--checkpoints", folder / "c", "--logs", folder / "l"),
+    )
+    assert done.code == 0, done.err
+    (last,) = (folder / "c").rglob("last.ckpt")
+    return last
+
+
 @pytest.fixture
-def evaluate(command, trained, tmp_path):
+def evaluate(command, checkpoint, tmp_path):
     def run(*arguments, output="o"):
         done = command(
-            *("evaluate.py", "--checkpoint", trained.best, "--attack", "bpda-i-quick", *FEW),
+            *("evaluate.py", "--checkpoint", checkpoint, "--attack", "bpda-i-quick", *FEW),
             *("--output", tmp_path / output, *arguments),
         )
         path = tmp_path / output / "results.json"
