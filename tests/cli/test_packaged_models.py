@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from robusttrain.commands import entry
 from robusttrain.config.checkpoints import newest
 from robusttrain.config.evaluation import read_plan
 from robusttrain.core.errors import UserError
@@ -30,24 +31,16 @@ EMBEDDED = [
 ]
 
 
-def at(folder, *arguments):
-    """``python -m robusttrain ...`` in a folder, as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "robusttrain", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_first_minute(command, tmp_path):
+def test_the_first_minute(command, tmp_path, monkeypatch, capsys):
+    """The same as a process of its own: tests/cli/test_wheel.py."""
     few = ("--images", 4, "--attack.steps", 2, "--attack.gradient.draws", 2, "--draws", 2)
     quick = (*few, "--audit", "false", "--precision", "float32")
-    done = at(tmp_path, "evaluate", "--attack", "bpda-eot", *quick)
-    assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if "nothing trained" in line]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        entry.run("evaluate", ["--attack", "bpda-eot", *map(str, quick)], "robusttrain evaluate")
+    said = capsys.readouterr().err
+    assert ended.value.code == 0, said
+    (line,) = [line for line in said.splitlines() if "nothing trained" in line]
     assert "taking digits-g, a model that comes with the package" in line
     results = json.loads((tmp_path / "results" / "newest" / "results.json").read_text())
     card = packaged.card("digits-g")
@@ -129,6 +122,17 @@ def test_a_model_of_images_that_are_elsewhere(command, tmp_path, monkeypatch):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["target"] == packaged.card(name).label
     assert results["images"] == 10
+
+
+def test_as_a_module_and_as_a_process():
+    done = subprocess.run(
+        [sys.executable, "-m", "robusttrain", "list", "models"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "digits-g" in done.stdout
 
 
 def test_listed_in_less_than_a_second_of_processor_time():

@@ -1,5 +1,6 @@
 """The wheel alone, in an environment and a folder of its own: a command that works."""
 
+import json
 import os
 import subprocess
 import sys
@@ -64,30 +65,29 @@ def run(script, folder, *arguments):
 
 
 def test_from_an_empty_folder_to_a_result(installed, tmp_path):
+    """Of a model that comes along, under an attack of one's own; then one of one's own is
+    trained.
+    """
     (tmp_path / "configs" / "attack").mkdir(parents=True)
-    (tmp_path / "configs" / "attack" / "mine.yaml").write_text("like: pgd\ninit_args: {steps: 2}\n")
+    (tmp_path / "configs" / "attack" / "mine.yaml").write_text(
+        "like: bpda-eot\ninit_args: {steps: 2}\n"
+    )
+    assert "digits-g" in run(installed, tmp_path, "list", "models").stdout
+    few = ("--images", 4, "--attack.gradient.draws", 1, "--audit", "false")
+    attacked = run(installed, tmp_path, "evaluate", "--attack", "mine", *few)
+    assert attacked.returncode == 0, attacked.stderr
+    assert "taking digits-g" in attacked.stderr
+    results = json.loads((tmp_path / "results" / "newest" / "results.json").read_text())
+    assert results["attacks"]["mine"]["gradient_evaluations_per_image"] == 2
     trained = run(
         *(installed, tmp_path, "train", "--model", "mlp", "--trainer.max_epochs", 1),
         *("--trainer.limit_train_batches", 2, "--robust.every", 0, "--pictures.images", 0),
     )
     assert trained.returncode == 0, trained.stderr
     assert "attack with robusttrain evaluate" in trained.stderr
-    attacked = run(
-        installed, tmp_path, "evaluate", "--attack", "mine", "--images", 8, "--audit", "false"
-    )
-    assert attacked.returncode == 0, attacked.stderr
-    assert (tmp_path / "results" / "newest" / "results.json").is_file()
     said = trained.stderr + attacked.stderr
     assert str(ROOT / "robusttrain") not in said
     assert "pytorch_lightning" not in said  # its advice is about scripts of one's own
-
-
-def test_the_models_come_along(installed, tmp_path):
-    assert "digits-g" in run(installed, tmp_path, "list", "models").stdout
-    few = ("--images", 4, "--attack.steps", 1, "--attack.gradient.draws", 1, "--audit", "false")
-    done = run(installed, tmp_path, "evaluate", "--attack", "bpda-eot", *few)
-    assert done.returncode == 0, done.stderr
-    assert "taking digits-g" in done.stderr
 
 
 @pytest.mark.long
