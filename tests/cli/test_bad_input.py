@@ -541,13 +541,18 @@ def test_hostile_and_broken_checkpoints(refused, trained, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "script", [pytest.param("train.py", marks=pytest.mark.long), "evaluate.py"]
+    ("script", "run"),
+    [
+        pytest.param("train.py", "run_script", marks=pytest.mark.long),
+        pytest.param("evaluate.py", "run_script", marks=pytest.mark.long),
+        ("evaluate.py", "run_forked"),
+    ],
 )
-def test_as_processes_of_their_own(run_script, tmp_path, script):
+def test_as_processes_of_their_own(request, tmp_path, script, run):
     wrong = {"train.py": ["--training.momentum", "2"], "evaluate.py": ["--model", "vgg_smal"]}[
         script
     ]
-    done = run_script(script, *wrong, "--checkpoints", tmp_path)
+    done = request.getfixturevalue(run)(script, *wrong, "--checkpoints", tmp_path)
     assert done.code == 2
     assert done.out == ""
     assert len(done.err.splitlines()) == 1

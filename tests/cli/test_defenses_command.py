@@ -102,7 +102,8 @@ def test_a_network_is_trained_behind_searches_on_itself(command, tmp_path):
     )
     places = ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "l"]
     network = ["--model", "resnet_small", "--model.widths", "[8,16]"]
-    done = command("train.py", *network, *BRIEF, *places, "--defense", tmp_path / "two.yaml")
+    few = ["--trainer.limit_train_batches", 2, "--data.batch_size", 32]
+    done = command("train.py", *network, *BRIEF, *few, *places, "--defense", tmp_path / "two.yaml")
     assert done.code == 0, done.err
     (last,) = (tmp_path / "c").rglob("last.ckpt")
     defense = load(last).defense

@@ -43,7 +43,7 @@ def assert_same(one, other, where=""):
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 
 
-def test_killed_and_resumed(start_script, command, tmp_path):
+def test_killed_and_resumed(start_forked, command, tmp_path):
     options = [
         "--config",
         "tests/conf/trades.yaml",
@@ -52,17 +52,18 @@ def test_killed_and_resumed(start_script, command, tmp_path):
         "--trainer.limit_train_batches",
         6,
     ]
-    process = start_script("train.py", *options, *places(tmp_path / "killed"))
+    process = start_forked("train.py", *options, *places(tmp_path / "killed")).process
     try:
         folder = tmp_path / "killed" / "checkpoints"
         deadline = time.monotonic() + 600
         while not list(folder.glob("*/version_0/last.ckpt")):
-            assert process.poll() is None, "the run ended before it kept anything"
+            assert process.is_alive(), "the run ended before it kept anything"
             assert time.monotonic() < deadline
             time.sleep(0.005)
     finally:
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert last(tmp_path / "killed")["epoch"] < 4, "the run had ended before it was killed"
 
     for name, more in (("killed", ["--ckpt_path", "last"]), ("alone", [])):

@@ -87,9 +87,10 @@ def test_matrices_of_sources_and_targets(transfer):
 
 
 def test_images_are_crafted_once_and_found_again(transfer, tmp_path):
-    first = transfer("--attack", "ifgsm", "--epsilon", "0.1").found
+    asked = ("--attack", "ifgsm", "--epsilon", "0.1", "--attack.steps", 3)
+    first = transfer(*asked, images=24).found
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "crafted").rglob("*.safetensors")}
-    again = transfer("--attack", "ifgsm", "--epsilon", "0.1").found
+    again = transfer(*asked, images=24).found
     assert kept
     assert {
         path: path.stat().st_mtime_ns for path in (tmp_path / "crafted").rglob("*.safetensors")
@@ -103,7 +104,7 @@ def test_images_are_crafted_once_and_found_again(transfer, tmp_path):
     for number, changed in enumerate(
         (["--epsilon", "0.05"], ["--seed", "1"], ["--precision", "bfloat16"])
     ):
-        assert transfer("--attack", "ifgsm", "--epsilon", "0.1", *changed).code == 0
+        assert transfer(*asked, *changed, images=24).code == 0
         assert len(list((tmp_path / "crafted").iterdir())) == 2 * (number + 2)
 
 
