@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,19 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if packaged.is_packaged(path):
         return _recipe({"robusttrain": packaged.card(path).recipe}, path)
+    try:
+        found = os.stat(path)
+    except OSError:
+        return _recipe(read_torch(path), path)  # which says what is wrong with it
+    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return deepcopy(_recipe_of_file(os.fspath(path), stamp))
+
+
+@lru_cache(maxsize=8)
+def _recipe_of_file(path: str, stamp: tuple[int, ...]) -> dict[str, Any]:
+    """The configuration inside a file, weights and all read once as long as nobody writes to it: a
+    command asks for it several times.
+    """
     return _recipe(read_torch(path), path)
 
 
