@@ -133,6 +133,7 @@ def test_what_a_page_tells_to_type_works(page, commands, tmp_path, monkeypatch, 
     assert len(lines) == commands
     for command, *rest in lines:
         few = ["--attack.steps", "2"] if "bpda" in " ".join(rest) else []
+        few += ["--attack.tries", "2"] if "myattack.py:Corners" in rest else []
         rest = ["quick" if word == "test-time-quick" else word for word in rest]
         # Each is a process of its own for those who type it: no class of a file is loaded yet.
         monkeypatch.setattr(classes, "_files", {})
