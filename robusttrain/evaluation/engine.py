@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Cost, KnownDraw, Queried, prepared
+from robusttrain.attacks import Attack, Cost, KnownDraw, Queried, Source, prepared
 from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
 from robusttrain.attacks.leaving import Leaving
@@ -58,6 +58,14 @@ class EntryStore(Protocol):
 def _measured(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
     """A loss (B,) of logits, whose gradient costs as much as an attack's."""
     return [source(points, rng).logsumexp(dim=1)]
+
+
+def _equal(one: Source, other: Source) -> bool:
+    """Whether two sources say that they are equal; those that hold tensors cannot tell."""
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - a source of one's own may hold anything
+        return False
 
 
 @dataclass
@@ -140,6 +148,7 @@ class Engine:
             if isinstance(precision, Mapping)
             else dict.fromkeys(self.scenarios, precision)
         )
+        self._types = dict(each)
         attacked = {dtype: self.target.fast(dtype) for dtype in {*each.values()}}
         self.sources = {}
         for name, scenario in self.scenarios.items():
@@ -253,28 +262,40 @@ class Engine:
             "measure"
         )
         expected: dict[str, float] = {}
+        known: list[tuple[Source, tuple[torch.dtype, bool], float]] = []
         for name, source in self.sources.items():
             attack = self.scenarios[name].attack
-            seconds = []
-            for _ in range(3):  # the first one warms up
-                start = time.perf_counter()
-                with prepared(source), gradients_by(self.compiled):
-                    loss_fn = partial(_measured, source, rng)
-                    try:
-                        list(input_gradients(loss_fn, images.clone()))
-                    except UserError:
-                        # Of what cannot be differentiated, queries can be taken all the same.
-                        if attack.cost().gradients:
-                            raise
-                seconds.append((time.perf_counter() - start) / len(images))
             cost = attack.cost()
-            query = self._seconds_of_g(source, images, rng) if attack.asks_g else min(seconds[1:])
-            expected[name] = min(seconds[1:]) * cost.gradients + query * cost.queries
+            # Attacks with equal sources, of which a suite has many, are measured once.
+            made, how = self.scenarios[name].source, (self._types[name], bool(cost.gradients))
+            each = next((s for other, by, s in known if by == how and _equal(other, made)), None)
+            if each is None:
+                each = self._seconds_of(source, images, rng, bool(cost.gradients))
+                known.append((made, how, each))
+            query = self._seconds_of_g(source, images, rng) if attack.asks_g else each
+            expected[name] = each * cost.gradients + query * cost.queries
             source.reset()
         start = time.perf_counter()
         verdicts(self._queried, images, labels, rng, draws=1)
         expected["scoring"] = (time.perf_counter() - start) / len(images) * self.verdicts_per_image
         return expected
+
+    def _seconds_of(self, source: Queried, images: Tensor, rng: Rng, needed: bool) -> float:
+        """Seconds per image of a gradient of a source; of an answer alone, where there is none and
+        none is needed.
+        """
+        seconds = []
+        for _ in range(3):  # the first one warms up
+            start = time.perf_counter()
+            with prepared(source), gradients_by(self.compiled):
+                try:
+                    list(input_gradients(partial(_measured, source, rng), images.clone()))
+                except UserError:
+                    # Of what cannot be differentiated, queries can be taken all the same.
+                    if needed:
+                        raise
+            seconds.append((time.perf_counter() - start) / len(images))
+        return min(seconds[1:])
 
     def _seconds_of_g(self, source: Queried, images: Tensor, rng: Rng) -> float:
         """Seconds per image of the source's g alone."""

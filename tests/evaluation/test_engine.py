@@ -1,6 +1,6 @@
 """The engine: what is attacked, with which draws it is scored, and what it refuses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from robusttrain.attacks import (
     Linf,
     Normalized,
     ProjectedGradient,
+    RandomNoise,
     Smooth,
     Target,
     TargetedCrossEntropy,
@@ -249,6 +250,17 @@ def test_measuring_the_time_is_not_counted(images, linear):
     assert expected["pgd"] > 0
     found = results(*right_records(engine, images()))
     assert found["attacks"]["pgd"]["gradient_evaluations_per_image"] == 3
+
+
+def test_attacks_with_equal_sources_are_measured_once(images, linear, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Engine, "_seconds_of", lambda *those: asked.append(those) or 2.0)
+    longer = replace(pgd(), attack=replace(pgd().attack, steps=5))
+    queries = Scenario(RandomNoise(22, threat=Linf(0.1)), Target())
+    attacks = {"pgd": pgd(), "longer": longer, "queries": queries}
+    expected = Engine(linear(), attacks).measure(images(), torch.arange(4) % 3)
+    assert (expected["pgd"], expected["longer"], expected["queries"]) == (6, 10, 44)
+    assert [needed for *_, needed in asked] == [True, False]
 
 
 def right_records(engine, x):
