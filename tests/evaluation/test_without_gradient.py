@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import robusttrain
-from robusttrain.attacks import Linf, RandomNoise
+from robusttrain.attacks import Linf, RandomNoise, Square
 from robusttrain.core.errors import UserError
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.taking import classes_of
@@ -104,7 +104,12 @@ def test_the_audit_says_that_nobody_followed_a_gradient_that_is_there(given):
 
 def test_the_audit_does_not_call_scores_alone_sound_where_they_are_votes(given):
     """Where hardly a query changes a vote, Square is lost, and a search by labels is not."""
-    results = evaluated(given, Voting(given[0]), attacks="square-quick", audit=True)
+    results = evaluated(
+        given,
+        Voting(given[0]),
+        attacks={"square": Square(queries=100, threat=Linf(0.05))},
+        audit=True,
+    )
     found = findings(results)["white box tried"]
     assert found["severity"] == "weak"
     assert "bpda-i" in found["remedy"]
