@@ -224,7 +224,7 @@ def test_an_f_b_is_that_of_the_run_that_goes_on(command, tmp_path):
 
     there = tmp_path / "there"
     assert train(there, 1, *own).code == 0
-    (f_b,) = (there / "checkpoints" / "f_b").iterdir()
+    (f_b,) = (there / "checkpoints" / "f_b").glob("*.safetensors")
     done = train(there, 2, "--ckpt_path", "last")
     assert done.code == 2
     assert "that run had f_b_training = 'tests/conf/f_b.yaml', this one 'f_b'" in done.err

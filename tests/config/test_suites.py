@@ -208,9 +208,10 @@ def test_the_data_decide_too(targets):
 def test_reasons_say_all_that_does_not_hold(targets):
     why = left_out(["worst-case"], [], targets["undefended"], data())
     assert why["wt"] == "the target has no defense"
-    assert why["bpda-i"] == "the target can be differentiated as it is"
+    assert why["bpda-i"] == "the target has no defense without a useful gradient"
     assert (
-        why["bpda-eot"] == "the target can be differentiated as it is, and the target is not random"
+        why["bpda-eot"]
+        == "the target has no defense without a useful gradient, and the target is not random"
     )
     assert left_out(["worst-case"], [], targets["rounded"], data())["apgd-ce"] == (
         "the target's defense has no useful gradient"
