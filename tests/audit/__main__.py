@@ -14,7 +14,7 @@ from rich.table import Table
 
 from robusttrain.evaluation.audit import SAMPLE
 
-from .blind import BLIND_WRONG
+from .blind import BLIND_SOUND, BLIND_WRONG
 from .corpus import SOUND, WRONG, Case, audited
 from .heldout import HELD_OUT_SOUND, HELD_OUT_WRONG
 from .weak_objectives import NEW_SOUND, NEW_WRONG
@@ -24,7 +24,7 @@ PARTS: dict[str, tuple[Sequence[Case], Sequence[Case]]] = {
     "first": (WRONG, SOUND),
     "new": (NEW_WRONG, NEW_SOUND),
     "held out": (HELD_OUT_WRONG, HELD_OUT_SOUND),
-    "blind": (BLIND_WRONG, ()),
+    "blind": (BLIND_WRONG, BLIND_SOUND),
 }
 
 

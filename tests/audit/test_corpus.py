@@ -9,14 +9,14 @@ import torch
 from robusttrain.evaluation import Records
 from robusttrain.evaluation.audit import Audit, Finding, audit_lines
 
-from .blind import BLIND_WRONG
+from .blind import BLIND_SOUND, BLIND_WRONG
 from .corpus import ANY, IMAGES, SOUND, WRONG, audited, evaluation, pgd
 from .heldout import HELD_OUT_SOUND, HELD_OUT_WRONG
 from .networks import digits, plain
 from .weak_objectives import NEW_SOUND, NEW_WRONG
 
 EVERY_WRONG = (*WRONG, *NEW_WRONG, *HELD_OUT_WRONG, *BLIND_WRONG)
-EVERY_SOUND = (*SOUND, *NEW_SOUND, *HELD_OUT_SOUND)
+EVERY_SOUND = (*SOUND, *NEW_SOUND, *HELD_OUT_SOUND, *BLIND_SOUND)
 #: The audit of a case, for all tests that only read it.
 once = cache(audited)
 
