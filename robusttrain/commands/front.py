@@ -157,6 +157,10 @@ def list_presets(kinds: Sequence[str] = ()) -> None:
     Console(width=None if sys.stdout.isatty() else 1000).print(shown)
 
 
+#: Options that take a preset's name.
+NAMED = ("attack", "suite", "training", "model", "data", "defense")
+
+
 def refuse_at_once(arguments: Sequence[str]) -> None:
     """Raise UserError for a name or a file that does not exist, as far as that can be told so
     early; all else is left to the command.
@@ -168,7 +172,7 @@ def refuse_at_once(arguments: Sequence[str]) -> None:
         alone = option in FILES and not options & {*FILES[option]}
         if alone and (option != "--weights" or "--model" in options) and not _is_there(value):
             raise UserError(f"{option} = {value!r}: there is no such file{packaged.hint(value)}")
-        if kind in ("attack", "suite", "training") and _is_name(value):
+        if kind in NAMED and _is_name(value) and not Path(value).exists():
             presets.find(kind, value)
 
 
@@ -193,4 +197,5 @@ def _is_there(value: str) -> bool:
 
 def _is_name(value: str) -> bool:
     """Whether a value can be nothing but a preset's name."""
-    return value.replace("-", "").replace("_", "").isalnum() and value.islower()
+    letters = value.replace("-", "").replace("_", "")
+    return letters.isalnum() and value.islower() and value not in ("none", "null")

@@ -101,6 +101,25 @@ def test_what_may_be_more_than_a_name_is_left_to_the_command():
 
 
 @pytest.mark.parametrize(
+    ("option", "wrong", "right"),
+    [
+        ("--model", "vgg_smal", "vgg_small"),
+        ("--data", "digts", "digits"),
+        ("--defense", "advtransfrm", "advtransform"),
+        ("--suite", "worst-cse", "worst-case"),
+    ],
+)
+def test_names_of_every_kind_are_refused(option, wrong, right, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=rf"^{option} {wrong}: no such preset; .*{right}"):
+        front.refuse_at_once([option, wrong])
+    front.refuse_at_once([option, right, "--defense", "none", "--model", "timm:resnet18"])
+    if option == "--data":  # may be a folder
+        (tmp_path / wrong).mkdir()
+        monkeypatch.chdir(tmp_path)
+        front.refuse_at_once([option, wrong])
+
+
+@pytest.mark.parametrize(
     ("training", "own"),
     [("denoiser", "--purifier.learning_rate"), ("reparameterization", "--h.learning_rate")],
 )
