@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import sys
 from typing import Any, get_args
@@ -80,6 +81,20 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
         trainer = Trainer(**settings, **own, use_distributed_sampler=False)
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"--trainer: {first_line(error)}") from error
+    atexit.unregister(leave_group)
+    atexit.register(leave_group)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no strategy's own, no plugin
         trainer.strategy.checkpoint_io = WholeFiles()
     return trainer
+
+
+def leave_group() -> None:
+    """Leave the group of processes that shared a run, before this process ends.
+
+    Threads of gloo's group that are still there then may abort a process whose work is done, and
+    the first process takes that for a failure. Lightning leaves groups of NCCL alone.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

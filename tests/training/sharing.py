@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import robusttrain.training as package
+from robusttrain.config.trainer import leave_group
 from robusttrain.data import Digits
 from robusttrain.defenses import GaussianNoise
 from robusttrain.models.defended import DefendedClassifier
@@ -134,6 +135,7 @@ def main(file):
     torch.set_num_threads(1)
     done = {name: trained(*case) for name, case in cases().items()}
     torch.save(done, file)
+    leave_group()
 
 
 if __name__ == "__main__":
