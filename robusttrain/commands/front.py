@@ -92,6 +92,9 @@ LONG = ("train", "evaluate")
 #: more than that they are not.
 FILES = {"--config": (), "--checkpoint": ("--model",), "--weights": ("--checkpoint", "--defense")}
 
+#: Options that take a preset's name.
+NAMED = ("attack", "suite", "training", "model", "data", "defense")
+
 
 def help_for(name: str | None) -> str:
     """Help that fits on one screen: of a command, or of all."""
@@ -155,10 +158,6 @@ def list_presets(kinds: Sequence[str] = ()) -> None:
             shown.add_row(option, name, escape(presets.about(path)))
     # Where nobody looks at a terminal, each row stays one line, for grep and the like.
     Console(width=None if sys.stdout.isatty() else 1000).print(shown)
-
-
-#: Options that take a preset's name.
-NAMED = ("attack", "suite", "training", "model", "data", "defense")
 
 
 def refuse_at_once(arguments: Sequence[str]) -> None:

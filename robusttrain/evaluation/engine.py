@@ -55,7 +55,7 @@ class EntryStore(Protocol):
     ) -> None: ...
 
 
-def _measured(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
+def any_value(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
     """A loss (B,) of logits, whose gradient costs as much as an attack's."""
     return [source(points, rng).logsumexp(dim=1)]
 
@@ -251,6 +251,23 @@ class Engine:
             warnings.warn(SLOW, UserWarning, stacklevel=2)
         return self.random
 
+    def first_of_equal(self) -> dict[str, str]:
+        """For each attack the first one whose source is equal, in the same precision: a suite has
+        many of them, and what is asked of one holds for all.
+        """
+        first: dict[str, str] = {}
+        for name, scenario in self.scenarios.items():
+            first[name] = next(
+                (
+                    other
+                    for other in dict.fromkeys(first.values())
+                    if self._types[other] == self._types[name]
+                    and _equal(self.scenarios[other].source, scenario.source)
+                ),
+                name,
+            )
+        return first
+
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Seconds per image that each attack, and "scoring", will take, extrapolated from a few
         evaluations.
@@ -262,16 +279,15 @@ class Engine:
             "measure"
         )
         expected: dict[str, float] = {}
-        known: list[tuple[Source, tuple[torch.dtype, bool], float]] = []
+        known: dict[tuple[str, bool], float] = {}
+        first = self.first_of_equal()
         for name, source in self.sources.items():
             attack = self.scenarios[name].attack
             cost = attack.cost()
-            # Attacks with equal sources, of which a suite has many, are measured once.
-            made, how = self.scenarios[name].source, (self._types[name], bool(cost.gradients))
-            each = next((s for other, by, s in known if by == how and _equal(other, made)), None)
-            if each is None:
-                each = self._seconds_of(source, images, rng, bool(cost.gradients))
-                known.append((made, how, each))
+            how = first[name], bool(cost.gradients)
+            if how not in known:
+                known[how] = self._seconds_of(source, images, rng, bool(cost.gradients))
+            each = known[how]
             query = self._seconds_of_g(source, images, rng) if attack.asks_g else each
             expected[name] = each * cost.gradients + query * cost.queries
             source.reset()
@@ -289,7 +305,7 @@ class Engine:
             start = time.perf_counter()
             with prepared(source), gradients_by(self.compiled):
                 try:
-                    list(input_gradients(partial(_measured, source, rng), images.clone()))
+                    list(input_gradients(partial(any_value, source, rng), images.clone()))
                 except UserError:
                     # Of what cannot be differentiated, queries can be taken all the same.
                     if needed:

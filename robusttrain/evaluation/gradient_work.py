@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.data import ImageData
 from robusttrain.evaluation.compiling import IMAGES, Work, work_of
+from robusttrain.evaluation.engine import any_value
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.taking import check_classes
 from robusttrain.models.declared import takes_streams
@@ -108,15 +110,12 @@ def _seen(
         if torch.is_grad_enabled() and inputs[0].requires_grad:
             counts[id(network)] = counts.get(id(network), 0.0) + len(inputs[0]) / len(images)
 
-    def losses(points: Tensor) -> list[Tensor]:
-        return [source(points, rng).logsumexp(dim=1)]
-
     with prepared(source), torch.random.fork_rng(devices=[]):
         source(images, rng)  # the first pass may ask more than once, to settle what it is asked
         hooks = [network.register_forward_pre_hook(count) for network in networks.values()]
         try:
             if gradients:
-                list(input_gradients(losses, images.clone()))
+                list(input_gradients(partial(any_value, source, rng), images.clone()))
             else:
                 with torch.no_grad():
                     source(images, rng)

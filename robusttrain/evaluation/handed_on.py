@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.engine import Engine, any_value
 from robusttrain.models.defended import DefendedClassifier
 
 #: Images that the gradient is asked for.
@@ -33,13 +34,9 @@ def missing(source: nn.Module, images: Tensor, indices: Tensor) -> str | None:
     queried = Queried.of(source)
     images = check_images(images[:FEW])
     rng = Rng.for_images(0, indices[:FEW].to(images.device)).fold("measure")
-
-    def values(points: Tensor) -> list[Tensor]:
-        return [queried(points, rng[:]).logsumexp(dim=1)]
-
     try:
         with prepared(queried), torch.random.fork_rng(devices=[]):
-            ((_, gradient),) = input_gradients(values, images.clone())
+            ((_, gradient),) = input_gradients(partial(any_value, queried, rng), images.clone())
     except UserError as error:
         return str(error)
     except Exception:  # noqa: BLE001 - models are any code, which attacks report with their names
@@ -54,11 +51,14 @@ def without_gradient(engine: Engine, images: Tensor, indices: Tensor) -> dict[st
         engine: whose attacks are asked for.
         images, indices: as for `missing`.
     """
+    first, asked = engine.first_of_equal(), dict[str, str | None]()
+    for name, scenario in engine.scenarios.items():
+        if scenario.attack.cost().gradients and first[name] not in asked:
+            asked[first[name]] = missing(engine.sources[name], images, indices)
     return {
         name: why
         for name, scenario in engine.scenarios.items()
-        if scenario.attack.cost().gradients
-        and (why := missing(engine.sources[name], images, indices)) is not None
+        if scenario.attack.cost().gradients and (why := asked[first[name]]) is not None
     }
 
 

@@ -83,11 +83,8 @@ def evaluate(
     subject = fitted(plan, *build_parts(plan, telling.say), telling.say)
     fitting = plan.without(subject.unfit)
     attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
-    engine = check(fitting, attacks, subject, telling.say)
     alone = {name: scenario(plan.attacks[name], name) for name in for_the_bare(plan, subject)}
-    subject = with_gradients(fitting, subject, engine, alone, telling.say)
-    attacks = {name: each for name, each in attacks.items() if name not in subject.unfit}
-    subject = replace(subject, codes=codes_of({**attacks, **subject.bare}))
+    subject, attacks = applying(fitting, subject, attacks, alone, telling.say)
     plan = in_its_own_folder(plan, settings_of(plan, subject), attacks, telling.say)
     trainer = tester(plan.trainer)
     if precisions is None:
@@ -99,6 +96,32 @@ def evaluate(
     known = identity(plan, subject, precisions, compilation)
     attacks = provide_surrogates(plan.without(subject.unfit), attacks, subject, known, telling)
     return attack(plan, subject, attacks, precisions, trainer, telling, write_report, compilation)
+
+
+def applying(
+    plan: EvaluationPlan,
+    subject: Subject,
+    attacks: dict[str, Scenario],
+    alone: dict[str, Scenario],
+    say: Say,
+) -> tuple[Subject, dict[str, Scenario]]:
+    """The subject, with all that is known before anything is attacked, and the attacks that apply
+    to it.
+
+    Args:
+        plan: what is evaluated, without attacks that do not apply.
+        subject: of the evaluation.
+        attacks: of the plan.
+        alone: attacks of the classifier without its defense alone.
+        say: takes lines.
+
+    Raises:
+        UserError: as `check` and `with_gradients` say.
+    """
+    engine = check(plan, attacks, subject, say)
+    subject = with_gradients(plan, subject, engine, alone, say)
+    attacks = {name: each for name, each in attacks.items() if name not in subject.unfit}
+    return replace(subject, codes=codes_of({**attacks, **subject.bare})), attacks
 
 
 def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, say: Say) -> Engine:

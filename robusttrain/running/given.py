@@ -26,17 +26,16 @@ from robusttrain.defenses import Defense
 from robusttrain.evaluation import Scenario
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.report import Results, read_results
-from robusttrain.evaluation.running import attack, codes_of, compilation_of, precisions_of
+from robusttrain.evaluation.running import attack, compilation_of, precisions_of
 from robusttrain.evaluation.taking import classes_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.evaluating import (
-    check,
+    applying,
     fitted,
     for_the_bare,
     tell_unless_held_out,
     tester,
-    with_gradients,
 )
 from robusttrain.running.surrogates import surrogates_in
 from robusttrain.storage.files import hash_of_tensors, writable
@@ -124,12 +123,9 @@ def _run(
     name = path_of(type(target.classifier)).rpartition(".")[2]
     subject = fitted(plan, target.cpu(), name, data, telling.say, missing)
     attacks = {name: each for name, each in scenarios.items() if name not in subject.unfit}
-    fitting = plan.without(subject.unfit)
-    engine = check(fitting, attacks, subject, telling.say)
     alone = {each: scenarios[each] for each in for_the_bare(plan, subject) if each in scenarios}
-    subject = with_gradients(fitting, subject, engine, alone, telling.say)
-    attacks = {name: each for name, each in attacks.items() if name not in subject.unfit}
-    subject = replace(subject, codes=codes_of({**attacks, **subject.bare}))
+    fitting = plan.without(subject.unfit)
+    subject, attacks = applying(fitting, subject, attacks, alone, telling.say)
     trainer = tester(_place(device))
     precisions = precisions_of(plan, subject, attacks, device, telling.say)
     compilation = compilation_of(plan, subject, attacks, precisions, device, telling.say)
