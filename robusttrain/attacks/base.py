@@ -147,7 +147,7 @@ class Attack(ABC):
             OptionError: the attack cannot be moved out of its own threat.
         """
         inside = self._inside(lambda member: member.at_radius(epsilon))
-        return (inside or self).within(replace(self.threat, epsilon=epsilon))  # type: ignore[type-var]
+        return (inside or self).within(self.threat.at(epsilon))
 
     def scaled(self, effort: float) -> Attack | None:
         """The same attack with ``effort`` times its steps (or queries); None where it has none.

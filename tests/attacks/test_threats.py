@@ -1,9 +1,11 @@
 """Threats: projections in closed form, random starts, and distances."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from robusttrain.attacks import L2, RMSD, Linf
+from robusttrain.attacks import L2, RMSD, Linf, ProjectedGradient, Threat
 from robusttrain.attacks.parts.threats import into_ball
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -157,3 +159,40 @@ def test_large_images_stay_in_the_ball_to_the_last_digits(threat):
     expected = threat.epsilon * (1 if threat.norm == "l2" else (3 * 224 * 224) ** 0.5)
     assert length.item() == pytest.approx(expected, rel=1e-6)
     assert threat.distance(projected, images).item() == pytest.approx(threat.epsilon, rel=1e-6)
+
+
+class Masked(Threat):
+    """Only the upper half may change; a class of its own that is no dataclass."""
+
+    norm = "linf"
+
+    def __init__(self, epsilon: float) -> None:
+        self.epsilon = epsilon
+
+    def random_start(self, images, rng):
+        return images
+
+    def project(self, adversarial, images):
+        inside = Linf(self.epsilon).project(adversarial, images)
+        half = images.shape[2] // 2
+        return torch.cat([inside[:, :, :half], images[:, :, half:]], dim=2)
+
+    def distance(self, adversarial, images):
+        return Linf(self.epsilon).distance(adversarial, images)
+
+
+class Resized(Masked):
+    """The same, and how it changes its radius."""
+
+    def at(self, epsilon: float) -> "Resized":
+        return Resized(epsilon)
+
+
+def test_a_threat_has_other_radii_or_says_that_it_has_none():
+    for threat in THREATS:
+        assert threat.at(0.3) == replace(threat, epsilon=0.3)
+    moved = ProjectedGradient(threat=Resized(0.1)).at_radius(0.2)
+    assert type(moved.threat) is Resized
+    assert moved.threat.epsilon == 0.2
+    with pytest.raises(OptionError, match="Masked.*a frozen dataclass with a field epsilon, or"):
+        ProjectedGradient(threat=Masked(0.1)).at_radius(0.2)

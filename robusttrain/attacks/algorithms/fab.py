@@ -244,7 +244,7 @@ class FAB(Attack):
             distances (B,), infinite where there is none.
         """
         goal = torch.stack([labels, targets], dim=1)
-        start = replace(self.threat, epsilon=self.threat.epsilon / 2)  # type: ignore[type-var]
+        start = self.threat.at(self.threat.epsilon / 2)
         x = start.random_start(images, rng.fold("start")) if random_start else images.clone()
         best, nearest = images.clone(), images.new_full((len(images),), torch.inf)
         here = torch.arange(len(images), device=images.device)  # the images that are still attacked

@@ -69,7 +69,7 @@ class MinimalNorm(Attack):
     def at(self, multiple: int) -> Attack:
         """The attack within the radius ``multiple`` * epsilon / 2^steps."""
         radius = self.threat.epsilon * multiple / 2**self.steps
-        return within(self.attack, replace(self.threat, epsilon=radius), "attack")  # type: ignore[type-var]
+        return within(self.attack, self.threat.at(radius), "attack")
 
     @property
     def members(self) -> tuple[Attack, ...]:

@@ -107,7 +107,7 @@ class ProjectedGradient(Attack):
         return replace(self, threat=threat, step_size=size, rule=rule)
 
     def at_radius(self, epsilon: float) -> ProjectedGradient:
-        threat = replace(self.threat, epsilon=epsilon)  # type: ignore[type-var]
+        threat = self.threat.at(epsilon)
         if self.step_size is None or not (epsilon > 0 and self.threat.epsilon > 0):
             return replace(self, threat=threat)
         return replace(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -40,6 +41,19 @@ class Threat(ABC):
     #: each subclass.
     norm = ""
     epsilon: float
+
+    def at(self, epsilon: float) -> Self:
+        """The same ball with another radius. A threat that is no dataclass has to say how.
+
+        Raises:
+            OptionError: the threat does not say.
+        """
+        if not is_dataclass(self):
+            name = type(self).__name__
+            raise OptionError(
+                "threat", name, "make it a frozen dataclass with a field epsilon, or define at()"
+            )
+        return replace(self, epsilon=epsilon)
 
     @abstractmethod
     def random_start(self, images: Tensor, rng: Rng) -> Tensor:
