@@ -28,6 +28,7 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.journal import Journal, unfinished, weights_of
 from robusttrain.storage.locks import alone
+from robusttrain.storage.made_of import code_in, modules_in
 from robusttrain.storage.weights import save_tensors
 
 #: The images that fell, beside results.json.
@@ -134,6 +135,7 @@ def explained(
         "classes": data.class_names,
         "data_notes": data.notes,
         "data_hash": data_hash,
+        **read_and_coded(evaluation.engine.scenarios),
         **evaluation.results,
         "indices": evaluation.records.index.tolist(),
         "left_out": dict(unfit),
@@ -147,6 +149,22 @@ def explained(
             "python": platform.python_version(),
         },
         "plan": plan.to_json(),
+    }
+
+
+def read_and_coded(attacks: Mapping[str, Scenario]) -> dict[str, Any]:
+    """What options do not say of attacks, by their names: ``sources``, the weights of other models
+    that their sources have read or trained, and ``code``, the user's own.
+    """
+    read = {name: modules_in(each.source) for name, each in attacks.items()}
+    codes = {name: code_in(each) for name, each in attacks.items()}
+    return {
+        "sources": {
+            name: hash_of_json([weights_of(each) for each in models])[:16]
+            for name, models in read.items()
+            if models
+        },
+        "code": {name: code for name, code in codes.items() if code},
     }
 
 

@@ -242,7 +242,10 @@ _PASSING = {
     *("because", "fell_back"),
 }
 #: Keys that files of earlier versions do not have.
-_LATER = {"classes", "data_hash", "compile", "other_class_order", "audit_checks", "randomness"}
+_LATER = {
+    *("classes", "data_hash", "compile", "other_class_order", "audit_checks", "randomness"),
+    *("sources", "code"),
+}
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:

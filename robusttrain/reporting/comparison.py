@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.paired import Difference, compared
 from robusttrain.evaluation.plan import PLACES
@@ -64,8 +65,32 @@ def _apart(first: Run, other: Run) -> Iterator[str]:
         yield f"attacks: there {there}, here {here}"
     else:
         yield from _named("attacks", _presets(first), _presets(other))
+        yield from _other_sources(first, other)
     if first.json["survivors"] != other.json["survivors"]:
         yield f"survivors: there {first.json['survivors']}, here {other.json['survivors']}"
+
+
+def _other_sources(first: Run, other: Run) -> Iterator[str]:
+    """What options of attacks do not say: which weights lay in the files that their sources read,
+    and how long the attacker trained a model.
+
+    What an attacker trains against each target may differ with it.
+    """
+    trained = [name for name, row in first.results.attacks.items() if _trains(row.preset)]
+    there, here = (run.json.get("sources") or {} for run in (first, other))
+    for name in first.results.attacks:
+        if name in there and name in here and name not in trained and there[name] != here[name]:
+            yield f"attacks.{name}: its source had other weights there than here"
+    epochs = [run.results.plan.surrogate_epochs for run in (first, other)]
+    if trained and epochs[0] != epochs[1]:
+        yield f"surrogate_epochs: there {epochs[0]}, here {epochs[1]}"
+
+
+def _trains(node: Any) -> bool:
+    """Whether an attack's node names a model that the attacker trains."""
+    if isinstance(node, Mapping | list):
+        return any(map(_trains, node.values() if isinstance(node, Mapping) else node))
+    return isinstance(node, str) and node.startswith(TO_BE_TRAINED)
 
 
 def other_pictures(first: Run, other: Run) -> bool:
@@ -81,6 +106,18 @@ def doubts(first: Run, other: Run) -> Iterator[str]:
             "that both had the same pictures is not known: an earlier version wrote one of them;"
             " numbers and labels of the images are the same"
         )
+    sources = [run.json.get("sources") for run in (first, other)]
+    if None in sources and (
+        named := [*dict.fromkeys(name for each in sources for name in each or ())]
+    ):
+        yield (
+            f"that the sources of {', '.join(named)} had the same weights is not known: an earlier"
+            " version wrote one of them"
+        )
+    codes = [run.json.get("code") or {} for run in (first, other)]
+    for name in codes[0].keys() & codes[1].keys():
+        if codes[0][name] != codes[1][name]:
+            yield f"attacks.{name}: its code was edited between the two"
     for run in (first, other):
         if words.doubtful(run.results):
             yield f"{run.folder}: {words.belief(run.results)}"

@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +13,12 @@ from small_evaluations import Noisy, classifier
 from torch import nn
 
 import robusttrain
+from robusttrain.attacks import OtherModel
 from robusttrain.commands import compare as command
+from robusttrain.config.attacks import attack_nodes, scenario
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.paired import agresti_min, compared
+from robusttrain.evaluation.report import changes
 from robusttrain.reporting.comparison import compare
 from robusttrain.reporting.comparison_page import sentence
 from robusttrain.reporting.runs import CLEAN, WORST, read_run
@@ -183,6 +188,71 @@ def test_hashes_of_pictures_are_compared(folder, tmp_path, capsys):
     older = changed(folder, tmp_path / "b", lambda content: content.pop("data_hash"))
     command.run([str(folder), str(older)])
     assert "that both had the same pictures is not known" in capsys.readouterr().err
+
+
+@pytest.fixture
+def transferred(tmp_path):
+    """Evaluates under an attack whose source, another model, has weights of its own; the folder."""
+
+    def run(seed):
+        torch.manual_seed(seed)
+        other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        attack = replace(scenario(attack_nodes(["fgsm"])["fgsm"], "fgsm"), source=OtherModel(other))
+        images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        robusttrain.evaluate(
+            *(classifier(), images, torch.arange(8)),
+            attacks={"transferred": attack},
+            output=tmp_path / str(seed),
+            **{"audit": False, "progress": False, "precision": "float32"},
+        )
+        return tmp_path / str(seed)
+
+    return run
+
+
+def test_other_weights_under_one_name_are_another_attack(transferred, tmp_path, capsys):
+    """As where a checkpoint that a source names was trained again in between."""
+    folders = [transferred(seed) for seed in range(2)]
+    found = [json.loads((each / "results.json").read_text()) for each in folders]
+    assert found[0]["plan"]["attacks"] == found[1]["plan"]["attacks"], "the case shows nothing"
+    with pytest.raises(UserError, match="attacks.transferred: its source had other weights there"):
+        command.run([*map(str, folders)])
+    assert any(line.startswith("sources.transferred: was ") for line in changes(*found))
+    older = changed(folders[1], tmp_path / "older", lambda content: content.pop("sources"))
+    command.run([str(folders[0]), str(older)])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "that the sources of transferred had the same weights is not known" in said
+    content = json.loads((older / "results.json").read_text())
+    assert not any("sources" in line for line in changes(content, found[1]))
+
+
+def test_models_that_the_attacker_trains_may_differ_but_not_their_epochs(transferred, tmp_path):
+    """They are trained against each target; how long is a setting of the attack."""
+
+    def trained(content, epochs):
+        source = {"class_path": "robusttrain.attacks.OwnSurrogate"}
+        source["init_args"] = {"path": "surrogate:randomization"}
+        content["plan"]["attacks"]["transferred"]["source"] = source
+        content["plan"]["surrogate_epochs"] = epochs
+
+    folders = [
+        changed(transferred(seed), tmp_path / f"{seed}-{epochs}", partial(trained, epochs=epochs))
+        for seed, epochs in ((0, 2), (1, 2), (2, 3))
+    ]
+    command.run([*map(str, folders[:2])])
+    with pytest.raises(UserError, match="surrogate_epochs: there 2, here 3"):
+        command.run([str(folders[0]), str(folders[2])])
+
+
+def test_an_attack_that_was_edited_is_told(folder, tmp_path, capsys):
+    folders = [
+        changed(folder, tmp_path / each, partial(dict.update, code={"fgsm": each})) for each in "ab"
+    ]
+    command.run([*map(str, folders)])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "attacks.fgsm: its code was edited between the two" in told
+    command.run([str(folders[0]), str(folders[0])])
+    assert "its code was edited" not in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_a_comparison_rests_on_is_said(folder, tmp_path, capsys):
