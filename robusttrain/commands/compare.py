@@ -7,6 +7,7 @@ from pathlib import Path
 from robusttrain.config.command_line import take
 from robusttrain.core.console import console, say
 from robusttrain.core.errors import UserError
+from robusttrain.reporting import words
 from robusttrain.reporting.comparison import compare, doubts
 from robusttrain.reporting.comparison_page import sentence, terminal, write_page
 from robusttrain.reporting.runs import damaged, read_run
@@ -25,15 +26,16 @@ def run(arguments: list[str]) -> None:
     if file.is_dir():
         raise UserError(f"--output {file}: is a folder: name an HTML file in it")
     writable(file.parent, "--output", file)
+    for each in (first, *others):
+        with damaged(each.folder / "results.json"):
+            # The table and the page tell them.
+            _ = each.json["target"], each.json["weights"], each.json["data"]
+            _ = int(each.json["images"]), words.belief(each.results)
+            _ = [dict(each.json.get(name) or {}) for name in ("sources", "code")]
     compared = []
     for other in others:
         with damaged(other.folder / "results.json"):
             compared.append((other, compare(first, other)))
-    for each in (first, *others):
-        with damaged(each.folder / "results.json"):
-            # The page tells them.
-            _ = each.json["target"], each.json["weights"], each.json["data"]
-            _ = int(each.json["images"])
     for other, differences in compared:
         console.print(terminal(first, other, differences))
         for doubt in doubts(first, other):

@@ -283,6 +283,23 @@ def test_what_the_page_tells_has_to_be_there(folder, tmp_path, key):
             command.run([*map(str, pair)])
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"verdict": "weak", "audit": [None]},
+        {"verdict": "weak", "audit": True},
+        {"verdict": "sound", "audit_checks": []},
+        {"sources": 5},
+        {"code": [1]},
+    ],
+)
+def test_what_is_told_before_the_sentence_has_to_be_whole(folder, tmp_path, damage):
+    other = changed(folder, tmp_path / "a", lambda content: content.update(damage))
+    for pair in ((folder, other), (other, folder)):
+        with pytest.raises(UserError, match=rf"{other}/results\.json: is damaged"):
+            command.run([*map(str, pair)])
+
+
 def test_batches_make_no_difference(folder, evaluated):
     assert [row.mean for row in compare(read_run(folder), read_run(evaluated(batch_size=7)))] == [
         0.0
