@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robusttrain.commands import transfer
+from robusttrain.config.command_line import take
 from robusttrain.config.evaluation import read_again, read_plan
 from robusttrain.config.transfer import chosen
 from robusttrain.core.console import ALOUD, console, say
@@ -31,9 +32,7 @@ UNSOUND, OTHERWISE = 3, 4
 
 def run(arguments: list[str]) -> None:
     """Attack as the command line says."""
-    with saying_how_to_go_on(
-        say, lambda: "what was finished is kept; the same command goes on from there"
-    ):
+    with saying_how_to_go_on(say, lambda: how_to_go_on(arguments)):
         if (repeated := read_again(arguments)) is not None:
             repeat(*repeated)
         elif chosen(arguments):
@@ -43,6 +42,13 @@ def run(arguments: list[str]) -> None:
             content = evaluate(plan)
             if plan.strict and (content.get("verdict", "sound") != "sound" or finding(content)):
                 sys.exit(UNSOUND)
+
+
+def how_to_go_on(arguments: list[str]) -> str:
+    """What to tell whoever stops a command: ``--fresh true`` would drop what is kept."""
+    said, _ = take(arguments, lambda option: option == "--fresh", "give true or false")
+    without = " without --fresh true" if said and said[-1][1] != "false" else ""
+    return f"what was finished is kept; the same command{without} goes on from there"
 
 
 def evaluate(

@@ -38,13 +38,14 @@ from robusttrain.config.first_look import asks_for_others, first_look
 from robusttrain.config.numbers import several
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
-from robusttrain.core.errors import OptionError, UserError, naming
+from robusttrain.core.errors import OptionError, UserError, naming, one_of
 from robusttrain.core.parts import class_name
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import Results, read_results
 from robusttrain.storage import packaged
+from robusttrain.storage.journal import stopped
 
 #: Options of data that say what their images look like.
 SHAPES = ("image_size", "channels")
@@ -181,7 +182,10 @@ def read_plan(
 
 def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | None:
     """What ``--again RESULTS`` asks for: the results of before, and the plan that repeats them,
-    beside them. None where a command line does not ask.
+    beside them or in ``--output``. None where a command line does not ask.
+
+    It goes on with a repetition that was stopped there, unless ``--fresh true`` drops it; one that
+    is finished answers for no other.
 
     The file may come from elsewhere: classes of other packages need ``--trust`` anew, whatever it
     says itself.
@@ -194,6 +198,8 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
         return None
     path = Path(repeated[-1][1])
     trusted, rest = take(rest, lambda option: option == "--trust", "give the name of a package")
+    outputs, rest = take(rest, lambda option: option == "--output", "give a folder")
+    dropped, rest = take(rest, lambda option: option == "--fresh", "give true or false")
     if rest:
         raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
     before = read_results(path)
@@ -202,18 +208,25 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
             f"--again {path}: was evaluated in Python, which handed model and images over: call"
             " robusttrain.evaluate again"
         )
+    for option, value in dropped:
+        one_of(option, value, ("true", "false"))
     where = path if path.is_dir() else path.parent
+    output = Path(outputs[-1][1]) if outputs else where / "again"
+    if output.resolve() == where.resolve():
+        raise OptionError("--output", output, "holds the results that are repeated: name another")
     names = [name for _, value in trusted for name in names_in(value)]
-    return before, again(before.plan, where / "again", names)
+    fresh = bool(dropped) and dropped[-1][1] == "true"
+    return before, again(before.plan, output, names, fresh or not stopped(output / "journal"))
 
 
-def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPlan:
+def again(plan: EvaluationPlan, output: Path, trust: list[str], fresh: bool) -> EvaluationPlan:
     """The same evaluation, into another folder.
 
     Args:
         plan: from a file that may come from elsewhere.
         output: the folder.
         trust: packages besides robusttrain whose classes the plan may name.
+        fresh: whether to drop what lies there.
 
     Raises:
         UserError: a class of another package; nothing was imported.
@@ -221,7 +234,7 @@ def again(plan: EvaluationPlan, output: Path, trust: list[str]) -> EvaluationPla
     names = ("model", "defense", "data", "attacks")
     parts = trusted_nodes({name: getattr(plan, name) for name in names}, ["robusttrain", *trust])
     trainer = {key: value for key, value in plan.trainer.items() if key in WHERE}
-    plan = replace(plan, output=str(output), beside=False, fresh=True, strict=False)
+    plan = replace(plan, output=str(output), beside=False, fresh=fresh, strict=False)
     return replace(plan, trust=trust, trainer=trainer, **parts)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.core.processor import processor
 from robusttrain.core.telling import Say
 from robusttrain.core.typed import line
@@ -166,6 +167,13 @@ def read_and_coded(attacks: Mapping[str, Scenario]) -> dict[str, Any]:
         },
         "code": {name: code for name, code in codes.items() if code},
     }
+
+
+def trains_a_model(node: Any) -> bool:
+    """Whether an attack's node names a model that the attacker trains."""
+    if isinstance(node, Mapping | list):
+        return any(map(trains_a_model, node.values() if isinstance(node, Mapping) else node))
+    return isinstance(node, str) and node.startswith(TO_BE_TRAINED)
 
 
 def open_journal(

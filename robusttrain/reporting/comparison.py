@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.core.errors import UserError
+from robusttrain.evaluation.outputs import trains_a_model
 from robusttrain.evaluation.paired import Difference, compared
 from robusttrain.evaluation.plan import PLACES
 from robusttrain.evaluation.report import VERDICTS
@@ -76,7 +76,7 @@ def _other_sources(first: Run, other: Run) -> Iterator[str]:
 
     What an attacker trains against each target may differ with it.
     """
-    trained = [name for name, row in first.results.attacks.items() if _trains(row.preset)]
+    trained = [name for name, row in first.results.attacks.items() if trains_a_model(row.preset)]
     there, here = (run.json.get("sources") or {} for run in (first, other))
     for name in first.results.attacks:
         if name in there and name in here and name not in trained and there[name] != here[name]:
@@ -84,13 +84,6 @@ def _other_sources(first: Run, other: Run) -> Iterator[str]:
     epochs = [run.results.plan.surrogate_epochs for run in (first, other)]
     if trained and epochs[0] != epochs[1]:
         yield f"surrogate_epochs: there {epochs[0]}, here {epochs[1]}"
-
-
-def _trains(node: Any) -> bool:
-    """Whether an attack's node names a model that the attacker trains."""
-    if isinstance(node, Mapping | list):
-        return any(map(_trains, node.values() if isinstance(node, Mapping) else node))
-    return isinstance(node, str) and node.startswith(TO_BE_TRAINED)
 
 
 def other_pictures(first: Run, other: Run) -> bool:

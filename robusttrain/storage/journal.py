@@ -84,6 +84,11 @@ def read_fingerprint(folder: Path) -> dict[str, Any] | None:
     return fingerprint if isinstance(fingerprint, dict) else {}
 
 
+def stopped(folder: Path) -> bool:
+    """Whether a run lies in a journal's folder that has not come to its end."""
+    return (folder / "fingerprint.json").is_file() and not (folder / FINISHED).is_file()
+
+
 def unfinished(folder: Path, now: Mapping[str, Any], whole: bool = False) -> list[str]:
     """What differs from an unfinished run that lies in ``folder``; nothing where none does.
 
@@ -93,7 +98,7 @@ def unfinished(folder: Path, now: Mapping[str, Any], whole: bool = False) -> lis
         whole: whether ``now`` is all of it.
     """
     before = read_fingerprint(folder)
-    if before is None or (folder / FINISHED).is_file():
+    if before is None or not stopped(folder):
         return []
     return differences({key: value for key, value in before.items() if whole or key in now}, now)
 
@@ -257,7 +262,7 @@ class Journal:
             if error.errno in _FULL:
                 raise UserError(
                     f"{self.folder}: the disk is full; what was finished is kept: make room and"
-                    " give the same command again"
+                    " give the same command again (without --fresh true)"
                 ) from error
             raise
 

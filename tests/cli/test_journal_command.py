@@ -142,6 +142,64 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     assert without_seconds(again.raw) == without_seconds(raw)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_repetition_that_was_stopped_goes_on(command, puts, finished, tmp_path, elsewhere):
+    folder = shutil.copytree(finished.folder, tmp_path / "before")
+    line = ["evaluate.py", "--again", folder]
+    line += ["--output", tmp_path / "elsewhere"] if elsewhere else []
+    puts.stop_after = 4
+    stopped = command(*line)
+    assert stopped.code == 130
+    assert stopped.err.splitlines()[-1].endswith("; the same command goes on from there")
+    puts.stop_after = 10_000
+    again = command(*line)
+    assert again.err.splitlines()[-1] == "again: the same", again.err
+    assert sorted(puts) == sorted(finished.entries)  # each batch of each attack once
+    assert (folder / "again").exists() is not elsewhere
+    puts.clear()
+    assert command(*line).code == 0
+    assert len(puts) == 9, "a finished repetition answered in place of another one"
+
+
+def test_a_repetition_that_cannot_go_on_says_how_to_begin_anew(
+    command, puts, finished, unfinished, tmp_path
+):
+    folder = shutil.copytree(finished.folder, tmp_path / "before")
+    shutil.copytree(unfinished, folder / "again")
+    fingerprint = folder / "again" / "journal" / "fingerprint.json"
+    fingerprint.write_text(json.dumps(json.loads(fingerprint.read_text()) | {"seed": 9}))
+    refused = command("evaluate.py", "--again", folder)
+    assert refused.code == 2
+    assert "seed: there 9, now 0" in refused.err
+    assert "drop it with --fresh true" in refused.err
+    again = command("evaluate.py", "--again", folder, "--fresh", "true")
+    assert again.code == 0, again.err
+    assert len(puts) == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--output"], "--output: give a folder"),
+        (["--fresh", "yes"], "--fresh = 'yes': must be one of true, false"),
+        (["--output", "FOLDER"], "holds the results that are repeated: name another"),
+    ],
+)
+def test_where_a_repetition_goes_is_checked(command, finished, options, told):
+    options = [finished.folder if each == "FOLDER" else each for each in options]
+    done = command("evaluate.py", "--again", finished.folder, *options)
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_how_to_go_on_does_not_drop_what_is_kept(evaluate, puts):
+    """The same command with --fresh true would."""
+    puts.stop_after = 4
+    stopped = evaluate("--fresh", "true")
+    said = "what was finished is kept; the same command without --fresh true goes on from there"
+    assert stopped.err.splitlines()[-1] == f"interrupted: {said}"
+
+
 def test_a_finished_run_is_found_whole_and_byte_for_byte(evaluate, puts):
     first = evaluate()
     written, puts[:] = len(puts), []
