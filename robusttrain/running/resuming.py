@@ -22,6 +22,9 @@ from robusttrain.training.plan import Watching
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
 LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
 
+#: Key of a checkpoint's recipe: how many processes shared each step.
+PROCESSES = "processes"
+
 #: What `robusttrain.config.watching.watchers` takes where nobody names an attack.
 DEFAULTS = ["pgd-quick", "bpda-i-quick"]
 
@@ -193,6 +196,41 @@ def resumed(
     return path
 
 
+def refuse_other_processes(resume: Path | None, processes: int) -> None:
+    """Raise UserError if a run goes on with another number of processes than it began with: each
+    step would have other images, and a schedule that ends with the run another length.
+
+    Args:
+        resume: the checkpoint that it goes on from, if any.
+        processes: of this run.
+    """
+    if resume is None:
+        return
+    began = _processes(read_recipe(resume))
+    if began is not None and began != processes:
+        raise UserError(
+            f"--ckpt_path {resume}: that run had {counted(began)}, this one {counted(processes)}:"
+            " give the same --trainer.devices and --trainer.num_nodes, or start a new run without"
+            " --ckpt_path"
+        )
+
+
+def counted(processes: int) -> str:
+    """1 process, 2 processes."""
+    return f"{processes} process{'' if processes == 1 else 'es'}"
+
+
+def _processes(recipe: Mapping[str, Any]) -> int | None:
+    """How many processes a run had; of earlier versions only its options tell, as far as they name
+    a number.
+    """
+    if isinstance(known := recipe.get(PROCESSES), int):
+        return known
+    trainer = (recipe.get("plan") or {}).get("trainer") or {}
+    devices, nodes = str(trainer.get("devices")), trainer.get("num_nodes") or 1
+    return int(devices) * int(nodes) if devices.isdigit() and int(devices) else None
+
+
 def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What a plan says of its steps besides the recipe, and of the figures by which an epoch is the
     best.
@@ -206,6 +244,7 @@ def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
         "trainer.precision": PRECISIONS.get(precision := str(trainer.get("precision")), precision),
         "trainer.accumulate_grad_batches": trainer.get("accumulate_grad_batches") or 1,
         "trainer.gradient_clip_val": trainer.get("gradient_clip_val") or None,
+        "trainer.sync_batchnorm": bool(trainer.get("sync_batchnorm")),
         "f_b_training": plan.get("f_b_training") or "f_b",
         "robust.attacks": [] if len(named) == 1 and named[0] in DEFAULTS else named,
     }
@@ -235,7 +274,9 @@ def _said_since(old: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must share: neither the places of data, nor what the plan says besides."""
     data = recipe["data"]
-    recipe = {key: value for key, value in recipe.items() if key not in ("plan", "classes")}
+    recipe = {
+        key: value for key, value in recipe.items() if key not in ("plan", "classes", PROCESSES)
+    }
     arguments = {
         key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES
     }

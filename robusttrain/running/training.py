@@ -36,7 +36,13 @@ from robusttrain.running.f_b import (
 )
 from robusttrain.running.precision_of_g import is_open, settle
 from robusttrain.running.purifiers import folder_in, newest, provide, without_weights
-from robusttrain.running.resuming import LENGTH, claimed, placed
+from robusttrain.running.resuming import (
+    LENGTH,
+    PROCESSES,
+    claimed,
+    placed,
+    refuse_other_processes,
+)
 from robusttrain.storage.files import may_write
 from robusttrain.training import RobustTraining
 from robusttrain.training.callbacks import (
@@ -193,6 +199,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         logger=False,  # nothing is written yet
         callbacks=[*watching, validated, *keeping, Dashboard(recipe)],
     )
+    refuse_other_processes(place.resume, trainer.world_size)
     job.data.prepare_data()
     job.data.setup("fit")
     job.data.trainer = trainer  # whose processes share the batches
@@ -230,7 +237,12 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         if place.resume is not None:
             refuse_other_f_b(job.defense, training, place.resume)
     training.compiled_as(compiled)
-    training.recipe = {**recipe, "classes": job.data.class_names, "plan": plan.to_json()}
+    training.recipe = {
+        **recipe,
+        "classes": job.data.class_names,
+        "plan": plan.to_json(),
+        PROCESSES: trainer.world_size,
+    }
     trainable = sum(parameter.numel() for parameter in training.model.parameters())
     say(f"training {job.name}, {trainable / 1e6:.2f} M parameters, into {place.folder}")
     seldom = attacked and plan.robust.every != 1 and monitor == "val/accuracy"

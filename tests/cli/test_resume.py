@@ -169,6 +169,19 @@ def test_another_run_is_refused_and_what_differs_is_named(command, finished, arg
     assert said in done.err
 
 
+def test_a_run_of_several_processes_does_not_go_on_in_one(command, finished, tmp_path):
+    """The schedule would end in the middle of the run."""
+    content, file = last(finished), tmp_path / "last.ckpt"
+    assert content["robusttrain"]["processes"] == 1
+    content["robusttrain"]["processes"] = 2
+    torch.save(content, file)
+    options = ["--config", "tests/conf/trades.yaml", "--trainer.max_epochs", 1]
+    done = command("train.py", *options, "--ckpt_path", file, *places(tmp_path))
+    assert done.code == 2
+    assert "that run had 2 processes, this one 1 process: give the same" in done.err
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_where_data_lie_may_change_and_a_constant_schedule_may_go_on(command, tmp_path):
     options = [
         "--config",

@@ -5,7 +5,7 @@ import torch
 
 from robusttrain.config.training import read_plan
 from robusttrain.core.errors import UserError
-from robusttrain.running.resuming import resumed
+from robusttrain.running.resuming import refuse_other_processes, resumed
 from robusttrain.running.training import Job
 
 WORDS = ["--data", "digits", "--data.image_size", "8", "--model", "mlp"]
@@ -32,6 +32,7 @@ def going_on(folder, first, then):
         (["--trainer.precision", "bf16-mixed"], "trainer.precision = '32-true', this one 'bf16"),
         (["--trainer.accumulate_grad_batches", "4"], "accumulate_grad_batches = 1, this one 4"),
         (["--trainer.gradient_clip_val", "0.1"], "trainer.gradient_clip"),
+        (["--trainer.sync_batchnorm", "true"], "sync_batchnorm = False, this one True"),
     ],
 )
 def test_other_steps_or_figures_are_refused(then, told, tmp_path):
@@ -52,6 +53,31 @@ def test_other_steps_or_figures_are_refused(then, told, tmp_path):
 )
 def test_the_same_under_another_name_goes_on(first, then, tmp_path):
     assert going_on(tmp_path, first, then) == tmp_path / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "began"),
+    [
+        ({"processes": 2}, 2),
+        ({"processes": 1, "plan": {"trainer": {"devices": "auto"}}}, 1),
+        ({"plan": {"trainer": {"devices": "2", "num_nodes": 3}}}, 6),  # of earlier versions
+        ({"plan": {"trainer": {"devices": 1}}}, 1),
+        ({"plan": {"trainer": {"devices": "auto"}}}, None),
+        ({}, None),
+    ],
+)
+def test_another_number_of_processes_is_refused(recipe, began, tmp_path):
+    """Two processes take half as many steps an epoch as one, each with twice the images."""
+    plan, file = read_plan(WORDS), tmp_path / "last.ckpt"
+    torch.save({"robusttrain": {**Job(plan).recipe(), "plan": plan.to_json(), **recipe}}, file)
+    refuse_other_processes(None, 4)
+    for now in (1, 2, 6):
+        if began in (None, now):
+            refuse_other_processes(file, now)
+        else:
+            told = rf"that run had {began} process(es)?, this one {now} .*: give the same --tr"
+            with pytest.raises(UserError, match=told):
+                refuse_other_processes(file, now)
 
 
 @pytest.mark.parametrize("plan", [[], {"trainer": 3}, {"robust": "all"}, {"training": [1]}])
