@@ -143,12 +143,7 @@ def explained(
         "precision": {"asked": plan.precision, "attacks": dict(precisions)},
         "compile": {"asked": plan.compile, **compilation.to_json()},
         "processor": processor(device),
-        "versions": {
-            "robusttrain": __version__,
-            "torch": torch.__version__,
-            **{name: version(name) for name in VERSIONS},
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "plan": plan.to_json(),
     }
 
@@ -166,6 +161,16 @@ def read_and_coded(attacks: Mapping[str, Scenario]) -> dict[str, Any]:
             if models
         },
         "code": {name: code for name, code in codes.items() if code},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what figures may depend on, for results.json."""
+    return {
+        "robusttrain": __version__,
+        "torch": torch.__version__,
+        **{name: version(name) for name in VERSIONS},
+        "python": platform.python_version(),
     }
 
 

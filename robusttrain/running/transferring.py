@@ -16,13 +16,18 @@ from robusttrain.config.models import named_models
 from robusttrain.config.suites import refuse_few_classes
 from robusttrain.config.transfer import of_another_model
 from robusttrain.core.errors import UserError
+from robusttrain.core.processor import processor
 from robusttrain.core.telling import SILENT, Say, Telling
+from robusttrain.core.typed import line
 from robusttrain.data import Batch, ImageData
+from robusttrain.data.batches import Split
 from robusttrain.evaluation import one_threat
 from robusttrain.evaluation.covering import covering
 from robusttrain.evaluation.fitting import refuse_other_radii, short_steps
+from robusttrain.evaluation.outputs import versions
 from robusttrain.reporting import heat_map, perturbations, png
-from robusttrain.storage.files import may_write, write_json
+from robusttrain.storage.files import hash_of_weights, may_write, write_json
+from robusttrain.storage.journal import digest
 from robusttrain.transfer import Crafting, Matrix, Model, Outcome, Planned
 from robusttrain.transfer.commonly_correct import commonly_correct
 from robusttrain.transfer.measuring import measure, part_of_results
@@ -83,8 +88,8 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         f" {each}"
     )
     refuse_few_classes(scenarios, data.num_classes)
-    for line in short_steps(scenarios):
-        telling.say(line)
+    for short in short_steps(scenarios):
+        telling.say(short)
     precision = getattr(torch, plan.precision)
     crafting = Crafting(
         models, attacks, crafted, plan.seed, precision, plan.draws, plan.fuse, telling.say
@@ -106,8 +111,8 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     every_model_right(clean, labels)  # or nothing could be measured in the end
     announce(attacks, makers, len(labels), telling.say)
     radii = [("--epsilon", planned.scenario.attack.threat) for planned in attacks.values()]
-    for line in covering(radii, data.facts()):
-        telling.say(line)
+    for wide in covering(radii, data.facts()):
+        telling.say(wide)
     outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in attacks}
     total = len(attacks) * len(makers) * len(labels)
     with telling.progress("crafting and testing", total) as advance:
@@ -121,9 +126,14 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
             for maker, members in makers.items():
                 outcomes[name][maker] = crafting.run(name, members, targets, watched())
     matrices = {name: measure(outcomes[name], labels, clean) for name in attacks}
+    tested: Split = data.test_dataloader().dataset  # type: ignore[assignment]
     about: dict[str, Any] = {
+        "command": line(),
         "models": {name: model.about for name, model in models.items()},
+        "weights": {name: hash_of_weights(model.defended) for name, model in models.items()},
         "data": type(data).__name__,
+        "data_hash": digest(tested.identity()),
+        "indices": common.indices.tolist(),
         "images": len(labels),
         "candidates": common.candidates,
         "clean_accuracy": common.accuracy,
@@ -132,6 +142,9 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         "draws": plan.draws if any(models[name].defended.random for name in targets) else 1,
         "precision": plan.precision,
         "attacks": {name: part_of_results(outcomes[name], matrices[name]) for name in attacks},
+        "processor": processor(device),
+        "versions": versions(),
+        "plan": plan.to_json(),
     }
     write_json(about, output / "results.json")
     # A member of an ensemble is attacked with its own gradients, too.

@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import robusttrain
 from robusttrain.config.checkpoints import recipe_of
 from robusttrain.config.transfer import data_of, models_of
 from robusttrain.data import Digits
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import hash_of_weights
 from robusttrain.training import RobustTraining
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -84,6 +86,24 @@ def test_matrices_of_sources_and_targets(transfer):
     assert found["attacks"]["ifgsm"]["gradient_evaluations_per_image"] == 18
     pictures = {path.name for path in done.folder.glob("*.png")}
     assert pictures == {"images.png", *(f"{name}-success_top1.png" for name in ("fgsm", "ifgsm"))}
+
+
+def test_results_say_what_they_rest_on(transfer, classifiers):
+    """Which images, weights and settings, and the command that gives them again."""
+    done = transfer("--attack", "ifgsm", "--epsilon", "0.1", "--attack.steps", 3, images=24)
+    found = done.found
+    assert len(found["indices"]) == len({*found["indices"]}) == found["images"]
+    assert found["command"].startswith("python evaluate.py --models ")
+    attack = found["plan"]["attacks"]["ifgsm"]["init_args"]
+    assert (attack["steps"], attack["threat"]["init_args"]["epsilon"]) == (3, 0.1)
+    assert (found["plan"]["fuse"], found["plan"]["images"]) == ("logits", 24)
+    expected = {name: hash_of_weights(robusttrain.load(file)) for name, file in classifiers.items()}
+    assert {name: expected[name] for name in found["weights"]} == found["weights"]
+    assert found["weights"].keys() == found["models"].keys()
+    assert found["versions"]["torch"] == torch.__version__
+    assert "torch" in found["processor"]
+    others = transfer("--attack", "fgsm", "--seed", 1, images=24, output="other").found
+    assert others["data_hash"] != found["data_hash"]
 
 
 def test_images_are_crafted_once_and_found_again(transfer, tmp_path):
