@@ -19,6 +19,7 @@ from robusttrain.core.telling import Say, silence
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks import (
     SWA,
+    Kept,
     Overfitting,
     Pace,
     Patience,
@@ -160,12 +161,8 @@ def keepers(plan: TrainingPlan, monitor: str, folder: Path, say: Say = silence) 
         # After the callbacks that attack: they must see the averaged weights, which this one swaps
         # in and out.
         keeping.append(EMAWeightAveraging(decay=plan.ema))
-    best = ModelCheckpoint(
-        folder, filename="best", monitor=monitor, mode=better, enable_version_counter=False
-    )
-    last = ModelCheckpoint(
-        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
+    best = Kept(folder, filename="best", monitor=monitor, mode=better, enable_version_counter=False)
+    last = Kept(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     return [*keeping, best, last]
 
 

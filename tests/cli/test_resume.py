@@ -223,6 +223,33 @@ def test_a_checkpoint_that_lies_elsewhere_goes_on_in_a_new_folder(command, tmp_p
     assert [path.name for path in copy.parent.iterdir()] == ["some.ckpt"]
 
 
+def test_the_best_epoch_stays_where_the_folder_was_moved(command, tmp_path):
+    """Lightning forgets its score with the folder's path, and a worse epoch took its place."""
+    options = ["--config", "tests/conf/trades.yaml", "--training.schedule", "constant"]
+    options += ["--trainer.limit_train_batches", 2]
+    before, after = tmp_path / "before", tmp_path / "after"
+    first = command("train.py", *options, "--trainer.max_epochs", 1, *places(before))
+    assert first.code == 0, first.err
+    for file in (before / "checkpoints").glob("*/version_0/*.ckpt"):
+        content = torch.load(file, weights_only=True)
+        states = [each for each in content["callbacks"].values() if "best_k_models" in each]
+        (state,) = [each for each in states if each["monitor"] == "robust/worst_case"]
+        state["best_model_score"] = state["kth_value"] = torch.tensor(2.0)  # out of reach
+        state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(2.0))
+        torch.save(content, file)
+    before.rename(after)
+    more = ["--trainer.max_epochs", 2, "--ckpt_path", "last", *places(after)]
+    done = command("train.py", *options, *more)
+    assert done.code == 0, done.err
+    assert "dirpath" not in done.err
+    assert last(after)["epoch"] == 1
+    (best,) = (after / "checkpoints").glob("*/version_0/best.ckpt")
+    assert torch.load(best, weights_only=True)["epoch"] == 0
+    states = last(after)["callbacks"].values()
+    paths = [path for each in states for path in each.get("best_k_models", ())]
+    assert {str(before) in path for path in paths} == {False}
+
+
 def test_an_f_b_is_that_of_the_run_that_goes_on(command, tmp_path):
     """Another one would be trained, or announced, and then not be used."""
     options = ["--model", "mlp", "--defense", "advtransform", "--defense.model", "mlp"]

@@ -1,10 +1,12 @@
 """Callbacks during training.
 
-Robust accuracy, overfitting, pace, progress, pictures, averaged weights, the dashboard.
+Robust accuracy, overfitting, pace, progress, pictures, averaged weights, checkpoints,
+the dashboard.
 """
 
 from robusttrain.training.callbacks.averaging import SWA
 from robusttrain.training.callbacks.dashboard import Dashboard
+from robusttrain.training.callbacks.kept import Kept
 from robusttrain.training.callbacks.overfitting import Overfitting
 from robusttrain.training.callbacks.pace import Pace
 from robusttrain.training.callbacks.patience import Patience
@@ -17,6 +19,7 @@ from robusttrain.training.callbacks.validated import Validated, of_last_epoch
 __all__ = [
     "SWA",
     "Dashboard",
+    "Kept",
     "Overfitting",
     "Pace",
     "Patience",
