@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried, call_model
 from robusttrain.attacks.base import Attack, Cost, times
-from robusttrain.attacks.parts.differentiation import input_gradients
+from robusttrain.attacks.parts.differentiation import input_gradients, of_order_one
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
@@ -147,8 +147,9 @@ class DeepFool(Attack):
         for f_k, w_k in input_gradients(differences, points):
             if w_k is None:
                 raise UserError(NO_GRADIENT)
+            w_k, power = of_order_one(w_k)
             length = w_k.flatten(1).norm(dim=1)
-            distance = f_k.abs() / length
+            distance = (f_k / power).abs() / length
             nearer = distance < nearest  # never where the gradient is zero or NaN
             nearest = torch.where(nearer, distance, nearest)
             r = torch.where(per_image(nearer), per_image((distance + BEYOND) / length) * w_k, r)

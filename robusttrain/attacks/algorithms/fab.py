@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost, times
+from robusttrain.attacks.parts.differentiation import of_order_one
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin, Objective, rank_targets
@@ -275,8 +276,8 @@ class FAB(Attack):
             & gradient.flatten(1).isfinite().all(dim=1)
             & gradient.flatten(1).any(dim=1)
         )
-        w = torch.where(per_image(usable), gradient, 0)
-        f = torch.where(usable, value, 0)
+        w, power = of_order_one(torch.where(per_image(usable), gradient, 0))
+        f = torch.where(usable, value / power, 0)
         # The same plane seen from the image: the linear function's value there.
         f_orig = f + (w * (images - points)).flatten(1).sum(dim=1)
         delta = to_hyperplane(points, f, w, self.threat.norm)

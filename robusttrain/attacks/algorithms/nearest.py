@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Cost
+from robusttrain.attacks.parts.differentiation import of_order_one
 from robusttrain.attacks.parts.gradients import GradientEstimator
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Threat, into_ball, per_image
@@ -39,7 +40,8 @@ def slope_within(x: Tensor, gradient: Tensor, norm: str) -> tuple[Tensor, Tensor
     """
     stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
     free = gradient.masked_fill(stuck, 0)
-    return free, free.flatten(1).norm(p=DUAL[norm], dim=1).clamp_min(_TINY)
+    scaled, power = of_order_one(free)
+    return free, (scaled.flatten(1).norm(p=DUAL[norm], dim=1) * power).clamp_min(_TINY)
 
 
 def into(delta: Tensor, epsilon: Tensor, norm: str) -> Tensor:

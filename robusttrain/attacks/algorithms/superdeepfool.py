@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robusttrain.attacks.algorithms.deepfool import DeepFool
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost, times
+from robusttrain.attacks.parts.differentiation import of_order_one
 from robusttrain.attacks.parts.gradients import Backprop
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin
@@ -114,7 +115,7 @@ class SuperDeepFool(Attack):
             draws = (random[left], alike, streams.fold("fool"))
             beyond, crossed = fool.crossed(source, x[left], *there, *draws)
             _, w = Backprop()(Loss(source, Margin(), labels[left]), beyond, streams)
-            w = w.to(x.dtype).nan_to_num(0, 0, 0)
+            w, _ = of_order_one(w.to(x.dtype).nan_to_num(0, 0, 0))
             along = ((beyond - origin) * w).flatten(1).sum(dim=1)
             square = w.flatten(1).square().sum(dim=1)
             shift = torch.where(square > 0, along / square, 0)

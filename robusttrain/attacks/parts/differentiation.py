@@ -18,6 +18,22 @@ WRITTEN = "modified by an inplace operation"
 _met: list[bool] = []
 
 
+def of_order_one(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient over a power of two of its own order, and that power (B,).
+
+    Its largest entry then lies between 1 and 2, so that squares neither overflow nor vanish,
+    however large or small the model's logits are. Powers of two divide exactly: what depends on
+    ratios alone stays the same bit for bit.
+
+    Args:
+        gradient: (B, C, H, W). One that is zero, infinite or NaN is divided by 1.
+    """
+    largest = gradient.abs().amax(dim=(1, 2, 3)).nan_to_num(0.0, 0.0)
+    mantissa = 2 * torch.frexp(largest).mantissa
+    power = torch.where(largest > 0, largest / mantissa, 1)
+    return gradient / power.view(-1, 1, 1, 1), power
+
+
 def input_gradients(
     compute: Callable[[Tensor], Sequence[Tensor]], images: Tensor
 ) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -1,0 +1,73 @@
+"""Attacks that divide by a gradient's length: what they find does not depend on the scale of
+logits, also where squares of the gradient leave float32.
+"""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robusttrain.attacks import DDN, FAB, FMN, L2, DeepFool, Linf, NearestBoundary, SuperDeepFool
+from robusttrain.attacks.parts.differentiation import of_order_one
+
+WIDE, WIDE_LINF = L2(20.0), Linf(1.0)
+ATTACKS = [
+    DeepFool(threat=WIDE),
+    SuperDeepFool(steps=2, threat=WIDE),
+    FMN(steps=10, threat=WIDE),
+    FMN(steps=10, threat=WIDE_LINF),
+    NearestBoundary(steps=10, threat=WIDE),
+    NearestBoundary(steps=10, threat=WIDE_LINF),
+    FAB(steps=5, threat=WIDE),
+    FAB(steps=5, threat=WIDE_LINF),
+]
+
+
+class Scaled(nn.Module):
+    """Logits times a power of two, which is exact."""
+
+    def __init__(self, model: nn.Module, exponent: int) -> None:
+        super().__init__()
+        self.model, self.factor = model, 2.0**exponent
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) * self.factor
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda each: f"{type(each).__name__}-{each.threat}")
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_the_nearest_image_is_the_same_at_any_scale_of_logits(
+    attack, exponent, linear, images, streams
+):
+    model, x = linear(classes=4), images()
+    model.bias.data -= model.weight.data.sum(1) / 2
+    y = model(x).argmax(1)
+    plain = attack(model, x, y, streams())
+    assert (model(plain).argmax(1) != y).any()
+    torch.testing.assert_close(
+        attack(Scaled(model, exponent), x, y, streams()), plain, rtol=0, atol=0
+    )
+
+
+def test_the_scale_of_cross_entropy_alone_turns_ddn(linear, images, streams):
+    """Its direction is that of cross entropy, which is not blind to the scale: it still arrives."""
+    model, x = linear(classes=4), images()
+    y = model(x).argmax(1)
+    found = DDN(steps=20, threat=WIDE)(Scaled(model, -100), x, y, streams())
+    assert (model(found).argmax(1) != y).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3e38, 1e-38, 1e-44])
+def test_a_power_of_two_divides_exactly(scale):
+    gradient = torch.tensor([[1.0, -0.3], [0.25, 0.0]]).view(1, 1, 2, 2).repeat(2, 1, 1, 1) * scale
+    gradient[1] = 0
+    scaled, power = of_order_one(gradient)
+    assert 1 <= float(scaled[0].abs().max()) < 2
+    torch.testing.assert_close(scaled * power.view(-1, 1, 1, 1), gradient, rtol=0, atol=0)
+    assert power[1] == 1
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_stays_none(value):
+    scaled, power = of_order_one(torch.full((1, 1, 2, 2), value))
+    assert power.tolist() == [1.0]
+    assert not scaled.isfinite().any()
