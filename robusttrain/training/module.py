@@ -275,7 +275,8 @@ class RobustTraining(pl.LightningModule):
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(self.inner_precision)
         compiled = gradients_by(self.compiled, self._compiled)
         with self.meter.listening(), crafting_in(dtype), ExactConvolutions(), compiled:
-            return *objective(self.model, *mixed, rng), mixed[1]
+            given = objective(self.model, *mixed, rng)
+        return *_checked(objective, given, len(batch.images)), mixed[1]
 
     def on_validation_start(self) -> None:
         self._refuse_broken_weights()
@@ -333,3 +334,35 @@ class RobustTraining(pl.LightningModule):
     def _processes(self) -> int:
         """How many processes share the batches; 1 without a trainer."""
         return self._trainer.world_size if self._trainer is not None else 1
+
+
+def _checked(objective: TrainingObjective, given: Any, batch: int) -> tuple[Tensor, Tensor]:
+    """What an objective gave for a batch: losses (B,) that the weights can follow, and logits
+    (B, K).
+
+    Raises:
+        UserError: it gave anything else.
+    """
+    while objective.inside is not None:  # a wrapper hands on what the objective inside gives
+        objective = objective.inside
+    name = type(objective).__name__
+    wanted = f"{name}.losses must return losses (B,), one an image, and logits (B, K)"
+    pair = isinstance(given, tuple | list) and len(given) == 2
+    if not pair or not all(isinstance(each, Tensor) for each in given):
+        kinds = [type(each).__name__ for each in given] if isinstance(given, tuple | list) else []
+        got = f"{type(given).__name__}{f' of {len(kinds)}' if kinds else ''}"
+        raise UserError(f"--training.objective: {wanted}; it returned a {got}")
+    losses, logits = given
+    shape = tuple(losses.shape)
+    if shape != (batch,) or logits.dim() != 2 or len(logits) != batch:
+        fix = ", as reduction='none' leaves them" if not shape else ""
+        raise UserError(
+            f"--training.objective: {wanted}{fix}; for {batch} images it returned {shape} and"
+            f" {tuple(logits.shape)}"
+        )
+    if torch.is_grad_enabled() and not losses.requires_grad:
+        raise UserError(
+            f"--training.objective: the losses of {name} do not depend differentiably on the"
+            " weights, so nothing would be trained (a detached step, or weights that are frozen?)"
+        )
+    return losses, logits
