@@ -28,6 +28,7 @@ from robusttrain.data.batches import (
     loader,
     seeded_order,
 )
+from robusttrain.data.checking import checked_split
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.notes import note, shown
@@ -155,7 +156,7 @@ class ImageData(LightningDataModule, ABC):
         """
         self.num_classes, self.channels, self.image_size = self.facts()
         if stage in (None, "fit", "validate") and self._train is None:
-            images, labels, self.class_names = self._read("train")
+            images, labels, self.class_names = self._checked("train")
             # At least one image on either side, if there are two.
             held_out = min(
                 max(round(self.validation * len(labels)), self.validation > 0), len(labels) - 1
@@ -168,9 +169,16 @@ class ImageData(LightningDataModule, ABC):
             self._test = _some(_ready(self._validation, "validate"), self.validation)
             self._limited_test()
         if stage in (None, "test") and self._test is None:
-            images, labels, self.class_names = self._read("test")
+            images, labels, self.class_names = self._checked("test")
             self._test = Split(images, labels)
             self._limited_test()
+
+    def _checked(self, split: SplitName) -> tuple[Tensor | ImageFiles, Tensor, list[str]]:
+        """What `_read` gives of a split; a UserError if that does not go together."""
+        return checked_split(
+            self._read(split),
+            *(type(self).__name__, split, self.num_classes, self.channels, self.image_size),
+        )
 
     def number_as(self, classes: Sequence[str]) -> None:
         """Number classes as a checkpoint does, which gives their names in order.
