@@ -17,8 +17,8 @@ from robusttrain.core.rng import Rng
 from robusttrain.evaluation.engine import Engine, any_value
 from robusttrain.models.defended import DefendedClassifier
 
-#: Images that the gradient is asked for.
-FEW = 2
+#: Images that the gradient is asked for; and where it is zero there, before it counts as zero.
+FEW, MORE = 2, 8
 
 
 def missing(source: nn.Module, images: Tensor, indices: Tensor) -> str | None:
@@ -44,6 +44,36 @@ def missing(source: nn.Module, images: Tensor, indices: Tensor) -> str | None:
     return NO_GRADIENT if gradient is None else None
 
 
+def _unlike(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
+    """A loss (B,) of logits that heeds each of them otherwise: that of probabilities is not
+    constant.
+    """
+    logits = source(points, rng)
+    weights = torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype, device=logits.device)
+    return [(logits * weights).sum(dim=1)]
+
+
+def vanishes(source: nn.Module, images: Tensor, indices: Tensor) -> bool:
+    """Whether the gradient that a source hands on is zero at every point that it is asked for: a
+    few images, and then more of them, and points halfway from these to noise.
+
+    Arguments as for `missing`, which has found nothing missing.
+    """
+    queried, images = Queried.of(source), check_images(images[:MORE])
+    rng = Rng.for_images(0, indices[:MORE].to(images.device)).fold("vanishes")
+    noise = rng.fold("points").uniform(tuple(images.shape[1:])).to(images.dtype)
+    for points in (images[:FEW], images, (images + noise) / 2):
+        loss = partial(_unlike, queried, rng[: len(points)])
+        try:
+            with prepared(queried), torch.random.fork_rng(devices=[]):
+                ((_, gradient),) = input_gradients(loss, points.clone())
+        except Exception:  # noqa: BLE001 - as for `missing`
+            return False
+        if gradient is None or gradient.any():  # NaN is not zero
+            return False
+    return True
+
+
 def without_gradient(engine: Engine, images: Tensor, indices: Tensor) -> dict[str, str]:
     """The attacks that would follow a gradient and are handed none, and why.
 
@@ -62,11 +92,26 @@ def without_gradient(engine: Engine, images: Tensor, indices: Tensor) -> dict[st
     }
 
 
+def zero_gradients(engine: Engine, images: Tensor, indices: Tensor) -> list[str]:
+    """The attacks that would follow a gradient which is zero wherever it was asked for; arguments
+    as for `without_gradient`, which has found one.
+    """
+    first, zero = engine.first_of_equal(), dict[str, bool]()
+    for name, scenario in engine.scenarios.items():
+        if scenario.attack.cost().gradients and first[name] not in zero:
+            zero[first[name]] = vanishes(engine.sources[name], images, indices)
+    return [
+        name
+        for name, scenario in engine.scenarios.items()
+        if scenario.attack.cost().gradients and zero[first[name]]
+    ]
+
+
 def refuse_hidden(
     target: DefendedClassifier, named: Iterable[str], images: Tensor, indices: Tensor
 ) -> None:
-    """Raise UserError where a defense says that it can be differentiated and hands on no gradient:
-    believing it, suites would go through it and not around it.
+    """Raise UserError where a defense says that it can be differentiated and hands on no gradient,
+    or one that is zero everywhere: believing it, suites would go through it and not around it.
 
     Args:
         target: that some attacks get no gradient of.
@@ -77,10 +122,18 @@ def refuse_hidden(
     if defense is None or not defense.differentiable:
         return
     bare = DefendedClassifier(None, target.classifier)
-    if missing(target, images, indices) is None or missing(bare, images, indices) is not None:
+    if _useful(target, images, indices) or not _useful(bare, images, indices):
         return
     raise UserError(
-        f"defense {type(defense).__name__}: says differentiable = True and hands on no gradient, so"
+        f"defense {type(defense).__name__}: says differentiable = True and hands on no gradient"
+        " (of a step that rounds it is zero), so"
         f" {', '.join(named)} could not follow one: say differentiable = False, and attacks go"
         " around the defense"
     )
+
+
+def _useful(source: nn.Module, images: Tensor, indices: Tensor) -> bool:
+    """Whether a source hands on a gradient that is not zero everywhere."""
+    if missing(source, images, indices) is not None:
+        return False
+    return not vanishes(source, images, indices)

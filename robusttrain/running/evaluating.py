@@ -33,7 +33,7 @@ from robusttrain.evaluation.fitting import (
     settle,
     short_steps,
 )
-from robusttrain.evaluation.handed_on import refuse_hidden, without_gradient
+from robusttrain.evaluation.handed_on import refuse_hidden, without_gradient, zero_gradients
 from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import (
@@ -61,6 +61,12 @@ from robusttrain.storage.journal import refuse_others
 
 #: Why attacks that follow a gradient are left out of suites where there is none.
 HIDDEN = "the model hands on no gradient: a step inside it votes, rounds or is detached"
+ZERO = (
+    "the gradient is exactly zero wherever it was asked for (a step that rounds, or logits that"
+    " saturate?), so there is nothing to follow, and what they leave says nothing of robustness:"
+    " make that step a defense that is not differentiable (docs/own-defense.md), or ask by"
+    " answers, --suite query"
+)
 
 
 @without_advice()
@@ -177,8 +183,11 @@ def with_gradients(
     first = subject.data.first_test_batch()
     given = (first.images, first.indices)
     blind = without_gradient(engine, *given)
-    if blind:
-        refuse_hidden(subject.target, blind, *given)
+    idle = [name for name in zero_gradients(engine, *given) if name not in blind]
+    if blind or idle:
+        refuse_hidden(subject.target, [*blind, *idle], *given)
+    if idle:
+        say(Doubt(f"warning: {', '.join(idle)}: {ZERO}"))
     asked = {stem(each) for each in plan.asked}
     for name, why in blind.items():
         if name in asked:
@@ -191,8 +200,8 @@ def with_gradients(
         say(f"left out: {', '.join(named)}, because {why}")
     if alone:
         bare = DefendedClassifier(None, subject.target.classifier)
-        idle = without_gradient(Engine(bare, alone), *given)
-        alone = {name: each for name, each in alone.items() if name not in idle}
+        without = without_gradient(Engine(bare, alone), *given)
+        alone = {name: each for name, each in alone.items() if name not in without}
     return replace(subject, unfit={**subject.unfit, **reasons}, bare=alone)
 
 

@@ -190,3 +190,65 @@ def test_what_a_model_does_not_take_is_said_in_its_terms(given):
     behind = DefendedClassifier(Halved(), model)
     with pytest.raises(UserError, match=r"images of \(3, 4, 4\), which its defense Halved makes"):
         classes_of(behind, images)
+
+
+class Rounding(nn.Module):
+    """Two values a pixel: torch's gradient of rounding is zero."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images.round())
+
+
+class RoundingDefense(Defense):
+    """The same as a defense, which claims that its gradient is good for something."""
+
+    random = False
+    differentiable = True
+
+    def transform(self, images, rng):
+        return images.round()
+
+
+class Honest(RoundingDefense):
+    differentiable = False
+
+
+def test_a_gradient_that_is_zero_everywhere_is_told_before_it_is_followed(given):
+    with pytest.warns(UserWarning, match="pgd, fgsm: the gradient is exactly zero wherever"):
+        evaluated(given, Rounding(given[0]), attacks=["pgd", "fgsm", "square-quick"])
+
+
+def test_a_defense_that_claims_a_gradient_of_zero_is_refused(given):
+    with pytest.raises(UserError, match="RoundingDefense: says differentiable = True and hands on"):
+        evaluated(given, given[0], defense=RoundingDefense(), suite="worst-case")
+    around = evaluated(given, given[0], defense=Honest(), attacks="bpda-i")
+    assert around.attacks["bpda-i"].gradients > 0
+
+
+class Saturated(nn.Module):
+    """Gradients of zero at the images alone, where its logits are cut off."""
+
+    def __init__(self, model, images):
+        super().__init__()
+        self.model, self.at = model, images
+
+    def forward(self, images):
+        exact = (images[:, None] == self.at[None]).flatten(2).all(2).any(1)
+        return torch.where(exact[:, None], self.model(images).detach(), self.model(images))
+
+
+@pytest.mark.parametrize("change", ["none", "softmax", "at the images", "a dead image"])
+def test_a_gradient_that_is_somewhere_is_not_called_zero(given, change, recwarn):
+    model, images, _ = given
+    changed = {
+        "none": model,
+        "softmax": nn.Sequential(model, nn.Softmax(1)),
+        "at the images": Saturated(model, images),
+        "a dead image": Saturated(model, images[:3]),
+    }
+    evaluated(given, changed[change], attacks="fgsm")
+    assert not [each for each in recwarn if "exactly zero" in str(each.message)]
