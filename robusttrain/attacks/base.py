@@ -322,10 +322,15 @@ def _one_each(made: Any, images: Tensor, attack: str) -> Tensor:
     """What an attack's `run` returned, detached.
 
     Raises:
-        UserError: it is not one image for each.
+        UserError: it is not one image for each, in floats.
     """
     if isinstance(made, Tensor) and made.shape == images.shape:
-        return made.detach()
+        if made.is_floating_point():
+            return made.detach()
+        raise UserError(
+            f"{attack}.run returned {str(made.dtype).removeprefix('torch.')}, not floats in [0, 1]:"
+            " return images of the kind that it was given"
+        )
     got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
     raise UserError(
         f"{attack}.run returned {got}, not images {tuple(images.shape)}: return one adversarial"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Queried, Threat, prepared
+from robusttrain.attacks import Cost, Queried, Threat, prepared
 from robusttrain.attacks.base import check_images
 from robusttrain.core.errors import OptionError, UserError, first_line
 from robusttrain.core.rng import Rng
@@ -98,6 +99,21 @@ def one_threat(scenarios: Mapping[str, Scenario]) -> None:
             else "evaluate the attacks of each norm in a run of their own"
         )
         raise UserError(f"attacks of different threats have no common worst case ({listed}): {fix}")
+
+
+def refuse_undeclared(scenarios: Mapping[str, Scenario]) -> None:
+    """Raise UserError if an attack does not say where its images may go, or what it asks."""
+    for name, each in scenarios.items():
+        kind = f"attack {name}: {type(each.attack).__name__}"
+        if not isinstance(getattr(each.attack, "threat", None), Threat):
+            raise UserError(
+                f"{kind} has no threat: give it a field, threat: Threat, such as Linf()"
+            )
+        cost = each.attack.cost()
+        numbers = [*cost] if isinstance(cost, Cost) else []
+        if not numbers or not all(0 <= number < math.inf for number in numbers):
+            fix = "give Cost(gradients=, queries=), what run asks of the source for an image"
+            raise UserError(f"{kind}.cost() returned {cost!r}: {fix}")
 
 
 def refuse_names(scenarios: Mapping[str, Scenario]) -> None:

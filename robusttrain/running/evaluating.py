@@ -30,6 +30,7 @@ from robusttrain.evaluation.fitting import (
     one_threat,
     refuse_names,
     refuse_other_radii,
+    refuse_undeclared,
     settle,
     short_steps,
 )
@@ -142,6 +143,7 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
             "attacks: there is none, and what was not attacked says nothing about robustness: name"
             " one, or a suite"
         )
+    refuse_undeclared(attacks)
     refuse_other_radii(plan.epsilon, {name: each.attack.threat for name, each in attacks.items()})
     facts = subject.data.facts()
     refuse_few_classes(attacks, facts.num_classes)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
+from robusttrain.attacks.parts.loss import each_image
 from robusttrain.attacks.parts.objectives import Margin, Objective, repeated
 from robusttrain.attacks.parts.threats import Linf, Threat, need_norm, per_image
 from robusttrain.attacks.queries import ask
@@ -197,7 +198,7 @@ class Square(Attack):
         """
         logits = ask(source, points, rng, votes)
         wrong = (logits.argmax(dim=2) != labels) & ~logits.isnan().any(dim=2)
-        f = self.objective(logits.flatten(0, 1), repeated(goal, votes))
+        f = each_image(self.objective, logits.flatten(0, 1), repeated(goal, votes))
         f = f.view(votes, len(points)).mean(dim=0)
         return torch.where(f.isnan(), -torch.inf, f), wrong.to(f.dtype).mean(dim=0)
 

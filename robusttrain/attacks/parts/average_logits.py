@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robusttrain.attacks.asking import call_model
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator, mean_over_copies
-from robusttrain.attacks.parts.loss import Loss, LossFn
+from robusttrain.attacks.parts.loss import Loss, LossFn, each_image
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
@@ -87,7 +87,7 @@ class AverageLogits(GradientEstimator):
         mean = torch.stack(parts).logsumexp(dim=0) - math.log(self.draws)  # log p
         with torch.enable_grad():
             mean.requires_grad_()
-            loss = loss_fn.objective(mean, loss_fn.goal)
+            loss = each_image(loss_fn.objective, mean, loss_fn.goal)
             (slope,) = torch.autograd.grad(loss.sum(), mean)
 
         def differentiate(numbers: range) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks.asking import loss_terms
 from robusttrain.attacks.parts.objectives import Objective, repeated
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 
 
@@ -21,6 +22,22 @@ class LossFn(Protocol):
     """
 
     def __call__(self, images: Tensor, rng: Rng) -> Tensor: ...
+
+
+def each_image(objective: Objective, logits: Tensor, goal: Tensor) -> Tensor:
+    """objective(logits, goal), (B,).
+
+    Raises:
+        UserError: the objective gives something else, as one that is reduced over the batch:
+            attacks that compare losses would decide for all images at once.
+    """
+    losses = objective(logits, goal)
+    if losses.shape != logits.shape[:1] or not losses.is_floating_point():
+        raise UserError(
+            f"objective {type(objective).__name__}: gave {losses.dtype} {tuple(losses.shape)} for"
+            f" {len(logits)} images: give one float an image, as reduction='none' leaves them"
+        )
+    return losses
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,9 @@ class Loss:
         goal = self.goal if copies <= 1 else repeated(self.goal, copies)
         losses = [
             weight
-            * self.objective(logits.to(torch.promote_types(logits.dtype, torch.float32)), goal)
+            * each_image(
+                self.objective, logits.to(torch.promote_types(logits.dtype, torch.float32)), goal
+            )
             for weight, logits in loss_terms(self.model, images, rng)
         ]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(dim=0)
