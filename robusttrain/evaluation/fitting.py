@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Cost, Queried, Threat, prepared
+from robusttrain.attacks import Attack, Cost, Queried, Threat, prepared
 from robusttrain.attacks.base import check_images
+from robusttrain.attacks.parts.updates import MOMENTUM, STEEPEST, UpdateRule
 from robusttrain.core.errors import OptionError, UserError, first_line
+from robusttrain.core.parts import part
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Say
 from robusttrain.data import ImageData
@@ -165,6 +167,30 @@ def short_steps(scenarios: Mapping[str, Scenario]) -> list[str]:
                 " at a part of the ball alone: give it more or longer steps (steps, step_size)"
             )
     return lines
+
+
+def foreign_norms(scenarios: Mapping[str, Scenario]) -> list[str]:
+    """A line for each attack whose rule is made for a norm of ours, in a threat of another one:
+    signs in an L1 ball lead to its surface at once, and nearly nowhere on it.
+    """
+    return [
+        f"warning: {name}: the rule {rule} is made for another norm than {norm!r}, so its steps"
+        " may lead nearly nowhere: give a rule of that norm's own (a class of UpdateRule), or try"
+        " Normalized and Sign, and believe the lower figure"
+        for name, each in scenarios.items()
+        if (norm := each.attack.threat.norm) not in STEEPEST
+        for rule in sorted(_rules(each.attack))
+    ]
+
+
+def _rules(attack: Attack) -> set[str]:
+    """The names of our own rules of steepest ascent, or of momentum, in an attack or its
+    members.
+    """
+    inside = {rule for member in attack.members for rule in _rules(member)}
+    kinds = {*map(type, STEEPEST.values()), *MOMENTUM.values()}
+    _, rule = part(attack, UpdateRule)  # type: ignore[type-abstract]
+    return inside | ({type(rule).__name__} if type(rule) in kinds else set())
 
 
 def few_classes(data: ImageData) -> list[str]:

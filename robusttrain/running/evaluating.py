@@ -27,6 +27,7 @@ from robusttrain.evaluation.export import check_export
 from robusttrain.evaluation.fitting import (
     check_copy,
     few_classes,
+    foreign_norms,
     one_threat,
     refuse_names,
     refuse_other_radii,
@@ -150,7 +151,12 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     refuse_names(attacks)
     one_threat(attacks)
     bounds = {name: each.attack.threat for name, each in attacks.items()}
-    for line in [*short_steps(attacks), *boundless(bounds), *few_classes(subject.data)]:
+    for line in [
+        *short_steps(attacks),
+        *foreign_norms(attacks),
+        *boundless(bounds),
+        *few_classes(subject.data),
+    ]:
         say(Doubt(line))
     at_hand = {
         name: attacks[name] for name, node in plan.attacks.items() if not surrogates_in(node)

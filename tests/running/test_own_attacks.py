@@ -2,6 +2,7 @@
 figures are.
 """
 
+import warnings
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,10 +16,15 @@ from robusttrain.attacks import (
     AverageLogits,
     Cost,
     Linf,
+    MomentumSign,
+    Normalized,
     Objective,
     ProjectedGradient,
+    RandomNoise,
+    Restarts,
     Square,
     Threat,
+    UpdateRule,
 )
 from robusttrain.core.errors import UserError
 
@@ -109,3 +115,53 @@ def test_an_objective_gives_one_float_an_image(attack, kind, count, linear, imag
     assert attack(model, x, y, rng).shape == x.shape
     with pytest.raises(UserError, match=rf"objective Reduced: gave .* for {count} images?"):
         attack.with_objective(Reduced(kind))(model, x, y, rng)
+
+
+@dataclass(frozen=True)
+class L1(Threat):
+    """The sum of changes is at most epsilon; projected by shrinking."""
+
+    epsilon: float = 1.0
+    norm = "l1"
+
+    def random_start(self, images, rng):
+        return self.project(images + rng.uniform(images.shape[1:], -0.1, 0.1), images)
+
+    def project(self, adversarial, images):
+        change = adversarial - images
+        length = change.abs().flatten(1).sum(1).clamp_min(self.epsilon).view(-1, 1, 1, 1)
+        return (images + change * (self.epsilon / length)).clamp(0, 1)
+
+    def distance(self, adversarial, images):
+        return (adversarial - images).abs().flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Own(UpdateRule):
+    """A rule of somebody's own."""
+
+    def step(self, gradient, state):
+        return gradient.sign(), state
+
+
+@pytest.mark.parametrize(
+    ("attack", "named"),
+    [
+        (ProjectedGradient(steps=1, threat=L1()), "own: the rule Sign"),
+        (ProjectedGradient(steps=1, threat=L1(), rule=Normalized()), "own: the rule Normalized"),
+        (ProjectedGradient(steps=1, threat=L1(), rule=MomentumSign()), "rule MomentumSign"),
+        (Restarts(ProjectedGradient(steps=1), 2).within(L1()), "own: the rule Sign"),
+        (ProjectedGradient(steps=1, threat=L1(), rule=Own()), None),
+        (ProjectedGradient(steps=1), None),
+        (RandomNoise(30, threat=L1()), None),
+    ],
+)
+def test_a_rule_of_another_norm_than_an_own_threats_is_told(attack, named, linear, images):
+    model, x = linear(), images()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        y = model(x).argmax(1)
+        evaluate(model, x, y, attacks={"own": attack}, **{**SETTINGS, "threat": None})
+    lines = [str(each.message) for each in caught if "made for another norm" in str(each.message)]
+    assert len(lines) == (named is not None)
+    assert all(named in line and "'l1'" in line for line in lines)
