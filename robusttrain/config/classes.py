@@ -98,6 +98,8 @@ def recorded(class_path: str) -> str:
     """A class path as plans and checkpoints hold it: for a class of a file, the file's full path
     and the name.
     """
+    if match := IN_FILE.fullmatch(class_path):
+        return f"{Path(match['file']).resolve()}:{match['name']}"
     module, _, name = class_path.rpartition(".")
     return f"{_files[module]}:{name}" if module in _files else class_path
 

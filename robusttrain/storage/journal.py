@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,12 +113,17 @@ def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> 
         whole: whether ``now`` is the whole fingerprint.
     """
     if lines := unfinished(folder, now, whole):
-        more = f", and {len(lines) - 3} more" if len(lines) > 3 else ""
         raise UserError(
             f"--output {folder.parent}: an unfinished run lies there that differs in"
-            f" {'; '.join(lines[:3])}{more}: finish it with its own command, name another --output,"
+            f" {_some(lines)}: finish it with its own command, name another --output,"
             " or drop it with --fresh true"
         )
+
+
+def _some(lines: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    more = f", and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return "; ".join(lines[:3]) + more
 
 
 def _json(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +140,8 @@ class Journal:
         fingerprint: all that the entries depend on, as plain JSON. A finished run of another
             fingerprint is replaced; an unfinished one is not.
         fresh: whether to drop what an unfinished run left.
-        report: called with a line about a damaged entry that was dropped.
+        report: called with a line about a damaged entry that was dropped, or a finished run whose
+            place this one takes.
 
     Raises:
         UserError: the folder holds an unfinished run of another fingerprint.
@@ -155,6 +161,10 @@ class Journal:
         if before is not None and (fresh or before != now):
             if not fresh:
                 refuse_others(folder, now, whole=True)
+                report(
+                    f"{folder.parent}: takes the place of a finished run that differs in"
+                    f" {_some(differences(before, now))}; another --output keeps both"
+                )
             _remove(folder)
         elif before is None and _left(folder):
             _remove(folder)  # half of it was removed already, and then a kill

@@ -71,6 +71,7 @@ def test_a_class_of_a_file_is_recorded_by_the_files_full_path(file, monkeypatch)
     assert importable("mynet.py:MyNet") == "mynet.MyNet"
     assert recorded("mynet.MyNet") == f"{file}:MyNet"
     assert resolve(f"{file}:MyNet") is resolve("mynet.py:MyNet")
+    assert recorded("mynet.py:MyNet") == f"{file}:MyNet"
     assert recorded("torch.nn.Linear") == "torch.nn.Linear"
 
 

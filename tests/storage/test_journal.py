@@ -85,9 +85,17 @@ def test_a_finished_run_makes_room_for_another_but_serves_its_own_command(tmp_pa
     same = Journal(tmp_path / "journal", MARK)
     assert same.finished
     assert same.get("pgd", *batch) is not None
-    other = Journal(tmp_path / "journal", {**MARK, "seed": 1})
+    told = []
+    other = Journal(tmp_path / "journal", {**MARK, "seed": 1}, report=told.append)
+    assert told == [
+        f"{tmp_path}: takes the place of a finished run that differs in seed: there 0, now 1;"
+        " another --output keeps both"
+    ]
     assert not other.finished
     assert other.get("pgd", *batch) is None
+    Journal(tmp_path / "journal", {**MARK, "seed": 1}, report=told.append)
+    Journal(tmp_path / "journal", MARK, fresh=True, report=told.append)
+    assert len(told) == 1
 
 
 class KilledError(Exception):
