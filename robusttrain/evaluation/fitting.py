@@ -175,8 +175,8 @@ def foreign_norms(scenarios: Mapping[str, Scenario]) -> list[str]:
     """
     return [
         f"warning: {name}: the rule {rule} is made for another norm than {norm!r}, so its steps"
-        " may lead nearly nowhere: give a rule of that norm's own (a class of UpdateRule), or try"
-        " Normalized and Sign, and believe the lower figure"
+        f" may lead nearly nowhere: --attack.{name}.rule takes a class of your own (UpdateRule);"
+        " until there is one, believe the lower figure of Normalized and Sign"
         for name, each in scenarios.items()
         if (norm := each.attack.threat.norm) not in STEEPEST
         for rule in sorted(_rules(each.attack))

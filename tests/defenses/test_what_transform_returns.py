@@ -55,7 +55,10 @@ def test_a_transform_that_returns_no_images_is_named(made, told, tmp_path):
 
 
 def test_values_far_from_images_are_said_once_with_their_range(tmp_path):
-    (line,) = evaluated(Returns(lambda images: 255 * images.round()), tmp_path)
+    def stretched(images):
+        return 255 * (10 * images - 4.5).clamp(0, 1)
+
+    (line,) = evaluated(Returns(stretched), tmp_path)
     assert "defense Returns: transform hands on values in [0, 255], far from [0, 1]" in line
 
 
