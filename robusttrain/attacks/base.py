@@ -90,6 +90,9 @@ class Attack(ABC):
     threat: Threat
     #: Whether its queries go to the source's g, instead of to the source.
     asks_g: bool = False
+    #: Whether it looks for the nearest boundary by the threat's norm alone, and is projected into
+    #: the ball at its end: a ball that is more than a radius throws away much of what it finds.
+    by_norm: bool = False
     #: Draws of a random model that judge each of its points; 0 where no votes are taken.
     votes: int = 0
 

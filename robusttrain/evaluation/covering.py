@@ -8,6 +8,7 @@ from typing import cast
 import torch
 
 from robusttrain.attacks import Threat
+from robusttrain.attacks.parts.threats import described
 from robusttrain.attacks.sources.unrolled import Searching
 from robusttrain.data import Facts
 from robusttrain.models.defense import Defense
@@ -55,7 +56,8 @@ def boundless(threats: Mapping[str, Threat]) -> list[str]:
     free = [
         name
         for name, each in threats.items()
-        if is_no_bound(each.norm, each.epsilon)
+        if "ball" not in described(each)  # of another one the radius is not the whole bound
+        and is_no_bound(each.norm, each.epsilon)
         # Of a radius like 8, which wants to be 8/255, `covering` tells.
         and not (each.norm == "linf" and 1 < each.epsilon <= 255)
     ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Cost, Queried, Threat, prepared
 from robusttrain.attacks.base import check_images
+from robusttrain.attacks.parts.threats import described, kept
 from robusttrain.attacks.parts.updates import MOMENTUM, STEEPEST, UpdateRule
 from robusttrain.core.errors import OptionError, UserError, first_line
 from robusttrain.core.parts import part
@@ -87,18 +88,19 @@ def check_copy(target: DefendedClassifier, images: Tensor, rng: Rng, say: Say) -
 
 def one_threat(scenarios: Mapping[str, Scenario]) -> None:
     """Raise UserError if threats differ between attacks."""
-    different = {
-        (each.attack.threat.norm, each.attack.threat.epsilon): name
-        for name, each in scenarios.items()
-    }
+    described_as = {name: described(each.attack.threat) for name, each in scenarios.items()}
+    different = {tuple(about.values()): name for name, about in described_as.items()}
     if len(different) > 1:
         listed = ", ".join(
-            f"{name}: {norm} {epsilon:g}" for (norm, epsilon), name in different.items()
+            f"{name}: {norm} {epsilon:g}{f' of {ball[0]}' if ball else ''}"
+            for (norm, epsilon, *ball), name in different.items()
         )
+        kinds = {(type(each.attack.threat), each.attack.threat.norm) for each in scenarios.values()}
+        radii = {epsilon for _, epsilon, *_ in different}
         fix = (
             "give --epsilon E"
-            if len({norm for norm, _ in different}) == 1
-            else "evaluate the attacks of each norm in a run of their own"
+            if len(kinds) == 1 and len(radii) > 1
+            else "evaluate the attacks of each norm, and of each ball, in a run of their own"
         )
         raise UserError(f"attacks of different threats have no common worst case ({listed}): {fix}")
 
@@ -183,14 +185,36 @@ def foreign_norms(scenarios: Mapping[str, Scenario]) -> list[str]:
     ]
 
 
+def projected_at_the_end(scenarios: Mapping[str, Scenario]) -> list[str]:
+    """A line about attacks that look for the nearest boundary by a norm alone, in a ball that is
+    more than a radius.
+    """
+    lines = []
+    for name, each in scenarios.items():
+        ball = described(each.attack.threat).get("ball")
+        if ball and any(part.by_norm for part in _all(each.attack)):
+            lines.append(
+                f"warning: {name}: looks for the nearest boundary by the norm alone, and {ball}"
+                " throws away much of what it finds: believe attacks that project each step, as"
+                " --attack pgd, --attack apgd-ce and --attack square do"
+            )
+    return lines
+
+
+def _all(attack: Attack) -> Iterator[Attack]:
+    """An attack, its members, and theirs."""
+    yield attack
+    for member in attack.members:
+        yield from _all(member)
+
+
 def _rules(attack: Attack) -> set[str]:
     """The names of our own rules of steepest ascent, or of momentum, in an attack or its
     members.
     """
-    inside = {rule for member in attack.members for rule in _rules(member)}
     kinds = {*map(type, STEEPEST.values()), *MOMENTUM.values()}
-    _, rule = part(attack, UpdateRule)  # type: ignore[type-abstract]
-    return inside | ({type(rule).__name__} if type(rule) in kinds else set())
+    rules = (part(each, UpdateRule)[1] for each in _all(attack))  # type: ignore[type-abstract]
+    return {type(rule).__name__ for rule in rules if type(rule) in kinds}
 
 
 def few_classes(data: ImageData) -> list[str]:
@@ -224,6 +248,11 @@ def refuse_outside(name: str, scenario: Scenario, adversarial: Tensor, images: T
         raise UserError(
             f"attack {name} left its threat: distance {farthest:.6g} (epsilon {threat.epsilon:g}),"
             f" pixel values in [{low:.6g}, {high:.6g}]; its figures would be worth nothing"
+        )
+    if not kept(threat, adversarial, images).all():
+        raise UserError(
+            f"attack {name} left its threat: {described(threat)['ball']}.project moves"
+            " what it returned; its figures would be worth nothing: project inside the attack"
         )
 
 

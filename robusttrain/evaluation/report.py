@@ -137,7 +137,10 @@ class Results:
     def _ball(self) -> str:
         """Norm and radius, as a line."""
         said = self.json.get("threat")
-        return f"{said['norm']}, epsilon {said['epsilon']:g}" if said else ""
+        if not said:
+            return ""
+        own = f" of {said['ball']}" if "ball" in said else ""
+        return f"{said['norm']}, epsilon {said['epsilon']:g}{own}"
 
     def __str__(self) -> str:
         lines = [

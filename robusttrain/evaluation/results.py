@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from robusttrain.attacks.parts.threats import described
 from robusttrain.evaluation.covering import is_no_bound
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import CLEAN, Records
@@ -79,7 +80,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
             }
     threats = [scenario.attack.threat for scenario in engine.scenarios.values()]
     return {
-        "threat": {"norm": threats[0].norm, "epsilon": threats[0].epsilon} if threats else None,
+        "threat": described(threats[0]) if threats else None,
         "seed": engine.seed,
         "images": len(records),
         "draws": engine.draws,
@@ -96,6 +97,8 @@ def table(content: Mapping[str, Any]) -> Table:
     """The results as a table for the terminal."""
     threat = content["threat"]
     ball = f"{threat['norm']} {threat['epsilon']:g}" if threat else "no threat"
+    if threat and "ball" in threat:
+        ball = f"{ball} of {threat['ball']}"
     draws = f", mean of {content['draws']} draws" if content["random"] else ""
     split = (content.get("plan") or {}).get("split")
     kind = "validation images" if split == "validation" else "images"
@@ -111,7 +114,7 @@ def table(content: Mapping[str, Any]) -> Table:
     if content["survivors"]:
         shown.add_column("of images", justify="right")
         shown.add_column("worst case\nso far", justify="right")
-    free = bool(threat) and is_no_bound(threat["norm"], threat["epsilon"])
+    free = bool(threat) and "ball" not in threat and is_no_bound(threat["norm"], threat["epsilon"])
     if free:
         shown.add_column("median\nchange", justify="right")
     shown.add_column("gradients\nper image", justify="right")

@@ -39,6 +39,9 @@ def radius(epsilon: float, norm: str = "linf") -> str:
 
 def allowed(threat: Mapping[str, Any]) -> str:
     """What the attacker may change, as the end of a sentence."""
+    if "ball" in threat:
+        own = {key: value for key, value in threat.items() if key != "ball"}
+        return f"{allowed(own)}, and only those that {threat['ball']} allows"
     size = radius(float(threat["epsilon"]), str(threat["norm"]))
     if is_no_bound(str(threat["norm"]), float(threat["epsilon"])):
         return "changes of any size"

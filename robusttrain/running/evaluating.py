@@ -29,6 +29,7 @@ from robusttrain.evaluation.fitting import (
     few_classes,
     foreign_norms,
     one_threat,
+    projected_at_the_end,
     refuse_names,
     refuse_other_radii,
     refuse_undeclared,
@@ -154,6 +155,7 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     for line in [
         *short_steps(attacks),
         *foreign_norms(attacks),
+        *projected_at_the_end(attacks),
         *boundless(bounds),
         *few_classes(subject.data),
     ]:

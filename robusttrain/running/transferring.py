@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from robusttrain.attacks.parts.threats import described
 from robusttrain.config.attacks import scenario
 from robusttrain.config.build import build
 from robusttrain.config.models import named_models
@@ -23,7 +24,12 @@ from robusttrain.data import Batch, ImageData
 from robusttrain.data.batches import Split
 from robusttrain.evaluation import one_threat
 from robusttrain.evaluation.covering import covering
-from robusttrain.evaluation.fitting import foreign_norms, refuse_other_radii, short_steps
+from robusttrain.evaluation.fitting import (
+    foreign_norms,
+    projected_at_the_end,
+    refuse_other_radii,
+    short_steps,
+)
 from robusttrain.evaluation.outputs import versions
 from robusttrain.reporting import heat_map, perturbations, png
 from robusttrain.storage.files import hash_of_weights, may_write, write_json
@@ -88,8 +94,9 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         f" {each}"
     )
     refuse_few_classes(scenarios, data.num_classes)
-    for doubt in [*short_steps(scenarios), *foreign_norms(scenarios)]:
-        telling.say(doubt)
+    for told in (short_steps, foreign_norms, projected_at_the_end):
+        for doubt in told(scenarios):
+            telling.say(doubt)
     precision = getattr(torch, plan.precision)
     crafting = Crafting(
         models, attacks, crafted, plan.seed, precision, plan.draws, plan.fuse, telling.say
@@ -206,9 +213,8 @@ def announce(
 
 
 def threat(attacks: dict[str, Planned]) -> dict[str, Any]:
-    """Norm and radius that all attacks share."""
-    shared = next(iter(attacks.values())).scenario.attack.threat
-    return {"norm": shared.norm, "epsilon": shared.epsilon}
+    """Norm and radius that all attacks share, and a ball of somebody's own."""
+    return described(next(iter(attacks.values())).scenario.attack.threat)
 
 
 def pictured(

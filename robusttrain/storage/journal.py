@@ -38,6 +38,8 @@ from robusttrain.storage.weights import read_metadata, read_tensors, save_tensor
 Entry = dict[str, Tensor]
 #: Name of the file that marks a finished run.
 FINISHED = "finished"
+#: Where a fingerprint says what the target answers.
+ANSWERS = "target.answers"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -121,7 +123,10 @@ def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> 
 
 
 def _some(lines: Sequence[str]) -> str:
-    """The first three, and how many more there are."""
+    """The first three, and how many more there are; what the target answers, which differs with its
+    weights, only where nothing else does.
+    """
+    lines = [each for each in lines if not each.startswith(ANSWERS)] or lines
     more = f", and {len(lines) - 3} more" if len(lines) > 3 else ""
     return "; ".join(lines[:3]) + more
 

@@ -98,6 +98,18 @@ def test_a_finished_run_makes_room_for_another_but_serves_its_own_command(tmp_pa
     assert len(told) == 1
 
 
+def test_answers_are_told_only_where_nothing_else_differs(tmp_path):
+    def run(weights, answer):
+        told = []
+        target = {"answers": [[answer]], "weights": weights}
+        Journal(tmp_path / "journal", {"target": target}, report=told.append).finish()
+        return " ".join(told)
+
+    run("a", 1.0)
+    assert "differs in target.weights: there a, now b; another" in run("b", 2.0)
+    assert "differs in target.answers.0.0: there 2.0, now 3.0; another" in run("b", 3.0)
+
+
 class KilledError(Exception):
     pass
 

@@ -108,6 +108,8 @@ class CarliniWagner(Attack):
     objective: Objective = field(default_factory=Margin)
     gradient: GradientEstimator = field(default_factory=Backprop)
 
+    by_norm = True
+
     def __post_init__(self) -> None:
         if self.threat.norm != "l2":
             raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")

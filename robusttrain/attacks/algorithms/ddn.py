@@ -69,6 +69,8 @@ class DDN(Attack):
     objective: Objective = field(default_factory=CrossEntropy)
     gradient: GradientEstimator = field(default_factory=Backprop)
 
+    by_norm = True
+
     def __post_init__(self) -> None:
         if self.threat.norm != "l2":
             raise OptionError("threat", self.threat, "must be L2, the norm that is minimised")

@@ -64,6 +64,8 @@ class DeepFool(Attack):
     votes: Count = 10
     threat: Threat = field(default_factory=L2)
 
+    by_norm = True
+
     def __post_init__(self) -> None:
         at_least("classes", self.classes, 2)
         if self.threat.norm != "l2":

@@ -146,6 +146,8 @@ class FAB(Attack):
     threat: Threat = field(default_factory=Linf)
     gradient: GradientEstimator = field(default_factory=Backprop)
 
+    by_norm = True
+
     def __post_init__(self) -> None:
         at_least("eta", self.eta, 1)
         need_norm(self, self.threat, ("linf", "l2"))

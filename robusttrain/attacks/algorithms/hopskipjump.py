@@ -124,6 +124,8 @@ class HopSkipJump(Attack):
     chunk: Count | None = None
     threat: Threat = field(default_factory=Linf)
 
+    by_norm = True
+
     def __post_init__(self) -> None:
         at_least("evaluations", self.evaluations, 2)
         at_least("most_evaluations", self.most_evaluations, 2)

@@ -93,6 +93,8 @@ class NearestBoundary(Attack):
     threat: Threat = field(default_factory=Linf)
     gradient: GradientEstimator = field(default_factory=Backprop)
 
+    by_norm = True
+
     def __post_init__(self) -> None:
         need_norm(self, self.threat, DUAL)
 

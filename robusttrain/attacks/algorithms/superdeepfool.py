@@ -67,6 +67,8 @@ class SuperDeepFool(Attack):
     votes: Count = 10
     threat: Threat = field(default_factory=L2)
 
+    by_norm = True
+
     def __post_init__(self) -> None:
         _ = self.fool  # it refuses what it cannot work with
 

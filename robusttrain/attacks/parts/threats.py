@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -162,6 +162,23 @@ class RMSD(Threat):
         return euclidean(adversarial - images) / math.sqrt(images.shape[1:].numel())
 
 
+#: Balls that a norm and a radius describe.
+_PLAIN = (Linf, L2, RMSD)
+#: How far the projection of an image that is inside may move a pixel: by rounding.
+STILL = 1e-5
+
+
+def described(threat: Threat) -> dict[str, Any]:
+    """Norm and radius of a threat; of any but `Linf`, `L2` and `RMSD` its ``ball``, too, in words:
+    one that leaves some pixels alone, say, is not the ball that norm and radius describe.
+    """
+    about = {"norm": threat.norm, "epsilon": threat.epsilon}
+    if type(threat) in _PLAIN:
+        return about
+    name = repr(threat) if is_dataclass(threat) else type(threat).__name__
+    return {**about, "ball": " ".join(name.split())}
+
+
 def euclidean(change: Tensor) -> Tensor:
     """(B,): Euclidean norms of changes (B, C, H, W).
 
@@ -177,5 +194,20 @@ def into_ball(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:
     Attacks that look for the nearest adversarial image, and have no radius of their own, end here.
     Such an image may touch the boundary of its class, and projection rounds.
     """
-    outside = threat.distance(adversarial, images) > threat.epsilon
+    outside = (threat.distance(adversarial, images) > threat.epsilon) | ~kept(
+        threat, adversarial, images
+    )
     return torch.where(per_image(outside), threat.project(adversarial, images), adversarial)
+
+
+def kept(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:
+    """(B,): which images the threat's own projection leaves where they are.
+
+    It is the bound of a ball that is more than a radius, as one that leaves some pixels alone:
+    attacks that step to the nearest boundary know the norm alone. Of `Linf`, `L2` and `RMSD` the
+    distance says all, and nothing is computed.
+    """
+    if type(threat) in _PLAIN:
+        return torch.ones(len(images), dtype=torch.bool, device=images.device)
+    moved = (threat.project(adversarial.clone(), images) - adversarial).abs()
+    return ~(moved.flatten(1).amax(dim=1) > STILL)

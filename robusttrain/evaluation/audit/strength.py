@@ -74,6 +74,10 @@ def epsilon_half(subject: Subject) -> Finding | None:
     left = subject.ours
     if threat.epsilon < wide and len(subject.standing):
         attack = subject.scenario.attack.at_radius(wide)
+        grey = torch.full_like(subject.images, GREY)
+        held = attack.threat.project(grey.clone(), subject.images)
+        if not torch.allclose(held, grey, atol=1e-4):
+            raise Needless("the ball keeps out more than its radius does, a grey image too")
         adversarial = subject.attack(attack, subject.source(subject.main), subject.standing, "wide")
         left = subject.judge(adversarial, subject.standing)
     classes = subject.classes
