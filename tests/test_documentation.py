@@ -114,7 +114,7 @@ LITTLE = {
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        ("docs/own-attack.md", 4),
+        ("docs/own-attack.md", 5),
         ("docs/own-defense.md", 4),
         ("docs/own-data.md", 2),
         ("docs/own-objective.md", 2),
