@@ -14,6 +14,7 @@ import yaml
 
 from robusttrain.commands import entry
 from robusttrain.config import classes
+from robusttrain.config.first_look import FIRST_LOOK
 
 ROOT = Path(__file__).parents[1]
 SITE = runpy.run_path(str(ROOT / ".ci" / "site_hooks.py"))
@@ -93,6 +94,14 @@ def test_links_out_of_the_documentation_follow_into_the_site():
     assert moved("[a](audit.md#the-verdict)", "docs/x.md") == "[a](audit.md#the-verdict)"
     for path in ("docs/audit.md", "studies/README.md", "examples/pgd.py", "Makefile"):
         assert SITE["path_of"](SITE["uri_of"](path)) == path
+
+
+def test_pages_tell_the_size_of_the_first_look():
+    """The figures of the first look are those of so many images: a new number needs new figures."""
+    start = text_of("docs/getting-started.md")
+    assert f"on {FIRST_LOOK['images']} images" in start
+    assert f"audit on {FIRST_LOOK['audit_images']} images: " in start
+    assert f"digits-g, {FIRST_LOOK['images']} images" in text_of("docs/models.md")
 
 
 def typed(page: str) -> list[list[str]]:
