@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import DDN, FAB, FMN, L2, DeepFool, Linf, NearestBoundary, SuperDeepFool
+from robusttrain.attacks import (
+    DDN,
+    FAB,
+    FMN,
+    L2,
+    Adam,
+    CarliniWagner,
+    DeepFool,
+    Linf,
+    NearestBoundary,
+    Optimization,
+    ProjectedGradient,
+    SuperDeepFool,
+)
 from robusttrain.attacks.parts.differentiation import of_order_one
 
 WIDE, WIDE_LINF = L2(20.0), Linf(1.0)
@@ -71,3 +84,28 @@ def test_what_is_no_number_stays_none(value):
     scaled, power = of_order_one(torch.full((1, 1, 2, 2), value))
     assert power.tolist() == [1.0]
     assert not scaled.isfinite().any()
+
+
+@pytest.mark.parametrize("exponent", [-30, -60, -100])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        ProjectedGradient(10, threat=Linf(0.05), rule=Adam()),
+        Optimization(10, 0.01, threat=Linf(0.05)),
+        CarliniWagner(40, search_steps=5, threat=WIDE),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_adam_breaks_as_many_images_where_logits_are_faint(
+    attack, exponent, linear, images, streams
+):
+    """1e-8 in Adam's divisor, and a c made for logits of order one, took no step here."""
+    model, x = linear(classes=4), images(8)
+    model.bias.data -= model.weight.data.sum(1) / 2
+    y = model(x).argmax(1)
+    plain, found = (attack(each, x, y, streams(8)) for each in (model, Scaled(model, exponent)))
+    fooled = model(found).argmax(1) != y
+    assert fooled.any()
+    assert torch.equal(fooled, model(plain).argmax(1) != y)
+    if isinstance(attack, CarliniWagner):
+        assert (WIDE.distance(found, x) < 1.05 * WIDE.distance(plain, x)).all()

@@ -234,3 +234,36 @@ def test_images_may_leave_adam():
 def test_impossible_options_of_adam_are_named(option, value):
     with pytest.raises(OptionError, match=rf"^{option} = "):
         Adam(**{option: value})
+
+
+def test_adam_follows_faint_gradients_as_it_follows_others():
+    """Each step is about 1 for every pixel, however small the logits are; where gradients were
+    faint at first alone, what is remembered of them is as small as it was.
+    """
+    series = [gradients(seed=seed) for seed in range(4)]
+    plain = follow(Adam(), *series)
+    faint = [follow(Adam(), *[each * 2.0**exponent for each in series]) for exponent in (-30, -60)]
+    assert all(torch.equal(*steps) for steps in zip(*faint, strict=True))
+    # 1e-8 beside the smallest of ordinary gradients
+    torch.testing.assert_close(faint[0], plain, rtol=0, atol=1e-4)
+    first, then = 2.0**-60 * series[0], [*series[1:]]
+    mended = follow(Adam(), first, *then)
+    assert mended[0].abs().min() > 0.9
+    forgotten = follow(Adam(), torch.zeros_like(first), *then)
+    torch.testing.assert_close(mended[1:], forgotten[1:], rtol=0, atol=1e-6)
+
+
+def test_adam_scales_each_image_alone_and_none_that_is_not_faint():
+    """One faint image leaves the others of its batch as they are, bit for bit."""
+    series = [gradients(seed=seed) for seed in range(3)]
+    factor = torch.tensor([1.0, 2.0**-40, 1e-5, 0.0]).view(-1, 1, 1, 1)
+    mixed = follow(Adam(), *[each * factor for each in series])
+    for step, together in enumerate(mixed):
+        for image in range(4):
+            alone = [(each * factor)[image : image + 1] for each in series]
+            assert torch.equal(together[image : image + 1], follow(Adam(), *alone)[step])
+    assert not mixed[0][3].any()
+    # The third is as small as ordinary gradients are, and as Kingma & Ba have it.
+    mean, square = 0.1 * series[0][2] * 1e-5, 0.001 * (series[0][2] * 1e-5).square()
+    expected = (mean / 0.1) / ((square / 0.001).sqrt() + 1e-8)
+    torch.testing.assert_close(mixed[0][2], expected, rtol=1e-4, atol=0)

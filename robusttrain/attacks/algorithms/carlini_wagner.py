@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robusttrain.attacks.algorithms.nearest import tells
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost, times
+from robusttrain.attacks.parts.differentiation import order_of
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
 from robusttrain.attacks.parts.objectives import Margin, Objective, TargetedMargin
@@ -25,10 +26,21 @@ from robusttrain.core.rng import Rng
 INSIDE = 0.999999
 #: c is never greater (as released).
 LARGEST_C = 1e10
+#: Logits whose margin and its gradient are both below are so faint that no c would reach them.
+FAINT = 2.0**-14
 #: The least number of steps before Adam is judged. Adam overshoots the boundary, and comes back in
 #: fewer steps.
 PATIENCE = 30
 _TINY = torch.finfo(torch.float32).tiny
+
+
+def scale_of(value: Tensor, gradient: Tensor) -> Tensor:
+    """(B,): the power of two of the logits, as a margin (B,) and its gradient (B, C, H, W) show it;
+    1 where these are not both faint, or where there is no gradient.
+    """
+    slope = order_of(gradient)
+    order = torch.maximum(slope, order_of(value.view(-1, 1, 1, 1)))
+    return torch.where((slope > 0) & (order < FAINT), order, 1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,9 @@ class CarliniWagner(Attack):
     lowest loss has fallen by less than 0.01 % within a tenth of the steps, or within 30 steps if
     that is more. (The released code judges the loss of the whole batch. Here no image's fate
     depends on another's. A single image's loss is less steady, too.)
+
+    c is made for logits as they usually are. Where the margin at the image and its gradient are
+    both below `FAINT`, f is divided by the power of two of the larger one.
 
     The attack returns the nearest adversarial image, *projected into the threat* if it is farther
     than epsilon; the projection is adversarial only by luck. For minimal distances take a wide
@@ -189,10 +204,12 @@ class CarliniWagner(Attack):
         """
         best, nearest = images.clone(), images.new_full((len(images),), torch.inf)
         low, high = torch.zeros_like(nearest), nearest.clone()
-        c = torch.full_like(nearest, self.initial_c)
+        c, scale = torch.full_like(nearest, self.initial_c), None
         for search in range(self.search_steps):
             streams = rng.fold(search)
-            adversarial, distance = self.descend(source, images, goal, c, random, streams, alike)
+            adversarial, distance, scale = self.descend(
+                source, images, goal, c, scale, random, streams, alike
+            )
             closer, success = distance < nearest, distance.isfinite()
             best = torch.where(per_image(closer), adversarial, best)
             nearest = torch.where(closer, distance, nearest)
@@ -206,20 +223,25 @@ class CarliniWagner(Attack):
         images: Tensor,
         goal: Tensor,
         c: Tensor,
+        scale: Tensor | None,
         random: Tensor,
         rng: Rng,
         alike: bool | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Take Adam's steps, with a c (B,) for each image.
 
         Returns:
-            The nearest adversarial iterates (B, C, H, W), and their squared distances (B,),
-            infinite where there is none.
+            The nearest adversarial iterates (B, C, H, W), their squared distances (B,), infinite
+            where there is none, and the ``scale`` (B,) by which f is divided, which the first step
+            finds where it is None.
         """
         best, nearest = images.clone(), torch.full_like(c, torch.inf)
         adam, hinge = Adam(), _Hinge(self.objective, self.confidence)
         w = torch.atanh((2 * images - 1) * INSIDE)
-        state, lowest = adam.init(w), torch.full_like(c, torch.inf)
+        # Adam itself does not divide here (power 1): the way from w to x' alone makes its gradients
+        # faint where pixels are 0 or 1.
+        state = adam.init(w)._replace(power=torch.ones_like(c))
+        lowest = torch.full_like(c, torch.inf)
         lowest_before, period = lowest, max(PATIENCE, -(-self.steps // 10))
         # Images for which the estimator's loss is not the iterate's, or would differ the next time.
         noisy = random if self.gradient.exact else torch.ones_like(random)
@@ -230,6 +252,8 @@ class CarliniWagner(Attack):
             streams = rng_here.fold(t)
             adversarial = (w.tanh() + 1) / 2
             minus_f, ascent = self.gradient(Loss(source, hinge, goal[here]), adversarial, streams)
+            scale = scale_of(minus_f, ascent) if scale is None else scale
+            minus_f, ascent = minus_f / scale[here], ascent / per_image(scale[here])
             change = adversarial - x
             distance = change.square().flatten(1).sum(dim=1)
 
@@ -261,4 +285,4 @@ class CarliniWagner(Attack):
                 lowest_before, x, rng_here = lowest, images[here], rng[here]
                 if not len(here):
                     break
-        return best, nearest
+        return best, nearest, torch.ones_like(c) if scale is None else scale

@@ -28,10 +28,18 @@ def of_order_one(gradient: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         gradient: (B, C, H, W). One that is zero, infinite or NaN is divided by 1.
     """
+    order = order_of(gradient)
+    power = torch.where(order > 0, order, 1)
+    return gradient / power.view(-1, 1, 1, 1), power
+
+
+def order_of(gradient: Tensor) -> Tensor:
+    """(B,): the greatest power of two that is not above the largest entry of a gradient
+    (B, C, H, W); 0 where that is zero, infinite or NaN.
+    """
     largest = gradient.abs().amax(dim=(1, 2, 3)).nan_to_num(0.0, 0.0)
     mantissa = 2 * torch.frexp(largest).mantissa
-    power = torch.where(largest > 0, largest / mantissa, 1)
-    return gradient / power.view(-1, 1, 1, 1), power
+    return torch.where(largest > 0, largest / mantissa, 0)
 
 
 def input_gradients(

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robusttrain.attacks.parts.differentiation import order_of
 from robusttrain.attacks.parts.threats import Threat, per_image
 from robusttrain.core.checked import NonNegative, Positive, checked
 from robusttrain.core.errors import OptionError, within
 
 _TINY = torch.finfo(torch.float32).tiny
+#: Gradients whose largest entry is below are too faint for what is added to Adam's divisor.
+FAINT = 2.0**-20
 
 
 class UpdateRule(ABC):
@@ -118,15 +121,18 @@ class AdamState(NamedTuple):
         mean: m (B, C, H, W), the running mean of gradients.
         square: v (B, C, H, W), the running mean of their squares.
         steps: t, the steps taken.
+        power: (B,), the power of two by which the gradients in memory are divided; 0 before the
+            first that is not zero.
     """
 
     mean: Tensor
     square: Tensor
     steps: int
+    power: Tensor
 
     def keep(self, which: Tensor) -> AdamState:
         """The memory of some of the images, for algorithms that let the others go."""
-        return AdamState(self.mean[which], self.square[which], self.steps)
+        return AdamState(self.mean[which], self.square[which], self.steps, self.power[which])
 
 
 @checked
@@ -140,6 +146,11 @@ class Adam(UpdateRule):
 
     m = beta1 m + (1 - beta1) grad, v = beta2 v + (1 - beta2) grad^2; m^ = m / (1 - beta1^t), v^ = v
     / (1 - beta2^t).
+
+    The scale of logits decides how long a step is next to ``tiny``: where they are a billionth of
+    what is usual, no step would be taken. So an image's gradients that have all been below `FAINT`
+    are divided by the power of two of the largest of them; divided by 1, all others stay as they
+    are, bit for bit.
 
     Args:
         beta1: how much of m remains after a step.
@@ -156,17 +167,24 @@ class Adam(UpdateRule):
         within("beta2", self.beta2, 0, 0.999999)
 
     def init(self, images: Tensor) -> AdamState:
-        return AdamState(torch.zeros_like(images), torch.zeros_like(images), 0)
+        nothing = torch.zeros_like(images)
+        return AdamState(nothing, nothing, 0, images.new_zeros(len(images)))
 
     def step(self, gradient: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
         # As in momentum: one NaN, or a square that overflows, would stay in the memory for
         # ever.
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0).clamp(-1e18, 1e18)
-        mean = torch.lerp(gradient, state.mean, self.beta1)
-        square = torch.lerp(gradient.square(), state.square, self.beta2)
+        power = torch.maximum(state.power, order_of(gradient))
+        power = torch.where(power < FAINT, power, 1)
+        divisor = torch.where(power > 0, power, 1)
+        gradient = gradient / per_image(divisor)
+        # What is remembered, in the scale of now
+        change = per_image(state.power / divisor)
+        mean = torch.lerp(gradient, state.mean * change, self.beta1)
+        square = torch.lerp(gradient.square(), state.square * change.square(), self.beta2)
         t = state.steps + 1
-        divisor = (square / (1 - self.beta2**t)).sqrt_().add_(self.tiny)
-        return mean.div(1 - self.beta1**t).div_(divisor), AdamState(mean, square, t)
+        root = (square / (1 - self.beta2**t)).sqrt_().add_(self.tiny)
+        return mean.div(1 - self.beta1**t).div_(root), AdamState(mean, square, t, power)
 
 
 #: Steepest ascent in each norm.
