@@ -39,6 +39,7 @@ from robusttrain.evaluation.fitting import (
 from robusttrain.evaluation.handed_on import refuse_hidden, without_gradient, zero_gradients
 from robusttrain.evaluation.outputs import in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.rehearsing import rehearse
 from robusttrain.evaluation.running import (
     Subject,
     attack,
@@ -125,12 +126,15 @@ def applying(
         say: takes lines.
 
     Raises:
-        UserError: as `check` and `with_gradients` say.
+        UserError: as `check`, `with_gradients` and `rehearse` say.
     """
     engine = check(plan, attacks, subject, say)
     subject = with_gradients(plan, subject, engine, alone, say)
     attacks = {name: each for name, each in attacks.items() if name not in subject.unfit}
-    return replace(subject, codes=codes_of({**attacks, **subject.bare})), attacks
+    codes, first = codes_of({**attacks, **subject.bare}), subject.data.first_test_batch()
+    own = [name for name in attacks if name in codes]
+    rehearse(engine, attacks, own, first.images, first.labels, first.indices)
+    return replace(subject, codes=codes), attacks
 
 
 def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, say: Say) -> Engine:
