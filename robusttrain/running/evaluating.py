@@ -51,6 +51,7 @@ from robusttrain.evaluation.running import (
     settings_of,
 )
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.evaluation.strangers import strangers
 from robusttrain.evaluation.taking import check_classes
 from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
@@ -169,12 +170,21 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     }
     engine = Engine(subject.target, at_hand)
     check_sources(engine, subject.data)
+    tell_strangers(engine, subject.data, say)
     certification_of(plan, subject, engine)
     option = "threat" if plan.handed_over else "--epsilon"
     threats = [(option, each.attack.threat) for each in attacks.values()]
     for line in covering([*threats, *threats_of(subject.target.defense)], facts):
         say(Doubt(line))
     return engine
+
+
+def tell_strangers(engine: Engine, data: ImageData, say: Say) -> None:
+    """Say which attacks differentiate another model that does not know the images."""
+    first = data.first_test_batch()
+    given = (first.images, first.labels, first.indices)
+    for line in strangers(engine, *given, data.facts().num_classes):
+        say(Doubt(line))
 
 
 def with_gradients(
@@ -345,4 +355,7 @@ def provide_surrogates(
     folder = Path(plan.checkpoints) / "surrogates"
     keeper = Keeper(folder, subject.target, training_data(plan), plan.trainer, plan.defense)
     paths = keeper.provide(needed, train_surrogate, plan.surrogate_epochs, telling)
-    return {name: scenario(with_paths(node, paths), name) for name, node in plan.attacks.items()}
+    attacks = {name: scenario(with_paths(node, paths), name) for name, node in plan.attacks.items()}
+    trained = {name: attacks[name] for name, node in plan.attacks.items() if surrogates_in(node)}
+    tell_strangers(Engine(subject.target, trained), subject.data, telling.say)
+    return attacks
