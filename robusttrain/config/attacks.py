@@ -334,6 +334,8 @@ def _content(name: str, said: Any, option: str) -> dict[str, Any]:
     where = option if isinstance(said, str) and stem(said) == name else f"{option}.{name}"
     node = content("attack", said, where) if named("attack", said) else said
     if not isinstance(node, dict) or not isinstance(node.get("class_path"), str):
+        if isinstance(said, str) and said.endswith(".py"):
+            raise UserError(f"{option} {said}: name the attack's class in it: {option} {said}:NAME")
         fix = "must be a preset's name, like one, or have a class_path"
         inside = [*node.values()] if isinstance(node, dict) else []
         if (

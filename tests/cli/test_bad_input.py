@@ -315,6 +315,7 @@ EVALUATE = [
     (NETWORK, "--weights FILE"),
     (["--model", "vgg_smal"], "--model vgg_smal: .*did you mean vgg_small"),
     ([*NETWORK, "--attack", "pdg"], "--attack pdg: .*did you mean pgd"),
+    ([*NETWORK, "--attack", "mine.py"], "--attack mine.py: name the .* --attack mine.py:NAME"),
     ([*NETWORK, "--suite", "bdpa"], "--suite bdpa: .*did you mean bpda"),
     ([*NETWORK, "--attacks", "pgd"], "--attacks .*did you mean --attack"),
     ([*NETWORK, "--attack"], "--attack: a value is missing"),
