@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from robusttrain.attacks.answers import names_a_class
-from robusttrain.attacks.parts.threats import Threat, kept
+from robusttrain.attacks.parts.threats import Threat, inside
 from robusttrain.core.rng import Rng
 
 #: Passes from one look to the next. A look costs little where nothing is wrong: the host waits.
@@ -118,10 +118,9 @@ class Leaving:
             return
         there = rows[which]
         points, clean = images[which].to(self.images.dtype), self.images[there]
-        inside = self.threat.distance(points, clean) <= self.threat.epsilon + ROUNDING
-        inside &= kept(self.threat, points, clean)
-        inside &= (points.flatten(1) >= 0).all(dim=1) & (points.flatten(1) <= 1).all(dim=1)
-        which, there, points = which[inside], there[inside], points[inside]
+        held = inside(self.threat, points, clean, ROUNDING)
+        held &= (points.flatten(1) >= 0).all(dim=1) & (points.flatten(1) <= 1).all(dim=1)
+        which, there, points = which[held], there[held], points[held]
         if not len(which):
             return
         fell = ~self.right(points, there).to(images.device)

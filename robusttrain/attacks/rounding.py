@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robusttrain.attacks.asking import Queried
-from robusttrain.attacks.parts.threats import Threat, per_image
+from robusttrain.attacks.parts.threats import Threat, inside, per_image
 
 
 def narrowed(
@@ -48,8 +48,7 @@ def narrowed(
         fits = ((wide - images).abs() <= threat.epsilon) & (wide >= 0) & (wide <= 1)
         mixed = torch.where(fits, candidate, towards)
         wide = mixed.to(images.dtype)
-        inside = threat.distance(wide, images) <= threat.epsilon
-        taken = lost & inside & ~_right(source, wide, labels)
+        taken = lost & inside(threat, wide, images) & ~_right(source, wide, labels)
         towards = torch.where(per_image(taken), mixed, towards)
         lost &= ~taken
     return towards

@@ -151,6 +151,15 @@ def refuse_other_radii(epsilon: float | None, threats: Mapping[str, Threat]) -> 
         raise OptionError("epsilon", epsilon, fix)
 
 
+def doubts(scenarios: Mapping[str, Scenario]) -> list[str]:
+    """A line for each reason why an attack may be weaker than it looks, as its settings tell."""
+    return [
+        *short_steps(scenarios),
+        *foreign_norms(scenarios),
+        *projected_at_the_end(scenarios),
+    ]
+
+
 def short_steps(scenarios: Mapping[str, Scenario]) -> list[str]:
     """A line for each attack whose steps do not reach the threat's radius, as where a preset's step
     size is given in pixel values and the radius is another one.

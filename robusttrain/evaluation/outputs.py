@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.core.processor import processor
 from robusttrain.core.telling import Say
 from robusttrain.core.typed import line
@@ -153,15 +152,21 @@ def read_and_coded(attacks: Mapping[str, Scenario]) -> dict[str, Any]:
     that their sources have read or trained, and ``code``, the user's own.
     """
     read = {name: modules_in(each.source) for name, each in attacks.items()}
-    codes = {name: code_in(each) for name, each in attacks.items()}
     return {
         "sources": {
             name: hash_of_json([weights_of(each) for each in models])[:16]
             for name, models in read.items()
             if models
         },
-        "code": {name: code for name, code in codes.items() if code},
+        "code": codes_of(attacks),
     }
+
+
+def codes_of(attacks: Mapping[str, Scenario]) -> dict[str, str]:
+    """What tells the user's own code in attacks from what it was before an edit, by the attacks
+    that hold any.
+    """
+    return {name: code for name, each in attacks.items() if (code := code_in(each))}
 
 
 def versions() -> dict[str, str]:
@@ -172,13 +177,6 @@ def versions() -> dict[str, str]:
         **{name: version(name) for name in VERSIONS},
         "python": platform.python_version(),
     }
-
-
-def trains_a_model(node: Any) -> bool:
-    """Whether an attack's node names a model that the attacker trains."""
-    if isinstance(node, Mapping | list):
-        return any(map(trains_a_model, node.values() if isinstance(node, Mapping) else node))
-    return isinstance(node, str) and node.startswith(TO_BE_TRAINED)
 
 
 def open_journal(

@@ -40,7 +40,7 @@ from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import write_json
 from robusttrain.storage.journal import digest, weights_of
-from robusttrain.storage.made_of import code_in, made_of
+from robusttrain.storage.made_of import made_of
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,6 @@ def settings_of(plan: EvaluationPlan, subject: Subject) -> dict[str, Any]:
     data = {**settings["data"], "images": subject.images}
     codes = {"code": dict(subject.codes)} if subject.codes else {}
     return {**settings, "target": target, "data": data, **codes}
-
-
-def codes_of(attacks: Mapping[str, Scenario]) -> dict[str, str]:
-    """What tells the user's own code in attacks from what it was before an edit, by the attacks
-    that hold any.
-    """
-    return {name: code for name, each in attacks.items() if (code := code_in(each))}
 
 
 def precisions_of(

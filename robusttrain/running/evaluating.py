@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
+from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.config.attacks import scenario, stem
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.suites import left_out, refuse_few_classes
@@ -26,25 +27,22 @@ from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import check_export
 from robusttrain.evaluation.fitting import (
     check_copy,
+    doubts,
     few_classes,
-    foreign_norms,
     one_threat,
-    projected_at_the_end,
     refuse_names,
     refuse_other_radii,
     refuse_undeclared,
     settle,
-    short_steps,
 )
 from robusttrain.evaluation.handed_on import refuse_hidden, without_gradient, zero_gradients
-from robusttrain.evaluation.outputs import in_its_own_folder
+from robusttrain.evaluation.outputs import codes_of, in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.rehearsing import rehearse
 from robusttrain.evaluation.running import (
     Subject,
     attack,
     certification_of,
-    codes_of,
     compilation_of,
     identity,
     precisions_of,
@@ -60,7 +58,7 @@ from robusttrain.running.f_b import provide_f_b
 from robusttrain.running.precision_of_g import refuse_auto
 from robusttrain.running.purifiers import folder_in, provide
 from robusttrain.running.surrogate_training import train_surrogate
-from robusttrain.running.surrogates import Keeper, surrogates_in, with_paths
+from robusttrain.running.surrogates import Keeper, with_paths
 from robusttrain.storage.files import may_write
 from robusttrain.storage.journal import refuse_others
 
@@ -158,9 +156,7 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     one_threat(attacks)
     bounds = {name: each.attack.threat for name, each in attacks.items()}
     for line in [
-        *short_steps(attacks),
-        *foreign_norms(attacks),
-        *projected_at_the_end(attacks),
+        *doubts(attacks),
         *boundless(bounds),
         *few_classes(subject.data),
     ]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from robusttrain.attacks import Attack, Target, Threat
+from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.config.attacks import attack_nodes, by_name, scenario, stem
 from robusttrain.config.describe import described, path_of, scenario_node
 from robusttrain.config.suites import suite, suite_settings
@@ -37,7 +38,6 @@ from robusttrain.running.evaluating import (
     tell_unless_held_out,
     tester,
 )
-from robusttrain.running.surrogates import surrogates_in
 from robusttrain.storage.files import hash_of_tensors, writable
 
 #: What may stand for attacks: a preset's name, names, or attacks by names of their own.

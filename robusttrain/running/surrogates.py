@@ -31,14 +31,6 @@ from robusttrain.storage.weights import save_tensors
 SEED = 1000
 
 
-def surrogates_in(node: Any) -> list[str]:
-    """The names of all surrogates under a configuration node."""
-    if isinstance(node, str) and node.startswith(TO_BE_TRAINED):
-        return [node.removeprefix(TO_BE_TRAINED)]
-    items = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else []
-    return list(dict.fromkeys(name for item in items for name in surrogates_in(item)))
-
-
 def with_paths(node: Any, paths: Mapping[str, Path]) -> Any:
     """The node with files in place of ``surrogate:NAME``."""
     if isinstance(node, str) and node.startswith(TO_BE_TRAINED):

@@ -24,12 +24,7 @@ from robusttrain.data import Batch, ImageData
 from robusttrain.data.batches import Split
 from robusttrain.evaluation import one_threat
 from robusttrain.evaluation.covering import covering
-from robusttrain.evaluation.fitting import (
-    foreign_norms,
-    projected_at_the_end,
-    refuse_other_radii,
-    short_steps,
-)
+from robusttrain.evaluation.fitting import doubts, refuse_other_radii
 from robusttrain.evaluation.outputs import versions
 from robusttrain.reporting import heat_map, perturbations, png
 from robusttrain.storage.files import hash_of_weights, may_write, write_json
@@ -94,9 +89,8 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         f" {each}"
     )
     refuse_few_classes(scenarios, data.num_classes)
-    for told in (short_steps, foreign_norms, projected_at_the_end):
-        for doubt in told(scenarios):
-            telling.say(doubt)
+    for doubt in doubts(scenarios):
+        telling.say(doubt)
     precision = getattr(torch, plan.precision)
     crafting = Crafting(
         models, attacks, crafted, plan.seed, precision, plan.draws, plan.fuse, telling.say

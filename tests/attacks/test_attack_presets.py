@@ -60,13 +60,13 @@ from robusttrain.attacks import (
     UnrolledTransform,
     WrongProbability,
 )
+from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.config import presets
 from robusttrain.config.attacks import scenarios, split_attacks
 from robusttrain.config.suites import suite
 from robusttrain.core.errors import UserError
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.running.surrogates import surrogates_in
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted((CONFIGS / "attack").glob("*.yaml"))

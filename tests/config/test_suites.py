@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from robusttrain.attacks import MomentumNormalized
+from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.config import presets
 from robusttrain.config.attacks import attack_nodes, scenario, scenarios, split_attacks
 from robusttrain.config.evaluation import read_plan
@@ -36,7 +37,6 @@ from robusttrain.defenses import (
 from robusttrain.evaluation import Engine
 from robusttrain.models import NoiseNetwork
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.running.surrogates import surrogates_in
 
 
 class Rounded(Defense):

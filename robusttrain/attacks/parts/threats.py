@@ -194,10 +194,16 @@ def into_ball(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:
     Attacks that look for the nearest adversarial image, and have no radius of their own, end here.
     Such an image may touch the boundary of its class, and projection rounds.
     """
-    outside = (threat.distance(adversarial, images) > threat.epsilon) | ~kept(
-        threat, adversarial, images
-    )
-    return torch.where(per_image(outside), threat.project(adversarial, images), adversarial)
+    held = inside(threat, adversarial, images)
+    return torch.where(per_image(held), adversarial, threat.project(adversarial, images))
+
+
+def inside(threat: Threat, adversarial: Tensor, images: Tensor, slack: float = 0.0) -> Tensor:
+    """(B,): which images lie in the ball, within epsilon and ``slack`` more, and where the threat's
+    own projection leaves them.
+    """
+    near = threat.distance(adversarial, images) <= threat.epsilon + slack
+    return near & kept(threat, adversarial, images)
 
 
 def kept(threat: Threat, adversarial: Tensor, images: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,14 @@ from robusttrain.models.defense import Defense
 
 #: The beginning of a path that stands for a model which evaluate.py trains first.
 TO_BE_TRAINED = "surrogate:"
+
+
+def surrogates_in(node: Any) -> list[str]:
+    """The names of all surrogates under a configuration node."""
+    if isinstance(node, str) and node.startswith(TO_BE_TRAINED):
+        return [node.removeprefix(TO_BE_TRAINED)]
+    items = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else []
+    return list(dict.fromkeys(name for item in items for name in surrogates_in(item)))
 
 
 def names_file(path: str | None) -> bool:

@@ -8,6 +8,7 @@ from typing import NoReturn
 import torch
 
 from robusttrain.attacks import CarliniWagner
+from robusttrain.attacks.parts.threats import inside
 from robusttrain.evaluation.audit.changes import single_step
 from robusttrain.evaluation.audit.finding import (
     ATHALYE,
@@ -75,8 +76,7 @@ def epsilon_half(subject: Subject) -> Finding | None:
     if threat.epsilon < wide and len(subject.standing):
         attack = subject.scenario.attack.at_radius(wide)
         grey = torch.full_like(subject.images, GREY)
-        held = attack.threat.project(grey.clone(), subject.images)
-        if not torch.allclose(held, grey, atol=1e-4):
+        if not inside(attack.threat, grey, subject.images, 1e-4).all():
             raise Needless("the ball keeps out more than its radius does, a grey image too")
         adversarial = subject.attack(attack, subject.source(subject.main), subject.standing, "wide")
         left = subject.judge(adversarial, subject.standing)
@@ -228,9 +228,9 @@ def silent_success(subject: Subject) -> Finding | None:
     lowest = ours.clone()
     for points in trace.points:
         candidates = points[where].to(best.dtype)
-        inside = (threat.distance(candidates, subject.images[where]) <= threat.epsilon + 1e-6).cpu()
+        held = inside(threat, candidates, subject.images[where], 1e-6).cpu()
         score = subject.judge(candidates.clamp(0, 1), where, purpose="choose")
-        better = (score < lowest) & inside
+        better = (score < lowest) & held
         best = torch.where(better.to(best.device)[:, None, None, None], candidates, best)
         lowest = torch.where(better, score, lowest)
     # The iterate was chosen on some draws, and is judged on others.
