@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.evaluation.engine import Engine, any_value
 from robusttrain.models.defended import DefendedClassifier
 
+Answer = TypeVar("Answer")
 #: Images that the gradient is asked for; and where it is zero there, before it counts as zero.
 FEW, MORE = 2, 8
 
@@ -81,30 +83,28 @@ def without_gradient(engine: Engine, images: Tensor, indices: Tensor) -> dict[st
         engine: whose attacks are asked for.
         images, indices: as for `missing`.
     """
-    first, asked = engine.first_of_equal(), dict[str, str | None]()
-    for name, scenario in engine.scenarios.items():
-        if scenario.attack.cost().gradients and first[name] not in asked:
-            asked[first[name]] = missing(engine.sources[name], images, indices)
-    return {
-        name: why
-        for name, scenario in engine.scenarios.items()
-        if scenario.attack.cost().gradients and (why := asked[first[name]]) is not None
-    }
+    asked = _of_each(engine, lambda source: missing(source, images, indices))
+    return {name: why for name, why in asked.items() if why is not None}
 
 
 def zero_gradients(engine: Engine, images: Tensor, indices: Tensor) -> list[str]:
     """The attacks that would follow a gradient which is zero wherever it was asked for; arguments
     as for `without_gradient`, which has found one.
     """
-    first, zero = engine.first_of_equal(), dict[str, bool]()
-    for name, scenario in engine.scenarios.items():
-        if scenario.attack.cost().gradients and first[name] not in zero:
-            zero[first[name]] = vanishes(engine.sources[name], images, indices)
-    return [
-        name
-        for name, scenario in engine.scenarios.items()
-        if scenario.attack.cost().gradients and zero[first[name]]
-    ]
+    asked = _of_each(engine, lambda source: vanishes(source, images, indices))
+    return [name for name, zero in asked.items() if zero]
+
+
+def _of_each(engine: Engine, ask: Callable[[nn.Module], Answer]) -> dict[str, Answer]:
+    """What ``ask`` finds of the source of each attack that follows a gradient; of equal ones it
+    asks the first.
+    """
+    following = [name for name, each in engine.scenarios.items() if each.attack.cost().gradients]
+    first, found = engine.first_of_equal(), dict[str, Answer]()
+    for name in following:
+        if first[name] not in found:
+            found[first[name]] = ask(engine.sources[name])
+    return {name: found[first[name]] for name in following}
 
 
 def refuse_hidden(
