@@ -204,12 +204,10 @@ class CarliniWagner(Attack):
         """
         best, nearest = images.clone(), images.new_full((len(images),), torch.inf)
         low, high = torch.zeros_like(nearest), nearest.clone()
-        c, scale = torch.full_like(nearest, self.initial_c), None
+        c = torch.full_like(nearest, self.initial_c)
         for search in range(self.search_steps):
             streams = rng.fold(search)
-            adversarial, distance, scale = self.descend(
-                source, images, goal, c, scale, random, streams, alike
-            )
+            adversarial, distance = self.descend(source, images, goal, c, random, streams, alike)
             closer, success = distance < nearest, distance.isfinite()
             best = torch.where(per_image(closer), adversarial, best)
             nearest = torch.where(closer, distance, nearest)
@@ -223,17 +221,15 @@ class CarliniWagner(Attack):
         images: Tensor,
         goal: Tensor,
         c: Tensor,
-        scale: Tensor | None,
         random: Tensor,
         rng: Rng,
         alike: bool | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Take Adam's steps, with a c (B,) for each image.
 
         Returns:
-            The nearest adversarial iterates (B, C, H, W), their squared distances (B,), infinite
-            where there is none, and the ``scale`` (B,) by which f is divided, which the first step
-            finds where it is None.
+            The nearest adversarial iterates (B, C, H, W), and their squared distances (B,),
+            infinite where there is none.
         """
         best, nearest = images.clone(), torch.full_like(c, torch.inf)
         adam, hinge = Adam(), _Hinge(self.objective, self.confidence)
@@ -241,7 +237,7 @@ class CarliniWagner(Attack):
         # Adam itself does not divide here (power 1): the way from w to x' alone makes its gradients
         # faint where pixels are 0 or 1.
         state = adam.init(w)._replace(power=torch.ones_like(c))
-        lowest = torch.full_like(c, torch.inf)
+        lowest, scale = torch.full_like(c, torch.inf), torch.ones_like(c)
         lowest_before, period = lowest, max(PATIENCE, -(-self.steps // 10))
         # Images for which the estimator's loss is not the iterate's, or would differ the next time.
         noisy = random if self.gradient.exact else torch.ones_like(random)
@@ -252,7 +248,8 @@ class CarliniWagner(Attack):
             streams = rng_here.fold(t)
             adversarial = (w.tanh() + 1) / 2
             minus_f, ascent = self.gradient(Loss(source, hinge, goal[here]), adversarial, streams)
-            scale = scale_of(minus_f, ascent) if scale is None else scale
+            if not t:  # all descents begin at the image, and so with the same scale
+                scale = scale_of(minus_f, ascent)
             minus_f, ascent = minus_f / scale[here], ascent / per_image(scale[here])
             change = adversarial - x
             distance = change.square().flatten(1).sum(dim=1)
@@ -285,4 +282,4 @@ class CarliniWagner(Attack):
                 lowest_before, x, rng_here = lowest, images[here], rng[here]
                 if not len(here):
                     break
-        return best, nearest, torch.ones_like(c) if scale is None else scale
+        return best, nearest
