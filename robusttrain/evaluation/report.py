@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.core.errors import UserError, first_line
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
@@ -81,6 +82,11 @@ class AttackFigures:
     knows: str
     precision: str
     preset: Mapping[str, Any]
+
+    @property
+    def trains(self) -> bool:
+        """Whether the attacker trains a model for it, against each target."""
+        return bool(surrogates_in(self.preset))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.paired import Difference, compared
 from robusttrain.evaluation.plan import PLACES
@@ -76,7 +75,7 @@ def _other_sources(first: Run, other: Run) -> Iterator[str]:
 
     What an attacker trains against each target may differ with it.
     """
-    trained = [name for name, row in first.results.attacks.items() if surrogates_in(row.preset)]
+    trained = [name for name, row in first.results.attacks.items() if row.trains]
     there, here = (run.json.get("sources") or {} for run in (first, other))
     for name in first.results.attacks:
         if name in there and name in here and name not in trained and there[name] != here[name]:
