@@ -9,10 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import L2, CrossEntropy, Linf, Margin, Square, TargetedMargin
+from robusttrain.attacks import (
+    L2,
+    CrossEntropy,
+    Linf,
+    Margin,
+    Queried,
+    Square,
+    TargetedMargin,
+)
 from robusttrain.attacks.algorithms.square import eta
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
+from robusttrain.models import fast_copy, nearby, reach
 
 LABELS = torch.tensor([0, 1, 0, 1])
 CPU = torch.device("cpu")
@@ -380,3 +389,36 @@ def test_another_norm_is_refused():
 
 def test_a_shorter_one_has_an_iteration_for_its_votes():
     assert Square(threat=Linf(0.1), votes=40).scaled(0).queries == 83
+
+
+def test_it_finds_the_same_where_a_network_remembers(monkeypatch, streams):
+    """Fast copies compute what a square changed; who asks the network itself finds no other
+    points.
+    """
+    for name in ("STEP", "WORTH"):
+        monkeypatch.setattr(reach, name, 0)
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 5)),
+    ).eval()
+    images = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    labels = network(images).argmax(dim=1)
+    in_part = []
+    passing = nearby._Pass.run
+    monkeypatch.setattr(
+        nearby._Pass, "run", lambda self, x: in_part.append(self.plan.spans) or passing(self, x)
+    )
+
+    def found(remembers: bool) -> tuple[Tensor, float]:
+        monkeypatch.setattr(nearby, "MEMORY", 2**29 if remembers else 0)
+        source = Queried(fast_copy(network))
+        points = Square(300, threat=Linf(0.06))(source, images, labels, streams(12))
+        return points, float(source.queries)
+
+    (points, queries), (plain, plainly) = found(True), found(False)
+    assert sum(map(bool, in_part)) > 150
+    wrong = network(plain).argmax(dim=1) != labels
+    assert 2 <= int(wrong.sum()) <= 10  # some leave the batch on the way
+    assert queries == plainly
+    torch.testing.assert_close(points, plain, rtol=0, atol=1e-6)

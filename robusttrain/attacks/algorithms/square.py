@@ -20,6 +20,7 @@ from robusttrain.attacks.queries import ask
 from robusttrain.core.checked import Count, Share, checked
 from robusttrain.core.errors import at_least
 from robusttrain.core.rng import Rng
+from robusttrain.models.nearby import remembering
 
 #: Iterations, of 10,000, after which p is halved once more (as released; AutoAttack takes the
 #: same).
@@ -146,27 +147,36 @@ class Square(Attack):
         iterations = self.queries - 2 - int(self.objective.asks) - 1
         result, place = best.clone(), torch.arange(len(images), device=images.device)
         f_best = images.new_full((len(images),), -torch.inf)
-        for i in range(iterations + 1):
-            # The first round judges the start itself: nothing is below minus infinity.
-            x_new = (
-                self.propose(best, images, self.side(i - 1, iterations, images), rng.fold(i))
-                if i
-                else best
-            )
-            f, wrong = self._judge(source, x_new, labels, goal, rng.fold("model").fold(i), votes=1)
-            wrong = wrong > 0
-            accepted = (f > f_best) | wrong
-            best = torch.where(per_image(accepted), x_new, best)
-            f_best = torch.where(accepted, f, f_best)
-            # The one place where the host must wait for the device: it has to know the size of the
-            # next batch.
-            left = (~wrong).nonzero().squeeze(1)
-            if len(left) < len(best):
-                result = result.index_copy(0, place, best)
-                place, best, images, labels = place[left], best[left], images[left], labels[left]
-                goal, rng, f_best = goal[left], rng[left], f_best[left]
-                if not len(left):
-                    return result
+        with remembering() as memory:  # a small square changes little of what a network computes
+            for i in range(iterations + 1):
+                # The first round judges the start itself: nothing is below minus infinity.
+                x_new = (
+                    self.propose(best, images, self.side(i - 1, iterations, images), rng.fold(i))
+                    if i
+                    else best
+                )
+                streams = rng.fold("model").fold(i)
+                f, wrong = self._judge(source, x_new, labels, goal, streams, votes=1)
+                wrong = wrong > 0
+                accepted = (f > f_best) | wrong
+                memory.keep(accepted)
+                best = torch.where(per_image(accepted), x_new, best)
+                f_best = torch.where(accepted, f, f_best)
+                # The one place where the host must wait for the device: it has to know the size of
+                # the next batch.
+                left = (~wrong).nonzero().squeeze(1)
+                if len(left) < len(best):
+                    memory.among(left)
+                    result = result.index_copy(0, place, best)
+                    place, best, images, labels = (
+                        place[left],
+                        best[left],
+                        images[left],
+                        labels[left],
+                    )
+                    goal, rng, f_best = goal[left], rng[left], f_best[left]
+                    if not len(left):
+                        return result
         return result.index_copy(0, place, best)
 
     def search_random(

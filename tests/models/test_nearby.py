@@ -1,0 +1,306 @@
+"""Answers about changed squares: those of the network, however they were come by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robusttrain.models import CifarResNet, VGGSmall, fast_copy, nearby, reach
+from robusttrain.models.nearby import Near, remembering
+from robusttrain.models.reach import Span, traced
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever can be computed in part is, however little that saves."""
+    monkeypatch.setattr(reach, "STEP", 0)
+    monkeypatch.setattr(reach, "WORTH", 0.0)
+    monkeypatch.setattr(reach, "LARGEST", 0.95)
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many steps each pass in part computed in part."""
+    counted: list[int] = []
+
+    class Counting(nearby._Pass):
+        def run(self, *arguments: Any, **options: Any) -> Any:
+            if self.plan.spans:
+                counted.append(len(self.plan.spans))
+            return super().run(*arguments, **options)
+
+    monkeypatch.setattr(nearby, "_Pass", Counting)
+    return counted
+
+
+class Mixed(nn.Module):
+    """What the packaged networks do not have: dilation, groups, padded pooling, averages, batch
+    norm before an activation, kernels that are no squares, sums of unlike reach.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, (3, 5), padding=(1, 2), bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.dilated = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=4)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.beside = nn.Conv2d(8, 8, 3, stride=2, padding=1)  # sees zeros beyond the border
+        self.narrow = nn.Conv2d(8, 8, 1)
+        self.average = nn.AvgPool2d(2)
+        self.act = nn.Tanh()
+        self.drop = nn.Dropout(0.5)
+        self.classifier = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(images)), inplace=True)
+        x = self.act(self.dilated(x)) + self.act(x)
+        x = self.pool(x) + self.beside(x)
+        x += self.narrow(x)
+        x = self.drop(self.average(x)).mul_(2.0)
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation: each pixel depends on all others from there on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.gate = nn.Linear(8, 8)
+        self.after = nn.Conv2d(8, 8, 3, padding=1)
+        self.classifier = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.conv(images))
+        x = x * torch.sigmoid(self.gate(x.mean(dim=(2, 3))))[:, :, None, None]
+        return self.classifier(self.after(x).amax(dim=(2, 3)))
+
+
+NETWORKS = {
+    "vgg": lambda: VGGSmall(width=8),
+    "resnet": lambda: CifarResNet(widths=(8, 16), blocks=2),
+    "strided": lambda: CifarResNet(widths=(8, 16), blocks=1, stem_stride=2),
+    "mixed": Mixed,
+    "gated": Gated,
+}
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2.0)
+            module.bias.data.uniform_(-0.5, 0.5)
+    return network.eval().requires_grad_(False)
+
+
+def changed(points: Tensor, side: int, rng: torch.Generator, corner: Any = None) -> Tensor:
+    """The points with a square of noise, at a place of its own in each image."""
+    points = points.clone()
+    for image in points:
+        top, left = corner or torch.randint(0, 33 - side, (2,), generator=rng).tolist()
+        image[:, top : top + side, left : left + side] = torch.rand(3, side, side, generator=rng)
+    return points
+
+
+def close(logits: Tensor, others: Tensor) -> bool:
+    return bool((logits - others).abs().max() <= 1e-5 * others.abs().max())
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+def test_a_span_holds_exactly_what_a_window_carries_on(
+    kernel: int, stride: int, padding: int, dilation: int
+) -> None:
+    of, side = 13, 2
+    span = Span.of_change(side, of).through(kernel, stride, padding, dilation)
+    weight = torch.ones(1, 1, kernel)
+    for place in range(of - side + 1):
+        line = torch.zeros(1, 1, of)
+        line[..., place : place + side] = 1
+        seen = F.conv1d(line, weight, None, stride, padding, dilation).flatten()
+        assert len(seen) == span.of
+        rows = seen.nonzero().flatten().tolist()
+        if rows:
+            assert (span.first[place], span.last[place]) == (rows[0], rows[-1])
+        start = span.start[place]
+        assert 0 <= start <= start + span.length <= span.of
+        assert all(start <= row < start + span.length for row in rows)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_answers_are_those_of_the_network_whatever_is_kept(name: str, parts: list[int]) -> None:
+    network = build(name)
+    near = Near(network)
+    rng = torch.Generator().manual_seed(1)
+    points = torch.rand(6, 3, 32, 32, generator=rng)
+
+    def ask(images: Tensor) -> Tensor:
+        return network(images.clone())
+
+    sides = [9, 3, 1, 4, 2, 14, 3, 5, 3, 20, 1, 2, 7, 3]
+    assert close(near(points, ask), ask(points))
+    near.keep(torch.ones(6, dtype=torch.bool))
+    for number, side in enumerate(sides * 2):
+        points_new = changed(points, side, rng)
+        assert close(near(points_new, ask), ask(points_new)), (number, side)
+        accepted = torch.rand(len(points), generator=rng) < (0.5 if number % 3 else 0.0)
+        near.keep(accepted)
+        points = torch.where(accepted[:, None, None, None], points_new, points)
+        if number in (8, 17):
+            left = torch.arange(len(points))[1:]
+            near.among(left)
+            points = points[left]
+    assert len(parts) >= 20
+    assert max(parts) >= 2
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("corner", [(0, 0), (0, 30), (30, 0), (30, 30), (29, 15), (1, 1)])
+def test_changes_at_the_border_are_seen(corner: tuple[int, int]) -> None:
+    for name in NETWORKS:
+        network = build(name)
+        near, rng = Near(network), torch.Generator().manual_seed(2)
+        points = torch.rand(3, 3, 32, 32, generator=rng)
+        near(points, network)
+        near.keep(torch.ones(3, dtype=torch.bool))
+        for side in (1, 2):
+            new = changed(points, side, rng, corner)
+            assert close(near(new, network), network(new))
+            near.keep(torch.zeros(3, dtype=torch.bool))
+        assert close(near(points, network), network(points))  # nothing changed at all
+
+
+def test_how_much_is_saved() -> None:
+    """Square's last squares, on the network of the paper's f_b: two thirds of the work."""
+    network = fast_copy(VGGSmall()).network
+    near, images = Near(network), torch.rand(2, 3, 32, 32)
+    near(images, network)
+    near.keep(torch.ones(2, dtype=torch.bool))
+    near(images, network)
+    plans = {side: near._planned(side) for side in (1, 2, 4, 7, 20)}
+    saved = {side: plan.saved / plan.work for side, plan in plans.items()}
+    assert [round(saved[side], 2) for side in (1, 2, 4, 7)] == [0.72, 0.7, 0.65, 0.62]
+    assert saved[20] < reach.WORTH
+    assert not plans[2].worth(2)  # each step in part has its price
+    assert plans[2].worth(64)
+
+
+class Shifted(nn.Module):
+    """A number of Python's, which reading the steps fixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.shift = nn.Conv2d(3, 4, 3), 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(images).amax(dim=(2, 3)) + self.shift * torch.eye(4)[0]
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_network_that_answers_otherwise_is_asked_in_full(
+    monkeypatch: pytest.MonkeyPatch, parts: list[int]
+) -> None:
+    monkeypatch.setattr(nearby, "OFTEN", 3)
+    network = Shifted().eval().requires_grad_(False)
+    near, rng = Near(network), torch.Generator().manual_seed(3)
+    points = torch.rand(4, 3, 32, 32, generator=rng)
+    near(points, network)
+    near.keep(torch.ones(4, dtype=torch.bool))
+    answers = []
+    for step in range(8):
+        network.shift = 0.0 if step < 2 else 1.0
+        new = changed(points, 3, rng)
+        answers.append(close(near(new, network), network(new)))
+        near.keep(torch.zeros(4, dtype=torch.bool))
+    # Compared at the first and at the fourth, and never computed in part again.
+    assert answers == [True, True, False, True, True, True, True, True]
+    assert len(parts) == 4
+    assert near.network is None
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("asked", ["twice for a step", "about other images", "another verdict"])
+def test_who_asks_in_another_way_is_answered_in_full(asked: str, parts: list[int]) -> None:
+    network = build("vgg")
+    near, rng = Near(network), torch.Generator().manual_seed(4)
+    points = torch.rand(4, 3, 32, 32, generator=rng)
+    everyone = torch.ones(4, dtype=torch.bool)
+    near(points, network)
+    near.keep(everyone)
+    for number in range(3):
+        new = changed(points, 2, rng)
+        assert close(near(new, network), network(new))
+        if asked == "twice for a step":
+            assert close(near(new.flip(3), network), network(new.flip(3)))
+        if number == 0 and asked == "about other images":
+            near.keep(~everyone)
+            assert close(near(new[:3], network), network(new[:3]))
+        near.keep(everyone[:2] if asked == "another verdict" else ~everyone)
+    assert near.network is None
+    assert len(parts) == 1
+
+
+def test_what_would_not_fit_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, eager: None, parts: list[int]
+) -> None:
+    monkeypatch.setattr(nearby, "MEMORY", 1000)
+    network = build("vgg")
+    near, rng = Near(network), torch.Generator().manual_seed(5)
+    points = torch.rand(4, 3, 32, 32, generator=rng)
+    near(points, network)
+    near.keep(torch.ones(4, dtype=torch.bool))
+    new = changed(points, 2, rng)
+    assert torch.equal(near(new, network), network(new))
+    assert not parts
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_fast_copy_answers_from_memory_where_a_search_remembers(parts: list[int]) -> None:
+    network = build("resnet")
+    fast, rng = fast_copy(network), torch.Generator().manual_seed(6)
+    points = torch.rand(4, 3, 32, 32, generator=rng)
+    new = changed(points, 3, rng)
+    expected = fast(new)
+    with remembering() as memory, torch.no_grad():
+        fast(points)
+        memory.keep(torch.ones(4, dtype=torch.bool))
+        assert close(fast(new), expected)
+        memory.keep(torch.zeros(4, dtype=torch.bool))
+        assert len(parts) == 1
+        with torch.enable_grad():  # a defense's inner attack may want gradients
+            leaf = new.clone().requires_grad_()
+            torch.autograd.grad(fast(leaf).sum(), leaf)
+        assert len(parts) == 1
+        assert close(fast(new), expected)
+    assert len(parts) == 2
+    with torch.no_grad():
+        assert torch.equal(fast(new), expected)  # as ever outside
+    assert len(parts) == 2
+
+
+def test_networks_that_cannot_be_read_as_steps_are_asked_in_full() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.conv(images)
+            return (x if x.sum() > 0 else -x).amax(dim=(2, 3))
+
+    assert traced(Branching().eval()) is None
+    assert traced(nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)).eval()) is None
+    assert traced(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")).eval()) is (
+        None
+    )
