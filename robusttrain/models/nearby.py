@@ -40,7 +40,7 @@ Ask = Callable[[Tensor], Tensor]
 Borders = dict[fx.Node, dict[float, tuple[int, int]]]
 
 
-class Layers:
+class Kept:
     """What one layer gave for the points that are kept, with a border.
 
     Args:
@@ -109,10 +109,10 @@ class Near:
     def __init__(self, network: nn.Module) -> None:
         self.network = traced(network)  # None once it is asked in full for good
         # The points that the search keeps, and the last ones that it asked about, (B, C, H, W)
-        self.kept: Tensor | None = None
+        self.points: Tensor | None = None
         self.asked: Tensor | None = None
         # What the steps give for the points that are kept; empty where that is not known
-        self.layers: dict[fx.Node, list[Layers]] = {}
+        self.layers: dict[fx.Node, list[Kept]] = {}
         # What was written to it for the last points: pixels, their numbers, and what was there
         self.written: list[tuple[Tensor, Tensor, Tensor]] = []
         self.shapes: dict[fx.Node, torch.Size] = {}
@@ -123,15 +123,17 @@ class Near:
 
     def __call__(self, points: Tensor, ask: Ask) -> Tensor:
         """Logits (B, K) of points (B, C, H, W); ``ask`` asks the network in full."""
-        if self.asked is not None or (self.kept is not None and self.kept.shape != points.shape):
+        if self.asked is not None or (
+            self.points is not None and self.points.shape != points.shape
+        ):
             self._give_up()  # it is asked more than once for a step, or about other images
         if self.network is None:
             return ask(points)
         self.asked = points
-        if self.kept is None:
-            self.kept = points
+        if self.points is None:
+            self.points = points
             return ask(points)
-        side, corner = window(points, self.kept)
+        side, corner = window(points, self.points)
         if not (self.shapes or self._learn(ask)):
             return ask(points)
         plan = self._planned(side)
@@ -151,7 +153,7 @@ class Near:
         """The search goes on from the points ``accepted``, (B,) bool, that it asked about last, and
         from the earlier ones elsewhere.
         """
-        if self.asked is None or self.kept is None:
+        if self.asked is None or self.points is None:
             return
         if len(accepted) != len(self.asked):
             self._give_up()
@@ -166,13 +168,13 @@ class Near:
             # What was computed in full is that of points that are no longer kept.
             known = self._plan.spans
             self.layers = {node: each for node, each in self.layers.items() if node in known}
-        self.kept = torch.where(accepted[:, None, None, None], self.asked, self.kept)
+        self.points = torch.where(accepted[:, None, None, None], self.asked, self.points)
         self.asked, self._plan = None, Plan({})
 
     def among(self, which: Tensor) -> None:
         """The search goes on with the images ``which``, (b,), of its batch alone."""
-        if self.kept is not None:
-            self.kept = self.kept.index_select(0, which)
+        if self.points is not None:
+            self.points = self.points.index_select(0, which)
         for each in self.layers.values():
             for layers in each:
                 layers.among(which)
@@ -190,13 +192,13 @@ class Near:
 
     def _learn(self, ask: Ask) -> bool:
         """Learn the shapes of what the steps give; whether the steps answer as the network does."""
-        assert self.kept is not None
+        assert self.points is not None
         run = _Pass(self, Plan({}))
         try:
-            logits = run.run(self.kept.clone())  # steps may write to what they are given
+            logits = run.run(self.points.clone())  # steps may write to what they are given
         except Exception:  # noqa: BLE001 - the steps may be those of another kind of images
             logits = None
-        if not isinstance(logits, Tensor) or not same(logits, ask(self.kept)):
+        if not isinstance(logits, Tensor) or not same(logits, ask(self.points)):
             self._give_up()
             return False
         self.shapes = run.shapes
@@ -206,12 +208,12 @@ class Near:
         """Learn what the layers give for the points that are kept; False where that is too much to
         keep.
         """
-        assert self.kept is not None
+        assert self.points is not None
         borders = self._borders()
         numbers = sum(len(each) * self.shapes[node][1:].numel() for node, each in borders.items())
-        if numbers * len(self.kept) * self.kept.element_size() > MEMORY:
+        if numbers * len(self.points) * self.points.element_size() > MEMORY:
             return False
-        _Pass(self, Plan({}), record=borders).run(self.kept.clone())
+        _Pass(self, Plan({}), record=borders).run(self.points.clone())
         return True
 
     def _borders(self) -> Borders:
@@ -240,10 +242,10 @@ class Near:
 
     def _give_up(self) -> None:
         logger.debug("a network is asked in full: its layers cannot be computed in part")
-        self.network, self.kept, self.asked = None, None, None
+        self.network, self.points, self.asked = None, None, None
         self.layers, self.written = {}, []
 
-    def bordered(self, node: fx.Node, layer: Layer) -> Layers:
+    def bordered(self, node: fx.Node, layer: Layer) -> Kept:
         """What is kept of a step, with the border that a layer needs."""
         each = self.layers[node]
         if isinstance(layer, Window) and layer.padding != (0, 0):
@@ -287,7 +289,7 @@ class _Pass(fx.Interpreter):
             self.shapes[n] = result.shape
         if self.record is not None and n in self.record:
             self.near.layers[n] = [
-                Layers(result, border, fill) for fill, border in self.record[n].items()
+                Kept(result, border, fill) for fill, border in self.record[n].items()
             ]
         return result
 
@@ -345,7 +347,7 @@ class _Pass(fx.Interpreter):
 
 
 def cut(
-    kept: Layers, border: tuple[int, int], corner: tuple[Tensor, Tensor], size: tuple[int, int]
+    kept: Kept, border: tuple[int, int], corner: tuple[Tensor, Tensor], size: tuple[int, int]
 ) -> Tensor:
     """A window out of what is kept, its corner counted with so much of a border."""
     above, beside = kept.outside(border)
