@@ -241,8 +241,8 @@ def _of_module(layer: nn.Module) -> Layer | None:
         return Each(lambda images: images)
     if kind in _ACTIVATIONS:
         return Each(_out_of_place(layer))
-    if kind in (nn.BatchNorm2d, Normalize):
-        return Each(layer)
+    if kind is Normalize or (kind is nn.BatchNorm2d and layer.running_mean is not None):
+        return Each(layer)  # without running statistics it is about the whole batch
     if kind is nn.Conv2d and isinstance(layer, nn.Conv2d):
         if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
             return None

@@ -300,6 +300,9 @@ def test_networks_that_cannot_be_read_as_steps_are_asked_in_full() -> None:
             return (x if x.sum() > 0 else -x).amax(dim=(2, 3))
 
     assert traced(Branching().eval()) is None
+    # Statistics of the batch: whatever follows depends on all pixels.
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    assert traced(nn.Sequential(norm, nn.Conv2d(3, 4, 3)).eval()) is None
     assert traced(nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)).eval()) is None
     assert traced(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")).eval()) is (
         None
