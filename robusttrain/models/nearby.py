@@ -159,9 +159,11 @@ class Near:
             self._give_up()
             return
         if self.written:
-            back = (~accepted).nonzero().squeeze(1)
-            for flat, *change in self.written:
-                numbers, before = (each.index_select(0, back) for each in change)
+            stays = accepted.nonzero().squeeze(1)
+            for flat, numbers, before in self.written:
+                here = numbers.index_select(0, stays).flatten()
+                now = flat.index_select(0, here).view(len(stays), *before.shape[1:])
+                before.index_copy_(0, stays, now)
                 flat.index_copy_(0, numbers.flatten(), before.flatten(0, 1))
             self.written = []
         if bool(accepted.any()):
@@ -280,11 +282,7 @@ class _Pass(fx.Interpreter):
         layer = self.network.layers.get(n)
         if n in self.plan.spans:
             return self._part(n, layer)
-        before = self.network.entering(n)
-        if isinstance(layer, Window) and before[0] in self.plan.spans:
-            result = layer.compute(self.near.bordered(before[0], layer).whole(layer.padding))
-        else:
-            result = super().run_node(n)
+        result = super().run_node(n)
         if isinstance(result, Tensor):
             self.shapes[n] = result.shape
         if self.record is not None and n in self.record:
@@ -300,7 +298,7 @@ class _Pass(fx.Interpreter):
 
         def whole(node: fx.Node) -> Any:
             if node in self.plan.spans:
-                return self.near.layers[node][0].whole().clone()
+                return self.near.layers[node][0].whole().clone(memory_format=torch.channels_last)
             return self.env[node]
 
         return fx.node.map_arg(n.args, whole), fx.node.map_arg(n.kwargs, whole)
@@ -364,16 +362,19 @@ def window(points: Tensor, others: Tensor) -> tuple[int, tuple[Tensor, Tensor]]:
     Returns:
         Its side, one for all, and its top and left, (B,), such that the square lies within.
     """
-    differ = (points != others).any(dim=1)
+    batch, channels, height, width = points.shape
+    # Rows of the images, channels beside each other: that is how they lie in memory.
+    differ = (points != others).permute(0, 2, 3, 1).reshape(batch, height, width * channels)
     corners, sides = [], []
-    for axis in (1, 2):
-        lines = differ.any(dim=3 - axis)
+    for lines in (
+        differ.any(dim=2),
+        differ.any(dim=1).view(batch, width, channels).any(dim=2),
+    ):
         first = lines.to(torch.uint8).argmax(dim=1)
         last = lines.shape[1] - 1 - lines.flip(1).to(torch.uint8).argmax(dim=1)
         corners.append(first)
         sides.append(torch.where(lines.any(dim=1), last - first + 1, 1))
     side = int(torch.stack(sides).max())
-    height, width = points.shape[-2:]
     top, left = (
         corner.clamp_max(max(0, size - side))
         for corner, size in zip(corners, (height, width), strict=True)
