@@ -46,6 +46,17 @@ class Scaled(nn.Module):
         return self.model(images) * self.factor
 
 
+class Times(nn.Module):
+    """Logits times any number."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) * self.factor
+
+
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda each: f"{type(each).__name__}-{each.threat}")
 @pytest.mark.parametrize("exponent", [-100, 100])
 def test_the_nearest_image_is_the_same_at_any_scale_of_logits(
@@ -67,6 +78,75 @@ def test_the_scale_of_cross_entropy_alone_turns_ddn(linear, images, streams):
     y = model(x).argmax(1)
     found = DDN(steps=20, threat=WIDE)(Scaled(model, -100), x, y, streams())
     assert (model(found).argmax(1) != y).all()
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e6, 1e10, 1e30])
+def test_ddn_has_a_direction_where_the_softmax_is_saturated(factor, linear, images, streams):
+    """Cross entropy's own gradient rounds to zero there: every image stood."""
+    model, x = linear(classes=4, seed=1), images()
+    model.bias.data -= model.weight.data.sum(1) / 2
+    y = model(x).argmax(1)
+    plain = DDN(60, threat=WIDE)(model, x, y, streams())
+    scaled = DDN(60, threat=WIDE)(Times(model, factor), x, y, streams())
+    assert (model(plain).argmax(1) != y).all()
+    assert (model(scaled).argmax(1) != y).all()
+    assert (WIDE.distance(scaled, x) < 1.3 * WIDE.distance(plain, x)).all()
+
+
+def test_ddn_stays_in_the_box_of_numbers_without_any_gradient(images, streams):
+    """No direction, and a radius that grew: infinity times zero made iterates of NaN."""
+    asked = []
+
+    def blind(points: Tensor) -> Tensor:
+        asked.append(points.detach())
+        return (
+            torch.tensor([[2.0, 0.0]]).repeat(len(points), 1)
+            + 0 * points.sum(dim=(1, 2, 3))[:, None]
+        )
+
+    x, y = images(), torch.zeros(4, dtype=torch.int64)
+    assert torch.equal(DDN(60, threat=WIDE)(blind, x, y, streams()), x)
+    assert all(points.isfinite().all() for points in asked)
+
+
+class Ruled(nn.Module):
+    """Classes that fall behind the likeliest by more than a number are ruled out."""
+
+    def __init__(self, model: nn.Module, behind: float) -> None:
+        super().__init__()
+        self.model, self.behind = model, behind
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        most = logits.amax(dim=1, keepdim=True)
+        return logits.masked_fill(logits < most - self.behind, -torch.inf)
+
+
+@pytest.mark.parametrize("attack", [DDN(60, threat=WIDE), NearestBoundary(60, threat=WIDE)])
+def test_a_true_class_with_a_logit_of_minus_infinity_is_lost(attack, linear, images, streams):
+    """DDN's first step led there; infinity less infinity was no number, and no success."""
+    model, x = linear(classes=2, seed=1), images()
+    model.bias.data -= model.weight.data.sum(1) / 2
+    logits = model(x).detach()
+    y = logits.argmax(1)
+    ruled = Ruled(model, float(1.2 * (logits.amax(1) - logits.amin(1)).max()))
+    assert torch.equal(ruled(x), model(x))
+    found = attack(ruled, x, y, streams())
+    assert (model(found).argmax(1) != y).all()
+    plain = attack(model, x, y, streams())
+    assert (WIDE.distance(found, x) < 1.3 * WIDE.distance(plain, x)).all()
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e6, 1e10, 1e30])
+def test_carlini_wagner_is_as_near_where_logits_are_huge(factor, linear, images, streams):
+    """The least c that was tried was far too large: what came back lay up to eight times as far."""
+    model, x = linear(classes=4, seed=1), images()
+    model.bias.data -= model.weight.data.sum(1) / 2
+    y = model(x).argmax(1)
+    attack = CarliniWagner(60, 0.005, search_steps=9, initial_c=0.1, threat=WIDE)
+    plain, found = (attack(each, x, y, streams()) for each in (model, Times(model, factor)))
+    assert (model(found).argmax(1) != y).all()
+    assert (WIDE.distance(found, x) < 1.05 * WIDE.distance(plain, x)).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 3e38, 1e-38, 1e-44])

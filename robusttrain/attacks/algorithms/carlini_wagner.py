@@ -28,6 +28,8 @@ INSIDE = 0.999999
 LARGEST_C = 1e10
 #: Logits whose margin and its gradient are both below are so faint that no c would reach them.
 FAINT = 2.0**-14
+#: Margins whose gradient is above are so steep that the least c tried would still be far too large.
+STEEP = 2.0**10
 #: The least number of steps before Adam is judged. Adam overshoots the boundary, and comes back in
 #: fewer steps.
 PATIENCE = 30
@@ -36,11 +38,12 @@ _TINY = torch.finfo(torch.float32).tiny
 
 def scale_of(value: Tensor, gradient: Tensor) -> Tensor:
     """(B,): the power of two of the logits, as a margin (B,) and its gradient (B, C, H, W) show it;
-    1 where these are not both faint, or where there is no gradient.
+    1 where these are not both faint, nor the gradient steep, or where there is none.
     """
     slope = order_of(gradient)
     order = torch.maximum(slope, order_of(value.view(-1, 1, 1, 1)))
-    return torch.where((slope > 0) & (order < FAINT), order, 1)
+    faint = torch.where((slope > 0) & (order < FAINT), order, 1)
+    return torch.where(slope > STEEP, slope, faint)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class CarliniWagner(Attack):
     depends on another's. A single image's loss is less steady, too.)
 
     c is made for logits as they usually are. Where the margin at the image and its gradient are
-    both below `FAINT`, f is divided by the power of two of the larger one.
+    both below `FAINT`, f is divided by the power of two of the larger one; where the gradient is
+    above `STEEP`, by its own.
 
     The attack returns the nearest adversarial image, *projected into the threat* if it is farther
     than epsilon; the projection is adversarial only by luck. For minimal distances take a wide
@@ -250,11 +254,11 @@ class CarliniWagner(Attack):
             minus_f, ascent = self.gradient(Loss(source, hinge, goal[here]), adversarial, streams)
             if not t:  # all descents begin at the image, and so with the same scale
                 scale = scale_of(minus_f, ascent)
+            fooled = minus_f > 0  # before a hair is divided away
             minus_f, ascent = minus_f / scale[here], ascent / per_image(scale[here])
             change = adversarial - x
             distance = change.square().flatten(1).sum(dim=1)
 
-            fooled = minus_f > 0
             if everyone:
                 asked = (adversarial, goal[here], random[here], streams.fold("judge"))
                 fooled = self.share_fooled(source, *asked, alike) > 0.5

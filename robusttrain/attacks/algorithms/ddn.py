@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.algorithms.nearest import Nearest, annealed, cost_of
+from robusttrain.attacks.algorithms.nearest import Nearest, annealed, cost_of, tells
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
-from robusttrain.attacks.parts.objectives import CrossEntropy, Judged, Objective
+from robusttrain.attacks.parts.objectives import CrossEntropy, Judged, LogOdds, Objective
 from robusttrain.attacks.parts.threats import L2, Threat, per_image
 from robusttrain.attacks.parts.updates import Normalized
 from robusttrain.core.checked import Count, Positive, Share, checked
@@ -20,7 +20,8 @@ from robusttrain.core.rng import Rng
 
 #: The step size at the end (paper, section 5; 1 at first).
 LAST_STEP = 0.01
-_TINY = torch.finfo(torch.float32).tiny
+#: A change that is shorter has no direction.
+LEAST_LENGTH = 1e-12
 
 
 @checked
@@ -38,7 +39,8 @@ class DDN(Attack):
     norm of the iterate, alpha_k the step size, half a cosine from 1 to 0.01, clip is to the box. As
     in the released code, delta_{k+1} is what is left after clipping, and epsilon is no greater than
     the distance of the farthest corner of the box. (In the text, delta adds up the steps alone.)
-    The images are not rounded to 8 bits.
+    The images are not rounded to 8 bits. Where J is cross entropy, the direction is computed from
+    the log-odds (`LogOdds`): the same direction, also where the softmax is saturated.
 
     The attack returns the nearest adversarial iterate, *projected into the threat* if it is farther
     than epsilon; the projection is adversarial only by luck. For minimal distances take a wide
@@ -100,8 +102,12 @@ class DDN(Attack):
     def minimise(self, nearest: Nearest, rng: Rng) -> None:
         """The loop: ``nearest`` notes its iterates; ``rng`` has the images' streams (B,)."""
         source, images, labels = nearest.source, nearest.images, nearest.labels
-        # Estimators that look at values shall see the objective's.
-        objective = Judged(self.objective) if self.gradient.exact else self.objective
+        # Estimators that look at values, and means over several gradients, shall have the
+        # objective's own.
+        objective = self.objective
+        if self.gradient.exact:
+            alone = isinstance(objective, CrossEntropy) and tells(self.gradient, source)
+            objective = Judged(LogOdds() if alone else objective)
         loss_fn = Loss(source, objective, labels)
         epsilon = torch.full_like(nearest.distance, self.initial_norm)
         farthest, x = nearest.farthest(), images
@@ -116,5 +122,6 @@ class DDN(Attack):
             delta = (x - images).add_(g, alpha=annealed(1.0, LAST_STEP, k, self.steps))
             factor = torch.where(adversarial, 1 - self.gamma, 1 + self.gamma)
             epsilon = (epsilon * factor).minimum(farthest)
-            length = delta.flatten(1).norm(dim=1).clamp_min(_TINY)
+            # As far as epsilon, also of a change of zero: no infinity times zero.
+            length = delta.flatten(1).norm(dim=1).clamp_min(LEAST_LENGTH)
             x = delta.mul_(per_image(epsilon / length)).add_(images).clamp_(0, 1)

@@ -141,6 +141,19 @@ class SoftMargin(Objective):
 
 
 @dataclass(frozen=True)
+class LogOdds(Objective):
+    """log sum_{i != y} exp z_i - z_y, the log-odds against the true class.
+
+    Cross entropy is its softplus, so the gradients of both have one direction. That of cross
+    entropy has no length left where p_y rounds to 1; this one has, at any scale of logits.
+    """
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        others = logits.scatter(1, goal[:, None], -torch.inf)
+        return others.logsumexp(dim=1) - _of(logits, goal)
+
+
+@dataclass(frozen=True)
 class Judged(Objective):
     """The margin by value, another objective by gradient: one pass tells success and direction.
 
@@ -152,7 +165,10 @@ class Judged(Objective):
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
         climbed = self.objective(logits, goal)
-        return Margin()(logits, goal).detach() + (climbed - climbed.detach())
+        # Of a true class with a logit of -inf the objective is infinite, and the difference no
+        # number: the margin says all the same that the image is lost.
+        along = torch.where(climbed.isfinite(), climbed - climbed.detach(), 0)
+        return Margin()(logits, goal).detach() + along
 
 
 @dataclass(frozen=True)
