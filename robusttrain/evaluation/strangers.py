@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from robusttrain.attacks import Ensemble, Source
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.scoring import top_classes, wilson
@@ -35,7 +32,7 @@ def strangers(
     for name, first in engine.first_of_equal().items():
         if name != first:
             continue
-        for source in _others(engine.scenarios[name].source):
+        for source in engine.scenarios[name].source.others:
             answers = top_classes(source(engine.target), images.float(), rng, 1, 1)[:, 0, 0]
             right = int((answers.cpu() == labels).sum())
             if wilson(right / count, count)[0] <= 1 / classes:
@@ -46,12 +43,3 @@ def strangers(
                     " robustness"
                 )
     return lines
-
-
-def _others(source: Source) -> Iterator[Source]:
-    """The sources of other models in a source."""
-    if source.other_model:
-        yield source
-    elif isinstance(source, Ensemble):
-        for member in source.members:
-            yield from _others(member)

@@ -18,7 +18,7 @@ from robusttrain.config.suites import refuse_few_classes
 from robusttrain.config.transfer import of_another_model
 from robusttrain.core.errors import UserError
 from robusttrain.core.processor import processor
-from robusttrain.core.telling import SILENT, Say, Telling
+from robusttrain.core.telling import SILENT, Doubt, Say, Telling
 from robusttrain.core.typed import line
 from robusttrain.data import Batch, ImageData
 from robusttrain.data.batches import Split
@@ -26,11 +26,13 @@ from robusttrain.evaluation import one_threat
 from robusttrain.evaluation.covering import covering
 from robusttrain.evaluation.fitting import doubts, refuse_other_radii
 from robusttrain.evaluation.outputs import versions
+from robusttrain.evaluation.scoring import wilson
+from robusttrain.evaluation.strangers import LEAST
 from robusttrain.reporting import heat_map, perturbations, png
 from robusttrain.storage.files import hash_of_weights, may_write, write_json
 from robusttrain.storage.journal import digest
 from robusttrain.transfer import Crafting, Matrix, Model, Outcome, Planned
-from robusttrain.transfer.commonly_correct import commonly_correct
+from robusttrain.transfer.commonly_correct import CommonlyCorrect, commonly_correct
 from robusttrain.transfer.measuring import measure, part_of_results
 from robusttrain.transfer.plan import TransferPlan
 from robusttrain.transfer.predictions import every_model_right
@@ -88,6 +90,8 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         f"{len(common.indices)} of {common.candidates} images are classified correctly by all of"
         f" {each}"
     )
+    for doubtful in at_chance(common, data.num_classes):
+        telling.say(Doubt(doubtful))
     refuse_few_classes(scenarios, data.num_classes)
     for doubt in doubts(scenarios):
         telling.say(doubt)
@@ -159,10 +163,25 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     return matrices
 
 
+def at_chance(common: CommonlyCorrect, classes: int) -> list[str]:
+    """A line for each model that is right no more often than by chance on the candidates: what it
+    happens to have right is no sample of what it knows.
+    """
+    count = common.candidates
+    return [
+        f"warning: {name}: is right on {round(share * count)} of {count} images, which chance"
+        f" explains ({classes} classes): was it made for other images, or another order of the"
+        " classes? Its rows and columns say nothing of transfer, and the few images left say little"
+        " of the others"
+        for name, share in common.accuracy.items()
+        if count >= LEAST and wilson(share, count)[0] <= 1 / classes
+    ]
+
+
 def refuse_own_models(attacks: Mapping[str, Planned]) -> None:
     """Raise `of_another_model` if an attack brings another model to differentiate."""
     for name, planned in attacks.items():
-        if planned.scenario.source.other_model:
+        if planned.scenario.source.others:
             raise of_another_model(name)
 
 

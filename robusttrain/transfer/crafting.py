@@ -72,8 +72,9 @@ class Outcome:
         distances: "linf", "l2" and "rmsd" to (n,), for pixel values in [0, 1].
         goals: (n,) target classes of a targeted attack, None for an untargeted one.
         seconds: of crafting; 0 for stored images.
-        gradients: gradient evaluations per image, as the attack states them.
-        queries: forward passes alone per image, as the attack states them.
+        gradients: gradient evaluations per image, as they were counted; a pass of several models
+            as one counts once. Of stored images without a count, as many as the attack states.
+        queries: forward passes alone per image, likewise.
         examples: (m, C, H, W), the adversarial images of the first batch.
     """
 
@@ -81,8 +82,8 @@ class Outcome:
     distances: dict[str, Tensor]
     goals: Tensor | None
     seconds: float
-    gradients: int
-    queries: int
+    gradients: float
+    queries: float
     examples: Tensor
 
 
@@ -220,14 +221,14 @@ class Crafting:
         Raises:
             UserError: the attack left its threat, or the disk is full.
         """
-        scenario, source = self.attacks[attack].scenario, self.source(attack, maker)
+        scenario, source = self.attacks[attack].scenario, Queried.of(self.source(attack, maker))
         journal = self.journal(attack, maker)
         told: dict[str, Tensor] | None = None  # asked once, on the device of the first images
         cost = scenario.attack.cost()
         classes: dict[str, list[Tensor]] = {name: [] for name in targets}
         distances: dict[str, list[Tensor]] = {"linf": [], "l2": [], "rmsd": []}
         goals: list[Tensor] = []
-        examples, seconds = None, 0.0
+        examples, seconds, spent, count = None, 0.0, torch.zeros(2, dtype=torch.float64), 0
         for images, labels, indices in batches:
             start = time.monotonic()
             rng = Rng.for_images(self.seed, indices)
@@ -242,6 +243,8 @@ class Crafting:
             adversarial = entry["images"].to(images.device, images.dtype)
             if "goals" in entry:
                 goals.append(entry["goals"])
+            stated = torch.tensor(cost, dtype=torch.float64) * len(images)
+            spent, count = spent + entry.get("asked", stated), count + len(images)
             for name in targets:
                 asked = self.models[name].defended
                 draws = self._draws_of(name, images, rng)
@@ -250,13 +253,14 @@ class Crafting:
                 distances[name].append(measure(adversarial, images).cpu())
             examples = adversarial.cpu() if examples is None else examples
         assert examples is not None  # there is at least one batch
+        gradients, queries = (spent / max(1, count)).tolist()
         return Outcome(
             {name: torch.cat(parts) for name, parts in classes.items()},
             {name: torch.cat(parts) for name, parts in distances.items()},
             torch.cat(goals) if goals else None,
             seconds,
-            cost.gradients,
-            cost.queries,
+            gradients,
+            queries,
             examples,
         )
 
@@ -302,16 +306,20 @@ class Crafting:
         self,
         scenario: Scenario,
         name: str,
-        source: nn.Module,
+        source: Queried,
         images: Tensor,
         labels: Tensor,
         rng: Rng,
     ) -> dict[str, Tensor]:
-        """One batch of adversarial images, and the classes that a targeted attack strove for."""
+        """One batch of adversarial images, the evaluations that the attack asked for, and the
+        classes that a targeted attack strove for.
+        """
         streams = rng.fold("attack").fold(name)
+        source.reset()
         adversarial = scenario.attack(source, images, labels, streams)
+        asked = torch.tensor([source.gradients, source.queries], dtype=torch.float64)
         refuse_outside(name, scenario, adversarial, images)
-        entry = {"images": adversarial.float().cpu()}
+        entry = {"images": adversarial.float().cpu(), "asked": asked}
         goals = scenario.attack.goals(source, images, labels, streams)
         if goals is not None:
             entry["goals"] = goals.cpu()

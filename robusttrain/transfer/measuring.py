@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -34,15 +35,17 @@ def measure(
 
 
 def part_of_results(outcomes: dict[str, Outcome], measured: dict[str, Matrix]) -> dict[str, Any]:
-    """One attack's part of results.json."""
-    cost = next(iter(outcomes.values()))
+    """One attack's part of results.json; evaluations are those of an image, averaged over
+    makers.
+    """
+    asked = list(outcomes.values())
     return {
         **{kind: matrix.json() for kind, matrix in measured.items()},
         "rmsd": {
             maker: Estimate.mean(each.distances["rmsd"]).json() for maker, each in outcomes.items()
         },
-        "gradient_evaluations_per_image": cost.gradients,
-        "queries_per_image": cost.queries,
+        "gradient_evaluations_per_image": round(fmean(each.gradients for each in asked), 2),
+        "queries_per_image": round(fmean(each.queries for each in asked), 2),
         "seconds": {maker: round(each.seconds, 1) for maker, each in outcomes.items()},
         "knows": "the source and the labels, of other targets nothing",
     }

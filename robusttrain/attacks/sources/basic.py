@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,10 @@ class Reader(Protocol):
         ...
 
 
+def _several(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, list | tuple)
+
+
 class Source(ABC):
     """From the target to the model that the attacker differentiates."""
 
@@ -47,6 +51,15 @@ class Source(ABC):
     same_forward: bool = False
     #: Whether its gradients are those that automatic differentiation of the target gives.
     exact: bool = False
+
+    @property
+    def others(self) -> tuple[Source, ...]:
+        """The sources of other models than the target: this one, or those that it is made of."""
+        if self.other_model:
+            return (self,)
+        values = vars(self).values()
+        made_of = [each for value in values for each in (value if _several(value) else [value])]
+        return tuple(other for each in made_of if isinstance(each, Source) for other in each.others)
 
     def opened(self, read: Reader) -> Source:
         """The same source, with models in place of any files that it names."""

@@ -1,0 +1,122 @@
+"""What a measurement of transfer counts, refuses and doubts."""
+
+import pytest
+import torch
+from torch import nn
+
+from robusttrain.attacks import (
+    L2,
+    CarliniWagner,
+    Checkpoint,
+    Ensemble,
+    FewerSteps,
+    FixedRandomness,
+    GenAttack,
+    Linf,
+    OtherModel,
+    ProjectedGradient,
+    Target,
+)
+from robusttrain.core.errors import UserError
+from robusttrain.data import Batch
+from robusttrain.evaluation import Scenario
+from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.transferring import at_chance, refuse_own_models
+from robusttrain.transfer.commonly_correct import CommonlyCorrect
+from robusttrain.transfer.crafting import Crafting, Model, Planned
+from robusttrain.transfer.measuring import part_of_results
+
+PASSES = {"gradients": 0, "queries": 0}
+
+
+class Counted(nn.Module):
+    """Counts the images that pass, outside of itself."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        graph = torch.is_grad_enabled() and images.requires_grad
+        PASSES["gradients" if graph else "queries"] += len(images)
+        return self.model(images)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        GenAttack(20, threat=Linf(0.1)),
+        CarliniWagner(10, search_steps=2, threat=L2(1.0)),
+        ProjectedGradient(3, threat=Linf(0.1)),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_evaluations_are_those_that_were_made(attack, linear, images, tmp_path, monkeypatch):
+    """And the same once the images are stored: not the bound that the attack states."""
+    model = linear()
+    model.bias.data -= model.weight.data.sum(1) / 2
+    x = images(6)
+    labels = model(x).argmax(1)
+    crafting = Crafting(
+        {"a": Model(DefendedClassifier(None, Counted(model)))},
+        {"one": Planned(Scenario(attack, Target()))},
+        folder=tmp_path,
+    )
+    indices = torch.arange(6)
+    batches = [Batch(x[part], labels[part], indices[part]) for part in (slice(0, 4), slice(4, 6))]
+    spent = {"gradients": 0, "queries": 0}
+    plain = type(attack).__call__
+
+    def watched(self, *given):
+        PASSES.update(gradients=0, queries=0)
+        adversarial = plain(self, *given)
+        for kind, count in PASSES.items():
+            spent[kind] += count
+        return adversarial
+
+    monkeypatch.setattr(type(attack), "__call__", watched)
+    first = crafting.run("one", ["a"], ["a"], batches, 1)
+    expected = spent["gradients"] / 6, spent["queries"] / 6
+    assert (first.gradients, first.queries) == pytest.approx(expected)
+    again = crafting.run("one", ["a"], ["a"], batches, 1)
+    assert again.seconds == 0
+    assert (again.gradients, again.queries) == (first.gradients, first.queries)
+    row = part_of_results({"a": first}, {})
+    assert row["queries_per_image"] == round(expected[1], 2)
+    assert row["gradient_evaluations_per_image"] == round(expected[0], 2)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Checkpoint("theirs.ckpt"),
+        Ensemble([Target(), Checkpoint("theirs.ckpt")]),
+        Ensemble([Ensemble([Checkpoint("theirs.ckpt")])]),
+        FixedRandomness(inner=Checkpoint("theirs.ckpt")),
+        FewerSteps(inner=Ensemble([Checkpoint("theirs.ckpt")])),
+    ],
+)
+def test_a_model_of_the_attackers_own_is_no_source_of_the_plans(source):
+    """Its rows would say that the images come from the plan's models."""
+    assert [type(each) for each in source.others] == [Checkpoint]
+    with pytest.raises(UserError, match="--attack theirs: brings a source model of its own"):
+        refuse_own_models({"theirs": Planned(Scenario(ProjectedGradient(), source))})
+
+
+def test_sources_of_the_target_alone_are_not_refused(linear):
+    plain = [Target(), Ensemble([Target(), FixedRandomness()]), FewerSteps()]
+    refuse_own_models(
+        {
+            str(number): Planned(Scenario(ProjectedGradient(), each))
+            for number, each in enumerate(plain)
+        }
+    )
+    assert len(Ensemble([OtherModel(linear()), OtherModel(linear())]).others) == 2
+
+
+def test_a_model_that_guesses_is_told():
+    common = CommonlyCorrect(torch.arange(2), 40, {"a": 0.95, "b": 0.05})
+    (line,) = at_chance(common, 10)
+    assert line.startswith("warning: b: is right on 2 of 40 images, which chance explains")
+    assert not at_chance(common._replace(accuracy={"a": 0.95, "b": 0.5}), 10)
+    assert not at_chance(common._replace(candidates=8, accuracy={"b": 0.0}), 10)
