@@ -74,6 +74,12 @@ class SourceModel(nn.Module):
         """An ensemble's members with their weights, which sum to 1."""
         return [(self, 1.0)]
 
+    def made_of(self, change: Callable[[nn.Module], nn.Module]) -> nn.Module | None:
+        """The same model with ``change`` of those that it asks with streams of its own choice; None
+        for a model that hands on the streams that it is given.
+        """
+        return None
+
 
 class Queried(Counting, nn.Module):
     """A model as attacks and evaluation ask it.

@@ -204,7 +204,7 @@ class Engine:
         }
         other._discloses, other._queried = True, Queried(KnownDraw(self._queried))
         other._settled = True  # it repeats itself, whatever the target does
-        other.sources = {name: Queried(KnownDraw(each)) for name, each in self.sources.items()}
+        other.sources = {name: Queried(KnownDraw.of(each)) for name, each in self.sources.items()}
         other.survivors, other.keep_images, other.journal = True, False, None
         return other
 

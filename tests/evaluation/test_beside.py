@@ -12,6 +12,8 @@ from torch import nn
 from robusttrain.attacks import (
     Average,
     ClassifierOnly,
+    Ensemble,
+    FixedRandomness,
     IdentityBackward,
     KnownDraw,
     Linf,
@@ -146,6 +148,29 @@ def test_the_draw_goes_along_whatever_an_attack_does_with_its_streams(images):
     assert torch.equal(asked(pictures.repeat(2, 1, 1, 1), streams.tile(2)), expected.repeat(2, 1))
     with pytest.raises(ValueError, match="which ones score"):
         asked(pictures, rng)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        FixedRandomness(inner=Target()),
+        Ensemble([Target()]),
+        Ensemble([IdentityBackward(), Ensemble([Target(), FixedRandomness()], [0.2, 0.8])]),
+    ],
+)
+def test_whoever_knows_the_draw_has_it_in_every_model_inside(source, curved, images):
+    """Members of an ensemble have streams of their own, and a frozen draw is another one."""
+    target = DefendedClassifier(Shift(size=0.5), curved())
+    x, index = images(6), torch.arange(6)
+    engine = Engine(target, {"one": Scenario(ProjectedGradient(2), source)}, draws=2)
+    engine.ask(x, index)
+    other = engine.disclosing()
+    rng = Rng.for_images(0, index)
+    scoring = rng.fold("score").fold(0)
+    streams = rng.disclosing(scoring).fold("attack").fold(3)
+    answers = other.sources["one"](x, streams)
+    torch.testing.assert_close(answers, target(x, Rng(scoring.keys)), rtol=0, atol=1e-5)
+    assert not other.sources["one"].random
 
 
 def test_averages_over_the_models_draws_alone_take_one():

@@ -7,7 +7,7 @@ given. Adversarial images are always verified on the target itself, never on the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
@@ -184,6 +184,10 @@ class _FixedRandomness(SourceModel):
         keys = torch.full((len(images),), self.draw, dtype=torch.int64, device=images.device)
         logits: Tensor = self.model(images, Rng(keys).fold("fixed"))
         return logits
+
+    def made_of(self, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        """Of an attacker who has the draw that counts: that one, in place of a frozen one."""
+        return change(self.model)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,15 @@ class KnownDraw(SourceModel):
     random = False
     asks_queried = True
 
+    @classmethod
+    def of(cls, source: nn.Module) -> nn.Module:
+        """The source of an attack, with that draw given to each model inside that is asked with
+        other streams than the source's own: members of an ensemble, a target with a frozen draw.
+        """
+        model = source.model if isinstance(source, Queried) else source
+        inside = model.made_of(cls.of) if isinstance(model, SourceModel) else None
+        return cls(source) if inside is None else inside
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = Queried.of(model)

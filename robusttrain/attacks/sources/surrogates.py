@@ -7,7 +7,7 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -207,6 +207,9 @@ class _Ensemble(SourceModel):
 
     def shares(self) -> list[tuple[nn.Module, float]]:
         return list(zip(self.members, self.weights, strict=True))
+
+    def made_of(self, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        return _Ensemble([change(member) for member in self.members], self.weights, self.fuse)
 
     def loss_terms(self, images: Tensor, rng: Rng | None = None) -> list[tuple[float, Tensor]]:
         """Weights and logits: of each member if losses are fused, else of the whole ensemble."""
