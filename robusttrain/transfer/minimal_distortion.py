@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Queried, call_model, prepared
+from robusttrain.attacks.parts.differentiation import of_order_one
 from robusttrain.attacks.parts.threats import per_image
 from robusttrain.core.errors import UserError, above
 from robusttrain.core.rng import Rng
@@ -73,6 +74,7 @@ def minimal_distortion(
         raise UserError(
             "minimal distortion: directions hold NaN or infinity (a vanished gradient?)"
         )
+    directions, _ = of_order_one(directions)  # however short a sure model's gradient is
     deltas = directions / per_image(rmsd(directions, torch.zeros_like(directions)).clamp_min(1e-30))
     bounds = torch.arange(int(limit / step + 1e-6) + 1, dtype=torch.float64).mul_(step).tolist()
     parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
