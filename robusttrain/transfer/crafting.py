@@ -26,7 +26,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.core.version import __version__
 from robusttrain.data import Batch
 from robusttrain.evaluation.answers import alike, answers_of
-from robusttrain.evaluation.fitting import check_copy, refuse_outside
+from robusttrain.evaluation.fitting import ask_about, check_copy, refuse_outside
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import top_classes
 from robusttrain.models.defended import DefendedClassifier
@@ -224,6 +224,7 @@ class Crafting:
         scenario, source = self.attacks[attack].scenario, Queried.of(self.source(attack, maker))
         journal = self.journal(attack, maker)
         told: dict[str, Tensor] | None = None  # asked once, on the device of the first images
+        settled = False
         cost = scenario.attack.cost()
         classes: dict[str, list[Tensor]] = {name: [] for name in targets}
         distances: dict[str, list[Tensor]] = {"linf": [], "l2": [], "rmsd": []}
@@ -236,6 +237,9 @@ class Crafting:
             if told is None:
                 told = self._told(maker, images) if journal else {}
             if entry is None or not self._still(told, entry, maker):
+                if not settled:  # attacks by queries ask whether it is random, and are told here
+                    settled = bool(len(images))
+                    ask_about(source, images, indices, self.seed)
                 entry = self._craft(scenario, attack, source, images, labels, rng)
                 if journal:
                     journal.put("images", images, labels, indices, entry | told)

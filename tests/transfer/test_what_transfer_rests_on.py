@@ -86,6 +86,45 @@ def test_evaluations_are_those_that_were_made(attack, linear, images, tmp_path, 
     assert row["gradient_evaluations_per_image"] == round(expected[0], 2)
 
 
+class Noisy(nn.Module):
+    """Draws from a generator of its own, which nobody sees or seeds."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        logits = self.model(images)
+        return logits + 0.01 * torch.randn(logits.shape, generator=NOISE)
+
+
+NOISE = torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_attacks_by_queries_are_told_that_a_source_is_random(noisy, linear, images, monkeypatch):
+    """They took lucky draws for successes of a model that repeats itself."""
+    model = linear()
+    x = images(4)
+    labels = model(x).argmax(1)
+    seen = []
+    plain = GenAttack.run
+
+    def watched(self, source, *given):
+        seen.append(source.random)
+        return plain(self, source, *given)
+
+    monkeypatch.setattr(GenAttack, "run", watched)
+    made = Noisy(model) if noisy else model
+    crafting = Crafting(
+        {"a": Model(DefendedClassifier(None, made))},
+        {"one": Planned(Scenario(GenAttack(2, threat=Linf(0.01)), Target()))},
+    )
+    batches = [Batch(x[k : k + 2], labels[k : k + 2], torch.arange(k, k + 2)) for k in (0, 2)]
+    crafting.run("one", ["a"], ["a"], batches, 1)
+    assert seen == [noisy, noisy]
+
+
 @pytest.mark.parametrize(
     "source",
     [
