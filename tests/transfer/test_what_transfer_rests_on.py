@@ -142,6 +142,14 @@ def test_a_model_of_the_attackers_own_is_no_source_of_the_plans(source):
         refuse_own_models({"theirs": Planned(Scenario(ProjectedGradient(), source))})
 
 
+def test_a_source_around_another_model_is_no_white_box_of_the_bare_classifier():
+    """Its figure without the defense would be that of another attacker."""
+    around = FixedRandomness(inner=Checkpoint("theirs.ckpt"))
+    assert around.on_classifier() == around
+    assert FixedRandomness().on_classifier() == Target()
+    assert FewerSteps().on_classifier() == Target()
+
+
 def test_sources_of_the_target_alone_are_not_refused(linear):
     plain = [Target(), Ensemble([Target(), FixedRandomness()]), FewerSteps()]
     refuse_own_models(

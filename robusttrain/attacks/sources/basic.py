@@ -67,9 +67,9 @@ class Source(ABC):
 
     def on_classifier(self) -> Source:
         """What the same attacker differentiates where no defense stands before the classifier: the
-        classifier itself. A source of another model stays as it is.
+        classifier itself. A source of another model stays as it is, and so does one around it.
         """
-        return self if self.other_model else Target()
+        return self if self.others else Target()
 
     @abstractmethod
     def __call__(self, target: DefendedClassifier) -> nn.Module:
