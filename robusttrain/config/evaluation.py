@@ -202,7 +202,8 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
     dropped, rest = take(rest, lambda option: option == "--fresh", "give true or false")
     if rest:
         raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
-    before = read_results(path)
+    # Nothing needs the verdicts of before, which may be damaged: then this is the way to new ones.
+    before = read_results(path, records=False)
     if before.plan.handed_over:
         raise UserError(
             f"--again {path}: was evaluated in Python, which handed model and images over: call"

@@ -48,8 +48,11 @@ def _apart(first: Run, other: Run) -> Iterator[str]:
     if threats[0] != threats[1]:
         yield f"threat: there {threats[0]}, here {threats[1]}"
     yield from _named("data", _data(first), _data(other))
+    splits = [run.results.plan.split for run in (first, other)]
     index = [run.records.index for run in (first, other) if run.records is not None]
-    if len(index[0]) != len(index[1]):
+    if splits[0] != splits[1]:  # then one number stands for two images
+        yield f"split: there {splits[0]}, here {splits[1]}"
+    elif len(index[0]) != len(index[1]):
         yield f"images: there {len(index[0])}, here {len(index[1])}"
     elif not torch.equal(*index):
         common = int(torch.isin(*index).sum())

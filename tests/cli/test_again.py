@@ -88,6 +88,13 @@ def test_what_cannot_be_repeated_is_told(command, tmp_path, content, told):
     assert told in done.err
 
 
+def test_damaged_verdicts_are_no_reason_not_to_repeat(command, evaluated):
+    """What else would replace them?"""
+    (evaluated / "verdicts.safetensors").write_bytes(b"cut")
+    done = command("evaluate.py", "--again", evaluated)
+    assert (done.code, done.err.splitlines()[-1]) == (0, "again: the same"), done.err
+
+
 def test_nothing_is_changed_on_the_way(command, evaluated):
     done = command("evaluate.py", "--again", evaluated, "--seed", 1)
     assert done.code == 2

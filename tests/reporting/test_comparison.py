@@ -190,6 +190,18 @@ def test_hashes_of_pictures_are_compared(folder, tmp_path, capsys):
     assert "that both had the same pictures is not known" in capsys.readouterr().err
 
 
+def test_one_number_stands_for_other_images_of_another_split(folder, tmp_path):
+    """The line counted how many "are the same", and guessed at another seed."""
+
+    def held_out(content):
+        content["plan"]["split"] = "validation"
+
+    other = changed(folder, tmp_path / "a", held_out)
+    with pytest.raises(UserError, match="split: there test, here validation: evaluate") as caught:
+        command.run([str(folder), str(other)])
+    assert "images:" not in str(caught.value)
+
+
 @pytest.fixture
 def transferred(tmp_path):
     """Evaluates under an attack whose source, another model, has weights of its own; the folder."""
