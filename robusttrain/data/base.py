@@ -243,6 +243,12 @@ class ImageData(LightningDataModule, ABC):
         self._extra = (Split(split.images, numbers[split.labels], split.subset), share)
         return len(split)
 
+    def origin(self) -> dict[str, Tensor]:
+        """The train split as it was read, held-out images among them
+        (`robusttrain.data.batches.Split.origin`): where it changes, so does what is held out.
+        """
+        return _ready(self._train, "fit").origin()
+
     def alone(self) -> ImageData:
         """The same data set without the additions of a recipe: no images of ``add_extra``, every
         batch once.

@@ -16,6 +16,8 @@ from robusttrain.data.image_files import ImageFiles
 
 #: The purpose of `seeded_order` for the images that are attacked.
 ATTACKED = "test images"
+#: About how many files are asked for their lengths.
+_SOME = 1000
 
 
 class Batch(NamedTuple):
@@ -83,6 +85,21 @@ class Split(Dataset[Batch]):
             "labels": self.labels[chosen],
             "indices": chosen,
         }
+
+    def origin(self) -> dict[str, Tensor]:
+        """All that was read, whatever the subset: ``labels``, and the images themselves
+        (``pixels``) or, of files, their names and the lengths of some as bytes (``files``), so that
+        nothing has to be decoded.
+        """
+        images = self.images
+        if isinstance(images, Tensor):
+            return {"labels": self.labels, "pixels": images}
+        names = [os.path.basename(path) for path in images.paths]
+        some = images.paths[:: max(1, len(names) // _SOME)]
+        lengths = [str(os.stat(path).st_size) for path in some]
+        # No name of a file has a slash.
+        listed = bytearray(os.fsencode("/".join([*names, *lengths])))
+        return {"labels": self.labels, "files": torch.frombuffer(listed, dtype=torch.uint8)}
 
     def only(self, subset: Tensor) -> Split:
         """The same images, restricted to those with the indices ``subset``."""

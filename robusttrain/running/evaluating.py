@@ -57,6 +57,7 @@ from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
 from robusttrain.running.precision_of_g import refuse_auto
 from robusttrain.running.purifiers import folder_in, provide
+from robusttrain.running.resuming import digests, other_images
 from robusttrain.running.surrogate_training import train_surrogate
 from robusttrain.running.surrogates import Keeper, with_paths
 from robusttrain.storage.files import may_write
@@ -248,13 +249,23 @@ def held_out(plan: EvaluationPlan) -> bool:
 
 
 def tell_unless_held_out(plan: EvaluationPlan, data: ImageData) -> None:
-    """Note with the data where nobody knows whether validation images were trained on."""
-    if plan.split == "validation" and not held_out(plan):
+    """Note with the data, once they are set up, where validation images may have been trained on,
+    for all that is known.
+    """
+    if plan.split != "validation":
+        return
+    if not held_out(plan):
         unknown = (
             "--split validation: whether the model was trained on these images is not known; a"
             " checkpoint of train.py says which it held out"
         )
         note(data.notes, unknown)
+    elif changed := other_images(read_recipe(plan.checkpoint or ""), digests(data)):
+        note(
+            data.notes,
+            f"--split validation: the training images have changed since the training ({changed}),"
+            " so the model may have been trained on some of these",
+        )
 
 
 def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str, ImageData]:
@@ -271,8 +282,8 @@ def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str
     target, name = build_target(plan, data, find_networks)
     check_export(plan.export, data.facts().channels)
     data.prepare_data()
-    tell_unless_held_out(plan, data)
     data.setup("test")
+    tell_unless_held_out(plan, data)
     return target, name, data
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from robusttrain.config.checkpoints import LATER, as_before, read_recipe
 from robusttrain.config.trainer import PRECISIONS
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import flat
-from robusttrain.core.telling import first_process
+from robusttrain.core.telling import Say, first_process
+from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import PLACES
 from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
-from robusttrain.storage.files import writable
+from robusttrain.storage.files import hash_of_json, hash_of_tensors, writable
 from robusttrain.training.plan import Watching
 
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
@@ -24,6 +26,11 @@ LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
 
 #: Key of a checkpoint's recipe: how many processes shared each step.
 PROCESSES = "processes"
+
+#: Keys of a checkpoint's recipe: the names of its classes in the order of their numbers, and
+#: `digests` of what it was trained on.
+CLASSES, ORIGIN = "classes", "trained_on"
+LABELS = "their number, or their labels"
 
 #: What `robusttrain.config.watching.watchers` takes where nobody names an attack.
 DEFAULTS = ["pgd-quick", "bpda-i-quick"]
@@ -215,6 +222,62 @@ def refuse_other_processes(resume: Path | None, processes: int) -> None:
         )
 
 
+def refuse_other_images(
+    resume: Path | None, classes: Sequence[str], origin: Mapping[str, str], say: Say
+) -> None:
+    """Raise UserError if a run goes on with other classes, or where training images came, went or
+    changed places: numbers of classes would have another meaning, and images that were trained on
+    would be held out for validation. Of another content a line is said, since decoders differ, too.
+
+    Args:
+        resume: the checkpoint that it goes on from, if any.
+        classes: of this run, in the order of their numbers.
+        origin: `digests` of its training images.
+        say: takes the line.
+    """
+    if resume is None:
+        return
+    recipe = read_recipe(resume)
+    before = recipe.get(CLASSES) or classes  # files of earlier versions may have none
+    for number, (had, has) in enumerate(zip_longest(before, classes)):
+        if had != has:
+            raise UserError(
+                f"--ckpt_path {resume}: that run had class {number} = {had!r}, this one {has!r};"
+                " give the same classes, or start a new run without --ckpt_path"
+            )
+    if not (changed := other_images(recipe, origin)):
+        return
+    leak = "images that the run was trained on may be among those that are held out now"
+    if changed == LABELS:
+        raise UserError(
+            f"--ckpt_path {resume}: the training images have changed since ({changed}), and {leak}:"
+            " put them back, or start a new run without --ckpt_path"
+        )
+    say(f"--ckpt_path {resume}: the training images have changed since ({changed}): {leak}")
+
+
+def digests(data: ImageData) -> dict[str, str]:
+    """What a checkpoint keeps of `ImageData.origin`; images are hashed in parts, since a hash takes
+    a contiguous copy.
+    """
+    return {
+        name: hash_of_json([hash_of_tensors({"": part}) for part in values.split(4096)])
+        for name, values in data.origin().items()
+    }
+
+
+def other_images(recipe: Mapping[str, Any], origin: Mapping[str, str]) -> str:
+    """What differs between the images that a checkpoint was trained on and these, in words; empty
+    where nothing does, or nobody knows.
+    """
+    before = recipe.get(ORIGIN)
+    if not isinstance(before, Mapping):
+        return ""
+    words = {"labels": LABELS, "files": "names or lengths of files", "pixels": "their content"}
+    known = (key for key in words if key in before and key in origin)
+    return next((words[key] for key in known if before[key] != origin[key]), "")
+
+
 def counted(processes: int) -> str:
     """1 process, 2 processes."""
     return f"{processes} process{'' if processes == 1 else 'es'}"
@@ -275,7 +338,9 @@ def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must share: neither the places of data, nor what the plan says besides."""
     data = recipe["data"]
     recipe = {
-        key: value for key, value in recipe.items() if key not in ("plan", "classes", PROCESSES)
+        key: value
+        for key, value in recipe.items()
+        if key not in ("plan", CLASSES, ORIGIN, PROCESSES)
     }
     arguments = {
         key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES

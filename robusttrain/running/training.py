@@ -37,10 +37,14 @@ from robusttrain.running.f_b import (
 from robusttrain.running.precision_of_g import is_open, settle
 from robusttrain.running.purifiers import folder_in, newest, provide, without_weights
 from robusttrain.running.resuming import (
+    CLASSES,
     LENGTH,
+    ORIGIN,
     PROCESSES,
     claimed,
+    digests,
     placed,
+    refuse_other_images,
     refuse_other_processes,
 )
 from robusttrain.storage.files import may_write
@@ -202,6 +206,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     refuse_other_processes(place.resume, trainer.world_size)
     job.data.prepare_data()
     job.data.setup("fit")
+    origin = digests(job.data)
+    refuse_other_images(place.resume, job.data.class_names, origin, say)
     job.data.trainer = trainer  # whose processes share the batches
     check_on_data(job, first_look, sources, trainer, say)
     batches, _, total = planned(len(job.data.train_dataloader()), trainer)
@@ -239,7 +245,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     training.compiled_as(compiled)
     training.recipe = {
         **recipe,
-        "classes": job.data.class_names,
+        CLASSES: job.data.class_names,
+        ORIGIN: origin,
         "plan": plan.to_json(),
         PROCESSES: trainer.world_size,
     }

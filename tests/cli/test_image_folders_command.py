@@ -170,3 +170,75 @@ def test_a_single_class_is_refused_by_its_data(script, command, tmp_path):
     done = command(script, *data, "--model", "mlp", *weights)
     assert done.code == 2
     assert "the data set has 1 class: " in done.err
+
+
+@pytest.fixture
+def train(command, root, tmp_path):
+    """Trains for some epochs, later ones from where the earlier ones ended."""
+    model = ["--model", "mlp", "--model.depth", 0, "--trainer.accelerator", "cpu"]
+    data = ["--data", "imagefolder", "--data.root", root, "--data.channels", 1]
+    less = ["--robust.every", 0, "--pictures.images", 0, "--schedule", "constant"]
+    places = ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "l", "--name", "r"]
+    given = ["train.py", *model, *data, "--data.batch_size", 16, *less, *places]
+
+    def run(epochs, *more):
+        more = [*more, *(["--ckpt_path", "last"] if epochs > 1 else [])]
+        return command(*given, "--trainer.max_epochs", epochs, *more)
+
+    assert run(1).code == 0
+    return run
+
+
+def one_more(root):
+    save(root / "train" / "3" / "more.png", 3, 9)
+
+
+def elsewhere(root):
+    (root / "train" / "3" / "0.png").rename(root / "train" / "2" / "other.png")
+
+
+@pytest.mark.parametrize("change", [one_more, elsewhere])
+def test_training_does_not_go_on_with_images_that_came_or_moved(train, root, change):
+    """What is held out is chosen by number: images of before would be validation images now."""
+    change(root)
+    done = train(2)
+    assert done.code == 2
+    assert "the training images have changed since (their number, or their labels)" in done.err
+
+
+def test_training_does_not_go_on_with_other_classes(train, root):
+    """Numbers of classes would have another meaning, with as many of them as before."""
+    for split in ("train", "test"):
+        (root / split / "3").rename(root / split / "12")
+    done = train(2)
+    assert done.code == 2
+    assert "that run had class 3 = '3', this one '4'" in done.err
+
+
+def test_other_content_of_training_images_is_said(train, root):
+    save(root / "train" / "3" / "0.png", 5, 77)
+    done = train(2)
+    assert done.code == 0, done.err
+    assert "the training images have changed since (their content): images that the run" in done.err
+    assert "have changed" not in train(3).err
+
+
+def test_training_images_that_moved_with_their_folder_are_the_same(train, root, tmp_path):
+    root.rename(tmp_path / "moved")
+    for memory in (4.0, 0.0):  # the second reads files, and knows nothing of the first's
+        done = train(3, "--data.root", tmp_path / "moved", "--data.memory_limit_gib", memory)
+        assert done.code == 0, done.err
+        assert "have changed" not in done.err
+
+
+def test_validation_images_of_a_folder_that_changed_are_told(train, command, root, tmp_path):
+    """Some of them were trained on, and the figure would be called one of held-out images."""
+    best = next((tmp_path / "c").rglob("best.ckpt"))
+    attack = ["--attack", "fgsm", "--audit", "false", "--split", "validation", "--precision"]
+    given = ["evaluate.py", "--checkpoint", best, *attack, "float32", "--fresh", "true"]
+    line = "--split validation: the training images have changed since the training (their number"
+    for told in (False, True):
+        done = command(*given, "--output", tmp_path / "o")
+        assert done.code == 0, done.err
+        assert (line in done.err) is told
+        one_more(root)
