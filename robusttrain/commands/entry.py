@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import os
 import sys
@@ -15,16 +14,8 @@ from typing import NoReturn
 from robusttrain.commands import front
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.errors import OptionError, UserError
-from robusttrain.core.stopping import heeding_sigterm
+from robusttrain.core.stopping import FULL, heeding_sigterm
 from robusttrain.core.typed import typed_as_console
-
-#: Errors of a disk that takes no more, in words.
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "a file may not grow so large here (ulimit -f, or the file system)",
-}
-
 
 #: Words that are no commands, and what does it.
 ELSEWHERE = {

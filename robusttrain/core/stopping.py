@@ -1,7 +1,10 @@
-"""Stopping on request: SIGTERM, which Slurm, systemd, docker and ``kill`` send, and Ctrl-C."""
+"""Stopping on request, SIGTERM, which Slurm, systemd, docker and ``kill`` send, and Ctrl-C; and
+because a disk takes no more.
+"""
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +13,12 @@ from typing import Any
 
 #: The exit code that a shell reports for a process ended by SIGTERM: 128 plus the signal's number.
 TERMINATED = 128 + signal.SIGTERM
+#: Errors of a disk that takes no more, in words.
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file may not grow so large here (ulimit -f, or the file system)",
+}
 
 
 class Terminated(SystemExit):
@@ -44,7 +53,8 @@ def heeding_sigterm() -> Iterator[None]:
 
 @contextmanager
 def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> Iterator[None]:
-    """When the block is left by SIGTERM or Ctrl-C, say what was saved and how to go on.
+    """When the block is left by SIGTERM, by Ctrl-C, or by a disk that takes no more, say what was
+    saved and how to go on.
 
     Args:
         say: prints a line.
@@ -61,4 +71,8 @@ def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> 
     except SystemExit as ended:
         if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning's way of passing it on
             say(f"interrupted: {line()}")
+        raise
+    except OSError as error:
+        if error.errno in FULL:
+            say(f"stopped: {line()}")
         raise

@@ -53,12 +53,13 @@ class Place:
     @property
     def how_to_go_on(self) -> str:
         """What to tell whoever stops the run."""
-        if not (self.folder / "last.ckpt").is_file():
+        there = [self.folder / name for name in ("last.ckpt", "best.ckpt")]
+        kept = next((path for path in there if path.is_file()), None)
+        if kept is None:
             return "no epoch was finished, so nothing is kept; the same command starts again"
-        return (
-            f"the last finished epoch is kept as {self.folder / 'last.ckpt'}; --ckpt_path last goes"
-            " on from there"
-        )
+        # The best epoch is written first: a disk may have had room for that alone.
+        named = "last" if kept.name == "last.ckpt" else kept
+        return f"the last finished epoch is kept as {kept}; --ckpt_path {named} goes on from there"
 
 
 def placed(

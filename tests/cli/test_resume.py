@@ -2,14 +2,17 @@
 alone.
 """
 
+import errno
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from robusttrain.training import RobustTraining
+from robusttrain.training.whole_files import WholeFiles
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -118,6 +121,34 @@ def test_terminated_in_the_middle_of_an_epoch_and_resumed(
     assert resumed.code == 0, resumed.err
     for part in PARTS:
         assert_same(last(tmp_path / "cut")[part], last(tmp_path / "alone")[part], part)
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+def test_a_full_disk_says_how_to_go_on(command, monkeypatch, tmp_path, name):
+    """The best epoch is written first: of the first epoch it may be all that is kept."""
+    options = ["--config", "tests/conf/trades.yaml", "--training.schedule", "constant"]
+    options += ["--trainer.max_epochs", 3, "--trainer.limit_train_batches", 2, *places(tmp_path)]
+    save, full = WholeFiles.save_checkpoint, []
+
+    def fill(self, checkpoint, path, storage_options=None):
+        if full:
+            raise OSError(errno.ENOSPC, "no space")
+        save(self, checkpoint, path, storage_options)
+        full.extend([1] if Path(path).name == name else [])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeFiles, "save_checkpoint", fill)
+        stopped = command("train.py", *options)
+    assert stopped.code == 2
+    *_, said, error = stopped.err.splitlines()
+    assert error == "train.py: error: the disk is full; what was finished is kept"
+    kept = next((tmp_path / "checkpoints").rglob(name))
+    named = "last" if name == "last.ckpt" else kept
+    told = f"the last finished epoch is kept as {kept}; --ckpt_path {named} goes on from there"
+    assert said == f"stopped: {told}"
+    done = command("train.py", *options, "--ckpt_path", named)
+    assert done.code == 0, done.err
+    assert last(tmp_path)["epoch"] == 2
 
 
 @pytest.fixture(scope="module")
