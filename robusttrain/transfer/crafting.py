@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Queried, prepared
+from robusttrain.attacks import Queried
 from robusttrain.attacks.sources.surrogates import fused
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.core.version import __version__
 from robusttrain.data import Batch
 from robusttrain.evaluation.answers import alike, answers_of
-from robusttrain.evaluation.fitting import ask_about, check_copy, refuse_outside
+from robusttrain.evaluation.fitting import ask_about, check_copy, refuse_outside, settle
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.scoring import top_classes
 from robusttrain.models.defended import DefendedClassifier
@@ -251,7 +251,7 @@ class Crafting:
             spent, count = spent + entry.get("asked", stated), count + len(images)
             for name in targets:
                 asked = self.models[name].defended
-                draws = self._draws_of(name, images, rng)
+                draws = self._draws_of(name, images, indices)
                 classes[name].append(top_classes(asked, adversarial, rng.fold("score"), draws, top))
             for name, measure in (("linf", linf), ("l2", l2), ("rmsd", rmsd)):
                 distances[name].append(measure(adversarial, images).cpu())
@@ -291,18 +291,14 @@ class Crafting:
                 return False
         return True
 
-    def _draws_of(self, name: str, images: Tensor, rng: Rng) -> int:
+    def _draws_of(self, name: str, images: Tensor, indices: Tensor) -> int:
         """Draws that score a target: one for a deterministic target, else `draws`.
 
-        The target says that it is random, or two answers to a few images tell.
+        The target says that it is random, or two answers to the images of the first batch tell.
         """
         target = self.models[name].defended
         if name not in self._settled and len(images):
-            queried = Queried(target)
-            with prepared(queried):
-                target.observed_random = queried.settle(
-                    images[:8].clone(), rng[: min(8, len(rng))].fold("random")
-                )
+            settle(target, images, indices, self.seed)
             self._settled.add(name)
         return self.draws if target.random else 1
 
@@ -338,6 +334,6 @@ class Crafting:
             rng = Rng.for_images(self.seed, indices).fold("clean")
             for name in targets:
                 asked = self.models[name].defended
-                draws = self._draws_of(name, images, rng)
+                draws = self._draws_of(name, images, indices)
                 classes[name].append(top_classes(asked, images, rng, draws, top))
         return {name: torch.cat(parts) for name, parts in classes.items()}

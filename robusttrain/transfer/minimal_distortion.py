@@ -20,12 +20,9 @@ from robusttrain.attacks import Queried, call_model, prepared
 from robusttrain.attacks.parts.differentiation import of_order_one
 from robusttrain.attacks.parts.threats import per_image
 from robusttrain.core.errors import UserError, above
-from robusttrain.core.rng import Rng
+from robusttrain.evaluation.fitting import ask_about
 from robusttrain.transfer.distances import rmsd
 from robusttrain.transfer.estimates import Estimate
-
-#: How many images models are asked about twice, to see whether the models are random.
-FEW = 8
 
 
 def minimal_distortion(
@@ -61,15 +58,14 @@ def minimal_distortion(
     """
     above("step", step, 0)
     above("limit", limit, 0)
-    few = slice(min(len(images), FEW))
-    streams = Rng.for_images(0, torch.arange(len(images), device=images.device))[few].fold("random")
+    first = images[:batch]
+    numbers = torch.arange(len(first), device=images.device)
     for model in models:
-        with prepared(model):
-            if Queried.of(model).settle(images[few].clone(), streams):
-                raise UserError(
-                    "minimal distortion needs deterministic models: fix the randomness of a random"
-                    " one first"
-                )
+        if len(first) and ask_about(Queried.of(model), first, numbers, 0):
+            raise UserError(
+                "minimal distortion needs deterministic models: fix the randomness of a random"
+                " one first"
+            )
     if not directions.isfinite().all():
         raise UserError(
             "minimal distortion: directions hold NaN or infinity (a vanished gradient?)"

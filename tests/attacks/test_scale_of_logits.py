@@ -15,6 +15,8 @@ from robusttrain.attacks import (
     CarliniWagner,
     DeepFool,
     Linf,
+    MomentumNormalized,
+    MomentumSign,
     NearestBoundary,
     Optimization,
     ProjectedGradient,
@@ -189,3 +191,14 @@ def test_adam_breaks_as_many_images_where_logits_are_faint(
     assert torch.equal(fooled, model(plain).argmax(1) != y)
     if isinstance(attack, CarliniWagner):
         assert (WIDE.distance(found, x) < 1.05 * WIDE.distance(plain, x)).all()
+
+
+def test_momentum_has_a_length_for_gradients_of_any_size():
+    """The sum of absolute values was infinite, and the step added nothing."""
+    gradient = torch.tensor([[[[3.0, -1.0], [0.5, 2.0]]]])
+    for rule in (MomentumSign(0.5), MomentumNormalized(0.5)):
+        step, memory = rule.step(gradient, rule.init(gradient))
+        for power in (126, -120):
+            other, kept = rule.step(gradient * 2.0**power, rule.init(gradient))
+            torch.testing.assert_close(kept, memory, rtol=0, atol=0)
+            torch.testing.assert_close(other, step, rtol=0, atol=0)

@@ -15,6 +15,7 @@ from robusttrain.attacks import (
     Linf,
     OtherModel,
     ProjectedGradient,
+    RandomNoise,
     Target,
 )
 from robusttrain.core.errors import UserError
@@ -25,6 +26,7 @@ from robusttrain.running.transferring import at_chance, refuse_own_models
 from robusttrain.transfer.commonly_correct import CommonlyCorrect
 from robusttrain.transfer.crafting import Crafting, Model, Planned
 from robusttrain.transfer.measuring import part_of_results
+from robusttrain.transfer.minimal_distortion import minimal_distortion
 
 PASSES = {"gradients": 0, "queries": 0}
 
@@ -167,3 +169,35 @@ def test_a_model_that_guesses_is_told():
     assert line.startswith("warning: b: is right on 2 of 40 images, which chance explains")
     assert not at_chance(common._replace(accuracy={"a": 0.95, "b": 0.5}), 10)
     assert not at_chance(common._replace(candidates=8, accuracy={"b": 0.0}), 10)
+
+
+class LateNoise(nn.Module):
+    """Draws for dark images alone."""
+
+    takes_rng = True
+    random = False
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images, rng=None):
+        noise = 0 if rng is None else rng.normal((2,))
+        dark = (images.flatten(1).amax(dim=1) < 0.5)[:, None]
+        return self.model(images) + dark * noise
+
+
+def test_a_target_that_is_random_for_a_late_image_is_random(linear, images):
+    """Eight images were asked about, and the ninth was scored by one draw."""
+    x = torch.cat([images(9) * 0.4 + 0.6, images(1) * 0.4])
+    model = linear(2)
+    target = DefendedClassifier(None, LateNoise(model))
+    attack = Planned(Scenario(RandomNoise(22, threat=Linf(0.01)), Target()))
+    crafting = Crafting(
+        {"a": Model(DefendedClassifier(None, model)), "b": Model(target)}, {"one": attack}, draws=3
+    )
+    batches = [Batch(x, model(x).argmax(dim=1), torch.arange(10))]
+    crafted = crafting.run("one", ["a"], ["b"], batches, 1)
+    assert crafted.classes["b"].shape[1] == 3
+    with pytest.raises(UserError, match="deterministic"):
+        minimal_distortion([model, target], x, torch.ones_like(x), torch.zeros(10).long())

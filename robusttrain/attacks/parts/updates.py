@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robusttrain.attacks.parts.differentiation import order_of
+from robusttrain.attacks.parts.differentiation import of_order_one, order_of
 from robusttrain.attacks.parts.threats import Threat, per_image
 from robusttrain.core.checked import NonNegative, Positive, checked
 from robusttrain.core.errors import OptionError, within
@@ -47,7 +47,8 @@ class Sign(UpdateRule):
 def _accumulated(gradient: Tensor, state: Tensor, decay: float) -> Tensor:
     """m = mu m + grad / |grad|_1, the memory of momentum (Dong et al. 2018, eq. 6)."""
     # A gradient that is exactly zero, or NaN, adds nothing: it must not poison the memory.
-    gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+    # Of order one, so that its length is no infinity.
+    gradient, _ = of_order_one(gradient.nan_to_num(0.0, 0.0, 0.0))
     length = gradient.abs().sum(dim=(1, 2, 3)).clamp_min(_TINY)
     return decay * state + gradient / per_image(length)
 
