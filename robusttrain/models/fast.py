@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import partial
 from weakref import WeakSet
 
 import torch
@@ -29,6 +30,7 @@ from robusttrain.models.copying import deep_copy
 from robusttrain.models.declared import dtype_of, output_of, takes_streams
 from robusttrain.models.nearby import Memory, remembered
 from robusttrain.models.outputs import tensor_of
+from robusttrain.models.reach import hooked
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +104,8 @@ class FastModel(nn.Module):
         images = images.to(self.dtype, memory_format=layout)
         memory = self._memory(images)
         if memory is not None:
-            return memory.logits(
-                self.network, images, lambda points: _wide(self.network, points, rng)
-            )
+            ask = partial(_wide, self.network, rng=rng)
+            return _widened(memory.logits(self.network, images, ask))
         return _wide(self.network, images, rng, compiled)
 
     def _memory(self, images: Tensor) -> Memory | None:
@@ -134,7 +135,11 @@ def _wide(
     network: nn.Module, images: Tensor, rng: Rng | None, compiled: Compiled | None = None
 ) -> Tensor:
     """A network's logits in float32 or wider, in the network's own shape."""
-    logits = tensor_of(output_of(network, images, rng, compiled), len(images))
+    return _widened(tensor_of(output_of(network, images, rng, compiled), len(images)))
+
+
+def _widened(logits: Tensor) -> Tensor:
+    """Logits in float32 or wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -279,7 +284,7 @@ def _pairs(scratch: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
         node: scratch.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
     }
     calls = Counter(id(layer) for layer in layers.values())
-    plain = {node for node, layer in layers.items() if calls[id(layer)] == 1 and not _hooked(layer)}
+    plain = {node for node, layer in layers.items() if calls[id(layer)] == 1 and not hooked(layer)}
     return [
         (prefix + node.args[0].target, prefix + node.target)
         for node in layers
@@ -319,11 +324,6 @@ def _prepared(model: nn.Module) -> nn.Module:
         parameter.grad = None
     use_fastest_format(twin)
     return twin
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Whether hooks look at or change the input or output of this very layer."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _example(model: nn.Module) -> Tensor | None:

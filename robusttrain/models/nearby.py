@@ -136,17 +136,28 @@ class Near:
         side, corner = window(points, self.points)
         if not (self.shapes or self._learn(ask)):
             return ask(points)
-        plan = self._planned(side)
-        if not plan.worth(len(points)) or not (self._knows(plan) or self._record()):
+        try:
+            logits = self._in_part(points, side, corner)
+        except Exception:  # noqa: BLE001 - steps are any code: some take no tensors that were cut
+            self._give_up()
+            logits = None
+        if logits is None:
             return ask(points)
-        self._plan = plan
-        logits: Tensor = _Pass(self, plan, corner).run(points)
         self._passes[side] += 1
         if self._passes[side] % OFTEN == 1:
             plain = ask(points)
             if not same(logits, plain):
                 self._give_up()
                 return plain
+        return logits
+
+    def _in_part(self, points: Tensor, side: int, corner: tuple[Tensor, Tensor]) -> Tensor | None:
+        """Logits (B, K), computed in part; None where the change is answered in full."""
+        plan = self._planned(side)
+        if not plan.worth(len(points)) or not (self._knows(plan) or self._record()):
+            return None
+        self._plan = plan
+        logits: Tensor = _Pass(self, plan, corner).run(points)
         return logits
 
     def keep(self, accepted: Tensor) -> None:
@@ -158,14 +169,15 @@ class Near:
         if len(accepted) != len(self.asked):
             self._give_up()
             return
-        if self.written:
-            stays = accepted.nonzero().squeeze(1)
-            for flat, numbers, before in self.written:
+        stays = accepted.nonzero().squeeze(1)
+        for flat, numbers, before in self.written:
+            # Whoever asked may have done so in inference mode, which the search is not in.
+            with torch.inference_mode(flat.is_inference()):
                 here = numbers.index_select(0, stays).flatten()
                 now = flat.index_select(0, here).view(len(stays), *before.shape[1:])
                 before.index_copy_(0, stays, now)
                 flat.index_copy_(0, numbers.flatten(), before.flatten(0, 1))
-            self.written = []
+        self.written = []
         if bool(accepted.any()):
             # What was computed in full is that of points that are no longer kept.
             known = self._plan.spans

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from robusttrain.models.copying import deep_copy
 from robusttrain.models.normalize import Normalize
 
 #: A layer of which a change reaches more than this share is computed in full.
@@ -46,7 +47,10 @@ class Span:
 
     @classmethod
     def of_change(cls, side: int, of: int) -> Span:
-        """The change itself: ``side`` rows of ``of``, at each place where they fit."""
+        """The change itself: ``side`` rows of ``of``, at each place where they fit; all where there
+        are fewer.
+        """
+        side = min(side, of)
         places = range(of - side + 1)
         return cls(tuple(places), tuple(place + side - 1 for place in places), of)
 
@@ -189,14 +193,22 @@ class Traced:
 
 
 def traced(network: nn.Module) -> Traced | None:
-    """A network in evaluation mode as a list of steps; None if it cannot be read as one, or none of
-    its steps is a window.
+    """A network in evaluation mode as a list of steps; None if it cannot be read as one, none of
+    its steps is a window, or a hook looks at more than a step.
 
     Whoever runs the steps has to compare them with the network: reading follows one way through
-    its code, for images of any shape.
+    its code, for images of any shape. The steps share the network's weights.
     """
+    tracer = _Tracer()
+    whole = {network} | {
+        part for name, part in network.named_modules() if not tracer.is_leaf_module(part, name)
+    }
+    if any(map(hooked, whole)):
+        return None
     try:
-        module = fx.GraphModule(network, _Tracer().trace(network))
+        # Reading leaves stand-ins for tensors in whatever attributes `forward` assigns.
+        scratch = deep_copy(network, shared=network.parameters())
+        module = fx.GraphModule(scratch, tracer.trace(scratch))
     except Exception:  # noqa: BLE001 - forward is any code
         return None
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
@@ -213,6 +225,11 @@ def traced(network: nn.Module) -> Traced | None:
                 local.add(node)
     some = any(isinstance(layer, Window) for layer in layers.values())
     return Traced(module, layers) if some else None
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether hooks look at or change the input or output of this very layer."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _layer(module: fx.GraphModule, node: fx.Node) -> Layer | None:
@@ -235,7 +252,7 @@ def _layer(module: fx.GraphModule, node: fx.Node) -> Layer | None:
 
 def _of_module(layer: nn.Module) -> Layer | None:
     kind = type(layer)
-    if layer._forward_hooks or layer._forward_pre_hooks or layer.training:
+    if hooked(layer) or layer.training:
         return None
     if kind in _NOTHING:
         return Each(lambda images: images)

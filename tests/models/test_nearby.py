@@ -289,6 +289,122 @@ def test_a_fast_copy_answers_from_memory_where_a_search_remembers(parts: list[in
     assert len(parts) == 2
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("size", [(5, 32), (32, 5), (1, 32), (32, 1)])
+def test_changes_that_are_longer_than_an_image_is_high(
+    size: tuple[int, int], parts: list[int]
+) -> None:
+    """The budget of Square in L2 moves between two windows: together they may be any rectangle."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)),
+        *(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 5)),
+    )
+    network.eval().requires_grad_(False)
+    near, rng = Near(network), torch.Generator().manual_seed(7)
+    points = torch.rand(2, 3, *size, generator=rng)
+    near(points, network)
+    near.keep(torch.ones(2, dtype=torch.bool))
+    for start in (0, 9, 16):
+        new = points.clone()
+        across = new if size[1] > size[0] else new.transpose(2, 3)
+        across[..., start : start + 12] = torch.rand(across[..., :12].shape, generator=rng)
+        assert close(near(new, network), network(new))
+        near.keep(torch.zeros(2, dtype=torch.bool))
+    assert len(parts) == 3
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("number", [torch.float32, torch.bfloat16])
+def test_answers_in_inference_mode_of_a_search_that_is_not_in_it(
+    number: torch.dtype, parts: list[int]
+) -> None:
+    """As a defense of somebody's own may ask; and a network may round its answers."""
+
+    class Rounding(CifarResNet):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).to(number)
+
+    torch.manual_seed(0)
+    fast = fast_copy(Rounding(widths=(8, 16), blocks=1).eval())
+    rng = torch.Generator().manual_seed(8)
+    points = torch.rand(4, 3, 32, 32, generator=rng)
+    with remembering() as memory, torch.no_grad():
+        for side in (3, 3, 2, 2):
+            new = changed(points, side, rng)
+            with torch.inference_mode():
+                answer = fast(new)
+            assert answer.dtype == torch.float32
+            assert close(answer, fast_copy(fast.network)(new)) or number == torch.bfloat16
+            accepted = torch.rand(4, generator=rng) < 0.5
+            memory.keep(accepted)
+            points = torch.where(accepted[:, None, None, None], new, points)
+    assert len(parts) == 3
+
+
+class Noting(nn.Module):
+    """Keeps what it saw last, and a mean over passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.mean, self.seen = nn.Conv2d(3, 4, 3), 0.0, []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * images.mean()
+        self.seen.append(images.shape)
+        return self.conv(images).amax(dim=(2, 3))
+
+
+@pytest.mark.usefixtures("eager")
+def test_reading_a_network_leaves_it_as_it_was() -> None:
+    network = Noting().eval().requires_grad_(False)
+    network(torch.rand(2, 3, 8, 8))
+    before = dict(vars(network), seen=[*network.seen])
+    steps = traced(network)
+    assert steps is not None
+    assert vars(network) == before
+    assert steps.module.conv.weight is network.conv.weight
+
+
+@pytest.mark.usefixtures("eager")
+def test_hooks_see_every_pass_of_the_whole(parts: list[int]) -> None:
+    """One of a single layer leaves the others to be computed in part."""
+    for name, in_part in (("", False), ("stages", False), ("stages.1.1.conv2", True)):
+        network, seen = build("resnet"), []
+        part = network.get_submodule(name)
+        part.register_forward_hook(lambda *given, seen=seen: seen.append(type(given[2])))
+        near, rng = Near(network), torch.Generator().manual_seed(9)
+        points = torch.rand(2, 3, 32, 32, generator=rng)
+        near(points, network)
+        near.keep(torch.ones(2, dtype=torch.bool))
+        for asked in range(2, 5):
+            near(changed(points, 2, rng), network)
+            near.keep(torch.zeros(2, dtype=torch.bool))
+            assert len(seen) >= asked
+        assert {*seen} == {Tensor}
+        assert (near.network is not None) == in_part
+
+
+@pytest.mark.usefixtures("eager")
+def test_steps_that_fail_on_what_was_cut_are_asked_in_full(
+    monkeypatch: pytest.MonkeyPatch, parts: list[int]
+) -> None:
+    network = build("resnet")
+    near, rng = Near(network), torch.Generator().manual_seed(10)
+    points = torch.rand(2, 3, 32, 32, generator=rng)
+    near(points, network)
+    near.keep(torch.ones(2, dtype=torch.bool))
+
+    def fails(*arguments: Any) -> Tensor:
+        raise RuntimeError("view size is not compatible")
+
+    monkeypatch.setattr(nearby, "cut", fails)
+    new = changed(points, 2, rng)
+    assert torch.equal(near(new, network), network(new))
+    assert parts
+    assert near.network is None
+
+
 def test_networks_that_cannot_be_read_as_steps_are_asked_in_full() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
