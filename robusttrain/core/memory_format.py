@@ -50,7 +50,16 @@ def use_fastest_format(network: nn.Module) -> None:
 def use_plain_format(network: nn.Module) -> None:
     """Bring the weights of ``network`` back into the contiguous format, in place."""
     for parameter in network.parameters():
-        parameter.data = parameter.data.contiguous()
+        parameter.data = in_rows(parameter.data)
+
+
+def in_rows(tensor: Tensor) -> Tensor:
+    """The tensor in the contiguous format, strides and all.
+
+    One of a single channel is contiguous and channels_last at once, and only its strides tell a
+    convolution in which format to answer.
+    """
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)

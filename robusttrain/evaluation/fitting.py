@@ -13,6 +13,7 @@ from robusttrain.attacks.base import check_images
 from robusttrain.attacks.parts.threats import described, kept
 from robusttrain.attacks.parts.updates import MOMENTUM, STEEPEST, UpdateRule
 from robusttrain.core.errors import OptionError, UserError, first_line
+from robusttrain.core.memory_format import in_rows
 from robusttrain.core.parts import part
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Say
@@ -62,7 +63,7 @@ def check_copy(target: DefendedClassifier, images: Tensor, rng: Rng, say: Say) -
     bare = DefendedClassifier(None, target.classifier)
     short = dtype_of(target.classifier) in (torch.bfloat16, torch.float16)
     try:
-        expected = repeated(bare, images.contiguous(), rng)
+        expected = repeated(bare, in_rows(images), rng)
     except Exception as error:  # noqa: BLE001 - it may take only what the defense makes of an image
         say(f"the copy that attacks differentiate is not compared: {said(error)}")
         return

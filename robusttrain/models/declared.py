@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.core.errors import UserError
-from robusttrain.core.memory_format import use_plain_format
+from robusttrain.core.memory_format import in_rows, use_plain_format
 from robusttrain.core.rng import Rng
 from robusttrain.models.compiling import Compiled, called
 from robusttrain.models.outputs import logits_of
@@ -91,7 +91,7 @@ def output_of(
     own = dtype_of(model) or images.dtype
     images = images.to(own) if own != images.dtype else images.clone()
     if model in _in_rows:
-        return model(images.contiguous())
+        return model(in_rows(images))
     try:
         return (compiled or partial(called, model))(images)
     except RuntimeError as error:
@@ -101,7 +101,7 @@ def output_of(
     # of images and weights gives right answers.
     use_plain_format(model)
     _in_rows.add(model)
-    return model(images.contiguous())
+    return model(in_rows(images))
 
 
 def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:

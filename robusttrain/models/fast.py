@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from robusttrain.core.memory_format import use_fastest_format
+from robusttrain.core.memory_format import in_rows, use_fastest_format
 from robusttrain.core.rng import Rng
 from robusttrain.models.compiling import Compiled, wanted
 from robusttrain.models.copying import deep_copy
@@ -93,9 +93,9 @@ class FastModel(nn.Module):
         """Images (B, C, H, W) in [0, 1] to logits (B, K), differentiable twice; ``rng`` is for
         networks that take streams.
         """
-        layout = torch.preserve_format
-        if images.dim() == 4:  # who cannot be copied may read its images as they lie in memory
-            layout = torch.channels_last if self.copied else torch.contiguous_format
+        layout = torch.channels_last if images.dim() == 4 else torch.preserve_format
+        if not self.copied and images.dim() == 4:
+            images, layout = in_rows(images), torch.preserve_format  # it may read them as they lie
         compiled = self._compiled(images)
         if self.autocast:
             with torch.autocast(images.device.type, self.dtype):

@@ -256,3 +256,31 @@ def test_synchronised_batch_norm_folds_as_any_other(convnet, images):
     fast = fast_copy(synchronised)
     assert fast.folded == fast_copy(plain).folded == 2
     torch.testing.assert_close(fast(images()), plain(images()), rtol=1e-4, atol=1e-5)
+
+
+class Rows(nn.Module):
+    """Reads what a convolution gives as rows of pixels, as many networks for digits do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 3, padding=1)
+        self.classifier = nn.Linear(4 * 8 * 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.conv(x).view(len(x), -1))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_network_that_reads_rows_of_pixels(layout, channels, batch):
+    """An image of one channel is contiguous and channels_last at once, and a convolution answers in
+    the format that the strides of pixels and weights say.
+    """
+    torch.manual_seed(0)
+    model, x = Rows(channels).eval(), torch.rand(batch, channels, 8, 8)
+    expected, x = model(x), x.to(memory_format=layout).requires_grad_()
+    fast = fast_copy(model)
+    torch.testing.assert_close(fast(x), expected, rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(fast(x).sum(), x)
+    assert gradient.abs().sum() > 0
