@@ -249,6 +249,10 @@ class ImageData(LightningDataModule, ABC):
         """
         return _ready(self._train, "fit").origin()
 
+    def further(self) -> dict[str, Tensor]:
+        """`origin` of the images of ``add_extra``; empty where there are none."""
+        return {} if self._extra is None else self._extra[0].origin()
+
     def alone(self) -> ImageData:
         """The same data set without the additions of a recipe: no images of ``add_extra``, every
         batch once.

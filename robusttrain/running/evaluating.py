@@ -55,9 +55,9 @@ from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
+from robusttrain.running.made_from import digests, other_images
 from robusttrain.running.precision_of_g import refuse_auto
 from robusttrain.running.purifiers import folder_in, provide
-from robusttrain.running.resuming import digests, other_images
 from robusttrain.running.surrogate_training import train_surrogate
 from robusttrain.running.surrogates import Keeper, with_paths
 from robusttrain.storage.files import may_write

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.telling import Say, silence
 from robusttrain.data import ImageData
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.made_from import MADE_FROM, made_from, place
 from robusttrain.storage.files import hash_of_json
 from robusttrain.storage.locks import alone
 from robusttrain.storage.reading import read_torch
@@ -73,7 +75,7 @@ def provide_f_b(
     Raises:
         UserError: nothing kept, and ``train`` is False.
     """
-    for arguments, config, path in places(defense, data, preset, folder, seed, trainer):
+    for arguments, config, path in places(defense, data, preset, folder, seed, trainer, say):
         if not (train or path.is_file()):
             raise UserError("--defense: no weights for f_b: name them with --defense.weights FILE")
         with nullcontext() if path.is_file() else alone(path, "this f_b", say):
@@ -92,6 +94,7 @@ def places(
     folder: Path,
     seed: int,
     trainer: Mapping[str, Any],
+    say: Say = silence,
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], Path]]:
     """Every f_b in ``defense`` without weights: the transformation's arguments, how it is trained,
     where it is kept. Arguments as for `provide_f_b`.
@@ -116,7 +119,11 @@ def places(
             "seed": seed,
         }
         key = hash_of_json(about)[:8]
-        yield arguments, config, folder / f"{data.name}-{key}.safetensors"
+        usual = folder / f"{data.name}-{key}.safetensors"
+        path, why = place(usual, partial(made_from, data, arguments["model"]))
+        if why:
+            say(f"f_b: {why}")
+        yield arguments, config, path
 
 
 def _training(preset: str) -> dict[str, Any]:
@@ -216,5 +223,9 @@ def _train(
     save_tensors(
         training.model.classifier,
         path,
-        {"training": json.dumps(config), "metrics": json.dumps(metrics)},
+        {
+            "training": json.dumps(config),
+            "metrics": json.dumps(metrics),
+            MADE_FROM: json.dumps(made_from(data, model)),
+        },
     )

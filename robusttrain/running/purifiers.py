@@ -23,6 +23,7 @@ from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.models import NoisePredictor
 from robusttrain.running.alone import finished, fit
+from robusttrain.running.made_from import MADE_FROM, changed, made_from
 from robusttrain.storage.files import hash_of_json, may_write, writable
 from robusttrain.storage.weights import read_metadata, save_tensors
 from robusttrain.training import PurifierTraining
@@ -82,8 +83,10 @@ def train(
         The file.
     """
     depends = {key: settings["trainer"].get(key) for key in purifiers.DEPENDS}
+    origin = made_from(data, settings["purifier"]["network"])
     about = {
         "data": _identity(data),
+        MADE_FROM: origin,
         **settings["purifier"],
         "network": _spelt(settings["purifier"]["network"]),
         "trainer": {key: value for key, value in depends.items() if value is not None},
@@ -153,7 +156,7 @@ def provide(
         UserError: nothing kept, and ``trains`` is False.
     """
     for kind, arguments in without_weights(defense):
-        path = newest(kind, arguments["model"], data, folder)
+        path = newest(kind, arguments["model"], data, folder, say)
         if path is not None:
             say(f"{kind}: taking the newest network for these data, {path}")
         elif not trains:
@@ -198,14 +201,23 @@ def without_weights(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from without_weights(value)
 
 
-def newest(kind: str, network: dict[str, Any], data: ImageData, folder: Path) -> Path | None:
+def newest(
+    kind: str, network: dict[str, Any], data: ImageData, folder: Path, say: Say = silence
+) -> Path | None:
     """The newest file with this network, trained on these data; None if there is none."""
-    fitting = []
+    fitting = {}
     for path in folder.glob(f"{data.name}-{kind}-*.safetensors"):
         about = json.loads(read_metadata(path).get(ABOUT, "{}"))
         if (about.get("data"), about.get("network")) == (_identity(data), _spelt(network)):
-            fitting.append(path)
-    return max(fitting, key=lambda path: path.stat().st_mtime, default=None)
+            fitting[path] = about.get(MADE_FROM, {})
+    if not fitting:
+        return None
+    now = made_from(data, network)
+    for path in sorted(fitting, key=lambda path: path.stat().st_mtime, reverse=True):
+        if not (why := changed(fitting[path], now)):
+            return path
+        say(f"{kind}: {path} is not taken ({why})")
+    return None
 
 
 def _spelt(node: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from robusttrain.evaluation import check_classes
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.alone import finished, fit
+from robusttrain.running.made_from import MADE_FROM, made_from
 from robusttrain.running.surrogates import SEED, Keeper
 from robusttrain.storage.files import hash_of_json, may_write, writable, write_json
 from robusttrain.training import ReparameterizationTraining
@@ -118,7 +119,8 @@ def train(
                     measured.get(f"{split}_{name}", 0.0) + share * values.mean().item()
                 )
     measured = {name: round(value, 6) for name, value in measured.items()}
-    network.save(path, {"errors": json.dumps(measured)})
+    origin = made_from(data)
+    network.save(path, {"errors": json.dumps(measured), MADE_FROM: json.dumps(origin)})
     write_json({**settings, "seed": seed, "images": counts, **measured}, path.with_suffix(".json"))
     finished(unfinished)
     say(

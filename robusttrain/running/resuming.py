@@ -14,11 +14,11 @@ from robusttrain.config.trainer import PRECISIONS
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import flat
 from robusttrain.core.telling import Say, first_process
-from robusttrain.data import ImageData
 from robusttrain.evaluation.plan import PLACES
+from robusttrain.running.made_from import BESIDE, CODE, FILES, FURTHER, LABELS, ORIGIN, other_images
 from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
-from robusttrain.storage.files import hash_of_json, hash_of_tensors, writable
+from robusttrain.storage.files import writable
 from robusttrain.training.plan import Watching
 
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
@@ -27,10 +27,8 @@ LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
 #: Key of a checkpoint's recipe: how many processes shared each step.
 PROCESSES = "processes"
 
-#: Keys of a checkpoint's recipe: the names of its classes in the order of their numbers, and
-#: `digests` of what it was trained on.
-CLASSES, ORIGIN = "classes", "trained_on"
-LABELS = "their number, or their labels"
+#: Key of a checkpoint's recipe: the names of its classes in the order of their numbers.
+CLASSES = "classes"
 
 #: What `robusttrain.config.watching.watchers` takes where nobody names an attack.
 DEFAULTS = ["pgd-quick", "bpda-i-quick"]
@@ -233,7 +231,7 @@ def refuse_other_images(
     Args:
         resume: the checkpoint that it goes on from, if any.
         classes: of this run, in the order of their numbers.
-        origin: `digests` of its training images.
+        origin: `robusttrain.running.made_from.digests` of its training images.
         say: takes the line.
     """
     if resume is None:
@@ -257,26 +255,39 @@ def refuse_other_images(
     say(f"--ckpt_path {resume}: the training images have changed since ({changed}): {leak}")
 
 
-def digests(data: ImageData) -> dict[str, str]:
-    """What a checkpoint keeps of `ImageData.origin`; images are hashed in parts, since a hash takes
-    a contiguous copy.
-    """
-    return {
-        name: hash_of_json([hash_of_tensors({"": part}) for part in values.split(4096)])
-        for name, values in data.origin().items()
-    }
+def refuse_other_besides(resume: Path | None, now: Mapping[str, Any], say: Say) -> None:
+    """Raise UserError if a run goes on with other weights in the files that its objective names, or
+    with other further images. Of other pixels in them, and of code of the user's own that was
+    edited, a line is said.
 
-
-def other_images(recipe: Mapping[str, Any], origin: Mapping[str, str]) -> str:
-    """What differs between the images that a checkpoint was trained on and these, in words; empty
-    where nothing does, or nobody knows.
+    Args:
+        resume: the checkpoint that it goes on from, if any.
+        now: `robusttrain.running.made_from.besides` of this run.
+        say: takes the line.
     """
-    before = recipe.get(ORIGIN)
-    if not isinstance(before, Mapping):
-        return ""
-    words = {"labels": LABELS, "files": "names or lengths of files", "pixels": "their content"}
-    known = (key for key in words if key in before and key in origin)
-    return next((words[key] for key in known if before[key] != origin[key]), "")
+    before = None if resume is None else read_recipe(resume).get(BESIDE)
+    if not isinstance(before, Mapping):  # of an earlier version, which did not tell
+        return
+    fix = "put back what was there, or start a new run without --ckpt_path"
+    for path, content in (before.get(FILES) or {}).items():
+        if path in now[FILES] and now[FILES][path] != content:
+            raise UserError(
+                f"--ckpt_path {resume}: {path}, which --training.objective names, has another"
+                f" content than when that run began: {fix}"
+            )
+    further = other_images({ORIGIN: before.get(FURTHER)}, now[FURTHER])
+    if further == LABELS:
+        raise UserError(
+            f"--ckpt_path {resume}: the images of --extra.root have changed since ({further}):"
+            f" {fix}"
+        )
+    if further:
+        say(f"--ckpt_path {resume}: the images of --extra.root have changed since ({further})")
+    if before.get(CODE, "") != now[CODE]:
+        say(
+            f"--ckpt_path {resume}: code of your own that this run names was edited since it began:"
+            " its epochs are not all of the same code"
+        )
 
 
 def counted(processes: int) -> str:
@@ -341,7 +352,7 @@ def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     recipe = {
         key: value
         for key, value in recipe.items()
-        if key not in ("plan", CLASSES, ORIGIN, PROCESSES)
+        if key not in ("plan", CLASSES, ORIGIN, BESIDE, PROCESSES)
     }
     arguments = {
         key: value for key, value in (data.get("init_args") or {}).items() if key not in PLACES

@@ -9,6 +9,7 @@ one, finds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
 from robusttrain.defenses import AdversarialTransform, Chain, Defense, Denoiser, Diffusion, Vote
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.made_from import made_from, place
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
@@ -118,7 +120,11 @@ class Keeper:
             telling: who listens.
         """
         recipes = {name: self.recipe(name, epochs) for name in names}
-        paths = {name: self.path(name, recipe) for name, recipe in recipes.items()}
+        paths = {}
+        for name, recipe in recipes.items():
+            paths[name], why = place(self.path(name, recipe), partial(made_from, self.data))
+            if why:
+                telling.say(f"surrogate {name}: {why}")
         missing = [name for name, path in paths.items() if not path.is_file()]
         for name in names:
             if name not in missing:

@@ -34,16 +34,16 @@ from robusttrain.running.f_b import (
     refuse_other_f_b,
     training_of,
 )
+from robusttrain.running.made_from import BESIDE, ORIGIN, besides, digests, own_code
 from robusttrain.running.precision_of_g import is_open, settle
 from robusttrain.running.purifiers import folder_in, newest, provide, without_weights
 from robusttrain.running.resuming import (
     CLASSES,
     LENGTH,
-    ORIGIN,
     PROCESSES,
     claimed,
-    digests,
     placed,
+    refuse_other_besides,
     refuse_other_images,
     refuse_other_processes,
 )
@@ -208,6 +208,9 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     job.data.setup("fit")
     origin = digests(job.data)
     refuse_other_images(place.resume, job.data.class_names, origin, say)
+    code = own_code(job.model, job.defense, job.settings, plan.data)
+    beside = besides(code, job.settings["objective"], job.data)
+    refuse_other_besides(place.resume, beside, say)
     job.data.trainer = trainer  # whose processes share the batches
     check_on_data(job, first_look, sources, trainer, say)
     batches, _, total = planned(len(job.data.train_dataloader()), trainer)
@@ -247,6 +250,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         **recipe,
         CLASSES: job.data.class_names,
         ORIGIN: origin,
+        BESIDE: beside,
         "plan": plan.to_json(),
         PROCESSES: trainer.world_size,
     }

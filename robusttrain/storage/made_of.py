@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import _lru_cache_wrapper, partial
 from pathlib import Path
@@ -62,6 +62,15 @@ def code_in(value: Any) -> str:
     """
     found = "".join(_own_in(value, set()))
     return _short(found) if found else ""
+
+
+def code_of(makers: Iterable[Callable[..., Any]]) -> str:
+    """Sixteen hexadecimal digits that differ where the user's own code of some classes, or of
+    functions that make modules, does; "" where all are of libraries.
+    """
+    seen: set[int] = set()
+    own = [each for each in makers if _is_module_of_theirs(each.__module__)]
+    return _short("".join(_told(each, seen, ()) for each in own)) if own else ""
 
 
 def modules_in(value: Any) -> list[nn.Module]:

@@ -1,14 +1,17 @@
 """An f_b that was trained is taken again for the same task, and for no other."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from robusttrain.core.errors import UserError
 from robusttrain.data import Digits, ImageFolder
-from robusttrain.running import f_b
+from robusttrain.running import f_b, made_from
+from robusttrain.storage.weights import save_tensors
 
 MODEL = {
     "class_path": "robusttrain.models.VGGSmall",
@@ -30,8 +33,8 @@ def provide(monkeypatch, tmp_path):
 
     def train(model, data, config, trainer, seed, path, say):
         trained.append(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        said = {made_from.MADE_FROM: json.dumps(made_from.made_from(data, model))}
+        save_tensors({}, path, said)
 
     monkeypatch.setattr(f_b, "_train", train)
 
@@ -124,6 +127,56 @@ def test_other_images_train_another_f_b(provide, tmp_path):
     assert provide(transform(), folder_of_images(tmp_path / "one")) == 1
     assert provide(transform(), folder_of_images(tmp_path / "two")) == 2
     assert provide(transform(), ImageFolder(str(tmp_path / "two"))) == 2
+
+
+def test_other_pictures_under_the_same_names_train_another_f_b(provide, tmp_path):
+    """And those of before find theirs again."""
+    picture, said, weights = tmp_path / "train" / "a" / "0.png", [], []
+
+    def ask(expected, **options):
+        defense = transform()
+        data = ImageFolder(str(tmp_path))
+        assert provide(defense, data, say=said.append, **options) == expected
+        weights.append(defense["init_args"].get("weights"))
+
+    folder_of_images(tmp_path)
+    before = picture.read_bytes()
+    ask(1)
+    Image.new("RGB", (16, 16), "red").save(picture)
+    with pytest.raises(UserError, match="--defense.weights FILE"):
+        ask(1, train=False)
+    assert "is not taken (the training images have changed since: " in said[-1]
+    ask(2)
+    ask(2)
+    (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "b" / "1.png")
+    Image.new("RGB", (16, 16)).save(picture)
+    ask(3)
+    assert "(the training images have changed since: their number, or their labels)" in said[-2]
+    (tmp_path / "train" / "b" / "1.png").unlink()
+    picture.write_bytes(before)
+    ask(3)
+    assert weights[0] == weights[-1]
+    assert len({*weights}) == 3
+
+
+def test_an_f_b_that_does_not_say_of_which_images_it_is_is_taken(provide, tmp_path):
+    """One of an earlier version; and one whose training images are not on this machine."""
+    data, defense = folder_of_images(tmp_path), transform()
+    assert provide(defense, data) == 1
+    (tmp_path / "train").rename(tmp_path / "away")
+    assert provide(transform(), ImageFolder(str(tmp_path)), train=False) == 1
+    (tmp_path / "away").rename(tmp_path / "train")
+    save_tensors({}, Path(defense["init_args"]["weights"]))
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "train" / "a" / "0.png")
+    assert provide(transform(), ImageFolder(str(tmp_path))) == 1
+
+
+def test_other_code_of_its_network_trains_another_f_b(provide, monkeypatch):
+    assert provide(transform(), Digits()) == 1
+    monkeypatch.setattr(made_from, "own_code", lambda *nodes: "edited")
+    said = []
+    assert provide(transform(), Digits(), say=said.append) == 2
+    assert "is not taken (code of its network has changed since)" in said[0]
 
 
 def test_every_transformation_of_a_chain_is_provided_for_and_given_weights_are_left_alone(provide):
