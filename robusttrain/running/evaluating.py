@@ -55,7 +55,7 @@ from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
 from robusttrain.running.f_b import provide_f_b
-from robusttrain.running.made_from import digests, other_images
+from robusttrain.running.made_from import digests, edited, other_images
 from robusttrain.running.precision_of_g import refuse_auto
 from robusttrain.running.purifiers import folder_in, provide
 from robusttrain.running.surrogate_training import train_surrogate
@@ -284,6 +284,8 @@ def build_parts(plan: EvaluationPlan, say: Say) -> tuple[DefendedClassifier, str
     data.prepare_data()
     data.setup("test")
     tell_unless_held_out(plan, data)
+    if plan.checkpoint is not None and edited(plan.checkpoint, target.classifier):
+        note(data.notes, f"the code of {name}'s network was edited since its training")
     return target, name, data
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from robusttrain.config.build import is_node
 from robusttrain.config.checkpoints import read_recipe
@@ -31,7 +31,7 @@ ORIGIN = "trained_on"
 LABELS = "their number, or their labels"
 #: Key of a checkpoint's recipe: `besides`, and the names in that.
 BESIDE = "beside"
-CODE, FILES, FURTHER = "code", "files", "further"
+CODE, FILES, FURTHER, NETWORK = "code", "files", "further", "network"
 
 
 def digests(data: ImageData) -> dict[str, str]:
@@ -60,16 +60,33 @@ def other_images(recipe: Mapping[str, Any], origin: Mapping[str, str]) -> str:
     return next((words[key] for key in known if before[key] != origin[key]), "")
 
 
-def besides(code: str, options: Any, data: ImageData) -> dict[str, Any]:
+def besides(code: str, network: nn.Module, options: Any, data: ImageData) -> dict[str, Any]:
     """What a run rests on that neither its options nor its own images say.
 
     Args:
         code: fingerprint of the user's own (`own_code`).
+        network: f_a, as it was built.
         options: of its objective. Files that they name are known by their content.
         data: with the images of ``--extra.root``, if there are any.
     """
     files = {path: hash_of_file(Path(path)) for path in sorted({*_files(options)})}
-    return {CODE: code, FILES: files, FURTHER: _hashed(data.further())}
+    further = _hashed(data.further())
+    return {CODE: code, NETWORK: code_of_parts(network), FILES: files, FURTHER: further}
+
+
+def code_of_parts(network: nn.Module) -> str:
+    """`code_of` the classes of a network and of its parts."""
+    kinds = {type(part) for part in network.modules()}
+    return code_of(sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)))
+
+
+def edited(checkpoint: str | Path, network: nn.Module) -> bool:
+    """Whether the code of a checkpoint's network was edited since its training; no where the
+    checkpoint does not say.
+    """
+    before = read_recipe(checkpoint).get(BESIDE)
+    known = before.get(NETWORK) if isinstance(before, Mapping) else None
+    return known is not None and known != code_of_parts(network)
 
 
 def _files(value: Any) -> Iterator[str]:

@@ -209,7 +209,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     origin = digests(job.data)
     refuse_other_images(place.resume, job.data.class_names, origin, say)
     code = own_code(job.model, job.defense, job.settings, plan.data)
-    beside = besides(code, job.settings["objective"], job.data)
+    beside = besides(code, target.classifier, job.settings["objective"], job.data)
     refuse_other_besides(place.resume, beside, say)
     job.data.trainer = trainer  # whose processes share the batches
     check_on_data(job, first_look, sources, trainer, say)

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from robusttrain.config import classes
+from robusttrain.config.build import build
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT
 from robusttrain.data import Digits, ImageFolder
-from robusttrain.models import VGGSmall
+from robusttrain.models import MLP, VGGSmall
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running import purifiers
 from robusttrain.running.made_from import (
@@ -21,6 +22,7 @@ from robusttrain.running.made_from import (
     ORIGIN,
     besides,
     digests,
+    edited,
     made_from,
     own_code,
 )
@@ -100,19 +102,28 @@ def test_a_purifier_of_other_images_is_not_taken(tmp_path):
 
 
 def load(file, text):
-    """The fingerprint of a network in a file, as in a process that reads the file now."""
+    """The fingerprint of a network in a file, and the network, as in a process that reads the file
+    now.
+    """
     file.write_text(text)
     for name in [name for name, path in classes._files.items() if path == file.resolve()]:
         del classes._files[name], sys.modules[name]
-    return own_code({"class_path": "robusttrain.models.MLP"}, [{"class_path": f"{file}:Mine"}])
+    node = {"class_path": f"{file}:Mine"}
+    return own_code({"class_path": "robusttrain.models.MLP"}, [node]), build(node, "model")
 
 
 def test_code_of_a_file_is_told_apart(tmp_path):
     text = "from torch import nn\n\n\nclass Mine(nn.Module):\n    scale = 1\n"
     file = tmp_path / "made_from_mine.py"
-    one = load(file, text)
-    assert one == load(file, text) != ""
-    assert load(file, text.replace("1", "2")) != one
+    one, network = load(file, text)
+    kept = checkpoint(tmp_path / "a.ckpt", **{BESIDE: besides(one, network, {}, Digits())})
+    older = checkpoint(tmp_path / "b.ckpt")
+    for changed in (False, True):
+        other, network = load(file, text.replace("1", "2") if changed else text)
+        assert (other != one) == changed
+        assert edited(kept, network) == changed
+        assert not edited(older, network)
+    assert one != ""
     assert own_code({"class_path": "robusttrain.models.MLP"}, None) == ""
 
 
@@ -133,19 +144,19 @@ def test_a_run_does_not_go_on_with_other_files(goes_on, tmp_path):
     file = tmp_path / "static.ckpt"
     options = {"init_args": {"models": [str(file)], "attack": {"steps": 3}, "trust": ["a\0"]}}
     file.write_text("one")
-    before = besides("", options, Digits())
+    before = besides("", MLP(), options, Digits())
     assert goes_on(before, before) == []
     assert goes_on(None, before) == []
     file.write_text("two")
     with pytest.raises(UserError, match="static.ckpt, which --training.objective names, has ano"):
-        goes_on(before, besides("", options, Digits()))
+        goes_on(before, besides("", MLP(), options, Digits()))
 
 
 def test_a_run_does_not_go_on_with_other_further_images(goes_on, tmp_path):
     def now(colour="black"):
         own, extra = pictures(tmp_path / "own"), pictures(tmp_path / "extra", colour)
         own.add_extra(extra, 0.5)
-        return besides("", {}, own)
+        return besides("", MLP(), {}, own)
 
     before = now()
     assert goes_on(before, now()) == []
@@ -160,6 +171,6 @@ def test_a_run_does_not_go_on_with_other_further_images(goes_on, tmp_path):
 
 
 def test_edited_code_is_told(goes_on):
-    before = besides("1234", {}, Digits())
-    (line,) = goes_on(before, besides("5678", {}, Digits()))
+    before = besides("1234", MLP(), {}, Digits())
+    (line,) = goes_on(before, besides("5678", MLP(), {}, Digits()))
     assert "code of your own that this run names was edited since it began" in line
