@@ -120,7 +120,7 @@ def places(
         }
         key = hash_of_json(about)[:8]
         usual = folder / f"{data.name}-{key}.safetensors"
-        path, why = place(usual, partial(made_from, data, arguments["model"]))
+        path, why = place(usual, partial(made_from, data, arguments["model"], config))
         if why:
             say(f"f_b: {why}")
         yield arguments, config, path
@@ -226,6 +226,6 @@ def _train(
         {
             "training": json.dumps(config),
             "metrics": json.dumps(metrics),
-            MADE_FROM: json.dumps(made_from(data, model)),
+            MADE_FROM: json.dumps(made_from(data, model, config)),
         },
     )

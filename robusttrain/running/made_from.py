@@ -31,7 +31,7 @@ ORIGIN = "trained_on"
 LABELS = "their number, or their labels"
 #: Key of a checkpoint's recipe: `besides`, and the names in that.
 BESIDE = "beside"
-CODE, FILES, FURTHER, NETWORK = "code", "files", "further", "network"
+CODE, FILES, FURTHER, NETWORK = "code", "named_files", "further", "network"
 
 
 def digests(data: ImageData) -> dict[str, str]:
@@ -69,9 +69,17 @@ def besides(code: str, network: nn.Module, options: Any, data: ImageData) -> dic
         options: of its objective. Files that they name are known by their content.
         data: with the images of ``--extra.root``, if there are any.
     """
-    files = {path: hash_of_file(Path(path)) for path in sorted({*_files(options)})}
-    further = _hashed(data.further())
-    return {CODE: code, NETWORK: code_of_parts(network), FILES: files, FURTHER: further}
+    return {
+        CODE: code,
+        NETWORK: code_of_parts(network),
+        FILES: _hashes(options),
+        FURTHER: _hashed(data.further()),
+    }
+
+
+def _hashes(value: Any) -> dict[str, str]:
+    """The hash of each file that a text under a value names, by its path."""
+    return {path: hash_of_file(Path(path)) for path in sorted({*_files(value)})}
 
 
 def code_of_parts(network: nn.Module) -> str:
@@ -121,9 +129,11 @@ def made_from(data: ImageData, *nodes: Any) -> dict[str, str]:
 
     Args:
         data: set up or not; left as they are. Nothing is known of images that are not there.
-        nodes: of what is trained.
+        nodes: of what is trained, and of how. Files that they name are known by their content.
     """
-    return {**_images(data), CODE: own_code(*nodes)}
+    files = _hashes(nodes)
+    named = {FILES: hash_of_json(files)} if files else {}
+    return {**_images(data), CODE: own_code(*nodes), **named}
 
 
 def _images(data: ImageData) -> dict[str, str]:
@@ -155,9 +165,9 @@ def changed(said: Mapping[str, Any], now: Mapping[str, str]) -> str:
     """What has changed since, in words; empty where nothing has, or nobody knows."""
     if images := other_images({ORIGIN: said}, now):
         return f"the training images have changed since: {images}"
-    if CODE in said and said[CODE] != now.get(CODE, said[CODE]):
-        return "code of its network has changed since"
-    return ""
+    words = {CODE: "its code has changed since", FILES: "a file that its options name has changed"}
+    known = (key for key in words if key in said and key in now)
+    return next((words[key] for key in known if said[key] != now[key]), "")
 
 
 def place(path: Path, now: Callable[[], dict[str, str]]) -> tuple[Path, str]:

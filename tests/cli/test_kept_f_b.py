@@ -33,7 +33,7 @@ def provide(monkeypatch, tmp_path):
 
     def train(model, data, config, trainer, seed, path, say):
         trained.append(path)
-        said = {made_from.MADE_FROM: json.dumps(made_from.made_from(data, model))}
+        said = {made_from.MADE_FROM: json.dumps(made_from.made_from(data, model, config))}
         save_tensors({}, path, said)
 
     monkeypatch.setattr(f_b, "_train", train)
@@ -171,12 +171,29 @@ def test_an_f_b_that_does_not_say_of_which_images_it_is_is_taken(provide, tmp_pa
     assert provide(transform(), ImageFolder(str(tmp_path))) == 1
 
 
-def test_other_code_of_its_network_trains_another_f_b(provide, monkeypatch):
+def test_other_code_trains_another_f_b(provide, monkeypatch):
     assert provide(transform(), Digits()) == 1
     monkeypatch.setattr(made_from, "own_code", lambda *nodes: "edited")
     said = []
     assert provide(transform(), Digits(), say=said.append) == 2
-    assert "is not taken (code of its network has changed since)" in said[0]
+    assert "is not taken (its code has changed since)" in said[0]
+
+
+def test_another_file_under_the_same_name_trains_another_f_b(provide, tmp_path):
+    """Its network may begin with weights of somebody's."""
+    file, said = tmp_path / "start.pth", []
+    file.write_text("one")
+
+    def ask():
+        defense = transform()
+        arguments = {**MODEL["init_args"], "weights": str(file)}
+        defense["init_args"]["model"] = {**MODEL, "init_args": arguments}
+        return provide(defense, Digits(), say=said.append)
+
+    assert ask() == ask() == 1
+    file.write_text("two")
+    assert ask() == 2
+    assert any("(a file that its options name has changed)" in line for line in said)
 
 
 def test_every_transformation_of_a_chain_is_provided_for_and_given_weights_are_left_alone(provide):
