@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -30,7 +30,7 @@ from robusttrain.models.copying import deep_copy
 from robusttrain.models.declared import dtype_of, output_of, takes_streams
 from robusttrain.models.nearby import Memory, remembered
 from robusttrain.models.outputs import tensor_of
-from robusttrain.models.reach import hooked
+from robusttrain.models.reach import Tracer, hooked
 
 logger = logging.getLogger(__name__)
 
@@ -292,7 +292,7 @@ def _pairs(scratch: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
     ]
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     """Follows a forward pass down to the layers that can be folded, timm's own among them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -9,6 +9,7 @@ network, and `Span` says which rows, or columns, of a layer's output a change ca
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -151,7 +152,32 @@ _FUNCTIONS: tuple[Any, ...] = (F.relu, torch.relu, F.silu, F.gelu, torch.tanh, t
 _SUMS = (operator.add, operator.iadd, torch.add)
 
 
-class _Tracer(fx.Tracer):
+#: fx replaces, for all threads, how modules are called: two at once would never undo it.
+_following = threading.RLock()
+
+
+class Tracer(fx.Tracer):
+    """Follows a forward pass of its own thread, while others call any modules as ever."""
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        with _following:
+            self._thread = threading.get_ident()
+            return super().trace(root, concrete_args)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+class _Tracer(Tracer):
     """Follows a forward pass down to the layers that `_of_module` knows."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

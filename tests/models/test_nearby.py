@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -364,6 +365,31 @@ def test_reading_a_network_leaves_it_as_it_was() -> None:
     assert steps is not None
     assert vars(network) == before
     assert steps.module.conv.weight is network.conv.weight
+
+
+class Meanwhile(nn.Module):
+    """Another thread asks another network, and looks at the weights of this one, in each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        network = build("vgg")
+
+        def ask() -> tuple[Any, Any]:
+            return network(torch.ones(1, 3, 32, 32)), self.conv.weight
+
+        with ThreadPoolExecutor(1) as pool:
+            kinds = {isinstance(each, Tensor) for each in pool.submit(ask).result()}
+        assert kinds == {True}
+        return self.norm(self.conv(images)).amax(dim=(2, 3))
+
+
+def test_reading_a_network_leaves_other_threads_alone() -> None:
+    network = Meanwhile().eval()
+    assert traced(network) is not None
+    assert fast_copy(network, example=torch.rand(2, 3, 8, 8)).folded == 1
 
 
 @pytest.mark.usefixtures("eager")
