@@ -7,7 +7,8 @@ from where that is most of a layer. It compares pixels to see what changed, so n
 and points that changed everywhere are answered as ever.
 
 The answers are those of the network up to rounding. The first one to a change of each size, and
-every 200th, is compared with it; a network that answers otherwise is asked in full from then on.
+every 200th, is compared with it; a network that answers otherwise, or whose steps fail on what was
+cut, is asked in full from then on.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class Traced:
 
 def traced(network: nn.Module) -> Traced | None:
     """A network in evaluation mode as a list of steps; None if it cannot be read as one, none of
-    its steps is a window, or a hook looks at more than a step.
+    its steps is a window, a hook looks at more than a step, or `_reads_written`.
 
     Whoever runs the steps has to compare them with the network: reading follows one way through
     its code, for images of any shape. The steps share the network's weights.
@@ -250,7 +250,49 @@ def traced(network: nn.Module) -> Traced | None:
                 layers[node] = layer
                 local.add(node)
     some = any(isinstance(layer, Window) for layer in layers.values())
-    return Traced(module, layers) if some else None
+    return Traced(module, layers) if some and not _reads_written(module) else None
+
+
+def _reads_written(module: fx.GraphModule) -> bool:
+    """Whether a step reads a tensor that an earlier one, which is not its own, wrote to in place.
+
+    Steps in part write to nothing: what such a step reads would be as it was before. Where that is
+    seldom another value (a bound that few reach), no comparison would show it.
+    """
+    order = {node: number for number, node in enumerate(module.graph.nodes)}
+    same: dict[fx.Node, list[fx.Node]] = {}  # steps that give one tensor, by each of them
+    for node in module.graph.nodes:
+        first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        writes = _writes(module, node)
+        if first is None or not (writes or _hands_on(module, node)):
+            same[node] = [node]
+            continue
+        if writes:
+            readers = {user for each in same[first] for user in each.users}
+            if any(order[user] > order[node] for user in readers):
+                return True
+        same[node] = same[first]
+        same[node].append(node)
+    return False
+
+
+def _writes(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a step writes to its first tensor."""
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        name = str(node.target)
+        return name.endswith("_") and not name.endswith("__")
+    if node.op != "call_function":
+        return False
+    # An in-place operator, y += z, is read as one that makes a new tensor: any sum tells.
+    return getattr(node.target, "__name__", "").endswith("_") or bool(node.kwargs.get("inplace"))
+
+
+def _hands_on(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a step gives the tensor that it takes."""
+    called = node.op == "call_module"
+    return called and type(module.get_submodule(str(node.target))) in _NOTHING
 
 
 def hooked(module: nn.Module) -> bool:

@@ -367,6 +367,32 @@ def test_reading_a_network_leaves_it_as_it_was() -> None:
     assert steps.module.conv.weight is network.conv.weight
 
 
+class Bounded(nn.Module):
+    """Reads again what was written to in place, which seldom makes a difference."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.conv, self.way, self.same = nn.Conv2d(3, 4, 3, padding=1), way, nn.Identity()
+        self.bound = nn.Hardtanh(-1e6, 2.0, inplace=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv(images)
+        if self.way == "layer":
+            y = self.bound(x)
+        elif self.way == "behind nothing":
+            y = self.bound(self.same(x))
+        elif self.way == "function":
+            y = F.hardtanh(x, -1e6, 2.0, inplace=True)
+        else:
+            y = x.clamp_(max=2.0)
+        return (x + self.same(y) if self.way != "not again" else y).amax(dim=(2, 3))
+
+
+@pytest.mark.parametrize("way", ["layer", "behind nothing", "function", "method", "not again"])
+def test_networks_that_read_what_they_wrote_to_are_asked_in_full(way: str) -> None:
+    assert (traced(Bounded(way).eval()) is not None) == (way == "not again")
+
+
 class Meanwhile(nn.Module):
     """Another thread asks another network, and looks at the weights of this one, in each pass."""
 
