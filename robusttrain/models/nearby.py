@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of what is kept of a network's layers, at most.
 MEMORY = 2**29
-#: Answers that differ by no more than this share of the largest logit are the same.
+#: Answers that differ by no more than this share of an image's largest logit are the same.
 SAME = 1e-4
 #: Of so many answers in part, to changes of one size, the first is compared with the network.
 OFTEN = 200
@@ -396,10 +396,14 @@ def window(points: Tensor, others: Tensor) -> tuple[int, tuple[Tensor, Tensor]]:
 
 
 def same(logits: Tensor, others: Tensor) -> bool:
-    """Whether two answers differ by rounding alone."""
+    """Whether two answers differ by rounding alone, for each image."""
     if logits.shape != others.shape:
         return False
-    return bool((logits - others).abs().max() <= SAME * others.abs().max())
+    # Each by its own largest logit: one sure image would hide what is wrong with another.
+    off, largest = (
+        (each.abs().reshape(len(each), -1).amax(dim=1)) for each in (logits - others, others)
+    )
+    return bool((off <= SAME * largest).all())
 
 
 class Memory:

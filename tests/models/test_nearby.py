@@ -252,6 +252,18 @@ def test_who_asks_in_another_way_is_answered_in_full(asked: str, parts: list[int
     assert len(parts) == 1
 
 
+def test_one_sure_image_does_not_hide_another() -> None:
+    logits = torch.tensor([[1e6, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    off = torch.zeros(3, 2)
+    assert nearby.same(logits + off, logits)
+    off[1, 1] = 1e-6
+    assert nearby.same(logits + off, logits)
+    off[1, 1] = 1e-2
+    assert not nearby.same(logits + off, logits)
+    assert not nearby.same(logits * torch.nan, logits)
+    assert nearby.same(logits[:, 0], logits[:, 0])
+
+
 def test_what_would_not_fit_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, eager: None, parts: list[int]
 ) -> None:
