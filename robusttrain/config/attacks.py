@@ -85,6 +85,7 @@ def split_attacks(
     )
     for option, value in taken:
         if option == "--attack":
+            presets.refuse_key("attack", value, option)
             names.append(value)
         elif option == "--suite":
             names.extend(suite(value))

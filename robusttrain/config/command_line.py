@@ -340,6 +340,8 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
         hint = (
             f"; did you mean {'' if class_path else '--'}{near[0]}?"
             if near
+            else "; an option takes one value, and is given again for each further one"
+            if re.search(r"unrecognized arguments?: [^\s-]", message)
             else "; --help lists the options"
         )
     reason = re.sub(r"^(unrecognized arguments?: [^\s=]+)=", r"\1 ", reason)

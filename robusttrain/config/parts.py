@@ -84,6 +84,7 @@ def content(kind: str, value: Any, option: str) -> dict[str, Any]:
     if isinstance(value, str):
         if not from_elsewhere(kind, value) and not is_class_path(value):
             return presets.read(kind, value, option)
+        presets.refuse_key(kind, value, option)
         try:
             node = node_of(kind, value)
         except UserError as error:

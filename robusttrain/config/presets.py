@@ -12,7 +12,9 @@ whole; nobody else sees the key.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,32 @@ def named(kind: str, name: str) -> Path | None:
     return None
 
 
+def refuse_key(kind: str, name: str, option: str) -> None:
+    """Raise UserError, with the right form, if a name is that of a preset and of a value inside
+    it: ``--attack pgd.steps``, which would be taken for a class, and what follows for nothing.
+
+    Args:
+        kind: of the preset.
+        name: what was given in place of a preset's name.
+        option: what the user typed.
+    """
+    preset, _, key = name.partition(".")
+    if (
+        kind == "training"  # a value may be its objective's
+        or name.endswith((".yaml", ".yml"))
+        or not re.fullmatch(r"[a-z]\w*(\.\w+)*", key)
+        or named(kind, name)
+        or not named(kind, preset)
+        or importlib.util.find_spec(preset) is not None  # --model torchvision.models.resnet18
+    ):
+        return
+    meant = {"attack": f"{option}.{name}", "suite": f"--{key}"}.get(kind, f"{option}.{key}")
+    raise UserError(
+        f"{option} {name}: no such preset; to change {key} of {preset}: {option} {preset} {meant}"
+        " VALUE"
+    )
+
+
 def find(kind: str, name: str, option: str | None = None) -> Path:
     """The file of a preset's name, or of a path to a YAML file; ``option`` is what the user typed,
     if not --kind.
@@ -92,6 +120,7 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
         UserError: there is none; the nearest names are suggested.
     """
     option = option or f"--{kind}"
+    refuse_key(kind, name, option)
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise UserError(f"{option} {name}: no such file")

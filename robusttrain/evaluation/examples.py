@@ -16,7 +16,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.scoring import top_classes
 from robusttrain.storage.files import parsed
-from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
+from robusttrain.storage.weights import read_own, save_tensors
 
 #: How many are shown.
 MOST = 24
@@ -61,9 +61,9 @@ class Examples:
         Raises:
             UserError: no such file, or another one.
         """
-        columns = read_tensors(path)
+        columns, metadata = read_own(path)
         try:
-            names = parsed(read_metadata(path)["attacks"])
+            names = parsed(metadata["attacks"])
             examples = Examples(**columns)
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{Path(path)}: holds no examples of an evaluation") from error

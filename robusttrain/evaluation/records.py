@@ -16,7 +16,7 @@ from torch import Tensor
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.scoring import worst_case
 from robusttrain.storage.files import parsed
-from robusttrain.storage.weights import read_metadata, read_tensors, save_tensors
+from robusttrain.storage.weights import read_own, save_tensors
 
 #: The rows of the images as they are, before any attack.
 CLEAN = "clean"
@@ -198,10 +198,10 @@ class Records:
         Raises:
             UserError: there is no such file, or it holds no records.
         """
-        columns = read_tensors(path)
+        columns, metadata = read_own(path)
         expected = {each.name for each in fields(Rows)} - {"images", "broken"} | {"attack"}
         try:
-            names = parsed(read_metadata(path)["attacks"])
+            names = parsed(metadata["attacks"])
         except (KeyError, ValueError):
             names = None
         if not isinstance(names, list) or columns.keys() != expected:

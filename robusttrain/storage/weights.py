@@ -37,6 +37,22 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return tensors
 
 
+def read_own(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file that a run of this package left, and the text beside them.
+
+    Raises:
+        FileError: there is no such file, or it is damaged. Nobody else has it, so there is nowhere
+            to fetch it again: it has to be made again.
+    """
+    path = Path(path)
+    try:
+        return read_tensors(path), read_metadata(path)
+    except FileError as error:
+        if not path.is_file():
+            raise
+        raise FileError(path, "is damaged, or another file: evaluate again") from error
+
+
 def described(content: object) -> str:
     """The content of a file, in a few words."""
     if isinstance(content, dict):

@@ -1,13 +1,15 @@
 """The audit names every defect of the corpus, and accuses none of the sound evaluations."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
+from robusttrain.attacks import Linf
 from robusttrain.evaluation import Records
-from robusttrain.evaluation.audit import Audit, Finding, audit_lines
+from robusttrain.evaluation.audit import Audit, Finding, audit_lines, report
 
 from .blind import BLIND_SOUND, BLIND_WRONG
 from .corpus import ANY, IMAGES, SOUND, WRONG, audited, evaluation, pgd
@@ -71,8 +73,6 @@ def test_one_seed_one_audit():
 
 
 def test_a_check_that_cannot_be_made_says_so_and_the_others_go_on(monkeypatch):
-    from robusttrain.evaluation.audit import report
-
     def broken_check(subject):
         raise RuntimeError("no such thing\nand more")
 
@@ -102,6 +102,19 @@ def test_too_few_images_are_told():
     audit = Audit(engine, 3)
     audit.before(batch[0], (batch[1] + 1) % 10, batch[2])  # none of them is right
     assert audit.verdict == "weak: sample"
+
+
+@pytest.mark.parametrize(("epsilon", "audited"), [(0.0, False), (0.001, True)])
+def test_without_a_radius_nothing_is_sound(epsilon, audited):
+    data = digits()
+    engine = evaluation(plain(), replace(pgd(steps=1), threat=Linf(epsilon)))
+    audit = Audit(engine, IMAGES)
+    batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
+    audit.before(*batch)
+    audit.after(Records.merged([engine.run(*batch)[0]]))
+    reasons = {each.measured for each in audit.findings if each.severity == "not run"}
+    assert (report.NO_ROOM in reasons) is not audited
+    assert (audit.verdict == report.NO_CHECK) is not audited
 
 
 def test_the_sample_shrinks_where_attacks_are_long_and_images_few():

@@ -361,6 +361,17 @@ EVALUATE = [
     ),
     ([*NETWORK, "--attack", "pgd", "--attack.steps", "null"], "pgd.steps = None: must be a whole"),
     (
+        [*NETWORK, "--attack", "pgd", "--attack", "pgd.steps", "3"],
+        "pgd.steps: no such preset; to change steps of pgd: --attack pgd --attack.pgd.steps VALUE",
+    ),
+    (["--attack", "bpda-i.steps", "3"], "--attack bpda-i --attack.bpda-i.steps VALUE"),
+    (
+        ["--model", "resnet_small", "--defense", "noise.sigma", "0.1"],
+        "to change sigma of noise: --defense noise --defense.sigma VALUE",
+    ),
+    (["--suite", "worst-case.images", "3"], "--suite worst-case --images VALUE"),
+    ([*NETWORK, "--attack", "pgd", "square"], "arguments: square; an option takes one value, and"),
+    (
         [*NETWORK, "--attack", "pgd", "--attack.objective", "null"],
         "--attack.pgd.objective = None: must be an Objective",
     ),

@@ -284,9 +284,13 @@ def test_files_of_another_evaluation_are_not_shown(folder, evaluated, tmp_path):
         {"attacks": '["clean", "pgd-quick", "fgsm"]'},
     )
     assert "is damaged" in Reader(page_of(copy)).text
-    (copy / "verdicts.safetensors").write_bytes(b"no")
-    (copy / "examples.safetensors").write_bytes(b"no")
-    assert "is not a safetensors file" in Reader(page_of(copy)).text
+    for name in ("verdicts.safetensors", "examples.safetensors"):
+        whole = (folder / name).read_bytes()
+        for damaged in (b"no", b"", whole[:500]):  # nobody else has them: no "fetch it again"
+            (copy / name).write_bytes(damaged)
+            said = [line for line in read_run(copy).missing if line.startswith(str(copy / name))]
+            assert said == [f"{copy / name}: is damaged, or another file: evaluate again"]
+        assert "is damaged, or another file: evaluate again" in Reader(page_of(copy)).text
 
 
 def test_a_thousand_classes_and_large_images_stay_below_two_megabytes(folder, tmp_path):

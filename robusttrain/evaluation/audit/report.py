@@ -77,6 +77,7 @@ NAMES = {
 }
 #: The verdict where no check of the attacks could be made: whether it is sound is not known.
 NO_CHECK = "not audited: no check of the attacks could run"
+NO_ROOM = "the radius is 0, so no attack could change an image"
 #: Candidates for each image of the sample. Candidates that the target gets wrong drop out.
 CANDIDATES = 2
 #: Runs of the strongest attack in all checks together, on a deterministic model, but for those that
@@ -225,6 +226,8 @@ class Audit:
             try:
                 if subject.size < least and check is not before.sample:
                     raise NotRun(f"{subject.size} images that are right are too few")
+                if when == "after" and self._nothing_moved(subject):
+                    raise NotRun(NO_ROOM)
                 with torch.inference_mode(False), torch.enable_grad():
                     finding = check(subject)
             except Needless:
@@ -238,6 +241,19 @@ class Audit:
             self.tried.append(name)
             if finding is not None:
                 self.findings.append(finding)
+
+    def _nothing_moved(self, subject: Subject) -> bool:
+        """Whether all attacks have a radius of 0, and changed no image: what any other version of
+        them would break is none, too, and says nothing.
+        """
+        attacks = [scenario.attack for scenario in self.engine.scenarios.values()]
+        records = subject.records
+        return (
+            bool(attacks)
+            and records is not None
+            and all(each.threat.epsilon == 0 for each in attacks)
+            and not any(bool(records.of(name).distance.any()) for name in records.attacks)
+        )
 
     @property
     def verdict(self) -> str:
