@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from robusttrain.models.defense import Defense
 from robusttrain.models.fast import FastModel
 from robusttrain.models.frozen import Frozen
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 #: Modules of this package. They count, remember and cache on purpose, and need no ``eval()``.
 OURS = (Queried, SourceModel, DefendedClassifier, Defense, FastModel, Frozen)
 #: Containers whose content is put back; the content of subclasses is left alone.
@@ -72,48 +75,29 @@ def prepared(model: nn.Module) -> Iterator[None]:
     before. Lists, dictionaries and tensors that are attributes get back what they held. Two things
     stay: values that a forward pass writes into its own parameters, and layers and parameters that
     a first pass builds, since another pass would draw them anew.
+
+    Several threads may attack one model at once: it is ready as long as one of them is inside, and
+    the last to leave puts everything back.
     """
-    modules = list(model.modules())
-    followed = _following.get() or frozenset()
-    before = [_Before(module) for module in modules]
-    values = _Values(
-        [
-            *(
-                buffer
-                for module in modules
-                if id(module) not in followed
-                for buffer in module._buffers.values()
-                if buffer is not None
-            ),
-            *(tensor for state in before for tensor in state.tensors),
-        ]
-    )
-    # Tensors that stand in for weights, as within AWP, are no leaves: torch lets nobody switch off
-    # their gradients, and no attack's gradient goes there.
-    wanted = [
-        (each, each.requires_grad, each.grad)
-        for each in model.parameters()
-        if not is_lazy(each) and each.is_leaf
-    ]
-    devices = {parameter.device for parameter, _, _ in wanted if parameter.is_cuda}
-    try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.random.fork_rng([device.index for device in devices]),
-        ):
-            _evaluating(model)
-            for parameter, _, _ in wanted:
-                parameter.requires_grad_(False)
-            yield
-    finally:
-        ids_before = {id(module) for module in modules}
-        for state in before:
-            state.put_back(ids_before)
-        values.put_back()
-        for parameter, requires_grad, gradient in wanted:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = gradient
+    with ExitStack() as stack, torch.inference_mode(False), torch.enable_grad():
+        with _lock:
+            here = _Preparation(model)
+            _in_force.append(here)
+        stack.callback(_end, here)
+        yield
+
+
+def _end(here: _Preparation) -> None:
+    """End a preparation: put back what no other one needs that began later and is still in force.
+
+    Of two threads that attack one model, the first to begin may be the first to end.
+    """
+    with _lock:
+        later = _in_force[_in_force.index(here) + 1 :]
+        _in_force.remove(here)
+        for other in later:
+            here.hand_over(other)
+        here.put_back()
 
 
 def _evaluating(module: nn.Module) -> None:
@@ -130,20 +114,107 @@ def _evaluating(module: nn.Module) -> None:
             module.eval()
 
 
+class _Preparation:
+    """A model that is ready for attack, and all that it was before.
+
+    Args:
+        model: the model, which is made ready.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        followed = _following.get() or frozenset()
+        self.before = {id(module): _Before(module) for module in modules}
+        self.ids = {*self.before}
+        self.values = _Values(
+            [
+                *(
+                    buffer
+                    for module in modules
+                    if id(module) not in followed
+                    for buffer in module._buffers.values()
+                    if buffer is not None
+                ),
+                *(tensor for state in self.before.values() for tensor in state.tensors),
+            ]
+        )
+        # Tensors that stand in for weights, as within AWP, are no leaves: torch lets nobody switch
+        # off their gradients, and no attack's gradient goes there.
+        self.wanted = {
+            id(each): (each, each.requires_grad, each.grad)
+            for each in model.parameters()
+            if not is_lazy(each) and each.is_leaf
+        }
+        devices = {each.device for each, _, _ in self.wanted.values() if each.is_cuda}
+        self.generators: dict[torch.device | None, Tensor] = {
+            None: torch.get_rng_state(),
+            **{device: torch.cuda.get_rng_state(device) for device in devices},
+        }
+        try:
+            _evaluating(model)
+            for parameter, _, _ in self.wanted.values():
+                parameter.requires_grad_(False)
+        except BaseException:
+            self.put_back()
+            raise
+
+    def hand_over(self, other: _Preparation) -> None:
+        """Leave it to another preparation, which began later and is still in force, to put back
+        what both of them have: until it ends, the model stays ready.
+        """
+        _move(self.before, other.before)
+        _move(self.wanted, other.wanted)
+        _move(self.values.held, other.values.held)
+        _move(self.generators, other.generators)
+
+    def put_back(self) -> None:
+        """Restore everything that was not handed over."""
+        for module in self.before.values():
+            module.put_back(self.ids)
+        self.values.put_back()
+        for parameter, requires_grad, gradient in self.wanted.values():
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+        for device, state in self.generators.items():
+            if device is None:
+                torch.set_rng_state(state)
+            else:
+                torch.cuda.set_rng_state(state, device)
+
+
+def _move(mine: dict[Key, Value], theirs: dict[Key, Value]) -> None:
+    """What both have: mine, which is older, to them."""
+    for key in mine.keys() & theirs.keys():
+        theirs[key] = mine.pop(key)
+
+
+#: Preparations in force, of all threads, in the order in which they began.
+_in_force: list[_Preparation] = []
+#: For the moments in which one begins or ends; a model's own eval() may attack another.
+_lock = threading.RLock()
+
+
 class _Values:
-    """What tensors held before an attack: one copy for each type, not one for each tensor."""
+    """What tensors held before an attack: one copy for each type, not one for each tensor.
+
+    Attributes:
+        held: each tensor and its values, a part of that copy, by the tensor's id.
+    """
 
     def __init__(self, tensors: list[Tensor]) -> None:
-        self.groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-        for tensor in {id(each): each for each in tensors}.values():
+        groups: dict[tuple[torch.dtype, torch.device], dict[int, Tensor]] = {}
+        for key, tensor in {id(each): each for each in tensors}.items():
             # An inference tensor cannot be written to outside inference mode.
             if is_lazy(tensor) or tensor.is_inference() or tensor.is_quantized:
                 continue
             if tensor.layout == torch.strided:
-                self.groups.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
-        self.held = [
-            torch.cat([tensor.reshape(-1) for tensor in group]) for group in self.groups.values()
-        ]
+                groups.setdefault((tensor.dtype, tensor.device), {})[key] = tensor.detach()
+        self.held: dict[int, tuple[Tensor, Tensor]] = {}
+        for group in groups.values():
+            whole = torch.cat([tensor.reshape(-1) for tensor in group.values()])
+            parts = whole.split([tensor.numel() for tensor in group.values()])
+            for (key, tensor), part in zip(group.items(), parts, strict=True):
+                self.held[key] = tensor, part
 
     def put_back(self) -> None:
         """Restore all values.
@@ -151,10 +222,8 @@ class _Values:
         Autograd does not count the changes, so a graph that was built before the attack still goes
         backward.
         """
-        for group, held in zip(self.groups.values(), self.held, strict=True):
-            parts = held.split([tensor.numel() for tensor in group])
-            for tensor, part in zip(group, parts, strict=True):
-                tensor.data.copy_(part.view(tensor.shape))
+        for tensor, part in self.held.values():
+            tensor.data.copy_(part.view(tensor.shape))
 
 
 class _Before:

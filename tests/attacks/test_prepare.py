@@ -1,11 +1,14 @@
 """Readying a model for attack, and putting everything back whatever happens."""
 
+from threading import Event, Thread
+
 import pytest
 import torch
 from torch import nn
 
 from robusttrain.attacks import ProjectedGradient, Queried, prepared
 from robusttrain.attacks.prepare import following
+from robusttrain.core.rng import Rng
 
 
 def trained() -> nn.Sequential:
@@ -193,3 +196,57 @@ def test_it_nests():
             pass
         assert state(model) == ([False] * 6, [False] * 6)
     assert state(model) == before
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_two_threads_at_once(first_out):
+    """Whoever ends first: the model stays ready for the other, and is as before when both left."""
+    model = trained()
+    model.register_buffer("passes", torch.zeros(1))
+    before, generator = state(model), torch.get_rng_state()
+    weights = [value.grad for value in model.parameters()]
+    enter, leave = ([Event(), Event()] for _ in range(2))
+
+    def attack(number):
+        with prepared(model):
+            enter[number].set()
+            assert leave[number].wait(10)
+
+    threads = [Thread(target=attack, args=(number,)) for number in range(2)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        assert enter[number].wait(10)
+        model.passes += 1
+        torch.rand(1)
+    for number in (first_out, 1 - first_out):
+        assert state(model) == ([False] * 6, [False] * 6)
+        leave[number].set()
+        threads[number].join(10)
+    assert state(model) == before
+    assert [value.grad for value in model.parameters()] == weights
+    assert model.passes.item() == 0
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_two_attacks_at_once_find_what_each_finds_alone():
+    images, labels = (
+        torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0)),
+        torch.ones(4),
+    )
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(25, 3))
+    attacks = [ProjectedGradient(steps=steps) for steps in (60, 90)]
+    rng = Rng.for_images(0, torch.arange(4))
+    alone = [attack(model, images, labels, rng) for attack in attacks]
+    together = [images] * 2
+
+    def run(number):
+        together[number] = attacks[number](model, images, labels, rng)
+
+    threads = [Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(map(torch.equal, together, alone))
+    assert state(model) == ([True] * 4, [True] * 2)
