@@ -4,7 +4,8 @@
 
 robusttrain trains nothing here. Its callback asks for two things: the network is the module's
 `model` (images in [0, 1] to logits), and the trainer's data module is one of `robusttrain.data`,
-such as `ImageFolder` for pictures of your own. It logs `robust/NAME` for each attack and
+such as `ImageFolder` for pictures of your own. (If another callback averages weights, the trainer
+gets it behind this one.) It logs `robust/NAME` for each attack and
 `robust/worst_case`, which checkpoints and early stopping can follow. Afterwards the trained network
 goes to `robusttrain.evaluate` as any other does.
 """

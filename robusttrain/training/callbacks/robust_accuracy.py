@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 
 from robusttrain.core.checked import Count, checked
@@ -20,7 +21,8 @@ class RobustAccuracy(pl.Callback):
     ``robust/worst_case``.
 
     Several processes share the images. Any LightningModule will do whose network is its child
-    ``model``, with a data module of `robusttrain.data`.
+    ``model``, with a data module of `robusttrain.data`. Callbacks that average weights stand behind
+    this one.
 
     Args:
         scenarios: attacks by name.
@@ -52,7 +54,8 @@ class RobustAccuracy(pl.Callback):
         """Look for what is attacked.
 
         Raises:
-            UserError: the module has no child ``model``, or the images come from elsewhere.
+            UserError: the module has no child ``model``, the images come from elsewhere, or
+                averaged weights would be gone by the time of the attacks.
         """
         try:
             pl_module.get_submodule("model")
@@ -66,6 +69,17 @@ class RobustAccuracy(pl.Callback):
                 "RobustAccuracy: validation images must come from a data module of"
                 " robusttrain.data: give trainer.fit one, such as ImageFolder"
             )
+
+        # At the end of a validation, Lightning's averages put the trained weights back in the hook
+        # in which the attacks run. Checkpoints, and all other figures, are of the averaged ones.
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for other in callbacks[: callbacks.index(self)]:
+            if isinstance(other, WeightAveraging):
+                name = type(other).__name__
+                raise UserError(
+                    f"RobustAccuracy: would attack other weights than {name} validates and saves:"
+                    f" name it before {name} in the trainer's callbacks"
+                )
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1

@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from small_runs import F_A, defended, fit
 
 from robusttrain.config.attacks import scenarios
@@ -105,6 +106,18 @@ def test_what_robust_accuracy_cannot_attack_is_said_before_training():
     module.model = module.network
     with pytest.raises(UserError, match=r"from a data module of robusttrain\.data: give"):
         run(module, [])
+
+
+def test_averaged_weights_are_attacked_or_the_order_is_refused(tmp_path):
+    attacks, watch = scenarios(["fgsm"], epsilon=0.1), RobustAccuracy
+    with pytest.raises(UserError, match="name it before EMAWeightAveraging in the trainer's callb"):
+        fit(tmp_path / "a", [EMAWeightAveraging(decay=0.9), watch(attacks, images=20)], epochs=2)
+    callbacks = [watch(attacks, images=20, seed=3), EMAWeightAveraging(decay=0.9)]
+    module, trainer = fit(tmp_path / "b", callbacks, epochs=2, model=defended(False))
+    batch = trainer.datamodule.validation_images(20)  # the averages are in place after training
+    engine = Engine(module.model, attacks, 3)
+    found = results(engine.run(*batch)[0], engine, {})["attacks"]["fgsm"]["robust_accuracy"]
+    assert trainer.callback_metrics["robust/fgsm"].item() == pytest.approx(found, abs=1e-6)
 
 
 def test_training_goes_on_as_if_nobody_had_attacked(tmp_path):
