@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,19 @@ from robusttrain.storage.files import hash_of_tensors, writable
 Attacks = str | Sequence[str] | Mapping[str, str | Attack | Scenario]
 
 
+_lock = threading.RLock()
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Let evaluations of several threads run one after another: Lightning, filters of warnings and
+    the tracing of networks change what belongs to the whole process.
+    """
+    with _lock:
+        yield
+
+
+@one_at_a_time()
 @without_advice()
 def evaluate_given(
     model: nn.Module | Callable[[Tensor], Any],

@@ -2,8 +2,10 @@
 
 import json
 import random
+import time
 import warnings
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from robusttrain.defenses import AdversarialTransform, BitDepth
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.models import MLP
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running import given as given_over
 from robusttrain.running.evaluating import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -189,6 +192,34 @@ def test_a_suite_says_what_it_leaves_out_and_a_threat_holds_for_all(given):
     rule = results.attacks["pgd-quick"].preset["init_args"]["rule"]["class_path"]
     assert rule == "robusttrain.attacks.Normalized"
     assert results.attacks["pgd-quick"].largest_perturbation <= 0.5 + 1e-5
+
+
+def test_evaluations_of_several_threads_go_one_after_another(given, monkeypatch):
+    model, images, labels = given
+    inside, most, found = [], [], []
+    carried_out = given_over._run
+
+    def watched(*arguments):
+        inside.append(0)
+        most.append(len(inside))
+        time.sleep(0.1)  # for the others to catch up, if nobody stops them
+        results = carried_out(*arguments)
+        inside.pop()
+        return results
+
+    def run():
+        found.append(robusttrain.evaluate(model, images, labels, attacks={"mine": PGD}, **QUIET))
+
+    monkeypatch.setattr(given_over, "_run", watched)
+    threads = [Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert most == [1, 1, 1]
+    assert len({each.worst_case for each in found}) == 1
+    assert all(module.training for module in model.modules())
+    assert all(weight.requires_grad for weight in model.parameters())
 
 
 def test_what_needs_training_images_is_left_out_of_suites_and_refused_by_name(given, tmp_path):
