@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 
 from robusttrain.core.checked import Count, checked
@@ -26,7 +27,9 @@ class RobustAccuracy(pl.Callback):
 
     Args:
         scenarios: attacks by name.
-        every: epochs between two evaluations; the last epoch is always evaluated.
+        every: epochs between two evaluations; the last epoch is always evaluated, and so is
+            ``trainer.validate``. In between, Lightning keeps the last figures: checkpoints that
+            follow them need the same ``every_n_epochs``.
         images: how many validation images, the same ones each time.
         draws: fresh draws of a random defense that score each image.
         seed: of all randomness here.
@@ -83,7 +86,11 @@ class RobustAccuracy(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if trainer.sanity_checking or (epoch % self.every and epoch != trainer.max_epochs):
+        if trainer.sanity_checking:
+            return
+        # Whoever validates by itself asks for all figures.
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if fitting and epoch % self.every and epoch != trainer.max_epochs:
             return
         figures, self.looked = self.evaluate(trainer, pl_module), epoch
         for name, row in figures["attacks"].items():

@@ -76,6 +76,16 @@ def test_every_other_epoch_and_the_last(tmp_path):
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize("trained", [0, 1])
+def test_a_validation_by_itself_has_all_figures(tmp_path, trained):
+    watch = RobustAccuracy(scenarios(["fgsm"]), every=3, images=2)
+    module, trainer = fit(tmp_path, [watch], epochs=trained or 1, model=defended(False))
+    if not trained:
+        trainer = pl.Trainer(callbacks=[watch], logger=False, accelerator="cpu", max_epochs=5)
+    (found,) = trainer.validate(module, Digits(), verbose=False)
+    assert {"robust/fgsm", "robust/worst_case"} <= found.keys()
+
+
 class Own(pl.LightningModule):
     """A user's own module, whose network has a name of its own."""
 
