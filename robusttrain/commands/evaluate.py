@@ -15,6 +15,7 @@ from robusttrain.config.evaluation import read_again, read_plan
 from robusttrain.config.transfer import chosen
 from robusttrain.core.console import ALOUD, console, say
 from robusttrain.core.stopping import saying_how_to_go_on
+from robusttrain.core.telling import first_process
 from robusttrain.evaluation import audit_lines, table
 from robusttrain.evaluation.beside import sentence
 from robusttrain.evaluation.certificates import certificates_table, finding
@@ -26,7 +27,8 @@ from robusttrain.models.compiling import Mode
 from robusttrain.running import evaluating
 
 #: Exit codes: with --strict, the audit's verdict is not sound, or a certificate was broken; a
-#: repeated evaluation came out otherwise.
+#: repeated evaluation came out otherwise. Of several processes the first alone has one: it audits
+#: when the others are done, and Lightning kills it as soon as one of those ends with an error.
 UNSOUND, OTHERWISE = 3, 4
 
 
@@ -40,7 +42,8 @@ def run(arguments: list[str]) -> None:
         else:
             plan = read_plan(arguments)
             content = evaluate(plan)
-            if plan.strict and (content.get("verdict", "sound") != "sound" or finding(content)):
+            unsound = content.get("verdict", "sound") != "sound" or finding(content)
+            if plan.strict and unsound and first_process():
                 sys.exit(UNSOUND)
 
 
@@ -81,6 +84,8 @@ def show(content: Mapping[str, Any]) -> None:
 def repeat(before: Results, plan: EvaluationPlan) -> None:
     """Evaluate again, and say whether it came out the same."""
     content = evaluate(plan, before.json["precision"]["attacks"], mode_in(before.json))
+    if not first_process():
+        return
     differences = list(changes(before.json, json.loads(json.dumps(content))))
     for line in differences:
         say(f"differs: {line}")

@@ -1,12 +1,16 @@
 """results.json explains its figures, is read back as objects, and can be repeated."""
 
+import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import robusttrain
+from robusttrain.commands import evaluate
 from robusttrain.storage.files import hash_of_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -131,3 +135,23 @@ def test_a_broken_plan_is_one_line(command, evaluated, broken):
     done = command("evaluate.py", "--again", path)
     assert done.code == 2
     assert done.err.count("\n") == 1, done.err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_of_several_processes_alone_judges(evaluated, monkeypatch, rank):
+    """The first one audits after the others are done, and dies where one of them ends with an
+    error.
+    """
+    before = robusttrain.read_results(evaluated)
+    plan = dataclasses.replace(before.plan, audit=True, strict=True)
+    another = {**before.json, "seed": 1, "verdict": "weak: sample"}
+    monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: another)
+    monkeypatch.setattr(evaluate, "read_plan", lambda arguments: plan)
+    for judged, code in (
+        (lambda: evaluate.repeat(before, plan), evaluate.OTHERWISE),
+        (lambda: evaluate.run([]), evaluate.UNSOUND),
+    ):
+        with pytest.raises(SystemExit) if rank == 0 else nullcontext() as ended:
+            judged()
+        assert ended is None or ended.value.code == code
