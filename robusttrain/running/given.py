@@ -50,8 +50,8 @@ _lock = threading.RLock()
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Let evaluations of several threads run one after another: Lightning, filters of warnings and
-    the tracing of networks change what belongs to the whole process.
+    """Let evaluations of several threads run one after another: Lightning and filters of warnings
+    change what belongs to the whole process.
     """
     with _lock:
         yield
