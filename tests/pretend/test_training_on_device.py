@@ -163,8 +163,9 @@ def test_every_callback_runs_on_the_device(tmp_path, precision):
     module = RobustTraining(model, 10, objective("adversarial-through-g"))
     trained = fitted(
         module,
-        *(Devices(), Pace(), Dashboard(RECIPE), SWA(0, batches=1)),
+        *(Devices(), Pace(), Dashboard(RECIPE)),
         RobustAccuracy({"bpda-i-quick": inner}, images=4, draws=1),
+        SWA(0, batches=1),
         Overfitting("robust/bpda-i-quick", inner, images=4, draws=1, say=lambda line: None),
         Pictures(inner, "bpda-i-quick", images=2),
         ProgressLines(lambda line: None),
