@@ -28,6 +28,7 @@ from benchmarks.timing import (
     load_images,
     machine,
     network,
+    parser_of,
     write,
 )
 from robusttrain import Rng, fast_copy
@@ -155,14 +156,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, compare, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", required=True, help="folder of the data, as ImageFolder reads it")
-    parser.add_argument("--model", default="vgg_small", help="model preset")
-    parser.add_argument("--weights", help="its weights")
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--epsilon", type=float, default=0.031)
+    parser = parser_of(__doc__)
     parser.add_argument("--attack", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument(
         "--rounds", type=int, default=0, help="timed rounds after a first one; 0 times the first"

@@ -10,7 +10,6 @@ compared image by image.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import load_images, network, write
+from benchmarks.timing import load_images, network, parser_of, write
 from robusttrain.attacks import Linf, Square, Target
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.processor import processor
@@ -33,14 +32,7 @@ REMEMBERS = {"with": nearby.MEMORY, "without": 0}
 
 def main() -> None:
     """Parse, measure, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", required=True, help="folder of the data, as ImageFolder reads it")
-    parser.add_argument("--model", default="vgg_small", help="model preset")
-    parser.add_argument("--weights", help="its weights")
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--epsilon", type=float, default=0.031)
+    parser = parser_of(__doc__, images=100)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", default="results/benchmarks/nearby.json")

@@ -17,7 +17,6 @@ machine hardly shows. Verdicts are compared image by image.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 import time
@@ -29,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import load_images, network, write
+from benchmarks.timing import load_images, network, parser_of, write
 from robusttrain import fast_copy
 from robusttrain.attacks import Linf, ProjectedGradient, Target
 from robusttrain.config.attacks import attack_nodes, scenario
@@ -212,14 +211,7 @@ def beside(model: nn.Module, images: Tensor, labels: Tensor, arguments: Any) -> 
 
 def main() -> None:
     """Parse, measure, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", required=True, help="folder of the data, as ImageFolder reads it")
-    parser.add_argument("--model", default="vgg_small", help="model preset")
-    parser.add_argument("--weights", help="its weights")
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--epsilon", type=float, default=0.031)
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=100, help="of PGD")
     parser.add_argument("--rounds", type=int, default=3, help="of PGD; the least time counts")
     parser.add_argument("--autoattack", help="clone of AutoAttack's repository; none: PGD alone")

@@ -166,6 +166,24 @@ def network(
     return model.eval().to(device)
 
 
+def parser_of(doc: str | None, images: int = 200) -> argparse.ArgumentParser:
+    """A parser with the options of one model on test images of a folder.
+
+    Args:
+        doc: of the benchmark.
+        images: how many, where nobody says.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", required=True, help="folder of the data, as ImageFolder reads it")
+    parser.add_argument("--model", default="vgg_small", help="model preset")
+    parser.add_argument("--weights", help="its weights")
+    parser.add_argument("--images", type=int, default=images)
+    parser.add_argument("--epsilon", type=float, default=0.031)
+    return parser
+
+
 def load_images(
     root: str | None, count: int, layout: str = "imagefolder", device: str | torch.device = "cpu"
 ) -> tuple[ImageData, Tensor, Tensor]:

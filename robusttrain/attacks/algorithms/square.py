@@ -168,13 +168,8 @@ class Square(Attack):
                 if len(left) < len(best):
                     memory.among(left)
                     result = result.index_copy(0, place, best)
-                    place, best, images, labels = (
-                        place[left],
-                        best[left],
-                        images[left],
-                        labels[left],
-                    )
-                    goal, rng, f_best = goal[left], rng[left], f_best[left]
+                    place, best, f_best = place[left], best[left], f_best[left]
+                    images, labels, goal, rng = images[left], labels[left], goal[left], rng[left]
                     if not len(left):
                         return result
         return result.index_copy(0, place, best)
