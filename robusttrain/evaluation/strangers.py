@@ -26,7 +26,7 @@ def strangers(
     """
     images, labels, indices = images[:MOST], labels[:MOST].cpu(), indices[:MOST]
     count, lines = len(images), []
-    if count < LEAST:
+    if count < LEAST:  # nobody is asked
         return []
     rng = Rng.for_images(engine.seed, indices).fold("strangers")
     for name, first in engine.first_of_equal().items():
@@ -35,7 +35,7 @@ def strangers(
         for source in engine.scenarios[name].source.others:
             answers = top_classes(source(engine.target), images.float(), rng, 1, 1)[:, 0, 0]
             right = int((answers.cpu() == labels).sum())
-            if wilson(right / count, count)[0] <= 1 / classes:
+            if guesses(right / count, count, classes):
                 lines.append(
                     f"warning: {name}: the attacker's model is right on {right} of {count} images,"
                     f" which chance explains ({classes} classes): was it made for other images, or"
@@ -43,3 +43,10 @@ def strangers(
                     " robustness"
                 )
     return lines
+
+
+def guesses(share: float, count: int, classes: int) -> bool:
+    """Whether chance explains that a model is right on a share of so many images; of fewer than
+    `LEAST` nobody can tell.
+    """
+    return count >= LEAST and wilson(share, count)[0] <= 1 / classes

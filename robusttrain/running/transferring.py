@@ -26,8 +26,7 @@ from robusttrain.evaluation import one_threat
 from robusttrain.evaluation.covering import covering
 from robusttrain.evaluation.fitting import doubts, refuse_other_radii
 from robusttrain.evaluation.outputs import versions
-from robusttrain.evaluation.scoring import wilson
-from robusttrain.evaluation.strangers import LEAST
+from robusttrain.evaluation.strangers import guesses
 from robusttrain.reporting import heat_map, perturbations, png
 from robusttrain.storage.files import hash_of_weights, may_write, write_json
 from robusttrain.storage.journal import digest
@@ -174,7 +173,7 @@ def at_chance(common: CommonlyCorrect, classes: int) -> list[str]:
         " classes? Its rows and columns say nothing of transfer, and the few images left say little"
         " of the others"
         for name, share in common.accuracy.items()
-        if count >= LEAST and wilson(share, count)[0] <= 1 / classes
+        if guesses(share, count, classes)
     ]
 
 
