@@ -28,9 +28,10 @@ from robusttrain.core.rng import Rng
 from robusttrain.models.compiling import Compiled, wanted
 from robusttrain.models.copying import deep_copy
 from robusttrain.models.declared import dtype_of, output_of, takes_streams
+from robusttrain.models.layers import hooked
 from robusttrain.models.nearby import Memory, remembered
 from robusttrain.models.outputs import tensor_of
-from robusttrain.models.reach import Tracer, hooked
+from robusttrain.models.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
-from robusttrain.models.reach import Each, Layer, Plan, Sum, Window, planned, traced
+from robusttrain.models.layers import Each, Layer, Sum, Window
+from robusttrain.models.reach import Plan, planned
+from robusttrain.models.tracing import traced
 
 logger = logging.getLogger(__name__)
 

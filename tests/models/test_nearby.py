@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from robusttrain.models import CifarResNet, VGGSmall, fast_copy, nearby, reach
 from robusttrain.models.nearby import Near, remembering
-from robusttrain.models.reach import Span, traced
+from robusttrain.models.reach import Span
+from robusttrain.models.tracing import traced
 
 
 @pytest.fixture
