@@ -16,7 +16,7 @@ from robusttrain.data.image_files import ImageFiles
 
 #: The purpose of `seeded_order` for the images that are attacked.
 ATTACKED = "test images"
-#: About how many files are asked for their lengths.
+#: About how many files are read to tell a folder from another.
 _SOME = 1000
 
 
@@ -72,34 +72,30 @@ class Split(Dataset[Batch]):
         return Batch(self.images[indices].contiguous(), self.labels[indices], indices)
 
     def identity(self) -> dict[str, Tensor]:
-        """What tells these images from others: those in memory themselves; of files, their lengths
-        and the first image, so that nothing else has to be read.
+        """What tells these images from others: those in memory themselves; of files, their hashes
+        and the first image as it is decoded, so that no other has to be.
         """
         images, chosen = self.images, self.subset
+        known = {"labels": self.labels[chosen], "indices": chosen}
         if isinstance(images, Tensor):
-            return {"images": images[chosen], "labels": self.labels[chosen], "indices": chosen}
-        lengths = [os.stat(images.paths[index]).st_size for index in chosen.tolist()]
-        return {
-            "lengths": torch.tensor(lengths),
-            "first": images[chosen[:1]],
-            "labels": self.labels[chosen],
-            "indices": chosen,
-        }
+            return {"images": images[chosen], **known}
+        return {"files": images.hashes(chosen), "first": images[chosen[:1]], **known}
 
     def origin(self) -> dict[str, Tensor]:
         """All that was read, whatever the subset: ``labels``, and the images themselves
-        (``pixels``) or, of files, their names and the lengths of some as bytes (``files``), so that
-        nothing has to be decoded.
+        (``pixels``) or, of files, their names and the lengths of some as bytes (``files``) and the
+        hashes of these (``some``), so that nothing has to be decoded.
         """
         images = self.images
         if isinstance(images, Tensor):
             return {"labels": self.labels, "pixels": images}
         names = [os.path.basename(path) for path in images.paths]
-        some = images.paths[:: max(1, len(names) // _SOME)]
-        lengths = [str(os.stat(path).st_size) for path in some]
+        some = torch.arange(0, len(names), max(1, len(names) // _SOME))
+        lengths = [str(os.stat(images.paths[index]).st_size) for index in some.tolist()]
         # No name of a file has a slash.
         listed = bytearray(os.fsencode("/".join([*names, *lengths])))
-        return {"labels": self.labels, "files": torch.frombuffer(listed, dtype=torch.uint8)}
+        files = torch.frombuffer(listed, dtype=torch.uint8)
+        return {"labels": self.labels, "files": files, "some": images.hashes(some)}
 
     def only(self, subset: Tensor) -> Split:
         """The same images, restricted to those with the indices ``subset``."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from robusttrain.core.errors import UserError
-from robusttrain.data.decoding import Remark, decode
+from robusttrain.data.decoding import Remark, decode, unreadable
 from robusttrain.data.notes import note, shown
 
 _CHUNK = 16
@@ -75,6 +77,25 @@ class ImageFiles:
         """(N, C, S, S) uint8: all images, in memory."""
         return self._decode_all(self.paths)
 
+    def hashes(self, indices: Tensor) -> Tensor:
+        """(B, 16) uint8: hashes of the files with these indices, (B,) int64, as they lie there,
+        undecoded.
+        """
+        paths = [self.paths[index] for index in indices.tolist()]
+        hashes = np.empty((len(paths), 16), np.uint8)
+
+        def hash_chunk(start: int) -> None:
+            for number, path in enumerate(paths[start : start + _CHUNK], start):
+                try:
+                    content = Path(path).read_bytes()
+                except OSError as error:
+                    raise unreadable(path, error) from error
+                digest = blake2b(content, digest_size=16).digest()
+                hashes[number] = np.frombuffer(digest, np.uint8)
+
+        _in_chunks(hash_chunk, len(paths))
+        return torch.from_numpy(hashes)
+
     def _decode_all(self, paths: Sequence[str]) -> Tensor:
         pixels = np.empty((len(paths), self.size, self.size, self.channels), np.uint8)
         remarks: list[tuple[Remark, ...]] = [()] * len(paths)
@@ -83,20 +104,7 @@ class ImageFiles:
             for number, path in enumerate(paths[start : start + _CHUNK], start):
                 pixels[number], remarks[number] = self._decode(path)
 
-        starts = range(0, len(paths), _CHUNK)
-        # The worker processes of a DataLoader already decode batches side by side.
-        threads = 1 if get_worker_info() else min(os.cpu_count() or 1, 16)
-        pool = ThreadPoolExecutor(threads)
-        with warnings.catch_warnings():
-            # Pillow warns of large images below the limit at which it refuses them.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            try:
-                decoded = pool.map(decode_chunk, starts)
-                for _ in _shown(decoded, len(paths), len(starts)):
-                    pass
-            finally:
-                # A corrupt file, or an interrupt, must not wait until all other files are decoded.
-                pool.shutdown(cancel_futures=True)
+        _in_chunks(decode_chunk, len(paths))
         self._tell(paths, remarks)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
@@ -136,6 +144,23 @@ def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:
         return image.resize((size, size), Image.Resampling.BICUBIC, box)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     return image.crop((left, top, left + size, top + size))
+
+
+def _in_chunks(work: Callable[[int], None], images: int) -> None:
+    """Do ``work`` for the first image of each chunk, by several threads, with a progress bar."""
+    starts = range(0, images, _CHUNK)
+    # The worker processes of a DataLoader already decode batches side by side.
+    threads = 1 if get_worker_info() else min(os.cpu_count() or 1, 16)
+    pool = ThreadPoolExecutor(threads)
+    with warnings.catch_warnings():
+        # Pillow warns of large images below the limit at which it refuses them.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            for _ in _shown(pool.map(work, starts), images, len(starts)):
+                pass
+        finally:
+            # A corrupt file, or an interrupt, must not wait until all other files are read.
+            pool.shutdown(cancel_futures=True)
 
 
 def _shown(chunks: Iterator[None], images: int, count: int) -> Iterator[None]:

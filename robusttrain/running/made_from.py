@@ -55,7 +55,8 @@ def other_images(recipe: Mapping[str, Any], origin: Mapping[str, str]) -> str:
     before = recipe.get(ORIGIN)
     if not isinstance(before, Mapping):
         return ""
-    words = {"labels": LABELS, "files": "names or lengths of files", "pixels": "their content"}
+    words = {"labels": LABELS, "files": "names or lengths of files"}
+    words |= {"some": "the content of files", "pixels": "their content"}
     known = (key for key in words if key in before and key in origin)
     return next((words[key] for key in known if before[key] != origin[key]), "")
 

@@ -24,10 +24,12 @@ from robusttrain.running.made_from import (
     digests,
     edited,
     made_from,
+    other_images,
     own_code,
 )
 from robusttrain.running.resuming import refuse_other_besides
 from robusttrain.running.surrogates import Keeper
+from robusttrain.storage.files import hash_of_tensors
 from robusttrain.storage.weights import save_tensors
 
 EMPTY = {"format": 1, "model": {"class_path": "m"}, "defense": None, "data": {"class_path": "d"}}
@@ -174,3 +176,28 @@ def test_edited_code_is_told(goes_on):
     before = besides("1234", MLP(), {}, Digits())
     (line,) = goes_on(before, besides("5678", MLP(), {}, Digits()))
     assert "code of your own that this run names was edited since it began" in line
+
+
+def test_files_of_one_length_are_told_apart_by_their_content(tmp_path):
+    """As all files of a format without compression are, which are read one by one."""
+
+    def known(colour):
+        for split in ("train", "test"):
+            for name in ("a", "b"):
+                (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+                image = Image.new("RGB", (16, 16))
+                image.putpixel((9, 9), colour)
+                image.save(tmp_path / split / name / "0.bmp")
+        data = ImageFolder(str(tmp_path), batch_size=4, memory_limit_gib=0)
+        data.setup("fit")
+        data.setup("test")
+        tested = data.test_dataloader().dataset
+        return digests(data), hash_of_tensors(tested.identity())
+
+    (black, tested_black), (white, tested_white) = known((0, 0, 0)), known((255, 255, 255))
+    assert [black[key] == white[key] for key in ("labels", "files")] == [True, True]
+    assert other_images({ORIGIN: black}, white) == "the content of files"
+    assert other_images({ORIGIN: black}, known((0, 0, 0))[0]) == ""
+    assert tested_black != tested_white
+    earlier = {key: black[key] for key in ("labels", "files")}
+    assert other_images({ORIGIN: earlier}, white) == ""  # of earlier versions, which do not say
