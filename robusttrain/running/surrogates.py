@@ -23,9 +23,10 @@ from robusttrain.core.telling import SILENT, Telling
 from robusttrain.data import ImageData
 from robusttrain.defenses import AdversarialTransform, Chain, Defense, Denoiser, Diffusion, Vote
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.running.made_from import made_from, place
+from robusttrain.running.made_from import made_from, own_code, place
 from robusttrain.storage.files import hash_of_json, hash_of_weights
 from robusttrain.storage.locks import alone
+from robusttrain.storage.made_of import made_of
 from robusttrain.storage.weights import save_tensors
 
 #: The attacker's. It does not know the target's; and another seed of an evaluation finds what is
@@ -93,6 +94,8 @@ class Keeper:
             ],
             "seed": SEED,
         }
+        if code := own_code(recipe):
+            about["code"] = code
         # What is trained depends on the target's g
         if "h" in recipe or "defense_of_target" in recipe:
             about["g"] = self._g_digest()
@@ -185,7 +188,8 @@ class Keeper:
             raise UserError("this attack imitates the target's g, but the target has no defense")
         # A g that asks the classifier is another one before another classifier.
         decides = self.target if defense.asks_classifier else defense
-        return hash_of_json([self._defense_node(), hash_of_weights(decides)])
+        # Options say nothing of a defense that was built in Python, nor of code that was edited.
+        return hash_of_json([self._defense_node(), hash_of_weights(decides), made_of(decides)])
 
     def _defense_node(self) -> dict[str, Any]:
         """The target's defense as options, in so far as they are known."""

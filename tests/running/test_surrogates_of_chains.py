@@ -1,5 +1,8 @@
 """What an attacker trains to imitate a chain: the target's own g inside it, with other options."""
 
+import importlib
+import linecache
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ from robusttrain.defenses import (
     AdversarialTransform,
     AntiAdversary,
     Chain,
+    Defense,
     Denoiser,
     MedianSmoothing,
     RandomResizePad,
@@ -19,6 +23,7 @@ from robusttrain.models import Autoencoder, VGGSmall
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.evaluating import provide_surrogates
 from robusttrain.running.surrogates import Keeper
+from robusttrain.storage import made_of as made_of_module
 
 
 def test_g_inside_a_chain_keeps_its_f_b_and_takes_other_options(tmp_path, images, streams):
@@ -98,6 +103,51 @@ def test_an_h_for_a_g_that_asks_the_classifier_is_another_for_another_classifier
     assert path(AntiAdversary(), one) == path(AntiAdversary(), one)
     assert path(AntiAdversary(), one) != path(AntiAdversary(), other)
     assert path(MedianSmoothing(), one) == path(MedianSmoothing(), other)
+
+
+class Blur(Defense):
+    """A defense of one's own."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+
+    def transform(self, images, streams):
+        return self.share * images + (1 - self.share) * images.mean(dim=(2, 3), keepdim=True)
+
+
+def test_an_h_is_another_for_other_code_and_other_numbers_of_a_defense(tmp_path, monkeypatch):
+    """A defense that was built in Python has no options that a key could hold."""
+
+    def path(defense):
+        target = DefendedClassifier(defense, VGGSmall(width=8))
+        data = {"class_path": "robusttrain.data.Digits"}
+        return Keeper(tmp_path, target, data, {}).path("h", {"h": {"width": 8}})
+
+    first = path(Blur(0.5))
+    assert path(Blur(0.5)) == first
+    assert path(Blur(0.6)) != first
+    monkeypatch.setattr(Blur, "transform", lambda self, images, streams: images)
+    made_of_module._texts.clear()
+    assert path(Blur(0.5)) != first
+
+
+def test_an_own_network_of_the_attacker_is_another_once_its_code_was_edited(tmp_path, monkeypatch):
+    recipe = {"model": {"class_path": "attackers.Net", "init_args": {}}}
+    monkeypatch.syspath_prepend(tmp_path)
+    target = DefendedClassifier(None, VGGSmall(width=8))
+    keeper = Keeper(tmp_path, target, {"class_path": "robusttrain.data.Digits"}, {})
+
+    def path(width):
+        code = f"from torch import nn\n\nclass Net(nn.Module):\n    width = {width}\n"
+        (tmp_path / "attackers.py").write_text(code)
+        monkeypatch.delitem(sys.modules, "attackers", raising=False)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        return keeper.path("mine", recipe)
+
+    assert path(8) == path(8)
+    assert path(8) != path(16)
 
 
 def test_epochs_of_models_that_no_attack_trains_are_said_to_have_no_effect():
