@@ -241,6 +241,12 @@ def test_diverse_leaves_a_pixel_of_every_image():
     assert transformed.flatten(1).any(dim=1).all()
 
 
+@pytest.mark.parametrize("smallest", [0.01, 299 / 330, 1.0])
+def test_diverse_leaves_images_of_one_pixel_as_they_are(smallest, streams):
+    x = torch.rand(4, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Diverse(1.0, smallest).transform(x, streams()), x)
+
+
 def test_diverse_leaves_images_that_are_not_square_as_they_are(images, streams):
     x = images()[..., :5]
     try:

@@ -117,6 +117,18 @@ def test_automatic_is_what_plain_differentiation_of_the_written_out_loop_gives(
         assert (found == 0).any()
 
 
+@pytest.mark.parametrize("last", [None, 2])
+def test_the_smooth_form_of_a_g_that_clips_clips_nothing_backward_either(
+    curved, images, streams, last
+):
+    """Where sgn' is 0 its derivative is the identity; it cut off pixels that had left the box."""
+    target = defended(curved, clip=True, radius=0.4, random_start=False)
+    defense = UnrolledTransform("automatic", smooth=True, last=last)(target).defense
+    assert defense(images(), streams()).max() > 1
+    v = noise(images())
+    torch.testing.assert_close(product(defense, images(), streams(), v), v)
+
+
 @pytest.mark.parametrize("kind", ["softsign", "tanh"])
 def test_exact_forward_takes_the_smooth_derivatives_at_the_true_iterates(
     curved, images, streams, kind

@@ -312,7 +312,7 @@ class Diverse(GradientEstimator):
             raise UserError(
                 f"input diversity needs square images, got {tuple(images.shape[-2:])} pixels"
             )
-        lowest = min(max(1, round(self.smallest * side)), side - 1)
+        lowest = max(1, min(round(self.smallest * side), side - 1))
         sizes = rng.integers((), lowest, side)
         top = rng.integers((), 0, side - sizes + 1)
         left = rng.integers((), 0, side - sizes + 1)

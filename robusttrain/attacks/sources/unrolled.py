@@ -94,9 +94,9 @@ class _Unrolling(NamedTuple):
     @property
     def identity(self) -> bool:
         """Whether the derivative of all steps together is the identity: the projection gives to the
-        centre what it takes from the iterate, and sgn' is 0.
+        centre what it takes from the iterate, and sgn' is 0. The smooth g does not clip.
         """
-        return self.kind == "automatic" and not _clips(self.attack)
+        return self.kind == "automatic" and (self.smooth or not _clips(self.attack))
 
     def step(self, point: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
         """x'' of an iterate ``point``: g's own step, unless ``smooth``."""
@@ -217,9 +217,9 @@ class UnrolledTransform(Source):
             none, the projection 1 or 0). For a g that does not clip to [0, 1] that is exactly the
             identity, and the attack is BPDA-I. For one that does, the gradient of a random start
             passes also where the box cut it off.
-        smooth: whether the smooth functions replace sign and projection in the forward pass, too.
-            With "softsign" or "tanh" the gradient is then exact, but of another function than
-            f_a(g(x)).
+        smooth: whether the smooth functions replace sign and projection in the forward pass, too,
+            and no step clips to [0, 1]. The gradient is then exact, but of another function than
+            f_a(g(x)); only a random start of a g that clips is cut off by the box.
         last: how many steps at the end are unrolled; all steps before them together count as the
             identity. None for all.
     """
