@@ -5,14 +5,17 @@ that no installed package brings.
 
 from __future__ import annotations
 
+import ast
 import dis
 import hashlib
 import inspect
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import _lru_cache_wrapper, partial
+from importlib.util import resolve_name
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -42,6 +45,10 @@ _texts: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 #: stack ends somewhere, and the files' text says it, too.
 DEEPEST = 100
 _PLAIN = (str, int, float, complex, bool, bytes, type(None))
+#: Methods of containers that leave them as they are.
+_READING = {"get", "items", "keys", "values", "index", "count", "copy"}
+_STORING = {"STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"}
+_ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD"}
 
 
 def made_of(module: nn.Module) -> str:
@@ -218,15 +225,63 @@ def _function(function: FunctionType, seen: set[int], holders: tuple[int, ...]) 
 
 
 def _around(function: FunctionType) -> dict[str, Any]:
-    """What a function takes from its module, by name: other functions, networks, numbers; nothing
-    that it assigns itself, such as a count.
+    """What a function takes from its module, by name: other functions, networks, numbers, tables;
+    nothing that it assigns itself, such as a count, nor what its module writes to a container.
     """
     looked_up, assigned = _names(function.__code__)
+    around = function.__globals__
     return {
-        name: _lasting(function.__globals__[name])
+        name: _lasting(around[name]) if _written(name, around) else around[name]
         for name in dict.fromkeys(looked_up)
-        if name in function.__globals__ and name not in assigned
+        if name in around and name not in assigned
     }
+
+
+def _written(name: str, around: dict[str, Any]) -> bool:
+    """Whether a module (its globals) holds a container by this name, and code that changes it: a
+    cache or a log, and no table.
+    """
+    if not isinstance(around[name], Mapping | list | set):
+        return False
+    values = [*around.values()]
+    of_classes = (
+        vars(each).values()
+        for each in values
+        if isinstance(each, type) and each.__module__ == around.get("__name__")
+    )
+    held = [*values, *(item for each in of_classes for item in each)]
+    return any(_writes(code, name) for code in map(_code_of, held) if code is not None)
+
+
+def _code_of(value: Any) -> CodeType | None:
+    """The code of a function, whatever is around it; None of anything else."""
+    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    value = getattr(value, "__wrapped__", value)
+    return value.__code__ if isinstance(value, FunctionType) else None
+
+
+def _writes(code: CodeType, name: str) -> bool:
+    """Whether code stores in ``name[...]``, or calls a method of it that may change it."""
+    if any(_writes(each, name) for each in code.co_consts if isinstance(each, CodeType)):
+        return True
+    if name not in code.co_names:
+        return False
+    steps = [*dis.get_instructions(code)]
+    # A store stands, in the text, where what it stores in does. Without places all may be one.
+    stores = {_place(each) for each in steps if each.opname in _STORING}
+    for here, following in zip(steps, steps[1:], strict=False):
+        if here.opname in ("LOAD_GLOBAL", "LOAD_NAME") and here.argval == name:
+            if following.opname in _ATTRIBUTE and following.argval not in _READING:
+                return True
+            if _place(here) in stores:
+                return True
+    return False
+
+
+def _place(step: dis.Instruction) -> tuple[int | None, int | None]:
+    """Line and column where a step's text begins."""
+    place = step.positions
+    return (None, None) if place is None else (place.lineno, place.col_offset)
 
 
 def _names(code: CodeType) -> tuple[list[str], set[str]]:
@@ -355,4 +410,19 @@ def _text_with_imports(module: ModuleType) -> str:
                 waiting.append(value)
             elif isinstance(value, FunctionType | type) and value.__module__ in sys.modules:
                 waiting.append(sys.modules[value.__module__])
+        waiting += _imported(texts[name], vars(each).get("__package__") or "")
     return "".join(texts[name] for name in sorted(texts))
+
+
+def _imported(text: str, package: str) -> list[ModuleType]:
+    """The modules that a text imports names from: a table says nothing of where it came from."""
+    try:
+        steps = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.ImportFrom)]
+    except (SyntaxError, ValueError):  # edited since it was imported
+        return []
+    found = []
+    for step in steps:
+        with suppress(ImportError):  # relative, and in no package
+            name = resolve_name("." * step.level + (step.module or ""), package)
+            found += [sys.modules[name]] if name in sys.modules else []
+    return found

@@ -54,7 +54,7 @@ def test_an_edited_file_is_another_model(written):
 
 
 FILES = {
-    "theirhelp": "def scaled(images):\n    return {factor} * images\n",
+    "theirhelp": "def scaled(images):\n    return {factor} * images\n\ntable = [{factor}]\n",
     "theirnet": """
 from torch import nn
 {how}
@@ -72,6 +72,10 @@ class Net(nn.Module):
         ("from theirhelp import scaled", "scaled"),
         ("import theirhelp", "theirhelp.scaled"),
         ("import theirhelp as other\n\nchosen = other.scaled", "chosen"),
+        (
+            "from theirhelp import table\n\ndef by_table(images): return table[0] * images",
+            "by_table",
+        ),
     ],
 )
 def test_a_file_that_theirs_imports_counts(how, name, tmp_path, monkeypatch):
@@ -334,6 +338,59 @@ def test_what_calls_leave_behind_is_no_other_model(monkeypatch):
     table = made_of(as_module(by_a_table))
     monkeypatch.setitem(TABLE, "net", nn.ReLU())
     assert made_of(as_module(by_a_table)) != table
+
+
+FACTORS = {"first": [1.0], 2: (3.0,)}
+
+
+class Reading(nn.Module):
+    def forward(self, images):
+        out = FACTORS["first"][0] * images
+        out[:, 0] = FACTORS.get(2)[0]
+        return out
+
+
+def test_a_table_that_is_only_read_counts(monkeypatch):
+    """An edited script's or notebook's tables show nowhere else: its text is not compared."""
+    models = as_module(by_factors), Reading()
+    before = [made_of(each) for each in models]
+    for model in models:
+        model(torch.ones(2, 3))
+    assert [made_of(each) for each in models] == before
+    monkeypatch.setitem(FACTORS, "first", [2.0])
+    assert all(made_of(each) != was for each, was in zip(models, before, strict=True))
+
+
+def by_factors(images):
+    return FACTORS["first"][0] * images
+
+
+WRITTEN = {"stored": {}, "nested": {1: {}}, "called": [], "cut": [1, 2], "gone": {2: 0}}
+STORED, NESTED, CALLED, CUT, GONE = WRITTEN.values()
+
+
+def writing(images):
+    STORED[len(images)] = images
+    NESTED[1][len(images)] = 1.0
+    CALLED.append(1.0)
+    CUT[:1] = []
+    GONE.pop(2, None)
+    del GONE[3]
+    return images
+
+
+def test_a_container_that_is_written_to_in_any_way_does_not():
+    GONE[3] = 0
+    before = made_of(as_module(writing))
+    writing(torch.ones(2, 3))
+    assert WRITTEN == {
+        "stored": STORED,
+        "nested": {1: {2: 1.0}},
+        "called": [1.0],
+        "cut": [2],
+        "gone": {},
+    }
+    assert made_of(as_module(writing)) == before
 
 
 @dataclass(slots=True)
