@@ -8,8 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import FAB, L2, RMSD, Average, IdentityBackward, Linf, Margin, Smooth
+from robusttrain.attacks import (
+    FAB,
+    L2,
+    RMSD,
+    Average,
+    FiniteDifference,
+    IdentityBackward,
+    Linf,
+    Margin,
+    Smooth,
+)
 from robusttrain.attacks.algorithms.fab import to_hyperplane
+from robusttrain.attacks.asking import Queried
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 from robusttrain.defenses import Defense
@@ -189,9 +200,41 @@ def test_it_goes_around_a_defense(noise, gradient, patterns, streams):
     assert attack.threat.distance(found, x[:48]).max() <= 0.06 + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("gradient", "draws"),
+    [
+        (FiniteDifference(4), 1),
+        (Average(5, FiniteDifference(4)), 5),
+        (Smooth(2, inner=Average(5, FiniteDifference(4))), 5),
+        (Average(5), 5),
+        (Smooth(7), 7),
+    ],
+    ids=str,
+)
+def test_as_many_draws_judge_as_are_averaged_over(gradient, draws, random_linear, images, streams):
+    """A mean of differences takes no gradient, and one draw judged its points: luck."""
+    attack = FAB(2, targets=1, gradient=gradient)
+    assert attack.judging == draws
+    model = Queried(random_linear())
+    attack(model, images(), model(images(), streams()).argmax(1), streams())
+    model.reset()
+    share = attack.wrong(
+        *(model, images(), torch.zeros(4, dtype=torch.int64), torch.ones(4).bool()),
+        *(streams(), None),
+    )
+    assert model.queries == 4 * draws
+    assert torch.equal((share * draws).round(), share * draws)
+
+
 @pytest.mark.parametrize("random_model", [False, True])
 @pytest.mark.parametrize(
-    "attack", [FAB(3, targets=2), FAB(2, restarts=2, gradient=Average(3))], ids=str
+    "attack",
+    [
+        FAB(3, targets=2),
+        FAB(2, restarts=2, gradient=Average(3)),
+        FAB(2, targets=2, gradient=Average(3, FiniteDifference(2))),
+    ],
+    ids=str,
 )
 def test_declared_cost_bounds_what_the_model_sees(
     attack, random_model, curved, random_linear, counting, images, streams
@@ -210,7 +253,8 @@ def test_declared_cost_bounds_what_the_model_sees(
     if random_model:
         assert model.queries == 4 * cost.queries
     else:
-        assert model.queries == 4 * (2 + 1 + runs * (attack.steps + 1))
+        each = attack.gradient.queries + 1
+        assert model.queries == 4 * (2 + 1 + runs * (attack.steps * each + 1))
 
 
 def test_broken_images_leave_unless_the_nearest_is_wanted(patterns, counting, streams):

@@ -116,9 +116,9 @@ class FAB(Attack):
 
     On a random model (it says so, or two passes over the clean image differ) no image leaves, and a
     majority of fresh draws judges x_{i+1}. There are as many draws as the estimator takes
-    gradients: one with `Backprop` or `FiniteDifference`, where luck decides, so take `Average`. The
-    results of all runs are judged once more, on the same draws. The result that is wrong most often
-    comes back, of equals the first.
+    gradients, or averages over: one with `Backprop` or `FiniteDifference` alone, where luck
+    decides, so take `Average` around them. The results of all runs are judged once more, on the
+    same draws. The result that is wrong most often comes back, of equals the first.
     With ``nearest`` its ray is then searched for a point that holds with `VOTES` fresh draws
     (`robusttrain.attacks.ray`). AutoAttack has no FAB for random models: a nearest point is a
     brittle one.
@@ -155,7 +155,11 @@ class FAB(Attack):
     @property
     def judging(self) -> int:
         """Draws of a random model that judge a point."""
-        return max(1, self.gradient.evaluations)
+        averaged = 1
+        each: GradientEstimator | None = self.gradient
+        while each is not None:  # means of differences take no gradient
+            averaged, each = averaged * max(1, each.averaged), each.made_of
+        return max(averaged, self.gradient.evaluations)
 
     @property
     def settling(self) -> int:
