@@ -9,20 +9,24 @@ clean image says at which radii.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from robusttrain.attacks.parts.threats import L2
+from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.certify import ABSTAIN, Smoothed, decided, streams
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
 from robusttrain.evaluation.records import once_each
-from robusttrain.evaluation.results import figure
+from robusttrain.evaluation.results import alike, figure
+from robusttrain.storage.weights import read_own, save_tensors
 
 #: Share of a radius that rounding may add to the length of an attack's change.
 ROUNDING = 1e-4
@@ -68,6 +72,57 @@ class Certified:
     def violated(self) -> Tensor:
         """(n,) bool: certified, and broken nearer than the radius."""
         return self.right & (self.broken_at < self.radius)
+
+    def point(self, at: float, reach: float) -> dict[str, Any]:
+        """What results.json says of a Euclidean radius; of attacks as far as they ``reach``."""
+        # One limit for both, so that neither side gains by rounding.
+        limit = at * (1 + ROUNDING)
+        left = self.broken_at > limit
+        attacked = figure(left, "accuracy") | {
+            "undecided": int((left & (self.undecided_at <= limit)).sum())
+        }
+        return {
+            "radius": at,
+            "certified": figure(self.right & (self.radius > limit), "accuracy"),
+            # The grid is rounded, maybe upwards.
+            "attacked": attacked if at <= reach + 1e-9 or at == 0 else None,
+        }
+
+    def gives(self, stated: Mapping[str, Any]) -> bool:
+        """Whether the figures are those that results.json states."""
+        found = {
+            "abstained": int((self.answer == ABSTAIN).sum()),
+            "judged": int(self.judged.sum()),
+            "answer": self.answer.tolist(),
+            "radius": self.radius.tolist(),
+        }
+        points = [
+            # How far attacks reached is rounded there.
+            self.point(each["radius"], torch.inf if each["attacked"] else 0.0)
+            for each in stated["points"]
+        ]
+        broken = [each["index"] for each in stated["violations"]]
+        return (
+            alike(found, {key: stated[key] for key in found})
+            and alike(points, [{"attacked": None} | each for each in stated["points"]])
+            and self.index[self.violated].tolist() == broken
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as safetensors."""
+        save_tensors({each.name: getattr(self, each.name) for each in fields(self)}, path)
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Certified:
+        """The table that `save` wrote.
+
+        Raises:
+            UserError: there is no such file, or it holds no such table.
+        """
+        columns, _ = read_own(path)
+        if columns.keys() != {each.name for each in fields(Certified)}:
+            raise UserError(f"{Path(path)}: holds no certificates of an evaluation")
+        return Certified(**columns)
 
     @staticmethod
     def merged(parts: Sequence[Certified]) -> Certified:
@@ -202,7 +257,7 @@ class Certification:
             "attacks": {"norm": self.norm, "radius": round(reach, 6)},
             "abstained": int((certified.answer == ABSTAIN).sum()),
             "judged": int(certified.judged.sum()),
-            "points": [self._point(certified, each, reach) for each in self._grid()],
+            "points": [certified.point(each, reach) for each in self._grid()],
             "violations": [
                 {
                     "index": int(certified.index[row]),
@@ -226,20 +281,6 @@ class Certification:
         # Attacks without a bound have a radius that would hide everything else.
         near = [each for each in own if each <= 4 * self.smoothed.largest]
         return sorted({*(round(each, 9) for each in [*regular, *near])})
-
-    def _point(self, certified: Certified, at: float, reach: float) -> dict[str, Any]:
-        # One limit for both, so that neither side gains by rounding.
-        limit = at * (1 + ROUNDING)
-        left = certified.broken_at > limit
-        attacked = figure(left, "accuracy") | {
-            "undecided": int((left & (certified.undecided_at <= limit)).sum())
-        }
-        return {
-            "radius": at,
-            "certified": figure(certified.right & (certified.radius > limit), "accuracy"),
-            # The grid is rounded, maybe upwards.
-            "attacked": attacked if at <= reach + 1e-9 or at == 0 else None,
-        }
 
 
 def _once(

@@ -12,7 +12,7 @@ figure can rise by the luck of the draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.evaluation.beside import Under
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import CLEAN, Records, Rows
+from robusttrain.evaluation.results import alike, figure
 from robusttrain.evaluation.scoring import wilson, worst_case
 
 
@@ -52,6 +53,29 @@ class Rung:
         if self.kind == "epsilon":
             return attack.at_radius(self.value)
         return attack.scaled(self.value)
+
+
+def file_name(kind: str) -> str:
+    """Under which a curve's verdicts lie in an evaluation's folder, before ``-verdicts``."""
+    return f"curve_{kind}"
+
+
+def given(kept: Records, rows: Sequence[Mapping[str, Any]], kind: str) -> bool:
+    """Whether verdicts of a curve (what `Curve.run` returned, of all images) give the figures that
+    results.json states of it.
+    """
+    so_far: list[str] = []
+    for row in rows:
+        here = [name for name in kept.attacks if name.startswith(f"{Rung(kind, row[kind]).name}=")]
+        so_far += here
+        score = kept.under(so_far).worst
+        attacked = torch.zeros(len(kept), dtype=torch.bool)
+        for name in here:
+            attacked |= kept.of(name).attacked
+        found = figure(score) | {"attacked": int(attacked.sum())}
+        if not alike(found, {key: row[key] for key in found}):
+            return False
+    return so_far == kept.attacks
 
 
 class Curve:

@@ -17,7 +17,7 @@ from robusttrain.core.processes import everyone
 from robusttrain.data import Batch
 from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, Beside, added
 from robusttrain.evaluation.certification import Certification, Certified
-from robusttrain.evaluation.curve import Curve, Rung
+from robusttrain.evaluation.curve import Curve, Rung, file_name
 from robusttrain.evaluation.engine import Counted, Engine
 from robusttrain.evaluation.examples import Fallen, fallen
 from robusttrain.evaluation.helping import help_others
@@ -81,8 +81,9 @@ class Evaluation(pl.LightningModule):
         self.engine, self.journal, self.waiting = engine, journal, waiting
         self.besides, self.tries = [*besides], tries
         self._second: list[tuple[list[Records], dict[str, float]]] = [([], {}) for _ in besides]
-        #: Records of the besides by name, once the run is over.
+        #: Records of the besides and curves by name, and certificates, once the run is over.
         self.second: dict[str, Records] = {}
+        self.certified: Certified | None = None
         engines = [engine, *(each.engine for each in besides)]
         self.parts = nn.ModuleList(
             [part for each in engines for part in (each.target, *each.sources.values())]
@@ -225,15 +226,14 @@ class Evaluation(pl.LightningModule):
             self.results, self._records, self.tries, self.second.get(KNOWN_DRAW)
         )
         if self.curves:
-            self.results["curves"] = {
-                curve.kind: curve.points(gather((parts, {}))[0])
-                for curve, parts in zip(self.curves, self._points, strict=True)
-            }
-
+            self.results["curves"] = {}
+            for curve, points in zip(self.curves, self._points, strict=True):
+                whole = self.second[file_name(curve.kind)] = gather((points, {}))[0]
+                self.results["curves"][curve.kind] = curve.points(whole)
         if self.certification is not None:
             parts = [part for mine in everyone(self._certified) for part in mine]
-            certified = Certified.merged(parts)
-            self.results["certificates"] = self.certification.content(certified)
+            self.certified = Certified.merged(parts)
+            self.results["certificates"] = self.certification.content(self.certified)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.engine.target(images)

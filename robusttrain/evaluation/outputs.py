@@ -18,6 +18,7 @@ from robusttrain.core.version import __version__
 from robusttrain.data import ImageData
 from robusttrain.evaluation.beside import BARE, KNOWN_DRAW
 from robusttrain.evaluation.compiling import Choice
+from robusttrain.evaluation.curve import file_name
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan
@@ -33,6 +34,10 @@ from robusttrain.storage.weights import save_tensors
 
 #: The images that fell, beside results.json.
 EXAMPLES = "examples.safetensors"
+#: What is known of the certificate of each image, likewise.
+CERTIFIED = "certificates.safetensors"
+#: Whose verdicts lie there besides, where they were asked for.
+BESIDES = (KNOWN_DRAW, BARE, file_name("epsilon"), file_name("effort"))
 #: Packages that a figure may depend on.
 VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 
@@ -214,9 +219,11 @@ def save_requested(
     names its images, which stay.
     """
     records, output = evaluation.records, Path(plan.output)
-    for name in (KNOWN_DRAW, BARE):
-        (output / f"{name}-{VERDICTS}").unlink(missing_ok=True)
+    for name in (CERTIFIED, *(f"{name}-{VERDICTS}" for name in BESIDES)):
+        (output / name).unlink(missing_ok=True)
     if plan.save_verdicts:
+        if evaluation.certified is not None:
+            evaluation.certified.save(output / CERTIFIED)
         records.save(output / VERDICTS)
         for name, second in evaluation.second.items():
             second.save(output / f"{name}-{VERDICTS}")
@@ -237,7 +244,7 @@ def save_requested(
             judged = evaluation.engine.judged(rows.attacked)
             columns = {key: column[judged] for key, column in columns.items()}
             save_tensors(columns, output / f"{name}.safetensors")
-    written = {EXAMPLES, VERDICTS, *(f"{name}-{VERDICTS}" for name in (KNOWN_DRAW, BARE))}
+    written = {EXAMPLES, VERDICTS, CERTIFIED, *(f"{name}-{VERDICTS}" for name in BESIDES)}
     written |= {f"{name}.safetensors" for name in records.attacks if plan.save_images}
     if old := sorted({path.name for path in output.glob("*.safetensors")} - written):
         say(f"{output}: not written by this run: {', '.join(old)}")

@@ -27,6 +27,17 @@ def figure(scores: Tensor, name: str = "robust_accuracy") -> dict[str, Any]:
     return {name: round(mean, 6), "ci95": [round(end, 6) for end in wilson(mean, len(scores))]}
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two parts of results.json hold the same, up to what is rounded off."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return abs(one - other) < 1e-5
+    return bool(one == other)
+
+
 def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> dict[str, Any]:
     """The figures of an evaluation, in the order of results.json.
 

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from robusttrain.core.errors import UserError, first_line
 from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, added
+from robusttrain.evaluation.certification import Certified
+from robusttrain.evaluation.curve import file_name, given
 from robusttrain.evaluation.examples import Examples
-from robusttrain.evaluation.outputs import EXAMPLES
+from robusttrain.evaluation.outputs import CERTIFIED, EXAMPLES
 from robusttrain.evaluation.randomness import randomness
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
+from robusttrain.evaluation.results import alike
 from robusttrain.storage.journal import FINISHED
 
 #: What code stumbles over where a file holds something else than it should.
@@ -154,8 +157,8 @@ def _fits(run: Run) -> bool:
 
 
 def _besides_checked(run: Run, missing: list[str]) -> Results:
-    """The results without what the verdicts beside them do not give: what a defense adds, and what
-    the attacker knows of the randomness.
+    """The results without what the verdicts beside them do not give: what a defense adds, what the
+    attacker knows of the randomness, curves, certificates.
     """
     assert run.records is not None
     content, records = run.json, run.records
@@ -172,19 +175,47 @@ def _besides_checked(run: Run, missing: list[str]) -> Results:
         content, records, _tries(content), None if KNOWN_DRAW in wrong else kept.get(KNOWN_DRAW)
     )
     stated = content.get("randomness")
-    if rows is not None and stated and not _alike(rows, {name: stated.get(name) for name in rows}):
+    if rows is not None and stated and not alike(rows, {name: stated.get(name) for name in rows}):
         wrong.append("randomness")
-    for name in wrong:
-        missing.append(
-            f"{name} in results.json is not what the verdicts give: one of them is of another"
-            " evaluation, or was changed. It is not shown: evaluate again."
-        )
-        content[name] = None  # as where nobody asked
+    if not _certificates_given(run, missing):
+        wrong.append("certificates")
+    curves = dict(content.get("curves") or {})
+    bent = [kind for kind, rows in curves.items() if not _curve_given(run, kind, rows, missing)]
+    missing += [
+        f"{name} in results.json is not what the verdicts give: one of them is of another"
+        " evaluation, or was changed. It is not shown: evaluate again."
+        for name in (*wrong, *(f"the curve over {kind}" for kind in bent))
+    ]
+    content |= dict.fromkeys(wrong)  # None, as where nobody asked
+    if bent:
+        content["curves"] = {kind: rows for kind, rows in curves.items() if kind not in bent}
     if KNOWN_DRAW in wrong and content.get("randomness"):
         content["randomness"] = {
             key: row for key, row in content["randomness"].items() if key != "known"
         }
-    return replace(run.results, json=content) if wrong else run.results
+    return replace(run.results, json=content) if wrong or bent else run.results
+
+
+def _curve_given(run: Run, kind: str, rows: Any, missing: list[str]) -> bool:
+    """Whether a curve is what its verdicts give; yes where there are none."""
+    kept = _beside(run.folder / f"{file_name(kind)}-{VERDICTS}", Records.read, missing)
+    assert run.records is not None
+    if kept is None:
+        return True
+    clean, whole = kept.of(CLEAN), run.records.of(CLEAN)
+    same = torch.equal(clean.index, whole.index) and torch.equal(clean.score, whole.score)
+    return same and given(kept, rows, kind)
+
+
+def _certificates_given(run: Run, missing: list[str]) -> bool:
+    """Whether certificates are what is kept of each image; yes where nothing is."""
+    stated = run.json.get("certificates")
+    kept = _beside(run.folder / CERTIFIED, Certified.read, missing) if stated else None
+    assert run.records is not None
+    if not stated or kept is None:
+        return True
+    same = torch.equal(kept.index, run.records.index) and torch.equal(kept.label, run.records.label)
+    return same and kept.gives(stated)
 
 
 def _gives(kept: Records, stated: Mapping[str, Any], records: Records) -> bool:
@@ -207,22 +238,11 @@ def _added(kept: Records, content: Mapping[str, Any], records: Records) -> bool:
     random = content["random"] or stated["random"]
     # Earlier versions had narrower intervals where few images differ.
     known = [added(alone, records, random, agreeing) for agreeing in (True, False)]
-    return not any(_alike(each, stated["added"]) for each in known)
+    return not any(alike(each, stated["added"]) for each in known)
 
 
 def _tries(content: Mapping[str, Any]) -> int | None:
     return ((content.get("randomness") or {}).get("tries") or {}).get("tries")
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two parts of results.json hold the same, up to what is rounded off."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    if isinstance(one, float | int) and isinstance(other, float | int):
-        return abs(one - other) < 1e-5
-    return bool(one == other)
 
 
 def outside(results: Results) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_evaluations import Noisy, classifier, run_small
 
-from robusttrain.defenses import GaussianNoise
+from robusttrain.defenses import GaussianNoise, Vote
 from robusttrain.evaluation.beside import added, sentence
 from robusttrain.reporting.report import write_report
 from robusttrain.reporting.runs import _added, read_run
@@ -36,6 +36,58 @@ def noisy(tmp_path_factory):
     folder, both = tmp_path_factory.mktemp("noisy"), {"known_draw": True, "bare_classifier": True}
     attacks = ("pgd-quick", "fgsm")
     return run_small(folder, attacks, defense=GaussianNoise(0.1), epsilon=0.1, **both)
+
+
+@pytest.fixture(scope="module")
+def curved(tmp_path_factory):
+    """A vote over noise, certified, with both curves."""
+    folder = tmp_path_factory.mktemp("curved")
+    return run_small(
+        *(folder, ("pgd-l2",), [("pgd-l2.steps", "2")]),
+        **{"defense": Vote(GaussianNoise(0.1), 3, "majority"), "epsilon": 0.3, "images": 20},
+        **{"curve": [0.0, 0.1], "curve_effort": [0.5], "certify": True, "certify_draws": 40},
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "gone"),
+    [
+        (("curves", "epsilon", 1, "robust_accuracy"), "the curve over epsilon"),
+        (("curves", "epsilon", 0, "ci95", 1), "the curve over epsilon"),
+        (("curves", "epsilon", 1, "epsilon"), "the curve over epsilon"),
+        (("curves", "effort", 0, "robust_accuracy"), "the curve over effort"),
+        (("certificates", "points", 1, "certified", "accuracy"), "certificates"),
+        (("certificates", "points", 1, "attacked", "accuracy"), "certificates"),
+        (("certificates", "points", 1, "radius"), "certificates"),
+        (("certificates", "radius", 0), "certificates"),
+    ],
+)
+def test_curves_and_certificates_are_those_of_their_verdicts(curved, tmp_path, keys, gone):
+    whole = read_run(curved)
+    assert whole.missing == ()
+    assert {*whole.json["curves"]} == {"epsilon", "effort"}
+    assert whole.json["certificates"]["points"][1]["certified"]["accuracy"] > 0.5
+    run = changed(curved, tmp_path / "copy", *keys, by=0.2)
+    assert [line.partition(" in ")[0] for line in run.missing] == [gone]
+    left = {*run.json["curves"], *(["certificates"] if run.json["certificates"] else [])}
+    assert {"epsilon", "effort", "certificates"} - left == {gone.rpartition(" ")[2]}
+    write_report(tmp_path / "copy")
+    page = (tmp_path / "copy" / "report.html").read_text()
+    assert f"{gone} in results.json is not what the verdicts give" in page
+    assert ("Certified accuracy" in page) == (gone != "certificates")
+    assert ("Accuracy over the size of the change" in page) == (gone != "the curve over epsilon")
+
+
+def test_certificates_and_curves_that_are_gone_or_damaged(curved, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(curved, copy)
+    for name in ("certificates", "curve_epsilon-verdicts"):
+        (copy / f"{name}.safetensors").write_bytes(b"no tensors")
+    run = read_run(copy)  # as where nothing was kept
+    assert len(run.missing) == 2
+    assert run.json["curves"] == read_run(curved).json["curves"]
+    shutil.copy(curved / "verdicts.safetensors", copy / "certificates.safetensors")
+    assert any("holds no certificates" in line for line in read_run(copy).missing)
 
 
 def changed(folder, copy, *keys, by=0.01):
