@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,8 +14,15 @@ from torch import nn
 
 from robusttrain.config import presets
 from robusttrain.config.build import build
-from robusttrain.config.checkpoints import READER
-from robusttrain.config.command_line import configurations, new_parser, plain, read, values_of
+from robusttrain.config.checkpoints import NOBODYS, READER
+from robusttrain.config.command_line import (
+    NOTHING,
+    configurations,
+    new_parser,
+    plain,
+    read,
+    values_of,
+)
 from robusttrain.config.optimizing import left_to_it, optimizer_named, spelt_out
 from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import OptionError, UserError, under
@@ -86,6 +94,8 @@ def settings_of(
     nodes, line = configurations(arguments, said)
     _one_length(line, nodes, values)
     _refuse_idle(line, nodes, values)
+    _refuse_no_objective(line, nodes, values)
+    _refuse_name(values["name"])
     if values["f_b_training"] != TrainingPlan.f_b_training:
         # Whether or not this defense needs one: a wrong name is a mistake.
         presets.find("training", values["f_b_training"], "--f_b_training")
@@ -139,41 +149,108 @@ def _refuse_idle(
     What a preset says counts for nothing here, nor a file that says all: another option may have
     taken away what they rely on.
     """
-    schedule = values["training"]["schedule"]
+    schedule, pictured = values["training"]["schedule"], values["pictures"]["images"] != 0
+    looking: tuple[str, Callable[[Any], bool], str] = (
+        "robust.every",
+        lambda value: value != 0,
+        "--robust.every 0 attacks no validation image: give --robust.every 1, or leave this out",
+    )
+    # --pictures shows one of these attacks, too.
+    seen = ("robust.every", lambda value: value != 0 or pictured, looking[2])
     # Of an option: what it needs, and when that serves; what to do where it does not.
     needs: dict[tuple[str, str], tuple[str, Callable[[Any], bool], str]] = {
+        ("robust", "attacks"): seen,
+        ("robust", "epsilon"): seen,
+        ("guard", "drop"): looking,
+        ("guard", "fall"): looking,
         ("training", "warmup"): (
-            "schedule",
+            "training.schedule",
             lambda value: value == "one_cycle",
             f"the schedule {schedule} does not rise for a share of the run: give"
             " --schedule.warmup_epochs, or --schedule one_cycle",
         ),
         ("training", "mixing_alpha"): (
-            "mixing",
+            "training.mixing",
             lambda value: value not in (None, "none"),
             "nothing is mixed: give --training.mixing mixup or cutmix, or leave this out",
         ),
         ("extra", "share"): (
-            "root",
+            "extra.root",
             lambda value: value is not None,
             "there are no further images: give --extra.root FOLDER, or leave this out",
         ),
         ("swa", "batches"): (
-            "start",
+            "swa.start",
             lambda value: value is not None,
             "no mean of the weights is taken: give --swa.start EPOCH, or leave this out",
         ),
     }
-    for (part, key), (other, serves, fix) in needs.items():
-        if serves(values[part][other]):
+    for (part, key), (needed, serves, fix) in needs.items():
+        there, _, other = needed.partition(".")
+        if serves(values[there][other]):
             continue
         option = f"--{part}.{key}"
-        files = [node[part] for node in nodes if not _complete(node, values) and part in node]
         # A file that gives what the option needs makes sense; the line may take it away.
-        if values_of(arguments, option) or any(
-            isinstance(each, dict) and key in each and not serves(each.get(other)) for each in files
-        ):
+        files = [
+            node
+            for node in nodes
+            if not _complete(node, values)
+            and key in _said_of(node, part)
+            and not serves(_said_of(node, there).get(other))
+        ]
+        if values_of(arguments, option) or files:
             raise OptionError(option, values[part][key], fix)
+
+
+def _said_of(node: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """What a configuration says of a part's options; nothing where it names a preset."""
+    said = node.get(part)
+    return said if isinstance(said, dict) else {}
+
+
+def _refuse_no_objective(
+    arguments: Sequence[str], nodes: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+) -> None:
+    """Refuse ``null`` for the objective, which `RobustTraining` reads as clean training.
+
+    A preset that was named along with it would lose its objective, and nobody would be told.
+    """
+    named = values_of(arguments, "--training.objective")
+    files = [
+        node
+        for node in nodes
+        if not _complete(node, values) and "objective" in _said_of(node, "training")
+    ]
+    null = (
+        named[-1] in NOTHING
+        if named
+        else any(node["training"]["objective"] is None for node in files)
+    )
+    if null and values["training"]["objective"] is None:
+        raise OptionError(
+            "--training.objective",
+            None,
+            "without an objective nothing says what the weights minimise: give --training standard"
+            " for clean images, or name another recipe",
+        )
+
+
+def _refuse_name(name: str | None) -> None:
+    """Refuse a run's name under which its checkpoints would lie elsewhere, or not be found.
+
+    A name with a slash is a folder in a folder.
+    """
+    if name is None:
+        return
+    parts = PurePath(name).parts
+    if not parts:
+        raise OptionError("--name", name, "must name a folder; leave it out for data-defense-model")
+    if PurePath(name).is_absolute() or ".." in parts:
+        fix = "would lie outside of --checkpoints and --logs: give a name, and those folders there"
+        raise OptionError("--name", name, fix)
+    if taken := {*parts} & {*NOBODYS, "f_b"}:
+        fix = f"{min(taken)} is the folder of models that attacks and defenses train"
+        raise OptionError("--name", name, f"{fix}: evaluations would not take this run for yours")
 
 
 def build_training(

@@ -59,6 +59,15 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
         fix = "no step would be taken: leave it out, or give --trainer.max_epochs 0"
         raise OptionError("--trainer.max_steps", 0, fix)
     steps = (options.max_steps or -1) > 0
+    if options.gradient_clip_val is not None:
+        # Lightning takes a negative value for none at all.
+        at_least("--trainer.gradient_clip_val", options.gradient_clip_val, 0)
+    if options.max_epochs is None and not steps and options.max_time is None:
+        fix = (
+            "Lightning would train 1,000 epochs: give their number, --trainer.max_steps or max_time"
+        )
+        if not options.fast_dev_run:
+            raise OptionError("--trainer.max_epochs", None, fix)
     # Without a number of epochs, Lightning goes by time alone where one is given.
     timed = options.max_epochs is None and options.max_time is not None
     endless = not steps and (timed or (options.max_epochs or 0) < 0)

@@ -266,8 +266,24 @@ TRAIN = [
     (["--training.mixing_alpha", "3"], "--training.mixing_alpha = 3.0: nothing is mixed: give"),
     (["--extra.share", "0.2"], "--extra.share = 0.2: there are no further images: give --extra"),
     (["--swa.batches=5"], "--swa.batches = 5: no mean of the weights is taken: give --swa.start"),
+    (
+        ["--robust.every", "0", "--robust.attacks", "pgd", "--pictures.images", "0"],
+        "--robust.attacks = 'pgd': --robust.every 0 attacks no validation image: give --robust.ev",
+    ),
+    (["--robust.every=0", "--guard.drop=0.1"], "--guard.drop = 0.1: --robust.every 0 attacks no"),
+    (["--trainer.gradient_clip_val", "-1"], "--trainer.gradient_clip_val = -1: must be at least 0"),
+    # Names of folders that are none, or another one's.
+    (["--name", ""], "--name = '': must name a folder"),
+    (["--name", "../mine"], "--name = '../mine': would lie outside of --checkpoints and --logs"),
+    (["--name", "surrogates"], "--name = 'surrogates': surrogates is the folder of models that"),
     (["--f_b_training", "nosuch"], "--f_b_training nosuch: no such preset"),
     # Nothing, where something is needed.
+    (
+        ["--training.objective", "null"],
+        "--training.objective = None: without .*: give --training s",
+    ),
+    (["--training", "fast", "--training.objective=null"], "--training.objective = None: without"),
+    (["--trainer.max_epochs", "null"], "--trainer.max_epochs = None: .* 1,000 epochs: give their"),
     (
         ["--training", "adversarial", "--training.objective.attack", "null"],
         "--training.objective.attack = None: must be an Attack",
