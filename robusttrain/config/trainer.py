@@ -10,6 +10,7 @@ from typing import Any, get_args
 from jsonargparse import ArgumentParser
 
 from robusttrain.core.errors import UserError, first_line
+from robusttrain.core.stopping import Watched
 from robusttrain.core.telling import Say, silence
 
 #: Trainer options that this framework sets itself.
@@ -81,11 +82,30 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
         trainer = Trainer(**settings, **own, use_distributed_sampler=False)
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"--trainer: {first_line(error)}") from error
+    _tell_of_the_dead(trainer, say)
     atexit.unregister(leave_group)
     atexit.register(leave_group)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no strategy's own, no plugin
         trainer.strategy.checkpoint_io = WholeFiles()
     return trainer
+
+
+def _tell_of_the_dead(trainer: Any, say: Say) -> None:
+    """Let Lightning look after the processes that it starts as `Watched` ones."""
+    launcher = trainer.strategy.launcher
+    start = getattr(launcher, "_call_children_scripts", None)
+    if start is None:  # nothing is started from here
+        return
+
+    def started() -> None:
+        start()
+        count = len(launcher.procs) + 1
+        launcher.procs = [
+            Watched(process, f"process {number} of {count}", say)
+            for number, process in enumerate(launcher.procs, start=2)
+        ]
+
+    launcher._call_children_scripts = started
 
 
 def leave_group() -> None:

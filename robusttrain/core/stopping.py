@@ -1,15 +1,19 @@
-"""Stopping on request, SIGTERM, which Slurm, systemd, docker and ``kill`` send, and Ctrl-C; and
-because a disk takes no more.
+"""Stopping on request, SIGTERM, which Slurm, systemd, docker and ``kill`` send, and Ctrl-C; because
+a disk takes no more; and because another process of the run is gone.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from robusttrain.core.errors import UserError
 
 #: The exit code that a shell reports for a process ended by SIGTERM: 128 plus the signal's number.
 TERMINATED = 128 + signal.SIGTERM
@@ -19,6 +23,14 @@ FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file may not grow so large here (ulimit -f, or the file system)",
 }
+
+
+#: What gloo and NCCL say where another process of the group is gone.
+GONE = re.compile(r"(closed|reset) by peer|remote process exit")
+#: What says how to go on, of the blocks of `saying_how_to_go_on` that this process is in.
+_inside: list[Callable[[], str]] = []
+#: The processes that this one has started.
+_watched: list[Watched] = []
 
 
 class Terminated(SystemExit):
@@ -59,7 +71,11 @@ def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> 
     Args:
         say: prints a line.
         line: returns what to say; called only when the block is left.
+
+    Raises:
+        UserError: in place of what is raised where another process of the run is gone.
     """
+    _inside.append(line)
     try:
         yield
     except KeyboardInterrupt:
@@ -76,3 +92,55 @@ def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> 
         if error.errno in FULL:
             say(f"stopped: {line()}")
         raise
+    except RuntimeError as error:
+        if isinstance(error, UserError) or not GONE.search(str(error)):
+            raise
+        fates = [fate for each in _watched if (fate := each.fate()) is not None]
+        what = fates[0] if fates else "another process of this run has ended"
+        raise UserError(f"{what}, and this one cannot go on alone: {line()}") from error
+    finally:
+        _inside.remove(line)
+
+
+class Watched:
+    """A process of a run that this one has started: where a signal ends it, that is said once.
+
+    Lightning looks at the processes that it started, and when one of them has failed it kills all
+    others, this one among them, which then says nothing.
+
+    Args:
+        process: what Lightning started.
+        name: of the process in the line.
+        say: prints a line.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[Any], name: str, say: Callable[[str], None]
+    ) -> None:
+        self._process, self._name, self._say = process, name, say
+        self._told = False
+        _watched.append(self)
+
+    def poll(self) -> int | None:
+        """As Popen's."""
+        code = self._process.poll()
+        if not self._told and (fate := self.fate()) is not None:
+            self._told = True
+            how = f": {_inside[-1]()}" if _inside else ""
+            self._say(f"stopped: {fate}, and the others end with it{how}")
+        return code
+
+    def fate(self) -> str | None:
+        """Which signal has ended the process; None where it goes on, has said itself why it ended,
+        or was ended by SIGTERM or Ctrl-C, which are somebody's wish.
+        """
+        number = -(self._process.poll() or 0)
+        if number <= 0 or number in (signal.SIGTERM, signal.SIGINT):
+            return None
+        known = number in {*signal.Signals}
+        name = signal.Signals(number).name if known else f"signal {number}"
+        memory = ", which the system sends where memory is short" if name == "SIGKILL" else ""
+        return f"{self._name} (PID {self._process.pid}) was ended by {name}{memory}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -151,8 +152,39 @@ def _fits(run: Run) -> bool:
         records.index.tolist() == [*results.json["indices"]]
         and results.json["images"] == count
         and all(_within(results.json["threat"], row.preset) for row in results.attacks.values())
+        and results.json["draws"] == records.of(CLEAN).score.shape[1]
         and _inside(run)
+        and all(_described(run, name) for name in results.attacks)
         and all(_same(shown, Figure.over(score)) for shown, score in _figures(run))
+    )
+
+
+def _described(run: Run, attack: str) -> bool:
+    """Whether what results.json says of an attack besides its accuracy is what its verdicts give:
+    its success, its cost, and how large its largest change is.
+    """
+    assert run.records is not None
+    rows, shown, clean = run.records.of(attack), run.results.attacks[attack], run.records.of(CLEAN)
+    # Images that were right before the attack, on draws that do not score.
+    reached = clean.chosen_by > 0.5
+    if run.json["survivors"]:
+        reached &= rows.attacked
+    success = 1 - float(rows.right[reached].mean()) if reached.any() else None
+    stated = shown.success_rate
+    costs = [
+        (told, float(spent[rows.attacked].double().mean()) if rows.attacked.any() else 0.0)
+        for told, spent in ((shown.gradients, rows.gradients), (shown.queries, rows.queries))
+    ]
+    largest = float(rows.distance.max()) if len(rows) else 0.0
+    return (
+        shown.success_rate_of == int(reached.sum())
+        and (
+            stated is success is None
+            if stated is None or success is None
+            else abs(stated - success) < 1e-5
+        )
+        and all(math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-3) for one, other in costs)
+        and math.isclose(shown.largest_perturbation, largest, rel_tol=1e-5, abs_tol=1e-5)
     )
 
 

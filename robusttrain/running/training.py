@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from robusttrain.config.build import build, build_defended, fit_to_data
 from robusttrain.config.checkpoints import recipe_of
@@ -20,7 +20,7 @@ from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.parts import class_name
 from robusttrain.core.stopping import saying_how_to_go_on
-from robusttrain.core.telling import SILENT, Say, Telling
+from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import Facts, ImageData, ImageFolder
 from robusttrain.evaluation import Engine, Scenario, check_classes, need_two
 from robusttrain.evaluation.covering import covering, threats_of
@@ -259,7 +259,15 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     seldom = attacked and plan.robust.every != 1 and monitor == "val/accuracy"
     why = f", since --robust.every {plan.robust.every} leaves epochs without an attack"
     say(f"best.ckpt: the epoch that is best by {monitor}{why if seldom else ''}")
-    with ending(trainer.loggers), saying_how_to_go_on(say, lambda: place.how_to_go_on):
+
+    def how_to_go_on() -> str:
+        # Only the first process has made the folder; the others know it by what keeps weights.
+        folders = [] if first_process() else [Path(each.dirpath) for each in kept if each.dirpath]
+        there = replace(place, folder=folders[0]) if folders else place
+        return there.how_to_go_on
+
+    kept = [each for each in keeping if isinstance(each, ModelCheckpoint)]
+    with ending(trainer.loggers), saying_how_to_go_on(say, how_to_go_on):
         trainer.fit(
             training,
             datamodule=job.data,

@@ -238,10 +238,31 @@ def test_figures_that_somebody_changed_are_said(evaluated, tmp_path, place, surv
 
 
 @pytest.mark.parametrize(
-    "said", [{"images": 20_000}, {"threat": {"norm": "linf", "epsilon": 8 / 255}}]
+    "said",
+    [{"images": 20_000}, {"threat": {"norm": "linf", "epsilon": 8 / 255}}, {"draws": 1000}],
 )
 def test_images_and_radius_are_those_of_the_verdicts(folder, tmp_path, said):
     copy = rewritten(folder, tmp_path, **said)
+    assert "the figures are not to be trusted" in Reader(page_of(copy)).text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"success_rate": 0.123},
+        {"success_rate": None},
+        {"success_rate_of": 1},
+        {"largest_perturbation": 0.0},
+        {"gradient_evaluations_per_image": 1.5},
+        {"queries_per_image": 3.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("survivors", [False, True])
+def test_success_change_and_cost_are_those_of_the_verdicts(evaluated, tmp_path, said, survivors):
+    made = evaluated(survivors=survivors)
+    attacks = json.loads((made / "results.json").read_text())["attacks"]
+    copy = rewritten(made, tmp_path, attacks={**attacks, "fgsm": {**attacks["fgsm"], **said}})
     assert "the figures are not to be trusted" in Reader(page_of(copy)).text
 
 
@@ -310,6 +331,12 @@ def test_a_thousand_classes_and_large_images_stay_below_two_megabytes(folder, tm
     found["worst_case"] |= figure(whole.score("worst case"))
     for name, row in found["attacks"].items():
         row |= figure(whole.score(name))
+        reached = rows["clean"].chosen_by > 0.5
+        row["success_rate_of"] = int(reached.sum())
+        row["success_rate"] = 1 - rows[name].right[reached].mean().item()
+        attacked = rows[name].attacked
+        row["gradient_evaluations_per_image"] = rows[name].gradients[attacked].mean().item()
+        row["queries_per_image"] = rows[name].queries[attacked].mean().item()
     (copy / "results.json").write_text(json.dumps(found))
     noise = torch.Generator().manual_seed(0)
     shape = (24, 3, 224, 224)
