@@ -67,6 +67,10 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
             sys.exit(0)
         if not transfer:
             front.refuse_at_once(arguments)
+            # Of several processes of a run the first one speaks.
+            first = os.environ.get("LOCAL_RANK", "0") == "0"
+            for line in front.said_again(arguments) if first else ():
+                sys.stderr.write(f"{line}\n")
     except UserError as error:
         _refuse(program, error)
     # OpenMP's threads spin while they wait, at the cost of every other process on these cores:

@@ -167,12 +167,33 @@ def refuse_at_once(arguments: Sequence[str]) -> None:
     given = [*_pairs(arguments)]
     options = {option for option, _ in given}
     for option, value in given:
+        if not value.strip():
+            raise UserError(
+                f"{option} = {value!r}: is empty, as of a variable that is not set: give a value,"
+                " or leave it out"
+            )
         kind = option.removeprefix("--")
         alone = option in FILES and not options & {*FILES[option]}
         if alone and (option != "--weights" or "--model" in options) and not _is_there(value):
             raise UserError(f"{option} = {value!r}: there is no such file{packaged.hint(value)}")
         if kind in NAMED and _is_name(value) and not Path(value).exists():
             presets.find(kind, value)
+
+
+#: Options that may stand several times; of all others the last one counts.
+REPEATABLE = {*("--attack", "--suite", "--trust", "--robust.attacks", "--config")}
+
+
+def said_again(arguments: Sequence[str]) -> list[str]:
+    """A line for each option that stands several times with different values: which one counts."""
+    values: dict[str, list[str]] = {}
+    for option, value in _pairs(arguments):
+        values.setdefault(option, []).append(value)
+    return [
+        f"warning: {option} is given {len(each)} times ({', '.join(each)}): {each[-1]} counts"
+        for option, each in values.items()
+        if option not in REPEATABLE and len({*each}) > 1
+    ]
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -276,15 +276,34 @@ def attack_nodes(
             ):
                 _override(node, [str(other)], None)
             node = with_members(node, name, option, (name,))  # those that the override named
-        changes = [key.split(".") for key, _ in overrides]
-        changes = [parts for parts in changes if parts[0] == name or parts[0] not in nodes]
+        changes = [key.split(".") for key, _ in _of(name, nodes, overrides)]
         if _replaced("threat", changes) and not _replaced("rule", changes):
             _with_rules_of(node)
         if epsilon is not None:
-            at_least("--epsilon" if option == "--attack" else "--robust.epsilon", epsilon, 0)
+            radius = "--epsilon" if option == "--attack" else "--robust.epsilon"
+            at_least(radius, epsilon, 0)
+            for parts, (key, text) in zip(changes, _of(name, nodes, overrides), strict=True):
+                own = parts[1:] if parts[0] == name else parts
+                if own == ["threat", "epsilon"] and number(yaml.safe_load(text)) != epsilon:
+                    raise UserError(
+                        f"{option}.{key} {text}: another radius than {radius} {epsilon:g}, which is"
+                        " that of every attack: leave one of the two out"
+                    )
             _override(node, ["threat", "epsilon"], epsilon)
         read[name] = plain(number(node))
     return read
+
+
+def _of(
+    name: str, names: Container[str], overrides: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """The overrides that are meant for one of several attacks, or for all of them."""
+    owners = [key.partition(".")[0] for key, _ in overrides]
+    return [
+        each
+        for owner, each in zip(owners, overrides, strict=True)
+        if owner == name or owner not in names
+    ]
 
 
 def _replaced(part: str, changes: Iterable[list[str]]) -> bool:

@@ -333,7 +333,12 @@ class ImageData(LightningDataModule, ABC):
         return _for_python(batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Float images in [0, 1] on the device, augmented in training."""
+        """Float images in [0, 1] on the device, augmented in training.
+
+        They are in float32; in a Trainer of the user's own with weights in another type
+        (``precision="bf16-true"``) in that one, which Lightning gave the batch before its bytes
+        became numbers. A LightningModule with ``images_in_float32`` gets float32 there, too.
+        """
         images, start = batch.images, time.perf_counter()
         training = self.trainer is not None and self.trainer.training
         if training:
@@ -345,6 +350,10 @@ class ImageData(LightningDataModule, ABC):
             )
             images = crop_and_flip(images, rng, self.crop, self.flip)
         images = as_float(images)
+        if self.trainer is not None:
+            module = self.trainer.lightning_module
+            if not getattr(module, "images_in_float32", False):
+                images = self.trainer.precision_plugin.convert_input(images)
         if training:
             self.augmenting += time.perf_counter() - start
         return batch._replace(images=images)

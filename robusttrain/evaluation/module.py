@@ -61,6 +61,9 @@ class Evaluation(pl.LightningModule):
         planned: evaluations that an image costs at most, for progress.
     """
 
+    #: As `robusttrain.training.RobustTraining` has it.
+    images_in_float32 = True
+
     def __init__(
         self,
         engine: Engine,

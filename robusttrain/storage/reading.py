@@ -115,6 +115,8 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         archive = zipfile.is_zipfile(path)
         with path.open("rb") as file:
             pickled = archive or file.read(1) == b"\x80"
+    if other is None and archive and (record := damaged_record(path)) is not None:
+        other = f"is damaged: what it holds as {record} does not have its checksum: fetch it again"
     if other:
         raise FileError(path, other)
     aliases: list[Any] = [(Inert, name) for name in (*HARMLESS, *NAMES)]
@@ -134,6 +136,31 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
             path,
             _needs_code(path, str(error)) if code else f"is not a file of torch.save, or {DAMAGED}",
         ) from error
+
+
+def damaged_record(path: Path) -> str | None:
+    """The name of a part of an archive whose content is not that of its checksum; None where all
+    have theirs. torch itself does not look, and would load whatever is there.
+
+    An archive in which no checksum of several fits was saved without them
+    (``torch.serialization.set_crc32_options``).
+    """
+    wrong, fits = None, False
+    try:
+        with zipfile.ZipFile(path) as whole:
+            for each in whole.infolist():
+                try:
+                    with whole.open(each) as part:
+                        while part.read(2**20):
+                            pass
+                    fits = fits or bool(each.file_size)
+                except zipfile.BadZipFile:
+                    wrong = wrong or each.filename
+                if wrong and fits:
+                    return wrong
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError):
+        return None  # torch says what is wrong with it
+    return None
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:

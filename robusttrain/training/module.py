@@ -77,6 +77,9 @@ class RobustTraining(pl.LightningModule):
         seed: of all randomness in training.
     """
 
+    #: Inner attacks need pixel values that are not rounded; the model rounds them to its own type.
+    images_in_float32 = True
+
     def __init__(
         self,
         model: DefendedClassifier,

@@ -104,6 +104,9 @@ class PurifierTraining(pl.LightningModule):
         seed: of all randomness in training.
     """
 
+    #: As `robusttrain.training.RobustTraining` has it.
+    images_in_float32 = True
+
     def __init__(
         self,
         network: nn.Module,

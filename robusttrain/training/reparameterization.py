@@ -32,6 +32,9 @@ class ReparameterizationTraining(pl.LightningModule):
         seed: of all randomness in training.
     """
 
+    #: As `robusttrain.training.RobustTraining` has it.
+    images_in_float32 = True
+
     def __init__(
         self,
         defense: Defense,

@@ -273,7 +273,8 @@ TRAIN = [
     (["--robust.every=0", "--guard.drop=0.1"], "--guard.drop = 0.1: --robust.every 0 attacks no"),
     (["--trainer.gradient_clip_val", "-1"], "--trainer.gradient_clip_val = -1: must be at least 0"),
     # Names of folders that are none, or another one's.
-    (["--name", ""], "--name = '': must name a folder"),
+    (["--name", "."], "--name = '.': must name a folder"),
+    (["--name", ""], "--name = '': is empty, as of a variable that is not set"),
     (["--name", "../mine"], "--name = '../mine': would lie outside of --checkpoints and --logs"),
     (["--name", "surrogates"], "--name = 'surrogates': surrogates is the folder of models that"),
     (["--f_b_training", "nosuch"], "--f_b_training nosuch: no such preset"),
@@ -342,6 +343,11 @@ EVALUATE = [
     ([*NETWORK, "--attack.fgsm.steps", "3"], "fgsm"),
     ([*NETWORK, "--epsilon", "-1"], "--epsilon = -1.0: must be at least 0"),
     ([*NETWORK, "--epsilon", "inf"], "--epsilon"),
+    (
+        [*NETWORK, "--epsilon", "0.1", "--attack.threat.epsilon", "8/255"],
+        "--attack.threat.epsilon 8/255: another radius than --epsilon 0.1, which",
+    ),
+    (["--checkpoint", ""], "--checkpoint = '': is empty, as of a variable"),
     ([*NETWORK, "--epsilon", "abc"], "--epsilon: abc: must be a number, such as 0.5 or 8/255"),
     ([*NETWORK, "--epsilon", "8/0"], "--epsilon: 8/0: must be a number"),
     ([*NETWORK, "--attack.steps", "8/255"], "steps: .*: must be a whole number"),

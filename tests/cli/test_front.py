@@ -131,3 +131,20 @@ def test_all_help_is_that_of_the_training_that_the_line_names(training, own, mon
     said = capsys.readouterr().out
     assert f"train.py --training {training}" in said
     assert own in said
+
+
+def test_an_option_that_is_given_twice_is_told():
+    """The last one counts, as in other programs, but not in silence."""
+    told = front.said_again(["--epsilon", "0.1", "--seed=3", "--epsilon=8/255", "--seed", "3"])
+    assert told == ["warning: --epsilon is given 2 times (0.1, 8/255): 8/255 counts"]
+    assert front.said_again(["--attack", "pgd", "--attack", "fgsm", "--trust=a", "--trust=b"]) == []
+    found = run("train", "--model", "mlp", "--seed", "1", "--seed", "2", "--print_config")
+    assert "warning: --seed is given 2 times (1, 2): 2 counts\n" in found.stderr
+    assert "seed: 2" in found.stdout
+
+
+def test_an_empty_value_is_refused():
+    """``--checkpoint "$FILE"`` without FILE would take the newest one."""
+    for arguments in (["--checkpoint", ""], ["--output="], ["--data", " "]):
+        with pytest.raises(UserError, match=f"^{arguments[0].rstrip('=')} = '.*': is empty"):
+            front.refuse_at_once(arguments)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.errors import FileError, OptionError, UserError
 from robusttrain.models import VGGSmall
 from robusttrain.models.foreign import load_weights
 from robusttrain.storage.files import hash_of_tensors
+from robusttrain.storage.reading import read_torch
 from robusttrain.storage.weights import fit_state, read_metadata, read_tensors, save_tensors
 
 
@@ -234,3 +235,25 @@ def test_a_fingerprint_knows_values_and_shapes_and_no_strides():
     assert hash_of_tensors({"a": whole}) != hash_of_tensors({"a": whole.reshape(3, 2)})
     assert hash_of_tensors({"a": whole}) != hash_of_tensors({"a": whole.T})
     assert hash_of_tensors({"a": torch.zeros(0, 2)}) != hash_of_tensors({"a": torch.zeros(2, 0)})
+
+
+def test_bytes_that_changed_in_the_middle_are_noticed(tmp_path):
+    """torch reads archives without looking at their checksums."""
+    state = {f"layer.{n}": torch.arange(4096.0) + n for n in range(3)}
+    torch.save(state, tmp_path / "whole.pth")
+    content = bytearray((tmp_path / "whole.pth").read_bytes())
+    place = len(content) // 2
+    content[place : place + 3] = bytes(each ^ 0xFF for each in content[place : place + 3])
+    (tmp_path / "changed.pth").write_bytes(content)
+    loaded = torch.load(tmp_path / "changed.pth", weights_only=True)
+    assert any((loaded[name] != values).any() for name, values in state.items())
+    with pytest.raises(FileError, match="is damaged: what it holds as .*/data/1 does not have its"):
+        read_torch(tmp_path / "changed.pth")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "without.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for name in ("whole", "without"):
+        read = read_torch(tmp_path / f"{name}.pth")
+        assert all(torch.equal(read[key], values) for key, values in state.items())

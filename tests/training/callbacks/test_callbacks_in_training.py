@@ -10,7 +10,7 @@ from robusttrain.config.attacks import scenarios
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, results
-from robusttrain.models import CifarResNet
+from robusttrain.models import MLP, CifarResNet
 from robusttrain.training.callbacks import Pictures, RobustAccuracy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -162,3 +162,43 @@ def test_training_goes_on_as_if_nobody_had_attacked(tmp_path):
 def test_errors_name_the_option(make, option):
     with pytest.raises(OptionError, match=f"^{option} = "):
         make()
+
+
+class OwnInAnyType(pl.LightningModule):
+    """A user's own module, which expects images in the type that its Trainer gave its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.seen = MLP(10, 1, 16, width=8), set()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def training_step(self, batch, batch_idx):
+        self.seen.add(batch.images.dtype)
+        return torch.nn.functional.cross_entropy(self.model(batch.images), batch.labels)
+
+    def validation_step(self, batch, batch_idx):
+        self.seen.add(batch.images.dtype)
+        self.log("right", (self.model(batch.images).argmax(1) == batch.labels).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [("bf16-true", torch.bfloat16), ("64-true", torch.float64), ("bf16-mixed", torch.float32)],
+)
+def test_an_own_trainer_gives_images_in_the_type_of_the_weights(precision, kind):
+    module = OwnInAnyType()
+    trainer = pl.Trainer(
+        precision=precision,
+        callbacks=[RobustAccuracy(scenarios(["fgsm"]), images=4)],
+        max_epochs=1,
+        limit_train_batches=1,
+        logger=False,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module, datamodule=Digits(batch_size=8))
+    assert module.seen == {kind}
+    assert "robust/fgsm" in trainer.callback_metrics
