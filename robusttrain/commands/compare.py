@@ -21,6 +21,9 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"{unknown[0]}: compare takes folders and --output: see --help")
     if len(folders) < 2:
         raise UserError("compare: name two folders or more that evaluate.py left: compare A B")
+    places = [Path(each).resolve() for each in folders]
+    if again := [each for at, each in enumerate(folders) if places[at] in places[:at]]:
+        raise UserError(f"compare: {again[0]} is named twice: an evaluation agrees with itself")
     first, *others = [read_run(folder) for folder in folders]
     file = Path(output[-1][1]) if output else others[-1].folder / "comparison.html"
     if file.is_dir():

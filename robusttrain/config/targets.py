@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 
 from robusttrain.config.attacks import checked
@@ -80,7 +81,10 @@ def build_target(
 
 def _of_other_classes(error: OptionError, classes: int) -> OptionError:
     """The error with the number of the data's classes, where a layer of as many does not fit."""
-    if f"({classes}," not in error.fix or "does not fit" not in error.fix:
+    sizes = re.findall(r"is \((\d+)[^)]*\) in the file, \((\d+)[^)]*\) in the model", error.fix)
+    # Where both have as many classes, something else is of another size.
+    others = [there for there, here in sizes if int(here) == classes and there != here]
+    if not others or "does not fit" not in error.fix:
         return error
     fix = (
         f"{error.fix}; the data set has {classes} classes: if the model was trained on others, name"

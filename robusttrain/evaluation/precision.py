@@ -60,9 +60,11 @@ class Speeds:
         if math.isinf(self.bfloat16):
             return "the model fails in bfloat16"
         ratio = f"{self.bfloat16 / self.float32:.2g}"
+        little = self.better == "float32" and self.bfloat16 < self.float32
+        gain = ", too little for its rounding" if little and self.cosine >= CLOSE else ""
         return (
-            f"a gradient in bfloat16 takes {ratio} times as long as in float32 here, at a cosine of"
-            f" {self.cosine:.2f} between them"
+            f"a gradient in bfloat16 takes {ratio} times as long as in float32 here{gain}, at a"
+            f" cosine of {self.cosine:.2f} between them"
         )
 
 

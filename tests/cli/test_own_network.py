@@ -162,6 +162,11 @@ def test_weights_for_other_classes_are_told_from_other_weights(command, here):
     assert "--data.classes FILE" in refused.err
     refused = command("evaluate.py", *network, "--model.width", 5, *FEW)
     assert "layers.1.weight is (4, 256)" in refused.err
+    # Of as many classes: another width alone.
+    torch.save(own(num_classes=10, width=4).state_dict(), here / "ten.pth")
+    refused = command("evaluate.py", *network[:-1], "ten.pth", "--model.width", 5, *FEW)
+    assert "layers.3.weight is (10, 4) in the file, (10, 5) in the model" in refused.err
+    assert "trained on others" not in refused.err
 
 
 def test_options_of_a_defense_that_is_left_out_are_refused(command, here):

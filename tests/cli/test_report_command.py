@@ -74,6 +74,9 @@ def test_a_curve_costs_nothing_twice_and_is_compared(command, typed, trained, tm
     assert "B minus A" not in said
     other = ["--epsilon", 0.1, "--output", tmp_path / "c"]
     assert command("evaluate.py", *common, *other).code == 0
+    code, said = typed("compare", tmp_path / "a", tmp_path / "b", tmp_path / "b" / ".." / "a")
+    assert code == 2
+    assert "is named twice: an evaluation agrees with itself" in said
     code, said = typed("compare", tmp_path / "a", tmp_path / "c")
     assert code == 2
     assert "threat: there changes of at most 0.031 (7.91/255) per pixel, here" in said

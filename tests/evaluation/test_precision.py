@@ -26,6 +26,9 @@ def test_a_small_gain_is_not_worth_its_rounding(float32, bfloat16, faster):
 
 def test_gradients_that_rounding_turns_are_not_followed():
     assert Speeds(1.0, 0.5, 0.96).better == "bfloat16"
+    little = "bfloat16 takes 0.89 times as long as in float32 here, too little for its rounding, at"
+    assert little in str(Speeds(1.0, 0.89, 1.0))
+    assert "too little" not in str(Speeds(1.0, 0.5, 1.0)) + str(Speeds(1.0, 2.0, 1.0))
     assert Speeds(1.0, 0.5, 0.8).better == "float32"
 
 
