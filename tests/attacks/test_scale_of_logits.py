@@ -15,6 +15,7 @@ from robusttrain.attacks import (
     CarliniWagner,
     DeepFool,
     Linf,
+    Margin,
     MomentumNormalized,
     MomentumSign,
     NearestBoundary,
@@ -57,6 +58,50 @@ class Times(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images) * self.factor
+
+
+class Rounded(nn.Module):
+    """Logits that are rounded, as those of a model in bfloat16 or of whole numbers, with the
+    derivative of those that are not.
+    """
+
+    def __init__(self, model: nn.Module, step: float) -> None:
+        super().__init__()
+        self.model, self.to = model, step
+
+    def forward(self, images: Tensor) -> Tensor:
+        exact = self.model(images)
+        return exact + ((exact / self.to).round() * self.to - exact).detach()
+
+
+NEAREST = [
+    DDN(threat=WIDE),
+    DeepFool(threat=WIDE),
+    SuperDeepFool(threat=WIDE),
+    FMN(threat=WIDE),
+    FMN(threat=WIDE_LINF),
+    NearestBoundary(threat=WIDE),
+    NearestBoundary(threat=WIDE_LINF),
+    FAB(steps=30, nearest=True, threat=WIDE),
+    FAB(steps=30, threat=WIDE_LINF),
+]
+
+
+@pytest.mark.parametrize("attack", NEAREST, ids=lambda each: f"{type(each).__name__}-{each.threat}")
+@pytest.mark.parametrize("step", [0.05, 0.2])
+def test_a_region_in_which_two_rounded_logits_are_equal_stops_nobody(
+    attack, step, linear, images, streams
+):
+    """The linearised boundary goes through every point of such a region: a step that ends there
+    would be the last.
+    """
+    model, x = linear(classes=3), images(24)
+    model.bias.data -= model.weight.data.sum(1) / 2
+    rounded = Rounded(model, step)
+    y, clear = rounded(x).argmax(1), Margin()(rounded(x), rounded(x).argmax(1)) < 0
+    x, y = x[clear], y[clear]
+    found = attack(rounded, x, y, streams(len(x)))
+    assert (rounded(found).argmax(1) != y).all()
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda each: f"{type(each).__name__}-{each.threat}")

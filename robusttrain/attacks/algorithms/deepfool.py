@@ -21,6 +21,9 @@ from robusttrain.core.rng import Rng
 
 #: Added to the length of each step, so that a point on a boundary still moves (as released).
 BEYOND = 1e-4
+#: The step from a point where the nearest class is level with y: a share of the way so far, and a
+#: least length.
+BEYOND_TIE, LEAST_STEP = 0.05, 1e-3
 
 
 @checked
@@ -121,12 +124,13 @@ class DeepFool(Attack):
         for i in range(self.steps):
             if not len(left):
                 break
-            step = self.step(source, point[left], labels[left], rivals[left], rng[left].fold(i))
-            moved[left] += step
+            so_far = moved[left].flatten(1).norm(dim=1)
+            asked = (point[left], labels[left], rivals[left], so_far, rng[left].fold(i))
+            moved[left] += self.step(source, *asked)
             point[left] = (start[left] + (1 + self.overshoot) * moved[left]).clamp(0, 1)
-            asked = (point[left], Margin(), labels[left], 0.0, random[left])
+            judged = (point[left], Margin(), labels[left], 0.0, random[left])
             judges = rng.fold(i).fold("judge")[left]
-            left = left[share_above(source, *asked, judges, self.votes, alike) <= 0.5]
+            left = left[share_above(source, *judged, judges, self.votes, alike) <= 0.5]
         return point, attacked.index_fill(0, left, False)
 
     def rivals(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -135,9 +139,17 @@ class DeepFool(Attack):
         return logits.scatter(1, labels[:, None], -torch.inf).topk(count, dim=1).indices
 
     def step(
-        self, source: nn.Module, points: Tensor, labels: Tensor, rivals: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        points: Tensor,
+        labels: Tensor,
+        rivals: Tensor,
+        so_far: Tensor,
+        rng: Rng,
     ) -> Tensor:
-        """r_i (B, C, H, W); zero for images that have no gradient."""
+        """r_i (B, C, H, W), after steps that together are ``so_far`` (B,) long; zero for images
+        that have no gradient.
+        """
         position = rng.position
 
         def differences(x: Tensor) -> Sequence[Tensor]:
@@ -146,6 +158,7 @@ class DeepFool(Attack):
             return (logits.gather(1, rivals) - logits.gather(1, labels[:, None])).unbind(dim=1)
 
         r, nearest = torch.zeros_like(points), points.new_full((len(points),), torch.inf)
+        at_tie = (BEYOND_TIE * so_far).clamp_min(LEAST_STEP)
         for f_k, w_k in input_gradients(differences, points):
             if w_k is None:
                 raise UserError(NO_GRADIENT)
@@ -154,5 +167,6 @@ class DeepFool(Attack):
             distance = (f_k / power).abs() / length
             nearer = distance < nearest  # never where the gradient is zero or NaN
             nearest = torch.where(nearer, distance, nearest)
-            r = torch.where(per_image(nearer), per_image((distance + BEYOND) / length) * w_k, r)
+            length_of_r = torch.where(distance > 0, distance + BEYOND, at_tie)
+            r = torch.where(per_image(nearer), per_image(length_of_r / length) * w_k, r)
         return r

@@ -25,6 +25,9 @@ from robusttrain.core.rng import Rng
 
 #: The least length of a step when two steps are compared (as released); 0 / 0 is no ratio.
 LEAST = 1e-8
+#: How far beyond a point where both classes are level the boundary is taken to be: a share of what
+#: the linear function has risen from the image on, and a least step.
+BEYOND_TIE, LEAST_STEP = 0.05, 1e-3
 _TINY = torch.finfo(torch.float32).tiny
 #: Draws of a random model that judge a point of the last search, at least.
 VOTES = 10
@@ -102,8 +105,9 @@ class FAB(Attack):
     projection onto {z_t = z_y} as it looks from x_i, linearised, within the box, in the threat's
     norm; alpha draws back to the image, eta steps beyond the boundary, clip is to the box. If
     x_{i+1} is misclassified, as whatever class, the attack keeps it if it is the nearest so far,
-    and goes on from (1 - beta) x_orig + beta x_{i+1}. The paper's final search along the last
-    line is left out, as in AutoAttack.
+    and goes on from (1 - beta) x_orig + beta x_{i+1}. Where z_t = z_y the linearised boundary is
+    where x_i is already, and is taken to be a little farther. The paper's final search along the
+    last line is left out, as in AutoAttack.
 
     Further restarts begin at a random point within epsilon / 2. Without ``nearest``, an image is
     spared further steps, restarts and targets as soon as it is misclassified within epsilon.
@@ -283,9 +287,13 @@ class FAB(Attack):
             & gradient.flatten(1).any(dim=1)
         )
         w, power = of_order_one(torch.where(per_image(usable), gradient, 0))
-        f = torch.where(usable, value / power, 0)
+        back = (w * (images - points)).flatten(1).sum(dim=1)
+        # Rounded logits (bfloat16, whole numbers) are equal in a whole region: a plane through the
+        # point would hold it there for good.
+        rise = (BEYOND_TIE * back.abs()).maximum(LEAST_STEP * w.flatten(1).norm(dim=1))
+        f = torch.where(usable, torch.where(value == 0, -rise, value / power), 0)
         # The same plane seen from the image: the linear function's value there.
-        f_orig = f + (w * (images - points)).flatten(1).sum(dim=1)
+        f_orig = f + back
         delta = to_hyperplane(points, f, w, self.threat.norm)
         delta_orig = to_hyperplane(images, f_orig, w, self.threat.norm)
         length, length_orig = (

@@ -11,6 +11,7 @@ from robusttrain.attacks.algorithms.nearest import (
     DUAL,
     Nearest,
     annealed,
+    beyond_tie,
     cost_of,
     into,
     slope_within,
@@ -50,7 +51,8 @@ class FMN(Attack):
     alpha_0 / 100 and 0.001, and epsilon is no greater than the distance of the farthest corner of
     the box, as released. Pixels at the edge of the box that g would push out of it are left out of
     g: in the paper they count, and on images with black or white areas the ball may then settle
-    before the boundary for good. The paper's optional start at an adversarial image is left out.
+    before the boundary for good. It would do so, too, where two rounded logits are equal (L = 0):
+    there epsilon grows by gamma_0. The paper's optional start at an adversarial image is left out.
 
     The attack returns x + delta*, *projected into the threat* if it is farther than the threat's
     epsilon; the projection is adversarial only by luck. For minimal distances take a wide threat.
@@ -114,7 +116,8 @@ class FMN(Attack):
             gamma = annealed(self.gamma, LAST_GAMMA, k, self.steps)
             size, off = self.threat.distance(x, images), margin.abs() / slope
             less, more = ((1 - gamma) * epsilon).minimum(nearest.distance), (1 + gamma) * epsilon
-            first = torch.where(nearest.distance.isfinite(), more, size + BEYOND * off)
+            reached = beyond_tie(size + BEYOND * off, size, margin, self.gamma)
+            first = torch.where(nearest.distance.isfinite(), more, reached)
             epsilon = torch.where(adversarial, less, first)
             # What is no number leaves the whole box.
             epsilon = torch.where(epsilon < farthest, epsilon, farthest)

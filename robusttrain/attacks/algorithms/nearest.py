@@ -26,6 +26,8 @@ LATEST = 0.1
 ROUNDING = 1e-3
 #: q of the dual norm: a linear function with gradient w falls by epsilon |w|_q at most in the ball.
 DUAL = {"linf": 1, "l2": 2}
+#: The least length from which a radius grows where two classes are level.
+LEAST_RADIUS = 1e-3
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -51,6 +53,22 @@ def into(delta: Tensor, epsilon: Tensor, norm: str) -> Tensor:
         return delta.minimum(radius).maximum(-radius)
     length = per_image(delta.flatten(1).norm(dim=1)).clamp_min(_TINY)
     return delta * (radius / length).clamp_max(1)
+
+
+def beyond_tie(radius: Tensor, size: Tensor, margin: Tensor, gamma: float) -> Tensor:
+    """(B,): radii, but a share ``gamma`` more than the iterate's own where its margin is zero.
+
+    The linearised boundary of such an iterate goes through the iterate, so a radius that reaches to
+    the boundary would never grow again. Models whose logits are rounded (bfloat16, whole numbers)
+    have such ties in a whole region; others hardly ever.
+
+    Args:
+        radius: (B,), as far as the linearised boundary.
+        size: (B,), how far the iterates are from their images.
+        margin: (B,), of the iterates.
+        gamma: the share.
+    """
+    return torch.where(margin == 0, (1 + gamma) * size.clamp_min(LEAST_RADIUS), radius)
 
 
 def differ(first: Tensor, second: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from robusttrain.attacks.algorithms.nearest import (
     DUAL,
     Nearest,
     annealed,
+    beyond_tie,
     cost_of,
     into,
     slope_within,
@@ -52,7 +53,8 @@ class NearestBoundary(Attack):
     *The radius* goes where the linearised boundary is, in every step. (FMN's moves 5 % a step, from
     a first ball that reached too far.) It changes by at most half at once, stays below
     (1 - gamma_k) |delta*|_p, but for a random model, where delta* may have been luck, and is no
-    greater than the distance of the farthest corner of the box.
+    greater than the distance of the farthest corner of the box. Where two rounded logits are equal
+    (L = 0) it grows by gamma_0, since the linearised boundary is where the iterate is already.
 
     *The direction* is that of the margin with a soft maximum (`SoftMargin`), whose temperature
     tau_k falls to 0.1. L alone follows the one wrong class that is nearest just now, and where
@@ -133,7 +135,8 @@ class NearestBoundary(Attack):
             best = nearest.distance.masked_fill(nearest.random, torch.inf)
             size, off = self.threat.distance(x, images), margin.abs() / slope
             less = (size - off).maximum((1 - TRUST) * size)
-            more = (size + BEYOND * off).minimum((1 + TRUST) * epsilon)
+            more = beyond_tie(size + BEYOND * off, size, margin, self.gamma)
+            more = more.minimum((1 + TRUST) * epsilon)
             epsilon = torch.where(adversarial, less, more).minimum((1 - gamma) * best)
             # What is no number leaves the whole box.
             epsilon = torch.where(epsilon < farthest, epsilon, farthest)
