@@ -1,18 +1,54 @@
-"""Adversarial images in a type that is shorter than the one in which an attack computes.
+"""Adversarial images that rounding alone takes back across the boundary of their class.
 
-An image that has just crossed the boundary of its class may fall back when it is rounded. So each
-image is rounded towards its clean image first, which never leaves a ball; where the model then
-answers rightly again, to the nearest number of the type, and then away from the clean image, as far
-as the threat allows.
+In a type that is shorter than the one in which an attack computes, an image that has just crossed
+the boundary may fall back when it is rounded. So each image is rounded towards its clean image
+first, which never leaves a ball; where the model then answers rightly again, to the nearest number
+of the type, and then away from the clean image, as far as the threat allows.
+
+In the same type the nearest adversarial image may fall back, too: a batch of another size, layers
+that are folded, another kernel round logits differently. It is moved on along its ray.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.threats import Threat, inside, per_image
+
+#: How far beyond an image that fell back others are tried, as shares of its distance.
+FARTHER = (1e-5, 1e-4, 1e-3, 1e-2)
+
+
+def held_apart(
+    found: Tensor, images: Tensor, threat: Threat, right: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """(B, C, H, W): what an attack found, moved on along its ray by up to a hundredth where the
+    model answers rightly and the threat leaves room.
+
+    Args:
+        found: (B, C, H, W), inside the threat.
+        images: (B, C, H, W), the clean images; those that come back as they were stay.
+        threat: of the attack.
+        right: from points (B, C, H, W) to (B,) bool, whether the model answers rightly.
+    """
+    lost = (found != images).flatten(1).any(dim=1)
+    if lost.any():
+        lost &= right(found)
+    for share in FARTHER:
+        if not lost.any():
+            break
+        farther = torch.lerp(images, found, 1 + share).clamp(0, 1)
+        tried = lost & inside(threat, farther, images)
+        if tried.any():
+            points = torch.where(per_image(tried), farther, found)
+            fell = tried & ~right(points)
+            found = torch.where(per_image(fell), points, found)
+            lost &= ~fell
+    return found
 
 
 def narrowed(

@@ -22,6 +22,7 @@ from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
 from robusttrain.attacks.leaving import Leaving
 from robusttrain.attacks.parts.differentiation import input_gradients
+from robusttrain.attacks.rounding import held_apart
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
@@ -434,6 +435,11 @@ class Engine:
             streams = rng[keep].fold("attack").fold(name)
             returned = self._returned(name, images[keep], labels[keep], streams)
             adversarial[keep] = returned.to(adversarial.dtype)
+            if self.touches(name):
+                adversarial = held_apart(
+                    *(adversarial, images, scenario.attack.threat),
+                    partial(self._right, labels=labels, rng=rng.fold("touches")),
+                )
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         seconds = time.perf_counter() - start
@@ -470,6 +476,22 @@ class Engine:
             and not is_no_bound(threat.norm, threat.epsilon)
         )
 
+    def touches(self, name: str) -> bool:
+        """Whether what an attack returns may touch the boundary of the target's own classes, so
+        that rounding alone decides.
+
+        A batch of another size rounds differently. The verdict on such an image would be a matter
+        of luck, however much room the threat leaves.
+        """
+        scenario = self.scenarios[name]
+        attack = scenario.attack
+        nearest = attack.seeks_nearest or attack.by_norm
+        return nearest and not self.random and scenario.source.same_forward
+
+    def _right(self, points: Tensor, labels: Tensor, rng: Rng) -> Tensor:
+        """(B,) bool: a deterministic target's verdicts."""
+        return verdicts(self._queried, points, labels, rng, draws=1)[:, 0].to(points.device)
+
     def _returned(self, name: str, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         """What an attack returns for images (B, C, H, W); where an image's verdict was settled on
         the way, the point that settled it.
@@ -480,8 +502,7 @@ class Engine:
                 return attack(source, images, labels, rng)
 
         def right(points: Tensor, places: Tensor) -> Tensor:
-            streams = rng[places].fold("settle")
-            return verdicts(self._queried, points, labels[places], streams, draws=1)[:, 0]
+            return self._right(points, labels[places], rng[places].fold("settle"))
 
         leaving = Leaving(attack.threat, images, labels, right, self.leave_early)
         source.leaving = leaving
