@@ -186,14 +186,9 @@ ADAMW = ["--optimizer", "adamw", "--optimizer.lr", 0.1, "--optimizer.weight_deca
     ],
 )
 def test_another_run_is_refused_and_what_differs_is_named(command, finished, arguments, said):
-    options = [
-        "--config",
-        "tests/conf/trades.yaml",
-        "--trainer.max_epochs",
-        1,
-        "--ckpt_path",
-        "last",
-    ]
+    options = ["--config", "tests/conf/trades.yaml", "--ckpt_path", "last"]
+    if "--trainer.max_epochs" not in arguments:
+        options += ["--trainer.max_epochs", 1]
     done = command("train.py", *options, *arguments, *places(finished))
     assert done.code == 2
     assert len(done.err.splitlines()) == 1, done.err

@@ -37,6 +37,7 @@ def evaluation(tmp_path):
         global_rank=0,
         world_size=2,
         num_test_batches=[3],
+        lightning_module=SimpleNamespace(images_in_float32=True),
     )
     data.trainer = trainer
     split, share = data.test_share(1)

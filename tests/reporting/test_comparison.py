@@ -121,9 +121,10 @@ def test_table_page_and_sentence(folder, evaluated, tmp_path, capsys):
     assert "as a model is random" in page
     assert "<script" not in page
     capsys.readouterr()
-    command.run([str(folder), str(folder)])
+    again = changed(folder, tmp_path / "again", lambda content: None)
+    command.run([str(folder), str(again)])
     assert "differ by +0.0 points" in capsys.readouterr().err
-    same = (folder / "comparison.html").read_text()
+    same = (again / "comparison.html").read_text()
     assert "Both have the same weights" in same
 
 
@@ -257,13 +258,14 @@ def test_models_that_the_attacker_trains_may_differ_but_not_their_epochs(transfe
 
 
 def test_an_attack_that_was_edited_is_told(folder, tmp_path, capsys):
-    folders = [
-        changed(folder, tmp_path / each, partial(dict.update, code={"fgsm": each})) for each in "ab"
-    ]
-    command.run([*map(str, folders)])
+    first, other, same = (
+        changed(folder, tmp_path / name, partial(dict.update, code={"fgsm": code}))
+        for name, code in (("first", "a"), ("other", "b"), ("same", "a"))
+    )
+    command.run([str(first), str(other)])
     told = " ".join(capsys.readouterr().err.split())
     assert "attacks.fgsm: its code was edited between the two" in told
-    command.run([str(folders[0]), str(folders[0])])
+    command.run([str(first), str(same)])
     assert "its code was edited" not in " ".join(capsys.readouterr().err.split())
 
 
