@@ -85,13 +85,18 @@ def lines_about(clean: dict[str, Any], other: OtherOrder, classes: int, output: 
         )
     best = f"{100 * other.best:.1f} % (judged on images that did not choose it:"
     best += f" {100 * other.held_out:.1f} %)"
+    names = ", ".join(other.order[:_SHOWN]) + (" ..." if classes > _SHOWN else "")
     if other.explains:
-        names = ", ".join(other.order[:_SHOWN]) + (" ..." if classes > _SHOWN else "")
         text = ", which is that of the names as text, as torchvision sorts folders"
         lines.append(
             f"{accuracy}, and another order of the classes explains it: with {names}"
             f"{text if other.as_text else ''} it would be {best}. The order is written: with image"
             f" folders, --data.classes {output / 'classes.json'} takes it"
+        )
+    elif other.undecided:
+        lines.append(
+            f"{accuracy}, and another order of the classes may explain it: with {names} it would be"
+            f" {best}; so few images decide nothing: ask more with --images"
         )
     elif near:
         lines.append(f"no other order of the classes explains it: the best would give {best}")

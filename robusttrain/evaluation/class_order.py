@@ -50,6 +50,8 @@ class OtherOrder:
         order: class names in the order of those numbers.
         explains: whether ``held_out`` is above both ``accuracy`` and chance, with 95 % intervals
             that lie apart.
+        undecided: whether it does not, yet ``held_out`` is more than one half, and outside of what
+            chance leaves: more images could show that the order explains it.
         as_text: whether ``order`` is that of the names sorted as text.
     """
 
@@ -58,6 +60,7 @@ class OtherOrder:
     held_out: float
     order: list[str]
     explains: bool
+    undecided: bool
     as_text: bool
 
     @classmethod
@@ -80,12 +83,15 @@ class OtherOrder:
         as_text = all(
             text[int(answer_of[label])] == names[label] for label in labels.unique().tolist()
         )
+        held_out, luck = right / count, wilson(chance, count)[1]
+        explains = wilson(held_out, count)[0] > luck
         return cls(
             accuracy,
             (answer_of[labels] == answers).double().mean().item(),
-            right / count,
+            held_out,
             order,
-            wilson(right / count, count)[0] > wilson(chance, count)[1],
+            explains,
+            not explains and held_out > max(0.5, luck),
             as_text and order != list(names),
         )
 

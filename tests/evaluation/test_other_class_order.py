@@ -1,8 +1,11 @@
 """Whether another order of the classes explains a low accuracy: confusions with known answers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from robusttrain.evaluation.class_doubts import lines_about
 from robusttrain.evaluation.class_order import OtherOrder, best_assignment, confusion
 
 NAMES = [str(number) for number in range(12)]
@@ -78,3 +81,25 @@ def test_one_answer_to_everything_is_explained_by_no_order(sizes):
 def test_no_answer_is_right_under_no_order():
     other = OtherOrder.of(torch.full((120,), -1), LABELS, NAMES)
     assert (other.accuracy, other.best, other.held_out, other.explains) == (0, 0, 0, False)
+
+
+@pytest.mark.parametrize(("each", "explains"), [(2, False), (10, True)])
+def test_few_images_that_another_order_answers_rightly_decide_nothing(each, explains):
+    """The same answers are "no other order explains it" of neither; of more images they do."""
+    labels = torch.arange(3).repeat_interleave(each)
+    other = OtherOrder.of((labels + 1) % 3, labels, NAMES[:3])
+    assert (other.best, other.held_out) == (1, 1)
+    assert (other.explains, other.undecided) == (explains, not explains)
+    clean = {"accuracy": 0.0, "ci95": [0.0, 0.4]}
+    said = " ".join(lines_about(clean, other, 3, Path("out")))
+    assert "no other order" not in said
+    assert ("another order of the classes may explain it: with 2, 0, 1" in said) is not explains
+
+
+@pytest.mark.parametrize("count", [8, 24, 120])
+def test_random_answers_of_many_images_leave_nothing_undecided(count):
+    """With two classes, half of the images are right by chance."""
+    labels = torch.arange(count) % 2
+    other = OtherOrder.of(torch.arange(count) // 2 % 2, labels, NAMES[:2])
+    assert not other.explains
+    assert not other.undecided
