@@ -96,7 +96,7 @@ def evaluate(
     alone = {name: scenario(plan.attacks[name], name) for name in for_the_bare(plan, subject)}
     subject, attacks = applying(fitting, subject, attacks, alone, telling.say)
     plan = in_its_own_folder(plan, settings_of(plan, subject), attacks, telling.say)
-    trainer = tester(plan.trainer)
+    trainer = tester(plan.trainer, telling.say)
     if precisions is None:
         device = trainer.strategy.root_device
         precisions = precisions_of(plan, subject, attacks, device, telling.say)
@@ -226,10 +226,16 @@ def with_gradients(
     return replace(subject, unfit={**subject.unfit, **reasons}, bare=alone)
 
 
-def tester(settings: Mapping[str, Any]) -> Any:
-    """Lightning's Trainer for an evaluation, which has a bar and a table of its own."""
+def tester(settings: Mapping[str, Any], say: Say) -> Any:
+    """Lightning's Trainer for an evaluation, which has a bar and a table of its own.
+
+    Args:
+        settings: ``--trainer.*`` options.
+        say: takes lines, also the one about a process of several that has ended.
+    """
     return trainer_from(
         {**settings, "enable_model_summary": False, "enable_progress_bar": False},
+        say,
         logger=False,
         enable_checkpointing=False,
     )

@@ -140,7 +140,7 @@ def _run(
     alone = {each: scenarios[each] for each in for_the_bare(plan, subject) if each in scenarios}
     fitting = plan.without(subject.unfit)
     subject, attacks = applying(fitting, subject, attacks, alone, telling.say)
-    trainer = tester(_place(device))
+    trainer = tester(_place(device), telling.say)
     precisions = precisions_of(plan, subject, attacks, device, telling.say)
     compilation = compilation_of(plan, subject, attacks, precisions, device, telling.say)
     attack(plan, subject, attacks, precisions, trainer, telling, write_report, compilation)

@@ -9,6 +9,7 @@ import pytest
 from robusttrain.config.trainer import trainer_from
 from robusttrain.core.errors import UserError
 from robusttrain.core.stopping import Watched, saying_how_to_go_on
+from robusttrain.running import evaluating
 
 PEER = "gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:40356"
 
@@ -53,20 +54,22 @@ def test_who_waits_for_a_process_that_is_gone_says_so_in_one_line():
         raise RuntimeError("other")
 
 
-def test_lightning_looks_after_watched_processes():
+def trains(options, say):
+    """The Trainer of a training, as far as it matters here."""
+    return trainer_from({**options, "max_epochs": 1}, say, logger=False, enable_checkpointing=False)
+
+
+@pytest.mark.parametrize("trainer", [trains, evaluating.tester], ids=["train", "evaluate"])
+def test_lightning_looks_after_watched_processes(trainer):
     """Its observer asks `poll`, and kills the rest of the run as soon as that says an error."""
     lines, process = [], ended(by=signal.SIGKILL)
     options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-    launcher = trainer_from(
-        {**options, "max_epochs": 1}, lines.append, logger=False, enable_checkpointing=False
-    ).strategy.launcher
+    launcher = trainer(options, lines.append).strategy.launcher
     assert launcher.procs == []
     own = type(launcher)._call_children_scripts
     type(launcher)._call_children_scripts = lambda self: setattr(self, "procs", [process])
     try:
-        again = trainer_from(
-            {**options, "max_epochs": 1}, lines.append, logger=False, enable_checkpointing=False
-        ).strategy.launcher
+        again = trainer(options, lines.append).strategy.launcher
         again._call_children_scripts()
     finally:
         type(launcher)._call_children_scripts = own
