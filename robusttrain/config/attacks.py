@@ -284,7 +284,7 @@ def attack_nodes(
             at_least(radius, epsilon, 0)
             for parts, (key, text) in zip(changes, _of(name, nodes, overrides), strict=True):
                 own = parts[1:] if parts[0] == name else parts
-                if own == ["threat", "epsilon"] and number(yaml.safe_load(text)) != epsilon:
+                if any(number(each) != epsilon for each in _radii(own, yaml.safe_load(text))):
                     raise UserError(
                         f"{option}.{key} {text}: another radius than {radius} {epsilon:g}, which is"
                         " that of every attack: leave one of the two out"
@@ -292,6 +292,15 @@ def attack_nodes(
             _override(node, ["threat", "epsilon"], epsilon)
         read[name] = plain(number(node))
     return read
+
+
+def _radii(key: list[str], value: Any) -> list[Any]:
+    """Radii that an override gives an attack: as epsilon, or within a whole threat."""
+    for name in reversed(key):
+        value = {name: value}
+    threat = value.get("threat")
+    nodes = [threat, threat.get("init_args")] if isinstance(threat, dict) else []
+    return [node["epsilon"] for node in nodes if isinstance(node, dict) and "epsilon" in node]
 
 
 def _of(

@@ -347,6 +347,17 @@ EVALUATE = [
         [*NETWORK, "--epsilon", "0.1", "--attack.threat.epsilon", "8/255"],
         "--attack.threat.epsilon 8/255: another radius than --epsilon 0.1, which",
     ),
+    (
+        [*NETWORK, "--epsilon", "0.1", "--attack.threat.init_args.epsilon", "8/255"],
+        "--attack.threat.init_args.epsilon 8/255: another radius than --epsilon 0.1, which",
+    ),
+    (
+        [
+            *(*NETWORK, "--epsilon", "0.1", "--attack.threat"),
+            "{class_path: robusttrain.attacks.L2, init_args: {epsilon: 0.7}}",
+        ],
+        "another radius than --epsilon 0.1, which",
+    ),
     (["--checkpoint", ""], "--checkpoint = '': is empty, as of a variable"),
     ([*NETWORK, "--epsilon", "abc"], "--epsilon: abc: must be a number, such as 0.5 or 8/255"),
     ([*NETWORK, "--epsilon", "8/0"], "--epsilon: 8/0: must be a number"),
