@@ -284,7 +284,7 @@ def attack_nodes(
             at_least(radius, epsilon, 0)
             for parts, (key, text) in zip(changes, _of(name, nodes, overrides), strict=True):
                 own = parts[1:] if parts[0] == name else parts
-                if any(number(each) != epsilon for each in _radii(own, yaml.safe_load(text))):
+                if any(not _is(each, epsilon) for each in _radii(own, yaml.safe_load(text))):
                     raise UserError(
                         f"{option}.{key} {text}: another radius than {radius} {epsilon:g}, which is"
                         " that of every attack: leave one of the two out"
@@ -292,6 +292,14 @@ def attack_nodes(
             _override(node, ["threat", "epsilon"], epsilon)
         read[name] = plain(number(node))
     return read
+
+
+def _is(value: Any, radius: float) -> bool:
+    """Whether they are one number; YAML takes 1e-05, without a point, for a text."""
+    try:
+        return float(number(value)) == radius
+    except (TypeError, ValueError):
+        return False
 
 
 def _radii(key: list[str], value: Any) -> list[Any]:

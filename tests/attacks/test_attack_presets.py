@@ -62,7 +62,7 @@ from robusttrain.attacks import (
 )
 from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.config import presets
-from robusttrain.config.attacks import scenarios, split_attacks
+from robusttrain.config.attacks import attack_nodes, scenarios, split_attacks
 from robusttrain.config.suites import suite
 from robusttrain.core.errors import UserError
 from robusttrain.defenses import AdversarialTransform
@@ -533,3 +533,9 @@ def test_attacks_and_suites_are_taken_out_of_a_command_line():
 def test_one_kind_of_step_size_takes_the_place_of_the_other():
     attack = scenarios(["ifgsm"], [("relative_step_size", "0.1")])["ifgsm"].attack
     assert (attack.step_size, attack.relative_step_size) == (None, 0.1)
+
+
+@pytest.mark.parametrize("text", ["1e-05", "0.00001"])
+def test_one_radius_given_twice_is_one(text):
+    """YAML takes 1e-05 for a text."""
+    assert attack_nodes(["fgsm"], [("threat.epsilon", text)], 1e-5)
