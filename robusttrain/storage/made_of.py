@@ -5,50 +5,31 @@ that no installed package brings.
 
 from __future__ import annotations
 
-import ast
-import dis
 import hashlib
-import inspect
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import _lru_cache_wrapper, partial
-from importlib.util import resolve_name
-from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor, nn
 
 from robusttrain.core.counting import Counting
+from robusttrain.storage.bytecode import names_of, written
 from robusttrain.storage.files import hash_of_tensors, hash_of_weights
+from robusttrain.storage.libraries import is_theirs
+from robusttrain.storage.own_text import text_of, text_with_imports
 
-#: Folders of Python's own code, of installed packages, and of this one.
-LIBRARIES = (
-    *(Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib", "platlib")),
-    Path(__file__).parents[1],
-    Path(np.__file__).parents[1],
-)
-#: Where packages are installed, whoever's Python it is.
-INSTALLED = {"site-packages", "dist-packages"}
 #: Attributes that every module has, or that torch.compile numbers its own with.
 _OF_MODULES = {*vars(nn.Module()), "training", "_torchdynamo_wrapper_id"}
 #: Of these, the ones that hold what changes a forward pass; their keys count through the process.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-#: Of classes that were met: a network has few of them, and many parts.
-_texts: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 #: Containers and functions around a function, beyond which nothing that it reaches is told: the
 #: stack ends somewhere, and the files' text says it, too.
 DEEPEST = 100
 _PLAIN = (str, int, float, complex, bool, bytes, type(None))
-#: Methods of containers that leave them as they are.
-_READING = {"get", "items", "keys", "values", "index", "count", "copy"}
-_STORING = {"STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"}
-_ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD"}
 
 
 def made_of(module: nn.Module) -> str:
@@ -76,7 +57,7 @@ def code_of(makers: Iterable[Callable[..., Any]]) -> str:
     functions that make modules, does; "" where all are of libraries.
     """
     seen: set[int] = set()
-    own = [each for each in makers if _is_module_of_theirs(each.__module__)]
+    own = [each for each in makers if is_theirs(each.__module__)]
     return _short("".join(_told(each, seen, ()) for each in own)) if own else ""
 
 
@@ -114,12 +95,6 @@ def told(value: Any) -> str:
     """
     text = _told(value, set(), ())
     return text if isinstance(value, _PLAIN) or not text else _short(text)
-
-
-def is_library(path: str | Path) -> bool:
-    """Whether a file of code belongs to Python, to an installed package, or to this one."""
-    path = Path(path)
-    return bool(INSTALLED & {*path.parts}) or any(map(path.is_relative_to, LIBRARIES))
 
 
 def _short(text: str) -> str:
@@ -214,7 +189,7 @@ def _function(function: FunctionType, seen: set[int], holders: tuple[int, ...]) 
     held = [_content(cell) for cell in function.__closure__ or ()]
     parts: list[Any] = [function.__defaults__, function.__kwdefaults__]
     module = function.__module__
-    if not _is_module_of_theirs(module):
+    if not is_theirs(module):
         return f"{_code(function.__code__)} {_told([*parts, held], seen, holders)}"
     seen.add(id(function))  # each once: they may call each other
     text = "" if module == "__main__" else _text_once(sys.modules[module], seen)
@@ -228,73 +203,13 @@ def _around(function: FunctionType) -> dict[str, Any]:
     """What a function takes from its module, by name: other functions, networks, numbers, tables;
     nothing that it assigns itself, such as a count, nor what its module writes to a container.
     """
-    looked_up, assigned = _names(function.__code__)
+    looked_up, assigned = names_of(function.__code__)
     around = function.__globals__
     return {
-        name: _lasting(around[name]) if _written(name, around) else around[name]
+        name: _lasting(around[name]) if written(name, around) else around[name]
         for name in dict.fromkeys(looked_up)
         if name in around and name not in assigned
     }
-
-
-def _written(name: str, around: dict[str, Any]) -> bool:
-    """Whether a module (its globals) holds a container by this name, and code that changes it: a
-    cache or a log, and no table.
-    """
-    if not isinstance(around[name], Mapping | list | set):
-        return False
-    values = [*around.values()]
-    of_classes = (
-        vars(each).values()
-        for each in values
-        if isinstance(each, type) and each.__module__ == around.get("__name__")
-    )
-    held = [*values, *(item for each in of_classes for item in each)]
-    return any(_writes(code, name) for code in map(_code_of, held) if code is not None)
-
-
-def _code_of(value: Any) -> CodeType | None:
-    """The code of a function, whatever is around it; None of anything else."""
-    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-    value = getattr(value, "__wrapped__", value)
-    return value.__code__ if isinstance(value, FunctionType) else None
-
-
-def _writes(code: CodeType, name: str) -> bool:
-    """Whether code stores in ``name[...]``, or calls a method of it that may change it."""
-    if any(_writes(each, name) for each in code.co_consts if isinstance(each, CodeType)):
-        return True
-    if name not in code.co_names:
-        return False
-    steps = [*dis.get_instructions(code)]
-    # A store stands, in the text, where what it stores in does. Without places all may be one.
-    stores = {_place(each) for each in steps if each.opname in _STORING}
-    for here, following in zip(steps, steps[1:], strict=False):
-        if here.opname in ("LOAD_GLOBAL", "LOAD_NAME") and here.argval == name:
-            if following.opname in _ATTRIBUTE and following.argval not in _READING:
-                return True
-            if _place(here) in stores:
-                return True
-    return False
-
-
-def _place(step: dis.Instruction) -> tuple[int | None, int | None]:
-    """Line and column where a step's text begins."""
-    place = step.positions
-    return (None, None) if place is None else (place.lineno, place.col_offset)
-
-
-def _names(code: CodeType) -> tuple[list[str], set[str]]:
-    """The names that a function looks up, and those that it assigns in its module; those of
-    functions inside it among them.
-    """
-    assigned = {each.argval for each in dis.get_instructions(code) if each.opname == "STORE_GLOBAL"}
-    looked_up = [*code.co_names]
-    for each in code.co_consts:
-        if isinstance(each, CodeType):
-            more, others = _names(each)
-            looked_up, assigned = looked_up + more, assigned | others
-    return looked_up, assigned
 
 
 def _lasting(value: Any) -> Any:
@@ -334,7 +249,7 @@ def _class(cls: type, seen: set[int]) -> str:
     between two runs.
     """
     own = [base for base in cls.__mro__ if _is_own(base)]
-    code = _short("".join(map(_text_of, own)))
+    code = _short("".join(map(text_of, own)))
     if not own or id(cls) in seen:
         return code
     seen.add(id(cls))
@@ -347,7 +262,7 @@ def _content_of(cls: type) -> list[Any]:
     has no text, plain values.
     """
     kinds: tuple[type, ...] = (FunctionType, staticmethod, classmethod, property, nn.Module)
-    if not _text_of(cls):
+    if not text_of(cls):
         kinds += _PLAIN
     return [
         item
@@ -358,71 +273,12 @@ def _content_of(cls: type) -> list[Any]:
 
 def _is_own(cls: type) -> bool:
     """Whether a class is the user's: from a file of theirs, a script, or a notebook."""
-    return _is_module_of_theirs(cls.__module__)
-
-
-def _is_module_of_theirs(name: str | None) -> bool:
-    file = getattr(sys.modules.get(name or ""), "__file__", None)
-    return name == "__main__" or (file is not None and not is_library(file))
-
-
-def _text_of(cls: type) -> str:
-    """The text of a class, read once; "" where it has none."""
-    if cls not in _texts:
-        _texts[cls] = _read_text_of(cls)
-    return _texts[cls]
-
-
-def _read_text_of(cls: type) -> str:
-    try:
-        if cls.__module__ == "__main__":
-            return inspect.getsource(cls)
-    except (OSError, TypeError):  # typed in, or made by code: its methods are known all the same
-        return ""
-    return _text_with_imports(sys.modules[cls.__module__])
+    return is_theirs(cls.__module__)
 
 
 def _text_once(module: ModuleType, seen: set[int]) -> str:
-    """The fingerprint of `_text_with_imports`, once."""
+    """The fingerprint of `text_with_imports`, once."""
     if id(module) in seen:
         return ""
     seen.add(id(module))
-    return _short(_text_with_imports(module))
-
-
-def _text_with_imports(module: ModuleType) -> str:
-    """The text of a module, and of those of the user's that it imports; nothing of libraries."""
-    texts: dict[str, str] = {}
-    waiting = [module]
-    while waiting:
-        each = waiting.pop()
-        name, file = each.__name__, getattr(each, "__file__", None)
-        # A folder without __init__.py has no file.
-        places = [file] if file is not None else [*getattr(each, "__path__", ())]
-        if name in texts or name == "__main__" or not places or any(map(is_library, places)):
-            continue
-        try:
-            texts[name] = Path(file).read_text() if file is not None else ""
-        except (OSError, ValueError):  # compiled, or gone
-            texts[name] = ""
-        for value in [*vars(each).values()]:
-            if isinstance(value, ModuleType):
-                waiting.append(value)
-            elif isinstance(value, FunctionType | type) and value.__module__ in sys.modules:
-                waiting.append(sys.modules[value.__module__])
-        waiting += _imported(texts[name], vars(each).get("__package__") or "")
-    return "".join(texts[name] for name in sorted(texts))
-
-
-def _imported(text: str, package: str) -> list[ModuleType]:
-    """The modules that a text imports names from: a table says nothing of where it came from."""
-    try:
-        steps = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.ImportFrom)]
-    except (SyntaxError, ValueError):  # edited since it was imported
-        return []
-    found = []
-    for step in steps:
-        with suppress(ImportError):  # relative, and in no package
-            name = resolve_name("." * step.level + (step.module or ""), package)
-            found += [sys.modules[name]] if name in sys.modules else []
-    return found
+    return _short(text_with_imports(module))

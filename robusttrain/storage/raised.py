@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 
 from robusttrain.core.errors import first_line
-from robusttrain.storage.made_of import is_library
+from robusttrain.storage.libraries import is_library
 
 
 def said(error: Exception) -> str:

@@ -23,7 +23,7 @@ from robusttrain.models import Autoencoder, VGGSmall
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.evaluating import provide_surrogates
 from robusttrain.running.surrogates import Keeper
-from robusttrain.storage import made_of as made_of_module
+from robusttrain.storage import own_text
 
 
 def test_g_inside_a_chain_keeps_its_f_b_and_takes_other_options(tmp_path, images, streams):
@@ -128,7 +128,7 @@ def test_an_h_is_another_for_other_code_and_other_numbers_of_a_defense(tmp_path,
     assert path(Blur(0.5)) == first
     assert path(Blur(0.6)) != first
     monkeypatch.setattr(Blur, "transform", lambda self, images, streams: images)
-    made_of_module._texts.clear()
+    own_text._texts.clear()
     assert path(Blur(0.5)) != first
 
 

@@ -18,7 +18,8 @@ from robusttrain.attacks import Linf, ProjectedGradient, Queried, Target
 from robusttrain.evaluation import Scenario
 from robusttrain.models import CifarResNet
 from robusttrain.models.declared import as_module
-from robusttrain.storage.made_of import code_in, is_library, made_of, told
+from robusttrain.storage.libraries import is_library
+from robusttrain.storage.made_of import code_in, made_of, told
 
 NET = """
 from torch import nn
