@@ -21,12 +21,12 @@ from robusttrain.attacks import Attack, Cost, KnownDraw, Queried, Source, prepar
 from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
 from robusttrain.attacks.leaving import Leaving
-from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.rounding import held_apart
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Advance, unwatched
+from robusttrain.evaluation import pricing
 from robusttrain.evaluation.covering import is_no_bound
 from robusttrain.evaluation.fitting import ask_about, one_threat, refuse_outside
 from robusttrain.evaluation.records import CLEAN, Records, Rows
@@ -54,11 +54,6 @@ class EntryStore(Protocol):
     def put(
         self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
     ) -> None: ...
-
-
-def any_value(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
-    """A loss (B,) of logits, whose gradient costs as much as an attack's."""
-    return [source(points, rng).logsumexp(dim=1)]
 
 
 def _equal(one: Source, other: Source) -> bool:
@@ -274,52 +269,29 @@ class Engine:
         evaluations.
         """
         images = check_images(images[:16]).clone()
-        self.ask(images, torch.arange(len(images), device=images.device))
+        indices = torch.arange(len(images), device=images.device)
+        self.ask(images, indices)
         labels = check_labels(labels[:16], images, self._queried.classes)
-        rng = Rng.for_images(self.seed, torch.arange(len(images), device=images.device)).fold(
-            "measure"
-        )
+        rng = Rng.for_images(self.seed, indices).fold("measure")
         expected: dict[str, float] = {}
-        known: dict[tuple[str, bool], float] = {}
+        gradients: dict[str, float] = {}
+        queries: dict[tuple[str, bool], float] = {}
         first = self.first_of_equal()
         for name, source in self.sources.items():
-            attack = self.scenarios[name].attack
-            cost = attack.cost()
-            how = first[name], bool(cost.gradients)
-            if how not in known:
-                known[how] = self._seconds_of(source, images, rng, bool(cost.gradients))
-            each = known[how]
-            query = self._seconds_of_g(source, images, rng) if attack.asks_g else each
-            expected[name] = each * cost.gradients + query * cost.queries
+            attack, same = self.scenarios[name].attack, first[name]
+            cost, asked = attack.cost(), (same, attack.asks_g)
+            if cost.gradients and same not in gradients:
+                gradients[same] = pricing.of_gradient(source, images, rng, self.compiled)
+            if cost.queries and asked not in queries:
+                of_query = pricing.of_g if attack.asks_g else pricing.of_answer
+                queries[asked] = of_query(source, images, rng)
+            expected[name] = cost.gradients * gradients.get(same, 0.0)
+            expected[name] += cost.queries * queries.get(asked, 0.0)
             source.reset()
         start = time.perf_counter()
         verdicts(self._queried, images, labels, rng, draws=1)
         expected["scoring"] = (time.perf_counter() - start) / len(images) * self.verdicts_per_image
         return expected
-
-    def _seconds_of(self, source: Queried, images: Tensor, rng: Rng, needed: bool) -> float:
-        """Seconds per image of a gradient of a source; of an answer alone, where there is none and
-        none is needed.
-        """
-        seconds = []
-        for _ in range(3):  # the first one warms up
-            start = time.perf_counter()
-            with prepared(source), gradients_by(self.compiled):
-                try:
-                    list(input_gradients(partial(any_value, source, rng), images.clone()))
-                except UserError:
-                    # Of what cannot be differentiated, queries can be taken all the same.
-                    if needed:
-                        raise
-            seconds.append((time.perf_counter() - start) / len(images))
-        return min(seconds[1:])
-
-    def _seconds_of_g(self, source: Queried, images: Tensor, rng: Rng) -> float:
-        """Seconds per image of the source's g alone."""
-        start = time.perf_counter()
-        with torch.no_grad():
-            source.transform(images, rng)
-        return (time.perf_counter() - start) / len(images)
 
     @property
     def verdicts_per_image(self) -> int:

@@ -16,7 +16,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.data import ImageData
 from robusttrain.evaluation.compiling import IMAGES, Work, work_of
-from robusttrain.evaluation.engine import any_value
+from robusttrain.evaluation.pricing import any_value
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.taking import check_classes
 from robusttrain.models.declared import takes_streams

@@ -15,7 +15,8 @@ from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation.engine import Engine, any_value
+from robusttrain.evaluation.engine import Engine
+from robusttrain.evaluation.pricing import any_value
 from robusttrain.models.defended import DefendedClassifier
 
 Answer = TypeVar("Answer")

@@ -1,6 +1,7 @@
 """The engine: what is attacked, with which draws it is scored, and what it refuses."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from robusttrain.attacks import (
 )
 from robusttrain.core.errors import UserError
 from robusttrain.defenses import Defense
-from robusttrain.evaluation import Engine, Scenario, check_classes, results
+from robusttrain.evaluation import Engine, Scenario, check_classes, pricing, results
 from robusttrain.evaluation.fitting import short_steps
 from robusttrain.models.defended import DefendedClassifier
 
@@ -253,14 +254,17 @@ def test_measuring_the_time_is_not_counted(images, linear):
 
 
 def test_attacks_with_equal_sources_are_measured_once(images, linear, monkeypatch):
+    """And a query by an answer alone, which takes less than a gradient."""
     asked = []
-    monkeypatch.setattr(Engine, "_seconds_of", lambda *those: asked.append(those) or 2.0)
+    for kind, seconds in (("of_gradient", 2.0), ("of_answer", 0.5)):
+        told = partial(lambda kind, seconds, *those: asked.append(kind) or seconds, kind, seconds)
+        monkeypatch.setattr(pricing, kind, told)
     longer = replace(pgd(), attack=replace(pgd().attack, steps=5))
     queries = Scenario(RandomNoise(22, threat=Linf(0.1)), Target())
     attacks = {"pgd": pgd(), "longer": longer, "queries": queries}
     expected = Engine(linear(), attacks).measure(images(), torch.arange(4) % 3)
-    assert (expected["pgd"], expected["longer"], expected["queries"]) == (6, 10, 44)
-    assert [needed for *_, needed in asked] == [True, False]
+    assert (expected["pgd"], expected["longer"], expected["queries"]) == (6, 10, 11)
+    assert asked == ["of_gradient", "of_answer"]
 
 
 def right_records(engine, x):
