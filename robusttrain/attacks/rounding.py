@@ -19,6 +19,9 @@ from torch import Tensor
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.parts.threats import Threat, inside, per_image
 
+#: The step on from a point where two rounded logits are equal: a share of the way so far, and a
+#: least length. A linearised boundary goes through such a point.
+BEYOND_TIE, LEAST_STEP = 0.05, 1e-3
 #: How far beyond an image that fell back others are tried, as shares of its distance.
 FARTHER = (1e-5, 1e-4, 1e-3, 1e-2)
 

@@ -276,13 +276,14 @@ def attack_nodes(
             ):
                 _override(node, [str(other)], None)
             node = with_members(node, name, option, (name,))  # those that the override named
-        changes = [key.split(".") for key, _ in _of(name, nodes, overrides)]
+        meant = _of(name, nodes, overrides)
+        changes = [key.split(".") for key, _ in meant]
         if _replaced("threat", changes) and not _replaced("rule", changes):
             _with_rules_of(node)
         if epsilon is not None:
             radius = "--epsilon" if option == "--attack" else "--robust.epsilon"
             at_least(radius, epsilon, 0)
-            for parts, (key, text) in zip(changes, _of(name, nodes, overrides), strict=True):
+            for parts, (key, text) in zip(changes, meant, strict=True):
                 own = parts[1:] if parts[0] == name else parts
                 if any(not _is(each, epsilon) for each in _radii(own, yaml.safe_load(text))):
                     raise UserError(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.errors import OptionError, UserError, at_least, within
+from robusttrain.core.in_float32 import InFloat32
 from robusttrain.core.rng import Rng
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.batches import (
@@ -337,7 +338,7 @@ class ImageData(LightningDataModule, ABC):
 
         They are in float32; in a Trainer of the user's own with weights in another type
         (``precision="bf16-true"``) in that one, which Lightning gave the batch before its bytes
-        became numbers. A LightningModule with ``images_in_float32`` gets float32 there, too.
+        became numbers. An `InFloat32` gets float32 there, too.
         """
         images, start = batch.images, time.perf_counter()
         training = self.trainer is not None and self.trainer.training
@@ -352,7 +353,7 @@ class ImageData(LightningDataModule, ABC):
         images = as_float(images)
         if self.trainer is not None:
             module = self.trainer.lightning_module
-            if not getattr(module, "images_in_float32", False):
+            if not isinstance(module, InFloat32):
                 images = self.trainer.precision_plugin.convert_input(images)
         if training:
             self.augmenting += time.perf_counter() - start

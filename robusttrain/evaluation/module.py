@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks.base import check_images
+from robusttrain.core.in_float32 import InFloat32
 from robusttrain.core.processes import everyone
 from robusttrain.data import Batch
 from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, Beside, added
@@ -44,7 +45,7 @@ def _add(seconds: dict[str, float], spent: Mapping[str, float]) -> None:
         seconds[name] = seconds.get(name, 0.0) + value
 
 
-class Evaluation(pl.LightningModule):
+class Evaluation(InFloat32, pl.LightningModule):
     """Runs an engine over the test split; afterwards ``results`` holds the results, ``records`` the
     verdicts, ``fallen`` a few of the images that fell.
 
@@ -60,9 +61,6 @@ class Evaluation(pl.LightningModule):
             classifier.
         planned: evaluations that an image costs at most, for progress.
     """
-
-    #: As `robusttrain.training.RobustTraining` has it.
-    images_in_float32 = True
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from robusttrain.core.errors import (
     at_least,
     one_of,
 )
+from robusttrain.core.in_float32 import InFloat32
 from robusttrain.core.labels import check_labels
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
 from robusttrain.core.processes import everyone, one_batch
@@ -40,7 +41,7 @@ INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
 
 
 @checked
-class RobustTraining(pl.LightningModule):
+class RobustTraining(InFloat32, pl.LightningModule):
     """Trains f_a, by SGD with momentum or another optimizer; the defense before it stays as it is.
 
     Every random number belongs to (seed, epoch, image), so a run that is killed and resumed draws
@@ -76,9 +77,6 @@ class RobustTraining(pl.LightningModule):
             it. None: as many epochs as the trainer is told.
         seed: of all randomness in training.
     """
-
-    #: Inner attacks need pixel values that are not rounded; the model rounds them to its own type.
-    images_in_float32 = True
 
     def __init__(
         self,

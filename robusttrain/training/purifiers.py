@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from robusttrain.core.checked import NonNegative, Positive, checked
 from robusttrain.core.errors import UserError
+from robusttrain.core.in_float32 import InFloat32
 from robusttrain.core.memory_format import use_fastest_format
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
@@ -93,7 +94,7 @@ def _square(result: Tensor, aim: Tensor) -> Tensor:
 
 
 @checked
-class PurifierTraining(pl.LightningModule):
+class PurifierTraining(InFloat32, pl.LightningModule):
     """Minimises an objective over images and noise, by Adam with a one-cycle schedule.
 
     Args:
@@ -103,9 +104,6 @@ class PurifierTraining(pl.LightningModule):
         weight_decay: Adam's, decoupled.
         seed: of all randomness in training.
     """
-
-    #: As `robusttrain.training.RobustTraining` has it.
-    images_in_float32 = True
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from robusttrain.core.checked import NonNegative, Positive, checked
 from robusttrain.core.errors import UserError
+from robusttrain.core.in_float32 import InFloat32
 from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
@@ -21,7 +22,7 @@ from robusttrain.models import FullyConvolutional
 
 
 @checked
-class ReparameterizationTraining(pl.LightningModule):
+class ReparameterizationTraining(InFloat32, pl.LightningModule):
     """Minimises E |h(x) - g(x)|^2 over images and draws of g, by Adam with a one-cycle schedule.
 
     Args:
@@ -31,9 +32,6 @@ class ReparameterizationTraining(pl.LightningModule):
         weight_decay: Adam's, decoupled.
         seed: of all randomness in training.
     """
-
-    #: As `robusttrain.training.RobustTraining` has it.
-    images_in_float32 = True
 
     def __init__(
         self,

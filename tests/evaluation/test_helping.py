@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robusttrain.attacks import ProjectedGradient, Target
+from robusttrain.core.in_float32 import InFloat32
 from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, Scenario
 from robusttrain.evaluation.helping import help_others
@@ -37,7 +38,7 @@ def evaluation(tmp_path):
         global_rank=0,
         world_size=2,
         num_test_batches=[3],
-        lightning_module=SimpleNamespace(images_in_float32=True),
+        lightning_module=InFloat32(),
     )
     data.trainer = trainer
     split, share = data.test_share(1)

@@ -15,15 +15,13 @@ from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.queries import all_or_none, share_above
+from robusttrain.attacks.rounding import BEYOND_TIE, LEAST_STEP
 from robusttrain.core.checked import Count, NonNegative, checked
 from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.core.rng import Rng
 
 #: Added to the length of each step, so that a point on a boundary still moves (as released).
 BEYOND = 1e-4
-#: The step from a point where the nearest class is level with y: a share of the way so far, and a
-#: least length.
-BEYOND_TIE, LEAST_STEP = 0.05, 1e-3
 
 
 @checked

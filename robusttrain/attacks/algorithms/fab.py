@@ -19,15 +19,13 @@ from robusttrain.attacks.parts.objectives import Margin, Objective, rank_targets
 from robusttrain.attacks.parts.threats import Linf, Threat, into_ball, need_norm, per_image
 from robusttrain.attacks.queries import all_or_none, by_draws, share_wrong
 from robusttrain.attacks.ray import TRIES, Majority, held
+from robusttrain.attacks.rounding import BEYOND_TIE, LEAST_STEP
 from robusttrain.core.checked import Count, Share, checked
 from robusttrain.core.errors import at_least
 from robusttrain.core.rng import Rng
 
 #: The least length of a step when two steps are compared (as released); 0 / 0 is no ratio.
 LEAST = 1e-8
-#: How far beyond a point where both classes are level the boundary is taken to be: a share of what
-#: the linear function has risen from the image on, and a least step.
-BEYOND_TIE, LEAST_STEP = 0.05, 1e-3
 _TINY = torch.finfo(torch.float32).tiny
 #: Draws of a random model that judge a point of the last search, at least.
 VOTES = 10

@@ -17,6 +17,7 @@ from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
 from robusttrain.attacks.ray import Majority, nearest_on_ray
+from robusttrain.attacks.rounding import LEAST_STEP
 from robusttrain.core.rng import Rng
 
 #: How much the last iterate weighs in the mean of all on a random model.
@@ -26,8 +27,6 @@ LATEST = 0.1
 ROUNDING = 1e-3
 #: q of the dual norm: a linear function with gradient w falls by epsilon |w|_q at most in the ball.
 DUAL = {"linf": 1, "l2": 2}
-#: The least length from which a radius grows where two classes are level.
-LEAST_RADIUS = 1e-3
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -68,7 +67,7 @@ def beyond_tie(radius: Tensor, size: Tensor, margin: Tensor, gamma: float) -> Te
         margin: (B,), of the iterates.
         gamma: the share.
     """
-    return torch.where(margin == 0, (1 + gamma) * size.clamp_min(LEAST_RADIUS), radius)
+    return torch.where(margin == 0, (1 + gamma) * size.clamp_min(LEAST_STEP), radius)
 
 
 def differ(first: Tensor, second: Tensor) -> Tensor:
