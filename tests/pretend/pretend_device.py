@@ -8,7 +8,8 @@ The device is registered with torch for the whole process, for good. It has to b
 first backward pass, since torch then starts one thread for each device. So ``conftest.py`` imports
 this file when tests are collected, and shows the device to the tests of this folder alone: what
 looks for an accelerator in other tests finds none. Where there is an accelerator, none is
-pretended: torch would take this one for the other.
+pretended: torch would take this one for the other. The tests of this folder then run on the real
+one.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-from waits import COPIES, INDEXING, counting, note, waits_for
+from waits import COPIES, INDEXING, REAL, counting, note, waits_for
 
-AVAILABLE = not torch.accelerator.is_available()
 DEVICE = torch.device("cpu")
 aten = torch.ops.aten
 
@@ -267,7 +267,9 @@ FACTORIES = (
     *("triu_indices", "scalar_tensor"),
 )
 
-if AVAILABLE:
+if REAL:
+    DEVICE = torch.device(torch.accelerator.current_accelerator().type, 0)
+else:
     _setup_privateuseone_for_python_backend("pretend", BACKEND, _Hook())
     DEVICE = torch.device("pretend:0")
     _library = torch.library.Library("aten", "IMPL")
