@@ -2,10 +2,11 @@
 # All that a GPU has to show, as JSON, in ten minutes at most (docs/processors.md):
 #   benchmarks/on_gpu.sh [--device cuda|cpu] [--quick] [--pack DIR] [--only "PART ..."] OUT
 # --pack is a folder by benchmarks.pack; without one, embedded digits, packaged models and a wheel made here.
-# --only names parts: verdicts verdicts-in-full pgd g eot autoattack training draws synchronisations.
+# --only names parts: verdicts verdicts-in-full synchronisations draws pgd g eot training autoattack compile,
+#   and the five before the last through torch.compile: pgd-compiled ... autoattack-compiled.
 # PYTHON names the interpreter, SECONDS_IN_ALL the budget (600).
 set -u
-usage() { sed -n 2,6p "$0" >&2; exit 2; }
+usage() { sed -n 2,7p "$0" >&2; exit 2; }
 device=cuda quick= pack= only= out=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -16,6 +17,11 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ -n "$out" ] || usage
+speeds="pgd g eot training autoattack"
+parts="verdicts verdicts-in-full synchronisations draws $speeds compile $(printf '%s-compiled ' $speeds)"
+for each in $only; do
+    [[ " $parts " == *" $each "* ]] || { echo "--only $each: no such part; there are $parts" >&2; exit 2; }
+done
 here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 [ ! -e "$out/parts.tsv" ] || { echo "$out holds another run: give a new folder" >&2; exit 2; }
@@ -27,8 +33,11 @@ run=$(mktemp -d) && trap 'rm -rf "$run"' EXIT
 from=${pack:-$run}
 [ -n "$pack" ] || "$python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$run" "$here" || exit 1
 "$python" -m zipfile -e "$from"/robusttrain-*.whl "$run" && cp -r "$here/benchmarks" "$run" || exit 1
-commit=$(git -C "$here" rev-parse HEAD 2>"$run/no-git") ||
-    commit=$([ -z "$pack" ] || "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["commit"] or "")' "$pack/pack.json")
+if [ -n "$pack" ]; then  # the wheel is what runs, whatever lies around this script
+    commit=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["commit"] or "")' "$pack/pack.json")
+else
+    commit=$(git -C "$here" rev-parse HEAD 2>"$run/no-git")
+fi
 if [ -n "$pack" ]; then export PYTHONPATH="$pack/peers${PYTHONPATH:+:$PYTHONPATH}"; fi
 cd "$run" || exit 1
 : >"$out/parts.tsv"
@@ -54,11 +63,13 @@ if [ -n "$pack" ]; then
 fi
 if [ -n "$quick" ]; then
     verdicts=(--images 8 --steps 2 --draws 2) speed=(--images 8 --steps 2 --rounds 1) behind=(--timed_draws 2)
+    compile=(--images 16 --steps 2 --g_steps 2 --rounds 1 --dtypes float32)
     aa=(--images 4 --attack apgd-ce --rounds 0) memory=(--images 8 --draws 1 5) waits=(--images 4 --steps 1 2)
 else
-    verdicts=(--images 100 --steps 20 --draws 5) speed=(--images 256 --steps 10 --rounds 5 --compiled)
-    aa=(--images 128 --rounds 1 --compiled) memory=(--images 100 --draws 1 5 20 100)
+    verdicts=(--images 100 --steps 10 --draws 2) speed=(--images 256 --steps 10 --rounds 5)
+    aa=(--images 128 --rounds 1) memory=(--images 100 --draws 1 5 20 100)
     waits=(--images 32 --steps 5 10) behind=(--timed_draws 6)
+    compile=(--images 256 --rounds 5)
 fi
 [ "$device" != cpu ] || waits+=(--pretend "$here/tests/pretend")
 
@@ -67,10 +78,21 @@ if [ "$device" = cpu ]; then skip verdicts-in-full "a CPU has no TF32"
 else part verdicts-in-full 90 benchmarks.both_devices --no_tf32 "${verdicts[@]}" "${data[@]}"; fi
 part synchronisations 60 benchmarks.synchronisations "${waits[@]}" "${data[@]}"
 part draws 60 benchmarks.draws "${memory[@]}" "${draws_of[@]}"
-part pgd 90 benchmarks.speed pgd "${speed[@]}" "${data[@]}"
-part g 90 benchmarks.speed g "${speed[@]}" "${data[@]}"
-part eot 90 benchmarks.speed eot "${speed[@]}" "${behind[@]}" "${data[@]}"
-part training 120 benchmarks.speed training "${speed[@]}" "${data[@]}"
-part autoattack 180 benchmarks.speed autoattack "${aa[@]}" "${data[@]}"
+
+speed() {  # SUFFIX OPTION...: the five parts that are times
+    local suffix=$1; shift
+    part "pgd$suffix" 90 benchmarks.speed pgd "$@" "${speed[@]}" "${data[@]}"
+    part "g$suffix" 90 benchmarks.speed g "$@" "${speed[@]}" "${data[@]}"
+    part "eot$suffix" 90 benchmarks.speed eot "$@" "${speed[@]}" "${behind[@]}" "${data[@]}"
+    part "training$suffix" 120 benchmarks.speed training "$@" "${speed[@]}" "${data[@]}"
+    part "autoattack$suffix" 180 benchmarks.speed autoattack "$@" "${aa[@]}" "${data[@]}"
+}
+speed ""
+if [ -n "$quick" ] && [ -z "$only" ]; then
+    for each in compile $(printf '%s-compiled ' $speeds); do skip "$each" "--quick compiles nothing"; done
+else
+    part compile 120 benchmarks.compiled "${compile[@]}" "${data[@]}"
+    speed -compiled --compiled
+fi
 
 "$python" -m benchmarks.summary "$out" --device "$device" --commit "$commit"

@@ -1,11 +1,11 @@
 """Times on one device, in one process: PGD, g, EOT, AutoAttack or a training step, as the modules
 `benchmarks.pgd`, `transform`, `eot`, `autoattack` and `training` have them.
 
-    python -m benchmarks.speed pgd --device cuda --compiled --output pgd.json
+    python -m benchmarks.speed pgd --device cuda --output pgd.json
 
 Ours, the peers that are installed, the released loop and the bare limit take turns. ``--compiled``
-does the same once more, every network through ``torch.compile``. Without ``--root`` the images are
-embedded digits, and networks are untrained, which takes as long.
+does so with every network through ``torch.compile``. Without ``--root`` the images are embedded
+digits, and networks are untrained, which takes as long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks import autoattack, eot, pgd, training, transform
-from benchmarks.timing import Contenders, keep, load_images, machine, network, take_turns, write
+from benchmarks.timing import Contenders, load_images, machine, network, take_turns, write
 from benchmarks.training_peers import identity_backward
 from robusttrain import DefendedClassifier
 from robusttrain.defenses import AdversarialTransform
@@ -133,10 +133,9 @@ def beside(seconds: dict[str, float]) -> dict[str, dict[str, float]]:
     }
 
 
-def measured(arguments: argparse.Namespace, compiled: bool, peers: bool) -> dict[str, Any]:
+def measured(arguments: argparse.Namespace, peers: bool) -> dict[str, Any]:
     """Seconds and ratios of one part."""
-    chosen = argparse.Namespace(**{**vars(arguments), "compiled": compiled})
-    seconds = take_turns(PARTS[arguments.part](chosen, peers), arguments.rounds)
+    seconds = take_turns(PARTS[arguments.part](arguments, peers), arguments.rounds)
     return {
         "seconds": {name: round(spent, 5) for name, spent in seconds.items()},
         "time_of_ours_relative_to": beside(seconds),
@@ -144,7 +143,7 @@ def measured(arguments: argparse.Namespace, compiled: bool, peers: bool) -> dict
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One report: the part as it is and compiled, and what was left out and why."""
+    """One report: the part as it is or compiled, and what was left out and why."""
     peers = importlib.util.find_spec("torchattacks") is not None
     left_out = {} if peers else {"torchattacks": "is not installed"}
     if arguments.part == "autoattack":
@@ -153,18 +152,14 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "command": "python -m benchmarks.speed " + " ".join(sys.argv[1:]),
         "machine": machine(arguments.device),
         **{name: getattr(arguments, name) for name in ("part", "images", "steps", "rounds")},
-        "as_it_is": measured(arguments, False, peers),
     }
-    if arguments.compiled:
-        unfinished = report | {"left_out": left_out | {"compiled": "did not come to its end"}}
-        keep(unfinished, arguments.output)  # compiling may take more than the time that there is
-        try:
-            report["compiled"] = measured(arguments, True, peers)
-        except FAILURES as error:
-            reason = str(error).strip().partition("\n")[0]
-            left_out["compiled"] = f"{type(error).__name__}: {reason}"
-    else:
-        left_out["compiled"] = "not asked for (--compiled)"
+    try:
+        report["compiled" if arguments.compiled else "as_it_is"] = measured(arguments, peers)
+    except FAILURES as error:
+        if not arguments.compiled:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        left_out["compiled"] = f"{type(error).__name__}: {reason}"
     return report | {"left_out": left_out}
 
 
@@ -185,7 +180,7 @@ def main() -> None:
     parser.add_argument("--timed_draws", type=int, default=6, help="of EOT")
     parser.add_argument("--attack", nargs="+", choices=list(autoattack.PEERS))
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--compiled", action="store_true", help="through torch.compile besides")
+    parser.add_argument("--compiled", action="store_true", help="through torch.compile")
     parser.add_argument("--output", default="results/benchmarks/speed.json")
     parser.set_defaults(
         radius=0.2, limit=True, dtypes=list(training.DTYPES), peers_keep_parameter_gradients=False

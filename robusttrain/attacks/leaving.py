@@ -131,5 +131,5 @@ class Leaving:
             self._answers = logits.new_zeros(len(self.images), logits.shape[1])
         self._answers[there] = logits[which].to(self._answers.dtype)
         self.points[there] = points
-        self.settled[there] = True
+        self.settled.index_fill_(0, there, True)
         self._rows = None

@@ -364,7 +364,7 @@ class HopSkipJump(Attack):
             result[left] = torch.where(per_image(wrong), points, result[left])
             left = left[~wrong]
         succeeded = torch.ones(len(result), dtype=torch.bool, device=result.device)
-        succeeded[left] = False
+        succeeded.index_fill_(0, left, False)
         return result, succeeded
 
     def settle(
