@@ -222,8 +222,10 @@ class _Values:
         Autograd does not count the changes, so a graph that was built before the attack still goes
         backward.
         """
-        for tensor, part in self.held.values():
-            tensor.data.copy_(part.view(tensor.shape))
+        held = self.held.values()
+        if held:
+            values = [part.view(tensor.shape) for tensor, part in held]
+            torch._foreach_copy_([tensor.data for tensor, _ in held], values)
 
 
 class _Before:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import (
     Callback,
-    EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
 )
@@ -18,6 +17,7 @@ from robusttrain.core.errors import OptionError, under
 from robusttrain.core.telling import Say, silence
 from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks import (
+    EMA,
     SWA,
     Kept,
     Overfitting,
@@ -160,7 +160,7 @@ def keepers(plan: TrainingPlan, monitor: str, folder: Path, say: Say = silence) 
     if plan.ema:
         # After the callbacks that attack: they must see the averaged weights, which this one swaps
         # in and out.
-        keeping.append(EMAWeightAveraging(decay=plan.ema))
+        keeping.append(EMA(plan.ema))
     best = Kept(folder, filename="best", monitor=monitor, mode=better, enable_version_counter=False)
     last = Kept(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     return [*keeping, best, last]

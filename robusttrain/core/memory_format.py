@@ -11,6 +11,7 @@ computes that convolution. ``docs/processors.md`` says how to find out when the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ def use_fastest_format(network: nn.Module) -> None:
             module.weight, module.stride, module.padding, module.groups
         ):
             # nn.Conv2d.forward calls this method. A subclass with a forward pass of its own calls
-            # the function, which `ExactConvolutions` catches.
+            # the function, which `exact_convolutions` catches.
             module._conv_forward = EveryNthPixel(module.stride)  # type: ignore[assignment]
 
 
@@ -79,12 +80,18 @@ class EveryNthPixel:
         return F.conv2d(images[..., ::rows, ::columns], weight, bias)
 
 
-class ExactConvolutions(TorchFunctionMode):
-    """A mode in which code that calls ``conv2d`` itself gets the equivalent, too.
+def exact_convolutions(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which code that calls ``conv2d`` itself gets the equivalent, too, on a CPU.
 
-    Forward passes that train weights run in this mode, since a user's network may call ``conv2d``.
-    Gradients with respect to images were never wrong.
+    Forward passes that train weights run in it, since a user's network may call ``conv2d``.
+    Gradients with respect to images were never wrong. An accelerator has no such fault, and calls
+    of torch that Python looks at one by one would leave it waiting.
     """
+    return _ExactConvolutions() if device.type == "cpu" else nullcontext()
+
+
+class _ExactConvolutions(TorchFunctionMode):
+    """The mode of `exact_convolutions`."""
 
     def __torch_function__(
         self,

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from robusttrain.core.errors import first_line
 from robusttrain.core.processor import instructions
@@ -67,18 +68,37 @@ class Compiled:
             with _quiet() if self._call is None else nullcontext():
                 if self._call is None:
                     self._call = _compiled(self.network, self.mode)
-                # A replayed graph writes its results into the same memory each time.
-                replays = self.mode == "reduce-overhead"
-                if replays:
-                    images = _Own.apply(images)
-                torch._dynamo.maybe_mark_dynamic(images, 0)  # type: ignore[no-untyped-call]
-                output = self._call(images)
-                return output.clone() if replays and isinstance(output, Tensor) else output
+                return (
+                    self._replayed(images) if self.mode == "reduce-overhead" else self._run(images)
+                )
         except Exception as error:  # noqa: BLE001 - compilers fail in any way
             self.failed = True
             name = type(self.network).__name__
             warnings.warn(f"compile: {name}: {reason(error)}", CompilationFailed, stacklevel=2)
             return self.network(images)
+
+    def _run(self, images: Tensor) -> Any:
+        torch._dynamo.maybe_mark_dynamic(images, 0)  # type: ignore[no-untyped-call]
+        return self._call(images)
+
+    def _replayed(self, images: Tensor) -> Any:
+        """The answer of a recorded graph, in memory of its own: a graph writes its results into the
+        same memory each time.
+
+        Each size of a batch is a recording, and images leave an attack one by one. So a batch is
+        filled up to a power of two. In training, where images of a batch depend on each other, it
+        is not.
+        """
+        count = len(images)
+        size = count if self.network.training else 1 << (count - 1).bit_length()
+        images = _Own.apply(images)
+        if size > count:
+            images = torch.cat([images, images[:1].detach().expand(size - count, -1, -1, -1)])
+
+        def own(part: Tensor) -> Tensor:
+            return (part[:count] if part.dim() and len(part) == size else part).clone()
+
+        return tree_map_only(Tensor, own, self._run(images))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         return Compiled(deepcopy(self.network, memo), self.mode)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -109,6 +110,12 @@ def hard(labels: Tensor) -> Tensor:
     return labels.argmax(dim=1) if labels.dim() > 1 else labels
 
 
+def brought(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network itself, moved to a device if not all of it is there; asked in every batch."""
+    tensors = chain(network.parameters(), network.buffers())
+    return network if all(each.device == device for each in tensors) else network.to(device)
+
+
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Let batch norm layers that are now in training mode stay in it under an attack, although the
@@ -167,7 +174,8 @@ def craft(
             )
             with batch_statistics(model), casting:
                 return attack(
-                    source(model).to(images.device), images, hard(labels), rng.fold("inner attack")
+                    brought(source(model), images.device),
+                    *(images, hard(labels), rng.fold("inner attack")),
                 )
         # In evaluation mode batch norm folds into convolutions: a copy with the current weights
         # saves more time than it costs. By default its type is that of autocast, which would
@@ -179,5 +187,6 @@ def craft(
         cast = attacked is model and dtype != torch.float32 and torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=cast):
             return attack(
-                source(attacked).to(images.device), images, hard(labels), rng.fold("inner attack")
+                brought(source(attacked), images.device),
+                *(images, hard(labels), rng.fold("inner attack")),
             )

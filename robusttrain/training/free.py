@@ -15,7 +15,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
 from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training.crafting import judge
+from robusttrain.training.crafting import brought, judge
 from robusttrain.training.objectives import Passes, TrainingObjective
 
 
@@ -74,7 +74,7 @@ class Free(TrainingObjective):
     ) -> tuple[Tensor, Tensor]:
         point = crafted.detach().requires_grad_(torch.is_grad_enabled())
         # Not through `Queried`: in training, batch norm and dropout work on the whole batch.
-        logits = answer(self.source(model).to(images.device), point, rng)
+        logits = answer(brought(self.source(model), images.device), point, rng)
         judge(logits, labels)
         if point.requires_grad:
             # The hook runs in the backward pass that computes the gradients of the weights.

@@ -16,7 +16,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training.awp import statistics_at_rest
-from robusttrain.training.crafting import hard
+from robusttrain.training.crafting import brought, hard
 from robusttrain.training.objectives import Adversarial, Passes, TrainingObjective
 
 
@@ -135,7 +135,7 @@ class GradAlign(TrainingObjective):
         self, model: DefendedClassifier, images: Tensor, labels: Tensor, rng: Rng, graph: bool
     ) -> Tensor:
         inner = self.objective.inner()
-        attacked = model if inner is None else inner.source(model).to(images.device)
+        attacked = model if inner is None else brought(inner.source(model), images.device)
         point = images.detach().requires_grad_()
         loss = F.cross_entropy(answer(attacked, point, rng), hard(labels), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, point, create_graph=graph)

@@ -22,7 +22,7 @@ from robusttrain.core.errors import (
 )
 from robusttrain.core.in_float32 import InFloat32
 from robusttrain.core.labels import check_labels
-from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
+from robusttrain.core.memory_format import exact_convolutions, use_fastest_format
 from robusttrain.core.processes import everyone, one_batch
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
@@ -275,7 +275,8 @@ class RobustTraining(InFloat32, pl.LightningModule):
         self.settle_inner_precision(batch)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(self.inner_precision)
         compiled = gradients_by(self.compiled, self._compiled)
-        with self.meter.listening(), crafting_in(dtype), ExactConvolutions(), compiled:
+        exact = exact_convolutions(batch.images.device)
+        with self.meter.listening(), crafting_in(dtype), exact, compiled:
             given = objective(self.model, *mixed, rng)
         return *_checked(objective, given, len(batch.images)), mixed[1]
 

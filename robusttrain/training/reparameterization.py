@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from robusttrain.core.checked import NonNegative, Positive, checked
 from robusttrain.core.errors import UserError
 from robusttrain.core.in_float32 import InFloat32
-from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
+from robusttrain.core.memory_format import exact_convolutions, use_fastest_format
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.defenses import Defense
@@ -65,7 +65,7 @@ class ReparameterizationTraining(InFloat32, pl.LightningModule):
             raise UserError(
                 "reparameterization: this defense changes the size of images; h cannot follow"
             )
-        with ExactConvolutions():
+        with exact_convolutions(batch.images.device):
             error = (self.network(batch.images) - aim).square().mean()
         if not torch.isfinite(error):
             raise UserError(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robusttrain.core.memory_format import ExactConvolutions, use_fastest_format
+from robusttrain.core.memory_format import exact_convolutions, use_fastest_format
 from robusttrain.models import CifarResNet
 
 KERNELS, STRIDES, CHANNELS = (1, 2, 3), (1, 2, 3, (1, 2)), (1, 2, 3, 4, 6, 7, 8, 12, 15, 16, 17)
@@ -55,7 +55,7 @@ class StartsStrided(nn.Module):
 def passes(network: nn.Module, images: Tensor, weights: Tensor) -> list[Tensor]:
     """The output, and the gradients with respect to images and weights."""
     points = images.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    with ExactConvolutions():
+    with exact_convolutions(torch.device("cpu")):
         out = network(points)
     out.backward((weights[: out.numel()].view(out.shape)).to(out.dtype))
     return [out.detach(), points.grad, network.weight.grad]

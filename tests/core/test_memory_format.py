@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robusttrain.core.memory_format import EveryNthPixel, ExactConvolutions, use_fastest_format
+from robusttrain.core.memory_format import EveryNthPixel, exact_convolutions, use_fastest_format
 from robusttrain.models import fast_copy
 
 
@@ -84,7 +84,7 @@ def test_functions_get_the_equivalent_inside_the_block_alone():
     images, weight = torch.rand(2, 3, 8, 8), torch.rand(4, 3, 1, 1, requires_grad=True)
 
     expected = F.conv2d(images, weight, None, 2)
-    with ExactConvolutions():
+    with exact_convolutions(torch.device("cpu")):
         found = F.conv2d(input=images, weight=weight, stride=[2, 2])
         sliced = F.conv2d(images.requires_grad_(), weight, stride=2)
     torch.testing.assert_close(found, expected)

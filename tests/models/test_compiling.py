@@ -64,6 +64,36 @@ def test_one_graph_serves_batches_of_all_sizes(graphs, convnet, images):
     assert len(graphs) == 1  # another network of the same kind
 
 
+def test_recordings_are_few_however_many_sizes_batches_have(monkeypatch, convnet, images):
+    sizes = []
+
+    def compiled(network, mode):
+        def call(x):
+            sizes.append(len(x))
+            memory.append(network(x))
+            return memory[-1]
+
+        return call
+
+    memory = []
+    monkeypatch.setattr(compiling, "_compiled", compiled)
+    network = fast_copy(convnet())
+    for count in (40, 33, 32, 17, 16, 15):
+        x = images(count)
+        expected = gradient(network, x)
+        with gradients_by("reduce-overhead"):
+            torch.testing.assert_close(gradient(network, x), expected)
+            answer = network(x)
+        if count >= 16:
+            kept = answer.clone()
+            memory[-1].data.zero_()  # as a replay would write into it
+            assert torch.equal(answer, kept)
+    assert {*sizes} == {64, 32, 16}
+    sizes.clear()
+    compiling.InTraining(convnet().train(), "reduce-overhead")(images(33))
+    assert sizes == [33]  # images of a batch depend on each other there
+
+
 def test_passes_without_a_gradient_are_not_compiled(graphs, convnet, images, streams):
     f_b, network = convnet(), convnet(seed=1)
     g = AdversarialTransform(f_b, None, radius=0.1, steps=2)
@@ -204,7 +234,7 @@ def test_training_steps(graphs, convnet, images, objective):
 
 
 def test_convolutions_that_onednn_breaks_are_compiled_as_their_equivalent(graphs, images):
-    """`ExactConvolutions` reaches into what is compiled."""
+    """`exact_convolutions` reaches into what is compiled."""
 
     class Own(nn.Module):
         def __init__(self):

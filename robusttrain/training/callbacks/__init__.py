@@ -4,7 +4,7 @@ Robust accuracy, overfitting, pace, progress, pictures, averaged weights, checkp
 the dashboard.
 """
 
-from robusttrain.training.callbacks.averaging import SWA
+from robusttrain.training.callbacks.averaging import EMA, SWA
 from robusttrain.training.callbacks.dashboard import Dashboard
 from robusttrain.training.callbacks.kept import Kept
 from robusttrain.training.callbacks.overfitting import Overfitting
@@ -17,6 +17,7 @@ from robusttrain.training.callbacks.undo import Undo
 from robusttrain.training.callbacks.validated import Validated, of_last_epoch
 
 __all__ = [
+    "EMA",
     "SWA",
     "Dashboard",
     "Kept",

@@ -3,7 +3,6 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from small_runs import F_A, defended, fit
 
 from robusttrain.config.attacks import scenarios
@@ -11,7 +10,7 @@ from robusttrain.core.errors import OptionError, UserError
 from robusttrain.data import Digits
 from robusttrain.evaluation import Engine, results
 from robusttrain.models import MLP, CifarResNet
-from robusttrain.training.callbacks import Pictures, RobustAccuracy
+from robusttrain.training.callbacks import EMA, Pictures, RobustAccuracy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -120,9 +119,9 @@ def test_what_robust_accuracy_cannot_attack_is_said_before_training():
 
 def test_averaged_weights_are_attacked_or_the_order_is_refused(tmp_path):
     attacks, watch = scenarios(["fgsm"], epsilon=0.1), RobustAccuracy
-    with pytest.raises(UserError, match="name it before EMAWeightAveraging in the trainer's callb"):
-        fit(tmp_path / "a", [EMAWeightAveraging(decay=0.9), watch(attacks, images=20)], epochs=2)
-    callbacks = [watch(attacks, images=20, seed=3), EMAWeightAveraging(decay=0.9)]
+    with pytest.raises(UserError, match="name it before EMA in the trainer's callb"):
+        fit(tmp_path / "a", [EMA(0.9), watch(attacks, images=20)], epochs=2)
+    callbacks = [watch(attacks, images=20, seed=3), EMA(0.9)]
     module, trainer = fit(tmp_path / "b", callbacks, epochs=2, model=defended(False))
     batch = trainer.datamodule.validation_images(20)  # the averages are in place after training
     engine = Engine(module.model, attacks, 3)

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from small_runs import F_A
 
 from robusttrain.data import Digits
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import AWP, NFGSM, Adversarial, RobustTraining, Standard
-from robusttrain.training.callbacks import SWA, Overfitting, Undo
+from robusttrain.training.callbacks import EMA, SWA, Overfitting, Undo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -63,7 +63,7 @@ def fitted(folder, epochs, callbacks, **options):
 
 def test_a_run_goes_on_from_its_best_epoch(tmp_path):
     seen, lines = Seen(None), []
-    undo, average = Undo(seen, lines.append), EMAWeightAveraging(decay=0.5)
+    undo, average = Undo(seen, lines.append), EMA(0.5)
     restored = {}
 
     class Look(pl.Callback):
