@@ -222,10 +222,12 @@ class _Values:
         Autograd does not count the changes, so a graph that was built before the attack still goes
         backward.
         """
-        held = self.held.values()
-        if held:
-            values = [part.view(tensor.shape) for tensor, part in held]
-            torch._foreach_copy_([tensor.data for tensor, _ in held], values)
+        alike: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, Tensor]]] = {}
+        for tensor, part in self.held.values():
+            own = tensor.data
+            alike.setdefault((own.dtype, own.device), []).append((own, part.view(own.shape)))
+        for pairs in alike.values():  # one call for all of them, not one for each
+            torch._foreach_copy_([own for own, _ in pairs], [values for _, values in pairs])
 
 
 class _Before:
