@@ -39,8 +39,9 @@ else
     commit=$(git -C "$here" rev-parse HEAD 2>"$run/no-git")
 fi
 if [ -n "$pack" ]; then export PYTHONPATH="$pack/peers${PYTHONPATH:+:$PYTHONPATH}"; fi
-cd "$run" || exit 1
-: >"$out/parts.tsv"
+cd "$run" && ln -s "$out" out || exit 1  # commands in reports name no folder of this machine
+[ -z "$pack" ] || ln -s "$pack" pack || exit 1
+: >out/parts.tsv
 
 part() {  # NAME LIMIT MODULE ARGUMENT...: one part, its JSON and its log
     local name=$1 limit=$2 code started=$SECONDS; shift 2
@@ -48,17 +49,17 @@ part() {  # NAME LIMIT MODULE ARGUMENT...: one part, its JSON and its log
     if [ -n "$only" ] && [[ " $only " != *" $name "* ]]; then skip "$name" "not among --only"; return; fi
     if [ $((budget - SECONDS)) -lt 10 ]; then skip "$name" "the $budget seconds in all were spent"; return; fi
     [ $((budget - SECONDS)) -ge "$limit" ] || limit=$((budget - SECONDS))
-    timeout --kill-after 5 "$limit" "$python" -m "$@" --device "$device" --output "$out/$name.json" \
-        </dev/null >"$out/$name.log" 2>&1  # a compiler that reads a terminal from behind timeout would be stopped
+    timeout --kill-after 5 "$limit" "$python" -m "$@" --device "$device" --output "out/$name.json" \
+        </dev/null >"out/$name.log" 2>&1  # a compiler that reads a terminal from behind timeout would be stopped
     code=$?
-    printf '%s\t%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - started))" "$limit" >>"$out/parts.tsv"
+    printf '%s\t%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - started))" "$limit" >>out/parts.tsv
     echo "$name: exit code $code, $((SECONDS - started)) s"
 }
-skip() { printf '%s\t%s\t0\t0\n' "$1" "left out: $2" >>"$out/parts.tsv"; echo "$1: left out: $2"; }
+skip() { printf '%s\t%s\t0\t0\n' "$1" "left out: $2" >>out/parts.tsv; echo "$1: left out: $2"; }
 
 data=(--epsilon 0.062) draws_of=()
 if [ -n "$pack" ]; then
-    draws_of=(--root "$pack/images" --weights "$pack/f_b.pth")
+    draws_of=(--root pack/images --weights pack/f_b.pth)
     data=(--epsilon 0.031 "${draws_of[@]}")
 fi
 if [ -n "$quick" ]; then
@@ -67,11 +68,11 @@ if [ -n "$quick" ]; then
     aa=(--images 4 --attack apgd-ce --rounds 0) memory=(--images 8 --draws 1 5) waits=(--images 4 --steps 1 2)
 else
     verdicts=(--images 100 --steps 10 --draws 2) speed=(--images 256 --steps 10 --rounds 5)
-    aa=(--images 128 --rounds 1) memory=(--images 100 --draws 1 5 20 100)
+    aa=(--images 128 --rounds 0) memory=(--images 100 --draws 1 5 20 100)
     waits=(--images 32 --steps 5 10) behind=(--timed_draws 6)
     compile=(--images 256 --rounds 5)
 fi
-[ "$device" != cpu ] || waits+=(--pretend "$here/tests/pretend")
+if [ "$device" = cpu ]; then ln -s "$here/tests/pretend" pretend && waits+=(--pretend pretend); fi
 
 part verdicts 90 benchmarks.both_devices "${verdicts[@]}" "${data[@]}"
 if [ "$device" = cpu ]; then skip verdicts-in-full "a CPU has no TF32"
@@ -95,4 +96,4 @@ else
     speed -compiled --compiled
 fi
 
-"$python" -m benchmarks.summary "$out" --device "$device" --commit "$commit"
+"$python" -m benchmarks.summary out --device "$device" --commit "$commit"
