@@ -31,9 +31,14 @@ aten = torch.ops.aten
 
 
 class Pretend(Tensor):
-    """A tensor that says it is on the device, and holds the numbers in one on the CPU."""
+    """A tensor that says it is on the device, and holds the numbers in one on the CPU.
+
+    Attributes:
+        number: whether it is a number of Python's, which a GPU would still have to be told.
+    """
 
     inner: Tensor
+    number = False
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -238,6 +243,13 @@ def _factory(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return made
 
 
+def _number(*args: Any, **kwargs: Any) -> Tensor:
+    """What ``tensor[index] = 1.0`` makes of the number."""
+    made: Any = _factory(aten.scalar_tensor.default)(*args, **kwargs)
+    made.number = True
+    return made
+
+
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     """What ``torch.tensor(..., device="pretend:0")`` and copies from the CPU end in."""
     copied: Tensor = _computed(aten.copy_.default, (target, source, non_blocking), {})
@@ -264,7 +276,7 @@ def _short(op: Any) -> Callable[..., Tensor]:
 FACTORIES = (
     *("empty.memory_format", "empty_strided", "arange", "arange.start", "arange.start_step"),
     *("eye", "eye.m", "linspace", "logspace", "randperm", "randperm.generator", "tril_indices"),
-    *("triu_indices", "scalar_tensor"),
+    "triu_indices",
 )
 
 if REAL:
@@ -277,6 +289,7 @@ else:
         _packet, _, _overload = _name.partition(".")
         _make = getattr(getattr(aten, _packet), _overload or "default")
         _library.impl(_name, _factory(_make), "PrivateUse1")
+    _library.impl("scalar_tensor", _number, "PrivateUse1")
     _library.impl("_copy_from", _copy_from, "PrivateUse1")
     for _name in ("conv1d", "conv2d", "conv3d", "linear", "matmul", "mm", "addmm", "bmm"):
         _library.impl(_name, _short(getattr(aten, _name).default), "AutocastPrivateUse1")

@@ -79,6 +79,8 @@ WAITING = {
     "unique": (lambda x: x.unique(), "size"),
     "bincount": (lambda x: x[0].long().bincount(), "size"),
     "repeat": (lambda x: x[0].repeat_interleave(x[0].long()), "size"),
+    "a number at an index": (lambda x: x.__setitem__(x[0, :1].long(), 1.0), "upload"),
+    "a number as an element": (lambda x: x.__setitem__((0, 0), 1.0), "upload"),
     "upload": (lambda x: torch.ones(3).to(x.device), "upload"),
     "tensor": (lambda x: torch.tensor([1.0, 2.0], device=x.device), "upload"),
     "new_tensor": (lambda x: x.new_tensor([1.0]), "upload"),
@@ -98,6 +100,8 @@ WAITLESS = {
     "arithmetic": lambda x: (x.softmax(1) * 2).sort(dim=1).values.topk(1).indices,
     "index": lambda x: x[x[:, 0].long().clamp(0, 1)],
     "fill by a mask": lambda x: x.__setitem__(x > 0, 0.0),
+    "fill by an index": lambda x: x.index_fill_(0, x[0, :1].long(), 1.0),
+    "a tensor at an index": lambda x: x.__setitem__(x[0, :1].long(), x[1, 1]),
     "where of three": lambda x: torch.where(x > 0, x, 0),
     "new": lambda x: [
         make(device=x.device)

@@ -123,6 +123,13 @@ INDEXING = (
 COPIES = (aten.copy_.default, aten.copy.default, aten._to_copy.default)
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value comes from Python. To put it at an index, a GPU has to be waited for (seen on
+    an H200 with torch 2.11); to fill by a mask, by ``fill_`` or by ``index_fill_``, it has not.
+    """
+    return getattr(value, "number", False)
+
+
 def waits_for(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """What an operation on the device makes the host wait for; None if for nothing."""
     if func in WAITING:
@@ -134,13 +141,17 @@ def waits_for(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str |
         masks = [each for each in indices if each.dtype in (torch.bool, torch.uint8)]
         # A number put where one mask says is a masked_fill, which waits for nothing.
         filled = len(args) > 2 and len(indices) == 1 and args[2].dim() == 0
-        return "mask" if masks and not filled else None
+        if masks:
+            return None if filled else "mask"
+        return "upload" if len(args) > 2 and _is_number(args[2]) else None
     if func in COPIES:
         if func is aten._to_copy.default:
             away = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
             return "download" if away and not kwargs.get("non_blocking") else None
         if len(args) > 2 and args[2]:
             return None
+        if _is_number(args[1]):
+            return "upload"
         to, source = (each.device.type == "cpu" for each in args[:2])
         return "download" if to else "upload" if source else None
     return None
