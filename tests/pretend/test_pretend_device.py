@@ -101,7 +101,7 @@ WAITLESS = {
     "index": lambda x: x[x[:, 0].long().clamp(0, 1)],
     "fill by a mask": lambda x: x.__setitem__(x > 0, 0.0),
     "fill by an index": lambda x: x.index_fill_(0, x[0, :1].long(), 1.0),
-    "a tensor at an index": lambda x: x.__setitem__(x[0, :1].long(), x[1, 1]),
+    "a tensor at an index": lambda x: x.__setitem__(x[0, :1].long(), x[1, 1].clone()),
     "where of three": lambda x: torch.where(x > 0, x, 0),
     "new": lambda x: [
         make(device=x.device)
