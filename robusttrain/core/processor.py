@@ -46,13 +46,23 @@ def instructions() -> str:
     return hashlib.sha256("\n".join(flags).encode()).hexdigest()[:12]
 
 
+def finish(device: torch.device) -> None:
+    """Wait until an accelerator has done all that it was given: until then, a clock tells how long
+    it took to hand out the work.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type != "cpu":
+        # Not every device that others bring along has it.
+        getattr(torch.get_device_module(device), "synchronize", lambda: None)()
+
+
 def seconds_of(call: Callable[[], object], device: torch.device, rounds: int = 3) -> float:
     """Seconds of the fastest of ``rounds`` calls after one that warms up."""
     seconds = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])

@@ -10,7 +10,6 @@ clean image says at which radii.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from robusttrain.attacks.parts.threats import L2
 from robusttrain.core.errors import UserError
+from robusttrain.core.processor import seconds_of
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.certify import ABSTAIN, Smoothed, decided, streams
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
@@ -165,9 +165,8 @@ class Certification:
         """Seconds per pass and image, of a few passes."""
         images = images[:16].float()
         rng = Rng.for_images(0, torch.arange(len(images), device=images.device)).fold("measure")
-        start = time.perf_counter()
-        self.smoothed.chosen(images, rng)
-        return (time.perf_counter() - start) / max(1, len(images) * self.smoothed.choosing)
+        spent = seconds_of(lambda: self.smoothed.chosen(images, rng), images.device, 1)
+        return spent / max(1, len(images) * self.smoothed.choosing)
 
     def certify(self, images: Tensor, labels: Tensor, indices: Tensor) -> Certified:
         """Certificates of a batch, before any attack; arguments as for `Engine.run`."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robusttrain.attacks import prepared
 from robusttrain.attacks.parts.differentiation import input_gradients
-from robusttrain.core.processor import seconds_of
+from robusttrain.core.processor import finish, seconds_of
 from robusttrain.core.telling import duration
 from robusttrain.evaluation.precision import CLOSE
 from robusttrain.models.compiling import CompilationFailed, Mode, gradients_by, reason
@@ -160,6 +160,7 @@ def tried(work: Work, mode: Mode, device: torch.device, rounds: int = 3) -> Tria
                 call()
                 if work.images > FEWER:
                     work.gradient(FEWER)
+                finish(device)
                 first = time.perf_counter() - start
                 torch.manual_seed(0)
                 got = call().flatten(1).float()

@@ -24,6 +24,7 @@ from robusttrain.attacks.leaving import Leaving
 from robusttrain.attacks.rounding import held_apart
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
+from robusttrain.core.processor import finish
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Advance, unwatched
 from robusttrain.evaluation import pricing
@@ -412,8 +413,7 @@ class Engine:
                     *(adversarial, images, scenario.attack.threat),
                     partial(self._right, labels=labels, rng=rng.fold("touches")),
                 )
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
+        finish(images.device)
         seconds = time.perf_counter() - start
         refuse_outside(name, scenario, adversarial, images)
         entry = self._judge(adversarial, labels, rng)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.parts.differentiation import input_gradients
+from robusttrain.core.processor import finish
 from robusttrain.core.rng import Rng
 from robusttrain.models.compiling import Mode, gradients_by
 
@@ -51,5 +52,6 @@ def _seconds(work: Callable[[], object], source: Queried, images: Tensor) -> flo
         start = time.perf_counter()
         with prepared(source), torch.no_grad():
             work()
+        finish(images.device)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:]) / len(images)

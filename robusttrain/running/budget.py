@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from robusttrain.config.trainer import trainer_from
 from robusttrain.config.watching import watchers
 from robusttrain.core.errors import UserError
 from robusttrain.core.parts import class_name
+from robusttrain.core.processor import finish, seconds_of
 from robusttrain.core.telling import Say, duration, first_process
-from robusttrain.data import ImageData
+from robusttrain.data import Batch, ImageData
 from robusttrain.running.resuming import earlier
 from robusttrain.training import NFGSM, RobustTraining
 from robusttrain.training.cost import a_step, looking, steps_of
@@ -264,12 +264,8 @@ def measured(job: Any, data: ImageData) -> Pace:
     data.trainer = trainer  # whose processes share the batches
     loader = data.train_dataloader()
     batches = limited(len(loader), trainer.limit_train_batches)
-    start = time.perf_counter()
-    read = [
-        data.on_after_batch_transfer(to_device(batch, device), 0) for batch in islice(loader, READ)
-    ]
-    reading = (time.perf_counter() - start) / max(1, len(read))
-    step, _ = a_step(training, read[0], trainer, LATE)
+    batch, reading = _read(loader, data, device)
+    step, _ = a_step(training, batch, trainer, LATE)
     around = training.model.defense is not None and not training.model.defense.differentiable
     watching = watchers(plan, around, training.objective.inner())  # which speak in the run
     every = max(1, plan.robust.every)  # epochs, of which one is looked at
@@ -277,6 +273,22 @@ def measured(job: Any, data: ImageData) -> Pace:
     validation = _plain_validation(training, data, trainer, device)
     validation += sum(look.seconds for look in looks if look is not None) / every
     return Pace(step + reading, batches, validation, training.objective.cost().inner)
+
+
+def _read(loader: Any, data: Any, device: Any) -> tuple[Batch, float]:
+    """A training batch on the device, and seconds of reading one, after one that warms up."""
+    seconds: list[float] = []
+    batches = iter(loader)
+    while len(seconds) <= READ:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            break
+        last = data.on_after_batch_transfer(to_device(batch, device), 0)
+        finish(device)
+        seconds.append(time.perf_counter() - start)
+    timed = seconds[1:] or seconds
+    return last, sum(timed) / len(timed)
 
 
 def _plain_validation(training: RobustTraining, data: Any, trainer: Any, device: Any) -> float:
@@ -287,12 +299,8 @@ def _plain_validation(training: RobustTraining, data: Any, trainer: Any, device:
         return 0.0
     batch = data.on_after_batch_transfer(to_device(next(iter(loader)), device), 0)
     training.eval()
-    start = time.perf_counter()
     with torch.no_grad():
-        training.model(batch.images)
-    if batch.images.is_cuda:
-        torch.cuda.synchronize(batch.images.device)
-    return (time.perf_counter() - start) * batches
+        return seconds_of(lambda: training.model(batch.images), batch.images.device, 1) * batches
 
 
 def _as_begun(plan: TrainingPlan, name: str) -> TrainingPlan:

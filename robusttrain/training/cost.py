@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from robusttrain.core.processor import finish
 from robusttrain.core.telling import Say, duration
 from robusttrain.data import Batch, ImageData
 from robusttrain.defenses import Defense
@@ -225,8 +226,7 @@ def a_step(training: RobustTraining, batch: Batch, trainer: Any, epoch: int) -> 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if batch.images.is_cuda:
-            torch.cuda.synchronize(batch.images.device)
+        finish(batch.images.device)
         return time.perf_counter() - start
 
     step()  # warms up, and settles what the model answers with

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 from lightning_runs import trainer
-from pretend_device import DEVICE
-from subjects import images_and_labels, network, scenario, shortened
-from waits import counted
+from pretend_device import BACKEND, DEVICE
+from subjects import CLASSES, images_and_labels, network, scenario, shortened
+from waits import REAL, counted
 
 import robusttrain
-from robusttrain.attacks import Target
+from robusttrain.attacks import Queried, Target
+from robusttrain.core.processor import seconds_of
 from robusttrain.data import Digits
 from robusttrain.defenses import GaussianNoise
 from robusttrain.evaluation import Engine, Scenario
+from robusttrain.evaluation.certification import Certification
+from robusttrain.evaluation.certify import Smoothed
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import Subject, attack
 from robusttrain.models.defended import DefendedClassifier
@@ -74,6 +77,26 @@ def test_its_records_are_those_of_the_cpu():
         one, other = (records.of(name) for records in found)
         assert torch.equal(one.score, other.score)
         torch.testing.assert_close(one.images, other.images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(REAL, reason="how often somebody waits is counted on the pretend device")
+def test_a_clock_is_read_once_the_device_has_finished(monkeypatch):
+    """Else it would tell how long it takes to hand out the work."""
+
+    def finished(call):
+        before = BACKEND.finished
+        call()
+        return BACKEND.finished - before
+
+    x, y, _ = images_and_labels(DEVICE, 8)
+    target = DefendedClassifier(None, network()).eval().to(DEVICE)
+    engine = Engine(target, attacks(["pgd", "square"], 2))
+    rounds = 3  # of a gradient, and of an answer
+    assert finished(lambda: engine.measure(x, y)) == 2 * rounds
+    assert finished(lambda: engine.run(x, y, torch.arange(8, device=DEVICE))) == 2  # attacks
+    smoothed = Smoothed(Queried(target), 0.25, CLASSES, draws=20, choosing=5)
+    assert finished(lambda: Certification(engine, smoothed).seconds(x)) == 2
+    assert finished(lambda: seconds_of(lambda: target(x), DEVICE, rounds=1)) == 2
 
 
 class OnTheHost(torch.nn.Module):

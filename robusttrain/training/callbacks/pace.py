@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from robusttrain.core.processor import finish
 from robusttrain.core.telling import silence
 from robusttrain.data import ImageData
 from robusttrain.data.batches import TimedLoader
@@ -59,8 +60,7 @@ class Pace(pl.Callback):
     ) -> None:
         self.images += len(batch.images)
         if batch_idx + 1 == trainer.num_training_batches:
-            if pl_module.device.type == "cuda":
-                torch.cuda.synchronize(pl_module.device)
+            finish(pl_module.device)
             # Validations within the epoch are over by now.
             self.seconds = time.perf_counter() - self.started - self.validating
 
