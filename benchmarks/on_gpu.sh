@@ -3,10 +3,11 @@
 #   benchmarks/on_gpu.sh [--device cuda|cpu] [--quick] [--pack DIR] [--only "PART ..."] OUT
 # --pack is a folder by benchmarks.pack; without one, embedded digits, packaged models and a wheel made here.
 # --only names parts: verdicts verdicts-in-full synchronisations draws pgd g eot training autoattack compile,
-#   and the five before the last through torch.compile: pgd-compiled ... autoattack-compiled.
+#   the five before the last through torch.compile: pgd-compiled ... autoattack-compiled; and train, train-g,
+#   which train for half of the seconds that are left, where the pack has training images.
 # PYTHON names the interpreter, SECONDS_IN_ALL the budget (600).
 set -u
-usage() { sed -n 2,7p "$0" >&2; exit 2; }
+usage() { sed -n 2,8p "$0" >&2; exit 2; }
 device=cuda quick= pack= only= out=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -18,7 +19,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || usage
 speeds="pgd g eot training autoattack"
-parts="verdicts verdicts-in-full synchronisations draws $speeds compile $(printf '%s-compiled ' $speeds)"
+parts="verdicts verdicts-in-full synchronisations draws $speeds compile $(printf '%s-compiled ' $speeds)train train-g"
 for each in $only; do
     [[ " $parts " == *" $each "* ]] || { echo "--only $each: no such part; there are $parts" >&2; exit 2; }
 done
@@ -95,5 +96,15 @@ else
     part compile 120 benchmarks.compiled "${compile[@]}" "${data[@]}"
     speed -compiled --compiled
 fi
+
+for each in adversarial behind-g; do  # the paper's setting, for as long as the machine is there
+    name=train left=$((budget - SECONDS - 5)) f_b=() small=()
+    [ $each = adversarial ] || name=train-g f_b=(--f_b pack/f_b.pth)
+    [ $each = behind-g ] || [[ -n "$only" && " $only " != *" train-g "* ]] || left=$((left / 2))
+    if [ -n "$quick" ]; then small=(--images 8 --model resnet_small --attack fgsm --more robust.images=8); fi
+    if [ ! -e pack/train.tar.xz ]; then skip $name "no training images: benchmarks.pack --training"; continue; fi
+    [ -e data ] || { mkdir data && tar -xf pack/train.tar.xz -C data && ln -s ../pack/images/test data/test; }
+    part $name "$left" benchmarks.trained $each --root data "${f_b[@]}" "${small[@]}" --seconds "$((left - 5))"
+done
 
 "$python" -m benchmarks.summary out --device "$device" --commit "$commit"

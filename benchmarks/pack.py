@@ -1,9 +1,10 @@
 """What a machine without a network needs for `benchmarks/on_gpu.sh`, in one folder under 64 MB.
 
-    python -m benchmarks.pack --root data/cifar10-jpeg --f_b FILE --output pack
+    python -m benchmarks.pack --root data/cifar10-jpeg --f_b FILE --training --output pack
 
 A wheel of this package, test images as ``images/test/<class>/``, the weights of f_b, and
-torchattacks where it is installed, which is plain Python. ``pack.json`` names the commit.
+torchattacks where it is installed, which is plain Python. ``--training`` adds the training images,
+in ``train.tar.xz``. ``pack.json`` names the commit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 from robusttrain.core.errors import OptionError, UserError
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="image folder with test/")
     parser.add_argument("--f_b", type=Path, required=True, help="weights of a vgg_small")
     parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--training", action="store_true", help="training images, too")
     parser.add_argument("--output", type=Path, required=True, help="folder, new or empty")
     arguments = parser.parse_args()
     output = arguments.output
@@ -80,13 +83,18 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     taken = copy_images(arguments.root, output / "images" / "test", arguments.images)
     shutil.copyfile(arguments.f_b, output / "f_b.pth")
+    if arguments.training:
+        with tarfile.open(output / "train.tar.xz", "w:xz") as archive:
+            archive.add(arguments.root / "train", "train")
     version = copy_installed("torchattacks", output / "peers")
     wheel(output)
     facts = {"commit": commit(), "images": taken, "torchattacks": version}
     (output / "pack.json").write_text(json.dumps(facts) + "\n")
     size = sum(each.stat().st_size for each in output.rglob("*") if each.is_file())
     if size > MOST:
-        raise UserError(f"--output {output}: {size / 1e6:.1f} MB, over 64; give fewer --images")
+        raise UserError(
+            f"--output {output}: {size / 1e6:.1f} MB, over 64; fewer --images, or no --training"
+        )
     print(f"{output}: {taken} images, {size / 1e6:.1f} MB")
 
 
