@@ -3,7 +3,8 @@
     python -m benchmarks.both_devices --device cuda --output verdicts.json
 
 The same attack runs once on the CPU and once on ``--device``, each on the float32 copy that
-evaluations attack. Each device then judges what its own attack made. Where a verdict differs, both
+evaluations attack, in full float32, as they do (``--tf32``: as torch has it otherwise on a GPU).
+Each device then judges what its own attack made. Where a verdict differs, both
 margins stand in the report: the logit of the label minus the largest other one, mean over draws. A
 margin near 0 on both is rounding; another is a fault.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor
 from benchmarks.subjects import ALONE, BEHIND_G, add_subject, shortened, subject
 from benchmarks.timing import machine, timed, write
 from robusttrain.attacks import Queried
+from robusttrain.core.full_float32 import full_float32
 from robusttrain.evaluation import verdicts
 
 
@@ -65,7 +68,8 @@ def one_device(
     target, images, labels, rng = subject(arguments, name, device)
     scenario = shortened(name, arguments.steps, arguments.draws, arguments.epsilon)
     source = scenario.source(target.fast(torch.float32))
-    seconds, adversarial = timed(lambda: scenario.attack(source, images, labels, rng))
+    with nullcontext() if arguments.tf32 else full_float32():
+        seconds, adversarial = timed(lambda: scenario.attack(source, images, labels, rng))
     draws = arguments.draws if name in BEHIND_G else 1
     judged = rng.fold(1)  # streams that the attack has not seen
     right = verdicts(target, adversarial, labels, judged, draws)
@@ -75,8 +79,6 @@ def one_device(
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """One report: for each attack, what differs between the CPU and the device."""
-    if arguments.no_tf32:
-        torch.backends.cudnn.allow_tf32 = False
     rows = {}
     for name in arguments.attack:
         there, here = (one_device(arguments, name, each) for each in (arguments.device, "cpu"))
@@ -90,10 +92,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "command": "python -m benchmarks.both_devices " + " ".join(sys.argv[1:]),
         "machine": machine(arguments.device),
         "pairs_are": ["cpu", arguments.device],
-        "tf32": {
-            "convolutions": torch.backends.cudnn.allow_tf32,
-            "products": torch.backends.cuda.matmul.allow_tf32,
-        },
+        "tf32": arguments.tf32,
         "images": arguments.images,
         "steps": arguments.steps,
         "draws": arguments.draws,
@@ -114,7 +113,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5, help="of EOT, and of verdicts behind g")
     parser.add_argument("--epsilon", type=float, default=0.031)
     parser.add_argument(
-        "--no_tf32", action="store_true", help="float32 convolutions in full, slower on a GPU"
+        "--tf32", action="store_true", help="attacks compute as torch does by default on a GPU"
     )
     parser.add_argument("--output", default="results/benchmarks/both_devices.json")
     arguments = parser.parse_args()

@@ -2,7 +2,7 @@
 # All that a GPU has to show, as JSON, in ten minutes at most (docs/processors.md):
 #   benchmarks/on_gpu.sh [--device cuda|cpu] [--quick] [--pack DIR] [--only "PART ..."] OUT
 # --pack is a folder by benchmarks.pack; without one, embedded digits, packaged models and a wheel made here.
-# --only names parts: verdicts verdicts-in-full synchronisations draws pgd g eot training autoattack compile,
+# --only names parts: verdicts verdicts-tf32 synchronisations draws pgd g eot training autoattack compile,
 #   the five before the last through torch.compile: pgd-compiled ... autoattack-compiled; and train, train-g,
 #   which train for half of the seconds that are left, where the pack has training images.
 # PYTHON names the interpreter, SECONDS_IN_ALL the budget (600).
@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || usage
 speeds="pgd g eot training autoattack"
-parts="verdicts verdicts-in-full synchronisations draws $speeds compile $(printf '%s-compiled ' $speeds)train train-g"
+parts="verdicts verdicts-tf32 synchronisations draws $speeds compile $(printf '%s-compiled ' $speeds)train train-g"
 for each in $only; do
     [[ " $parts " == *" $each "* ]] || { echo "--only $each: no such part; there are $parts" >&2; exit 2; }
 done
@@ -76,8 +76,8 @@ fi
 if [ "$device" = cpu ]; then ln -s "$here/tests/pretend" pretend && waits+=(--pretend pretend); fi
 
 part verdicts 90 benchmarks.both_devices "${verdicts[@]}" "${data[@]}"
-if [ "$device" = cpu ]; then skip verdicts-in-full "a CPU has no TF32"
-else part verdicts-in-full 90 benchmarks.both_devices --no_tf32 "${verdicts[@]}" "${data[@]}"; fi
+if [ "$device" = cpu ]; then skip verdicts-tf32 "a CPU has no TF32"
+else part verdicts-tf32 90 benchmarks.both_devices --tf32 "${verdicts[@]}" "${data[@]}"; fi
 part synchronisations 60 benchmarks.synchronisations "${waits[@]}" "${data[@]}"
 part draws 60 benchmarks.draws "${memory[@]}" "${draws_of[@]}"
 
