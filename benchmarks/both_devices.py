@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.subjects import ALONE, BEHIND_G, add_subject, shortened, subject
 from benchmarks.timing import machine, timed, write
 from robusttrain.attacks import Queried
-from robusttrain.core.full_float32 import full_float32
+from robusttrain.core.repeatable import repeatable
 from robusttrain.evaluation import verdicts
 
 
@@ -68,7 +68,7 @@ def one_device(
     target, images, labels, rng = subject(arguments, name, device)
     scenario = shortened(name, arguments.steps, arguments.draws, arguments.epsilon)
     source = scenario.source(target.fast(torch.float32))
-    with nullcontext() if arguments.tf32 else full_float32():
+    with nullcontext() if arguments.tf32 else repeatable():
         seconds, adversarial = timed(lambda: scenario.attack(source, images, labels, rng))
     draws = arguments.draws if name in BEHIND_G else 1
     judged = rng.fold(1)  # streams that the attack has not seen

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from robusttrain.core.full_float32 import full_float32
+from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Say
 from robusttrain.data import ImageData
@@ -87,7 +87,7 @@ def choose_precisions(
     return precisions
 
 
-@full_float32()
+@repeatable()
 def choose_compilation(
     asked: str,
     works: Callable[[], Sequence[Work]],
@@ -160,7 +160,7 @@ class Run:
         write_json(noted, self._file)
 
 
-@full_float32()
+@repeatable()
 def measure_on(
     target: DefendedClassifier, data: ImageData, seed: int, device: torch.device
 ) -> Speeds:

@@ -23,9 +23,9 @@ from robusttrain.attacks.base import check_images
 from robusttrain.attacks.leaving import Leaving
 from robusttrain.attacks.rounding import held_apart
 from robusttrain.core.errors import UserError
-from robusttrain.core.full_float32 import full_float32
 from robusttrain.core.labels import check_labels
 from robusttrain.core.processor import finish
+from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Advance, unwatched
 from robusttrain.evaluation import pricing
@@ -221,7 +221,7 @@ class Engine:
         """Draws that score an image, and as many that select."""
         return self._draws if self.random else 1
 
-    @full_float32()
+    @repeatable()
     def ask(self, images: Tensor, indices: Tensor) -> bool:
         """Find out, once, whether the target and the sources are random; `run` calls this method.
 
@@ -267,7 +267,7 @@ class Engine:
             )
         return first
 
-    @full_float32()
+    @repeatable()
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Seconds per image that each attack, and "scoring", will take, extrapolated from a few
         evaluations.
@@ -302,7 +302,7 @@ class Engine:
         """Forward passes of the target that judge one image, clean and under all attacks."""
         return (len(self.scenarios) + 1) * self.draws * (2 if self.random else 1)
 
-    @full_float32()
+    @repeatable()
     def run(
         self, images: Tensor, labels: Tensor, indices: Tensor
     ) -> tuple[Records, dict[str, float]]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from robusttrain.core.full_float32 import full_float32
+from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import ImageData
@@ -205,7 +205,7 @@ def identity(
     return settings_of(plan, subject) | chosen
 
 
-@full_float32()
+@repeatable()
 def attack(
     plan: EvaluationPlan,
     subject: Subject,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robusttrain.attacks import Attack, Source
 from robusttrain.attacks.base import check_images
 from robusttrain.core.errors import UserError
-from robusttrain.core.full_float32 import full_float32
+from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.covering import wider_than
 from robusttrain.evaluation.taking import classes_of
@@ -38,7 +38,7 @@ class Scenario:
     def knowledge(self) -> str:
         return self.knows or self.source.knows
 
-    @full_float32()
+    @repeatable()
     def __call__(
         self,
         model: nn.Module | Callable[[Tensor], Any],

@@ -16,7 +16,7 @@ from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.answers import names_a_class
 from robusttrain.core.advice import warn_once
 from robusttrain.core.at_once import copies_at_once
-from robusttrain.core.full_float32 import full_float32
+from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
 from robusttrain.models.compiling import gradients_by
 
@@ -52,7 +52,7 @@ def median(values: Tensor) -> float:
     return low if low == high else (low + high) / 2
 
 
-@full_float32()
+@repeatable()
 def top_classes(model: nn.Module, images: Tensor, rng: Rng, draws: int, top: int = 5) -> Tensor:
     """The likeliest classes, likeliest first, in a float32 forward pass: (B, draws, min(top, K))
     int64.

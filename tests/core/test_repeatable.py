@@ -1,37 +1,42 @@
-"""float32 in full: TF32 is off in every pass of an evaluation, and as before afterwards."""
+"""In an evaluation TF32 is off and algorithms repeat; afterwards all is as before."""
 
 import pytest
 import torch
 
 from robusttrain.attacks import Linf, ProjectedGradient, Target
-from robusttrain.core.full_float32 import full_float32
+from robusttrain.core.repeatable import repeatable
 from robusttrain.evaluation import Engine, Scenario, verdicts
 
 
 def switches():
-    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    return (
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+        not torch.backends.cudnn.deterministic,
+    )
 
 
 @pytest.fixture
 def rounded():
     """As on a GPU where somebody asked for speed."""
-    before = switches()
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic
+    convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic = True, True, False
     yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic = before
 
 
 def test_it_is_off_within_and_as_before_afterwards(rounded):
-    @full_float32()
+    @repeatable()
     def failing():
-        with full_float32():
+        with repeatable():
             pass
-        assert switches() == (False, False)
+        assert switches() == (False, False, False)
         raise KeyError
 
     with pytest.raises(KeyError):
         failing()
-    assert switches() == (True, True)
+    assert switches() == (True, True, True)
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch has one switch each")
@@ -43,7 +48,7 @@ def test_the_newer_switch_is_heeded_too():
     try:
         with pytest.raises(RuntimeError):
             products.allow_tf32  # noqa: B018 - asking is what fails
-        with full_float32():
+        with repeatable():
             assert products.fp32_precision == "ieee"
             assert not torch.backends.cudnn.allow_tf32
         assert products.fp32_precision == "tf32"
@@ -67,5 +72,5 @@ def test_every_pass_of_an_evaluation_is_in_full(rounded, linear, images, streams
     ):
         seen.clear()
         call()
-        assert {*seen} == {(False, False)}
-    assert switches() == (True, True)
+        assert {*seen} == {(False, False, False)}
+    assert switches() == (True, True, True)
