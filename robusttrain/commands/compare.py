@@ -21,13 +21,13 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"{unknown[0]}: compare takes folders and --output: see --help")
     if len(folders) < 2:
         raise UserError("compare: name two folders or more that evaluate.py left: compare A B")
-    places = [Path(each).resolve() for each in folders]
+    places = [_folder(Path(each).resolve()) for each in folders]
     if again := [each for at, each in enumerate(folders) if places[at] in places[:at]]:
         raise UserError(f"compare: {again[0]} is named twice: an evaluation agrees with itself")
+    if output:
+        _refuse_other_files(Path(output[-1][1]))
     first, *others = [read_run(folder) for folder in folders]
     file = Path(output[-1][1]) if output else others[-1].folder / "comparison.html"
-    if file.is_dir():
-        raise UserError(f"--output {file}: is a folder: name an HTML file in it")
     writable(file.parent, "--output", file)
     for each in (first, *others):
         with damaged(each.folder / "results.json"):
@@ -46,3 +46,18 @@ def run(arguments: list[str]) -> None:
         say(sentence(first, other, differences))
     write_page(first, compared, file)
     say(f"written: {file}")
+
+
+def _folder(path: Path) -> Path:
+    """The folder of an evaluation that is named by itself, or by its results.json."""
+    return path.parent if path.is_file() else path
+
+
+def _refuse_other_files(file: Path) -> None:
+    """Raise UserError where the page would be no HTML file by its name: it could take the place of
+    an evaluation's figures.
+    """
+    if file.is_dir():
+        raise UserError(f"--output {file}: is a folder: name an HTML file in it")
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {file}: is no HTML file by its name: name a FILE.html")

@@ -335,6 +335,24 @@ def test_bad_lines_are_told(folder):
             command.run(arguments)
 
 
+def test_figures_are_not_written_over(folder, evaluated, tmp_path):
+    """A page in the place of results.json would leave nothing of the evaluation."""
+    other = evaluated(model=classifier(3))
+    for name in ("results.json", "verdicts.safetensors", "page"):
+        before = (other / name).read_bytes() if (other / name).exists() else None
+        with pytest.raises(UserError, match=f"--output .*{name}: is no HTML file by its name"):
+            command.run([str(folder), str(other), "--output", str(other / name)])
+        assert before == ((other / name).read_bytes() if (other / name).exists() else None)
+    command.run([str(folder), str(other), "--output", str(tmp_path / "page.HTM")])
+    assert (tmp_path / "page.HTM").exists()
+
+
+def test_an_evaluation_is_not_compared_with_itself_by_another_name(folder):
+    for name in (folder, folder / "results.json"):
+        with pytest.raises(UserError, match="is named twice"):
+            command.run([str(folder), str(name)])
+
+
 def test_functions_are_not_said_to_have_the_same_weights(tmp_path):
     """What they compute with is in no state dict."""
     images = torch.rand(8, 3, 4, 4)
