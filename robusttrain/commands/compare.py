@@ -8,7 +8,7 @@ from robusttrain.config.command_line import take
 from robusttrain.core.console import console, say
 from robusttrain.core.errors import UserError
 from robusttrain.reporting import words
-from robusttrain.reporting.comparison import compare, doubts
+from robusttrain.reporting.comparison import compare, doubts, median_changes
 from robusttrain.reporting.comparison_page import sentence, terminal, write_page
 from robusttrain.reporting.runs import damaged, read_run
 from robusttrain.storage.files import writable
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
         with damaged(each.folder / "results.json"):
             # The table and the page tell them.
             _ = each.json["target"], each.json["weights"], each.json["data"]
-            _ = int(each.json["images"]), words.belief(each.results)
+            _ = int(each.json["images"]), words.belief(each.results), median_changes(each)
             _ = [dict(each.json.get(name) or {}) for name in ("sources", "code")]
     compared = []
     for other in others:

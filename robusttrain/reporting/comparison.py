@@ -113,12 +113,50 @@ def doubts(first: Run, other: Run) -> Iterator[str]:
     for name in codes[0].keys() & codes[1].keys():
         if codes[0][name] != codes[1][name]:
             yield f"attacks.{name}: its code was edited between the two"
+    yield from _other_draws(first, other)
+    yield from _other_sizes(first, other)
     for run in (first, other):
         if words.doubtful(run.results):
             yield f"{run.folder}: {words.belief(run.results)}"
     for what in ("precision", "versions"):
         there, here = (run.json.get(what) for run in (first, other))
         yield from _named(what, there or {}, here or {})
+
+
+def _other_draws(first: Run, other: Run) -> Iterator[str]:
+    """A mean over more draws is the same figure, known better. The worst case is another one: the
+    attack that is worst for an image is chosen by as many draws, and of few luck chooses.
+    """
+    draws = [run.json["draws"] for run in (first, other)]
+    random = first.json["random"] and other.json["random"]  # others have one draw
+    if random and draws[0] != draws[1] and first.results.attacks:
+        yield (
+            f"draws: there {draws[0]}, here {draws[1]}: fewer choose the worst attack of an image"
+            " more often by luck, which leaves more in the worst case: evaluate both with one"
+            " --draws"
+        )
+
+
+def _other_sizes(first: Run, other: Run) -> Iterator[str]:
+    """How far images went that no radius bounded: there the accuracy says whether a search ended,
+    and not how robust a model is.
+    """
+    threat = first.json["threat"]
+    if threat and words.boundless(threat):
+        there, here = median_changes(first), median_changes(other)
+        sizes = [f"{name}: there {there[name]}, here {here[name]}" for name in there]
+        yield (
+            "no radius bounds what may change, so accuracies under attack say little; how far"
+            f" images went that fell says more, in the median: {'; '.join(sizes)}"
+        )
+
+
+def median_changes(run: Run) -> dict[str, str]:
+    """By attack, the median change of images that were right and fell, as it is told."""
+    sizes = {
+        name: run.json["attacks"][name].get("median_perturbation") for name in run.results.attacks
+    }
+    return {name: "-" if size is None else f"{size:.4g}" for name, size in sizes.items()}
 
 
 def _named(what: str, there: Any, here: Any) -> Iterator[str]:

@@ -43,7 +43,7 @@ def allowed(threat: Mapping[str, Any]) -> str:
         own = {key: value for key, value in threat.items() if key != "ball"}
         return f"{allowed(own)}, and only those that {threat['ball']} allows"
     size = radius(float(threat["epsilon"]), str(threat["norm"]))
-    if is_no_bound(str(threat["norm"]), float(threat["epsilon"])):
+    if boundless(threat):
         return "changes of any size"
     if threat["norm"] == "linf":
         return f"changes of at most {size} per pixel"
@@ -52,6 +52,12 @@ def allowed(threat: Mapping[str, Any]) -> str:
     if threat["norm"] == "l2":
         return f"changes of Euclidean length {size} at most (pixel values from 0 to 1)"
     return f"changes of at most {size} in the norm {threat['norm']}"
+
+
+def boundless(threat: Mapping[str, Any]) -> bool:
+    """Whether a threat is no bound on what may change."""
+    # Of another ball the radius is not the whole bound.
+    return "ball" not in threat and is_no_bound(str(threat["norm"]), float(threat["epsilon"]))
 
 
 def verdict(results: Results) -> list[str]:

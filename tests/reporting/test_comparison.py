@@ -289,6 +289,37 @@ def test_what_a_comparison_rests_on_is_said(folder, tmp_path, capsys):
         assert text in page
 
 
+def test_other_numbers_of_draws_are_told(folder, evaluated, capsys):
+    """They choose the worst attack: one model is no more robust for fewer of them."""
+    model = Noisy(classifier())
+    few, many, again = (evaluated(model=model, draws=draws) for draws in (2, 5, 5))
+    command.run([str(few), str(many)])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "draws: there 2, here 5: fewer choose the worst attack" in said
+    assert "draws: there 2, here 5" in (many / "comparison.html").read_text()
+    command.run([str(many), str(again)])
+    command.run([str(folder), str(few)])  # a model that repeats itself has one draw in any case
+    assert "draws: there" not in " ".join(capsys.readouterr().err.split())
+
+
+def test_where_no_radius_bounds_the_change_its_size_is_told(folder, evaluated, capsys):
+    """Nearly all images fall then, of whatever model: 100 % says that a search did not end."""
+    free = {"attacks": ["fmn-l2"], "overrides": [("steps", "20")], "epsilon": None}
+    first, other = (evaluated(model=classifier(epochs), **free) for epochs in (40, 15))
+    command.run([str(first), str(other)])
+    said = " ".join(capsys.readouterr().err.split())
+    sizes = [
+        json.loads((each / "results.json").read_text())["attacks"]["fmn-l2"]["median_perturbation"]
+        for each in (first, other)
+    ]
+    assert sizes[0] != sizes[1], "the case shows nothing"
+    told = f"in the median: fmn-l2: there {sizes[0]:.4g}, here {sizes[1]:.4g}"
+    assert told in said
+    assert told in (other / "comparison.html").read_text()
+    command.run([str(folder), str(evaluated(model=classifier(15)))])
+    assert "no radius bounds" not in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("key", ["data", "images"])
 def test_what_the_page_tells_has_to_be_there(folder, tmp_path, key):
     other = changed(folder, tmp_path / "a", lambda content: content.pop(key))
@@ -312,6 +343,15 @@ def test_what_is_told_before_the_sentence_has_to_be_whole(folder, tmp_path, dama
     for pair in ((folder, other), (other, folder)):
         with pytest.raises(UserError, match=rf"{other}/results\.json: is damaged"):
             command.run([*map(str, pair)])
+
+
+def test_a_size_that_is_none_is_told(folder, tmp_path):
+    def far(content):
+        content["attacks"]["fgsm"]["median_perturbation"] = "far"
+
+    other = changed(folder, tmp_path / "a", far)
+    with pytest.raises(UserError, match=rf"{other}/results\.json: is damaged"):
+        command.run([str(folder), str(other)])
 
 
 def test_batches_make_no_difference(folder, evaluated):
