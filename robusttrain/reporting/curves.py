@@ -57,8 +57,8 @@ def over_epsilon(run: Run) -> Html:
         ),
         tag(
             "p",
-            "The orange point is the evaluation's own radius. An image that fell at a smaller one"
-            " was not attacked again" + _course(run) + _lower(run, points) + ends,
+            "The orange point is the evaluation's own radius. At the others, an image that fell at"
+            " a smaller one was not attacked again" + _course(run) + _lower(run, points) + ends,
             class_="note",
         ),
         folded("The figures", _curve_table(rows, "epsilon", label)),

@@ -105,6 +105,18 @@ def test_the_figures_are_those_of_results(folder):
     assert "--audit false" in text
 
 
+def test_the_evaluation_itself_attacks_what_fell_before(folder):
+    """Its own point of a curve is no exception to its own figures."""
+    attacked = {
+        row["epsilon"]: row["attacked"] for row in read_run(folder).json["curves"]["epsilon"]
+    }
+    fell = attacked[0.05] - attacked[0.1]
+    assert attacked[0.05] == attacked[2 / 255], "all that were right"
+    assert fell > 0, "the case shows nothing"
+    told = "own radius. At the others, an image that fell at a smaller one was not attacked again"
+    assert told in Reader((folder / "report.html").read_text()).text
+
+
 def test_each_class_has_the_figure_of_its_images(folder):
     run = read_run(folder)
     text = Reader((folder / "report.html").read_text()).text
