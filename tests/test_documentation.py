@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from robusttrain.commands import entry
-from robusttrain.config import classes
+from robusttrain.config import classes, presets
 from robusttrain.config.first_look import FIRST_LOOK
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +102,18 @@ def test_pages_tell_the_size_of_the_first_look():
     assert f"on {FIRST_LOOK['images']} images" in start
     assert f"audit on {FIRST_LOOK['audit_images']} images: " in start
     assert f"digits-g, {FIRST_LOOK['images']} images" in text_of("docs/models.md")
+
+
+def test_the_threat_model_names_every_attack_and_the_suites_that_hand_images_on():
+    text = text_of("docs/threat-model.md")
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert sorted(named) == sorted(presets.names("attack"))
+    said = re.search(r"With `--survivors true` \((.*?) set it\)", text, re.DOTALL).group(1)
+    suites = [
+        each for each in presets.names("suite") if presets.read("suite", each).get("survivors")
+    ]
+    assert sorted(re.findall(r"`([^`]+)`", said)) == sorted(suites)
 
 
 def typed(page: str) -> list[list[str]]:
