@@ -387,14 +387,6 @@ class Engine:
         )
         return entry
 
-    def judged(self, attacked: Tensor) -> Tensor:
-        """(n,) bool: the images that an attack's figures are about, of those that it was given.
-
-        With ``survivors`` these are the images that reached it, and the others are clean ones.
-        Without, they are all: an image that it was not given was wrong to begin with.
-        """
-        return attacked if self.survivors else torch.ones_like(attacked)
-
     def _ask_again(self, images: Tensor, rng: Rng) -> None:
         """Raise UserError where a target that repeated itself so far answers otherwise."""
         with prepared(self._queried):

@@ -124,7 +124,7 @@ def export(
     figures = {}
     for name, scenario in engine.scenarios.items():
         changed, outside, scores = 0, 0, []
-        given = engine.judged(records.of(name).attacked).nonzero().squeeze(1)
+        given = records.of(name).judged(engine.survivors).nonzero().squeeze(1)
         for part in given.split(batch) if len(given) else ():
             indices = records.index[part]
             clean = data.test_images(indices).images

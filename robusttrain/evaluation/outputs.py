@@ -241,7 +241,7 @@ def save_requested(
             rows = records.of(name)
             assert rows.images is not None  # the engine was told to keep them
             columns = {"index": rows.index, "label": rows.label, "images": rows.images}
-            judged = evaluation.engine.judged(rows.attacked)
+            judged = rows.judged(evaluation.engine.survivors)
             columns = {key: column[judged] for key, column in columns.items()}
             save_tensors(columns, output / f"{name}.safetensors")
     written = {EXAMPLES, VERDICTS, CERTIFIED, *(f"{name}-{VERDICTS}" for name in BESIDES)}

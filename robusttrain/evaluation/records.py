@@ -76,6 +76,14 @@ class Rows:
         """(n,) float64: the share of the selecting draws in which the answer was right."""
         return self.select.double().mean(dim=1)
 
+    def judged(self, survivors: bool) -> Tensor:
+        """(n,) bool: the images that an attack's figures are about, of those that it was given.
+
+        With ``survivors`` these are the images that reached it, and the others are clean ones.
+        Without, they are all: an image that it was not given was wrong to begin with.
+        """
+        return self.attacked if survivors else torch.ones_like(self.attacked)
+
     @staticmethod
     def joined(parts: Sequence[Rows]) -> Rows:
         """All rows of several parts, one after another."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from robusttrain.attacks.parts.threats import described
 from robusttrain.evaluation.covering import is_no_bound
 from robusttrain.evaluation.engine import Engine
-from robusttrain.evaluation.records import CLEAN, Records
+from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.scoring import median, wilson, worst_case
 
 
@@ -38,6 +38,35 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def figures(rows: Rows, clean: Rows, survivors: bool) -> dict[str, Any]:
+    """What results.json says of an attack as far as the verdicts give it.
+
+    Args:
+        rows: of the attack.
+        clean: of the images as they are.
+        survivors: whether an image that fell was spared the attacks that followed.
+    """
+    among, score = rows.judged(survivors), rows.right
+    # Images that were right before the attack, on draws that do not score.
+    reached = (clean.chosen_by > 0.5) & among
+    fell = reached & (score <= 0.5)
+
+    def per_image(spent: Tensor) -> float:
+        of_attacked = spent[rows.attacked].double()
+        return round(of_attacked.mean().item(), 3) if len(of_attacked) else 0.0
+
+    return {
+        **figure(score[among]),
+        "success_rate": round(1 - score[reached].mean().item(), 6) if reached.any() else None,
+        "success_rate_of": int(reached.sum()),
+        "largest_perturbation": round(rows.distance.max().item(), 6) if len(rows) else 0.0,
+        # Of images that were right, and fell.
+        "median_perturbation": round(median(rows.distance[fell]), 6) if fell.any() else None,
+        "gradient_evaluations_per_image": per_image(rows.gradients),
+        "queries_per_image": per_image(rows.queries),
+    }
+
+
 def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> dict[str, Any]:
     """The figures of an evaluation, in the order of results.json.
 
@@ -48,36 +77,13 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
     """
     score = {name: rows.right for name, rows in records.rows.items()}
     select = {name: rows.chosen_by for name, rows in records.rows.items()}
-    # Images that were right before the attack, on draws that do not score.
-    right = select[CLEAN] > 0.5
     attacks: dict[str, Any] = {}
     so_far = [CLEAN]
     for name, scenario in engine.scenarios.items():
         rows = records.of(name)
-        attacked = rows.attacked
         so_far.append(name)
-        judged = engine.judged(attacked)
-        reached = right & judged
-        fell = reached & (score[name] <= 0.5)
-        cost = {
-            "gradients": rows.gradients[attacked].double(),
-            "queries": rows.queries[attacked].double(),
-        }
-        per_image = {
-            kind: round(values.mean().item(), 3) if len(values) else 0.0
-            for kind, values in cost.items()
-        }
         attacks[name] = {
-            **figure(score[name][judged]),
-            "success_rate": round(1 - score[name][reached].mean().item(), 6)
-            if reached.any()
-            else None,
-            "success_rate_of": int(reached.sum()),
-            "largest_perturbation": round(rows.distance.max().item(), 6),
-            # Of images that were right, and fell.
-            "median_perturbation": round(median(rows.distance[fell]), 6) if fell.any() else None,
-            "gradient_evaluations_per_image": per_image["gradients"],
-            "queries_per_image": per_image["queries"],
+            **figures(rows, records.of(CLEAN), engine.survivors),
             "seconds": round(seconds.get(name, 0.0), 2),
             "knows": scenario.knowledge_of(engine.target),
         }
@@ -86,7 +92,7 @@ def results(records: Records, engine: Engine, seconds: Mapping[str, float]) -> d
                 *(torch.stack([shares[each] for each in so_far]) for shares in (select, score))
             )
             attacks[name] |= {
-                "images": int(judged.sum()),
+                "images": int(rows.attacked.sum()),
                 "worst_case_so_far": figure(worst)["robust_accuracy"],
             }
     threats = [scenario.attack.threat for scenario in engine.scenarios.values()]

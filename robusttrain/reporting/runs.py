@@ -21,7 +21,7 @@ from robusttrain.evaluation.outputs import CERTIFIED, EXAMPLES
 from robusttrain.evaluation.randomness import randomness
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
-from robusttrain.evaluation.results import alike
+from robusttrain.evaluation.results import alike, figures
 from robusttrain.storage.journal import FINISHED
 
 #: What code stumbles over where a file holds something else than it should.
@@ -30,6 +30,14 @@ STUMBLES = (*(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeEr
 WORST = "worst case"
 #: By how much a change may exceed epsilon: what the engine allows, and what results.json rounds.
 ROUNDING = 2e-6
+#: What results.json says of an attack besides its accuracy, and what may be rounded off.
+STATED = {
+    "success_rate": 1e-5,
+    "success_rate_of": 0.0,
+    "largest_perturbation": 1e-5,
+    "gradient_evaluations_per_image": 1e-3,
+    "queries_per_image": 1e-3,
+}
 Part = TypeVar("Part")
 
 
@@ -161,31 +169,19 @@ def _fits(run: Run) -> bool:
 
 def _described(run: Run, attack: str) -> bool:
     """Whether what results.json says of an attack besides its accuracy is what its verdicts give:
-    its success, its cost, and how large its largest change is.
+    its success, its cost, and how far images went.
     """
     assert run.records is not None
-    rows, shown, clean = run.records.of(attack), run.results.attacks[attack], run.records.of(CLEAN)
-    # Images that were right before the attack, on draws that do not score.
-    reached = clean.chosen_by > 0.5
-    if run.json["survivors"]:
-        reached &= rows.attacked
-    success = 1 - float(rows.right[reached].mean()) if reached.any() else None
-    stated = shown.success_rate
-    costs = [
-        (told, float(spent[rows.attacked].double().mean()) if rows.attacked.any() else 0.0)
-        for told, spent in ((shown.gradients, rows.gradients), (shown.queries, rows.queries))
-    ]
-    largest = float(rows.distance.max()) if len(rows) else 0.0
-    return (
-        shown.success_rate_of == int(reached.sum())
-        and (
-            stated is success is None
-            if stated is None or success is None
-            else abs(stated - success) < 1e-5
-        )
-        and all(math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-3) for one, other in costs)
-        and math.isclose(shown.largest_perturbation, largest, rel_tol=1e-5, abs_tol=1e-5)
-    )
+    stated = run.json["attacks"][attack]
+    found = figures(run.records.of(attack), run.records.of(CLEAN), run.json["survivors"])
+    return all(_near(stated[name], found[name], within) for name, within in STATED.items())
+
+
+def _near(stated: Any, found: Any, within: float) -> bool:
+    """Whether a number is the same, up to what is rounded off; or both are none."""
+    if stated is None or found is None:
+        return stated is found
+    return math.isclose(stated, found, rel_tol=1e-5, abs_tol=within)
 
 
 def _besides_checked(run: Run, missing: list[str]) -> Results:
