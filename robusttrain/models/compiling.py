@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
 from robusttrain.core.errors import first_line
@@ -86,11 +87,10 @@ class Compiled:
         same memory each time.
 
         Each size of a batch is a recording, and images leave an attack one by one. So a batch is
-        filled up to a power of two. In training, where images of a batch depend on each other, it
-        is not.
+        filled up to a power of two, unless its images depend on each other.
         """
         count = len(images)
-        size = count if self.network.training else 1 << (count - 1).bit_length()
+        size = count if self._mixes() else 1 << (count - 1).bit_length()
         images = _Own.apply(images)
         if size > count:
             images = torch.cat([images, images[:1].detach().expand(size - count, -1, -1, -1)])
@@ -99,6 +99,19 @@ class Compiled:
             return (part[:count] if part.dim() and len(part) == size else part).clone()
 
         return tree_map_only(Tensor, own, self._run(images))
+
+    def _mixes(self) -> bool:
+        """Whether what the network says of an image depends on the others of its batch: it is in
+        training mode, or batch norm normalises with the batch in evaluation mode, too.
+        """
+        return (
+            self.network.training
+            or _together.get()
+            or any(
+                isinstance(layer, _BatchNorm) and layer.running_mean is None
+                for layer in self.network.modules()
+            )
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         return Compiled(deepcopy(self.network, memo), self.mode)
@@ -130,6 +143,19 @@ class InTraining:
 
 _mode: ContextVar[Mode] = ContextVar("mode", default="off")
 _trained: ContextVar[InTraining | None] = ContextVar("trained", default=None)
+_together: ContextVar[bool] = ContextVar("together", default=False)
+
+
+@contextmanager
+def normalised_together() -> Iterator[None]:
+    """Within this context, batch norm may normalise with the batch in a network that is in
+    evaluation mode, so recorded graphs get batches as they are.
+    """
+    token = _together.set(True)
+    try:
+        yield
+    finally:
+        _together.reset(token)
 
 
 @contextmanager

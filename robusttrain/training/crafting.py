@@ -19,6 +19,7 @@ from robusttrain.attacks import Attack, Source
 from robusttrain.attacks.prepare import following, may_follow
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_twin
+from robusttrain.models.compiling import normalised_together
 from robusttrain.models.defended import DefendedClassifier
 
 BatchNormMode = Literal["eval", "train"]
@@ -132,7 +133,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     awake = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.training]
     handles = [layer.register_forward_pre_hook(wake) for layer in awake]
     try:
-        with following(awake):
+        with following(awake), normalised_together():
             yield
     finally:
         for handle in handles:

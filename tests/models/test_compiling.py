@@ -25,7 +25,7 @@ from robusttrain.evaluation import Engine, Scenario, verdicts
 from robusttrain.models import MLP, compiling, fast_copy, fast_twin
 from robusttrain.models.compiling import CompilationFailed, gradients_by
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training import RobustTraining
+from robusttrain.training import NFGSM, RobustTraining
 from robusttrain.training.awp import AWP
 from robusttrain.training.objectives import TRADES, Adversarial
 
@@ -43,6 +43,10 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
     yield seen
     torch._dynamo.reset()
+
+
+def inner(**options):
+    return Adversarial(attack=ProjectedGradient(steps=2), **options)
 
 
 def gradient(network, images):
@@ -92,6 +96,37 @@ def test_recordings_are_few_however_many_sizes_batches_have(monkeypatch, convnet
     sizes.clear()
     compiling.InTraining(convnet().train(), "reduce-overhead")(images(33))
     assert sizes == [33]  # images of a batch depend on each other there
+
+
+@pytest.mark.parametrize("objective", [inner(batch_norm="train"), NFGSM()], ids=["pgd", "n-fgsm"])
+def test_batches_that_batch_norm_normalises_together_are_not_filled_up(
+    monkeypatch, convnet, images, objective
+):
+    """Images that were filled in would be among the statistics."""
+    monkeypatch.setattr(compiling, "_compiled", lambda network, mode: network)
+    model, batch = convnet(), Batch(images(20), torch.arange(20) % 3, torch.arange(20))
+    found = []
+    for mode in ("off", "reduce-overhead"):
+        training = RobustTraining(DefendedClassifier(None, copy.deepcopy(model)), 3, objective)
+        training.compiled_as(mode)
+        training.train()
+        torch.manual_seed(0)
+        loss, _ = training.losses(batch, 0, 0)
+        found.append([loss.detach(), *training.buffers()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_no_batch_is_filled_up_for_batch_norm_without_running_statistics(monkeypatch, images):
+    monkeypatch.setattr(compiling, "_compiled", lambda network, mode: network)
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    pool = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    network = fast_copy(nn.Sequential(nn.Conv2d(3, 4, 3), norm, pool))
+    x = images(20)
+    expected = gradient(network, x)
+    with gradients_by("reduce-overhead"):
+        torch.testing.assert_close(gradient(network, x), expected)
 
 
 def test_passes_without_a_gradient_are_not_compiled(graphs, convnet, images, streams):
@@ -193,10 +228,6 @@ def test_other_instructions_have_another_cache(monkeypatch, tmp_path):
         folders.append(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
     assert folders[0] == folders[1] != folders[2]
     assert {folder.parent for folder in folders} == {tmp_path}
-
-
-def inner(**options):
-    return Adversarial(attack=ProjectedGradient(steps=2), **options)
 
 
 @pytest.mark.parametrize(
