@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +194,20 @@ _in_force: list[_Preparation] = []
 _lock = threading.RLock()
 
 
+class _Held(NamedTuple):
+    """A tensor before an attack.
+
+    Args:
+        tensor: the tensor.
+        place: the memory that it had.
+        values: what the memory held, (N,).
+    """
+
+    tensor: Tensor
+    place: Tensor
+    values: Tensor
+
+
 class _Values:
     """What tensors held before an attack: one copy for each type, not one for each tensor.
 
@@ -208,26 +222,38 @@ class _Values:
             if is_lazy(tensor) or tensor.is_inference() or tensor.is_quantized:
                 continue
             if tensor.layout == torch.strided:
-                groups.setdefault((tensor.dtype, tensor.device), {})[key] = tensor.detach()
-        self.held: dict[int, tuple[Tensor, Tensor]] = {}
+                groups.setdefault((tensor.dtype, tensor.device), {})[key] = tensor
+        self.held: dict[int, _Held] = {}
         for group in groups.values():
-            whole = torch.cat([tensor.reshape(-1) for tensor in group.values()])
-            parts = whole.split([tensor.numel() for tensor in group.values()])
+            flat = [_once(tensor.data).reshape(-1) for tensor in group.values()]
+            parts = torch.cat(flat).split([each.numel() for each in flat])
             for (key, tensor), part in zip(group.items(), parts, strict=True):
-                self.held[key] = tensor, part
+                self.held[key] = _Held(tensor, tensor.data, part)
 
     def put_back(self) -> None:
-        """Restore all values.
+        """Restore all values, and the memory of tensors that were given another one.
 
         Autograd does not count the changes, so a graph that was built before the attack still goes
         backward.
         """
         alike: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, Tensor]]] = {}
-        for tensor, part in self.held.values():
-            own = tensor.data
-            alike.setdefault((own.dtype, own.device), []).append((own, part.view(own.shape)))
+        for tensor, place, values in self.held.values():
+            if tensor.data_ptr() != place.data_ptr() or tensor.shape != place.shape:
+                tensor.data = place  # the pass gave it another one: ``tensor.data = ...``
+            own = _once(place)
+            alike.setdefault((own.dtype, own.device), []).append((own, values.view(own.shape)))
         for pairs in alike.values():  # one call for all of them, not one for each
             torch._foreach_copy_([own for own, _ in pairs], [values for _, values in pairs])
+
+
+def _once(tensor: Tensor) -> Tensor:
+    """An expanded tensor as it was before: each number in memory once, or torch would refuse to
+    write to it.
+    """
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 class _Before:

@@ -250,3 +250,37 @@ def test_two_attacks_at_once_find_what_each_finds_alone():
         thread.join(60)
     assert all(map(torch.equal, together, alone))
     assert state(model) == ([True] * 4, [True] * 2)
+
+
+class Odd(nn.Module):
+    """Buffers that share their numbers, that get other memory in a pass, and that lie elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 1, 1), 0.5).expand(1, 4, 4))
+        self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("bank", torch.zeros(0, 3))
+        self.register_buffer("turned", torch.rand(2, 3, dtype=torch.float64).t())
+        self.register_buffer("last", torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last))
+
+    def forward(self, x):
+        self.passes.data = self.passes.data + 1
+        self.bank.data = torch.cat([self.bank.data, torch.ones(1, 3)])
+        self.turned += 1
+        self.last.mul_(2)
+        return (x - self.mean).flatten(1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_buffers_of_any_kind(device):
+    model = Odd().to(device)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    places = [value.data_ptr() for value in model.buffers()]
+    with prepared(model):
+        for _ in range(2 if device == "cpu" else 0):
+            model(torch.rand(2, 1, 4, 4))
+    assert [value.data_ptr() for value in model.buffers()] == places
+    for name, value in model.named_buffers():
+        assert value.shape == before[name].shape
+        assert device == "meta" or torch.equal(value, before[name])
+    assert model.last.is_contiguous(memory_format=torch.channels_last)

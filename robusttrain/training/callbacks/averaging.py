@@ -2,20 +2,86 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
+from robusttrain.models.copying import deep_copy
 
 
-class EMA(WeightAveraging):
+class _Averaging(WeightAveraging):
+    """Lightning's, for any network that can be trained: also where torch refuses to copy it as it
+    is (`deep_copy`), where buffers appear or change their shape or type in a pass, and where two
+    tensors share their memory.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        copied: Any = deep_copy(pl_module) if stage == "fit" else pl_module
+        super().setup(trainer, copied, stage)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The model took its memory format after `setup`. Tensors that lie differently would be
+        # averaged one by one.
+        for mine, theirs in self._pairs(pl_module):
+            if mine.stride() != theirs.stride():
+                alike = torch.empty_like(theirs, dtype=mine.dtype, device=mine.device)
+                mine.data = alike.copy_(mine.detach())
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
+        self._follow_buffers(pl_module)
+        super().on_train_batch_end(trainer, pl_module, *arguments)
+
+    def _pairs(self, pl_module: pl.LightningModule) -> list[tuple[Tensor, Tensor]]:
+        """Averaged and current weights and buffers."""
+        assert self._average_model is not None
+        mine, theirs = (
+            chain(module.parameters(), module.buffers())
+            for module in (self._average_model.module, pl_module)
+        )
+        return [*zip(mine, theirs, strict=True)]
+
+    def _follow_buffers(self, pl_module: pl.LightningModule) -> None:
+        """Let averaged buffers begin anew where those of the model are others by now."""
+        assert self._average_model is not None
+        with torch.inference_mode(False):
+            for mine, theirs in zip(
+                self._average_model.module.modules(), pl_module.modules(), strict=True
+            ):
+                for name, now in theirs._buffers.items():
+                    if _kind(mine._buffers.get(name)) != _kind(now):
+                        mine._buffers[name] = None if now is None else now.detach().clone()
+                mine._non_persistent_buffers_set.update(theirs._non_persistent_buffers_set)
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        # All are read before one is written: swapped one by one, two that share their memory would
+        # be swapped back.
+        self._follow_buffers(pl_module)
+        pairs = [(mine.data, theirs.data) for mine, theirs in self._pairs(pl_module)]
+        held = [theirs.clone() for _, theirs in pairs]
+        for mine, theirs in pairs:
+            theirs.copy_(mine)
+        for (mine, _), values in zip(pairs, held, strict=True):
+            mine.copy_(values)
+
+    def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:
+        self._follow_buffers(pl_module)
+        super()._copy_average_to_current(pl_module)
+
+
+def _kind(buffer: Tensor | None) -> tuple[Any, ...]:
+    return () if buffer is None else (buffer.shape, buffer.dtype)
+
+
+class EMA(_Averaging):
     """An exponential moving average of weights and buffers, validated and saved in their place.
 
     Lightning's own callback of this kind averages one tensor at a time, which takes a GPU longer
@@ -26,7 +92,18 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        step = get_ema_multi_avg_fn(decay)
+
+        def each_memory_once(averaged: list[Tensor], current: list[Tensor], steps: Any) -> None:
+            once = {
+                (mine.data_ptr(), mine.shape, mine.stride()): (mine, theirs)
+                for mine, theirs in zip(averaged, current, strict=True)
+            }
+            step(
+                [mine for mine, _ in once.values()], [theirs for _, theirs in once.values()], steps
+            )
+
+        super().__init__(multi_avg_fn=each_memory_once)
 
     @property
     def state_key(self) -> str:
@@ -35,7 +112,7 @@ class EMA(WeightAveraging):
 
 
 @checked
-class SWA(WeightAveraging):
+class SWA(_Averaging):
     """The mean of the weights at the ends of epochs (Izmailov et al. 2018), validated and saved in
     their place.
 
@@ -80,6 +157,7 @@ class SWA(WeightAveraging):
         """Let the weights as they are now count."""
         self._ended = trainer.current_epoch
         assert self._average_model is not None
+        self._follow_buffers(pl_module)
         if trainer.current_epoch <= self.start:
             self._average_model.n_averaged.zero_()  # the update that follows copies
         self._average_model.update_parameters(pl_module)

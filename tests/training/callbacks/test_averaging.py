@@ -1,10 +1,12 @@
-"""Stochastic weight averaging: the mean of what it says, with its own statistics, in validation and
-in checkpoints.
+"""Averaged weights: the mean of what it says, with its own statistics, in validation and in
+checkpoints.
 """
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch import nn
 
 from robusttrain import load
 from robusttrain.attacks import Linf, ProjectedGradient
@@ -18,7 +20,7 @@ from robusttrain.defenses import AdversarialTransform
 from robusttrain.models import CifarResNet, VGGSmall
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.training import AWP, Adversarial, Free, RobustTraining
-from robusttrain.training.callbacks import SWA
+from robusttrain.training.callbacks import EMA, SWA
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 F_A = {"num_classes": 10, "in_channels": 1, "widths": [4, 8], "blocks": 1}
@@ -197,3 +199,129 @@ def test_an_interrupted_run_has_the_same_average(tmp_path):
 def test_errors_name_the_option(options, name):
     with pytest.raises(OptionError, match=f"^{name} = "):
         SWA(**options)
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 4, 3, stride=2))
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Linear(4 * 7 * 7, 10)
+
+    def forward(self, x):
+        return self.last(self.norm(self.conv(x)).relu().flatten(1))
+
+
+class WeightNorm(Plain):
+    """Holds the result of a computation, which torch refuses to copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.utils.weight_norm(self.last)
+
+
+class LateBuffer(Plain):
+    """A buffer that the first pass makes, before another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("late", None)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x):
+        if self.late is None:
+            self.late = torch.full((), 0.5)
+        return super().forward(x * self.scale)
+
+
+class OtherType(Plain):
+    """A buffer that is made anew in float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.steps = torch.tensor(float(self.steps) + 1, dtype=torch.float64)
+        return super().forward(x)
+
+
+class SharedMemory(Plain):
+    """A buffer that looks into a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("look", self.last.weight.data)
+
+
+class ByHand(pl.Callback):
+    """The average of the weights and buffers after each step."""
+
+    def __init__(self, decay):
+        self.decay, self.average, self.validated, self.alike = decay, {}, [], None
+
+    def on_train_batch_end(self, trainer, module, *_):
+        for name, value in module.model.state_dict().items():
+            before = self.average.get(name, value)
+            mixed = self.decay * before + (1 - self.decay) * value
+            self.average[name] = mixed.to(value.dtype)
+
+    def on_validation_epoch_end(self, trainer, module):
+        now = module.model.state_dict().items()
+        self.validated.append([{**self.average}, {name: value.clone() for name, value in now}])
+        (average,) = [each for each in trainer.callbacks if isinstance(each, EMA | SWA)]
+        pairs = zip(average._average_model.module.parameters(), module.parameters(), strict=True)
+        self.alike = all(mine.stride() == theirs.stride() for mine, theirs in pairs)
+
+
+def averaged(folder, network, average, watching=(), epochs=2, **options):
+    torch.manual_seed(0)
+    module = RobustTraining(
+        DefendedClassifier(None, network()), 10, schedule="constant", learning_rate=0.05
+    )
+    keeper = pl.callbacks.ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        limit_train_batches=3,
+        limit_val_batches=1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[*watching, average, keeper],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, Digits(batch_size=16), **options)
+    return module.model.state_dict()
+
+
+@pytest.mark.parametrize("network", [Plain, WeightNorm, LateBuffer, OtherType, SharedMemory])
+def test_the_moving_average_of_any_network(tmp_path, network):
+    hand = ByHand(0.5)
+    left = averaged(tmp_path, network, EMA(0.5), [hand])
+    assert hand.alike  # or they would be averaged one by one
+    assert len(hand.validated) == 2
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    kept = {name.removeprefix("model."): value for name, value in kept.items()}
+    for expected, found in [*hand.validated, (hand.average, left), (hand.average, kept)]:
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("network", [WeightNorm, LateBuffer, OtherType])
+def test_the_mean_of_epochs_of_any_network(tmp_path, network):
+    hand = ByHand(0.5)
+    left = averaged(tmp_path, network, SWA(0, batches=1), [hand])
+    for name, value in hand.validated[-1][1].items():
+        torch.testing.assert_close(left[name], value)
+
+
+def test_a_run_goes_on_from_what_lightnings_own_average_left(tmp_path):
+    whole = averaged(tmp_path / "whole", Plain, EMA(0.5))
+    averaged(tmp_path / "part", Plain, EMAWeightAveraging(decay=0.5), epochs=1)
+    rest = averaged(tmp_path / "rest", Plain, EMA(0.5), ckpt_path=tmp_path / "part" / "last.ckpt")
+    for name, value in whole.items():
+        torch.testing.assert_close(rest[name], value, atol=1e-6, rtol=1e-5)
