@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -29,22 +29,22 @@ from robusttrain.data.batches import (
     loader,
     seeded_order,
 )
-from robusttrain.data.checking import checked_split
+from robusttrain.data.checking import (
+    Facts,
+    checked_facts,
+    checked_split,
+    same_classes,
+    same_order,
+    told,
+)
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.notes import note, shown
+from robusttrain.storage.libraries import is_theirs
 
 __all__ = ["Batch", "Facts", "ImageData", "SplitName", "as_float", "fetch", "missing_data"]
 
 SplitName = Literal["train", "test"]
-
-
-class Facts(NamedTuple):
-    """What a model must know about its data. ``image_size`` is height and width in pixels."""
-
-    num_classes: int
-    channels: int
-    image_size: int
 
 
 def missing_data(what: str, root: Path, looked_for: str, fix: str) -> UserError:
@@ -106,6 +106,11 @@ class ImageData(LightningDataModule, ABC):
     image_size: int
     class_names: list[str]
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "facts" in vars(cls) and is_theirs(cls.__module__):
+            cls.facts = checked_facts(cls.facts)  # type: ignore[method-assign]
+
     def __init__(
         self,
         root: str,
@@ -135,6 +140,9 @@ class ImageData(LightningDataModule, ABC):
         self._first_batch: Batch | None = None
         self._extra: tuple[Split, float] | None = None
         self.notes: list[str] = []
+        #: The names of the classes in the order of a checkpoint's numbers, once `number_as` said
+        #: them.
+        self._numbered_as: list[str] | None = None
         #: How many times in a row each training batch comes (free adversarial training).
         self.replays = 1
         #: Seconds that the host has spent on augmentation and conversion of training batches.
@@ -157,7 +165,8 @@ class ImageData(LightningDataModule, ABC):
         """
         self.num_classes, self.channels, self.image_size = self.facts()
         if stage in (None, "fit", "validate") and self._train is None:
-            images, labels, self.class_names = self._checked("train")
+            images, labels, names = self._checked("train")
+            self._name_classes(names, "train")
             # At least one image on either side, if there are two.
             held_out = min(
                 max(round(self.validation * len(labels)), self.validation > 0), len(labels) - 1
@@ -170,22 +179,38 @@ class ImageData(LightningDataModule, ABC):
             self._test = _some(_ready(self._validation, "validate"), self.validation)
             self._limited_test()
         if stage in (None, "test") and self._test is None:
-            images, labels, self.class_names = self._checked("test")
+            images, labels, names = self._checked("test")
+            self._name_classes(names, "test")
             self._test = Split(images, labels)
             self._limited_test()
 
     def _checked(self, split: SplitName) -> tuple[Tensor | ImageFiles, Tensor, list[str]]:
         """What `_read` gives of a split; a UserError if that does not go together."""
-        return checked_split(
-            self._read(split),
-            *(type(self).__name__, split, self.num_classes, self.channels, self.image_size),
-        )
+        who = type(self).__name__
+        with told(f"{who}._read({split!r})", type(self)):
+            read = self._read(split)
+        return checked_split(read, *(who, split, self.num_classes, self.channels, self.image_size))
+
+    def _name_classes(self, names: list[str], split: SplitName) -> None:
+        """Take the names of the classes that a split has.
+
+        Raises:
+            UserError: they are numbered otherwise than in the split that was read before, or in the
+                checkpoint: every image would be judged by the number of another class.
+        """
+        here = f"data: {type(self).__name__}._read({split!r})"
+        if self._train is not None or self._test is not None:
+            same_classes(names, self.class_names, here)
+        if (theirs := self._numbered_as) is not None:
+            same_order(names, theirs, here, self.notes)
+        self.class_names = names
 
     def number_as(self, classes: Sequence[str]) -> None:
         """Number classes as a checkpoint does, which gives their names in order.
 
-        Data sets with fixed numbers ignore the call.
+        Data sets with fixed numbers refuse, when they are read, the same names in another order.
         """
+        self._numbered_as = list(classes)
 
     def limit_test(self, count: int, seed: int, at_most: bool = False) -> None:
         """Restrict the test loader to ``count`` images, chosen by ``seed``; a larger choice

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +15,117 @@ from torch import Tensor
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import as_labels, check_labels
 from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.notes import note
+from robusttrain.storage import raised
+from robusttrain.storage.libraries import is_theirs
+
+_FACTS = "Facts(classes, channels, height and width in pixels)"
+
+
+class Facts(NamedTuple):
+    """What a model must know about its data. ``image_size`` is height and width in pixels."""
+
+    num_classes: int
+    channels: int
+    image_size: int
+
+
+@contextmanager
+def told(what: str, who: type) -> Iterator[None]:
+    """Tell in one line what the code of a data set of the user's raises.
+
+    Args:
+        what: is done.
+        who: the data set's class; an error in one of this package stays as it is.
+
+    Raises:
+        UserError: in place of any other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_theirs(who.__module__):
+            raise
+        raise UserError(f"data: {what} raised {raised.said(error)}{raised.place(error)}") from error
+
+
+def checked_facts(facts: Callable[..., Any]) -> Callable[..., Facts]:
+    """The method ``facts`` of a data set of the user's, and its answer as `Facts`.
+
+    Raises:
+        UserError: by the method, where it raises anything, or answers anything else.
+    """
+
+    @functools.wraps(facts)
+    def checked(self: Any) -> Facts:
+        who = type(self).__name__
+        if "_train" not in vars(self):
+            raise UserError(
+                f"data: {who}.__init__ does not call super().__init__(root, batch_size, validation,"
+                " crop, flip, seed, workers)"
+            )
+        with told(f"{who}.facts()", type(self)):
+            given = facts(self)
+        whole = isinstance(given, tuple | list) and len(given) == len(Facts._fields)
+        if not whole or not all(isinstance(each, Integral) and int(each) > 0 for each in given):
+            raise UserError(
+                f"data: {who}.facts() must return {_FACTS}, whole numbers above 0; it returned"
+                f" {given!r:.80}"
+            )
+        return Facts(*map(int, given))
+
+    return checked
+
+
+def same_classes(names: Sequence[str], others: Sequence[str], here: str) -> None:
+    """Raise UserError unless two splits name the same classes in the same order.
+
+    Args:
+        names: of this split.
+        others: of the split that was read before.
+        here: what read this split, for the error.
+    """
+    if list(names) != list(others):
+        raise UserError(
+            f"{here} names the classes {_few(names)}, and the other split {_few(others)}: give both"
+            " the same names in the same order, that of the labels' numbers"
+        )
+
+
+def same_order(names: Sequence[str], theirs: Sequence[str], here: str, notes: list[str]) -> None:
+    """Note where a data set names its classes otherwise than the checkpoint does.
+
+    Args:
+        names: in the order of the data set's numbers.
+        theirs: in the order of the checkpoint's numbers.
+        here: what read the data set, for the error.
+        notes: gets the line.
+
+    Raises:
+        UserError: both have the same classes in another order, so that images would be judged by
+            the number of another class.
+    """
+    if list(names) == list(theirs):
+        return
+    number = next((n for n, (a, b) in enumerate(zip(names, theirs, strict=False)) if a != b), 0)
+    if sorted(names) == sorted(theirs):
+        raise UserError(
+            f"{here}: class {number} is {names[number]!r}, and in the checkpoint"
+            f" {theirs[number]!r}: number the labels, and name the classes, in the checkpoint's"
+            f" order ({_few(theirs)})"
+        )
+    if len(names) == len(theirs):
+        note(
+            notes,
+            f"{here} names its classes {_few(names)}, and the checkpoint {_few(theirs)}: taken as"
+            " the same by their numbers",
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
 def checked_split(
@@ -50,6 +165,11 @@ def checked_split(
         labels = check_labels(labels, images if isinstance(images, Tensor) else labels, classes)
     except UserError as error:
         raise UserError(f"{said}: {error}") from error
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise UserError(
+            f"{said}: names of the classes are a {type(names).__name__}: return a list of"
+            f" {classes} names, in the order of their numbers"
+        )
     names = [str(name) for name in names]
     if len(names) != classes:
         raise UserError(f"{said}: {len(names)} names, and facts() says {classes} classes")

@@ -38,6 +38,8 @@ REFUSED = {
     "one-hot": ((IMAGES, torch.eye(3)[LABELS], NAMES), r"argmax\(dim=1\)"),
     "no image": ((IMAGES[:0], LABELS[:0], NAMES), "there is no image"),
     "no names": ((IMAGES, LABELS), "not a tuple of 2"),
+    "a name": ((IMAGES, LABELS, "abc"), "names of the classes are a str: return a list of 3"),
+    "None for names": ((IMAGES, LABELS, None), "names of the classes are a NoneType"),
     "a list of images": (([*IMAGES], LABELS, NAMES), "images are a list"),
     "no channels": ((IMAGES[:, 0], LABELS, NAMES), r"\(12, 4, 4\), and facts.* 1 x 4 x 4"),
     "channels last": ((IMAGES.permute(0, 2, 3, 1), LABELS, NAMES), r"\(12, 4, 4, 1\).*come first"),
@@ -89,3 +91,92 @@ def test_labels_as_floats_are_evaluated_to_the_end():
     results = evaluate(model, Own(TAKEN["labels as floats"]), attacks="fgsm", progress=False)
     plain = evaluate(model, Own(TAKEN["bytes"]), attacks="fgsm", progress=False)
     assert results.worst_case == plain.worst_case
+
+
+class Splits(Own):
+    """The test split names its classes as it is told."""
+
+    def __init__(self, names) -> None:
+        super().__init__((IMAGES, LABELS, NAMES))
+        self.names = names
+
+    def _read(self, split):
+        return (IMAGES, LABELS, self.names) if split == "test" else self.read
+
+
+def test_splits_that_number_their_classes_differently_are_refused():
+    with pytest.raises(UserError, match="classes b, a, c, and the other split a, b, c"):
+        Splits(["b", "a", "c"]).setup()
+    Splits(NAMES).setup()
+
+
+def test_an_order_of_classes_that_is_not_the_checkpoints_is_refused():
+    data = Splits(["b", "a", "c"])
+    data.number_as(NAMES)
+    with pytest.raises(UserError, match=r"class 0 is 'b', and in the checkpoint 'a'.*\(a, b, c\)"):
+        data.setup("test")
+
+
+@pytest.mark.parametrize(
+    ("names", "notes"), [(NAMES, 0), (["x", "b", "c"], 1), (["a", "b", "c", "d"], 0)]
+)
+def test_other_names_than_the_checkpoints_are_told(names, notes):
+    """Another number of classes is refused with the model."""
+    data = Own((IMAGES, LABELS, NAMES))
+    data.number_as(names)
+    data.setup("test")
+    assert len(data.notes) == notes
+    assert all("the checkpoint x, b, c: taken as the same by their" in note for note in data.notes)
+
+
+class Raising(Own):
+    """Fails where it is told to."""
+
+    def __init__(self, fails) -> None:
+        super().__init__((IMAGES, LABELS, NAMES))
+        self.fails = fails
+
+    def facts(self):
+        return {}["height"] if self.fails == "facts" else super().facts()
+
+    def _read(self, split):
+        raise FileNotFoundError(2, "No such file or directory", "gone.npy")
+
+
+def test_what_it_raises_is_told_in_one_line():
+    with pytest.raises(UserError, match=r"_read\('train'\) raised .*gone") as error:
+        Raising("read").setup("fit")
+    assert "test_own_data.py, line" in str(error.value)
+    with pytest.raises(UserError, match=r"Raising\.facts\(\) raised KeyError: 'height' \("):
+        Raising("facts").setup("fit")
+
+
+@pytest.mark.parametrize("given", [None, (3, 1), (3.0, 1, 4), (3, 1, 0), "314", Facts(3, 1, "4")])
+def test_facts_that_are_none_are_refused(given):
+    class Wrong(Own):
+        def facts(self):
+            return given
+
+    with pytest.raises(UserError, match=r"Wrong\.facts\(\) must return Facts\(.*it returned"):
+        Wrong(()).facts()
+
+
+def test_plain_whole_numbers_are_facts():
+    class Plain(Own):
+        def facts(self):
+            return (np.int64(3), 1, 4)
+
+    assert Plain(()).facts() == Facts(3, 1, 4)
+    assert type(Plain(()).facts().num_classes) is int
+
+
+def test_a_constructor_that_forgets_the_base_class_is_refused():
+    class Forgetful(Own):
+        def __init__(self) -> None:
+            self.read = ()
+
+        def facts(self):
+            return Facts(3, 1, 4)
+
+    with pytest.raises(UserError, match=r"Forgetful\.__init__ does not call super\(\)\.__init__"):
+        Forgetful().facts()
