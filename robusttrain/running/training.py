@@ -335,6 +335,7 @@ def check_on_data(
         job.settings["inner_precision"] = chosen = training.inner_precision
         why = speeds or "there is no inner attack that would be as strong in bfloat16"
         say(f"precision: inner attacks differentiate in {chosen}, since {why}")
+    training.rehearse(batch)
 
 
 def compile_on_data(

@@ -30,14 +30,23 @@ from robusttrain.evaluation import check_classes
 from robusttrain.evaluation.precision import Speeds, measure_speeds_of
 from robusttrain.models.compiling import InTraining, Mode, gradients_by
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage import raised
+from robusttrain.storage.libraries import is_theirs
 from robusttrain.training import optimizers
 from robusttrain.training.crafting import Meter, crafting_in, hard
 from robusttrain.training.mixing import MIXINGS, Mixing, mix
-from robusttrain.training.objectives import Standard, TrainingObjective
+from robusttrain.training.objectives import (
+    Standard,
+    TrainingObjective,
+    innermost,
+    refuse_undeclared,
+)
 from robusttrain.training.schedules import SCHEDULES, Schedule, options_of, scheduler
 
 InnerPrecision = Literal["trainer", "auto", "float32", "bfloat16"]
 INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
+#: The most gradient evaluations of an image that the rehearsal of an objective takes.
+MOST = 1000
 
 
 @checked
@@ -123,6 +132,7 @@ class RobustTraining(InFloat32, pl.LightningModule):
             )
         self.model = model
         self.objective = objective or Standard()
+        refuse_undeclared(self.objective)
         if mixing != "none" and not self.objective.takes_mixed_labels:
             name = type(self.objective).__name__
             raise OptionError(
@@ -277,8 +287,20 @@ class RobustTraining(InFloat32, pl.LightningModule):
         compiled = gradients_by(self.compiled, self._compiled)
         exact = exact_convolutions(batch.images.device)
         with self.meter.listening(), crafting_in(dtype), exact, compiled:
-            given = objective(self.model, *mixed, rng)
-        return *_checked(objective, given, len(batch.images)), mixed[1]
+            given = _asked(objective, self.model, *mixed, rng)
+        return *_checked(objective, given, len(batch.images), self.num_classes), mixed[1]
+
+    def rehearse(self, batch: Batch) -> None:
+        """Ask an objective of the user's for the losses of two images: what fails in it fails
+        before an f_b is trained. One of this package's, or with a long inner attack, is left alone.
+
+        Raises:
+            UserError: it raises anything, or gives no losses and logits.
+        """
+        cost = self.objective.cost()
+        if is_theirs(type(innermost(self.objective)).__module__) and cost.inner <= MOST:
+            few = Batch(batch.images[:2], batch.labels[:2], batch.indices[:2])
+            self.losses(few, 0, self.objective.warmup)
 
     def on_validation_start(self) -> None:
         self._refuse_broken_weights()
@@ -338,16 +360,32 @@ class RobustTraining(InFloat32, pl.LightningModule):
         return self._trainer.world_size if self._trainer is not None else 1
 
 
-def _checked(objective: TrainingObjective, given: Any, batch: int) -> tuple[Tensor, Tensor]:
+def _asked(objective: TrainingObjective, *given: Any) -> Any:
+    """What an objective returns; what one of the user's raises is told in one line."""
+    try:
+        return objective(*given)
+    except UserError:
+        raise
+    except Exception as error:
+        own = type(innermost(objective))
+        if not is_theirs(own.__module__):
+            raise
+        raise UserError(
+            f"--training.objective: {own.__name__} raised {raised.said(error)}{raised.place(error)}"
+        ) from error
+
+
+def _checked(
+    objective: TrainingObjective, given: Any, batch: int, classes: int
+) -> tuple[Tensor, Tensor]:
     """What an objective gave for a batch: losses (B,) that the weights can follow, and logits
     (B, K).
 
     Raises:
         UserError: it gave anything else.
     """
-    while objective.inside is not None:  # a wrapper hands on what the objective inside gives
-        objective = objective.inside
-    name = type(objective).__name__
+    # A wrapper hands on what the objective inside gives.
+    name = type(innermost(objective)).__name__
     wanted = f"{name}.losses must return losses (B,), one an image, and logits (B, K)"
     pair = isinstance(given, tuple | list) and len(given) == 2
     if not pair or not all(isinstance(each, Tensor) for each in given):
@@ -361,6 +399,11 @@ def _checked(objective: TrainingObjective, given: Any, batch: int) -> tuple[Tens
         raise UserError(
             f"--training.objective: {wanted}{fix}; for {batch} images it returned {shape} and"
             f" {tuple(logits.shape)}"
+        )
+    if logits.shape[1] != classes:
+        raise UserError(
+            f"--training.objective: {wanted}; of {classes} classes, it returned"
+            f" {tuple(logits.shape)} as logits"
         )
     if torch.is_grad_enabled() and not losses.requires_grad:
         raise UserError(

@@ -11,7 +11,7 @@ merely configuration.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +21,12 @@ from torch import Tensor
 from robusttrain.attacks import Attack, KLDivergence, ProjectedGradient, Source, Target
 from robusttrain.attacks.sources.basic import Reader
 from robusttrain.core.checked import NonNegative, Share, checked
-from robusttrain.core.errors import OptionError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Scenario
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training.crafting import BatchNormMode, craft, judge
+from robusttrain.storage.libraries import is_theirs
+from robusttrain.training.crafting import BATCH_NORM_MODES, BatchNormMode, craft, judge
 
 
 class Passes(NamedTuple):
@@ -121,9 +122,10 @@ class TrainingObjective(ABC):
 
     def strengthened(self) -> TrainingObjective | None:
         """The same objective with twice the steps of its inner attack, half as long and from a
-        random start; None where there is none.
+        random start; None where there is none, or where the attack is no field of a dataclass.
         """
-        if not isinstance(self.attack, ProjectedGradient):
+        named: set[str] = {each.name for each in fields(self)} if is_dataclass(self) else set()
+        if not isinstance(self.attack, ProjectedGradient) or "attack" not in named:
             return None
         attack, half = self.attack, self.attack.alpha / 2
         finer = replace(attack, steps=2 * attack.steps, step_size=half, relative_step_size=None)
@@ -167,6 +169,43 @@ class TrainingObjective(ABC):
         """Take up what ``state`` returned."""
         if self.inside is not None:
             self.inside.restore(state)
+
+
+def innermost(objective: TrainingObjective) -> TrainingObjective:
+    """The objective that wrappers go around; of any other, itself."""
+    while objective.inside is not None:
+        objective = objective.inside
+    return objective
+
+
+def refuse_undeclared(objective: TrainingObjective) -> None:
+    """Raise UserError if an objective of the user's says of itself what nothing can follow."""
+    objective = innermost(objective)
+    cls = type(objective)
+    if not is_theirs(cls.__module__):
+        return
+    said = f"--training.objective: {cls.__name__}"
+    for name in ("attack", "source", "warmup", "batch_norm", "passes"):
+        value = getattr(objective, name)
+        if isinstance(value, Field):
+            raise UserError(
+                f"{said}.{name} is a dataclasses.field(): write @dataclass(frozen=True) above the"
+                " class"
+            )
+        if callable(value) and getattr(value, "__self__", None) is objective:
+            raise UserError(f"{said}.{name} is a method: write @property above it")
+    attack, source = objective.attack, objective.source
+    wrong = {
+        "attack": (attack is None or isinstance(attack, Attack), "an Attack, or None"),
+        "source": (isinstance(source, Source), "a Source"),
+        "warmup": (isinstance(objective.warmup, int), "a whole number of epochs"),
+        "batch_norm": (objective.batch_norm in BATCH_NORM_MODES, " or ".join(BATCH_NORM_MODES)),
+        "passes": (isinstance(objective.passes, int), "a whole number"),
+    }
+    for name, (right, wanted) in wrong.items():
+        if not right:
+            value = getattr(objective, name)
+            raise UserError(f"{said}.{name} must be {wanted}, and is {value!r:.80}")
 
 
 @checked

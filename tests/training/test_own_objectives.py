@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from robusttrain.attacks import ProjectedGradient
+from robusttrain.config.training import read_plan
 from robusttrain.core.errors import UserError
 from robusttrain.data import Batch
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.training import train
 from robusttrain.training import AWP, RobustTraining, TrainingObjective
 
 
@@ -49,6 +52,7 @@ WRONG = {
     "losses alone": (lambda z, y: each(z, y), "returned a Tensor"),
     "three": (lambda z, y: (each(z, y), z, y), "returned a tuple of 3"),
     "nothing": (lambda z, y: None, "returned a NoneType"),
+    "features": (lambda z, y: (each(z, y), z.repeat(1, 2)), r"of 3 classes, .* \(6, 6\) as logits"),
     "detached": (lambda z, y: (each(z, y).detach(), z), "do not depend differentiably"),
 }
 
@@ -77,3 +81,76 @@ def test_without_gradients_nothing_is_asked_of_them():
     with torch.no_grad():
         losses, _ = step(Returning(lambda z, y: (each(z, y), z)))
     assert not losses.requires_grad
+
+
+class Bare(TrainingObjective):
+    """Says of itself what a test gives it."""
+
+    def losses(self, model, images, crafted, labels, rng):
+        logits = model(crafted, rng)
+        return each(logits, labels), logits
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("attack", field(default=None), r"attack is a dataclasses\.field.*@dataclass"),
+        ("attack", "pgd", "attack must be an Attack, or None, and is 'pgd'"),
+        ("source", None, "source must be a Source, and is None"),
+        ("passes", lambda self: 2, "passes is a method: write @property above it"),
+        ("passes", "2", "passes must be a whole number"),
+        ("batch_norm", "evaluation", "batch_norm must be eval or train, and is 'evaluation'"),
+        ("warmup", 0.5, "warmup must be a whole number"),
+    ],
+)
+def test_what_it_says_of_itself_is_looked_at_before_anything_is_trained(name, value, said):
+    own = type("Own", (Bare,), {name: value, "__module__": __name__})
+    with pytest.raises(UserError, match=rf"--training\.objective: Own\.{said}"):
+        step(own())
+    with pytest.raises(UserError, match=rf"--training\.objective: Own\.{said}"):
+        step(AWP(own()))
+
+
+def test_an_attack_that_is_no_field_is_not_strengthened():
+    """`replace` knows the fields of a dataclass alone."""
+
+    class Own(Bare):
+        attack = ProjectedGradient(steps=2, step_size=0.01)
+
+    step(Own())
+    assert Own().strengthened() is None
+
+
+@dataclass(frozen=True)
+class FewerArguments(TrainingObjective):
+    """Does not take what objectives are given."""
+
+    def losses(self, model, images, labels, rng):
+        return each(model(images, rng), labels), None
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (FewerArguments(), r"FewerArguments raised .*takes 5 positional arguments but 6 "),
+        (
+            Returning(lambda z, y: each(z, F.one_hot(y, 2))),
+            r"Returning raised Class values .* \(.*test_own_objectives\.py, line \d+\)",
+        ),
+        (Returning(lambda z, y: {}["loss"]), "Returning raised KeyError: 'loss' "),
+    ],
+)
+def test_what_it_raises_is_told_in_one_line(objective, said):
+    with pytest.raises(UserError, match=f"--training.objective: {said}") as error:
+        step(objective)
+    assert "\n" not in str(error.value)
+
+
+def test_it_is_rehearsed_before_anything_is_written(tmp_path):
+    places = ["--checkpoints", str(tmp_path / "kept"), "--logs", str(tmp_path / "logs")]
+    node = {"class_path": f"{__file__}:FewerArguments"}
+    small = ["--model", "mlp", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
+    plan = read_plan([*small, *places], [{"training": {"objective": node}}])
+    with pytest.raises(UserError, match="FewerArguments raised"):
+        train(plan)
+    assert not (tmp_path / "kept").exists()
