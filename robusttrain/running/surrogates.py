@@ -76,7 +76,18 @@ class Keeper:
 
     def recipe(self, name: str, epochs: int | None = None) -> dict[str, Any]:
         """The content of a surrogate's preset, trained for ``epochs`` where given."""
-        content = presets.read("surrogate", name)
+        content = presets.read("surrogate", name, "surrogate")
+        length = content.get("trainer", {})
+        if not isinstance(length, dict) or not isinstance(length.get("max_epochs", 1), int):
+            raise UserError(
+                f"surrogate {name}: trainer = {length!r:.80}: write trainer: {{max_epochs: 20}},"
+                " with a whole number"
+            )
+        if idle := [key for key in ("data", "seed", "name") if key in content]:
+            raise UserError(
+                f"surrogate {name}: {idle[0]} has no effect, since the attacker trains on the"
+                " target's images, with a seed and a name of its own: leave it out"
+            )
         if epochs is not None:
             content["trainer"] = {**content.get("trainer", {}), "max_epochs": epochs}
             if "defense" in content:
