@@ -14,6 +14,7 @@ from typing import Any
 
 from robusttrain.config import presets
 from robusttrain.config.classes import IN_FILE, declare, importable, resolve, to_be_filled
+from robusttrain.core.errors import UserError
 
 Node = dict[str, Any]
 
@@ -96,7 +97,11 @@ def checked_node(node: Node) -> Node:
         return {"class_path": ZOOS[zoo][0], "init_args": {"name": name, **given}}
     if "." not in class_path:  # a short name, which jsonargparse knows
         return node
+    if class_path.endswith(".py"):
+        raise UserError(f"{class_path}: name the class in it: {class_path}:NAME")
     maker = resolve(class_path)
+    if lacks := ", ".join(sorted(getattr(maker, "__abstractmethods__", ()))):
+        raise UserError(f"class {class_path!r} cannot be built: it has to define {lacks}")
     declare(maker)
     checked = {**node, "class_path": importable(class_path)}
     if missing := to_be_filled(maker):

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from robusttrain.config.evaluation import read_plan
-from robusttrain.config.origins import from_elsewhere, trained_node
+from robusttrain.config.origins import checked_node, from_elsewhere, trained_node
 from robusttrain.config.training import read_plan as read_training
 from robusttrain.core.errors import UserError
 
@@ -91,3 +91,16 @@ def test_a_wrong_class_says_the_option_and_the_nearest_name(option):
     line = [] if option == "--model" else ["--defense", "advtransform"]
     with pytest.raises(UserError, match=rf"^{option}\b.*did you mean robusttrain\.models\.MLP\?"):
         read_training([*line, option, "robusttrain.models.MLPP"])
+
+
+def test_a_file_without_a_class_asks_for_it():
+    with pytest.raises(UserError, match=r"mine\.py: name the class in it: mine\.py:NAME"):
+        checked_node({"class_path": "mine.py"})
+
+
+def test_a_class_that_lacks_methods_is_told_which(tmp_path):
+    (tmp_path / "halfdata.py").write_text(
+        "from robusttrain.data import ImageData\n\n\nclass Half(ImageData):\n    name = 'half'\n"
+    )
+    with pytest.raises(UserError, match=r"Half' cannot be built: it has to define _read, facts"):
+        checked_node({"class_path": f"{tmp_path / 'halfdata.py'}:Half"})
