@@ -22,6 +22,7 @@ from robusttrain.running.f_b import _training
 from robusttrain.training import RobustTraining, TrainingObjective
 from robusttrain.training.board import Board
 from robusttrain.training.callbacks import (
+    EMA,
     SWA,
     Dashboard,
     Overfitting,
@@ -166,7 +167,7 @@ def test_every_callback_runs_on_the_device(tmp_path, precision):
         module,
         *(Devices(), Pace(), Dashboard(RECIPE)),
         RobustAccuracy({"bpda-i-quick": inner}, images=4, draws=1),
-        SWA(0, batches=1),
+        SWA(0, batches=1) if precision == "32-true" else EMA(0.9),
         Overfitting("robust/bpda-i-quick", inner, images=4, draws=1, say=lambda line: None),
         Pictures(inner, "bpda-i-quick", images=2),
         ProgressLines(lambda line: None),

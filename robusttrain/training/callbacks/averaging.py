@@ -96,7 +96,7 @@ class EMA(_Averaging):
 
         def each_memory_once(averaged: list[Tensor], current: list[Tensor], steps: Any) -> None:
             once = {
-                (mine.data_ptr(), mine.shape, mine.stride()): (mine, theirs)
+                (mine.data_ptr() or id(mine), mine.shape, mine.stride()): (mine, theirs)
                 for mine, theirs in zip(averaged, current, strict=True)
             }
             step(
