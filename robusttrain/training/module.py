@@ -292,15 +292,20 @@ class RobustTraining(InFloat32, pl.LightningModule):
 
     def rehearse(self, batch: Batch) -> None:
         """Ask an objective of the user's for the losses of two images: what fails in it fails
-        before an f_b is trained. One of this package's, or with a long inner attack, is left alone.
+        before an f_b is trained, and the model stays as it is. One of this package's, or with a
+        long inner attack, is left alone.
 
         Raises:
             UserError: it raises anything, or gives no losses and logits.
         """
         cost = self.objective.cost()
-        if is_theirs(type(innermost(self.objective)).__module__) and cost.inner <= MOST:
-            few = Batch(batch.images[:2], batch.labels[:2], batch.indices[:2])
-            self.losses(few, 0, self.objective.warmup)
+        if not is_theirs(type(innermost(self.objective)).__module__) or cost.inner > MOST:
+            return
+        few = Batch(batch.images[:2], batch.labels[:2], batch.indices[:2])
+        before = [(each, each.clone()) for each in self.model.buffers()]  # running statistics
+        self.losses(few, 0, self.objective.warmup)
+        for buffer, values in before:
+            buffer.data.copy_(values)
 
     def on_validation_start(self) -> None:
         self._refuse_broken_weights()

@@ -154,3 +154,15 @@ def test_it_is_rehearsed_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="FewerArguments raised"):
         train(plan)
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_rehearsal_leaves_the_model_as_it_is():
+    norm = nn.BatchNorm1d(4)
+    model = DefendedClassifier(None, nn.Sequential(nn.Flatten(), norm, nn.Linear(4, 3)))
+    module = RobustTraining(model, 3, Returning(lambda z, y: (each(z, y), z))).train()
+    batch = Batch(torch.rand(6, 1, 2, 2), torch.arange(6) % 3, torch.arange(6))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    module.rehearse(batch)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    module.losses(batch, 0, 0)
+    assert norm.num_batches_tracked == 1
