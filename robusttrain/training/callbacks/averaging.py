@@ -24,7 +24,11 @@ class _Averaging(WeightAveraging):
     tensors share their memory.
     """
 
+    #: The modules of the averaged model and of the one that is trained.
+    _modules: tuple[Any, ...] | list[tuple[Any, Any]] = ()
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._modules = ()
         copied: Any = deep_copy(pl_module) if stage == "fit" else pl_module
         super().setup(trainer, copied, stage)
 
@@ -52,14 +56,15 @@ class _Averaging(WeightAveraging):
     def _follow_buffers(self, pl_module: pl.LightningModule) -> None:
         """Let averaged buffers begin anew where those of the model are others by now."""
         assert self._average_model is not None
-        with torch.inference_mode(False):
-            for mine, theirs in zip(
-                self._average_model.module.modules(), pl_module.modules(), strict=True
-            ):
-                for name, now in theirs._buffers.items():
-                    if _kind(mine._buffers.get(name)) != _kind(now):
+        if not self._modules:  # walking through a network in every step would take longer than this
+            both = self._average_model.module.modules(), pl_module.modules()
+            self._modules = [*zip(*both, strict=True)]
+        for mine, theirs in self._modules:
+            for name, now in theirs._buffers.items():
+                if _kind(mine._buffers.get(name)) != _kind(now):
+                    with torch.inference_mode(False):
                         mine._buffers[name] = None if now is None else now.detach().clone()
-                mine._non_persistent_buffers_set.update(theirs._non_persistent_buffers_set)
+                    mine._non_persistent_buffers_set.update(theirs._non_persistent_buffers_set)
 
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
         # All are read before one is written: swapped one by one, two that share their memory would
@@ -95,13 +100,14 @@ class EMA(_Averaging):
         step = get_ema_multi_avg_fn(decay)
 
         def each_memory_once(averaged: list[Tensor], current: list[Tensor], steps: Any) -> None:
+            if len({mine.data_ptr() for mine in averaged}) == len(averaged):
+                return step(averaged, current, steps)
             once = {
                 (mine.data_ptr() or id(mine), mine.shape, mine.stride()): (mine, theirs)
                 for mine, theirs in zip(averaged, current, strict=True)
             }
-            step(
-                [mine for mine, _ in once.values()], [theirs for _, theirs in once.values()], steps
-            )
+            pairs = [*once.values()]
+            return step([mine for mine, _ in pairs], [theirs for _, theirs in pairs], steps)
 
         super().__init__(multi_avg_fn=each_memory_once)
 
