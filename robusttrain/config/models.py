@@ -28,10 +28,11 @@ def named_models(
     """The models that ``--models`` names, by short names.
 
     Raises:
-        UserError: a name that is no model, one without weights, for other classes, or two of the
-            same name.
+        UserError: a name that is no model, one without weights, for other classes or the same ones
+            in another order, or two of the same name.
     """
     by_name: dict[str, Model] = {}
+    numbered: tuple[str, list[str]] | None = None
     for specification in specifications:
         name = short_name(specification)
         if name in by_name:
@@ -39,9 +40,33 @@ def named_models(
                 f"--models {specification}: there is another model called {name}: rename one of the"
                 " files"
             )
-        by_name[name] = _model(specification, data, trust)
+        kept = packaged.is_packaged(specification) or specification.endswith(".ckpt")
+        recipe = read_recipe(specification) if kept else None
+        if classes := (recipe or {}).get("classes"):
+            _refuse_other_numbers(specification, classes, numbered)
+            if numbered is None:
+                numbered = specification, classes
+                data.number_as(classes)
+        by_name[name] = _model(specification, data, trust, recipe)
         by_name[name].defended.eval().to(device)
     return by_name
+
+
+def _refuse_other_numbers(
+    specification: str, classes: Sequence[str], numbered: tuple[str, list[str]] | None
+) -> None:
+    """Raise UserError where a checkpoint gives the classes of another one other numbers: no data
+    set fits both.
+    """
+    if numbered is None or list(classes) == list(numbered[1]):
+        return
+    other, theirs = numbered
+    if sorted(classes) == sorted(theirs):
+        here, there = next((a, b) for a, b in zip(classes, theirs, strict=True) if a != b)
+        raise UserError(
+            f"--models {specification}: has {here!r} where {other} has {there!r} among its classes:"
+            " give checkpoints that were trained with one order of the classes"
+        )
 
 
 def short_name(specification: str) -> str:
@@ -53,18 +78,18 @@ def short_name(specification: str) -> str:
     return path.stem if path.suffix in (".yaml", ".yml") else re.sub(r"^\w+:", "", specification)
 
 
-def _model(specification: str, data: ImageData, trust: Sequence[str]) -> Model:
+def _model(
+    specification: str, data: ImageData, trust: Sequence[str], recipe: dict[str, Any] | None
+) -> Model:
     facts = data.facts()
-    own = packaged.is_packaged(specification)
-    if own or specification.endswith(".ckpt"):
-        recipe = read_recipe(specification)
+    if recipe is not None:
         classes = (recipe["model"].get("init_args") or {}).get("num_classes", facts.num_classes)
         if classes != facts.num_classes:
             raise UserError(
                 f"--models {specification}: has {classes} classes, the data set {facts.num_classes}"
             )
         about = {"model": recipe["model"], "defense": recipe["defense"]}
-        if own:
+        if packaged.is_packaged(specification):
             about["packaged"] = packaged.card(specification).label
         return Model(load(specification, trust), about)
     if (zoo := trained_node(specification)) is not None:

@@ -310,3 +310,24 @@ def test_a_model_that_is_none_is_told_before_data_are_looked_for(command, name, 
     assert done.code == 2
     assert f"--models {name}: no such preset" in done.err
     assert said in done.err
+
+
+def test_checkpoints_that_number_their_classes_otherwise_are_refused(
+    transfer, classifiers, tmp_path
+):
+    names = [str(number) for number in range(10)]
+    orders = {"sorted": names, "swapped": [*names[:8], "9", "8"]}
+    for name, order in orders.items():
+        content = torch.load(classifiers["one"], weights_only=True)
+        content["robusttrain"]["classes"] = order
+        orders[name] = tmp_path / name / "best.ckpt"
+        orders[name].parent.mkdir()
+        torch.save(content, orders[name])
+    refused = transfer("--attack", "fgsm", models=(orders["sorted"], orders["swapped"]))
+    assert refused.code == 2
+    assert "swapped/best.ckpt: has '9' where" in refused.err
+    assert "has '8' among its classes" in refused.err
+    # Digits have fixed numbers.
+    refused = transfer("--attack", "fgsm", models=(orders["swapped"], "two"))
+    assert refused.code == 2
+    assert "class 8 is '8', and in the checkpoint '9'" in refused.err
