@@ -302,7 +302,7 @@ def short(message: str, parser: ArgumentParser | None = None) -> str:
     """
     keys, reason, class_path = [], "", ""
     for line in message.splitlines():
-        text = line.strip().lstrip("- ")
+        text = line.strip().lstrip("- ").removeprefix(": ")
         if key := re.match(r'(?:Parser key|Key) "?([^":]+)"?:(.*)', text):
             keys.append(key[1])
             text = key[2].strip()

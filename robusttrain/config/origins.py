@@ -60,7 +60,7 @@ def node_of(kind: str, value: str) -> Node:
     Raises:
         UserError: a file that cannot be loaded.
     """
-    if IN_FILE.fullmatch(value):
+    if IN_FILE.fullmatch(value) or value.endswith(".py"):
         return checked_node({"class_path": value})
     if kind == "data":
         node: Node = presets.read("data", "imagefolder")["data"]

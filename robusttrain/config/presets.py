@@ -127,6 +127,8 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
         return Path(name)
     if path := named(kind, name):
         return path
+    if name.endswith(".py"):
+        raise UserError(f"{option} {name}: name the class in it: {name}:NAME")
     paths = names(kind)
     if kind == "model" and (trained := packaged.nearest(name)):
         several = option == "--models"

@@ -96,6 +96,18 @@ def test_a_wrong_class_says_the_option_and_the_nearest_name(option):
 def test_a_file_without_a_class_asks_for_it():
     with pytest.raises(UserError, match=r"mine\.py: name the class in it: mine\.py:NAME"):
         checked_node({"class_path": "mine.py"})
+    for option in ("--model", "--defense", "--data", "--training"):
+        for file in ("mine.py", "./mine.py", "folder/mine.py"):
+            with pytest.raises(UserError, match=f"{option}.* name the class in it: {file}:NAME"):
+                read_training([option, file])
+
+
+def test_a_file_that_cannot_be_imported_names_the_option_once(tmp_path):
+    (tmp_path / "mine.py").write_text("raise ValueError('no')")
+    said = f"--training.objective: {tmp_path}/mine.py cannot be imported: ValueError: no"
+    with pytest.raises(UserError) as error:
+        read_training(["--training.objective", f"{tmp_path}/mine.py:Own"])
+    assert str(error.value) == said
 
 
 def test_a_class_that_lacks_methods_is_told_which(tmp_path):
