@@ -67,7 +67,7 @@ def agree(found: int, expected: int) -> bool:
 
 @contextmanager
 def counted() -> Iterator[Waits]:
-    """Within this context, in all threads, waits are counted; on a GPU by torch itself."""
+    """Within this context, in all threads, waits are counted; on a CUDA device by torch itself."""
     waits = Waits()
     if REAL:
         with warnings.catch_warnings(record=True) as caught:
