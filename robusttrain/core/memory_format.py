@@ -76,8 +76,17 @@ class EveryNthPixel:
 
     def __call__(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, H, W) to (B, K, ceil(H / stride), ceil(W / stride))."""
-        rows, columns = self.stride
-        return F.conv2d(images[..., ::rows, ::columns], weight, bias)
+        return _of_every_nth(images, weight, bias, self.stride)
+
+
+def _of_every_nth(
+    images: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...]
+) -> Tensor:
+    """The convolution of every s-th pixel. A function: the torch.compile of torch 2.11 does not
+    follow the making of a frozen dataclass.
+    """
+    rows, columns = stride
+    return F.conv2d(images[..., ::rows, ::columns], weight, bias)
 
 
 def exact_convolutions(device: torch.device) -> AbstractContextManager[object]:
@@ -118,7 +127,7 @@ def _exact(
     """`torch.nn.functional.conv2d`, with its arguments."""
     if not _broken(weight, stride, padding, groups):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return EveryNthPixel(_pair(stride))(input, weight, bias)
+    return _of_every_nth(input, weight, bias, _pair(stride))
 
 
 def _broken(weight: Tensor, stride: Any, padding: Any, groups: int) -> bool:
