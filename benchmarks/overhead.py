@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.timing import machine, write
 from benchmarks.training_peers import optimizer_of
+from robusttrain.core.processor import finish
 from robusttrain.data import Batch
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
@@ -61,8 +62,7 @@ class Clock(pl.Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, number: int) -> None:
         if number in (WARM, WARM + self.steps):
-            if pl_module.device.type == "cuda":
-                torch.cuda.synchronize(pl_module.device)
+            finish(pl_module.device)
             self.seconds = (time.perf_counter() - self._start) / self.steps
             self._start = time.perf_counter()
 
@@ -94,7 +94,7 @@ def bare(device: torch.device, steps: int) -> float:
     start = 0.0
     for number, batch in enumerate(batches(WARM + steps)):
         if number == WARM:
-            _wait(device)
+            finish(device)
             start = time.perf_counter()
         images, labels = batch.images.to(device), batch.labels.to(device)
         noisy = images + torch.empty_like(images).uniform_(-2 * EPSILON, 2 * EPSILON)
@@ -104,13 +104,8 @@ def bare(device: torch.device, steps: int) -> float:
         adversarial: Tensor = (noisy.detach() + EPSILON * slope.sign()).clamp(0, 1)
         F.cross_entropy(model(adversarial), labels).backward()
         optimizer.step()
-    _wait(device)
+    finish(device)
     return (time.perf_counter() - start) / steps
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import keep, machine
+from benchmarks.timing import keep, machine, write
 from robusttrain.core.errors import OptionError, UserError
 
 #: Of the time, what training is told that it has; reading data and measuring a step come on top.
@@ -137,8 +137,7 @@ def main() -> None:
         )
     arguments.more = [f"--{each}" for each in arguments.more]
     report = trained(arguments)
-    print(json.dumps(report, indent=1))
-    keep(report, arguments.output)
+    write(report, arguments.output)
     shutil.rmtree(folder / "logs", ignore_errors=True)
 
 

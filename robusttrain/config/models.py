@@ -17,6 +17,7 @@ from robusttrain.config.checkpoints import load, read_recipe
 from robusttrain.config.origins import trained_node
 from robusttrain.core.errors import UserError, under
 from robusttrain.data import ImageData
+from robusttrain.data.checking import first_moved
 from robusttrain.models.foreign import load_weights
 from robusttrain.storage import packaged
 from robusttrain.transfer import Model
@@ -58,13 +59,13 @@ def _refuse_other_numbers(
     """Raise UserError where a checkpoint gives the classes of another one other numbers: no data
     set fits both.
     """
-    if numbered is None or list(classes) == list(numbered[1]):
+    if numbered is None:
         return
     other, theirs = numbered
-    if sorted(classes) == sorted(theirs):
-        here, there = next((a, b) for a, b in zip(classes, theirs, strict=True) if a != b)
+    if (number := first_moved(classes, theirs)) is not None:
         raise UserError(
-            f"--models {specification}: has {here!r} where {other} has {there!r} among its classes:"
+            f"--models {specification}: has {classes[number]!r} where {other} has"
+            f" {theirs[number]!r} among its classes:"
             " give checkpoints that were trained with one order of the classes"
         )
 

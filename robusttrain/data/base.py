@@ -35,12 +35,12 @@ from robusttrain.data.checking import (
     checked_split,
     same_classes,
     same_order,
-    told,
 )
 from robusttrain.data.extra import Joined, MixedBatches, Replayed
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.notes import note, shown
 from robusttrain.storage.libraries import is_theirs
+from robusttrain.storage.raised import told
 
 __all__ = ["Batch", "Facts", "ImageData", "SplitName", "as_float", "fetch", "missing_data"]
 
@@ -187,7 +187,7 @@ class ImageData(LightningDataModule, ABC):
     def _checked(self, split: SplitName) -> tuple[Tensor | ImageFiles, Tensor, list[str]]:
         """What `_read` gives of a split; a UserError if that does not go together."""
         who = type(self).__name__
-        with told(f"{who}._read({split!r})", type(self)):
+        with told(f"data: {who}._read({split!r})", type(self)):
             read = self._read(split)
         return checked_split(read, *(who, split, self.num_classes, self.channels, self.image_size))
 

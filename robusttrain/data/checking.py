@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -16,8 +15,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.labels import as_labels, check_labels
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.notes import note
-from robusttrain.storage import raised
-from robusttrain.storage.libraries import is_theirs
+from robusttrain.storage.raised import told
 
 _FACTS = "Facts(classes, channels, height and width in pixels)"
 
@@ -28,27 +26,6 @@ class Facts(NamedTuple):
     num_classes: int
     channels: int
     image_size: int
-
-
-@contextmanager
-def told(what: str, who: type) -> Iterator[None]:
-    """Tell in one line what the code of a data set of the user's raises.
-
-    Args:
-        what: is done.
-        who: the data set's class; an error in one of this package stays as it is.
-
-    Raises:
-        UserError: in place of any other error.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if not is_theirs(who.__module__):
-            raise
-        raise UserError(f"data: {what} raised {raised.said(error)}{raised.place(error)}") from error
 
 
 def checked_facts(facts: Callable[..., Any]) -> Callable[..., Facts]:
@@ -66,7 +43,7 @@ def checked_facts(facts: Callable[..., Any]) -> Callable[..., Facts]:
                 f"data: {who}.__init__ does not call super().__init__(root, batch_size, validation,"
                 " crop, flip, seed, workers)"
             )
-        with told(f"{who}.facts()", type(self)):
+        with told(f"data: {who}.facts()", type(self)):
             given = facts(self)
         whole = isinstance(given, tuple | list) and len(given) == len(Facts._fields)
         if not whole or not all(isinstance(each, Integral) and int(each) > 0 for each in given):
@@ -94,6 +71,16 @@ def same_classes(names: Sequence[str], others: Sequence[str], here: str) -> None
         )
 
 
+def first_moved(names: Sequence[str], others: Sequence[str]) -> int | None:
+    """The first number that two orders of the same classes give to different ones; None where the
+    order is the same, or the classes are others.
+    """
+    if sorted(names) != sorted(others):
+        return None
+    pairs = zip(names, others, strict=True)
+    return next((number for number, (one, other) in enumerate(pairs) if one != other), None)
+
+
 def same_order(names: Sequence[str], theirs: Sequence[str], here: str, notes: list[str]) -> None:
     """Note where a data set names its classes otherwise than the checkpoint does.
 
@@ -109,8 +96,7 @@ def same_order(names: Sequence[str], theirs: Sequence[str], here: str, notes: li
     """
     if list(names) == list(theirs):
         return
-    number = next((n for n, (a, b) in enumerate(zip(names, theirs, strict=False)) if a != b), 0)
-    if sorted(names) == sorted(theirs):
+    if (number := first_moved(names, theirs)) is not None:
         raise UserError(
             f"{here}: class {number} is {names[number]!r}, and in the checkpoint"
             f" {theirs[number]!r}: number the labels, and name the classes, in the checkpoint's"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from robusttrain.core.errors import first_line
-from robusttrain.storage.libraries import is_library
+from robusttrain.core.errors import UserError, first_line
+from robusttrain.storage.libraries import is_library, is_theirs
 
 
 def said(error: Exception) -> str:
@@ -20,3 +22,24 @@ def place(error: Exception) -> str:
     raised = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in raised if not is_library(frame.filename)]
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+
+
+@contextmanager
+def told(what: str, who: type) -> Iterator[None]:
+    """Tell in one line what a class of the user's raises inside.
+
+    Args:
+        what: is done, for the line.
+        who: the class; an error in one of this package stays as it is.
+
+    Raises:
+        UserError: in place of any other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_theirs(who.__module__):
+            raise
+        raise UserError(f"{what} raised {said(error)}{place(error)}") from error

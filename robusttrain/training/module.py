@@ -30,8 +30,8 @@ from robusttrain.evaluation import check_classes
 from robusttrain.evaluation.precision import Speeds, measure_speeds_of
 from robusttrain.models.compiling import InTraining, Mode, gradients_by
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.storage import raised
 from robusttrain.storage.libraries import is_theirs
+from robusttrain.storage.raised import told
 from robusttrain.training import optimizers
 from robusttrain.training.crafting import Meter, crafting_in, hard
 from robusttrain.training.mixing import MIXINGS, Mixing, mix
@@ -287,7 +287,9 @@ class RobustTraining(InFloat32, pl.LightningModule):
         compiled = gradients_by(self.compiled, self._compiled)
         exact = exact_convolutions(batch.images.device)
         with self.meter.listening(), crafting_in(dtype), exact, compiled:
-            given = _asked(objective, self.model, *mixed, rng)
+            own = type(innermost(objective))
+            with told(f"--training.objective: {own.__name__}", own):
+                given = objective(self.model, *mixed, rng)
         return *_checked(objective, given, len(batch.images), self.num_classes), mixed[1]
 
     def rehearse(self, batch: Batch) -> None:
@@ -363,21 +365,6 @@ class RobustTraining(InFloat32, pl.LightningModule):
     def _processes(self) -> int:
         """How many processes share the batches; 1 without a trainer."""
         return self._trainer.world_size if self._trainer is not None else 1
-
-
-def _asked(objective: TrainingObjective, *given: Any) -> Any:
-    """What an objective returns; what one of the user's raises is told in one line."""
-    try:
-        return objective(*given)
-    except UserError:
-        raise
-    except Exception as error:
-        own = type(innermost(objective))
-        if not is_theirs(own.__module__):
-            raise
-        raise UserError(
-            f"--training.objective: {own.__name__} raised {raised.said(error)}{raised.place(error)}"
-        ) from error
 
 
 def _checked(
