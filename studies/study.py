@@ -19,6 +19,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
 from robusttrain.reporting.canvas import png
 from robusttrain.running.jobs import Call, Job, carry_out
+from robusttrain.storage import packaged
 from robusttrain.storage.files import writable, write_json, write_whole
 from studies.kept import pack, unpack
 from studies.scales import EPSILON, IMAGENET, OPTIONS, SCALES, SETTING
@@ -55,7 +56,8 @@ class Study:
         about: its docstring; the first line is the report's title.
         arguments: the command line.
         offers: "imagenet", in place of the scale's own data; "digits", the scale; "seeds", how
-            many in place of the scale's own number; "votes", likewise.
+            many in place of the scale's own number; "votes", likewise; "base", a packaged model in
+            place of those that the study trains.
         changes: values that are other than the scale's.
 
     Raises:
@@ -78,13 +80,18 @@ class Study:
         if "votes" in offers:
             what = "seeds of the vote, which takes most of the time; 0 leaves it out; default: 2"
             parser.add_argument("--votes", type=int, help=what)
-        parser.set_defaults(imagenet=None, seeds=None, votes=None)
+        if "base" in offers:
+            what = "a packaged model, in place of those that are trained here"
+            bare = [name for name in packaged.names() if not packaged.card(name).recipe["defense"]]
+            parser.add_argument("--base", choices=bare, help=what)
+        parser.set_defaults(imagenet=None, seeds=None, votes=None, base=None)
         given = parser.parse_args(arguments)
         for option, least in (("seeds", 1), ("votes", 0)):
             if (value := vars(given)[option]) is not None and value < least:
                 raise UserError(f"--{option} {value}: give {least} or more")
         self.seeds: int | None = given.seeds
         self.votes: int | None = given.votes
+        self.base: str | None = given.base
         self.name, self.title = name, about.strip().splitlines()[0].rstrip(".")
         self.command = shlex.join([*program.split(), *arguments])
         self.scale = SCALES[given.scale].but(weights=given.f_b, **changes)

@@ -18,13 +18,13 @@ from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
 from robusttrain.commands.entry import main
+from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.evaluation import read_plan
 from robusttrain.evaluation.paired import compared, in_points
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import CLEAN, Records
 from robusttrain.evaluation.report import Figure, Results
 from robusttrain.reporting.canvas import canvas
-from robusttrain.running.jobs import Job
 from studies.scales import EPSILON, Scale, Settings, typed
 from studies.study import Study
 
@@ -91,12 +91,19 @@ def radius(scale: Scale) -> float:
     return RADIUS.get(scale.name, EPSILON)
 
 
-def point(scale: Scale, base: Job, defense: Settings) -> EvaluationPlan:
-    """A base model's weights behind a defense, under the suite."""
+def packaged(name: str) -> Settings:
+    """Options of a packaged model that has no defense."""
+    node = read_recipe(name)["model"]
+    values = {key: to for key, to in node["init_args"].items() if to is not None}
+    options = {f"model.{key}": to for key, to in values.items()}
+    return {"model": node["class_path"], **options, "weights": name}
+
+
+def point(scale: Scale, base: Settings, defense: Settings) -> EvaluationPlan:
+    """A base model behind a defense, under the suite."""
     settings = {
         **scale.data,
-        **scale.model,
-        "weights": base.weights,
+        **base,
         **defense,
         "suite": SUITES.get(scale.name, "test-time-autoattack"),
         **{f"attack.{key}": value for key, value in EFFORT[scale.name].items()},
@@ -141,14 +148,21 @@ def row(base: str, defense: str, results: Results, records: Records) -> dict[str
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("test_time_defenses", __doc__, arguments, "digits")
+    study = Study("test_time_defenses", __doc__, arguments, "digits", "base")
     scale = study.scale
-    bases = {"standard": scale.f_a("standard"), "adversarial": scale.f_a("adversarial")}
+    bases = (
+        {study.base: packaged(study.base)}
+        if study.base
+        else {
+            how: {**scale.model, "weights": scale.f_a(how).weights}
+            for how in ("standard", "adversarial")
+        }
+    )
     names = SMOKE if scale.name == "smoke" else DEFENSES
     defenses = {name: options(scale, name) for name in names}
     points = {
-        f"{base}: {name}": point(scale, job, defense)
-        for base, job in bases.items()
+        f"{base}: {name}": point(scale, model, defense)
+        for base, model in bases.items()
         for name, defense in defenses.items()
     }
     results = study.run(points)
@@ -177,14 +191,20 @@ def run(arguments: list[str]) -> None:
         " have it.",
     )
     head = f"{scale.images} test images, {scale.draws} draws for an image's score."
-    study.write(columns, table, drawn(differences, [*bases]), notes, head, radius(scale))
+    titles = {base: base if study.base else f"{base} training" for base in bases}
+    study.write(columns, table, drawn(differences, titles), notes, head, radius(scale))
 
 
-def drawn(differences: Mapping[str, Mapping[str, Any]], bases: Sequence[str]) -> Picture:
-    """What each protocol says that a defense adds to its base model, with intervals."""
+def drawn(differences: Mapping[str, Mapping[str, Any]], bases: Mapping[str, str]) -> Picture:
+    """What each protocol says that a defense adds to its base model, with intervals.
+
+    Args:
+        differences: by base model and defense, then by protocol.
+        bases: titles of the base models.
+    """
     figure = canvas(7, 1 + 0.35 * len(differences))
     panels = figure.subplots(len(bases), sharex=True, squeeze=False)[:, 0]
-    for axes, base in zip(panels, bases, strict=True):
+    for axes, (base, title) in zip(panels, bases.items(), strict=True):
         head = f"{base}: "
         shown = {
             key.removeprefix(head): each
@@ -195,7 +215,7 @@ def drawn(differences: Mapping[str, Mapping[str, Any]], bases: Sequence[str]) ->
             _points(axes, [each[kind] for each in shown.values()], kind, shift)
         axes.axvline(0, color="grey", linewidth=1)
         axes.set_yticks([-number for number in range(len(shown))], [*shown])
-        axes.set_title(f"base model: {base} training", fontsize="medium")
+        axes.set_title(f"base model: {title}", fontsize="medium")
         axes.grid(axis="x", alpha=0.3)
     panels[0].legend(fontsize="small")
     panels[-1].set_xlabel("points added to the base model under attack, with 95 % intervals")

@@ -25,11 +25,14 @@ from robusttrain.evaluation.randomness import randomness_table
 from robusttrain.evaluation.report import Results, changes
 from robusttrain.models.compiling import Mode
 from robusttrain.running import evaluating
+from robusttrain.running.estimating import estimate
 
 #: Exit codes: with --strict, the audit's verdict is not sound, or a certificate was broken; a
 #: repeated evaluation came out otherwise. Of several processes the first alone has one: it audits
 #: when the others are done, and Lightning kills it as soon as one of those ends with an error.
 UNSOUND, OTHERWISE = 3, 4
+#: Asks for the cost alone; no part of a plan, since nothing is evaluated.
+ESTIMATE = "--estimate"
 
 
 def run(arguments: list[str]) -> None:
@@ -41,6 +44,9 @@ def run(arguments: list[str]) -> None:
             transfer.run(arguments)
         else:
             plan = read_plan(arguments)
+            if ESTIMATE in arguments:
+                estimate(plan, say)
+                return
             content = evaluate(plan)
             unsound = content.get("verdict", "sound") != "sound" or finding(content)
             if plan.strict and unsound and first_process():

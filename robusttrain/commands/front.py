@@ -73,6 +73,7 @@ OPTIONS = {
         ("how hard", "--epsilon E, --images N, --draws N, --attack.KEY VALUE, --curve 0,E,E", ()),
         ("what is kept", "--output DIR, --save_images true, --export png", ()),
         ("how it is checked", "--audit_images N, --audit false, --strict true", ()),
+        ("what it would cost", "--estimate", ()),
     ),
     "report": (("what is written", "report.html beside the results.json of each folder", ()),),
     "compare": (

@@ -116,6 +116,9 @@ def parser() -> ArgumentParser:
         kind = list[float | str] | float | str
         options.add_argument(f"--{name}", type=kind, default=[], help=help)
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
+    options.add_argument(
+        "--estimate", action="store_true", help="say what the evaluation would cost, and stop"
+    )
     add_trainer(options, {}, only=WHERE)
     return options
 
@@ -142,6 +145,8 @@ def read_plan(
                 f" mean --attack {value}?"
             )
     config, path = configure(rest, nodes)
+    if any("estimate" in node for node in nodes):
+        raise UserError("--config: estimate is asked for on the command line, --estimate")
     for key in ("attack", "attacks", "suite"):
         if any(key in node and node[key] in ([], {}) for node in nodes):
             raise UserError(f"--config: {key} is empty: name one, or leave {key} out for pgd")

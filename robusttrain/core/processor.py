@@ -57,6 +57,17 @@ def finish(device: torch.device) -> None:
         getattr(torch.get_device_module(device), "synchronize", lambda: None)()
 
 
+#: From so many images on, a CPU takes as long for each as in a larger batch.
+FEW = 16
+
+
+def telling_size(images: int, device: torch.device) -> int:
+    """How many of so many images tell what one of them costs: a few on a CPU; all on an
+    accelerator, which hardly takes longer for them than for one.
+    """
+    return min(FEW, images) if device.type == "cpu" else images
+
+
 def seconds_of(call: Callable[[], object], device: torch.device, rounds: int = 3) -> float:
     """Seconds of the fastest of ``rounds`` calls after one that warms up."""
     seconds = []

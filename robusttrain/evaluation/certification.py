@@ -20,7 +20,7 @@ from torch import Tensor
 
 from robusttrain.attacks.parts.threats import L2
 from robusttrain.core.errors import UserError
-from robusttrain.core.processor import seconds_of
+from robusttrain.core.processor import seconds_of, telling_size
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.certify import ABSTAIN, Smoothed, decided, streams
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
@@ -163,7 +163,7 @@ class Certification:
 
     def seconds(self, images: Tensor) -> float:
         """Seconds per pass and image, of a few passes."""
-        images = images[:16].float()
+        images = images[: telling_size(len(images), images.device)].float()
         rng = Rng.for_images(0, torch.arange(len(images), device=images.device)).fold("measure")
         spent = seconds_of(lambda: self.smoothed.chosen(images, rng), images.device, 1)
         return spent / max(1, len(images) * self.smoothed.choosing)

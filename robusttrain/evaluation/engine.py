@@ -24,7 +24,7 @@ from robusttrain.attacks.leaving import Leaving
 from robusttrain.attacks.rounding import held_apart
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
-from robusttrain.core.processor import finish
+from robusttrain.core.processor import finish, telling_size
 from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Advance, unwatched
@@ -146,7 +146,8 @@ class Engine:
             if isinstance(precision, Mapping)
             else dict.fromkeys(self.scenarios, precision)
         )
-        self._types = dict(each)
+        #: In which each attack differentiates.
+        self.types = dict(each)
         attacked = {dtype: self.target.fast(dtype) for dtype in {*each.values()}}
         self.sources = {}
         for name, scenario in self.scenarios.items():
@@ -260,7 +261,7 @@ class Engine:
                 (
                     other
                     for other in dict.fromkeys(first.values())
-                    if self._types[other] == self._types[name]
+                    if self.types[other] == self.types[name]
                     and _equal(self.scenarios[other].source, scenario.source)
                 ),
                 name,
@@ -272,10 +273,11 @@ class Engine:
         """Seconds per image that each attack, and "scoring", will take, extrapolated from a few
         evaluations.
         """
-        images = check_images(images[:16]).clone()
+        size = telling_size(len(images), images.device)
+        images = check_images(images[:size]).clone()
         indices = torch.arange(len(images), device=images.device)
         self.ask(images, indices)
-        labels = check_labels(labels[:16], images, self._queried.classes)
+        labels = check_labels(labels[:size], images, self._queried.classes)
         rng = Rng.for_images(self.seed, indices).fold("measure")
         expected: dict[str, float] = {}
         gradients: dict[str, float] = {}

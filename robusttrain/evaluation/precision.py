@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import prepared
 from robusttrain.attacks.parts.differentiation import input_gradients
-from robusttrain.core.processor import seconds_of
+from robusttrain.core.processor import seconds_of, telling_size
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models import fast_copy
@@ -28,8 +28,6 @@ from robusttrain.models.defended import DefendedClassifier
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "bfloat16")
-#: Images of a measurement.
-IMAGES = 16
 #: How much faster bfloat16 has to be to be worth its rounding, and how close its gradients have to
 #: be to exact ones, as a median cosine over the images.
 WORTHWHILE, CLOSE = 1.2, 0.95
@@ -73,9 +71,9 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
 
     Args:
         classifier: images (B, C, H, W) to logits; copied, not changed.
-        images: its inputs, (B, C, H, W), of which at most 16 are used.
+        images: its inputs, (B, C, H, W); on a CPU at most 16 of them are used.
     """
-    images = images[:IMAGES].detach().clone()
+    images = images[: telling_size(len(images), images.device)].detach().clone()
 
     def gradient(network: nn.Module, count: int) -> Tensor:
         def losses(points: Tensor) -> list[Tensor]:
@@ -109,14 +107,15 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
 
         # Without units for it bfloat16 is so slow that one image has to suffice.
         first = speeds(1, rounds=1)
-        return first if first.bfloat16 > 2 * first.float32 else speeds(IMAGES, rounds=3)
+        return first if first.bfloat16 > 2 * first.float32 else speeds(len(images), rounds=3)
 
 
 def measure_speeds_of(target: DefendedClassifier, images: Tensor, rng: Rng) -> Speeds:
     """`measure_speeds` of a target's classifier, on its inputs for images (B, C, H, W) with streams
     (B,).
     """
-    images, rng = images[:IMAGES], rng[torch.arange(min(IMAGES, len(images)), device=images.device)]
+    size = telling_size(len(images), images.device)
+    images, rng = images[:size], rng[torch.arange(size, device=images.device)]
     if target.defense is not None:
         with torch.no_grad():
             images = target.defense(images, rng)

@@ -27,7 +27,7 @@ from robusttrain.evaluation.certify import Smoothed
 from robusttrain.evaluation.choosing import Run, choose_compilation, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
 from robusttrain.evaluation.compiling import PLAIN, Choice
-from robusttrain.evaluation.cost import announce, check_sources
+from robusttrain.evaluation.cost import Cost, announce, check_sources
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import export, export_line
@@ -40,7 +40,7 @@ from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import write_json
-from robusttrain.storage.journal import digest, weights_of
+from robusttrain.storage.journal import Journal, digest, weights_of
 from robusttrain.storage.made_of import made_of
 
 
@@ -148,7 +148,6 @@ def besides_of(
     plan: EvaluationPlan,
     subject: Subject,
     engine: Engine,
-    types: Mapping[str, torch.dtype],
     say: Say,
 ) -> list[Beside]:
     """The evaluations that a plan asks for besides, as far as the target has what they need."""
@@ -168,7 +167,7 @@ def besides_of(
     if plan.tries and not engine.target.random:
         say("tries: the target is not random, so one try is as good as many")
     if plan.bare_classifier and engine.target.defense is not None:
-        besides.append(bare_classifier(engine, types, subject.bare))
+        besides.append(bare_classifier(engine, engine.types, subject.bare))
     elif plan.bare_classifier:
         say("bare_classifier: the target has no defense, so it is its own base model")
     return besides
@@ -205,6 +204,84 @@ def identity(
     return settings_of(plan, subject) | chosen
 
 
+def engine_of(
+    plan: EvaluationPlan,
+    subject: Subject,
+    attacks: Mapping[str, Scenario],
+    precisions: Mapping[str, str],
+    compilation: Choice,
+) -> Engine:
+    """The engine of an evaluation, whose models and data fit each other; arguments as for
+    `attack`.
+    """
+    engine = Engine(
+        subject.target,
+        attacks,
+        plan.seed,
+        plan.draws,
+        {name: getattr(torch, chosen) for name, chosen in precisions.items()},
+        plan.survivors,
+        plan.save_images or plan.export is not None,
+        leave_early=plan.leave_early,
+        compiled=compilation.active,
+    )
+    check_sources(engine, subject.data)
+    return engine
+
+
+def evaluation_of(
+    plan: EvaluationPlan,
+    subject: Subject,
+    engine: Engine,
+    say: Say,
+    journal: Journal | None = None,
+) -> Evaluation:
+    """All that a plan asks for, on its engine; nothing runs yet."""
+    return Evaluation(
+        engine,
+        journal,
+        lambda count: say(f"waiting for {count} batches that other processes work on"),
+        curves_of(plan, engine),
+        besides_of(plan, subject, engine, say),
+        plan.tries,
+        certification_of(plan, subject, engine),
+    )
+
+
+def cost_of(
+    evaluation: Evaluation,
+    data: ImageData,
+    audit: Audit | None,
+    device: torch.device,
+    say: Say,
+) -> Cost:
+    """What an evaluation will cost, said before it starts; measured where it will run.
+
+    Only the first of several processes measures.
+    """
+    evaluation.to(device)
+    parts = (evaluation.curves, evaluation.besides, evaluation.certification)
+    return announce(evaluation.engine, data, audit, say, device, *parts) or Cost()
+
+
+def cost_before(
+    plan: EvaluationPlan,
+    subject: Subject,
+    attacks: Mapping[str, Scenario],
+    precisions: Mapping[str, str],
+    device: torch.device,
+    say: Say,
+    compilation: Choice = PLAIN,
+) -> Cost:
+    """Say what `attack` would cost, and attack and write nothing; arguments as there."""
+    engine = engine_of(plan, subject, attacks, precisions, compilation)
+    evaluation = evaluation_of(plan, subject, engine, say)
+    audit = Audit(engine, images_of(subject.data), plan.audit_images) if plan.audit else None
+    cost = cost_of(evaluation, subject.data, audit, device, say)
+    say(str(cost))
+    return cost
+
+
 @repeatable()
 def attack(
     plan: EvaluationPlan,
@@ -236,42 +313,21 @@ def attack(
     """
     output, data, say = Path(plan.output), subject.data, telling.say
     device = trainer.strategy.root_device
-    types = {name: getattr(torch, chosen) for name, chosen in precisions.items()}
-    keep_images = plan.save_images or plan.export is not None
-    engine = Engine(
-        subject.target,
-        attacks,
-        plan.seed,
-        plan.draws,
-        types,
-        plan.survivors,
-        keep_images,
-        leave_early=plan.leave_early,
-        compiled=compilation.active,
-    )
-    check_sources(engine, data)  # what does not fit leaves no journal
+    # What does not fit leaves no journal.
+    engine = engine_of(plan, subject, attacks, precisions, compilation)
     settings = identity(plan, subject, precisions, compilation)
     fresh = plan.fresh and first_process()
     engine.journal = journal = open_journal(output / "journal", settings, engine, fresh, say)
-    evaluation = Evaluation(
-        engine,
-        journal,
-        lambda count: say(f"waiting for {count} batches that other processes work on"),
-        curves_of(plan, engine),
-        besides_of(plan, subject, engine, types, say),
-        plan.tries,
-        certification_of(plan, subject, engine),
-    )
+    evaluation = evaluation_of(plan, subject, engine, say, journal)
     audited = journalled_audit(journal, plan.audit_images) if plan.audit else {}
     audit = (
         Audit(engine, images_of(data), plan.audit_images) if plan.audit and not audited else None
     )
-    curves, besides = evaluation.curves, evaluation.besides
-    announced = announce(engine, data, audit, say, curves, besides, evaluation.certification)
-    evaluation.planned, images = announced or (0, 0)  # the first process alone announces
+    cost = cost_of(evaluation, data, audit, device, say)
+    evaluation.planned = cost.evaluations
     if audit is not None and first_process():
         begin_audit(audit, evaluation, data, plan.seed, device, say)
-    share = None if announced is None else evaluation.planned * images / trainer.world_size
+    share = cost.evaluations * cost.images / trainer.world_size or None
     with telling.progress("attacking", share) as engine.advance:
         trainer.test(evaluation, datamodule=data, verbose=False)
     content = explained(

@@ -90,11 +90,7 @@ def evaluate(
         compiled: how they take gradients, likewise.
     """
     may_write(Path(plan.output), "--output")
-    subject = fitted(plan, *build_parts(plan, telling.say), telling.say)
-    fitting = plan.without(subject.unfit)
-    attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
-    alone = {name: scenario(plan.attacks[name], name) for name in for_the_bare(plan, subject)}
-    subject, attacks = applying(fitting, subject, attacks, alone, telling.say)
+    subject, attacks = opened(plan, telling.say)
     plan = in_its_own_folder(plan, settings_of(plan, subject), attacks, telling.say)
     trainer = tester(plan.trainer, telling.say)
     if precisions is None:
@@ -106,6 +102,15 @@ def evaluate(
     known = identity(plan, subject, precisions, compilation)
     attacks = provide_surrogates(plan.without(subject.unfit), attacks, subject, known, telling)
     return attack(plan, subject, attacks, precisions, trainer, telling, write_report, compilation)
+
+
+def opened(plan: EvaluationPlan, say: Say) -> tuple[Subject, dict[str, Scenario]]:
+    """The subject of a plan, and the attacks that apply to it."""
+    subject = fitted(plan, *build_parts(plan, say), say)
+    fitting = plan.without(subject.unfit)
+    attacks = {name: scenario(node, name) for name, node in fitting.attacks.items()}
+    alone = {name: scenario(plan.attacks[name], name) for name in for_the_bare(plan, subject)}
+    return applying(fitting, subject, attacks, alone, say)
 
 
 def applying(
@@ -367,10 +372,16 @@ def provide_surrogates(
     # What does not fit is found before the attacker's models are trained.
     if not plan.fresh:
         refuse_others(Path(plan.output) / "journal", known)
-    folder = Path(plan.checkpoints) / "surrogates"
-    keeper = Keeper(folder, subject.target, training_data(plan), plan.trainer, plan.defense)
-    paths = keeper.provide(needed, train_surrogate, plan.surrogate_epochs, telling)
+    paths = keeper_of(plan, subject).provide(
+        needed, train_surrogate, plan.surrogate_epochs, telling
+    )
     attacks = {name: scenario(with_paths(node, paths), name) for name, node in plan.attacks.items()}
     trained = {name: attacks[name] for name, node in plan.attacks.items() if surrogates_in(node)}
     tell_strangers(Engine(subject.target, trained), subject.data, telling.say)
     return attacks
+
+
+def keeper_of(plan: EvaluationPlan, subject: Subject) -> Keeper:
+    """What keeps the models that the attacker trains."""
+    folder = Path(plan.checkpoints) / "surrogates"
+    return Keeper(folder, subject.target, training_data(plan), plan.trainer, plan.defense)

@@ -9,6 +9,7 @@ one, finds it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
 from robusttrain.config import presets
 from robusttrain.config.build import build
 from robusttrain.core.errors import UserError
-from robusttrain.core.telling import SILENT, Telling
+from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import ImageData
 from robusttrain.defenses import AdversarialTransform, Chain, Defense, Denoiser, Diffusion, Vote
 from robusttrain.models.defended import DefendedClassifier
@@ -41,6 +42,21 @@ def with_paths(node: Any, paths: Mapping[str, Path]) -> Any:
     if isinstance(node, Mapping):
         return {key: with_paths(value, paths) for key, value in node.items()}
     return [with_paths(item, paths) for item in node] if isinstance(node, list) else node
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where models of the attacker's are, or will be.
+
+    Args:
+        recipes: by name.
+        paths: of their files.
+        missing: names of those that are to be trained.
+    """
+
+    recipes: dict[str, dict[str, Any]]
+    paths: dict[str, Path]
+    missing: list[str]
 
 
 class Keeper:
@@ -133,29 +149,40 @@ class Keeper:
             epochs: of each training, in place of the recipe's.
             telling: who listens.
         """
+        found = self.find(names, epochs, telling.say)
+        for name in found.missing:
+            path = found.paths[name]
+            with alone(path, f"surrogate {name}", telling.say):
+                if not path.is_file():
+                    train(self, found.recipes[name], path, telling)
+        return found.paths
+
+    def find(self, names: list[str], epochs: int | None, say: Say) -> Found:
+        """Where these surrogates are kept, and which are not there yet; arguments as for
+        `provide`.
+
+        Raises:
+            UserError: a recipe does not fit the target.
+        """
         recipes = {name: self.recipe(name, epochs) for name in names}
         paths = {}
         for name, recipe in recipes.items():
             paths[name], why = place(self.path(name, recipe), partial(made_from, self.data))
             if why:
-                telling.say(f"surrogate {name}: {why}")
+                say(f"surrogate {name}: {why}")
         missing = [name for name, path in paths.items() if not path.is_file()]
         for name in names:
             if name not in missing:
-                telling.say(f"surrogate {name}: taking the one trained before, {paths[name]}")
+                say(f"surrogate {name}: taking the one trained before, {paths[name]}")
         if missing:
             for name in missing:
                 self._check(name, recipes[name])
             total = sum(self._epochs(recipes[name]) for name in missing)
-            telling.say(
+            say(
                 f"surrogates: training {', '.join(missing)} first, {total} epochs in all (fewer:"
                 " --surrogate_epochs N)"
             )
-        for name in missing:
-            with alone(paths[name], f"surrogate {name}", telling.say):
-                if not paths[name].is_file():
-                    train(self, recipes[name], paths[name], telling)
-        return paths
+        return Found(recipes, paths, missing)
 
     def _epochs(self, recipe: dict[str, Any]) -> int:
         """All epochs that a recipe asks for, those of an f_b of its own among them."""

@@ -13,13 +13,14 @@ from waits import REAL, counted
 import robusttrain
 from robusttrain.attacks import Queried, Target
 from robusttrain.core.processor import seconds_of
+from robusttrain.core.telling import silence
 from robusttrain.data import Digits
 from robusttrain.defenses import GaussianNoise
-from robusttrain.evaluation import Engine, Scenario
+from robusttrain.evaluation import Engine, Scenario, pricing
 from robusttrain.evaluation.certification import Certification
 from robusttrain.evaluation.certify import Smoothed
 from robusttrain.evaluation.plan import EvaluationPlan
-from robusttrain.evaluation.running import Subject, attack
+from robusttrain.evaluation.running import Subject, attack, cost_before
 from robusttrain.models.defended import DefendedClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -156,3 +157,35 @@ def test_a_whole_evaluation_runs_on_the_device(tmp_path):
     assert {"audit", "certificates", "known_draw", "bare_classifier", "curves"} <= {*found}
     # A check that fails says so, and ends no evaluation.
     assert [each for each in found["audit"] if "Error" in each["measured"]] == []
+
+
+@pytest.mark.parametrize("asks", [attack, cost_before])
+def test_its_cost_is_measured_where_it_will_run(tmp_path, monkeypatch, asks):
+    """And on a whole batch: an accelerator hardly takes longer for it than for one image."""
+    seen = []
+
+    def spied(work, source, images):
+        seen.append((images.device, len(images)))
+        return 0.0
+
+    monkeypatch.setattr(pricing, "_seconds", spied)
+    data = Digits(batch_size=24)
+    data.prepare_data()
+    data.setup("test")
+    data.limit_test(24, seed=0)
+    chosen = attacks(["pgd", "square"], 2, epsilon=0.05)
+    plan = EvaluationPlan(
+        model={"class_path": "a.Network"},
+        data={"class_path": "a.Digits"},
+        attacks={name: {"class_path": "an.Attack"} for name in chosen},
+        epsilon=0.05,
+        output=str(tmp_path),
+        audit=False,
+    )
+    subject = Subject(robusttrain.load("digits-standard"), "a target", data)
+    types = dict.fromkeys(chosen, "float32")
+    if asks is attack:
+        attack(plan, subject, chosen, types, trainer())
+    else:
+        cost_before(plan, subject, chosen, types, DEVICE, silence)
+    assert seen == [(DEVICE, 24)] * 2

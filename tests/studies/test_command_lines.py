@@ -7,12 +7,14 @@ import pytest
 
 from robusttrain.config import reparameterization, transfer
 from robusttrain.config.attacks import checked, split_attacks
+from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.command_line import read
+from robusttrain.core.errors import UserError
 from robusttrain.data import Digits
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.running.jobs import Job, needed
 from robusttrain.training.plan import TrainingPlan
-from studies import does_g_add
+from studies import does_g_add, test_time_defenses
 from studies.does_g_add import Operations
 from studies.reparameterization import train_h
 from studies.scales import typed
@@ -86,3 +88,26 @@ def test_small_and_paper(name, folder, monkeypatch):
             if node not in understood:
                 understood.append(node)
                 checked(node, attack)
+
+
+def test_defenses_stand_before_a_packaged_model(folder, monkeypatch):
+    planned = {}
+
+    def seen(self, points):
+        planned.update(points)
+        assert not self.scale.models or "f_b" in next(iter(self.scale.models))
+        raise PlannedError
+
+    monkeypatch.setattr(Study, "run", seen)
+    asked = ["--base", "digits-adversarial", "--checkpoints", str(folder), "--output", str(folder)]
+    with pytest.raises(PlannedError):
+        test_time_defenses.run(["--scale", "smoke", *asked])
+    assert [*planned] == [f"digits-adversarial: {name}" for name in test_time_defenses.SMOKE]
+    network = read_recipe("digits-adversarial")["model"]
+    said = {key: value for key, value in network["init_args"].items() if value is not None}
+    for plan in planned.values():
+        assert plan.weights == "digits-adversarial"
+        assert plan.model["class_path"] == network["class_path"]
+        assert said.items() <= plan.model["init_args"].items()
+    with pytest.raises(UserError, match="--base"):  # trained behind a defense of its own
+        test_time_defenses.run(["--base", "digits-g"])
