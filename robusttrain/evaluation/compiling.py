@@ -28,7 +28,7 @@ from robusttrain.models.fast import FastModel
 
 Compile = Literal["auto", "off", "on"]
 COMPILE = ("auto", "off", "on")
-#: Images of a measurement, and of a smaller batch that the same code has to take.
+#: Images of a measurement on a CPU, and of a smaller batch that the same code has to take.
 IMAGES, FEWER = 32, 24
 #: How many times as fast compiled gradients have to be, where nobody said "on".
 WORTHWHILE = 1.1
@@ -128,8 +128,8 @@ def work_of(network: FastModel, images: Tensor, evaluations: float) -> Work:
         evaluations: of single images, that are planned.
     """
     # Pixels beyond the batch are noise: batches below 16 images would not be compiled.
-    count = min(IMAGES, max(FEWER, len(images)))
-    images = images[:count].detach().clone()
+    count = max(FEWER, len(images))
+    images = images.detach().clone()
     if len(images) < count:
         more = torch.rand(count - len(images), *images.shape[1:], device=images.device)
         images = torch.cat([images, more.to(images.dtype)])

@@ -13,6 +13,7 @@ from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.attacks.sources.unrolled import Searching
 from robusttrain.core.errors import UserError
+from robusttrain.core.processor import telling_size
 from robusttrain.core.rng import Rng
 from robusttrain.data import ImageData
 from robusttrain.evaluation.compiling import IMAGES, Work, work_of
@@ -50,8 +51,9 @@ def works_of(
     check_classes(target, batch.images, data.facts().num_classes)
     total = sum(len(part) for part in data.test_dataloader().sampler)  # type: ignore[arg-type, misc, union-attr]
     target.to(device)
-    images = batch.images[:IMAGES].to(device)
-    rng = Rng.for_images(seed, batch.indices[:IMAGES].to(device)).fold("measure")
+    size = max(IMAGES, telling_size(len(batch.images), device))
+    images = batch.images[:size].to(device)
+    rng = Rng.for_images(seed, batch.indices[:size].to(device)).fold("measure")
     fast = {dtype: target.fast(dtype) for dtype in {*types.values()}}
     networks = {
         id(network): network for each in fast.values() for network in compilable(each, images)

@@ -19,6 +19,7 @@ from robusttrain.config.watching import idle_undo, keep_in, keepers, monitored, 
 from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError, under
 from robusttrain.core.parts import class_name
+from robusttrain.core.processor import telling_size
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import Facts, ImageData, ImageFolder
@@ -62,9 +63,6 @@ from robusttrain.training.loggers import begun, ending, refuse_missing
 from robusttrain.training.plan import TrainingPlan
 from robusttrain.training.refusals import refuse, refuse_batches, refuse_memory, to_device
 from robusttrain.training.schedules import TO_THE_END
-
-#: Images that measure the precision of g.
-FEW = 16
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,9 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     if short := first_weights_left(plan.ema, steps):
         say(short)
     if is_open(job.defense):
-        images = job.data.validation_images(FEW).images.to(trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        few = telling_size(job.data.batch_size, device)
+        images = job.data.validation_images(few).images.to(device)
         settle(job.defense, recipe["defense"], images, trainer.world_size, say)
         first_look = job.training()
     compiled = compile_on_data(job, first_look, recipe["run"], trainer, say)

@@ -19,6 +19,7 @@ from robusttrain.defenses import GaussianNoise
 from robusttrain.evaluation import Engine, Scenario, pricing
 from robusttrain.evaluation.certification import Certification
 from robusttrain.evaluation.certify import Smoothed
+from robusttrain.evaluation.gradient_work import works_of
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.running import Subject, attack, cost_before
 from robusttrain.models.defended import DefendedClassifier
@@ -189,3 +190,18 @@ def test_its_cost_is_measured_where_it_will_run(tmp_path, monkeypatch, asks):
     else:
         cost_before(plan, subject, chosen, types, DEVICE, silence)
     assert seen == [(DEVICE, 24)] * 2
+
+
+@pytest.mark.parametrize("device", [torch.device("cpu"), DEVICE])
+def test_what_compiling_saves_is_measured_on_a_whole_batch(device):
+    data = Digits(batch_size=40)
+    data.prepare_data()
+    data.setup("test")
+    whole = len(data.first_test_batch().images)
+    assert whole > 32
+    images = whole if device == DEVICE else 32
+    chosen = attacks(["pgd"], 2, epsilon=0.05)
+    target = robusttrain.load("digits-standard")
+    (work,) = works_of(target, chosen, {"pgd": torch.float32}, data, 0, device)
+    assert work.images == images
+    assert work.gradient(images).shape[0] == images
