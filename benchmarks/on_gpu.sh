@@ -2,7 +2,7 @@
 # All that a GPU has to show, as JSON, in ten minutes at most (docs/processors.md):
 #   benchmarks/on_gpu.sh [--device cuda|cpu] [--quick] [--pack DIR] [--only "PART ..."] OUT
 # --pack is a folder by benchmarks.pack; without one, embedded digits, packaged models and a wheel made here.
-# --only names parts: verdicts verdicts-tf32 synchronisations draws pgd g eot training autoattack compile,
+# --only names parts: verdicts verdicts-tf32 synchronisations draws formats pgd g eot training autoattack compile,
 #   the five before the last through torch.compile: pgd-compiled ... autoattack-compiled; and train, train-g,
 #   which train for half of the seconds that are left, where the pack has training images.
 # PYTHON names the interpreter, SECONDS_IN_ALL the budget (600).
@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || usage
 speeds="pgd g eot training autoattack"
-parts="verdicts verdicts-tf32 synchronisations draws $speeds compile $(printf '%s-compiled ' $speeds)train train-g"
+parts="verdicts verdicts-tf32 synchronisations draws formats $speeds compile $(printf '%s-compiled ' $speeds)train train-g"
 for each in $only; do
     [[ " $parts " == *" $each "* ]] || { echo "--only $each: no such part; there are $parts" >&2; exit 2; }
 done
@@ -66,12 +66,13 @@ fi
 if [ -n "$quick" ]; then
     verdicts=(--images 8 --steps 2 --draws 2) speed=(--images 8 --steps 2 --rounds 1) behind=(--timed_draws 2)
     compile=(--images 16 --steps 2 --g_steps 2 --rounds 1 --dtypes float32)
+    formats=(--images 8 --rounds 1 --models vgg_small)
     aa=(--images 4 --attack apgd-ce --rounds 0) memory=(--images 8 --draws 1 5) waits=(--images 4 --steps 1 2)
 else
     verdicts=(--images 100 --steps 10 --draws 2) speed=(--images 256 --steps 10 --rounds 5)
     aa=(--images 128 --rounds 0) memory=(--images 100 --draws 1 5 20 100)
     waits=(--images 32 --steps 5 10) behind=(--timed_draws 6)
-    compile=(--images 256 --rounds 5)
+    compile=(--images 256 --rounds 5) formats=(--images 256)
 fi
 if [ "$device" = cpu ]; then ln -s "$here/tests/pretend" pretend && waits+=(--pretend pretend); fi
 
@@ -80,6 +81,7 @@ if [ "$device" = cpu ]; then skip verdicts-tf32 "a CPU has no TF32"
 else part verdicts-tf32 90 benchmarks.both_devices --tf32 "${verdicts[@]}" "${data[@]}"; fi
 part synchronisations 60 benchmarks.synchronisations "${waits[@]}" "${data[@]}"
 part draws 60 benchmarks.draws "${memory[@]}" "${draws_of[@]}"
+part formats 60 benchmarks.formats "${formats[@]}" "${draws_of[@]}"
 
 speed() {  # SUFFIX OPTION...: the five parts that are times
     local suffix=$1; shift

@@ -21,7 +21,7 @@ from robusttrain.core.errors import UserError
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"
 SPEEDS = {"pgd", "g", "eot", "training", "autoattack"}
-PARTS = {"verdicts", "verdicts-tf32", "synchronisations", "draws", "compile"}.union(
+PARTS = {"verdicts", "verdicts-tf32", "synchronisations", "draws", "formats", "compile"}.union(
     SPEEDS, (f"{each}-compiled" for each in SPEEDS)
 )
 
