@@ -86,14 +86,14 @@ def points_of(arena: Field, settings: Sizes) -> dict[str, Call]:
 
 
 def moved(arena: Field, settings: Sizes, steps: int | None = None) -> dict[str, Any]:
-    """N = min(eps + 4, 1.25 eps) steps of 1/255; where those are too many, fewer and longer ones
-    that reach as far.
+    """N = min(eps + 4, 1.25 eps) steps of 1/255, or so many; where these do not reach eps, longer
+    ones that reach as far as N do.
     """
     epsilon = arena.epsilon / PIXEL
-    reach = min(epsilon + 4, 1.25 * epsilon)
-    given = min(int(reach), settings.most_steps)
-    steps = steps or given
-    return {"steps": steps, "step_size": PIXEL * max(1, int(reach) / steps)}
+    reach = int(min(epsilon + 4, 1.25 * epsilon))
+    steps = steps or min(reach, settings.most_steps)
+    reached = steps >= epsilon - 1e-6
+    return {"steps": steps, "step_size": PIXEL * (1 if reached else max(1, reach / steps))}
 
 
 def run(arguments: list[str]) -> None:

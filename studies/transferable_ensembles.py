@@ -59,7 +59,8 @@ def attacks(settings: Sizes) -> dict[str, tuple[str, Settings, bool]]:
         "optimisation": ("liu", single, False),
         "optimisation, ensemble": ("liu", ensemble, True),
         "FG": ("fgm", {}, False),
-        "FGS": ("fgsm", {**bound, "threat.epsilon": RMSD * PIXEL}, False),
+        # Signs have an RMSD of their length. Within a ball of RMSD the rule would be FG's.
+        "FGS": ("fgsm", {}, False),
         "optimisation, targeted": ("liu", {**single, **targeted}, False),
         "optimisation, targeted, ensemble": ("liu", {**ensemble, **targeted}, True),
         "FG, targeted": ("fgm-targeted", {}, False),
