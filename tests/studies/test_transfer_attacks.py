@@ -1,15 +1,21 @@
-"""Attacks of the studies of transfer: that each row is the attack that it is called, with the
-papers' numbers at scale paper.
+"""Attacks of the studies of transfer, and the papers' figures beside them: that each row is the
+attack that it is called, with the paper's numbers at scale paper.
 """
 
 import json
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
 
 from robusttrain.config.attacks import scenarios
-from studies import input_diversity, noise_reduced_gradient, transferable_ensembles
+from studies import (
+    input_diversity,
+    noise_reduced_gradient,
+    randomization,
+    transferable_ensembles,
+)
 from studies.transfers import PIXEL, Field
 
 #: Of the papers' radius, with no models and no data.
@@ -69,3 +75,24 @@ def test_targeted_attacks_have_the_papers_numbers():
             assert made.cost().gradients == count
             assert made.alpha == pytest.approx(0.75 * radius * PIXEL)
             assert made.threat.epsilon == pytest.approx(radius * PIXEL)
+
+
+def test_the_papers_figures_are_all_there():
+    """Tables 2 and 6 of xie-2018, Inception-v3, have all five attacks on the bare model and behind
+    one-pixel resizing; table 3 of xie-2019 has seven held-out networks.
+    """
+    assert {len(figures) for figures in randomization.PAPER.values()} == {len(randomization.ORDER)}
+    assert randomization.PAPER.keys() == {
+        *("bare", "vanilla", "single pattern", "ensemble pattern"),
+        *("one-pixel padding", "one-pixel resizing"),
+    }
+    assert randomization.PAPER["bare"] == (0.332, 0.311, 0.33, 0, 0)
+    assert randomization.PAPER["one-pixel resizing"] == (0.562, 0.488, 0.51, 0.994, 0.978)
+    table_3 = {
+        "ifgsm": (43.7, 36.4, 33.3, 25.4, 12.9, 15.1, 8.8),
+        "difgsm": (69.9, 67.9, 64.1, 51.7, 36.3, 35.0, 30.4),
+        "mifgsm": (71.4, 65.9, 64.6, 55.6, 22.8, 26.1, 15.8),
+        "mdifgsm": (80.7, 80.6, 80.7, 70.9, 44.6, 44.5, 39.4),
+    }
+    means = {name: round(fmean(rates) / 100, 3) for name, rates in table_3.items()}
+    assert means == input_diversity.PAPER_HELD_OUT
