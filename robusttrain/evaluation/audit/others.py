@@ -230,13 +230,11 @@ def fixed_randomness(subject: Subject) -> Finding | None:
         subject.judge(images, target=fixed, draws=1) for images in (adversarial, subject.images)
     )
     # Images that are wrong on the frozen draw without an attack say nothing of the attack.
-    frozen, free = float(left[clean > 0.5].mean()), float(subject.score.mean())
-    total = int((clean > 0.5).sum())
-    fails = (
-        tail(int(left[clean > 0.5].sum()), total, min(free + TOLERATED, 1.0)) < LEVEL
-        if total
-        else False
-    )
+    left = left[clean > 0.5]
+    if not len(left):
+        raise NotRun("the frozen draw gets every image wrong without an attack")
+    frozen, free = float(left.mean()), float(subject.score.mean())
+    fails = tail(int(left.sum()), len(left), min(free + TOLERATED, 1.0)) < LEVEL
     return Finding(
         check="fixed randomness",
         severity="weak" if fails else "note",
