@@ -68,7 +68,15 @@ class Normalize(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to the same shape, centred and scaled."""
+        """Images (B, C, H, W) in [0, 1] to the same shape, centred and scaled.
+
+        Raises:
+            ValueError: constants for several channels, and images of another number of them.
+        """
+        channels, given = self.mean.shape[1], images.shape[-3]
+        # One channel would be spread over all constants, and a network for colour take grey images.
+        if channels > 1 and given != channels:
+            raise ValueError(f"Normalize has {channels} constants, and images {given} channels")
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:

@@ -14,6 +14,13 @@ def test_formula_channel_by_channel():
     assert torch.equal(result, expected)
 
 
+def test_images_of_another_number_of_channels_are_refused():
+    normalize = Normalize([0.5] * 3, [0.25] * 3)
+    with pytest.raises(ValueError, match=r"has 3 constants, and images 1 channels$"):
+        normalize(torch.zeros(2, 1, 4, 4))  # torch would make three channels of one
+    assert Normalize([0.5], [0.25])(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+
+
 def test_constants_are_not_in_the_state_dict_but_follow_casts():
     normalize = Normalize([0.5], [0.25])
     assert normalize.state_dict() == {}
