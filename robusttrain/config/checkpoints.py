@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
@@ -105,6 +106,18 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     return deepcopy(_recipe_of_file(os.fspath(path), stamp))
 
 
+def classes_beside(path: str | os.PathLike[str]) -> list[str]:
+    """The names of the classes, in the order of their numbers, where a file of weights is a
+    checkpoint of ours, or a packaged model; empty where it is not, or cannot be read.
+    """
+    if Path(path).suffix == ".safetensors":
+        return []
+    try:
+        return read_recipe(path).get("classes") or []
+    except UserError:  # whoever loads the weights says what is wrong with the file
+        return []
+
+
 @lru_cache(maxsize=8)
 def _recipe_of_file(path: str, stamp: tuple[int, ...]) -> dict[str, Any]:
     """The configuration inside a file, weights and all read once as long as nobody writes to it: a
@@ -118,7 +131,7 @@ def _recipe(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(recipe, dict) or not _well_formed(recipe):
         raise UserError(
             f"{path} is no checkpoint of robusttrain; for weights alone name the model: --model"
-            f" NAME --weights {path}"
+            f" NAME --weights {shlex.quote(os.fspath(path))}"
         )
     if recipe.get("format") != FORMAT:
         raise UserError(

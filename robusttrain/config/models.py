@@ -13,7 +13,7 @@ import torch
 
 from robusttrain.config import presets
 from robusttrain.config.build import build_defended, check_pretrained, fit_to_data
-from robusttrain.config.checkpoints import load, read_recipe
+from robusttrain.config.checkpoints import classes_beside, load, read_recipe
 from robusttrain.config.origins import trained_node
 from robusttrain.core.errors import UserError, under
 from robusttrain.data import ImageData
@@ -43,7 +43,7 @@ def named_models(
             )
         kept = packaged.is_packaged(specification) or specification.endswith(".ckpt")
         recipe = read_recipe(specification) if kept else None
-        if classes := (recipe or {}).get("classes"):
+        if classes := (recipe or {}).get("classes") or _classes_of_weights(specification, kept):
             _refuse_other_numbers(specification, classes, numbered)
             if numbered is None:
                 numbered = specification, classes
@@ -51,6 +51,22 @@ def named_models(
         by_name[name] = _model(specification, data, trust, recipe)
         by_name[name].defended.eval().to(device)
     return by_name
+
+
+def _weights_file(specification: str, weights: str) -> Path:
+    """The file that a YAML names, as its author means it: beside the YAML, or where the command is
+    given.
+    """
+    beside = Path(specification).parent / weights
+    return beside if beside.is_file() else Path(weights)
+
+
+def _classes_of_weights(specification: str, kept: bool) -> list[str]:
+    """The classes of a checkpoint from which a YAML takes the weights."""
+    if kept or trained_node(specification) is not None:
+        return []
+    weights = presets.read("model", specification, "--models").get("weights")
+    return classes_beside(_weights_file(specification, weights)) if weights else []
 
 
 def _refuse_other_numbers(
@@ -112,12 +128,9 @@ def _model(
         fit_to_data(node.get("defense"), facts, "defense")
         defended = build_defended(node["model"], node.get("defense"))
     if node.get("weights") is not None:
-        file = Path(node["weights"])
-        # As the YAML's author means it: beside the YAML, or where the command is given.
-        beside = Path(specification).parent / file
         load_weights(
             defended.classifier,
-            beside if beside.is_file() else file,
+            _weights_file(specification, node["weights"]),
             node.get("weights_which"),
             f"--models {specification}: weights",
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from robusttrain.config.attacks import checked
 from robusttrain.config.build import build, build_defended, check_pretrained, fit_to_data
-from robusttrain.config.checkpoints import load, read_recipe
+from robusttrain.config.checkpoints import classes_beside, load, read_recipe
 from robusttrain.config.zoo import fit_to_zoo
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.parts import class_name
@@ -46,7 +46,9 @@ def build_target(
     """
     model, defense = copy.deepcopy(plan.model), copy.deepcopy(plan.defense)
     recipe = {} if plan.checkpoint is None else read_recipe(plan.checkpoint)
-    if classes := recipe.get("classes"):
+    # A checkpoint's weights come with the order that they were trained in, however they are named.
+    beside = [] if plan.weights is None else classes_beside(plan.weights)
+    if classes := recipe.get("classes") or beside:
         data.number_as(classes)
     facts = data.facts()
     if plan.checkpoint is not None:

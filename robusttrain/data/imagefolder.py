@@ -24,7 +24,7 @@ from robusttrain.data.class_order import (
 from robusttrain.data.decoding import size_of
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.listing import Listing, subfolders
-from robusttrain.data.notes import note, shown
+from robusttrain.data.notes import note, pasted, shown
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class ImageFolder(ImageData):
         there = subfolders(self.root)
         for name in there:
             if {inner.lower() for inner in subfolders(self.root / name)} & SPLITS:
-                fix = f"give --data.root {shown(self.root / name)}"
+                fix = f"give --data.root {pasted(self.root / name)}"
                 raise missing_data("class folders", self.root, "train/, test/ or val/", fix)
         return bool({name.lower() for name in there} - SPLITS)
 
@@ -216,7 +216,7 @@ class ImageFolder(ImageData):
 
     def _classes(self) -> tuple[list[str], str]:
         """The names of the classes in the order of their numbers, and the origin of the order."""
-        _, names = self._first()
+        folder, names = self._first()
         if self._classes_file is not None:
             order = read_order(self._classes_file)
             fitting(names, order, f"--data.classes {self._classes_file}")
@@ -226,7 +226,32 @@ class ImageFolder(ImageData):
         if self._checkpoints is not None and len(names) == len(self._checkpoints):
             how = f"{by_name(names)}, since the checkpoint has other names"
             return names, f"{how} ({', '.join(self._checkpoints[:3])} ...)"
+        if len(names) == 1:
+            self._refuse_one_level_above(folder, names[0])
+        elif self._checkpoints is not None:
+            unknown = next(name for name in names if name not in set(self._checkpoints))
+            theirs = ", ".join(map(repr, self._checkpoints[:5]))
+            raise UserError(
+                f"the folder {unknown!r} is no class of the checkpoint, which has"
+                f" {len(self._checkpoints)} classes ({theirs}"
+                f"{' ...' if len(self._checkpoints) > 5 else ''}), and {shown(folder)} has"
+                f" {len(names)} folders: rename or remove it, or give the checkpoint's classes in"
+                " their order, by the names of the folders, with --data.classes FILE"
+            )
         return names, by_name(names)
+
+    def _refuse_one_level_above(self, folder: Path, name: str) -> None:
+        """Raise UserError where the only class folder holds no images, but the folders of classes
+        further inside.
+        """
+        inside = folder / _by_class(folder)[name][0].name
+        while not Listing([]).loose(inside) and (there := subfolders(inside)):
+            if len(there) > 1:
+                fix = f"give --data.root {pasted(inside)}"
+                if folder != self.root:
+                    fix = f"move the folders in {shown(inside)} to {shown(folder)}"
+                raise missing_data("class folders", folder, "two of them or more", fix)
+            inside = inside / there[0]
 
     def _size_in(self, folder: Path) -> int:
         """Height and width of the first image, which is looked for once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 
 logger = logging.getLogger(__name__)
 
@@ -18,3 +19,8 @@ def note(notes: list[str], line: str) -> None:
 def shown(name: str | os.PathLike[str]) -> str:
     """A path or name that can be printed, whatever bytes it has."""
     return os.fspath(name).encode("utf-8", "backslashreplace").decode()
+
+
+def pasted(name: str | os.PathLike[str]) -> str:
+    """A path as a part of a command that can be pasted: in quotes where it has blanks."""
+    return shlex.quote(shown(name))

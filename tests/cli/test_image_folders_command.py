@@ -1,6 +1,7 @@
 """A folder of pictures that none of us made, through the commands: what is said, and recorded."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -154,6 +155,25 @@ def test_a_checkpoint_keeps_its_classes(command, root, tmp_path):
     assert done.code == 0, done.err
     assert "numbered as in the checkpoint" in done.err
     assert Records.read(tmp_path / "o" / "verdicts.safetensors").label.tolist() == [3, 11]
+    # Its weights alone were trained in that order as well, whatever their file is called.
+    weights = checkpoint.rename(tmp_path / "w.pth")
+    done = command(
+        *("evaluate.py", "--model", "mlp", "--model.depth", 0, "--weights", weights, *data),
+        *("--data.root", tmp_path / "other", "--attack", "fgsm", "--audit", "false"),
+        *("--output", tmp_path / "o2", "--precision", "float32"),
+    )
+    assert done.code == 0, done.err
+    assert "numbered as in the checkpoint" in done.err
+    assert Records.read(tmp_path / "o2" / "verdicts.safetensors").label.tolist() == [3, 11]
+    shutil.copy(weights, checkpoint)
+    for name in ("a", "b"):
+        node = "model: {class_path: robusttrain.models.MLP, init_args: {depth: 0}}"
+        (tmp_path / f"{name}.yaml").write_text(f"{node}\nweights: {weights}\n")
+    done = command(
+        *("evaluate.py", "--models", tmp_path / "a.yaml", tmp_path / "b.yaml", *data),
+        *("--data.root", tmp_path / "other", "--attack", "fgsm", "--output", tmp_path / "o3"),
+    )
+    assert "numbered as in the checkpoint" in done.err
     same = ["--data.root", root, "--model", "mlp", "--model.depth", 0, *training]
     again = command(
         *("train.py", *data, *same, "--trainer.max_epochs", 2, "--ckpt_path", "last", *where)

@@ -291,6 +291,37 @@ def test_a_checkpoint_of_other_classes_is_told_of(root, caplog):
     assert "since the checkpoint has other names (x, y" in caplog.text
 
 
+def test_a_folder_too_many_for_a_checkpoint_is_named(root):
+    save(root / "test" / "bug" / "0.png")
+    data = ImageFolder(root=str(root))
+    data.number_as(["ant", "bee"])
+    with pytest.raises(UserError, match=r"^the folder 'bug' .* has 2 classes \('ant', 'bee'\)"):
+        data.facts()
+
+
+def test_class_folders_further_inside_are_named(tmp_path):
+    """The only folder is no class: its folders are."""
+    for name in ("ant", "bee"):
+        save(tmp_path / "all of them" / "v1" / "my pictures" / name / "0.png")
+        save(tmp_path / "split" / "test" / "images" / name / "0.png")
+    inside = "--data.root '[^']*all of them/v1/my pictures'"
+    with pytest.raises(UserError, match=f"no class folders in .*: give {inside}$"):
+        ImageFolder(root=str(tmp_path / "all of them")).facts()
+    with pytest.raises(UserError, match=r"move the folders in .*test/images to .*/test$"):
+        ImageFolder(root=str(tmp_path / "split")).facts()
+    data = ImageFolder(root=str(tmp_path / "all of them"))
+    data.number_as(["v1", "v2"])  # a class of the checkpoint, whose images lie further inside
+    data.setup("test")
+    assert data._test.labels.tolist() == [0, 0]
+
+
+def test_a_folder_with_blanks_is_named_so_that_it_can_be_pasted(tmp_path):
+    for name in ("ant", "bee"):
+        save(tmp_path / "my pictures" / "test" / name / "0.png")
+    with pytest.raises(UserError, match=r"give --data\.root '.*my pictures'$"):
+        ImageFolder(root=str(tmp_path)).facts()
+
+
 def test_imagenet_counts_what_it_passes_over(tmp_path):
     folder = tmp_path / "val" / "n01440764"
     save(folder / "a.png")
