@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def trusted(class_path: str, trust: Sequence[str]) -> str:
     if named is None:
         raise UserError(
             f"class {class_path!r} comes from a file that is not trusted, and would be run; if you"
-            f" know it, name the file: --trust {match['file']} (robusttrain.load(...,"
+            f" know it, name the file: --trust {shlex.quote(match['file'])} (robusttrain.load(...,"
             " trust=[...]))"
         )
     if not named.is_file():

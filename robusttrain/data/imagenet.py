@@ -15,7 +15,7 @@ from robusttrain.core.errors import OptionError, UserError
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.image_files import ImageFiles
 from robusttrain.data.listing import Listing, subfolders
-from robusttrain.data.notes import shown
+from robusttrain.data.notes import pasted, shown
 
 _LAYOUT = "val/<wnid>/*.JPEG, wnid being n01440764 and the like"
 _FIX = "sort the validation images into one folder for each class, and give --data.root DIR"
@@ -74,8 +74,8 @@ class ImageNet(ImageData):
         if split == "train":
             raise UserError(
                 "--data imagenet is for evaluation only: to train on train/<wnid>/ of the same"
-                f" folder, give --data imagefolder --data.root {self.root} --data.image_size"
-                f" {self._side}"
+                " folder, give --data imagefolder"
+                f" --data.root {pasted(self.root)} --data.image_size {self._side}"
             )
         number = {wnid: label for label, wnid in enumerate(_wnids())}
         listing = Listing(self.notes)

@@ -10,6 +10,7 @@ import torch
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Doubt, Say
 from robusttrain.data import ImageData
+from robusttrain.data.notes import pasted
 from robusttrain.evaluation.class_order import OtherOrder
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.scoring import top_classes
@@ -91,7 +92,7 @@ def lines_about(clean: dict[str, Any], other: OtherOrder, classes: int, output: 
         lines.append(
             f"{accuracy}, and another order of the classes explains it: with {names}"
             f"{text if other.as_text else ''} it would be {best}. The order is written: with image"
-            f" folders, --data.classes {output / 'classes.json'} takes it"
+            f" folders, --data.classes {pasted(output / 'classes.json')} takes it"
         )
     elif other.undecided:
         lines.append(

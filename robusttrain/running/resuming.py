@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -56,7 +57,7 @@ class Place:
         if kept is None:
             return "no epoch was finished, so nothing is kept; the same command starts again"
         # The best epoch is written first: a disk may have had room for that alone.
-        named = "last" if kept.name == "last.ckpt" else kept
+        named = "last" if kept.name == "last.ckpt" else shlex.quote(str(kept))
         return f"the last finished epoch is kept as {kept}; --ckpt_path {named} goes on from there"
 
 

@@ -91,7 +91,8 @@ def test_few_images_that_another_order_answers_rightly_decide_nothing(each, expl
     assert (other.best, other.held_out) == (1, 1)
     assert (other.explains, other.undecided) == (explains, not explains)
     clean = {"accuracy": 0.0, "ci95": [0.0, 0.4]}
-    said = " ".join(lines_about(clean, other, 3, Path("out")))
+    said = " ".join(lines_about(clean, other, 3, Path("my results")))
+    assert ("--data.classes 'my results/classes.json' takes it" in said) is explains
     assert "no other order" not in said
     assert ("another order of the classes may explain it: with 2, 0, 1" in said) is not explains
 
