@@ -117,6 +117,10 @@ def _cannot_take(model: nn.Module, what: str, images: Tensor, error: Exception) 
     if "does not require grad" in str(error):
         why += "; weights are frozen while a model is attacked, so it cannot train in forward"
     defense = model.defense if isinstance(model, DefendedClassifier) else None
+    own = getattr(getattr(model, "classifier", model), "image_size", None)
+    if defense is None and isinstance(own, int) and own != shape[-1]:
+        why += f"; it is built for {own} x {own} pixels, to which --data.image_size {own} resizes"
+        why += " the pictures of a folder"
     if defense is not None:
         rng = Rng.for_images(0, torch.zeros(1, device=images.device))
         with suppress(Exception), prepared(defense), torch.no_grad():

@@ -5,6 +5,7 @@ import timm
 import torch
 
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.evaluation import check_classes
 from robusttrain.models import TimmClassifier
 
 
@@ -101,3 +102,9 @@ def test_downloaded_weights_bring_their_constants_size_and_classes(monkeypatch):
     # An untrained head
     assert TimmClassifier("test_resnet", num_classes=5, pretrained=True).pretrained_classes == 12
     assert TimmClassifier("test_resnet", num_classes=12).pretrained_classes is None
+
+
+def test_a_transformer_of_another_size_says_which():
+    model = TimmClassifier("vit_tiny_patch16_224", 2)
+    with pytest.raises(UserError, match=r"of \(3, 32, 32\): .*--data\.image_size 224 resizes"):
+        check_classes(model, torch.zeros(2, 3, 32, 32), 2)
