@@ -203,7 +203,8 @@ def load(
             weights that do not fit.
     """
     content = _content(checkpoint)
-    recipe = recipe or _recipe(content, checkpoint)
+    own = _recipe(content, checkpoint)
+    recipe = recipe or own
     defended = build_defended(recipe["model"], recipe["defense"], ("robusttrain", *trust))
     prefix = "model."
     state = content.get("state_dict")
@@ -216,6 +217,7 @@ def load(
     }
     adopt_normalisations(defended, state)
     fit_state(defended, state, Path(checkpoint))
+    defended.class_names = tuple(own.get("classes", ()))
     return defended.eval()
 
 

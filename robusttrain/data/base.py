@@ -208,9 +208,15 @@ class ImageData(LightningDataModule, ABC):
     def number_as(self, classes: Sequence[str]) -> None:
         """Number classes as a checkpoint does, which gives their names in order.
 
-        Data sets with fixed numbers refuse, when they are read, the same names in another order.
+        Data sets with fixed numbers refuse the same names in another order: when they are read, or
+        now, where they were.
+
+        Raises:
+            UserError: the data set was read, and numbers the same classes otherwise.
         """
         self._numbered_as = list(classes)
+        if self._train is not None or self._test is not None:
+            same_order(self.class_names, classes, f"data: {type(self).__name__}", self.notes)
 
     def limit_test(self, count: int, seed: int, at_most: bool = False) -> None:
         """Restrict the test loader to ``count`` images, chosen by ``seed``; a larger choice

@@ -112,6 +112,8 @@ class ImageFolder(ImageData):
         another order.
         """
         self._checkpoints = list(classes)
+        if self._train is not None or self._test is not None:
+            super().number_as(classes)
 
     def facts(self) -> Facts:
         """The number of class folders, and the given size or that of the first image."""

@@ -40,6 +40,8 @@ class DefendedClassifier(nn.Module):
         #: Whether `robusttrain.attacks.Queried` saw the target draw, or differ: a part may be
         #: random without saying so.
         self.observed_random = False
+        #: Names of the classes by their numbers, where a checkpoint says them.
+        self.class_names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module | Callable[[Tensor], Any]) -> DefendedClassifier:

@@ -265,7 +265,7 @@ def _data(
     images: Any,
     labels: Tensor | None,
     count: int | None,
-    target: nn.Module,
+    target: DefendedClassifier,
     batch_size: int,
     seed: int,
 ) -> ImageData:
@@ -275,6 +275,8 @@ def _data(
             raise UserError("labels: the data set brings labels of its own: leave these out")
         data = images.alone()  # a limit is this evaluation's, and not the caller's
         data.prepare_data()
+        if names := target.class_names:
+            data.number_as(names)
         if count is not None:
             data.limit_test(count, data.seed)
     else:

@@ -35,6 +35,17 @@ def surrogates_in(node: Any) -> list[str]:
     return list(dict.fromkeys(name for item in items for name in surrogates_in(item)))
 
 
+def paths_in(node: Any) -> list[str]:
+    """All files under a configuration node from which a source reads a model."""
+    if isinstance(node, list):
+        return [path for item in node for path in paths_in(item)]
+    if not isinstance(node, Mapping):
+        return []
+    here = node.get("path")
+    own = [here] if isinstance(here, str) and names_file(here) else []
+    return own + [path for item in node.values() for path in paths_in(item)]
+
+
 def names_file(path: str | None) -> bool:
     """Whether a source's path is a file's, not that of a model still to be trained."""
     return bool(path) and not str(path).startswith(TO_BE_TRAINED)
