@@ -221,6 +221,13 @@ def load(
     return defended.eval()
 
 
+def training_seed(checkpoint: str | os.PathLike[str]) -> int | None:
+    """The seed that a checkpoint was trained with; None where it does not say."""
+    run = read_recipe(checkpoint).get("run")
+    seed = run.get("seed") if isinstance(run, dict) else None
+    return seed if isinstance(seed, int) else None
+
+
 def _content(checkpoint: str | os.PathLike[str]) -> Any:
     """The content of a checkpoint; that of a packaged model has the same form."""
     if not packaged.is_packaged(checkpoint):

@@ -116,6 +116,7 @@ def explained(
     device: torch.device,
     data: ImageData,
     data_hash: str,
+    training_seed: int | None,
 ) -> dict[str, Any]:
     """The content of results.json: the figures, and all that the figures depend on.
 
@@ -130,12 +131,14 @@ def explained(
         device: where the attacks ran.
         data: the images.
         data_hash: of their content.
+        training_seed: of the target's training; None where nobody knows.
     """
     return {
         "schema": SCHEMA,
         "command": line(),
         "target": target_name,
         "weights": hash_of_weights(target),
+        "training_seed": training_seed,
         "data": plan.data_name,
         "classes": data.class_names,
         "data_notes": data.notes,

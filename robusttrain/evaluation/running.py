@@ -56,6 +56,7 @@ class Subject:
         bare: of these, the ones that apply to its classifier without the defense, for
             ``bare_classifier``.
         codes: of the user's own code in attacks, by name (`codes_of`).
+        training_seed: of the target's training; None where nobody knows.
     """
 
     target: DefendedClassifier
@@ -64,6 +65,7 @@ class Subject:
     unfit: Mapping[str, str] = field(default_factory=dict)
     bare: Mapping[str, Scenario] = field(default_factory=dict)
     codes: Mapping[str, str] = field(default_factory=dict)
+    training_seed: int | None = None
 
     @cached_property
     def weights(self) -> str:
@@ -341,6 +343,7 @@ def attack(
         device,
         data,
         subject.images,
+        subject.training_seed,
     )
     if not trainer.is_global_zero:
         return content

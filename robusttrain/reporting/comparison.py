@@ -113,6 +113,7 @@ def doubts(first: Run, other: Run) -> Iterator[str]:
     for name in codes[0].keys() & codes[1].keys():
         if codes[0][name] != codes[1][name]:
             yield f"attacks.{name}: its code was edited between the two"
+    yield from _other_seeds(first, other)
     yield from _other_draws(first, other)
     yield from _other_sizes(first, other)
     for run in (first, other):
@@ -121,6 +122,23 @@ def doubts(first: Run, other: Run) -> Iterator[str]:
     for what in ("precision", "versions"):
         there, here = (run.json.get(what) for run in (first, other))
         yield from _named(what, there or {}, here or {})
+
+
+def _other_seeds(first: Run, other: Run) -> Iterator[str]:
+    """Chance that an interval over images does not hold."""
+    seeds = [run.results.plan.seed for run in (first, other)]
+    if seeds[0] != seeds[1]:
+        yield (
+            f"seed: there {seeds[0]}, here {seeds[1]}: random starts and draws are others, which"
+            " alone may change some verdicts: evaluate both with one --seed"
+        )
+    trained = [run.json.get("training_seed") for run in (first, other)]
+    if None not in trained and trained[0] != trained[1]:
+        yield (
+            f"the models were trained with other seeds (there {trained[0]}, here {trained[1]}): the"
+            " intervals are of these two models, and do not hold what another seed of one training"
+            " changes"
+        )
 
 
 def _other_draws(first: Run, other: Run) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
 from robusttrain.attacks.sources.surrogates import paths_in, surrogates_in
 from robusttrain.config.attacks import scenario, stem
-from robusttrain.config.checkpoints import classes_beside, read_recipe
+from robusttrain.config.checkpoints import classes_beside, read_recipe, training_seed
 from robusttrain.config.suites import left_out, refuse_few_classes
 from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
@@ -354,7 +354,8 @@ def fitted(
     for why in dict.fromkeys(unfit.values()):
         names = ", ".join(attack for attack, because in unfit.items() if because == why)
         say(f"left out: {names}, because {why}")
-    return Subject(target, name, data, unfit)
+    seed = None if plan.checkpoint is None else training_seed(plan.checkpoint)
+    return Subject(target, name, data, unfit, training_seed=seed)
 
 
 def for_the_bare(plan: EvaluationPlan, subject: Subject) -> list[str]:

@@ -81,6 +81,7 @@ def test_the_newest_checkpoint_as_a_process(run_script, trained, usual, tmp_path
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "o" / "results.json").read_text())
     assert found["target"] == str(trained.best)
+    assert found["training_seed"] == read_recipe(trained.best)["run"]["seed"] == 0
     assert found["data"] == "Digits"
     assert found["threat"] == {"norm": "linf", "epsilon": 0.031}
     assert (found["seed"], found["images"], found["draws"], found["audit"]) == (0, 40, 2, [])

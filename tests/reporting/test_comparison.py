@@ -419,3 +419,27 @@ def test_a_small_p_beside_an_interval_that_holds_zero_is_no_verdict(folder):
     said = sentence(run, run, [row])
     assert "but the interval holds 0" in said
     assert "more often" not in said
+
+
+def test_other_seeds_are_told(folder, evaluated, tmp_path, capsys):
+    """Both drew the same images here, all there are: nothing else said that the seeds differ."""
+    whole = {"images": 297, "attacks": ["fgsm"]}
+    first, other = (evaluated(seed=seed, **whole) for seed in (0, 1))
+    command.run([str(first), str(other)])
+    said = " ".join(capsys.readouterr().err.split())
+    told = "seed: there 0, here 1: random starts and draws are others"
+    assert told in said
+    assert told in (other / "comparison.html").read_text()
+    trained = [
+        changed(folder, tmp_path / f"{at}", partial(dict.update, training_seed=seed))
+        for at, seed in enumerate((3, 4, 4))
+    ]
+    command.run([str(trained[0]), str(trained[1])])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the models were trained with other seeds (there 3, here 4)" in said
+    assert "seed: there" not in said
+    command.run([str(trained[1]), str(trained[2])])
+    command.run([str(folder), str(trained[2])])  # of the first one nobody knows
+    said = " ".join(capsys.readouterr().err.split())
+    assert "other seeds" not in said
+    assert "seed: there" not in said
