@@ -320,6 +320,15 @@ class Attack(ABC):
     def cost(self) -> Cost:
         """What ``run`` asks of the source, per image."""
 
+    def cost_on(self, source: nn.Module) -> Cost:
+        """`cost`, and what ``run`` asks besides of a source that is random, or fuses losses, where
+        `cost` leaves that out. A wrapper counts what its members ask.
+
+        Args:
+            source: a `Queried`, which knows by now whether it is random.
+        """
+        return self.cost()
+
 
 def _one_each(made: Any, images: Tensor, attack: str) -> Tensor:
     """What an attack's `run` returned, detached.

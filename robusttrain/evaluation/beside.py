@@ -72,7 +72,7 @@ class Beside:
     @property
     def evaluations(self) -> int:
         """Evaluations that an image costs, at most."""
-        costs = [each.attack.cost() for each in self.engine.scenarios.values()]
+        costs = [self.engine.cost(name) for name in self.engine.scenarios]
         return sum(sum(cost) for cost in costs) + self.engine.verdicts_per_image
 
     def run(

@@ -65,8 +65,8 @@ def announce(
     images, labels = batch.images.to(device), batch.labels.to(device)
     expected = engine.measure(images, labels)
     evaluations: float = engine.verdicts_per_image
-    for name, planned in engine.scenarios.items():
-        cost = planned.attack.cost()
+    for name in engine.scenarios:
+        cost = engine.cost(name)
         price = f"{cost.gradients} gradient evaluations" + (
             f" and {cost.queries} queries" if cost.queries else ""
         )

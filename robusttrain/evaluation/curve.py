@@ -112,7 +112,8 @@ class Curve:
 
     def cost(self, rung: Rung) -> Cost:
         """What an image costs at a point, at most."""
-        costs = [each.cost() for each in self.attacks(rung).values()]
+        sources = self.engine.sources
+        costs = [each.cost_on(sources[name]) for name, each in self.attacks(rung).items()]
         return Cost(sum(each.gradients for each in costs), sum(each.queries for each in costs))
 
     @property

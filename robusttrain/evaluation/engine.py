@@ -285,7 +285,7 @@ class Engine:
         first = self.first_of_equal()
         for name, source in self.sources.items():
             attack, same = self.scenarios[name].attack, first[name]
-            cost, asked = attack.cost(), (same, attack.asks_g)
+            cost, asked = self.cost(name), (same, attack.asks_g)
             if cost.gradients and same not in gradients:
                 gradients[same] = pricing.of_gradient(source, images, rng, self.compiled)
             if cost.queries and asked not in queries:
@@ -298,6 +298,10 @@ class Engine:
         verdicts(self._queried, images, labels, rng, draws=1)
         expected["scoring"] = (time.perf_counter() - start) / len(images) * self.verdicts_per_image
         return expected
+
+    def cost(self, name: str) -> Cost:
+        """What an attack asks of its source, per image, at most."""
+        return self.scenarios[name].attack.cost_on(self.sources[name])
 
     @property
     def verdicts_per_image(self) -> int:
@@ -371,7 +375,7 @@ class Engine:
 
     def _planned(self, stage: str) -> float:
         """Evaluations that a stage takes for an image."""
-        cost = self.scenarios[stage].attack.cost() if stage != "clean" else Cost(0, 0)
+        cost = self.cost(stage) if stage != "clean" else Cost(0, 0)
         return cost.gradients + cost.queries + self.draws * (2 if self.random else 1)
 
     def _clean(self, images: Tensor, labels: Tensor, rng: Rng) -> Entry:

@@ -60,9 +60,9 @@ def works_of(
     }
     counts = dict.fromkeys(networks, 0.0)
     for name, scenario in attacks.items():
-        cost = scenario.attack.cost()
         try:
             source = Queried(scenario.source(fast[types[name]]))
+            cost = scenario.attack.cost_on(source)
             for gradients, times in ((True, cost.gradients), (False, cost.queries)):
                 if times:
                     seen = _seen(source, networks, images[:FEW], rng[:FEW], gradients)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from robusttrain.attacks.base import Cost
 from robusttrain.attacks.parts.threats import described
 from robusttrain.config.attacks import scenario
 from robusttrain.config.build import build
@@ -106,14 +107,15 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
 
     makers = parties.makers(plan.held_out)
     crafting.compare_copies(dict.fromkeys(chain(*makers.values())), next(iter(batches())))
-    for name in attacks:  # what does not fit is found before hours are spent
-        for members in makers.values():
-            crafting.source(name, members)
+    costs = {  # what does not fit is found before hours are spent
+        name: max((crafting.cost(name, members) for members in makers.values()), key=sum)
+        for name in attacks
+    }
 
     clean = crafting.clean(targets, batches())
     labels = torch.cat([batch.labels.cpu() for batch in batches()])
     every_model_right(clean, labels)  # or nothing could be measured in the end
-    announce(attacks, makers, len(labels), telling.say)
+    announce(costs, makers, len(labels), telling.say)
     radii = [("--epsilon", planned.scenario.attack.threat) for planned in attacks.values()]
     for wide in covering(radii, data.facts()):
         telling.say(wide)
@@ -208,12 +210,13 @@ def among(models: Iterable[str], chosen: list[str] | None, option: str) -> list[
 
 
 def announce(
-    attacks: dict[str, Planned], makers: dict[str, list[str]], images: int, say: Say
+    costs: Mapping[str, Cost], makers: dict[str, list[str]], images: int, say: Say
 ) -> None:
-    """Say what crafting costs before it starts."""
+    """Say what crafting costs before it starts: ``costs`` of an image, by attack, on the source
+    where it costs most.
+    """
     models = sum(map(len, makers.values()))
-    for name, planned in attacks.items():
-        cost = planned.scenario.attack.cost()
+    for name, cost in costs.items():
         effort = f"{cost.gradients} gradient evaluations" + (
             f" and {cost.queries} queries" if cost.queries else ""
         )

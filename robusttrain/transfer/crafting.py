@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Queried
+from robusttrain.attacks import Cost, Queried
 from robusttrain.attacks.sources.surrogates import fused
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
@@ -160,6 +160,15 @@ class Crafting:
         source = sources[0] if len(sources) == 1 else fused(sources, None, self.fuse)
         self.attacks[attack].scenario.attack.check(source)
         return source
+
+    def cost(self, attack: str, maker: Sequence[str]) -> Cost:
+        """What the attack asks of its `source`, per image, at most.
+
+        Raises:
+            UserError: as for `source`.
+        """
+        source = Queried.of(self.source(attack, maker))
+        return self.attacks[attack].scenario.attack.cost_on(source)
 
     def fingerprint(self, attack: str, maker: Sequence[str]) -> dict[str, Any]:
         """All that an attack's images on a maker depend on, except the clean images."""

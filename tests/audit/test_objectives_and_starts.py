@@ -106,9 +106,10 @@ def test_they_cost_what_they_say():
             spent = (asked.gradients + asked.queries) / 4
             assert 0 < spent <= sum(version.cost())
         once = sum(sum(each.cost()) for each in versions)
-        assert objectives.evaluations(attack, decided=True) == once
-        assert objectives.evaluations(attack, decided=False) == sum(attack.cost()) + 2 * once
-    assert objectives.evaluations(Square(), decided=False) == 0
+        own = sum(attack.cost())
+        assert objectives.evaluations(attack, own, decided=True) == once
+        assert objectives.evaluations(attack, own, decided=False) == own + 2 * once
+    assert objectives.evaluations(Square(), 100, decided=False) == 0
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e-12, 1e-25, 1e25])

@@ -17,7 +17,7 @@ from robusttrain.attacks.parts.objectives import Margin, Objective, TargetedMarg
 from robusttrain.attacks.parts.threats import L2, Threat, into_ball, per_image
 from robusttrain.attacks.parts.updates import Adam
 from robusttrain.attacks.queries import all_or_none, share_above
-from robusttrain.attacks.ray import Majority, held
+from robusttrain.attacks.ray import TRIES, Majority, held
 from robusttrain.core.checked import Count, NonNegative, Positive, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
@@ -148,10 +148,7 @@ class CarliniWagner(Attack):
         return replace(self, steps=times(self.steps, effort))
 
     def cost(self) -> Cost:
-        """An upper bound; but on a random model an exact estimator takes ``votes`` more queries a
-        step, with a source that fuses losses one, and the last search up to `ray.TRIES` times
-        ``votes``.
-        """
+        """An upper bound on a deterministic source that does not fuse losses."""
         steps = self.steps * self.search_steps
         voted = 0 if self.gradient.exact else self.votes
         return Cost(
@@ -161,6 +158,16 @@ class CarliniWagner(Attack):
             + self.votes
             + steps * (self.gradient.queries + voted),
         )
+
+    def cost_on(self, source: nn.Module) -> Cost:
+        """An upper bound: a random model is asked ``votes`` times about each iterate, and in the
+        last search; of a source that fuses losses no loss tells whether an iterate is adversarial.
+        """
+        cost, queried = self.cost(), Queried.of(source)
+        steps = self.steps * self.search_steps
+        judged = self.votes if queried.random else int(not tells(self.gradient, queried))
+        queries = cost.queries + (steps * judged if self.gradient.exact else 0)
+        return cost._replace(queries=queries + (TRIES * self.votes if queried.random else 0))
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         _, random = Queried.of(source).asked_twice(images, rng.fold("ask"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.algorithms.nearest import Nearest, annealed, cost_of, tells
+from robusttrain.attacks.algorithms.nearest import Nearest, annealed, cost_of, cost_on, tells
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
 from robusttrain.attacks.parts.loss import Loss
@@ -94,6 +94,9 @@ class DDN(Attack):
 
     def cost(self) -> Cost:
         return cost_of(self.steps, self.gradient)
+
+    def cost_on(self, source: nn.Module) -> Cost:
+        return cost_on(self.steps, self.gradient, self.votes, source)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         parts = (self.threat, self.gradient, self.votes)

@@ -91,7 +91,14 @@ class MinimalNorm(Attack):
         """An upper bound: images for which the first run fails are spared the others, and the last
         search is for random models alone.
         """
-        cost, runs = self.attack.cost(), self.steps + 1
+        return self._bound(self.attack.cost())
+
+    def cost_on(self, source: nn.Module) -> Cost:
+        return self._bound(self.attack.cost_on(source))
+
+    def _bound(self, cost: Cost) -> Cost:
+        """What all runs cost at most, where one costs as much."""
+        runs = self.steps + 1
         votes = (runs + TRIES) * self.votes
         return Cost(runs * cost.gradients, 2 + runs * cost.queries + votes)
 

@@ -16,7 +16,7 @@ from robusttrain.attacks.parts.gradients import GradientEstimator
 from robusttrain.attacks.parts.objectives import Margin
 from robusttrain.attacks.parts.threats import Threat, into_ball, per_image
 from robusttrain.attacks.queries import share_above
-from robusttrain.attacks.ray import Majority, nearest_on_ray
+from robusttrain.attacks.ray import TRIES, Majority, nearest_on_ray
 from robusttrain.attacks.rounding import LEAST_STEP
 from robusttrain.core.rng import Rng
 
@@ -124,14 +124,23 @@ class Opening:
 
 
 def cost_of(steps: int, gradient: GradientEstimator) -> Cost:
-    """What ``steps`` iterates cost where the image is right to begin with.
+    """What ``steps`` iterates cost where the image is right to begin with, of a deterministic
+    source that does not fuse losses.
 
-    The search on a random model, up to `ray.TRIES` times ``votes`` queries, comes on top, and with
-    a source that fuses losses 1 + ``steps``. An image that is wrong already takes two queries and,
-    on a deterministic model, no gradient.
+    An image that is wrong already takes two queries and no gradient.
     """
     queries = 1 if gradient.exact else 2 + steps * (gradient.queries + 1)
     return Cost(gradients=steps * gradient.evaluations, queries=queries)
+
+
+def cost_on(steps: int, gradient: GradientEstimator, votes: int, source: nn.Module) -> Cost:
+    """`cost_of` and, at most, the search on a random model, and a query for each iterate where the
+    loss does not tell.
+    """
+    cost, queried = cost_of(steps, gradient), Queried.of(source)
+    asked = 1 + steps if gradient.exact and not tells(gradient, queried) else 0
+    searched = TRIES * votes if queried.random else 0
+    return cost._replace(queries=cost.queries + asked + searched)
 
 
 class Nearest:

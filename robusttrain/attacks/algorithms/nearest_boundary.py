@@ -13,6 +13,7 @@ from robusttrain.attacks.algorithms.nearest import (
     annealed,
     beyond_tie,
     cost_of,
+    cost_on,
     into,
     slope_within,
 )
@@ -109,6 +110,9 @@ class NearestBoundary(Attack):
 
     def cost(self) -> Cost:
         return cost_of(self.steps, self.gradient)
+
+    def cost_on(self, source: nn.Module) -> Cost:
+        return cost_on(self.steps, self.gradient, self.votes, source)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         parts = (self.threat, self.gradient, self.votes)

@@ -145,11 +145,10 @@ def common_goals(
     return first
 
 
-def total(attacks: Sequence[Attack], votes: int) -> Cost:
-    """What `strongest` costs at most: a deterministic model is asked once instead of ``votes``
-    times.
+def total(costs: Sequence[Cost], votes: int) -> Cost:
+    """What `strongest` costs at most, of attacks that cost as much: a deterministic model is asked
+    once instead of ``votes`` times.
     """
-    costs = [attack.cost() for attack in attacks]
     queries = 2 + sum(cost.queries + votes for cost in costs)
     return Cost(sum(cost.gradients for cost in costs), queries)
 
@@ -195,7 +194,10 @@ class Restarts(Attack):
 
     def cost(self) -> Cost:
         """An upper bound: broken images are spared further runs."""
-        return total(self.members, self.votes)
+        return total([each.cost() for each in self.members], self.votes)
+
+    def cost_on(self, source: nn.Module) -> Cost:
+        return total([each.cost_on(source) for each in self.members], self.votes)
 
     def check(self, source: nn.Module) -> None:
         self.attack.check(source)
@@ -254,7 +256,10 @@ class Several(Attack):
 
     def cost(self) -> Cost:
         """An upper bound: broken images are spared the attacks that follow."""
-        return total(self.members, self.votes)
+        return total([each.cost() for each in self.members], self.votes)
+
+    def cost_on(self, source: nn.Module) -> Cost:
+        return total([each.cost_on(source) for each in self.members], self.votes)
 
     def check(self, source: nn.Module) -> None:
         for attack in self.attacks:

@@ -136,11 +136,12 @@ def with_other_starts(attack: Attack, classes: int) -> list[tuple[str, Attack]]:
     return list(zip(STARTS, (corner, answers), strict=True))
 
 
-def evaluations(attack: Attack, decided: bool, classes: int = 10) -> int:
+def evaluations(attack: Attack, cost: int, decided: bool, classes: int = 10) -> int:
     """The most evaluations that both checks take for an image of the sample.
 
     Args:
         attack: the strongest attack.
+        cost: evaluations that it takes itself.
         decided: whether the sample decides; else as many more images have to.
         classes: K.
     """
@@ -149,7 +150,7 @@ def evaluations(attack: Attack, decided: bool, classes: int = 10) -> int:
     versions = [version for _, _, version in with_other_objectives(attack, classes)]
     versions += [version for _, version in with_other_starts(attack, classes)]
     once = sum(sum(version.cost()) for version in versions)
-    return once if decided else sum(attack.cost()) + 2 * once
+    return once if decided else cost + 2 * once
 
 
 def another_objective(subject: Subject) -> Finding | None:

@@ -120,7 +120,7 @@ class Audit:
         """
         if self.images is not None:
             return min(self.total, self.images)
-        each = [sum(scenario.attack.cost()) for scenario in self.engine.scenarios.values()] or [0]
+        each = [sum(self.engine.cost(name)) for name in self.engine.scenarios] or [0]
         allowed = max(SHARE * self.total * sum(each), CHEAP)
         wanted = max(LEAST, min(SAMPLE, int(allowed / max(1, self._attacks(decided=True)))))
         return min(self.total, wanted)
@@ -129,11 +129,12 @@ class Audit:
         """The most evaluations that all runs of the strongest attack take for an image of the
         sample; ``decided`` as for `objectives.evaluations`.
         """
-        attacks = [scenario.attack for scenario in self.engine.scenarios.values()]
-        counts = [
-            self._runs * sum(each.cost()) + objectives.evaluations(each, decided)
-            for each in attacks
-        ]
+        counts = []
+        for name, scenario in self.engine.scenarios.items():
+            once = sum(self.engine.cost(name))
+            counts.append(
+                self._runs * once + objectives.evaluations(scenario.attack, once, decided)
+            )
         return max(counts, default=0)
 
     @property
@@ -151,9 +152,7 @@ class Audit:
         Args:
             expected: seconds per image of each attack, and of "scoring", from `Engine.measure`.
         """
-        dearest = max(
-            (sum(each.attack.cost()) for each in self.engine.scenarios.values()), default=0
-        )
+        dearest = max((sum(self.engine.cost(name)) for name in self.engine.scenarios), default=0)
         draws = DRAWS if self.engine.random else 1
         tried = any(each.attack.cost().gradients for each in self.engine.scenarios.values())
         passes = (
