@@ -93,6 +93,9 @@ def read_run(path: str | Path) -> Run:
                 " not to be trusted: evaluate again."
             )
             records = None
+        elif records is not None and (unnamed := _unnamed(Run(folder, results, records))):
+            missing.append(unnamed)
+            records = None
         elif records is None and not (folder / VERDICTS).exists():
             missing.append(
                 f"{VERDICTS} is not there, so nothing is said per class: evaluate again without"
@@ -113,7 +116,7 @@ def read_run(path: str | Path) -> Run:
                 " written and has not ended: all that is shown here is of the one before it."
             )
         examples = _beside(folder / EXAMPLES, Examples.read, missing)
-        if examples is not None and not {*examples[0].index.tolist()} <= {*results.json["indices"]}:
+        if examples is not None and not _shows(examples[0], results.json, records):
             missing.append(f"{EXAMPLES} is of another evaluation than results.json: not shown.")
             examples = None
     return Run(folder, results, records, examples, tuple(missing))
@@ -151,6 +154,7 @@ def _fits(run: Run) -> bool:
         tables = [columns.pop("score"), columns.pop("select")]
         if not (
             torch.equal(rows.index, records.index)
+            and torch.equal(rows.label, records.label)
             and all(values.shape == (count,) for values in columns.values())
             and all(each.dtype == torch.bool and each.shape[:-1] == (count,) for each in tables)
             and all(each.shape[1] for each in tables)
@@ -165,6 +169,36 @@ def _fits(run: Run) -> bool:
         and all(_described(run, name) for name in results.attacks)
         and all(_same(shown, Figure.over(score)) for shown, score in _figures(run))
     )
+
+
+def _unnamed(run: Run) -> str:
+    """A line where results.json does not name the classes of the labels; empty where it does, or
+    where an earlier version wrote it, which named none.
+    """
+    assert run.records is not None
+    label, names = run.records.label, run.json.get("classes")
+    if not len(label):
+        return ""
+    low, high = int(label.min()), int(label.max())
+    if low >= 0 and (names is None or (isinstance(names, list) and high < len(names))):
+        return ""
+    count = f"{len(names)} classes" if isinstance(names, list) else "no list of classes"
+    return (
+        f"{VERDICTS} has labels from {low} to {high}, and results.json has {count}: one of them is"
+        " of another evaluation, or was changed. Nothing of the verdicts is shown, and the figures"
+        " are not to be trusted: evaluate again."
+    )
+
+
+def _shows(examples: Examples, content: Mapping[str, Any], records: Records | None) -> bool:
+    """Whether images that fell are of an evaluation: its images, with their classes."""
+    places = {index: place for place, index in enumerate(content["indices"])}
+    if not {*examples.index.tolist()} <= places.keys():
+        return False
+    if records is None:
+        return True
+    here = torch.tensor([places[index] for index in examples.index.tolist()], dtype=torch.int64)
+    return bool(examples.label.tolist() == records.label[here].tolist())
 
 
 def _described(run: Run, attack: str) -> bool:
@@ -231,7 +265,10 @@ def _curve_given(run: Run, kind: str, rows: Any, missing: list[str]) -> bool:
     if kept is None:
         return True
     clean, whole = kept.of(CLEAN), run.records.of(CLEAN)
-    same = torch.equal(clean.index, whole.index) and torch.equal(clean.score, whole.score)
+    same = all(
+        torch.equal(getattr(clean, name), getattr(whole, name))
+        for name in ("index", "label", "score")
+    )
     return same and given(kept, rows, kind)
 
 
@@ -253,9 +290,8 @@ def _gives(kept: Records, stated: Mapping[str, Any], records: Records) -> bool:
     figures = [(stated["clean"], kept.of(CLEAN).right), (stated["worst_case"], compared.worst)]
     if "worst_case" in beyond:
         figures.append((beyond["worst_case"], kept.worst))
-    return torch.equal(kept.index, records.index) and all(
-        _same(Figure.of(shown), Figure.over(score)) for shown, score in figures
-    )
+    alike = torch.equal(kept.index, records.index) and torch.equal(kept.label, records.label)
+    return alike and all(_same(Figure.of(shown), Figure.over(score)) for shown, score in figures)
 
 
 def _added(kept: Records, content: Mapping[str, Any], records: Records) -> bool:

@@ -21,6 +21,7 @@ from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.report import Figure, Results, read_results
 from robusttrain.evaluation.results import figure
 from robusttrain.reporting import words
+from robusttrain.reporting.comparison import compare
 from robusttrain.reporting.report import report, write_report
 from robusttrain.reporting.runs import CLEAN, Run, read_run
 from robusttrain.reporting.thumbnails import SIDE, panels
@@ -276,6 +277,49 @@ def test_success_change_and_cost_are_those_of_the_verdicts(evaluated, tmp_path, 
     attacks = json.loads((made / "results.json").read_text())["attacks"]
     copy = rewritten(made, tmp_path, attacks={**attacks, "fgsm": {**attacks["fgsm"], **said}})
     assert "the figures are not to be trusted" in Reader(page_of(copy)).text
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        ([*"012345678"], "labels from 0 to 9, and results.json has 9 classes"),
+        ([], "results.json has 0 classes"),
+        ("0123456789", "results.json has no list of classes"),
+    ],
+    ids=str,
+)
+def test_classes_are_those_of_the_labels(folder, tmp_path, classes, told):
+    copy = rewritten(folder, tmp_path, classes=classes)
+    said = Reader(page_of(copy)).text
+    assert told in said
+    assert "the figures are not to be trusted" in said
+    assert read_run(copy).records is None
+    with pytest.raises(UserError, match=re.escape(told)):
+        compare(read_run(folder), read_run(copy))
+
+
+@pytest.mark.parametrize("attack", ["every", "fgsm"])
+def test_labels_are_classes_and_the_same_for_every_attack(folder, tmp_path, attack):
+    """No figure but those per class shows what class an image is of."""
+    copy = rewritten(folder, tmp_path)
+    rows = dict(read_run(copy).records.rows)
+    for name in rows if attack == "every" else [attack]:
+        label = rows[name].label.clone()
+        label[3] = -1 if attack == "every" else (label[3] + 1) % 10
+        rows[name] = dataclasses.replace(rows[name], label=label)
+    Records(rows).save(copy / "verdicts.safetensors")
+    run = read_run(copy)
+    assert run.records is None
+    assert "the figures are not to be trusted" in run.missing[0]
+    assert ("labels from -1 to 9" in run.missing[0]) == (attack == "every")
+
+
+def test_images_that_fell_have_the_classes_of_the_verdicts(folder, tmp_path):
+    copy = rewritten(folder, tmp_path)
+    examples, attacks = read_run(copy).examples
+    other = dataclasses.replace(examples, label=(examples.label + 1) % 10)
+    other.save(copy / "examples.safetensors", attacks)
+    assert "examples.safetensors is of another evaluation" in Reader(page_of(copy)).text
 
 
 def test_an_evaluation_that_began_since_and_has_not_ended_is_told(folder, tmp_path):
