@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
+from robusttrain.config import presets
 from robusttrain.config.build import build_defended, is_node
-from robusttrain.core.errors import UserError
+from robusttrain.core.errors import FileError, UserError
 from robusttrain.core.typed import command
 from robusttrain.models import FullyConvolutional
 from robusttrain.models.defended import DefendedClassifier
@@ -273,10 +275,21 @@ class Files:
     """Reads the models that attack sources and training objectives name: their `Reader`."""
 
     def checkpoint(self, path: str, trust: Sequence[str]) -> DefendedClassifier:
+        _refuse_recipe(path)
         return load(path, trust)
 
     def stand_in(self, path: str) -> nn.Module:
+        _refuse_recipe(path)
         return FullyConvolutional.load(path)
+
+
+def _refuse_recipe(path: str) -> None:
+    """Raise FileError where a path is no file, and the name of a recipe of the attacker's."""
+    if packaged.is_packaged(path) or Path(path).exists() or not presets.named("surrogate", path):
+        return
+    trained = f"{TO_BE_TRAINED}{path}"
+    fix = f"there is no such file; did you mean {trained}, which the attacker trains first?"
+    raise FileError(path, fix)
 
 
 #: The reader of files, for ``Source.opened``.

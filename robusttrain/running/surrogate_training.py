@@ -11,7 +11,7 @@ from robusttrain.config import presets
 from robusttrain.config.training import read_plan
 from robusttrain.core.telling import Telling
 from robusttrain.running import reparameterization
-from robusttrain.running.surrogates import SEED, Keeper
+from robusttrain.running.surrogates import SEED, Keeper, options_of, whole_h
 from robusttrain.running.training import train
 from robusttrain.storage.files import writable, write_whole
 
@@ -23,26 +23,20 @@ def train_surrogate(keeper: Keeper, recipe: dict[str, Any], path: Path, telling:
     folder = writable(keeper.folder, "--checkpoints")
     if "h" in recipe:
         reparameterization.train(
-            keeper.target, keeper.data, recipe, keeper.trainer, SEED, path, telling.say
+            keeper.target, keeper.data, whole_h(recipe), keeper.trainer, SEED, path, telling.say
         )
         return
-    options = {
-        key: value
-        for key, value in recipe.items()
-        if key not in ("defense_of_target", "f_b_epochs")
-    }
+    options = options_of(recipe, keeper.node, keeper.trainer)
     if "defense_of_target" in recipe:
         options["defense"] = keeper.defense_with(recipe["defense_of_target"])
-    options["data"] = keeper.node
-    options["trainer"] = {**keeper.trainer, **recipe.get("trainer", {})}
     run = path.stem
     if "f_b_epochs" in recipe:
         f_b = presets.read("training", options.get("f_b_training", "f_b"))
         f_b["trainer"] = {**f_b.get("trainer", {}), "max_epochs": recipe["f_b_epochs"]}
         options["f_b_training"] = str(folder / f"{run}-f_b.yaml")
-        Path(options["f_b_training"]).write_text(yaml.safe_dump(f_b))
+        write_whole(Path(options["f_b_training"]), yaml.safe_dump(f_b).encode())
     file = folder / f"{run}.yaml"
-    file.write_text(yaml.safe_dump(options))
+    write_whole(file, yaml.safe_dump(options).encode())
     arguments = [f"--config={file}", f"--checkpoints={folder}", f"--logs={folder / 'logs'}"]
     arguments += [f"--name={run}", f"--seed={SEED}", "--robust.every=0", "--pictures.images=0"]
     unfinished = (folder / run).glob("version_*/last.ckpt")

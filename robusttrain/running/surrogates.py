@@ -8,7 +8,8 @@ one, finds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 
 from robusttrain.attacks.sources.surrogates import TO_BE_TRAINED
-from robusttrain.config import presets
+from robusttrain.config import presets, reparameterization
 from robusttrain.config.build import build
+from robusttrain.config.command_line import plain, read
+from robusttrain.config.training import read_plan
 from robusttrain.core.errors import UserError
 from robusttrain.core.telling import SILENT, Say, Telling
 from robusttrain.data import ImageData
@@ -33,6 +36,38 @@ from robusttrain.storage.weights import save_tensors
 #: The attacker's. It does not know the target's; and another seed of an evaluation finds what is
 #: there.
 SEED = 1000
+#: What a recipe may say besides train.py's options.
+BESIDES = ("defense_of_target", "f_b_epochs")
+
+
+@contextmanager
+def _of(name: str) -> Iterator[None]:
+    """Name the recipe in every UserError raised inside: its options are on no command line."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"surrogate {name}: {error}") from error
+
+
+def options_of(
+    recipe: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a recipe says of train.py's options, with the attacker's images and trainer; its defense
+    is the target's own where the recipe changes that.
+    """
+    own = {key: value for key, value in recipe.items() if key not in BESIDES}
+    return {**own, "data": dict(data), "trainer": {**trainer, **recipe.get("trainer", {})}}
+
+
+def whole_h(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """How a recipe of h trains it, with what the recipe leaves to `Budget`.
+
+    Raises:
+        UserError: an option that there is not, or a value that cannot be read.
+    """
+    said = plain(read(reparameterization.parser(), [], (), {}, [dict(recipe)]))
+    trainer = {"max_epochs": said["trainer"]["max_epochs"], **recipe.get("trainer", {})}
+    return {"h": said["h"], "trainer": trainer}
 
 
 def with_paths(node: Any, paths: Mapping[str, Path]) -> Any:
@@ -154,7 +189,8 @@ class Keeper:
             path = found.paths[name]
             with alone(path, f"surrogate {name}", telling.say):
                 if not path.is_file():
-                    train(self, found.recipes[name], path, telling)
+                    with _of(name):
+                        train(self, found.recipes[name], path, telling)
         return found.paths
 
     def find(self, names: list[str], epochs: int | None, say: Say) -> Found:
@@ -198,9 +234,14 @@ class Keeper:
         )
 
     def _check(self, name: str, recipe: dict[str, Any]) -> None:
-        """Raise UserError if the target has no g of the kind that the recipe imitates: before
-        anything is trained.
+        """Raise UserError if a recipe says what cannot be read, or if the target has no g of the
+        kind that it imitates: before anything is trained.
         """
+        with _of(name):
+            if "h" in recipe:
+                whole_h(recipe)
+            else:
+                read_plan(said=[options_of(recipe, self.node, self.trainer)])
         if not {"h", "defense_of_target"} & recipe.keys():
             return  # imitates no g: the target need have none
         defense = self.target.defense
