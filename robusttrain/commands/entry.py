@@ -114,7 +114,8 @@ def main(
     except OSError as error:
         if error.errno not in FULL:
             raise
-        _refuse(program, UserError(f"{FULL[error.errno]}; what was finished is kept"))
+        where = f"{error.filename}: " if error.filename else ""
+        _refuse(program, UserError(f"{where}{FULL[error.errno]}; what was finished is kept"))
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit as ended:  # Lightning turns an interruption into exit code 1

@@ -29,7 +29,7 @@ from robusttrain.evaluation.fitting import doubts, refuse_other_radii
 from robusttrain.evaluation.outputs import versions
 from robusttrain.evaluation.strangers import guesses
 from robusttrain.reporting import heat_map, perturbations, png
-from robusttrain.storage.files import hash_of_weights, may_write, write_json
+from robusttrain.storage.files import hash_of_weights, may_write, write_json, write_whole
 from robusttrain.storage.journal import digest
 from robusttrain.transfer import Crafting, Matrix, Model, Outcome, Planned
 from robusttrain.transfer.commonly_correct import CommonlyCorrect, commonly_correct
@@ -157,10 +157,10 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     white = {(maker, each) for maker, members in makers.items() for each in members}
     for name, measured in matrices.items():
         for kind in (kind for kind in measured if kind.endswith("top1")):
-            (output / f"{name}-{kind}.png").write_bytes(png(heat_map(measured[kind], white)))
-    (output / "images.png").write_bytes(
-        pictured(outcomes, next(iter(makers)), targets[-1], next(iter(batches())), data)
-    )
+            picture = png(heat_map(measured[kind], white))
+            write_whole(output / f"{name}-{kind}.png", picture)
+    pictures = pictured(outcomes, next(iter(makers)), targets[-1], next(iter(batches())), data)
+    write_whole(output / "images.png", pictures)
     return matrices
 
 

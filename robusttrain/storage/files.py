@@ -21,6 +21,9 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader gets the old content or the new one, never a part of it.
 
     Folders are made as needed.
+
+    Raises:
+        OSError: with the file's name, also where a disk takes no more.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since os.replace is atomic only within one file system.
@@ -31,6 +34,9 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # what is written to an open file fails without one
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ started.
 import errno
 import os
 import re
+import resource
 import threading
 import time
 
@@ -16,6 +17,7 @@ from PIL import Image
 from robusttrain.commands.entry import main
 from robusttrain.config.training import read_plan
 from robusttrain.models import VGGSmall
+from robusttrain.storage.files import write_whole
 
 
 @pytest.fixture
@@ -652,6 +654,24 @@ def test_a_disk_that_takes_no_more_is_one_line(number, said, capsys):
     assert f"{said}" in err
     assert "what was finished is kept" in err
     assert err.count("\n") == 1
+
+
+def test_a_file_that_may_not_grow_is_named(tmp_path, capsys):
+    def command(arguments):
+        write_whole(tmp_path / "verdicts.safetensors", bytes(4000))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(command, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert f"{tmp_path / 'verdicts.safetensors'}: a file may not grow so large here" in err
+    assert err.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_thread_that_the_full_disk_ends_first_says_nothing(capsys):
