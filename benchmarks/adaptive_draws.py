@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import robusttrain
-from benchmarks.timing import load_images, machine, network, write
+from benchmarks.timing import load_images, machine, network, report_file, write
 from benchmarks.until_clear import AverageUntilClear
 from robusttrain.attacks import (
     Average,
@@ -193,7 +193,9 @@ def main() -> None:
     parser.add_argument("--tolerances", type=float, nargs="+", default=[0.7, 0.5, 0.3])
     parser.add_argument("--scoring_draws", type=int, default=30)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", default="results/benchmarks/adaptive_draws.json")
+    parser.add_argument(
+        "--output", type=report_file, default="results/benchmarks/adaptive_draws.json"
+    )
     arguments = parser.parse_args()
     if bool(arguments.root) != bool(arguments.f_b):
         parser.error("--root and --f_b belong together")

@@ -29,6 +29,7 @@ from benchmarks.timing import (
     machine,
     network,
     parser_of,
+    report_file,
     write,
 )
 from robusttrain import Rng, fast_copy
@@ -163,7 +164,7 @@ def main() -> None:
     )
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     add_device(parser)
-    parser.add_argument("--output", default="results/benchmarks/autoattack.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/autoattack.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]
     write(compare(arguments), arguments.output)

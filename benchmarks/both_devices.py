@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.subjects import ALONE, BEHIND_G, add_subject, shortened, subject
-from benchmarks.timing import machine, timed, write
+from benchmarks.timing import machine, report_file, timed, write
 from robusttrain.attacks import Queried
 from robusttrain.core.repeatable import repeatable
 from robusttrain.evaluation import verdicts
@@ -115,7 +115,9 @@ def main() -> None:
     parser.add_argument(
         "--tf32", action="store_true", help="attacks compute as torch does by default on a GPU"
     )
-    parser.add_argument("--output", default="results/benchmarks/both_devices.json")
+    parser.add_argument(
+        "--output", type=report_file, default="results/benchmarks/both_devices.json"
+    )
     arguments = parser.parse_args()
     write(compare(arguments), arguments.output)
 

@@ -22,7 +22,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from benchmarks.timing import load_images, machine, network, timed, write
+from benchmarks.timing import load_images, machine, network, report_file, timed, write
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import Linf, ProjectedGradient
 from robusttrain.core.allocator import keep_freed_memory
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--g_steps", type=int, default=13)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtypes", nargs="+", choices=[*TYPES], default=[*TYPES])
-    parser.add_argument("--output", default="results/benchmarks/compiled.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/compiled.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]
     keep_freed_memory()

@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.timing import machine, write
+from benchmarks.timing import machine, report_file, write
 from robusttrain.storage.weights import read_tensors
 
 #: Seconds between two looks at what the processes have used.
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--output", default="results/benchmarks/devices.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/devices.json")
     arguments = parser.parse_args()
     runs: dict[int, list[Seconds]] = {1: [], 2: []}
     idle: dict[int, list[Seconds]] = {1: [], 2: []}

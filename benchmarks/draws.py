@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from benchmarks.eot import needed
-from benchmarks.timing import machine, write
+from benchmarks.timing import machine, report_file, write
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs="+", default=[1, 5, 20, 100])
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--output", default="results/benchmarks/draws.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/draws.json")
     parser.set_defaults(compiled=False)
     arguments = parser.parse_args()
     if arguments.device != "cpu":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.memory import peak
-from benchmarks.timing import load_images, machine, network, write
+from benchmarks.timing import load_images, machine, network, report_file, write
 from robusttrain import Rng, fast_copy
 from robusttrain.attacks import ProjectedGradient
 from robusttrain.attacks.sources.surrogates import fused
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument(
         "--models", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of models"
     )
-    parser.add_argument("--output", default="results/benchmarks/ensemble.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/ensemble.json")
     arguments = parser.parse_args()
     mib = {
         version: {

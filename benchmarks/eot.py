@@ -29,6 +29,7 @@ from benchmarks.timing import (
     load_images,
     machine,
     network,
+    report_file,
     write,
 )
 from benchmarks.transform import compile_g
@@ -126,7 +127,7 @@ def main() -> None:
         help="see benchmarks.pgd; timing only",
     )
     add_device(parser)
-    parser.add_argument("--output", default="results/benchmarks/eot.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/eot.json")
     arguments = parser.parse_args()
     seconds, _, _ = interleave(contenders, arguments)
     numbers = {"eot": (arguments.few_draws, arguments.draws), "unrolled": (1, 13)}

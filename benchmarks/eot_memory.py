@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.memory import peak
-from benchmarks.timing import machine, write
+from benchmarks.timing import machine, report_file, write
 from robusttrain import Rng
 from robusttrain.attacks import Average, IdentityBackward, Linf, ProjectedGradient, Target
 from robusttrain.config.build import build
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--timed_batch", type=int, default=1)
     parser.add_argument("--chunks", type=int, nargs="*", default=[1, 5, 10, 20, 50, 100])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", default="results/benchmarks/eot_memory.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/eot_memory.json")
     arguments = parser.parse_args()
     if arguments.few_draws >= arguments.draws:
         raise UserError(f"--draws {arguments.draws}: give more than --few_draws")

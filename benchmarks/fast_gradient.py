@@ -32,6 +32,7 @@ from benchmarks.timing import (
     load_images,
     machine,
     network,
+    report_file,
     right_for_all,
     write,
 )
@@ -166,7 +167,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
-    parser.add_argument("--output", default="results/benchmarks/fast_gradient.json")
+    parser.add_argument(
+        "--output", type=report_file, default="results/benchmarks/fast_gradient.json"
+    )
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]
     write(compare(arguments), arguments.output)

@@ -19,7 +19,7 @@ import torch
 from benchmarks.strength import parser as strengths
 from benchmarks.strength_contender import WIDE
 from benchmarks.strength_models import Subject, subjects
-from benchmarks.timing import keep
+from benchmarks.timing import keep, report_file
 from robusttrain import Rng
 from robusttrain.attacks import (
     DDN,
@@ -88,7 +88,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--steps", type=int, nargs="+", default=[15, 50, 150])
     parser.add_argument("--only", nargs="+", help="attacks whose names begin like this")
-    parser.add_argument("--output", default="results/benchmarks/held.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/held.json")
     arguments = parser.parse_args(given)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

@@ -37,6 +37,7 @@ from benchmarks.timing import (
     load_images,
     machine,
     network,
+    report_file,
     right_for_all,
     write,
 )
@@ -213,7 +214,7 @@ def main() -> None:
         action="store_true",
         help="leave requires_grad on, as most callers do",
     )
-    parser.add_argument("--output", default="results/benchmarks/minimal.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/minimal.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]
     write(compare(arguments), arguments.output)

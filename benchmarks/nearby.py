@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import load_images, network, parser_of, write
+from benchmarks.timing import load_images, network, parser_of, report_file, write
 from robusttrain.attacks import Linf, Square, Target
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.core.processor import processor
@@ -35,7 +35,7 @@ def main() -> None:
     parser = parser_of(__doc__, images=100)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--output", default="results/benchmarks/nearby.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/nearby.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

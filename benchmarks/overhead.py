@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.timing import machine, write
+from benchmarks.timing import machine, report_file, write
 from benchmarks.training_peers import optimizer_of
 from robusttrain.core.processor import finish
 from robusttrain.data import Batch
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--steps", type=int, default=200, help="that are timed in a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", default="results/benchmarks/overhead.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/overhead.json")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.set_num_threads(1)

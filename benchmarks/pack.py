@@ -19,6 +19,7 @@ import tarfile
 from pathlib import Path
 
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.storage.files import may_write
 
 MOST = 64 * 10**6
 HERE = Path(__file__).resolve().parent.parent
@@ -66,6 +67,21 @@ def wheel(folder: Path) -> None:
     subprocess.run(command, check=True)
 
 
+def empty(value: str) -> Path:
+    """The ``type`` of ``--output``: a folder, new or empty, that can be written to.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    folder = Path(value)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise argparse.ArgumentTypeError(f"{value}: is not empty: give a new folder")
+    try:
+        return may_write(folder, "folder")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main() -> None:
     """Parse, copy, weigh."""
     parser = argparse.ArgumentParser(
@@ -75,11 +91,9 @@ def main() -> None:
     parser.add_argument("--f_b", type=Path, required=True, help="weights of a vgg_small")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--training", action="store_true", help="training images, too")
-    parser.add_argument("--output", type=Path, required=True, help="folder, new or empty")
+    parser.add_argument("--output", type=empty, required=True, help="folder, new or empty")
     arguments = parser.parse_args()
     output = arguments.output
-    if output.exists() and any(output.iterdir()):
-        raise OptionError("--output", str(output), "is not empty; give a new folder")
     output.mkdir(parents=True, exist_ok=True)
     taken = copy_images(arguments.root, output / "images" / "test", arguments.images)
     shutil.copyfile(arguments.f_b, output / "f_b.pth")

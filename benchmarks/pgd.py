@@ -30,6 +30,7 @@ from benchmarks.timing import (
     load_images,
     machine,
     network,
+    report_file,
     write,
 )
 from robusttrain import Rng, fast_copy
@@ -163,7 +164,7 @@ def main() -> None:
         help="leave requires_grad on, as most callers do",
     )
     add_device(parser)
-    parser.add_argument("--output", default="results/benchmarks/pgd.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/pgd.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]
     write(compare(arguments), arguments.output)

@@ -34,6 +34,7 @@ from benchmarks.timing import (
     load_images,
     machine,
     network,
+    report_file,
     right_for_all,
     write,
 )
@@ -294,7 +295,7 @@ def main() -> None:
         "--rounds", type=int, default=0, help="timed rounds after a first one; 0 times the first"
     )
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
-    parser.add_argument("--output", default="results/benchmarks/queries.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/queries.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]
     write(compare(arguments), arguments.output)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.timing import write
+from benchmarks.timing import report_file, write
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.records import Records
 
@@ -22,7 +22,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", help="output folders; the first one is the reference")
-    parser.add_argument("--output", default="results/benchmarks/same_verdicts.json")
+    parser.add_argument(
+        "--output", type=report_file, default="results/benchmarks/same_verdicts.json"
+    )
     arguments = parser.parse_args()
     first, *others = (Records.read(Path(run) / "verdicts.safetensors") for run in arguments.runs)
     compared = {}

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import load_images, network, parser_of, write
+from benchmarks.timing import load_images, network, parser_of, report_file, write
 from robusttrain import fast_copy
 from robusttrain.attacks import Linf, ProjectedGradient, Target
 from robusttrain.config.attacks import attack_nodes, scenario
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument(
         "--bfloat16", nargs="*", default=[], choices=THEIRS, help="the suite again, these rounded"
     )
-    parser.add_argument("--output", default="results/benchmarks/settled.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/settled.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -20,7 +20,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks import autoattack, eot, pgd, training, transform
-from benchmarks.timing import Contenders, load_images, machine, network, take_turns, write
+from benchmarks.timing import (
+    Contenders,
+    load_images,
+    machine,
+    network,
+    report_file,
+    take_turns,
+    write,
+)
 from benchmarks.training_peers import identity_backward
 from robusttrain import DefendedClassifier
 from robusttrain.defenses import AdversarialTransform
@@ -181,7 +189,7 @@ def main() -> None:
     parser.add_argument("--attack", nargs="+", choices=list(autoattack.PEERS))
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--compiled", action="store_true", help="through torch.compile")
-    parser.add_argument("--output", default="results/benchmarks/speed.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/speed.json")
     parser.set_defaults(
         radius=0.2, limit=True, dtypes=list(training.DTYPES), peers_keep_parameter_gradients=False
     )

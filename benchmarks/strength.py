@@ -64,7 +64,7 @@ from benchmarks.strength_measures import (
 )
 from benchmarks.strength_models import NAMED, PART, Subject, fingerprint, parts, streams, subjects
 from benchmarks.strength_picture import draw
-from benchmarks.timing import keep
+from benchmarks.timing import keep, new_file, report_file
 from robusttrain.core.errors import UserError
 from robusttrain.core.processor import processor
 
@@ -147,7 +147,11 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "models": {},
     }
     if Path(arguments.output).is_file():
-        report["models"] = json.loads(Path(arguments.output).read_text())["models"]
+        before = json.loads(Path(arguments.output).read_text())
+        if not isinstance(before.get("models"), dict):
+            fix = "holds another benchmark's report: name another file"
+            raise UserError(f"--output {arguments.output}: {fix}")
+        report["models"] = before["models"]
     for model, subject in subjects(arguments).items():
         for norm in arguments.norms:
             radius = subject.radii[norm]
@@ -223,13 +227,16 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", default="results/benchmarks/strength", help="where curves are")
     parser.add_argument(
         "--output",
+        type=report_file,
         default="results/benchmarks/strength.json",
         help="what it has of other models and norms stays",
     )
-    parser.add_argument("--peers", help="zip for the peers' curves, all that are in --work")
+    parser.add_argument(
+        "--peers", type=new_file(".zip"), help="zip for the peers' curves, all that are in --work"
+    )
     parser.add_argument("--earlier", help="such a zip of an earlier run, to take curves from")
     parser.add_argument("--tables", help="a report: its tables and picture alone are made")
-    parser.add_argument("--picture", help="PNG file of the curves")
+    parser.add_argument("--picture", type=new_file(".png"), help="PNG file of the curves")
     return parser
 
 
@@ -277,4 +284,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"benchmarks.strength: {error}")
+        print(f"benchmarks.strength: error: {error}", file=sys.stderr)
+        sys.exit(2)

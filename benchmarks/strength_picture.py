@@ -55,6 +55,7 @@ def draw(report: dict[str, Any], path: str) -> None:
     }
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.subjects import ALONE, BEHIND_G, add_subject, shortened, subject
-from benchmarks.timing import machine, write
+from benchmarks.timing import machine, report_file, write
 from robusttrain.core.errors import UserError
 
 #: How the warnings of torch begin, each of which is a wait.
@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2, help="of EOT")
     parser.add_argument("--epsilon", type=float, default=0.031)
     parser.add_argument("--pretend", help="folder of the pretend device, on a CPU")
-    parser.add_argument("--output", default="results/benchmarks/synchronisations.json")
+    parser.add_argument(
+        "--output", type=report_file, default="results/benchmarks/synchronisations.json"
+    )
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     count: Callable[[Callable[[], object]], Counter[str]] = on_gpu

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from robusttrain.config.build import build, fit_to_data
 from robusttrain.config.presets import read
 from robusttrain.core.allocator import keep_freed_memory
+from robusttrain.core.errors import UserError
 from robusttrain.core.processor import processor
 from robusttrain.data import Digits, ImageData, ImageFolder, ImageNet
 from robusttrain.models.foreign import load_weights
-from robusttrain.storage.files import laid_out
+from robusttrain.storage.files import laid_out, may_write, parsed, write_json
 
 #: Which side keeps freed memory (`robusttrain.core.allocator`), by policy.
 MEMORY = {
@@ -43,6 +44,8 @@ MEMORY_HELP = (
 )
 #: What ours are compared with, where it is installed.
 PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
+#: Keys of which every report of a benchmark has one; nothing else that is kept here has any.
+REPORTS = {"machine", "reference"}
 Contenders = dict[str, Callable[[], Tensor]]
 _seen = 0  # images that counted models have been shown in this process
 
@@ -239,5 +242,50 @@ def write(report: dict[str, Any], path: str) -> None:
 
 def keep(report: dict[str, Any], path: str) -> None:
     """Keep a report as JSON."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(laid_out(report) + "\n")
+    write_json(report, Path(path))
+
+
+def new_file(suffix: str) -> Callable[[str], str]:
+    """The ``type`` of an option that names a file which is written at the end, after hours.
+
+    Args:
+        suffix: which its name has to have.
+
+    Raises:
+        ArgumentTypeError: from what is returned: a folder, another suffix, or a place that cannot
+            be written to.
+    """
+
+    def file(value: str) -> str:
+        path = Path(value)
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{value}: is a folder: name a FILE{suffix} in it")
+        if path.suffix != suffix:
+            raise argparse.ArgumentTypeError(f"{value}: must be called FILE{suffix}")
+        try:
+            may_write(path.parent, "folder")
+        except UserError as error:
+            raise argparse.ArgumentTypeError(f"{value}: {error}") from error
+        return value
+
+    return file
+
+
+def report_file(value: str) -> str:
+    """The ``type`` of ``--output``: a `new_file`, or a benchmark's report, which it replaces.
+
+    Raises:
+        ArgumentTypeError: as for `new_file`, or a file that holds anything else.
+    """
+    path = Path(new_file(".json")(value))
+    if not path.exists():
+        return value
+    try:
+        content = parsed(path.read_text())
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{value}: is no JSON: name another file") from error
+    if not isinstance(content, dict) or not REPORTS & content.keys():
+        raise argparse.ArgumentTypeError(
+            f"{value}: holds something else than a benchmark's report: name another file"
+        )
+    return value

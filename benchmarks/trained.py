@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import keep, machine, write
-from robusttrain.core.errors import OptionError, UserError
+from benchmarks.timing import keep, machine, report_file, write
+from robusttrain.core.errors import UserError
 
 #: Of the time, what training is told that it has; reading data and measuring a step come on top.
 TRAINING = 0.5
@@ -128,12 +128,12 @@ def main() -> None:
     parser.add_argument(
         "--more", nargs="*", default=[], help="further options of train: NAME=VALUE"
     )
-    parser.add_argument("--output", default="results/trained/train.json")
+    parser.add_argument("--output", type=report_file, default="results/trained/train.json")
     arguments = parser.parse_args()
     folder = Path(arguments.output).with_suffix("")
     if folder.exists():
-        raise OptionError(
-            "--output", arguments.output, f"{folder} holds another run: give a new one"
+        parser.error(
+            f"argument --output: {arguments.output}: {folder} holds another run: give a new one"
         )
     arguments.more = [f"--{each}" for each in arguments.more]
     report = trained(arguments)

@@ -43,6 +43,7 @@ from benchmarks.timing import (
     load_images,
     machine,
     network,
+    report_file,
     write,
 )
 from benchmarks.training_peers import art_trainer, autocast, optimizer_of, plain_loop
@@ -249,7 +250,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--memory", choices=MEMORY, default="as-run", help=MEMORY_HELP)
     add_device(parser)
-    parser.add_argument("--output", default="results/benchmarks/training.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/training.json")
     arguments = parser.parse_args()
     arguments.command = sys.argv[1:]
     write(compare(arguments), arguments.output)

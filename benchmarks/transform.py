@@ -29,6 +29,7 @@ from benchmarks.timing import (
     load_images,
     machine,
     network,
+    report_file,
     write,
 )
 from robusttrain import Rng, fast_copy
@@ -115,7 +116,7 @@ def main() -> None:
         "--limit", action="store_true", help="the passes of g's steps alone, too (benchmarks.pgd)"
     )
     add_device(parser)
-    parser.add_argument("--output", default="results/benchmarks/transform.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/transform.json")
     arguments = parser.parse_args()
     seconds, results, _ = interleave(contenders, arguments)
     data, images, _ = load_images(arguments.root, arguments.images, device=arguments.device)

@@ -30,7 +30,7 @@ def test_train_takes_its_command_line(command, recipe, tmp_path):
     assert "minutes: 0.5" in found.out
 
 
-def test_the_checkpoint_stays_where_time_ends_before_the_attack_does(tmp_path, monkeypatch):
+def test_the_checkpoint_stays_where_time_ends_before_the_attack_does(tmp_path, monkeypatch, capsys):
     output = tmp_path / "t.json"
 
     def run(line, until):
@@ -46,8 +46,10 @@ def test_the_checkpoint_stays_where_time_ends_before_the_attack_does(tmp_path, m
     assert told["left_out"] == {"attacks": "did not come to their end"}
     assert "seconds_of_training" in told
     (tmp_path / "t").mkdir()
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(SystemExit) as ended:
         trained.main()
+    assert ended.value.code == 2
+    assert "holds another run" in capsys.readouterr().err
 
 
 @pytest.mark.long
