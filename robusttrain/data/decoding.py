@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from PIL import Image
 
 from robusttrain.core.errors import UserError
 from robusttrain.data.notes import shown
+from robusttrain.data.zeroed import zeroed
 
 #: Tags of TIFF and of EXIF.
 _BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
@@ -84,6 +86,11 @@ def decode(
     """
     try:
         with Image.open(path, formats=_formats()) as file:
+            if file.format in ("JPEG", "MPO") and (lost := zeroed(Path(path).read_bytes())):
+                raise UserError(
+                    f"holds {lost:,} bytes of zeros where its pixels should be: a part of the file"
+                    " was lost: replace or remove it"
+                )
             image, remarks = _first_frame(file)
             image = _eight_bits(image, file, remarks, white)
             image = _opaque(image, remarks)
