@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.base import check_images
@@ -75,6 +76,13 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
         UserError: the model cannot take these images, (B, C, H, W).
     """
     images, queried = check_images(images), Queried.of(model)
+    for name, part in queried.model.named_modules():
+        if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params():  # type: ignore[misc]
+            raise UserError(
+                f"{what}: its part {name or type(part).__name__} ({type(part).__name__}) has no"
+                " weights before its first images say how many: call the model once, as with"
+                f" torch.zeros(1, {', '.join(map(str, images.shape[1:]))}), where it is built"
+            )
     if any(parameter.is_inference() for parameter in queried.parameters()):
         raise UserError(
             f"{what} was built in inference mode, so nobody can differentiate it: build or load it"

@@ -61,7 +61,13 @@ from robusttrain.training.compiling import chosen_for
 from robusttrain.training.cost import estimate, planned, steps_of
 from robusttrain.training.loggers import begun, ending, refuse_missing
 from robusttrain.training.plan import TrainingPlan
-from robusttrain.training.refusals import refuse, refuse_batches, refuse_memory, to_device
+from robusttrain.training.refusals import (
+    refuse,
+    refuse_batches,
+    refuse_expanded,
+    refuse_memory,
+    to_device,
+)
 from robusttrain.training.schedules import TO_THE_END
 
 
@@ -324,6 +330,7 @@ def check_on_data(
     with under("--data"):
         example = data.validation_images(1).images
         check_classes(training.model, example, classes)
+    refuse_expanded(training.model, bool(job.plan.ema) or job.plan.swa.start is not None)
     training.objective.check_images(training.model, example)
     for attack, source in sources.items():
         check_classes(source, example, classes, f"--robust.attacks {attack}: its source")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from types import SimpleNamespace
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from robusttrain.attacks import Attack
-from robusttrain.core.errors import OptionError, at_least
+from robusttrain.core.errors import OptionError, UserError, at_least
 from robusttrain.data import Batch
 from robusttrain.evaluation.memory import bytes_per_image, free_bytes
 from robusttrain.training import RobustTraining
@@ -79,6 +81,27 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
         raise OptionError("--trainer.max_epochs", options.max_epochs, fix)
     if options.max_epochs is not None:
         refuse_never(plan, training, options.max_epochs)
+
+
+def refuse_expanded(model: nn.Module, averaged: bool) -> None:
+    """Raise UserError for a tensor of a network whose elements share memory: nothing can be copied
+    into it, so no checkpoint could be read again, and averaged weights could not take its place.
+
+    Args:
+        model: to be trained.
+        averaged: whether averaged weights take the place of others, also those of buffers that no
+            checkpoint keeps.
+    """
+    kept = model.state_dict().keys()
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        sizes = zip(tensor.shape, tensor.stride(), strict=True)
+        shared = tensor.numel() and any(size > 1 and not step for size, step in sizes)
+        if shared and (averaged or name in kept):
+            raise UserError(
+                f"model: {name} is an expanded tensor, whose elements share memory, so no"
+                " checkpoint could be read into it: make it whole where it is built, with"
+                " .expand(...).clone()"
+            )
 
 
 def refuse_batches(

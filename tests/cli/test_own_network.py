@@ -1,6 +1,7 @@
 """A network in a file of the user's: trained, kept, and attacked from another folder."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -64,6 +65,30 @@ def test_it_is_trained_and_attacked(command, here, named, monkeypatch):
     assert refused.code == 2
     assert "not trusted" in refused.err
     assert "--trust" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            'self.register_buffer("scale", torch.ones(1).expand(8))',
+            r"model: classifier\.scale is an expanded tensor, .*\.expand\(\.\.\.\)\.clone\(\)",
+        ),
+        (
+            "self.head = nn.LazyLinear(num_classes)",
+            r"its part classifier\.head \(LazyLinear\) has no weights before its first images",
+        ),
+    ],
+)
+def test_a_network_that_no_checkpoint_could_give_back_is_refused(command, here, line, told):
+    """The first was trained, and its checkpoint could not be read; the second was a traceback."""
+    text = NET.replace("        self.layers", f"        {line}\n        self.layers")
+    (here / "mynet.py").write_text(f"import torch\n{text}")
+    done = command("train.py", "--model", "mynet.py:MyNet", "--name", "mine", *SHORT)
+    assert done.code == 2
+    assert re.search(told, done.err), done.err
+    assert done.err.count("\n") == 1
+    assert not (here / "checkpoints").exists()
 
 
 def test_its_checkpoint_is_attacked_from_another_folder(command, here, monkeypatch):

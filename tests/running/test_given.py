@@ -605,6 +605,16 @@ def test_a_model_that_was_built_in_inference_mode_is_refused_for_that(given):
         robusttrain.evaluate(model, images, labels, attacks="fgsm", **QUIET)
 
 
+def test_a_model_whose_weights_nobody_has_sized_is_refused_for_that(given):
+    _, images, labels = given
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+    told = r"^the model: its part classifier\.1 \(LazyLinear\) has no .*torch.zeros\(1, 3, 8, 8\)"
+    with pytest.raises(UserError, match=told):
+        robusttrain.evaluate(model, images, labels, attacks="fgsm", **QUIET)
+    model(images[:1])
+    robusttrain.evaluate(model, images, labels, attacks="fgsm", **QUIET)
+
+
 def test_what_a_suite_cannot_have_in_a_threat_is_left_out(given, tmp_path):
     """GenAttack mutates within a cube. Who asks for it by name is told."""
     (tmp_path / "two.yaml").write_text("attacks: [pgd-quick, genattack]\n")
