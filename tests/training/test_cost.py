@@ -1,6 +1,8 @@
 """What a run would cost: gradient evaluations that defenses make on models of their own."""
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -8,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from robusttrain.data import Batch
 from robusttrain.defenses import Chain, Defense, Vote
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.training.cost import counted, planned, steps_of, validations
+from robusttrain.training import RobustTraining
+from robusttrain.training.cost import a_step, counted, planned, steps_of, validations
 
 
 class Searching(Defense):
@@ -48,6 +52,31 @@ def test_in_training_a_vote_takes_one_draw(convnet, images, streams):
     with counted(target) as inside:
         target(images(4), streams())
     assert sum(inside) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [({}, torch.optim.SGD), ({"optimizer": "adamw", "learning_rate": 0.1}, torch.optim.AdamW)],
+    ids=["sgd", "adamw"],
+)
+def test_a_step_is_one_of_the_optimizer_of_the_run(settings, kind, convnet, images, monkeypatch):
+    """It was SGD's without momentum, which takes less time and memory, whatever was asked for."""
+    training = RobustTraining(DefendedClassifier(None, convnet()), 3, **settings)
+    before = [weight.detach().clone() for weight in training.model.parameters()]
+    stepped = []
+    for each in (torch.optim.SGD, torch.optim.AdamW):
+        monkeypatch.setattr(
+            each, "step", lambda self, *given, taken=each.step: (stepped.append(self), taken(self))
+        )
+    plugin = SimpleNamespace(train_step_context=nullcontext)
+    batch = Batch(images(4), torch.arange(4) % 3, torch.arange(4))
+    a_step(training, batch, SimpleNamespace(precision_plugin=plugin), 0)
+    (optimizer,) = {*stepped}
+    assert len(stepped) == 3
+    assert type(optimizer) is kind
+    # The estimate's images are those of the run: a step of its size would spoil the weights.
+    moved = zip(training.model.parameters(), before, strict=True)
+    assert max((now - then).abs().max().item() for now, then in moved) < 1e-3
 
 
 class Counts(pl.LightningModule):
