@@ -98,6 +98,7 @@ def read(
         re.sub(r"^(--[\w.]*weights)\.which(?==|$)", r"\1_which", each) for each in arguments
     ]
     nodes, arguments = configurations(gathered(arguments), said)
+    _refuse_unknown(nodes, {*kinds, *(action.dest for action in parser._actions)})
     chosen, rest = take(
         arguments,
         lambda option: option[2:] in kinds,
@@ -228,19 +229,48 @@ def values_of(arguments: Sequence[str], *options: str) -> list[str]:
     return [value for _, value in take(arguments, lambda option: option in options)[0]]
 
 
+class Said(dict[str, Any]):
+    """What a configuration says. ``where`` it does, for errors: of one from Python nobody knows."""
+
+    where = ""
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any], where: str = "") -> Said:
+        """A copy; of another one, from the same place."""
+        copy = cls(node)
+        copy.where = where or getattr(node, "where", "")
+        return copy
+
+
 def configurations(
     arguments: Sequence[str], said: Sequence[Mapping[str, Any]] = ()
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[Said], list[str]]:
     """What is said in configurations: from Python, then in the ``--config`` files of a command
     line; and what is left of the line.
     """
     files, rest = take(arguments, lambda option: option == "--config", "give a YAML file")
-    read_files = [presets.read_yaml(Path(value), "--config") for _, value in files]
-    for (_, path), node in zip(files, read_files, strict=True):
+    read_files = [
+        Said.of(presets.read_yaml(Path(value), "--config"), f"--config {value}")
+        for _, value in files
+    ]
+    for node in read_files:
         for key, value in node.items():
             if fix := _wrong(key, value):
-                raise UserError(f"--config {path}: {key} = {value!r}: {fix}")
-    return [*map(dict, said), *read_files], rest
+                raise UserError(f"{node.where}: {key} = {value!r}: {fix}")
+    return [*map(Said.of, said), *read_files], rest
+
+
+def _refuse_unknown(nodes: Sequence[Said], options: set[str]) -> None:
+    """Raise UserError for a key of a configuration that is none of a command's options."""
+    known = {each.partition(".")[0] for each in options}
+    for node in nodes:
+        for key in node:
+            if str(key).partition(".")[0] in known:
+                continue
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else "--help lists the options"
+            where = f"{node.where}: " if node.where else ""
+            raise UserError(f"{where}{key}: there is no such option; {hint}")
 
 
 #: What a configuration may say at the top, by key: where it is wrong, everything else would be

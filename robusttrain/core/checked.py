@@ -109,6 +109,7 @@ def _in_words(hint: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(hint)))
     kind = origin or hint
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names |= {dict: "a mapping"}
     if kind in names:
         return names[kind]
     name = getattr(kind, "__name__", str(kind))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+from robusttrain.core.checked import checked
 from robusttrain.core.errors import OptionError, UserError, above, at_least, one_of
 from robusttrain.core.parts import class_name
 from robusttrain.evaluation.audit import LEAST
@@ -24,6 +25,7 @@ LATER = ("split",)
 PLACES = ("root", "download", "workers", "memory_limit_gib")
 
 
+@checked
 @dataclass(frozen=True)
 class EvaluationPlan:
     """What is evaluated, how it is attacked and scored, and where the results go.

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from robusttrain.core.errors import OptionError, UserError, at_least, below_one, first_line, one_of
+from robusttrain.core.checked import checked
+from robusttrain.core.errors import (
+    OptionError,
+    UserError,
+    at_least,
+    below_one,
+    first_line,
+    one_of,
+    under,
+)
 from robusttrain.evaluation.compiling import COMPILE, Compile
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
@@ -17,6 +26,7 @@ Node = dict[str, Any]
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 
 
+@checked
 @dataclass(frozen=True)
 class Averaging:
     """A mean of the weights (SWA).
@@ -30,6 +40,7 @@ class Averaging:
     batches: int = 20
 
 
+@checked
 @dataclass(frozen=True)
 class Watching:
     """Attacks at validation.
@@ -57,6 +68,7 @@ class Watching:
         return [self.attacks] if isinstance(self.attacks, str) else list(self.attacks)
 
 
+@checked
 @dataclass(frozen=True)
 class Panel:
     """Pictures in TensorBoard.
@@ -70,6 +82,7 @@ class Panel:
     every: int = 5
 
 
+@checked
 @dataclass(frozen=True)
 class Guard:
     """What counts as overfitting.
@@ -86,6 +99,7 @@ class Guard:
     undo: bool = False
 
 
+@checked
 @dataclass(frozen=True)
 class Extra:
     """Further training images.
@@ -99,6 +113,7 @@ class Extra:
     share: float = 0.5
 
 
+@checked
 @dataclass(frozen=True)
 class TrainingPlan:
     """What is trained, how it is trained and watched, and where checkpoints and logs go.
@@ -206,11 +221,16 @@ class TrainingPlan:
         if unknown := sorted(set(content) - {each.name for each in fields(cls)}):
             raise UserError(f"plan: {unknown[0]} is unknown to this version of robusttrain")
         try:
-            return cls(
-                **{
-                    key: inner[key](**value) if key in inner else value
-                    for key, value in content.items()
-                }
-            )
+            whole = {
+                key: _part(inner[key], key, value) if key in inner else value
+                for key, value in content.items()
+            }
+            return cls(**whole)
         except TypeError as error:
             raise UserError(f"plan: {first_line(error)}") from error
+
+
+def _part(kind: type, key: str, value: Mapping[str, Any]) -> Any:
+    """A part of a plan; errors name its options."""
+    with under(key):
+        return kind(**value)

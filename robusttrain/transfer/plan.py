@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from robusttrain.core.checked import checked
 from robusttrain.core.errors import UserError, at_least
 
 #: A part of the configuration: {"class_path": ..., "init_args": {...}}.
@@ -13,6 +14,7 @@ PRECISIONS = ("float32", "bfloat16")
 FUSIONS = ("logits", "probabilities", "losses")
 
 
+@checked
 @dataclass(frozen=True)
 class TransferPlan:
     """The models that adversarial images are crafted and tested on, and how.

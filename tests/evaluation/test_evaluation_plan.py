@@ -48,6 +48,30 @@ def test_every_field_is_said_in_the_help():
         assert f"    {each.name}: " in documented, each.name
 
 
+@pytest.mark.parametrize(
+    "line", ["draws: null", "audit: null", "save_verdicts: null", "certify_alpha: null"]
+)
+def test_null_for_what_has_no_null_is_refused(line, tmp_path):
+    """It was a traceback, or false: ``audit: null`` left out the audit without a word."""
+    (tmp_path / "mine.yaml").write_text(line)
+    option = line.partition(":")[0]
+    with pytest.raises(OptionError, match=f"^{option} = None: must be (a|true)"):
+        read_plan([*LINE, "--config", str(tmp_path / "mine.yaml")])
+    with pytest.raises(OptionError, match=f"^{option} = None"):
+        dataclasses.replace(PLAN, **{option: None})
+    assert dataclasses.replace(PLAN, images=None, epsilon=None, export=None).images is None
+
+
+def test_a_key_of_a_file_that_is_no_option_names_the_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for key, hint in (("imges", "did you mean images?"), ("xyzzy", "--help lists the options")):
+        file.write_text(f"{key}: 5")
+        with pytest.raises(UserError) as caught:
+            read_plan([*LINE, "--config", str(file)])
+        told = f"--config {file}: {key}: there is no such option; {hint}"
+        assert str(caught.value).replace("\\", "") == told
+
+
 def test_what_cannot_work_is_refused():
     for wrong, told in (
         ({"draws": 0}, "--draws = 0"),
@@ -61,7 +85,7 @@ def test_what_cannot_work_is_refused():
         dataclasses.replace(PLAN, strict=True, audit=False)
     with pytest.raises(UserError, match="colour is unknown"):
         EvaluationPlan.from_json({**PLAN.to_json(), "colour": 1})
-    with pytest.raises(UserError, match=r"^plan: model = None: must be a mapping"):
+    with pytest.raises(UserError, match=r"^model = None: must be a mapping"):
         dataclasses.replace(PLAN, model=None)
     with pytest.raises(UserError, match="^plan: model is missing"):
         EvaluationPlan.from_json({"attacks": {}, "data": DATA})

@@ -46,6 +46,23 @@ def test_every_field_is_said_in_the_help():
             assert f"    {each.name}: " in inspect.getdoc(kind), each.name
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("robust: {every: null}", "^robust.every = None: must be a whole number"),
+        ("swa: {start: 1, batches: null}", "^swa.batches = None: must be a whole number"),
+        ("guard: {undo: null}", "^guard.undo = None: must be true or false"),
+        ("estimate: null", "^estimate = None: must be true or false"),
+        ("trianing: fast", "mine.yaml: trianing: there is no such option; did you mean training"),
+    ],
+)
+def test_what_a_file_cannot_mean_is_refused(text, told, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=told):
+        read_plan(["--config", str(tmp_path / "mine.yaml")])
+    assert read_plan(said=[{"swa": {"start": None}}]).swa.start is None
+
+
 def test_what_cannot_work_is_refused():
     plan = read_plan(LINE)
     for wrong, told in (
