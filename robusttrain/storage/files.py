@@ -35,7 +35,8 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = str(path)  # what is written to an open file fails without one
+        if error.errno is not None:  # else its text is all there is
+            error.filename = str(path)  # what is written to an open file fails without one
         raise
     finally:
         temporary.unlink(missing_ok=True)
