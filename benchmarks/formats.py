@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import load_images, machine, network, take_turns, write
+from benchmarks.timing import load_images, machine, network, report_file, take_turns, write
 from robusttrain import fast_copy
 from robusttrain.core.memory_format import use_plain_format
 from robusttrain.core.repeatable import repeatable
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--output", default="results/benchmarks/formats.json")
+    parser.add_argument("--output", type=report_file, default="results/benchmarks/formats.json")
     arguments = parser.parse_args()
     data, images, labels = load_images(arguments.root, arguments.images, device=arguments.device)
     relative = {}
