@@ -19,7 +19,7 @@ from robusttrain.evaluation.taking import check_classes
 
 
 @dataclass(frozen=True)
-class Cost:
+class EvaluationCost:
     """Of an evaluation, at most.
 
     Args:
@@ -47,7 +47,7 @@ def announce(
     curves: Sequence[Curve] = (),
     besides: Sequence[Beside] = (),
     certification: Certification | None = None,
-) -> Cost:
+) -> EvaluationCost:
     """Say what the evaluation will cost.
 
     Args:
@@ -107,7 +107,7 @@ def announce(
         )
     passes = engine.verdicts_per_image * total
     say(f"scoring: {passes:,} forward passes, about {duration(expected['scoring'] * total)} here")
-    return Cost(evaluations, total, seconds)
+    return EvaluationCost(evaluations, total, seconds)
 
 
 def check_sources(engine: Engine, data: ImageData) -> None:

@@ -27,7 +27,7 @@ from robusttrain.evaluation.certify import Smoothed
 from robusttrain.evaluation.choosing import Run, choose_compilation, choose_precisions
 from robusttrain.evaluation.class_doubts import doubt_classes
 from robusttrain.evaluation.compiling import PLAIN, Choice
-from robusttrain.evaluation.cost import Cost, announce, check_sources
+from robusttrain.evaluation.cost import EvaluationCost, announce, check_sources
 from robusttrain.evaluation.curve import Curve
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.export import export, export_line
@@ -256,14 +256,14 @@ def cost_of(
     audit: Audit | None,
     device: torch.device,
     say: Say,
-) -> Cost:
+) -> EvaluationCost:
     """What an evaluation will cost, said before it starts; measured where it will run.
 
     Only the first of several processes measures.
     """
     evaluation.to(device)
     parts = (evaluation.curves, evaluation.besides, evaluation.certification)
-    return announce(evaluation.engine, data, audit, say, device, *parts) or Cost()
+    return announce(evaluation.engine, data, audit, say, device, *parts) or EvaluationCost()
 
 
 def cost_before(
@@ -274,7 +274,7 @@ def cost_before(
     device: torch.device,
     say: Say,
     compilation: Choice = PLAIN,
-) -> Cost:
+) -> EvaluationCost:
     """Say what `attack` would cost, and attack and write nothing; arguments as there."""
     engine = engine_of(plan, subject, attacks, precisions, compilation)
     evaluation = evaluation_of(plan, subject, engine, say)
