@@ -115,6 +115,9 @@ class Study:
         elif self.scale.data["data"] == "imagefolder":
             folders = "DIR/train/<class> and DIR/test/<class>"
             raise UserError(f"--root: scale small needs CIFAR-10 as an image folder, {folders}")
+        if self.base:
+            inside = f"f_b in {self.scale.precision} inside g"
+            self.scale.about = f"the packaged model {self.base}, {inside}"
         output = Path(given.output or f"results/studies/{name}-{given.scale}")
         self.output, self.logs = writable(output, "--output"), Path(given.logs)
         self.earlier = Path(given.earlier) if given.earlier else None

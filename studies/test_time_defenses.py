@@ -1,11 +1,11 @@
-"""What defenses at test time are worth: each in front of two base models, against the base itself.
+"""What defenses at test time are worth: each in front of base models, against the base itself.
 
 Eight defenses that need no training of their own (but for g's f_b) stand before a model of standard
-and one of adversarial training, which were trained without them: crops are larger, and g's radius
-is smaller, than where a network is trained behind them. Their papers' protocol is transfer: the
-attack on the classifier alone. The adaptive suite goes through, around and without each defense,
-and attacks the base model at the same budget (Croce et al. 2022). What the attacker knows of the
-draw is a column of its own.
+and one of adversarial training, or before one that comes with the package. All were trained without
+them: crops are larger, and g's radius is smaller, than where a network is trained behind them.
+Their papers' protocol is transfer: the attack on the classifier alone. The adaptive suite goes
+through, around and without each defense, and attacks the base model at the same budget (Croce et
+al. 2022). What the attacker knows of the draw is a column of its own.
 """
 
 from __future__ import annotations
@@ -222,7 +222,8 @@ def drawn(differences: Mapping[str, Mapping[str, Any]], bases: Mapping[str, str]
         axes.set_yticks([-number for number in range(len(shown))], [*shown])
         axes.set_title(f"base model: {title}", fontsize="medium")
         axes.grid(axis="x", alpha=0.3)
-    panels[0].legend(fontsize="small")
+    above = {"loc": "lower right", "bbox_to_anchor": (1, 1.1)}  # beside no interval
+    panels[0].legend(fontsize="small", ncols=2, borderaxespad=0, **above)
     panels[-1].set_xlabel("points added to the base model under attack, with 95 % intervals")
     return figure
 

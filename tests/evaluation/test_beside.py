@@ -299,7 +299,7 @@ def test_a_draw_that_nobody_can_be_told_is_no_row():
     for defense, names in ((Shift(), ["known_draw"]), (Own(), [])):
         engine, lines = Engine(DefendedClassifier(defense, Bright()), {}), []
         subject = Subject(engine.target, "t", data)
-        found = besides_of(plan, subject, engine, {}, lines.append)
+        found = besides_of(plan, subject, engine, lines.append)
         assert [each.name for each in found] == names
         assert ("a generator of its own" in "".join(lines)) == (names == [])
 
@@ -345,5 +345,5 @@ def test_what_has_no_effect_is_said(task):
     plan = EvaluationPlan(model=node, attacks={}, data=node, tries=3, known_draw=True)
     lines = []
     engine = Engine(Bright(), {"pgd": pgd()})
-    assert besides_of(plan, Subject(engine.target, "t", None), engine, {}, lines.append) == []
+    assert besides_of(plan, Subject(engine.target, "t", None), engine, lines.append) == []
     assert [line.partition(":")[0] for line in lines] == ["known_draw", "tries"]

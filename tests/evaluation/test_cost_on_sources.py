@@ -82,7 +82,7 @@ def test_what_is_said_holds_the_search_on_a_random_model(random_linear, images, 
             return type("Batch", (), {"images": x, "labels": y})
 
     engine = Engine(random_linear(4), {"ddn": Scenario(ATTACKS["DDN"], Target())}, draws=2)
-    planned, _ = announce(engine, Data(), None, told.append)
+    planned = announce(engine, Data(), None, told.append, torch.device("cpu")).evaluations
     assert f"8 gradient evaluations and {1 + 4 * TRIES} queries per image" in told[0]
     assert planned == 8 + 1 + 4 * TRIES + engine.verdicts_per_image
     records, _ = engine.run(x, y, torch.arange(6))

@@ -64,7 +64,7 @@ def test_a_surrogate_of_other_images_is_trained_anew(tmp_path):
             "init_args": {"root": str(tmp_path / "data")},
         }
         keeper = Keeper(tmp_path / "kept", DefendedClassifier(None, VGGSmall()), node, {})
-        keeper.recipe = lambda name, epochs=None: {"model": name, "trainer": {"max_epochs": 1}}
+        keeper.recipe = lambda name, epochs=None: {"model": "mlp", "trainer": {"max_epochs": 1}}
         return keeper.provide(["mine"], train, telling=replace(SILENT, say=said.append))["mine"]
 
     pictures(tmp_path / "data")
