@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from robusttrain.attacks import Threat
 from robusttrain.config.attacks import scenarios, stem
 from robusttrain.config.numbers import a_number, several
+from robusttrain.core.checked import plain_number
 from robusttrain.core.console import ALOUD
 from robusttrain.core.errors import UserError, at_least
 from robusttrain.core.telling import QUIET
@@ -52,8 +53,9 @@ def attack(name: str, epsilon: float | str | None = None, **values: Any) -> Scen
 
 def _plain(value: Any) -> Any:
     """The plain value of a number of NumPy's or torch's."""
-    if hasattr(value, "item"):
-        return value.item()
+    plain = plain_number(value)
+    if plain is not value:
+        return plain
     raise UserError(f"attack: {value!r}: is no value of an attack's argument: give plain ones")
 
 
@@ -139,8 +141,8 @@ def evaluate(
         suite,
         threat,
         defense,
-        count,
-        batch_size,
+        plain_number(count),
+        plain_number(batch_size),
         {
             "survivors": survivors,
             "known_draw": known_draw,
@@ -155,7 +157,7 @@ def evaluate(
             "curve_effort": several(curve_effort, "curve_effort"),
             "certify": certify,
             "certify_draws": certify_draws,
-            "seed": seed,
+            "seed": plain_number(seed),
             "precision": precision,
             "compile": compile,
             "audit": audit,

@@ -27,7 +27,7 @@ class Limit:
     bounds: tuple[float, ...]
 
     def __call__(self, option: str, value: Any) -> None:
-        if not hasattr(value, "__float__"):
+        if not hasattr(value, "__float__") or getattr(value, "ndim", None):
             raise OptionError(option, repr(value), "must be a number")
         self.check(option, value, *self.bounds)
 
@@ -46,8 +46,17 @@ Share = Annotated[float, Limit(within, (0, 1))]
 BelowOne = Annotated[float, Limit(below_one, ())]
 
 
+def plain_number(value: Any) -> Any:
+    """A single number of NumPy's or torch's as Python's own, which JSON and seeds need; anything
+    else as it is.
+    """
+    single = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return value.item() if single else value
+
+
 def checked(cls: Class) -> Class:
-    """Class decorator: the constructor compares every argument with its type's limits.
+    """Class decorator: the constructor compares every argument with its type's limits. Single
+    numbers of NumPy's or torch's become Python's.
 
     None passes where the type allows it, and nowhere else. An error is an `OptionError` that names
     the argument, and comes before the constructor's own code.
@@ -75,12 +84,14 @@ def checked(cls: Class) -> Class:
     def checking(self: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(self, *args, **kwargs)
         for name, value in given.arguments.items():
+            if limits().get(name) or type(value).__module__ == "numpy":
+                given.arguments[name] = value = plain_number(value)
             for limit in limits().get(name, ()) if value is not None else ():
                 limit(name, value)
         for name, value in given.arguments.items():
             if value is None and name in hints() and not _takes_none(hints()[name]):
                 raise OptionError(name, None, f"must be {_in_words(hints()[name])}")
-        build(self, *args, **kwargs)
+        build(*given.args, **given.kwargs)
 
     cls.__init__ = checking  # type: ignore[misc]
     return cls

@@ -6,7 +6,9 @@ import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
@@ -109,3 +111,16 @@ def test_a_class_without_a_constructor_is_refused():
         @checked
         class Nothing:
             pass
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.float32(3), torch.tensor(3)])
+def test_single_numbers_of_other_libraries_become_pythons(value):
+    """Results hold them as JSON."""
+    made = Parts(steps=value)
+    assert type(made.steps) in (int, float)
+    assert made.steps == 3
+
+
+def test_several_numbers_are_none():
+    with pytest.raises(OptionError, match="must be a number"):
+        Parts(size=np.array([0.1, 0.2]))

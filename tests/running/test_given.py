@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from threading import Thread
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -632,3 +633,26 @@ def test_a_suite_sets_the_radius_where_nobody_else_does(given, tmp_path):
     assert robusttrain.evaluate(*given, **far).json["threat"]["epsilon"] == 0.2
     said = robusttrain.evaluate(*given, threat=Linf(0.1), **far)
     assert said.json["threat"]["epsilon"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"seed": np.int64(1)},
+        {"count": np.int64(6), "batch_size": np.int32(4)},
+        {"draws": np.int32(2), "tries": np.int64(2)},
+        {"threat": Linf(np.float32(0.05)), "audit": np.False_},
+        {"seed": torch.tensor(1)},
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_numbers(said, given):
+    """They ended in an OverflowError, or as no JSON."""
+    plain = {
+        key: value.item() if isinstance(value, np.generic | torch.Tensor) else value
+        for key, value in said.items()
+    }
+    found = [
+        robusttrain.evaluate(*given, attacks={"mine": PGD}, **{**QUIET, **each})
+        for each in (said, plain)
+    ]
+    assert found[0].worst_case == found[1].worst_case
