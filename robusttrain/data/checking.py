@@ -174,7 +174,7 @@ def _pixels(images: Tensor, said: str, channels: int, size: int) -> Tensor:
     if images.dtype in (torch.uint8, torch.bool):
         return images
     kind = str(images.dtype).removeprefix("torch.")
-    low, high = (float(end) for end in torch.aminmax(images))
+    low, high = (float(end) for end in torch.aminmax(images.detach()))
     # What rounding leaves outside [0, 1], as resizing does, attacks clamp.
     off = max(1e-6, torch.finfo(images.dtype).eps) if images.is_floating_point() else 0
     if not (low >= -off and high <= (1 + off if images.is_floating_point() else 255)):  # nor NaN
