@@ -155,7 +155,12 @@ def identified(value: Any) -> Any:
     path = Path(value) if isinstance(value, str) else Path()
     if re.search(r"-[0-9a-f]{12}$", path.parent.name):  # of a job
         return f"{path.parent.name}/{path.name}"
-    return hash_of_file(path) if path.suffix and path.is_file() else value
+    return _file(value) if path.suffix else value
+
+
+def _file(name: str) -> str:
+    """A file by its content, wherever it lies; text that names none as it is."""
+    return hash_of_file(Path(name)) if Path(name).is_file() else name
 
 
 def _folder(root: Path) -> str:

@@ -18,8 +18,10 @@ from studies.kept import LAST, without_places
 from studies.study import Study
 
 ROOT = Path(__file__).parents[2]
-#: What plans know data/cifar10-jpeg by: a hash of the names and sizes of its files.
+#: What plans know data/cifar10-jpeg by, a hash of the names and sizes of its files; and the released
+#: f_b, by its content.
 CIFAR10_JPEG = "dc1e599e5ec816add23937d93039d5ce832674b87b45f68001c8ca64fe80e616"
+RELEASED = "671cdb44bc3b96b1a88242c63c59c08b827c4ed98438f3810f3cb936da7e94dc"
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -188,8 +190,12 @@ def test_points_that_the_docs_keep_are_found_by_their_plans(kept, monkeypatch):
     def folder(root):
         return CIFAR10_JPEG if root.name == "cifar10-jpeg" else listed(root)
 
-    listed = jobs._folder
-    monkeypatch.setattr(jobs, "_folder", folder)  # the images need not be here
+    def file(name):
+        return RELEASED if name.endswith("vgg-small-adversarial-cifar10.pth") else hashed(name)
+
+    listed, hashed = jobs._folder, jobs._file
+    monkeypatch.setattr(jobs, "_folder", folder)  # the images need not be here ...
+    monkeypatch.setattr(jobs, "_file", file)  # ... nor the released f_b
     checked = 0
     with zipfile.ZipFile(kept) as archive:
         for name in archive.namelist():
