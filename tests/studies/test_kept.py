@@ -18,8 +18,8 @@ from studies.kept import LAST, without_places
 from studies.study import Study
 
 ROOT = Path(__file__).parents[2]
-#: What plans know data/cifar10-jpeg by, a hash of the names and sizes of its files; and the released
-#: f_b, by its content.
+#: What plans know data/cifar10-jpeg by, a hash of the names and sizes of its files; and the
+#: released f_b, by its content.
 CIFAR10_JPEG = "dc1e599e5ec816add23937d93039d5ce832674b87b45f68001c8ca64fe80e616"
 RELEASED = "671cdb44bc3b96b1a88242c63c59c08b827c4ed98438f3810f3cb936da7e94dc"
 pytestmark = pytest.mark.filterwarnings("ignore")
