@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,22 +30,14 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OURS = "float32, channels_last"
 
 
-@contextmanager
-def rounding() -> Iterator[None]:
-    """TF32, and whichever algorithms cuDNN likes, as torch has it by default."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = before
-
-
-def gradient_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """With respect to the images (B, C, H, W)."""
+def gradient_of(model: nn.Module, images: Tensor, labels: Tensor, exact: bool) -> Tensor:
+    """With respect to the images (B, C, H, W); ``exact``: as evaluations compute, else as torch
+    does by default on a GPU, in TF32.
+    """
     points = images.detach().requires_grad_()
-    loss = F.cross_entropy(model(points).float(), labels, reduction="sum")
-    return torch.autograd.grad(loss, points)[0]
+    with repeatable() if exact else nullcontext():
+        loss = F.cross_entropy(model(points).float(), labels, reduction="sum")
+        return torch.autograd.grad(loss, points)[0]
 
 
 def contenders(
@@ -53,19 +45,16 @@ def contenders(
 ) -> dict[str, Callable[[], Tensor]]:
     """A gradient in each type and format, and in TF32 where there is a GPU."""
     calls: dict[str, Callable[[], Tensor]] = {}
-
-    def add(kind: str, layout: str, context: Callable[..., object], name: str) -> None:
-        copied = deepcopy(fast_copy(model, TYPES[kind]).network)
-        if layout == "rows":
-            use_plain_format(copied)
-        points = images.to(TYPES[kind], memory_format=FORMATS[layout])
-        calls[name] = lambda: context()(gradient_of)(copied, points, labels)  # type: ignore[operator]
-
-    for kind in TYPES:
-        for layout in FORMATS:
-            add(kind, layout, repeatable, f"{kind}, {layout}")
+    for kind, dtype in TYPES.items():
+        for layout, memory_format in FORMATS.items():
+            copied = fast_copy(model, dtype).network
+            if layout == "rows":
+                use_plain_format(copied)
+            points = images.to(dtype, memory_format=memory_format)
+            gradient = partial(gradient_of, copied, points, labels)
+            calls[f"{kind}, {layout}"] = partial(gradient, exact=True)
             if gpu and kind == "float32":
-                add(kind, layout, rounding, f"TF32, {layout}")
+                calls[f"TF32, {layout}"] = partial(gradient, exact=False)
     return calls
 
 

@@ -274,14 +274,12 @@ def cost_before(
     device: torch.device,
     say: Say,
     compilation: Choice = PLAIN,
-) -> EvaluationCost:
+) -> None:
     """Say what `attack` would cost, and attack and write nothing; arguments as there."""
     engine = engine_of(plan, subject, attacks, precisions, compilation)
     evaluation = evaluation_of(plan, subject, engine, say)
     audit = Audit(engine, images_of(subject.data), plan.audit_images) if plan.audit else None
-    cost = cost_of(evaluation, subject.data, audit, device, say)
-    say(str(cost))
-    return cost
+    say(str(cost_of(evaluation, subject.data, audit, device, say)))
 
 
 @repeatable()

@@ -37,6 +37,22 @@ def attacks(names, steps, epsilon=None):
     }
 
 
+def digits(batch_size, count=None):
+    """So many test images, or all."""
+    data = Digits(batch_size=batch_size)
+    data.prepare_data()
+    data.setup("test")
+    if count is not None:
+        data.limit_test(count, seed=0)
+    return data
+
+
+def planned(chosen, **options):
+    """A plan of attacks that stand beside it, built."""
+    node = {"class_path": "of.Somebody"}
+    return EvaluationPlan(model=node, data=node, attacks=dict.fromkeys(chosen, node), **options)
+
+
 #: The most waits of the engine for a batch: the ranges of pixel values and labels, verdicts, rows
 #: ...
 BATCH = {None: 6, GaussianNoise: 8}
@@ -126,15 +142,10 @@ def test_a_whole_evaluation_runs_on_the_device(tmp_path):
     target = DefendedClassifier(
         GaussianNoise(0.05), robusttrain.load("digits-standard").classifier
     ).eval()
-    data = Digits(batch_size=8)
-    data.prepare_data()
-    data.setup("test")
-    data.limit_test(16, seed=0)
+    data = digits(8, 16)
     chosen = attacks(["eot-l2", "pgd-l2"], 2, epsilon=0.5)
-    plan = EvaluationPlan(
-        model={"class_path": "a.Network"},
-        data={"class_path": "a.Digits"},
-        attacks={name: {"class_path": "an.Attack"} for name in chosen},
+    plan = planned(
+        chosen,
         epsilon=0.5,
         draws=2,
         tries=2,
@@ -170,15 +181,10 @@ def test_its_cost_is_measured_where_it_will_run(tmp_path, monkeypatch, asks):
         return 0.0
 
     monkeypatch.setattr(pricing, "_seconds", spied)
-    data = Digits(batch_size=24)
-    data.prepare_data()
-    data.setup("test")
-    data.limit_test(24, seed=0)
+    data = digits(24, 24)
     chosen = attacks(["pgd", "square"], 2, epsilon=0.05)
-    plan = EvaluationPlan(
-        model={"class_path": "a.Network"},
-        data={"class_path": "a.Digits"},
-        attacks={name: {"class_path": "an.Attack"} for name in chosen},
+    plan = planned(
+        chosen,
         epsilon=0.05,
         output=str(tmp_path),
         audit=False,
@@ -194,9 +200,7 @@ def test_its_cost_is_measured_where_it_will_run(tmp_path, monkeypatch, asks):
 
 @pytest.mark.parametrize("device", [torch.device("cpu"), DEVICE])
 def test_what_compiling_saves_is_measured_on_a_whole_batch(device):
-    data = Digits(batch_size=40)
-    data.prepare_data()
-    data.setup("test")
+    data = digits(40)
     whole = len(data.first_test_batch().images)
     assert whole > 32
     images = whole if device == DEVICE else 32

@@ -11,6 +11,15 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.running.surrogates import Keeper, whole_h
 
 
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Writes the recipe "mine" of the folder where everything runs."""
+    folder = tmp_path / "configs" / "surrogate"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return (folder / "mine.yaml").write_text
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -20,10 +29,8 @@ from robusttrain.running.surrogates import Keeper, whole_h
         ("seed: 3", "surrogate mine: seed has no effect"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(text, told, tmp_path, monkeypatch):
-    (tmp_path / "configs" / "surrogate").mkdir(parents=True)
-    (tmp_path / "configs" / "surrogate" / "mine.yaml").write_text(f"model: mlp\n{text}\n")
-    monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_meant_is_refused(text, told, recipe):
+    recipe(f"model: mlp\n{text}\n")
     with pytest.raises(UserError, match=told):
         Keeper.recipe(None, "mine")
 
@@ -41,11 +48,9 @@ def test_what_cannot_be_meant_is_refused(text, told, tmp_path, monkeypatch):
         ("h: {width: 4}\nmodel: mlp", "^surrogate mine: model: there is no such option"),
     ],
 )
-def test_a_key_that_there_is_not_is_one_of_the_recipe(text, told, tmp_path, monkeypatch):
+def test_a_key_that_there_is_not_is_one_of_the_recipe(text, told, tmp_path, recipe):
     """Before any other recipe is trained; the line named an option that nobody had typed."""
-    (tmp_path / "configs" / "surrogate").mkdir(parents=True)
-    (tmp_path / "configs" / "surrogate" / "mine.yaml").write_text(f"{text}\n")
-    monkeypatch.chdir(tmp_path)
+    recipe(f"{text}\n")
     data = {"class_path": "robusttrain.data.Digits", "init_args": {"image_size": 8}}
     defended = DefendedClassifier(GaussianNoise(0.1), nn.Flatten())
     keeper, trained = Keeper(tmp_path, defended, data, {}, None), []
