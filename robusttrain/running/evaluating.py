@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from robusttrain.attacks.parts.gradients import NO_GRADIENT
-from robusttrain.attacks.sources.surrogates import paths_in, surrogates_in
+from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.config.attacks import scenario, stem
-from robusttrain.config.checkpoints import classes_beside, read_recipe, training_seed
+from robusttrain.config.checkpoints import read_recipe, training_seed
 from robusttrain.config.suites import left_out, refuse_few_classes
 from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
@@ -20,7 +20,6 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Doubt, Say, Telling
 from robusttrain.data import ImageData
-from robusttrain.data.checking import first_moved
 from robusttrain.data.notes import note
 from robusttrain.evaluation.cost import check_sources
 from robusttrain.evaluation.covering import boundless, covering, threats_of
@@ -55,6 +54,7 @@ from robusttrain.evaluation.taking import check_classes
 from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
+from robusttrain.running.class_numbers import refuse_other_numbers
 from robusttrain.running.f_b import provide_f_b
 from robusttrain.running.made_from import digests, edited, other_images
 from robusttrain.running.precision_of_g import refuse_auto
@@ -173,7 +173,7 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     }
     engine = Engine(subject.target, at_hand)
     check_sources(engine, subject.data)
-    refuse_other_numbers(plan.attacks, subject.data.class_names)
+    refuse_other_numbers(plan.attacks, engine, subject.data.class_names)
     tell_strangers(engine, subject.data, say)
     certification_of(plan, subject, engine)
     option = "threat" if plan.handed_over else "--epsilon"
@@ -181,25 +181,6 @@ def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, 
     for line in covering([*threats, *threats_of(subject.target.defense)], facts):
         say(Doubt(line))
     return engine
-
-
-def refuse_other_numbers(attacks: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise UserError where an attack differentiates a checkpoint that gives the same classes other
-    numbers: it would follow the loss of another class, and the target would look robust.
-
-    Args:
-        attacks: configuration nodes by name.
-        names: of the classes, in the order of the data's numbers.
-    """
-    for name, node in attacks.items():
-        for path in paths_in(node):
-            theirs = classes_beside(path)
-            if (number := first_moved(names, theirs)) is not None:
-                raise UserError(
-                    f"attack {name}: in {path} class {number} is {theirs[number]!r}, and in the"
-                    f" data set {names[number]!r}: give a model that was trained with the data"
-                    " set's order of the classes"
-                )
 
 
 def tell_strangers(engine: Engine, data: ImageData, say: Say) -> None:

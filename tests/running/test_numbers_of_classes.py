@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
 
 import robusttrain
+from robusttrain.attacks import Ensemble, Linf, OtherModel, ProjectedGradient, Target
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.core.errors import UserError
 from robusttrain.data import Digits
-from robusttrain.running.evaluating import refuse_other_numbers
+from robusttrain.evaluation import Engine, Scenario
+from robusttrain.running.class_numbers import refuse_other_numbers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = [*map(str, range(10))]
@@ -54,9 +57,23 @@ def test_an_attackers_model_that_numbers_classes_otherwise_is_refused(command, s
 
 
 def test_models_inside_a_node_are_found(swapped):
+    def refuse(source, names=NAMES):
+        refuse_other_numbers({"mine": source}, Engine(nn.Flatten(), {}), names)
+
     inside = {"init_args": {"sources": [{"init_args": {"path": str(swapped)}}]}}
     with pytest.raises(UserError, match="attack mine: in .*swapped.ckpt class 1 is '2'"):
-        refuse_other_numbers({"mine": {"class_path": "an.Attack", "source": inside}}, NAMES)
-    refuse_other_numbers({"mine": {"source": {"path": "surrogate:standard"}}}, NAMES)
-    refuse_other_numbers({"mine": {"source": {"path": "digits-standard"}}}, NAMES)
-    refuse_other_numbers({"mine": {"source": {"path": str(swapped)}}}, ["a", "b"])
+        refuse({"class_path": "an.Attack", "source": inside})
+    refuse({"source": {"path": "surrogate:standard"}})
+    refuse({"source": {"path": "digits-standard"}})
+    refuse({"source": {"path": str(swapped)}}, ["a", "b"])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_models_that_python_brings_are_found(swapped, several):
+    other = OtherModel(robusttrain.load(swapped))
+    source = Ensemble([other, Target()]) if several else other
+    attacks = {"mine": Scenario(ProjectedGradient(1, 0.01, threat=Linf(0.05)), source)}
+    with pytest.raises(UserError, match="mine: in the attacker's model class 1 is '2', and in the"):
+        robusttrain.evaluate(
+            robusttrain.load("digits-standard"), Digits(), attacks=attacks, count=8, audit=False
+        )
