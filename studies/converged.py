@@ -25,7 +25,7 @@ from robusttrain.running.jobs import Call, Job
 from studies.budget import ABOUT, SMALL
 from studies.does_g_add import END, SHORTER, Beside, drawn
 from studies.recipes import RECIPES as SHORT
-from studies.recipes import SPEED, YARDSTICK, curves
+from studies.recipes import SPEED, WRAPPED, YARDSTICK, curves
 from studies.scales import Scale, Settings, nodes_of
 from studies.study import Study, counted, percent
 
@@ -53,6 +53,7 @@ class Sizes:
         attacks: what is changed of them, "ATTACK.KEY" to value.
         options: of every training.
         randomization: options of the layers, where the preset's are too large for the images.
+        warmup: epochs without AWP, None for the preset's.
         scale: values that are other than the scale's.
     """
 
@@ -66,6 +67,7 @@ class Sizes:
     attacks: Settings = field(default_factory=dict)
     options: Settings = field(default_factory=dict)
     randomization: Settings = field(default_factory=dict)
+    warmup: int | None = None
     scale: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, name: str) -> int:
@@ -97,11 +99,14 @@ SETTINGS = {
         scale={"inner_steps": 5},
     ),
     "small": Sizes(
-        60,
-        2,
+        16,
+        1,
         200,
+        longer={"g": 2},
         attacks=ATTACKS,
-        options=SMALL,
+        options={**SMALL, "model.widths": [32, 64, 128], "model.blocks": 1},
+        warmup=4,
+        scale={"about": ABOUT.replace("0.95", "0.31"), "inner_steps": 3, "f_b_width": 32},
     ),
     "paper": Sizes(100, 3, 1000, options={"robust.images": 1000}),
 }
@@ -122,6 +127,8 @@ def trained(scale: Scale, sizes: Sizes, name: str, seed: int, epochs: int) -> Jo
         options |= scale.g(steps=recipe.g)
     if options.get("defense") == "randomization":
         options |= sizes.randomization
+    if recipe.inner == WRAPPED and sizes.warmup is not None:
+        options["training.objective.warmup"] = sizes.warmup
     replays = recipe.options.get("training.objective.replays", 1)
     epochs = max(1, epochs // replays)
     watched = {"robust.every": epochs, "robust.epsilon": sizes.epsilon}
@@ -146,8 +153,6 @@ def run(arguments: list[str]) -> None:
     scale, sizes = study.scale, SETTINGS[study.scale.name]
     sizes = replace(sizes, seeds=study.seeds or sizes.seeds)
     vars(scale).update(sizes.scale)
-    if scale.name == "small":
-        scale.about = ABOUT
     # For f_b, too: no image that is validated on was trained on.
     split = {key: to for key, to in sizes.options.items() if key.startswith("data.")}
     scale.data = {**scale.data, **split}
