@@ -34,6 +34,8 @@ LONG = {"training": "trades-awp"}
 FLAT = 0.01
 #: One recipe differs from that of short budgets: AWP's warm-up is the preset's.
 RECIPES = {**SHORT, "TRADES + AWP": replace(SHORT["TRADES + AWP"], options=LONG)}
+#: What costs two to three times as much as adversarial training, beyond hours of two cores.
+COSTLY = ("MART", "TRADES + AWP", "g", "g + adversarial training")
 #: Where the threat of a recipe stands that has no inner attack of several steps.
 THREATS = {"fast": "training.objective.attack.threat", "free": "training.objective.threat"}
 
@@ -102,7 +104,7 @@ SETTINGS = {
         16,
         1,
         200,
-        longer={"g": 2},
+        recipes=tuple(name for name in RECIPES if name not in COSTLY),
         attacks=ATTACKS,
         options={**SMALL, "model.widths": [32, 64, 128], "model.blocks": 1},
         warmup=4,

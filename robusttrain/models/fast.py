@@ -3,7 +3,8 @@
 A model that cannot be copied (TorchScript) is taken as it is.
 
 Batch norm in evaluation mode is an affine map, so it is folded into the convolution before it. Max
-pooling goes before ReLU. Weights and images are channels_last, and may be bfloat16.
+pooling goes before ReLU. Weights and images are channels_last, and may be bfloat16. In float32 wide
+convolutions take fewer multiplications on CPUs (`robusttrain.models.winograd`).
 
 torch.fx only *finds* the order of the layers. The copy keeps the model's own Python code and gets
 other submodules. So shape checks, flags and random draws in ``forward`` behave as before, and
@@ -32,6 +33,7 @@ from robusttrain.models.layers import hooked
 from robusttrain.models.nearby import Memory, remembered
 from robusttrain.models.outputs import tensor_of
 from robusttrain.models.tracing import Tracer
+from robusttrain.models.winograd import use_winograd
 
 logger = logging.getLogger(__name__)
 
@@ -206,6 +208,8 @@ def fast_copy(
             any(isinstance(module, _BatchNorm) for module in network.modules())
             or not _runs_in(network, dtype, example)
         )
+        if dtype == torch.float32:
+            use_winograd(network)
         return FastModel(network if autocast else network.to(dtype), dtype, autocast, folded)
 
 
