@@ -4,8 +4,8 @@
 
 The gradient of the cross entropy with respect to the images, and the answers alone, by fast copies
 in float32 (`robusttrain.models.winograd`) beside the same copies with torch's convolutions. Then
-single layers, of which `CHANNELS` and `TILES` were read off. Contenders take turns; ratios are
-those of medians.
+single layers, of which `CHANNELS`, `WORK` and `TILES` were read off. Contenders take turns; ratios
+are those of medians.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def layer(inputs: int, outputs: int) -> nn.Conv2d:
     """A convolution that takes fewer multiplications however narrow it is."""
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1).requires_grad_(False)
     convolution.to(memory_format=torch.channels_last)
-    convolution._conv_forward = Winograd(fewest=1)  # type: ignore[assignment]
+    convolution._conv_forward = Winograd(fewest=1, least=1)  # type: ignore[assignment]
     return convolution
 
 

@@ -26,7 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: Fewest channels, of the input and of the output, with which it pays (``benchmarks/winograd.py``).
-CHANNELS = 96
+CHANNELS = 128
+#: Least channels of the input times those of the output times tiles of an image. Below, a layer
+#: saves too little of a network's time to be worth another rounding.
+WORK = 2**16
 #: Fewest tiles, of all images together: the transformed kernels are read once for all of them.
 TILES = 16
 #: So many tiles are computed at once: they stay in the processor's cache.
@@ -146,14 +149,15 @@ class Winograd:
 
     Args:
         fewest: tiles, of all images together; with fewer, torch computes the convolution.
+        least: work of an image, as `WORK`; with less, too.
     """
 
-    def __init__(self, fewest: int = TILES) -> None:
-        self.fewest = fewest
+    def __init__(self, fewest: int = TILES, least: int = WORK) -> None:
+        self.fewest, self.least = fewest, least
         self._kernels: tuple[Tensor, int, int, Kernels] | None = None
 
     def __deepcopy__(self, memo: object) -> Winograd:
-        return Winograd(self.fewest)  # the copy has weights of its own
+        return Winograd(self.fewest, self.least)  # the copy has weights of its own
 
     def __call__(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(B, C, H, W) to (B, K, H, W)."""
@@ -165,11 +169,12 @@ class Winograd:
     def _pays(self, images: Tensor, weight: Tensor) -> bool:
         if torch.compiler.is_compiling() or _plain.get() or torch.is_autocast_enabled("cpu"):
             return False
-        batch, _, height, width = images.shape
-        tiles = batch * -(-height // 4) * -(-width // 4)
+        tiles = -(-images.shape[2] // 4) * -(-images.shape[3] // 4)  # of an image
+        work = weight.shape[0] * weight.shape[1] * tiles
+        enough = len(images) * tiles >= self.fewest and work >= self.least
         here = images.device.type == weight.device.type == "cpu"
         exact = images.dtype == weight.dtype == torch.float32
-        return here and exact and tiles >= self.fewest and not weight.requires_grad
+        return here and exact and enough and not weight.requires_grad
 
     def _of(self, weight: Tensor) -> Kernels:
         """The weight's kernels, as they are now."""

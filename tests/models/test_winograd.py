@@ -31,7 +31,7 @@ def layer(inputs: int = 5, outputs: int = 7, bias: bool = True) -> nn.Conv2d:
     """A convolution that takes fewer multiplications."""
     torch.manual_seed(0)
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias).requires_grad_(False)
-    convolution._conv_forward = Winograd(fewest=1)  # type: ignore[assignment]
+    convolution._conv_forward = Winograd(fewest=1, least=1)  # type: ignore[assignment]
     return convolution
 
 
@@ -104,7 +104,7 @@ def test_new_weights_are_followed() -> None:
 def wide() -> nn.Module:
     """A network with wide layers, one of which has a stride."""
     torch.manual_seed(0)
-    return CifarResNet(num_classes=4, widths=(8, 96), blocks=1).eval()
+    return CifarResNet(num_classes=4, widths=(8, 128), blocks=1).eval()
 
 
 def taken(network: nn.Module) -> list[str]:
@@ -123,7 +123,7 @@ def test_fast_copies_take_it_for_wide_layers_alone() -> None:
     (name,) = taken(copy)
     part = copy.get_submodule(name)
     assert isinstance(part, nn.Conv2d)
-    assert (part.in_channels, part.out_channels, part.stride) == (96, 96, (1, 1))
+    assert (part.in_channels, part.out_channels, part.stride) == (128, 128, (1, 1))
     assert taken(narrow) == taken(model) == []
     assert taken(fast_copy(model, torch.bfloat16)) == []
     assert taken(fast_copy(model.double())) == []
@@ -150,6 +150,7 @@ def test_a_fast_copy_answers_and_differentiates_as_the_model(
         calls.clear()
         gradient(copy)
     copy(images[:0])
+    copy(images[..., :8, :8])  # one tile of an image: too little to save
     with torch.autocast("cpu", torch.bfloat16):
         copy(images)
     assert calls == []
@@ -161,7 +162,7 @@ def test_few_tiles_and_trained_weights_stay_with_torch(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(module, "_convolved", refuse)
     convolution = layer()
-    convolution._conv_forward = Winograd(fewest=16)  # type: ignore[assignment]
+    convolution._conv_forward = Winograd(fewest=16, least=1)  # type: ignore[assignment]
     convolution(torch.rand(3, 5, 8, 8))  # twelve tiles
     with pytest.raises(AssertionError, match="fewer"):
         convolution(torch.rand(4, 5, 8, 8))
@@ -182,7 +183,7 @@ def test_few_tiles_and_trained_weights_stay_with_torch(monkeypatch: pytest.Monke
     ],
 )
 def test_other_convolutions_are_left_alone(options: dict[str, object]) -> None:
-    network = nn.Sequential(nn.Conv2d(96, 96, 3, **options))  # type: ignore[arg-type]
+    network = nn.Sequential(nn.Conv2d(128, 128, 3, **options))  # type: ignore[arg-type]
     use_winograd(network)
 
     assert taken(network) == []
