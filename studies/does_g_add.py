@@ -29,6 +29,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.records import Records
+from robusttrain.models.winograd import plain_convolutions
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running import training
 from robusttrain.running.jobs import Call, Job
@@ -183,12 +184,13 @@ def count(plan: TrainingPlan) -> Operations:
     batch = Batch(noise, each % job.facts.num_classes, each)
     rng = Rng.for_images(0, each)
     module.train()
-    # The first step of a run checks its fast copies besides, whatever the batch.
+    # The first step of a run checks its fast copies besides, whatever the batch. Operations are
+    # those of the mathematics, not of how a processor saves some.
     for _ in range(2):
-        with Counting() as spent:
+        with Counting() as spent, plain_convolutions():
             module.losses(batch, 0, 0)[0].mean().backward()
     module.eval()
-    with Counting() as answering, torch.no_grad():
+    with Counting() as answering, plain_convolutions(), torch.no_grad():
         module.model(batch.images, rng)
     return Operations(spent.total / FEW, answering.total / FEW)
 
