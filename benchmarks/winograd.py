@@ -1,11 +1,12 @@
 """What it saves that wide convolutions of fast copies take fewer multiplications.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.winograd --output winograd.json
+    python -m benchmarks.winograd --output winograd.json
 
 The gradient of the cross entropy with respect to the images, and the answers alone, by fast copies
 in float32 (`robusttrain.models.winograd`) beside the same copies with torch's convolutions. Then
-single layers, of which `CHANNELS`, `WORK` and `TILES` were read off. Contenders take turns; ratios
-are those of medians.
+single layers, of which `CHANNELS`, `WORK` and `TILES` were read off. Contenders take turns on one
+thread; times are seconds of the processor that the process itself has used, and ratios those of
+medians.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import Contenders, machine, report_file, take_turns, write
+from benchmarks.settled import clock
+from benchmarks.timing import Contenders, machine, report_file, write
 from robusttrain import fast_copy
 from robusttrain.core.allocator import keep_freed_memory
 from robusttrain.models import CifarResNet
@@ -50,10 +53,13 @@ def beside_plain(call: Callable[[], Tensor], rounds: int) -> dict[str, Any]:
     number.
     """
     calls = both(call)
-    seconds = take_turns(calls, rounds)
-    ours, plain = (calls[name]() for name in ("ours", "plain"))
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, work in calls.items():
+            spent[name].append(clock(work)[0])
+    ours, plain = (work() for work in calls.values())
     return {
-        "time": round(seconds["ours"] / seconds["plain"], 3),
+        "time": round(median(spent["ours"]) / median(spent["plain"]), 3),
         "difference": float(f"{float((ours - plain).abs().max() / plain.abs().max()):.1e}"),
     }
 
@@ -91,6 +97,7 @@ def main() -> None:
     parser.add_argument("--output", type=report_file, default="results/benchmarks/winograd.json")
     arguments = parser.parse_args()
     keep_freed_memory()
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     images = torch.rand(arguments.images, 3, 32, 32)
     networks = {}
@@ -108,7 +115,7 @@ def main() -> None:
         layers[named] = beside_plain(work, arguments.rounds)
     report = {
         "command": "python -m benchmarks.winograd " + " ".join(sys.argv[1:]),
-        "machine": {**machine(), "threads": torch.get_num_threads()},
+        "machine": machine(),
         "images": arguments.images,
         "networks": networks,
         "layers": layers,
