@@ -104,7 +104,7 @@ def test_new_weights_are_followed() -> None:
 def wide() -> nn.Module:
     """A network with wide layers, one of which has a stride."""
     torch.manual_seed(0)
-    return CifarResNet(num_classes=4, widths=(8, 128), blocks=1).eval()
+    return CifarResNet(num_classes=4, widths=(8, 192), blocks=1).eval()
 
 
 def taken(network: nn.Module) -> list[str]:
@@ -123,7 +123,7 @@ def test_fast_copies_take_it_for_wide_layers_alone() -> None:
     (name,) = taken(copy)
     part = copy.get_submodule(name)
     assert isinstance(part, nn.Conv2d)
-    assert (part.in_channels, part.out_channels, part.stride) == (128, 128, (1, 1))
+    assert (part.in_channels, part.out_channels, part.stride) == (192, 192, (1, 1))
     assert taken(narrow) == taken(model) == []
     assert taken(fast_copy(model, torch.bfloat16)) == []
     assert taken(fast_copy(model.double())) == []
@@ -183,7 +183,7 @@ def test_few_tiles_and_trained_weights_stay_with_torch(monkeypatch: pytest.Monke
     ],
 )
 def test_other_convolutions_are_left_alone(options: dict[str, object]) -> None:
-    network = nn.Sequential(nn.Conv2d(128, 128, 3, **options))  # type: ignore[arg-type]
+    network = nn.Sequential(nn.Conv2d(192, 192, 3, **options))  # type: ignore[arg-type]
     use_winograd(network)
 
     assert taken(network) == []
