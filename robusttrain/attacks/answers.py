@@ -7,13 +7,13 @@ constant that no loss sees; log-probabilities are logits as they are.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from robusttrain.core.advice import warn
 from robusttrain.core.rng import Rng
 
 Answers = Literal["logits", "probabilities", "sigmoid"]
@@ -78,7 +78,7 @@ def kind_of(
         kind = "sigmoid" if _are_sigmoid(others()) else "logits"
     if kind != "logits":
         warning = PROBABILITIES if kind == "probabilities" else SIGMOID
-        warnings.warn(warning, UserWarning, stacklevel=4)
+        warn(warning)
     return kind
 
 

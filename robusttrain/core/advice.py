@@ -5,10 +5,12 @@ ours are said once.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
@@ -31,21 +33,37 @@ UNIMPORTANT: tuple[tuple[type[Warning], str], ...] = (
 )
 #: Loggers whose lines are about Lightning's own products and habits.
 LOGGERS = ("pytorch_lightning", "lightning_fabric")
+PACKAGE = __name__.partition(".")[0]
+#: Whose lines stand between a caller and a function of ours that has a decorator, or is a module's.
+BETWEEN = ("contextlib", "functools", "torch")
 #: What was warned of in the run that is going on; None where none is.
 _warned: ContextVar[set[str] | None] = ContextVar("warned", default=None)
 
 
-def warn_once(message: str, stacklevel: int = 2) -> None:
-    """A UserWarning, once in a run; Python itself forgets what it showed whenever somebody changes
-    the filters of warnings.
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """A warning at the line that called this package from outside; one inside it would tell nobody
+    which model or images are meant.
+    """
+    level, depth = 2, 2  # as `warnings.warn` counts
+    after = True  # whether no line but those between was seen since one of ours
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "").partition(".")[0]
+        if name == PACKAGE:
+            after = True
+        elif after and name not in BETWEEN:
+            level, after = depth, False
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, level)
 
-    Args:
-        message: what to say.
-        stacklevel: as for ``warnings.warn``, called in this function's place.
+
+def warn_once(message: str) -> None:
+    """`warn`, once in a run; Python itself forgets what it showed whenever somebody changes the
+    filters of warnings.
     """
     said = _warned.get()
     if said is None or message not in said:
-        warnings.warn(message, UserWarning, stacklevel + 1)
+        warn(message)
     if said is not None:
         said.add(message)
 

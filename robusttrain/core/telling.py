@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pytorch_lightning.utilities import rank_zero_only
+
+from robusttrain.core.advice import warn
 
 #: Seconds between two lines of progress in a file or pipe: three lines a minute, at most.
 PAUSE = 20.0
@@ -54,7 +55,7 @@ def silence(said: object) -> None:
 def doubting(said: object) -> None:
     """Hand on doubts alone, as Python's warnings."""
     if isinstance(said, Doubt):
-        warnings.warn(said.removeprefix("warning: "), UserWarning, stacklevel=2)
+        warn(said.removeprefix("warning: "))
 
 
 def unwatched(count: float, spent: bool = True) -> None:

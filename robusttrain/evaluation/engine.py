@@ -7,7 +7,6 @@ attack works, and the images may come from anywhere.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from robusttrain.attacks.asking import SLOW
 from robusttrain.attacks.base import check_images
 from robusttrain.attacks.leaving import Leaving
 from robusttrain.attacks.rounding import held_apart
+from robusttrain.core.advice import warn
 from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.processor import finish, telling_size
@@ -248,7 +248,7 @@ class Engine:
             except UserError as error:
                 raise UserError(f"attack {name}: {error}") from error
         if self._queried.draws_globally:
-            warnings.warn(SLOW, UserWarning, stacklevel=2)
+            warn(SLOW)
         return self.random
 
     def first_of_equal(self) -> dict[str, str]:

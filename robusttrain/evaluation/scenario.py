@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Source
 from robusttrain.attacks.base import check_images
+from robusttrain.core.advice import warn
 from robusttrain.core.errors import UserError
 from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
@@ -54,7 +54,7 @@ class Scenario:
         """
         shape = check_images(images).shape[1:]
         for line in wider_than([("epsilon", self.attack.threat)], shape):
-            warnings.warn(line.removeprefix("warning: "), stacklevel=2)
+            warn(line.removeprefix("warning: "))
         try:
             return self._run(model, images, labels, rng)
         except UserError:

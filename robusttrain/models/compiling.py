@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
+from robusttrain.core.advice import warn
 from robusttrain.core.errors import first_line
 from robusttrain.core.processor import instructions
 
@@ -75,7 +76,7 @@ class Compiled:
         except Exception as error:  # noqa: BLE001 - compilers fail in any way
             self.failed = True
             name = type(self.network).__name__
-            warnings.warn(f"compile: {name}: {reason(error)}", CompilationFailed, stacklevel=2)
+            warn(f"compile: {name}: {reason(error)}", CompilationFailed)
             return self.network(images)
 
     def _run(self, images: Tensor) -> Any:

@@ -8,12 +8,12 @@ steps are kept, images, and the backward pass computes each step anew, with the 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from robusttrain.attacks.sources.basic import Source, Target, defense_of
+from robusttrain.core.advice import warn
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
@@ -113,16 +113,12 @@ class ThroughDefense(Source):
                 + (", or take source UnrolledTransform" if defense.iterative else "")
             )
         if not parts:
-            warnings.warn(
+            warn(
                 f"source ThroughDefense: {name} says that it has no useful derivative; what"
-                " automatic differentiation gives is taken as it is",
-                UserWarning,
-                stacklevel=3,
+                " automatic differentiation gives is taken as it is"
             )
         elif self.checkpoint:
-            warnings.warn(
+            warn(
                 f"source ThroughDefense: {name} declares no steps (trait stepwise), so it is"
-                " computed anew as a whole, in the memory of the plain gradient",
-                UserWarning,
-                stacklevel=3,
+                " computed anew as a whole, in the memory of the plain gradient"
             )
