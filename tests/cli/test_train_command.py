@@ -445,6 +445,13 @@ def test_a_run_that_stops_early_says_so_and_goes_on_no_further(command, tmp_path
     assert done.code == 0, done.err
     said = "--early_stopping 1: stopped after epoch 2, as so many validations brought no better"
     assert said in done.err
+    (last,) = (tmp_path / "c").glob("*/version_0/last.ckpt")
+    before = last.read_bytes()
+    again = command("train.py", *tiny, *still, *short, *rest, "--ckpt_path", "last")
+    assert again.code == 0, again.err
+    assert said in again.err
+    assert "nothing was left to train: the run had its 2 epochs before" in again.err
+    assert last.read_bytes() == before, "a run that was killed at its end would go on otherwise"
     again = command("train.py", *tiny, *still, *short[2:], *rest, "--ckpt_path", "last")
     assert again.code == 0, again.err
     assert "--early_stopping" not in again.err
