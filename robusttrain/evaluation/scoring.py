@@ -117,7 +117,8 @@ def worst_case(selection: Tensor, score: Tensor) -> Tensor:
             attack).
         score: (A, n) mean verdicts on the draws that score.
     """
-    # Of attacks that look equally bad for an image, take the one that is worse for all images.
+    # Of attacks that look equally bad for an image, take the one that is worse for all images; of
+    # equals in this, too, the first.
     strongest_first = selection.mean(dim=1).argsort(stable=True)
     worst = strongest_first[selection[strongest_first].argmin(dim=0)]
     return score.gather(0, worst[None]).squeeze(0)
