@@ -175,14 +175,14 @@ def run(arguments: list[str]) -> None:
         each = [f"{name}, seed {seed}" for seed in range(sizes.seeds)]
         clean = mean(results[label].clean.accuracy for label in each)
         added = [end(results[f"{at}, whole"]) - end(results[f"{at}, half"]) for at in each]
-        shown[name] = (clean, Beside.of(worst[name]))
+        shown[name] = (clean, Beside.of(worst[name], shares=True))
         rows.append(
             (
                 name,
                 sizes.of(name),
                 pace(results, each),
                 percent(clean),
-                Beside.of(worst[name]).share,
+                shown[name][1].share,
                 "-" if name == YARDSTICK else Beside.of(worst[name] - worst[YARDSTICK]),
                 doubled(added),
                 "yes" if abs(mean(added)) <= FLAT else "no",
@@ -260,7 +260,7 @@ def picture(shown: Mapping[str, tuple[float, Beside]]) -> Picture:
     axes.barh(
         names,
         [each.mean for each in worst],
-        xerr=[each.margin for each in worst],
+        xerr=[[each.ends[side] for each in worst] for side in (0, 1)],
         capsize=2,
         label="worst case, 95 % intervals over images and seeds",
     )

@@ -27,6 +27,7 @@ from robusttrain.config.build import build
 from robusttrain.config.suites import suite, suite_settings
 from robusttrain.core.rng import Rng
 from robusttrain.data import Batch
+from robusttrain.evaluation.paired import Z, around
 from robusttrain.evaluation.plan import EvaluationPlan, Node
 from robusttrain.evaluation.records import Records
 from robusttrain.models.winograd import plain_convolutions
@@ -417,8 +418,8 @@ def write(
             (
                 name,
                 f"{100 * sum(clean) / len(clean):.1f} %",
-                Beside.of(worst[name]).share,
-                Beside.of(known[name]).share,
+                Beside.of(worst[name], shares=True).share,
+                Beside.of(known[name], shares=True).share,
                 "-" if name == PLAIN else unknown_points,
                 "-" if name == PLAIN else known_points,
                 "-" if name == PLAIN else f"{100 * unknown_points.detectable:.1f}",
@@ -477,6 +478,16 @@ def drawn(seeds: int) -> str:
     return "95 % intervals over images" + (" and seeds" if seeds > 1 else ", of this one seed")
 
 
+def coull(scores: torch.Tensor) -> tuple[float, float]:
+    """The 95 % interval of the mean of scores (n,) in [0, 1] (after Agresti & Coull 1998): two
+    images that stand and two that fall are added.
+    """
+    count, total, squares = len(scores) + 4, float(scores.sum()) + 2, scores.double().square().sum()
+    mean = total / count
+    half = Z * sqrt(((float(squares) + 2) / count - mean * mean) / count)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
 @dataclass(frozen=True)
 class Beside:
     """A difference over images and seeds.
@@ -486,46 +497,62 @@ class Beside:
         error: its standard error, images and seeds being drawn anew.
         freedom: degrees of freedom of that error; with two seeds hardly more than one, where the
             seeds differ.
+        low, high: of its 95 % interval.
     """
 
     mean: float
     error: float
     freedom: float
+    low: float
+    high: float
 
     @classmethod
-    def of(cls, differences: torch.Tensor) -> Beside:
-        """Of (seeds, n) differences. The variances of both means are added, which is on the safe
-        side: each holds a part of what is left to chance. Degrees of freedom of the sum as Welch
-        and Satterthwaite approximate them.
+    def of(cls, values: torch.Tensor, shares: bool = False) -> Beside:
+        """Of (seeds, n) differences in [-1, 1], or shares in [0, 1]. The variances of both means
+        are added, which is on the safe side: each holds a part of what is left to chance. Degrees
+        of freedom of the sum as Welch and Satterthwaite approximate them.
+
+        Where few images fall, or few differ, the variance is known badly, and is 0 where none does:
+        so the interval holds that over images, too, of the mean over seeds: `coull` of shares,
+        `around` of differences.
         """
-        seeds, images = differences.shape
-        parts = [(float(differences.mean(dim=0).var()) / images, images - 1)]
+        seeds, images = values.shape
+        each, mean = values.mean(dim=0), float(values.mean())
+        parts = [(float(each.var()) / images, images - 1)]
         if seeds > 1:
-            parts.append((float(differences.mean(dim=1).var()) / seeds, seeds - 1))
-        error = sum(part for part, _ in parts)
+            parts.append((float(values.mean(dim=1).var()) / seeds, seeds - 1))
+        variance = sum(part for part, _ in parts)
         spread = sum(part**2 / freedom for part, freedom in parts)
-        freedom = error**2 / spread if spread else images - 1
-        return cls(float(differences.mean()), sqrt(error), freedom)
+        freedom = variance**2 / spread if spread else images - 1
+        error, least = sqrt(variance), 0.0 if shares else -1.0
+        half = float(student.ppf(END, freedom)) * error
+        few = coull(each) if shares else around(each)
+        low, high = min(few[0], max(least, mean - half)), max(few[1], min(1.0, mean + half))
+        return cls(mean, error, freedom, low, high)
 
     @property
     def margin(self) -> float:
-        """Half of the 95 % interval."""
-        return float(student.ppf(END, self.freedom)) * self.error
+        """Half of the 95 % interval, of the longer side."""
+        return max(self.mean - self.low, self.high - self.mean)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """How far the interval reaches below the mean, and above it."""
+        return self.mean - self.low, self.high - self.mean
 
     @property
     def share(self) -> str:
         """As a share of images that stand."""
-        low, high = max(0.0, self.mean - self.margin), min(1.0, self.mean + self.margin)
-        return f"{100 * self.mean:.1f} % ({100 * low:.1f} - {100 * high:.1f})"
+        return f"{100 * self.mean:.1f} % ({100 * self.low:.1f} - {100 * self.high:.1f})"
 
     @property
     def detectable(self) -> float:
         """The difference that would have been found with 80 % probability."""
-        return self.margin + float(student.ppf(POWER, self.freedom)) * self.error
+        end, power = (float(student.ppf(share, self.freedom)) for share in (END, POWER))
+        return self.margin * (1 + power / end)
 
     def __str__(self) -> str:
-        low, high = self.mean - self.margin, self.mean + self.margin
-        return f"{100 * self.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        return f"{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
 def picture(shown: Mapping[str, Beside]) -> Picture:
@@ -535,7 +562,7 @@ def picture(shown: Mapping[str, Beside]) -> Picture:
     axes = figure.subplots()
     places = [-number for number in range(len(others))]
     means = [100 * each.mean for each in others.values()]
-    errors = [100 * each.margin for each in others.values()]
+    errors = [[100 * each.ends[side] for each in others.values()] for side in (0, 1)]
     axes.errorbar(means, places, xerr=errors, fmt="o", capsize=2)
     axes.axvline(0, color="grey", linewidth=1)
     axes.set_yticks(places, [*others])

@@ -29,7 +29,34 @@ def test_seeds_that_disagree_widen_it():
     assert same.mean == other.mean == 0.5
     assert same.error == pytest.approx(0.5), "images differ, seeds agree"
     assert other.error == pytest.approx(0.5), "images agree, seeds differ"
-    assert Beside.of(torch.zeros(3, 5)).detectable == 0
+
+
+def test_images_that_are_all_alike_leave_a_width():
+    """Where nothing falls, or nothing differs, few images may have hidden that something does."""
+    none = Beside.of(torch.zeros(3, 100), shares=True)
+    # (2 +- 1.96 sqrt(2 (1 - 2 / 104))) / 104: of 104 images two fell.
+    assert none.share == "0.0 % (0.0 - 4.6)"
+    assert Beside.of(torch.ones(1, 100), shares=True).share == "100.0 % (95.4 - 100.0)"
+    same = Beside.of(torch.zeros(3, 100))
+    assert str(same) == "+0.0 (-1.9 to +1.9)", "of 100 images of which none changed (Agresti & Min)"
+    assert same.detectable > same.margin > 0, "as many images show no smaller difference"
+
+
+@pytest.mark.parametrize("images", [50, 200])
+@pytest.mark.parametrize("true", [0.005, 0.02, 0.98])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_shares_near_the_ends_are_held(images, true, seeds):
+    """Images that are hard for all seeds, or mostly; an interval of the variance alone holds the
+    truth in a quarter to nine tenths of such runs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    held, trials, end = 0, 400, float(torch.special.ndtri(torch.tensor(true)))
+    for _ in range(trials):
+        hard = 0.8 * torch.randn(1, images, generator=generator)
+        worst = hard + 0.6 * torch.randn(seeds, images, generator=generator) < end
+        beside = Beside.of(worst.float(), shares=True)
+        held += beside.low <= true <= beside.high
+    assert held / trials >= 0.9
 
 
 @pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (2, 0.0), (2, 0.02), (3, 0.02)])
