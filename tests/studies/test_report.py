@@ -5,8 +5,9 @@ import torch
 from robusttrain.evaluation.paired import agresti_min
 from robusttrain.reporting import decision_regions
 from robusttrain.transfer import Regions
-from studies.converged import doubled, pace
+from studies.converged import RECIPES, SETTINGS, doubled, pace, trained, tried
 from studies.recipes import SPEED, YARDSTICK, beside
+from studies.scales import SCALES
 from studies.study import Study, percent
 
 
@@ -42,6 +43,23 @@ def test_a_recipes_time_is_beside_the_yardstick_of_its_own_seed():
     assert pace(results, ["g, seed 0", "g, seed 1"]) == "0.25"
     results["g, seed 1, whole"] = {SPEED: [100]}
     assert pace(results, ["g, seed 0", "g, seed 1"]) == "0.25 to 0.50"
+
+
+def test_what_an_attacker_with_a_few_tries_leaves():
+    """One draw that falls suffices; where nothing is random there is but one."""
+    once, often = {"robust_accuracy": 0.4}, {"robust_accuracy": 0.1}
+    assert tried({"worst_case": once, "randomness": None}) == 0.4
+    known = {"unknown": {"worst_case": once}, "tries": {"tries": 4, "worst_case": often}}
+    assert tried({"worst_case": once, "randomness": known}) == 0.1
+
+
+def test_awp_begins_within_short_trainings(tmp_path):
+    """The preset's warm-up of ten epochs would be refused where half a training has eight."""
+    scale = SCALES["small"].but(data={"data": "cifar10"}, folder=tmp_path)
+    work = trained(scale, SETTINGS["small"], "TRADES + AWP", 0, 8).work
+    assert work.training["objective"]["init_args"]["warmup"] == 4
+    assert work.trainer["max_epochs"] == 8
+    assert set(SETTINGS["small"].recipes) < set(RECIPES)
 
 
 def test_a_figure_that_lays_itself_out_is_left_alone(tmp_path):
