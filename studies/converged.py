@@ -19,11 +19,9 @@ from scipy.stats import t as student
 
 from robusttrain.commands.entry import main
 from robusttrain.config.suites import suite, suite_settings
-from robusttrain.defenses import RandomResizePad
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running.jobs import Call, Job
-from robusttrain.training.plan import TrainingPlan
 from studies.budget import ABOUT, SMALL
 from studies.does_g_add import END, SHORTER, Beside, drawn
 from studies.recipes import RECIPES as SHORT
@@ -56,7 +54,6 @@ class Sizes:
         suite: of attacks.
         attacks: what is changed of them, "ATTACK.KEY" to value.
         options: of every training.
-        layers: what is changed besides of attacks on randomization layers.
         randomization: options of the layers, where the preset's are too large for the images.
         warmup: epochs without AWP, None for the preset's.
         scale: values that are other than the scale's.
@@ -70,7 +67,6 @@ class Sizes:
     recipes: tuple[str, ...] = tuple(RECIPES)
     suite: str = "test-time-autoattack"
     attacks: Settings = field(default_factory=dict)
-    layers: Settings = field(default_factory=dict)
     options: Settings = field(default_factory=dict)
     randomization: Settings = field(default_factory=dict)
     warmup: int | None = None
@@ -110,7 +106,6 @@ SETTINGS = {
         200,
         recipes=tuple(name for name in RECIPES if name not in COSTLY),
         attacks=ATTACKS,
-        layers={"eot.gradient.draws": 30},  # ten left 1.6 points more
         options={**SMALL, "model.widths": [32, 64, 128], "model.blocks": 1},
         warmup=4,
         scale={"about": ABOUT.replace("0.95", "0.31"), "inner_steps": 3, "f_b_width": 32},
@@ -145,10 +140,7 @@ def trained(scale: Scale, sizes: Sizes, name: str, seed: int, epochs: int) -> Jo
 
 def attacked(scale: Scale, sizes: Sizes, target: Job) -> EvaluationPlan:
     """A model's last weights under the whole suite."""
-    assert isinstance(target.work, TrainingPlan)
-    layers = RandomResizePad.__name__ in (target.work.defense or {}).get("class_path", "")
-    changes = {**sizes.attacks, **(sizes.layers if layers else {}), **scale.attack}
-    said = [(key, json.dumps(to)) for key, to in changes.items()]
+    said = [(key, json.dumps(to)) for key, to in {**sizes.attacks, **scale.attack}.items()]
     return replace(
         scale.attacked(target, "pgd", images=sizes.images, epsilon=sizes.epsilon),
         attacks=nodes_of(suite(sizes.suite), said, sizes.epsilon),
