@@ -80,6 +80,6 @@ def test_outside_of_a_run_each_warning_is_said(runs):
             for _ in range(runs):  # one may be inside of another
                 stack.enter_context(without_advice())
             for line in ("one", "one", "other"):
-                warn_once(line, 1)
+                warn_once(line)
     assert [str(each.message) for each in caught] == ["one", "one", "other"][bool(runs) :]
     assert caught[0].filename == __file__
