@@ -34,7 +34,7 @@ LONG = {"training": "trades-awp"}
 FLAT = 0.01
 #: One recipe differs from that of short budgets: AWP's warm-up is the preset's.
 RECIPES = {**SHORT, "TRADES + AWP": replace(SHORT["TRADES + AWP"], options=LONG)}
-#: What costs two to three times as much as adversarial training, beyond hours of two cores.
+#: What takes more passes, or g, than the others: not trained at the small scale.
 COSTLY = ("MART", "TRADES + AWP", "g", "g + adversarial training")
 #: Where the threat of a recipe stands that has no inner attack of several steps.
 THREATS = {"fast": "training.objective.attack.threat", "free": "training.objective.threat"}

@@ -533,7 +533,7 @@ class Beside:
     @property
     def margin(self) -> float:
         """Half of the 95 % interval, of the longer side."""
-        return max(self.mean - self.low, self.high - self.mean)
+        return max(self.ends)
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -129,8 +129,8 @@ def _convolved(images: Tensor, kernels: Tensor) -> Tensor:
     each, row, column, _ = padded.stride()
     result = images.new_empty(batch, 4 * down, 4 * across, outputs)
     images_at_once = max(1, AT_ONCE // (down * across))
-    for part in torch.arange(batch).split(images_at_once):
-        count, first = len(part), int(part[0])
+    for first in range(0, batch, images_at_once):
+        count = min(images_at_once, batch - first)
         tiles = count * down * across
         cut = padded.as_strided(
             (6, 6, count, down, across, inputs),
