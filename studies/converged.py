@@ -34,8 +34,6 @@ LONG = {"training": "trades-awp"}
 FLAT = 0.01
 #: One recipe differs from that of short budgets: AWP's warm-up is the preset's.
 RECIPES = {**SHORT, "TRADES + AWP": replace(SHORT["TRADES + AWP"], options=LONG)}
-#: What takes more passes, or g, than the others: not trained at the small scale.
-COSTLY = ("MART", "TRADES + AWP", "g", "g + adversarial training")
 #: Where the threat of a recipe stands that has no inner attack of several steps.
 THREATS = {"fast": "training.objective.attack.threat", "free": "training.objective.threat"}
 
@@ -104,7 +102,6 @@ SETTINGS = {
         16,
         1,
         200,
-        recipes=tuple(name for name in RECIPES if name not in COSTLY),
         attacks=ATTACKS,
         options={**SMALL, "model.widths": [32, 64, 128], "model.blocks": 1},
         warmup=4,
