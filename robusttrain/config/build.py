@@ -25,6 +25,7 @@ from robusttrain.config.classes import (
     resolve,
     trusted,
 )
+from robusttrain.core.advice import warn_once
 from robusttrain.core.errors import OptionError, UserError, first_line, under
 from robusttrain.core.parts import class_name
 from robusttrain.data import Facts
@@ -32,6 +33,10 @@ from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.raised import place, said
 
 Node = dict[str, Any]
+
+#: Shares of the size that weights are for: test images a quarter smaller, or half as large again,
+#: are usual (timm's ``test_input_size``).
+SMALLER, LARGER = 0.75, 1.5
 
 
 def is_node(value: object) -> bool:
@@ -182,19 +187,29 @@ def fit_to_data(node: Any, facts: Facts, where: str) -> None:
         fit_to_data(value, facts, f"{where}.{name}")
 
 
-def check_pretrained(model: nn.Module, classes: int) -> None:
-    """Raise UserError unless the model brought trained weights, the last layer's included, for this
-    many classes.
+def check_pretrained(model: nn.Module, facts: Facts, where: str = "--model") -> None:
+    """Raise UserError unless the model brought trained weights, the last layer's included, for the
+    data's number of classes; warn where they are for images of a size that is far from the data's.
+    ``where`` is the option that named the model.
     """
     trained_for = getattr(model, "pretrained_classes", None)
     if trained_for is None:
         raise UserError(
-            "--model: give its weights with --weights FILE; untrained networks are not evaluated"
+            f"{where}: give its weights with --weights FILE; untrained networks are not evaluated"
         )
-    if trained_for != classes:
+    if trained_for != facts.num_classes:
         raise UserError(
-            f"--model: its weights are for {trained_for} classes, and the data set has {classes},"
-            " so its last layer is untrained: change --data, or give --weights FILE"
+            f"{where}: its weights are for {trained_for} classes, and the data set has"
+            f" {facts.num_classes}, so its last layer is untrained: change"
+            " --data, or give --weights FILE"
+        )
+    trained_at = getattr(model, "pretrained_size", None)
+    size = facts.image_size
+    if trained_at is not None and not SMALLER * trained_at <= size <= LARGER * trained_at:
+        warn_once(
+            f"{where}: its weights are for images of {trained_at} x {trained_at} pixels, and these"
+            f" have {size} x {size}, where it may do far worse: images of a folder are resized by"
+            f" --data.image_size {trained_at}"
         )
 
 

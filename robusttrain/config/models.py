@@ -136,12 +136,8 @@ def _model(
         )
     else:
         try:
-            check_pretrained(defended.classifier, facts.num_classes)
+            check_pretrained(defended.classifier, facts, f"--models {specification}")
         except UserError as error:
-            reason = (
-                str(error)
-                .removeprefix("--model: ")
-                .replace("--weights FILE", "a YAML file of model and weights")
-            )
-            raise UserError(f"--models {specification}: {reason}") from error
+            reason = str(error).replace("--weights FILE", "a YAML file of model and weights")
+            raise UserError(reason) from error
     return Model(defended, {key: node[key] for key in ("model", "defense") if node.get(key)})

@@ -72,7 +72,7 @@ def build_target(
     target = build_defended(model, defense)
     name = class_name(model["class_path"])
     if plan.weights is None:
-        check_pretrained(target.classifier, facts.num_classes)
+        check_pretrained(target.classifier, facts)
         return target.eval(), f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
     try:
         load_weights(target.classifier, plan.weights, plan.weights_which, "--weights")

@@ -23,7 +23,8 @@ the data set replaces values that are left at these defaults. Keep all three as 
 add a preset ``configs/model/NAME.yaml`` with the class path. Nothing has to be registered: a class
 of your own package works by its class path. `robusttrain.storage.weights` reads and writes the
 weights. A model that brings trained weights gives their number of classes as
-``pretrained_classes``, and ``evaluate.py`` then asks for no ``--weights``.
+``pretrained_classes``, and ``evaluate.py`` then asks for no ``--weights``; as ``pretrained_size``
+the height and width of images that they are for, and images of another size are warned of.
 """
 
 from robusttrain.models.autoencoder import Autoencoder

@@ -39,6 +39,7 @@ class EfficientNetLite(nn.Module):
         name: timm's name of the network.
         image_size: height and width in pixels that the network was built for.
         pretrained_classes: classes that the trained weights are for; None without ``pretrained``.
+        pretrained_size: height and width of the images that they are for; None without.
 
     Raises:
         OptionError: a variant that no package has, or weights for other channels.
@@ -70,6 +71,7 @@ class EfficientNetLite(nn.Module):
         self.classifier = TimmClassifier(self.name, num_classes, in_channels=in_channels)
         self.image_size = self.classifier.image_size
         self.pretrained_classes = IMAGENET_CLASSES if pretrained else None
+        self.pretrained_size = self.image_size if pretrained else None
         if pretrained:
             load_released(self.classifier.network, released_file(variant))
 

@@ -35,6 +35,7 @@ class TimmClassifier(nn.Module):
         image_size: the given size, or the model's own.
         pretrained_classes: classes that the downloaded weights are for; None without
             ``pretrained``.
+        pretrained_size: height and width of the images that they are for; None without.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class TimmClassifier(nn.Module):
         # timm silently replaces the head if the file has another number of classes.
         own: dict[str, Any] = getattr(self.network, "pretrained_cfg", {})
         self.pretrained_classes: int | None = own.get("num_classes") if pretrained else None
+        size = own.get("input_size") if pretrained else None
+        self.pretrained_size: int | None = size and size[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""

@@ -39,6 +39,7 @@ class TorchvisionClassifier(nn.Module):
     Attributes:
         image_size: the given size, or the weights' own; None where neither is known.
         pretrained_classes: classes that the downloaded weights are for; None without them.
+        pretrained_size: height and width of the images that they are for; None without them.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class TorchvisionClassifier(nn.Module):
             self.normalize.take(mean, std)  # a checkpoint holds them: it names no weights
         self.image_size = size if image_size is None else image_size
         self.pretrained_classes = len(chosen.meta["categories"]) if chosen is not None else None
+        self.pretrained_size = size if chosen is not None else None
 
     def forward(self, images: Tensor) -> Any:
         """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""

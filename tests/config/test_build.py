@@ -2,6 +2,7 @@
 the data.
 """
 
+import contextlib
 import sys
 import textwrap
 
@@ -210,11 +211,22 @@ def test_the_defended_classifier_of_two_nodes():
 def test_only_models_that_brought_weights_for_these_classes_need_none():
     model = nn.Linear(2, 2)
     with pytest.raises(UserError, match="--weights FILE; untrained"):
-        check_pretrained(model, 10)
+        check_pretrained(model, Facts(10, 3, 32))
     model.pretrained_classes = 1000
     with pytest.raises(
         UserError,
         match=r"--model: its weights are for 1000 classes, and the data set has 10, .*--data",
     ):
-        check_pretrained(model, 10)
-    check_pretrained(model, 1000)
+        check_pretrained(model, Facts(10, 3, 32))
+    check_pretrained(model, Facts(1000, 3, 32))
+
+
+@pytest.mark.parametrize(
+    ("size", "far"), [(224, False), (168, False), (336, False), (32, True), (512, True)]
+)
+def test_weights_for_images_of_another_size_are_warned_of(size, far):
+    model = nn.Linear(2, 2)
+    model.pretrained_classes, model.pretrained_size = 1000, 224
+    said = rf"--models x: .* 224 x 224 pixels, and these have {size} x {size}, .*image_size 224"
+    with pytest.warns(match=said) if far else contextlib.nullcontext():
+        check_pretrained(model, Facts(1000, 3, size), "--models x")

@@ -36,7 +36,7 @@ def trained():
 def test_a_photograph_is_recognised(trained, palace):
     assert trained(palace).argmax(1).tolist() == [PALACE]
     assert (trained.num_classes, trained.in_channels, trained.image_size) == (1000, 3, 224)
-    assert trained.pretrained_classes == 1000
+    assert (trained.pretrained_classes, trained.pretrained_size) == (1000, trained.image_size)
 
 
 def test_normalisation_is_inside(trained, palace):

@@ -93,7 +93,7 @@ def test_downloaded_weights_bring_their_constants_size_and_classes(monkeypatch):
     monkeypatch.setattr(timm, "create_model", without_network)
     model = TimmClassifier("test_resnet", num_classes=12, pretrained=True).eval()
     assert model.pretrained_classes == 12
-    assert model.image_size == 48
+    assert model.image_size == model.pretrained_size == 48
     images = torch.rand(1, 3, 48, 48)
     by_hand = (images - torch.tensor(own["mean"]).view(3, 1, 1)) / torch.tensor(own["std"]).view(
         3, 1, 1
@@ -102,6 +102,7 @@ def test_downloaded_weights_bring_their_constants_size_and_classes(monkeypatch):
     # An untrained head
     assert TimmClassifier("test_resnet", num_classes=5, pretrained=True).pretrained_classes == 12
     assert TimmClassifier("test_resnet", num_classes=12).pretrained_classes is None
+    assert TimmClassifier("test_resnet", num_classes=12).pretrained_size is None
 
 
 def test_a_transformer_of_another_size_says_which():

@@ -17,7 +17,7 @@ def test_constants_and_size_are_those_of_the_weights():
     model = TorchvisionClassifier("resnet18", num_classes=7).eval()
     torch.testing.assert_close(model.normalize.mean.flatten(), torch.tensor(MEAN))
     assert (model.num_classes, model.in_channels, model.image_size) == (7, 3, 224)
-    assert model.pretrained_classes is None
+    assert model.pretrained_classes is model.pretrained_size is None
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(model(images), model.network(model.normalize(images)))
     assert TorchvisionClassifier("efficientnet_b1").image_size == 240
@@ -34,7 +34,7 @@ def weights(monkeypatch):
 
 def test_trained_weights_say_their_classes(weights):
     model = TorchvisionClassifier("resnet18", 1000, weights="DEFAULT").eval()
-    assert model.pretrained_classes == 1000
+    assert (model.pretrained_classes, model.pretrained_size) == (1000, 224)
     assert all(torch.equal(model.network.state_dict()[key], weights[key]) for key in weights)
     # A checkpoint names no weights, so it holds their constants.
     assert "normalize.mean" in model.state_dict()
