@@ -70,6 +70,21 @@ def beyond_tie(radius: Tensor, size: Tensor, margin: Tensor, gamma: float) -> Te
     return torch.where(margin == 0, (1 + gamma) * size.clamp_min(LEAST_STEP), radius)
 
 
+def beyond_failed(radius: Tensor, epsilon: Tensor, gamma: float) -> Tensor:
+    """(B,): radii, but a share ``gamma`` more than the last ball's where that ball was as large.
+
+    Its iterate was not adversarial, though the linearised boundary lay within. In L2 the projection
+    draws pixels back from the edge of the box, at which they did not count, so that they count in
+    every other step; an iterate may swing for good between two points before the boundary.
+
+    Args:
+        radius: (B,), as far as the linearised boundary, of iterates that are not adversarial.
+        epsilon: (B,), the radii of the last balls; infinite where there was none.
+        gamma: the share.
+    """
+    return torch.where((radius > epsilon) | epsilon.isinf(), radius, (1 + gamma) * epsilon)
+
+
 def differ(first: Tensor, second: Tensor) -> Tensor:
     """(B,) bool: whether two margins (B,) of the same images are those of different draws."""
     return (first - second).abs() > ROUNDING * first.abs().clamp_min(1)
