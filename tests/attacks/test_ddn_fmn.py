@@ -105,8 +105,8 @@ def closed_form_in_the_box(model, images: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["fmn-l2", "nearest-l2"])
 @pytest.mark.parametrize("wide", [1.0, 3.0])
 def test_pixels_that_reach_the_edge_of_the_box_hold_no_iterate_back(name, wide, linear, streams):
-    """With 600 images 4 to 12 of them came back as they were from FMN, and from the nearest
-    boundary one, or as far as 1.05 times the way.
+    """Of the 600 images 16 and 10 once came back from FMN as they were, 3 and 1 from the nearest
+    boundary, which left others 1.05 times as far away as they are.
     """
     model = linear(classes=2, channels=1, scale=1.0)
     x = torch.rand(600, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -119,7 +119,7 @@ def test_pixels_that_reach_the_edge_of_the_box_hold_no_iterate_back(name, wide, 
     assert (right(model, found) != y)[reached].all()
     share = (WIDE.distance(found, x) / best)[reached]
     assert share.min() > 0.999
-    assert share.max() < 1.02
+    assert share.max() < 1.01
 
 
 def test_fmns_first_radius_ends_just_beyond_an_affine_boundary(linear, images, streams):
@@ -184,7 +184,7 @@ def fmn_by_hand(model, image, label, steps, step_size, gamma, norm, temperature)
             off = abs(margin.item()) / gradient.flatten().norm(p=q).item()
             more = size + 1.05 * off
             if more <= before < math.inf:
-                more = (1 + g) * before
+                more = max(more, (1 + gamma) * size)
             epsilon = max(size - off, size / 2) if margin.item() > 0 else min(more, 1.5 * before)
             epsilon = min(epsilon, (1 - g) * nearest)
         elif margin.item() > 0:
@@ -194,7 +194,7 @@ def fmn_by_hand(model, image, label, steps, step_size, gamma, norm, temperature)
         else:
             epsilon = size + 1.01 * abs(margin.item()) / gradient.flatten().norm(p=q).item()
             if epsilon <= before < math.inf:
-                epsilon = (1 + g) * before
+                epsilon = max(epsilon, (1 + gamma) * size)
         epsilon = min(epsilon, farthest)
         alpha = step_size * (0.01 + 0.99 * cosine)
         step = gradient.sign() if newton and norm == "linf" else gradient / gradient.norm()

@@ -11,11 +11,10 @@ from robusttrain.attacks.algorithms.nearest import (
     DUAL,
     Nearest,
     annealed,
-    beyond_failed,
-    beyond_tie,
     cost_of,
     cost_on,
     into,
+    lengthened,
     slope_within,
 )
 from robusttrain.attacks.base import Attack, Cost, times
@@ -53,10 +52,10 @@ class FMN(Attack):
     alpha_0 / 100 and 0.001, and epsilon is no greater than the distance of the farthest corner of
     the box, as released. Pixels at the edge of the box that g would push out of it are left out of
     g: in the paper they count, and on images with black or white areas the ball may then settle
-    before the boundary for good. It would do so, too, where two rounded logits are equal (L = 0):
-    there epsilon grows by gamma_0; and where pixels reach that edge on the way (`beyond_failed`):
-    a ball that is no larger than the last one, which failed, grows by gamma_k. The paper's optional
-    start at an adversarial image is left out.
+    before the boundary for good. It would do so, too, where two rounded logits are equal (L = 0),
+    or where pixels come to that edge and are drawn back from it in turn: where L = 0, or the ball
+    would be no larger than the last, which failed, it reaches at least gamma_0 farther than x_k
+    (`lengthened`). The paper's optional start at an adversarial image is left out.
 
     The attack returns x + delta*, *projected into the threat* if it is farther than the threat's
     epsilon; the projection is adversarial only by luck. For minimal distances take a wide threat.
@@ -123,8 +122,7 @@ class FMN(Attack):
             gamma = annealed(self.gamma, LAST_GAMMA, k, self.steps)
             size, off = self.threat.distance(x, images), margin.abs() / slope
             less, more = ((1 - gamma) * epsilon).minimum(nearest.distance), (1 + gamma) * epsilon
-            reached = beyond_tie(size + BEYOND * off, size, margin, self.gamma)
-            reached = beyond_failed(reached, epsilon, gamma)
+            reached = lengthened(size + BEYOND * off, size, epsilon, margin, self.gamma)
             first = torch.where(nearest.distance.isfinite(), more, reached)
             epsilon = torch.where(adversarial, less, first)
             # What is no number leaves the whole box.

@@ -54,35 +54,27 @@ def into(delta: Tensor, epsilon: Tensor, norm: str) -> Tensor:
     return delta * (radius / length).clamp_max(1)
 
 
-def beyond_tie(radius: Tensor, size: Tensor, margin: Tensor, gamma: float) -> Tensor:
-    """(B,): radii, but a share ``gamma`` more than the iterate's own where its margin is zero.
+def lengthened(
+    radius: Tensor, size: Tensor, epsilon: Tensor, margin: Tensor, gamma: float
+) -> Tensor:
+    """(B,): radii, but at least a share ``gamma`` more than the iterate's own where the linearised
+    boundary would hold it back for good.
 
-    The linearised boundary of such an iterate goes through the iterate, so a radius that reaches to
-    the boundary would never grow again. Models whose logits are rounded (bfloat16, whole numbers)
-    have such ties in a whole region; others hardly ever.
-
-    Args:
-        radius: (B,), as far as the linearised boundary.
-        size: (B,), how far the iterates are from their images.
-        margin: (B,), of the iterates.
-        gamma: the share.
-    """
-    return torch.where(margin == 0, (1 + gamma) * size.clamp_min(LEAST_STEP), radius)
-
-
-def beyond_failed(radius: Tensor, epsilon: Tensor, gamma: float) -> Tensor:
-    """(B,): radii, but a share ``gamma`` more than the last ball's where that ball was as large.
-
-    Its iterate was not adversarial, though the linearised boundary lay within. In L2 the projection
-    draws pixels back from the edge of the box, at which they did not count, so that they count in
-    every other step; an iterate may swing for good between two points before the boundary.
+    That is where the margin is zero: the boundary goes through the iterate itself. Models whose
+    logits are rounded (bfloat16, whole numbers) have such ties in a whole region; others hardly
+    ever. And it is where the last ball, which failed, reached as far: in L2 the projection draws
+    pixels back from the edge of the box, so that they, who count for nothing there, count in every
+    other step, and an iterate may swing between two points just before the boundary.
 
     Args:
         radius: (B,), as far as the linearised boundary, of iterates that are not adversarial.
+        size: (B,), how far the iterates are from their images.
         epsilon: (B,), the radii of the last balls; infinite where there was none.
+        margin: (B,), of the iterates.
         gamma: the share.
     """
-    return torch.where((radius > epsilon) | epsilon.isinf(), radius, (1 + gamma) * epsilon)
+    held = (margin == 0) | ((radius <= epsilon) & epsilon.isfinite())
+    return torch.where(held, radius.maximum((1 + gamma) * size.clamp_min(LEAST_STEP)), radius)
 
 
 def differ(first: Tensor, second: Tensor) -> Tensor:

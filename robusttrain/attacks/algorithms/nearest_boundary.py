@@ -11,11 +11,10 @@ from robusttrain.attacks.algorithms.nearest import (
     DUAL,
     Nearest,
     annealed,
-    beyond_failed,
-    beyond_tie,
     cost_of,
     cost_on,
     into,
+    lengthened,
     slope_within,
 )
 from robusttrain.attacks.base import Attack, Cost, times
@@ -56,8 +55,8 @@ class NearestBoundary(Attack):
     a first ball that reached too far.) It changes by at most half at once, stays below
     (1 - gamma_k) |delta*|_p, but for a random model, where delta* may have been luck, and is no
     greater than the distance of the farthest corner of the box. Where two rounded logits are equal
-    (L = 0) it grows by gamma_0, since the linearised boundary is where the iterate is already, and
-    by gamma_k where a ball that failed reached as far (`beyond_failed`).
+    (L = 0: the linearised boundary is where the iterate is already), or the ball would be no larger
+    than the last, which failed, it reaches at least gamma_0 farther than x_k (`lengthened`).
 
     *The direction* is that of the margin with a soft maximum (`SoftMargin`), whose temperature
     tau_k falls to 0.1. L alone follows the one wrong class that is nearest just now, and where
@@ -141,8 +140,8 @@ class NearestBoundary(Attack):
             best = nearest.distance.masked_fill(nearest.random, torch.inf)
             size, off = self.threat.distance(x, images), margin.abs() / slope
             less = (size - off).maximum((1 - TRUST) * size)
-            more = beyond_tie(size + BEYOND * off, size, margin, self.gamma)
-            more = beyond_failed(more, epsilon, gamma).minimum((1 + TRUST) * epsilon)
+            more = lengthened(size + BEYOND * off, size, epsilon, margin, self.gamma)
+            more = more.minimum((1 + TRUST) * epsilon)
             epsilon = torch.where(adversarial, less, more).minimum((1 - gamma) * best)
             # What is no number leaves the whole box.
             epsilon = torch.where(epsilon < farthest, epsilon, farthest)
