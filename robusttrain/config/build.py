@@ -200,8 +200,8 @@ def check_pretrained(model: nn.Module, facts: Facts, where: str = "--model") -> 
     if trained_for != facts.num_classes:
         raise UserError(
             f"{where}: its weights are for {trained_for} classes, and the data set has"
-            f" {facts.num_classes}, so its last layer is untrained: change"
-            " --data, or give --weights FILE"
+            f" {facts.num_classes}, so its last layer is untrained: change --data, or give"
+            " --weights FILE"
         )
     trained_at = getattr(model, "pretrained_size", None)
     size = facts.image_size

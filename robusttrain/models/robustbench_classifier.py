@@ -15,6 +15,8 @@ from robusttrain.core.errors import OptionError, UserError, first_line
 
 #: Classes of the data sets that RobustBench has networks for.
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
+#: Height and width of their images, as the zoo's networks take them.
+SIZES = {"cifar10": 32, "cifar100": 32, "imagenet": 224}
 
 
 @checked
@@ -32,6 +34,7 @@ class RobustBenchClassifier(nn.Module):
         trained_on: the data set.
         defends: the threat.
         pretrained_classes: classes of that data set.
+        pretrained_size: height and width of its images.
     """
 
     image_size: int | None = None
@@ -62,7 +65,7 @@ class RobustBenchClassifier(nn.Module):
             )
         self.name, self.num_classes = name, num_classes
         self.trained_on, self.defends = chosen, threat_model or "Linf"
-        self.pretrained_classes = num_classes
+        self.pretrained_classes, self.pretrained_size = num_classes, SIZES[chosen]
         self.network = _load(name, chosen, self.defends, model_dir)
 
     def forward(self, images: Tensor) -> Any:

@@ -42,6 +42,7 @@ def test_a_network_of_the_zoo_answers_as_its_file_does(zoo):
     assert torch.equal(model(images), network(images))
     assert calls == [("Some", "cifar10", "L2")]
     assert (model.trained_on, model.defends, model.pretrained_classes) == ("cifar10", "L2", 10)
+    assert model.pretrained_size == 32
 
 
 def test_what_the_zoo_does_not_have_is_refused_in_one_line(zoo):
