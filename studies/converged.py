@@ -148,9 +148,10 @@ def attacked(scale: Scale, sizes: Sizes, target: Job) -> EvaluationPlan:
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("converged", __doc__, arguments, "digits", "seeds")
+    study = Study("converged", __doc__, arguments, "digits", "seeds", "longer")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
-    sizes = replace(sizes, seeds=study.seeds or sizes.seeds)
+    epochs = sizes.epochs * study.longer
+    sizes = replace(sizes, seeds=study.seeds or sizes.seeds, epochs=epochs)
     vars(scale).update(sizes.scale)
     # For f_b, too: no image that is validated on was trained on.
     split = {key: to for key, to in sizes.options.items() if key.startswith("data.")}

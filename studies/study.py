@@ -56,8 +56,8 @@ class Study:
         about: its docstring; the first line is the report's title.
         arguments: the command line.
         offers: "imagenet", in place of the scale's own data; "digits", the scale; "seeds", how
-            many in place of the scale's own number; "votes", likewise; "base", a packaged model in
-            place of those that the study trains.
+            many in place of the scale's own number; "votes", likewise; "longer", by how many times
+            all trainings are; "base", a packaged model in place of those that the study trains.
         changes: values that are other than the scale's.
 
     Raises:
@@ -80,17 +80,21 @@ class Study:
         if "votes" in offers:
             what = "seeds of the vote, which takes most of the time; 0 leaves it out; default: 2"
             parser.add_argument("--votes", type=int, help=what)
+        if "longer" in offers:
+            what = "all trainings so many times as long; default: 1"
+            parser.add_argument("--longer", type=int, help=what)
         if "base" in offers:
             what = "a packaged model, in place of those that are trained here"
             bare = [name for name in packaged.names() if not packaged.card(name).recipe["defense"]]
             parser.add_argument("--base", choices=bare, help=what)
-        parser.set_defaults(imagenet=None, seeds=None, votes=None, base=None)
+        parser.set_defaults(imagenet=None, seeds=None, votes=None, longer=1, base=None)
         given = parser.parse_args(arguments)
-        for option, least in (("seeds", 1), ("votes", 0)):
+        for option, least in (("seeds", 1), ("votes", 0), ("longer", 1)):
             if (value := vars(given)[option]) is not None and value < least:
                 raise UserError(f"--{option} {value}: give {least} or more")
         self.seeds: int | None = given.seeds
         self.votes: int | None = given.votes
+        self.longer: int = given.longer
         self.base: str | None = given.base
         self.name, self.title = name, about.strip().splitlines()[0].rstrip(".")
         self.command = shlex.join([*program.split(), *arguments])
@@ -118,7 +122,8 @@ class Study:
         if self.base:
             inside = f"f_b in {self.scale.precision} inside g"
             self.scale.about = f"the packaged model {self.base}, {inside}"
-        output = Path(given.output or f"results/studies/{name}-{given.scale}")
+        other = f"-longer-{given.longer}" if given.longer > 1 else ""
+        output = Path(given.output or f"results/studies/{name}-{given.scale}{other}")
         self.output, self.logs = writable(output, "--output"), Path(given.logs)
         self.earlier = Path(given.earlier) if given.earlier else None
         self.scale.folder = writable(Path(given.checkpoints), "--checkpoints")

@@ -14,7 +14,7 @@ from robusttrain.data import Digits
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.running.jobs import Job, needed
 from robusttrain.training.plan import TrainingPlan
-from studies import does_g_add, test_time_defenses
+from studies import converged, does_g_add, test_time_defenses
 from studies.does_g_add import Operations
 from studies.reparameterization import train_h
 from studies.scales import typed
@@ -88,6 +88,25 @@ def test_small_and_paper(name, folder, monkeypatch):
             if node not in understood:
                 understood.append(node)
                 checked(node, attack)
+
+
+def test_all_trainings_may_be_longer(folder, monkeypatch):
+    epochs = {}
+
+    def seen(self, points):
+        for model in self.scale.models.values():
+            if model.label.startswith("converged"):
+                epochs.setdefault(self.longer, []).append(model.work.trainer["max_epochs"])
+        raise PlannedError
+
+    monkeypatch.setattr(Study, "run", seen)
+    places = ["--checkpoints", str(folder), "--output", str(folder)]
+    for longer in ([], ["--longer", "3"]):
+        with pytest.raises(PlannedError):
+            converged.run(["--scale", "smoke", *longer, *places])
+    assert epochs == {1: [2, 1, 2, 1], 3: [6, 3, 6, 3]}
+    with pytest.raises(UserError, match="--longer 0: give 1 or more"):
+        converged.run(["--longer", "0", *places])
 
 
 def test_defenses_stand_before_a_packaged_model(folder, monkeypatch):
