@@ -203,9 +203,13 @@ def check_pretrained(model: nn.Module, facts: Facts, where: str = "--model") -> 
             f" {facts.num_classes}, so its last layer is untrained: change --data, or give"
             " --weights FILE"
         )
-    trained_at = getattr(model, "pretrained_size", None)
-    size = facts.image_size
-    if trained_at is not None and not SMALLER * trained_at <= size <= LARGER * trained_at:
+    trained_at, size = getattr(model, "pretrained_size", None), facts.image_size
+    if trained_at is None:
+        return
+    if not isinstance(trained_at, int) or trained_at < 1:
+        fix = "give one whole number, height and width in pixels, or None"
+        raise UserError(f"{where}: its pretrained_size is {trained_at!r}: {fix}")
+    if not SMALLER * trained_at <= size <= LARGER * trained_at:
         warn_once(
             f"{where}: its weights are for images of {trained_at} x {trained_at} pixels, and these"
             f" have {size} x {size}, where it may do far worse: images of a folder are resized by"

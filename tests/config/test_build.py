@@ -2,9 +2,10 @@
 the data.
 """
 
-import contextlib
+import re
 import sys
 import textwrap
+import warnings
 
 import pytest
 import torch
@@ -228,5 +229,18 @@ def test_weights_for_images_of_another_size_are_warned_of(size, far):
     model = nn.Linear(2, 2)
     model.pretrained_classes, model.pretrained_size = 1000, 224
     said = rf"--models x: .* 224 x 224 pixels, and these have {size} x {size}, .*image_size 224"
-    with pytest.warns(match=said) if far else contextlib.nullcontext():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         check_pretrained(model, Facts(1000, 3, size), "--models x")
+    assert len(caught) == far
+    assert all(re.match(said, str(each.message)) for each in caught)
+
+
+@pytest.mark.parametrize("size", ["224", (224, 224), 0, 2.5])
+def test_a_size_that_is_none_is_named(size):
+    model = nn.Linear(2, 2)
+    model.pretrained_classes, model.pretrained_size = 10, size
+    with pytest.raises(
+        UserError, match="--model: its pretrained_size is .*: give one whole number"
+    ):
+        check_pretrained(model, Facts(10, 3, 32))

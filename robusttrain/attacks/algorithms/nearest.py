@@ -62,9 +62,9 @@ def lengthened(
 
     That is where the margin is zero: the boundary goes through the iterate itself. Models whose
     logits are rounded (bfloat16, whole numbers) have such ties in a whole region; others hardly
-    ever. And it is where the last ball, which failed, reached as far: in L2 the projection draws
-    pixels back from the edge of the box, so that they, who count for nothing there, count in every
-    other step, and an iterate may swing between two points just before the boundary.
+    ever. And it is where the last ball, which failed, reached as far: pixels at the edge of the box
+    do not count in the slope. In L2 the projection draws them back from there, so that they count
+    in every other step, and the iterate may swing between two points just before the boundary.
 
     Args:
         radius: (B,), as far as the linearised boundary, of iterates that are not adversarial.
