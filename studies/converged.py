@@ -74,6 +74,10 @@ class Sizes:
         """Epochs of a recipe."""
         return self.epochs * self.longer.get(name, 1)
 
+    def lengths(self, name: str) -> tuple[int, int]:
+        """Epochs of a recipe, and of its check."""
+        return self.of(name), max(1, self.of(name) // 2)
+
 
 ATTACKS = {**SHORTER, "eot.gradient.draws": 10, "square-quick.votes": 4}
 SETTINGS = {
@@ -157,28 +161,33 @@ def run(arguments: list[str]) -> None:
     split = {key: to for key, to in sizes.options.items() if key.startswith("data.")}
     scale.data = {**scale.data, **split}
     points: dict[str, EvaluationPlan | Call] = {}
-    for seed in range(sizes.seeds):  # all recipes of one before the next
+    seeds = range(sizes.seeds)
+    for seed in seeds:  # all recipes of one before the next
         for name in sizes.recipes:
-            lengths = {"whole": sizes.of(name), "half": max(1, sizes.of(name) // 2)}
-            jobs = {at: trained(scale, sizes, name, seed, n) for at, n in lengths.items()}
-            points[f"{name}, seed {seed}"] = attacked(scale, sizes, jobs["whole"])
-            for at, job in jobs.items():
-                logs = {"logs": str(study.logs)}
-                points[f"{name}, seed {seed}, {at}"] = Call(curves, {"model": job.name}, logs)
+            for n in sizes.lengths(name):
+                job, logs = trained(scale, sizes, name, seed, n), {"logs": str(study.logs)}
+                points[curve(name, seed, n)] = Call(curves, {"model": job.name}, logs)
+                if n == sizes.of(name):
+                    points[f"{name}, seed {seed}"] = attacked(scale, sizes, job)
     results = study.run(points)
 
     shown, rows = {}, []
     worst = {name: stack(study, name, sizes.seeds) for name in sizes.recipes}
+    logged = {
+        name: [[results[curve(name, seed, n)] for n in sizes.lengths(name)] for seed in seeds]
+        for name in sizes.recipes
+    }
+    speeds = {name: [median(long[SPEED]) for long, _ in each] for name, each in logged.items()}
     for name in sizes.recipes:
-        each = [f"{name}, seed {seed}" for seed in range(sizes.seeds)]
+        each = [f"{name}, seed {seed}" for seed in seeds]
         clean = mean(results[label].clean.accuracy for label in each)
-        added = [end(results[f"{at}, whole"]) - end(results[f"{at}, half"]) for at in each]
+        added = [end(long) - end(half) for long, half in logged[name]]
         shown[name] = (clean, Beside.of(worst[name], shares=True))
         rows.append(
             (
                 name,
                 sizes.of(name),
-                pace(results, each),
+                pace(speeds[name], speeds[YARDSTICK]),
                 percent(clean),
                 shown[name][1].share,
                 percent(mean(tried(results[label].json) for label in each)),
@@ -218,6 +227,11 @@ def run(arguments: list[str]) -> None:
     study.write(columns, rows, picture(shown), notes, setting, sizes.epsilon)
 
 
+def curve(name: str, seed: int, epochs: int) -> str:
+    """Label of what a training logged: twice as long a study finds its checks by it."""
+    return f"{name}, seed {seed}, curve of {counted(epochs, 'epoch')}"
+
+
 def stack(study: Study, name: str, seeds: int) -> torch.Tensor:
     """(seeds, n): worst cases of each image."""
     return torch.stack([study.worst_cases(f"{name}, seed {seed}") for seed in range(seeds)])
@@ -235,15 +249,15 @@ def tried(found: Mapping[str, Any]) -> float:
     return float(worst["robust_accuracy"])
 
 
-def pace(results: Mapping[str, Any], labels: Sequence[str]) -> str:
+def pace(own: Sequence[float], yardstick: Sequence[float]) -> str:
     """Time of an image in training, in that of the yardstick of the same seed: the least and the
     greatest over seeds, which may have run beside unlike other work.
+
+    Args:
+        own: images a second of a recipe, one figure a seed.
+        yardstick: the same of the yardstick.
     """
-
-    def speed(label: str) -> float:
-        return median(results[f"{label}, whole"][SPEED])
-
-    each = [speed(f"{YARDSTICK}, {at.rpartition(', ')[2]}") / speed(at) for at in labels]
+    each = [other / speed for speed, other in zip(own, yardstick, strict=True)]
     ends = [f"{end:.2f}" for end in (min(each), max(each))]
     return " to ".join(dict.fromkeys(ends))
 
