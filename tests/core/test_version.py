@@ -1,5 +1,7 @@
 """One version, wherever it is stated, and a package that says that it is typed."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -28,3 +30,13 @@ def test_the_papers_are_cited():
 
 def test_the_package_is_marked_as_typed():
     assert (Path(robusttrain.__file__).parent / "py.typed").is_file()
+
+
+def test_what_the_package_offers_is_listed():
+    """By `dir`, and so by an editor's completion, though each name is imported when first asked."""
+    code = "import robusttrain, sys; print(*dir(robusttrain)); print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, imported = told.stdout.splitlines()
+    assert {*robusttrain.__all__} <= {*names.split()}
+    assert imported == "False"
+    assert all(getattr(robusttrain, name) is not None for name in robusttrain.__all__)
