@@ -21,7 +21,7 @@ import yaml
 import robusttrain.attacks
 from robusttrain.attacks import Attack, Source
 from robusttrain.attacks.parts.updates import MOMENTUM, STEEPEST
-from robusttrain.config import presets
+from robusttrain.config import presets, reading
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
 from robusttrain.config.classes import IN_FILE, defaults_of, resolve
@@ -266,7 +266,9 @@ def attack_nodes(
             elif name in spared.get(key, ()):
                 continue
             try:
-                value = yaml.safe_load(text)
+                value = reading.read(text)
+            except reading.Twice as error:
+                raise UserError(f"{option}.{key} {text}: {error}") from error
             except yaml.YAMLError as error:
                 raise UserError(f"{option}.{key} {text}: cannot be read as YAML") from error
             _override(node, key.split("."), value)
@@ -285,18 +287,19 @@ def attack_nodes(
             at_least(radius, epsilon, 0)
             for parts, (key, text) in zip(changes, meant, strict=True):
                 own = parts[1:] if parts[0] == name else parts
-                if any(not _is(each, epsilon) for each in _radii(own, yaml.safe_load(text))):
+                if any(not _is(each, epsilon) for each in _radii(own, reading.read(text))):
                     raise UserError(
                         f"{option}.{key} {text}: another radius than {radius} {epsilon:g}, which is"
                         " that of every attack: leave one of the two out"
                     )
             _override(node, ["threat", "epsilon"], epsilon)
         read[name] = plain(number(node))
+        reading.refuse_other_numbers(read[name].get("init_args"), f"{option}.{name}")
     return read
 
 
 def _is(value: Any, radius: float) -> bool:
-    """Whether they are one number; YAML takes 1e-05, without a point, for a text."""
+    """Whether they are one number."""
     try:
         return float(number(value)) == radius
     except (TypeError, ValueError):

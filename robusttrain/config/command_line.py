@@ -19,7 +19,7 @@ import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from robusttrain.config import parts, presets
+from robusttrain.config import parts, presets, reading
 from robusttrain.config.classes import defaults_of, recorded, resolve
 from robusttrain.config.origins import checked_nodes
 from robusttrain.config.parts import ByName
@@ -218,7 +218,7 @@ def names_in(value: str, option: str = "--trust") -> list[str]:
     if not value.startswith("["):
         return [value]
     try:
-        several = yaml.load(value, presets.LOADER)
+        several = reading.read(value)
     except yaml.YAMLError as error:
         raise UserError(f"{option} {value}: is no list: give {option} once for each") from error
     return [str(each) for each in several]

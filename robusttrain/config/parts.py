@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, get_args, get_origin
 
@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from robusttrain.attacks import Attack
-from robusttrain.config import presets
+from robusttrain.config import presets, reading
 from robusttrain.config.classes import defaults_of, resolve
 from robusttrain.config.numbers import number, takes_numbers
 from robusttrain.config.origins import (
@@ -210,6 +210,9 @@ def with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, boo
 class ByName(ArgumentParser):
     """A parser that takes the names of presets for parts of its arguments."""
 
+    def __init__(self, *args: Any, parser_mode: str = reading.MODE, **options: Any) -> None:
+        super().__init__(*args, parser_mode=parser_mode, **options)
+
     def parse_args(  # type: ignore[override]
         self,
         args: Sequence[str] | None = None,
@@ -221,6 +224,7 @@ class ByName(ArgumentParser):
         for before, argument in pairwise(["", *(args or ())]):
             option, has_value, text = argument.partition("=")
             name = option[2:]
+            _check(*((option, text) if has_value else (before, argument)), numeric)
             if before[2:] in numeric:  # its value stands apart
                 meant.append(_read(argument))
             elif name in numeric and has_value:
@@ -338,9 +342,21 @@ def _value(text: str) -> Any:
     if not text.startswith(("[", "{")):
         return text
     try:
-        return yaml.safe_load(text)
+        return reading.read(text)
+    except reading.Twice:
+        raise
     except yaml.YAMLError:
         return text  # jsonargparse says what is wrong with it
+
+
+def _check(option: str, text: str, numeric: Container[str]) -> None:
+    """Refuse a value in which a key stands twice, and a number that is not written in decimal."""
+    try:
+        value = _value(text)
+    except reading.Twice as error:
+        raise UserError(f"{option} {text}: {error}") from error
+    if option[2:] in numeric:
+        reading.refuse_other_numbers(value, option)
 
 
 def _read(text: str) -> str:

@@ -20,38 +20,13 @@ from typing import Any
 
 import yaml
 
+from robusttrain.config import reading
 from robusttrain.core.errors import UserError
 from robusttrain.storage import packaged
 
 #: Settings of a training that belong to its optimizer.
 OF_OPTIMIZERS = ("learning_rate", "momentum", "nesterov", "weight_decay", "optimizer_options")
 KINDS = ("data", "model", "defense", "training", "attack", "suite", "surrogate")
-#: What `yaml.safe_load` takes, in C where it was compiled: eight times as fast on presets.
-_SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class Twice(yaml.YAMLError):
-    """A key that stands twice in one mapping: YAML would take the last and say nothing."""
-
-
-class LOADER(_SAFE):  # type: ignore[misc]
-    """Reads presets and configurations.
-
-    Raises:
-        Twice: a key stands twice in one mapping.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        lines: dict[str, int] = {}
-        # Before keys that "<<" takes over are among them: those may be given anew.
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                raise Twice(f"{key.value} stands twice (lines {lines[key.value]} and {line})")
-            lines[key.value] = line
-        return super().construct_mapping(node, deep)
 
 
 def folders() -> list[Path]:
@@ -245,8 +220,8 @@ def _other(kind: str, name: str, path: Path, where: str) -> Path:
 
 def _mapping(path: Path, option: str) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(), LOADER)
-    except Twice as error:
+        content = reading.read(path.read_text())
+    except reading.Twice as error:
         raise UserError(f"{option}: {path}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(

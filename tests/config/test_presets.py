@@ -8,7 +8,7 @@ import pytest
 import yaml
 from torch import nn
 
-from robusttrain.config import presets
+from robusttrain.config import presets, reading
 from robusttrain.config.attacks import scenarios
 from robusttrain.config.build import build, fit_to_data
 from robusttrain.config.suites import suite
@@ -19,7 +19,7 @@ from robusttrain.defenses import Defense
 
 def test_keys_that_a_mapping_takes_over_may_be_given_anew():
     text = "base: &base {a: 1, b: 2}\nmine: {<<: *base, a: 3}"
-    assert yaml.load(text, presets.LOADER)["mine"] == {"a": 3, "b": 2}
+    assert reading.read(text)["mine"] == {"a": 3, "b": 2}
 
 
 def test_the_presets_that_are_promised():
@@ -210,7 +210,7 @@ def written(tmp_path, monkeypatch):
 )
 def test_a_preset_like_another_says_what_is_different(told, changed, written):
     written("mine", f"like: base\n{told}\n")
-    expected = yaml.safe_load(BASE)
+    expected = reading.read(BASE)
     if "knows" in changed:
         expected |= changed
     else:
@@ -232,7 +232,7 @@ def test_chains_and_files(written, tmp_path):
     (own / "first.yaml").write_text("like: middle\ninit_args: {attacks: []}\n")
     (own / "second.yaml").write_text("like: first.yaml\nknows: labels\n")
     (tmp_path / "third.yaml").write_text("like: elsewhere/second.yaml\nsource: null\n")
-    expected = yaml.safe_load(BASE) | {"knows": "labels", "source": None}
+    expected = reading.read(BASE) | {"knows": "labels", "source": None}
     expected["init_args"] |= {"steps": 6, "attacks": []}
     assert presets.read("attack", "third.yaml") == expected
 
