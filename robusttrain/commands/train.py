@@ -35,7 +35,8 @@ def train(plan: TrainingPlan) -> training.Trained | None:
         if trained.went_on and not trained.metrics:
             say(f"nothing was left to train: the run had its {trained.epochs} epochs before")
         else:
-            say(outcome(trained.metrics, trained.epochs, trained.validated))
+            limit = plan.trainer.get("limit_val_batches")
+            say(outcome(trained.metrics, trained.epochs, trained.validated, limit))
         if trained.checkpoints:
             attack = f"{command('evaluate')} --checkpoint {quote(str(trained.folder))}"
             foreign = to_be_trusted([plan.model, plan.data, plan.defense])
@@ -69,13 +70,16 @@ def _mlflow(plan: TrainingPlan) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI", database)
 
 
-def outcome(metrics: Mapping[str, float], epochs: int, validated: int = 0) -> str:
+def outcome(
+    metrics: Mapping[str, float], epochs: int, validated: int = 0, limit: float | None = None
+) -> str:
     """A sentence on how good the model is by now: what validation measured.
 
     Args:
         metrics: by name, of the last epoch.
         epochs: that are done.
         validated: of them, those that were done at the last validation; 0: there was none.
+        limit: batches, or their share, that validation looks at; None for all.
     """
     if not epochs:
         return "done: no epoch was trained; the weights are those that it began with."
@@ -84,10 +88,17 @@ def outcome(metrics: Mapping[str, float], epochs: int, validated: int = 0) -> st
     if clean is None:
         since = f" since epoch {validated}" if validated else ""
         return f"{after} the model is trained; no validation measured how good it is{since}."
-    sentence = f"{after}, {clean:.1%} of the validation images are right"
+    of = f"those validation images that --trainer.limit_val_batches {limit} left"
+    of = "the validation images" if limit is None or _all(limit) else of
+    sentence = f"{after}, {clean:.1%} of {of} are right"
     robust = metrics.get("robust/worst_case")
     if robust is not None:
         sentence += (
             f", and {robust:.1%} of those that were attacked stay right under the worst attack"
         )
     return f"{sentence}."
+
+
+def _all(limit: float) -> bool:
+    """Whether a limit of batches leaves all of them: 1.0 is a share, 1 a number."""
+    return isinstance(limit, float) and limit == 1

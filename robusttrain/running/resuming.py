@@ -25,6 +25,9 @@ from robusttrain.training.plan import Watching
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
 LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
 
+#: How much of validation the best epoch was chosen by.
+VALIDATED = "trainer.limit_val_batches"
+
 #: Key of a checkpoint's recipe: how many processes shared each step.
 PROCESSES = "processes"
 
@@ -191,6 +194,8 @@ def resumed(
             )
         before.pop("robust.every", None)
         now.pop("robust.every", None)
+        if "0" in (before[VALIDATED], now[VALIDATED]):  # likewise
+            before.pop(VALIDATED), now.pop(VALIDATED)
     # Its optimizer first: figures differ with it.
     for name in sorted({*before, *now}, key=lambda name: (name != "training.optimizer", name)):
         absent = LATER.get(name.rpartition(".")[2])
@@ -313,6 +318,7 @@ def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
     """
     trainer = plan.get("trainer") or {}
     robust = asdict(Watching()) | (plan.get("robust") or {})
+    limit = trainer.get("limit_val_batches")
     # What stands there by default depends on the defense, which is compared by itself.
     named = robust["attacks"] or []
     named = [named] if isinstance(named, str) else list(named)
@@ -321,6 +327,8 @@ def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
         "trainer.accumulate_grad_batches": trainer.get("accumulate_grad_batches") or 1,
         "trainer.gradient_clip_val": trainer.get("gradient_clip_val") or None,
         "trainer.sync_batchnorm": bool(trainer.get("sync_batchnorm")),
+        # The best epoch is that of the same images. 1 is one batch, 1.0 all.
+        VALIDATED: repr(1.0 if limit is None else limit),
         "f_b_training": plan.get("f_b_training") or "f_b",
         "robust.attacks": [] if len(named) == 1 and named[0] in DEFAULTS else named,
     }

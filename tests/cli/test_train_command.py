@@ -302,10 +302,16 @@ def test_a_validation_before_the_last_epoch_is_not_the_outcome(command, tmp_path
     rest += ["--checkpoints", tmp_path / "c", "--logs", tmp_path / "logs", "--logger", "csv"]
     seldom = ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"]
     ended = ["--trainer.max_epochs", "5", "--trainer.max_steps", "3"]
+    once = ["--trainer.max_epochs", "1"]
+    inside = [*once, "--trainer.limit_train_batches", "3", "--trainer.val_check_interval", "2"]
+    few = [*once, "--trainer.limit_val_batches", "1"]
+    of_few = "% of those validation images that --trainer.limit_val_batches 1 left are right"
     for more, said in (
+        (inside, "done: after 1 epoch the model is trained; no validation measured .* is\\."),
+        (few, f"done: after 1 epoch, .*{of_few}"),
         (seldom, "done: after 3 epochs the model is trained; no validation .* since epoch 2"),
         (ended, "done: after 2 epochs the model is trained; no validation .* since epoch 1"),
-        (["--trainer.max_epochs", "1"], "done: after 1 epoch, .*% of the validation images"),
+        (once, "done: after 1 epoch, .*% of the validation images"),
     ):
         done = command("train.py", *tiny, *rest, *more)
         assert done.code == 0, done.err

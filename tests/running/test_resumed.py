@@ -32,6 +32,7 @@ def going_on(folder, first, then):
         (["--trainer.precision", "bf16-mixed"], "trainer.precision = '32-true', this one 'bf16"),
         (["--trainer.accumulate_grad_batches", "4"], "accumulate_grad_batches = 1, this one 4"),
         (["--trainer.gradient_clip_val", "0.1"], "trainer.gradient_clip"),
+        (["--trainer.limit_val_batches", "1"], "limit_val_batches = '1.0', this one '1'"),
         (["--trainer.sync_batchnorm", "true"], "sync_batchnorm = False, this one True"),
     ],
 )
@@ -49,6 +50,8 @@ def test_other_steps_or_figures_are_refused(then, told, tmp_path):
         (["--robust.every", "2"], []),
         (["--trainer.precision", "bf16-mixed"], ["--trainer.precision", "bf16"]),
         ([], ["--robust.attacks", "pgd-quick"]),
+        ([], ["--trainer.limit_val_batches", "1.0"]),
+        (["--trainer.limit_val_batches", "0"], []),
     ],
 )
 def test_the_same_under_another_name_goes_on(first, then, tmp_path):

@@ -92,7 +92,7 @@ class RobustAccuracy(pl.Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting and epoch % self.every and epoch != trainer.max_epochs:
             return
-        figures, self.looked = self.evaluate(trainer, pl_module), epoch
+        figures, self.looked = self.evaluate(trainer, pl_module), epochs_done(trainer)
         for name, row in figures["attacks"].items():
             # Every process has gathered the same figures already, so their mean changes nothing.
             pl_module.log(f"robust/{name}", row["robust_accuracy"], prog_bar=True, sync_dist=True)
@@ -114,3 +114,10 @@ class RobustAccuracy(pl.Callback):
             seconds = {name: seconds[name] + spent[name] for name in seconds}
         records, seconds = gather((parts, seconds))
         return results(records, engine, seconds)
+
+
+def epochs_done(trainer: pl.Trainer) -> int:
+    """Of a training that validates just now: the epochs that are done. Inside an epoch
+    (``val_check_interval``) that epoch is none of them.
+    """
+    return trainer.current_epoch + trainer.is_last_batch

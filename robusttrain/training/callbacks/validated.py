@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytorch_lightning as pl
 
-from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy
+from robusttrain.training.callbacks.robust_accuracy import RobustAccuracy, epochs_done
 
 Figure = TypeVar("Figure")
 
@@ -16,12 +16,12 @@ class Validated(pl.Callback):
     """Remembers after which epoch validation last ran."""
 
     def __init__(self) -> None:
-        #: How many epochs had been trained, the one at hand among them; 0: no validation yet.
+        #: How many epochs were done; 0: no validation yet, or one inside the first.
         self.epoch = 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.epoch = trainer.current_epoch + 1
+            self.epoch = epochs_done(trainer)
 
 
 def of_last_epoch(
