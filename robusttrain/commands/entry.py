@@ -67,12 +67,13 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
             sys.exit(0)
         if not transfer:
             front.refuse_at_once(arguments)
-            # Of several processes of a run the first one speaks.
-            first = os.environ.get("LOCAL_RANK", "0") == "0"
-            for line in front.said_again(arguments) if first else ():
-                sys.stderr.write(f"{line}\n")
+        # Of several processes of a run the first one speaks.
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        for line in front.said_again(arguments) if first else ():
+            sys.stderr.write(f"{line}\n")
     except UserError as error:
         _refuse(program, error)
+    _forget_rank()
     # OpenMP's threads spin while they wait, at the cost of every other process on these cores:
     # beside a second one, g takes several times as long. Sleeping costs nothing where nobody else
     # computes. The library reads this once, when torch loads it.
@@ -81,6 +82,15 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
         main(importlib.import_module(f"robusttrain.commands.{name}").run, arguments, program)
     except KeyboardInterrupt:  # while torch is still being read
         sys.exit(130)
+
+
+def _forget_rank() -> None:
+    """Drop a RANK that none of the launchers has set which Lightning knows by it, before Lightning
+    is read: it would take this process, the only one, for a helper, which says and writes nothing.
+    """
+    launched = {"TORCHELASTIC_RUN_ID", "KUBERNETES_PORT"} & {*os.environ}
+    if not launched and (rank := os.environ.pop("RANK", None)):
+        sys.stderr.write(f"RANK={rank} is set, and no torchrun is at work: it is left aside\n")
 
 
 def main(

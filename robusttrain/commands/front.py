@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from textwrap import fill
 
@@ -198,15 +199,17 @@ def said_again(arguments: Sequence[str]) -> list[str]:
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options with their values, ``--option value`` and ``--option=value`` alike."""
+    """Options with their values, ``--option value`` and ``--option=value`` alike; of several values
+    (``--models A B``) all.
+    """
     for position, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option.startswith("--") and equals:
             yield option, value
         elif option.startswith("--") and position + 1 < len(arguments):
-            following = arguments[position + 1]
-            if not following.startswith("--"):
-                yield option, following
+            following = takewhile(lambda each: not each.startswith("--"), arguments[position + 1 :])
+            if values := [*following]:
+                yield option, " ".join(values)
 
 
 def _is_there(value: str) -> bool:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_loader
 from torch import nn
 
 from robusttrain.attacks import Attack
@@ -207,10 +207,15 @@ def with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, boo
     }
 
 
+#: Of parsers that read YAML as presets are read.
+MODE = "robusttrain"
+set_loader(MODE, reading.read, (yaml.YAMLError,))
+
+
 class ByName(ArgumentParser):
     """A parser that takes the names of presets for parts of its arguments."""
 
-    def __init__(self, *args: Any, parser_mode: str = reading.MODE, **options: Any) -> None:
+    def __init__(self, *args: Any, parser_mode: str = MODE, **options: Any) -> None:
         super().__init__(*args, parser_mode=parser_mode, **options)
 
     def parse_args(  # type: ignore[override]

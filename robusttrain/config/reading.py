@@ -8,7 +8,6 @@ import re
 from typing import Any
 
 import yaml
-from jsonargparse import set_loader
 
 from robusttrain.core.errors import OptionError
 
@@ -92,8 +91,3 @@ def refuse_other_numbers(value: Any, option: str) -> None:
             refuse_other_numbers(item, f"{option}.{key}")
     elif isinstance(value, str) and _OTHER.fullmatch(value):
         raise OptionError(option, value, "must be a decimal number, such as 90 or 8/255")
-
-
-#: Of jsonargparse's parsers that read likewise.
-MODE = "robusttrain"
-set_loader(MODE, read, (yaml.YAMLError,))

@@ -8,7 +8,7 @@ the classifier without its defense, at the same budget: what a defense is worth 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ from robusttrain.evaluation.report import Figure
 from robusttrain.evaluation.results import figure, results
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.storage.files import hash_of_json
 
 KNOWN_DRAW = "known_draw"
 BARE = "bare_classifier"
@@ -33,19 +34,30 @@ BARE = "bare_classifier"
 @dataclass(frozen=True)
 class Under:
     """Keeps entries under names of their own, so that those of several evaluations lie side by
-    side.
+    side. An attack is handed what those before it left, so its entries bear their names.
+
+    Args:
+        journal: keeps them.
+        prefix: of the evaluation.
+        order: its attacks.
     """
 
     journal: EntryStore
     prefix: str
+    order: Sequence[str]
 
     def get(self, stage: str, images: Tensor, labels: Tensor, indices: Tensor) -> Entry | None:
-        return self.journal.get(f"{self.prefix}={stage}", images, labels, indices)
+        return self.journal.get(self._named(stage), images, labels, indices)
 
     def put(
         self, stage: str, images: Tensor, labels: Tensor, indices: Tensor, entry: Entry
     ) -> None:
-        self.journal.put(f"{self.prefix}={stage}", images, labels, indices, entry)
+        self.journal.put(self._named(stage), images, labels, indices, entry)
+
+    def _named(self, stage: str) -> str:
+        order = [*self.order]
+        before = order[: order.index(stage)] if stage in order else []
+        return f"{self.prefix}={stage}" + (f"={hash_of_json(before)[:8]}" if before else "")
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,8 @@ class Beside:
     ) -> tuple[Records, dict[str, float]]:
         """Attack one batch, as `Engine.run` does; ``whole`` is the evaluation's own engine."""
         self.engine.advance, self.engine.counted = whole.advance, whole.counted
-        self.engine.journal = Under(whole.journal, self.name) if whole.journal else None
+        order = [*self.engine.scenarios]
+        self.engine.journal = Under(whole.journal, self.name, order) if whole.journal else None
         return self.engine.run(images, labels, indices)
 
     def content(self, records: Records, seconds: Mapping[str, float]) -> dict[str, Any]:

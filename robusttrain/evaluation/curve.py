@@ -147,9 +147,11 @@ class Curve:
             here = torch.arange(len(left)) if own else left.nonzero().squeeze(1)
             records = whole if own else None
             if not own and rung.value and len(here):
-                journal = Under(self.engine.journal, rung.name) if self.engine.journal else None
                 chosen = here.to(images.device)
-                version = self.engine.varied(rung.of, journal, keep_images=seen is not None)
+                version = self.engine.varied(rung.of, keep_images=seen is not None)
+                if self.engine.journal:
+                    order = [*version.scenarios]
+                    version.journal = Under(self.engine.journal, rung.name, order)
                 records, _ = version.run(images[chosen], labels[chosen], indices[chosen])
                 if seen is not None:
                     seen(rung, here, records)

@@ -167,7 +167,6 @@ class Engine:
     def varied(
         self,
         change: Callable[[Attack], Attack | None],
-        journal: EntryStore | None = None,
         keep_images: bool = False,
     ) -> Engine:
         """The same engine, its sources shared, with other versions of its attacks; images that one
@@ -175,7 +174,6 @@ class Engine:
 
         Args:
             change: an attack to its other version; None leaves the attack out.
-            journal: keeps what is finished.
             keep_images: whether records hold the adversarial images.
         """
         other = copy(self)
@@ -185,7 +183,7 @@ class Engine:
             for name, attack in changed.items()
             if attack is not None
         }
-        other.survivors, other.keep_images, other.journal = True, keep_images, journal
+        other.survivors, other.keep_images, other.journal = True, keep_images, None
         return other
 
     def disclosing(self) -> Engine:

@@ -67,6 +67,8 @@ def fingerprint(plan: EvaluationPlan, weights: str, random: bool) -> dict[str, A
         "survivors": plan.survivors,
         # Then an attack is given what those before it left.
         **({"order": [*plan.attacks]} if plan.survivors else {}),
+        # Entries hold what an attack cost.
+        **({} if plan.leave_early else {"leave_early": False}),
         "seed": plan.seed,
         "versions": {"robusttrain": __version__, "torch": torch.__version__},
     }

@@ -17,6 +17,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import wilson
 from robusttrain.storage.files import parsed, writable, write_json
+from robusttrain.storage.occupied import TRANSFER, kind_of
 
 #: The version of the form of results.json; 1 was that of robusttrain 0.1, without a plan.
 SCHEMA = 2
@@ -228,6 +229,9 @@ def read_results(path: str | Path, records: bool = True) -> Results:
     if schema is None and not (isinstance(content, dict) and {"clean", "attacks"} & {*content}):
         raise UserError(f"{path}: holds no results: name a results.json that evaluate.py wrote")
     if schema != SCHEMA:
+        if (kind := kind_of(content)) == TRANSFER:
+            fix = "its pictures lie beside it; name the folder of an evaluation"
+            raise UserError(f"{path}: holds {kind}: {fix}")
         form = "of version 0.1, which kept no plan" if schema is None else f"of schema {schema}"
         raise UserError(f"{path}: is {form}; this version reads schema {SCHEMA}: evaluate again")
     try:

@@ -63,6 +63,7 @@ from robusttrain.running.surrogate_training import train_surrogate
 from robusttrain.running.surrogates import Keeper, with_paths
 from robusttrain.storage.files import may_write
 from robusttrain.storage.journal import refuse_others
+from robusttrain.storage.occupied import EVALUATION, refuse_another
 
 #: Why attacks that follow a gradient are left out of suites where there is none.
 HIDDEN = "the model hands on no gradient: a step inside it votes, rounds or is detached"
@@ -90,7 +91,7 @@ def evaluate(
         precisions: of the attacks, where an earlier run chose them; else as the plan says.
         compiled: how they take gradients, likewise.
     """
-    may_write(Path(plan.output), "--output")
+    refuse_another(may_write(Path(plan.output), "--output"), EVALUATION)
     subject, attacks = opened(plan, telling.say)
     plan = in_its_own_folder(plan, settings_of(plan, subject), attacks, telling.say)
     trainer = tester(plan.trainer, telling.say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from glob import escape
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,16 @@ from robusttrain.evaluation.outputs import versions
 from robusttrain.evaluation.strangers import guesses
 from robusttrain.reporting import heat_map, perturbations, png
 from robusttrain.storage.files import hash_of_weights, may_write, write_json, write_whole
-from robusttrain.storage.journal import digest
+from robusttrain.storage.journal import differences, digest, some
+from robusttrain.storage.occupied import TRANSFER, content_of, refuse_another
 from robusttrain.transfer import Crafting, Matrix, Model, Outcome, Planned
 from robusttrain.transfer.commonly_correct import CommonlyCorrect, commonly_correct
 from robusttrain.transfer.measuring import measure, part_of_results
 from robusttrain.transfer.plan import TransferPlan
 from robusttrain.transfer.predictions import every_model_right
+
+#: Of a plan, what changes no figure.
+PLACES = ("output", "crafted")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     one_threat(scenarios)
     refuse_other_radii(plan.epsilon, {name: each.attack.threat for name, each in scenarios.items()})
     output = may_write(Path(plan.output), "--output")
+    before = of_before(output, plan, telling.say)
     crafted = may_write(Path(plan.crafted), "--crafted")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parties = build_parties(plan, device)
@@ -155,6 +161,9 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     write_json(about, output / "results.json")
     # A member of an ensemble is attacked with its own gradients, too.
     white = {(maker, each) for maker, members in makers.items() for each in members}
+    for name in before.get("attacks") or ():  # no picture of a measurement that is gone
+        for path in output.glob(f"{escape(name)}-*top1.png"):
+            path.unlink()
     for name, measured in matrices.items():
         for kind in (kind for kind in measured if kind.endswith("top1")):
             picture = png(heat_map(measured[kind], white))
@@ -162,6 +171,24 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     pictures = pictured(outcomes, next(iter(makers)), targets[-1], next(iter(batches())), data)
     write_whole(output / "images.png", pictures)
     return matrices
+
+
+def of_before(output: Path, plan: TransferPlan, say: Say) -> dict[str, Any]:
+    """What an earlier measurement left in the folder; ``say`` hears what differs from this one.
+
+    Raises:
+        UserError: an evaluation lies there.
+    """
+    refuse_another(output, TRANSFER)
+    before = content_of(output)
+    there = {key: value for key, value in (before.get("plan") or {}).items() if key not in PLACES}
+    here = {key: value for key, value in plan.to_json().items() if key not in PLACES}
+    if there and (lines := differences(there, here)):
+        say(
+            f"{output}: takes the place of a measurement that differs in {some(lines)}; another"
+            " --output keeps both"
+        )
+    return before
 
 
 def at_chance(common: CommonlyCorrect, classes: int) -> list[str]:

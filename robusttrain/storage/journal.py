@@ -117,14 +117,14 @@ def refuse_others(folder: Path, now: Mapping[str, Any], whole: bool = False) -> 
     if lines := unfinished(folder, now, whole):
         raise UserError(
             f"--output {folder.parent}: an unfinished run lies there that differs in"
-            f" {_some(lines)}: finish it with its own command, name another --output,"
+            f" {some(lines)}: finish it with its own command, name another --output,"
             " or drop it with --fresh true"
         )
 
 
-def _some(lines: Sequence[str]) -> str:
-    """The first three, and how many more there are; what the target answers, which differs with its
-    weights, only where nothing else does.
+def some(lines: Sequence[str]) -> str:
+    """The first three `differences`, and how many more there are; what the target answers, which
+    differs with its weights, only where nothing else does.
     """
     lines = [each for each in lines if not each.startswith(ANSWERS)] or lines
     more = f", and {len(lines) - 3} more" if len(lines) > 3 else ""
@@ -168,7 +168,7 @@ class Journal:
                 refuse_others(folder, now, whole=True)
                 report(
                     f"{folder.parent}: takes the place of a finished run that differs in"
-                    f" {_some(differences(before, now))}; another --output keeps both"
+                    f" {some(differences(before, now))}; another --output keeps both"
                 )
             _remove(folder)
         elif before is None and _left(folder):

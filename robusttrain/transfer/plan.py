@@ -63,6 +63,7 @@ class TransferPlan:
                 f"--models {' '.join(self.models)}: name two models or more to measure transfer"
             )
         at_least("--draws", self.draws, 1)
+        at_least("--seed", self.seed, 0)
         for option, value, choices in (
             ("precision", self.precision, PRECISIONS),
             ("fuse", self.fuse, FUSIONS),

@@ -137,6 +137,8 @@ def test_an_option_that_is_given_twice_is_told():
     """The last one counts, as in other programs, but not in silence."""
     told = front.said_again(["--epsilon", "0.1", "--seed=3", "--epsilon=8/255", "--seed", "3"])
     assert told == ["warning: --epsilon is given 2 times (0.1, 8/255): 8/255 counts"]
+    (models,) = front.said_again(["--models", "a", "b", "--images", "8", "--models", "a", "c"])
+    assert "--models is given 2 times (a b, a c): a c counts" in models
     assert front.said_again(["--attack", "pgd", "--attack", "fgsm", "--trust=a", "--trust=b"]) == []
     found = run("train", "--model", "mlp", "--seed", "1", "--seed", "2", "--print_config")
     assert "warning: --seed is given 2 times (1, 2): 2 counts\n" in found.stderr
@@ -148,3 +150,18 @@ def test_an_empty_value_is_refused():
     for arguments in (["--checkpoint", ""], ["--output="], ["--data", " "]):
         with pytest.raises(UserError, match=f"^{arguments[0].rstrip('=')} = '.*': is empty"):
             front.refuse_at_once(arguments)
+
+
+def test_a_rank_that_no_launcher_set_is_left_aside(monkeypatch, capsys):
+    """Lightning would take the only process for the second one, which says nothing."""
+    seen = []
+    monkeypatch.setattr(entry, "main", lambda *rest: seen.append(os.environ.get("RANK")))
+    for launcher in (None, "TORCHELASTIC_RUN_ID", "KUBERNETES_PORT"):
+        for name in ("TORCHELASTIC_RUN_ID", "KUBERNETES_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("RANK", "1")
+        if launcher:
+            monkeypatch.setenv(launcher, "set")
+        entry.run("report", ["nowhere"], "robusttrain report")
+    assert seen == [None, "1", "1"]
+    assert capsys.readouterr().err.count("RANK=1 is set, and no torchrun is at work") == 1

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import robusttrain
 from robusttrain.config.checkpoints import recipe_of
 from robusttrain.config.transfer import data_of, models_of
+from robusttrain.core.errors import UserError
 from robusttrain.data import Digits
 from robusttrain.models import CifarResNet
 from robusttrain.models.defended import DefendedClassifier
@@ -104,6 +105,42 @@ def test_results_say_what_they_rest_on(transfer, classifiers):
     assert "torch" in found["processor"]
     others = transfer("--attack", "fgsm", "--seed", 1, images=24, output="other").found
     assert others["data_hash"] != found["data_hash"]
+
+
+def test_no_results_are_overwritten_in_silence(transfer, command, tmp_path):
+    """Neither those of an evaluation, nor in an evaluation's place, nor another measurement's."""
+    first = transfer("--attack", "ifgsm", "--epsilon", "0.1", "--attack.steps", 2, images=12)
+    assert "takes the place" not in first.err
+    again = transfer("--attack", "ifgsm", "--epsilon", "0.1", "--attack.steps", 2, images=12)
+    assert "takes the place" not in again.err
+    other = transfer("--attack", "fgsm", "--epsilon", "0.1", images=12)
+    assert "o: takes the place of a measurement that differs in attacks.ifgsm" in " ".join(
+        other.err.split()
+    )
+    pictures = {path.name for path in other.folder.glob("*.png")}
+    assert pictures == {"images.png", "fgsm-success_top1.png"}
+
+    line = [
+        "--checkpoint",
+        "digits-standard",
+        "--attack",
+        "fgsm",
+        "--images",
+        8,
+        "--audit",
+        "false",
+    ]
+    refused = command("evaluate.py", *line, "--output", other.folder)
+    assert refused.code == 2
+    assert f"--output {other.folder}: holds a measurement of transfer" in refused.err
+    with pytest.raises(UserError, match=r"results.json: holds a measurement of transfer"):
+        robusttrain.read_results(other.folder)
+
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "results.json").write_text('{"schema": 2, "attacks": {}}')
+    refused = transfer("--attack", "fgsm", images=12, output="e")
+    assert refused.code == 2
+    assert f"--output {tmp_path / 'e'}: holds an evaluation" in refused.err
 
 
 def test_images_are_crafted_once_and_found_again(transfer, tmp_path):
