@@ -256,8 +256,11 @@ def attack_nodes(
     for name, node in read.items():
         if of_suite is not None:
             _override(node, ["threat", "epsilon"], of_suite)
-        # Classes first: an argument may be meant for the part that replaces another.
-        for key, text in sorted(overrides, key=lambda override: _depth(override[0], nodes)):
+        # Classes first: an argument may be meant for the part that replaces another. What is said
+        # of one attack counts more than what is said of all.
+        for key, text in sorted(
+            overrides, key=lambda each: (_depth(each[0], nodes), each[0].partition(".")[0] in nodes)
+        ):
             owner, _, inner = key.partition(".")
             if owner in nodes and inner:
                 if owner != name:
@@ -459,6 +462,10 @@ def checked(node: dict[str, Any], name: str, option: str = "--attack") -> Scenar
         node = with_own_defaults(checked_nodes(node))
     except UserError as error:
         raise UserError(f"{option} {name}: {error}") from error
+    for key, value in node.items():
+        if key not in _PLAIN_KEYS:
+            fix = "is no part of an attack's node; arguments of the attack stand under init_args"
+            raise OptionError(f"{option}.{name}.{key}", value, fix)
     knows = node.pop("knows", "")
     source = node.pop("source", TARGET)
     try:

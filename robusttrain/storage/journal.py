@@ -251,7 +251,12 @@ class Journal:
 
     def _check_ours(self) -> None:
         there = read_fingerprint(self.folder)
-        if there is None or hash_of_json(there)[:16] != self.run:
+        if there is None:
+            raise UserError(
+                f"--output {self.folder.parent}: its journal was deleted meanwhile, so what was"
+                " finished is gone: run the command again"
+            )
+        if hash_of_json(there)[:16] != self.run:
             raise UserError(
                 f"--output {self.folder.parent}: another run has taken this folder meanwhile (by"
                 " --fresh true, or with other settings): name another --output"

@@ -76,8 +76,27 @@ def test_a_key_that_stands_twice_is_refused(option, value, key, apart):
 
 
 @pytest.mark.parametrize("value", ["1:30", "0x10", "1_0"])
-def test_what_is_no_decimal_number_is_refused(value):
-    with pytest.raises((UserError, SystemExit)):
-        read_plan(["--attack", "pgd", "--attack.steps", value])
-    with pytest.raises((UserError, SystemExit)):
-        read_plan(["--attack", "pgd", "--epsilon", value])
+@pytest.mark.parametrize("option", ["--attack.steps", "--epsilon", "--seed"])
+def test_what_is_no_decimal_number_is_refused(option, value):
+    """jsonargparse takes it for one, by YAML 1.1, wherever a number is wanted."""
+    for line in ([option, value], [f"{option}={value}"]):
+        with pytest.raises(UserError, match=f"'{value}': must be a decimal number"):
+            read_plan(["--attack", "pgd", *line])
+
+
+@pytest.mark.parametrize("line", [("pgd.steps", "steps"), ("steps", "pgd.steps")])
+def test_what_is_said_of_one_attack_counts_more_than_what_is_said_of_all(line):
+    """In either order."""
+    said = [(key, "100" if key == "pgd.steps" else "5") for key in line]
+    nodes = attack_nodes(["pgd", "bpda-i"], said)
+    assert {name: node["init_args"]["steps"] for name, node in nodes.items()} == {
+        "pgd": 100,
+        "bpda-i": 5,
+    }
+
+
+@pytest.mark.parametrize("key", ["steps", "epsilon", "sourc"])
+def test_arguments_beside_the_class_are_refused_by_name(key, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"attacks: {{mine: {{like: pgd, {key}: 3}}}}\n")
+    with pytest.raises(UserError, match=rf"mine\.{key} = 3: .*under init_args"):
+        read_plan(["--config", str(tmp_path / "mine.yaml")])

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 
 import pytest
 import torch
@@ -177,6 +178,14 @@ def test_a_run_whose_folder_another_one_took_stops(tmp_path, batch):
             work()
     assert second.get("pgd", *batch) is None
     assert not second.finished
+
+
+def test_a_run_whose_folder_was_deleted_stops(tmp_path, batch):
+    journal = Journal(tmp_path / "journal", MARK)
+    shutil.rmtree(tmp_path / "journal")
+    for work in (lambda: journal.put("pgd", *batch, ENTRY), journal.finish):
+        with pytest.raises(UserError, match=f"--output {tmp_path}: its journal was deleted"):
+            work()
 
 
 def test_the_same_indices_of_other_images_are_refused(tmp_path, batch):
