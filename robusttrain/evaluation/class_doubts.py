@@ -28,6 +28,7 @@ def doubt_classes(
     device: torch.device,
     output: Path,
     say: Say,
+    given: bool = False,
 ) -> dict[str, Any]:
     """Say that clean accuracy is low, and whether another order of the classes explains it.
 
@@ -38,6 +39,7 @@ def doubt_classes(
         device: where the target answers once more.
         output: folder for ``classes.json``, an order that explains the accuracy.
         say: takes lines.
+        given: whether images and labels came from Python.
 
     Returns:
         An entry for results.json; empty where the accuracy raises no doubt.
@@ -53,7 +55,7 @@ def doubt_classes(
         rng = Rng.for_images(content["seed"], indices.to(device)).fold("order of classes")
         answers.append(top_classes(evaluation.engine.target, images, rng, draws=1, top=1)[:, 0, 0])
     other = OtherOrder.of(torch.cat(answers), label, data.class_names)
-    for line in lines_about(clean, other, len(data.class_names), output):
+    for line in lines_about(clean, other, len(data.class_names), output, given):
         say(Doubt(line))
     if other.explains:
         write_json({name: place for place, name in enumerate(other.order)}, output / "classes.json")
@@ -67,7 +69,9 @@ def doubt_classes(
     }
 
 
-def lines_about(clean: dict[str, Any], other: OtherOrder, classes: int, output: Path) -> list[str]:
+def lines_about(
+    clean: dict[str, Any], other: OtherOrder, classes: int, output: Path, given: bool = False
+) -> list[str]:
     """The lines about a low clean accuracy.
 
     Args:
@@ -75,7 +79,12 @@ def lines_about(clean: dict[str, Any], other: OtherOrder, classes: int, output: 
         other: the best order.
         classes: how many classes there are.
         output: folder where that order is written.
+        given: whether images and labels came from Python, where no option sets their order.
     """
+    fix = f"with image folders, --data.classes {pasted(output / 'classes.json')} takes it"
+    fix = f"The order is written: {fix}"
+    if given:
+        fix = "Renumber the labels, or the model's answers"
     lines = []
     accuracy, chance = f"clean accuracy is {100 * clean['accuracy']:.1f} %", 1 / classes
     near = clean["ci95"][0] <= chance
@@ -91,14 +100,13 @@ def lines_about(clean: dict[str, Any], other: OtherOrder, classes: int, output: 
         text = ", which is that of the names as text, as torchvision sorts folders"
         lines.append(
             f"{accuracy}, and another order of the classes explains it: with {names}"
-            f"{text if other.as_text else ''} it would be {best}. The order is written: with image"
-            f" folders, --data.classes {pasted(output / 'classes.json')} takes it"
+            f"{text if other.as_text else ''} it would be {best}. {fix}"
         )
     elif other.undecided:
         lines.append(
             f"{accuracy}, and another order of the classes may explain it: with {names} it would be"
             f" {best}; so few images decide nothing: ask more with --images"
         )
-    elif near:
+    elif near and other.held_out < TRUSTED:
         lines.append(f"no other order of the classes explains it: the best would give {best}")
     return lines

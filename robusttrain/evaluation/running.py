@@ -345,7 +345,7 @@ def attack(
     )
     if not trainer.is_global_zero:
         return content
-    content |= doubt_classes(content, evaluation, data, device, output, say)
+    content |= doubt_classes(content, evaluation, data, device, output, say, plan.handed_over)
     write_json(content, output / "results.json")
     save_requested(evaluation, plan, device, say)
     written(output)

@@ -80,14 +80,15 @@ def dtype_of(model: nn.Module) -> torch.dtype | None:
 def output_of(
     model: nn.Module, images: Tensor, rng: Rng | None, compiled: Compiled | None = None
 ) -> Any:
-    """What the model returns: ``model(images, rng)`` for models that take streams.
+    """What the model returns for a copy of the images, which it may change: ``model(images, rng)``
+    for models that take streams.
 
-    Any other model gets a copy of the images, which it may change, in the type of its weights. The
-    copy is contiguous if the model fails with the faster format. ``compiled`` answers in its
-    place, as it does for a model that is trained now (`robusttrain.models.compiling`).
+    Any other model gets the copy in the type of its weights, and contiguous if the model fails with
+    the faster format. ``compiled`` answers in its place, as it does for a model that is trained now
+    (`robusttrain.models.compiling`).
     """
     if takes_streams(model):
-        return model(images, rng)
+        return model(images.clone(), rng)
     own = dtype_of(model) or images.dtype
     images = images.to(own) if own != images.dtype else images.clone()
     if model in _in_rows:

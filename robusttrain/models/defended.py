@@ -14,6 +14,7 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.models import fast_copy
 from robusttrain.models.declared import answer, as_module, says_random, takes_streams
+from robusttrain.models.defense import check_defense
 from robusttrain.models.voting import draws_of, log_mean
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class DefendedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.classifier = as_module(classifier)
+        if defense is not None:
+            check_defense(defense)
         self.defense = None if defense is None else defense.bound_to(self.classifier)
         #: Whether `robusttrain.attacks.Queried` saw the target draw, or differ: a part may be
         #: random without saying so.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -25,6 +26,22 @@ def _instead(handed_on: object) -> str:
     kind = type(handed_on)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return f"transform returned {module}{kind.__qualname__}, not a tensor (B, C, H, W)"
+
+
+def check_defense(defense: Defense) -> None:
+    """Raise UserError for a defense that cannot work, whatever it is given: its constructor has not
+    called that of torch's modules, or its transformation does not take images and streams.
+    """
+    kind = type(defense).__name__
+    if "_modules" not in vars(defense):
+        raise UserError(f"defense {kind}: call super().__init__() first in its __init__")
+    try:
+        inspect.signature(defense.transform).bind("images", "rng")
+    except TypeError as error:
+        raise UserError(
+            f"defense {kind}: transform has to take images and rng, transform(self, images, rng)"
+            f" ({error})"
+        ) from error
 
 
 class Defense(nn.Module, ABC):
@@ -87,8 +104,9 @@ class Defense(nn.Module, ABC):
             UserError: g returned something else.
         """
         rng = Rng.from_global(len(images), images.device) if rng is None else rng
-        # g has a stream of its own, so the caller's stream stays as it is: same streams, same g.
-        handed_on = self.transform(images, rng.fold("defense"))
+        # g has a stream of its own, so the caller's stream stays as it is: same streams, same g. So
+        # do the images, which are an attacker's points: g may write into a copy.
+        handed_on = self.transform(images.clone(), rng.fold("defense"))
         if not isinstance(handed_on, Tensor) or handed_on.dim() != 4:
             raise UserError(f"defense {type(self).__name__}: {_instead(handed_on)}")
         return handed_on

@@ -109,6 +109,7 @@ def _parts_of(output: Any) -> tuple[dict[str, Any], list[Any]]:
         named = {name: getattr(output, name) for name in output.__dataclass_fields__}
     elif isinstance(output, Sequence) and not isinstance(output, str | bytes):
         return {}, list(output)
-    else:
-        named = {}
+    else:  # an object that holds them
+        logits = getattr(output, "logits", None)
+        named = {} if logits is None else {"logits": logits}
     return named, list(named.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robusttrain.evaluation.audit import NO_CHECK
+from robusttrain.evaluation.audit import INCOMPLETE, NO_CHECK
 from robusttrain.evaluation.beside import sentence
 from robusttrain.evaluation.certificates import finding
 from robusttrain.evaluation.covering import is_no_bound
@@ -126,6 +126,12 @@ def belief(results: Results) -> str:
             return (
                 f"The audit could make none of its checks of the attacks ({without} could not run):"
                 " whether the evaluation itself is sound is not known."
+            )
+        if content["verdict"].startswith(INCOMPLETE):
+            failed = content["verdict"].removeprefix(INCOMPLETE)
+            return (
+                f"Whether the evaluation itself is sound is not known: its audit is incomplete"
+                f" ({counts}). Checks that ended in an error: {failed}."
             )
         if not counts or passed <= 0:
             counts = f": {counts}" if counts else ""

@@ -70,8 +70,8 @@ HIDDEN = "the model hands on no gradient: a step inside it votes, rounds or is d
 ZERO = (
     "the gradient is exactly zero wherever it was asked for (a step that rounds, or logits that"
     " saturate?), so there is nothing to follow, and what they leave says nothing of robustness:"
-    " make that step a defense that is not differentiable (docs/own-defense.md), or ask by"
-    " answers, --suite query"
+    " make that step a defense that is not differentiable (docs/own-defense.md) and go around it"
+    " (bpda-i), or ask by answers, --suite query"
 )
 
 

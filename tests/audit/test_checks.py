@@ -33,7 +33,7 @@ from robusttrain.attacks import (
     Square,
     Target,
 )
-from robusttrain.core.errors import OptionError
+from robusttrain.core.errors import OptionError, UserError
 from robusttrain.data import Digits
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Records, Rows, Scenario
@@ -202,6 +202,12 @@ def test_an_audit_of_which_no_check_could_be_made_is_not_sound(monkeypatch):
     def passed(subject):
         return None
 
+    def failing(subject):
+        raise RuntimeError("out of memory")
+
+    def unfit(subject):
+        raise UserError("does not apply")
+
     data = digits()
     batch = data.test[:IMAGES], data.test_labels[:IMAGES], torch.arange(IMAGES)
     first = [each for each in report.CHECKS if each[0] == "before"]
@@ -210,6 +216,9 @@ def test_an_audit_of_which_no_check_could_be_made_is_not_sound(monkeypatch):
         ([impossible], report.NO_CHECK),
         ([passed], "sound"),
         ([impossible, passed], "sound"),
+        ([unfit, passed], "sound"),
+        # What was not looked at may be what hides.
+        ([failing, passed], "incomplete: failing"),
     ):
         after = [("after", each) for each in checks]
         monkeypatch.setattr(report, "CHECKS", (*first, *after))

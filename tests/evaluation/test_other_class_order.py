@@ -95,6 +95,18 @@ def test_few_images_that_another_order_answers_rightly_decide_nothing(each, expl
     assert ("--data.classes 'my results/classes.json' takes it" in said) is explains
     assert "no other order" not in said
     assert ("another order of the classes may explain it: with 2, 0, 1" in said) is not explains
+    said = " ".join(lines_about(clean, other, 3, Path("gone"), given=True))
+    assert "--data.classes" not in said
+    assert ("Renumber the labels, or the model's answers" in said) is explains
+
+
+def test_an_order_that_explains_much_by_chance_is_not_said_to_explain_nothing():
+    """With one class in most images the best order has that many right."""
+    labels = torch.arange(2).repeat_interleave(torch.tensor([80, 20]))
+    other = OtherOrder.of(torch.ones_like(labels), labels, NAMES[:2])
+    said = " ".join(lines_about({"accuracy": 0.2, "ci95": [0.1, 0.3]}, other, 2, Path()))
+    assert "no better than chance" in said
+    assert "no other order" not in said
 
 
 @pytest.mark.parametrize("count", [8, 24, 120])

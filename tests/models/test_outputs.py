@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ class ImageClassifierOutput(OrderedDict):
         {"logits": LOGITS, "features": LOGITS + 1},
         {"prediction": LOGITS},
         ImageClassifierOutput(loss=torch.zeros(()), logits=LOGITS),
+        SimpleNamespace(loss=torch.zeros(()), logits=LOGITS),
     ],
     ids=lambda output: type(output).__name__,
 )

@@ -25,6 +25,7 @@ to ask raises `Needless`, and does not count as passed.
 from robusttrain.evaluation.audit.finding import Finding, significant
 from robusttrain.evaluation.audit.report import (
     CHECKS,
+    INCOMPLETE,
     NO_CHECK,
     Audit,
     Check,
@@ -36,6 +37,7 @@ from robusttrain.evaluation.audit.subject import LEAST, SAMPLE, Subject
 __all__ = [
     "CHECKS",
     "LEAST",
+    "INCOMPLETE",
     "NO_CHECK",
     "SAMPLE",
     "Audit",

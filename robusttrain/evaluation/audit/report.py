@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robusttrain.attacks.base import check_images
+from robusttrain.core.errors import UserError
 from robusttrain.core.labels import check_labels
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.audit import (
@@ -77,6 +78,8 @@ NAMES = {
 }
 #: The verdict where no check of the attacks could be made: whether it is sound is not known.
 NO_CHECK = "not audited: no check of the attacks could run"
+#: How the verdict begins where no check found a fault, and some ended in an error.
+INCOMPLETE = "incomplete: "
 NO_ROOM = "the radius is 0, so no attack could change an image"
 #: Candidates for each image of the sample. Candidates that the target gets wrong drop out.
 CANDIDATES = 2
@@ -111,6 +114,8 @@ class Audit:
         self.seconds = 0.0
         #: Checks that were made, or tried: those without a finding passed.
         self.tried: list[str] = []
+        #: Of these, those that ended in an error.
+        self.failed: list[str] = []
         self._subject: Subject | None = None
 
     @property
@@ -237,6 +242,8 @@ class Audit:
             except Exception as error:  # noqa: BLE001 - models and attacks are any code, and the evaluation comes first
                 reason = (str(error).splitlines() or [""])[0]
                 finding = Finding(name, "not run", f"{type(error).__name__}: {reason}"[:200])
+                if not isinstance(error, UserError):  # which says that something does not apply
+                    self.failed.append(name)
             self.tried.append(name)
             if finding is not None:
                 self.findings.append(finding)
@@ -257,14 +264,17 @@ class Audit:
     @property
     def verdict(self) -> str:
         """ "sound", "masked: ..." or "weak: ...", with the names of the checks; `NO_CHECK` where
-        none of those that look at the attacks could be made.
+        none of those that look at the attacks could be made; "incomplete: ..." where some ended in
+        an error, and no other found a fault.
         """
         found = verdict(self.findings)
         impossible = {each.check for each in self.findings if each.severity == "not run"}
         # What is looked at before any attack says nothing of the attacks.
         of_attacks = {_name(check) for when, check in CHECKS if when == "after"} & {*self.tried}
         nothing = bool(of_attacks) and of_attacks <= impossible
-        return NO_CHECK if found == "sound" and nothing else found
+        if found == "sound" and nothing:
+            return NO_CHECK
+        return INCOMPLETE + ", ".join(self.failed) if found == "sound" and self.failed else found
 
     def as_dict(self) -> dict[str, Any]:
         """What results.json holds of the audit."""
