@@ -17,11 +17,10 @@ from robusttrain.core.errors import UserError
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.pricing import any_value
+from robusttrain.evaluation.vanishing import FEW, vanishes
 from robusttrain.models.defended import DefendedClassifier
 
 Answer = TypeVar("Answer")
-#: Images that the gradient is asked for; and where it is zero there, before it counts as zero.
-FEW, MORE = 2, 8
 
 
 def missing(source: nn.Module, images: Tensor, indices: Tensor) -> str | None:
@@ -45,36 +44,6 @@ def missing(source: nn.Module, images: Tensor, indices: Tensor) -> str | None:
     except Exception:  # noqa: BLE001 - models are any code, which attacks report with their names
         return None
     return NO_GRADIENT if gradient is None else None
-
-
-def _unlike(source: Queried, rng: Rng, points: Tensor) -> list[Tensor]:
-    """A loss (B,) of logits that heeds each of them otherwise: that of probabilities is not
-    constant.
-    """
-    logits = source(points, rng)
-    weights = torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype, device=logits.device)
-    return [(logits * weights).sum(dim=1)]
-
-
-def vanishes(source: nn.Module, images: Tensor, indices: Tensor) -> bool:
-    """Whether the gradient that a source hands on is zero at every point that it is asked for: a
-    few images, and then more of them, and points halfway from these to noise.
-
-    Arguments as for `missing`, which has found nothing missing.
-    """
-    queried, images = Queried.of(source), check_images(images[:MORE])
-    rng = Rng.for_images(0, indices[:MORE].to(images.device)).fold("vanishes")
-    noise = rng.fold("points").uniform(tuple(images.shape[1:])).to(images.dtype)
-    for points in (images[:FEW], images, (images + noise) / 2):
-        loss = partial(_unlike, queried, rng[: len(points)])
-        try:
-            with prepared(queried), torch.random.fork_rng(devices=[]):
-                ((_, gradient),) = input_gradients(loss, points.clone())
-        except Exception:  # noqa: BLE001 - as for `missing`
-            return False
-        if gradient is None or gradient.any():  # NaN is not zero
-            return False
-    return True
 
 
 def without_gradient(engine: Engine, images: Tensor, indices: Tensor) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Source
@@ -16,6 +17,7 @@ from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.covering import wider_than
 from robusttrain.evaluation.taking import classes_of
+from robusttrain.evaluation.vanishing import ZERO, vanishes
 from robusttrain.models.defended import DefendedClassifier
 
 
@@ -47,7 +49,7 @@ class Scenario:
         rng: Rng | None = None,
     ) -> Tensor:
         """Adversarial images (B, C, H, W) for a model, defended or not; arguments as for an
-        `Attack`.
+        `Attack`. Warns of a gradient that is zero wherever it is asked for.
 
         Raises:
             UserError: as for an `Attack`, or the model cannot take these images.
@@ -70,7 +72,10 @@ class Scenario:
         labels: Tensor,
         rng: Rng | None,
     ) -> Tensor:
-        return self.attack(self.source(DefendedClassifier.of(model)), images, labels, rng)
+        source = self.source(DefendedClassifier.of(model))
+        if self.attack.cost().gradients and vanishes(source, images, torch.arange(len(images))):
+            warn(f"{type(self.attack).__name__}: {ZERO}")
+        return self.attack(source, images, labels, rng)
 
     def knowledge_of(self, target: DefendedClassifier) -> str:
         """What the attacker knows of a target, in words: of a defense nothing, where there is

@@ -51,6 +51,7 @@ from robusttrain.evaluation.running import (
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.evaluation.strangers import strangers
 from robusttrain.evaluation.taking import check_classes
+from robusttrain.evaluation.vanishing import ZERO
 from robusttrain.models.compiling import Mode
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.reporting.report import write_report
@@ -67,12 +68,6 @@ from robusttrain.storage.occupied import EVALUATION, refuse_another
 
 #: Why attacks that follow a gradient are left out of suites where there is none.
 HIDDEN = "the model hands on no gradient: a step inside it votes, rounds or is detached"
-ZERO = (
-    "the gradient is exactly zero wherever it was asked for (a step that rounds, or logits that"
-    " saturate?), so there is nothing to follow, and what they leave says nothing of robustness:"
-    " make that step a defense that is not differentiable (docs/own-defense.md) and go around it"
-    " (bpda-i), or ask by answers, --suite query"
-)
 
 
 @without_advice()
