@@ -1,11 +1,17 @@
-"""Doubts about a model that is hardly ever right: its classes may be in another order."""
+"""Doubts about a model that is hardly ever right: its classes may be in another order, or it may
+expect other pixel values.
+"""
 
 from __future__ import annotations
 
+import warnings
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Doubt, Say
@@ -13,6 +19,7 @@ from robusttrain.data import ImageData
 from robusttrain.data.notes import pasted
 from robusttrain.evaluation.class_order import OtherOrder
 from robusttrain.evaluation.module import Evaluation
+from robusttrain.evaluation.other_values import OtherValues, Rescaled, ways
 from robusttrain.evaluation.scoring import top_classes
 from robusttrain.storage.files import write_json
 
@@ -30,7 +37,8 @@ def doubt_classes(
     say: Say,
     given: bool = False,
 ) -> dict[str, Any]:
-    """Say that clean accuracy is low, and whether another order of the classes explains it.
+    """Say that clean accuracy is low, and whether another order of the classes, or other pixel
+    values, explain it.
 
     Args:
         content: the content of results.json.
@@ -42,19 +50,36 @@ def doubt_classes(
         given: whether images and labels came from Python.
 
     Returns:
-        An entry for results.json; empty where the accuracy raises no doubt.
+        Entries for results.json; none where the accuracy raises no doubt.
     """
     clean = content["clean"]
     if len(data.class_names) < 2 or clean["accuracy"] is None or clean["accuracy"] >= TRUSTED:
         return {}
     index, label = evaluation.records.index, evaluation.records.label
     evaluation.to(device)
-    answers = []
-    for indices in index.split(data.batch_size):
-        images = data.test_images(indices).images.to(device)
-        rng = Rng.for_images(content["seed"], indices.to(device)).fold("order of classes")
-        answers.append(top_classes(evaluation.engine.target, images, rng, draws=1, top=1)[:, 0, 0])
-    other = OtherOrder.of(torch.cat(answers), label, data.class_names)
+
+    def asked(model: nn.Module) -> Tensor:
+        answers = []
+        for indices in index.split(data.batch_size):
+            images = data.test_images(indices).images.to(device)
+            rng = Rng.for_images(content["seed"], indices.to(device)).fold("order of classes")
+            answers.append(top_classes(model, images, rng, draws=1, top=1)[:, 0, 0])
+        return torch.cat(answers)
+
+    target = evaluation.engine.target
+    found, values = asked(target).cpu(), None
+    if target.defense is None:  # what it hands on may suit the classifier
+        right = {}
+        for name, change in ways(data.facts().channels).items():
+            # A model may refuse such values, or answer with no numbers; that is no doubt.
+            with suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                right[name] = asked(Rescaled(target.classifier, change)).cpu() == label
+        values = OtherValues.of(found == label, right)
+    if values is not None:
+        say(Doubt(values.line(clean["accuracy"])))
+        return {"other_pixel_values": asdict(values)}
+    other = OtherOrder.of(found, label, data.class_names)
     for line in lines_about(clean, other, len(data.class_names), output, given):
         say(Doubt(line))
     if other.explains:
