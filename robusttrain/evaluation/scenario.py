@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Source
+from robusttrain.attacks import Attack, Queried, Source
 from robusttrain.attacks.base import check_images
 from robusttrain.core.advice import warn
 from robusttrain.core.errors import UserError
@@ -72,7 +72,8 @@ class Scenario:
         labels: Tensor,
         rng: Rng | None,
     ) -> Tensor:
-        source = self.source(DefendedClassifier.of(model))
+        # One that says once what it finds of the answers, whoever asks.
+        source = Queried.of(self.source(DefendedClassifier.of(model)))
         if self.attack.cost().gradients and vanishes(source, images, torch.arange(len(images))):
             warn(f"{type(self.attack).__name__}: {ZERO}")
         return self.attack(source, images, labels, rng)
