@@ -88,17 +88,13 @@ def outcome(
     if clean is None:
         since = f" since epoch {validated}" if validated else ""
         return f"{after} the model is trained; no validation measured how good it is{since}."
-    of = f"those validation images that --trainer.limit_val_batches {limit} left"
-    of = "the validation images" if limit is None or _all(limit) else of
-    sentence = f"{after}, {clean:.1%} of {of} are right"
+    looked_at = "the validation images"
+    if limit is not None and repr(limit) != "1.0":  # a share; 1 is one batch
+        looked_at = f"those validation images that --trainer.limit_val_batches {limit} left"
+    sentence = f"{after}, {clean:.1%} of {looked_at} are right"
     robust = metrics.get("robust/worst_case")
     if robust is not None:
         sentence += (
             f", and {robust:.1%} of those that were attacked stay right under the worst attack"
         )
     return f"{sentence}."
-
-
-def _all(limit: float) -> bool:
-    """Whether a limit of batches leaves all of them: 1.0 is a share, 1 a number."""
-    return isinstance(limit, float) and limit == 1
