@@ -106,10 +106,9 @@ def lines_about(
         output: folder where that order is written.
         given: whether images and labels came from Python, where no option sets their order.
     """
-    fix = f"with image folders, --data.classes {pasted(output / 'classes.json')} takes it"
-    fix = f"The order is written: {fix}"
-    if given:
-        fix = "Renumber the labels, or the model's answers"
+    taken = f"with image folders, --data.classes {pasted(output / 'classes.json')} takes it"
+    fix = f"The order is written: {taken}"
+    fix = "Renumber the labels, or the model's answers" if given else fix
     lines = []
     accuracy, chance = f"clean accuracy is {100 * clean['accuracy']:.1f} %", 1 / classes
     near = clean["ci95"][0] <= chance
