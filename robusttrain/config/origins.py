@@ -1,8 +1,8 @@
 """Where parts come from besides presets and importable classes.
 
 ``mynet.py:MyNet`` is a class, or a function that makes a module, of a file; ``timm:NAME``,
-``torchvision:NAME`` and ``robustbench:NAME`` are networks of others' collections; a folder's name
-is a data set.
+``torchvision:NAME`` and ``robustbench:NAME`` are networks of others' collections; the name of a
+folder or of a table is a data set.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from robusttrain.config import presets
 from robusttrain.config.classes import IN_FILE, declare, importable, resolve, to_be_filled
 from robusttrain.core.errors import UserError
+from robusttrain.data.table import SEPARATORS
 
 Node = dict[str, Any]
 
@@ -46,7 +47,7 @@ def from_elsewhere(kind: str, value: object) -> bool:
         return True
     if kind == "model":
         return _ZOO.fullmatch(value) is not None or _function(value) is not None
-    return kind == "data" and _is_folder(value)
+    return kind == "data" and (_is_table(value) or _is_folder(value))
 
 
 def is_class_path(value: str) -> bool:
@@ -63,7 +64,8 @@ def node_of(kind: str, value: str) -> Node:
     if IN_FILE.fullmatch(value) or value.endswith(".py"):
         return checked_node({"class_path": value})
     if kind == "data":
-        node: Node = presets.read("data", "imagefolder")["data"]
+        kind = "table" if _is_table(value) else "imagefolder"
+        node: Node = presets.read("data", kind)["data"]
         return {**node, "init_args": {**node.get("init_args", {}), "root": value}}
     if (match := _ZOO.fullmatch(value)) is not None:
         class_path, arguments = ZOOS[match[1]]
@@ -140,6 +142,11 @@ def _function(value: str) -> tuple[str, str] | None:
     import torchvision
 
     return (zoo, name) if name in torchvision.models.list_models(torchvision.models) else None
+
+
+def _is_table(value: str) -> bool:
+    """Whether a data set's name is that of a table, there or not."""
+    return Path(value).suffix.lower() in SEPARATORS and not Path(value).is_dir()
 
 
 def _is_folder(value: str) -> bool:

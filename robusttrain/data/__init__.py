@@ -24,6 +24,7 @@ from robusttrain.data.digits import Digits
 from robusttrain.data.fashion_mnist import FashionMNIST
 from robusttrain.data.imagefolder import ImageFolder
 from robusttrain.data.imagenet import ImageNet
+from robusttrain.data.table import ImageTable
 from robusttrain.data.tiny_imagenet import TinyImageNet
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageNet",
+    "ImageTable",
     "TinyImageNet",
 ]

@@ -1,4 +1,4 @@
-"""The numbers of classes that are folders: by their sorted names, or by a file that lists them."""
+"""The numbers of classes by their sorted names, or by a file that lists them."""
 
 from __future__ import annotations
 
@@ -105,13 +105,15 @@ def _names(text: str, path: str) -> list[str]:
         raise OptionError("data.classes", path, fix) from error
 
 
-def fitting(folders: Sequence[str], order: Sequence[str], source: str) -> None:
-    """Raise UserError unless every folder is a class of the order."""
-    if unknown := [name for name in folders if name not in set(order)]:
+def fitting(names: Sequence[str], order: Sequence[str], source: str, what: str) -> None:
+    """Raise UserError unless every name, of a folder or a class as ``what`` says, is in the order
+    that the source gives.
+    """
+    if unknown := [name for name in names if name not in set(order)]:
         raise UserError(
-            f"the folder {unknown[0]!r} is no class of {source}, which has"
+            f"the {what} {unknown[0]!r} is no class of {source}, which has"
             f" {', '.join(map(repr, order[:5]))}{' ...' if len(order) > 5 else ''}: add it there,"
-            " or remove the folder"
+            f" or remove the {what}"
         )
 
 

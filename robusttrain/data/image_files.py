@@ -4,6 +4,7 @@ it decodes.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections import Counter
@@ -21,14 +22,48 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from robusttrain.core.errors import UserError
-from robusttrain.data.decoding import Remark, decode, unreadable
+from robusttrain.core.errors import OptionError, UserError, above, at_least
+from robusttrain.data.decoding import Remark, decode, size_of, unreadable
 from robusttrain.data.notes import note, shown
 
 _CHUNK = 16
 _WORTH_A_BAR = 4096
 #: Of a picture that would have more pixels when resized, only the square in the centre is resized.
 _LARGE = 1 << 26
+#: What to do about images that are no squares, or of several sizes.
+RESIZE = "give --data.image_size N to resize all of them"
+
+
+def check_pictures(image_size: int | None, channels: int, white: float | None) -> None:
+    """Raise OptionError for arguments of a data set that no picture can be read with."""
+    if image_size is not None:
+        at_least("image_size", image_size, 1)
+    if white is not None:
+        above("white", white, 0)
+    if channels not in (1, 3):
+        raise OptionError("channels", channels, "must be 1 or 3")
+
+
+def side_of(path: str | Path) -> int:
+    """Height and width in pixels of a square picture, from its header.
+
+    Raises:
+        UserError: it is no square, or cannot be read.
+    """
+    width, height = size_of(os.fspath(path))
+    if width != height:
+        raise UserError(
+            f"{shown(path)} is {width}x{height} pixels, where the images must be squares: {RESIZE}"
+        )
+    return width
+
+
+def faster_in_memory(images: object) -> str:
+    """What to add to advice on loading where images are decoded batch by batch."""
+    if not isinstance(images, ImageFiles):
+        return ""
+    needed = math.ceil(images.nbytes / 2**30)
+    return f"; --data.memory_limit_gib {needed} decodes them once, into memory"
 
 
 class ImageFiles:

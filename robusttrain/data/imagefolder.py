@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robusttrain.core.checked import NonNegative, checked
-from robusttrain.core.errors import OptionError, UserError, above, at_least
+from robusttrain.core.errors import UserError
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.class_order import (
     by_name,
@@ -21,20 +20,25 @@ from robusttrain.data.class_order import (
     numbering,
     read_order,
 )
-from robusttrain.data.decoding import size_of
-from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.image_files import (
+    RESIZE,
+    ImageFiles,
+    check_pictures,
+    faster_in_memory,
+    side_of,
+)
 from robusttrain.data.listing import Listing, subfolders
 from robusttrain.data.notes import note, pasted, shown
 
 logger = logging.getLogger(__name__)
 
-_NAMES: dict[SplitName, tuple[str, ...]] = {
+#: Names that hold a split, of which the first that is there is taken.
+NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "test": ("test", "val", "valid", "validation"),
 }
 #: Names of folders, in any case, that make their parent a data set of splits.
-SPLITS = {name for names in _NAMES.values() for name in names}
-_RESIZE = "give --data.image_size N to resize all of them"
+SPLITS = {name for names in NAMES.values() for name in names}
 _FIX = "give --data.root DIR"
 
 
@@ -86,12 +90,7 @@ class ImageFolder(ImageData):
         workers: int = 0,
     ) -> None:
         super().__init__(root, batch_size, validation, crop, flip, seed, workers)
-        if image_size is not None:
-            at_least("image_size", image_size, 1)
-        if white is not None:
-            above("white", white, 0)
-        if channels not in (1, 3):
-            raise OptionError("channels", channels, "must be 1 or 3")
+        check_pictures(image_size, channels, white)
         self.channels = channels
         self._resize_to, self._memory_limit = image_size, memory_limit_gib * 2**30
         self._classes_file, self._white = classes, white
@@ -101,11 +100,7 @@ class ImageFolder(ImageData):
     @property
     def faster_loading(self) -> str:
         images = self._train.images if self._train is not None else None
-        if not isinstance(images, ImageFiles):
-            return super().faster_loading
-        needed = math.ceil(images.nbytes / 2**30)
-        memory = f"--data.memory_limit_gib {needed} decodes them once, into memory"
-        return f"{super().faster_loading}; {memory}"
+        return f"{super().faster_loading}{faster_in_memory(images)}"
 
     def number_as(self, classes: Sequence[str]) -> None:
         """Number classes as a checkpoint does, if it has all folders as classes and no file gives
@@ -146,7 +141,7 @@ class ImageFolder(ImageData):
         size = self._resize_to or self._size_in(first)
         flat = [path for files in paths for path in files]
         files = ImageFiles(
-            flat, size, self.channels, self._resize_to, _RESIZE, self._white, self.notes
+            flat, size, self.channels, self._resize_to, RESIZE, self._white, self.notes
         )
         return files.load() if files.nbytes <= self._memory_limit else files, labels, classes
 
@@ -177,7 +172,7 @@ class ImageFolder(ImageData):
         if not self.root.is_dir():
             return []
         there = {name.lower(): self.root / name for name in subfolders(self.root)}
-        return [there[name] for name in _NAMES[split] if name in there and subfolders(there[name])]
+        return [there[name] for name in NAMES[split] if name in there and subfolders(there[name])]
 
     def _bare(self) -> bool:
         """Whether the root itself holds the class folders."""
@@ -193,7 +188,7 @@ class ImageFolder(ImageData):
     def _folder(self, split: SplitName) -> Path:
         if named := self._named(split):
             return named[0]
-        looked_for = " or ".join(f"{name}/<class>/" for name in _NAMES[split][:2])
+        looked_for = " or ".join(f"{name}/<class>/" for name in NAMES[split][:2])
         if not self._bare():
             raise missing_data(f"{split} images", self.root, looked_for, _FIX)
         if split == "train":
@@ -221,7 +216,7 @@ class ImageFolder(ImageData):
         folder, names = self._first()
         if self._classes_file is not None:
             order = read_order(self._classes_file)
-            fitting(names, order, f"--data.classes {self._classes_file}")
+            fitting(names, order, f"--data.classes {self._classes_file}", "folder")
             return order, f"by --data.classes {self._classes_file}"
         if self._checkpoints is not None and set(names) <= set(self._checkpoints):
             return self._checkpoints, "as in the checkpoint"
@@ -267,13 +262,7 @@ class ImageFolder(ImageData):
         path = next((paths[0] for paths in files if paths), None)
         if path is None:
             raise self._no_image(folder)
-        width, height = size_of(path)
-        if width != height:
-            raise UserError(
-                f"{shown(path)} is {width}x{height} pixels, where the images must be squares:"
-                f" {_RESIZE}"
-            )
-        return width
+        return side_of(path)
 
     def _no_image(self, folder: Path) -> UserError:
         return missing_data("image", folder, "<class>/*.jpg, .png and the like", _FIX)

@@ -106,7 +106,8 @@ def lines_about(
         output: folder where that order is written.
         given: whether images and labels came from Python, where no option sets their order.
     """
-    taken = f"with image folders, --data.classes {pasted(output / 'classes.json')} takes it"
+    file = pasted(output / "classes.json")
+    taken = f"with image folders and tables, --data.classes {file} takes it"
     fix = f"The order is written: {taken}"
     fix = "Renumber the labels, or the model's answers" if given else fix
     lines = []

@@ -22,7 +22,7 @@ SPLITS = get_args(Split)
 #: Options that came after points of studies had been kept (`docs/results/studies/*-points.zip`).
 LATER = ("split",)
 #: Where data lie and how they are loaded: no figure depends on these arguments of a data set.
-PLACES = ("root", "download", "workers", "memory_limit_gib")
+PLACES = ("root", "folder", "download", "workers", "memory_limit_gib")
 
 
 @checked
