@@ -35,7 +35,8 @@ from robusttrain.config.command_line import (
     values_of,
 )
 from robusttrain.config.first_look import asks_for_others, first_look
-from robusttrain.config.numbers import several
+from robusttrain.config.numbers import parts_of, several
+from robusttrain.config.reading import refuse_other_numbers
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import OptionError, UserError, naming, one_of
@@ -50,6 +51,11 @@ from robusttrain.storage.journal import stopped
 #: Options of data that say what their images look like.
 SHAPES = ("image_size", "channels")
 KINDS = ("data", "model", "defense")
+#: Options that take several numbers, and what they are.
+LISTS = {
+    "curve": "radii at which the attacks run besides, nested: 0,2/255,4/255,8/255",
+    "curve_effort": "shares of their steps or queries, nested: 1/4,1/2",
+}
 #: Fields of the plan that the command line says in words of its own.
 OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
@@ -57,7 +63,7 @@ OTHERWISE = {
     "handed_over",
     "beside",
     "weights_which",
-    *("curve", "curve_effort"),
+    *LISTS,
 }
 #: Of Lightning's Trainer: where an evaluation runs.
 WHERE = {
@@ -109,10 +115,7 @@ def parser() -> ArgumentParser:
             " averaged ones if there are any"
         ),
     )
-    for name, help in (
-        ("curve", "radii at which the attacks run besides, nested: 0,2/255,4/255,8/255"),
-        ("curve_effort", "shares of their steps or queries, nested: 1/4,1/2"),
-    ):
+    for name, help in LISTS.items():
         kind = list[float | str] | float | str
         options.add_argument(f"--{name}", type=kind, default=[], help=help)
     options.add_class_arguments(EvaluationPlan, skip={*OTHERWISE})
@@ -144,6 +147,10 @@ def read_plan(
                 f"--attacks {value}: gives attacks names of their own, {{mine: {value}}}; did you"
                 f" mean --attack {value}?"
             )
+    for name in LISTS:
+        for text in values_of(rest, f"--{name}"):
+            for part in parts_of(text):
+                refuse_other_numbers(part, f"--{name}")
     config, path = configure(rest, nodes)
     if any("estimate" in node for node in nodes):
         raise UserError("--config: estimate is asked for on the command line, --estimate")
@@ -166,7 +173,7 @@ def read_plan(
     if of_suite is not None and overrides:
         values["epsilon"] = None  # what the attacks say themselves counts
     values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
-    values |= {name: several(values[name], f"--{name}") for name in ("curve", "curve_effort")}
+    values |= {name: several(values[name], f"--{name}") for name in LISTS}
     # A suite's own number, which nobody gave for these data.
     given = values_of(arguments, "--images")
     theirs = [suite_settings(preset).get("images") for preset in suites]

@@ -39,13 +39,18 @@ def a_number(value: Any, option: str) -> float:
         raise OptionError(option, value, "must be a number, such as 8/255") from error
 
 
+def parts_of(text: str) -> list[str]:
+    """The numbers of a list as they are typed, such as ``0,2/255,4/255``."""
+    return [part.strip() for part in text.strip("[] ").split(",")]
+
+
 def several(value: Any, option: str) -> list[float]:
     """The numbers of an option that takes several: a list, or text such as ``0,2/255,4/255``.
 
     Raises:
         OptionError: a part that is no number.
     """
-    parts = value.strip("[] ").split(",") if isinstance(value, str) else value
+    parts = parts_of(value) if isinstance(value, str) else value
     try:
         return [float(number(part)) for part in (parts if isinstance(parts, Iterable) else [parts])]
     except (TypeError, ValueError) as error:

@@ -76,7 +76,7 @@ def test_a_key_that_stands_twice_is_refused(option, value, key, apart):
 
 
 @pytest.mark.parametrize("value", ["1:30", "0x10", "1_0"])
-@pytest.mark.parametrize("option", ["--attack.steps", "--epsilon", "--seed"])
+@pytest.mark.parametrize("option", ["--attack.steps", "--epsilon", "--seed", "--curve"])
 def test_what_is_no_decimal_number_is_refused(option, value):
     """jsonargparse takes it for one, by YAML 1.1, wherever a number is wanted."""
     for line in ([option, value], [f"{option}={value}"]):
