@@ -90,9 +90,6 @@ class Attack(ABC):
     threat: Threat
     #: Whether its queries go to the source's g, instead of to the source.
     asks_g: bool = False
-    #: Whether it looks for the nearest boundary by the threat's norm alone, and is projected into
-    #: the ball at its end: a ball that is more than a radius throws away much of what it finds.
-    by_norm: bool = False
     #: Draws of a random model that judge each of its points; 0 where no votes are taken.
     votes: int = 0
 
@@ -229,6 +226,16 @@ class Attack(ABC):
         Then an evaluation never lets an image go early. A wrapper seeks it where a member does.
         """
         return any(member.seeks_nearest for member in self.members)
+
+    @property
+    def by_norm(self) -> bool:
+        """Whether it looks for the nearest boundary by the threat's norm alone, and is projected
+        into the ball at its end.
+
+        What it returns may touch that boundary, and a ball that is more than a radius throws away
+        much of what it finds. A wrapper does so where a member does.
+        """
+        return any(member.by_norm for member in self.members)
 
     @property
     def reach(self) -> float | None:

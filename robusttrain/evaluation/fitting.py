@@ -202,7 +202,7 @@ def projected_at_the_end(scenarios: Mapping[str, Scenario]) -> list[str]:
     lines = []
     for name, each in scenarios.items():
         ball = described(each.attack.threat).get("ball")
-        if ball and any(part.by_norm for part in _all(each.attack)):
+        if ball and each.attack.by_norm:
             lines.append(
                 f"warning: {name}: looks for the nearest boundary by the norm alone, and {ball}"
                 " throws away much of what it finds: believe attacks that project each step, as"

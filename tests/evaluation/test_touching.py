@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.attacks import Attack, Cost, Linf, Target
+from robusttrain.attacks import Attack, Cost, Linf, Restarts, Several, Target
 from robusttrain.attacks.parts.threats import per_image
 from robusttrain.attacks.rounding import FARTHER, held_apart
 from robusttrain.evaluation import Engine, Scenario
@@ -67,6 +67,32 @@ def test_what_falls_short_by_up_to_a_hundredth_is_moved_on(by, batch):
     way = HALF - images.mean(dim=(1, 2, 3))
     away = Linf().distance(found, images)
     assert (away <= (1 + max(FARTHER)) * way + 1e-6).all()
+
+
+@dataclass(frozen=True)
+class ByNorm(Short):
+    """Of those that look for a boundary and stop at the first one, as DeepFool and FAB."""
+
+    nearest: bool = False
+    by_norm = True
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda attack: attack,
+        lambda attack: Restarts(attack, 2, threat=attack.threat),
+        lambda attack: Several([attack], threat=attack.threat),
+        lambda attack: Restarts(Several([Short(0.5), attack]), 2, threat=attack.threat),
+    ],
+    ids=["alone", "restarts", "several", "restarts of several"],
+)
+def test_a_wrapper_touches_what_its_members_touch(wrapped, batch):
+    images, labels = batch
+    attack = wrapped(ByNorm())
+    assert attack.by_norm
+    assert not score(light, attack, images, labels)[0].any()
+    assert not Several([Short(nearest=False)]).by_norm
 
 
 def test_what_falls_short_by_more_an_attack_of_another_kind_and_a_rim_stay(batch):
