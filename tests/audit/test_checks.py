@@ -132,6 +132,9 @@ def test_draws():
     assert GenAttack(votes=3).with_draws(10).votes == 10
     assert FAB(gradient=Average(draws=8)).with_draws(10).gradient.draws == 16
     assert DeepFool(votes=8).with_draws(10).votes == 16
+    # Its queries are those of all votes: with as many, twice the votes would be half the search.
+    square = Square(queries=602, votes=10).with_draws(30)
+    assert (square.votes, square.queries) == (30, 1802)
 
 
 def test_least_versions_and_single_step():

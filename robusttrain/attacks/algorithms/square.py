@@ -114,6 +114,13 @@ class Square(Attack):
         least = max(LEAST_QUERIES, 2 * self.votes + 3)
         return replace(self, queries=times(self.queries, effort, least))
 
+    def with_draws(self, least: int) -> Square:
+        # As many iterations on a random model as before: each costs its votes.
+        votes = max(2 * self.votes, least)
+        asked = 2 + int(self.objective.asks)
+        queries = asked + math.ceil((self.queries - asked) * votes / self.votes)
+        return replace(self, votes=votes, queries=queries)
+
     def cost(self) -> Cost:
         """An upper bound: images leave when they are misclassified."""
         return Cost(gradients=0, queries=self.queries)
