@@ -261,7 +261,16 @@ class RobustTraining(InFloat32, pl.LightningModule):
         self.train_accuracy(logits.detach(), hard(labels))  # the larger share of a mixture
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
-        return loss
+        return loss * self._share_of_step(batch_idx)
+
+    def _share_of_step(self, batch_idx: int) -> float:
+        """What the loss of a batch is multiplied with, so that a step follows the mean over its
+        batches. Lightning divides by ``accumulate_grad_batches``, also where the last step of an
+        epoch has fewer of them.
+        """
+        parts, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        first = batch_idx - batch_idx % parts
+        return parts / min(parts, batches - first)
 
     def losses(self, batch: Batch, batch_idx: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Losses (B,) and logits (B, K) of an epoch's objective on a training batch, mixed by

@@ -302,6 +302,52 @@ def test_images_are_trained_on_in_training_mode_and_metrics_count_every_image(tm
     assert module.training
 
 
+@pytest.mark.parametrize(("parts", "steps"), [(2, [2, 1]), (3, [3]), (50, [3])])
+def test_a_step_follows_the_mean_over_the_batches_that_it_is_made_of(parts, steps, tmp_path):
+    """Also the last step of an epoch, which may have fewer of them."""
+    found = []
+    settings = {"optimizer_options": {}, "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+
+    class Kept(RobustTraining):
+        """Keeps the gradient of each batch by itself, and the one that a step follows."""
+
+        def training_step(self, batch, batch_idx):
+            losses, _ = self.losses(batch, batch_idx, self.current_epoch)
+            weights = [*self.model.parameters()]
+            self.single = [
+                *getattr(self, "single", []),
+                torch.autograd.grad(losses.mean(), weights),
+            ]
+            return super().training_step(batch, batch_idx)
+
+        def on_before_optimizer_step(self, optimizer):
+            taken = [weight.grad.clone() for weight in self.model.parameters()]
+            found.append((self.single, taken))
+            self.single = []
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    module = Kept(DefendedClassifier(None, network), 10, schedule="constant", **settings)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        limit_train_batches=3,
+        limit_val_batches=0,
+        accumulate_grad_batches=parts,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, datamodule=Digits(batch_size=16))
+    assert [len(single) for single, _ in found] == steps
+    for single, taken in found:
+        for gradients, step in zip(zip(*single, strict=True), taken, strict=True):
+            torch.testing.assert_close(step, torch.stack(gradients).mean(dim=0))
+
+
 class Labelled(nn.Module):
     """Answers with the labels that it is told."""
 
@@ -316,7 +362,9 @@ class Labelled(nn.Module):
 def test_accuracy_on_mixtures_is_that_on_the_larger_share(monkeypatch):
     network, labels = Labelled(), torch.arange(8) % 3
     module = RobustTraining(DefendedClassifier(None, network), 3, mixing="mixup")
-    module._trainer = SimpleNamespace(world_size=1, current_epoch=0)
+    module._trainer = SimpleNamespace(
+        world_size=1, current_epoch=0, accumulate_grad_batches=1, num_training_batches=1
+    )
     module.log = lambda *_, **__: None
     module._answers = True
     shares = 0.3 * torch.eye(3)[labels] + 0.7 * torch.eye(3)[labels.roll(1)]
