@@ -21,6 +21,7 @@ from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
 from robusttrain.storage.files import writable
 from robusttrain.training.plan import Watching
+from robusttrain.training.schedules import BY_EPOCHS
 
 #: Options of the trainer that a schedule's length depends on besides ``max_epochs``.
 LENGTH = ("max_steps", "limit_train_batches", "accumulate_grad_batches")
@@ -332,6 +333,11 @@ def _beside(plan: Mapping[str, Any]) -> dict[str, Any]:
         "f_b_training": plan.get("f_b_training") or "f_b",
         "robust.attacks": [] if len(named) == 1 and named[0] in DEFAULTS else named,
     }
+    settings = plan.get("training") or {}
+    if settings.get("schedule") in BY_EPOCHS or settings.get("warmup_epochs"):
+        # Its epochs became steps when the run began.
+        limit = trainer.get("limit_train_batches")
+        said["trainer.limit_train_batches"] = repr(1.0 if limit is None else limit)
     if said["trainer.gradient_clip_val"] is not None:
         clipping = trainer.get("gradient_clip_algorithm") or "norm"
         said["trainer.gradient_clip_algorithm"] = clipping

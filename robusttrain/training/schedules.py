@@ -23,6 +23,8 @@ Schedule = Literal["constant", "cosine", "one_cycle", "piecewise", "step", "poly
 SCHEDULES = ("constant", "cosine", "one_cycle", "piecewise", "step", "poly", "tanh")
 #: Those that need a run with an end, since they are laid out over all of it.
 TO_THE_END = ("cosine", "one_cycle", "poly", "tanh")
+#: Those that drop after so many epochs, which are counted in steps.
+BY_EPOCHS = ("piecewise", "step")
 #: Options of timm's schedules, with what they are where nothing is said; None: must be given.
 OPTIONS: dict[str, dict[str, float | None]] = {
     "step": {"decay_epochs": None, "decay_rate": 0.1},

@@ -42,9 +42,27 @@ def test_other_steps_or_figures_are_refused(then, told, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "schedule",
+    [
+        ["--training.schedule", "piecewise", "--training.milestones", "[2]"],
+        ["--training.schedule", "step", "--schedule.decay_epochs", "2"],
+        ["--training.warmup_epochs", "2"],
+    ],
+)
+def test_epochs_of_a_schedule_keep_their_length(schedule, tmp_path):
+    """They are steps since the run began: with other ones, the rate would drop in another epoch."""
+    few = [*schedule, "--trainer.limit_train_batches", "5"]
+    with pytest.raises(UserError, match=r"limit_train_batches = '1\.0', this one '5'"):
+        going_on(tmp_path, schedule, few)
+    longer = ["--trainer.max_epochs", "90"]
+    assert going_on(tmp_path, few, [*few, *longer]) == tmp_path / "last.ckpt"
+
+
+@pytest.mark.parametrize(
     ("first", "then"),
     [
         ([], ["--trainer.precision", "32-true", "--trainer.max_epochs", "9"]),
+        ([], ["--trainer.limit_train_batches", "5"]),
         ([], ["--trainer.accumulate_grad_batches", "1", "--pictures.every", "9"]),
         (["--robust.every", "0"], ["--robust.every", "0", "--robust.images", "64"]),
         (["--robust.every", "2"], []),
