@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
         with damaged(each.folder / "results.json"):
             # The table and the page tell them.
             _ = each.json["target"], each.json["weights"], each.json["data"]
-            _ = int(each.json["images"]), words.belief(each.results), median_changes(each)
+            _ = int(each.json["images"]), words.verdict(each.results), median_changes(each)
             _ = [dict(each.json.get(name) or {}) for name in ("sources", "code")]
     compared = []
     for other in others:

@@ -5,6 +5,7 @@ expect other pixel values.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -110,17 +111,10 @@ def lines_about(
     taken = f"with image folders and tables, --data.classes {file} takes it"
     fix = f"The order is written: {taken}"
     fix = "Renumber the labels, or the model's answers" if given else fix
-    lines = []
-    accuracy, chance = f"clean accuracy is {100 * clean['accuracy']:.1f} %", 1 / classes
-    near = clean["ci95"][0] <= chance
-    if near:
-        lines.append(
-            f"{accuracy}, no better than chance ({100 * chance:.1f} % of {classes} classes): what"
-            " attacks leave of it says nothing about robustness"
-        )
-    best = f"{100 * other.best:.1f} % (judged on images that did not choose it:"
-    best += f" {100 * other.held_out:.1f} %)"
-    names = ", ".join(other.order[:_SHOWN]) + (" ..." if classes > _SHOWN else "")
+    near = _near_chance(clean, classes)
+    lines = [near] if near else []
+    accuracy = _accuracy(clean)
+    best, names = _best(other.best, other.held_out), _names(other.order)
     if other.explains:
         text = ", which is that of the names as text, as torchvision sorts folders"
         lines.append(
@@ -135,3 +129,52 @@ def lines_about(
     elif near and other.held_out < TRUSTED:
         lines.append(f"no other order of the classes explains it: the best would give {best}")
     return lines
+
+
+def doubts_of(content: Mapping[str, Any]) -> list[str]:
+    """The doubts about a model that is hardly ever right, from results.json, for whoever was not
+    there when they were said; sentences.
+
+    Args:
+        content: of results.json; of earlier versions it may not name the classes.
+    """
+    clean, classes = content["clean"], len(content.get("classes") or ())
+    if classes < 2 or clean["accuracy"] is None or clean["accuracy"] >= TRUSTED:
+        return []
+    if values := content.get("other_pixel_values"):
+        lines = [OtherValues(values["values"], values["accuracy"]).line(clean["accuracy"])]
+    else:
+        near = _near_chance(clean, classes)
+        lines = [near] if near else []
+        other = content.get("other_class_order")
+        if other and other["explains"]:
+            best = _best(other["accuracy"], other["held_out_accuracy"])
+            lines.append(
+                f"{_accuracy(clean)}, and another order of the classes explains it: with"
+                f" {_names(other['order'])} it would be {best}"
+            )
+    return [f"{line[0].upper()}{line[1:]}." for line in lines]
+
+
+def _accuracy(clean: Mapping[str, Any]) -> str:
+    return f"clean accuracy is {100 * clean['accuracy']:.1f} %"
+
+
+def _near_chance(clean: Mapping[str, Any], classes: int) -> str | None:
+    chance = 1 / classes
+    if clean["ci95"][0] > chance:
+        return None
+    return (
+        f"{_accuracy(clean)}, no better than chance ({100 * chance:.1f} % of {classes} classes):"
+        " what attacks leave of it says nothing about robustness"
+    )
+
+
+def _best(accuracy: float, held_out: float) -> str:
+    return (
+        f"{100 * accuracy:.1f} % (judged on images that did not choose it: {100 * held_out:.1f} %)"
+    )
+
+
+def _names(order: Sequence[str]) -> str:
+    return ", ".join(map(str, order[:_SHOWN])) + (" ..." if len(order) > _SHOWN else "")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from robusttrain.core.errors import UserError
+from robusttrain.evaluation.class_doubts import doubts_of
 from robusttrain.evaluation.paired import Difference, compared
 from robusttrain.evaluation.plan import PLACES
 from robusttrain.evaluation.report import VERDICTS
@@ -117,6 +118,7 @@ def doubts(first: Run, other: Run) -> Iterator[str]:
     yield from _other_draws(first, other)
     yield from _other_sizes(first, other)
     for run in (first, other):
+        yield from (f"{run.folder}: {words.plainly(line)}" for line in doubts_of(run.json))
         if words.doubtful(run.results):
             yield f"{run.folder}: {words.belief(run.results)}"
     for what in ("precision", "versions"):

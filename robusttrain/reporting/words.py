@@ -8,6 +8,7 @@ from typing import Any
 from robusttrain.evaluation.audit import INCOMPLETE, NO_CHECK
 from robusttrain.evaluation.beside import sentence
 from robusttrain.evaluation.certificates import finding
+from robusttrain.evaluation.class_doubts import doubts_of
 from robusttrain.evaluation.covering import is_no_bound
 from robusttrain.evaluation.report import Figure, Results
 
@@ -88,7 +89,7 @@ def verdict(results: Results) -> list[str]:
         )
     else:
         sentences.append("It was not attacked.")
-    return [*sentences, belief(results)]
+    return [*sentences, *map(plainly, doubts_of(content)), belief(results)]
 
 
 def of(figure: Figure, total: int) -> str:
@@ -149,6 +150,6 @@ def belief(results: Results) -> str:
 
 def doubtful(results: Results) -> bool:
     """Whether the verdict warns."""
-    if finding(results.json):
+    if finding(results.json) or doubts_of(results.json):
         return True
     return "verdict" not in results.json or results.json["verdict"] != "sound"

@@ -289,6 +289,18 @@ def test_what_a_comparison_rests_on_is_said(folder, tmp_path, capsys):
         assert text in page
 
 
+def test_a_model_that_is_hardly_ever_right_is_told_before_the_sentence(evaluated, capsys):
+    wrong = nn.Sequential(classifier(), nn.Linear(10, 10, bias=False)).eval()
+    wrong[1].weight.data.copy_(torch.eye(10).roll(1, dims=0))
+    first, other = (evaluated(model=model) for model in (classifier(), wrong))
+    command.run([str(first), str(other)])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{other}: Clean accuracy is " in said
+    assert "another order of the classes explains it" in said
+    assert f"{first}: Clean" not in said
+    assert "another order of the classes explains it" in (other / "comparison.html").read_text()
+
+
 def test_other_numbers_of_draws_are_told(folder, evaluated, capsys):
     """They choose the worst attack: one model is no more robust for fewer of them."""
     model = Noisy(classifier())

@@ -524,6 +524,28 @@ def test_the_verdict_in_sentences():
     assert "1 stays right" in words.verdict(one)[1]
 
 
+def test_a_model_that_is_hardly_ever_right_is_told(folder, tmp_path):
+    low = {"clean": {"accuracy": 0.12, "ci95": [0.08, 0.18]}, "classes": [*"abcdefghij"]}
+    chance = words.verdict(made(**low))
+    assert chance[2].startswith("Clean accuracy is 12.0 %, no better than chance (10.0 % of 10")
+    assert words.doubtful(made(**low))
+    other = {"explains": True, "accuracy": 0.9, "held_out_accuracy": 0.88, "order": [*"jihgfedcba"]}
+    ordered = words.verdict(made(**low, other_class_order=other))
+    assert ordered[3] == (
+        "Clean accuracy is 12.0 %, and another order of the classes explains it: with j, i, h, g,"
+        " f, e, d, c, b, a it would be 90.0 % (judged on images that did not choose it: 88.0 %)."
+    )
+    luck = words.verdict(made(**low, other_class_order={**other, "explains": False}))
+    assert luck == chance
+    values = {"values": "from 0 to 255", "accuracy": 0.95}
+    rescaled = words.verdict(made(**low, other_pixel_values=values))
+    assert "other pixel values explain it: with values from 0 to 255" in rescaled[2]
+    assert len(rescaled) == len(chance) == len(words.verdict(made())) + 1
+    assert words.verdict(made(classes=[*"abcdefghij"])) == words.verdict(made())
+    text = Reader(page_of(rewritten(folder, tmp_path, other_pixel_values=values, **low))).text
+    assert "other pixel values explain it" in text
+
+
 @pytest.mark.parametrize(
     ("epsilon", "norm", "told"),
     [
