@@ -20,7 +20,9 @@ WEAKEST = 10
 
 
 def class_name(run: Run, number: int) -> str:
-    """A class's name; its number where the file has none."""
+    """A class's name; its number where the file has none. -1 is an answer that names no class."""
+    if number == -1:
+        return "no class"
     names = run.json.get("classes") or []
     return str(names[number]) if 0 <= number < len(names) else f"class {number}"
 

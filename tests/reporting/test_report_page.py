@@ -440,6 +440,17 @@ def test_examples_are_images_that_fell_whatever_the_batches(folder, evaluated):
     assert torch.equal(other.images, examples.images)
 
 
+def test_an_answer_that_names_no_class_is_told_so(folder, tmp_path):
+    """Of -1, the class of NaN, a reader of "class -1" would make a class."""
+    copy = rewritten(folder, tmp_path)
+    examples, attacks = Examples.read(copy / "examples.safetensors")
+    nameless = dataclasses.replace(examples, after=torch.full_like(examples.after, -1))
+    nameless.save(copy / "examples.safetensors", attacks)
+    text = Reader(page_of(copy)).text
+    assert "\N{RIGHTWARDS ARROW} no class" in text
+    assert "class -1" not in text
+
+
 def test_evaluations_from_python_have_a_report(tmp_path):
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
     settings = {"attacks": "fgsm", "audit": False, "progress": False, "output": tmp_path}
