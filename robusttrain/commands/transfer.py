@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.text import Text
+
 from robusttrain.config.transfer import read_plan
 from robusttrain.core.console import ALOUD, console, say
 from robusttrain.running.transferring import measure_transfer
@@ -13,7 +15,7 @@ def run(arguments: list[str]) -> None:
     """Craft on each model and test on all, as the command line says."""
     plan = read_plan(arguments)
     for name, measured in measure_transfer(plan, ALOUD).items():
-        console.print(f"[bold]{name}[/bold]")
+        console.print(Text(name, style="bold"))
         for kind, matrix in measured.items():
             if kind.endswith("top1"):
                 console.print(matrix.table())

@@ -5,11 +5,13 @@ for matplotlib.
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 #: Okabe & Ito 2008: chosen to be told apart with every kind of colour vision.
@@ -17,9 +19,24 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 RIGHT, WRONG = "#0072B2", "#D55E00"
 
 
+class _Literal(Figure):
+    """A figure whose texts are shown as they are. Names of models, attacks and classes come from
+    files, and matplotlib takes what stands between two dollar signs for a formula, or raises.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        for text in self.findobj(Text):
+            said = text.get_text()
+            if text.get_wrap():  # its lines are measured as formulas whatever it says of itself
+                text.set_text(re.sub(r"(?<!\\)\$", r"\\$", said))
+            else:  # labels of a logarithmic axis are matplotlib's own formulas
+                text.set_parse_math("\\mathdefault" in said)
+        super().draw(renderer)
+
+
 def canvas(width: float, height: float, dpi: int = 100) -> Figure:
     """An empty figure, in inches and dots an inch; drawn in memory, never on a screen."""
-    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    figure = _Literal(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -163,17 +164,18 @@ class Matrix:
     def markdown(self) -> str:
         """Caption and table."""
         head: Sequence[Sequence[str]] = [[self.corner, *self.columns], *self.lines()]
-        text = ["| " + " | ".join(row) + " |" for row in head]
+        # A bar in a name would begin a cell.
+        text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in head]
         return "\n".join(
             [self.caption, "", text[0], "|---|" + "---:|" * len(self.columns), *text[1:]]
         )
 
     def table(self) -> Table:
-        """The table for the terminal."""
-        shown = Table(title=self.caption)
-        shown.add_column(self.corner)
+        """The table for the terminal; brackets in names are no markup."""
+        shown = Table(title=escape(self.caption))
+        shown.add_column(escape(self.corner))
         for column in self.columns:
-            shown.add_column(column, justify="right")
+            shown.add_column(escape(column), justify="right")
         for row in self.lines():
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         return shown

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -221,6 +222,28 @@ def test_borders_lie_between_the_points_that_differ():
     assert np.abs(vertices).max() == pytest.approx(15)
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert told == ["m", "none (nowhere)", "all (everywhere)", "the image"]
+
+
+@pytest.mark.parametrize("name", ["a$x^$ [b]", "$5 to $6", r"\$x_1$", "plain"])
+def test_names_are_shown_as_they_are(name, images):
+    """Two dollar signs are no formula, which may not even be one."""
+    images = images()
+    shown = matrix()
+    cells = {name: {name: at(0.5)}}
+    figures = [
+        heat_map(type(shown)(name, name, cells)),
+        lines({name: [(1, at(0.5)), (100, at(0.4))]}, name, log=True),
+        perturbations(images, {name: images}, [name] * len(images), {name: [name] * len(images)}),
+    ]
+    for figure in figures:
+        open_png(figure)
+        named = [text for text in figure.findobj(Text) if name in text.get_text()]
+        assert named
+        assert not any(text.get_parse_math() for text in named if not text.get_wrap())
+    (title,) = (text for text in figures[0].findobj(Text) if text.get_wrap())
+    assert title._preprocess_math(title.get_text())[1] is False
+    formulas = [text for text in figures[1].findobj(Text) if "mathdefault" in text.get_text()]
+    assert all(text.get_parse_math() for text in formulas)
 
 
 def test_tensorboard_takes_the_figures(tmp_path):

@@ -99,6 +99,17 @@ def test_the_terminal_gets_the_same_cells():
     assert "success, of 7 images" in captured.get()
 
 
+def test_names_break_no_table():
+    name = "a|b [/red] [bold]"
+    matrix = Matrix("success", f"of {name}", {name: {name: one(0.5, 7)}})
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(matrix.table())
+    assert captured.get().count(name) == 3
+    last = matrix.markdown().splitlines()[-1]
+    assert last == r"| a\|b [/red] [bold] | 50.0 % (40.0 - 60.0) |"
+
+
 def test_json_can_be_written_and_values_are_a_tensor():
     matrix = Matrix(
         "success", "all", {"a": {"b": one(0.5, 7), "c": Estimate.share(torch.zeros(0))}}
