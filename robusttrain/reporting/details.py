@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import PurePath
 from typing import Any
 
 from robusttrain.core.typed import command
@@ -181,13 +182,28 @@ def repeat(run: Run) -> Html:
     again = (
         f"{command('evaluate')} --again {shlex.quote(f'{run.folder.resolve().name}/results.json')}"
     )
+    # Nobody's code is run because a report says so.
+    own = ", ".join(shlex.quote(name) for name in own_files(run.results.plan.to_json()))
+    trusted = f"It runs code of {own}: whoever has it and trusts it adds --trust FILE to that."
     return section(
         "Repeat it",
         tag("p", "The command that made these results:"),
         tag("pre", run.json["command"]),
-        tag("p", "The same from this folder, with a line on every figure that differs:"),
+        tag("p", "The same from where this folder lies, with a line on every figure that differs:"),
         tag("pre", again),
+        *([tag("p", trusted)] if own else []),
     )
+
+
+def own_files(part: Any) -> list[str]:
+    """The names of the files of users' own whose classes a plan names, without their folders."""
+    if isinstance(part, list | tuple):
+        return sorted({name for item in part for name in own_files(item)})
+    if not isinstance(part, dict):
+        return []
+    file, own, _ = str(part.get("class_path", "")).rpartition(".py:")
+    here = [PurePath(f"{file}.py").name] if own else []
+    return sorted({*here, *own_files([*part.values()])})
 
 
 def versions(run: Run) -> Html:

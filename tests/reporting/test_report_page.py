@@ -587,3 +587,15 @@ def test_the_command_writes_and_says(folder, capsys):
 def test_repeat_it_names_the_folder_wherever_one_stands(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert f"--again {folder.name}/results.json" in report(read_run("."))
+
+
+def test_repeat_it_names_code_of_ones_own(folder, tmp_path):
+    """Nobody runs it because a report says so, so the command has no --trust."""
+    assert "adds --trust" not in report(read_run(folder))
+    plan = json.loads((folder / "results.json").read_text())["plan"]
+    plan["model"] = {"class_path": "/home/a b/net.py:Net", "init_args": {}}
+    plan["defense"] = {"class_path": "x.py:A", "init_args": {"inner": {"class_path": "net.py:B"}}}
+    page = Reader(report(read_run(rewritten(folder, tmp_path, plan=plan)))).text
+    told = "It runs code of net.py, x.py: whoever has it and trusts it adds --trust FILE to that."
+    assert told in page
+    assert "/home/a b" not in page.partition("Repeat it")[2].partition("Versions")[0]
