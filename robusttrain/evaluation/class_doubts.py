@@ -132,12 +132,18 @@ def lines_about(
 
 
 def doubts_of(content: Mapping[str, Any]) -> list[str]:
-    """The doubts about a model that is hardly ever right, from results.json, for whoever was not
-    there when they were said; sentences.
+    """The doubts about an evaluation and about a model that is hardly ever right, from
+    results.json, for whoever was not there when they were said; sentences.
 
     Args:
         content: of results.json; of earlier versions it may not name the classes.
     """
+    said = [str(line).removeprefix("warning: ") for line in content.get("doubts") or ()]
+    seldom = [f"{line[0].upper()}{line[1:]}." for line in _seldom_right(content)]
+    return [*(f"Said before it began: {line}." for line in said), *seldom]
+
+
+def _seldom_right(content: Mapping[str, Any]) -> list[str]:
     clean, classes = content["clean"], len(content.get("classes") or ())
     if classes < 2 or clean["accuracy"] is None or clean["accuracy"] >= TRUSTED:
         return []
@@ -153,7 +159,7 @@ def doubts_of(content: Mapping[str, Any]) -> list[str]:
                 f"{_accuracy(clean)}, and another order of the classes explains it: with"
                 f" {_names(other['order'])} it would be {best}"
             )
-    return [f"{line[0].upper()}{line[1:]}." for line in lines]
+    return lines
 
 
 def _accuracy(clean: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -119,6 +119,7 @@ def explained(
     data: ImageData,
     data_hash: str,
     training_seed: int | None,
+    doubts: Sequence[str],
 ) -> dict[str, Any]:
     """The content of results.json: the figures, and all that the figures depend on.
 
@@ -134,6 +135,7 @@ def explained(
         data: the images.
         data_hash: of their content.
         training_seed: of the target's training; None where nobody knows.
+        doubts: lines that put the figures in question, known before any attack.
     """
     return {
         "schema": SCHEMA,
@@ -145,6 +147,7 @@ def explained(
         "classes": data.class_names,
         "data_notes": data.notes,
         "data_hash": data_hash,
+        "doubts": [*doubts],
         **read_and_coded(evaluation.engine.scenarios),
         **evaluation.results,
         "indices": evaluation.records.index.tolist(),

@@ -4,7 +4,7 @@ without configuration or command line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -57,6 +57,7 @@ class Subject:
             ``bare_classifier``.
         codes: of the user's own code in attacks, by name (`codes_of`).
         training_seed: of the target's training; None where nobody knows.
+        doubts: lines that put its figures in question, as its attacks and the threat tell.
     """
 
     target: DefendedClassifier
@@ -66,6 +67,7 @@ class Subject:
     bare: Mapping[str, Scenario] = field(default_factory=dict)
     codes: Mapping[str, str] = field(default_factory=dict)
     training_seed: int | None = None
+    doubts: Sequence[str] = ()
 
     @cached_property
     def weights(self) -> str:
@@ -342,6 +344,7 @@ def attack(
         data,
         subject.images,
         subject.training_seed,
+        subject.doubts,
     )
     if not trainer.is_global_zero:
         return content

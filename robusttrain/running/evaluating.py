@@ -130,13 +130,21 @@ def applying(
     Raises:
         UserError: as `check`, `with_gradients` and `rehearse` say.
     """
-    engine = check(plan, attacks, subject, say)
-    subject = with_gradients(plan, subject, engine, alone, say)
+    doubted: list[str] = []
+
+    def heard(line: str) -> None:
+        """Say a line, and keep it for the results where it is a doubt."""
+        if isinstance(line, Doubt):
+            doubted.append(str(line))
+        say(line)
+
+    engine = check(plan, attacks, subject, heard)
+    subject = with_gradients(plan, subject, engine, alone, heard)
     attacks = {name: each for name, each in attacks.items() if name not in subject.unfit}
     codes, first = codes_of({**attacks, **subject.bare}), subject.data.first_test_batch()
     own = [name for name in attacks if name in codes]
     rehearse(engine, attacks, own, first.images, first.labels, first.indices)
-    return replace(subject, codes=codes), attacks
+    return replace(subject, codes=codes, doubts=doubted), attacks
 
 
 def check(plan: EvaluationPlan, attacks: dict[str, Scenario], subject: Subject, say: Say) -> Engine:

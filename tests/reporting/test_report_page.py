@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from small_evaluations import Noisy, classifier
 
 import robusttrain
+from robusttrain.attacks import Linf, ProjectedGradient
 from robusttrain.commands import report as command
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Records, running
@@ -21,7 +22,7 @@ from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.report import Figure, Results, read_results
 from robusttrain.evaluation.results import figure
 from robusttrain.reporting import words
-from robusttrain.reporting.comparison import compare
+from robusttrain.reporting.comparison import compare, doubts
 from robusttrain.reporting.report import report, write_report
 from robusttrain.reporting.runs import CLEAN, Run, read_run
 from robusttrain.reporting.thumbnails import SIDE, panels
@@ -456,6 +457,23 @@ def test_evaluations_from_python_have_a_report(tmp_path):
     settings = {"attacks": "fgsm", "audit": False, "progress": False, "output": tmp_path}
     robusttrain.evaluate(classifier(), images, labels, **settings)
     assert "Of 8 images the model classifies" in (tmp_path / "report.html").read_text()
+
+
+def test_what_was_doubted_before_it_began_stands_on_the_page(tmp_path):
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    short = ProjectedGradient(steps=2, step_size=0.01, threat=Linf(0.1))
+    settings = {"audit": False, "progress": False}
+    with pytest.warns(UserWarning, match="its steps together reach"):
+        robusttrain.evaluate(
+            classifier(), images, labels, attacks={"pgd": short}, output=tmp_path, **settings
+        )
+    (line,) = json.loads((tmp_path / "results.json").read_text())["doubts"]
+    assert line.startswith("pgd: its steps together reach 0.02 of the radius 0.1")
+    text = Reader((tmp_path / "report.html").read_text()).text
+    assert f"Said before it began: {line}." in text
+    run = read_run(tmp_path)
+    assert words.doubtful(run.results)
+    assert f"{tmp_path}: Said before it began: {line}." in [*doubts(run, run)]
 
 
 def test_a_random_model_is_told_by_its_draws(evaluated):
