@@ -72,16 +72,34 @@ def same_classes(names: Sequence[str], others: Sequence[str], here: str) -> None
 
 
 def first_moved(names: Sequence[str], others: Sequence[str]) -> int | None:
-    """The first number that two orders of the same classes give to different ones; None where the
-    order is the same, or the classes are others.
+    """The first number that the other order gives to another class, while the class of that name
+    stands elsewhere in it; None where there is no such number, or the other has more or fewer
+    classes.
+
+    Names are the same in upper and lower case, unless that makes two classes one. Where all names
+    of an order are numbers, these may count from elsewhere: unless both have the same, they say
+    nothing.
     """
-    if sorted(names) != sorted(others):
+    if len(names) != len(others):
         return None
-    pairs = zip(names, others, strict=True)
-    return next((number for number, (one, other) in enumerate(pairs) if one != other), None)
+    counted = any(all(name.isdecimal() for name in each) for each in (names, others))
+    if counted and sorted(names) != sorted(others):
+        return None
+    ours, theirs = ([name.casefold() for name in each] for each in (names, others))
+    if any(len({*each}) < len(each) for each in (ours, theirs)):
+        ours, theirs = [*names], [*others]
+    there = {*theirs}
+    pairs = enumerate(zip(ours, theirs, strict=True))
+    return next((number for number, (one, to) in pairs if one != to and one in there), None)
 
 
-def same_order(names: Sequence[str], theirs: Sequence[str], here: str, notes: list[str]) -> None:
+def same_order(
+    names: Sequence[str],
+    theirs: Sequence[str],
+    here: str,
+    notes: list[str],
+    fix: str = "number the labels, and name the classes, in the checkpoint's order",
+) -> None:
     """Note where a data set names its classes otherwise than the checkpoint does.
 
     Args:
@@ -89,18 +107,18 @@ def same_order(names: Sequence[str], theirs: Sequence[str], here: str, notes: li
         theirs: in the order of the checkpoint's numbers.
         here: what read the data set, for the error.
         notes: gets the line.
+        fix: what to do where a class stands elsewhere in the checkpoint's order.
 
     Raises:
-        UserError: both have the same classes in another order, so that images would be judged by
-            the number of another class.
+        UserError: a class of both has another number in the checkpoint, so that images would be
+            judged by the number of another class.
     """
     if list(names) == list(theirs):
         return
     if (number := first_moved(names, theirs)) is not None:
         raise UserError(
             f"{here}: class {number} is {names[number]!r}, and in the checkpoint"
-            f" {theirs[number]!r}: number the labels, and name the classes, in the checkpoint's"
-            f" order ({_few(theirs)})"
+            f" {theirs[number]!r}: {fix} ({_few(theirs)})"
         )
     if len(names) == len(theirs):
         note(

@@ -15,6 +15,11 @@ from robusttrain.core.errors import OptionError, UserError
 from robusttrain.data.notes import shown
 
 _SHOWN = 12
+#: What to do about classes that a checkpoint has by the same names, at other numbers.
+RENAME = (
+    "rename the classes as in the checkpoint, or give --data.classes FILE with their names here in"
+    " the checkpoint's order"
+)
 
 
 def class_name(folder: str) -> str:

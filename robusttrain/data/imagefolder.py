@@ -12,7 +12,9 @@ from torch import Tensor
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.errors import UserError
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
+from robusttrain.data.checking import same_order
 from robusttrain.data.class_order import (
+    RENAME,
     by_name,
     class_name,
     fitting,
@@ -221,6 +223,7 @@ class ImageFolder(ImageData):
         if self._checkpoints is not None and set(names) <= set(self._checkpoints):
             return self._checkpoints, "as in the checkpoint"
         if self._checkpoints is not None and len(names) == len(self._checkpoints):
+            same_order(names, self._checkpoints, shown(folder), self.notes, RENAME)
             how = f"{by_name(names)}, since the checkpoint has other names"
             return names, f"{how} ({', '.join(self._checkpoints[:3])} ...)"
         if len(names) == 1:

@@ -15,7 +15,15 @@ from torch import Tensor
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
-from robusttrain.data.class_order import class_name, fitting, numbered, numbering, read_order
+from robusttrain.data.checking import same_order
+from robusttrain.data.class_order import (
+    RENAME,
+    class_name,
+    fitting,
+    numbered,
+    numbering,
+    read_order,
+)
 from robusttrain.data.image_files import (
     RESIZE,
     ImageFiles,
@@ -167,6 +175,7 @@ class ImageTable(ImageData):
         if theirs is None:
             return names, "by their sorted names"
         if len(names) == len(theirs):
+            same_order(names, theirs, shown(self.root), self.notes, RENAME)
             few = ", ".join(theirs[:3])
             return names, f"by their sorted names, since the checkpoint has others ({few} ...)"
         unknown = next(name for name in names if name not in set(theirs))
@@ -191,8 +200,10 @@ class ImageTable(ImageData):
                 f" {len(theirs)}, whose numbers are 0 to {len(theirs) - 1}: give the table's"
                 " classes in their order with --data.classes FILE"
             )
-        count = count if theirs is None else len(theirs)
-        return [str(number) for number in range(count)], "as in the table"
+        names = [str(number) for number in range(count if theirs is None else len(theirs))]
+        if theirs is not None:
+            same_order(names, theirs, shown(self.root), self.notes, RENAME)
+        return names, "as in the table"
 
     def _table(self) -> dict[SplitName, list[_Row]]:
         """The lines of each split, read once."""

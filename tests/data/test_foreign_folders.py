@@ -289,6 +289,21 @@ def test_a_checkpoint_of_other_classes_is_told_of(root, caplog):
     data.setup("test")
     assert firsts(data) == PLAIN
     assert "since the checkpoint has other names (x, y" in caplog.text
+    assert any("classes ant, bee, and the checkpoint x, y: taken as" in line for line in data.notes)
+
+
+@pytest.mark.parametrize("theirs", [["Bee", "ant"], ["ape", "ant"]])
+def test_other_names_that_would_move_a_class_are_refused(root, theirs):
+    """Sorted, ant is class 0 here and class 1 there."""
+    data = ImageFolder(root=str(root))
+    data.number_as(theirs)
+    with pytest.raises(UserError, match=r"test: class 0 is 'ant', .*--data\.classes FILE with"):
+        data.setup("test")
+    (root / "order.txt").write_text("bee\nant\n")
+    data = ImageFolder(root=str(root), classes=str(root / "order.txt"))
+    data.number_as(theirs)
+    data.setup("test")
+    assert firsts(data) == [(10, 0), (11, 0), (0, 1), (1, 1)]
 
 
 def test_a_folder_too_many_for_a_checkpoint_is_named(root):

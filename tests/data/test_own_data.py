@@ -7,6 +7,7 @@ import torch
 from robusttrain import evaluate
 from robusttrain.core.errors import UserError
 from robusttrain.data import Facts, ImageData
+from robusttrain.data.checking import first_moved
 
 IMAGES = torch.arange(12 * 16).view(12, 1, 4, 4).remainder(256).to(torch.uint8)
 LABELS = torch.arange(12) % 3
@@ -115,6 +116,24 @@ def test_an_order_of_classes_that_is_not_the_checkpoints_is_refused():
     data.number_as(NAMES)
     with pytest.raises(UserError, match=r"class 0 is 'b', and in the checkpoint 'a'.*\(a, b, c\)"):
         data.setup("test")
+
+
+@pytest.mark.parametrize(
+    ("names", "theirs", "number"),
+    [
+        (["cat", "dog", "zebra"], ["ant", "cat", "dog"], 0),  # cat is class 1 there
+        (["ant", "cat", "Dog"], ["Cat", "Dog", "ant"], 0),
+        (["ant", "cat", "dog"], ["Ant", "Cat", "Dog"], None),
+        (["a", "A", "b"], ["A", "a", "b"], 0),
+        (["a", "A", "b"], ["A", "c", "b"], 1),
+        (["0", "1", "2"], ["1", "2", "3"], None),  # counted from 0, and from 1
+        (["0", "1", "2"], ["1", "2", "a"], None),
+        (["0", "1", "2"], ["0", "2", "1"], 1),
+        (["a", "b"], ["b", "a", "c"], None),  # refused with the model
+    ],
+)
+def test_a_class_that_stands_elsewhere_in_the_checkpoint_moved(names, theirs, number):
+    assert first_moved(names, theirs) == number
 
 
 @pytest.mark.parametrize(

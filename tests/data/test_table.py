@@ -81,6 +81,17 @@ def test_whole_numbers_are_the_classes_numbers(folder):
         read(write(folder, ["file,class", "a.png,100000"]))
 
 
+def test_other_names_than_the_checkpoints(folder):
+    names = ImageTable(root=write(folder, ["file,class", "a.png,cat", "b.png,dog"]))
+    names.number_as(["ant", "cat"])
+    with pytest.raises(UserError, match=r"labels.csv: class 0 is 'cat', .* 'ant': rename the"):
+        names.setup("test")
+    numbers = ImageTable(root=write(folder, ["file,class", "a.png,0", "b.png,1"]))
+    numbers.number_as(["ant", "cat", "dog"])
+    numbers.setup("test")
+    assert "names its classes 0, 1, 2, and the checkpoint ant, cat, dog: taken" in numbers.notes[0]
+
+
 def test_classes_of_a_checkpoint_and_of_a_file(folder):
     path = write(folder, ["file,class", "a.png,ant", "b.png,cat"])
     data = ImageTable(root=path)
