@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -31,23 +32,32 @@ from robusttrain.data.image_files import (
     faster_in_memory,
     side_of,
 )
-from robusttrain.data.imagefolder import NAMES
-from robusttrain.data.notes import note, shown
+from robusttrain.data.imagefolder import NAMES, SPLITS
+from robusttrain.data.notes import note, pasted, shown
 
 logger = logging.getLogger(__name__)
 
 #: Endings of tables, and what stands between their columns.
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+#: How the column with the splits is called, where there is one.
+_SPLIT_COLUMN = "split"
+#: What a column of splits may say.
+_SPLITS = {*SPLITS, "", "training", "testing", "dev"}
 #: A table with greater numbers of classes does not number classes.
 _MOST_CLASSES = 100_000
+#: Longer texts in the place of a file's name are shown by their beginning.
+_LONGEST = 300
 
 
 class _Row(NamedTuple):
-    """A line of the table: its number, the file it names, and the name of the class."""
+    """A line of the table: its number, the file it names, the name of the class, and the path,
+    which is the same however a line writes it (``./a.png``).
+    """
 
     line: int
     file: str
     name: str
+    path: str
 
 
 @checked
@@ -57,8 +67,8 @@ class ImageTable(ImageData):
     The table is text in UTF-8, with commas between its columns, or tabs in a ``.tsv``. Its first
     line names the columns. Where one is called as ``split_column`` says, it has ``train`` and
     ``test`` (or ``val``); other lines are passed over, and counted. Without it all lines are test
-    images. Decisions about files (`robusttrain.data.decoding.Remark`) are logged, and stand in
-    ``notes``.
+    images; another column that seems to name splits is noted. Decisions about files
+    (`robusttrain.data.decoding.Remark`) are logged, and stand in ``notes``.
 
     Classes that are whole numbers are the classes' numbers, from 0 on. Names are numbered as they
     sort. ``classes`` gives another order, and so does the checkpoint that is evaluated.
@@ -73,7 +83,7 @@ class ImageTable(ImageData):
         ending: what the names of files lack, such as .jpg.
         file_column: the column with the names of the files.
         class_column: the column with the classes.
-        split_column: the column with the splits; the table need not have it.
+        split_column: the column with the splits; a table need not have one called "split".
         image_size: height and width in pixels; the shorter side is resized to this length and the
             centre is cropped. By default images stay as they are, and must be squares of one size.
         channels: 3 for colour, 1 for grey; images of the other kind are converted.
@@ -100,7 +110,7 @@ class ImageTable(ImageData):
         ending: str = "",
         file_column: str = "file",
         class_column: str = "class",
-        split_column: str = "split",
+        split_column: str = _SPLIT_COLUMN,
         image_size: int | None = None,
         channels: int = 3,
         classes: str | None = None,
@@ -172,6 +182,7 @@ class ImageTable(ImageData):
             return theirs, "as in the checkpoint"
         if all(map(_is_number, names)):
             return self._by_number(int(names[-1]) + 1)
+        self._refuse_other_numbers(names)
         if theirs is None:
             return names, "by their sorted names"
         if len(names) == len(theirs):
@@ -185,6 +196,20 @@ class ImageTable(ImageData):
             f" ({few}): rename it, or give the checkpoint's classes in their order, by the names in"
             " the table, with --data.classes FILE"
         )
+
+    def _refuse_other_numbers(self, names: Sequence[str]) -> None:
+        """Raise UserError where all classes are whole numbers, but for one that is written
+        otherwise, below 0 or not a number: sorted as text, each would get the number of another.
+        """
+        values = [_value(name) for name in names]
+        if None in values or not any(value == value for value in values):
+            return
+        if all(value != value or value.is_integer() for value in values if value is not None):
+            name = next(name for name in names if not _is_number(name))
+            raise UserError(
+                f"{shown(self.root)}: the classes are numbers, and {name!r} is no whole number from"
+                " 0 on: write 0, 1, 2, or name all classes in their order with --data.classes FILE"
+            )
 
     def _by_number(self, count: int) -> tuple[list[str], str]:
         """Classes that the table numbers, so many at least."""
@@ -213,10 +238,11 @@ class ImageTable(ImageData):
         if not every["train"] and not every["test"]:
             fix = "give one line for each, below a line that names the columns"
             raise missing_data("images", self.root, "lines with a file and its class", fix)
+        self._refuse_two_classes([row for rows in every.values() for row in rows])
         for rows in every.values():
-            self._refuse_two_classes(rows)
-        trained = {row.file for row in every["train"]}
-        if both := [row.file for row in every["test"] if row.file in trained]:
+            self._note_twice(rows)
+        trained = {row.path for row in every["train"]}
+        if both := [row.file for row in every["test"] if row.path in trained]:
             note(
                 self.notes,
                 f"images of both splits, which no accuracy should rest on: {len(both):,}; the"
@@ -233,20 +259,49 @@ class ImageTable(ImageData):
         separator = SEPARATORS.get(self.root.suffix.lower(), ",")
         try:
             text = self.root.read_text(encoding="utf-8-sig")
-            reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
+            # Quotes may come after a comma and a blank.
+            reader = csv.reader(
+                StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
+            )
             header = [cell.strip() for cell in next(reader, [])]
             places = [self._place(header, option) for option in self._columns]
-            there = self._split_column in header
+            # Whoever names a column means it to be read.
+            there = self._split_column in header or self._split_column != _SPLIT_COLUMN
             split = self._place(header, "split_column") if there else None
+            values: list[set[str]] = [set() for _ in header]
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
                 yield self._row(reader.line_num, cells, places, split, len(header))
+                for seen, cell in zip(values, cells, strict=True):
+                    if len(seen) <= len(_SPLITS):  # more are no splits
+                        seen.add(cell.strip().lower())
+            if not there:
+                self._note_split_column(header, places, values)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or error
             if isinstance(error, UnicodeDecodeError):
                 reason = "it is no text in UTF-8"
             raise UserError(f"cannot read the table {shown(self.root)} ({reason})") from error
+
+    def _note_split_column(
+        self, header: Sequence[str], places: Sequence[int], values: Sequence[set[str]]
+    ) -> None:
+        """Note a column that is not read and seems to name splits: training images would be tested.
+
+        Args:
+            header: names of the columns.
+            places: of the columns that are read.
+            values: of each column, in lower case.
+        """
+        for place, (column, seen) in enumerate(zip(header, values, strict=True)):
+            called = column.lower() == _SPLIT_COLUMN
+            if place not in places and (called or ("train" in seen and seen <= _SPLITS)):
+                note(
+                    self.notes,
+                    f"all lines are test images, though the column {shown(column)!r} seems to name"
+                    f" splits: --data.split_column {pasted(column)} reads it",
+                )
 
     def _place(self, header: Sequence[str], option: str) -> int:
         """The place of a column."""
@@ -270,7 +325,8 @@ class ImageTable(ImageData):
         file, name = (cells[place].strip() for place in places)
         if not file or not name:
             raise UserError(f"{where}: names no {'class' if file else 'file'}: add it there")
-        row = _Row(line, file, class_name(name))
+        path = os.path.abspath(os.path.join(self._folder, file))
+        row = _Row(line, file, class_name(name), path)
         return row, None if split is None else cells[split].strip()
 
     def _splits(self, rows: Sequence[tuple[_Row, str | None]]) -> dict[SplitName, list[_Row]]:
@@ -291,17 +347,21 @@ class ImageTable(ImageData):
         return {kind: named[name] if name else [] for kind, name in taken.items()}
 
     def _refuse_two_classes(self, rows: Sequence[_Row]) -> None:
-        """Raise UserError where a file has two classes; note files that come twice."""
+        """Raise UserError where a file has two classes, in whatever splits."""
         first: dict[str, _Row] = {}
-        again = [row for row in rows if first.setdefault(row.file, row) is not row]
-        for row in again:
-            if row.name != first[row.file].name:
+        for row in rows:
+            other = first.setdefault(row.path, row)
+            if row.name != other.name:
                 raise UserError(
                     f"{shown(self.root)}, line {row.line}: {shown(row.file)} is"
-                    f" {shown(row.name)!r}, and {shown(first[row.file].name)!r} in line"
-                    f" {first[row.file].line}: an image has one class"
+                    f" {shown(row.name)!r}, and {shown(other.name)!r} in line {other.line}: an"
+                    " image has one class"
                 )
-        if again:
+
+    def _note_twice(self, rows: Sequence[_Row]) -> None:
+        """Note files that come twice in a split."""
+        first: dict[str, _Row] = {}
+        if again := [row for row in rows if first.setdefault(row.path, row) is not row]:
             note(
                 self.notes,
                 f"lines that name an image once more, which counts as often: {len(again):,}; the"
@@ -309,14 +369,14 @@ class ImageTable(ImageData):
             )
 
     def _path(self, row: _Row) -> str:
-        path = self._folder / f"{row.file}{self._ending}"
-        if not path.is_file():
+        path = os.path.join(self._folder, f"{row.file}{self._ending}")
+        if not os.path.isfile(path):  # nor where a name is too long for a file
             raise UserError(
-                f"{shown(self.root)}, line {row.line}: there is no file {shown(path)}: give the"
+                f"{shown(self.root)}, line {row.line}: there is no file {_cut(path)}: give the"
                 " folder that names start from with --data.folder DIR, and what they lack with"
                 " --data.ending .jpg"
             )
-        return str(path)
+        return path
 
     def _side(self, row: _Row) -> int:
         """Height and width of the first image, which is looked at once."""
@@ -325,9 +385,23 @@ class ImageTable(ImageData):
         return self._size
 
 
+def _cut(path: str) -> str:
+    """A path as it is shown; a text that is too long for one, shortened."""
+    text = shown(path)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
 def _is_number(name: str) -> bool:
     """Whether a class is a whole number."""
     return name.isascii() and name.isdecimal()
+
+
+def _value(name: str) -> float | None:
+    """The value of a class's name, if that is a number (or nan)."""
+    try:
+        return float(name)
+    except ValueError:
+        return None
 
 
 def _number(name: str, numbers: Mapping[str, int]) -> int:

@@ -55,6 +55,11 @@ def test_other_columns_separators_folders_and_endings(folder):
         read(path, ending=".png", **columns)
 
 
+def test_quotes_after_a_blank(folder):
+    path = write(folder, ["file, class", 'a.png, "x, y"', 'b.png,"z"'])
+    assert read(path)[0].class_names == ["x, y", "z"]
+
+
 def test_a_column_of_splits(folder):
     lines = ["file,class,split", "a.png,x,train", "b.png,y,TRAIN", "c.png,y,val", "d.png,x,held"]
     path = write(folder, lines)
@@ -79,6 +84,51 @@ def test_whole_numbers_are_the_classes_numbers(folder):
     assert data.notes == ["classes without a test image: 9 (0, 1, 3, 4, 5 ...)"]
     with pytest.raises(UserError, match="the class 100000 is no class's number"):
         read(write(folder, ["file,class", "a.png,100000"]))
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [(["0.0", "1.0", "10.0"], "0.0"), (["-1", "0", "1"], "-1"), (["0", "2", "nan"], "nan")],
+)
+def test_numbers_that_would_sort_as_text_are_refused(folder, names, wrong):
+    rows = [f"{letter}.png,{name}" for letter, name in zip("abc", names, strict=True)]
+    path = write(folder, ["file,class", *rows])
+    with pytest.raises(UserError, match=f"classes are numbers, and '{wrong}' is no whole number"):
+        read(path)
+    assert read(path, classes=write(folder, names, "order.txt"))[2] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("names", ["0.5 1.0 2.5", "0 1 A", "nan null no"])
+def test_names_that_look_like_numbers_are_names(folder, names):
+    rows = [f"{letter}.png,{name}" for letter, name in zip("abc", names.split(), strict=True)]
+    assert read(write(folder, ["file,class", *rows]))[0].class_names == sorted(names.split())
+
+
+def test_a_column_of_splits_that_is_not_read(folder):
+    rows = ["a.png,x,train", "b.png,y,test", "c.png,y,"]
+    for column in ("Split", "set"):
+        data, values, _ = read(write(folder, [f"file,class,{column}", *rows]))
+        assert values == [0, 10, 20]
+        assert data.notes == [
+            f"all lines are test images, though the column '{column}' seems to name splits:"
+            f" --data.split_column {column} reads it"
+        ]
+    assert read(write(folder, ["file,class,set", *rows]), split_column="set")[1] == [10]
+    assert read(write(folder, ["file,class,kind", "a.png,x,train", "b.png,y,bus"]))[0].notes == []
+    with pytest.raises(OptionError, match=r"split_column = 'fold': is none of the columns of"):
+        read(write(folder, ["file,class,set", *rows]), split_column="fold")
+
+
+def test_one_image_under_several_paths(folder):
+    again = ["a.png,x", "./a.png,x", f"{folder}/b.png,y", "deep/../b.png,y"]
+    (folder / "deep").mkdir()
+    (note,) = read(write(folder, ["file,class", *again]))[0].notes
+    assert note.startswith("lines that name an image once more, which counts as often: 2; the")
+    lines = ["file,class,split", "a.png,x,train", "b.png,y,train", "./a.png,x,test"]
+    notes = read(write(folder, lines))[0].notes
+    assert notes[0].startswith("images of both splits, which no accuracy should rest on: 1; the")
+    with pytest.raises(UserError, match=r"line 4: \./a.png is 'y', and 'x' in line 2: an image"):
+        read(write(folder, [*lines[:3], "./a.png,y,test"]))
 
 
 def test_other_names_than_the_checkpoints(folder):
@@ -125,6 +175,7 @@ def test_classes_of_a_checkpoint_and_of_a_file(folder):
         (["file,class", "a.png,x", "b.png, "], "line 3: names no class"),
         (["file,class", ",x"], "line 2: names no file"),
         (["file,class", "a.png,x", "a.png,y"], "line 3: a.png is 'y', and 'x' in line 2"),
+        (["file,class", f"{'a' * 5000},x"], r"line 2: there is no file .*a\.\.\.: give the folder"),
         (["file,class", '"a.png,x'], "cannot read the table .*unexpected end of data"),
     ],
 )
