@@ -148,7 +148,12 @@ def identified(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         roots = {name: value[name] for name in ("root", "data.root") if value.get(name)}
-        roots = {name: _folder(Path(root).resolve()) for name, root in roots.items()}
+        # A table is known by its content, as any file.
+        roots = {
+            name: _folder(Path(root).resolve())
+            for name, root in roots.items()
+            if not Path(root).is_file()
+        }
         return {name: identified(item) for name, item in value.items()} | roots
     if isinstance(value, list | tuple):
         return [identified(item) for item in value]

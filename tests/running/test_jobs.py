@@ -36,6 +36,10 @@ def test_files_count_by_content_and_roots_by_place(tmp_path, monkeypatch):
     assert identified([str(first)]) == identified((str(second),)) != [str(first)]
     second.write_text("another")
     assert identified(str(first)) != identified(str(second))
+    table = {"root": str(first), "data.root": str(first)}
+    before = identified(table)
+    first.write_text("its lines were edited")
+    assert all(identified(table)[name] != before[name] for name in table)
     monkeypatch.chdir(tmp_path)
     assert identified({"root": "."}) == {"root": str(tmp_path)}
     assert identified({"root": None, "epsilon": 0.1}) == {"root": None, "epsilon": 0.1}
