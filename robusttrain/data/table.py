@@ -146,8 +146,10 @@ class ImageTable(ImageData):
 
     def facts(self) -> Facts:
         """The number of classes, and the given size or that of the first image."""
-        rows = self._table()
-        first = next(iter(rows["train"] or rows["test"]))
+        splits = self._table()
+        rows = [*splits["train"], *splits["test"]]
+        # Whoever evaluates need not have the training images.
+        first = next((row for row in rows if os.path.isfile(self._where(row))), rows[0])
         return Facts(len(self._classes()[0]), self.channels, self._resize_to or self._side(first))
 
     def _read(self, split: SplitName) -> tuple[Tensor | ImageFiles, Tensor, list[str]]:
@@ -368,8 +370,11 @@ class ImageTable(ImageData):
                 f" first: line {again[0].line}",
             )
 
+    def _where(self, row: _Row) -> str:
+        return os.path.join(self._folder, f"{row.file}{self._ending}")
+
     def _path(self, row: _Row) -> str:
-        path = os.path.join(self._folder, f"{row.file}{self._ending}")
+        path = self._where(row)
         if not os.path.isfile(path):  # nor where a name is too long for a file
             raise UserError(
                 f"{shown(self.root)}, line {row.line}: there is no file {_cut(path)}: give the"

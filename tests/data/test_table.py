@@ -76,6 +76,13 @@ def test_a_column_of_splits(folder):
     assert values == [40]
 
 
+def test_test_images_alone_are_enough_to_evaluate(folder):
+    path = write(folder, ["file,class,split", "gone.png,x,train", "b.png,y,test", "c.png,x,test"])
+    assert read(path)[1] == [10, 20]
+    with pytest.raises(UserError, match="line 2: there is no file .*gone.png"):
+        read(path, "fit")
+
+
 def test_whole_numbers_are_the_classes_numbers(folder):
     path = write(folder, ["file,class", "a.png,10", "b.png,2", "c.png,02"])
     data, _, labels = read(path)
