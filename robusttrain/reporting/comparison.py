@@ -18,6 +18,9 @@ from robusttrain.storage.journal import differences
 
 #: Arguments of data sets beside `PLACES` on which no verdict depends: batches, and training.
 PASSING = ("batch_size", "validation", "crop", "flip", "seed")
+#: Of a data set: above it images are decoded batch by batch, and known by their files; below it
+#: they are in memory, and known by their pixels.
+LIMIT = "memory_limit_gib"
 
 
 def refuse_others(first: Run, other: Run) -> None:
@@ -61,7 +64,11 @@ def _apart(first: Run, other: Run) -> Iterator[str]:
     elif not torch.equal(first.records.label, other.records.label):
         yield "images: the same numbers with other labels, so other data"
     elif other_pictures(first, other):
-        yield "images: the same numbers and labels of other pictures"
+        plans = [run.results.plan.data.get("init_args") or {} for run in (first, other)]
+        if plans[0].get(LIMIT) == plans[1].get(LIMIT):
+            yield "images: the same numbers and labels of other pictures"
+        else:
+            yield f"images: whether the pictures are the same is not known, as data.{LIMIT} differs"
     names = [[*run.results.attacks] for run in (first, other)]
     if names[0] != names[1]:
         there, here = (", ".join(each) or "none" for each in names)

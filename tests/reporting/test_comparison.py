@@ -186,6 +186,13 @@ def test_hashes_of_pictures_are_compared(folder, tmp_path, capsys):
     other = changed(folder, tmp_path / "a", lambda content: content.update(data_hash="0" * 64))
     with pytest.raises(UserError, match="same numbers and labels of other pictures"):
         command.run([str(folder), str(other)])
+
+    def lazily(content):
+        content["data_hash"] = "0" * 64
+        content["plan"]["data"].setdefault("init_args", {})["memory_limit_gib"] = 0.0
+
+    with pytest.raises(UserError, match=r"is not known, as data\.memory_limit_gib differs"):
+        command.run([str(folder), str(changed(folder, tmp_path / "c", lazily))])
     older = changed(folder, tmp_path / "b", lambda content: content.pop("data_hash"))
     command.run([str(folder), str(older)])
     assert "that both had the same pictures is not known" in capsys.readouterr().err
