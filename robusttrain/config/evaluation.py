@@ -51,6 +51,8 @@ from robusttrain.storage.journal import stopped
 #: Options of data that say what their images look like.
 SHAPES = ("image_size", "channels")
 KINDS = ("data", "model", "defense")
+#: Where files lie that an evaluation reads, which ``--again`` may be told anew.
+LIE = ("--data.root", "--data.folder", "--checkpoint", "--weights")
 #: Options that take several numbers, and what they are.
 LISTS = {
     "curve": "radii at which the attacks run besides, nested: 0,2/255,4/255,8/255",
@@ -196,6 +198,9 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
     """What ``--again RESULTS`` asks for: the results of before, and the plan that repeats them,
     beside them or in ``--output``. None where a command line does not ask.
 
+    What it reads may lie elsewhere by now: `LIE` says where. Figures are compared with the hashes
+    of weights and images, so another file is told.
+
     It goes on with a repetition that was stopped there, unless ``--fresh true`` drops it; one that
     is finished answers for no other.
 
@@ -211,9 +216,13 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
     path = Path(repeated[-1][1])
     trusted, rest = take(rest, lambda option: option == "--trust", "give the name of a package")
     outputs, rest = take(rest, lambda option: option == "--output", "give a folder")
+    places, rest = take(rest, lambda option: option in LIE, "say where it lies now")
     dropped, rest = take(rest, lambda option: option == "--fresh", "give true or false")
     if rest:
-        raise UserError(f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}")
+        raise UserError(
+            f"--again {path}: repeats an evaluation as it was: leave out {rest[0]}; only where"
+            f" files lie may be said anew, by {', '.join(LIE)}"
+        )
     # Nothing needs the verdicts of before, which may be damaged: then this is the way to new ones.
     before = read_results(path, records=False)
     if before.plan.handed_over:
@@ -229,7 +238,30 @@ def read_again(arguments: Sequence[str]) -> tuple[Results, EvaluationPlan] | Non
         raise OptionError("--output", output, "holds the results that are repeated: name another")
     names = [name for _, value in trusted for name in names_in(value)]
     fresh = bool(dropped) and dropped[-1][1] == "true"
-    return before, again(before.plan, output, names, fresh or not stopped(output / "journal"))
+    plan = _moved(before.plan, places, f"--again {path}")
+    return before, again(plan, output, names, fresh or not stopped(output / "journal"))
+
+
+def _moved(plan: EvaluationPlan, places: Sequence[tuple[str, str]], what: str) -> EvaluationPlan:
+    """The plan with files that lie elsewhere.
+
+    Args:
+        plan: of before.
+        places: options of `LIE`, and their values.
+        what: what was asked for, for the error.
+    """
+    arguments = dict(plan.data.get("init_args") or {})
+    files: dict[str, Any] = {}
+    for option, value in places:
+        name = option.removeprefix("--")
+        if name in ("checkpoint", "weights"):
+            if getattr(plan, name) is None:
+                raise UserError(f"{what}: took no {name}: leave out {option}")
+            files[name] = value
+        else:
+            arguments[name.removeprefix("data.")] = value
+    data = {**plan.data, "init_args": arguments} if arguments else plan.data
+    return replace(plan, data=data, **files)
 
 
 def again(plan: EvaluationPlan, output: Path, trust: list[str], fresh: bool) -> EvaluationPlan:

@@ -249,8 +249,8 @@ def read_results(path: str | Path, records: bool = True) -> Results:
 #: Keys of results.json that say nothing about the model, and may differ from run to run.
 _PASSING = {
     *("seconds", "audit_seconds", "processor", "command", "output", "plan"),
-    # Lines about files, with their paths.
-    "data_notes",
+    # Names and lines with paths of files, whose content has a hash.
+    *("data_notes", "data", "target"),
     # Of how gradients were taken: what was measured.
     *("because", "fell_back"),
 }

@@ -11,6 +11,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import robusttrain
 from robusttrain.commands import evaluate
+from robusttrain.config.evaluation import read_again
+from robusttrain.core.errors import UserError
+from robusttrain.evaluation.report import changes
 from robusttrain.storage.files import hash_of_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -103,6 +106,28 @@ def test_nothing_is_changed_on_the_way(command, evaluated):
     done = command("evaluate.py", "--again", evaluated, "--seed", 1)
     assert done.code == 2
     assert "repeats an evaluation as it was: leave out --seed" in done.err
+
+
+def test_where_files_lie_may_be_said_anew(evaluated):
+    path = evaluated / "results.json"
+    content = json.loads(path.read_text())
+    before = {
+        "class_path": "robusttrain.data.ImageFolder",
+        "init_args": {"root": "gone", "seed": 3},
+    }
+    content["plan"]["data"] = before
+    path.write_text(json.dumps(content))
+    _, plan = read_again(["--again", str(path), "--data.root", "010", "--checkpoint=new.ckpt"])
+    assert plan.data["init_args"] == {"root": "010", "seed": 3}
+    assert plan.checkpoint == "new.ckpt"
+    with pytest.raises(UserError, match="took no weights: leave out --weights"):
+        read_again(["--again", str(path), "--weights", "w.pth"])
+
+
+def test_other_places_are_no_difference():
+    before = {"data": "ImageTable a.csv", "target": "a.ckpt", "data_hash": "1", "seed": 0}
+    assert [*changes(before, {**before, "data": "ImageTable b.csv", "target": "b.ckpt"})] == []
+    assert len([*changes(before, {**before, "data_hash": "2"})]) == 1
 
 
 def test_a_file_from_elsewhere_imports_nothing(command, evaluated):
