@@ -19,6 +19,7 @@ from scipy.stats import t as student
 
 from robusttrain.commands.entry import main
 from robusttrain.config.suites import suite, suite_settings
+from robusttrain.core.errors import UserError
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.reporting.canvas import canvas
 from robusttrain.running.jobs import Call, Job
@@ -152,10 +153,11 @@ def attacked(scale: Scale, sizes: Sizes, target: Job) -> EvaluationPlan:
 
 def run(arguments: list[str]) -> None:
     """Run the study."""
-    study = Study("converged", __doc__, arguments, "digits", "seeds", "longer")
+    study = Study("converged", __doc__, arguments, "digits", "seeds", "longer", "recipes")
     scale, sizes = study.scale, SETTINGS[study.scale.name]
     epochs = sizes.epochs * study.longer
-    sizes = replace(sizes, seeds=study.seeds or sizes.seeds, epochs=epochs)
+    names = chosen(study.recipes, sizes.recipes)
+    sizes = replace(sizes, seeds=study.seeds or sizes.seeds, epochs=epochs, recipes=names)
     vars(scale).update(sizes.scale)
     # For f_b, too: no image that is validated on was trained on.
     split = {key: to for key, to in sizes.options.items() if key.startswith("data.")}
@@ -225,6 +227,19 @@ def run(arguments: list[str]) -> None:
         f" inner attacks of {scale.inner_steps} steps; a batch's replays are epochs, too"
     )
     study.write(columns, rows, picture(shown), notes, setting, sizes.epsilon)
+
+
+def chosen(asked: Sequence[str] | None, there: Sequence[str]) -> tuple[str, ...]:
+    """Recipes to compare, in the order of the table: those asked for and the yardstick.
+
+    Raises:
+        UserError: one that the scale does not have.
+    """
+    for name in asked or ():
+        if name not in there:
+            names = ", ".join(f'"{each}"' for each in there)
+            raise UserError(f"--recipes {name}: no such recipe here; give some of {names}")
+    return tuple(name for name in there if not asked or name in (*asked, YARDSTICK))
 
 
 def curve(name: str, seed: int, epochs: int) -> str:

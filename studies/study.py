@@ -57,7 +57,8 @@ class Study:
         arguments: the command line.
         offers: "imagenet", in place of the scale's own data; "digits", the scale; "seeds", how
             many in place of the scale's own number; "votes", likewise; "longer", by how many times
-            all trainings are; "base", a packaged model in place of those that the study trains.
+            all trainings are; "recipes", some of those that it compares; "base", a packaged model
+            in place of those that the study trains.
         changes: values that are other than the scale's.
 
     Raises:
@@ -83,11 +84,16 @@ class Study:
         if "longer" in offers:
             what = "all trainings so many times as long; default: 1"
             parser.add_argument("--longer", type=int, help=what)
+        if "recipes" in offers:
+            what = "some of them, by their names in the table; the yardstick is always among them"
+            parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help=what)
         if "base" in offers:
             what = "a packaged model, in place of those that are trained here"
             bare = [name for name in packaged.names() if not packaged.card(name).recipe["defense"]]
             parser.add_argument("--base", choices=bare, help=what)
-        parser.set_defaults(imagenet=None, seeds=None, votes=None, longer=1, base=None)
+        parser.set_defaults(
+            imagenet=None, seeds=None, votes=None, longer=1, recipes=None, base=None
+        )
         given = parser.parse_args(arguments)
         for option, least in (("seeds", 1), ("votes", 0), ("longer", 1)):
             if (value := vars(given)[option]) is not None and value < least:
@@ -95,6 +101,7 @@ class Study:
         self.seeds: int | None = given.seeds
         self.votes: int | None = given.votes
         self.longer: int = given.longer
+        self.recipes: list[str] | None = given.recipes
         self.base: str | None = given.base
         self.name, self.title = name, about.strip().splitlines()[0].rstrip(".")
         self.command = shlex.join([*program.split(), *arguments])
@@ -123,6 +130,7 @@ class Study:
             inside = f"f_b in {self.scale.precision} inside g"
             self.scale.about = f"the packaged model {self.base}, {inside}"
         other = f"-longer-{given.longer}" if given.longer > 1 else ""
+        other += f"-recipes-{len({*given.recipes})}" if given.recipes else ""
         output = Path(given.output or f"results/studies/{name}-{given.scale}{other}")
         self.output, self.logs = writable(output, "--output"), Path(given.logs)
         self.earlier = Path(given.earlier) if given.earlier else None

@@ -109,6 +109,15 @@ def test_all_trainings_may_be_longer(folder, monkeypatch):
         converged.run(["--longer", "0", *places])
 
 
+def test_some_of_the_recipes_may_be_compared():
+    names = tuple(converged.RECIPES)
+    assert converged.chosen(None, names) == names
+    # In the table's order, beside what they are compared with.
+    assert converged.chosen(["g", "TRADES"], names) == (converged.YARDSTICK, "TRADES", "g")
+    with pytest.raises(UserError, match='--recipes trades: no such recipe here; give .*"g"'):
+        converged.run(["--recipes", "trades"])
+
+
 def test_defenses_stand_before_a_packaged_model(folder, monkeypatch):
     planned = {}
 
