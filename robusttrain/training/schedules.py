@@ -64,7 +64,7 @@ def scheduler(
     options: Mapping[str, float],
 ) -> LRScheduler | Scheduler | None:
     """The scheduler, which takes a step after every step of the optimizer; None for a constant
-    rate.
+    rate, and for a cycle of a single step.
 
     Args:
         optimizer: with the highest rate.
@@ -81,6 +81,8 @@ def scheduler(
         options: of timm's schedules, by name, from `options_of`.
     """
     if schedule == "one_cycle":
+        if steps == 1:
+            return None  # a cycle of one step would be its end, where the rate is zero
         # torch divides by warmup * steps - 1. If that is zero, the rate rises for two steps instead
         # of one.
         rise = float(warmup)

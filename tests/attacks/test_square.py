@@ -254,13 +254,16 @@ def test_declared_cost_is_counted_cost_where_nobody_is_broken(
     assert (model.gradients, model.queries) == (0, 4 * queries) == (0, 4 * attack.cost().queries)
 
 
-@pytest.mark.parametrize("queries", [4, 21, 22, 100])
+@pytest.mark.parametrize(("queries", "votes"), [(4, 1), (7, 2), (21, 9), (22, 10), (100, 10)])
 def test_a_random_model_costs_two_times_the_votes_an_iteration(
-    queries, random_linear, counting, images, streams
+    queries, votes, random_linear, counting, images, streams
 ):
+    """Queries that do not do for one iteration of ten votes are spent on fewer votes."""
     model = counting(random_linear(4))
     Square(queries, votes=10)(model, images(), LABELS, streams())
-    assert model.queries == 4 * (2 + 20 * ((queries - 2) // 20)) <= 4 * queries
+    spent = 2 * votes * ((queries - 2) // (2 * votes))
+    assert model.queries == 4 * (2 + spent) <= 4 * queries
+    assert spent
     assert len(model.keys) == model.queries
 
 

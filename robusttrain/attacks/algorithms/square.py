@@ -93,7 +93,8 @@ class Square(Attack):
         p: p at the start; 0.8 in AutoAttack, 0.05 (Linf) and 0.1 (L2) in the paper on ImageNet.
         rescale: whether the schedule of p is stretched to the number of iterations, instead of made
             for 10,000. AutoAttack does not rescale its 5,000.
-        votes: draws that judge a point of a random model.
+        votes: draws that judge a point of a random model; fewer where ``queries`` would not do for
+            one iteration.
         threat: where adversarial images may go; Linf or L2.
         objective: f.
     """
@@ -193,12 +194,14 @@ class Square(Attack):
         """Algorithm 1, for a random model: each iteration judges x_best and its rival on the same,
         new draws.
         """
-        iterations = (self.queries - 2 - int(self.objective.asks)) // (2 * self.votes)
+        left = self.queries - 2 - int(self.objective.asks)
+        votes = max(1, min(self.votes, left // 2))  # rather one iteration by few than none
+        iterations = left // (2 * votes)
         for i in range(1, iterations + 1):
             x_new = self.propose(best, images, self.side(i - 1, iterations, images), rng.fold(i))
             streams = rng.fold("model").fold(i)
-            f, _ = self._judge(source, x_new, labels, goal, streams, self.votes)
-            f_best, _ = self._judge(source, best, labels, goal, streams, self.votes)
+            f, _ = self._judge(source, x_new, labels, goal, streams, votes)
+            f_best, _ = self._judge(source, best, labels, goal, streams, votes)
             best = torch.where(per_image(f > f_best), x_new, best)
         return best
 
