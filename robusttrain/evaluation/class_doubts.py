@@ -1,5 +1,5 @@
-"""Doubts about a model that is hardly ever right: its classes may be in another order, or it may
-expect other pixel values.
+"""Doubts about a model that is hardly ever right, or no more often than a guess: its classes may be
+in another order, or it may expect other pixel values.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def doubt_classes(
     say: Say,
     given: bool = False,
 ) -> dict[str, Any]:
-    """Say that clean accuracy is low, and whether another order of the classes, or other pixel
-    values, explain it.
+    """Say that clean accuracy is low, or no higher than that of a guess, and whether another order
+    of the classes, or other pixel values, explain it.
 
     Args:
         content: the content of results.json.
@@ -53,10 +53,15 @@ def doubt_classes(
     Returns:
         Entries for results.json; none where the accuracy raises no doubt.
     """
-    clean = content["clean"]
-    if len(data.class_names) < 2 or clean["accuracy"] is None or clean["accuracy"] >= TRUSTED:
+    clean, names = content["clean"], data.class_names
+    if len(names) < 2 or clean["accuracy"] is None:
         return {}
     index, label = evaluation.records.index, evaluation.records.label
+    constant = one_answer(clean, label, names)
+    if clean["accuracy"] >= TRUSTED:
+        for line in _no_better(clean, len(names), constant):
+            say(Doubt(line))
+        return {"one_answer": constant} if constant else {}
     evaluation.to(device)
 
     def asked(model: nn.Module) -> Tensor:
@@ -80,23 +85,45 @@ def doubt_classes(
     if values is not None:
         say(Doubt(values.line(clean["accuracy"])))
         return {"other_pixel_values": asdict(values)}
-    other = OtherOrder.of(found, label, data.class_names)
-    for line in lines_about(clean, other, len(data.class_names), output, given):
+    other = OtherOrder.of(found, label, names)
+    for line in lines_about(clean, other, len(names), output, given, constant):
         say(Doubt(line))
     if other.explains:
         write_json({name: place for place, name in enumerate(other.order)}, output / "classes.json")
-    return {
-        "other_class_order": {
-            "explains": other.explains,
-            "accuracy": round(other.best, 6),
-            "held_out_accuracy": round(other.held_out, 6),
-            "order": other.order,
-        }
+    order = {
+        "explains": other.explains,
+        "accuracy": round(other.best, 6),
+        "held_out_accuracy": round(other.held_out, 6),
+        "order": other.order,
     }
+    return {"other_class_order": order} | ({"one_answer": constant} if constant else {})
+
+
+def one_answer(
+    clean: Mapping[str, Any], labels: Tensor, names: Sequence[str]
+) -> dict[str, Any] | None:
+    """The class of most images and its share, where always naming that class would be right as
+    often as the model is; None where the model is right more often, or no class has most images.
+
+    Args:
+        clean: accuracy, as in results.json.
+        labels: (n,) int64.
+        names: of the classes.
+    """
+    counts = labels.bincount(minlength=len(names))
+    share = counts.max().item() / max(len(labels), 1)
+    if share <= TRUSTED or clean["accuracy"] > share:
+        return None
+    return {"class": names[int(counts.argmax())], "accuracy": round(share, 6)}
 
 
 def lines_about(
-    clean: dict[str, Any], other: OtherOrder, classes: int, output: Path, given: bool = False
+    clean: dict[str, Any],
+    other: OtherOrder,
+    classes: int,
+    output: Path,
+    given: bool = False,
+    constant: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """The lines about a low clean accuracy.
 
@@ -106,13 +133,14 @@ def lines_about(
         classes: how many classes there are.
         output: folder where that order is written.
         given: whether images and labels came from Python, where no option sets their order.
+        constant: from `one_answer`.
     """
     file = pasted(output / "classes.json")
     taken = f"with image folders and tables, --data.classes {file} takes it"
     fix = f"The order is written: {taken}"
     fix = "Renumber the labels, or the model's answers" if given else fix
     near = _near_chance(clean, classes)
-    lines = [near] if near else []
+    lines = _no_better(clean, classes, constant)
     accuracy = _accuracy(clean)
     best, names = _best(other.best, other.held_out), _names(other.order)
     if other.explains:
@@ -145,13 +173,15 @@ def doubts_of(content: Mapping[str, Any]) -> list[str]:
 
 def _seldom_right(content: Mapping[str, Any]) -> list[str]:
     clean, classes = content["clean"], len(content.get("classes") or ())
-    if classes < 2 or clean["accuracy"] is None or clean["accuracy"] >= TRUSTED:
+    constant = content.get("one_answer")
+    if classes < 2 or clean["accuracy"] is None:
         return []
+    if clean["accuracy"] >= TRUSTED:
+        return _no_better(clean, classes, constant)
     if values := content.get("other_pixel_values"):
         lines = [OtherValues(values["values"], values["accuracy"]).line(clean["accuracy"])]
     else:
-        near = _near_chance(clean, classes)
-        lines = [near] if near else []
+        lines = _no_better(clean, classes, constant)
         other = content.get("other_class_order")
         if other and other["explains"]:
             best = _best(other["accuracy"], other["held_out_accuracy"])
@@ -170,10 +200,27 @@ def _near_chance(clean: Mapping[str, Any], classes: int) -> str | None:
     chance = 1 / classes
     if clean["ci95"][0] > chance:
         return None
+    few = clean["accuracy"] >= TRUSTED
+    how = "which chance explains with so few images" if few else "no better than chance"
     return (
-        f"{_accuracy(clean)}, no better than chance ({100 * chance:.1f} % of {classes} classes):"
+        f"{_accuracy(clean)}, {how} ({100 * chance:.1f} % of {classes} classes):"
         " what attacks leave of it says nothing about robustness"
     )
+
+
+def _no_better(
+    clean: Mapping[str, Any], classes: int, constant: Mapping[str, Any] | None
+) -> list[str]:
+    """What to say of a model that a guess equals: one by chance, or always of one class."""
+    if near := _near_chance(clean, classes):
+        return [near]
+    if not constant:
+        return []
+    return [
+        f"{_accuracy(clean)}, and a model that always answers {constant['class']!r} is right on"
+        f" {100 * constant['accuracy']:.1f} % of these images, attacked or not: what attacks leave"
+        " says little about robustness"
+    ]
 
 
 def _best(accuracy: float, held_out: float) -> str:

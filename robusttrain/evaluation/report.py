@@ -257,7 +257,7 @@ _PASSING = {
 #: Keys that files of earlier versions do not have.
 _LATER = {
     *("classes", "data_hash", "compile", "other_class_order", "audit_checks", "randomness"),
-    *("sources", "code", "training_seed", "other_pixel_values", "doubts"),
+    *("sources", "code", "training_seed", "other_pixel_values", "doubts", "one_answer"),
 }
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from robusttrain.evaluation.class_doubts import lines_about
+import robusttrain
+from robusttrain.attacks import Linf
+from robusttrain.evaluation.class_doubts import doubts_of, lines_about, one_answer
 from robusttrain.evaluation.class_order import OtherOrder, best_assignment, confusion
 
 NAMES = [str(number) for number in range(12)]
@@ -116,3 +118,38 @@ def test_random_answers_of_many_images_leave_nothing_undecided(count):
     other = OtherOrder.of(torch.arange(count) // 2 % 2, labels, NAMES[:2])
     assert not other.explains
     assert not other.undecided
+
+
+def test_a_model_that_always_gives_one_answer_is_told_where_most_images_are_of_one_class(
+    images, capsys
+):
+    """Nine of ten images are of one class: 90 % under any attack is no robustness."""
+    labels = (torch.arange(40) % 10 == 0).long()
+
+    class Constant(torch.nn.Module):
+        def forward(self, given):
+            return torch.tensor([2.0, -1.0]) + 0 * given.flatten(1).sum(1, keepdim=True)
+
+    threat = Linf(0.1)
+    found = robusttrain.evaluate(
+        Constant(), images(40), labels, attacks="fgsm", threat=threat, audit=False
+    )
+    assert "always answers '0' is right on 90.0 % of these images" in capsys.readouterr().err
+    assert found.json["one_answer"] == {"class": "0", "accuracy": 0.9}
+    assert "is right on 90.0 % of these images, attacked or not" in " ".join(doubts_of(found.json))
+
+
+def test_a_model_that_is_right_more_often_than_any_one_answer_is_not_told():
+    labels = torch.arange(2).repeat_interleave(torch.tensor([80, 20]))
+    assert one_answer({"accuracy": 0.81}, labels, NAMES[:2]) is None
+    assert one_answer({"accuracy": 0.8}, labels, NAMES[:2]) == {"class": "0", "accuracy": 0.8}
+    # Of the classes of which each has its share, a weak model may be right as seldom.
+    assert one_answer({"accuracy": 0.3}, torch.arange(10) // 3, NAMES[:4]) is None
+
+
+def test_two_classes_are_guessed_as_often_as_not():
+    """More than half right is no more than chance of few images."""
+    clean = {"accuracy": 0.55, "ci95": [0.45, 0.65]}
+    content = {"clean": clean, "classes": ["a", "b"]}
+    assert "55.0 %, which chance explains with so few images" in doubts_of(content)[0]
+    assert not doubts_of({**content, "clean": {"accuracy": 0.65, "ci95": [0.55, 0.73]}})
