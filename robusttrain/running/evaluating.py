@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from robusttrain.config.targets import build_data, build_target, training_data
 from robusttrain.config.trainer import trainer_from
 from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import UserError
+from robusttrain.core.processor import FEW
 from robusttrain.core.rng import Rng
-from robusttrain.core.telling import SILENT, Doubt, Say, Telling
+from robusttrain.core.telling import SILENT, Doubt, Say, Telling, duration
 from robusttrain.data import ImageData
 from robusttrain.data.notes import note
 from robusttrain.evaluation.cost import check_sources
@@ -38,6 +40,7 @@ from robusttrain.evaluation.fitting import (
 from robusttrain.evaluation.handed_on import refuse_hidden, without_gradient, zero_gradients
 from robusttrain.evaluation.outputs import codes_of, in_its_own_folder
 from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.evaluation.pricing import LONG
 from robusttrain.evaluation.rehearsing import rehearse
 from robusttrain.evaluation.running import (
     Subject,
@@ -329,8 +332,14 @@ def fitted(
     """
     # Which attacks apply, and how often each image is scored, hangs on whether the target is
     # random, whatever it says of itself.
-    first = data.first_test_batch()
+    first, start = data.first_test_batch(), time.perf_counter()
     check_classes(target, first.images, data.facts().num_classes)
+    if (took := time.perf_counter() - start) > LONG:
+        say(
+            f"the model took {duration(took)} to answer one image and two: it is asked some dozens"
+            f" of times, about up to {FEW} images, before the first attack, for checks and for"
+            " what the evaluation will cost"
+        )
     settle(target, first.images, first.indices, plan.seed)
     rng = Rng.for_images(plan.seed, first.indices).fold("copy")
     check_copy(target, first.images, rng, say)

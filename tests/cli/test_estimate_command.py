@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from robusttrain.running import evaluating
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 ASK = ("--audit", "true", "--estimate")
 
@@ -37,6 +39,17 @@ def test_what_would_be_trained_first_is_named_and_not_estimated(asked, tmp_path)
     assert re.search(r"^surrogates: training .* first, \d+ epochs in all", done.err, re.M)
     assert re.search(r"^[\w-]+: not estimated, since .* would be trained first$", done.err, re.M)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("long", "told"), [(0, True), (60, False)])
+def test_a_slow_model_is_told_of_before_the_estimate_asks_it(asked, monkeypatch, long, told):
+    monkeypatch.setattr(evaluating, "LONG", long)
+    done = asked("--attack", "fgsm", "--images", 4, "--estimate")
+    assert done.code == 0, done.err
+    said = re.search(
+        r"^the model took \d+ s to answer one image and two: it is asked", done.err, re.M
+    )
+    assert (said is not None) is told
 
 
 def test_what_does_not_fit_is_refused_as_ever(asked, tmp_path):

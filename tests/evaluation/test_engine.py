@@ -1,5 +1,6 @@
 """The engine: what is attacked, with which draws it is scored, and what it refuses."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,6 +22,7 @@ from robusttrain.attacks import (
     Linf,
     Normalized,
     ProjectedGradient,
+    Queried,
     RandomNoise,
     Smooth,
     Target,
@@ -251,6 +253,21 @@ def test_measuring_the_time_is_not_counted(images, linear):
     assert expected["pgd"] > 0
     found = results(*right_records(engine, images()))
     assert found["attacks"]["pgd"]["gradient_evaluations_per_image"] == 3
+
+
+@pytest.mark.parametrize(
+    ("long", "compiled", "calls"), [(5, "off", 3), (0, "off", 1), (0, "default", 3)]
+)
+def test_a_call_that_takes_long_is_measured_once(
+    long, compiled, calls, images, streams, linear, counting, monkeypatch
+):
+    """Unless its first call compiles."""
+    monkeypatch.setattr(pricing, "LONG", long)
+    monkeypatch.setattr(pricing, "gradients_by", lambda mode: nullcontext())
+    model = counting(linear())
+    source = Queried(model)
+    assert pricing.of_gradient(source, images(), streams(), compiled) > 0
+    assert model.gradients == 4 * calls
 
 
 def test_attacks_with_equal_sources_are_measured_once(images, linear, monkeypatch):

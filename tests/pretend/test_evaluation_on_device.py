@@ -176,7 +176,7 @@ def test_its_cost_is_measured_where_it_will_run(tmp_path, monkeypatch, asks):
     """And on a whole batch: an accelerator hardly takes longer for it than for one image."""
     seen = []
 
-    def spied(work, source, images):
+    def spied(work, source, images, **kept):
         seen.append((images.device, len(images)))
         return 0.0
 
