@@ -124,7 +124,8 @@ def main(
     except OSError as error:
         if error.errno not in FULL:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        # TensorBoard gives names as bytes.
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         _refuse(program, UserError(f"{where}{FULL[error.errno]}; what was finished is kept"))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -136,10 +137,12 @@ def main(
 
 
 def _in_a_thread(raised: threading.ExceptHookArgs) -> None:
-    """A full disk ends TensorBoard's thread, and then the training that writes by it, which says so
-    in one line: no traceback before that.
+    """A full disk, or a folder that is gone, ends TensorBoard's thread, and then the training that
+    writes by it, which says so in one line: no traceback before that.
     """
-    if not isinstance(raised.exc_value, OSError) or raised.exc_value.errno not in FULL:
+    theirs = type(raised.thread).__module__.startswith("tensorboard.")
+    failed = raised.exc_value
+    if not isinstance(failed, OSError) or not (theirs or failed.errno in FULL):
         threading.__excepthook__(raised)
 
 

@@ -5,12 +5,14 @@ a disk takes no more; and because another process of the run is gone.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from robusttrain.core.errors import UserError
@@ -22,8 +24,12 @@ FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file may not grow so large here (ulimit -f, or the file system)",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "an input or output error (a disk that fails, or a terminal that is gone)",
+    errno.ESTALE: "the network folder is gone",
 }
-
+#: Errors of a folder that was taken away, or may not be written to any more.
+TAKEN = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM)
 
 #: What gloo and NCCL say where another process of the group is gone.
 GONE = re.compile(r"(closed|reset) by peer|remote process exit")
@@ -64,16 +70,20 @@ def heeding_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> Iterator[None]:
+def saying_how_to_go_on(
+    say: Callable[[str], None], line: Callable[[], str], folders: Sequence[Path] = ()
+) -> Iterator[None]:
     """When the block is left by SIGTERM, by Ctrl-C, or by a disk that takes no more, say what was
     saved and how to go on.
 
     Args:
         say: prints a line.
         line: returns what to say; called only when the block is left.
+        folders: that the block writes into.
 
     Raises:
-        UserError: in place of what is raised where another process of the run is gone.
+        UserError: in place of what is raised where another process of the run is gone, or a file
+            cannot be written since one of the folders was taken away.
     """
     _inside.append(line)
     try:
@@ -91,6 +101,9 @@ def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> 
     except OSError as error:
         if error.errno in FULL:
             say(f"stopped: {line()}")
+        if error.errno in TAKEN and (name := _inside_of(folders, error.filename)):
+            why = (error.strerror or "").lower()
+            raise UserError(f"{name}: cannot be written ({why}): {line()}") from error
         raise
     except RuntimeError as error:
         if isinstance(error, UserError) or not GONE.search(str(error)):
@@ -100,6 +113,15 @@ def saying_how_to_go_on(say: Callable[[str], None], line: Callable[[], str]) -> 
         raise UserError(f"{what}, and this one cannot go on alone: {line()}") from error
     finally:
         _inside.remove(line)
+
+
+def _inside_of(folders: Sequence[Path], file: Any) -> str | None:
+    """The name of a file, if it lies in one of the folders; TensorBoard gives names as bytes."""
+    if not isinstance(file, str | bytes | os.PathLike):
+        return None
+    name = os.fsdecode(file)
+    path = Path(name).resolve()
+    return name if any(path.is_relative_to(each.resolve()) for each in folders) else None
 
 
 class Watched:

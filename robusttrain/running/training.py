@@ -273,7 +273,8 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
         return there.how_to_go_on
 
     kept = [each for each in keeping if isinstance(each, ModelCheckpoint)]
-    with ending(trainer.loggers), saying_how_to_go_on(say, how_to_go_on):
+    written = [checkpoints, Path(plan.logs)]
+    with ending(trainer.loggers), saying_how_to_go_on(say, how_to_go_on, written):
         trainer.fit(
             training,
             datamodule=job.data,

@@ -8,6 +8,7 @@ import re
 import resource
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -641,6 +642,9 @@ def test_an_inner_attack_that_memory_does_not_hold(refused, monkeypatch):
         (errno.ENOSPC, "the disk is full"),
         (errno.EDQUOT, "the disk quota is used up"),
         (errno.EFBIG, "a file may not grow so large here"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EIO, "an input or output error"),
+        (errno.ESTALE, "the network folder is gone"),
     ],
 )
 def test_a_disk_that_takes_no_more_is_one_line(number, said, capsys):
@@ -672,6 +676,28 @@ def test_a_file_that_may_not_grow_is_named(tmp_path, capsys):
     assert f"{tmp_path / 'verdicts.safetensors'}: a file may not grow so large here" in err
     assert err.count("\n") == 1
     assert not [*tmp_path.iterdir()]
+
+
+def test_what_cannot_be_cleared_away_hides_no_error(tmp_path, monkeypatch):
+    """A file system that became read-only keeps the half of a file, too."""
+
+    def read_only(path, missing_ok=False):
+        raise OSError(errno.EROFS, "read-only", str(path))
+
+    monkeypatch.setattr(os, "fsync", lambda _: os.write(-1, b""))  # no such file descriptor
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(OSError, match=r"verdicts\.safetensors'$") as raised:
+        write_whole(tmp_path / "verdicts.safetensors", b"1")
+    assert raised.value.errno == errno.EBADF
+
+
+def test_a_name_in_bytes_is_said_as_a_name(capsys):
+    def command(arguments):
+        raise OSError(errno.EROFS, "as TensorBoard names it", b"logs/events")
+
+    with pytest.raises(SystemExit):
+        main(command, [])
+    assert "error: logs/events: the file system is read-only" in capsys.readouterr().err
 
 
 def test_a_thread_that_the_full_disk_ends_first_says_nothing(capsys):

@@ -3,6 +3,7 @@ alone.
 """
 
 import errno
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -121,6 +122,37 @@ def test_terminated_in_the_middle_of_an_epoch_and_resumed(
     assert resumed.code == 0, resumed.err
     for part in PARTS:
         assert_same(last(tmp_path / "cut")[part], last(tmp_path / "alone")[part], part)
+
+
+@pytest.mark.parametrize("taken", ["logs", "checkpoints"])
+def test_a_folder_that_is_taken_away_says_how_to_go_on(command, monkeypatch, tmp_path, taken):
+    """TensorBoard would stop with pages of traceback, and what was kept would not be said."""
+    options = ["--config", "tests/conf/trades.yaml", "--training.schedule", "constant"]
+    options += ["--trainer.max_epochs", 3, "--trainer.limit_train_batches", 2, *places(tmp_path)]
+    step, folder = RobustTraining.training_step, tmp_path / taken
+
+    def take(module, batch, batch_idx):
+        if (module.current_epoch, batch_idx) == (1, 0):
+            shutil.rmtree(folder)
+            folder.touch()
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustTraining, "training_step", take)
+        stopped = command("train.py", *options)
+    assert stopped.code == 2, stopped.err
+    assert "Traceback" not in stopped.err
+    error = stopped.err.splitlines()[-1]
+    assert error.startswith(f"train.py: error: {folder}/")
+    if taken == "checkpoints":
+        assert error.endswith("nothing is kept; the same command starts again")
+        return
+    kept = next((tmp_path / "checkpoints").rglob("last.ckpt"))
+    told = f"the last finished epoch is kept as {kept}; --ckpt_path last goes on from there"
+    assert error.endswith(f": cannot be written (not a directory): {told}")
+    folder.unlink()
+    done = command("train.py", *options, "--ckpt_path", "last")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
