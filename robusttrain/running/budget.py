@@ -30,7 +30,7 @@ from robusttrain.core.telling import Say, duration, first_process
 from robusttrain.data import Batch, ImageData
 from robusttrain.running.resuming import earlier
 from robusttrain.training import NFGSM, RobustTraining
-from robusttrain.training.cost import a_step, looking, steps_of
+from robusttrain.training.cost import a_step, looking, steps_of, validations
 from robusttrain.training.plan import Node, TrainingPlan
 from robusttrain.training.refusals import limited, to_device
 
@@ -83,9 +83,11 @@ def within(plan: TrainingPlan, job: Callable[[TrainingPlan], Any], say: Say) -> 
         _refuse_strangers(trainer, minutes)
     if not first_process():
         return replace(plan, **json.loads(os.environ[HANDED_ON]))
-    data = job(plan).data
+    began = job(plan)
+    data = began.data
     data.prepare_data()
     data.setup("fit")
+    began.take_further_images()  # which make more batches of an epoch
     plan = _in_faster_precision(plan, job, data, say)
     seconds, chosen = 60 * minutes * PLANNED, None
     for steps in STEPS:
@@ -154,7 +156,7 @@ class Pace:
     Args:
         step: seconds of a training step, with reading its batch.
         batches: training batches of an epoch.
-        validation: seconds of a validation, attacks included.
+        validation: seconds of the validations of an epoch, attacks included.
         inner: gradient evaluations of the inner attack.
     """
 
@@ -270,9 +272,20 @@ def measured(job: Any, data: ImageData) -> Pace:
     watching = watchers(plan, around, training.objective.inner())  # which speak in the run
     every = max(1, plan.robust.every)  # epochs, of which one is looked at
     looks = [looking(each, training, data, every, device) for each in watching]
-    validation = _plain_validation(training, data, trainer, device)
-    validation += sum(look.seconds for look in looks if look is not None) / every
-    return Pace(step + reading, batches, validation, training.objective.cost().inner)
+    span = every * _epochs_to_a_validation(trainer, batches)
+    validated = validations(trainer, batches, span * batches)
+    attacked = sum(epoch % every == 0 for epoch in validated)
+    validation = len(validated) * _plain_validation(training, data, trainer, device)
+    validation += attacked * sum(look.seconds for look in looks if look is not None)
+    return Pace(step + reading, batches, validation / span, training.objective.cost().inner)
+
+
+def _epochs_to_a_validation(trainer: Any, batches: int) -> int:
+    """Epochs, of so many batches, of which at least one has a validation."""
+    if trainer.check_val_every_n_epoch is not None:
+        return int(trainer.check_val_every_n_epoch)
+    apart = trainer.val_check_interval  # batches, counted over all epochs
+    return max(1, math.ceil(apart / max(1, batches))) if isinstance(apart, int) else 1
 
 
 def _read(loader: Any, data: Any, device: Any) -> tuple[Batch, float]:

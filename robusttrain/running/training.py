@@ -130,6 +130,10 @@ class Job:
             self.facts.num_classes,
         )
 
+    def take_further_images(self) -> int:
+        """Give the data those of ``--extra.root``, if any; how many there are."""
+        return 0 if self.plan.extra.root is None else add_extra(self.plan, self.data)
+
     def recipe(self) -> dict[str, Any]:
         """What its checkpoints hold to rebuild the model and to go on; the data take the plan's
         further images.
@@ -147,7 +151,7 @@ class Job:
         if plan.swa.start is not None:
             run["swa"] = asdict(plan.swa)
         if plan.extra.root is not None:
-            run["extra"] = {"images": add_extra(plan, self.data), "share": plan.extra.share}
+            run["extra"] = {"images": self.take_further_images(), "share": plan.extra.share}
         recipe = recipe_of(self.model, self.defense, plan.data)
         if plan.compile != "off":
             run["compile"] = plan.compile  # what it comes to is measured later

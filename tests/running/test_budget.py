@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
 from robusttrain.config.checkpoints import recipe_of
 from robusttrain.config.training import read_plan
@@ -217,6 +218,43 @@ def test_what_costs_more_later_is_measured_as_it_will_be(monkeypatch):
     assert type(epochs[0]).__name__ == "AWP"
     assert {*looks} == {5}
     assert pace.validation == 1.0 + len(looks) * 10.0 / 5
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "times"),
+    [
+        ("val_check_interval", "0.25", 5),  # after each two of ten batches
+        ("check_val_every_n_epoch", "2", 0.5),
+        ("limit_val_batches", "0", 0),
+    ],
+)
+def test_each_validation_of_an_epoch_is_counted(monkeypatch, option, value, times):
+    monkeypatch.setattr(budget, "a_step", lambda *rest: (0.1, 0))
+    monkeypatch.setattr(budget, "_plain_validation", lambda *rest: 1.0)
+    monkeypatch.setattr(budget, "looking", lambda *rest: Look(1, 8, 80, 10.0))
+    job = Job(read_plan([*WORDS, f"--trainer.{option}", value]))
+    job.data.prepare_data()
+    job.data.setup("fit")
+    looks = len(budget.watchers(job.plan, False, job.training().objective.inner()))
+    assert budget.measured(job, job.data).validation == times * (1 + 10 * looks)
+
+
+def test_further_images_make_more_batches(monkeypatch, tmp_path):
+    """Half of a batch is theirs, so an epoch, one pass over the data set's own, has twice as
+    many.
+    """
+    (tmp_path / "train" / "3").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "train" / "3" / "one.png")
+    counts = []
+
+    def measured(job, data):
+        counts.append(len(data.train_dataloader()))
+        return Pace(0.1, counts[-1], 1.0, 1)
+
+    monkeypatch.setattr(budget, "measured", measured)
+    planned(1, *FULL, "--extra.root", str(tmp_path))
+    planned(1, *FULL)
+    assert counts[0] == 2 * counts[-1] + 1 == 21
 
 
 def test_no_class_is_taken_from_the_run_that_goes_on(tmp_path):
