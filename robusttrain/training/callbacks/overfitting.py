@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from robusttrain.core.checked import Positive, checked
+from robusttrain.core.errors import OptionError
 from robusttrain.core.processes import everyone
 from robusttrain.evaluation import Scenario
 from robusttrain.training.board import boards, step_of
@@ -46,6 +47,9 @@ class Overfitting(pl.Callback):
         say: takes a line for the log.
         drop: fall of robust accuracy that is catastrophic; 0.2 in the code of Wong et al.
         fall: fall of robust accuracy that is robust overfitting.
+
+    Raises:
+        OptionError: a fall of more than 1, the whole accuracy.
     """
 
     def __init__(
@@ -61,6 +65,11 @@ class Overfitting(pl.Callback):
         drop: Positive = 0.2,
         fall: Positive = 0.05,
     ) -> None:
+        for name, value in (("drop", drop), ("fall", fall)):
+            if value > 1:  # no accuracy can fall so far, and the guard would never speak
+                instead = f"for {value:g} points give {value / 100:g}"
+                fix = f"is a share of the images, at most 1: {instead}"
+                raise OptionError(name, value, fix)
         self.monitor, self.say, self.drop, self.fall, self.every = monitor, say, drop, fall, every
         own = {"inner": inner} if inner else {}
         if inner and check:
