@@ -66,7 +66,7 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
             front.list_presets(arguments if name == "list" else ())
             sys.exit(0)
         if not transfer:
-            front.refuse_at_once(arguments)
+            front.refuse_at_once(arguments, name)
         # Of several processes of a run the first one speaks.
         first = os.environ.get("LOCAL_RANK", "0") == "0"
         for line in front.said_again(arguments) if first else ():

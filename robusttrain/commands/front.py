@@ -162,9 +162,13 @@ def list_presets(kinds: Sequence[str] = ()) -> None:
     Console(width=None if sys.stdout.isatty() else 1000).print(shown)
 
 
-def refuse_at_once(arguments: Sequence[str]) -> None:
+def refuse_at_once(arguments: Sequence[str], name: str = "") -> None:
     """Raise UserError for a name or a file that does not exist, as far as that can be told so
     early; all else is left to the command.
+
+    Args:
+        arguments: of the command.
+        name: of the command.
     """
     given = [*_pairs(arguments)]
     options = {option for option, _ in given}
@@ -179,7 +183,18 @@ def refuse_at_once(arguments: Sequence[str]) -> None:
         if alone and (option != "--weights" or "--model" in options) and not _is_there(value):
             raise UserError(f"{option} = {value!r}: there is no such file{packaged.hint(value)}")
         if kind in NAMED and _is_name(value) and not Path(value).exists():
+            if name == "train" and kind == "model" and not presets.named(kind, value):
+                refuse_trained(value)
             presets.find(kind, value)
+
+
+def refuse_trained(value: str) -> None:
+    """Raise UserError for a trained model in the place of a network to train."""
+    if (trained := packaged.nearest(value)) is not None:
+        raise UserError(
+            f"--model {value}: no such network; {trained} is a trained model, from which no"
+            f" training begins: {command('evaluate')} --checkpoint {trained} attacks it"
+        )
 
 
 #: Options that may stand several times; of all others the last one counts.

@@ -9,8 +9,10 @@ from shlex import quote
 
 from robusttrain.config import purifiers, reparameterization
 from robusttrain.config.build import to_be_trusted
+from robusttrain.config.command_line import values_of
 from robusttrain.config.training import read_plan
 from robusttrain.core.console import ALOUD, say
+from robusttrain.core.errors import UserError
 from robusttrain.core.typed import command
 from robusttrain.running import training
 from robusttrain.running.purifiers import train_configured as train_purifier
@@ -25,7 +27,17 @@ def run(arguments: list[str]) -> None:
     elif purifiers.chosen(arguments):
         train_purifier(purifiers.configure(arguments), say)
     else:
+        refuse_checkpoint(arguments)
         train(read_plan(arguments))
+
+
+def refuse_checkpoint(arguments: list[str]) -> None:
+    """Raise UserError for a model to begin with, which ``--checkpoints`` would seem to be."""
+    for value in values_of(arguments, "--checkpoint"):
+        raise UserError(
+            f"--checkpoint {value}: a training begins with new weights; --ckpt_path goes on with a"
+            f" run, and {command('evaluate')} --checkpoint attacks a trained model"
+        )
 
 
 def train(plan: TrainingPlan) -> training.Trained | None:

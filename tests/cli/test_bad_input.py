@@ -204,6 +204,14 @@ TRAIN = [
     (["--training", "consistency"], "training.objective = Consistency: .*draws nothing.*--defense"),
     (["--training", "adversarial-through-g"], "IdentityBackward: the target has no defense"),
     (["--guard.drop", "0"], "--guard.drop = 0.0: must be greater than 0"),
+    (
+        ["--checkpoint", "digits-g"],
+        "--checkpoint digits-g: a training begins with new weights; --ck",
+    ),
+    (
+        ["--model", "digits-gg"],
+        "--model digits-gg: no such network; digits-g is a trained model, fr",
+    ),
     (["--guard.drop", "20"], "--guard.drop = 20.0: is a share of the images, .* points give 0.2"),
     (["--guard.fall", "5"], "--guard.fall = 5.0: is a share of the images, .* points give 0.05"),
     (
