@@ -263,9 +263,16 @@ def left_out(
     return {attack: why for attack, why in reasons.items() if attack not in applying}
 
 
-def refuse_few_classes(attacks: Mapping[str, Scenario], classes: int) -> None:
+def refuse_few_classes(
+    attacks: Mapping[str, Scenario], classes: int, option: str = "--attack"
+) -> None:
     """Raise UserError, with the preset to take instead, if an attack needs more classes than the
     data have: asked before anything runs.
+
+    Args:
+        attacks: by name.
+        classes: of the data.
+        option: that named the attacks.
     """
     need_two(classes)
     for name, scenario in attacks.items():
@@ -273,8 +280,8 @@ def refuse_few_classes(attacks: Mapping[str, Scenario], classes: int) -> None:
             scenario.attack.need_classes(classes)
         except UserError as error:
             instead = FEWER_CLASSES.get(name)
-            hint = f": take --attack {instead}" if instead else ""
-            raise UserError(f"--attack {name}: {error}{hint}") from error
+            hint = f": take {option} {instead}" if instead else ""
+            raise UserError(f"{option} {name}: {error}{hint}") from error
 
 
 def _why_not(when: Mapping[str, bool], facts: Mapping[str, bool]) -> str:

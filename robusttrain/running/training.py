@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from robusttrain.config.build import build, build_defended, fit_to_data
 from robusttrain.config.checkpoints import recipe_of
+from robusttrain.config.suites import refuse_few_classes
 from robusttrain.config.trainer import trainer_from
 from robusttrain.config.training import build_training
 from robusttrain.config.watching import idle_undo, keep_in, keepers, monitored, watchers
@@ -183,6 +184,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     if idle := idle_undo(plan, watching, objective.strengthened() is not None):
         say(idle)
     attacks = shown(watching)
+    refuse_few_classes(attacks, job.facts.num_classes, "--robust.attacks")
     sources = Engine(target, attacks).sources if attacks else {}
     threats = threats_of(target.defense)
     if (inner := objective.inner()) is not None:

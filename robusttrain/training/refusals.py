@@ -23,7 +23,7 @@ TRUE = ("16-true", "bf16-true", "64-true", "64")
 
 
 def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
-    """Raise OptionError if options of train.py exclude each other.
+    """Raise UserError if options of train.py exclude each other, or do not fit the classes.
 
     Args:
         plan: of the training.
@@ -31,6 +31,11 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
     """
     objective, options = training.objective, SimpleNamespace(**plan.trainer)
     name = type(objective).__name__
+    if (inner := objective.inner()) is not None:
+        try:
+            inner.attack.need_classes(training.num_classes)
+        except UserError as error:
+            raise UserError(f"--training.objective.attack: {error}") from error
     if options.accumulate_grad_batches is not None:
         at_least("--trainer.accumulate_grad_batches", options.accumulate_grad_batches, 1)
     parts = options.accumulate_grad_batches or 1

@@ -326,6 +326,30 @@ def test_train(refused, arguments, said):
     assert time.monotonic() - started < 10, "found only after an f_b was trained?"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--robust.attacks", "apgd-t"],
+            "--robust.attacks apgd-t: objective TargetedDLR needs at least 4 classes, the model has"
+            " 2; TargetedMargin needs two: take --robust.attacks apgd-t-margin",
+        ),
+        (
+            ["--training", "adversarial", "--training.objective.attack", "apgd-dlr"],
+            "--training.objective.attack: objective DLR needs at least 3 classes, the model has 2",
+        ),
+    ],
+)
+def test_attacks_for_more_classes_are_refused_before_an_epoch(refused, tmp_path, arguments, said):
+    for name in ("cat", "dog"):
+        folder = tmp_path / "pets" / "train" / name
+        folder.mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (8, 8), 40 * number).save(folder / f"{number}.png")
+    data = ["--data", tmp_path / "pets", "--data.validation", "0.5", "--model", "mlp"]
+    assert said in refused("train.py", *data, *arguments)
+
+
 NETWORK = ["--model", "vgg_small"]
 EVALUATE = [
     (
