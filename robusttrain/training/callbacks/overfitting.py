@@ -30,8 +30,8 @@ class Overfitting(pl.Callback):
       while accuracy on the adversarial images of training has risen.
 
     Logs ``inner/accuracy`` (validation images under the inner attack), ``inner/strength`` (the
-    errors under the inner attack as a share of those under the check: near 0, training sees no
-    adversarial images), ``overfitting/fall`` (from the best robust accuracy),
+    errors under the inner attack as a share of those under the check, 1 where these are none: near
+    0, training sees no adversarial images), ``overfitting/fall`` (from the best robust accuracy),
     ``overfitting/catastrophic`` and ``overfitting/robust`` (0 or 1). When an overfitting begins, a
     line in words goes to the log, and to the dashboard under "text".
 
@@ -145,7 +145,9 @@ class Overfitting(pl.Callback):
         }
         if "inner" in now:
             figures["inner/accuracy"] = now["inner"]
-            figures["inner/strength"] = (1 - now["inner"]) / max(1 - now["check"], 1e-6)
+            missed = 1 - now["check"]
+            # No attack can find a share of no errors: the inner one is as strong as the check.
+            figures["inner/strength"] = (1 - now["inner"]) / missed if missed > 1e-6 else 1.0
         self.collapsed = catastrophic
         self.improved = not self.best or now["check"] > self.best["check"]
         if self.improved:

@@ -104,6 +104,14 @@ def test_strength_is_the_share_of_errors_that_the_inner_attack_finds():
     ] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("inner", [1.0, 127 / 128])
+def test_where_the_check_finds_no_error_the_inner_attack_is_as_strong(inner):
+    """Not 0, which says that training sees no adversarial images, nor thousands."""
+    guard = Overfitting("robust/pgd-quick")
+    logged = guard.judge({"check": 1.0, "inner": inner, "train": 0.5}, 0)
+    assert logged["inner/strength"] == 1
+
+
 class Broken(nn.Module):
     """Class 0 wins by 0.1 on images of grey 0.4, and by less the darker they are: steeply from the
     second epoch on.
