@@ -69,6 +69,9 @@ def refuse(plan: TrainingPlan, training: RobustTraining) -> None:
     if options.gradient_clip_val is not None:
         # Lightning takes a negative value for none at all.
         at_least("--trainer.gradient_clip_val", options.gradient_clip_val, 0)
+    if not options.gradient_clip_val and options.gradient_clip_algorithm is not None:
+        fix = "clips nothing without --trainer.gradient_clip_val: give that, or leave this out"
+        raise OptionError("--trainer.gradient_clip_algorithm", options.gradient_clip_algorithm, fix)
     if options.max_epochs is None and not steps and options.max_time is None:
         fix = (
             "Lightning would train 1,000 epochs: give their number, --trainer.max_steps or max_time"

@@ -212,6 +212,7 @@ TRAIN = [
         ["--model", "digits-gg"],
         "--model digits-gg: no such network; digits-g is a trained model, fr",
     ),
+    (["--trainer.gradient_clip_algorithm", "value"], "clip_algorithm = 'value': clips nothing"),
     (["--guard.drop", "20"], "--guard.drop = 20.0: is a share of the images, .* points give 0.2"),
     (["--guard.fall", "5"], "--guard.fall = 5.0: is a share of the images, .* points give 0.05"),
     (
