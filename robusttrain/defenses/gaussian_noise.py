@@ -7,6 +7,7 @@ from torch import Tensor
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.rng import Rng
 from robusttrain.models.defense import Defense
+from robusttrain.models.stepwise import clipped
 
 
 @checked
@@ -38,6 +39,6 @@ class GaussianNoise(Defense):
 
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         if not self.random:
-            return images.clamp(0, 1) if self.clip else images
+            return clipped(images, 0, 1) if self.clip else images
         noisy = images + rng.normal(images.shape[1:]).mul_(self.sigma).to(images.dtype)
         return noisy.clamp(0, 1) if self.clip else noisy

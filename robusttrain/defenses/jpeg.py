@@ -19,7 +19,7 @@ from robusttrain.core.checked import Limit, checked
 from robusttrain.core.errors import UserError, within
 from robusttrain.core.rng import Rng
 from robusttrain.models.defense import Defense
-from robusttrain.models.stepwise import differentiated_as
+from robusttrain.models.stepwise import clipped, differentiated_as
 
 #: Pillow's modes, by the number of channels.
 MODES = {1: "L", 3: "RGB"}
@@ -157,12 +157,12 @@ class DifferentiableJPEG(Defense):
         mode = mode_of(images)
         constant = constants(self.quality, images.device)
         with torch.autocast(images.device.type, enabled=False):
-            values = images.float().clamp(0, 1) * 255
+            values = clipped(images.float(), 0, 1) * 255
             if mode == "L":
                 result = self.quantised(values - 128, constant.brightness, constant.waves) + 128
             else:
                 result = self.coloured(values, constant)
-        return (result.clamp(0, 255) / 255).to(images.dtype)
+        return (clipped(result, 0, 255) / 255).to(images.dtype)
 
     def coloured(self, values: Tensor, constant: Constants) -> Tensor:
         """Decoded values (B, 3, H, W), not clipped, of red, green and blue from 0 to 255."""

@@ -25,6 +25,14 @@ def test_the_noise_is_normal_and_belongs_to_the_image(images, streams):
     torch.testing.assert_close(doubled, 2 * noise, atol=1e-6, rtol=0)
 
 
+def test_without_noise_clipping_leaves_black_and_white_pixels_their_gradient():
+    x = torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.1]).view(1, 1, 1, 5).requires_grad_()
+    clipped = GaussianNoise(0.0, clip=True)(x)
+    assert clipped.flatten().tolist() == [0, 0, 0.5, 1, 1]
+    (gradient,) = torch.autograd.grad(clipped.sum(), x)
+    assert gradient.flatten().tolist() == [0, 1, 1, 1, 0]
+
+
 def test_nothing_is_clipped_unless_asked(images, streams):
     x = images(2)
     free, clipped = (GaussianNoise(1.0, clip)(x, streams(2)) for clip in (False, True))

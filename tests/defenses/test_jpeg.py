@@ -111,6 +111,21 @@ def test_the_twins_gradient_goes_through_all_steps(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_black_and_white_pixels_have_the_gradient_of_those_beside_them(channels):
+    """An attack that begins at an image of a digit has to leave black and white."""
+    draws = torch.Generator().manual_seed(0)
+    x = (torch.rand(2, channels, 16, 16, generator=draws) > 0.7).float()
+    weights = torch.randn(x.shape, generator=draws)
+
+    def gradient(points):
+        points = points.clone().requires_grad_()
+        return torch.autograd.grad((DifferentiableJPEG()(points) * weights).sum(), points)[0]
+
+    found, inside = gradient(x), gradient(x.clamp(1e-5, 1 - 1e-5))
+    assert F.cosine_similarity(found.flatten(1), inside.flatten(1)).min() > 0.999
+
+
 def test_the_encoder_hands_out_its_twin_of_the_same_quality():
     twin = JPEG(40).twin()
     assert isinstance(twin, DifferentiableJPEG)
