@@ -114,3 +114,5 @@ def test_other_versions_have_queries_for_their_votes():
     attack = RandomNoise(100, votes=30)
     assert attack.scaled(0).queries == 62
     assert RandomNoise(30, votes=10).with_draws(20) == RandomNoise(42, votes=20)
+    # 249 points, as before: with as many queries, twice the votes would be half the points.
+    assert RandomNoise(5000, votes=10).with_draws(20) == RandomNoise(9962, votes=20)

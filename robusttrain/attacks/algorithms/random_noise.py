@@ -54,8 +54,10 @@ class RandomNoise(Attack):
         return replace(self, queries=times(self.queries, effort, least))
 
     def with_draws(self, least: int) -> RandomNoise:
+        # As many points of a random model as before: each costs its votes.
         votes = max(2 * self.votes, least)
-        return replace(self, votes=votes, queries=max(self.queries, 2 + 2 * votes))
+        points = (self.queries - 2) // (2 * self.votes)
+        return replace(self, votes=votes, queries=max(self.queries, 2 + 2 * votes * points))
 
     def cost(self) -> Cost:
         """An upper bound: images leave when they are misclassified."""
