@@ -24,6 +24,7 @@ from robusttrain.attacks import (
     MeanStart,
     Normalized,
     ProjectedGradient,
+    TargetedCrossEntropy,
     mean_transform,
 )
 from robusttrain.core.errors import OptionError, UserError
@@ -262,6 +263,29 @@ def test_mean_start_as_the_paper_runs_it_leaves_the_ball(curved, images, streams
         source, x, LABELS, streams()
     )
     assert Linf(0.1).distance(held, x).max() <= 0.1 + 1e-6
+
+
+class Inverted(Defense):
+    """g(x) = 1 - x: the least likely class of a linear model becomes the likeliest."""
+
+    def transform(self, images, rng):
+        return 1 - images
+
+
+def test_mean_start_around_the_mean_aims_at_what_the_clean_image_says(linear, images, streams):
+    model, x = linear(), images()
+    source = ClassifierOnly()(DefendedClassifier(Inverted(), model))
+    attack = MeanStart(
+        *(2, 0.2, 20, 0.05), threat=Linf(1.0), objective=TargetedCrossEntropy("least_likely")
+    )
+    labels = model(x).argmax(1)
+    goals = attack.goals(source, x, labels, streams())
+    assert torch.equal(goals, model(x).argmin(1))
+    centre, found = 1 - x, attack(source, x, labels, streams())
+    before, after = (
+        -F.cross_entropy(model(each), goals, reduction="none") for each in (centre, found)
+    )
+    assert (after > before).all()
 
 
 def test_mean_start_around_the_mean_runs_in_a_threat_of_another_norm(curved, images, streams):

@@ -127,5 +127,5 @@ class MeanStart(Attack):
             )
         centre = mean.clamp(0, 1)
         freely = self.ascent(self.threat).within(Linf(self.around))
-        adversarial = freely.climb(source, centre, centre, labels, rng)
+        adversarial = freely.climb(source, centre, centre, labels, rng, images)
         return self.threat.project(adversarial, images)

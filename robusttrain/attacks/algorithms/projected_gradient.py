@@ -139,10 +139,19 @@ class ProjectedGradient(Attack):
         return self.climb(source, start, images, labels, rng)
 
     def climb(
-        self, source: nn.Module, start: Tensor, images: Tensor, labels: Tensor, rng: Rng
+        self,
+        source: nn.Module,
+        start: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        rng: Rng,
+        clean: Tensor | None = None,
     ) -> Tensor:
-        """The loop, from x_0 = ``start`` within the threat around ``images``."""
-        goal = self.objective.aim(source, images, labels, rng.fold("aim"))
+        """The loop, from x_0 = ``start`` within the threat around ``images``; the goal is that of
+        the ``clean`` images, which are ``images`` where nobody gives others.
+        """
+        aimed_from = images if clean is None else clean
+        goal = self.objective.aim(source, aimed_from, labels, rng.fold("aim"))
         loss_fn = Loss(source, self.objective, goal)
         adversarial = start
         state = self.rule.init(images)
