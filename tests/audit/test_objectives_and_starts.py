@@ -34,6 +34,7 @@ from robusttrain.evaluation.audit import Audit, objectives
 from robusttrain.evaluation.audit.finding import NotRun
 from robusttrain.evaluation.audit.gradients import cosines, finite_differences
 from robusttrain.evaluation.audit.objectives import with_other_objectives, with_other_starts
+from robusttrain.evaluation.audit.planted import planted_weakness
 from robusttrain.evaluation.audit.strength import (
     silent_success,
     still_rising,
@@ -233,6 +234,18 @@ def test_an_attack_that_says_nothing_meets_the_audits_own_ascent():
     for check in (still_rising, silent_success):
         with pytest.raises(NotRun, match="no estimator that can be watched"):
             check(subject)
+
+
+def test_a_planted_weakness_is_for_all_members_of_a_cascade():
+    """The first one finds nothing, and the second needs three classes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    lazy, able = pgd(steps=1, step_size=1e-9, random_start=False), APGD(10, objective=DLR())
+    engine = evaluation(model, Several([lazy, able], threat=Linf(EPSILON)))
+    batch = x, model(x).argmax(1), torch.arange(16)
+    records = Records.merged([engine.run(*batch)[0]])
+    assert planted_weakness(Subject(engine, *batch, records=records)) is None
 
 
 def test_what_could_not_run_is_listed_and_what_has_nothing_to_ask_is_not_counted():

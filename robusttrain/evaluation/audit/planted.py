@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import DLR, ProjectedGradient, TargetedDLR, prepared
+from robusttrain.attacks import Attack, ProjectedGradient, prepared
 from robusttrain.core.rng import Rng
-from robusttrain.evaluation.audit.changes import objective_of
+from robusttrain.evaluation.audit.changes import parts
 from robusttrain.evaluation.audit.finding import (
     LEVEL,
     ZIMMERMANN,
@@ -141,6 +141,12 @@ def plant(
     return (10 / gap * weight).float(), (10 / gap * bias).float()
 
 
+def _needs_more(attack: Attack) -> bool:
+    """Whether a part of the attack maximises what needs more than two classes, as DLR does."""
+    objectives = [part.maximises for part in parts(attack)]
+    return any(each is not None and each.least_classes > 2 for each in objectives)
+
+
 def planted_weakness(subject: Subject) -> Finding | None:
     """Whether the strongest attack finds adversarial images that exist for certain."""
     scenario, target = subject.scenario, subject.target
@@ -152,9 +158,7 @@ def planted_weakness(subject: Subject) -> Finding | None:
     ):
         # Such an attack succeeds on the target by likeness. A planted weakness is like nothing.
         raise NotRun("the attack works on a model that does not contain the whole target")
-    readout = _Readout(
-        target.classifier, isinstance(objective_of(scenario.attack), DLR | TargetedDLR)
-    )
+    readout = _Readout(target.classifier, _needs_more(scenario.attack))
     planted = DefendedClassifier(target.defense, readout)
     source = scenario.source(planted)
     places, readouts = [], []
