@@ -21,6 +21,7 @@ from robusttrain.attacks import (
     IdentityBackward,
     Linf,
     Margin,
+    NearestBoundary,
     Restarts,
     Several,
     Square,
@@ -41,6 +42,7 @@ from robusttrain.evaluation.audit.strength import (
     twice_the_draws,
 )
 from robusttrain.evaluation.audit.subject import Subject
+from robusttrain.evaluation.audit.trace import Trace, watched
 
 from . import networks as n
 from . import testtime as t
@@ -140,6 +142,23 @@ def test_a_rising_loss_is_named_at_any_scale(factor):
         assert rising.value == pytest.approx((36.5**2 - 28.5**2) / (36.5**2 + 5.25), rel=1e-4)
         assert still_rising(course(factor * (steps.sqrt() + offset))) is None
         assert still_rising(course(factor * (offset - steps**2))) is None  # it falls
+
+
+@pytest.mark.parametrize("keep", ["first", "best"])
+def test_of_several_runs_the_course_is_that_of_the_last(keep, linear, images, streams):
+    """Steps too short for anything: each run rises to its end, and so does what is judged."""
+    model, x = linear(), images()
+    once = pgd(steps=6, step_size=1e-4)
+    labels = model(x).argmax(1)
+    for attack, points in (
+        (once, 7),
+        (Restarts(once, 3, keep, threat=once.threat), 7),
+        (APGD(6, restarts=2, threat=Linf(1e-3)), 8),
+        (NearestBoundary(6, threat=Linf(1e-3)), 7),  # it makes a loss for each step
+    ):
+        trace = Trace(len(x))
+        trace.close(watched(attack, trace)(model, x, labels, streams()))
+        assert len(trace.losses) == points
 
 
 def test_what_rounding_explains_is_no_course():

@@ -17,6 +17,10 @@ ITERATES = 16
 class Trace:
     """The course of one run of an attack: the loss at each iterate, some of the iterates, and the
     images that the attack returned.
+
+    Of an attack that makes several runs, as with restarts, the losses are those of the last one: of
+    one run after the other, the last fifth would be as high as the fifth before it, however much
+    each run still rises.
     """
 
     def __init__(self, size: int) -> None:
@@ -24,7 +28,8 @@ class Trace:
         self.losses: list[Tensor] = []
         self.points: list[Tensor] = []
         self.returned = torch.empty(0)
-        self._every = 1
+        self._every, self._seen = 1, 0
+        self._calls = 0  # with the last loss
         self._last: tuple[GradientEstimator, LossFn, Rng] | None = None
 
     def note(
@@ -35,10 +40,16 @@ class Trace:
         """
         if len(images) != self.size:
             return
-        if len(self.losses) % self._every == 0:
+        again = self._last is not None and self._last[1] is loss_fn
+        # A run has one loss for all its steps. Attacks that make one for each step have one course.
+        if not again and self._calls > 1:
+            self.losses = []
+        self._calls = self._calls + 1 if again else 1
+        if self._seen % self._every == 0:
             self.points.append(images.detach().clone())
             if len(self.points) > ITERATES:
                 self.points, self._every = self.points[::2], 2 * self._every
+        self._seen += 1
         self.losses.append(loss.detach().double().cpu())
         self._last = (estimator, loss_fn, rng)
 
