@@ -72,10 +72,21 @@ def given(kept: Records, rows: Sequence[Mapping[str, Any]], kind: str) -> bool:
         attacked = torch.zeros(len(kept), dtype=torch.bool)
         for name in here:
             attacked |= kept.of(name).attacked
-        found = figure(score) | {"attacked": int(attacked.sum())}
+        found = figure(score) | {"attacked": int(attacked.sum())} | _spent(kept, here)
+        if not here:  # only where nothing may change
+            found[kind] = 0
         if not alike(found, {key: row[key] for key in found}):
             return False
     return so_far == kept.attacks
+
+
+def _spent(records: Records, stages: Sequence[str]) -> dict[str, int]:
+    """What the attacks at a point asked for, over all images."""
+    rows = [records.of(name) for name in stages]
+    return {
+        "gradient_evaluations": round(sum(_total(each.gradients) for each in rows)),
+        "queries": round(sum(_total(each.queries) for each in rows)),
+    }
 
 
 class Curve:
@@ -190,9 +201,12 @@ class Curve:
         points = []
         for rung in self.rungs:
             right, planned = self.worst(records, rung)[1], self.cost(rung)
-            rows = [records.of(rung.stage(name)) for name in self.attacks(rung)]
+            stages = [rung.stage(name) for name in self.attacks(rung)]
             attacked = torch.stack(
-                [torch.zeros_like(right).bool(), *(each.attacked for each in rows)]
+                [
+                    torch.zeros_like(right).bool(),
+                    *(records.of(name).attacked for name in stages),
+                ]
             )
             mean = min(1.0, right.mean().item()) if len(right) else None
             points.append(
@@ -201,8 +215,7 @@ class Curve:
                     "robust_accuracy": None if mean is None else round(mean, 6),
                     "ci95": [round(end, 6) for end in wilson(mean or 0.0, len(right))],
                     "attacked": int(attacked.any(dim=0).sum()),
-                    "gradient_evaluations": round(sum(_total(each.gradients) for each in rows)),
-                    "queries": round(sum(_total(each.queries) for each in rows)),
+                    **_spent(records, stages),
                     "planned_per_image": planned.gradients + planned.queries,
                 }
             )

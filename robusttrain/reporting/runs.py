@@ -19,7 +19,7 @@ from robusttrain.evaluation.curve import file_name, given
 from robusttrain.evaluation.examples import Examples
 from robusttrain.evaluation.outputs import CERTIFIED, EXAMPLES
 from robusttrain.evaluation.randomness import randomness
-from robusttrain.evaluation.records import CLEAN, Records
+from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.report import VERDICTS, Figure, Results, read_results
 from robusttrain.evaluation.results import alike, figures
 from robusttrain.storage.journal import FINISHED
@@ -38,6 +38,8 @@ STATED = {
     "gradient_evaluations_per_image": 1e-3,
     "queries_per_image": 1e-3,
 }
+#: The same of what results of earlier versions do not have.
+STATED_SINCE = {"median_perturbation": 1e-5}
 Part = TypeVar("Part")
 
 
@@ -165,8 +167,13 @@ def _fits(run: Run) -> bool:
         and results.json["images"] == count
         and all(_within(results.json["threat"], row.preset) for row in results.attacks.values())
         and results.json["draws"] == records.of(CLEAN).score.shape[1]
+        # What always answers the same has one draw.
+        and (results.json["random"] or results.json["draws"] == 1)
         and _inside(run)
-        and all(_described(run, name) for name in results.attacks)
+        and all(
+            _described(row, records.of(name), records, results.json["survivors"])
+            for name, row in results.json["attacks"].items()
+        )
         and all(_same(shown, Figure.over(score)) for shown, score in _figures(run))
     )
 
@@ -201,14 +208,13 @@ def _shows(examples: Examples, content: Mapping[str, Any], records: Records | No
     return bool(examples.label.tolist() == records.label[here].tolist())
 
 
-def _described(run: Run, attack: str) -> bool:
+def _described(stated: Mapping[str, Any], rows: Rows, records: Records, survivors: bool) -> bool:
     """Whether what results.json says of an attack besides its accuracy is what its verdicts give:
     its success, its cost, and how far images went.
     """
-    assert run.records is not None
-    stated = run.json["attacks"][attack]
-    found = figures(run.records.of(attack), run.records.of(CLEAN), run.json["survivors"])
-    return all(_near(stated[name], found[name], within) for name, within in STATED.items())
+    found = figures(rows, records.of(CLEAN), survivors)
+    names = STATED | {name: within for name, within in STATED_SINCE.items() if name in stated}
+    return all(_near(stated[name], found[name], within) for name, within in names.items())
 
 
 def _near(stated: Any, found: Any, within: float) -> bool:
@@ -290,8 +296,15 @@ def _gives(kept: Records, stated: Mapping[str, Any], records: Records) -> bool:
     figures = [(stated["clean"], kept.of(CLEAN).right), (stated["worst_case"], compared.worst)]
     if "worst_case" in beyond:
         figures.append((beyond["worst_case"], kept.worst))
-    alike = torch.equal(kept.index, records.index) and torch.equal(kept.label, records.label)
-    return alike and all(_same(Figure.of(shown), Figure.over(score)) for shown, score in figures)
+    if not (torch.equal(kept.index, records.index) and torch.equal(kept.label, records.label)):
+        return False
+    for name, row in stated["attacks"].items():
+        rows = kept.of(name)
+        # Both hand images on, whatever the evaluation does.
+        figures.append((row, rows.right[rows.attacked]))
+        if not _described(row, rows, kept, survivors=True):
+            return False
+    return all(_same(Figure.of(shown), Figure.over(score)) for shown, score in figures)
 
 
 def _added(kept: Records, content: Mapping[str, Any], records: Records) -> bool:

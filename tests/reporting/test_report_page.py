@@ -267,6 +267,7 @@ def test_images_and_radius_are_those_of_the_verdicts(folder, tmp_path, said):
         {"success_rate": None},
         {"success_rate_of": 1},
         {"largest_perturbation": 0.0},
+        {"median_perturbation": 0.01},
         {"gradient_evaluations_per_image": 1.5},
         {"queries_per_image": 3.0},
     ],
@@ -476,13 +477,15 @@ def test_what_was_doubted_before_it_began_stands_on_the_page(tmp_path):
     assert f"{tmp_path}: Said before it began: {line}." in [*doubts(run, run)]
 
 
-def test_a_random_model_is_told_by_its_draws(evaluated):
+def test_a_random_model_is_told_by_its_draws(evaluated, tmp_path):
     folder = evaluated(model=Noisy(classifier()), curve=[0.1])
     text = Reader((folder / "report.html").read_text()).text
     assert "on average over 4 draws of its randomness" in text
     assert "each image is scored over 4 draws that no attack has seen" in text
     assert "may rise a little by the luck of the draws" in text
     assert "can only fall" not in text
+    # Shares of draws are no verdicts of a model that always answers the same.
+    assert "the figures are not to be trusted" in page_of(rewritten(folder, tmp_path, random=False))
 
 
 def test_without_verdicts_nothing_of_an_earlier_run_stays(evaluated):
