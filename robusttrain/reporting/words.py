@@ -138,12 +138,15 @@ def belief(results: Results) -> str:
             counts = f": {counts}" if counts else ""
             return f"The audit found no fault in the evaluation{counts}."
         return f"The evaluation itself looks sound: {counts}."
-    what = (
-        "Do not rely on this figure: the model hides from the attacks, and better ones are likely"
-        " to break it"
-        if checks["masked"]
-        else "The figure is probably too high: stronger attacks are likely to break more"
-    )
+    if results.worst_case.accuracy == 0:
+        what = "Nothing stays right, so no other attack breaks more; but the audit found faults"
+    elif checks["masked"]:
+        what = (
+            "Do not rely on this figure: the model hides from the attacks, and better ones are"
+            " likely to break it"
+        )
+    else:
+        what = "The figure is probably too high: stronger attacks are likely to break more"
     checks_line = "; ".join(filter(None, (", ".join(sorted(named)), counts)))
     return f"{what}. Checks that say so: {checks_line}."
 

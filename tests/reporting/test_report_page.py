@@ -549,6 +549,15 @@ def test_the_verdict_in_sentences():
     masked = made(verdict="masked: a", audit=[{"check": "a", "severity": "masked"}])
     assert words.verdict(masked)[-1].startswith("Do not rely on this figure")
     assert "Checks that say so: a; 15 checks passed." in words.verdict(masked)[-1]
+    # Where nothing is left, no better attack can break more.
+    nothing = {"worst_case": {"robust_accuracy": 0.0, "ci95": [0.0, 0.004]}}
+    for kind in ("weak", "masked"):
+        fallen = made(verdict=f"{kind}: a", audit=[{"check": "a", "severity": kind}], **nothing)
+        assert words.verdict(fallen)[-1] == (
+            "Nothing stays right, so no other attack breaks more; but the audit found faults."
+            " Checks that say so: a; 15 checks passed."
+        )
+        assert words.doubtful(fallen)
     older = made(audit_checks=0, audit=[])
     assert words.verdict(older)[-1] == "The audit found no fault in the evaluation."
     one = made(images=1, worst_case={"robust_accuracy": 1.0, "ci95": [0.2, 1.0]})
