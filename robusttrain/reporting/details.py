@@ -167,7 +167,16 @@ def cost(run: Run) -> Html:
     if not rows:
         return Html("")
     head = ["attack", "gradient evaluations an image", "queries an image", "seconds"]
-    return section("Cost", table(head, rows, numbers=(1, 2, 3)))
+    return section(
+        "Cost",
+        table(head, rows, numbers=(1, 2, 3)),
+        tag(
+            "p",
+            "An attack's figures are means over the images that it was given, a curve's over all"
+            " images.",
+            class_="note",
+        ),
+    )
 
 
 def repeat(run: Run) -> Html:

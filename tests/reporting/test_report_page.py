@@ -488,6 +488,20 @@ def test_a_random_model_is_told_by_its_draws(evaluated, tmp_path):
     assert "the figures are not to be trusted" in page_of(rewritten(folder, tmp_path, random=False))
 
 
+def test_means_of_the_cost_say_of_which_images(evaluated):
+    """An attack is not given images that are wrong without it, and a curve's cost is over all."""
+    folder = evaluated(model=classifier(2), curve=[0.01])
+    content = json.loads((folder / "results.json").read_text())
+    asked = [row["gradient_evaluations_per_image"] for row in content["attacks"].values()]
+    spent = [row["gradient_evaluations"] for row in content["curves"]["epsilon"]]
+    wrong = content["images"] * (1 - content["clean"]["accuracy"])
+    assert wrong > 10
+    assert spent[-1] == pytest.approx((content["images"] - wrong) * sum(asked), abs=1)
+    text = Reader((folder / "report.html").read_text()).text
+    assert f"the evaluation itself included {sum(spent) / content['images']:,.4g}" in text
+    assert "means over the images that it was given, a curve's over all images" in text
+
+
 def test_without_verdicts_nothing_of_an_earlier_run_stays(evaluated):
     folder = evaluated(save_verdicts=False)
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
