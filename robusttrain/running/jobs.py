@@ -22,6 +22,7 @@ from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.report import read_results
 from robusttrain.running import training
 from robusttrain.running.evaluating import evaluate
+from robusttrain.running.made_from import own_code
 from robusttrain.storage.files import hash_of_file, hash_of_json, parsed, write_json
 from robusttrain.storage.locks import alone
 from robusttrain.storage.weights import save_tensors
@@ -29,6 +30,8 @@ from robusttrain.training.plan import TrainingPlan
 
 #: Of a plan, what changes no figure.
 PLACES = {"output", "fresh", "name", "checkpoints", "logs", "ckpt_path", "estimate"}
+#: Of a plan and its parts, what names a file, be it one without a suffix.
+FILES = {"checkpoint", "weights"}
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,13 @@ class Job:
 
     @cached_property
     def name(self) -> str:
-        """Of its folder: the label, and a fingerprint of all that figures depend on."""
+        """Of its folder: the label, and a fingerprint of all that figures depend on; the user's own
+        code, too.
+        """
         plan = {key: value for key, value in self.work.to_json().items() if key not in PLACES}
         about = [__version__, type(self.work).__name__, identified(plan)]
+        if code := own_code(plan):  # else names would be others than before
+            about.append(code)
         return re.sub(r"[^\w.]+", "-", self.label) + "-" + hash_of_json(about)[:12]
 
     @property
@@ -154,7 +161,12 @@ def identified(value: Any) -> Any:
             for name, root in roots.items()
             if not Path(root).is_file()
         }
-        return {name: identified(item) for name, item in value.items()} | roots
+        files = {
+            name: _file(each)
+            for name in FILES
+            if isinstance(each := value.get(name), str) and not Path(each).suffix
+        }
+        return {name: identified(item) for name, item in value.items()} | files | roots
     if isinstance(value, list | tuple):
         return [identified(item) for item in value]
     path = Path(value) if isinstance(value, str) else Path()

@@ -1,11 +1,16 @@
 """Jobs: what names them, in which order they are carried out, and what processes share."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from robusttrain.config import classes
 from robusttrain.core.telling import Telling
-from robusttrain.running.jobs import Call, Job, carry_out, identified, needed
+from robusttrain.core.version import __version__
+from robusttrain.evaluation.plan import EvaluationPlan
+from robusttrain.running.jobs import PLACES, Call, Job, carry_out, identified, needed
+from robusttrain.storage.files import hash_of_json
 from robusttrain.storage.locks import alone
 
 
@@ -111,3 +116,39 @@ def test_an_interruption_names_the_way_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         carry_out([Job("a", Call(interrupted, {}), Path(tmp_path))], telling=Telling(lines.append))
     assert "goes on from there" in lines[-1]
+
+
+def plan_of(**about):
+    """Of an evaluation that nobody carries out."""
+    settings = {"model": {"class_path": "robusttrain.models.MLP"}, "attacks": {}}
+    settings["data"] = {"class_path": "robusttrain.data.Digits"}
+    return EvaluationPlan(**{**settings, **about})
+
+
+def test_the_users_own_code_counts(tmp_path, monkeypatch):
+    file = tmp_path / "own_network_of_a_job.py"
+    plan = plan_of(model={"class_path": f"{file}:Own"})
+    names = []
+    for text in ("x", "x", "2 * x"):
+        file.write_text(
+            "from torch import nn\n\n\nclass Own(nn.Module):\n    def forward(self, x):\n"
+            f"        return {text}\n"
+        )
+        names.append(key(Job("own", plan, tmp_path)))
+        # As in another process.
+        monkeypatch.setattr(classes, "_files", {})
+        sys.modules.pop(file.stem, None)
+    assert names[0] == names[1] != names[2]
+    packaged = plan_of()
+    left = {name: value for name, value in packaged.to_json().items() if name not in PLACES}
+    named = hash_of_json([__version__, "EvaluationPlan", identified(left)])[:12]
+    assert key(Job("ours", packaged, tmp_path)) == named, "as before"
+
+
+def test_a_file_without_a_suffix_counts_by_content(tmp_path):
+    file = tmp_path / "weights"
+    names = set()
+    for content in ("one", "two"):
+        file.write_text(content)
+        names.add(Job("a", plan_of(weights=str(file)), tmp_path).name)
+    assert len(names) == 2
