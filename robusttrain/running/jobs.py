@@ -210,12 +210,13 @@ def needed(jobs: Iterable[Job], models: Sequence[Job]) -> list[Job]:
         jobs: that are to be carried out.
         models: trainings; what one rests on comes before it.
     """
-    text = json.dumps([job.work.to_json() for job in jobs])
+    # Names hold the letters of any language, which escapes would hide.
+    text = json.dumps([job.work.to_json() for job in jobs], ensure_ascii=False)
     named: list[Job] = []
     for model in reversed(models):
         if model.name in text:
             named.insert(0, model)
-            text += json.dumps(model.work.to_json())
+            text += json.dumps(model.work.to_json(), ensure_ascii=False)
     return named
 
 

@@ -125,6 +125,11 @@ def plan_of(**about):
     return EvaluationPlan(**{**settings, **about})
 
 
+def test_a_model_of_any_language_is_carried_out_first(tmp_path):
+    base = job(tmp_path, "größe 数", width=1)
+    assert needed([job(tmp_path, "upper", on=base.weights)], [base]) == [base]
+
+
 def test_the_users_own_code_counts(tmp_path, monkeypatch):
     file = tmp_path / "own_network_of_a_job.py"
     plan = plan_of(model={"class_path": f"{file}:Own"})
