@@ -32,6 +32,8 @@ from robusttrain.training.plan import TrainingPlan
 PLACES = {"output", "fresh", "name", "checkpoints", "logs", "ckpt_path", "estimate"}
 #: Of a plan and its parts, what names a file, be it one without a suffix.
 FILES = {"checkpoint", "weights"}
+#: Bytes of a label in the name of a folder, which takes 255 with what stands around it.
+LONGEST = 150
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Job:
         about = [__version__, type(self.work).__name__, identified(plan)]
         if code := own_code(plan):  # else names would be others than before
             about.append(code)
-        return re.sub(r"[^\w.]+", "-", self.label) + "-" + hash_of_json(about)[:12]
+        label = re.sub(r"[^\w.]+", "-", self.label).encode()
+        return label[:LONGEST].decode(errors="ignore") + "-" + hash_of_json(about)[:12]
 
     @property
     def folder(self) -> Path:

@@ -157,3 +157,10 @@ def test_a_file_without_a_suffix_counts_by_content(tmp_path):
         file.write_text(content)
         names.add(Job("a", plan_of(weights=str(file)), tmp_path).name)
     assert len(names) == 2
+
+
+def test_long_labels_fit_a_file_system(tmp_path):
+    for label in ("l" * 300, "ß" * 200, "数" * 200):
+        carry_out([found := job(tmp_path, label, number=1)])
+        assert found.done
+        assert len(found.name.encode()) < 200
