@@ -137,6 +137,10 @@ def _json(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+class OtherImagesError(UserError):
+    """An entry was made from other images or labels with the same indices."""
+
+
 class Journal:
     """Entries of one run, by stage and batch.
 
@@ -208,7 +212,7 @@ class Journal:
             indices: (B,) int64, the images' places in the data set.
 
         Raises:
-            UserError: the entry was made from other images or labels with the same indices.
+            OtherImagesError: the entry was made from other images or labels with the same indices.
         """
         path = self._path(stage, indices)
         if not path.exists():
@@ -225,7 +229,7 @@ class Journal:
             self._drop(path, f"{path} is of another run")
             return None
         if metadata.get("batch") != _batch(images, labels, indices):
-            raise UserError(
+            raise OtherImagesError(
                 f"{path} was made from other images: the data set has changed since that run began"
             )
         return entry

@@ -32,7 +32,7 @@ from robusttrain.evaluation.scoring import top_classes
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.fast import left_uncopied
 from robusttrain.storage.files import hash_of_json
-from robusttrain.storage.journal import Journal, weights_of
+from robusttrain.storage.journal import Entry, Journal, OtherImagesError, digest, weights_of
 from robusttrain.storage.made_of import code_in, made_of, modules_in
 from robusttrain.transfer.distances import l2, linf, rmsd
 
@@ -242,7 +242,7 @@ class Crafting:
         for images, labels, indices in batches:
             start = time.monotonic()
             rng = Rng.for_images(self.seed, indices)
-            entry = journal.get("images", images, labels, indices) if journal else None
+            stage, entry = _kept(journal, images, labels, indices)
             if told is None:
                 told = self._told(maker, images) if journal else {}
             if entry is None or not self._still(told, entry, maker):
@@ -251,7 +251,7 @@ class Crafting:
                     ask_about(source, images, indices, self.seed)
                 entry = self._craft(scenario, attack, source, images, labels, rng)
                 if journal:
-                    journal.put("images", images, labels, indices, entry | told)
+                    journal.put(stage, images, labels, indices, entry | told)
                 seconds += time.monotonic() - start
             adversarial = entry["images"].to(images.device, images.dtype)
             if "goals" in entry:
@@ -346,3 +346,18 @@ class Crafting:
                 draws = self._draws_of(name, images, indices)
                 classes[name].append(top_classes(asked, images, rng, draws, top))
         return {name: torch.cat(parts) for name, parts in classes.items()}
+
+
+def _kept(
+    journal: Journal | None, images: Tensor, labels: Tensor, indices: Tensor
+) -> tuple[str, Entry | None]:
+    """Under which name the journal keeps what is crafted from these images, and that, if it is
+    there. Another data set has images of the same numbers.
+    """
+    if journal is None:
+        return "", None
+    try:
+        return "images", journal.get("images", images, labels, indices)
+    except OtherImagesError:
+        stage = f"images-{digest({'images': images, 'labels': labels})}"
+        return stage, journal.get(stage, images, labels, indices)

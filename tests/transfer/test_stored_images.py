@@ -74,6 +74,30 @@ def test_images_of_a_model_of_other_constants_are_crafted_anew(tmp_path):
         CONSTANTS.update(shift=0.0)
 
 
+def test_another_data_set_has_images_of_the_same_numbers(tmp_path):
+    """They are crafted and kept beside the others."""
+    attacks = {"pgd": Planned(Scenario(ProjectedGradient(3, 0.01), Target()))}
+    streams = torch.Generator().manual_seed(1)
+    one, two = torch.rand(2, 4, 3, 2, 2, generator=streams)
+
+    def crafted(images):
+        crafting = Crafting(
+            {"a": Model(DefendedClassifier(None, Turned(1.0)))}, attacks, folder=tmp_path
+        )
+        batches = [Batch(images, torch.zeros(4).long(), torch.arange(4))]
+        outcome = crafting.run("pgd", ["a"], ["a"], batches, 1)
+        return outcome.examples, outcome.seconds > 0
+
+    (first, worked), (second, also) = crafted(one), crafted(two)
+    assert worked
+    assert also
+    for images, expected in ((one, first), (two, second)):
+        again, worked = crafted(images)
+        assert not worked
+        assert torch.equal(again, expected)
+        assert (again - images).abs().max() <= 0.031 + 1e-6
+
+
 def test_a_model_is_named_once():
     assert among(["a", "b"], ["b", "a"], "--targets") == ["b", "a"]
     with pytest.raises(UserError, match="--targets a: is named twice"):
