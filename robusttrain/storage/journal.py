@@ -149,8 +149,8 @@ class Journal:
         fingerprint: all that the entries depend on, as plain JSON. A finished run of another
             fingerprint is replaced; an unfinished one is not.
         fresh: whether to drop what an unfinished run left.
-        report: called with a line about a damaged entry that was dropped, or a finished run whose
-            place this one takes.
+        report: called with a line about a damaged entry that was dropped, or a finished run of
+            another fingerprint whose place this one takes, ``fresh`` or not.
 
     Raises:
         UserError: the folder holds an unfinished run of another fingerprint.
@@ -170,6 +170,7 @@ class Journal:
         if before is not None and (fresh or before != now):
             if not fresh:
                 refuse_others(folder, now, whole=True)
+            if before != now and not stopped(folder):
                 report(
                     f"{folder.parent}: takes the place of a finished run that differs in"
                     f" {some(differences(before, now))}; another --output keeps both"

@@ -99,6 +99,21 @@ def test_a_finished_run_makes_room_for_another_but_serves_its_own_command(tmp_pa
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_finished_run_of_other_settings_is_not_dropped_in_silence(tmp_path, fresh):
+    """Nor where nobody asked for anew, as with ``--again``; an unfinished one is dropped at a
+    wish.
+    """
+    lines = []
+    Journal(tmp_path / "journal", {"seed": 0}).finish()
+    Journal(tmp_path / "journal", {"seed": 1}, fresh, lines.append)
+    (line,) = lines
+    assert "takes the place of a finished run that differs in seed: there 0, now 1" in line
+    Journal(tmp_path / "journal", {"seed": 2}, True, lines.append).finish()
+    Journal(tmp_path / "journal", {"seed": 2}, True, lines.append)
+    assert lines == [line], "unfinished, or the same"
+
+
 def test_answers_are_told_only_where_nothing_else_differs(tmp_path):
     def run(weights, answer):
         told = []
