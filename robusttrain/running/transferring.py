@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from itertools import chain
@@ -89,6 +89,8 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parties = build_parties(plan, device)
     data, models, targets = parties.data, parties.models, parties.targets
+    parts = parts_of(parties)
+    tell_other_parts(before, plan, parts, output, telling.say)
     defended = {name: model.defended for name, model in models.items()}
     common = commonly_correct(defended, data.test_dataloader(), data.num_classes, plan.seed)
     each = ", ".join(f"{name} ({100 * share:.1f} %)" for name, share in common.accuracy.items())
@@ -138,13 +140,11 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
             for maker, members in makers.items():
                 outcomes[name][maker] = crafting.run(name, members, targets, watched())
     matrices = {name: measure(outcomes[name], labels, clean) for name in attacks}
-    tested: Split = data.test_dataloader().dataset  # type: ignore[assignment]
     about: dict[str, Any] = {
         "command": line(),
         "models": {name: model.about for name, model in models.items()},
-        "weights": {name: hash_of_weights(model.defended) for name, model in models.items()},
         "data": type(data).__name__,
-        "data_hash": digest(tested.identity()),
+        **parts,
         "indices": common.indices.tolist(),
         "images": len(labels),
         "candidates": common.candidates,
@@ -158,12 +158,13 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         "versions": versions(),
         "plan": plan.to_json(),
     }
+    # No picture of a measurement that is gone; first, since nobody knows their names afterwards.
+    for name in before.get("attacks") or ():
+        for path in output.glob(f"{escape(name)}-*top1.png"):
+            path.unlink(missing_ok=True)
     write_json(about, output / "results.json")
     # A member of an ensemble is attacked with its own gradients, too.
     white = {(maker, each) for maker, members in makers.items() for each in members}
-    for name in before.get("attacks") or ():  # no picture of a measurement that is gone
-        for path in output.glob(f"{escape(name)}-*top1.png"):
-            path.unlink()
     for name, measured in matrices.items():
         for kind in (kind for kind in measured if kind.endswith("top1")):
             picture = png(heat_map(measured[kind], white))
@@ -181,14 +182,47 @@ def of_before(output: Path, plan: TransferPlan, say: Say) -> dict[str, Any]:
     """
     refuse_another(output, TRANSFER)
     before = content_of(output)
+    if before.get("plan") and (lines := other_plan(before, plan)):
+        say(_takes_place(output, lines))
+    return before
+
+
+def other_plan(before: Mapping[str, Any], plan: TransferPlan) -> list[str]:
+    """What differs between an earlier measurement's plan and this one."""
     there = {key: value for key, value in (before.get("plan") or {}).items() if key not in PLACES}
     here = {key: value for key, value in plan.to_json().items() if key not in PLACES}
-    if there and (lines := differences(there, here)):
-        say(
-            f"{output}: takes the place of a measurement that differs in {some(lines)}; another"
-            " --output keeps both"
-        )
-    return before
+    return differences(there, here)
+
+
+def parts_of(parties: Parties) -> dict[str, Any]:
+    """Hashes of what a plan names, for results.json."""
+    tested: Split = parties.data.test_dataloader().dataset  # type: ignore[assignment]
+    weights = {name: hash_of_weights(model.defended) for name, model in parties.models.items()}
+    return {"weights": weights, "data_hash": digest(tested.identity())}
+
+
+def tell_other_parts(
+    before: Mapping[str, Any],
+    plan: TransferPlan,
+    parts: Mapping[str, Any],
+    output: Path,
+    say: Say,
+) -> None:
+    """Say where an earlier measurement of the same plan was one of other weights or images: files
+    under the same names.
+    """
+    if not before.get("plan") or other_plan(before, plan):
+        return  # told already
+    there = {key: before[key] for key in parts if key in before}
+    if lines := differences(there, {key: parts[key] for key in there}):
+        say(_takes_place(output, lines))
+
+
+def _takes_place(output: Path, lines: Sequence[str]) -> str:
+    return (
+        f"{output}: takes the place of a measurement that differs in {some(lines)}; another"
+        " --output keeps both"
+    )
 
 
 def at_chance(common: CommonlyCorrect, classes: int) -> list[str]:

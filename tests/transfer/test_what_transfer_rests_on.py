@@ -22,11 +22,12 @@ from robusttrain.core.errors import UserError
 from robusttrain.data import Batch
 from robusttrain.evaluation import Scenario
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.running.transferring import at_chance, refuse_own_models
+from robusttrain.running.transferring import at_chance, refuse_own_models, tell_other_parts
 from robusttrain.transfer.commonly_correct import CommonlyCorrect
 from robusttrain.transfer.crafting import Crafting, Model, Planned
 from robusttrain.transfer.measuring import part_of_results
 from robusttrain.transfer.minimal_distortion import minimal_distortion
+from robusttrain.transfer.plan import TransferPlan
 
 PASSES = {"gradients": 0, "queries": 0}
 
@@ -201,3 +202,22 @@ def test_a_target_that_is_random_for_a_late_image_is_random(linear, images):
     assert crafted.classes["b"].shape[1] == 3
     with pytest.raises(UserError, match="deterministic"):
         minimal_distortion([model, target], x, torch.ones_like(x), torch.zeros(10).long())
+
+
+def test_other_weights_or_images_under_the_same_names_are_told(tmp_path):
+    plan = TransferPlan(["a", "b"], {}, {"class_path": "robusttrain.data.Digits"})
+    parts = {"weights": {"a": "1", "b": "2"}, "data_hash": "3"}
+    before = {**parts, "plan": plan.to_json()}
+
+    def said(now, then=before):
+        lines = []
+        tell_other_parts(then, plan, now, tmp_path, lines.append)
+        return lines
+
+    assert said(parts) == said(parts, {}) == []
+    (line,) = said({**parts, "weights": {"a": "1", "b": "4"}})
+    assert "takes the place of a measurement that differs in weights.b: there 2, now 4;" in line
+    (line,) = said({**parts, "data_hash": "5"})
+    assert "differs in data_hash: there 3, now 5;" in line
+    other = {**before, "plan": {**plan.to_json(), "seed": 1}}
+    assert said({**parts, "data_hash": "5"}, other) == [], "of another plan it is told before"
