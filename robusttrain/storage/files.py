@@ -108,7 +108,16 @@ def may_write(folder: Path, option: str) -> Path:
     Raises:
         UserError: it cannot be made or written to.
     """
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    places = (folder, *folder.absolute().parents)
+    try:
+        there = next(each for each in places if each.exists() or each.is_symlink())
+        if not there.exists():
+            raise UserError(
+                f"{option} {folder}: {there} is a link to {os.readlink(there)}, which leads"
+                " nowhere: make that folder, or name another"
+            )
+    except OSError as error:  # such as a name that is too long
+        raise _unwritable(option, folder, error) from error
     writable(there, option, folder)
     return folder
 
@@ -129,11 +138,14 @@ def writable(folder: Path, option: str, named: Path | None = None) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(
-            f"{option} {named or folder}: cannot be written to ({error.strerror}): name another"
-            " folder"
-        ) from error
+        raise _unwritable(option, named or folder, error) from error
     return folder
+
+
+def _unwritable(option: str, folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{option} {folder}: cannot be written to ({error.strerror}): name another folder"
+    )
 
 
 def hash_of_json(value: Any) -> str:

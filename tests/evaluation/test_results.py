@@ -14,7 +14,7 @@ import robusttrain
 from robusttrain.attacks import Attack, Cost, Linf, ProjectedGradient, Target
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Engine, Scenario, results, table
-from robusttrain.storage.files import laid_out, writable, write_json
+from robusttrain.storage.files import laid_out, may_write, writable, write_json
 
 
 @pytest.fixture
@@ -125,6 +125,22 @@ def test_folders_are_proved_writable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^--output .*file/below: cannot be written to \(.+\)"):
         writable(tmp_path / "file" / "below", "--output")
+
+
+@pytest.mark.parametrize("below", ["", "inside"])
+def test_a_folder_that_cannot_be_is_told_at_once(tmp_path, below):
+    """A link to a disk that is not there, or to itself; a name that is too long."""
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "there")
+    with pytest.raises(UserError, match=r"^--output .*link is a link to .*there, which leads now"):
+        may_write(tmp_path / "link" / below, "--output")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"^--output .*loop is a link to .*loop, which leads now"):
+        may_write(tmp_path / "loop" / below, "--output")
+    with pytest.raises(UserError, match=r"^--output .*xxx.*: cannot be written to \(.+\)"):
+        may_write(tmp_path / ("x" * 300) / below, "--output")
+    (tmp_path / "good").symlink_to(tmp_path)
+    assert may_write(tmp_path / "good" / "out", "--output") == tmp_path / "good" / "out"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
