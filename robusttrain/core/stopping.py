@@ -24,8 +24,8 @@ FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file may not grow so large here (ulimit -f, or the file system)",
-    errno.EROFS: "the file system is read-only",
-    errno.EIO: "an input or output error (a disk that fails, or a terminal that is gone)",
+    errno.EROFS: "the disk is read-only by now (as after an error of the disk)",
+    errno.EIO: "the disk failed, or the terminal is gone (input/output error)",
     errno.ESTALE: "the network folder is gone",
 }
 #: Errors of a folder that was taken away, or may not be written to any more.

@@ -1,11 +1,13 @@
 """One line says which process of a run is gone, and how to go on."""
 
+import errno
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from robusttrain.commands import entry
 from robusttrain.config.trainer import trainer_from
 from robusttrain.core.errors import UserError
 from robusttrain.core.stopping import Watched, saying_how_to_go_on
@@ -75,3 +77,23 @@ def test_lightning_looks_after_watched_processes(trainer):
         type(launcher)._call_children_scripts = own
     assert [each.poll() for each in again.procs] == [-signal.SIGKILL]
     assert "process 2 of 2" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(errno.ENOSPC, "is full"), (errno.EROFS, "read-only"), (errno.EIO, "input/output")],
+)
+def test_a_disk_that_takes_no_more_is_one_line_and_says_how_to_go_on(number, why, capsys):
+    lines = []
+
+    def command(arguments):
+        with saying_how_to_go_on(lines.append, lambda: "the same command goes on"):
+            raise OSError(number, "words of the system", "out/results.json")
+
+    with pytest.raises(SystemExit) as left:
+        entry.main(command, [], "evaluate.py")
+    assert left.value.code == 2
+    assert lines == ["stopped: the same command goes on"]
+    said = capsys.readouterr().err
+    assert said.startswith("evaluate.py: error: out/results.json: the disk ")
+    assert why in said
