@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import re
 import shlex
@@ -62,7 +63,7 @@ def load_file(path: Path) -> str:
     name = path.stem
     if not _is_free(name, path):  # another module's, or no name at all
         name = re.sub(r"\W", "_", name)  # "my-net.py", "my.net.py": no part of a class path
-        name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        name = f"{name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # a name that ends in .py has a loader
     assert spec.loader is not None

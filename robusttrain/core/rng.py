@@ -108,8 +108,9 @@ class Rng:
 
     def fold(self, tag: int | str) -> Rng:
         """New streams, independent of those of any other ``tag`` (a step, a draw, a purpose)."""
-        number = zlib.crc32(tag.encode()) | 1 << 32 if isinstance(tag, str) else tag
-        keys = self._folded(_signed(number * _GAMMA))
+        if isinstance(tag, str):  # maybe a file's name in another encoding
+            tag = zlib.crc32(tag.encode(errors="surrogatepass")) | 1 << 32
+        keys = self._folded(_signed(tag * _GAMMA))
         return Rng(keys, scoring=self.scoring, rows=self.rows)
 
     def _folded(self, tag: Tensor | int) -> Tensor:

@@ -13,7 +13,7 @@ from rich.table import Table
 from robusttrain.evaluation.paired import SIGNIFICANT, Difference, in_points
 from robusttrain.reporting import words
 from robusttrain.reporting.comparison import doubts
-from robusttrain.reporting.html import Html, page, section, table, tag
+from robusttrain.reporting.html import Html, in_bytes, page, section, table, tag
 from robusttrain.reporting.runs import CLEAN, WORST, Run
 from robusttrain.reporting.svg import Bar, bars
 from robusttrain.storage.files import hash_of_tensors, write_whole
@@ -115,4 +115,4 @@ def write_page(first: Run, others: Sequence[tuple[Run, Sequence[Difference]]], f
     folders = [str(run.folder) for run in (first, *(run for run, _ in others))]
     command = shlex.join(["robusttrain", "compare", *folders])
     parts.append(section("Repeat it", tag("pre", command)))
-    write_whole(file, page("Evaluations compared", *parts).encode())
+    write_whole(file, in_bytes(page("Evaluations compared", *parts)))

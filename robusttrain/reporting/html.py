@@ -25,6 +25,13 @@ def html(content: Content) -> str:
     return content.text if isinstance(content, Html) else escape(str(content))
 
 
+def in_bytes(page: str) -> bytes:
+    """A page as a file holds it; bytes of a name that are no UTF-8, as in an old archive, as
+    escapes.
+    """
+    return page.encode(errors="backslashreplace")
+
+
 def tag(name: str, *content: Content, **attributes: str) -> Html:
     """An element; ``class_`` gives its class."""
     said = "".join(

@@ -8,7 +8,7 @@ from robusttrain.reporting import words
 from robusttrain.reporting.certificates import certificates
 from robusttrain.reporting.curves import over_effort, over_epsilon
 from robusttrain.reporting.details import audit, base, cost, knowledge, repeat, threat, versions
-from robusttrain.reporting.html import Html, joined, page, section, tag
+from robusttrain.reporting.html import Html, in_bytes, joined, page, section, tag
 from robusttrain.reporting.per_image import fallen, per_class
 from robusttrain.reporting.runs import WORST, Run, damaged, read_run
 from robusttrain.reporting.svg import Bar, bars
@@ -30,7 +30,7 @@ def write_report(path: str | Path) -> Path:
     run = read_run(path)
     file = run.folder / NAME
     writable(run.folder, "report", file)
-    write_whole(file, report(run).encode())
+    write_whole(file, in_bytes(report(run)))
     return file
 
 

@@ -98,7 +98,7 @@ def told(value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _lines(module: nn.Module, seen: set[int]) -> Iterator[str]:

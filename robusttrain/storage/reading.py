@@ -171,11 +171,24 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = existing(path)
     try:
+        if not in_unicode(path):
+            return safetensors.torch.load(path.read_bytes())
         return safetensors.torch.load_file(path, device="cpu")
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise FileError(
             path, f"is not a safetensors file, or {DAMAGED} ({first_line(error)})"
         ) from error
+
+
+def in_unicode(path: Path) -> bool:
+    """Whether the library of safetensors can open a path: not one with a name in another encoding,
+    as of an old archive.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def existing(path: str | os.PathLike[str]) -> Path:

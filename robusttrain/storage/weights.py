@@ -6,6 +6,7 @@ with all that lies around their weights.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from robusttrain.core.errors import FileError, OptionError, first_line, show
 from robusttrain.storage.files import write_whole
-from robusttrain.storage.reading import existing, read_content
+from robusttrain.storage.reading import existing, in_unicode, read_content
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -149,9 +150,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     path = existing(path)
     try:
+        if not in_unicode(path):
+            with path.open("rb") as content:
+                header = content.read(int.from_bytes(content.read(8), "little"))
+            return dict(json.loads(header).get("__metadata__") or {})
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise FileError(
             path, f"is not a safetensors file, or a damaged one ({first_line(error)})"
         ) from error

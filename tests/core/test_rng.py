@@ -232,3 +232,10 @@ def test_the_device_changes_nothing():
     assert torch.equal(here.fold("a").uniform((5,)), there.fold("a").uniform((5,)).cpu())
     assert torch.equal(here.integers((5,), 0, 9), there.integers((5,), 0, 9).cpu())
     torch.testing.assert_close(here.normal((5,)), there.normal((5,)).cpu())
+
+
+def test_names_in_another_encoding_have_streams():
+    """As of an attack whose file is named in Latin-1."""
+    rng = Rng.for_images(0, torch.arange(2))
+    one, two = (rng.fold(name).uniform((3,)) for name in ("caf\udce9", "caf\udce8"))
+    assert not torch.equal(one, two)

@@ -23,6 +23,7 @@ from robusttrain.evaluation.report import Figure, Results, read_results
 from robusttrain.evaluation.results import figure
 from robusttrain.reporting import words
 from robusttrain.reporting.comparison import compare, doubts
+from robusttrain.reporting.comparison_page import write_page
 from robusttrain.reporting.report import report, write_report
 from robusttrain.reporting.runs import CLEAN, Run, read_run
 from robusttrain.reporting.thumbnails import SIDE, panels
@@ -142,6 +143,19 @@ def test_a_page_is_whole_and_alone(folder):
 
 
 EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'&</style></title>"
+
+
+def test_names_in_another_encoding_are_escaped(folder, tmp_path):
+    """An old archive has folders, and so classes, in Latin-1."""
+    there = shutil.copytree(folder, tmp_path / os.fsdecode(b"caf\xe9"))
+    content = json.loads((there / "results.json").read_text())
+    content["command"] = f"robusttrain evaluate --output {there}"
+    (there / "results.json").write_text(json.dumps(content))
+    page = write_report(there).read_text()
+    assert r"/caf\udce9" in page
+    run = read_run(there)
+    write_page(run, [(run, compare(run, run))], tmp_path / "page.html")
+    assert r"/caf\udce9" in (tmp_path / "page.html").read_text()
 
 
 def test_names_from_elsewhere_run_nothing(folder, tmp_path):

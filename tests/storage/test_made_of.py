@@ -506,3 +506,13 @@ def test_what_is_told_of_a_function_is_no_text_of_it():
 def test_whose_installed_code_it_is():
     for folder in ("/usr/lib/python3/dist-packages", "/home/u/.local/lib/python3.11/site-packages"):
         assert is_library(f"{folder}/torch/nn/modules/module.py")
+
+
+def test_text_in_another_encoding_counts(convnet):
+    """As of a file that a model remembers, whose folder is named in Latin-1."""
+    found = set()
+    for name in ("caf\udce9", "caf\udce8"):
+        model = convnet()
+        model.read_from = name
+        found.add(made_of(model))
+    assert len(found) == 2

@@ -1,5 +1,6 @@
 """Weights from elsewhere: what loads, what is refused, and that no code of a file ever runs."""
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -71,6 +72,17 @@ def test_saved_weights_come_back_exactly_with_their_metadata(tmp_path):
     assert same(source.state_dict(), target.state_dict())
     assert read_metadata(path) == {"class_path": "robusttrain.models.VGGSmall", "note": "é"}
     assert [file.name for file in path.parent.iterdir()] == ["f_b.safetensors"]
+
+
+def test_a_folder_in_another_encoding_is_read(tmp_path):
+    """As of an old archive: with names in Latin-1."""
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "w.safetensors"
+    save_tensors(small(), path, {"about": "it"})
+    assert same(read_tensors(path), small().state_dict())
+    assert read_metadata(path) == {"about": "it"}
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileError, match="truncated or damaged one: fetch it again"):
+        read_tensors(path)
 
 
 def test_shared_tensors_are_written_one_by_one(tmp_path):
