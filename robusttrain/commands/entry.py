@@ -26,6 +26,7 @@ ELSEWHERE = {
 
 def console() -> NoReturn:
     """``robusttrain COMMAND ...``, and ``python -m robusttrain COMMAND ...``."""
+    _open_closed_streams()
     typed_as_console()
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
@@ -55,7 +56,10 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
         arguments: of it.
         program: how the user names it, for errors.
     """
+    _open_closed_streams()
     try:
+        if not _has_folder():  # torch would end the process in a line of its own
+            raise UserError("the folder that this was started in is deleted: change to another")
         transfer = "--models" in arguments  # has options, and help, of its own
         if {"--help", "-h"} & {*arguments} and not transfer:
             if name not in front.LONG or arguments[-1] != "all":
@@ -82,6 +86,29 @@ def run(name: str, arguments: list[str], program: str) -> NoReturn:
         main(importlib.import_module(f"robusttrain.commands.{name}").run, arguments, program)
     except KeyboardInterrupt:  # while torch is still being read
         sys.exit(130)
+
+
+def _open_closed_streams() -> None:
+    """Where whoever started this process closed a stream (``2>&-``, some daemons), nothing is read
+    or printed there. Else nothing would start, and the next file that is opened would take the
+    stream's number, and get what libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+
+
+def _has_folder() -> bool:
+    """Whether the folder that this process was started in is still there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _forget_rank() -> None:

@@ -76,7 +76,7 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
     bar: list[Any] = []
     if settings.get("enable_progress_bar") is not False:
         # A bar needs a terminal: in a file it is a page of carriage returns.
-        bar = [RichProgressBar() if sys.stderr.isatty() else ProgressLines(say)]
+        bar = [RichProgressBar() if sys.stderr and sys.stderr.isatty() else ProgressLines(say)]
     own["callbacks"] = [*own.get("callbacks", []), *bar]
     try:
         trainer = Trainer(**settings, **own, use_distributed_sampler=False)

@@ -23,11 +23,15 @@ from robusttrain.core.telling import (
     unwatched,
 )
 
+
+def on_terminal() -> bool:
+    """Whether messages go to a terminal; of a process that has none to speak to, nowhere."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 #: For messages and tables; files and pipes get the width that tables need. Of several processes
 #: only the first one prints.
-console = Console(
-    stderr=True, width=None if sys.stderr.isatty() else 140, quiet=not first_process()
-)
+console = Console(stderr=True, width=None if on_terminal() else 140, quiet=not first_process())
 
 
 #: Where our own code lies, and how Python writes a warning.
@@ -124,7 +128,7 @@ def bar(what: str, total: float | None) -> Iterator[Advance]:
     if not total:
         yield unwatched
         return
-    if not sys.stderr.isatty():
+    if not on_terminal():
         yield Steps(what, total).advance
         return
     # rich's own estimate looks at the last seconds alone, and knows nothing of an earlier run.

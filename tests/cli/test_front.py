@@ -165,3 +165,39 @@ def test_a_rank_that_no_launcher_set_is_left_aside(monkeypatch, capsys):
         entry.run("report", ["nowhere"], "robusttrain report")
     assert seen == [None, "1", "1"]
     assert capsys.readouterr().err.count("RANK=1 is set, and no torchrun is at work") == 1
+
+
+CONSOLE = "from robusttrain.commands.entry import console; console()"
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [("list data", 0), ("--version", 0), ("evaluate --attack nosuch", 2)]
+)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_streams_are_closed_runs_all_the_same(line, code, closed):
+    script = f'"$0" -c "{CONSOLE}" {line} {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(["sh", "-c", script, sys.executable], env=environment, check=False)
+    assert found.returncode == code
+
+
+def test_a_process_without_a_terminal_may_import_the_console():
+    script = "import sys; sys.stderr = sys.stdout = None; import robusttrain.core.console"
+    assert not subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode
+
+
+def test_a_folder_that_was_deleted_is_one_line(tmp_path):
+    script = f"import os; os.rmdir(os.getcwd()); {CONSOLE}"
+    found = subprocess.run(
+        [sys.executable, "-c", script, "evaluate", "--attack", "fgsm"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == (
+        "robusttrain evaluate: error: the folder that this was started in is deleted: change to"
+        " another\n"
+    )
