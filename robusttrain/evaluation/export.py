@@ -18,10 +18,12 @@ from torch import Tensor
 
 from robusttrain.attacks import Threat
 from robusttrain.core.errors import UserError
+from robusttrain.core.telling import Say
 from robusttrain.data import ImageData
 from robusttrain.evaluation.engine import Engine
 from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.scoring import wilson
+from robusttrain.storage.locks import alone
 
 #: Pillow's names of pictures by their number of channels.
 MODES = {1: "L", 3: "RGB"}
@@ -103,9 +105,11 @@ def export(
     folder: Path,
     batch: int,
     device: torch.device,
+    say: Say,
 ) -> dict[str, dict[str, Any]]:
     """Write every attack's images, read the files back, and judge them on the draws that scored the
-    images before.
+    images before. Of several processes that share the folder one after another does, or one would
+    read what another has half written.
 
     Args:
         engine: the engine that made ``records``, with ``keep_images``.
@@ -114,6 +118,7 @@ def export(
         folder: gets ``ATTACK/INDEX.png``.
         batch: images at a time.
         device: where the engine's models are.
+        say: takes a line, if this process has to wait.
 
     Returns:
         By attack: the accuracy on the files, how many images it is of (`Engine.judged`), the images
@@ -121,6 +126,18 @@ def export(
         two levels, and a radius below half a level), and pictures in the folder that are of an
         earlier run.
     """
+    with alone(folder, "the eight-bit images", say):
+        return _exported(engine, data, records, folder, batch, device)
+
+
+def _exported(
+    engine: Engine,
+    data: ImageData,
+    records: Records,
+    folder: Path,
+    batch: int,
+    device: torch.device,
+) -> dict[str, dict[str, Any]]:
     figures = {}
     for name, scenario in engine.scenarios.items():
         changed, outside, scores = 0, 0, []

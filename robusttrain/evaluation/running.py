@@ -357,7 +357,7 @@ def attack(
         pictures = output / "png"
         evaluation.to(device)  # Lightning has moved it to the CPU
         content["export"] = export(
-            engine, data, evaluation.records, pictures, data.batch_size, device
+            engine, data, evaluation.records, pictures, data.batch_size, device, say
         )
         write_json(content, output / "results.json")
         written(output)

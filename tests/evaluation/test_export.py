@@ -1,5 +1,7 @@
 """Eight-bit export: rounded inside the ball, written, read back."""
 
+from types import SimpleNamespace
+
 import numpy
 import pytest
 import torch
@@ -7,7 +9,8 @@ from PIL import Image
 
 from robusttrain.attacks import L2, RMSD, Linf
 from robusttrain.core.errors import UserError
-from robusttrain.evaluation.export import check_export, eight_bit, write_pictures
+from robusttrain.evaluation.export import check_export, eight_bit, export, write_pictures
+from robusttrain.storage.locks import alone
 
 
 def pictures(*shape):
@@ -75,3 +78,19 @@ def test_what_cannot_be_exported_is_refused(wanted, channels, told):
     with pytest.raises(UserError, match=told):
         check_export(wanted, channels)
     check_export(None, 4)
+
+
+def test_processes_write_pictures_one_after_another(tmp_path):
+    """Or one would read what another has half written."""
+
+    def waits(line):
+        raise InterruptedError(line)
+
+    engine = SimpleNamespace(scenarios={})
+    arguments = (engine, None, None, tmp_path / "png", 1, torch.device("cpu"), waits)
+    with (
+        alone(tmp_path / "png", "them", pytest.fail),
+        pytest.raises(InterruptedError, match="another process makes the eight-bit images"),
+    ):
+        export(*arguments)
+    assert export(*arguments) == {}
