@@ -677,8 +677,8 @@ def test_an_inner_attack_that_memory_does_not_hold(refused, monkeypatch):
         (errno.ENOSPC, "the disk is full"),
         (errno.EDQUOT, "the disk quota is used up"),
         (errno.EFBIG, "a file may not grow so large here"),
-        (errno.EROFS, "the file system is read-only"),
-        (errno.EIO, "an input or output error"),
+        (errno.EROFS, "the disk is read-only"),
+        (errno.EIO, "the disk failed"),
         (errno.ESTALE, "the network folder is gone"),
     ],
 )
@@ -732,7 +732,7 @@ def test_a_name_in_bytes_is_said_as_a_name(capsys):
 
     with pytest.raises(SystemExit):
         main(command, [])
-    assert "error: logs/events: the file system is read-only" in capsys.readouterr().err
+    assert "error: logs/events: the disk is read-only" in capsys.readouterr().err
 
 
 def test_a_thread_that_the_full_disk_ends_first_says_nothing(capsys):
