@@ -19,13 +19,17 @@ from torch import Tensor, nn
 from robusttrain.core.errors import UserError
 from robusttrain.core.memory_format import in_rows, use_plain_format
 from robusttrain.core.rng import Rng
-from robusttrain.models.compiling import Compiled, called
+from robusttrain.models.clipping import clips, inward
+from robusttrain.models.compiling import Compiled, called, gradients_by
 from robusttrain.models.outputs import logits_of
 
 #: Part of torch's error about ``view`` on a tensor in another memory format.
 NO_VIEW = "view size is not compatible"
 #: Models in which this error was met.
 _in_rows: WeakSet[nn.Module] = WeakSet()
+#: Models that were looked at when they were first asked for a gradient; those of them that clip.
+_looked_at: WeakSet[nn.Module] = WeakSet()
+_clipping: WeakSet[nn.Module] = WeakSet()
 
 
 def takes_streams(model: nn.Module) -> bool:
@@ -87,10 +91,13 @@ def output_of(
     the faster format. ``compiled`` answers in its place, as it does for a model that is trained now
     (`robusttrain.models.compiling`).
     """
+    own = None if takes_streams(model) else dtype_of(model)
+    own = own or images.dtype
+    inside = model in _clipping and _differentiated(images)
+    given = inward(images, own) if inside else images
+    images = given.clone() if given is images and own == images.dtype else given.to(own)
     if takes_streams(model):
-        return model(images.clone(), rng)
-    own = dtype_of(model) or images.dtype
-    images = images.to(own) if own != images.dtype else images.clone()
+        return model(images, rng)
     if model in _in_rows:
         return model(in_rows(images))
     try:
@@ -108,6 +115,27 @@ def output_of(
 def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
     """Logits (B, K), float32 or wider, from whatever the model returns (`logits_of`).
 
-    They are on the images' device, whatever the model's is: numpy arrays come from the CPU.
+    They are on the images' device, whatever the model's is: numpy arrays come from the CPU. With a
+    gradient, a model that clips is asked `inward` of the images.
     """
+    if model in _looked_at or not _differentiated(images):
+        return _answer(model, images, rng)
+    position = None if rng is None else rng.position
+    with gradients_by("off"):  # compiled code would not show what it does
+        logits = _answer(model, images, rng)
+    _looked_at.add(model)
+    if not clips(logits, images):
+        return logits
+    _clipping.add(model)
+    if rng is not None and position is not None:
+        rng.position = position  # as if the pass had not been
+    return _answer(model, images, rng)
+
+
+def _differentiated(images: Tensor) -> bool:
+    """Whether a gradient with respect to the images may be asked for."""
+    return torch.is_grad_enabled() and images.requires_grad
+
+
+def _answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
     return logits_of(output_of(model, images, rng), len(images)).to(images.device)

@@ -1,0 +1,62 @@
+"""Gradients of models that clip their own input, as preprocessing does: `clips`, `inward`.
+
+torch's derivative of ``x.clamp(0, 1)`` at 0 and at 1 is zero (as of 2.14; earlier versions had 1).
+Whoever follows it leaves black and white pixels where they are, among them all that a step before
+has brought there, and finds the model stronger than it is. So a model that clips is asked for
+gradients a rounding inside of [0, 1]. Answers without a gradient, and so verdicts, are about the
+images themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: What the nodes of a graph are called that clip: clamp, clip, relu6, hardtanh, threshold, relu.
+NODES = ("Clamp", "Hardtanh", "Threshold", "Relu")
+
+
+def clips(logits: Tensor, images: Tensor) -> bool:
+    """Whether something that looks like the images is clipped between them and the logits: as many
+    numbers, or pictures of as many channels. Other values that are clipped, such as a layer of as
+    many channels, are taken for it, too.
+
+    Args:
+        logits: (B, K), computed from the images, with their graph.
+        images: (B, C, H, W), which require a gradient.
+    """
+    left, seen = [logits.grad_fn], {images.grad_fn}
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().startswith(NODES) and _like(node, images):
+            return True
+        left += [following for following, _ in node.next_functions]
+    return False
+
+
+def _like(node: torch.autograd.graph.Node, images: Tensor) -> bool:
+    # Saved tensors would tell, too, but those of a checkpoint are computed anew when asked for.
+    of = getattr(node, "_input_metadata", None)
+    if not of:
+        return True
+    shape = torch.Size(of[0].shape)
+    same_channels = len(shape) == 4 and shape[1] == images.shape[1]
+    return same_channels or shape.numel() == images.numel()
+
+
+def inward(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """The images, with pixels within half a rounding of 0 and 1 moved inside by that much; the
+    derivative is that of the identity.
+
+    Args:
+        images: (B, C, H, W).
+        dtype: in which the model computes, whose rounding it is.
+    """
+    least = torch.finfo(dtype).eps / 2
+    with torch.no_grad():
+        inside = images.clamp(least, 1 - least)
+        change = torch.where((images >= 0) & (images <= 1), inside - images, 0)
+    return images + change

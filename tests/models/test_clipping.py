@@ -1,0 +1,123 @@
+"""Models that clip their own input: gradients at black and white pixels are those of the model
+without the clipping, and answers are about the images themselves.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+import robusttrain
+from robusttrain import Rng
+from robusttrain.attacks import Queried, prepared
+from robusttrain.attacks.parts.differentiation import input_gradients
+from robusttrain.defenses import BitDepth
+from robusttrain.models.clipping import inward
+from robusttrain.models.defended import DefendedClassifier
+
+CLIPPING = {
+    "clamp": lambda x: x.clamp(0, 1),
+    "in place": lambda x: x.clamp_(0, 1),
+    "bytes": lambda x: (255 * x).clamp(0, 255) / 255,
+    "normalised": lambda x: ((x - 0.5) / 0.5).clip(-1, 1) / 2 + 0.5,
+    "relu": lambda x: 1 - torch.relu(1 - torch.relu(x)),
+    "hardtanh": lambda x: nn.functional.hardtanh(x, 0.0, 1.0),
+    "flat": lambda x: x.flatten(1).clamp(0, 1).view(x.shape),
+}
+
+
+class Clipped(nn.Module):
+    """A model behind its own clipping."""
+
+    def __init__(self, model, clip=CLIPPING["clamp"]):
+        super().__init__()
+        self.model, self.clip = model, clip
+
+    def forward(self, images):
+        return self.model(self.clip(images))
+
+
+@pytest.fixture
+def edges(images):
+    """Images of black, white and other pixels, a third each."""
+    of = images(6)
+    kind = torch.arange(of.numel()).view(of.shape) % 3
+    return torch.where(kind == 0, 0.0, torch.where(kind == 1, 1.0, of))
+
+
+def gradient_of(model, points):
+    source = Queried.of(model)
+    rng = Rng.for_images(0, torch.arange(len(points)))
+    with prepared(source):
+        (found,) = input_gradients(lambda x: [source(x, rng)[:, 0]], points)
+    return found[1]
+
+
+@pytest.mark.parametrize("how", CLIPPING)
+def test_the_gradient_is_that_without_clipping(how, linear, edges):
+    plain = linear()
+    clipped = Clipped(plain, CLIPPING[how])
+    points = edges.clone().requires_grad_()
+    (raw,) = torch.autograd.grad(clipped(points.clone())[:, 0].sum(), points)
+    expected = gradient_of(plain, edges)
+    assert (raw == 0).sum() >= edges.numel() // 3, "torch hands on what is missing here"
+    assert torch.allclose(gradient_of(clipped, edges), expected, rtol=1e-5, atol=0)
+    # Behind a defense, and in a fast copy of any precision, too.
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
+        fast = DefendedClassifier.of(clipped).fast(dtype)
+        found = gradient_of(fast, edges)
+        assert torch.allclose(found, expected, rtol=tolerance, atol=1e-3 * expected.abs().max())
+
+
+def test_answers_without_a_gradient_are_about_the_images_themselves(linear, edges):
+    asked = []
+    model = Clipped(linear(), lambda x: asked.append(x.clone()) or x.clamp(0, 1))
+    gradient_of(model, edges)
+    with torch.no_grad():
+        logits = Queried.of(model)(edges, Rng.for_images(0, torch.arange(len(edges))))
+    assert torch.equal(asked[-1], edges)
+    assert torch.equal(logits, linear()(edges))
+
+
+def test_a_model_that_does_not_clip_is_asked_about_the_images_themselves(curved, edges):
+    asked = []
+
+    class Noting(nn.Module):
+        def forward(self, images):
+            asked.append(images.detach().clone())
+            return curved()(images)
+
+    gradient_of(Noting(), edges)
+    assert len(asked) == 1, "once"
+    assert torch.equal(asked[0], edges)
+
+
+def test_only_pixels_at_the_edges_are_moved_and_none_from_outside():
+    points = torch.tensor([-0.5, 0.0, 1e-9, 0.3, 1.0, 1.5, float("nan")]).view(1, 1, 1, -1)
+    moved = inward(points, torch.float32)
+    half = torch.finfo(torch.float32).eps / 2
+    expected = torch.tensor([-0.5, half, half, 0.3, 1 - half, 1.5, float("nan")])
+    assert torch.allclose(moved.flatten(), expected, rtol=0, atol=0, equal_nan=True)
+
+
+def attacked(name, model, edges, labels):
+    rng = Rng.for_images(3, torch.arange(len(edges)))
+    return robusttrain.attack(name, epsilon=0.3)(model, edges, labels, rng)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd-ce", "mifgsm", "fmn-linf"])
+def test_attacks_find_what_they_find_without_clipping(name, curved, edges):
+    plain = curved()
+    labels = plain(edges).argmax(1)
+    found = [attacked(name, model, edges, labels) for model in (plain, Clipped(plain))]
+    assert torch.allclose(*found, rtol=0, atol=1e-4)
+    assert (plain(found[1]).argmax(1) != labels).any()
+
+
+def test_behind_a_defense_that_hands_on_black_and_white(curved, edges):
+    """BPDA's identity differentiates the classifier at g(x), which is nothing but edges."""
+    plain = curved()
+    labels = plain(BitDepth(1)(edges)).argmax(1)
+    targets = [DefendedClassifier(BitDepth(1), model) for model in (plain, Clipped(plain))]
+    found = [attacked("bpda-i", target, edges, labels) for target in targets]
+    assert (found[0] != edges).any()
+    assert torch.allclose(*found, rtol=0, atol=1e-4)
