@@ -17,9 +17,9 @@ NODES = ("Clamp", "Hardtanh", "Threshold", "Relu")
 
 
 def clips(logits: Tensor, images: Tensor) -> bool:
-    """Whether something that looks like the images is clipped between them and the logits: as many
-    numbers, or pictures of as many channels. Other values that are clipped, such as a layer of as
-    many channels, are taken for it, too.
+    """Whether something that looks like the images is clipped between them and the logits: pictures
+    of as many channels, or as many numbers in rows. A layer of as many channels is taken for it,
+    too.
 
     Args:
         logits: (B, K), computed from the images, with their graph.
@@ -43,8 +43,9 @@ def _like(node: torch.autograd.graph.Node, images: Tensor) -> bool:
     if not of:
         return True
     shape = torch.Size(of[0].shape)
-    same_channels = len(shape) == 4 and shape[1] == images.shape[1]
-    return same_channels or shape.numel() == images.numel()
+    if len(shape) == 4:
+        return shape[1] == images.shape[1]
+    return shape.numel() == images.numel()
 
 
 def inward(images: Tensor, dtype: torch.dtype) -> Tensor:

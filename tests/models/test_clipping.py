@@ -11,7 +11,7 @@ from robusttrain import Rng
 from robusttrain.attacks import Queried, prepared
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.defenses import BitDepth
-from robusttrain.models.clipping import inward
+from robusttrain.models.clipping import clips, inward
 from robusttrain.models.defended import DefendedClassifier
 
 CLIPPING = {
@@ -89,6 +89,17 @@ def test_a_model_that_does_not_clip_is_asked_about_the_images_themselves(curved,
     gradient_of(Noting(), edges)
     assert len(asked) == 1, "once"
     assert torch.equal(asked[0], edges)
+
+
+@pytest.mark.parametrize("channels", [2, 12])
+def test_activations_are_no_clipped_images(channels, edges):
+    """Not even where a layer has as many numbers as the images: 12 channels of half the side."""
+    first = nn.Conv2d(edges.shape[1], channels, 2, stride=2)
+    network = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    points = edges.clone().requires_grad_()
+    assert network(edges).shape == (len(edges), 3)
+    assert not clips(network(points), points)
+    assert clips(network(points.clamp(0, 1)), points)
 
 
 def test_only_pixels_at_the_edges_are_moved_and_none_from_outside():
