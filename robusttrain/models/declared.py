@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robusttrain.core.errors import UserError
 from robusttrain.core.memory_format import in_rows, use_plain_format
 from robusttrain.core.rng import Rng
-from robusttrain.models.clipping import clips, inward
+from robusttrain.models.clipping import clipping, inward, look_at, looked_at
 from robusttrain.models.compiling import Compiled, called, gradients_by
 from robusttrain.models.outputs import logits_of
 
@@ -27,9 +27,6 @@ from robusttrain.models.outputs import logits_of
 NO_VIEW = "view size is not compatible"
 #: Models in which this error was met.
 _in_rows: WeakSet[nn.Module] = WeakSet()
-#: Models that were looked at when they were first asked for a gradient; those of them that clip.
-_looked_at: WeakSet[nn.Module] = WeakSet()
-_clipping: WeakSet[nn.Module] = WeakSet()
 
 
 def takes_streams(model: nn.Module) -> bool:
@@ -93,7 +90,7 @@ def output_of(
     """
     own = None if takes_streams(model) else dtype_of(model)
     own = own or images.dtype
-    inside = model in _clipping and _differentiated(images)
+    inside = model in clipping and _differentiated(images)
     given = inward(images, own) if inside else images
     images = given.clone() if given is images and own == images.dtype else given.to(own)
     if takes_streams(model):
@@ -118,15 +115,13 @@ def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
     They are on the images' device, whatever the model's is: numpy arrays come from the CPU. With a
     gradient, a model that clips is asked `inward` of the images.
     """
-    if model in _looked_at or not _differentiated(images):
+    if model in looked_at or not _differentiated(images):
         return _answer(model, images, rng)
     position = None if rng is None else rng.position
     with gradients_by("off"):  # compiled code would not show what it does
         logits = _answer(model, images, rng)
-    _looked_at.add(model)
-    if not clips(logits, images):
+    if not look_at(model, logits, images):
         return logits
-    _clipping.add(model)
     if rng is not None and position is not None:
         rng.position = position  # as if the pass had not been
     return _answer(model, images, rng)

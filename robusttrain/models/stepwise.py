@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from robusttrain.core.generators import SharedGenerators
 from robusttrain.core.rng import Draws, Rng
+from robusttrain.models.clipping import found
 
 #: What a loop carries from step to step: a tensor, or a plain tuple of tensors (no NamedTuple).
 State = TypeVar("State", bound=Tensor | tuple[Tensor, ...])
@@ -105,9 +106,13 @@ def recomputed(compute: Callable[..., Any], *inputs: Any) -> Any:
     """
     inner = Walk(checkpoint=_walk.get().checkpoint)
     # `Repeatable` takes care of all generators, checkpoint only of torch's.
-    return checkpoint(
-        Repeatable(compute, inner), *inputs, use_reentrant=False, preserve_rng_state=False
-    )
+    repeatable, before = Repeatable(compute, inner), found()
+
+    def again() -> Any:
+        return checkpoint(repeatable, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    result = again()
+    return result if found() == before else again()
 
 
 def loop(step: Callable[[State, int, Rng], State], state: State, steps: int, rng: Rng) -> State:

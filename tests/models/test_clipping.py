@@ -8,11 +8,13 @@ from torch import nn
 
 import robusttrain
 from robusttrain import Rng
-from robusttrain.attacks import Queried, prepared
+from robusttrain.attacks import Ensemble, Queried, Source, prepared
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.defenses import BitDepth
 from robusttrain.models.clipping import clips, inward
+from robusttrain.models.declared import answer
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.models.stepwise import recomputed
 
 CLIPPING = {
     "clamp": lambda x: x.clamp(0, 1),
@@ -132,3 +134,42 @@ def test_behind_a_defense_that_hands_on_black_and_white(curved, edges):
     found = [attacked("bpda-i", target, edges, labels) for target in targets]
     assert (found[0] != edges).any()
     assert torch.allclose(*found, rtol=0, atol=1e-4)
+
+
+class Given(Source):
+    """A source that is this model."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, target):
+        return self.model
+
+
+def test_members_of_an_ensemble_that_clip(curved, edges):
+    """Their activations are computed anew for the backward pass."""
+    plain, found = [curved(seed=seed) for seed in (1, 2)], []
+    clipped = [Clipped(model) for model in plain]
+    rng = Rng.for_images(0, torch.arange(len(edges)))
+    for models in (plain, clipped, clipped):
+        source = Queried.of(Ensemble([Given(model) for model in models], fuse="losses")(None))
+
+        def loss(points, source=source):
+            return [sum(weight * each[:, 0] for weight, each in source.loss_terms(points, rng))]
+
+        with prepared(source):
+            found += [gradient for _, gradient in input_gradients(loss, edges)]
+    assert torch.allclose(found[1], found[0], rtol=1e-4, atol=1e-7)
+    assert torch.equal(found[2], found[1])
+
+
+def test_steps_that_are_computed_anew(curved, edges):
+    plain, found = curved(), []
+    for model in (plain, Clipped(plain)):
+        points = edges.clone().requires_grad_()
+
+        def step(images, model=model):
+            return answer(model, images, None)
+
+        found += torch.autograd.grad(recomputed(step, points)[:, 0].sum(), points)
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-7)

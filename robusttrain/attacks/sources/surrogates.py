@@ -20,6 +20,7 @@ from robusttrain.attacks.sources.basic import IdentityBackward, Reader, Source, 
 from robusttrain.core.checked import checked
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.rng import Rng
+from robusttrain.models.clipping import found
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
 
@@ -210,11 +211,12 @@ class _Ensemble(SourceModel):
             )
             return logits
 
-        apart = member.draws_globally
+        before = member.draws_globally, found()
         logits = again()
-        # The first pass may show that the member draws from global generators. Later passes then go
-        # image by image, and the second computation has to go as the first did.
-        return logits if member.draws_globally == apart else again()
+        # The first pass may show that the member draws from global generators, or clips. Later
+        # passes then go image by image, or are one and not two, and the second computation has to
+        # go as the first did.
+        return logits if (member.draws_globally, found()) == before else again()
 
     def shares(self) -> list[tuple[nn.Module, float]]:
         return list(zip(self.members, self.weights, strict=True))
