@@ -1,10 +1,10 @@
 """Gradients of models that clip their own input, as preprocessing does: `clips`, `inward`.
 
-torch's derivative of ``x.clamp(0, 1)`` at 0 and at 1 is zero (as of 2.14).
-Whoever follows it leaves black and white pixels where they are, among them all that a step before
-has brought there, and finds the model stronger than it is. So a model that clips is asked for
-gradients a rounding inside of [0, 1]. Answers without a gradient, and so verdicts, are about the
-images themselves. What a network does in compiled or scripted code of its own is not seen.
+torch's derivative of ``x.clamp(0, 1)`` at 0 and at 1 is zero (as of 2.14). Whoever follows it
+leaves black and white pixels where they are, among them all that a step before has brought there,
+and finds the model stronger than it is. So a model that clips is asked for gradients a rounding
+inside of [0, 1]. Answers without a gradient, and so verdicts, are about the images themselves. What
+a network does in compiled or scripted code of its own is not seen.
 """
 
 from __future__ import annotations
