@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from robusttrain.core.errors import UserError
 from robusttrain.core.memory_format import in_rows, use_plain_format
@@ -90,7 +91,7 @@ def output_of(
     """
     own = None if takes_streams(model) else dtype_of(model)
     own = own or images.dtype
-    inside = model in clipping and _differentiated(images)
+    inside = _differentiated(images) and model in clipping
     given = inward(images, own) if inside else images
     images = given.clone() if given is images and own == images.dtype else given.to(own)
     if takes_streams(model):
@@ -115,7 +116,7 @@ def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
     They are on the images' device, whatever the model's is: numpy arrays come from the CPU. With a
     gradient, a model that clips is asked `inward` of the images.
     """
-    if model in looked_at or not _differentiated(images):
+    if not _differentiated(images) or model in looked_at:
         return _answer(model, images, rng)
     position = None if rng is None else rng.position
     with gradients_by("off"):  # compiled code would not show what it does
@@ -128,8 +129,10 @@ def answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:
 
 
 def _differentiated(images: Tensor) -> bool:
-    """Whether a gradient with respect to the images may be asked for."""
-    return torch.is_grad_enabled() and images.requires_grad
+    """Whether a gradient with respect to the images may be asked for; not while a network around
+    this one is compiled, which is looked at itself.
+    """
+    return torch.is_grad_enabled() and images.requires_grad and not is_compiling()
 
 
 def _answer(model: nn.Module, images: Tensor, rng: Rng | None) -> Tensor:

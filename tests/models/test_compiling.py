@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.backends.debugging import aot_eager
 
+import robusttrain
 from robusttrain.attacks import (
     Linf,
     ProjectedGradient,
@@ -19,7 +20,7 @@ from robusttrain.attacks import (
     UnrolledTransform,
 )
 from robusttrain.attacks.parts.differentiation import input_gradients
-from robusttrain.data import Batch
+from robusttrain.data import Batch, Digits
 from robusttrain.defenses import AdversarialTransform
 from robusttrain.evaluation import Engine, Scenario, verdicts
 from robusttrain.models import MLP, compiling, fast_copy, fast_twin
@@ -66,6 +67,31 @@ def test_one_graph_serves_batches_of_all_sizes(graphs, convnet, images):
     with gradients_by("default"):
         torch.testing.assert_close(gradient(again, x), gradient(again, x))
     assert len(graphs) == 1  # another network of the same kind
+
+
+def test_a_network_that_holds_a_model_of_ours_and_clips(graphs):
+    """What is known of models that clip is no part of compiled code, where it could not be read."""
+
+    class Holding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.held = robusttrain.load("digits-adversarial")
+
+        def forward(self, points):
+            return self.held(points.clamp(0, 1))
+
+    data = Digits()
+    data.setup("test")
+    batch = data.test_images(torch.arange(8))
+    options = {"attacks": "pgd-quick", "threat": Linf(0.15), "audit": False, "progress": False}
+    found = [
+        robusttrain.evaluate(Holding(), batch.images, batch.labels, compile=mode, **options)
+        for mode in ("off", "on")
+    ]
+    assert found[1].json["compile"]["mode"] == "default"
+    assert graphs
+    scores = [each.records.of("pgd-quick").score for each in found]
+    torch.testing.assert_close(*scores, rtol=0, atol=0)
 
 
 def test_recordings_are_few_however_many_sizes_batches_have(monkeypatch, convnet, images):
