@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import inspect
-import sys
 from typing import Any, get_args
 
 from jsonargparse import ArgumentParser
 
 from robusttrain.core.errors import UserError, first_line
 from robusttrain.core.stopping import Watched
-from robusttrain.core.telling import Say, silence
+from robusttrain.core.telling import Say, on_terminal, silence
 
 #: Trainer options that this framework sets itself.
 OWN_TRAINER_OPTIONS = {
@@ -76,7 +75,7 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
     bar: list[Any] = []
     if settings.get("enable_progress_bar") is not False:
         # A bar needs a terminal: in a file it is a page of carriage returns.
-        bar = [RichProgressBar() if sys.stderr and sys.stderr.isatty() else ProgressLines(say)]
+        bar = [RichProgressBar() if on_terminal() else ProgressLines(say)]
     own["callbacks"] = [*own.get("callbacks", []), *bar]
     try:
         trainer = Trainer(**settings, **own, use_distributed_sampler=False)

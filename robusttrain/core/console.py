@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,14 +19,9 @@ from robusttrain.core.telling import (
     Telling,
     duration,
     first_process,
+    on_terminal,
     unwatched,
 )
-
-
-def on_terminal() -> bool:
-    """Whether messages go to a terminal; of a process that has none to speak to, nowhere."""
-    return sys.stderr is not None and sys.stderr.isatty()
-
 
 #: For messages and tables; files and pipes get the width that tables need. Of several processes
 #: only the first one prints.

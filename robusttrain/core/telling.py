@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -46,6 +47,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
+
+
+def on_terminal() -> bool:
+    """Whether messages go to a terminal; of a process that has none to speak to, nowhere."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def silence(said: object) -> None:

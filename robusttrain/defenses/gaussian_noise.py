@@ -6,8 +6,8 @@ from torch import Tensor
 
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.rng import Rng
+from robusttrain.models.clipping import clipped
 from robusttrain.models.defense import Defense
-from robusttrain.models.stepwise import clipped
 
 
 @checked

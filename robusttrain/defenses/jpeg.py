@@ -18,8 +18,9 @@ from torch import Tensor
 from robusttrain.core.checked import Limit, checked
 from robusttrain.core.errors import UserError, within
 from robusttrain.core.rng import Rng
+from robusttrain.models.clipping import clipped
 from robusttrain.models.defense import Defense
-from robusttrain.models.stepwise import clipped, differentiated_as
+from robusttrain.models.stepwise import differentiated_as
 
 #: Pillow's modes, by the number of channels.
 MODES = {1: "L", 3: "RGB"}

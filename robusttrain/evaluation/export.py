@@ -127,51 +127,42 @@ def export(
         earlier run.
     """
     with alone(folder, "the eight-bit images", say):
-        return _exported(engine, data, records, folder, batch, device)
-
-
-def _exported(
-    engine: Engine,
-    data: ImageData,
-    records: Records,
-    folder: Path,
-    batch: int,
-    device: torch.device,
-) -> dict[str, dict[str, Any]]:
-    figures = {}
-    for name, scenario in engine.scenarios.items():
-        changed, outside, scores = 0, 0, []
-        given = records.of(name).judged(engine.survivors).nonzero().squeeze(1)
-        for part in given.split(batch) if len(given) else ():
-            indices = records.index[part]
-            clean = data.test_images(indices).images
-            returned = records.of(name).images
-            assert returned is not None  # the engine was told to keep them
-            levels = eight_bit(returned[part], clean, scenario.attack.threat)
-            read = write_pictures(levels, indices, folder / name)
-            outside += int(
-                (
-                    scenario.attack.threat.distance(read, clean)
-                    > scenario.attack.threat.epsilon + 1e-6
-                ).sum()
-            )
-            score = engine.score(
-                read.to(device), records.label[part].to(device), indices.to(device)
-            )
-            changed += int((score != records.of(name).score[part]).any(dim=1).sum())
-            scores.append(score.double().mean(dim=1))
-        written = {f"{index:06d}.png" for index in records.index[given].tolist()}
-        there = {path.name for path in (folder / name).glob("[0-9]*.png")}
-        mean = torch.cat(scores).mean().item() if scores else None
-        figures[name] = {
-            "robust_accuracy": None if mean is None else round(mean, 6),
-            "ci95": None if mean is None else [round(end, 6) for end in wilson(mean, len(given))],
-            "images": len(given),
-            "verdicts_changed": changed,
-            "outside_threat": outside,
-            "earlier_files": len(there - written),
-        }
-    return figures
+        figures = {}
+        for name, scenario in engine.scenarios.items():
+            changed, outside, scores = 0, 0, []
+            given = records.of(name).judged(engine.survivors).nonzero().squeeze(1)
+            for part in given.split(batch) if len(given) else ():
+                indices = records.index[part]
+                clean = data.test_images(indices).images
+                returned = records.of(name).images
+                assert returned is not None  # the engine was told to keep them
+                levels = eight_bit(returned[part], clean, scenario.attack.threat)
+                read = write_pictures(levels, indices, folder / name)
+                outside += int(
+                    (
+                        scenario.attack.threat.distance(read, clean)
+                        > scenario.attack.threat.epsilon + 1e-6
+                    ).sum()
+                )
+                score = engine.score(
+                    read.to(device), records.label[part].to(device), indices.to(device)
+                )
+                changed += int((score != records.of(name).score[part]).any(dim=1).sum())
+                scores.append(score.double().mean(dim=1))
+            written = {f"{index:06d}.png" for index in records.index[given].tolist()}
+            there = {path.name for path in (folder / name).glob("[0-9]*.png")}
+            mean = torch.cat(scores).mean().item() if scores else None
+            figures[name] = {
+                "robust_accuracy": None if mean is None else round(mean, 6),
+                "ci95": None
+                if mean is None
+                else [round(end, 6) for end in wilson(mean, len(given))],
+                "images": len(given),
+                "verdicts_changed": changed,
+                "outside_threat": outside,
+                "earlier_files": len(there - written),
+            }
+        return figures
 
 
 def export_line(figures: Mapping[str, Mapping[str, Any]], folder: Path) -> str:

@@ -84,3 +84,13 @@ def inward(images: Tensor, dtype: torch.dtype) -> Tensor:
         inside = images.clamp(least, 1 - least)
         change = torch.where((images >= 0) & (images <= 1), inside - images, 0)
     return images + change
+
+
+def clipped(values: Tensor, low: float, high: float) -> Tensor:
+    """``values.clamp(low, high)``, with a derivative of 1 at ``low`` and ``high`` themselves.
+
+    torch's is 0 there (as of 2.14): black and white pixels would have no gradient, although they
+    may move into the interval.
+    """
+    within = (values >= low) & (values <= high)
+    return torch.where(within, values, values.detach().clamp(low, high))

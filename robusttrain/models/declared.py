@@ -89,8 +89,7 @@ def output_of(
     the faster format. ``compiled`` answers in its place, as it does for a model that is trained now
     (`robusttrain.models.compiling`).
     """
-    own = None if takes_streams(model) else dtype_of(model)
-    own = own or images.dtype
+    own = images.dtype if takes_streams(model) else dtype_of(model) or images.dtype
     inside = _differentiated(images) and model in clipping
     given = inward(images, own) if inside else images
     images = given.clone() if given is images and own == images.dtype else given.to(own)

@@ -160,16 +160,6 @@ def differentiated_as(value: Tensor, surrogate: Tensor) -> Tensor:
     return value.detach() + (surrogate - surrogate.detach())
 
 
-def clipped(values: Tensor, low: float, high: float) -> Tensor:
-    """``values.clamp(low, high)``, with a derivative of 1 at ``low`` and ``high`` themselves.
-
-    torch's is 0 there (as of 2.14): black and white pixels would have no gradient, although they
-    may move into the interval.
-    """
-    within = (values >= low) & (values <= high)
-    return torch.where(within, values, values.detach().clamp(low, high))
-
-
 def _straight(start: Any, later: Any) -> Any:
     """``later`` in value; the derivative of ``start``."""
     if isinstance(start, Tensor):
