@@ -19,6 +19,7 @@ from robusttrain.evaluation import Scenario
 from robusttrain.training.callbacks import (
     EMA,
     SWA,
+    InTime,
     Kept,
     Overfitting,
     Pace,
@@ -148,10 +149,13 @@ def keepers(plan: TrainingPlan, monitor: str, folder: Path, say: Say = silence) 
         plan: of the training.
         monitor: what 'best' means.
         folder: for checkpoints.
-        say: takes a line where training waits for its data.
+        say: takes a line where training waits for its data, or will have fewer epochs.
     """
     better = "min" if monitor.endswith("loss") else "max"
     keeping: list[Callback] = [LearningRateMonitor(), Pace(say)]
+    if (minutes := plan.training.get("minutes")) is not None:
+        least = 1 if plan.swa.start is None else plan.swa.start + 2
+        keeping.append(InTime(minutes, max(3, plan.robust.every), least, say))
     if plan.early_stopping:
         keeping.append(Patience(monitor, patience=plan.early_stopping, mode=better))
     if plan.swa.start is not None:

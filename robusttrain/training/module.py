@@ -41,7 +41,7 @@ from robusttrain.training.objectives import (
     innermost,
     refuse_undeclared,
 )
-from robusttrain.training.schedules import SCHEDULES, Schedule, options_of, scheduler
+from robusttrain.training.schedules import SCHEDULES, Course, Schedule, options_of, scheduler
 
 InnerPrecision = Literal["trainer", "auto", "float32", "bfloat16"]
 INNER_PRECISIONS = ("trainer", "auto", "float32", "bfloat16")
@@ -150,6 +150,8 @@ class RobustTraining(InFloat32, pl.LightningModule):
             }
         )
         optimizers.check_figures(self.optimizing)
+        #: Where the run is on its schedule.
+        self.course = Course()
         self.schedule_options = options_of(schedule, schedule_options or {})
         self.schedule, self.milestones, self.warmup, self.warmup_epochs = (
             schedule,
@@ -194,9 +196,11 @@ class RobustTraining(InFloat32, pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        steps = self.course.steps()
         if isinstance(scheduler, Scheduler):  # timm's are given the number of steps
-            scheduler.step_update(self.global_step)
-        else:
+            scheduler.step_update(self.global_step + round(self.course.ahead))
+            return
+        for _ in range(steps):
             super().lr_scheduler_step(scheduler, metric)
 
     def setup(self, stage: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from timm.scheduler import PolyLRScheduler, StepLRScheduler, TanhLRScheduler
@@ -31,6 +32,28 @@ OPTIONS: dict[str, dict[str, float | None]] = {
     "poly": {"power": 1.0, "min_lr": 0.0},
     "tanh": {"min_lr": 0.0},
 }
+
+
+@dataclass
+class Course:
+    """How far along its schedule a run is.
+
+    A run that has to end sooner than its schedule was laid out for takes more of it with each step
+    of the optimizer.
+
+    Args:
+        rate: steps of the schedule for each of the optimizer's, from now on.
+        ahead: how many steps further the schedule is than the optimizer.
+    """
+
+    rate: float = 1.0
+    ahead: float = 0.0
+
+    def steps(self) -> int:
+        """How many steps the schedule takes with the next one of the optimizer."""
+        before = round(self.ahead)
+        self.ahead += self.rate - 1
+        return 1 + round(self.ahead) - before
 
 
 def options_of(schedule: str, given: Mapping[str, float]) -> dict[str, float]:

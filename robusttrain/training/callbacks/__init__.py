@@ -1,11 +1,12 @@
 """Callbacks during training.
 
-Robust accuracy, overfitting, pace, progress, pictures, averaged weights, checkpoints,
-the dashboard.
+Robust accuracy, overfitting, pace, a stated time, progress, pictures, averaged weights,
+checkpoints, the dashboard.
 """
 
 from robusttrain.training.callbacks.averaging import EMA, SWA
 from robusttrain.training.callbacks.dashboard import Dashboard
+from robusttrain.training.callbacks.in_time import InTime
 from robusttrain.training.callbacks.kept import Kept
 from robusttrain.training.callbacks.overfitting import Overfitting
 from robusttrain.training.callbacks.pace import Pace
@@ -20,6 +21,7 @@ __all__ = [
     "EMA",
     "SWA",
     "Dashboard",
+    "InTime",
     "Kept",
     "Overfitting",
     "Pace",

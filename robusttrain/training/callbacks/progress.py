@@ -37,7 +37,6 @@ class ProgressLines(ProgressBar):
         super().__init__()
         self.say, self.clock = say, clock
         self.enabled = True
-        self.epochs: int | None = None
         self.started = self.last_said = 0.0
         #: Whether an epoch of this run had its line.
         self.begun = False
@@ -52,7 +51,7 @@ class ProgressLines(ProgressBar):
         self.enabled = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epochs, self.unsaid, self.begun = epochs(trainer), "", False
+        self.unsaid, self.begun = "", False
         self.last_said = self.clock()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -90,7 +89,8 @@ class ProgressLines(ProgressBar):
             self._tell(self.unsaid)
 
     def _epoch(self, trainer: pl.Trainer) -> str:
-        return f"epoch {trainer.current_epoch + 1}" + (f"/{self.epochs}" if self.epochs else "")
+        last = epochs(trainer)  # a run of a stated time may have another number of them by now
+        return f"epoch {trainer.current_epoch + 1}" + (f"/{last}" if last else "")
 
     def _tell(self, line: str) -> None:
         self.unsaid, self.last_said = "", self.clock()
