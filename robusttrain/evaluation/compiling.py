@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from robusttrain.attacks import prepared
-from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.processor import finish, seconds_of
 from robusttrain.core.telling import duration
-from robusttrain.evaluation.precision import CLOSE
+from robusttrain.evaluation.precision import CLOSE, away
 from robusttrain.models.compiling import CompilationFailed, Mode, gradients_by, reason
-from robusttrain.models.declared import answer
 from robusttrain.models.fast import FastModel
 
 Compile = Literal["auto", "off", "on"]
@@ -135,13 +132,8 @@ def work_of(network: FastModel, images: Tensor, evaluations: float) -> Work:
         images = torch.cat([images, more.to(images.dtype)])
 
     def gradient(number: int) -> Tensor:
-        def losses(points: Tensor) -> list[Tensor]:
-            logits = answer(network, points, None)
-            return [F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")]
-
         with prepared(network):
-            ((_, slope),) = input_gradients(losses, images[:number].clone())
-        return torch.zeros_like(images[:number]) if slope is None else slope
+            return away(network, images[:number])
 
     return Work(gradient, count, evaluations / count)
 

@@ -14,11 +14,10 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robusttrain.attacks import prepared
-from robusttrain.attacks.parts.differentiation import input_gradients
+from robusttrain.attacks import CrossEntropy, prepared
+from robusttrain.attacks.parts.differentiation import input_gradients, of_order_one
 from robusttrain.core.processor import seconds_of, telling_size
 from robusttrain.core.rng import Rng
 from robusttrain.evaluation.scenario import Scenario
@@ -66,6 +65,23 @@ class Speeds:
         )
 
 
+def away(network: nn.Module, images: Tensor) -> Tensor:
+    """(B, C, H, W): the gradient of the cross entropy of each image's likeliest class, of order
+    one: a network that is sure has a tiny one, and its direction is what is compared.
+
+    Args:
+        network: images to logits.
+        images: (B, C, H, W).
+    """
+
+    def losses(points: Tensor) -> list[Tensor]:
+        logits = answer(network, points, None)
+        return [CrossEntropy()(logits, logits.detach().argmax(dim=1))]
+
+    ((_, slope),) = input_gradients(losses, images.clone())
+    return torch.zeros_like(images) if slope is None else of_order_one(slope)[0]
+
+
 def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
     """Compare gradients of ``classifier`` in both precisions, on the images' device.
 
@@ -75,15 +91,6 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
     """
     images = images[: telling_size(len(images), images.device)].detach().clone()
 
-    def gradient(network: nn.Module, count: int) -> Tensor:
-        def losses(points: Tensor) -> list[Tensor]:
-            logits = answer(network, points, None)
-            # The cross entropy of the likeliest class.
-            return [F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="none")]
-
-        ((_, slope),) = input_gradients(losses, images[:count].clone())
-        return torch.zeros_like(images[:count]) if slope is None else slope
-
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         types = (torch.float32, torch.bfloat16)
         networks = [fast_copy(classifier, kind).to(images.device) for kind in types]
@@ -91,7 +98,7 @@ def measure_speeds(classifier: nn.Module, images: Tensor) -> Speeds:
         def speeds(count: int, rounds: int) -> Speeds:
             seconds, gradients = [], []
             for network in networks:
-                call = partial(gradient, network, count)
+                call = partial(away, network, images[:count])
                 try:
                     with prepared(network):
                         seconds.append(seconds_of(call, images.device, rounds))

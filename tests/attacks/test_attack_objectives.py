@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from robusttrain.attacks import (
@@ -18,7 +19,7 @@ from robusttrain.attacks import (
     TargetedMargin,
     WrongProbability,
 )
-from robusttrain.attacks.parts.objectives import choose_targets
+from robusttrain.attacks.parts.objectives import LogOdds, choose_targets
 from robusttrain.core.rng import Rng
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
@@ -271,3 +272,53 @@ def test_the_probability_of_being_wrong_has_a_gradient_where_the_model_is_sure()
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     shares = torch.tensor([[-1.0, 1 / (1 + math.exp(-1)), 1 - 1 / (1 + math.exp(-1))]])
     torch.testing.assert_close(gradient, shares)
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(), AwayFromPrediction()])
+def test_cross_entropy_keeps_its_direction_however_sure_the_model_is(objective):
+    """p_y - 1, as torch has it, is rounded, and zero once p_y rounds to 1."""
+    logits, labels = several(200)
+    odds = torch.linspace(-39, 30, 200)
+    others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+    logits = logits.scatter(1, labels[:, None], (others - odds)[:, None]).requires_grad_()
+    exact = logits.detach().double().requires_grad_()
+    of_others = exact.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+    wanted = (of_others - exact.gather(1, labels[:, None]).squeeze(1)).exp().log1p()
+    values = objective(logits, labels)
+    torch.testing.assert_close(values.double(), wanted, rtol=1e-2, atol=0)
+    (found,) = torch.autograd.grad(values.sum(), logits)
+    (true,) = torch.autograd.grad(wanted.sum(), exact)
+    length = true.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(found / length, true / length, rtol=0, atol=2e-2, check_dtype=False)
+    (plain,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="none").sum(), logits)
+    assert ((plain / length - true / length).norm(dim=1) > 0.5).any()
+    # Where nothing is lost, both are the same bit for bit.
+    clear = odds > -11.9
+    assert torch.equal(found[clear], plain[clear])
+
+
+@pytest.mark.parametrize("factor", [100.0, 1e4, 1e10, 1e30])
+def test_cross_entropy_beyond_all_bounds_follows_the_log_odds(factor):
+    logits, labels = several()
+    logits = (factor * logits.scatter(1, labels[:, None], 12.0)).requires_grad_()
+    (found,) = torch.autograd.grad(CrossEntropy()(logits, labels).sum(), logits)
+    (odds,) = torch.autograd.grad(LogOdds()(logits, labels).sum(), logits)
+    assert found.any(dim=1).all()
+    torch.testing.assert_close(
+        found / found.norm(dim=1, keepdim=True), odds / odds.norm(dim=1, keepdim=True)
+    )
+    # The surer, the less: attacks that compare losses can still tell.
+    surer = logits.detach().scatter(1, labels[:, None], 13 * factor)
+    assert (CrossEntropy()(surer, labels) < CrossEntropy()(logits, labels)).all()
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(), WrongProbability(), LogOdds()])
+def test_where_no_other_class_is_possible_the_derivative_is_a_number(objective):
+    logits = torch.tensor([[5.0, -torch.inf, -torch.inf]], requires_grad=True)
+    value = objective(logits, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert gradient.isfinite().all()
+    assert not gradient[0, 1:].any()
+    if isinstance(objective, CrossEntropy):
+        assert value == 0
+        assert not gradient.any()

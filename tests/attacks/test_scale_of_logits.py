@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import (
+    APGD,
     DDN,
     FAB,
     FMN,
@@ -19,6 +20,7 @@ from robusttrain.attacks import (
     MomentumNormalized,
     MomentumSign,
     NearestBoundary,
+    Normalized,
     Optimization,
     ProjectedGradient,
     SuperDeepFool,
@@ -138,6 +140,32 @@ def test_ddn_has_a_direction_where_the_softmax_is_saturated(factor, linear, imag
     assert (model(plain).argmax(1) != y).all()
     assert (model(scaled).argmax(1) != y).all()
     assert (WIDE.distance(scaled, x) < 1.3 * WIDE.distance(plain, x)).all()
+
+
+FOLLOWING = [
+    ProjectedGradient(20, relative_step_size=0.1, threat=Linf(0.05)),
+    ProjectedGradient(10, relative_step_size=0.25, threat=Linf(0.05), rule=MomentumSign(1.0)),
+    ProjectedGradient(1, relative_step_size=1.0, random_start=False, threat=Linf(0.05)),
+    ProjectedGradient(20, relative_step_size=0.1, threat=L2(0.4), rule=Normalized()),
+    APGD(20, threat=Linf(0.05)),
+    APGD(20, threat=L2(0.4)),
+]
+
+
+@pytest.mark.parametrize("attack", FOLLOWING, ids=lambda a: f"{type(a).__name__}-{a.threat}")
+@pytest.mark.parametrize("exponent", [6, 12, 100])
+def test_a_model_is_not_more_robust_for_larger_logits(attack, exponent, linear, images, streams):
+    """Of two classes the direction of cross entropy is the same at any scale; where the softmax is
+    saturated it rounded to zero, and every image stood.
+    """
+    model, x = linear(classes=2), images(24)
+    model.bias.data -= model.weight.data.sum(1) / 2
+    y = model(x).argmax(1)
+    plain, found = (attack(each, x, y, streams(24)) for each in (model, Scaled(model, exponent)))
+    fell = model(plain).argmax(1) != y
+    assert fell.any()
+    assert not fell.all()
+    assert torch.equal(model(found).argmax(1) != y, fell)
 
 
 def test_ddn_stays_in_the_box_of_numbers_without_any_gradient(images, streams):

@@ -101,7 +101,11 @@ WRONG = (
         "twice the draws",
         lambda: resized(pgd(steps=10, relative_step_size=0.25)),
     ),
-    Case("huge logits", "zero gradients", lambda: evaluation(n.Scaled(n.plain(), 1000.0), pgd())),
+    Case(
+        "huge logits, torch's cross entropy",
+        "zero gradients",
+        lambda: evaluation(n.Scaled(n.plain(), 1000.0), pgd(objective=n.Rounded())),
+    ),
     Case("saturated sigmoid", "black box", lambda: evaluation(n.Saturated(n.sharpened()), pgd())),
     Case(
         "detached preprocessing",
@@ -200,6 +204,8 @@ SOUND = (
         lambda: evaluation(n.Probabilities(n.plain()), pgd(steps=40)),
         slow=True,
     ),
+    # The direction of cross entropy is kept, however sure the model is.
+    Case("huge logits", None, lambda: evaluation(n.Scaled(n.plain(), 1000.0), pgd(steps=40))),
     Case("undefended, PGD", None, lambda: evaluation(n.plain(), pgd(steps=40))),
     Case("adversarial training, PGD", None, lambda: evaluation(n.robust(), pgd(steps=40))),
     Case(

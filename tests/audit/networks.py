@@ -240,6 +240,14 @@ class Probabilities(nn.Module):
         return self.model(images).softmax(dim=1)
 
 
+@dataclass(frozen=True)
+class Rounded(Objective):
+    """Cross entropy as torch computes it, with a derivative that is zero where p_y rounds to 1."""
+
+    def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
+        return F.cross_entropy(logits, goal, reduction="none")
+
+
 class Saturated(nn.Module):
     """Sharpens images by a steep sigmoid, whose derivative underflows but at the threshold."""
 

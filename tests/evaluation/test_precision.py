@@ -92,3 +92,18 @@ def test_a_model_without_a_gradient_can_be_timed(images):
             return (x > 0.5).float().mean((2, 3))
 
     assert measure_speeds(Steps(), images()).float32 > 0
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e3])
+def test_a_network_that_is_sure_or_faint_has_a_direction_to_compare(factor, convnet, images):
+    """A gradient below 1e-8 had a cosine of 0, and bfloat16 was never taken."""
+
+    class Times(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = convnet()
+
+        def forward(self, x):
+            return self.model(x) * factor
+
+    assert measure_speeds(Times(), images(4)).cosine > 0.9

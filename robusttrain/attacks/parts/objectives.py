@@ -7,6 +7,7 @@ classes for a targeted one. Symbols: z logits, y true class, t target class.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -21,6 +22,10 @@ from robusttrain.core.errors import UserError, one_of
 from robusttrain.core.rng import Rng
 
 TargetChoice = Literal["least_likely", "second", "random"]
+
+#: Log-odds against the true class below which few digits of 1 - p_y are left in float32; and below
+#: which cross entropy goes on as its tangent, so that its derivative does not vanish.
+SURE, SURER = -12.0, -40.0
 
 
 class Objective(ABC):
@@ -63,6 +68,36 @@ def _of(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None]).squeeze(1)
 
 
+def _wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,): log sum_{i != y} exp z_i. Where all of these are -inf, it is about the least number,
+    since the derivative would be none.
+    """
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.clamp_min(torch.finfo(logits.dtype).min).logsumexp(dim=1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,): -log softmax(z)_y, with a derivative that keeps its direction however sure the model
+    is.
+
+    As torch computes it, the derivative with respect to z_y is p_y - 1: that is rounded where p_y
+    is nearly 1, then zero while those of the other logits are not, and where the logits are far
+    apart all are zero. Attacks then follow a wrong direction, or none, and a model looks robust
+    because its logits are large (Carlini & Wagner 2016, "Defensive distillation is not robust to
+    adversarial examples"; Croce & Hein 2020, section 4, who take another loss for that). Written as
+    softplus(o) with o the log-odds against y, nothing cancels. Below o = -40 the tangent of
+    softplus there goes on: the derivative of o is what counts, since only an average over several
+    answers weighs its length, and there e^-40 is nothing beside an answer that is less sure.
+    """
+    odds = _wrong(logits, labels) - _of(logits, labels)
+    low = odds.clamp_min(SURER)
+    precise = F.softplus(low) + math.exp(SURER) * (odds - low)
+    # Anywhere else the two agree up to rounding, and the plain one is what the peers take. Where no
+    # other class is possible, there is nowhere to go.
+    sure = (odds < SURE) & (odds > torch.finfo(odds.dtype).min / 2)
+    return torch.where(sure, precise, F.cross_entropy(logits, labels, reduction="none"))
+
+
 def repeated(goal: Tensor, copies: int) -> Tensor:
     """The goal (copies * B, ...) of stacked copies of a batch, copy after copy."""
     return goal.repeat(copies, *[1] * (goal.dim() - 1))
@@ -81,10 +116,12 @@ def need_classes(objective: Objective, classes: int) -> None:
 
 @dataclass(frozen=True)
 class CrossEntropy(Objective):
-    """-log softmax(z)_y: away from the true class."""
+    """-log softmax(z)_y: away from the true class, whose derivative keeps its direction however
+    sure the model is.
+    """
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        return F.cross_entropy(logits, goal, reduction="none")
+        return _cross_entropy(logits, goal)
 
 
 @dataclass(frozen=True)
@@ -97,8 +134,7 @@ class WrongProbability(Objective):
     """
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        others = logits.scatter(1, goal[:, None], -torch.inf)
-        return others.logsumexp(dim=1) - logits.logsumexp(dim=1)
+        return _wrong(logits, goal) - logits.logsumexp(dim=1)
 
 
 @dataclass(frozen=True)
@@ -145,12 +181,11 @@ class LogOdds(Objective):
     """log sum_{i != y} exp z_i - z_y, the log-odds against the true class.
 
     Cross entropy is its softplus, so the gradients of both have one direction. That of cross
-    entropy has no length left where p_y rounds to 1; this one has, at any scale of logits.
+    entropy becomes shorter the surer the model is; this one has a length at any scale of logits.
     """
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        others = logits.scatter(1, goal[:, None], -torch.inf)
-        return others.logsumexp(dim=1) - _of(logits, goal)
+        return _wrong(logits, goal) - _of(logits, goal)
 
 
 @dataclass(frozen=True)
@@ -197,7 +232,7 @@ class AwayFromPrediction(Objective):
         return _ask(model, images, rng).argmax(dim=1)
 
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
-        return F.cross_entropy(logits, goal, reduction="none")
+        return _cross_entropy(logits, goal)
 
 
 @dataclass(frozen=True)
