@@ -35,9 +35,11 @@ from robusttrain.storage.journal import differences, digest, some
 from robusttrain.storage.occupied import TRANSFER, content_of, refuse_another
 from robusttrain.transfer import Crafting, Matrix, Model, Outcome, Planned
 from robusttrain.transfer.commonly_correct import CommonlyCorrect, commonly_correct
+from robusttrain.transfer.estimates import Estimate
 from robusttrain.transfer.measuring import measure, part_of_results
 from robusttrain.transfer.plan import TransferPlan
 from robusttrain.transfer.predictions import every_model_right
+from robusttrain.transfer.success import unattacked
 
 #: Of a plan, what changes no figure.
 PLACES = ("output", "crafted")
@@ -122,7 +124,11 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
 
     clean = crafting.clean(targets, batches())
     labels = torch.cat([batch.labels.cpu() for batch in batches()])
-    every_model_right(clean, labels)  # or nothing could be measured in the end
+    of = every_model_right(clean, labels)  # or nothing could be measured in the end
+    random = [name for name in targets if models[name].defended.random]
+    idle = unattacked(crafting.clean(random, batches(), purpose="score"), labels, of)
+    for said in of_themselves(idle):
+        telling.say(said)
     announce(costs, makers, len(labels), telling.say)
     radii = [("--epsilon", planned.scenario.attack.threat) for planned in attacks.values()]
     for wide in covering(radii, data.facts()):
@@ -149,9 +155,10 @@ def measure_transfer(plan: TransferPlan, telling: Telling = SILENT) -> dict[str,
         "images": len(labels),
         "candidates": common.candidates,
         "clean_accuracy": common.accuracy,
+        "unattacked": {name: share.json() for name, share in idle.items()},
         "threat": threat(attacks),
         "seed": plan.seed,
-        "draws": plan.draws if any(models[name].defended.random for name in targets) else 1,
+        "draws": plan.draws if random else 1,
         "precision": plan.precision,
         "attacks": {name: part_of_results(outcomes[name], matrices[name]) for name in attacks},
         "processor": processor(device),
@@ -237,6 +244,18 @@ def at_chance(common: CommonlyCorrect, classes: int) -> list[str]:
         " of the others"
         for name, share in common.accuracy.items()
         if guesses(share, count, classes)
+    ]
+
+
+def of_themselves(idle: Mapping[str, Estimate]) -> list[str]:
+    """A line for each random target, by its share of images that it has wrong as they are: every
+    success rate holds that share.
+    """
+    return [
+        f"{name}: is random, and without any attack misclassifies {share.text()} of the"
+        f" {share.images:,} images that count, in the draws that score: read its success rates"
+        " against that"
+        for name, share in idle.items()
     ]
 
 

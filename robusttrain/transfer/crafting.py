@@ -335,12 +335,20 @@ class Crafting:
         return entry
 
     def clean(
-        self, targets: Sequence[str], batches: Iterable[Batch], top: int = 5
+        self, targets: Sequence[str], batches: Iterable[Batch], top: int = 5, purpose: str = "clean"
     ) -> dict[str, Tensor]:
-        """The targets' answers on the clean images: from each target to ``classes``."""
+        """The targets' answers on the clean images: from each target to ``classes``.
+
+        Args:
+            targets: names of models.
+            batches: as for `run`.
+            top: as for `run`.
+            purpose: of the draws of random targets: "clean", to choose images by; or "score",
+                those that score adversarial images.
+        """
         classes: dict[str, list[Tensor]] = {name: [] for name in targets}
         for images, _, indices in batches:
-            rng = Rng.for_images(self.seed, indices).fold("clean")
+            rng = Rng.for_images(self.seed, indices).fold(purpose)
             for name in targets:
                 asked = self.models[name].defended
                 draws = self._draws_of(name, images, indices)

@@ -39,6 +39,20 @@ def success_matrix(adversarial: Answers, labels: Tensor, of: Denominator, top: i
     return Matrix(f"top-{top} success rate", of.words, cells)
 
 
+def unattacked(clean: Mapping[str, Tensor], labels: Tensor, of: Denominator) -> dict[str, Estimate]:
+    """The success rate of an attack that does nothing, by target: how often random targets
+    misclassify the images that count as they are.
+
+    Most draws had these images right, and the others go wrong without an attacker.
+
+    Args:
+        clean: target to ``classes`` of the clean images, of other draws than chose the images.
+        labels: (n,) true classes.
+        of: images that count.
+    """
+    return dict(success_matrix({"nothing": clean}, labels, of).cells["nothing"])
+
+
 def matching_matrix(
     adversarial: Answers, labels: Tensor, goals: Tensor, of: Denominator, top: int = 1
 ) -> Matrix:

@@ -233,6 +233,30 @@ def test_a_yaml_of_a_model_of_ones_own(transfer, classifiers, tmp_path):
     )
 
 
+def test_what_a_random_target_has_wrong_without_any_attack_is_told(transfer, classifiers, tmp_path):
+    """An attack that did nothing was credited with it, and nobody said so."""
+    state = torch.load(classifiers["one"], weights_only=True)["state_dict"]
+    weights = {name.removeprefix("model.classifier."): values for name, values in state.items()}
+    torch.save(weights, tmp_path / "w.pt")
+    (tmp_path / "noisy.yaml").write_text(
+        "model:\n  class_path: robusttrain.models.CifarResNet\n"
+        "  init_args: {in_channels: 1, widths: [8, 16, 16], blocks: 1}\nweights: w.pt\n"
+        "defense:\n  class_path: robusttrain.defenses.GaussianNoise\n  init_args: {sigma: 0.12}\n"
+    )
+    models = (tmp_path / "noisy.yaml", "two")
+    done = transfer("--attack", "fgsm", "--epsilon", 0, models=models)
+    assert done.code == 0, done.err
+    cells = done.found["attacks"]["fgsm"]["success_top1"]["cells"]
+    assert cells["two"]["two"]["value"] == 0
+    idle = done.found["unattacked"]
+    assert idle == {"noisy": cells["two"]["noisy"]} == {"noisy": cells["noisy"]["noisy"]}
+    assert 0.02 < idle["noisy"]["value"] < 0.5
+    share = f"{100 * idle['noisy']['value']:.1f} %"
+    told = " ".join(done.err.split())
+    assert f"noisy: is random, and without any attack misclassifies {share}" in told
+    assert transfer("--attack", "fgsm", output="plain").found["unattacked"] == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "models", "told"),
     [
