@@ -41,8 +41,8 @@ def look_at(model: nn.Module, logits: Tensor, images: Tensor) -> bool:
 
 def clips(logits: Tensor, images: Tensor) -> bool:
     """Whether something that looks like the images is clipped between them and the logits: pictures
-    of as many channels, or as many numbers in rows. A layer of as many channels is taken for it,
-    too.
+    of as many channels or of one, those with the channels elsewhere, or as many numbers in rows. A
+    layer of as many channels, or of one, is taken for it, too.
 
     Args:
         logits: (B, K), computed from the images, with their graph.
@@ -66,9 +66,11 @@ def _like(node: torch.autograd.graph.Node, images: Tensor) -> bool:
     if not of:
         return True
     shape = torch.Size(of[0].shape)
-    if len(shape) == 4:
-        return shape[1] == images.shape[1]
-    return shape.numel() == images.numel()
+    if len(shape) == 4:  # shades of grey have one channel; others put the channels last
+        channels = (1, images.shape[1])
+        return shape[1] in channels or sorted(shape[1:]) == sorted(images.shape[1:])
+    grey = len(shape) == 3 and shape[1:] == images.shape[2:]
+    return grey or shape.numel() == images.numel()
 
 
 def inward(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -24,6 +24,7 @@ CLIPPING = {
     "relu": lambda x: 1 - torch.relu(1 - torch.relu(x)),
     "hardtanh": lambda x: nn.functional.hardtanh(x, 0.0, 1.0),
     "flat": lambda x: x.flatten(1).clamp(0, 1).view(x.shape),
+    "channels last": lambda x: x.permute(0, 2, 3, 1).clamp(0, 1).permute(0, 3, 1, 2),
 }
 
 
@@ -102,6 +103,23 @@ def test_activations_are_no_clipped_images(channels, edges):
     assert network(edges).shape == (len(edges), 3)
     assert not clips(network(points), points)
     assert clips(network(points.clamp(0, 1)), points)
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        lambda x: x.permute(0, 2, 3, 1).clamp(0, 1).flatten(1),
+        lambda x: x.transpose(1, 3).clamp(0, 1).flatten(1),
+        lambda x: x.flatten(0, 1)[:, None].clamp(0, 1).view(x.shape).flatten(1),
+        lambda x: torch.cat([each.clamp(0, 1) for each in x.unbind(1)], dim=1).flatten(1),
+        lambda x: x.mean(dim=1, keepdim=True).clamp(0, 1).flatten(1),
+        lambda x: x.mean(dim=1).clamp(0, 1).flatten(1),
+    ],
+    ids=["channels last", "turned", "one by one", "each channel", "grey", "grey without channel"],
+)
+def test_clipped_pictures_may_lie_in_memory_otherwise(clip, images):
+    points = images(2).repeat(1, 3, 1, 2).requires_grad_()
+    assert clips(clip(points) @ torch.ones(clip(points).shape[1], 2), points)
 
 
 def test_only_pixels_at_the_edges_are_moved_and_none_from_outside():
