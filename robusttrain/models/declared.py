@@ -90,8 +90,8 @@ def output_of(
     (`robusttrain.models.compiling`).
     """
     own = images.dtype if takes_streams(model) else dtype_of(model) or images.dtype
-    inside = _differentiated(images) and model in clipping
-    given = inward(images, own) if inside else images
+    depth = clipping.get(model) if _differentiated(images) else None
+    given = images if depth is None else inward(images, own, depth)
     images = given.clone() if given is images and own == images.dtype else given.to(own)
     if takes_streams(model):
         return model(images, rng)

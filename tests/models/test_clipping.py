@@ -71,6 +71,36 @@ def test_the_gradient_is_that_without_clipping(how, linear, edges):
         assert torch.allclose(found, expected, rtol=tolerance, atol=1e-3 * expected.abs().max())
 
 
+INSIDE = {
+    "lower bound": lambda x: x.clamp(min=1e-3),
+    "both bounds": lambda x: x.clamp(1e-6, 1 - 1e-6),
+    "logit": lambda x: torch.special.logit(x, eps=1e-4).sigmoid(),
+    "root and square": lambda x: x.sqrt().square(),
+    "curve": lambda x: torch.where(x > 0.5, x ** (1 / 3), x),
+}
+
+
+@pytest.mark.parametrize("how", INSIDE)
+def test_bounds_and_roots_inside_of_the_edges(how, linear, edges):
+    """``x.clamp(1e-6)`` has no derivative at 0, and a root under a square has NaN."""
+    plain = linear()
+    clipped = Clipped(plain, INSIDE[how])
+    black = edges * (edges < 1)
+    points = black.clone().requires_grad_()
+    (raw,) = torch.autograd.grad(clipped(points.clone())[:, 0].sum(), points)
+    assert not (raw[black == 0].nan_to_num() != 0).any(), "torch hands on what is missing here"
+    found, expected = gradient_of(clipped, black), gradient_of(plain, black)
+    assert torch.allclose(found[black == 0], expected[black == 0], rtol=1e-3)
+
+
+def test_a_root_leaves_other_pixels_their_share(linear, edges):
+    """At 0 itself the derivative is infinite: nothing else would move within an L2 radius."""
+    black = edges * (edges < 1)
+    found = gradient_of(Clipped(linear(), torch.sqrt), black).abs()
+    assert found.isfinite().all()
+    assert found[black == 0].mean() < 100 * found[black > 0].mean()
+
+
 def test_answers_without_a_gradient_are_about_the_images_themselves(linear, edges):
     asked = []
     model = Clipped(linear(), lambda x: asked.append(x.clone()) or x.clamp(0, 1))
@@ -101,8 +131,8 @@ def test_activations_are_no_clipped_images(channels, edges):
     network = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
     points = edges.clone().requires_grad_()
     assert network(edges).shape == (len(edges), 3)
-    assert not clips(network(points), points)
-    assert clips(network(points.clamp(0, 1)), points)
+    assert clips(network(points), points) is None
+    assert clips(network(points.clamp(0, 1)), points) == 0
 
 
 @pytest.mark.parametrize(
@@ -119,7 +149,7 @@ def test_activations_are_no_clipped_images(channels, edges):
 )
 def test_clipped_pictures_may_lie_in_memory_otherwise(clip, images):
     points = images(2).repeat(1, 3, 1, 2).requires_grad_()
-    assert clips(clip(points) @ torch.ones(clip(points).shape[1], 2), points)
+    assert clips(clip(points) @ torch.ones(clip(points).shape[1], 2), points) == 0
 
 
 def test_only_pixels_at_the_edges_are_moved_and_none_from_outside():
