@@ -75,7 +75,13 @@ def classes_of(model: nn.Module, images: Tensor, what: str = "the model") -> int
     Raises:
         UserError: the model cannot take these images, (B, C, H, W).
     """
-    images, queried = check_images(images), Queried.of(model)
+    queried = Queried.of(model)
+    if any(tensor.is_meta for tensor in (*queried.parameters(), *queried.buffers())):
+        raise UserError(
+            f"{what} has weights on the device meta, which holds no values: load them where it is"
+            " built, as with model.load_state_dict(weights, assign=True)"
+        )
+    images = check_images(images)
     for name, part in queried.model.named_modules():
         if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params():  # type: ignore[misc]
             raise UserError(

@@ -606,6 +606,19 @@ def test_a_model_that_was_built_in_inference_mode_is_refused_for_that(given):
         robusttrain.evaluate(model, images, labels, attacks="fgsm", **QUIET)
 
 
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_model_without_values_is_refused_for_that(given, part):
+    """Wholly on torch's device meta, or in a part whose weights were not loaded."""
+    _, images, labels = given
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(3 * 64, 5))
+    (model[part] if part else model).to("meta")
+    told = "^the model has weights on the device meta, which holds no values: load them"
+    with pytest.raises(UserError, match=told):
+        robusttrain.evaluate(model, images, labels, attacks="fgsm", **QUIET)
+    with pytest.raises(UserError, match=told):
+        robusttrain.attack("fgsm")(model, images, labels)
+
+
 def test_a_model_whose_weights_nobody_has_sized_is_refused_for_that(given):
     _, images, labels = given
     model = nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
