@@ -38,7 +38,7 @@ from robusttrain.data import Digits
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Records, Rows, Scenario
 from robusttrain.evaluation.audit import Audit, report
-from robusttrain.evaluation.audit.before import repeated_passes
+from robusttrain.evaluation.audit.before import repeated_passes, zero_gradients
 from robusttrain.evaluation.audit.changes import single_step
 from robusttrain.evaluation.audit.finding import Finding, NotRun, beaten, significant, tail
 from robusttrain.evaluation.audit.report import verdict
@@ -327,6 +327,44 @@ def test_noise_from_the_given_streams_is_no_generator_of_its_own():
     assert found.severity == "note"
     assert "it draws from the rng that it is given" in found.measured
     assert found.remedy == "say random = True"
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        (0, None),
+        (2, "pgd: the gradient is NaN or infinite at 25.0% of the pixels, which attacks leave as"),
+        (8, "pgd: the gradient is exactly zero or NaN on 16 of 16 images, at the image and at a"),
+    ],
+)
+def test_pixels_without_a_gradient_are_told(rows, what):
+    """As a root of 0 has none, wherever torch's graph does not show it."""
+
+    class Root(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, images):
+            return images.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            gradient = gradient.clone()
+            gradient[:, :, :rows] = torch.nan
+            return gradient
+
+    class Rooted(torch.nn.Module):
+        def forward(self, images):
+            return plain()(Root.apply(images))
+
+    images, labels = digits().test[:16], digits().test_labels[:16]
+    side = images.shape[2]
+    assert side % 8 == 0
+    rows = rows * side // 8
+    engine = Engine(DefendedClassifier(None, Rooted()), {"pgd": Scenario(pgd(), Target())})
+    found = zero_gradients(Subject(engine, images, labels, torch.arange(16), None))
+    assert (found is None) == (what is None)
+    if found is not None:
+        assert found.severity == "masked"
+        assert found.measured.startswith(what)
 
 
 def test_the_sample_is_spread_over_all_images():

@@ -187,9 +187,10 @@ def probabilities(subject: Subject) -> Finding | None:
 
 def zero_gradients(subject: Subject) -> Finding | None:
     """Whether every attack that follows gradients gets exactly zero, or NaN, at the image and
-    beside it.
+    beside it; or NaN, or infinity, at some pixels, which it then leaves as they are.
     """
     still: Tensor | None = None
+    left: Tensor | None = None
     names = []
     for name, scenario in subject.engine.scenarios.items():
         estimator = estimator_of(scenario.attack)
@@ -198,6 +199,7 @@ def zero_gradients(subject: Subject) -> Finding | None:
         names.append(name)
         source, objective = subject.source(name), objective_of(scenario.attack)
         stuck = torch.ones(subject.size, dtype=torch.bool, device=subject.images.device)
+        unknown = torch.ones_like(subject.images, dtype=torch.bool)
         for start in range(2):
             rng = subject.rng("zero").fold(start)
             points = subject.images
@@ -207,18 +209,25 @@ def zero_gradients(subject: Subject) -> Finding | None:
                 goal = objective.aim(source, subject.images, subject.labels, rng.fold("aim"))
                 _, gradient = estimator(Loss(source, objective, goal), points.clone(), rng)
             stuck &= ~((gradient != 0) & gradient.isfinite()).flatten(1).any(dim=1)
+            unknown &= ~gradient.isfinite()
         still = stuck if still is None else still & stuck
-    if still is None:
+        left = unknown if left is None else left & unknown
+    if still is None or left is None:
         raise Needless("no attack follows gradients")
-    count = int(still.sum())
+    count, part = int(still.sum()), int(left.flatten(1).any(dim=1).sum())
+    gets = "exactly zero or NaN"
     if not significant(count, subject.size):
-        return None
+        if not significant(part, subject.size):
+            return None
+        count = part
+        share = float(left.float().mean())
+        gets = f"NaN or infinite at {share:.1%} of the pixels, which attacks leave as they are,"
     return Finding(
         check="zero gradients",
         severity="masked",
         measured=(
-            f"{', '.join(names)}: the gradient is exactly zero or NaN on {count} of {subject.size}"
-            " images, at the image and at a random point beside it"
+            f"{', '.join(names)}: the gradient is {gets} on {count} of {subject.size} images, at"
+            " the image and at a random point beside it"
         ),
         threshold=MORE_THAN_LUCK,
         source=(
@@ -226,7 +235,8 @@ def zero_gradients(subject: Subject) -> Finding | None:
         ),
         remedy=(
             "add --attack bpda-i (for quantisation and other steps of a defense), apgd-dlr or"
-            " apgd-margin (for a saturated softmax), or square (without gradients)"
+            " apgd-margin (for a saturated softmax), or square (without gradients); keep roots and"
+            " quotients away from 0 (for NaN)"
         ),
         value=count / subject.size,
     )
