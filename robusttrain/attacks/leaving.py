@@ -112,7 +112,7 @@ class Leaving:
 
     def _look(self, images: Tensor, rows: Tensor, logits: Tensor) -> None:
         """Let those images go whose points the target misclassifies, within the threat."""
-        wrong = (logits.argmax(dim=1) != self.labels[rows]) & names_a_class(logits)
+        wrong = (logits.argmax(dim=1) != self.labels[rows]) | ~names_a_class(logits)
         which = (wrong & ~self.settled[rows]).nonzero().squeeze(1)
         if not len(which):
             return

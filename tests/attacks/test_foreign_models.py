@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import robusttrain
 from robusttrain.attacks import (
     APGD,
     DDN,
@@ -504,6 +505,43 @@ def test_answers_without_a_gradient_can_be_asked_for_and_are_refused_where_one_i
 def test_who_answers_nan_is_never_right(linear, images):
     engine = Engine(Says(linear(), lambda z: z * torch.nan), {"pgd": Scenario(PGD, Target())})
     assert not engine.run(images(), LABELS, torch.arange(4))[0].rows["pgd"].score.any()
+
+
+class Abstains(nn.Module):
+    """Answers class 0, or NaN where its margin is less than it is at an image: a detector."""
+
+    def __init__(self, model, image):
+        super().__init__()
+        self.model = model
+        self.least = self.margin(self.logits(image)).item() - 0.01
+
+    def logits(self, images):
+        return self.model(images) + 10 * torch.eye(3)[0]
+
+    def margin(self, logits):
+        return (logits[:, 0] - logits[:, 1:].amax(dim=1))[:, None]
+
+    def forward(self, images):
+        logits = self.logits(images)
+        return torch.where(self.margin(logits) < self.least, torch.nan, logits)
+
+
+@pytest.mark.parametrize("attack", [APGD(5), APGD(5, random_start=False), Square(30)], ids=str)
+def test_an_image_that_a_model_rejects_has_fallen(attack, linear, images, streams):
+    """In scoring such an answer is wrong, so attacks that find it hand it back."""
+    x, labels = images()[:1].repeat(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64)
+    model = Abstains(linear(), x[:1])
+    assert model(attack(model, x, labels, streams())).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "square", "fmn-linf", "nearest-linf", "pgd", "fab-t"])
+def test_an_image_that_a_model_rejects_is_not_right_under_attack(name, linear, images):
+    attack = robusttrain.attack(name, epsilon=0.05).attack.scaled(0.1)
+    x, labels = images()[:1].repeat(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64)
+    engine = Engine(Abstains(linear(), x[:1]), {name: Scenario(attack, Target())})
+    rows = engine.run(x, labels, torch.arange(4))[0].rows
+    assert rows[name].attacked.all()
+    assert not rows[name].score.any()
 
 
 class FourAtOnce(nn.Linear):

@@ -8,6 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.answers import names_a_class
 from robusttrain.attacks.asking import Queried, SourceModel, call_model, loss_terms
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
@@ -44,9 +45,9 @@ class _Watched(SourceModel):
 
     asks_queried = True
 
-    def __init__(self, source: nn.Module, labels: Tensor) -> None:
+    def __init__(self, source: nn.Module, labels: Tensor, named: Tensor) -> None:
         super().__init__()
-        self.source, self.labels = source, labels
+        self.source, self.labels, self.named = source, labels, named
         self.fuses_losses = Queried.of(source).fuses_losses
         self.wipe()
 
@@ -65,10 +66,12 @@ class _Watched(SourceModel):
         return terms
 
     def _note(self, seen: Tensor) -> None:
-        # Estimators stack copies of the batch: (n * B, K). A model that answers NaN has not been
-        # fooled.
+        # Estimators stack copies of the batch: (n * B, K). An answer that names no class is wrong,
+        # as in scoring; a model that names none of the image itself has not been fooled.
         copies = len(seen) // max(1, len(self.labels))
-        wrong = (seen.argmax(dim=1) != self.labels.repeat(copies)) & ~seen.isnan().any(dim=1)
+        named = names_a_class(seen)
+        wrong = (seen.argmax(dim=1) != self.labels.repeat(copies)) | ~named
+        wrong &= named | self.named.repeat(copies)
         self.wrong = self.wrong & wrong.view(copies or 1, -1).all(dim=0)
 
 
@@ -153,6 +156,7 @@ class APGD(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
+        named = names_a_class(logits)
         best = images
         f_best = torch.full_like(logits[:, 0], -torch.inf)
         broken = torch.zeros_like(random)
@@ -172,7 +176,7 @@ class APGD(Attack):
                 else self.threat.random_start(x, streams.fold("start"))
             )
             point, f, wrong = self.climb(
-                source, start, x, labels[left], goal[left], random[left], streams
+                source, start, x, labels[left], goal[left], random[left], streams, named[left]
             )
             point, f = point.to(best.dtype), f.to(f_best.dtype)
             better = (wrong & ~broken[left]) | ((wrong == broken[left]) & (f > f_best[left]))
@@ -202,6 +206,7 @@ class APGD(Attack):
         goal: Tensor,
         random: Tensor,
         rng: Rng,
+        named: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Algorithm 1, from x^(0) = ``start`` within the threat around ``images``.
 
@@ -212,12 +217,16 @@ class APGD(Attack):
             goal: (B, ...), what the objective strives for.
             random: (B,) bool, whether the model is random for that image.
             rng: streams of the images, (B,).
+            named: (B,) bool, whether the model names a class of the image itself, so that one that
+                it names none of has fallen; None: no image falls so.
 
         Returns:
             The best points (B, C, H, W), their losses (B,), and (B,) bool: whether the model, if it
             is not random, misclassifies them.
         """
-        watched, direction = _Watched(Queried.of(source), labels), STEEPEST[self.threat.norm]
+        named = torch.zeros_like(random) if named is None else named
+        watched = _Watched(Queried.of(source), labels, named)
+        direction = STEEPEST[self.threat.norm]
         loss_fn = Loss(watched, self.objective, goal)
 
         def evaluate(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

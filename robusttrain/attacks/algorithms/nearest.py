@@ -246,9 +246,9 @@ class Nearest:
             )
             fooled = above > 0.5
             if margin is not None and not self._fuses_losses:
-                fooled = torch.where(self.random, margin > 0, fooled)
-        else:
-            fooled = margin > 0
+                fooled = torch.where(self.random, ~(margin <= 0), fooled)
+        else:  # NaN names no class, and that of the image itself is none (`Opening.of`)
+            fooled = ~(margin <= 0)
         if self._some is None:
             self._some = bool(self.random.any())
         elif self._some:  # x itself, the first iterate, says nothing of a direction

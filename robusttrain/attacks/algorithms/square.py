@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.answers import names_a_class
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.loss import each_image
@@ -127,7 +128,8 @@ class Square(Attack):
         return Cost(gradients=0, queries=self.queries)
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
-        _, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
+        logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
+        named = names_a_class(logits)
         goal = self.objective.aim(source, images, labels, rng.fold("aim"))
         best = self.start(images, rng.fold("start"))
         searches = ((~random, self.search), (random, self.search_random))
@@ -135,7 +137,8 @@ class Square(Attack):
             which = chosen.nonzero().squeeze(1)
             if len(which):
                 searched = search(
-                    source, best[which], images[which], labels[which], goal[which], rng[which]
+                    *(source, best[which], images[which], labels[which], goal[which]),
+                    *(named[which], rng[which]),
                 )
                 best = best.index_copy(0, which, searched)
         return best
@@ -147,6 +150,7 @@ class Square(Attack):
         images: Tensor,
         labels: Tensor,
         goal: Tensor,
+        named: Tensor,
         rng: Rng,
     ) -> Tensor:
         """Algorithm 1, for a deterministic model: from x_best = ``best`` to the last x_best,
@@ -164,7 +168,7 @@ class Square(Attack):
                     else best
                 )
                 streams = rng.fold("model").fold(i)
-                f, wrong = self._judge(source, x_new, labels, goal, streams, votes=1)
+                f, wrong = self._judge(source, x_new, labels, goal, named, streams, votes=1)
                 wrong = wrong > 0
                 accepted = (f > f_best) | wrong
                 memory.keep(accepted)
@@ -177,7 +181,8 @@ class Square(Attack):
                     memory.among(left)
                     result = result.index_copy(0, place, best)
                     place, best, f_best = place[left], best[left], f_best[left]
-                    images, labels, goal, rng = images[left], labels[left], goal[left], rng[left]
+                    images, labels, goal = images[left], labels[left], goal[left]
+                    named, rng = named[left], rng[left]
                     if not len(left):
                         return result
         return result.index_copy(0, place, best)
@@ -189,6 +194,7 @@ class Square(Attack):
         images: Tensor,
         labels: Tensor,
         goal: Tensor,
+        named: Tensor,
         rng: Rng,
     ) -> Tensor:
         """Algorithm 1, for a random model: each iteration judges x_best and its rival on the same,
@@ -200,19 +206,29 @@ class Square(Attack):
         for i in range(1, iterations + 1):
             x_new = self.propose(best, images, self.side(i - 1, iterations, images), rng.fold(i))
             streams = rng.fold("model").fold(i)
-            f, _ = self._judge(source, x_new, labels, goal, streams, votes)
-            f_best, _ = self._judge(source, best, labels, goal, streams, votes)
+            f, _ = self._judge(source, x_new, labels, goal, named, streams, votes)
+            f_best, _ = self._judge(source, best, labels, goal, named, streams, votes)
             best = torch.where(per_image(f > f_best), x_new, best)
         return best
 
     def _judge(
-        self, source: nn.Module, points: Tensor, labels: Tensor, goal: Tensor, rng: Rng, votes: int
+        self,
+        source: nn.Module,
+        points: Tensor,
+        labels: Tensor,
+        goal: Tensor,
+        named: Tensor,
+        rng: Rng,
+        votes: int,
     ) -> tuple[Tensor, Tensor]:
         """Mean loss (B,), minus infinity where it is NaN, and the share (B,) of draws that are
-        misclassified.
+        misclassified; so is an answer that names no class, if the model names one of the image
+        itself, as ``named`` (B,) bool says.
         """
         logits = ask(source, points, rng, votes)
-        wrong = (logits.argmax(dim=2) != labels) & ~logits.isnan().any(dim=2)
+        has_class = names_a_class(logits)
+        wrong = (logits.argmax(dim=2) != labels) | ~has_class
+        wrong &= has_class | named
         f = each_image(self.objective, logits.flatten(0, 1), repeated(goal, votes))
         f = f.view(votes, len(points)).mean(dim=0)
         return torch.where(f.isnan(), -torch.inf, f), wrong.to(f.dtype).mean(dim=0)
