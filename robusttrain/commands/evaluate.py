@@ -37,13 +37,18 @@ ESTIMATE = "--estimate"
 
 def run(arguments: list[str]) -> None:
     """Attack as the command line says."""
-    with saying_how_to_go_on(say, lambda: how_to_go_on(arguments)):
+    written: list[Path] = []
+    with saying_how_to_go_on(say, lambda: how_to_go_on(arguments), written):
         if (repeated := read_again(arguments)) is not None:
-            repeat(*repeated)
+            before, plan = repeated
+            written.append(Path(plan.output))
+            repeat(before, plan)
         elif chosen(arguments):
-            transfer.run(arguments)
+            transfer.run(arguments, written)
         else:
             plan = read_plan(arguments)
+            # An evaluation may go into a folder beside the default one.
+            written.append(Path(plan.output).parent if plan.beside else Path(plan.output))
             if ESTIMATE in arguments:
                 estimate(plan, say)
                 return

@@ -11,9 +11,16 @@ from robusttrain.core.console import ALOUD, console, say
 from robusttrain.running.transferring import measure_transfer
 
 
-def run(arguments: list[str]) -> None:
-    """Craft on each model and test on all, as the command line says."""
+def run(arguments: list[str], written: list[Path] | None = None) -> None:
+    """Craft on each model and test on all, as the command line says.
+
+    Args:
+        arguments: of the command line.
+        written: gets the folders that are written into, if anybody asks.
+    """
     plan = read_plan(arguments)
+    if written is not None:
+        written += [Path(plan.output), Path(plan.crafted)]
     for name, measured in measure_transfer(plan, ALOUD).items():
         console.print(Text(name, style="bold"))
         for kind, matrix in measured.items():

@@ -2,6 +2,7 @@
 nothing.
 """
 
+import errno
 import json
 import re
 
@@ -109,6 +110,38 @@ def test_a_folder_that_cannot_be_written_to_is_still_found_at_once(evaluate, tmp
     done = evaluate("--attack", "fgm", "--output", "file/below")
     assert done.code == 2
     assert "--output file/below: cannot be written to" in done.err
+
+
+@pytest.mark.parametrize(
+    "what",
+    [["--checkpoint", "digits-standard"], ["--models", "digits-standard", "digits-adversarial"]],
+    ids=["evaluation", "transfer"],
+)
+def test_a_folder_that_may_not_be_written_to_any_more_is_one_line(
+    command, monkeypatch, tmp_path, what
+):
+    """As where its owner takes the permission away while attacks run for hours."""
+    monkeypatch.chdir(tmp_path)
+    put, puts = Journal.put, []
+
+    def taken(self, stage, *arguments):
+        if puts:
+            raise OSError(errno.EACCES, "Permission denied", str(self.folder / stage / "entry"))
+        put(self, stage, *arguments)
+        puts.append(self.folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "put", taken)
+        stopped = command("evaluate.py", *what, "--attack", "fgm", "--images", 8)
+    assert stopped.code == 2, stopped.err
+    (folder,) = puts
+    error = stopped.err.splitlines()[-1]
+    assert error.startswith("evaluate.py: error: ")
+    assert error.endswith(
+        "/entry: cannot be written (permission denied): what was finished is kept; the same command"
+        " goes on from there"
+    )
+    assert len([*folder.glob("*/*.safetensors")]) == 1
 
 
 def test_a_radius_that_is_no_bound_is_warned_of(evaluate):
