@@ -33,6 +33,8 @@ TAKEN = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM)
 
 #: What gloo and NCCL say where another process of the group is gone.
 GONE = re.compile(r"(closed|reset) by peer|remote process exit")
+#: What torch says where a process that loads batches is gone.
+LOADER = re.compile(r"DataLoader worker \(pid\S* ([\d, ]+)\) (?:is killed|exited)")
 #: What says how to go on, of the blocks of `saying_how_to_go_on` that this process is in.
 _inside: list[Callable[[], str]] = []
 #: The processes that this one has started.
@@ -82,8 +84,8 @@ def saying_how_to_go_on(
         folders: that the block writes into.
 
     Raises:
-        UserError: in place of what is raised where another process of the run is gone, or a file
-            cannot be written since one of the folders was taken away.
+        UserError: in place of what is raised where another process of the run is gone, or one that
+            loads its batches, or a file cannot be written since one of the folders was taken away.
     """
     _inside.append(line)
     try:
@@ -106,7 +108,14 @@ def saying_how_to_go_on(
             raise UserError(f"{name}: cannot be written ({why}): {line()}") from error
         raise
     except RuntimeError as error:
-        if isinstance(error, UserError) or not GONE.search(str(error)):
+        if isinstance(error, UserError):
+            raise
+        if gone := LOADER.search(str(error)):
+            raise UserError(
+                f"--data.workers: a process that loads batches (PID {gone[1]}) was ended, as the"
+                f" system does where memory is short: fewer of them need less: {line()}"
+            ) from error
+        if not GONE.search(str(error)):
             raise
         fates = [fate for each in _watched if (fate := each.fate()) is not None]
         what = fates[0] if fates else "another process of this run has ended"

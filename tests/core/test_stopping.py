@@ -80,6 +80,22 @@ def test_lightning_looks_after_watched_processes(trainer):
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader worker (pid(s) 71) exited unexpectedly",
+        "DataLoader worker (pid 71) is killed by signal: Killed. ",
+    ],
+)
+def test_a_process_that_loads_batches_and_is_gone_is_one_line(said):
+    """The words of torch 2; the system kills such a process where memory is short."""
+    with (
+        pytest.raises(UserError, match=r"^--data.workers: .*PID 71\) was ended.*: go on$"),
+        saying_how_to_go_on(pytest.fail, lambda: "go on"),
+    ):
+        raise RuntimeError(said)
+
+
+@pytest.mark.parametrize(
     ("number", "why"),
     [(errno.ENOSPC, "is full"), (errno.EROFS, "read-only"), (errno.EIO, "input/output")],
 )
