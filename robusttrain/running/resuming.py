@@ -20,6 +20,7 @@ from robusttrain.running.made_from import BESIDE, CODE, FILES, FURTHER, LABELS, 
 from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
 from robusttrain.storage.files import writable
+from robusttrain.storage.locks import alone
 from robusttrain.training.plan import Watching
 from robusttrain.training.schedules import BY_EPOCHS
 
@@ -34,6 +35,9 @@ PROCESSES = "processes"
 
 #: Key of a checkpoint's recipe: the names of its classes in the order of their numbers.
 CLASSES = "classes"
+
+#: What the lock of a run's folder is for.
+TRAINING = "training"
 
 #: What `robusttrain.config.watching.watchers` takes where nobody names an attack.
 DEFAULTS = ["pgd-quick", "bpda-i-quick"]
@@ -89,6 +93,20 @@ def next_version(folder: Path) -> str:
 
 
 @contextmanager
+def sole(folder: Path, say: Say) -> Iterator[None]:
+    """While the block runs, no other command trains in a run's folder: one that goes on there waits
+    for this one, since each would overwrite what the other keeps.
+
+    Of several processes of a run the first one waits for all.
+    """
+    if not first_process():
+        yield
+        return
+    with alone(folder / TRAINING, f"the checkpoints in {folder}", say):
+        yield
+
+
+@contextmanager
 def claimed(place: Place) -> Iterator[Place]:
     """The place with its folder made, so that no other run takes it: a new run whose number was
     taken since it looked gets the next one.
@@ -120,6 +138,8 @@ def claimed(place: Place) -> Iterator[Place]:
         yield place
     except BaseException:
         with suppress(OSError):  # it is gone, or holds something
+            if made:
+                (place.folder / f".{TRAINING}.lock").unlink(missing_ok=True)
             for each in made:
                 each.rmdir()
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from robusttrain.running.resuming import (
     refuse_other_besides,
     refuse_other_images,
     refuse_other_processes,
+    sole,
 )
 from robusttrain.storage.files import may_write
 from robusttrain.training import RobustTraining
@@ -166,6 +168,12 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     Returns:
         What came out; None if the plan asks for an estimate alone.
     """
+    with ExitStack() as held:
+        return _train(plan, telling, held)
+
+
+def _train(plan: TrainingPlan, telling: Telling, held: ExitStack) -> Trained | None:
+    """`train`; ``held`` gets the lock of the run's folder."""
     refuse_missing(plan.loggers)
     say = telling.say
     plan = within(plan, Job, say)
@@ -240,6 +248,7 @@ def train(plan: TrainingPlan, telling: Telling = SILENT) -> Trained | None:
     attacked = objective.inner() is not None
     goes_on = place.resume is not None
     with claimed(place) as place:  # before hours of an f_b, in which others may start
+        held.enter_context(sole(place.folder, say))
         trainer.loggers = begun(plan.loggers, plan.logs, job.name, place.version, goes_on)
         keep_in(place.folder, keeping)
         del first_look, objective, target, sources

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from robusttrain.running.resuming import TRAINING
+from robusttrain.storage.locks import alone
 from robusttrain.training import RobustTraining
 from robusttrain.training.whole_files import WholeFiles
 
@@ -181,6 +183,34 @@ def test_a_full_disk_says_how_to_go_on(command, monkeypatch, tmp_path, name):
     done = command("train.py", *options, "--ckpt_path", named)
     assert done.code == 0, done.err
     assert last(tmp_path)["epoch"] == 2
+
+
+SMALL = ["--data", "digits", "--data.image_size", 8, "--model", "mlp", "--training", "fast"]
+SMALL += ["--robust.images", 8, "--pictures.images", 0, "--logger", "csv", "--name", "mine"]
+SMALL += ["--trainer.accelerator", "cpu", "--trainer.limit_train_batches", 4]
+
+
+def test_nobody_else_goes_on_in_the_folder_of_a_run_that_is_at_work(command, monkeypatch, tmp_path):
+    """Each removed what the other was writing, or mixed its figures with its own."""
+    step, free = RobustTraining.training_step, []
+
+    def look(module, batch, batch_idx):
+        folder = tmp_path / "checkpoints" / "mine" / "version_0"
+        with alone(folder / TRAINING, "it", pytest.fail, wait=False) as mine:
+            free.append(mine)
+        return step(module, batch, batch_idx)
+
+    options = [*SMALL, "--schedule", "constant", *places(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustTraining, "training_step", look)
+        for epochs, more in ((1, []), (2, ["--ckpt_path", "last"])):
+            done = command("train.py", *options, "--trainer.max_epochs", epochs, *more)
+            assert done.code == 0, done.err
+    assert free == [False] * 8
+    with alone(
+        tmp_path / "checkpoints/mine/version_0" / TRAINING, "it", pytest.fail, False
+    ) as mine:
+        assert mine
 
 
 @pytest.fixture(scope="module")
