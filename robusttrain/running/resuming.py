@@ -21,6 +21,7 @@ from robusttrain.running.precision_of_g import as_began
 from robusttrain.storage import packaged
 from robusttrain.storage.files import writable
 from robusttrain.storage.locks import alone
+from robusttrain.storage.reading import read_torch
 from robusttrain.training.plan import Watching
 from robusttrain.training.schedules import BY_EPOCHS
 
@@ -64,6 +65,12 @@ class Place:
         kept = next((path for path in there if path.is_file()), None)
         if kept is None:
             return "no epoch was finished, so nothing is kept; the same command starts again"
+        if kept.name == "best.ckpt" and within_epoch(kept) is not None:
+            # With validations inside an epoch (``val_check_interval``)
+            return (
+                f"no epoch was finished; {kept} is from within one: evaluate it, or give the same"
+                " command, which starts again"
+            )
         # The best epoch is written first: a disk may have had room for that alone.
         named = "last" if kept.name == "last.ckpt" else shlex.quote(str(kept))
         return f"the last finished epoch is kept as {kept}; --ckpt_path {named} goes on from there"
@@ -90,6 +97,30 @@ def next_version(folder: Path) -> str:
         if path.name[8:].isdigit()
     ]
     return f"version_{max(taken, default=-1) + 1}"
+
+
+def within_epoch(checkpoint: Path) -> tuple[int, int] | None:
+    """The epoch, counted from 1, in which a checkpoint was kept, and how many of its batches were
+    done; None for one from the end of an epoch.
+    """
+    content = read_torch(checkpoint)
+    progress = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    if progress.get("is_last_batch", True):
+        return None
+    return int(content["epoch"]) + 1, int(progress["current"]["completed"])
+
+
+def tell_within_epoch(resume: Path | None, say: Say) -> None:
+    """Say so where a run goes on from within an epoch: Lightning takes the epoch's first batches
+    again, as many as are left.
+    """
+    if resume is not None and (place := within_epoch(resume)) is not None:
+        epoch, batches = place
+        say(
+            f"--ckpt_path {resume}: was kept within epoch {epoch}, after {batches} of its batches:"
+            " the rest of that epoch begins with the same images again, so this run does not end as"
+            " one that was left alone; a last.ckpt of a whole epoch does"
+        )
 
 
 @contextmanager

@@ -50,6 +50,7 @@ from robusttrain.running.resuming import (
     refuse_other_images,
     refuse_other_processes,
     sole,
+    tell_within_epoch,
 )
 from robusttrain.storage.files import may_write
 from robusttrain.training import RobustTraining
@@ -247,6 +248,7 @@ def _train(plan: TrainingPlan, telling: Telling, held: ExitStack) -> Trained | N
         return None
     attacked = objective.inner() is not None
     goes_on = place.resume is not None
+    tell_within_epoch(place.resume, say)
     with claimed(place) as place:  # before hours of an f_b, in which others may start
         held.enter_context(sole(place.folder, say))
         trainer.loggers = begun(plan.loggers, plan.logs, job.name, place.version, goes_on)

@@ -213,6 +213,36 @@ def test_nobody_else_goes_on_in_the_folder_of_a_run_that_is_at_work(command, mon
         assert mine
 
 
+def test_a_best_epoch_that_is_not_over_is_no_finished_one(command, monkeypatch, tmp_path):
+    """It trains on with the images that the epoch began with, which was promised to end as a run
+    that was left alone.
+    """
+    step, seen = RobustTraining.training_step, []
+
+    def cut(module, batch, batch_idx):
+        seen.append(batch.indices.tolist())
+        if len(seen) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return step(module, batch, batch_idx)
+
+    options = [*SMALL, *places(tmp_path), "--trainer.max_epochs", 1]
+    options += ["--trainer.val_check_interval", 0.5]
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustTraining, "training_step", cut)
+        stopped = command("train.py", *options)
+        assert stopped.code == 143
+        best = tmp_path / "checkpoints/mine/version_0/best.ckpt"
+        assert stopped.err.splitlines()[-1] == (
+            f"terminated: no epoch was finished; {best} is from within one: evaluate it, or give"
+            " the same command, which starts again"
+        )
+        done = command("train.py", *options, "--ckpt_path", best)
+    assert done.code == 0, done.err
+    said = f"--ckpt_path {best}: was kept within epoch 1, after 2 of its batches: the rest"
+    assert said in done.err
+    assert seen[4:] == seen[:2]
+
+
 @pytest.fixture(scope="module")
 def finished(run_here, tmp_path_factory):
     """A run of one epoch."""
