@@ -245,7 +245,8 @@ def carry_out(
         " trained first"
     )
     hint = "what was finished is kept; the same command goes on from there"
-    with saying_how_to_go_on(telling.say, lambda: hint):
+    written = [*{job.parent: None for job in (*missing, *waiting)}, logs]
+    with saying_how_to_go_on(telling.say, lambda: hint, written):
         # First what no other process is at, then wait for models, then for all.
         for patience in range(3):
             for number, job in enumerate([*missing, *waiting], 1):

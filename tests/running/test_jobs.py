@@ -1,11 +1,13 @@
 """Jobs: what names them, in which order they are carried out, and what processes share."""
 
+import errno
 import sys
 from pathlib import Path
 
 import pytest
 
 from robusttrain.config import classes
+from robusttrain.core.errors import UserError
 from robusttrain.core.telling import Telling
 from robusttrain.core.version import __version__
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -123,6 +125,18 @@ def plan_of(**about):
     settings = {"model": {"class_path": "robusttrain.models.MLP"}, "attacks": {}}
     settings["data"] = {"class_path": "robusttrain.data.Digits"}
     return EvaluationPlan(**{**settings, **about})
+
+
+def test_a_folder_that_may_not_be_written_to_any_more_is_one_line(tmp_path):
+    """As where its owner takes the permission away while a study runs for hours."""
+
+    def refused(folder):
+        raise OSError(errno.EACCES, "Permission denied", str(Path(folder) / "results.json"))
+
+    point = Job("point", Call(refused, {}, {"folder": None}), tmp_path)
+    told = r"results.json: cannot be written \(permission denied\): what was finished is kept; the"
+    with pytest.raises(UserError, match=told):
+        carry_out([point])
 
 
 def test_a_model_of_any_language_is_carried_out_first(tmp_path):
