@@ -136,7 +136,7 @@ LITTLE = {
     ("page", "commands"),
     [
         ("docs/own-attack.md", 5),
-        ("docs/own-defense.md", 4),
+        ("docs/own-defense.md", 5),
         ("docs/own-data.md", 2),
         ("docs/own-objective.md", 2),
     ],

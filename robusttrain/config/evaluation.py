@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,7 +11,6 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from robusttrain.config import presets
 from robusttrain.config.attacks import (
     attack_nodes,
     by_name,
@@ -40,7 +37,6 @@ from robusttrain.config.reading import refuse_other_numbers
 from robusttrain.config.suites import suite_settings
 from robusttrain.config.trainer import add_trainer
 from robusttrain.core.errors import OptionError, UserError, naming, one_of
-from robusttrain.core.parts import class_name
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -307,7 +303,7 @@ def configure(
     if "--defense" in named:
         path, parts = started_from(arguments, nodes, KINDS, packaged.DEFAULT)
         if "defense" not in parts:
-            raise UserError(_before_its_network(path, parts))
+            return read(options, arguments, KINDS, parts, nodes), path
         raise UserError(
             "--defense: a checkpoint has its own; change its values (--defense.radius 0.1) or use"
             " --model"
@@ -322,31 +318,6 @@ def configure(
     fallback = None if asks_for_others(arguments, nodes) else packaged.DEFAULT
     path, first = started_from(arguments, nodes, KINDS, fallback)
     return read(options, arguments, KINDS, first, nodes), path
-
-
-def _before_its_network(path: Path, parts: Mapping[str, Any]) -> str:
-    """The line for a ``--defense`` before a checkpoint that has none: the options that name its
-    network and its data instead.
-    """
-    words: list[str] = []
-    for kind, left_out in (("model", ("num_classes", "in_channels")), ("data", ("root",))):
-        node = parts[kind]
-        path_of = str(node["class_path"])
-        preset = class_name(path_of).lower()  # --data takes a class path for a folder
-        known = kind == "data" and presets.named("data", preset)
-        words += [f"--{kind}", preset if known else path_of]
-        for name, value in (node.get("init_args") or {}).items():
-            # None is the default, and what else is left out comes from the data or the machine.
-            if value is not None and name not in left_out and (kind == "model" or name in SHAPES):
-                words += [
-                    f"--{kind}.{name}",
-                    value if isinstance(value, str) else json.dumps(value),
-                ]
-    line = shlex.join([*words, "--weights", str(path)])
-    return (
-        f"--defense: {path} has none whose values could be changed; to put one before its network,"
-        f" give {line} in place of --checkpoint"
-    )
 
 
 def started_from(

@@ -13,6 +13,7 @@ from robusttrain.config.zoo import fit_to_zoo
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.parts import class_name
 from robusttrain.data import ImageData
+from robusttrain.defenses import Defense
 from robusttrain.evaluation import need_two
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan, Node
 from robusttrain.models.defended import DefendedClassifier
@@ -52,6 +53,7 @@ def build_target(
         data.number_as(classes)
     facts = data.facts()
     if plan.checkpoint is not None:
+        own = recipe.get("defense")
         recipe |= {"model": model, "defense": defense}
         count = (model.get("init_args") or {}).get("num_classes", facts.num_classes)
         if count != facts.num_classes:
@@ -61,7 +63,15 @@ def build_target(
             )
         name = plan.checkpoint
         name = packaged.card(name).label if packaged.is_packaged(name) else name
-        return load(plan.checkpoint, plan.trust, recipe), name
+        if own is not None or defense is None:
+            return load(plan.checkpoint, plan.trust, recipe), name
+        # One that is put before a network without any has its weights elsewhere.
+        bare = load(plan.checkpoint, plan.trust, {**recipe, "defense": None})
+        fit_to_data(defense, facts, "defense")
+        find_networks(defense)
+        target = DefendedClassifier(build(defense, "defense", kind=Defense), bare.classifier)
+        target.class_names = bare.class_names
+        return target.eval(), name
     norms = {checked(node, name).attack.threat.norm for name, node in plan.attacks.items()}
     fit_to_zoo(model, plan.data, norms.pop() if len(norms) == 1 else None, facts.num_classes)
     need_two(facts.num_classes)
