@@ -72,10 +72,9 @@ def labels_and_range(
         raise UserError(f"labels: expected class numbers, got fractions in [{low:.3g}, {high:.3g}]")
     low, high = int(low), int(high)
     if low < 0:
-        raise UserError(
-            f"labels: class numbers must not be negative, got {low}..{high}: leave out images that"
-            " have no label"
-        )
+        signs = (low, high) == (-1, 1) and not (labels == 0).any()
+        fix = "give (labels + 1) // 2" if signs else "leave out images that have no label"
+        raise UserError(f"labels: class numbers must not be negative, got {low}..{high}: {fix}")
     if classes is not None and high >= classes:
         raise UserError(too_high(low, high, classes))
     return labels.to(images.device, torch.int64), (low, high)

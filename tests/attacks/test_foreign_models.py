@@ -179,6 +179,7 @@ def test_labels_are_whole_numbers_of_any_type(dtype, linear, images, streams):
         (LABELS + 1, r"must lie in 0\.\.2, since there are 3 classes; got 1\.\.3: subtract 1"),
         (LABELS - 1, r"must not be negative, got -1\.\.1"),
         (torch.tensor([0, -100, 2, 0]), r"must not be negative, got -100\.\.2"),
+        (torch.tensor([1, -1, 1, -1]), r"got -1\.\.1: give \(labels \+ 1\) // 2"),
         (LABELS + 0.5, r"fractions in \[0.5, 2.5\]"),
         (LABELS * torch.nan, "fractions"),
         (torch.eye(4)[:, :3], r"expected one per image, \(4,\), got \(4, 3\)"),
