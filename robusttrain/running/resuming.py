@@ -134,7 +134,13 @@ def sole(folder: Path, say: Say) -> Iterator[None]:
         yield
         return
     with alone(folder / TRAINING, f"the checkpoints in {folder}", say):
-        yield
+        try:
+            yield
+        finally:
+            lock = folder / f".{TRAINING}.lock"
+            with suppress(OSError):
+                if [*folder.iterdir()] == [lock]:  # nothing was kept that anybody waits for
+                    lock.unlink()
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def test_python_certifies_and_a_broken_certificate_is_said_everywhere(patterns, 
 
 def test_a_broken_certificate_is_not_sound(monkeypatch, capsys):
     """With --strict the command's exit code says so."""
-    plan = type("Plan", (), {"strict": True})()
+    plan = type("Plan", (), {"strict": True, "beside": False, "output": "results"})()
     void = {"violations": [{"index": 1, "radius": 0.5, "distance": 0.2, "attack": "pgd"}]}
     found = {"certificates": {**void, "alpha": 0.001, "judged": 3, "sigma": 1}, "images": 4}
     monkeypatch.setattr(command_of_evaluate, "read_plan", lambda arguments: plan)
