@@ -24,12 +24,14 @@ from robusttrain.attacks import (
     NearestBoundary,
     Restarts,
     Several,
+    Source,
     Square,
     Target,
     TargetedDLR,
     TargetedMargin,
 )
 from robusttrain.config.evaluation import read_plan
+from robusttrain.core.rng import Rng
 from robusttrain.evaluation import Engine, Records, Scenario
 from robusttrain.evaluation.audit import Audit, objectives
 from robusttrain.evaluation.audit.finding import NotRun
@@ -265,6 +267,46 @@ def test_a_planted_weakness_is_for_all_members_of_a_cascade():
     batch = x, model(x).argmax(1), torch.arange(16)
     records = Records.merged([engine.run(*batch)[0]])
     assert planted_weakness(Subject(engine, *batch, records=records)) is None
+
+
+class Drawing(nn.Module):
+    """A network that draws its own noise from the streams that it is given."""
+
+    takes_rng = random = True
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(64, 4)
+
+    def forward(self, images, rng):
+        return self.last((images + 0.001 * rng.normal(images.shape[1:])).flatten(1))
+
+
+class Elsewhere(Source):
+    """Another network than the one that it is given, though it does not say so."""
+
+    knows = "classifier, defense"
+
+    def __call__(self, target):
+        return Drawing()
+
+
+@pytest.mark.parametrize("source", [None, Elsewhere()])
+def test_a_weakness_is_planted_in_a_network_that_takes_streams(source):
+    """It was asked without them, and the verdict was incomplete."""
+    torch.manual_seed(0)
+    model = Drawing()
+    x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    attack = pgd(steps=40, gradient=Average(draws=2))
+    engine = evaluation(model, attack, source)
+    y = model(x, Rng.for_images(0, torch.arange(16))).argmax(1)
+    batch = x, y, torch.arange(16)
+    subject = Subject(engine, *batch, records=Records.merged([engine.run(*batch)[0]]))
+    if source is None:
+        assert planted_weakness(subject) is None
+        return
+    with pytest.raises(NotRun, match="does not contain the network that it is given"):
+        planted_weakness(subject)
 
 
 def test_what_could_not_run_is_listed_and_what_has_nothing_to_ask_is_not_counted():

@@ -29,6 +29,7 @@ from robusttrain.evaluation.audit.finding import (
 )
 from robusttrain.evaluation.audit.subject import DRAWS, LEAST, Subject
 from robusttrain.evaluation.scoring import verdicts
+from robusttrain.models.declared import says_random, takes_streams
 from robusttrain.models.defended import DefendedClassifier
 
 #: Images that get a planted weakness.
@@ -60,13 +61,16 @@ class _Readout(nn.Module):
     def __init__(self, classifier: nn.Module, wide: bool) -> None:
         super().__init__()
         self.classifier, self.wide = classifier, wide
+        self.takes_rng, self.random = takes_streams(classifier), says_random(classifier)
         linear = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
         # The list hides the layer, which is registered inside the classifier already
         self._last = [linear[-1]] if linear else []
         self.weight, self.bias = torch.zeros(0, 0), torch.zeros(0)
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, F): inputs of the last linear layer; the logits where there is no such layer."""
+    def features(self, images: Tensor, rng: Rng | None = None) -> Tensor:
+        """(B, F): inputs of the last linear layer; the logits where there is no such layer, or it
+        sees other batches, as of several draws.
+        """
         seen: list[Tensor] = []
 
         def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -74,16 +78,17 @@ class _Readout(nn.Module):
 
         handle = self._last[0].register_forward_pre_hook(look) if self._last else None
         try:
-            logits: Tensor = self.classifier(images)
+            given = (images, rng) if self.takes_rng else (images,)
+            logits: Tensor = self.classifier(*given)
         finally:
             if handle is not None:
                 handle.remove()
         inputs_of_last = seen[-1].flatten(1) if seen and len(seen[-1]) == len(images) else logits
         return inputs_of_last.float()
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """Logits (n * B, 2 or 4) of n stacked copies of the batch whose readouts are in place."""
-        features, copies = self.features(images), len(images) // len(self.weight)
+        features, copies = self.features(images, rng), len(images) // len(self.weight)
         score = (features * self.weight.repeat(copies, 1)).sum(dim=1) - self.bias.repeat(copies)
         logits = torch.stack([-score, score], dim=1)
         if self.wide:
@@ -114,9 +119,10 @@ def plant(
 
     def features(points: Tensor, purpose: str) -> Tensor:
         streams = rng.fold(purpose).tile(len(points))
-        return readout.features(points if defense is None else defense(points, streams)).double()
+        inside = points if defense is None else defense(points, streams)
+        return readout.features(inside, streams.fold("classifier")).double()
 
-    random = defense is not None and defense.random
+    random = readout.random or (defense is not None and defense.random)
     draws = DRAWS if random else 1
     there = features(corner.repeat(draws, 1, 1, 1), "corner")
     around = features(torch.cat([image, inner]), "inner")
@@ -161,6 +167,8 @@ def planted_weakness(subject: Subject) -> Finding | None:
     readout = _Readout(target.classifier, _needs_more(scenario.attack))
     planted = DefendedClassifier(target.defense, readout)
     source = scenario.source(planted)
+    if not any(isinstance(part, _Readout) for part in source.modules()):
+        raise NotRun("the source of gradients does not contain the network that it is given")
     places, readouts = [], []
     for i in range(min(IMAGES, subject.size)):
         image, rng = subject.images[i : i + 1].float(), subject.rng("planted")[i : i + 1]
