@@ -297,6 +297,39 @@ def test_cross_entropy_keeps_its_direction_however_sure_the_model_is(objective):
     assert torch.equal(found[clear], plain[clear])
 
 
+def test_kl_keeps_its_direction_however_sure_both_predictions_are():
+    """q_y - p_y, as torch has it, is rounded, and zero once both are 1."""
+    (clean, labels), away = several(200), several(200, seed=1)[0]
+    odds = torch.linspace(-38, 10, 200)
+    others = clean.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+    clean = clean.scatter(1, labels[:, None], (others - odds)[:, None])
+    logits = (clean + away / 3).requires_grad_()
+    p, exact = clean.double().softmax(1), logits.detach().double().requires_grad_()
+    true = exact.softmax(1).detach() - p  # in which the likeliest class is that of all others
+    true = true.scatter(1, labels[:, None], 0)
+    true = true.scatter(1, labels[:, None], -true.sum(dim=1, keepdim=True))
+    values = KLDivergence()(logits, clean.softmax(1))
+    wanted = F.kl_div(exact.log_softmax(1), p, reduction="none").sum(1)
+    torch.testing.assert_close(values.double(), wanted.detach(), rtol=1e-3, atol=1e-6)
+    (found,) = torch.autograd.grad(values.sum(), logits)
+    length = true.norm(dim=1, keepdim=True)
+    assert ((found / length - true / length).norm(dim=1) < 0.05).all()
+    plain = F.kl_div(logits.log_softmax(1), clean.softmax(1), reduction="none").sum()
+    (plain,) = torch.autograd.grad(plain, logits)
+    assert ((plain / length - true / length).norm(dim=1) > 0.5).any()
+    clear = odds > -10
+    assert torch.equal(found[clear], plain[clear])
+
+
+@pytest.mark.parametrize("factor", [100.0, 1e4, 1e10])
+def test_kl_leaves_a_clean_prediction_that_rounds_to_one_class(factor):
+    logits = factor * torch.tensor([[12.0, 1.0, 0.0, -1.0]])
+    goal, logits = logits.softmax(1), logits.requires_grad_()
+    (found,) = torch.autograd.grad(KLDivergence()(logits, goal).sum(), logits)
+    direction = torch.tensor([[-1.0, 1.0, 0.0, 0.0]]).double() / math.sqrt(2)
+    torch.testing.assert_close(found.double() / found.double().norm(), direction)
+
+
 @pytest.mark.parametrize("factor", [100.0, 1e4, 1e10, 1e30])
 def test_cross_entropy_beyond_all_bounds_follows_the_log_odds(factor):
     logits, labels = several()

@@ -89,13 +89,18 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     softplus there goes on: the derivative of o is what counts, since only an average over several
     answers weighs its length, and there e^-40 is nothing beside an answer that is less sure.
     """
+    precise, sure = _sure(logits, labels)
+    # Anywhere else the two agree up to rounding, and the plain one is what the peers take.
+    return torch.where(sure, precise, F.cross_entropy(logits, labels, reduction="none"))
+
+
+def _sure(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,), (B,): `_cross_entropy` as the softplus of the log-odds, and where it is to be taken."""
     odds = _wrong(logits, labels) - _of(logits, labels)
     low = odds.clamp_min(SURER)
     precise = F.softplus(low) + math.exp(SURER) * (odds - low)
-    # Anywhere else the two agree up to rounding, and the plain one is what the peers take. Where no
-    # other class is possible, there is nowhere to go.
-    sure = (odds < SURE) & (odds > torch.finfo(odds.dtype).min / 2)
-    return torch.where(sure, precise, F.cross_entropy(logits, labels, reduction="none"))
+    # Where no other class is possible, there is nowhere to go.
+    return precise, (odds < SURE) & (odds > torch.finfo(odds.dtype).min / 2)
 
 
 def repeated(goal: Tensor, copies: int) -> Tensor:
@@ -251,7 +256,18 @@ class KLDivergence(Objective):
     def __call__(self, logits: Tensor, goal: Tensor) -> Tensor:
         # 0 * -inf would be NaN, in value and derivative.
         log_p = logits.log_softmax(dim=1).masked_fill(goal == 0, 0)
-        return F.kl_div(log_p, goal, reduction="none").sum(dim=1)
+        plain = F.kl_div(log_p, goal, reduction="none").sum(dim=1)
+        # Where both predictions are sure of one class, their difference is rounded away, as in
+        # `_cross_entropy`. With y that class, p the goal and H its entropy, KL is softplus(o) -
+        # sum_{i != y} p_i (z_i - z_y) - H: with respect to z_i, i != y, the derivative is q_i -
+        # p_i, in which nothing is lost; with respect to z_y it is minus their sum.
+        likeliest = goal.argmax(dim=1)
+        other = goal.scatter(1, likeliest[:, None], 0)
+        apart = (logits - _of(logits, likeliest)[:, None]).masked_fill(other == 0, 0)
+        entropy = -goal.xlogy(goal).sum(dim=1)
+        precise, sure = _sure(logits, likeliest)
+        precise = precise - (other * apart).sum(dim=1) - entropy
+        return torch.where(sure & (other.sum(dim=1).log() < SURE), precise, plain)
 
 
 def choose_targets(logits: Tensor, labels: Tensor | None, rng: Rng, choice: str) -> Tensor:
