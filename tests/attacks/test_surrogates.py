@@ -72,6 +72,37 @@ def test_fused_logits_and_probabilities(curved, linear, images, streams):
     torch.testing.assert_close(fused.exp().sum(1), torch.ones(4))
 
 
+@pytest.mark.parametrize("factor", [100.0, 1e4, 1e10])
+def test_sure_members_leave_their_probabilities_a_direction(factor, linear, images, streams):
+    """The other classes' probabilities round to 0: the logarithm had no gradient."""
+    model, x = linear(classes=3), images(8)
+    model.bias.data -= model.weight.data.sum(1) / 2
+    y = model(x).argmax(1)
+    sure = linear(classes=3)
+    sure.weight.data, sure.bias.data = model.weight.data * factor, model.bias.data * factor
+    together = fused([sure, sure], [1.0, 0.0] if factor == 1e4 else None, "probabilities")
+    for objective in (CrossEntropy(), Margin()):
+        attack = APGD(20, threat=Linf(0.1), objective=objective)
+        fell = model(attack(model, x, y, streams(8))).argmax(1) != y
+        assert fell.any()
+        assert torch.equal(model(attack(together, x, y, streams(8))).argmax(1) != y, fell)
+
+
+def test_a_class_that_all_members_rule_out_leaves_a_gradient_that_is_a_number(linear, images):
+    member, x = linear(classes=3), images().requires_grad_()
+
+    def ruled_out(points):
+        logits = member(points)
+        return torch.cat([logits[:, :2], torch.full_like(logits[:, 2:], -torch.inf)], dim=1)
+
+    together = fused([Queried(ruled_out), Queried(ruled_out)], None, "probabilities")
+    answers = together(x)
+    torch.testing.assert_close(answers[:, :2], ruled_out(x)[:, :2].log_softmax(1))
+    (found,) = torch.autograd.grad(CrossEntropy()(answers, torch.zeros(4).long()).sum(), x)
+    assert found.isfinite().all()
+    assert found.any()
+
+
 def test_members_in_float64_are_fused_in_float64(curved, images, streams):
     members, x = [curved(seed).double() for seed in (1, 2)], images().double()
     mean = sum(call_model(member, x, None) for member in members) / 2

@@ -7,6 +7,7 @@ model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -236,8 +237,17 @@ class _Ensemble(SourceModel):
             return torch.stack(
                 [weight * logits.log_softmax(dim=1) for weight, logits in terms]
             ).sum(dim=0)
-        fused = torch.stack([weight * logits.softmax(dim=1) for weight, logits in terms]).sum(dim=0)
-        return fused.clamp_min(torch.finfo(torch.float32).tiny).log()
+        # Summed as logarithms: where all members are sure, the probabilities of the other classes
+        # round to 0, and nothing would be left to follow.
+        logs = torch.stack(
+            [
+                logits.log_softmax(dim=1).clamp_min(torch.finfo(logits.dtype).min)
+                + math.log(weight)
+                for weight, logits in terms
+                if weight > 0
+            ]
+        )
+        return logs.logsumexp(dim=0)
 
 
 def _optimises(model: nn.Module) -> bool:
