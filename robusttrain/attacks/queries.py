@@ -76,9 +76,19 @@ def share_of_wrong(logits: Tensor, labels: Tensor) -> Tensor:
     return 1 - right.to(logits.dtype).mean(dim=0)
 
 
-def mean_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,): the mean of the margin over draws (votes, n, K); minus infinity where it is NaN."""
+def mean_margin(logits: Tensor, labels: Tensor, named: Tensor | None = None) -> Tensor:
+    """(n,): the mean of the margin over draws (votes, n, K); minus infinity where it is NaN.
+
+    Args:
+        logits: of all draws.
+        labels: (n,).
+        named: (n,) bool, whether the model names a class of the image itself, so that an answer
+            that names none is wrong: its margin is just above 0. None: of no image.
+    """
     margins = Margin()(logits.flatten(0, 1), labels.repeat(len(logits))).view(logits.shape[:2])
+    if named is not None:
+        rejected = named & ~names_a_class(logits)
+        margins = margins.masked_fill(rejected, torch.finfo(margins.dtype).tiny)
     mean = margins.mean(dim=0)
     return mean.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
@@ -103,7 +113,8 @@ def share_above(
 ) -> Tensor:
     """(n,) in [0, 1]: the share of draws in which the objective is greater than ``level``.
 
-    NaN is not greater.
+    An answer that names no class (`names_a_class`) is wrong, as in scoring: it counts for an
+    objective that has no target class, and for no other.
 
     Args:
         model, images, rng: as for `ask`.
@@ -117,8 +128,11 @@ def share_above(
     share = images.new_zeros(len(images))
     for which, draws in by_draws(random, votes, alike):
         logits = ask(model, images[which], rng[which], draws)
-        above = objective(logits.flatten(0, 1), repeated(goal[which], draws)) > level
-        share[which] = above.view(logits.shape[:2]).to(share.dtype).mean(dim=0)
+        logits = logits.flatten(0, 1)
+        above = objective(logits, repeated(goal[which], draws)) > level
+        named = names_a_class(logits)
+        above = above & named if objective.target is not None else above | ~named
+        share[which] = above.view(draws, -1).to(share.dtype).mean(dim=0)
     return share
 
 

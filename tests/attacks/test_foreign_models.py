@@ -586,6 +586,30 @@ def test_an_image_that_a_model_rejects_is_not_right_under_attack(name, linear, i
     assert not rows[name].score.any()
 
 
+class Rejects(nn.Module):
+    """Answers NaN to any image that is farther than a hair from its own, as a detector might."""
+
+    def __init__(self, model, image):
+        super().__init__()
+        self.model, self.image = model, image
+
+    def forward(self, images):
+        logits = 0.1 * self.model(images) + 5 * torch.eye(3)[0]
+        far = (images - self.image).flatten(1).abs().mean(dim=1) > 0.01
+        return torch.where(far[:, None], torch.nan, logits)
+
+
+@pytest.mark.parametrize("name", ["random-noise", "genattack", "superdeepfool", "cw", "d-cw"])
+def test_what_looks_for_a_wrong_answer_keeps_a_rejected_image(name, linear, images, streams):
+    attack = robusttrain.attack(name).attack
+    epsilon = 1.0 if attack.threat.norm == "l2" else 0.1
+    attack = robusttrain.attack(name, epsilon=epsilon).attack.scaled(0.05)
+    x, labels = images()[:1].repeat(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64)
+    model = Rejects(linear(), x[:1])
+    assert not model(x).isnan().any()
+    assert model(attack(model, x, labels, streams())).isnan().all()
+
+
 class FourAtOnce(nn.Linear):
     """Needs a fixed batch size."""
 

@@ -261,7 +261,8 @@ class CarliniWagner(Attack):
             minus_f, ascent = self.gradient(Loss(source, hinge, goal[here]), adversarial, streams)
             if not t:  # all descents begin at the image, and so with the same scale
                 scale = scale_of(minus_f, ascent)
-            fooled = minus_f > 0  # before a hair is divided away
+            # Before a hair is divided away. NaN names no class, which is wrong, but no target.
+            fooled = minus_f > 0 if self.objective.target is not None else ~(minus_f <= 0)
             minus_f, ascent = minus_f / scale[here], ascent / per_image(scale[here])
             change = adversarial - x
             distance = change.square().flatten(1).sum(dim=1)

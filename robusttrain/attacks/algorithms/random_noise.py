@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from robusttrain.attacks.answers import names_a_class
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.objectives import Margin
@@ -28,7 +29,8 @@ class RandomNoise(Attack):
     is random; the first two queries, on the image itself, then tell.
 
     - On a deterministic model an image leaves as soon as it is misclassified, at once if it is
-      misclassified as it stands.
+      misclassified as it stands. A point of which the model names no class, though it names one of
+      the image, is misclassified.
     - On a random model the largest of many noisy estimates is luck. So margins are means over
       ``votes`` draws, and each new point is compared with the best so far on the same, new draws.
       One point costs 2 ``votes`` queries.
@@ -65,7 +67,7 @@ class RandomNoise(Attack):
 
     def run(self, source: nn.Module, images: Tensor, labels: Tensor, rng: Rng) -> Tensor:
         logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-        best = images.clone()
+        best, named = images.clone(), names_a_class(logits)
         highest = best.new_full((len(images),), -torch.inf)
         wrong, alike = ~random & (Margin()(logits, labels) > 0), all_or_none(random)
         everyone = torch.arange(len(images), device=images.device)
@@ -81,14 +83,16 @@ class RandomNoise(Attack):
                 break
             point = self.threat.random_start(images[left], rng[left].fold(i).fold("noise"))
             streams, judged = rng[left].fold(i).fold("model"), random[left]
-            margin = self.margin(source, point, labels[left], judged, streams, alike)
+            of = labels[left], named[left]
+            margin = self.margin(source, point, *of, judged, streams, alike)
             rival = highest[left]
             if alike is not False:  # the best point so far is judged anew
                 which = slice(None) if alike else judged.nonzero().squeeze(1)
                 there = left[which]
                 if len(there):
+                    of = labels[there], named[there]
                     rival[which] = self.margin(
-                        source, best[there], labels[there], judged[which], streams[which], True
+                        source, best[there], *of, judged[which], streams[which], True
                     )
             better = margin > rival
             best[left] = torch.where(per_image(better), point, best[left])
@@ -101,15 +105,14 @@ class RandomNoise(Attack):
         source: nn.Module,
         points: Tensor,
         labels: Tensor,
+        named: Tensor,
         random: Tensor,
         rng: Rng,
         alike: bool | None,
     ) -> Tensor:
-        """(B,): the mean margin, over one draw or ``votes``; minus infinity where it is NaN.
-        ``alike`` as for `by_draws`.
-        """
+        """(B,): the `mean_margin`, over one draw or ``votes``; ``alike`` as for `by_draws`."""
         mean_margins = points.new_full((len(points),), -torch.inf)
         for which, votes in by_draws(random, self.votes, alike):
             logits = ask(source, points[which], rng[which], votes)
-            mean_margins[which] = mean_margin(logits, labels[which])
+            mean_margins[which] = mean_margin(logits, labels[which], named[which])
         return mean_margins
