@@ -317,6 +317,12 @@ def configure(
         )
     fallback = None if asks_for_others(arguments, nodes) else packaged.DEFAULT
     path, first = started_from(arguments, nodes, KINDS, fallback)
+    values = [option for option in named if option.startswith("--defense.")]
+    if values and "defense" not in first and "--defense.class_path" not in values:
+        raise UserError(
+            f"{values[0]}: {path} has no defense whose values could be changed: put one before its"
+            " network with --defense NAME"
+        )
     return read(options, arguments, KINDS, first, nodes), path
 
 

@@ -71,3 +71,9 @@ def test_none_is_none(tmp_path):
 def test_one_that_has_a_defense_is_told_to_change_it(tmp_path):
     with pytest.raises(UserError, match=r"has its own; change its values \(--defense"):
         read_plan(["--checkpoint", "digits-g", "--defense", "jpeg", "--attack", "pgd-quick"])
+
+
+def test_a_value_of_a_defense_that_is_not_there_is_refused():
+    told = r"^--defense.sigma: digits-standard has no defense .* with --defense NAME$"
+    with pytest.raises(UserError, match=told):
+        read_plan(["--checkpoint", "digits-standard", "--defense.sigma", "0.1"])
