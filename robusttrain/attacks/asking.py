@@ -219,21 +219,12 @@ class Queried(Counting, nn.Module):
         ]
 
     def _about_others(self, images: Tensor, rng: Rng | None) -> Tensor:
-        """Answers, uncounted, about images that nobody attacks: black, white, grey, noise; one
-        after the other where the model was asked about fewer so far and does not take four.
-        """
+        """Answers, uncounted, about images that nobody attacks: black, white, grey, noise."""
         others, streams = other_images(images, rng)
         generators = SharedGenerators(images.device)
         try:
             with torch.no_grad():
-                try:
-                    return answer(self.model, others, streams)
-                except Exception:
-                    if len(images) >= len(others):
-                        raise
-                alone = torch.arange(len(others), device=images.device).split(1)
-                given = [(others[one], None if streams is None else streams[one]) for one in alone]
-                return torch.cat([answer(self.model, *each) for each in given])
+                return answer(self.model, others, streams)
         finally:
             generators.put_back()
 
