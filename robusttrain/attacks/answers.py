@@ -2,8 +2,7 @@
 
 A softmax that is taken twice flattens every loss. Its gradient vanishes where the model is sure, so
 attacks seem to fail. The logarithm of probabilities is as good as the logits, up to a
-constant that no loss sees; log-probabilities are logits as they are. A sigmoid of each class, as of
-networks for several labels, flattens them likewise: log(p / (1 - p)) is what went into it.
+constant that no loss sees; log-probabilities are logits as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from robusttrain.core.advice import warn
 from robusttrain.core.rng import Rng
 
-Answers = Literal["logits", "probabilities", "sigmoid", "sigmoids"]
+Answers = Literal["logits", "probabilities", "sigmoid"]
 #: By how much probabilities may miss a sum of one, where the model computes in float32.
 SUM = 1e-3
 
@@ -29,12 +28,6 @@ SIGMOID = (
     "the model answers with one number in [0, 1], which is taken for the probability of class 1;"
     " let the model end in a logit, which is positive for class 1"
 )
-SIGMOIDS = (
-    "the model answers with numbers in [0, 1] whose sum is not 1, which are taken for a sigmoid of"
-    " each class: attacks take log(p / (1 - p)) for logits; let the model end in logits"
-)
-#: What is said of answers that are no logits.
-WARNINGS = {"probabilities": PROBABILITIES, "sigmoid": SIGMOID, "sigmoids": SIGMOIDS}
 
 
 def names_a_class(logits: Tensor) -> Tensor:
@@ -65,12 +58,6 @@ def _are_sigmoid(answers: Tensor) -> bool:
     return bool(((zero == 0) & (p >= 0) & (p <= 1)).all() & (p > 0).any())
 
 
-def _are_sigmoids(answers: Tensor) -> bool:
-    """Whether answers (B, K) all lie in [0, 1], some inside. The host waits for the device."""
-    inside = (answers > 0) & (answers < 1)
-    return bool(((answers >= 0) & (answers <= 1)).all() & inside.any())
-
-
 def kind_of(
     answers: Sequence[Tensor], dtype: torch.dtype | None, others: Callable[[], Tensor]
 ) -> Answers:
@@ -89,10 +76,9 @@ def kind_of(
         kind = "probabilities" if are_probabilities(others(), dtype) else "logits"
     elif all(each.shape[1] == 2 and _are_sigmoid(each) for each in answers):
         kind = "sigmoid" if _are_sigmoid(others()) else "logits"
-    elif all(each.shape[1] > 1 and _are_sigmoids(each) for each in answers):
-        kind = "sigmoids" if _are_sigmoids(others()) else "logits"
-    if kind in WARNINGS:
-        warn(WARNINGS[kind])
+    if kind != "logits":
+        warning = PROBABILITIES if kind == "probabilities" else SIGMOID
+        warn(warning)
     return kind
 
 
@@ -103,10 +89,6 @@ def as_logits(answers: Tensor, kind: Answers) -> Tensor:
     if kind == "sigmoid":
         p = answers[:, 1:]
         answers = torch.cat([1 - p, p], dim=1)
-    if kind == "sigmoids":
-        # One that is rounded to 1 is the largest number below it.
-        least = torch.finfo(answers.dtype)
-        return answers.clamp(least.tiny, 1 - least.eps / 2).logit()
     # Below the smallest normal number the logarithm, or its derivative, is infinite.
     return answers.clamp_min(torch.finfo(answers.dtype).tiny).log()
 

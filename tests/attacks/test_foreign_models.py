@@ -43,7 +43,6 @@ from robusttrain.attacks import (
     Target,
     TargetedMargin,
 )
-from robusttrain.attacks.answers import as_logits
 from robusttrain.attacks.parts.differentiation import input_gradients
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation import Engine, Scenario, check_classes
@@ -160,46 +159,6 @@ def test_a_sigmoid_is_two_classes_and_half_is_where_they_meet(linear, images, st
     with pytest.warns(UserWarning, match="probability of class 1"):
         found = PGD(sigmoid, images(), labels, streams())
     torch.testing.assert_close(found, PGD(two, images(), labels, streams()), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("steepness", [1.0, 5.0])
-def test_a_sigmoid_of_each_class_is_undone(steepness, linear, images, streams):
-    """It flattens every loss where the model is sure; the attack found less without a word."""
-    model, x = linear(), images()
-    plain = Says(model, lambda z: steepness * z)
-    sigmoids = Says(model, lambda z: (steepness * z).sigmoid())
-    labels = plain(x).argmax(dim=1)
-    queried = Queried(sigmoids)
-    with pytest.warns(UserWarning, match="a sigmoid of each class"):
-        logits = queried(x, streams())
-    torch.testing.assert_close(logits, plain(x), rtol=1e-3, atol=1e-3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it is said once
-        queried(x, streams())
-    with pytest.warns(UserWarning, match="a sigmoid of each class"):
-        found = PGD(sigmoids, x, labels, streams())
-    torch.testing.assert_close(found, PGD(plain, x, labels, streams()), rtol=0, atol=1e-6)
-
-
-def test_sigmoids_that_are_rounded_to_0_and_1_stay_numbers():
-    answers = torch.tensor([[0.0, 1.0, 0.5]], requires_grad=True)
-    logits = as_logits(answers, "sigmoids")
-    assert logits.isfinite().all()
-    assert logits.argmax() == 1
-    (slope,) = torch.autograd.grad(logits.sum(), answers)
-    assert slope.isfinite().all()
-
-
-def test_logits_that_lie_in_0_to_1_by_chance_are_left_alone(linear, images, streams):
-    """Four images that nobody attacks tell."""
-    model = linear()
-    z = model(images())
-    low, high = z.detach().amin(), z.detach().amax()
-    shifted = Says(model, lambda z: (z - low + 0.01) / (high - low + 0.02))
-    assert ((shifted(images()) > 0) & (shifted(images()) < 1)).all()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.equal(Queried(shifted)(images(), streams()), shifted(images()))
 
 
 # Labels.
