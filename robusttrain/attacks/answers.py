@@ -39,6 +39,21 @@ def names_a_class(logits: Tensor) -> Tensor:
     return logits.amax(dim=-1).isfinite()  # the largest of numbers and NaN is NaN
 
 
+def misclassified(logits: Tensor, labels: Tensor, named: Tensor | None = None) -> Tensor:
+    """(..., K) to (...) bool: whether an answer is another class than its label, or names none
+    (`names_a_class`), which is wrong, as in scoring.
+
+    Args:
+        logits: (..., K).
+        labels: (...), or what broadcasts to it.
+        named: likewise, bool: whether the model names a class of the image itself. Where it does
+            not, an answer without a class is no success of an attack. None: it does everywhere.
+    """
+    has_class = names_a_class(logits)
+    wrong = (logits.argmax(dim=-1) != labels) | ~has_class
+    return wrong if named is None else wrong & (has_class | named)
+
+
 def are_probabilities(answers: Tensor, dtype: torch.dtype | None = None) -> bool:
     """Whether answers (B, K) are at least 0 and sum to one, up to rounding in ``dtype``.
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robusttrain.attacks.answers import names_a_class
+from robusttrain.attacks.answers import misclassified
 from robusttrain.attacks.parts.threats import Threat, inside
 from robusttrain.core.rng import Rng
 
@@ -112,7 +112,7 @@ class Leaving:
 
     def _look(self, images: Tensor, rows: Tensor, logits: Tensor) -> None:
         """Let those images go whose points the target misclassifies, within the threat."""
-        wrong = (logits.argmax(dim=1) != self.labels[rows]) | ~names_a_class(logits)
+        wrong = misclassified(logits, self.labels[rows])
         which = (wrong & ~self.settled[rows]).nonzero().squeeze(1)
         if not len(which):
             return

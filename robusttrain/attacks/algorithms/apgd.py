@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.answers import names_a_class
+from robusttrain.attacks.answers import misclassified, names_a_class
 from robusttrain.attacks.asking import Queried, SourceModel, call_model, loss_terms
 from robusttrain.attacks.base import Attack, Cost, times
 from robusttrain.attacks.parts.gradients import Backprop, GradientEstimator
@@ -69,9 +69,7 @@ class _Watched(SourceModel):
         # Estimators stack copies of the batch: (n * B, K). An answer that names no class is wrong,
         # as in scoring; a model that names none of the image itself has not been fooled.
         copies = len(seen) // max(1, len(self.labels))
-        named = names_a_class(seen)
-        wrong = (seen.argmax(dim=1) != self.labels.repeat(copies)) | ~named
-        wrong &= named | self.named.repeat(copies)
+        wrong = misclassified(seen, self.labels.repeat(copies), self.named.repeat(copies))
         self.wrong = self.wrong & wrong.view(copies or 1, -1).all(dim=0)
 
 

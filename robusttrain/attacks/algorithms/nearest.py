@@ -247,7 +247,7 @@ class Nearest:
             fooled = above > 0.5
             if margin is not None and not self._fuses_losses:
                 fooled = torch.where(self.random, ~(margin <= 0), fooled)
-        else:  # NaN names no class, and that of the image itself is none (`Opening.of`)
+        else:  # NaN names no class, and the image itself has one (`Opening.of`)
             fooled = ~(margin <= 0)
         if self._some is None:
             self._some = bool(self.random.any())

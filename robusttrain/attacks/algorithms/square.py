@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks.answers import names_a_class
+from robusttrain.attacks.answers import misclassified, names_a_class
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import LEAST_QUERIES, Attack, Cost, times
 from robusttrain.attacks.parts.loss import each_image
@@ -226,9 +226,7 @@ class Square(Attack):
         itself, as ``named`` (B,) bool says.
         """
         logits = ask(source, points, rng, votes)
-        has_class = names_a_class(logits)
-        wrong = (logits.argmax(dim=2) != labels) | ~has_class
-        wrong &= has_class | named
+        wrong = misclassified(logits, labels, named)
         f = each_image(self.objective, logits.flatten(0, 1), repeated(goal, votes))
         f = f.view(votes, len(points)).mean(dim=0)
         return torch.where(f.isnan(), -torch.inf, f), wrong.to(f.dtype).mean(dim=0)

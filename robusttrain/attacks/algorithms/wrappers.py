@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from robusttrain.attacks.algorithms.apgd import APGD
 from robusttrain.attacks.algorithms.projected_gradient import ProjectedGradient
 from robusttrain.attacks.algorithms.square import Square
-from robusttrain.attacks.answers import names_a_class
+from robusttrain.attacks.answers import misclassified
 from robusttrain.attacks.asking import Queried
 from robusttrain.attacks.base import Attack, Cost
 from robusttrain.attacks.parts.threats import Linf, Threat, per_image
@@ -89,7 +89,7 @@ def random_and_wrong(
     wrong as they stand.
     """
     logits, random = Queried.of(source).asked_twice(images, rng.fold("ask"))
-    return random, ~random & ((logits.argmax(dim=1) != labels) | ~names_a_class(logits))
+    return random, ~random & misclassified(logits, labels)
 
 
 def strongest(
