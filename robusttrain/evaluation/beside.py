@@ -20,15 +20,20 @@ from robusttrain.attacks import Attack
 from robusttrain.core.errors import UserError
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
 from robusttrain.evaluation.paired import Difference, compared, in_points
-from robusttrain.evaluation.records import CLEAN, Records
+from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.report import Figure
 from robusttrain.evaluation.results import figure, results
 from robusttrain.evaluation.scenario import Scenario
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json
 
+#: What is rounded off.
+LEAST = 1e-3
+#: Presets of attacks on the classifier alone, whose transfer is the strongest.
+STRONG = ("wt-apgd", "wt-apgd-t")
 KNOWN_DRAW = "known_draw"
 BARE = "bare_classifier"
+TRANSFERRED = "transferred"
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Beside:
         budget: gradient evaluations an image that were planned, here and in the evaluation.
         beyond: attacks that the evaluation has not; they come last, and the worst case that is
             compared leaves them out.
+        judge: the evaluation's engine, where its target is asked about what broke this one.
     """
 
     name: str
@@ -80,12 +86,14 @@ class Beside:
     left_out: Mapping[str, str] = field(default_factory=dict)
     budget: Mapping[str, int] = field(default_factory=dict)
     beyond: tuple[str, ...] = ()
+    judge: Engine | None = None
 
     @property
     def evaluations(self) -> int:
         """Evaluations that an image costs, at most."""
         costs = [self.engine.cost(name) for name in self.engine.scenarios]
-        return sum(sum(cost) for cost in costs) + self.engine.verdicts_per_image
+        handed = self.judge.passes_of_a_verdict if self.judge else 0
+        return sum(sum(cost) for cost in costs) + self.engine.verdicts_per_image + handed
 
     def run(
         self, whole: Engine, images: Tensor, labels: Tensor, indices: Tensor
@@ -164,11 +172,81 @@ def bare_classifier(
         engine.scoring_draws,
         kinds,
         survivors=True,
+        keep_images=True,
         leave_early=engine.leave_early,
         compiled=engine.compiled,
     )
     budget = {"defended": _gradients(engine.scenarios), "bare": _gradients(matched)}
-    return Beside(BARE, own, "the classifier without its defense", left_out, budget, (*beyond,))
+    about = "the classifier without its defense"
+    return Beside(BARE, own, about, left_out, budget, (*beyond,), engine)
+
+
+def transferred(
+    engine: Engine,
+    images: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    defended: Records,
+    bare: Records,
+) -> Records:
+    """Verdicts behind the defense on the adversarial images that broke the classifier alone.
+
+    Attacks through or around a defense may miss what transfer finds (Croce et al. 2022): where the
+    defense makes its classifier more certain of what it says, the gradient behind it vanishes, and
+    what fooled the classifier stays wrong.
+
+    Args:
+        engine: of the defended target.
+        images: (B, C, H, W) in [0, 1].
+        labels, indices: (B,), as for `Engine.run`.
+        defended: of the same images, behind the defense.
+        bare: of the classifier alone, with adversarial images, of attacks that are compared.
+
+    Returns:
+        Two tables of rows: those of the images as they are, and those under what is handed over,
+        ``attacked`` where the image fell without the defense and stands with it.
+    """
+    clean, adversarial = defended.of(CLEAN), images.clone()
+    fallen = torch.zeros(len(images), dtype=torch.bool)
+    distance = torch.zeros(len(images))
+    for name in bare.attacks:
+        rows = bare.of(name)
+        broke = rows.attacked & (rows.chosen_by <= 0.5) & ~fallen
+        if rows.images is not None and broke.any():
+            adversarial[broke.to(images.device)] = rows.images[broke].to(adversarial)
+            distance[broke] = rows.distance[broke].float()
+            fallen |= broke
+    asked = fallen & (defended.worst > 0)
+    score, select = clean.score.clone(), clean.select.clone()
+    if asked.any():
+        which = asked.nonzero().squeeze(1).to(images.device)
+        entry = engine.judge(adversarial[which], labels[which], indices[which])
+        score[asked], select[asked] = entry["score"], entry["select"]
+    nothing = torch.zeros(len(images))
+    rows = Rows(
+        *(clean.index, clean.label, score, select, asked),
+        torch.where(asked, distance, nothing),
+        *(nothing, nothing),
+    )
+    return Records({CLEAN: clean, TRANSFERRED: rows})
+
+
+def with_transferred(
+    handed: Records, defended: Records, bare: Records, random: bool
+) -> dict[str, Any]:
+    """What is left behind the defense with the images that broke the classifier alone, and what
+    the defense adds then, for results.json.
+
+    Args:
+        handed: of `transferred`, all images.
+        defended, bare, random: as for `added`.
+    """
+    both = Records({**defended.rows, TRANSFERRED: handed.of(TRANSFERRED)})
+    return {
+        "images": int(handed.of(TRANSFERRED).attacked.sum()),
+        "worst_case": figure(both.worst),
+        "added": added(bare, both, random).get("worst_case"),
+    }
 
 
 def _gradients(scenarios: Mapping[str, Scenario]) -> int:
@@ -219,15 +297,39 @@ def sentence(content: Mapping[str, Any]) -> str | None:
     base = content.get(BARE)
     if not base or "worst_case" not in base.get("added", {}):
         return None
-    row = base["added"]["worst_case"]
-    low, high = row["ci95"]
-    points = in_points(row["difference"], low, high, form=".1f")
     before = Figure.of(base["worst_case"])
     after = Figure.of(content["worst_case"])
     further = base.get("beyond")
     return (
-        f"The defense adds {points} to its own base model under attack: {before} without it,"
-        f" {after} with it." + (f" {on_top(further)}" if further else "")
+        f"The defense adds {_points(base['added']['worst_case'])} to its own base model under"
+        f" attack: {before} without it, {after} with it."
+        + (f" {on_top(further)}" if further else "")
+    )
+
+
+def _points(row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]
+    return in_points(row["difference"], low, high, form=".1f")
+
+
+def too_weak(content: Mapping[str, Any]) -> str | None:
+    """A line that what broke the classifier alone breaks it behind the defense, where the attacks
+    did not; None where they missed nothing of it.
+    """
+    handed = (content.get(BARE) or {}).get(TRANSFERRED)
+    if not handed or not handed["added"]:
+        return None
+    left = Figure.of(handed["worst_case"])
+    before = content["worst_case"]["robust_accuracy"]
+    # Less than an image may be the luck of draws.
+    if left.accuracy is None or (before - left.accuracy) * content["images"] < 1 - LEAST:
+        return None
+    missing = [name for name in STRONG if name not in content["attacks"]]
+    fix = f"add --attack {' '.join(missing)}" if missing else "give the attacks more steps"
+    return (
+        "the attacks on the defended model missed what transfer finds: what broke the classifier"
+        f" alone, handed over, leaves {left} behind the defense, which then adds"
+        f" {_points(handed['added'])}; {fix}"
     )
 
 

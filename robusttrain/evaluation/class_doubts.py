@@ -18,6 +18,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.core.telling import Doubt, Say
 from robusttrain.data import ImageData
 from robusttrain.data.notes import pasted
+from robusttrain.evaluation.beside import too_weak
 from robusttrain.evaluation.class_order import OtherOrder
 from robusttrain.evaluation.module import Evaluation
 from robusttrain.evaluation.other_values import OtherValues, Rescaled, ways
@@ -167,8 +168,12 @@ def doubts_of(content: Mapping[str, Any]) -> list[str]:
         content: of results.json; of earlier versions it may not name the classes.
     """
     said = [str(line).removeprefix("warning: ") for line in content.get("doubts") or ()]
-    seldom = [f"{line[0].upper()}{line[1:]}." for line in _seldom_right(content)]
-    return [*(f"Said before it began: {line}." for line in said), *seldom]
+    weak = too_weak(content)
+    found = [*_seldom_right(content), *([weak] if weak else [])]
+    return [
+        *(f"Said before it began: {line}." for line in said),
+        *(f"{line[0].upper()}{line[1:]}." for line in found),
+    ]
 
 
 def _seldom_right(content: Mapping[str, Any]) -> list[str]:

@@ -302,9 +302,14 @@ class Engine:
         return self.scenarios[name].attack.cost_on(self.sources[name])
 
     @property
+    def passes_of_a_verdict(self) -> int:
+        """Forward passes of the target that judge one image once."""
+        return self.draws * (2 if self.random else 1)
+
+    @property
     def verdicts_per_image(self) -> int:
         """Forward passes of the target that judge one image, clean and under all attacks."""
-        return (len(self.scenarios) + 1) * self.draws * (2 if self.random else 1)
+        return (len(self.scenarios) + 1) * self.passes_of_a_verdict
 
     @repeatable()
     def run(
@@ -374,7 +379,7 @@ class Engine:
     def _planned(self, stage: str) -> float:
         """Evaluations that a stage takes for an image."""
         cost = self.cost(stage) if stage != "clean" else Cost(0, 0)
-        return cost.gradients + cost.queries + self.draws * (2 if self.random else 1)
+        return cost.gradients + cost.queries + self.passes_of_a_verdict
 
     def _clean(self, images: Tensor, labels: Tensor, rng: Rng) -> Entry:
         """Verdicts on the images as they are."""
@@ -512,6 +517,13 @@ class Engine:
         rng = Rng.for_images(self.seed, indices).fold("score")
         return verdicts(self._queried, images, labels, rng, self.draws)
 
+    @repeatable()
+    def judge(self, images: Tensor, labels: Tensor, indices: Tensor) -> Entry:
+        """Verdicts on versions ``images`` of the images ``indices``, as on what attacks return:
+        "score" and "select".
+        """
+        return self._judge(images, labels, Rng.for_images(self.seed, indices))
+
     def _judge(self, images: Tensor, labels: Tensor, rng: Rng) -> Entry:
         """Verdicts on ``images``. Attacks, selection and scoring each have streams of their own.
 
@@ -527,5 +539,5 @@ class Engine:
             if random
             else score
         )
-        self.count(len(images) * self.draws * (2 if self.random else 1))
+        self.count(len(images) * self.passes_of_a_verdict)
         return {"score": score, "select": select}

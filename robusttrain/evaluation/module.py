@@ -16,7 +16,15 @@ from robusttrain.attacks.base import check_images
 from robusttrain.core.in_float32 import InFloat32
 from robusttrain.core.processes import everyone
 from robusttrain.data import Batch
-from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, Beside, added
+from robusttrain.evaluation.beside import (
+    BARE,
+    KNOWN_DRAW,
+    TRANSFERRED,
+    Beside,
+    added,
+    transferred,
+    with_transferred,
+)
 from robusttrain.evaluation.certification import Certification, Certified
 from robusttrain.evaluation.curve import Curve, Rung, file_name
 from robusttrain.evaluation.engine import Counted, Engine
@@ -82,6 +90,7 @@ class Evaluation(InFloat32, pl.LightningModule):
         self.engine, self.journal, self.waiting = engine, journal, waiting
         self.besides, self.tries = [*besides], tries
         self._second: list[tuple[list[Records], dict[str, float]]] = [([], {}) for _ in besides]
+        self._handed: list[Records] = []
         #: Records of the besides and curves by name, and certificates, once the run is over.
         self.second: dict[str, Records] = {}
         self.certified: Certified | None = None
@@ -160,6 +169,10 @@ class Evaluation(InFloat32, pl.LightningModule):
             second, spent = beside.run(self.engine, images, batch.labels, batch.indices)
             parts.append(second.without_images())
             _add(seconds, spent)
+            if beside.judge is not None:
+                given = (images, batch.labels, batch.indices)
+                alone = beside.compared(second)
+                self._handed.append(transferred(self.engine, *given, records, alone))
 
     def _certify(
         self,
@@ -223,6 +236,8 @@ class Evaluation(InFloat32, pl.LightningModule):
             bare = next(each for each in self.besides if each.name == BARE)
             alone = bare.compared(self.second[BARE])
             self.results[BARE]["added"] = added(alone, self._records, random)
+            handed = self.second[TRANSFERRED] = gather((self._handed, {}))[0]
+            self.results[BARE][TRANSFERRED] = with_transferred(handed, self._records, alone, random)
         self.results["randomness"] = randomness(
             self.results, self._records, self.tries, self.second.get(KNOWN_DRAW)
         )

@@ -16,7 +16,7 @@ from robusttrain.core.telling import Say
 from robusttrain.core.typed import line
 from robusttrain.core.version import __version__
 from robusttrain.data import ImageData
-from robusttrain.evaluation.beside import BARE, KNOWN_DRAW
+from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, TRANSFERRED
 from robusttrain.evaluation.compiling import Choice
 from robusttrain.evaluation.curve import file_name
 from robusttrain.evaluation.engine import Engine
@@ -37,7 +37,7 @@ EXAMPLES = "examples.safetensors"
 #: What is known of the certificate of each image, likewise.
 CERTIFIED = "certificates.safetensors"
 #: Whose verdicts lie there besides, where they were asked for.
-BESIDES = (KNOWN_DRAW, BARE, file_name("epsilon"), file_name("effort"))
+BESIDES = (KNOWN_DRAW, BARE, TRANSFERRED, file_name("epsilon"), file_name("effort"))
 #: Packages that a figure may depend on.
 VERSIONS = ("torchvision", "pytorch-lightning", "timm")
 

@@ -258,6 +258,7 @@ _PASSING = {
 _LATER = {
     *("classes", "data_hash", "compile", "other_class_order", "audit_checks", "randomness"),
     *("sources", "code", "training_seed", "other_pixel_values", "doubts", "one_answer"),
+    "transferred",
 }
 
 

@@ -15,13 +15,13 @@ import torch
 
 from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
-from robusttrain.core.telling import SILENT, Say, Telling, first_process
+from robusttrain.core.telling import SILENT, Doubt, Say, Telling, first_process
 from robusttrain.data import ImageData
 from robusttrain.data.batches import Split
 from robusttrain.evaluation.answers import Answers, answers_of, as_noted
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, journalled_audit
-from robusttrain.evaluation.beside import Beside, bare_classifier, known_draw
+from robusttrain.evaluation.beside import Beside, bare_classifier, known_draw, too_weak
 from robusttrain.evaluation.certification import Certification
 from robusttrain.evaluation.certify import Smoothed
 from robusttrain.evaluation.choosing import Run, choose_compilation, choose_precisions
@@ -349,6 +349,8 @@ def attack(
     if not trainer.is_global_zero:
         return content
     content |= doubt_classes(content, evaluation, data, device, output, say, plan.handed_over)
+    if weak := too_weak(content):
+        say(Doubt(f"warning: {weak}"))
     write_json(content, output / "results.json")
     save_requested(evaluation, plan, device, say)
     written(output)

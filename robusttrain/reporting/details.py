@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from robusttrain.core.typed import command
-from robusttrain.evaluation.beside import BARE, on_top
+from robusttrain.evaluation.beside import BARE, TRANSFERRED, on_top
 from robusttrain.evaluation.paired import in_points
 from robusttrain.evaluation.randomness import threats
 from robusttrain.evaluation.report import Figure
@@ -91,6 +91,10 @@ def base(run: Run) -> Html:
             figures = (str(Figure.of(each[key])) for each in (content, run.json))
             points = in_points(difference["difference"], *difference["ci95"])
             rows.append((name, *figures, points))
+    if (handed := content.get(TRANSFERRED)) and handed["images"] and handed["added"]:
+        before, after = (str(Figure.of(each["worst_case"])) for each in (content, handed))
+        points = in_points(handed["added"]["difference"], *handed["added"]["ci95"])
+        rows.append(("with what broke the classifier alone, handed over", before, after, points))
     attacks = [
         (name, str(Figure.of(row)), f"{row['gradient_evaluations_per_image']:,g}")
         for name, row in content["attacks"].items()

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from robusttrain.core.errors import UserError, first_line
-from robusttrain.evaluation.beside import BARE, KNOWN_DRAW, added
+from robusttrain.evaluation.beside import (
+    BARE,
+    KNOWN_DRAW,
+    TRANSFERRED,
+    added,
+    with_transferred,
+)
 from robusttrain.evaluation.certification import Certified
 from robusttrain.evaluation.curve import file_name, given
 from robusttrain.evaluation.examples import Examples
@@ -239,6 +245,12 @@ def _besides_checked(run: Run, missing: list[str]) -> Results:
     wrong = [name for name in kept if not _gives(kept[name], content[name], records)]
     if BARE in kept and BARE not in wrong and _added(kept[BARE], content, records):
         wrong.append(BARE)
+    stated = (content.get(BARE) or {}).get(TRANSFERRED)
+    file = run.folder / f"{TRANSFERRED}-{VERDICTS}"
+    handed = _beside(file, Records.read, missing) if stated else None
+    there = handed is not None and BARE in kept and BARE not in wrong
+    if there and not _transfer_given(handed, kept[BARE], content, records):
+        wrong.append(BARE)
     rows = randomness(
         content, records, _tries(content), None if KNOWN_DRAW in wrong else kept.get(KNOWN_DRAW)
     )
@@ -291,8 +303,7 @@ def _certificates_given(run: Run, missing: list[str]) -> bool:
 
 def _gives(kept: Records, stated: Mapping[str, Any], records: Records) -> bool:
     """Whether verdicts of a second evaluation are of the same images, and give its figures."""
-    beyond = stated.get("beyond") or {"attacks": ()}
-    compared = kept.under([name for name in kept.attacks if name not in beyond["attacks"]])
+    beyond, compared = stated.get("beyond") or {}, _compared(kept, stated)
     figures = [(stated["clean"], kept.of(CLEAN).right), (stated["worst_case"], compared.worst)]
     if "worst_case" in beyond:
         figures.append((beyond["worst_case"], kept.worst))
@@ -310,12 +321,29 @@ def _gives(kept: Records, stated: Mapping[str, Any], records: Records) -> bool:
 def _added(kept: Records, content: Mapping[str, Any], records: Records) -> bool:
     """Whether what a defense adds differs from what the verdicts of both give."""
     stated = content[BARE]
-    beyond = (stated.get("beyond") or {"attacks": ()})["attacks"]
-    alone = kept.under([name for name in kept.attacks if name not in beyond])
+    alone = _compared(kept, stated)
     random = content["random"] or stated["random"]
     # Earlier versions had narrower intervals where few images differ.
     known = [added(alone, records, random, agreeing) for agreeing in (True, False)]
     return not any(alike(each, stated["added"]) for each in known)
+
+
+def _transfer_given(
+    handed: Records | None, kept: Records, content: Mapping[str, Any], records: Records
+) -> bool:
+    """Whether what is stated of images that were handed over is what the verdicts give."""
+    if handed is None or not torch.equal(handed.index, records.index):
+        return False
+    stated = content[BARE]
+    random = content["random"] or stated["random"]
+    found = with_transferred(handed, records, _compared(kept, stated), random)
+    return alike(found, stated[TRANSFERRED])
+
+
+def _compared(kept: Records, stated: Mapping[str, Any]) -> Records:
+    """The verdicts of the attacks on the classifier alone that the evaluation has as well."""
+    beyond = (stated.get("beyond") or {"attacks": ()})["attacks"]
+    return kept.under([name for name in kept.attacks if name not in beyond])
 
 
 def _tries(content: Mapping[str, Any]) -> int | None:

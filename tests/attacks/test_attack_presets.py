@@ -188,6 +188,8 @@ OTHERS = {
         Target(),
     ),
     "apgd-t": (APGD(steps=100, targets=9, objective=TargetedDLR("second")), Target()),
+    "wt-apgd": (APGD(steps=100), ClassifierOnly()),
+    "wt-apgd-t": (APGD(steps=100, targets=9, objective=TargetedMargin("second")), ClassifierOnly()),
     "fab-t": (FAB(100, 1, 9, 0.1, 1.05, 0.9), Target()),
     "bpda-i-apgd": (APGD(steps=20, gradient=Average(10)), IdentityBackward()),
     "apgd-eot": (APGD(steps=20, gradient=Average(10)), Target()),

@@ -209,6 +209,33 @@ def test_a_suite_weighs_a_defense_against_its_own_classifier(evaluate, both, tmp
     assert {"bare_classifier-verdicts.safetensors", "known_draw-verdicts.safetensors"} < names
 
 
+def test_what_broke_the_classifier_alone_is_tried_behind_a_defense(command, tmp_path):
+    """The anti-adversary makes what it is given more certain: BPDA follows no gradient there."""
+    target = ["--checkpoint", "digits-adversarial", "--defense", "anti-adversary"]
+    how = ["--epsilon", 0.15, "--images", 12, "--audit", "false", "--attack.step_size", 0.02]
+    out = ["--output", tmp_path / "out", "--trainer.accelerator", "cpu"]
+    asked = ["--attack", "bpda-i", "--attack.steps", 10, "--bare_classifier", "true"]
+    done = command("evaluate.py", *target, *asked, *how, *out)
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    base, left = found["bare_classifier"], found["worst_case"]["robust_accuracy"]
+    handed = base["transferred"]["worst_case"]["robust_accuracy"]
+    assert base["worst_case"]["robust_accuracy"] <= handed < left - 0.3
+    assert "warning: the attacks on the defended model missed what transfer finds" in done.err
+    assert "add --attack wt-apgd wt-apgd-t" in done.err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The attacks on the defended model missed what transfer finds" in page
+    assert "with what broke the classifier alone, handed over" in page
+    # In the suites such transfer comes first.
+    suite = [*target, "--suite", "test-time-quick", "--attack.square-quick.queries", 5]
+    few = [*how[:6], "--attack.steps", 10, "--output", tmp_path / "suite"]
+    done = command("evaluate.py", *suite, *few, "--trainer.accelerator", "cpu")
+    assert done.code == 0, done.err
+    whole = json.loads((tmp_path / "suite" / "results.json").read_text())
+    assert [*whole["attacks"]][:2] == ["wt", "wt-apgd"]
+    assert whole["worst_case"]["robust_accuracy"] <= handed + 1 / 12
+
+
 def test_where_nothing_stands_before_the_classifier_nothing_is_compared(evaluate, both):
     done = evaluate("--suite", both, "--attack.steps", 2, "--audit", "false", bare=True)
     assert done.code == 0, done.err

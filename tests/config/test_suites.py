@@ -89,6 +89,7 @@ def targets(convnet):
     }
 
 
+ALONE = ["wt", "wt-apgd", "wt-apgd-t"]
 TRANSFER = ["transfer-standard", "transfer-adversarial", "transfer-ensemble"]
 QUERY = ["random-noise", "square", "genattack", "hopskipjump"]
 EOT = ["bpda-i-momentum", "bpda-eot", "bpda-i-margin", "average-logits", "bpda-i-apgd"]
@@ -97,12 +98,12 @@ LOOP = ["fewer-steps", "small-n-transfer", "own-surrogate", *UNROLLED]
 APPLYING = {
     "undefended": [*TRANSFER, "apgd-ce", "autoattack", *QUERY],
     "advtransform": [
-        *("wt", *TRANSFER, "reparameterization", "bpda-i", "fixed-randomness", *EOT, *LOOP),
+        *(*ALONE, *TRANSFER, "reparameterization", "bpda-i", "fixed-randomness", *EOT, *LOOP),
         *("finite-differences", "autoattack-rand-bpda-i", "wt-mean-start", *QUERY),
     ],
     "advtransform without a random start": [
         *(
-            "wt",
+            *ALONE,
             *TRANSFER,
             "reparameterization",
             "bpda-i",
@@ -114,7 +115,7 @@ APPLYING = {
     ],
     "rounded": [
         *(
-            "wt",
+            *ALONE,
             *TRANSFER,
             "reparameterization",
             "bpda-i",
@@ -124,15 +125,15 @@ APPLYING = {
         )
     ],
     "jpeg": [
-        *("wt", *TRANSFER, "reparameterization", "bpda-i", "bpda-twin", "finite-differences"),
+        *(*ALONE, *TRANSFER, "reparameterization", "bpda-i", "bpda-twin", "finite-differences"),
         *("autoattack-bpda-i", *QUERY),
     ],
     "votes": [
-        *("wt", *TRANSFER, "single-pattern", "ensemble-pattern", "bpda-i", "fixed-randomness"),
+        *(*ALONE, *TRANSFER, "single-pattern", "ensemble-pattern", "bpda-i", "fixed-randomness"),
         *(*EOT, "bpda-twin-eot", "finite-differences", "autoattack-rand-bpda-i", *QUERY),
     ],
     "randomization": [
-        "wt",
+        *ALONE,
         *TRANSFER,
         "single-pattern",
         "ensemble-pattern",
@@ -142,22 +143,22 @@ APPLYING = {
     ],
     # A chain has the traits of its parts; its derivative is the identity where g stands.
     "both": [
-        *("wt", *TRANSFER, "single-pattern", "ensemble-pattern", "bpda-i", "fixed-randomness"),
+        *(*ALONE, *TRANSFER, "single-pattern", "ensemble-pattern", "bpda-i", "fixed-randomness"),
         *(*EOT, *LOOP, "finite-differences", "autoattack-rand-bpda-i", *QUERY),
     ],
     # They search, and on no f_b that could be imitated.
     "anti-adversary": [
-        *("wt", *TRANSFER, "reparameterization", "bpda-i", "fewer-steps", *UNROLLED),
+        *(*ALONE, *TRANSFER, "reparameterization", "bpda-i", "fewer-steps", *UNROLLED),
         *("finite-differences", "autoattack-bpda-i", *QUERY),
     ],
     "hedge": [
-        *("wt", *TRANSFER, "reparameterization", "bpda-i", "fixed-randomness", *EOT),
+        *(*ALONE, *TRANSFER, "reparameterization", "bpda-i", "fixed-randomness", *EOT),
         *("fewer-steps", *UNROLLED, "finite-differences", "autoattack-rand-bpda-i"),
         *("wt-mean-start", *QUERY),
     ],
     # Steps that follow no gradient, with a derivative of their own.
     "diffusion": [
-        *("wt", *TRANSFER, "through-defense-eot", "through-last-eot"),
+        *(*ALONE, *TRANSFER, "through-defense-eot", "through-last-eot"),
         *("autoattack-rand-through-defense", "wt-mean-start", *QUERY),
     ],
     "a classifier of one size": [

@@ -29,7 +29,16 @@ from robusttrain.data import Digits
 from robusttrain.data.given import GivenImages
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import Engine, Scenario
-from robusttrain.evaluation.beside import added, bare_classifier, known_draw, sentence
+from robusttrain.evaluation.beside import (
+    added,
+    bare_classifier,
+    known_draw,
+    sentence,
+    too_weak,
+    transferred,
+    with_transferred,
+)
+from robusttrain.evaluation.class_doubts import doubts_of
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.randomness import all_right, randomness, under_tries
 from robusttrain.evaluation.results import results
@@ -224,6 +233,65 @@ def test_a_defense_that_helps_adds_what_it_adds(task):
     assert row["difference"] == pytest.approx(0.2)
     assert row["ci95"][0] < 0.2 < row["ci95"][1]
     assert "McNemar" in row["test"]
+
+
+class Certain(Defense):
+    """Takes an image's brightness far to its own side of one half, where `Saturated` is flat."""
+
+    differentiable = False
+
+    def transform(self, images, rng):
+        side = (images.mean((1, 2, 3), keepdim=True) > 0.5).float()
+        return torch.zeros_like(images) + 0.1 + 0.8 * side
+
+
+class Saturated(nn.Module):
+    """Bright, flat from 0.2 off the threshold on."""
+
+    def forward(self, images):
+        light = (images.mean((1, 2, 3)) - 0.5).clamp(-0.2, 0.2)
+        return torch.stack([-light, light], 1)
+
+
+def test_what_breaks_the_classifier_alone_is_tried_behind_the_defense(task):
+    """A defense that makes the classifier certain has no gradient behind it, and adds nothing."""
+    _, images, labels, index = task
+    target = DefendedClassifier(Certain(), Saturated())
+    engine = Engine(target, {"around": pgd(IdentityBackward())})
+    whole, _ = engine.run(images, labels, index)
+    assert whole.worst.mean() == 1  # nothing to follow
+    beside = bare_classifier(engine, {"around": torch.float32})
+    before = beside.evaluations
+    bare, seconds = beside.run(engine, images, labels, index)
+    assert before == 4 + 2 + 1  # steps, verdicts without the defense, one behind it
+    near = (torch.tensor(LIGHT) - 0.5).abs() < 0.05
+    assert torch.equal(bare.worst.bool(), ~near)
+    handed = transferred(engine, images, labels, index, whole, beside.compared(bare))
+    assert torch.equal(handed.of("transferred").attacked, near)
+    assert torch.equal(handed.of("transferred").right.bool(), ~near)
+    found = with_transferred(handed, whole, bare, random=False)
+    assert (found["images"], found["worst_case"]["robust_accuracy"]) == (18, 0.7)
+    assert (found["added"]["difference"], found["added"]["lost"], found["added"]["won"]) == (
+        0,
+        0,
+        0,
+    )
+    own = {"added": added(bare, whole, random=False), "transferred": found}
+    content = results(whole, engine, {}) | {"bare_classifier": beside.content(bare, seconds) | own}
+    assert "adds 30.0 points" in sentence(content)
+    said = too_weak(content)
+    assert "leaves 70.0 % (57.5 - 80.1) behind the defense, which then adds 0.0 points" in said
+    assert said.endswith("add --attack wt-apgd wt-apgd-t")
+    assert f"{said[0].upper()}{said[1:]}." in doubts_of(content)
+
+    strong = Engine(target, {"around": pgd(IdentityBackward()), "wt": pgd(ClassifierOnly())})
+    whole, _ = strong.run(images, labels, index)
+    assert torch.equal(whole.worst.bool(), ~near)
+    handed = transferred(strong, images, labels, index, whole, bare)
+    assert not handed.of("transferred").attacked.any()  # they fell already
+    own |= {"transferred": with_transferred(handed, whole, bare, random=False)}
+    content = results(whole, strong, {}) | {"bare_classifier": beside.content(bare, seconds) | own}
+    assert too_weak(content) is None
 
 
 def test_the_classifier_alone_faces_the_same_attacks_at_the_same_budget(task):

@@ -118,6 +118,12 @@ def changed(folder, copy, *keys, by=0.01):
             ("bare_classifier", "attacks", "pgd-quick", "gradient_evaluations_per_image"),
             ["bare_classifier"],
         ),
+        (
+            ("bare_classifier", "transferred", "worst_case", "robust_accuracy"),
+            ["bare_classifier"],
+        ),
+        (("bare_classifier", "transferred", "images"), ["bare_classifier"]),
+        (("bare_classifier", "transferred", "added", "difference"), ["bare_classifier"]),
         (("known_draw", "worst_case", "ci95", 1), ["known_draw"]),
         (("known_draw", "attacks", "pgd-quick", "success_rate"), ["known_draw"]),
         (("randomness", "tries", "worst_case", "robust_accuracy"), ["randomness"]),
