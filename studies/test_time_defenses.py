@@ -1,6 +1,6 @@
 """What defenses at test time are worth: each in front of base models, against the base itself.
 
-Eight defenses that need no training of their own (but for g's f_b) stand before a model of standard
+Ten defenses that need no training of their own (but for g's f_b) stand before a model of standard
 and one of adversarial training, or before one that comes with the package. All were trained without
 them: crops are larger, and g's radius is smaller, than where a network is trained behind them.
 Their papers' protocol is transfer: the attack on the classifier alone. The adaptive suite goes
@@ -28,8 +28,9 @@ from robusttrain.reporting.canvas import canvas
 from studies.scales import EPSILON, Scale, Settings, typed
 from studies.study import Study
 
-#: By name: the options of a defense; g's are the scale's. Of a side, 80 % are left of crops: of the
-#: paper's 40 %, a network that never saw any recognises nothing.
+#: By name: the options of a defense; g's are the scale's, and hedge searches within the radius of
+#: the threat. Of a side, 80 % are left of crops: of the paper's 40 %, a network that never saw any
+#: recognises nothing.
 DEFENSES: Mapping[str, Settings] = {
     "JPEG (Guo 2018)": {"defense": "jpeg"},
     "bit depth (Xu 2018)": {"defense": "bit-depth"},
@@ -43,6 +44,8 @@ DEFENSES: Mapping[str, Settings] = {
     "random resizing (Xie 2018)": {"defense": "randomization"},
     "vote over resizing (Xie 2018)": {"defense": "vote", "defense.draws": 10},
     "g (Xiao 2020)": {},
+    "anti-adversary (Alfarra 2022)": {"defense": "anti-adversary"},
+    "hedge (Wu 2021)": {"defense": "hedge"},
 }
 #: The presets' layers are for images of 32 pixels; embedded digits have 16.
 LAYERS = {"low": 14, "canvas": 16}
@@ -82,6 +85,8 @@ def options(scale: Scale, name: str) -> Settings:
     """Of a defense at this scale; g stays within the radius of the threat."""
     if not DEFENSES[name]:
         return scale.g() | {"defense.radius": radius(scale)}
+    if DEFENSES[name]["defense"] == "hedge":
+        return {**DEFENSES[name], "defense.radius": radius(scale)}
     sixteen = scale.data["data"] == "digits"
     return {**DEFENSES[name], **(SIXTEEN.get(name, {}) if sixteen else {})}
 
