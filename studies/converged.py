@@ -27,7 +27,7 @@ from studies.budget import ABOUT, SMALL
 from studies.does_g_add import END, SHORTER, Beside, drawn
 from studies.recipes import RECIPES as SHORT
 from studies.recipes import SPEED, WRAPPED, YARDSTICK, curves
-from studies.scales import Scale, Settings, nodes_of
+from studies.scales import Scale, Settings, before_transfer, nodes_of
 from studies.study import Study, counted, percent
 
 LONG = {"training": "trades-awp"}
@@ -145,7 +145,7 @@ def attacked(scale: Scale, sizes: Sizes, target: Job) -> EvaluationPlan:
     said = [(key, json.dumps(to)) for key, to in {**sizes.attacks, **scale.attack}.items()]
     return replace(
         scale.attacked(target, "pgd", images=sizes.images, epsilon=sizes.epsilon),
-        attacks=nodes_of(suite(sizes.suite), said, sizes.epsilon),
+        attacks=nodes_of(before_transfer(suite(sizes.suite)), said, sizes.epsilon),
         suites=[sizes.suite],
         survivors=suite_settings(sizes.suite).get("survivors", False),
     )

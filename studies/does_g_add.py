@@ -39,7 +39,15 @@ from studies.beyond_the_paper import surrogate
 from studies.budget import ABOUT, SMALL
 from studies.comparison import PAPER
 from studies.recipes import curves
-from studies.scales import SCALES, Scale, Settings, nodes_of, training_plan, typed
+from studies.scales import (
+    SCALES,
+    Scale,
+    Settings,
+    before_transfer,
+    nodes_of,
+    training_plan,
+    typed,
+)
 from studies.study import Study, counted, percent
 
 #: Shares of a t distribution below the end of a 95 % interval, and for a power of 80 %.
@@ -323,7 +331,7 @@ def attacked(
     said = [(key, str(to)) for key, to in {**changes, **scale.attack}.items()]
     plan = replace(
         scale.attacked(target, "pgd", images=sizes.images, epsilon=sizes.epsilon),
-        attacks=nodes_of(suite(sizes.suite), said, sizes.epsilon),
+        attacks=nodes_of(before_transfer(suite(sizes.suite)), said, sizes.epsilon),
         suites=[sizes.suite],
         survivors=suite_settings(sizes.suite).get("survivors", False),
         known_draw=True,

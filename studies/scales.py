@@ -54,6 +54,11 @@ def training_plan(*options: str) -> TrainingPlan:
     return replace(fitted.plan, model=fitted.model, defense=fitted.defense)
 
 
+#: Attacks that the suites have since those points were measured. They are transfer from the network
+#: alone: they can only take from what is left behind a defense, and a model without one has none.
+SINCE = ("wt-apgd", "wt-apgd-t")
+
+
 @cache  # points differ by their models far more often than by their attacks
 def _nodes(names: tuple[str, ...], said: tuple[tuple[str, str], ...], epsilon: float) -> str:
     return json.dumps(attack_nodes(names, said, epsilon))
@@ -67,6 +72,13 @@ def nodes_of(
     """
     nodes: dict[str, Node] = json.loads(_nodes(tuple(names), tuple(said), epsilon))
     return nodes
+
+
+def before_transfer(attacks: Iterable[str]) -> list[str]:
+    """The attacks of a suite without those of `SINCE`, for the studies whose points
+    ``docs/results`` keeps.
+    """
+    return [name for name in attacks if name not in SINCE]
 
 
 class Scale(SimpleNamespace):
