@@ -90,7 +90,7 @@ def test_a_suite_of_which_nothing_applies_is_one_line(evaluate, tmp_path):
 def test_the_quick_suite(evaluate):
     done = evaluate("--suite", "quick", "--images", 8, "--attack.steps", 2)
     assert done.code == 0, done.err
-    assert list(done.found["attacks"]) == ["wt", "bpda-i-quick", "bpda-i-momentum"]
+    assert list(done.found["attacks"]) == ["wt", "wt-apgd", "bpda-i-quick", "bpda-i-momentum"]
     assert (done.found["survivors"], done.found["images"]) == (True, 8)
     assert set(done.found["left_out"]) == {"pgd-quick", "apgd-ce", "eot"}
 

@@ -441,7 +441,7 @@ def test_what_applies_is_asked_of_images_as_they_are(given):
     results = robusttrain.evaluate(
         *(model, images[..., :6], labels), suite="quick", defense=BitDepth(), count=4, **QUIET
     )
-    assert [*results.attacks] == ["wt", "bpda-i-quick"]
+    assert [*results.attacks] == ["wt", "wt-apgd", "bpda-i-quick"]
 
 
 @pytest.mark.parametrize("count", [0, -1])
