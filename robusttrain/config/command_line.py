@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from robusttrain.config import parts, presets, reading
 from robusttrain.config.classes import defaults_of, recorded, resolve
-from robusttrain.config.origins import checked_nodes
+from robusttrain.config.origins import checked_nodes, said_by_name
 from robusttrain.config.parts import ByName
 from robusttrain.core.errors import UserError
 
@@ -129,6 +129,8 @@ def read(
                 f"{key} {given}: {option} {value} leaves nothing that it could belong to; leave one"
                 " of the two out"
             )
+    for option, value in dict(chosen).items():
+        _refuse_second_name(option, value, inner)
     inner.sort(key=lambda each: (each[0].count("."), not each[0].endswith(".attack")))
     try:
         configs = [checked_nodes(config) for config in configs]
@@ -141,6 +143,28 @@ def read(
     except (jsonargparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(short(str(error), parser)) from error
     return parsed
+
+
+def _refuse_second_name(option: str, value: str, inner: Sequence[tuple[str, str]]) -> None:
+    """Raise UserError where ``--data FOLDER`` and ``--data.root OTHER``, or ``--model timm:NAME``
+    and ``--model.name OTHER``, name two things: one of them would be left aside in silence.
+
+    Args:
+        option: of the part.
+        value: its name.
+        inner: options of what is inside of parts, and their values.
+    """
+    said = said_by_name(option[2:], value)
+    if said is None:
+        return
+    argument, named = said
+    for key, given in inner:
+        if key.replace(".init_args.", ".") != f"{option}.{argument}":
+            continue
+        if given != named and (argument != "root" or Path(given) != Path(named)):
+            raise UserError(
+                f"{key} {given}: {option} {value} names another one; leave one of the two out"
+            )
 
 
 def _alone(inner: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -73,6 +73,16 @@ def node_of(kind: str, value: str) -> Node:
     return checked_node({"class_path": value})
 
 
+def said_by_name(kind: str, value: str) -> tuple[str, str] | None:
+    """The argument that the name of a part from elsewhere gives, and its value: the ``root`` of a
+    folder or table, the ``name`` of a collection's network. None for other values.
+    """
+    if kind == "data" and not IN_FILE.fullmatch(value) and not presets.named(kind, value):
+        return ("root", value) if _is_table(value) or Path(value).is_dir() else None
+    match = _ZOO.fullmatch(value) if kind == "model" else None
+    return ("name", match[2]) if match else None
+
+
 def trained_node(value: str) -> Node | None:
     """The node of a network of a collection, with its trained weights; None for other values."""
     match = _ZOO.fullmatch(value)

@@ -74,6 +74,31 @@ def test_a_folder_is_a_data_set(tmp_path, monkeypatch):
         read_training(["--data", "nofolder"])
 
 
+def test_a_second_name_of_one_part_is_refused(tmp_path, monkeypatch):
+    """One was left aside in silence; with --data twice, a line even said that it counts."""
+    for folder in ("mine", "other"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    other = ("--data.root", "other")
+    leave = "names another one; leave one of the two out"
+    for line in (
+        ("--data", "mine", *other),
+        (*other, "--data=mine"),
+        ("--data", "mine", "--data.init_args.root=other"),
+        ("--data", "imagefolder", *other, "--data", "mine"),
+        ("--data", "labels.csv", *other),
+    ):
+        with pytest.raises(UserError, match=leave) as error:
+            read_training(line)
+        assert "other: --data " in str(error.value)
+    with pytest.raises(UserError, match=rf"^--model\.name resnet34: --model timm:resnet18 {leave}"):
+        model_of("--model", "timm:resnet18", "--model.name", "resnet34")
+    node = read_training(["--data", "mine", "--data.root", "./mine"]).data
+    assert node["init_args"]["root"] == "./mine"
+    node = read_training(["--data", "mine", "--data", "imagefolder", *other]).data
+    assert node["init_args"]["root"] == "other"
+
+
 def test_a_preset_goes_before_a_folder_of_its_name_and_says_so(tmp_path, monkeypatch, caplog):
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)
