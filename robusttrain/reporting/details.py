@@ -198,13 +198,38 @@ def repeat(run: Run) -> Html:
     # Nobody's code is run because a report says so.
     own = ", ".join(shlex.quote(name) for name in own_files(run.results.plan.to_json()))
     trusted = f"It runs code of {own}: whoever has it and trusts it adds --trust FILE to that."
+    newest = _newest(run)
     return section(
         "Repeat it",
         tag("p", "The command that made these results:"),
         tag("pre", run.json["command"]),
+        *([tag("p", newest)] if newest else []),
         tag("p", "The same from where this folder lies, with a line on every figure that differs:"),
         tag("pre", again),
         *([tag("p", trusted)] if own else []),
+    )
+
+
+def _newest(run: Run) -> str:
+    """What a command that named no checkpoint took for one, and what it said of sizes by itself:
+    after the next training it takes another one. "" where it named what it took.
+    """
+    plan, typed = run.results.plan, run.json["command"].split()
+    named = {word.partition("=")[0] for word in typed}
+    # Of other programs, which call this package, nobody knows what they would take.
+    ours = {"evaluate", "evaluate.py"} & {PurePath(word).name for word in typed[:2]}
+    if plan.checkpoint is None or not ours or named & {"--checkpoint", "--config", "--again"}:
+        return ""
+    options = {"checkpoint": plan.checkpoint, "images": plan.images}
+    options["audit_images"] = plan.audit_images
+    missing = shlex.join(
+        word
+        for name, value in options.items()
+        if value is not None and f"--{name}" not in named
+        for word in (f"--{name}", str(value))
+    )
+    return (
+        f"It names no checkpoint, and takes the newest whenever it runs. Then this was: {missing}"
     )
 
 

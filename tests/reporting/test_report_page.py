@@ -657,3 +657,23 @@ def test_repeat_it_names_code_of_ones_own(folder, tmp_path):
     told = "It runs code of net.py, x.py: whoever has it and trusts it adds --trust FILE to that."
     assert told in page
     assert "/home/a b" not in page.partition("Repeat it")[2].partition("Versions")[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("robusttrain evaluate", "--checkpoint 'runs/a b.ckpt' --images 30 --audit_images 8"),
+        ("python evaluate.py --images=30", "--checkpoint 'runs/a b.ckpt' --audit_images 8"),
+        ("robusttrain evaluate --checkpoint 'runs/a b.ckpt'", None),
+        ("robusttrain evaluate --config mine.yaml", None),
+        ("python study.py", None),
+    ],
+)
+def test_repeat_it_names_the_checkpoint_that_was_the_newest(command, told, folder, tmp_path):
+    """After another training the same command attacks that one."""
+    plan = json.loads((folder / "results.json").read_text())["plan"]
+    plan |= {"checkpoint": "runs/a b.ckpt", "images": 30, "audit_images": 8}
+    copy = rewritten(folder, tmp_path, plan=plan, command=command)
+    page = Reader(report(read_run(copy))).text
+    line = "It names no checkpoint, and takes the newest whenever it runs. Then this was: "
+    assert f"{line}{told}" in page if told else line not in page
