@@ -11,7 +11,7 @@ from robusttrain.config.build import build, build_defended, check_pretrained, fi
 from robusttrain.config.checkpoints import classes_beside, load, read_recipe
 from robusttrain.config.zoo import fit_to_zoo
 from robusttrain.core.errors import OptionError, UserError
-from robusttrain.core.parts import class_name
+from robusttrain.core.parts import class_name, flat
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import need_two
@@ -64,14 +64,14 @@ def build_target(
         name = plan.checkpoint
         name = packaged.card(name).label if packaged.is_packaged(name) else name
         if own is not None or defense is None:
-            return load(plan.checkpoint, plan.trust, recipe), name
+            return load(plan.checkpoint, plan.trust, recipe), name + _changed(own, defense)
         # One that is put before a network without any has its weights elsewhere.
         bare = load(plan.checkpoint, plan.trust, {**recipe, "defense": None})
         fit_to_data(defense, facts, "defense")
         find_networks(defense)
         target = DefendedClassifier(build(defense, "defense", kind=Defense), bare.classifier)
         target.class_names = bare.class_names
-        return target.eval(), name
+        return target.eval(), behind(target, name)
     norms = {checked(node, name).attack.threat.norm for name, node in plan.attacks.items()}
     fit_to_zoo(model, plan.data, norms.pop() if len(norms) == 1 else None, facts.num_classes)
     need_two(facts.num_classes)
@@ -83,12 +83,29 @@ def build_target(
     name = class_name(model["class_path"])
     if plan.weights is None:
         check_pretrained(target.classifier, facts)
-        return target.eval(), f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
+        own_name = f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
+        return target.eval(), behind(target, own_name)
     try:
         load_weights(target.classifier, plan.weights, plan.weights_which, "--weights")
     except OptionError as error:
         raise _of_other_classes(error, facts.num_classes) from error
-    return target.eval(), f"{name} {plan.weights}"
+    return target.eval(), behind(target, f"{name} {plan.weights}")
+
+
+def behind(target: DefendedClassifier, name: str) -> str:
+    """The name of a classifier, and of the defense that stands before it, if any: figures of both
+    together are none of the classifier alone.
+    """
+    if target.defense is None:
+        return name
+    return f"{name} behind {type(target.defense).__name__}"
+
+
+def _changed(own: Node | None, defense: Node | None) -> str:
+    """What a name says besides of a checkpoint whose own defense has other values."""
+    before, now = flat(own or {}, "defense"), flat(defense or {}, "defense")
+    values = [f"{key} {to}" for key, to in now.items() if before.get(key, to) != to]
+    return f" with {', '.join(values)}" if values else ""
 
 
 def _of_other_classes(error: OptionError, classes: int) -> OptionError:

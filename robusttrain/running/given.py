@@ -19,6 +19,7 @@ from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.config.attacks import attack_nodes, by_name, scenario, stem
 from robusttrain.config.describe import described, path_of, scenario_node
 from robusttrain.config.suites import suite, suite_settings
+from robusttrain.config.targets import behind
 from robusttrain.core.advice import without_advice
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.telling import SILENT, Telling
@@ -134,7 +135,7 @@ def _run(
         for name in suite(each)
         if name not in scenarios
     }
-    name = path_of(type(target.classifier)).rpartition(".")[2]
+    name = behind(target, path_of(type(target.classifier)).rpartition(".")[2])
     subject = fitted(plan, target.cpu(), name, data, telling.say, missing)
     attacks = {name: each for name, each in scenarios.items() if name not in subject.unfit}
     alone = {each: scenarios[each] for each in for_the_bare(plan, subject) if each in scenarios}

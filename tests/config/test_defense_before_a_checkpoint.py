@@ -40,9 +40,11 @@ def test_one_of_ones_own_and_its_network(tmp_path):
 
 
 def test_one_of_a_preset_with_its_options(tmp_path):
-    found, _ = target(tmp_path, "--defense", "noise", "--defense.sigma", "0.2")
+    found, name = target(tmp_path, "--defense", "noise", "--defense.sigma", "0.2")
     assert found.random
     assert found.defense.sigma == 0.2
+    # Its figures are not those of the network alone.
+    assert name == f"{target(tmp_path)[1]} behind GaussianNoise"
 
 
 def test_the_network_inside_of_a_defense_has_its_own_weights(tmp_path):
@@ -65,7 +67,19 @@ def test_the_network_inside_of_a_defense_has_its_own_weights(tmp_path):
 
 
 def test_none_is_none(tmp_path):
-    assert target(tmp_path, "--defense", "none")[0].defense is None
+    found, name = target(tmp_path, "--defense", "none")
+    assert found.defense is None
+    assert "behind" not in name
+
+
+def test_values_of_its_own_defense_that_were_changed_are_named():
+    common = ["--checkpoint", "digits-g", "--attack", "pgd-quick", "--images", "4"]
+    names = [
+        build_parts(read_plan([*common, *words]), lambda line: None)[1]
+        for words in ([], ["--defense.radius", "0.1"])
+    ]
+    assert names[1] == f"{names[0]} with defense.radius 0.1"
+    assert "defense" not in names[0]
 
 
 def test_one_that_has_a_defense_is_told_to_change_it(tmp_path):
