@@ -10,8 +10,10 @@ Three kinds of models draw random numbers:
   generators during every pass. After a pass that drew from one, `Queried` asks again, image by
   image, with the generators seeded from the streams of each image. The second way is slow, and
   right.
-- Some have a generator of their own, which nobody can seed. Two passes that differ give such a
-  model away. It is treated as random, but a second evaluation gives other figures.
+- Some have a generator of their own, which nobody can seed. Two passes with equal streams that
+  differ give such a model away (`Queried.settle`). It may draw one number for a whole pass, and
+  copies that are asked together would all share it: a mean over draws would be one draw. So it is
+  asked image by image, too, but a second evaluation gives other figures.
 
 `Queried` also settles once what kind of answers a model gives (`robusttrain.attacks.answers`).
 """
@@ -38,6 +40,13 @@ SLOW = (
     "the model draws from a global generator (torch's, numpy's or Python's), so it is asked image"
     " by image, each with seeds of its own: to make that fast, set takes_rng = True and draw from"
     " the rng that forward(images, rng) is given"
+)
+
+#: The warning about a model that no seed reaches.
+UNSEEN = (
+    "the model answers otherwise in each pass, by a generator (or a memory) of its own that no seed"
+    " reaches, so it is asked image by image, and another run gives other figures: set takes_rng ="
+    " True and draw from the rng that forward(images, rng) is given"
 )
 
 Terms = list[tuple[float, Tensor]]
@@ -104,6 +113,7 @@ class Queried(Counting, nn.Module):
         gradients: images that were asked about with a gradient.
         queries: images that were asked about without one.
         draws_globally: whether the model was seen to draw from a global generator.
+        draws_unseen: whether `settle` saw it draw from elsewhere, where no seed reaches.
         answers: the kind of its answers; None as long as it was not asked about any image.
         classes: K; None as long as it was not asked.
         labels: the lowest and the highest label of the attacked images; each needs a logit.
@@ -113,8 +123,8 @@ class Queried(Counting, nn.Module):
 
     takes_rng = True
     counted = (
-        *("gradients", "queries", "draws_globally", "_differs", "answers", "classes", "labels"),
-        *("leaving", "advance", "_part_of"),
+        *("gradients", "queries", "draws_globally", "draws_unseen", "_differs", "answers"),
+        *("classes", "labels", "leaving", "advance", "_part_of"),
     )
 
     def __init__(
@@ -128,6 +138,7 @@ class Queried(Counting, nn.Module):
         self._part_of = part_of  # a tuple hides it: a member does not own its ensemble
         self.gradients = self.queries = 0.0
         self.draws_globally = self._differs = False
+        self.draws_unseen = getattr(model, "observed_unseen", False) is True
         self._watches = not (isinstance(model, SourceModel) and model.asks_queried)
         # A source with a `Queried` of its own has logits from there.
         self.answers: Answers | None = None if self._watches else "logits"
@@ -168,8 +179,25 @@ class Queried(Counting, nn.Module):
             advance, self.advance = self.advance, lambda count: None
             _, differ = ask_twice(self, images, rng)
             self._differs = bool(differ.any())
+            if self._differs and not self._asks_apart:
+                which = differ.nonzero().squeeze(1)[:LOOKED_AT]
+                self.draws_unseen = self._differs_by_itself(images[which], rng[which])
             self.advance, (self.gradients, self.queries) = advance, counts
         return self.random
+
+    def _differs_by_itself(self, images: Tensor, rng: Rng) -> bool:
+        """Whether answers to images (n, C, H, W) with equal streams (n,) differ, and not by
+        rounding alone, which a defense that searches may amplify on accelerators.
+        """
+        with torch.no_grad():
+            one, again, other = (self(images, rng.fold(draw)) for draw in (0, 0, 1))
+        alike, apart = ((one - each).abs().nan_to_num().sum() for each in (again, other))
+        return bool(alike > UNSEEN_SHARE * apart)
+
+    @property
+    def _asks_apart(self) -> bool:
+        """Whether the model is asked image by image."""
+        return self.draws_globally or self.draws_unseen
 
     def asked_twice(self, images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         """`ask_twice`, but a `random` model counts as random for every image.
@@ -272,7 +300,7 @@ class Queried(Counting, nn.Module):
         queried = []
         for member, weight in members:
             asked = Queried(member, part_of=(self, 1 / len(members)))
-            asked.labels = self.labels
+            asked.labels, asked.draws_unseen = self.labels, self.draws_unseen
             queried.append((asked, weight))
         return queried
 
@@ -295,20 +323,20 @@ class Queried(Counting, nn.Module):
     def _asked(
         self, ask: Callable[[Tensor, Rng | None], Terms], images: Tensor, rng: Rng | None
     ) -> Terms:
-        """One pass over the whole batch; image by image if it draws from global generators."""
+        """One pass over the whole batch; image by image if it draws from elsewhere than streams."""
         if rng is None or not len(images) or not self._watches:
             return ask(images, rng)
         generators, position = SharedGenerators(images.device), rng.position
         drawn = True
         try:
-            if not self.draws_globally:
+            if not self._asks_apart:
                 terms = ask(images, rng)
                 drawn = generators.drawn
                 if not drawn:
                     return terms
             rng.position = position  # as if the pass over the whole batch had not been
             terms = self._apart(ask, images, rng, generators)
-            if self.draws_globally:
+            if self._asks_apart:
                 return terms
             rng.position = position
             return ask(images, rng)
@@ -330,7 +358,7 @@ class Queried(Counting, nn.Module):
             generators.seed(key)
             # The draw that was seen may have been another thread's, or a lazy layer's first and
             # last.
-            before = None if self.draws_globally else SharedGenerators(images.device)
+            before = None if self._asks_apart else SharedGenerators(images.device)
             streams = rng[i : i + 1]
             each.append(ask(images[i : i + 1], streams))
             self.draws_globally = self.draws_globally or (before is not None and before.drawn)
@@ -359,6 +387,9 @@ def members_of(model: nn.Module) -> Sequence[tuple[nn.Module, float]]:
     return model.shares() if isinstance(model, SourceModel) else [(model, 1.0)]
 
 
+#: How many images that differ are asked about with equal streams; and how far these answers are
+#: apart at least, as a share of that with other streams, where they rest on more than streams.
+LOOKED_AT, UNSEEN_SHARE = 8, 0.1
 #: Two answers that differ by no more than this share of the largest logit are the same.
 ROUNDING = 1e-5
 

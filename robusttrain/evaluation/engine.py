@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robusttrain.attacks import Attack, Cost, KnownDraw, Queried, Source, prepared
-from robusttrain.attacks.asking import SLOW
+from robusttrain.attacks.asking import SLOW, UNSEEN
 from robusttrain.attacks.base import check_images
 from robusttrain.attacks.leaving import Leaving
 from robusttrain.attacks.rounding import held_apart
@@ -240,6 +240,8 @@ class Engine:
             own = images.float() if queried is self._queried else images
             ask_about(queried, own, indices, self.seed)
         self._settled, self.target.observed_random = True, self.random
+        if self._queried.draws_unseen:
+            self.target.observed_unseen = True
         for name, scenario in self.scenarios.items():
             try:
                 scenario.attack.need_classes(self._queried.classes or 2)
@@ -247,6 +249,8 @@ class Engine:
                 raise UserError(f"attack {name}: {error}") from error
         if self._queried.draws_globally:
             warn(SLOW)
+        elif self._queried.draws_unseen:
+            warn(UNSEEN)
         return self.random
 
     def first_of_equal(self) -> dict[str, str]:

@@ -283,7 +283,10 @@ def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: in
         Whether the target is random: it says so, two answers differed, or it drew from a global
         generator.
     """
-    target.observed_random = ask_about(Queried(target), images.float(), indices, seed)
+    queried = Queried(target)
+    target.observed_random = ask_about(queried, images.float(), indices, seed)
+    if queried.draws_unseen:
+        target.observed_unseen = True
     return target.observed_random
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robusttrain.attacks import Attack, Queried, Source
+from robusttrain.attacks import Attack, Queried, Source, prepared
+from robusttrain.attacks.asking import LOOKED_AT, UNSEEN
 from robusttrain.attacks.base import check_images
 from robusttrain.core.advice import warn
 from robusttrain.core.errors import UserError
@@ -76,6 +77,12 @@ class Scenario:
         source = Queried.of(self.source(DefendedClassifier.of(model)))
         if self.attack.cost().gradients and vanishes(source, images, torch.arange(len(images))):
             warn(f"{type(self.attack).__name__}: {ZERO}")
+        few = check_images(images[:LOOKED_AT])
+        streams = Rng.for_images(0, torch.arange(len(few), device=few.device))
+        with prepared(source):
+            source.settle(few.clone(), streams.fold("random"))
+        if source.draws_unseen:
+            warn(UNSEEN)
         return self.attack(source, images, labels, rng)
 
     def knowledge_of(self, target: DefendedClassifier) -> str:

@@ -31,6 +31,8 @@ class DefendedClassifier(nn.Module):
 
     #: Tells attacks that ``forward`` takes streams of randomness.
     takes_rng = True
+    #: Whether it was seen to draw from where no seed reaches.
+    observed_unseen = False
 
     def __init__(
         self, defense: Defense | None, classifier: nn.Module | Callable[[Tensor], Any]
@@ -91,6 +93,8 @@ class DefendedClassifier(nn.Module):
         """
         fast = DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
         fast.observed_random = self.observed_random
+        if self.observed_unseen:
+            fast.observed_unseen = True
         return fast
 
 

@@ -290,6 +290,34 @@ def test_attacks_find_the_same_whatever_the_batch(name, kind, linear, images, st
     assert (attack(model, x, labels, streams(5, seed=3)) != whole).any()
 
 
+class OneForAll(Torch):
+    """One number for the whole pass, from a generator of its own, as of a random crop."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.generator = np.random.default_rng(0)
+
+    def noise(self, images):
+        return torch.full_like(images, self.generator.standard_normal())
+
+
+def test_copies_in_one_pass_do_not_share_a_draw_of_an_own_generator(linear, images, streams):
+    """Or a mean over draws, of verdicts or of gradients, would be one draw."""
+    queried, x = Queried(OneForAll(linear())), images(1)
+    assert queried.settle(x, streams(1))
+    assert queried.draws_unseen
+    answers = queried(x.repeat(9, 1, 1, 1), streams(1).tile(range(9)))
+    assert len({tuple(row.tolist()) for row in answers}) == 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generator_that_can_be_seeded_is_not_taken_for_an_own_one(kind, linear, images, streams):
+    queried = Queried(kind(linear()))
+    assert queried.settle(images(4), streams(4))
+    assert queried.draws_globally
+    assert not queried.draws_unseen
+
+
 @pytest.mark.parametrize(("size", "differs"), [(1e-7, False), (1e-3, True)])
 def test_what_rounding_explains_is_no_randomness(size, differs, linear, images, streams):
     class Noisy(nn.Module):

@@ -177,6 +177,33 @@ def test_a_generator_of_its_own_that_matters_later_is_not_taken_for_none(images,
         engine.run(dark + 0.2, torch.arange(4) % 3, torch.arange(4, 8))
 
 
+class OneForAll(nn.Module):
+    """One number for all images of a pass, from a generator that nobody can seed."""
+
+    def __init__(self, model, random):
+        super().__init__()
+        self.model, self.own = model, np.random.default_rng(0)
+        if random:
+            self.random = True
+
+    def forward(self, images):
+        logits = self.model(images)
+        noise = 3 * torch.linspace(-1, 1, logits.shape[1]) * float(self.own.standard_normal())
+        return logits + noise
+
+
+@pytest.mark.parametrize("says", [False, True])
+def test_draws_of_a_generator_of_its_own_are_as_many_as_are_scored(says, images, linear):
+    """All copies of one pass would have one draw: ten of them would score as one."""
+    engine = Engine(OneForAll(linear(), says), PGD, draws=12)
+    with pytest.warns(UserWarning, match="a generator .* of its own that no seed reaches"):
+        records, _ = engine.run(images(6), torch.arange(6) % 3, torch.arange(6))
+    shares = records.of("clean").score.float().mean(dim=1)
+    assert ((shares > 0) & (shares < 1)).any()
+    with pytest.warns(UserWarning, match="a generator .* of its own that no seed reaches"):
+        PGD["pgd"](OneForAll(linear(), says), images(6), torch.arange(6) % 3)
+
+
 def test_a_target_that_was_asked_can_be_attacked_on_a_fixed_draw(images, linear):
     """Whether there is a draw to fix is known once it was asked, and not before."""
     fixed = {

@@ -130,7 +130,10 @@ class Subject:
 
     def source(self, name: str) -> Queried:
         """The source of the attack ``name``, as the engine built it, with a count of its own."""
-        return Queried(self.engine.sources[name].model)
+        source = self.engine.sources[name]
+        queried = Queried(source.model)
+        queried.draws_unseen = source.draws_unseen
+        return queried
 
     # From the records.
 
