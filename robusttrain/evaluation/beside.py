@@ -241,7 +241,8 @@ def with_transferred(
         handed: of `transferred`, all images.
         defended, bare, random: as for `added`.
     """
-    both = Records({**defended.rows, TRANSFERRED: handed.of(TRANSFERRED)})
+    # No attack has "=" in its name, and one may be called as this table is.
+    both = Records({**defended.rows, f"{BARE}={TRANSFERRED}": handed.of(TRANSFERRED)})
     return {
         "images": int(handed.of(TRANSFERRED).attacked.sum()),
         "worst_case": figure(both.worst),

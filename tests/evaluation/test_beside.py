@@ -41,6 +41,7 @@ from robusttrain.evaluation.beside import (
 from robusttrain.evaluation.class_doubts import doubts_of
 from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.evaluation.randomness import all_right, randomness, under_tries
+from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.results import results
 from robusttrain.evaluation.running import Subject, besides_of, settings_of
 from robusttrain.models.defended import DefendedClassifier
@@ -289,7 +290,12 @@ def test_what_breaks_the_classifier_alone_is_tried_behind_the_defense(task):
     assert torch.equal(whole.worst.bool(), ~near)
     handed = transferred(strong, images, labels, index, whole, bare)
     assert not handed.of("transferred").attacked.any()  # they fell already
-    own |= {"transferred": with_transferred(handed, whole, bare, random=False)}
+    # An attack may be called as the table of what is handed over.
+    namesake = Records({**whole.under(["around"]).rows, "transferred": whole.of("wt")})
+    found = with_transferred(handed, namesake, bare, random=False)
+    assert found == with_transferred(handed, whole, bare, random=False)
+    assert found["worst_case"]["robust_accuracy"] == 0.7
+    own |= {"transferred": found}
     content = results(whole, strong, {}) | {"bare_classifier": beside.content(bare, seconds) | own}
     assert too_weak(content) is None
 
