@@ -16,14 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robusttrain.attacks import Attack
+from robusttrain.attacks import Attack, Queried
 from robusttrain.core.errors import UserError
+from robusttrain.core.repeatable import repeatable
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
+from robusttrain.evaluation.fitting import ask_about
 from robusttrain.evaluation.paired import Difference, compared, in_points
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.report import Figure
 from robusttrain.evaluation.results import figure, results
 from robusttrain.evaluation.scenario import Scenario
+from robusttrain.evaluation.taking import classes_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.files import hash_of_json
 
@@ -124,10 +127,34 @@ def known_draw(engine: Engine) -> Beside:
     return Beside(KNOWN_DRAW, engine.disclosing(), "the attacker knows the draw that scores")
 
 
+@repeatable()
+def classifier_alone(
+    target: DefendedClassifier, images: Tensor, indices: Tensor
+) -> DefendedClassifier:
+    """The classifier of a target without its defense, which knows whether it is random: it may
+    draw without saying so.
+
+    Args:
+        target: the defended classifier.
+        images: (B, C, H, W) in [0, 1], of which it is asked about a few.
+        indices: (B,), as for `Engine.run`.
+
+    Raises:
+        UserError: it takes no images that have not passed the defense.
+    """
+    bare = DefendedClassifier(None, target.classifier)
+    classes_of(bare, images, "the classifier without its defense")
+    queried = Queried(bare)
+    ask_about(queried, images.float(), indices, 0)
+    bare.observed_random = queried.random
+    return bare
+
+
 def bare_classifier(
     engine: Engine,
     precision: Mapping[str, torch.dtype],
     further: Mapping[str, Scenario] = MappingProxyType({}),
+    bare: DefendedClassifier | None = None,
 ) -> Beside:
     """The same attacks on the classifier without its defense, at the same budget.
 
@@ -140,8 +167,10 @@ def bare_classifier(
         engine: of the defended target.
         precision: in which each attack differentiates.
         further: attacks that apply to the classifier alone; they differentiate in float32.
+        bare: as `classifier_alone` has it; None asks it nothing, and believes what it says of
+            itself.
     """
-    bare = DefendedClassifier(None, engine.target.classifier)
+    bare = bare or DefendedClassifier(None, engine.target.classifier)
     chosen: dict[str, Scenario] = {}
     left_out: dict[str, str] = {}
     for name, each in {**engine.scenarios, **further}.items():  # the further ones last

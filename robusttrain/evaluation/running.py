@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from robusttrain.core.errors import UserError
 from robusttrain.core.repeatable import repeatable
 from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Doubt, Say, Telling, first_process
@@ -21,7 +22,13 @@ from robusttrain.data.batches import Split
 from robusttrain.evaluation.answers import Answers, answers_of, as_noted
 from robusttrain.evaluation.audit import Audit
 from robusttrain.evaluation.auditing import begin_audit, finish_audit, images_of, journalled_audit
-from robusttrain.evaluation.beside import Beside, bare_classifier, known_draw, too_weak
+from robusttrain.evaluation.beside import (
+    Beside,
+    bare_classifier,
+    classifier_alone,
+    known_draw,
+    too_weak,
+)
 from robusttrain.evaluation.certification import Certification
 from robusttrain.evaluation.certify import Smoothed
 from robusttrain.evaluation.choosing import Run, choose_compilation, choose_precisions
@@ -171,7 +178,13 @@ def besides_of(
     if plan.tries and not engine.target.random:
         say("tries: the target is not random, so one try is as good as many")
     if plan.bare_classifier and engine.target.defense is not None:
-        besides.append(bare_classifier(engine, engine.types, subject.bare))
+        first = subject.data.first_test_batch()
+        try:
+            bare = classifier_alone(engine.target, first.images, first.indices)
+        except UserError as error:
+            say(f"bare_classifier: {error}: left out")
+        else:
+            besides.append(bare_classifier(engine, engine.types, subject.bare, bare))
     elif plan.bare_classifier:
         say("bare_classifier: the target has no defense, so it is its own base model")
     return besides

@@ -23,6 +23,7 @@ from robusttrain.core.rng import Rng
 from robusttrain.core.telling import SILENT, Doubt, Say, Telling, duration
 from robusttrain.data import ImageData
 from robusttrain.data.notes import note
+from robusttrain.evaluation.beside import classifier_alone
 from robusttrain.evaluation.cost import check_sources
 from robusttrain.evaluation.covering import boundless, covering, threats_of
 from robusttrain.evaluation.engine import Engine
@@ -354,11 +355,15 @@ def fitted(
 
 def for_the_bare(plan: EvaluationPlan, subject: Subject) -> list[str]:
     """Attacks of the plan's suites that apply to the classifier without its defense, and not behind
-    it; none if the plan does not ask for them.
+    it; none if the plan does not ask for them, or it takes no images without the defense.
     """
     if not plan.bare_classifier or subject.target.defense is None:
         return []
-    bare = DefendedClassifier(None, subject.target.classifier)
+    first = subject.data.first_test_batch()
+    try:
+        bare = classifier_alone(subject.target, first.images, first.indices)
+    except UserError:  # `besides_of` says it
+        return []
     unfit = {stem(name) for name in left_out(plan.suites, plan.asked, bare, subject.data)}
     return [name for name in subject.unfit if name in plan.attacks and name not in unfit]
 

@@ -45,6 +45,7 @@ from robusttrain.evaluation.records import Records
 from robusttrain.evaluation.results import results
 from robusttrain.evaluation.running import Subject, besides_of, settings_of
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.evaluating import for_the_bare
 
 
 class Shift(Defense):
@@ -80,6 +81,7 @@ def flat(values):
     return light[:, None, None, None].expand(-1, 1, 4, 4).clone(), (light > 0.5).long()
 
 
+NODE = {"class_path": "torch.nn.Identity"}
 LIGHT = [0.4, 0.42, 0.46, 0.48, 0.52, 0.56, 0.58, 0.6, 0.9, 0.1] * 6
 
 
@@ -376,6 +378,52 @@ def test_a_draw_that_nobody_can_be_told_is_no_row():
         found = besides_of(plan, subject, engine, lines.append)
         assert [each.name for each in found] == names
         assert ("a generator of its own" in "".join(lines)) == (names == [])
+
+
+def test_a_classifier_that_draws_unasked_is_attacked_over_draws_without_its_defense_too():
+    class Unsaid(Bright):
+        def forward(self, images):
+            return super().forward(images + 0.1 * torch.randn(len(images), 1, 1, 1))
+
+    images, labels = flat(LIGHT)
+    data = GivenImages(images.repeat(1, 3, 1, 1), labels, 2)
+    data.setup("test")
+    plan = EvaluationPlan(model=NODE, attacks={}, data=NODE, bare_classifier=True)
+    averaged = {"eot": pgd(gradient=Average(draws=5))}
+    for classifier, draws in ((Unsaid(), 5), (Bright(), 1)):
+        engine, lines = Engine(DefendedClassifier(Shift(), classifier), averaged), []
+        found = besides_of(plan, Subject(engine.target, "t", data), engine, lines.append)
+        attack = found[0].engine.scenarios["eot"].attack
+        assert (attack.cost().gradients, attack.steps * draws) == (20, 20)
+
+
+def test_a_classifier_that_takes_no_images_without_its_defense_is_left_out_there():
+    """It has to be said before anything is attacked."""
+
+    class Twice(Defense):
+        random = True
+
+        def transform(self, images, rng):
+            return images.repeat_interleave(2, 2) + rng.uniform((1, 1, 1), -0.1, 0.1)
+
+    class OfOneSize(Bright):
+        def forward(self, images):
+            return super().forward(images.view(-1, 3, 8, 4))
+
+    images, labels = flat([*LIGHT[:3], 0.9, 0.1])
+    data = GivenImages(images.repeat(1, 3, 1, 1), labels, 2)
+    data.setup("test")
+    target = DefendedClassifier(Twice(), OfOneSize())
+    engine, lines = Engine(target, {"eot": pgd()}), []
+    attacks = attack_nodes(["eot", "apgd-ce"], epsilon=0.1)
+    asked = {"bare_classifier": True, "suites": ["test-time-quick"]}
+    plan = EvaluationPlan(model=NODE, attacks=attacks, data=NODE, **asked)
+    subject = Subject(target, "t", data, {"apgd-ce": "the target is random"})
+    assert for_the_bare(plan, subject) == []
+    assert besides_of(plan, subject, engine, lines.append) == []
+    (line,) = lines
+    assert line.startswith("bare_classifier: the classifier without its defense cannot take images")
+    assert line.endswith(": left out")
 
 
 def test_tries_need_as_many_draws():
