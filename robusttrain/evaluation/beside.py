@@ -355,7 +355,11 @@ def too_weak(content: Mapping[str, Any]) -> str | None:
     if left.accuracy is None or (before - left.accuracy) * content["images"] < 1 - LEAST:
         return None
     missing = [name for name in STRONG if name not in content["attacks"]]
-    fix = f"add --attack {' '.join(missing)}" if missing else "give the attacks more steps"
+    fix = "give the attacks more steps"
+    if missing and content["threat"]["norm"] != "linf":  # the presets' own
+        fix = "add such an attack (source: robusttrain.attacks.ClassifierOnly) in the same threat"
+    elif missing:
+        fix = "add " + " ".join(f"--attack {name}" for name in missing)
     return (
         "the attacks on the defended model missed what transfer finds: what broke the classifier"
         f" alone, handed over, leaves {left} behind the defense, which then adds"

@@ -222,7 +222,7 @@ def test_what_broke_the_classifier_alone_is_tried_behind_a_defense(command, tmp_
     handed = base["transferred"]["worst_case"]["robust_accuracy"]
     assert base["worst_case"]["robust_accuracy"] <= handed < left - 0.3
     assert "warning: the attacks on the defended model missed what transfer finds" in done.err
-    assert "add --attack wt-apgd wt-apgd-t" in done.err
+    assert "add --attack wt-apgd --attack wt-apgd-t" in done.err
     page = (tmp_path / "out" / "report.html").read_text()
     assert "The attacks on the defended model missed what transfer finds" in page
     assert "with what broke the classifier alone, handed over" in page

@@ -284,7 +284,9 @@ def test_what_breaks_the_classifier_alone_is_tried_behind_the_defense(task):
     assert "adds 30.0 points" in sentence(content)
     said = too_weak(content)
     assert "leaves 70.0 % (57.5 - 80.1) behind the defense, which then adds 0.0 points" in said
-    assert said.endswith("add --attack wt-apgd wt-apgd-t")
+    assert said.endswith("; add --attack wt-apgd --attack wt-apgd-t")
+    round_ball = content | {"threat": {"norm": "l2", "epsilon": 0.5}}
+    assert "ClassifierOnly) in the same threat" in too_weak(round_ball)
     assert f"{said[0].upper()}{said[1:]}." in doubts_of(content)
 
     strong = Engine(target, {"around": pgd(IdentityBackward()), "wt": pgd(ClassifierOnly())})
