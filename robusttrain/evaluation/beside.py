@@ -323,16 +323,20 @@ def _difference(each: Difference) -> dict[str, Any]:
 
 
 def sentence(content: Mapping[str, Any]) -> str | None:
-    """What the defense adds to its own base model, in a sentence; None where nobody looked."""
+    """What the defense adds to its own base model, in a sentence; None where nobody looked. Where
+    the attacks missed what transfer finds (`too_weak`), it is in the figures.
+    """
     base = content.get(BARE)
     if not base or "worst_case" not in base.get("added", {}):
         return None
-    before = Figure.of(base["worst_case"])
-    after = Figure.of(content["worst_case"])
+    row, after, how = base["added"]["worst_case"], content["worst_case"], "with it"
+    if too_weak(content):
+        row, after = base[TRANSFERRED]["added"], base[TRANSFERRED]["worst_case"]
+        how = "with it and with what broke the classifier alone"
     further = base.get("beyond")
     return (
-        f"The defense adds {_points(base['added']['worst_case'])} to its own base model under"
-        f" attack: {before} without it, {after} with it."
+        f"The defense adds {_points(row)} to its own base model under attack:"
+        f" {Figure.of(base['worst_case'])} without it, {Figure.of(after)} {how}."
         + (f" {on_top(further)}" if further else "")
     )
 
