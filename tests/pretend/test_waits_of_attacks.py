@@ -71,7 +71,7 @@ def ways(name: str) -> list[str]:
 #: a random one. APGD asks which images are left for the next target; the others, for which images
 #: the target is random, and which of them are wrong as they stand. Wrappers judge between members.
 CONSTANT = {
-    **dict.fromkeys(("apgd-t", "apgd-t-margin"), (3, 3)),
+    **dict.fromkeys(("apgd-t", "apgd-t-margin", "wt-apgd-t"), (3, 3)),
     **dict.fromkeys(("cw", "cw-paper", "d-cw"), (4, 5)),
     **dict.fromkeys(NEAREST, (5, None)),
     "liu-ensemble": (4, 4),  # each member anew: logits, or probabilities?
