@@ -94,7 +94,7 @@ def sentences(alone: Mapping[str, Any], defended: Mapping[str, Any]) -> list[str
     Raises:
         UserError: they are not of the same model, threat and images.
     """
-    for key in ("target", "threat", "images", "seed"):
+    for key in ("weights", "threat", "images", "seed"):
         if alone[key] != defended[key]:
             both = f"{alone[key]} without g, {defended[key]} with it"
             raise UserError(f"the two evaluations differ: {key} is {both}")
@@ -148,13 +148,14 @@ def picture(alone: Path, defended: Path) -> bytes:
         defended: that of f_a(g(x)).
     """
     results = read(defended)
-    model = load(results["target"])
+    checkpoint = results["plan"]["checkpoint"]
+    model = load(checkpoint)
     bare = DefendedClassifier(None, model.classifier)
     attacked = {f"{ALONE}, without g": (bare, alone / f"{ALONE}.safetensors")}
     for name in (TRANSFER, *AROUND):
         attacked[name] = (model, defended / f"{name}.safetensors")
 
-    data: ImageData = build(read_recipe(results["target"])["data"], "data", kind=ImageData)
+    data: ImageData = build(read_recipe(checkpoint)["data"], "data", kind=ImageData)
     data.prepare_data()
     data.setup("test")
     adversarial, said = {}, {}

@@ -76,8 +76,9 @@ def test_values_of_its_own_defense_that_were_changed_are_named():
     common = ["--checkpoint", "digits-g", "--attack", "pgd-quick", "--images", "4"]
     names = [
         build_parts(read_plan([*common, *words]), lambda line: None)[1]
-        for words in ([], ["--defense.radius", "0.1"])
+        for words in ([], ["--defense.radius", "0.1"], ["--defense.random_start", "false"])
     ]
+    assert names[2] == f"{names[0]} with defense.random_start False"
     assert names[1] == f"{names[0]} with defense.radius 0.1"
     assert "defense" not in names[0]
 

@@ -28,7 +28,7 @@ def results(attacks, clean, worst=None, **other):
         return {name: share, "ci95": wilson(share, 100)}
 
     return {
-        **{"target": "best.ckpt", "threat": {"norm": "linf", "epsilon": 0.062}},
+        **{"weights": "2359411a", "threat": {"norm": "linf", "epsilon": 0.062}},
         **{"images": 100, "seed": 0, "survivors": False},
         "clean": row("accuracy", clean),
         "attacks": {name: row("robust_accuracy", share) for name, share in attacks.items()},
