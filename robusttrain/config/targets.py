@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
-from typing import Any
 
 from robusttrain.config.attacks import checked
 from robusttrain.config.build import build, build_defended, check_pretrained, fit_to_data
 from robusttrain.config.checkpoints import classes_beside, load, read_recipe
-from robusttrain.config.classes import defaults_of, resolve
+from robusttrain.config.parts import with_own_defaults
 from robusttrain.config.zoo import fit_to_zoo
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.parts import class_name, flat
@@ -105,23 +104,11 @@ def behind(target: DefendedClassifier, name: str) -> str:
 
 def _changed(own: Node | None, defense: Node | None) -> str:
     """What a name says besides of a checkpoint whose own defense has other values."""
-    before, now = flat(_whole(own or {}), "defense"), flat(_whole(defense or {}), "defense")
+    # What neither says has its default.
+    said = (int, float, str, bool, type(None))
+    before, now = (flat(with_own_defaults(each or {}, said), "defense") for each in (own, defense))
     values = [f"{key} {to}" for key, to in now.items() if key in before and before[key] != to]
     return f" with {', '.join(values)}" if values else ""
-
-
-def _whole(value: Any) -> Any:
-    """A node, with those defaults that it does not say."""
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    inside = {key: _whole(each) for key, each in value.items()}
-    if "class_path" not in value:
-        return inside
-    defaults = defaults_of(resolve(value["class_path"]))
-    plain = {key: to for key, to in defaults.items() if isinstance(to, str | int | float | bool)}
-    return {**inside, "init_args": {**plain, **(inside.get("init_args") or {})}}
 
 
 def _of_other_classes(error: OptionError, classes: int) -> OptionError:
