@@ -34,6 +34,7 @@ from robusttrain.core.generators import SharedGenerators
 from robusttrain.core.labels import too_high
 from robusttrain.core.rng import Rng
 from robusttrain.models.declared import answer, as_module, dtype_of, says_random
+from robusttrain.models.defended import DefendedClassifier
 
 #: The warning about a model that draws from global generators.
 SLOW = (
@@ -138,7 +139,7 @@ class Queried(Counting, nn.Module):
         self._part_of = part_of  # a tuple hides it: a member does not own its ensemble
         self.gradients = self.queries = 0.0
         self.draws_globally = self._differs = False
-        self.draws_unseen = getattr(model, "observed_unseen", False) is True
+        self.draws_unseen = isinstance(model, DefendedClassifier) and model.observed_unseen
         self._watches = not (isinstance(model, SourceModel) and model.asks_queried)
         # A source with a `Queried` of its own has logits from there.
         self.answers: Answers | None = None if self._watches else "logits"

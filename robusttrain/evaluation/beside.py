@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robusttrain.attacks import Attack, Queried
+from robusttrain.attacks import Attack
 from robusttrain.core.errors import UserError
 from robusttrain.core.repeatable import repeatable
 from robusttrain.evaluation.engine import Engine, Entry, EntryStore
-from robusttrain.evaluation.fitting import ask_about
+from robusttrain.evaluation.fitting import settle
 from robusttrain.evaluation.paired import Difference, compared, in_points
 from robusttrain.evaluation.records import CLEAN, Records, Rows
 from robusttrain.evaluation.report import Figure
@@ -144,9 +144,7 @@ def classifier_alone(
     """
     bare = DefendedClassifier(None, target.classifier)
     classes_of(bare, images, "the classifier without its defense")
-    queried = Queried(bare)
-    ask_about(queried, images.float(), indices, 0)
-    bare.observed_random = queried.random
+    settle(bare, images, indices)
     return bare
 
 

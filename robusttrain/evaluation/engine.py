@@ -240,8 +240,7 @@ class Engine:
             own = images.float() if queried is self._queried else images
             ask_about(queried, own, indices, self.seed)
         self._settled, self.target.observed_random = True, self.random
-        if self._queried.draws_unseen:
-            self.target.observed_unseen = True
+        self.target.observed_unseen = self._queried.draws_unseen
         for name, scenario in self.scenarios.items():
             try:
                 scenario.attack.need_classes(self._queried.classes or 2)

@@ -285,8 +285,7 @@ def settle(target: DefendedClassifier, images: Tensor, indices: Tensor, seed: in
     """
     queried = Queried(target)
     target.observed_random = ask_about(queried, images.float(), indices, seed)
-    if queried.draws_unseen:
-        target.observed_unseen = True
+    target.observed_unseen = queried.draws_unseen
     return target.observed_random
 
 

@@ -31,8 +31,6 @@ class DefendedClassifier(nn.Module):
 
     #: Tells attacks that ``forward`` takes streams of randomness.
     takes_rng = True
-    #: Whether it was seen to draw from where no seed reaches.
-    observed_unseen = False
 
     def __init__(
         self, defense: Defense | None, classifier: nn.Module | Callable[[Tensor], Any]
@@ -45,6 +43,8 @@ class DefendedClassifier(nn.Module):
         #: Whether `robusttrain.attacks.Queried` saw the target draw, or differ: a part may be
         #: random without saying so.
         self.observed_random = False
+        #: Whether it was seen to draw from where no seed reaches.
+        self.observed_unseen = False
         #: Names of the classes by their numbers, where a checkpoint says them.
         self.class_names: tuple[str, ...] = ()
 
@@ -93,8 +93,7 @@ class DefendedClassifier(nn.Module):
         """
         fast = DefendedClassifier(self.defense, fast_copy(self.classifier, dtype))
         fast.observed_random = self.observed_random
-        if self.observed_unseen:
-            fast.observed_unseen = True
+        fast.observed_unseen = self.observed_unseen
         return fast
 
 
