@@ -26,7 +26,7 @@ from robusttrain.config import presets
 from robusttrain.core.errors import UserError
 from robusttrain.data import ImageData
 from robusttrain.evaluation import Scenario, need_two
-from robusttrain.models.declared import answer
+from robusttrain.evaluation.taking import classes_of
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.models.defense import Defense
 
@@ -95,9 +95,8 @@ def _fits(
 
 def _takes_images(target: DefendedClassifier, data: ImageData) -> bool:
     try:
-        with prepared(target), torch.no_grad():
-            answer(target.classifier, _example(data), None)
-    except (RuntimeError, AssertionError, ValueError):
+        classes_of(DefendedClassifier(None, target.classifier), _example(data))
+    except UserError:
         return False
     return True
 

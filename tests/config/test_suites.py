@@ -394,3 +394,16 @@ def test_suites_that_set_an_option_differently_are_refused_unless_it_is_given(tm
     assert split_attacks(both, [{"epsilon": 0.1}])[0] == ["fgsm"]
     assert split_attacks([both[0], both[0]])[0] == ["fgsm"]
     split_attacks(["--suite", "worst-case", "--suite", "test-time-quick", "--suite=quick"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, IndexError, KeyError])
+def test_a_classifier_refuses_other_sizes_by_any_error(error, targets):
+    class OfOneSize(nn.Linear):
+        def forward(self, images):
+            if images.shape[-1] != 12:
+                raise error("only 12 pixels")
+            return super().forward(images.flatten(1))
+
+    target = DefendedClassifier(RandomResizePad(8, 12), OfOneSize(3 * 12 * 12, 10))
+    found = applying("worst-case", target, data())
+    assert found == applying("worst-case", targets["a classifier of one size"], data())
