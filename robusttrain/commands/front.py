@@ -71,7 +71,12 @@ OPTIONS = {
             ("model", "defense", "data"),
         ),
         ("by what", "--suite NAME, --attack NAME (repeatable)", ("suite", "attack")),
-        ("how hard", "--epsilon E, --images N, --draws N, --attack.KEY VALUE, --curve 0,E,E", ()),
+        (
+            "how hard",
+            "--epsilon E, --attack.threat L2, --images N, --draws N, --attack.KEY VALUE,"
+            " --curve 0,E,E",
+            (),
+        ),
         ("what is kept", "--output DIR, --save_images true, --export png", ()),
         ("how it is checked", "--audit_images N, --audit false, --strict true", ()),
         ("what it would cost", "--estimate", ()),

@@ -254,6 +254,7 @@ def attack_nodes(
             )
     spared = _spared(read, [key for key, _ in overrides], option)
     for name, node in read.items():
+        preset = copy.deepcopy(node)
         if of_suite is not None:
             _override(node, ["threat", "epsilon"], of_suite)
         # Classes first: an argument may be meant for the part that replaces another. What is said
@@ -283,8 +284,11 @@ def attack_nodes(
             node = with_members(node, name, option, (name,))  # those that the override named
         meant = _of(name, nodes, overrides)
         changes = [key.split(".") for key, _ in meant]
-        if _replaced("threat", changes) and not _replaced("rule", changes):
-            _with_rules_of(node)
+        if _replaced("threat", changes):
+            if not _replaced("rule", changes):
+                _with_rules_of(node)
+            if not any(each[-1] in EITHER for each in changes):
+                _with_shares_of(node, preset)
         if epsilon is not None:
             radius = "--epsilon" if option == "--attack" else "--robust.epsilon"
             at_least(radius, epsilon, 0)
@@ -299,6 +303,35 @@ def attack_nodes(
         read[name] = plain(number(node))
         reading.refuse_other_numbers(read[name].get("init_args"), f"{option}.{name}")
     return read
+
+
+def out_of_threat(
+    nodes: Mapping[str, dict[str, Any]],
+    asked: Container[str],
+    overrides: Sequence[tuple[str, str]],
+) -> dict[str, str]:
+    """Attacks of suites, by name, that cannot be moved into the threat that a command line gives
+    to all, and why not; all others are checked.
+
+    Args:
+        nodes: of the attacks (`attack_nodes`).
+        asked: those that were named by themselves, which must be able to.
+        overrides: as for `attack_nodes`.
+
+    Raises:
+        UserError: something is wrong with an attack, or none is left.
+    """
+    found: dict[str, str] = {}
+    moved = _replaced("threat", [key.split(".") for key, _ in overrides])
+    for name, node in nodes.items():
+        try:
+            checked(node, name)  # says what is wrong with it
+        except OptionError as error:
+            left = moved and name not in asked and error.option.endswith(".threat")
+            if not left or len(found) + 1 == len(nodes):
+                raise
+            found[name] = f"the threat {error.fix}"  # "must be Linf: ..."
+    return found
 
 
 def _is(value: Any, radius: float) -> bool:
@@ -360,9 +393,7 @@ def _with_rules_of(node: Any) -> None:
         return
     if not _takes(str(node.get("class_path")), "rule"):
         return
-    path = str(threat.get("class_path"))
-    cls = vars(robusttrain.attacks).get(path) or resolve(path)  # by its short name, too
-    rule, norm = inside.get("rule"), getattr(cls, "norm", None)
+    rule, norm = inside.get("rule"), _norm(threat)
     steepest = {type(each).__name__ for each in STEEPEST.values()}
     momentum = {each.__name__ for each in MOMENTUM.values()}
     named = class_name(str(rule.get("class_path"))) if isinstance(rule, dict) else "Sign"
@@ -371,6 +402,26 @@ def _with_rules_of(node: Any) -> None:
         inside["rule"] = {"class_path": f"robusttrain.attacks.{name}"}
     elif norm in MOMENTUM and named in momentum and isinstance(rule, dict):  # it keeps its decay
         inside["rule"] = {**rule, "class_path": f"robusttrain.attacks.{MOMENTUM[norm].__name__}"}
+
+
+def _with_shares_of(node: dict[str, Any], preset: Mapping[str, Any]) -> None:
+    """Where a node's threat has another norm than its preset's, a step keeps its share of the
+    radius, as in `ProjectedGradient.within`; in place.
+    """
+    inside, before = node.get("init_args") or {}, preset.get("init_args") or {}
+    radius = ((before.get("threat") or {}).get("init_args") or {}).get("epsilon")
+    size = inside.get("step_size")
+    if size is None or not radius or not _takes(node["class_path"], "relative_step_size"):
+        return
+    if _norm(inside["threat"]) != _norm(before["threat"]):
+        inside["step_size"], inside["relative_step_size"] = None, number(size) / number(radius)
+
+
+def _norm(threat: Any) -> str | None:
+    """Of a threat's node."""
+    path = str(threat.get("class_path") if isinstance(threat, dict) else threat)
+    cls = vars(robusttrain.attacks).get(path) or resolve(path)  # by its short name, too
+    return getattr(cls, "norm", None)
 
 
 def _content(name: str, said: Any, option: str) -> dict[str, Any]:

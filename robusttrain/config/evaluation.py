@@ -14,7 +14,7 @@ from torch import nn
 from robusttrain.config.attacks import (
     attack_nodes,
     by_name,
-    checked,
+    out_of_threat,
     radii,
     spelt_out,
     split_attacks,
@@ -59,6 +59,7 @@ OTHERWISE = {
     *("model", "defense", "data", "attacks", "suites", "asked", "trainer", "trust"),
     "at_most",
     "handed_over",
+    "unfit",
     "beside",
     "weights_which",
     *LISTS,
@@ -161,8 +162,7 @@ def read_plan(
     names = names if names or own else ["pgd"]
     epsilon, of_suite = radii(arguments, nodes, config.epsilon)
     attacks = attack_nodes(by_name(names) | own, overrides, epsilon, of_suite=of_suite)
-    for name, node in attacks.items():
-        checked(node, name)  # says what is wrong with it
+    unfit = out_of_threat(attacks, asked, overrides)
     values = {
         key: value
         for key, value in plain(config).items()
@@ -170,7 +170,9 @@ def read_plan(
     }
     if of_suite is not None and overrides:
         values["epsilon"] = None  # what the attacks say themselves counts
+    attacks = {name: node for name, node in attacks.items() if name not in unfit}
     values |= {"attacks": attacks, "suites": suites, "asked": asked, "trust": listed(config.trust)}
+    values["unfit"] = unfit or None
     values |= {name: several(values[name], f"--{name}") for name in LISTS}
     # A suite's own number, which nobody gave for these data.
     given = values_of(arguments, "--images")

@@ -20,7 +20,7 @@ Node = dict[str, Any]
 Split = Literal["test", "validation"]
 SPLITS = get_args(Split)
 #: Options that came after points of studies had been kept (`docs/results/studies/*-points.zip`).
-LATER = ("split",)
+LATER = ("split", "unfit")
 #: Where data lie and how they are loaded: no figure depends on these arguments of a data set.
 PLACES = ("root", "folder", "download", "workers", "memory_limit_gib")
 
@@ -46,6 +46,7 @@ class EvaluationPlan:
         trust: packages besides robusttrain whose classes a checkpoint may name.
         suites: named suites, whose conditions decide which attacks apply.
         asked: attacks that were named by themselves and stay in any case.
+        unfit: attacks of the suites that do not go with the threat, and why, by name.
         epsilon: radius of the threat, for every attack.
         split: attacked images: of the test split, or the validation images, which training held out
             of the train split; choose by these, and ask the test split once.
@@ -107,6 +108,7 @@ class EvaluationPlan:
     trust: list[str] = field(default_factory=list)
     suites: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    unfit: dict[str, str] | None = None
     epsilon: float | None = None
     split: Split = "test"
     images: int | None = None

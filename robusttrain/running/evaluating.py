@@ -345,7 +345,10 @@ def fitted(
     rng = Rng.for_images(plan.seed, first.indices).fold("copy")
     check_copy(target, first.images, rng, say)
     suites = left_out(plan.suites, plan.asked, target, data)
-    unfit = {**missing, **{stem(each): why for each, why in suites.items()}}
+    unfit = {**(plan.unfit or {}), **missing, **{stem(each): why for each, why in suites.items()}}
+    if plan.unfit and not plan.attacks.keys() - unfit.keys():
+        reasons = "; ".join(dict.fromkeys(unfit.values()))
+        raise UserError(f"--suite {' '.join(plan.suites)}: no attack applies, because {reasons}")
     for why in dict.fromkeys(unfit.values()):
         names = ", ".join(attack for attack, because in unfit.items() if because == why)
         say(f"left out: {names}, because {why}")

@@ -360,7 +360,7 @@ def test_restarts_begin_elsewhere(streams):
         ({"eta": 0.9}, "eta = 0.9: must be at least 1"),
         ({"beta": 2}, "beta = 2: must lie between 0 and 1"),
         ({"alpha_max": -1}, "alpha_max = -1"),
-        ({"threat": RMSD()}, "FAB knows the norms linf, l2"),
+        ({"threat": RMSD()}, "must be of a norm that FAB knows: linf, l2"),
     ],
 )
 def test_bad_options_are_one_line(options, words):

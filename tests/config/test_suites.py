@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from robusttrain.attacks import MomentumNormalized
+from robusttrain import load
+from robusttrain.attacks import L2, MomentumNormalized
 from robusttrain.attacks.sources.surrogates import surrogates_in
 from robusttrain.config import presets
 from robusttrain.config.attacks import attack_nodes, scenario, scenarios, split_attacks
@@ -35,8 +36,10 @@ from robusttrain.defenses import (
     Vote,
 )
 from robusttrain.evaluation import Engine
+from robusttrain.evaluation.plan import EvaluationPlan
 from robusttrain.models import NoiseNetwork
 from robusttrain.models.defended import DefendedClassifier
+from robusttrain.running.evaluating import fitted
 
 
 class Rounded(Defense):
@@ -369,6 +372,58 @@ def test_another_threat_brings_its_own_rule_and_steps_go_by_attack():
     found = scenarios(["pgd", "fgsm"], sizes)
     assert found["pgd"].attack.alpha == 0.01
     assert found["fgsm"].attack.relative_step_size == 0.5
+
+
+@pytest.mark.parametrize("key", ["threat", "threat.class_path", "bpda-i.threat"])
+def test_in_another_norm_a_step_keeps_its_share_of_the_radius(key):
+    """50 steps of 0.002 reach a fifth of an L2 ball of 0.5; of Linf 0.031 they go 3.2 radii."""
+    (found,) = scenarios(["bpda-i"], [(key, "L2")], 0.5).values()
+    assert found.attack.alpha == pytest.approx(0.5 * 0.002 / 0.031)
+    assert found.attack.alpha == pytest.approx(
+        scenarios(["bpda-i"])["bpda-i"].attack.within(L2(0.5)).alpha
+    )
+    for size in ("step_size", "bpda-i.step_size"):  # what is said counts
+        (said,) = scenarios(["bpda-i"], [(key, "L2"), (size, "0.03")], 0.5).values()
+        assert said.attack.alpha == 0.03
+    (same,) = scenarios(["bpda-i"], [(key, "Linf")], 0.5).values()
+    assert same.attack.alpha == 0.002
+    # Of FMN, whose steps are Euclidean in either norm, nothing changes.
+    (fmn,) = scenarios(["fmn-linf"], [("threat", "L2")], 1.0).values()
+    assert fmn.attack.step_size == scenarios(["fmn-linf"])["fmn-linf"].attack.step_size
+
+
+def test_what_knows_no_such_norm_is_left_out_of_suites():
+    """`--suite worst-case --attack.threat L2` was refused for GenAttack."""
+    ask = ["--checkpoint", "digits-standard", "--attack.threat"]
+    plan = read_plan([*ask, "L2", "--suite", "query"])
+    assert [*plan.attacks] == ["random-noise", "square", "hopskipjump"]
+    assert plan.unfit == {
+        "genattack": "the threat must be Linf: mutation ranges are those of a cube"
+    }
+    assert EvaluationPlan.from_json(plan.to_json()) == plan
+    target, digits = DefendedClassifier(None, load("digits-standard").classifier), Digits()
+    digits.setup("test")
+    said = []
+    subject = fitted(plan, target, "digits", digits, said.append)
+    assert subject.unfit == plan.unfit
+    assert said == [f"left out: genattack, because {plan.unfit['genattack']}"]
+    assert read_plan([*ask, "Linf", "--suite", "query"]).unfit is None
+    # Whoever names it is told, and so is whoever is left without any.
+    for asked in (["--suite", "query", "--attack", "genattack"], ["--attack", "genattack"]):
+        with pytest.raises(UserError, match=r"genattack\.threat = L2.*must be Linf"):
+            read_plan([*ask, "L2", *asked])
+    with pytest.raises(UserError, match=r"threat = RMSD.*must be of a norm that Square knows"):
+        read_plan([*ask, "RMSD", "--suite", "autoattack"])
+
+
+def test_where_conditions_and_the_threat_leave_nothing_that_is_said():
+    ask = ["--checkpoint", "digits-standard", "--suite", "test-time-autoattack"]
+    plan = read_plan([*ask, "--attack.threat", "RMSD"])
+    digits = Digits()
+    digits.setup("test")
+    target = DefendedClassifier(None, load("digits-standard").classifier)
+    with pytest.raises(UserError, match=r"no attack applies, because .*of a norm that APGD knows"):
+        fitted(plan, target, "digits", digits, lambda line: None)
 
 
 def test_what_needs_more_classes_is_refused_with_what_to_take_instead():

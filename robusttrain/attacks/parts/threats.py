@@ -31,7 +31,8 @@ def need_norm(attack: object, threat: Threat, norms: Iterable[str]) -> None:
     known = [*norms]
     if threat.norm not in known:
         name = type(attack).__name__
-        raise OptionError("threat", threat, f"{name} knows the norms {', '.join(known)}")
+        fix = f"must be of a norm that {name} knows: {', '.join(known)}"
+        raise OptionError("threat", threat, fix)
 
 
 class Threat(ABC):
