@@ -51,6 +51,10 @@ def refused(command, monkeypatch, tmp_path):
 
 TRAIN = [
     # Names.
+    (
+        ["--training", "free", "--training.objective.threat", "L2"],
+        r"--training\.objective\.threat: L2: no class of that name fits here; .*FILE\.py:CLASS$",
+    ),
     (["--defense", "advtransfrom"], "--defense advtransfrom: .*did you mean advtransform"),
     (["--training", "trade"], "--training trade: .*did you mean trades"),
     (["--model", "resnet_smal"], "--model resnet_smal: .*did you mean resnet_small"),

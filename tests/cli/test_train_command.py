@@ -274,7 +274,7 @@ def test_the_best_epoch_of_a_training_that_attacks_is_the_most_robust():
 def test_radii_of_training_and_validation_that_differ_are_said():
     def said(radius, *arguments):
         lines = []
-        inner = Scenario(ProjectedGradient(steps=1, step_size=0.02, threat=Linf(radius)), Target())
+        inner = Scenario(ProjectedGradient(steps=1, step_size=0.1, threat=Linf(radius)), Target())
         watchers(configured(*arguments), around=False, inner=inner, say=lines.append)
         return lines
 
@@ -284,6 +284,18 @@ def test_radii_of_training_and_validation_that_differ_are_said():
     assert not said(0.031)
     assert not said(0.062, "--robust.epsilon", 0.02), "whoever says it means it"
     assert not said(0.062, "--robust.every", 0)
+
+
+def test_steps_of_training_that_do_not_reach_the_radius_are_said():
+    def said(steps):
+        lines = []
+        attack = ProjectedGradient(steps=steps, step_size=0.007, threat=Linf(0.031))
+        watchers(configured(), around=False, inner=Scenario(attack, Target()), say=lines.append)
+        return lines
+
+    (line,) = said(4)
+    assert line.startswith("the inner attack of training: its steps together reach 0.028 of")
+    assert not said(5)
 
 
 def test_figures_of_an_earlier_epoch_are_not_the_outcome():
