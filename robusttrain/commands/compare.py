@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from robusttrain.commands.ranks import alone
 from robusttrain.config.command_line import take
 from robusttrain.core.console import console, say
 from robusttrain.core.errors import UserError
@@ -39,6 +40,7 @@ def run(arguments: list[str]) -> None:
     for other in others:
         with damaged(other.folder / "results.json"):
             compared.append((other, compare(first, other)))
+    alone()
     for other, differences in compared:
         console.print(terminal(first, other, differences))
         for doubt in doubts(first, other):

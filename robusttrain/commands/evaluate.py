@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robusttrain.commands import transfer
+from robusttrain.commands.ranks import alone
 from robusttrain.config.command_line import take
 from robusttrain.config.evaluation import read_again, read_plan
 from robusttrain.config.transfer import chosen
@@ -42,11 +43,14 @@ def run(arguments: list[str]) -> None:
         if (repeated := read_again(arguments)) is not None:
             before, plan = repeated
             written.append(Path(plan.output))
+            alone(plan.trainer)
             repeat(before, plan)
         elif chosen(arguments):
+            alone()
             transfer.run(arguments, written)
         else:
             plan = read_plan(arguments)
+            alone(plan.trainer)
             # An evaluation may go into a folder beside the default one.
             written.append(Path(plan.output).parent if plan.beside else Path(plan.output))
             if ESTIMATE in arguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robusttrain.commands.ranks import alone
 from robusttrain.core.console import say
 from robusttrain.core.errors import UserError
 from robusttrain.reporting import words
@@ -15,6 +16,7 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"{unknown[0]}: report takes folders alone: robusttrain report FOLDER ...")
     if not arguments:
         raise UserError("report: name a folder that evaluate.py left: robusttrain report FOLDER")
+    alone()
     for folder in arguments:
         file = write_report(folder)
         read = read_run(folder)

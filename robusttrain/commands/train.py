@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
+from robusttrain.commands.ranks import alone
 from robusttrain.config import purifiers, reparameterization
 from robusttrain.config.build import to_be_trusted
 from robusttrain.config.command_line import values_of
@@ -23,12 +24,16 @@ from robusttrain.training.plan import TrainingPlan
 def run(arguments: list[str]) -> None:
     """Train as the command line says."""
     if reparameterization.chosen(arguments):
+        alone()
         train_configured(reparameterization.configure(arguments), say)
     elif purifiers.chosen(arguments):
+        alone()
         train_purifier(purifiers.configure(arguments), say)
     else:
         refuse_checkpoint(arguments)
-        train(read_plan(arguments))
+        plan = read_plan(arguments)
+        alone(plan.trainer)
+        train(plan)
 
 
 def refuse_checkpoint(arguments: list[str]) -> None:
