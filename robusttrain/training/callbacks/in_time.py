@@ -95,8 +95,10 @@ class InTime(pl.Callback):
             f"--training.minutes {self.minutes:g}: {epochs} epochs instead of {trainer.max_epochs},"
             f" since one takes about {duration(each)} by now; the learning rate falls accordingly"
         )
-        # Steps of the optimizer in an epoch, and steps of the schedule that are left.
+        # Steps of the optimizer: in an epoch, until now, and at most; max_steps ends the schedule.
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        left = (self.planned - done) * steps - self.course.ahead
-        self.course.rate = left / ((epochs - done) * steps)
+        taken, most = done * steps, trainer.max_steps if trainer.max_steps > 0 else math.inf
+        left = min(self.planned * steps, most) - taken - self.course.ahead
+        if (to_come := min(epochs * steps, most) - taken) > 0:
+            self.course.rate = left / to_come
         trainer.fit_loop.max_epochs = self.fitting = epochs

@@ -32,7 +32,7 @@ class Rates(pl.Callback):
         self.after = trainer.optimizers[0].param_groups[0]["lr"]
 
 
-def run(tmp_path, seconds, minutes=10.0, resume=None, stop=None, least=1, **settings):
+def run(tmp_path, seconds, minutes=10.0, resume=None, stop=None, least=1, max_steps=-1, **settings):
     """Trains, an epoch taking so many seconds; what it used, and lines that were said."""
     torch.manual_seed(0)
     lines, rates = [], Rates(seconds)
@@ -49,6 +49,7 @@ def run(tmp_path, seconds, minutes=10.0, resume=None, stop=None, least=1, **sett
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=PLANNED,
+        max_steps=max_steps,
         limit_train_batches=BATCHES,
         limit_val_batches=0,
         logger=False,
@@ -140,3 +141,13 @@ def test_a_course_takes_as_many_steps_as_it_is_told(rate, steps):
     taken = [course.steps() for _ in range(steps)]
     assert sum(taken) == round(rate * steps)
     assert max(taken) - min(taken) <= 1
+
+
+def test_steps_that_end_the_schedule_sooner_count(tmp_path):
+    """Of 8 planned epochs of 3 steps, 18 steps are the schedule; 4 epochs fit."""
+    epochs, rates, lines = run(tmp_path, [70.0] * PLANNED, minutes=4.7, max_steps=18)
+    assert epochs == 4
+    assert len(lines) == 1
+    plain = run(tmp_path, [1.0] * PLANNED, max_steps=18)[1]
+    assert rates.after == pytest.approx(plain.after)
+    assert rates.used[:3] == plain.used[:3]
