@@ -170,9 +170,13 @@ class ImageFiles:
 
 
 def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:
-    """Resize the shorter side to ``shorter`` pixels, then crop the centre, a square of ``size``."""
-    width, height = (max(shorter, round(side * shorter / min(image.size))) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
+    """Resize the shorter side to ``shorter`` pixels, then crop the centre, a square of ``size``.
+
+    The longer side is rounded down, and the border to the nearest even, as in torchvision's
+    `Resize` and `CenterCrop`: another size by one pixel moves the picture by a half.
+    """
+    width, height = (shorter * side // min(image.size) for side in image.size)
+    left, top = (round((side - size) / 2) for side in (width, height))
     if width * height > _LARGE:  # a strip, say: the same pixels up to rounding
         across, down = image.width / width, image.height / height
         box = (left * across, top * down, (left + size) * across, (top + size) * down)

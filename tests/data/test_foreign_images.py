@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from robusttrain.core.errors import UserError
 from robusttrain.data.decoding import Remark, decode, size_of, suffixes
@@ -252,6 +253,18 @@ def test_a_decompression_bomb_is_refused_and_a_large_image_is_none(tmp_path, mon
         UserError, match=r"cannot read the image .*decompression bomb.*replace or remove it"
     ):
         ImageFiles([str(path)], 8, resize=8).load()
+
+
+@pytest.mark.parametrize(
+    "shape", [(48, 64), (64, 48), (500, 334), (301, 300), (77, 100), (900, 224), (40, 40)]
+)
+@pytest.mark.parametrize(("resize", "size"), [(32, 32), (36, 32), (37, 32), (39, 32)])
+def test_pictures_are_those_of_torchvisions_evaluation(tmp_path, shape, resize, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    path = saved(tmp_path / "a.png", Image.fromarray(pixels))
+    theirs = Compose([Resize(resize, InterpolationMode.BICUBIC), CenterCrop(size), PILToTensor()])
+    expected = theirs(Image.open(path))
+    assert torch.equal(ImageFiles([str(path)], size, resize=resize).load()[0], expected)
 
 
 def test_a_strip_is_resized_without_all_of_its_length(monkeypatch):
