@@ -18,13 +18,12 @@ from typing import Any
 import jsonargparse
 import yaml
 
-import robusttrain.attacks
 from robusttrain.attacks import Attack, Source
 from robusttrain.attacks.parts.updates import MOMENTUM, STEEPEST
 from robusttrain.config import presets, reading
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.classes import IN_FILE, defaults_of, resolve
+from robusttrain.config.classes import IN_FILE, defaults_of, resolve, with_module
 from robusttrain.config.command_line import listed, plain, short, take, values_of
 from robusttrain.config.numbers import number
 from robusttrain.config.origins import checked_nodes
@@ -420,8 +419,7 @@ def _with_shares_of(node: dict[str, Any], preset: Mapping[str, Any]) -> None:
 def _norm(threat: Any) -> str | None:
     """Of a threat's node."""
     path = str(threat.get("class_path") if isinstance(threat, dict) else threat)
-    cls = vars(robusttrain.attacks).get(path) or resolve(path)  # by its short name, too
-    return getattr(cls, "norm", None)
+    return getattr(resolve(with_module(path)), "norm", None)
 
 
 def _content(name: str, said: Any, option: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -34,6 +35,8 @@ FACTS = ("num_classes", "in_channels", "image_size")
 #: What stands for such an argument that has no default, until the data are there: no number of
 #: classes, channels or pixels.
 UNFILLED = 0
+#: Packages of ours whose classes may be named without their module.
+OURS = ("attacks", "data", "defenses", "models", "training")
 #: Files that were loaded, by the names of their modules.
 _files: dict[str, Path] = {}
 
@@ -176,6 +179,17 @@ def resolve(class_path: str, trust: Sequence[str] | None = None) -> Callable[...
     return result
 
 
+def with_module(class_path: str) -> str:
+    """The class path of a class of ours that is named without its module, as jsonargparse takes
+    it: ``L2`` is ``robusttrain.attacks.L2``. Other names are as they were.
+    """
+    if not class_path.isidentifier():
+        return class_path
+    places = [f"robusttrain.{place}" for place in OURS]
+    found = [place for place in places if hasattr(importlib.import_module(place), class_path)]
+    return f"{found[0]}.{class_path}" if len(found) == 1 else class_path
+
+
 def _import(class_path: str, name: str) -> ModuleType:
     """A module, package by package, so that what is not there has a name."""
     said = f"class {class_path!r} cannot be imported"
@@ -265,6 +279,9 @@ def defaults_of(maker: Callable[..., Any]) -> dict[str, Any]:
     """
     parameters = inspect.signature(maker).parameters
     own = {name: each.default for name, each in parameters.items()}
+    for each in fields(maker) if is_dataclass(maker) else ():
+        if each.default_factory is not MISSING and each.name in own:
+            own[each.name] = each.default_factory()
     if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return own
     parser = ArgumentParser(exit_on_error=False)

@@ -21,7 +21,7 @@ from torch import nn
 
 from robusttrain.attacks import Attack
 from robusttrain.config import presets, reading
-from robusttrain.config.classes import defaults_of, resolve
+from robusttrain.config.classes import defaults_of, resolve, with_module
 from robusttrain.config.numbers import number, takes_numbers
 from robusttrain.config.origins import (
     checked_nodes,
@@ -31,6 +31,7 @@ from robusttrain.config.origins import (
     node_of,
 )
 from robusttrain.core.errors import UserError
+from robusttrain.core.parts import class_name
 from robusttrain.data import ImageData
 from robusttrain.defenses import Defense
 from robusttrain.training import TrainingObjective
@@ -194,9 +195,10 @@ def with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, boo
         return filled
     given = filled.get("init_args") or {}
     try:
-        own = defaults_of(resolve(filled["class_path"]))
+        own = defaults_of(resolve(with_module(filled["class_path"])))
     except UserError:
         return filled  # jsonargparse says what is wrong with the class
+    given = {key: _as_node(value, own.get(key)) for key, value in given.items()}
     defaults = {name: value for name, value in own.items() if isinstance(value, plain)}
     return {
         **filled,
@@ -205,6 +207,13 @@ def with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, boo
             **{key: with_own_defaults(value, plain) for key, value in given.items()},
         },
     }
+
+
+def _as_node(value: Any, default: Any) -> Any:
+    """A part that is named by its class alone, as a node; the default tells that it is a part."""
+    part = type(default).__module__.partition(".")[0] == "robusttrain"
+    named = isinstance(value, str) and class_name(value)[:1].isupper()  # presets have no capitals
+    return {"class_path": value} if part and named else value
 
 
 #: Of parsers that read YAML as presets are read.

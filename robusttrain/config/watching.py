@@ -72,9 +72,15 @@ def watchers(
     if inner is not None and plan.robust.every and plan.robust.epsilon is None:
         trained, seen = inner.attack.threat, attacks[first].attack.threat
         if (trained.norm, trained.epsilon) != (seen.norm, seen.epsilon):
+            fix = "--robust.epsilon says how far"
+            if trained.norm != seen.norm:
+                fix = (
+                    "--robust.attacks names attacks in that norm (pgd-l2 in l2), and a threat of"
+                    " another class keeps the radius that was there until its epsilon is said"
+                )
             say(
                 f"validation attacks within {seen.norm} {seen.epsilon:g}, training within"
-                f" {trained.norm} {trained.epsilon:g}: --robust.epsilon says how far"
+                f" {trained.norm} {trained.epsilon:g}: {fix}"
             )
     with under("--pictures"):
         watching: list[Callback] = [

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robusttrain import load
-from robusttrain.attacks import L2, Linf, Normalized, ProjectedGradient, Target
+from robusttrain.attacks import L2, Linf, Normalized, ProjectedGradient, Sign, Target
 from robusttrain.config.checkpoints import read_recipe
 from robusttrain.config.training import read_plan
 from robusttrain.config.watching import idle_undo, keepers, monitored, watchers
@@ -272,9 +272,11 @@ def test_the_best_epoch_of_a_training_that_attacks_is_the_most_robust():
 
 
 def test_radii_of_training_and_validation_that_differ_are_said():
-    def said(radius, *arguments):
+    def said(radius, *arguments, ball=Linf):
         lines = []
-        inner = Scenario(ProjectedGradient(steps=1, step_size=0.1, threat=Linf(radius)), Target())
+        rule = Normalized() if ball is L2 else Sign()
+        attack = ProjectedGradient(steps=1, step_size=1.0, threat=ball(radius), rule=rule)
+        inner = Scenario(attack, Target())
         watchers(configured(*arguments), around=False, inner=inner, say=lines.append)
         return lines
 
@@ -284,6 +286,10 @@ def test_radii_of_training_and_validation_that_differ_are_said():
     assert not said(0.031)
     assert not said(0.062, "--robust.epsilon", 0.02), "whoever says it means it"
     assert not said(0.062, "--robust.every", 0)
+    # A radius in one norm says nothing in another.
+    (line,) = said(0.031, ball=L2)
+    assert "training within l2 0.031: --robust.attacks names attacks in that norm" in line
+    assert not said(0.5, "--robust.attacks", "pgd-l2", ball=L2)
 
 
 def test_steps_of_training_that_do_not_reach_the_radius_are_said():

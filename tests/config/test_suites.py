@@ -333,6 +333,11 @@ def test_a_part_by_its_class_alone_keeps_it_whatever_is_said_inside(key):
         (found,) = scenarios(["pgd"], overrides, epsilon).values()
         assert (found.attack.threat.norm, found.attack.threat.epsilon) == ("l2", 0.5)
         assert type(found.attack.rule).__name__ == "Normalized"
+    (own,) = scenarios(["pgd"], [(key, "L2")]).values()
+    assert own.attack.threat == L2(), "its own radius, not that of Linf"
+    mine = {"mine": {"like": "square", "init_args": {"threat": "L2"}}}
+    (own,) = scenarios(mine).values()
+    assert own.attack.threat == L2()
     # Where the preset says nothing of the part, and where a mapping names it.
     (square,) = scenarios(["square"], [("threat", "L2")], 0.5).values()
     assert (square.attack.threat.norm, square.attack.threat.epsilon) == ("l2", 0.5)
