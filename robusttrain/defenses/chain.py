@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from robusttrain.core.errors import OptionError
 from robusttrain.core.rng import Rng
 from robusttrain.models.defended import DefendedClassifier
-from robusttrain.models.defense import Classify, Defense
+from robusttrain.models.defense import Classify, Defense, refuse_unasked
 
 
 class Chain(Defense):
@@ -26,6 +27,8 @@ class Chain(Defense):
         if not defenses:
             raise OptionError("defenses", [], "name at least one defense")
         self.defenses = nn.ModuleList(defenses)
+        if self.votes:
+            refuse_unasked(self, Chain)
 
     @property
     def random(self) -> bool:  # type: ignore[override]
@@ -64,7 +67,9 @@ class Chain(Defense):
 
     @property
     def votes(self) -> bool:  # type: ignore[override]
-        return any(defense.votes for defense in self.defenses)
+        """Whether a part votes, or the chain, a subclass with a ``predict`` of its own, does."""
+        own = type(self).predict is not Chain.predict
+        return own or any(defense.votes for defense in self.defenses)
 
     @property
     def certified_sigma(self) -> float | None:  # type: ignore[override]
@@ -80,7 +85,13 @@ class Chain(Defense):
         return tuple(part for defense in self.defenses for part in defense.parts)  # type: ignore[operator, union-attr]
 
     def rebuilt(self, change: Callable[[Defense], Defense]) -> Chain:
-        return Chain([defense.rebuilt(change) for defense in self.defenses])  # type: ignore[operator, misc]
+        return self._of([defense.rebuilt(change) for defense in self.defenses])  # type: ignore[operator, misc]
+
+    def _of(self, defenses: Sequence[Defense]) -> Chain:
+        """The same chain of other defenses: a subclass keeps what it does besides."""
+        chain = copy.copy(self)
+        chain._modules = {**self._modules, "defenses": nn.ModuleList(defenses)}
+        return chain
 
     def bound_to(self, behind: nn.Module) -> Defense:
         """The same chain, each part bound to all that stands behind it."""
@@ -92,9 +103,7 @@ class Chain(Defense):
             bound.insert(0, defense.bound_to(rest))  # type: ignore[operator]
         if all(one is other for one, other in zip(bound, self.defenses, strict=True)):
             return self
-        chain = Chain(bound)
-        chain.training = self.training
-        return chain
+        return self._of(bound)
 
     def identity_fits(self, images: Tensor) -> bool:
         """Whether all parts without a derivative keep the size; the others may change it."""
@@ -114,7 +123,7 @@ class Chain(Defense):
 
     def single_draw(self) -> Chain:
         first, *rest = self.defenses
-        return Chain([first.single_draw(), *rest])  # type: ignore[operator, list-item]
+        return self._of([first.single_draw(), *rest])  # type: ignore[operator, list-item]
 
     def predict(self, classify: Classify, images: Tensor, rng: Rng | None = None) -> Tensor:
         """With a vote among the parts, each part predicts in front of those that follow it: what is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -12,7 +13,7 @@ from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError
 from robusttrain.core.resize import Position
 from robusttrain.core.rng import Rng
-from robusttrain.models.defense import Classify, Defense
+from robusttrain.models.defense import Classify, Defense, refuse_unasked
 from robusttrain.models.voting import draws_of, log_majority, log_mean
 
 
@@ -46,6 +47,7 @@ class Vote(Defense):
                 "draws nothing, so all votes would be the same: vote on a random defense, such as"
                 " CropRescale or RandomResizePad",
             )
+        refuse_unasked(self, Vote)
         self.defense, self.draws = defense, draws
         self.rule: Literal["mean", "majority"] = rule
 
@@ -107,10 +109,11 @@ class Vote(Defense):
         return self if inner is self.defense else self._on(inner)
 
     def _on(self, inner: Defense) -> Defense:
-        if not inner.random:
+        """The vote on another defense; a subclass keeps what it does besides."""
+        if not inner.random and type(self) is Vote:
             return inner
-        vote = Vote(inner, self.draws, self.rule)
-        vote.training = self.training
+        vote = copy.copy(self)
+        vote._modules = {**self._modules, "defense": inner}
         return vote
 
     def identity_fits(self, images: Tensor) -> bool:

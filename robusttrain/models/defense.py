@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ class Defense(nn.Module, ABC):
     #: Sides after resizing that a pattern may have, in pixels, up to but without the canvas.
     sides: range = range(0)
     #: Whether g has the classifier answer for several versions of an image. It then has a
-    #: ``predict`` of its own.
+    #: ``predict`` of its own, and whoever writes one has the trait.
     votes: bool = False
     #: Gradient evaluations of g's own model that one image costs.
     gradients: int = 0
@@ -87,6 +88,12 @@ class Defense(nn.Module, ABC):
     #: The preset of ``--training`` that trains g's network; empty where g has none of that kind.
     #: g's arguments ``model`` and ``weights`` name the network and its file.
     trained_by: str = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Without the trait a chain would pass over it, and so would `ThroughDefense`.
+        if "predict" in vars(cls) and cls.votes is False:
+            cls.votes = True
 
     def forward(self, images: Tensor, rng: Rng | None = None) -> Tensor:
         """g(images).
@@ -220,3 +227,16 @@ class Defense(nn.Module, ABC):
     @abstractmethod
     def transform(self, images: Tensor, rng: Rng) -> Tensor:
         """g(images) with the randomness of ``rng``; shapes as for ``forward``."""
+
+
+def refuse_unasked(defense: Defense, base: type[Defense]) -> None:
+    """Raise UserError for a subclass that writes a ``transform`` where ``base``, whose ``predict``
+    it keeps, asks none.
+    """
+    kind = type(defense)
+    if kind.transform is not base.transform and kind.predict is base.predict:
+        raise UserError(
+            f"defense {kind.__name__}: where {base.__name__} votes it does not ask its own"
+            " transform, so what that does would be lost: write predict, or a Defense that stands"
+            " in a Chain"
+        )

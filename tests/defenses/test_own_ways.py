@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import robusttrain
-from robusttrain.attacks import Linf
+from robusttrain.attacks import IdentityBackward, Linf, ThroughDefense
 from robusttrain.core.errors import UserError
-from robusttrain.defenses import Defense
+from robusttrain.defenses import Chain, Defense, Vote
 from robusttrain.models.defended import DefendedClassifier
 
 
@@ -99,3 +99,97 @@ def test_what_cannot_work_is_refused_by_name(defense, told, images, linear):
         robusttrain.evaluate(
             linear(), images(4), torch.zeros(4).long(), defense=defense(), threat=Linf(0.1)
         )
+
+
+class Noisy(Defense):
+    random = True
+
+    def transform(self, images, rng):
+        return images + 0.1 * rng.normal(images.shape[1:])
+
+
+class Asks(Defense):
+    """Away from what the classifier says, in one step."""
+
+    asks_classifier, differentiable = True, False
+
+    def __init__(self, behind=()):
+        super().__init__()
+        self._behind = [*behind]
+
+    def bound_to(self, behind):
+        return self if self._behind else Asks([behind])
+
+    def transform(self, images, rng):
+        return images + 0.01 * self._behind[0](images).amax(1)[:, None, None, None].sign()
+
+
+class Narrow(Chain):
+    """A chain that clips what comes out of it."""
+
+    def transform(self, images, rng):
+        return super().transform(images, rng).clamp(0.4, 0.6)
+
+
+class Turned(Vote):
+    """A vote for the class that the draws find least likely."""
+
+    def predict(self, classify, images, rng=None):
+        return -super().predict(classify, images, rng)
+
+
+class Mirrored(Defense):
+    """The mean answer for an image and its mirror image, with no word about votes."""
+
+    stepwise = True
+
+    def transform(self, images, rng):
+        return self.loop(lambda state, number, streams: state * 0.9, images, 2, rng)
+
+    def predict(self, classify, images, rng=None):
+        there = self(images, rng)
+        return (classify(there, rng) + classify(there.flip(3), rng)) / 2
+
+
+def test_what_a_subclass_of_a_chain_adds_is_part_of_the_target(images, streams, linear):
+    """It was a plain chain as soon as a part of it asked the classifier."""
+    target = DefendedClassifier(Narrow([Noisy(), Asks()]), linear())
+    assert type(target.defense) is Narrow
+    handed_on = target.defense(images(6), streams(6))
+    assert handed_on.min() >= 0.4
+    assert handed_on.max() <= 0.6
+
+
+@pytest.mark.parametrize(
+    ("defense", "source"),
+    [
+        (Narrow([Noisy(), Rounds(False)]), IdentityBackward()),
+        (Turned(Chain([Noisy(), Rounds(False)]), draws=3), IdentityBackward()),
+        (Mirrored(), ThroughDefense()),
+    ],
+)
+def test_sources_answer_as_a_subclass_does(defense, source, images, streams, linear):
+    target = DefendedClassifier(defense, linear()).eval()
+    x, rng = images(6), streams(6)
+    assert torch.allclose(source(target).eval()(x, rng), target(x, rng), atol=1e-6)
+
+
+def test_a_chain_asks_a_part_that_predicts_in_its_own_way(images, streams, linear):
+    """It passed over ``predict`` where the class did not say ``votes = True`` besides."""
+    x, rng, linear = images(6), streams(6), linear()
+    alone = DefendedClassifier(Mirrored(), linear)(x, rng)
+    assert Mirrored.votes
+    assert Chain([Mirrored()]).votes
+    assert torch.allclose(DefendedClassifier(Chain([Mirrored()]), linear)(x, rng), alone)
+    assert not torch.allclose(linear(Mirrored()(x)), alone)
+
+
+def test_a_transform_that_nobody_would_ask_is_refused():
+    class Clipped(Vote):
+        def transform(self, images, rng):
+            return super().transform(images, rng).clamp(0, 1)
+
+    with pytest.raises(UserError, match="Clipped: where Vote votes it does not ask its own"):
+        Clipped(Noisy())
+    with pytest.raises(UserError, match="Narrow: where Chain votes"):
+        Narrow([Vote(Noisy())])
