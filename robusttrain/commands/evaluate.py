@@ -18,7 +18,7 @@ from robusttrain.core.console import ALOUD, console, say
 from robusttrain.core.stopping import saying_how_to_go_on
 from robusttrain.core.telling import first_process
 from robusttrain.evaluation import audit_lines, table
-from robusttrain.evaluation.beside import sentence
+from robusttrain.evaluation.beside import sentence, too_weak
 from robusttrain.evaluation.certificates import certificates_table, finding
 from robusttrain.evaluation.compiling import mode_in
 from robusttrain.evaluation.plan import EvaluationPlan
@@ -28,9 +28,10 @@ from robusttrain.models.compiling import Mode
 from robusttrain.running import evaluating
 from robusttrain.running.estimating import estimate
 
-#: Exit codes: with --strict, the audit's verdict is not sound, or a certificate was broken; a
-#: repeated evaluation came out otherwise. Of several processes the first alone has one: it audits
-#: when the others are done, and Lightning kills it as soon as one of those ends with an error.
+#: Exit codes: with --strict, the audit's verdict is not sound, a certificate was broken, or the
+#: attacks missed what transfer finds; a repeated evaluation came out otherwise. Of several
+#: processes the first alone has one: it audits when the others are done, and Lightning kills it as
+#: soon as one of those ends with an error.
 UNSOUND, OTHERWISE = 3, 4
 #: Asks for the cost alone; no part of a plan, since nothing is evaluated.
 ESTIMATE = "--estimate"
@@ -58,6 +59,7 @@ def run(arguments: list[str]) -> None:
                 return
             content = evaluate(plan)
             unsound = content.get("verdict", "sound") != "sound" or finding(content)
+            unsound = unsound or too_weak(content)
             if plan.strict and unsound and first_process():
                 sys.exit(UNSOUND)
 

@@ -72,7 +72,8 @@ class EvaluationPlan:
         fresh: drop what an unfinished run left in --output.
         audit: look for weak attacks and masked gradients.
         audit_images: size of the audit's sample; default: by cost, 8 to 32.
-        strict: exit code 3 unless the audit's verdict is sound, and no certificate was broken.
+        strict: exit code 3 unless the audit's verdict is sound, no certificate was broken, and the
+            attacks missed nothing that transfer finds (``bare_classifier``).
         save_images: keep adversarial images (safetensors).
         save_verdicts: keep each image's verdicts (safetensors), for reports and comparisons.
         curve: radii at which the attacks run besides, nested: 0,2/255,4/255,8/255.

@@ -173,13 +173,20 @@ def test_python_certifies_and_a_broken_certificate_is_said_everywhere(patterns, 
     assert "certificates are void" not in (tmp_path / "GaussianNoise" / "report.html").read_text()
 
 
-def test_a_broken_certificate_is_not_sound(monkeypatch, capsys):
+def test_a_broken_certificate_is_not_sound_and_what_attacks_missed_is_not(monkeypatch, capsys):
     """With --strict the command's exit code says so."""
-    plan = type("Plan", (), {"strict": True, "beside": False, "output": "results"})()
+    plan = type("Plan", (), {"strict": True, "beside": False, "output": "results", "trainer": {}})()
     void = {"violations": [{"index": 1, "radius": 0.5, "distance": 0.2, "attack": "pgd"}]}
     found = {"certificates": {**void, "alpha": 0.001, "judged": 3, "sigma": 1}, "images": 4}
     monkeypatch.setattr(command_of_evaluate, "read_plan", lambda arguments: plan)
-    for content, code in ((found, 3), ({"verdict": "sound"}, None)):
+    left = {"robust_accuracy": 0.5, "ci95": [0.2, 0.8]}
+    adds = {"difference": 0.0, "ci95": [-0.2, 0.2]}
+    missed = {
+        **{"verdict": "sound", "images": 8, "worst_case": {**left, "robust_accuracy": 1.0}},
+        **{"attacks": {}, "threat": {"norm": "linf", "epsilon": 0.1}},
+        "bare_classifier": {"transferred": {"worst_case": left, "added": adds, "images": 4}},
+    }
+    for content, code in ((found, 3), (missed, 3), ({"verdict": "sound"}, None)):
         monkeypatch.setattr(command_of_evaluate, "evaluate", lambda plan, c=content: c)
         if code is None:
             command_of_evaluate.run([])
