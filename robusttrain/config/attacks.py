@@ -407,12 +407,13 @@ def _with_shares_of(node: dict[str, Any], preset: Mapping[str, Any]) -> None:
     """Where a node's threat has another norm than its preset's, a step keeps its share of the
     radius, as in `ProjectedGradient.within`; in place.
     """
-    inside, before = node.get("init_args") or {}, preset.get("init_args") or {}
-    radius = ((before.get("threat") or {}).get("init_args") or {}).get("epsilon")
+    inside = node.get("init_args") or {}
+    threat = (with_own_defaults(preset).get("init_args") or {}).get("threat") or {}
+    radius = (threat.get("init_args") or {}).get("epsilon")
     size = inside.get("step_size")
     if size is None or not radius or not _takes(node["class_path"], "relative_step_size"):
         return
-    if _norm(inside["threat"]) != _norm(before["threat"]):
+    if _norm(inside["threat"]) != _norm(threat):
         inside["step_size"], inside["relative_step_size"] = None, number(size) / number(radius)
 
 

@@ -392,6 +392,10 @@ def test_in_another_norm_a_step_keeps_its_share_of_the_radius(key):
         assert said.attack.alpha == 0.03
     (same,) = scenarios(["bpda-i"], [(key, "Linf")], 0.5).values()
     assert same.attack.alpha == 0.002
+    # A preset may name its threat by the class alone: the radius is the class's own.
+    mine = {"mine": {"like": "bpda-i", "init_args": {"threat": "Linf"}}}
+    (bare,) = scenarios(mine, [(key.removeprefix("bpda-i."), "L2")], 0.5).values()
+    assert bare.attack.alpha == found.attack.alpha
     # Of FMN, whose steps are Euclidean in either norm, nothing changes.
     (fmn,) = scenarios(["fmn-linf"], [("threat", "L2")], 1.0).values()
     assert fmn.attack.step_size == scenarios(["fmn-linf"])["fmn-linf"].attack.step_size
