@@ -16,7 +16,6 @@ from robusttrain.config.attacks import scenarios
 from robusttrain.core.errors import OptionError, under
 from robusttrain.core.telling import Say, silence
 from robusttrain.evaluation import Scenario
-from robusttrain.evaluation.fitting import short_steps
 from robusttrain.training.callbacks import (
     EMA,
     SWA,
@@ -66,9 +65,6 @@ def watchers(
             "--monitor", monitor, f"must be logged in every epoch: one of {', '.join(allowed)}"
         )
     first = next(iter(attacks))
-    if inner is not None:
-        for line in short_steps({"the inner attack of training": inner}):
-            say(line)
     if inner is not None and plan.robust.every and plan.robust.epsilon is None:
         trained, seen = inner.attack.threat, attacks[first].attack.threat
         if (trained.norm, trained.epsilon) != (seen.norm, seen.epsilon):

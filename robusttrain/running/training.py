@@ -27,6 +27,7 @@ from robusttrain.core.telling import SILENT, Say, Telling, first_process
 from robusttrain.data import Facts, ImageData, ImageFolder
 from robusttrain.evaluation import Engine, Scenario, check_classes, need_two
 from robusttrain.evaluation.covering import covering, threats_of
+from robusttrain.evaluation.fitting import short_steps
 from robusttrain.models.compiling import Mode
 from robusttrain.running.budget import within
 from robusttrain.running.f_b import (
@@ -230,6 +231,8 @@ def _train(plan: TrainingPlan, telling: Telling, held: ExitStack) -> Trained | N
     code = own_code(job.model, job.defense, job.settings, plan.data)
     beside = besides(code, target.classifier, job.settings["objective"], job.data)
     refuse_other_besides(place.resume, beside, say)
+    for line in short_steps({"the inner attack of training": inner} if inner else {}):
+        say(line)
     job.data.trainer = trainer  # whose processes share the batches
     check_on_data(job, first_look, sources, trainer, say)
     batches, _, total = planned(len(job.data.train_dataloader()), trainer)

@@ -168,7 +168,9 @@ def test_the_first_of_several_processes_alone_judges(evaluated, monkeypatch, ran
     error.
     """
     before = robusttrain.read_results(evaluated)
-    plan = dataclasses.replace(before.plan, audit=True, strict=True)
+    two = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}
+    plan = dataclasses.replace(before.plan, audit=True, strict=True, trainer=two)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
     another = {**before.json, "seed": 1, "verdict": "weak: sample"}
     monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
     monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: another)

@@ -292,16 +292,17 @@ def test_radii_of_training_and_validation_that_differ_are_said():
     assert not said(0.5, "--robust.attacks", "pgd-l2", ball=L2)
 
 
-def test_steps_of_training_that_do_not_reach_the_radius_are_said():
+def test_steps_of_training_that_do_not_reach_the_radius_are_said(command):
     def said(steps):
-        lines = []
-        attack = ProjectedGradient(steps=steps, step_size=0.007, threat=Linf(0.031))
-        watchers(configured(), around=False, inner=Scenario(attack, Target()), say=lines.append)
-        return lines
+        line = ["--config", "tests/conf/trades.yaml", "--estimate"]
+        line += ["--training.objective.attack.step_size", 0.01]
+        done = command("train.py", *line, "--training.objective.attack.steps", steps)
+        assert done.code == 0, done.err
+        return [each for each in done.err.splitlines() if each.startswith("the inner attack")]
 
-    (line,) = said(4)
-    assert line.startswith("the inner attack of training: its steps together reach 0.028 of")
-    assert not said(5)
+    (line,) = said(2)
+    assert line.startswith("the inner attack of training: its steps together reach 0.02 of")
+    assert not said(4)
 
 
 def test_figures_of_an_earlier_epoch_are_not_the_outcome():
