@@ -299,7 +299,7 @@ def attack_nodes(
                         " that of every attack: leave one of the two out"
                     )
             _override(node, ["threat", "epsilon"], epsilon)
-        read[name] = plain(number(node))
+        read[name] = _with_modules(plain(number(node)))
         reading.refuse_other_numbers(read[name].get("init_args"), f"{option}.{name}")
     return read
 
@@ -415,6 +415,20 @@ def _with_shares_of(node: dict[str, Any], preset: Mapping[str, Any]) -> None:
         return
     if _norm(inside["threat"]) != _norm(threat):
         inside["step_size"], inside["relative_step_size"] = None, number(size) / number(radius)
+
+
+def _with_modules(node: Any) -> Any:
+    """A node whose classes of ours have their modules, as a plan has to have them: whoever repeats
+    it trusts packages.
+    """
+    if isinstance(node, list):
+        return [_with_modules(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    whole = {key: _with_modules(item) for key, item in node.items()}
+    if isinstance(whole.get("class_path"), str):
+        whole["class_path"] = with_module(whole["class_path"])
+    return whole
 
 
 def _norm(threat: Any) -> str | None:

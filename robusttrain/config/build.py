@@ -22,6 +22,7 @@ from robusttrain.config.classes import (
     home,
     importable,
     makes,
+    parts_of,
     resolve,
     trusted,
 )
@@ -116,7 +117,17 @@ def trusted_nodes(node: Any, trust: Sequence[str]) -> Any:
     checked = {key: trusted_nodes(item, trust) for key, item in node.items()}
     if "class_path" in node:
         checked["class_path"] = trusted(str(node["class_path"]), trust)
+        arguments: dict[str, Any] = checked.get("init_args") or {}
+        for key in parts_of(checked["class_path"]) & arguments.keys():
+            arguments[key] = _trusted_names(arguments[key], trust)
     return checked
+
+
+def _trusted_names(value: Any, trust: Sequence[str]) -> Any:
+    """A part, or a list of them: a string in its place is a class, which would be imported."""
+    if isinstance(value, list):
+        return [_trusted_names(item, trust) for item in value]
+    return trusted(value, trust) if isinstance(value, str) else value
 
 
 def to_be_trusted(node: Any) -> list[str]:

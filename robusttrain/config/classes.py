@@ -17,11 +17,11 @@ import pkgutil
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 from torch import nn
@@ -35,6 +35,8 @@ FACTS = ("num_classes", "in_channels", "image_size")
 #: What stands for such an argument that has no default, until the data are there: no number of
 #: classes, channels or pixels.
 UNFILLED = 0
+#: Modules whose classes are plain values: a string in their place is one, and names no class.
+PLAIN = ("builtins", "collections.abc", "pathlib", "types", "typing")
 #: Packages of ours whose classes may be named without their module.
 OURS = ("attacks", "data", "defenses", "models", "training")
 #: Files that were loaded, by the names of their modules.
@@ -126,6 +128,7 @@ def trusted(class_path: str, trust: Sequence[str]) -> str:
     Raises:
         UserError: not trusted, or a trusted file that is not there; nothing was imported.
     """
+    class_path = with_module(class_path)
     own, match = home(class_path), IN_FILE.fullmatch(class_path)
     if match is None:
         if own in trust:
@@ -186,8 +189,37 @@ def with_module(class_path: str) -> str:
     if not class_path.isidentifier():
         return class_path
     places = [f"robusttrain.{place}" for place in OURS]
-    found = [place for place in places if hasattr(importlib.import_module(place), class_path)]
+    found = [
+        place
+        for place in places
+        if inspect.isclass(getattr(importlib.import_module(place), class_path, None))
+    ]
     return f"{found[0]}.{class_path}" if len(found) == 1 else class_path
+
+
+def parts_of(class_path: str) -> set[str]:
+    """The arguments of a class that hold objects; none of one that cannot be looked at."""
+    try:
+        maker = resolve(class_path)
+        hints = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)  # type: ignore[misc]
+    except (UserError, NameError, TypeError, AttributeError):
+        return set()
+    return {name for name, hint in hints.items() if name != "return" and _holds_objects(hint)}
+
+
+def _holds_objects(hint: Any) -> bool:
+    """Whether an annotation names a class that is no plain value's, and no text either."""
+    named = [*classes_in(hint)]
+    objects = [each for each in named if inspect.isclass(each) and each.__module__ not in PLAIN]
+    return bool(objects) and str not in named
+
+
+def classes_in(hint: Any) -> Iterator[Any]:
+    """The classes that an annotation names, inside of unions and lists as well."""
+    if get_origin(hint) is None:
+        yield hint
+    for inner in get_args(hint):
+        yield from classes_in(inner)
 
 
 def _import(class_path: str, name: str) -> ModuleType:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_loader
@@ -21,7 +21,7 @@ from torch import nn
 
 from robusttrain.attacks import Attack
 from robusttrain.config import presets, reading
-from robusttrain.config.classes import defaults_of, resolve, with_module
+from robusttrain.config.classes import classes_in, defaults_of, resolve, with_module
 from robusttrain.config.numbers import number, takes_numbers
 from robusttrain.config.origins import (
     checked_nodes,
@@ -293,7 +293,7 @@ class ByName(ArgumentParser):
     def _kinds(self) -> Iterator[tuple[str, str]]:
         """The arguments that are parts, and the kind of their presets."""
         for action in self._actions:
-            for each in _classes(getattr(action, "_typehint", None)):
+            for each in classes_in(getattr(action, "_typehint", None)):
                 if each in KINDS:
                     yield action.dest, KINDS[each]
 
@@ -341,14 +341,6 @@ def _place(obj: Any, name: str) -> tuple[Any, str]:
         obj = obj.get(each) if isinstance(obj, Namespace | dict) else None
     there = isinstance(obj, Namespace | dict) and key in obj
     return (obj if there else None), key
-
-
-def _classes(hint: Any) -> Iterator[Any]:
-    """The classes that an annotation names, inside of unions and lists as well."""
-    if get_origin(hint) is None:
-        yield hint
-    for inner in get_args(hint):
-        yield from _classes(inner)
 
 
 def _value(text: str) -> Any:

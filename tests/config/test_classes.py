@@ -184,3 +184,18 @@ def test_a_trusted_file_offers_its_own_networks_alone(file, name):
 def test_functions_of_this_package_are_nothing_that_a_checkpoint_may_name(class_path):
     with pytest.raises(UserError, match="is not a Module"):
         build({"class_path": class_path}, "model", ("robusttrain",), nn.Module)
+
+
+def test_a_string_in_the_place_of_a_part_is_a_class_and_has_to_be_trusted():
+    """``threat: evil.Ball`` of somebody's results.json was imported, and so ran its module."""
+    square = {"class_path": "robusttrain.attacks.Square"}
+    evil = square | {"init_args": {"threat": "evil.Ball", "queries": 50}}
+    several = {"class_path": "robusttrain.attacks.Several", "init_args": {"attacks": ["evil.Ball"]}}
+    spelt = square | {"init_args": {"threat": '{"class_path": "evil.Ball"}'}}
+    for node in (evil, several, spelt, {"pgd": [evil]}):
+        with pytest.raises(UserError, match=r"evil\.Ball.* not trusted"):
+            trusted_nodes(node, ["robusttrain"])
+    ours = trusted_nodes(square | {"init_args": {"threat": "L2"}}, ["robusttrain"])
+    assert ours["init_args"]["threat"] == "robusttrain.attacks.L2"
+    plain = {"class_path": "robusttrain.attacks.Checkpoint", "init_args": {"path": "a/b.ckpt"}}
+    assert trusted_nodes(plain, ["robusttrain"]) == plain
