@@ -120,6 +120,8 @@ def trusted_nodes(node: Any, trust: Sequence[str]) -> Any:
         arguments: dict[str, Any] = checked.get("init_args") or {}
         for key in parts_of(checked["class_path"]) & arguments.keys():
             arguments[key] = _trusted_names(arguments[key], trust)
+        if "source" in checked:  # beside an attack
+            checked["source"] = _trusted_names(checked["source"], trust)
     return checked
 
 

@@ -192,7 +192,8 @@ def test_a_string_in_the_place_of_a_part_is_a_class_and_has_to_be_trusted():
     evil = square | {"init_args": {"threat": "evil.Ball", "queries": 50}}
     several = {"class_path": "robusttrain.attacks.Several", "init_args": {"attacks": ["evil.Ball"]}}
     spelt = square | {"init_args": {"threat": '{"class_path": "evil.Ball"}'}}
-    for node in (evil, several, spelt, {"pgd": [evil]}):
+    source = square | {"source": "evil.Ball"}
+    for node in (evil, several, spelt, source, {"pgd": [evil]}):
         with pytest.raises(UserError, match=r"evil\.Ball.* not trusted"):
             trusted_nodes(node, ["robusttrain"])
     ours = trusted_nodes(square | {"init_args": {"threat": "L2"}}, ["robusttrain"])
