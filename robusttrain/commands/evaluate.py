@@ -58,8 +58,8 @@ def run(arguments: list[str]) -> None:
                 estimate(plan, say)
                 return
             content = evaluate(plan)
-            unsound = content.get("verdict", "sound") != "sound" or finding(content)
-            unsound = unsound or too_weak(content)
+            judged = content.get("verdict", "sound") == "sound"
+            unsound = not judged or finding(content) or too_weak(content)
             if plan.strict and unsound and first_process():
                 sys.exit(UNSOUND)
 

@@ -23,7 +23,7 @@ from robusttrain.attacks.parts.updates import MOMENTUM, STEEPEST
 from robusttrain.config import presets, reading
 from robusttrain.config.build import build
 from robusttrain.config.checkpoints import READER
-from robusttrain.config.classes import IN_FILE, defaults_of, resolve, with_module
+from robusttrain.config.classes import IN_FILE, defaults_of, parts_of, resolve, with_module
 from robusttrain.config.command_line import listed, plain, short, take, values_of
 from robusttrain.config.numbers import number
 from robusttrain.config.origins import checked_nodes
@@ -32,6 +32,7 @@ from robusttrain.config.parts import (
     ByName,
     content,
     named,
+    names_class,
     with_members,
     with_own_defaults,
 )
@@ -140,7 +141,7 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
     owner = node.get("class_path")
     if "class_path" in node and key not in _PLAIN_KEYS:
         node = node.setdefault("init_args", {})
-    if not deeper and _names_class(value) and _is_part(owner, key, node.get(key)):
+    if not deeper and names_class(value) and _is_part(owner, key, node.get(key)):
         deeper = ["class_path"]
     if not deeper:
         # A new class for a part takes its own arguments, not those of the old one.
@@ -157,26 +158,15 @@ def _override(node: dict[str, Any], path: list[str], value: Any) -> None:
         return
     if not isinstance(items, dict):
         # A part that was named by its class alone keeps it.
-        node[key] = {"class_path": items} if _names_class(items) else {}
+        node[key] = {"class_path": items} if names_class(items) else {}
     _override(node[key], deeper, value)
 
 
-def _names_class(value: Any) -> bool:
-    """By the capital that classes begin with, and presets do not."""
-    return isinstance(value, str) and class_name(value)[:1].isupper()
-
-
 def _is_part(owner: Any, key: str, there: Any) -> bool:
-    """Whether an argument holds an object, by what is there or else by its default."""
+    """Whether an argument holds an object, by what is there or else by its annotation."""
     if isinstance(there, dict):
         return True
-    if there is not None or not isinstance(owner, str):
-        return False
-    try:
-        default = defaults_of(resolve(owner)).get(key)
-    except UserError:
-        return False  # what is wrong with the class is said where it is built
-    return type(default).__module__.partition(".")[0] == "robusttrain"
+    return there is None and isinstance(owner, str) and key in parts_of(owner)
 
 
 def stem(name: str) -> str:
@@ -387,7 +377,7 @@ def _with_rules_of(node: Any) -> None:
     if not isinstance(inside, dict):
         return
     threat = inside.get("threat")
-    threat = {"class_path": threat} if _names_class(threat) else threat
+    threat = {"class_path": threat} if names_class(threat) else threat
     if not isinstance(threat, dict):
         return
     if not _takes(str(node.get("class_path")), "rule"):
@@ -434,7 +424,7 @@ def _with_modules(node: Any) -> Any:
 def _norm(threat: Any) -> str | None:
     """Of a threat's node."""
     path = str(threat.get("class_path") if isinstance(threat, dict) else threat)
-    return getattr(resolve(with_module(path)), "norm", None)
+    return getattr(resolve(path), "norm", None)
 
 
 def _content(name: str, said: Any, option: str) -> dict[str, Any]:

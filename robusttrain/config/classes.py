@@ -18,7 +18,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -156,7 +155,7 @@ def resolve(class_path: str, trust: Sequence[str] | None = None) -> Callable[...
     """The class of that name, or the function that makes a module.
 
     Args:
-        class_path: "package.module.Class", or "file.py:Class".
+        class_path: "package.module.Class", "file.py:Class", or a class of ours without its module.
         trust: packages and files from which classes may come; None trusts all.
 
     Raises:
@@ -164,7 +163,7 @@ def resolve(class_path: str, trust: Sequence[str] | None = None) -> Callable[...
     """
     if trust is not None:
         class_path = trusted(class_path, trust)
-    name = importable(class_path)
+    name = importable(with_module(class_path))
     module_name, _, last = name.rpartition(".")
     module = _import(class_path, module_name) if module_name else None
     named = getattr(module, last, None)
@@ -311,9 +310,6 @@ def defaults_of(maker: Callable[..., Any]) -> dict[str, Any]:
     """
     parameters = inspect.signature(maker).parameters
     own = {name: each.default for name, each in parameters.items()}
-    for each in fields(maker) if is_dataclass(maker) else ():
-        if each.default_factory is not MISSING and each.name in own:
-            own[each.name] = each.default_factory()
     if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return own
     parser = ArgumentParser(exit_on_error=False)

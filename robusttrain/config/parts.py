@@ -21,7 +21,7 @@ from torch import nn
 
 from robusttrain.attacks import Attack
 from robusttrain.config import presets, reading
-from robusttrain.config.classes import classes_in, defaults_of, resolve, with_module
+from robusttrain.config.classes import classes_in, defaults_of, parts_of, resolve
 from robusttrain.config.numbers import number, takes_numbers
 from robusttrain.config.origins import (
     checked_nodes,
@@ -195,10 +195,12 @@ def with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, boo
         return filled
     given = filled.get("init_args") or {}
     try:
-        own = defaults_of(resolve(with_module(filled["class_path"])))
+        own = defaults_of(resolve(filled["class_path"]))
     except UserError:
         return filled  # jsonargparse says what is wrong with the class
-    given = {key: _as_node(value, own.get(key)) for key, value in given.items()}
+    for key in parts_of(filled["class_path"]) & given.keys():  # named by its class alone
+        value = given[key]
+        given = {**given, key: {"class_path": value} if names_class(value) else value}
     defaults = {name: value for name, value in own.items() if isinstance(value, plain)}
     return {
         **filled,
@@ -209,11 +211,9 @@ def with_own_defaults(node: Any, plain: tuple[type, ...] = (int, float, str, boo
     }
 
 
-def _as_node(value: Any, default: Any) -> Any:
-    """A part that is named by its class alone, as a node; the default tells that it is a part."""
-    part = type(default).__module__.partition(".")[0] == "robusttrain"
-    named = isinstance(value, str) and class_name(value)[:1].isupper()  # presets have no capitals
-    return {"class_path": value} if part and named else value
+def names_class(value: Any) -> bool:
+    """By the capital that classes begin with, and presets do not."""
+    return isinstance(value, str) and class_name(value)[:1].isupper()
 
 
 #: Of parsers that read YAML as presets are read.

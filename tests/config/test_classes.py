@@ -1,6 +1,9 @@
 """Classes by name: those of files, nearest names, and what a checkpoint may name."""
 
+import importlib
+import inspect
 import sys
+from typing import Protocol, get_type_hints
 
 import pytest
 import torch
@@ -9,9 +12,11 @@ from torch import nn
 from robusttrain.config import classes
 from robusttrain.config.build import build, fit_to_data, trusted_nodes
 from robusttrain.config.classes import (
+    OURS,
     declare,
     defaults_of,
     importable,
+    parts_of,
     recorded,
     resolve,
     to_be_filled,
@@ -200,3 +205,18 @@ def test_a_string_in_the_place_of_a_part_is_a_class_and_has_to_be_trusted():
     assert ours["init_args"]["threat"] == "robusttrain.attacks.L2"
     plain = {"class_path": "robusttrain.attacks.Checkpoint", "init_args": {"path": "a/b.ckpt"}}
     assert trusted_nodes(plain, ["robusttrain"]) == plain
+
+
+def test_what_is_a_part_is_known_of_all_classes_of_ours():
+    """Annotations that cannot be read, and ``**kwargs``, would hide parts from `trusted_nodes`."""
+    for place in OURS:
+        module = importlib.import_module(f"robusttrain.{place}")
+        for name, each in vars(module).items():
+            ours = inspect.isclass(each) and each.__module__.startswith("robusttrain.")
+            if not ours or inspect.isabstract(each) or Protocol in each.__mro__:
+                continue
+            get_type_hints(each.__init__)
+            kinds = {one.kind for one in inspect.signature(each).parameters.values()}
+            assert inspect.Parameter.VAR_KEYWORD not in kinds, name
+    assert parts_of("robusttrain.attacks.Several") == {"attacks", "threat"}
+    assert parts_of("robusttrain.attacks.Checkpoint") == set()
