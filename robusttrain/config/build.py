@@ -26,9 +26,9 @@ from robusttrain.config.classes import (
     resolve,
     trusted,
 )
-from robusttrain.core.advice import warn_once
 from robusttrain.core.errors import OptionError, UserError, first_line, under
 from robusttrain.core.parts import class_name
+from robusttrain.core.preparation import Preparation
 from robusttrain.data import Facts
 from robusttrain.models.defended import DefendedClassifier
 from robusttrain.storage.raised import place, said
@@ -202,8 +202,7 @@ def fit_to_data(node: Any, facts: Facts, where: str) -> None:
 
 def check_pretrained(model: nn.Module, facts: Facts, where: str = "--model") -> None:
     """Raise UserError unless the model brought trained weights, the last layer's included, for the
-    data's number of classes; warn where they are for images of a size that is far from the data's.
-    ``where`` is the option that named the model.
+    data's number of classes. ``where`` is the option that named the model.
     """
     trained_for = getattr(model, "pretrained_classes", None)
     if trained_for is None:
@@ -216,18 +215,46 @@ def check_pretrained(model: nn.Module, facts: Facts, where: str = "--model") -> 
             f" {facts.num_classes}, so its last layer is untrained: change --data, or give"
             " --weights FILE"
         )
-    trained_at, size = getattr(model, "pretrained_size", None), facts.image_size
+
+
+def other_pictures(
+    model: nn.Module, size: int, prepared: Preparation | None, where: str = "--model"
+) -> str | None:
+    """What to tell of a model that brought its weights: that they are for images of a size that is
+    far from these, or for pictures that are prepared in another way.
+
+    Args:
+        model: the classifier.
+        size: height and width of the images in pixels.
+        prepared: how the data prepare pictures; None where these are images already.
+        where: the option that named the model.
+
+    Raises:
+        UserError: the model says what is neither a size nor a preparation.
+    """
+    trained_at = getattr(model, "pretrained_size", None)
     if trained_at is None:
-        return
+        return None
     if not isinstance(trained_at, int) or trained_at < 1:
         fix = "give one whole number, height and width in pixels, or None"
         raise UserError(f"{where}: its pretrained_size is {trained_at!r}: {fix}")
     if not SMALLER * trained_at <= size <= LARGER * trained_at:
-        warn_once(
+        return (
             f"{where}: its weights are for images of {trained_at} x {trained_at} pixels, and these"
             f" have {size} x {size}, where it may do far worse: images of a folder are resized by"
             f" --data.image_size {trained_at}"
         )
+    theirs = getattr(model, "pretrained_on", None)
+    if theirs is not None and not isinstance(theirs, Preparation):
+        fix = "give a robusttrain.core.preparation.Preparation, or None"
+        raise UserError(f"{where}: its pretrained_on is {theirs!r}: {fix}")
+    if theirs is None or prepared is None or theirs.size != size or theirs == prepared:
+        return None
+    return (
+        f"{where}: its weights are evaluated on pictures {theirs}, these are {prepared}, and"
+        f" accuracies may differ by points: --data.resize {theirs.resize}"
+        f" --data.interpolation {theirs.interpolation} does as its authors do"
+    )
 
 
 def build_defended(

@@ -57,6 +57,16 @@ SHARED: dict[str, tuple[Any, Any, str]] = {
 }
 
 
+_PICTURES = {"resize": None, "interpolation": "bicubic"}
+#: Arguments that parts have had for less time than plans were kept, with the value that says the
+#: same as their absence: a point of a study is known by its plan.
+LATER: dict[str, dict[str, Any]] = {
+    "robusttrain.data.ImageFolder": _PICTURES,
+    "robusttrain.data.ImageTable": _PICTURES,
+    "robusttrain.data.ImageNet": {"interpolation": "bicubic"},
+}
+
+
 def new_parser(*shared: str, **options: Any) -> ArgumentParser:
     """A parser that raises, with the options that every command has, and those of `SHARED` that are
     named.
@@ -411,13 +421,22 @@ def listed(value: str | list[str] | None) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """A parsed configuration as dicts, lists, numbers and text alone."""
+    """A parsed configuration as dicts, lists, numbers and text alone, without arguments of `LATER`
+    that nobody changed.
+    """
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):
         items = {key: plain(item) for key, item in value.items()}
         if isinstance(items.get("class_path"), str):
             items["class_path"] = recorded(items["class_path"])
+            arguments, later = items.get("init_args"), LATER.get(items["class_path"], {})
+            if isinstance(arguments, dict):
+                items["init_args"] = {
+                    key: value
+                    for key, value in arguments.items()
+                    if key not in later or value != later[key]
+                }
         return items
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from robusttrain.config import presets
-from robusttrain.config.build import build_defended, check_pretrained, fit_to_data
+from robusttrain.config.build import build_defended, check_pretrained, fit_to_data, other_pictures
 from robusttrain.config.checkpoints import classes_beside, load, read_recipe
 from robusttrain.config.origins import trained_node
 from robusttrain.core.errors import UserError, under
 from robusttrain.data import ImageData
 from robusttrain.data.checking import first_moved
+from robusttrain.data.notes import note
 from robusttrain.models.foreign import load_weights
 from robusttrain.storage import packaged
 from robusttrain.transfer import Model
@@ -140,4 +141,8 @@ def _model(
         except UserError as error:
             reason = str(error).replace("--weights FILE", "a YAML file of model and weights")
             raise UserError(reason) from error
+        if others := other_pictures(
+            defended.classifier, facts.image_size, data.preparation, f"--models {specification}"
+        ):
+            note(data.notes, others)
     return Model(defended, {key: node[key] for key in ("model", "defense") if node.get(key)})

@@ -7,13 +7,20 @@ import re
 from collections.abc import Callable
 
 from robusttrain.config.attacks import checked
-from robusttrain.config.build import build, build_defended, check_pretrained, fit_to_data
+from robusttrain.config.build import (
+    build,
+    build_defended,
+    check_pretrained,
+    fit_to_data,
+    other_pictures,
+)
 from robusttrain.config.checkpoints import classes_beside, load, read_recipe
 from robusttrain.config.parts import with_own_defaults
 from robusttrain.config.zoo import fit_to_zoo
 from robusttrain.core.errors import OptionError, UserError
 from robusttrain.core.parts import class_name, flat
 from robusttrain.data import ImageData
+from robusttrain.data.notes import note
 from robusttrain.defenses import Defense
 from robusttrain.evaluation import need_two
 from robusttrain.evaluation.plan import PLACES, EvaluationPlan, Node
@@ -84,6 +91,8 @@ def build_target(
     name = class_name(model["class_path"])
     if plan.weights is None:
         check_pretrained(target.classifier, facts)
+        if others := other_pictures(target.classifier, facts.image_size, data.preparation):
+            note(data.notes, others)
         own_name = f"{name} {getattr(target.classifier, 'name', '')}".rstrip()
         return target.eval(), behind(target, own_name)
     try:

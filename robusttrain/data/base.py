@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from robusttrain.core.checked import Count, Whole, checked
 from robusttrain.core.errors import OptionError, UserError, at_least, within
 from robusttrain.core.in_float32 import InFloat32
+from robusttrain.core.preparation import Preparation
 from robusttrain.core.rng import Rng
 from robusttrain.data.augment import crop_and_flip
 from robusttrain.data.batches import (
@@ -101,6 +102,8 @@ class ImageData(LightningDataModule, ABC):
     name: str
     #: Whether there are images to train on, also for an attacker.
     trains: bool = True
+    #: How pictures of any size become images; None where they are images already.
+    preparation: Preparation | None = None
     num_classes: int
     channels: int
     image_size: int

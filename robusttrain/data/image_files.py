@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from robusttrain.core.errors import OptionError, UserError, above, at_least
+from robusttrain.core.preparation import Interpolation, Preparation
 from robusttrain.data.decoding import Remark, decode, size_of, unreadable
 from robusttrain.data.notes import note, shown
 
@@ -30,6 +31,12 @@ _CHUNK = 16
 _WORTH_A_BAR = 4096
 #: Of a picture that would have more pixels when resized, only the square in the centre is resized.
 _LARGE = 1 << 26
+_FILTERS: dict[str, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 #: What to do about images that are no squares, or of several sizes.
 RESIZE = "give --data.image_size N to resize all of them"
 
@@ -42,6 +49,27 @@ def check_pictures(image_size: int | None, channels: int, white: float | None) -
         above("white", white, 0)
     if channels not in (1, 3):
         raise OptionError("channels", channels, "must be 1 or 3")
+
+
+def preparation(
+    image_size: int | None, resize: int | None, interpolation: Interpolation
+) -> Preparation | None:
+    """How the options of a data set prepare pictures; None where they stay as they are.
+
+    Raises:
+        OptionError: an option that would do nothing, or a crop that is larger than the picture.
+    """
+    fix = "nothing is resized without image_size: give it, too"
+    if image_size is None:
+        if resize is not None:
+            raise OptionError("resize", resize, fix)
+        if interpolation != Preparation.interpolation:
+            raise OptionError("interpolation", interpolation, fix)
+        return None
+    if resize is not None and resize < image_size:
+        cropped = f"must be at least image_size, {image_size}, which is cropped from it"
+        raise OptionError("resize", resize, cropped)
+    return Preparation(image_size, resize or image_size, interpolation)
 
 
 def side_of(path: str | Path) -> int:
@@ -73,9 +101,8 @@ class ImageFiles:
         paths: N files.
         size: height and width S in pixels.
         channels: 3 for colour, 1 for grey; files of the other kind are converted.
-        resize: pixels that the shorter side is resized to (bicubic, antialiased) before the square
-            of ``size`` in the centre is cropped; at least ``size``. None leaves files as they are,
-            and another size is an error.
+        preparation: of pictures of any size, to ``size``. None leaves files as they are, and
+            another size is an error.
         fix: what to do about a file of another size, as the end of a sentence.
         white: value of white in files with more than 8 bits a channel; None for the format's own.
         notes: gets a line for each decision, which is also logged.
@@ -86,13 +113,13 @@ class ImageFiles:
         paths: Sequence[str],
         size: int,
         channels: int = 3,
-        resize: int | None = None,
+        preparation: Preparation | None = None,
         fix: str = "replace it",
         white: float | None = None,
         notes: list[str] | None = None,
     ) -> None:
         self.paths, self.size, self.channels = paths, size, channels
-        self.resize, self.fix, self.white = resize, fix, white
+        self.preparation, self.fix, self.white = preparation, fix, white
         self.notes = [] if notes is None else notes
         self._said: set[Remark] = set()
 
@@ -146,10 +173,10 @@ class ImageFiles:
     def _decode(self, path: str) -> tuple[np.ndarray, tuple[Remark, ...]]:
         """A picture (S, S, C) uint8, and the remarks about it."""
         image, remarks = decode(path, grey=self.channels == 1, white=self.white)
-        if self.resize is not None:
+        if self.preparation is not None:
             if image.width != image.height:
                 remarks = (*remarks, Remark.OBLONG)
-            image = _resized(image, self.resize, self.size)
+            image = _prepared(image, self.preparation)
         if image.size != (self.size, self.size):
             width, height = image.size
             raise UserError(
@@ -169,19 +196,20 @@ class ImageFiles:
             note(self.notes, f"{count} {remark.value}; the first: {shown(first)}")
 
 
-def _resized(image: Image.Image, shorter: int, size: int) -> Image.Image:
-    """Resize the shorter side to ``shorter`` pixels, then crop the centre, a square of ``size``.
+def _prepared(image: Image.Image, preparation: Preparation) -> Image.Image:
+    """Resize the shorter side, then crop the centre, a square.
 
     The longer side is rounded down, and the border to the nearest even, as in torchvision's
     `Resize` and `CenterCrop`: another size by one pixel moves the picture by a half.
     """
-    width, height = (shorter * side // min(image.size) for side in image.size)
+    size, by = preparation.size, _FILTERS[preparation.interpolation]
+    width, height = (preparation.resize * side // min(image.size) for side in image.size)
     left, top = (round((side - size) / 2) for side in (width, height))
     if width * height > _LARGE:  # a strip, say: the same pixels up to rounding
         across, down = image.width / width, image.height / height
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
-        return image.resize((size, size), Image.Resampling.BICUBIC, box)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return image.resize((size, size), by, box)
+    image = image.resize((width, height), by)
     return image.crop((left, top, left + size, top + size))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.errors import UserError
+from robusttrain.core.preparation import Interpolation
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.checking import same_order
 from robusttrain.data.class_order import (
@@ -27,6 +28,7 @@ from robusttrain.data.image_files import (
     ImageFiles,
     check_pictures,
     faster_in_memory,
+    preparation,
     side_of,
 )
 from robusttrain.data.listing import Listing, subfolders
@@ -72,6 +74,10 @@ class ImageFolder(ImageData):
             by the ``workers`` side by side.
         seed: seed of the validation split, of the order and of the augmentation.
         workers: processes that load batches; 0 loads them in the main process.
+        resize: with ``image_size``, pixels that the shorter side is resized to instead, before the
+            centre is cropped: 256 before a crop of 224 leaves a border out.
+        interpolation: by which pictures are resized, antialiased: torchvision's weights are mostly
+            evaluated on bilinear ones.
     """
 
     name = "imagefolder"
@@ -90,9 +96,12 @@ class ImageFolder(ImageData):
         memory_limit_gib: NonNegative = 4.0,
         seed: int = 0,
         workers: int = 0,
+        resize: int | None = None,
+        interpolation: Interpolation = "bicubic",
     ) -> None:
         super().__init__(root, batch_size, validation, crop, flip, seed, workers)
         check_pictures(image_size, channels, white)
+        self.preparation = preparation(image_size, resize, interpolation)
         self.channels = channels
         self._resize_to, self._memory_limit = image_size, memory_limit_gib * 2**30
         self._classes_file, self._white = classes, white
@@ -143,7 +152,7 @@ class ImageFolder(ImageData):
         size = self._resize_to or self._size_in(first)
         flat = [path for files in paths for path in files]
         files = ImageFiles(
-            flat, size, self.channels, self._resize_to, RESIZE, self._white, self.notes
+            flat, size, self.channels, self.preparation, RESIZE, self._white, self.notes
         )
         return files.load() if files.nbytes <= self._memory_limit else files, labels, classes
 

@@ -11,9 +11,10 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from robusttrain.core.checked import Count, checked
-from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.errors import UserError
+from robusttrain.core.preparation import Interpolation
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
-from robusttrain.data.image_files import ImageFiles
+from robusttrain.data.image_files import ImageFiles, preparation
 from robusttrain.data.listing import Listing, subfolders
 from robusttrain.data.notes import pasted, shown
 
@@ -36,10 +37,12 @@ class ImageNet(ImageData):
         root: folder with ``val/``.
         batch_size: images of a batch, in each process.
         image_size: height and width in pixels of the square in the centre that is cropped.
-        resize: pixels that the shorter side is resized to (bicubic, antialiased) before the crop;
-            by default ``image_size``. The usual 256 before a crop of 224 leaves a border out.
+        resize: pixels that the shorter side is resized to before the crop; by default
+            ``image_size``. The usual 256 before a crop of 224 leaves a border out.
         seed: seed of orders.
         workers: processes that load batches; 0 loads them in the main process, in threads.
+        interpolation: by which pictures are resized, antialiased: torchvision's weights are mostly
+            evaluated on bilinear ones.
     """
 
     name = "imagenet"
@@ -53,17 +56,13 @@ class ImageNet(ImageData):
         resize: int | None = None,
         seed: int = 0,
         workers: int = 0,
+        interpolation: Interpolation = "bicubic",
     ) -> None:
         super().__init__(
             root, batch_size, validation=0.0, crop=0, flip=False, seed=seed, workers=workers
         )
-        if resize is not None and resize < image_size:
-            raise OptionError(
-                "resize",
-                resize,
-                f"must be at least image_size, {image_size}, which is cropped from it",
-            )
-        self._side, self._resize = image_size, resize or image_size
+        self._side = image_size
+        self.preparation = preparation(image_size, resize, interpolation)
 
     def facts(self) -> Facts:
         """1,000 classes, in colour, of the given size."""
@@ -89,7 +88,7 @@ class ImageNet(ImageData):
         listing.tell()
         paths, labels = zip(*labelled, strict=True)
         names = [words.split(",")[0] for words in ImageNetInfo().label_descriptions()]
-        files = ImageFiles(paths, self._side, resize=self._resize, notes=self.notes)
+        files = ImageFiles(paths, self._side, preparation=self.preparation, notes=self.notes)
         return files, torch.tensor(labels), names
 
     def _folders(self) -> list[str]:

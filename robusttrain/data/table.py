@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robusttrain.core.checked import NonNegative, checked
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.preparation import Interpolation
 from robusttrain.data.base import Facts, ImageData, SplitName, missing_data
 from robusttrain.data.checking import same_order
 from robusttrain.data.class_order import (
@@ -30,6 +31,7 @@ from robusttrain.data.image_files import (
     ImageFiles,
     check_pictures,
     faster_in_memory,
+    preparation,
     side_of,
 )
 from robusttrain.data.imagefolder import NAMES, SPLITS
@@ -95,6 +97,10 @@ class ImageTable(ImageData):
             by the ``workers`` side by side.
         seed: seed of the validation split, of the order and of the augmentation.
         workers: processes that load batches; 0 loads them in the main process.
+        resize: with ``image_size``, pixels that the shorter side is resized to instead, before the
+            centre is cropped: 256 before a crop of 224 leaves a border out.
+        interpolation: by which pictures are resized, antialiased: torchvision's weights are mostly
+            evaluated on bilinear ones.
     """
 
     name = "table"
@@ -118,9 +124,12 @@ class ImageTable(ImageData):
         memory_limit_gib: NonNegative = 4.0,
         seed: int = 0,
         workers: int = 0,
+        resize: int | None = None,
+        interpolation: Interpolation = "bicubic",
     ) -> None:
         super().__init__(root, batch_size, validation, crop, flip, seed, workers)
         check_pictures(image_size, channels, white)
+        self.preparation = preparation(image_size, resize, interpolation)
         self.channels = channels
         self._folder = self.root.parent if folder is None else Path(folder).expanduser()
         self._ending, self._classes_file, self._white = ending, classes, white
@@ -168,7 +177,7 @@ class ImageTable(ImageData):
         paths = [self._path(row) for row in rows]
         size = self._resize_to or self._side(rows[0])
         files = ImageFiles(
-            paths, size, self.channels, self._resize_to, RESIZE, self._white, self.notes
+            paths, size, self.channels, self.preparation, RESIZE, self._white, self.notes
         )
         return files.load() if files.nbytes <= self._memory_limit else files, labels, classes
 

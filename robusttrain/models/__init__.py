@@ -24,7 +24,9 @@ add a preset ``configs/model/NAME.yaml`` with the class path. Nothing has to be 
 of your own package works by its class path. `robusttrain.storage.weights` reads and writes the
 weights. A model that brings trained weights gives their number of classes as
 ``pretrained_classes``, and ``evaluate.py`` then asks for no ``--weights``; as ``pretrained_size``
-the height and width of images that they are for, and images of another size are warned of.
+the height and width of images that they are for, and images of another size are warned of; as
+``pretrained_on`` the `robusttrain.core.preparation.Preparation` of the pictures that they are
+evaluated on, and pictures that are prepared otherwise are warned of.
 """
 
 from robusttrain.models.autoencoder import Autoencoder

@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from robusttrain.core.errors import OptionError, UserError
-from robusttrain.models.timm_classifier import TimmClassifier
+from robusttrain.models.timm_classifier import TimmClassifier, timms_preparation
 from robusttrain.storage.weights import fit_state, read_tensors
 
 VARIANTS = (0, 1, 2)
@@ -40,6 +40,7 @@ class EfficientNetLite(nn.Module):
         image_size: height and width in pixels that the network was built for.
         pretrained_classes: classes that the trained weights are for; None without ``pretrained``.
         pretrained_size: height and width of the images that they are for; None without.
+        pretrained_on: how timm prepares pictures for them; None without.
 
     Raises:
         OptionError: a variant that no package has, or weights for other channels.
@@ -72,6 +73,7 @@ class EfficientNetLite(nn.Module):
         self.image_size = self.classifier.image_size
         self.pretrained_classes = IMAGENET_CLASSES if pretrained else None
         self.pretrained_size = self.image_size if pretrained else None
+        self.pretrained_on = timms_preparation(self.classifier.network) if pretrained else None
         if pretrained:
             load_released(self.classifier.network, released_file(variant))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError, UserError, first_line
+from robusttrain.core.preparation import Preparation, preparation_as
 
 #: Classes of the data sets that RobustBench has networks for.
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
@@ -35,6 +36,8 @@ class RobustBenchClassifier(nn.Module):
         defends: the threat.
         pretrained_classes: classes of that data set.
         pretrained_size: height and width of its images.
+        pretrained_on: how the leaderboard prepares ImageNet's pictures for it; None for other data
+            sets, and where the zoo does not say, or squeezes pictures that are not square.
     """
 
     image_size: int | None = None
@@ -67,10 +70,30 @@ class RobustBenchClassifier(nn.Module):
         self.trained_on, self.defends = chosen, threat_model or "Linf"
         self.pretrained_classes, self.pretrained_size = num_classes, SIZES[chosen]
         self.network = _load(name, chosen, self.defends, model_dir)
+        self.pretrained_on = _preparation(name, chosen, self.defends)
 
     def forward(self, images: Tensor) -> Any:
         """Images (B, 3, H, W) in [0, 1] to logits (B, K)."""
         return self.network(images)
+
+
+def _preparation(name: str, dataset: str, threat_model: str) -> Preparation | None:
+    """What `robustbench.data.get_preprocessing` makes of pictures, as far as ours can do it."""
+    if dataset != "imagenet":  # images are pixels there, and stay as they are
+        return None
+    try:
+        theirs, enums = (
+            importlib.import_module(f"robustbench.{each}") for each in ("data", "model_zoo.enums")
+        )
+        kinds = enums.BenchmarkDataset(dataset), enums.ThreatModel(threat_model)
+        steps = theirs.get_preprocessing(*kinds, name, None).transforms
+        resize, crop = steps[0], steps[1]
+        size, shorter = int(crop.size[-1]), resize.size
+        by = resize.interpolation.value
+    except (ImportError, LookupError, AttributeError, RuntimeError, TypeError, ValueError):
+        # Releases differ in what they have.
+        return None
+    return preparation_as(size, shorter, by) if isinstance(shorter, int) else None
 
 
 def _load(name: str, dataset: str, threat_model: str, model_dir: str) -> nn.Module:

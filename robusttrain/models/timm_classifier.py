@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError, UserError, at_least, first_line
+from robusttrain.core.preparation import Preparation, preparation_as
 from robusttrain.models.normalize import Normalize
 
 
@@ -36,6 +38,8 @@ class TimmClassifier(nn.Module):
         pretrained_classes: classes that the downloaded weights are for; None without
             ``pretrained``.
         pretrained_size: height and width of the images that they are for; None without.
+        pretrained_on: how timm prepares pictures for them; None without, and where it squeezes
+            pictures that are not square, or adds a border.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class TimmClassifier(nn.Module):
         self.pretrained_classes: int | None = own.get("num_classes") if pretrained else None
         size = own.get("input_size") if pretrained else None
         self.pretrained_size: int | None = size and size[-1]
+        self.pretrained_on = timms_preparation(self.network) if pretrained else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""
@@ -75,6 +80,17 @@ class TimmClassifier(nn.Module):
         """
         named = getattr(self.network, "no_weight_decay", set)  # timm's, on some of its networks
         return {f"network.{name}" for name in named()}
+
+
+def timms_preparation(network: nn.Module) -> Preparation | None:
+    """How timm's own evaluation prepares pictures for a network of its own
+    (`timm.data.create_transform`); None where it squeezes them or adds a border.
+    """
+    config = timm.data.resolve_model_data_config(network)
+    size = config["input_size"][-1]
+    if config["crop_mode"] != "center":
+        return None
+    return preparation_as(size, math.floor(size / config["crop_pct"]), config["interpolation"])
 
 
 def _create(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robusttrain.core.checked import Count, checked
 from robusttrain.core.errors import OptionError, UserError, first_line, one_of
+from robusttrain.core.preparation import Preparation, preparation_as
 from robusttrain.models.normalize import Normalize
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class TorchvisionClassifier(nn.Module):
         image_size: the given size, or the weights' own; None where neither is known.
         pretrained_classes: classes that the downloaded weights are for; None without them.
         pretrained_size: height and width of the images that they are for; None without them.
+        pretrained_on: how torchvision prepares pictures for them; None without them.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class TorchvisionClassifier(nn.Module):
         self.network = _network(name, builder, num_classes, chosen, image_size)
         if in_channels != 3:
             _take_channels(self.network, in_channels)
-        mean, std, size = _preprocessing(metadata)
+        mean, std, size, prepared = _preprocessing(metadata)
         if mean is None or std is None:
             _log.info("torchvision has no mean and std for %s: images are not normalised", name)
             mean, std = [0.0], [1.0]
@@ -75,6 +77,7 @@ class TorchvisionClassifier(nn.Module):
         self.image_size = size if image_size is None else image_size
         self.pretrained_classes = len(chosen.meta["categories"]) if chosen is not None else None
         self.pretrained_size = size if chosen is not None else None
+        self.pretrained_on = prepared if chosen is not None else None
 
     def forward(self, images: Tensor) -> Any:
         """Images (B, C, image_size, image_size) in [0, 1] to logits (B, K)."""
@@ -103,17 +106,22 @@ def _default(choices: dict[str, Any]) -> Any:
     return None if enum is None else getattr(enum, "DEFAULT", None)
 
 
-def _preprocessing(weights: Any) -> tuple[list[float] | None, list[float] | None, int | None]:
-    """Mean, std and image size of weights, as far as they say."""
+def _preprocessing(
+    weights: Any,
+) -> tuple[list[float] | None, list[float] | None, int | None, Preparation | None]:
+    """Mean, std, image size and preparation of pictures of weights, as far as they say."""
     if weights is None:
-        return None, None, None
+        return None, None, None, None
     transforms = weights.transforms()
     mean, std = (getattr(transforms, name, None) for name in ("mean", "std"))
     size = getattr(transforms, "crop_size", None)
+    resize, by = (getattr(transforms, name, None) for name in ("resize_size", "interpolation"))
+    prepared = preparation_as(size[-1], resize[-1], by.value) if size and resize and by else None
     return (
         None if mean is None else [float(value) for value in mean],
         None if std is None else [float(value) for value in std],
         int(size[-1]) if size else None,
+        prepared,
     )
 
 

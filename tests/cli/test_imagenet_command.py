@@ -45,6 +45,14 @@ def test_trained_weights_need_no_option(command, root, tmp_path):
     assert found["data"] == f"ImageNet {root}"
     assert (found["images"], found["clean"]["accuracy"]) == (1, 1.0)
     assert found["attacks"]["fgsm"]["largest_perturbation"] == pytest.approx(0.0588, abs=1e-6)
+    said = "its weights are evaluated on pictures resized to 256 (bicubic) and cropped to 224"
+    assert said in " ".join(done.err.split())
+    assert any(said in line for line in found["data_notes"])
+    done = command("evaluate.py", *arguments, "--data.resize", 256, "--fresh", "true")
+    assert done.code == 0, done.err
+    assert "its weights are" not in done.err
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert not any(said in line for line in found["data_notes"])
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,22 @@ the data.
 import re
 import sys
 import textwrap
-import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from robusttrain.attacks import Average, Backprop, ProjectedGradient, Smooth
-from robusttrain.config.build import build, build_defended, check_pretrained, fit_to_data, resolve
+from robusttrain.config.build import (
+    build,
+    build_defended,
+    check_pretrained,
+    fit_to_data,
+    other_pictures,
+    resolve,
+)
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.preparation import Preparation
 from robusttrain.data import Facts
 from robusttrain.defenses import AdversarialTransform, Chain, Defense
 from robusttrain.models import CifarResNet, VGGSmall
@@ -229,11 +236,38 @@ def test_weights_for_images_of_another_size_are_warned_of(size, far):
     model = nn.Linear(2, 2)
     model.pretrained_classes, model.pretrained_size = 1000, 224
     said = rf"--models x: .* 224 x 224 pixels, and these have {size} x {size}, .*image_size 224"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        check_pretrained(model, Facts(1000, 3, size), "--models x")
-    assert len(caught) == far
-    assert all(re.match(said, str(each.message)) for each in caught)
+    told = other_pictures(model, size, None, "--models x")
+    assert bool(told) == far
+    assert not told or re.match(said, told)
+
+
+@pytest.mark.parametrize(
+    ("prepared", "said"),
+    [
+        (None, False),  # images already
+        (Preparation(224, 256, "bilinear"), False),
+        (Preparation(224, 256), True),
+        (Preparation(224, 224, "bilinear"), True),
+    ],
+)
+def test_pictures_that_are_prepared_in_another_way_are_warned_of(prepared, said):
+    model = nn.Linear(2, 2)
+    model.pretrained_classes, model.pretrained_size = 1000, 224
+    model.pretrained_on = Preparation(224, 256, "bilinear")
+    line = (
+        r"--models x: .* resized to 256 \(bilinear\) and cropped to 224, these are resized to .*"
+        " --data.resize 256 --data.interpolation bilinear"
+    )
+    told = other_pictures(model, 224, prepared, "--models x")
+    assert bool(told) == said
+    assert not told or re.match(line, told)
+
+
+def test_a_preparation_that_is_none_is_named():
+    model = nn.Linear(2, 2)
+    model.pretrained_classes, model.pretrained_size, model.pretrained_on = 10, 32, "bilinear"
+    with pytest.raises(UserError, match="--model: its pretrained_on is 'bilinear': give a "):
+        other_pictures(model, 32, None)
 
 
 @pytest.mark.parametrize("size", ["224", (224, 224), 0, 2.5])
@@ -243,4 +277,4 @@ def test_a_size_that_is_none_is_named(size):
     with pytest.raises(
         UserError, match="--model: its pretrained_size is .*: give one whole number"
     ):
-        check_pretrained(model, Facts(10, 3, 32))
+        other_pictures(model, 32, None)

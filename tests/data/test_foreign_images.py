@@ -10,8 +10,9 @@ from PIL import Image, ImageCms
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from robusttrain.core.errors import UserError
+from robusttrain.core.preparation import Preparation
 from robusttrain.data.decoding import Remark, decode, size_of, suffixes
-from robusttrain.data.image_files import ImageFiles, _resized
+from robusttrain.data.image_files import ImageFiles, _prepared
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLOUR = np.stack([GREY, GREY[::-1], GREY.T], axis=-1)
@@ -246,35 +247,39 @@ def test_the_content_counts_and_not_the_name(tmp_path):
 def test_a_decompression_bomb_is_refused_and_a_large_image_is_none(tmp_path, monkeypatch, recwarn):
     path = saved(tmp_path / "a.png", np.zeros((100, 100), np.uint8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6_000)
-    assert ImageFiles([str(path)], 8, resize=8).load().shape == (1, 3, 8, 8)
+    assert ImageFiles([str(path)], 8, preparation=Preparation(8, 8)).load().shape == (1, 3, 8, 8)
     assert not recwarn.list
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000)
     with pytest.raises(
         UserError, match=r"cannot read the image .*decompression bomb.*replace or remove it"
     ):
-        ImageFiles([str(path)], 8, resize=8).load()
+        ImageFiles([str(path)], 8, preparation=Preparation(8, 8)).load()
 
 
 @pytest.mark.parametrize(
     "shape", [(48, 64), (64, 48), (500, 334), (301, 300), (77, 100), (900, 224), (40, 40)]
 )
-@pytest.mark.parametrize(("resize", "size"), [(32, 32), (36, 32), (37, 32), (39, 32)])
-def test_pictures_are_those_of_torchvisions_evaluation(tmp_path, shape, resize, size):
+@pytest.mark.parametrize(
+    ("resize", "by"),
+    [(32, "bicubic"), (36, "bilinear"), (37, "bicubic"), (39, "lanczos"), (40, "nearest")],
+)
+def test_pictures_are_those_of_torchvisions_evaluation(tmp_path, shape, resize, by):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     path = saved(tmp_path / "a.png", Image.fromarray(pixels))
-    theirs = Compose([Resize(resize, InterpolationMode.BICUBIC), CenterCrop(size), PILToTensor()])
-    expected = theirs(Image.open(path))
-    assert torch.equal(ImageFiles([str(path)], size, resize=resize).load()[0], expected)
+    theirs = Compose([Resize(resize, InterpolationMode(by)), CenterCrop(32), PILToTensor()])
+    ours = ImageFiles([str(path)], 32, preparation=Preparation(32, resize, by))
+    assert torch.equal(ours.load()[0], theirs(Image.open(path)))
 
 
 def test_a_strip_is_resized_without_all_of_its_length(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    whole = np.asarray(_resized(Image.fromarray(pixels), 20, 16)).astype(int)
+    whole = np.asarray(_prepared(Image.fromarray(pixels), Preparation(16, 20))).astype(int)
     monkeypatch.setattr("robusttrain.data.image_files._LARGE", 0)
-    assert abs(np.asarray(_resized(Image.fromarray(pixels), 20, 16)) - whole).max() <= 1
+    cut = np.asarray(_prepared(Image.fromarray(pixels), Preparation(16, 20)))
+    assert abs(cut - whole).max() <= 1
     monkeypatch.undo()
     strip = Image.new("L", (60_000, 1), 9)  # 3 million million pixels, resized as a whole
-    assert np.asarray(_resized(strip, 7_000, 8)).tolist() == [[9] * 8] * 8
+    assert np.asarray(_prepared(strip, Preparation(8, 7_000))).tolist() == [[9] * 8] * 8
 
 
 def test_what_was_decided_is_said_once_with_its_number(tmp_path, caplog):
@@ -319,6 +324,6 @@ def test_what_a_square_leaves_out_is_said(tmp_path):
     """Two of three pictures lose their ends; one that is resized whole is no news."""
     sizes = [(8, 8), (8, 12), (20, 10)]
     paths = [saved(tmp_path / f"{i}.png", Image.new("L", size)) for i, size in enumerate(sizes)]
-    files = ImageFiles([str(path) for path in paths], 6, channels=1, resize=6)
+    files = ImageFiles([str(path) for path in paths], 6, channels=1, preparation=Preparation(6, 6))
     assert files.load().shape == (3, 1, 6, 6)
     assert files.notes == [f"2 of 3 images {Remark.OBLONG.value}; the first: {paths[1]}"]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from robusttrain.core.errors import OptionError, UserError
+from robusttrain.core.preparation import Preparation
 from robusttrain.data import Facts, ImageFolder
 
 
@@ -163,3 +165,30 @@ def test_missing_data(tmp_path):
 def test_options_that_cannot_work_are_named(option, value):
     with pytest.raises(OptionError, match=f"^{option} = "):
         ImageFolder(**{option: value})
+
+
+def test_a_border_is_left_out_by_the_given_interpolation(root):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    path = root / "train" / "bee" / "wide.png"
+    Image.fromarray(pixels).save(path)
+    steps = Resize(12, InterpolationMode.BILINEAR), CenterCrop(8), PILToTensor()
+    data = ImageFolder(root=str(root), image_size=8, resize=12, interpolation="bilinear")
+    data.setup("fit")
+    images = data._train.images[data._train.labels == 1]
+    assert torch.equal(images[0], Compose(steps)(Image.open(path)))
+    assert data.preparation == Preparation(8, 12, "bilinear")
+    assert ImageFolder(root=str(root)).preparation is None
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"resize": 9}, r"resize = 9: nothing is resized without image_size"),
+        ({"interpolation": "bilinear"}, r"interpolation = 'bilinear': nothing is resized without"),
+        ({"resize": 7, "image_size": 8}, r"resize = 7: must be at least image_size, 8"),
+        ({"interpolation": "cubic", "image_size": 8}, r"interpolation"),
+    ],
+)
+def test_a_preparation_that_cannot_be_is_refused(root, options, match):
+    with pytest.raises(OptionError, match=match):
+        ImageFolder(root=str(root), **options)

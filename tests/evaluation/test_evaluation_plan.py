@@ -37,6 +37,21 @@ def test_a_command_line_ends_in_a_plan_without_gaps():
     assert plan != read_plan([*LINE, "--seed", "1"])
 
 
+@pytest.mark.parametrize("data", ["imagefolder", "table", "imagenet"])
+def test_how_pictures_are_prepared_is_in_a_plan_where_it_is_said(data):
+    """Points of studies were measured before these options came, and are known by their plans."""
+    line = ["--model", "mlp", "--data", data, "--data.image_size", "8"]
+    said = ["--data.resize", "9", "--data.interpolation", "bilinear"]
+    there = read_plan(line).data["init_args"]
+    assert "interpolation" not in there
+    assert ("resize" in there) == (data == "imagenet")  # which had it from the beginning
+    assert read_plan([*line, *said]).data["init_args"] == {
+        **there,
+        "resize": 9,
+        "interpolation": "bilinear",
+    }
+
+
 def test_a_plan_survives_a_file():
     for plan in (PLAN, read_plan(LINE)):
         assert EvaluationPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
