@@ -184,6 +184,7 @@ def by_name(names: Iterable[str], option: str = "--attack") -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in names:
+        presets.refuse_several("attack", name, option)
         if (other := found.setdefault(stem(name), name)) != name:
             raise UserError(
                 f"{option} {name}: {other} is called {stem(name)} as well, and one name stands for"

@@ -26,7 +26,8 @@ LEFT_TO_IT = {name: "false" if name == "nesterov" else "null" for name in OF_OPT
 
 def spelt_out(arguments: Sequence[str]) -> list[str]:
     """A command line with ``--optimizer adamw`` as ``--training.optimizer adamw``,
-    ``--optimizer.lr`` as ``--training.learning_rate``, and so on; several ``--logger`` as one.
+    ``--optimizer.lr`` and ``--training.optimizer.lr`` as ``--training.learning_rate``, and so on;
+    several ``--logger`` as one.
     """
     loggers, rest = take(arguments, lambda option: option == "--logger")
     joined = [f"--logger={','.join(value.strip('[]') for _, value in loggers)}"] if loggers else []
@@ -38,8 +39,10 @@ def _spelt_out(argument: str) -> str:
     for kind, own in (("optimizer", OF_OPTIMIZER), ("schedule", OF_SCHEDULE)):
         if option == f"--{kind}":
             return f"--training.{kind}{equals}{value}"
-        if option.startswith(f"--{kind}."):
-            name = option.removeprefix(f"--{kind}.")
+        for prefix in (f"--{kind}.", f"--training.{kind}."):
+            if not option.startswith(prefix):
+                continue
+            name = option.removeprefix(prefix)
             return f"--training.{own.get(name, f'{kind}_options.{name}')}{equals}{value}"
     return argument
 

@@ -87,6 +87,22 @@ def refuse_key(kind: str, name: str, option: str) -> None:
     )
 
 
+def refuse_several(kind: str, name: str, option: str) -> None:
+    """Raise UserError, with the right form, if several presets stand where one does:
+    ``--attack pgd,fgsm``.
+
+    Args:
+        kind: of the presets.
+        name: what was given in place of a preset's name.
+        option: what the user typed.
+    """
+    each = [part for part in re.split(r"[,\s]+", name) if part]
+    if name in each or not each or not all(named(kind, part) for part in each):
+        return
+    form = " ".join(f"{option} {part}" for part in each)
+    raise UserError(f"{option} {name}: takes one name, and is given again for each: {form}")
+
+
 def find(kind: str, name: str, option: str | None = None) -> Path:
     """The file of a preset's name, or of a path to a YAML file; ``option`` is what the user typed,
     if not --kind.
@@ -96,6 +112,8 @@ def find(kind: str, name: str, option: str | None = None) -> Path:
     """
     option = option or f"--{kind}"
     refuse_key(kind, name, option)
+    if kind in ("attack", "suite"):
+        refuse_several(kind, name, option)
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise UserError(f"{option} {name}: no such file")

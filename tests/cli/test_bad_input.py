@@ -447,6 +447,12 @@ EVALUATE = [
     (["--suite", "worst-case.images", "3"], "--suite worst-case --images VALUE"),
     ([*NETWORK, "--attack", "pgd", "square"], "arguments: square; an option takes one value, and"),
     (
+        [*NETWORK, "--attack", "pgd,fgsm"],
+        "--attack pgd,fgsm: takes one name, and is given again for each: --attack pgd --attack fg",
+    ),
+    (["--suite", "quick, worst-case"], "again for each: --suite quick --suite worst-case"),
+    ([*NETWORK, "--attack", "pgd,"], "--attack pgd,: takes one name"),
+    (
         [*NETWORK, "--attack", "pgd", "--attack.objective", "null"],
         "--attack.pgd.objective = None: must be an Objective",
     ),

@@ -165,6 +165,7 @@ def test_what_cannot_work_is_refused_before_training(settings, told):
     [
         ("--optimizer adamww", r"--training.optimizer = 'adamww': .*did you mean adamw"),
         ("--optimizer.lr fast", r"--training.learning_rate: fast: must be a number"),
+        ("--training.optimizer.lr fast", r"--training.learning_rate: fast: must be a number"),
         ("--schedule polly", r"--training.schedule: polly: must be one of .*poly"),
     ],
 )
