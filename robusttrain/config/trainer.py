@@ -79,8 +79,11 @@ def trainer_from(settings: dict[str, Any], say: Say = silence, **own: Any) -> An
     own["callbacks"] = [*own.get("callbacks", []), *bar]
     try:
         trainer = Trainer(**settings, **own, use_distributed_sampler=False)
-    except (MisconfigurationException, ValueError, TypeError, ImportError, OSError) as error:
-        # A file that the cluster's environment names, among others
+    except (
+        *(MisconfigurationException, ValueError, TypeError, ImportError),
+        *(OSError, RuntimeError),
+    ) as error:
+        # Of the cluster's environment, too: a file that it names, numbers of tasks
         raise UserError(f"--trainer: {first_line(error)}") from error
     _tell_of_the_dead(trainer, say)
     atexit.unregister(leave_group)

@@ -188,13 +188,15 @@ def _sized(plan: TrainingPlan, pace: Pace, seconds: float, say: Say) -> Training
     if batches < pace.batches:
         trainer["limit_train_batches"] = batches
         about += f", so each has {batches} of {pace.batches} batches"
+    parts = plan.trainer.get("accumulate_grad_batches") or 1
+    steps = steps_of(batches, epochs * batches, parts)
+    longest = max(0.0, 1 - 1 / (MEMORY * steps))
+    if plan.ema > longest:
+        about += f"; --ema {longest:.4g}, since {plan.ema:g} would remember the first weights"
     say(
         f"--training.minutes {plan.training['minutes']:g}: {epochs} epochs,"
         f" {pace.inner} gradient evaluations of the inner attack a step; {about}"
     )
-    parts = plan.trainer.get("accumulate_grad_batches") or 1
-    steps = steps_of(batches, epochs * batches, parts)
-    longest = max(0.0, 1 - 1 / (MEMORY * steps))
     return replace(plan, trainer=trainer, ema=min(plan.ema, longest))
 
 

@@ -35,15 +35,20 @@ def test_a_helper_stays_silent(monkeypatch, launcher):
     assert console.quiet
 
 
-def test_a_file_of_the_cluster_that_is_not_there_is_one_line(command, monkeypatch, tmp_path):
-    jobs = {"LSB_JOBID": "1", "LSB_DJOB_NUMPROC": "2", "LSB_DJOB_RANKFILE": str(tmp_path / "no")}
-    jobs |= {"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_RANK": "0", "JSM_NAMESPACE_LOCAL_RANK": "0"}
-    for name, value in jobs.items():
+LSF = {"LSB_JOBID": "1", "LSB_DJOB_NUMPROC": "2", "LSB_DJOB_RANKFILE": "/nowhere"}
+LSF |= {"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_RANK": "0", "JSM_NAMESPACE_LOCAL_RANK": "0"}
+SLURM = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "mine", "SLURM_NTASKS": "2"}
+
+
+@pytest.mark.parametrize(("job", "said"), [(LSF, "'/nowhere'"), (SLURM, "ntasks-per-node=2")])
+def test_what_lightning_refuses_of_a_cluster_is_one_line(command, monkeypatch, job, said):
+    for name, value in job.items():
         monkeypatch.setenv(name, value)
     done = command("evaluate.py", "--checkpoint", "digits-standard", "--attack", "fgsm")
     assert done.code == 2
-    assert done.err.splitlines()[-1].startswith("evaluate.py: error: --trainer: ")
-    assert "/no'" in done.err
+    line = done.err.splitlines()[-1]
+    assert line.startswith("evaluate.py: error: --trainer: ")
+    assert said in line
 
 
 def test_a_training_of_one_process_claims_its_folder_and_writes_its_curves(command, tmp_path):
