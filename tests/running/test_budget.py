@@ -58,7 +58,7 @@ def test_a_short_run_takes_single_steps(measured):
     assert measured == [1]
     (line,) = lines
     assert line.startswith("--training.minutes 20: 26 epochs, 1 gradient evaluations of the inner")
-    assert line.endswith("; --ema 0.9922, since 0.999 would remember the first weights")
+    assert line.endswith("; --ema 0.9922, since 0.995 would remember the first weights")
 
 
 @pytest.mark.parametrize(("half", "precision"), [(0.5, "bf16-mixed"), (0.95, "32-true")])
