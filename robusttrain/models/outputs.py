@@ -69,6 +69,12 @@ def tensor_of(output: Any, batch: int) -> Tensor:
     if isinstance(output, np.ndarray | np.generic):
         return torch.as_tensor(output)
     named, parts = _parts_of(output)
+    if any(_is_flag(part, batch) for part in parts):
+        warn_once(
+            f"the model answers with a {type(output).__name__} that holds a truth value for each"
+            " image, which is not heeded: if it says that the model abstains, let it answer NaN"
+            " there, which counts as wrong"
+        )
     if LOGITS in named:
         return tensor_of(named[LOGITS], batch)
     tensors = [part for part in parts if isinstance(part, Tensor | np.ndarray)]
@@ -97,6 +103,12 @@ def tensor_of(output: Any, batch: int) -> Tensor:
             f" {shapes[0]} is taken for the logits"
         )
     return torch.as_tensor(fitting[0])
+
+
+def _is_flag(part: Any, batch: int) -> bool:
+    """Whether a part of an answer is true or false of each image, as where a detector rejects."""
+    truths = isinstance(part, Tensor | np.ndarray) and part.dtype in (torch.bool, np.bool_)
+    return truths and tuple(part.shape) in ((batch,), (batch, 1))
 
 
 def _parts_of(output: Any) -> tuple[dict[str, Any], list[Any]]:

@@ -139,3 +139,22 @@ def test_a_model_is_given_images_of_its_own_in_its_type():
         found = answer(Greedy(4, 3).to(dtype), images, None)
         assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert (images == 0.75).all()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [torch.tensor([True, False]), np.array([True, False])],
+    ids=["torch", "numpy"],
+)
+@pytest.mark.parametrize("as_output", [lambda *parts: parts, lambda a, b: {"logits": a, "no": b}])
+def test_a_flag_beside_the_logits_is_told_to_be_passed_over(flags, as_output):
+    """A detector's: what it rejects would count as right."""
+    with pytest.warns(UserWarning, match=r"holds a truth value for each image, which is not heede"):
+        found = logits_of(as_output(LOGITS, flags), 2)
+    assert torch.equal(found, LOGITS)
+
+
+def test_other_parts_are_no_flags(recwarn):
+    assert torch.equal(logits_of((LOGITS, torch.tensor([0.5, 1.0])), 2), LOGITS)
+    assert torch.equal(logits_of((LOGITS, torch.tensor([True])), 2), LOGITS)
+    assert not recwarn.list
